@@ -1,0 +1,95 @@
+"""Publish the outputs of workflows to S3: asynchronous, in bounded memory, with proof for every object.
+
+    report = await asyncsink.export({"motion": paths}, "s3://bucket/prefix", container="sub001")
+    report = asyncsink.export_sync(…)                       # the same without an event loop, or inside Jupyter's
+    report = await asyncsink.export_directory("outputs/", "s3://bucket/prefix", local_copy="backup/")
+
+    async with asyncsink.AsyncSink("s3://bucket/prefix") as sink:
+        receipt = await sink.put("motion", path)            # returns when it is published
+        await sink.submit("contrasts.@con", paths)          # returns when it is queued
+
+    report.raise_for_failures()
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncsink.config import ExportOptions, RetryPolicy
+    from asyncsink.engine.verifying import VerifyReport, verify_manifest
+    from asyncsink.errors import (
+        AsyncSinkError,
+        ConfigError,
+        CredentialsError,
+        ExportFailed,
+        IntegrityError,
+        InvalidKey,
+        JournalError,
+        KeyCollision,
+        PermanentError,
+        RetryableError,
+        RoutingError,
+        SourceChanged,
+        SourceError,
+        SourceMissing,
+        SourceUnreadable,
+        TransferError,
+    )
+    from asyncsink.model import Checksum, Failure, Finished, LimitChanged, Notice, Planned, Receipt, Skip, Started
+    from asyncsink.report.report import Report
+    from asyncsink.sink import AsyncSink, export, export_directory, export_sync
+
+_HOMES = {
+    "asyncsink.config": ("ExportOptions", "RetryPolicy"),
+    "asyncsink.engine.verifying": ("VerifyReport", "verify_manifest"),
+    "asyncsink.errors": (
+        "AsyncSinkError",
+        "ConfigError",
+        "CredentialsError",
+        "ExportFailed",
+        "IntegrityError",
+        "InvalidKey",
+        "JournalError",
+        "KeyCollision",
+        "PermanentError",
+        "RetryableError",
+        "RoutingError",
+        "SourceChanged",
+        "SourceError",
+        "SourceMissing",
+        "SourceUnreadable",
+        "TransferError",
+    ),
+    "asyncsink.model": (
+        "Checksum",
+        "Failure",
+        "Finished",
+        "LimitChanged",
+        "Notice",
+        "Planned",
+        "Receipt",
+        "Skip",
+        "Started",
+    ),
+    "asyncsink.report.report": ("Report",),
+    "asyncsink.sink": ("AsyncSink", "export", "export_directory", "export_sync"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604 - the names are the table's, so that they cannot drift apart
+    *sorted(_HOME_OF)
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name where it is first used: `import asyncsink` alone costs next to nothing."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'asyncsink' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

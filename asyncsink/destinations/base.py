@@ -1,0 +1,113 @@
+"""What a destination is: something that can be looked at, given whole bodies, and given bodies in parts.
+
+The engine reads a file once and hands the same bytes to every destination of a run (S3 and its local copy, say); each
+destination answers for itself, so that one's failure never costs the other its file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from asyncsink.integrity.existing import Existing as Existing
+from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
+from asyncsink.s3.part_plan import PartPlan
+
+ByteBody = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A destination's proof that it has the bytes. Fields as in model.Receipt; `location` is the URL or path."""
+
+    location: str
+    etag: str = ""
+    version_id: str = ""
+    attempts: int = 1
+    confirmed_by: ConfirmedBy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What the preflight learned, for a destination to prepare itself.
+
+    Attributes:
+        objects_total: how many transfers will come, or None for a stream.
+        common_prefix: the longest prefix that all keys share (whole key space of the destination).
+        sample_key: one of the keys, or "" where there is none.
+    """
+
+    objects_total: int | None
+    common_prefix: str
+    sample_key: str
+
+
+class PartWriter(Protocol):
+    """One object being written in parts. Ends in exactly one of `complete` and `abort`."""
+
+    async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
+        """Store one part; parts come in any order, several at once. Numbers start at 1."""
+        ...
+
+    async def complete(self, checksum: Checksum | None) -> Stored:
+        """Publish the object. `checksum` is the whole object's.
+
+        Raises:
+            TransferError, IntegrityError: it is not published; the caller still owes an `abort`.
+        """
+        ...
+
+    async def abort(self) -> None:
+        """Forget everything written so far; leaves nothing behind. Runs shielded; bounded in time; never raises
+        for an upload that is gone already."""
+        ...
+
+
+class Destination(Protocol):
+    """Where objects go. Conformance: asyncsink.testing.destination_suite."""
+
+    @property
+    def name(self) -> str:
+        """For messages: "s3://bucket/prefix" or a directory."""
+        ...
+
+    @property
+    def lane(self) -> str:
+        """What the report calls `transport`: "aioboto3", "local", "memory"."""
+        ...
+
+    async def prepare(self, outlook: Outlook) -> None:
+        """Check that the destination is there and may be written to, and learn what it holds already. Sends no object.
+
+        Raises:
+            ConfigError, PermanentError, RetryableError: the run cannot start.
+        """
+        ...
+
+    async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
+        """What is stored under the transfer's key, or None. `closely` asks for checksums too."""
+        ...
+
+    def check_size(self, transfer: Transfer) -> None:
+        """Raise EntityTooLarge where the destination cannot hold a file of this size."""
+        ...
+
+    def url(self, transfer: Transfer) -> str:
+        """The URL or path the transfer will have."""
+        ...
+
+    async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
+        """Store a whole body. Returns when the destination confirmed it.
+
+        Raises:
+            TransferError, IntegrityError: it is not stored.
+        """
+        ...
+
+    async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> PartWriter:
+        """Begin an object in parts."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections and temporary files."""
+        ...

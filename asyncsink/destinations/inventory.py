@@ -1,0 +1,69 @@
+"""What a listing said is stored below a prefix, kept on disk so that memory does not grow with it.
+
+ListObjectsV2 answers in UTF-8 byte order, so a listing that was not followed to its end still knows everything up to
+its last key, the horizon.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from asyncsink.s3.operations import ListedObject
+
+CACHE_KIB = 2048
+"""SQLite's page cache: the part of an inventory that is held in memory."""
+
+
+class Inventory:
+    """Listed objects by key. Methods block for microseconds and are called from worker threads."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.count = 0
+        self.complete = False
+        self._horizon = ""
+        self._lock = threading.Lock()
+        # An empty name is a private file that SQLite makes, and removes when the connection closes.
+        self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        self._database.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        self._database.execute("PRAGMA journal_mode=OFF")
+        self._database.execute(
+            "CREATE TABLE object (key TEXT PRIMARY KEY, size INTEGER, etag TEXT, modified REAL) WITHOUT ROWID"
+        )
+
+    def __repr__(self) -> str:
+        extent = "complete" if self.complete else f"up to {self._horizon!r}"
+        return f"<Inventory of {self.prefix!r}: {self.count} objects, {extent}>"
+
+    def add_page(self, objects: Iterable[ListedObject], *, last: bool) -> None:
+        """Take over one page of a listing; pages come in order."""
+        rows = [(o.key, o.size_bytes, o.etag, o.last_modified.timestamp()) for o in objects]
+        with self._lock:
+            self._database.execute("BEGIN")
+            self._database.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?)", rows)
+            self._database.execute("COMMIT")
+        if rows:
+            self.count += len(rows)
+            self._horizon = rows[-1][0]
+        self.complete = last
+
+    def covers(self, key: str) -> bool:
+        """Whether the listing says for certain if `key` was there."""
+        # Code points compare as UTF-8 bytes do.
+        return key.startswith(self.prefix) and (self.complete or key <= self._horizon)
+
+    def get(self, key: str) -> ListedObject | None:
+        """The listed object, or None where `key` was not listed."""
+        with self._lock:
+            row = self._database.execute("SELECT size, etag, modified FROM object WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        return ListedObject(key, row[0], row[1], datetime.fromtimestamp(row[2], UTC))
+
+    def close(self) -> None:
+        """Release the file."""
+        with self._lock:
+            self._database.close()

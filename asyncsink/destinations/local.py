@@ -1,0 +1,314 @@
+"""A local directory as a Destination: the target of a run, or the local copy beside S3.
+
+Files appear by rename only, after their bytes were synced; the directory is synced after the rename, for each file, so
+that what was reported survives a power loss. `confirmed_by` is "size": the system took every byte to the disk and the
+file's length was read back; nobody repeated a checksum. A process that is killed may leave a hidden
+`.NAME.RANDOM.asyncsink-part` behind, never a partial file under its own name.
+
+Cancellation: a thread that writes is waited for. `put` and `complete` are then either done or not begun, and a `start`
+that was cut short leaves nothing. (Cancelling asyncio's own task while its thread writes does not wait; the thread
+still ends with the whole file or with none.)
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar, TypeVarTuple
+
+import anyio.from_thread
+import anyio.to_thread
+from anyio import CancelScope, CapacityLimiter
+
+from asyncsink.config import LocalTarget
+from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored
+from asyncsink.destinations.local_errors import shown, translated
+from asyncsink.destinations.local_files import PIECE_BYTES, make_directories, usual_mode
+from asyncsink.destinations.local_publication import Publication, publish_companions
+from asyncsink.errors import AccessDenied, ConfigError, IntegrityError
+from asyncsink.integrity.checksums import Digester
+from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
+from asyncsink.s3.part_plan import PartPlan
+
+LOOK_ALGORITHM: ChecksumAlgorithm = "CRC64NVME"
+_PRIVATE = 0o600
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_T = TypeVar("_T")
+_Args = TypeVarTuple("_Args")
+
+
+class LocalDestination:
+    """Files below one directory.
+
+    Args:
+        target: the directory, and whether files are copied, hardlinked or reflinked. Links need the source on the same
+            file system and unchanged; else the bytes that were read are written (rule 36). A hardlink changes the
+            source's ctime, and nothing else of it.
+        limiter: bounds the threads; every call takes one of its tokens for as long as it works on the disk.
+        use_local_key: take `transfer.local` as the path below the directory, else `transfer.key`.
+        related_files: bring the source's companions along (rule 30); they are there before the file itself appears.
+    """
+
+    def __init__(
+        self, target: LocalTarget, *, limiter: CapacityLimiter, use_local_key: bool, related_files: bool = False
+    ) -> None:
+        self._target = target
+        self._limiter = limiter
+        self._use_local_key = use_local_key
+        self._related_files = related_files
+        self._real_root = ""
+        self._mode: int | None = None
+        self._writers: set[LocalPartWriter] = set()
+
+    def __repr__(self) -> str:
+        return f"LocalDestination({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """The directory, as the user wrote it."""
+        return self._target.url or self._target.directory
+
+    @property
+    def lane(self) -> str:
+        """Always "local"."""
+        return "local"
+
+    def url(self, transfer: Transfer) -> str:
+        """The absolute path the file will have."""
+        return os.path.join(self._target.directory, self._relative(transfer))
+
+    def check_size(self, transfer: Transfer) -> None:
+        """No limit is known before the file system is asked; EFBIG becomes EntityTooLarge when it answers."""
+
+    async def prepare(self, outlook: Outlook) -> None:
+        """Make the directory if it is missing, and prove that files can be made, synced and removed in it.
+
+        Raises:
+            ConfigError: a file stands in its place.
+            AccessDenied, DestinationFull, PermanentError: files cannot be made in it.
+        """
+        await self._in_thread(self._prepare_now)
+
+    def _prepare_now(self) -> None:
+        directory = self._target.directory
+        if os.path.lexists(directory) and not os.path.isdir(directory):
+            raise ConfigError(f"{shown(directory)} is no directory; move it, or choose another directory.")
+        with translated(directory, None):
+            make_directories(directory)
+            self._mode = usual_mode(directory)
+
+    async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
+        """Size and mtime of the file, `closely` its CRC64NVME too. None for a link: a copy takes its place.
+
+        Raises:
+            AccessDenied, PermanentError: it cannot be looked at. Cancellation ends the reading between two pieces.
+        """
+        return await self._in_thread(self._look_now, transfer, closely)
+
+    def _look_now(self, transfer: Transfer, closely: bool) -> Existing | None:
+        with translated(self.url(transfer), transfer, verb="looked at"):
+            path = self._resolve(transfer)
+            try:
+                seen = os.lstat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            if not stat.S_ISREG(seen.st_mode):
+                return None
+            digester = Digester([LOOK_ALGORITHM] if closely else [])
+            if closely:
+                with open(path, "rb", buffering=0) as file:
+                    buffer = memoryview(bytearray(PIECE_BYTES))
+                    while count := file.readinto(buffer):
+                        anyio.from_thread.check_cancelled()
+                        digester.update(buffer[:count])
+                    seen = os.fstat(file.fileno())
+        return Existing(
+            size_bytes=seen.st_size,
+            modified=_EPOCH + timedelta(microseconds=seen.st_mtime_ns // 1000),
+            checksums={LOOK_ALGORITHM: digester.result(LOOK_ALGORITHM).value} if closely else {},
+            looked_closely=closely,
+            etag_is_md5=False,
+            keeps_mtime=True,
+        )
+
+    async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
+        """Write a whole file: one thread hop. See `put_now`."""
+        return await self._in_thread(self.put_now, transfer, body, checksum)
+
+    def put_now(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
+        """`put` for a thread that has the bytes at hand. Blocking.
+
+        Raises:
+            AccessDenied, DestinationFull, PermanentError: nothing appeared under the name.
+            SourceError: a companion cannot be copied; nothing appeared under the name.
+            IntegrityError: the file on disk has another length than the body.
+        """
+        with translated(self.url(transfer), transfer):
+            target = self._place(transfer)
+            publication = self._publication(transfer, target, len(body))
+            try:
+                publication.begin()
+                self._bring_companions(transfer, target)
+                publication.write(0, body)
+                if not publication.publish():
+                    publication.write(0, body)
+                    publication.publish()
+            finally:
+                publication.discard()
+        return self._stored(transfer)
+
+    async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> LocalPartWriter:
+        """Begin a file in parts.
+
+        Raises:
+            AccessDenied, DestinationFull, PermanentError: it cannot be begun; nothing was left behind.
+        """
+        writer = LocalPartWriter(self, transfer, plan, await self._in_thread(self._place, transfer))
+        self._writers.add(writer)
+        try:
+            await self._in_thread(writer.begin_now)
+        except BaseException:
+            await writer.abort()
+            raise
+        return writer
+
+    async def aclose(self) -> None:
+        """Remove the temporary files of writers that neither completed nor aborted."""
+        for writer in tuple(self._writers):
+            await writer.abort()
+
+    # -- used by the part writer too ----------------------------------------------------------------------------
+
+    async def _in_thread(self, function: Callable[[*_Args], _T], *args: *_Args) -> _T:
+        return await anyio.to_thread.run_sync(function, *args, limiter=self._limiter)
+
+    def _relative(self, transfer: Transfer) -> str:
+        return transfer.local if self._use_local_key else transfer.key
+
+    def _stored(self, transfer: Transfer) -> Stored:
+        return Stored(location=self.url(transfer), confirmed_by="size")
+
+    def _resolve(self, transfer: Transfer) -> str:
+        """The path with every link in its parents followed; it lies below the directory."""
+        relative = self._relative(transfer)
+        if "\0" in relative or any(part in ("", ".", "..") for part in relative.split("/")):
+            raise AccessDenied(
+                f"{relative!r} is no path below {shown(self._target.directory)}; give a key without empty parts, "
+                "'.', '..' and NUL.",
+                transfer=transfer,
+                operation="local copy",
+            )
+        if not self._real_root:
+            self._real_root = os.path.realpath(self._target.directory)
+        parent, name = os.path.split(self.url(transfer))
+        parent = os.path.realpath(parent)
+        if os.path.commonpath((parent, self._real_root)) != self._real_root:
+            raise AccessDenied(
+                f"{shown(self.url(transfer))} would be written outside {shown(self._target.directory)}, to "
+                f"{shown(parent)}; remove the symbolic link on the way.",
+                transfer=transfer,
+                operation="local copy",
+            )
+        return os.path.join(parent, name)
+
+    def _place(self, transfer: Transfer) -> str:
+        """The real path to write to; its parents exist."""
+        with translated(self.url(transfer), transfer):
+            target = self._resolve(transfer)
+            make_directories(os.path.dirname(target))
+            if self._mode is None:
+                self._mode = usual_mode(os.path.dirname(target))
+            return target
+
+    def _publication(self, transfer: Transfer, target: str, size_bytes: int) -> Publication:
+        return Publication(
+            transfer.source, target, how=self._target.mode, size_bytes=size_bytes, mode=self._mode or _PRIVATE
+        )
+
+    def _bring_companions(self, transfer: Transfer, target: str) -> None:
+        # Before the file itself: where that is found by a later run, its companions are there.
+        if self._related_files:
+            publish_companions(transfer.source, target, how=self._target.mode, mode=self._mode or _PRIVATE)
+
+
+class LocalPartWriter:
+    """One file on its way in parts. `abort` after `complete` is harmless."""
+
+    def __init__(self, destination: LocalDestination, transfer: Transfer, plan: PartPlan, target: str) -> None:
+        self._destination = destination
+        self._transfer = transfer
+        self._plan = plan
+        self._target = target
+        self._publication = destination._publication(transfer, target, plan.size_bytes)
+        self._written: set[int] = set()
+
+    def begin_now(self) -> None:
+        """Make the temporary file. Blocking."""
+        with self._translated():
+            self._publication.begin()
+
+    async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
+        """Write one part at its offset: one thread hop. See `write_part_now`."""
+        await self._destination._in_thread(self.write_part_now, part_number, offset, body)
+
+    def write_part_now(self, part_number: int, offset: int, body: ByteBody) -> None:
+        """`write_part` for a thread that has the bytes at hand. Blocking; several parts may be written at once.
+
+        Raises:
+            DestinationFull, PermanentError: the part is not written.
+            IntegrityError: it is not the part that the plan has under this number.
+        """
+        part = self._plan.part(part_number)
+        if not 1 <= part_number <= self._plan.count or (part.offset, part.length) != (offset, len(body)):
+            raise IntegrityError(
+                f"Part {part_number} of {shown(self._url)} is to have {part.length:,} bytes at {part.offset:,}, and "
+                f"{len(body):,} bytes at {offset:,} were given; export the file again.",
+                expected=f"{part.length} bytes at {part.offset}",
+                actual=f"{len(body)} bytes at {offset}",
+            )
+        with self._translated():
+            self._publication.write(offset, body)
+        self._written.add(part_number)
+
+    async def complete(self, checksum: Checksum | None) -> Stored:
+        """Check that every part is there, sync, rename.
+
+        Raises:
+            AccessDenied, DestinationFull, PermanentError, IntegrityError: nothing appeared; `abort` is still owed.
+            SourceError: a link was refused, and the source is not what was read; `abort` is still owed.
+        """
+        return await self._destination._in_thread(self.complete_now)
+
+    def complete_now(self) -> Stored:
+        """`complete` for a thread. Blocking."""
+        if len(self._written) != self._plan.count:
+            raise IntegrityError(
+                f"{shown(self._url)} lacks {self._plan.count - len(self._written):,} of {self._plan.count:,} parts; "
+                "export the file again.",
+                expected=f"{self._plan.count} parts",
+                actual=f"{len(self._written)} parts",
+            )
+        with self._translated():
+            self._destination._bring_companions(self._transfer, self._target)
+            if not self._publication.publish():
+                self._publication.copy_source()
+                self._publication.publish()
+            self._publication.discard()
+        self._destination._writers.discard(self)
+        return self._destination._stored(self._transfer)
+
+    async def abort(self) -> None:
+        """Remove what was written; waits for parts that other threads still write. Shielded from cancellation."""
+        with CancelScope(shield=True):
+            await self._destination._in_thread(self._publication.discard)
+        self._destination._writers.discard(self)
+
+    @property
+    def _url(self) -> str:
+        return self._destination.url(self._transfer)
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(self._url, self._transfer)

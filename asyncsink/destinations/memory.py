@@ -1,0 +1,209 @@
+"""Objects in a dict: for tests, and for programs that want what would be published in their own hands.
+
+It keeps what S3 keeps: an ETag that is the MD5 of a whole body or of the parts' MD5s, the time of storing in whole
+seconds, and the checksum that came with the object. A listing (`closely=False`) shows no checksums, as S3's does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored
+from asyncsink.errors import IntegrityError, UploadMissing
+from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, checksum_of, digest_of, multipart_etag
+from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
+from asyncsink.s3.part_plan import PartPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Object:
+    data: bytes
+    etag: str
+    modified: datetime
+    checksums: Mapping[ChecksumAlgorithm, str]
+    part_size_bytes: int | None = None
+
+
+class MemoryDestination:
+    """Objects by key. Nothing here waits: cancellation finds an object stored whole, or not begun.
+
+    Args:
+        url: what stands before "/" and the key in `url` and in receipts.
+    """
+
+    def __init__(self, *, url: str = "memory:") -> None:
+        self._url = url.rstrip("/")
+        self._objects: dict[str, _Object] = {}
+        self.open_writers: set[MemoryPartWriter] = set()
+        """Writers that neither completed nor aborted: what S3 would charge for."""
+
+    def __repr__(self) -> str:
+        return f"MemoryDestination({self._url!r}, {len(self._objects)} objects)"
+
+    @property
+    def name(self) -> str:
+        """The URL it was made with."""
+        return self._url
+
+    @property
+    def lane(self) -> str:
+        """Always "memory"."""
+        return "memory"
+
+    @property
+    def objects(self) -> dict[str, bytes]:
+        """Every object's content by key, in order of storing; a copy of the dict."""
+        return {key: stored.data for key, stored in self._objects.items()}
+
+    def url(self, transfer: Transfer) -> str:
+        """The destination's URL, "/" and the key."""
+        return f"{self._url}/{transfer.key}"
+
+    def check_size(self, transfer: Transfer) -> None:
+        """Any size is accepted."""
+
+    async def prepare(self, outlook: Outlook) -> None:
+        """Nothing has to be made ready."""
+
+    async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
+        """What is stored under the key; `closely` shows its checksums and its part size."""
+        stored = self._objects.get(transfer.key)
+        if stored is None:
+            return None
+        return Existing(
+            size_bytes=len(stored.data),
+            etag=stored.etag,
+            modified=stored.modified,
+            checksums=stored.checksums if closely else {},
+            looked_closely=closely,
+            part_size_bytes=stored.part_size_bytes if closely else None,
+        )
+
+    async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
+        """Keep a copy of the body.
+
+        Raises:
+            IntegrityError: the body has another checksum; nothing was stored.
+        """
+        data = bytes(body)
+        _verify(self.url(transfer), data, checksum)
+        etag = digest_of(checksum_of(data, "MD5")).hex()
+        return self._store(transfer, data, checksum or checksum_of(data, "CRC64NVME"), etag, None, checksum is not None)
+
+    async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> MemoryPartWriter:
+        """Begin an object in parts."""
+        writer = MemoryPartWriter(self, transfer, plan)
+        self.open_writers.add(writer)
+        return writer
+
+    async def aclose(self) -> None:
+        """Abort what is open; the objects stay readable."""
+        for writer in tuple(self.open_writers):
+            await writer.abort()
+
+    def _store(
+        self,
+        transfer: Transfer,
+        data: bytes,
+        checksum: Checksum,
+        etag: str,
+        part_size_bytes: int | None,
+        verified: bool,
+    ) -> Stored:
+        self._objects[transfer.key] = _Object(
+            data=data,
+            etag=etag,
+            modified=datetime.now(UTC).replace(microsecond=0),
+            checksums={checksum.algorithm: checksum.value},
+            part_size_bytes=part_size_bytes,
+        )
+        return Stored(location=self.url(transfer), etag=etag, confirmed_by="server-checksum" if verified else "size")
+
+
+class MemoryPartWriter:
+    """One object being written in parts."""
+
+    def __init__(self, destination: MemoryDestination, transfer: Transfer, plan: PartPlan) -> None:
+        self._destination = destination
+        self._transfer = transfer
+        self._plan = plan
+        self._parts: dict[int, bytes] = {}
+
+    async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
+        """Keep a copy of one part.
+
+        Raises:
+            IntegrityError: it has another checksum, or is not the part that the plan has under this number.
+            UploadMissing: the object was completed or aborted.
+        """
+        self._check_open()
+        data, part = bytes(body), self._plan.part(part_number)
+        where = f"part {part_number} of {self._destination.url(self._transfer)}"
+        if not 1 <= part_number <= self._plan.count or (part.offset, part.length) != (offset, len(data)):
+            raise IntegrityError(
+                f"{where} is to have {part.length:,} bytes at {part.offset:,}, and {len(data):,} bytes at {offset:,} "
+                "were given; export the file again.",
+                expected=f"{part.length} bytes at {part.offset}",
+                actual=f"{len(data)} bytes at {offset}",
+            )
+        _verify(where, data, checksum)
+        self._parts[part_number] = data
+
+    async def complete(self, checksum: Checksum | None) -> Stored:
+        """Join the parts.
+
+        Raises:
+            IntegrityError: a part is missing, or the whole has another checksum; nothing was stored.
+            UploadMissing: the object was completed or aborted.
+        """
+        self._check_open()
+        url = self._destination.url(self._transfer)
+        parts = [self._parts[number] for number in sorted(self._parts)]
+        data = b"".join(parts)
+        if len(parts) != self._plan.count:
+            raise IntegrityError(
+                f"{url} lacks {self._plan.count - len(parts):,} of {self._plan.count:,} parts; export the file again.",
+                expected=f"{self._plan.count} parts",
+                actual=f"{len(parts)} parts",
+            )
+        _verify(url, data, checksum)
+        # S3 keeps a full-object checksum of a multipart object for the CRCs only.
+        kept = checksum if checksum is not None and checksum.algorithm in FULL_OBJECT_ALGORITHMS else None
+        etag = multipart_etag(digest_of(checksum_of(part, "MD5")) for part in parts)
+        self._destination.open_writers.discard(self)
+        return self._destination._store(
+            self._transfer,
+            data,
+            kept or checksum_of(data, "CRC64NVME"),
+            etag,
+            self._plan.part_size_bytes,
+            checksum is not None,
+        )
+
+    async def abort(self) -> None:
+        """Forget the parts; harmless when repeated, or after `complete`."""
+        self._parts.clear()
+        self._destination.open_writers.discard(self)
+
+    def _check_open(self) -> None:
+        if self not in self._destination.open_writers:
+            raise UploadMissing(
+                f"{self._destination.url(self._transfer)} is not being written any more: it was completed or aborted; "
+                "start it again.",
+                transfer=self._transfer,
+                operation="write_part",
+            )
+
+
+def _verify(where: str, data: bytes, checksum: Checksum | None) -> None:
+    if checksum is None:
+        return
+    found = checksum_of(data, checksum.algorithm)
+    if found != checksum:
+        raise IntegrityError(
+            f"{where} has {found}; {checksum} was expected. Export the file again.",
+            expected=str(checksum),
+            actual=str(found),
+        )

@@ -1,0 +1,297 @@
+"""An S3 bucket and prefix as a Destination.
+
+What is there already is learned as cheaply as it can be: one LIST below the longest prefix that all keys share (a
+fresh prefix costs that one request), followed to its end where the run is large enough to pay for it, and a HEAD only
+for keys that the listing does not cover or whose ETag does not settle the question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.config import ObjectOptions, RetryPolicy, S3Target
+from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored
+from asyncsink.destinations.inventory import Inventory
+from asyncsink.errors import AccessDenied, EntityTooLarge, IntegrityError, ObjectMissing, UploadMissing
+from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
+from asyncsink.integrity.sameness import confirm
+from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
+from asyncsink.s3.content_type import infer_content_type
+from asyncsink.s3.multipart import MultipartUpload, create_upload
+from asyncsink.s3.operations import HeadObject, ListObjects, ObjectAttributes, ObjectStored, PutObject, UploadPart
+from asyncsink.s3.part_plan import OBJECT_SIZE_BYTES_MAX, PartPlan
+from asyncsink.s3.transport import Transport
+
+OBJECTS_PER_EXTRA_PAGE = 50
+"""A further page of the listing (1,000 keys) is worth it for every so many transfers: it costs about as much as a few
+dozen HEADs, and spares up to 1,000."""
+PROBE_UPLOAD_ID = "asyncsink-write-probe"
+
+
+class S3Destination:
+    """Objects below s3://bucket/prefix, sent through one Transport (retrying, pacing and a lane, stacked elsewhere)."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        target: S3Target,
+        *,
+        objects: ObjectOptions,
+        retry: RetryPolicy,
+        threads: CapacityLimiter,
+        lane: str,
+        notice: Callable[[str], None],
+        look_first: bool = True,
+    ) -> None:
+        self._transport = transport
+        self._target = target
+        self._objects = objects
+        self._retry = retry
+        self._threads = threads
+        self._lane = lane
+        self._notice = notice
+        self._look_first = look_first
+        self._inventory: Inventory | None = None
+        self._blind = False
+        self._weakest_noticed: set[ConfirmedBy] = set()
+        self._etag_is_md5 = objects.sse in ("", "AES256") and objects.sse_customer_key is None
+
+    def __repr__(self) -> str:
+        return f"S3Destination({self.name!r}, {self._transport!r})"
+
+    @property
+    def name(self) -> str:
+        """The destination as the user wrote it."""
+        return self._target.url or f"s3://{self._target.bucket}/{self._target.prefix}".rstrip("/")
+
+    @property
+    def lane(self) -> str:
+        """Which lane carries the hot requests."""
+        return self._lane
+
+    def url(self, transfer: Transfer) -> str:
+        """s3://bucket/key."""
+        return f"s3://{self._target.bucket}/{transfer.key}"
+
+    def check_size(self, transfer: Transfer) -> None:
+        """Raise EntityTooLarge beyond S3's 50 TB."""
+        if transfer.source.size_bytes > OBJECT_SIZE_BYTES_MAX:
+            raise EntityTooLarge(
+                f"{transfer.source.path} has {transfer.source.size_bytes:,} bytes; S3 stores objects of up to 50 TB. "
+                "Split the file.",
+                transfer=transfer,
+                operation="PutObject",
+            )
+
+    # -- what is there ------------------------------------------------------------------------------------------
+
+    async def prepare(self, outlook: Outlook) -> None:
+        """List below the keys' common prefix: proves bucket and credentials, and learns what is there.
+
+        Credentials that may write but not list (rule 28) are recognised by a probe that stores nothing; then every
+        file counts as new.
+
+        Raises:
+            BucketMissing, AccessDenied, CredentialsError, ConfigError, RetryableError: the run cannot start.
+        """
+        inventory = Inventory(outlook.common_prefix)
+        extra = (outlook.objects_total or 0) // OBJECTS_PER_EXTRA_PAGE
+        token = ""
+        try:
+            for _ in range(1 + extra):
+                page = await self._transport.send(ListObjects(prefix=outlook.common_prefix, token=token))
+                token = page.next_token
+                inventory.add_page(page.objects, last=not token)
+                if not token or not self._look_first:
+                    break
+        except AccessDenied as denied:
+            inventory.close()
+            await self._probe_writing(outlook, denied)
+            return
+        except BaseException:
+            inventory.close()
+            raise
+        self._inventory = inventory
+
+    async def _probe_writing(self, outlook: Outlook, denied: AccessDenied) -> None:
+        """Tell credentials that may only write from credentials that may do nothing.
+
+        A part sent to an upload that does not exist needs the right to put, and stores nothing: NoSuchUpload means
+        that writing is allowed.
+        """
+        key = outlook.sample_key or outlook.common_prefix or "asyncsink"
+        try:
+            await self._transport.send(UploadPart(key=key, upload_id=PROBE_UPLOAD_ID, part_number=1, body=b""))
+        except UploadMissing:
+            self._blind = True
+            self._notice(
+                f"{self.name} may be written to but not listed with these credentials: files that are there already "
+                "are sent again unless a HEAD is allowed."
+            )
+        except AccessDenied:
+            raise denied from None
+
+    async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
+        """What is under the key: from the listing, or by HEAD where it is not covered or `closely` is asked for."""
+        inventory = self._inventory
+        if not closely and inventory is not None and inventory.covers(transfer.key):
+            if not inventory.count:
+                return None
+            listed = await anyio.to_thread.run_sync(inventory.get, transfer.key, limiter=self._threads)
+            if listed is None:
+                return None
+            return Existing(
+                size_bytes=listed.size_bytes,
+                etag=listed.etag,
+                modified=listed.last_modified,
+                etag_is_md5=self._etag_is_md5,
+            )
+        return await self._head(transfer)
+
+    async def _head(self, transfer: Transfer) -> Existing | None:
+        key, secret = transfer.key, self._objects.sse_customer_key
+        try:
+            head = await self._transport.send(HeadObject(key=key, sse_customer_key=secret))
+        except ObjectMissing:
+            return None
+        except AccessDenied:
+            # Rule 28: credentials that may not look see every file as new. Without s3:ListBucket, S3 answers 403
+            # for objects that do not exist.
+            if not self._blind:
+                self._blind = True
+                self._notice(f"HEAD is denied below {self.name}: what is there already cannot be compared.")
+            return None
+        part_size = None
+        if "-" in head.etag and not (head.checksums and not head.composite):
+            first = await self._transport.send(HeadObject(key=key, part_number=1, sse_customer_key=secret))
+            if first.size_bytes < head.size_bytes:
+                part_size = first.size_bytes
+        return Existing(
+            size_bytes=head.size_bytes,
+            etag=head.etag,
+            modified=head.last_modified,
+            checksums={} if head.composite else dict(head.checksums),
+            looked_closely=True,
+            part_size_bytes=part_size,
+            etag_is_md5=self._etag_is_md5 and head.sse in ("", "AES256"),
+        )
+
+    # -- putting ------------------------------------------------------------------------------------------------
+
+    async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
+        """PutObject, with its answer compared."""
+        stored = await self._transport.send(
+            PutObject(key=transfer.key, body=body, checksum=checksum, attributes=self._attributes(transfer))
+        )
+        confirmed = confirm(
+            sent=checksum,
+            answered=stored.checksum,
+            etag=stored.etag,
+            md5_of_body=lambda: _md5(body),
+            etag_is_md5=self._etag_is_md5 and stored.sse in ("", "AES256"),
+            where=self.url(transfer),
+        )
+        if confirmed == "nothing":
+            confirmed = await self._confirm_size(transfer, len(body))
+        return self._stored(transfer, stored, confirmed, checksum)
+
+    async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> S3PartWriter:
+        """CreateMultipartUpload."""
+        upload = await create_upload(
+            self._transport,
+            key=transfer.key,
+            plan=plan,
+            algorithm=algorithm,
+            attributes=self._attributes(transfer),
+            retry=self._retry,
+            md5=_md5,
+        )
+        return S3PartWriter(self, transfer, upload)
+
+    async def aclose(self) -> None:
+        """Close connections and forget the listing."""
+        if self._inventory is not None:
+            self._inventory.close()
+            self._inventory = None
+        await self._transport.aclose()
+
+    def _attributes(self, transfer: Transfer) -> ObjectAttributes:
+        wanted = self._objects
+        content_type = wanted.content_type
+        return ObjectAttributes(
+            content_type=infer_content_type(transfer.key) if content_type == "infer" else content_type,
+            sse=wanted.sse,
+            sse_kms_key_id=wanted.sse_kms_key_id,
+            sse_customer_key=wanted.sse_customer_key,
+            storage_class=wanted.storage_class,
+            acl=wanted.acl,
+            tags=wanted.tags,
+            metadata=wanted.metadata,
+        )
+
+    async def _confirm_size(self, transfer: Transfer, size_bytes: int) -> ConfirmedBy:
+        try:
+            head = await self._transport.send(
+                HeadObject(key=transfer.key, sse_customer_key=self._objects.sse_customer_key)
+            )
+        except AccessDenied:
+            return "nothing"
+        if head.size_bytes != size_bytes:
+            raise IntegrityError(
+                f"{self.url(transfer)} has {head.size_bytes:,} bytes; {size_bytes:,} were sent. Export it again.",
+                expected=str(size_bytes),
+                actual=str(head.size_bytes),
+            )
+        return "size"
+
+    def _stored(
+        self, transfer: Transfer, stored: ObjectStored, confirmed: ConfirmedBy, sent: Checksum | None
+    ) -> Stored:
+        if sent is not None and confirmed not in self._weakest_noticed and not _as_promised(confirmed, sent):
+            self._weakest_noticed.add(confirmed)
+            self._notice(f"The server ignores {sent.algorithm} checksums: objects are confirmed by {confirmed} only.")
+        return Stored(
+            location=self.url(transfer),
+            etag=stored.etag,
+            version_id=stored.version_id,
+            attempts=stored.attempts,
+            confirmed_by=confirmed,
+        )
+
+
+class S3PartWriter:
+    """One object on its way in parts."""
+
+    def __init__(self, destination: S3Destination, transfer: Transfer, upload: MultipartUpload) -> None:
+        self._destination = destination
+        self._transfer = transfer
+        self._upload = upload
+
+    async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
+        """UploadPart, with its answer compared."""
+        await self._upload.write_part(part_number, body, checksum)
+
+    async def complete(self, checksum: Checksum | None) -> Stored:
+        """CompleteMultipartUpload, with its answer compared."""
+        stored, confirmed = await self._upload.complete(checksum)
+        return self._destination._stored(self._transfer, stored, confirmed, checksum)
+
+    async def abort(self) -> None:
+        """AbortMultipartUpload; an upload that may have stayed open becomes a notice."""
+        if problem := await self._upload.abort():
+            self._destination._notice(problem)
+
+
+def _md5(body: ByteBody) -> bytes:
+    return hashlib.md5(body, usedforsecurity=False).digest()
+
+
+def _as_promised(confirmed: ConfirmedBy, sent: Checksum) -> bool:
+    # Content-MD5 is confirmed by the ETag; SHA-256 has no value for a whole multipart object.
+    if sent.algorithm in FULL_OBJECT_ALGORITHMS:
+        return confirmed == "server-checksum"
+    return confirmed in ("server-checksum", "etag")

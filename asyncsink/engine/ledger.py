@@ -1,0 +1,67 @@
+"""Which source has which key: how collisions are found before anything is sent, in bounded memory.
+
+Only runs whose keys could meet keep a ledger: a plain directory export cannot collide.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+CACHE_KIB = 2048
+"""SQLite's page cache: the part of a ledger that is held in memory."""
+
+
+class KeyLedger:
+    """The first and the last source of every key, on disk. Methods block and are called from one thread at a time."""
+
+    def __init__(self) -> None:
+        # An empty name is a private file that SQLite makes, and removes when the connection closes.
+        self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        self._database.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        self._database.execute("PRAGMA journal_mode=OFF")
+        self._database.execute(
+            "CREATE TABLE claim (key BLOB PRIMARY KEY, first BLOB, last BLOB, ordinal INTEGER) WITHOUT ROWID"
+        )
+
+    def claim(self, claims: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, str]]:
+        """Record (key, source, ordinal) triples; returns (key, first source, this source) for every key met again.
+
+        The same source under the same key again is no collision.
+        """
+        met: list[tuple[str, str, str]] = []
+        execute = self._database.execute
+        execute("BEGIN")
+        try:
+            for key, source, ordinal in claims:
+                encoded = _encode(key)
+                row = execute("SELECT first FROM claim WHERE key = ?", (encoded,)).fetchone()
+                if row is None:
+                    execute(
+                        "INSERT INTO claim VALUES (?, ?, ?, ?)", (encoded, _encode(source), _encode(source), ordinal)
+                    )
+                    continue
+                execute("UPDATE claim SET last = ?, ordinal = ? WHERE key = ?", (_encode(source), ordinal, encoded))
+                if _decode(row[0]) != source:
+                    met.append((key, _decode(row[0]), source))
+        finally:
+            execute("COMMIT")
+        return met
+
+    def last(self, key: str) -> tuple[str, int] | None:
+        """The last source that claimed `key`, and its ordinal."""
+        row = self._database.execute("SELECT last, ordinal FROM claim WHERE key = ?", (_encode(key),)).fetchone()
+        return None if row is None else (_decode(row[0]), int(row[1]))
+
+    def close(self) -> None:
+        """Release the file."""
+        self._database.close()
+
+
+def _encode(text: str) -> bytes:
+    # File names that are no UTF-8 hold surrogates, which SQLite's TEXT refuses.
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _decode(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")

@@ -1,0 +1,100 @@
+"""One transfer's way to one destination: what is there, what was decided, how it ended.
+
+A transfer has one leg per destination (S3, and the local copy if asked for). Legs share the bytes that are read and
+nothing else: one leg's failure never ends another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from asyncsink.config import Policies
+from asyncsink.destinations.base import Destination, Existing, Stored
+from asyncsink.errors import AsyncSinkError
+from asyncsink.integrity.sameness import CompareWith, Decision, LookCloser, SkipIt, Upload, decide
+from asyncsink.model import Transfer
+
+
+@dataclass(slots=True)
+class Leg:
+    """State of one transfer at one destination.
+
+    Attributes:
+        decision: None until it was looked at.
+        stored: the destination's proof, once it has one.
+        error: why it has none.
+    """
+
+    destination: Destination
+    existing: Existing | None = None
+    decision: Decision | None = None
+    stored: Stored | None = None
+    error: AsyncSinkError | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether bytes are still to be sent this way."""
+        return self.error is None and self.stored is None and isinstance(self.decision, Upload)
+
+    @property
+    def comparing(self) -> CompareWith | None:
+        """What has to be computed from the file before it can be decided, if anything."""
+        return self.decision if self.error is None and isinstance(self.decision, CompareWith) else None
+
+    @property
+    def same(self) -> bool:
+        """Whether the destination has the file already."""
+        return isinstance(self.decision, SkipIt)
+
+    async def look(
+        self,
+        transfer: Transfer,
+        policies: Policies,
+        *,
+        cheap_md5_bytes_max: int,
+        part_sizes: Sequence[int],
+        closely: bool = False,
+    ) -> None:
+        """Decide whether to send; an error while looking ends this leg."""
+        try:
+            while True:
+                if policies.overwrite != "always":
+                    self.existing = await self.destination.look(transfer, closely=closely)
+                self.decision = decide(
+                    self.existing,
+                    policy=policies.overwrite,
+                    size_bytes=transfer.source.size_bytes,
+                    mtime_ns=transfer.source.mtime_ns,
+                    wanted=policies.algorithm,
+                    cheap_md5_bytes_max=cheap_md5_bytes_max,
+                    part_sizes=part_sizes,
+                )
+                if not isinstance(self.decision, LookCloser):
+                    return
+                closely = True
+        except AsyncSinkError as error:
+            self.error = error
+
+    async def attempt(self, action: Callable[[], Awaitable[Stored | None]]) -> None:
+        """Run one step of this leg; its error ends this leg only."""
+        try:
+            stored = await action()
+        except AsyncSinkError as error:
+            self.error = error
+        else:
+            if stored is not None:
+                self.stored = stored
+
+
+async def each(legs: Sequence[Leg], step: Callable[[Leg], Coroutine[Any, Any, None]]) -> None:
+    """Run `step` for every leg, several legs at the same time."""
+    if len(legs) == 1:
+        await step(legs[0])
+        return
+    async with anyio.create_task_group() as group:
+        for leg in legs:
+            group.start_soon(step, leg)

@@ -1,0 +1,70 @@
+"""Running a coroutine to its end from code without an event loop, or from inside a running one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """An event loop where the choice is ours: uvloop, or asyncio's own where uvloop does not exist."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def run_to_end(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run `main()` in a loop of its own and return its result.
+
+    Inside a running loop (Jupyter), that loop waits in a thread beside it, blocked as by any synchronous call.
+    KeyboardInterrupt cancels `main`, waits until it has cleaned up, and is raised.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(main())
+    return _run_beside(main)
+
+
+def _run_beside(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    results: list[T] = []
+    errors: list[BaseException] = []
+    cancel: list[Callable[[], object]] = []
+    started = threading.Event()
+
+    async def supervised() -> T:
+        work = asyncio.ensure_future(main())
+        loop = asyncio.get_running_loop()
+        cancel.append(lambda: loop.call_soon_threadsafe(work.cancel))
+        started.set()
+        return await work
+
+    def body() -> None:
+        try:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                results.append(runner.run(supervised()))
+        except BaseException as error:  # handed over to the thread that waits
+            errors.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=body, name="asyncsink", daemon=True)
+    thread.start()
+    started.wait()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        if cancel:
+            cancel[0]()
+        thread.join()
+        raise
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -1,0 +1,158 @@
+"""How a transfer ended, put into words: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from asyncsink.config import Policies
+from asyncsink.engine.legs import Leg
+from asyncsink.errors import AsyncSinkError, ConfigError, SourceError, TransferError
+from asyncsink.integrity.sameness import SkipIt, Upload
+from asyncsink.model import (
+    Checksum,
+    Failure,
+    FailureStage,
+    Outcome,
+    Planned,
+    Receipt,
+    Skip,
+    SourceProblem,
+    Transfer,
+)
+
+
+@dataclass(slots=True)
+class Ending:
+    """What is known of one transfer when its attempts are over.
+
+    Attributes:
+        transfer: as it was last tried.
+        legs: the destination's, then the local copy's if there is one.
+        checksum: of the bytes that were read, or None.
+        source_error: why nothing could be read, or why what was read is void; ends every leg.
+    """
+
+    transfer: Transfer
+    legs: Sequence[Leg] = field(default_factory=list)
+    checksum: Checksum | None = None
+    source_error: AsyncSinkError | None = None
+
+    def reset(self, legs: Sequence[Leg]) -> None:
+        """Forget the last attempt."""
+        self.legs = legs
+        self.checksum = None
+        self.source_error = None
+
+
+def word_outcomes(ending: Ending, seconds: float, policies: Policies) -> list[Outcome]:
+    """One outcome for the destination, and a Failure beside it where only the local copy failed."""
+    transfer, primary = ending.transfer, ending.legs[0]
+    url = primary.destination.url(transfer)
+    if ending.source_error is not None:
+        return [failure(transfer, url, ending.source_error)]
+    outcomes: list[Outcome] = []
+    copied = ""
+    if len(ending.legs) > 1:
+        copy = ending.legs[1]
+        path = copy.destination.url(transfer)
+        if copy.error is not None:
+            outcomes.append(failure(transfer, path, copy.error, stage="local copy"))
+        elif copy.stored is not None or copy.same:
+            copied = path
+    outcomes.insert(0, _primary_outcome(ending, primary, url, copied, seconds, policies))
+    return outcomes
+
+
+def _primary_outcome(
+    ending: Ending, primary: Leg, url: str, copied: str, seconds: float, policies: Policies
+) -> Outcome:
+    transfer, file = ending.transfer, ending.transfer.source
+    if primary.error is not None:
+        return failure(transfer, url, primary.error)
+    if primary.stored is not None:
+        stored = primary.stored
+        return Receipt(
+            source=file.path,
+            key=transfer.key,
+            url=url,
+            size_bytes=file.size_bytes,
+            checksum=ending.checksum,
+            etag=stored.etag,
+            version_id=stored.version_id,
+            attempts=stored.attempts,
+            seconds=seconds,
+            local_copy=copied,
+            confirmed_by=stored.confirmed_by,
+            entry=file.entry,
+        )
+    if isinstance(primary.decision, SkipIt):
+        existing = primary.existing
+        return Skip(
+            source=file.path,
+            key=transfer.key,
+            url=url,
+            size_bytes=existing.size_bytes if existing is not None else file.size_bytes,
+            reason=primary.decision.reason,
+            checksum=_known_checksum(ending, policies),
+            etag=existing.etag if existing is not None else "",
+            local_copy=copied,
+            entry=file.entry,
+        )
+    assert isinstance(primary.decision, Upload)  # a dry run ends here
+    return Planned(
+        source=file.path,
+        key=transfer.key,
+        url=url,
+        size_bytes=file.size_bytes,
+        reason=primary.decision.reason,
+        entry=file.entry,
+    )
+
+
+def _known_checksum(ending: Ending, policies: Policies) -> Checksum | None:
+    """The object's checksum: the server's, or ours where the comparison proved that it is the same."""
+    existing, algorithm = ending.legs[0].existing, policies.algorithm
+    if algorithm is None or existing is None:
+        return None
+    if algorithm in existing.checksums:
+        return Checksum(algorithm, existing.checksums[algorithm])
+    return ending.checksum if policies.overwrite == "checksum" else None
+
+
+def failure(transfer: Transfer, url: str, error: AsyncSinkError, *, stage: FailureStage | None = None) -> Failure:
+    """A Failure from an error."""
+    source_fault = isinstance(error, SourceError)
+    return Failure(
+        source=transfer.source.path,
+        key=transfer.key,
+        url=url,
+        error=type(error).__name__,
+        message=str(error),
+        stage=stage or ("source" if source_fault else "upload"),
+        attempts=error.attempts if isinstance(error, TransferError) else 0,
+        entry=transfer.source.entry,
+    )
+
+
+def problem_outcome(problem: SourceProblem, policies: Policies) -> Outcome:
+    """What becomes of something that was found but cannot be published: a reported Skip, or a Failure."""
+    if problem.skippable and policies.on_missing == "skip":
+        return Skip(
+            source=problem.path,
+            key="",
+            url="",
+            size_bytes=0,
+            reason=str(problem.error),
+            already_there=False,
+            entry=problem.entry,
+        )
+    return Failure(
+        source=problem.path,
+        key="",
+        url="",
+        error=type(problem.error).__name__,
+        message=str(problem.error),
+        stage="routing" if isinstance(problem.error, ConfigError) else "source",
+        entry=problem.entry,
+    )

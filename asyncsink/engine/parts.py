@@ -1,0 +1,154 @@
+"""A large file: read in parts, each part checksummed once and handed to every leg at the same time.
+
+Runners take part numbers from one counter; each waits for the byte budget before it reads, so a huge file shares
+memory and connections with everything else in the run. An upload ends complete or aborted: never in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import anyio
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.destinations.base import ByteBody, PartWriter, Stored
+from asyncsink.engine.budget import ByteBudget
+from asyncsink.engine.legs import Leg, each
+from asyncsink.engine.progress import Progress
+from asyncsink.engine.reading import read_part
+from asyncsink.errors import AsyncSinkError
+from asyncsink.integrity.checksums import COMPOSITE_ALGORITHMS, FULL_OBJECT_ALGORITHMS, combine, composite
+from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
+from asyncsink.s3.part_plan import Part, PartPlan
+from asyncsink.sources.reader import OpenSource
+
+
+class PartsTransfer:
+    """One file in parts to the legs in `legs`; used once."""
+
+    def __init__(
+        self,
+        transfer: Transfer,
+        source: OpenSource,
+        legs: Sequence[Leg],
+        plan: PartPlan,
+        *,
+        algorithm: ChecksumAlgorithm | None,
+        budget: ByteBudget,
+        threads: CapacityLimiter,
+        runners_max: int,
+        progress: Progress,
+    ) -> None:
+        self._transfer = transfer
+        self._source = source
+        self._legs = legs
+        self._plan = plan
+        self._algorithm = algorithm
+        self._budget = budget
+        self._threads = threads
+        self._runners_max = runners_max
+        self._progress = progress
+        self._writers: dict[int, PartWriter] = {}
+        self._checksums: list[Checksum | None] = [None] * plan.count
+        self._next_number = 1
+        self._source_error: AsyncSinkError | None = None
+
+    async def run(self) -> Checksum | None:
+        """Send every part, then complete; returns the whole object's checksum where it can be combined.
+
+        Each leg's result or error is left in the leg.
+
+        Raises:
+            SourceError: the file could not be read, or changed; every upload was aborted.
+        """
+        try:
+            await each(self._legs, self._start)
+            await self._send_parts()
+            if self._source_error is None:
+                await self._check_unchanged()
+            if self._source_error is not None:
+                raise self._source_error
+            checksum = self._combined()
+            await each([leg for leg in self._legs if leg.alive], partial(self._complete, checksum=checksum))
+            return checksum
+        finally:
+            await self._abort_unfinished()
+
+    async def _start(self, leg: Leg) -> None:
+        async def start() -> None:
+            writer = await leg.destination.start(self._transfer, self._plan, self._algorithm)
+            self._writers[id(leg)] = writer
+
+        await leg.attempt(start)
+
+    async def _send_parts(self) -> None:
+        runners = min(self._plan.count, self._runners_max)
+        async with anyio.create_task_group() as group:
+            for _ in range(runners):
+                group.start_soon(self._run_parts, group.cancel_scope)
+
+    async def _run_parts(self, scope: anyio.CancelScope) -> None:
+        """Send parts until there are none, no leg is left, or the file cannot be read."""
+        while self._next_number <= self._plan.count and any(leg.alive for leg in self._legs):
+            # The next number is taken when there is room for its bytes, so that parts leave in order.
+            async with self._budget.reserve(self._plan.part_size_bytes):
+                if self._next_number > self._plan.count:
+                    return
+                part = self._plan.part(self._next_number)
+                self._next_number += 1
+                read = partial(read_part, self._source, part.offset, part.length, self._algorithm)
+                try:
+                    body, checksum = await anyio.to_thread.run_sync(read, limiter=self._threads)
+                except AsyncSinkError as error:
+                    self._source_error = self._source_error or error
+                    scope.cancel()
+                    return
+                self._checksums[part.part_number - 1] = checksum
+                write = partial(self._write, part=part, body=body, checksum=checksum)
+                await each([leg for leg in self._legs if leg.alive], write)
+                self._progress.bytes_done += part.length
+                # The bytes must be gone before their share of the budget is given back.
+                del body, write
+
+    async def _write(self, leg: Leg, part: Part, body: ByteBody, checksum: Checksum | None) -> None:
+        writer = self._writers[id(leg)]
+
+        async def write() -> None:
+            await writer.write_part(part.part_number, part.offset, body, checksum)
+
+        await leg.attempt(write)
+
+    async def _check_unchanged(self) -> None:
+        try:
+            await anyio.to_thread.run_sync(self._source.check_unchanged, limiter=self._threads)
+        except AsyncSinkError as error:
+            self._source_error = error
+
+    async def _complete(self, leg: Leg, checksum: Checksum | None) -> None:
+        async def complete() -> Stored:
+            stored = await self._writers[id(leg)].complete(checksum)
+            del self._writers[id(leg)]
+            return stored
+
+        await leg.attempt(complete)
+
+    def _combined(self) -> Checksum | None:
+        """The whole object's checksum; for SHA-256 S3 knows only the composite one, for MD5 none (the ETag stands in)."""
+        known = [checksum for checksum in self._checksums if checksum is not None]
+        if self._algorithm is None or len(known) < self._plan.count:
+            return None
+        if self._algorithm in FULL_OBJECT_ALGORITHMS:
+            lengths = [part.length for part in self._plan]
+            return combine(self._algorithm, zip(known, lengths, strict=True))
+        return composite(self._algorithm, known) if self._algorithm in COMPOSITE_ALGORITHMS else None
+
+    async def _abort_unfinished(self) -> None:
+        """Abort what was not completed. Writers shield themselves; each is bounded in time."""
+        if not self._writers:
+            return
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as group:
+                for writer in self._writers.values():
+                    group.start_soon(writer.abort)

@@ -1,0 +1,103 @@
+"""The sentence the project is built around, readable as such.
+
+A producer walks workflow outputs and puts routed transfers on a bounded queue; a pool of workers publishes them; each
+transfer ends as a receipt, a skip or a failure, recorded before it is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from asyncsink.config import Limits, Policies
+from asyncsink.engine.outcomes import problem_outcome
+from asyncsink.engine.progress import Progress
+from asyncsink.engine.publishing import Publisher
+from asyncsink.engine.recorder import Recorder, Ticket
+from asyncsink.engine.tuner import Tuner
+from asyncsink.model import Outcome, Skip, SourceProblem, Transfer
+
+Found = Transfer | SourceProblem | Skip
+
+
+@dataclass(slots=True)
+class Work:
+    """One entry of the queue: a transfer (or what could not become one), and who waits for it."""
+
+    found: Found
+    ticket: Ticket | None = None
+
+
+Submit = Callable[[Work], Awaitable[None]]
+
+
+class Pipeline:
+    """Queue, workers, recorder and tuner of one run."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        recorder: Recorder,
+        tuner: Tuner | None,
+        *,
+        policies: Policies,
+        limits: Limits,
+        progress: Progress,
+    ) -> None:
+        self._publisher = publisher
+        self._recorder = recorder
+        self._tuner = tuner
+        self._policies = policies
+        self._workers = limits.concurrency_max
+        self._send: MemoryObjectSendStream[Work]
+        self._receive: MemoryObjectReceiveStream[Work]
+        self._send, self._receive = anyio.create_memory_object_stream[Work](limits.queue_transfers)
+        self.progress = progress
+
+    def __repr__(self) -> str:
+        waiting = self._send.statistics().current_buffer_used
+        return f"<Pipeline {waiting} transfers queued, {self.progress.objects_done} done>"
+
+    async def submit(self, work: Work) -> None:
+        """Put one transfer on the queue; waits while it is full. That is the backpressure."""
+        await self._send.send(work)
+
+    def close(self) -> None:
+        """Release the queues, whether `run` ever ran or not."""
+        self._send.close()
+        self._receive.close()
+        self._recorder.close()
+
+    async def run(self, feed: Callable[[Submit], Awaitable[None]]) -> None:
+        """Publish everything that `feed` submits.
+
+        Returns when all of it is recorded. Cancelled, it aborts what is under way, records what is done, and leaves.
+        """
+        async with anyio.create_task_group() as recording:
+            recording.start_soon(self._recorder.run)
+            async with anyio.create_task_group() as tuning:
+                if self._tuner is not None:
+                    tuning.start_soon(self._tuner.run)
+                async with anyio.create_task_group() as workers:
+                    for _ in range(self._workers):
+                        workers.start_soon(self._work)
+                    await feed(self.submit)
+                    self._send.close()
+                tuning.cancel_scope.cancel()
+            self._recorder.finish()
+
+    async def _work(self) -> None:
+        async for work in self._receive:
+            outcomes = await self._outcomes(work.found)
+            self.progress.objects_done += 1
+            await self._recorder.record(outcomes, work.ticket)
+
+    async def _outcomes(self, found: Found) -> list[Outcome]:
+        if isinstance(found, Skip):
+            return [found]
+        if isinstance(found, SourceProblem):
+            return [problem_outcome(found, self._policies)]
+        return await self._publisher.publish(found)

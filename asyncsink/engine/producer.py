@@ -1,0 +1,73 @@
+"""The producer: walks and routes in a thread, batch by batch, and puts every transfer on the queue.
+
+A surveyed run (see survey.py) knows the last source of every key; a stream cannot be surveyed, so there the second
+source that asks for a key is a Failure when it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from anyio import CapacityLimiter
+
+from asyncsink.engine.discover import Discovery, batches
+from asyncsink.engine.ledger import KeyLedger
+from asyncsink.engine.pipeline import Found, Submit, Work
+from asyncsink.model import Skip, SourceProblem, Transfer
+from asyncsink.routing.collisions import collision_error
+
+
+async def feed_discovery(
+    discovery: Discovery,
+    submit: Submit,
+    *,
+    surveyed: bool,
+    ledger: KeyLedger | None,
+    limiter: CapacityLimiter,
+) -> None:
+    """Submit everything that `discovery` yields. `ledger` is None where keys cannot meet."""
+    found: Iterator[Found] = iter(discovery)
+    if ledger is not None:
+        found = _last_only(found, ledger) if surveyed else _first_only(found, ledger)
+    async for batch in batches(found, limiter=limiter):
+        for item in batch:
+            await submit(Work(item))
+
+
+def _last_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
+    """Leave out the sources whose key a later source takes (on_collision="last", rule 16)."""
+    ordinal = 0
+    for item in found:
+        if isinstance(item, Transfer):
+            last = ledger.last(item.key)
+            if last is not None and last[1] > ordinal and last[0] != item.source.path:
+                item = _superseded(item, last[0])
+            ordinal += 1
+        yield item
+
+
+def _first_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
+    for item in found:
+        if isinstance(item, Transfer):
+            item = claim_first(item, ledger)
+        yield item
+
+
+def claim_first(transfer: Transfer, ledger: KeyLedger) -> Transfer | SourceProblem:
+    """The transfer, or a KeyCollision where another source has its key already. Blocks."""
+    for key, first, second in ledger.claim([(transfer.key, transfer.source.path, 0)]):
+        error = collision_error(key, first, second)
+        return SourceProblem(second, error, entry=transfer.source.entry, skippable=False)
+    return transfer
+
+
+def _superseded(transfer: Transfer, by: str) -> Skip:
+    return Skip(
+        source=transfer.source.path,
+        key=transfer.key,
+        url="",
+        size_bytes=transfer.source.size_bytes,
+        reason=f"{by} goes to the same key and comes later",
+        already_there=False,
+        entry=transfer.source.entry,
+    )

@@ -1,0 +1,212 @@
+"""One transfer, from a routed name to its outcomes: look, read once, put to every destination, verify.
+
+The steps of `Publisher.publish`:
+ 1. every leg looks at what is there and decides: send, skip, or compare;
+ 2. the file is read once; comparisons are settled from the same bytes;
+ 3. the legs that need them get the bytes, at the same time: whole, or in parts (see parts.py);
+ 4. the outcomes are worded; nothing is a Receipt before its destination's answer was compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.config import Limits, Policies
+from asyncsink.destinations.base import Destination
+from asyncsink.engine.budget import ByteBudget
+from asyncsink.engine.legs import Leg, each
+from asyncsink.engine.outcomes import Ending, word_outcomes
+from asyncsink.engine.parts import PartsTransfer
+from asyncsink.engine.progress import Progress
+from asyncsink.engine.reading import (
+    PIECE_BYTES,
+    Outgrown,
+    compare_piece,
+    digest_body,
+    open_as_found,
+    read_whole,
+    still_outgrown,
+)
+from asyncsink.errors import AsyncSinkError, IntegrityError
+from asyncsink.integrity.sameness import CompareWith, Digests, LookCloser, SamenessDigester, conclude
+from asyncsink.model import Outcome, Transfer
+from asyncsink.s3.part_plan import plan_parts
+from asyncsink.sources.reader import OpenSource
+
+CHEAP_MD5_BYTES_MAX = 8 * 1024 * 1024
+"""Up to this size, an MD5 of the file costs less than asking the server for another checksum."""
+
+
+class Publisher:
+    """Publishes one transfer at a time per call; calls run concurrently and share the byte budget and the threads."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        copy: Destination | None,
+        *,
+        policies: Policies,
+        limits: Limits,
+        budget: ByteBudget,
+        threads: CapacityLimiter,
+        progress: Progress,
+        dry_run: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self._destination = destination
+        self._copy = copy
+        self._policies = policies
+        self._limits = limits
+        self._budget = budget
+        self._threads = threads
+        self._progress = progress
+        self._dry_run = dry_run
+        self._clock = clock
+
+    async def publish(self, transfer: Transfer) -> list[Outcome]:
+        """Publish, and say how it ended: one outcome, and a Failure beside it where only the local copy failed.
+
+        Cancelled, it aborts what it began (shielded, bounded) and leaves nothing behind.
+        """
+        started = self._clock()
+        ending = Ending(transfer)
+        corrected = refreshed = False
+        while True:
+            ending.reset(self._legs())
+            try:
+                await self._attempt(ending)
+            except Outgrown as outgrown:
+                if refreshed:
+                    ending.source_error = still_outgrown(transfer.source)
+                else:
+                    refreshed = True
+                    ending.transfer = Transfer(outgrown.found, transfer.key, transfer.local)
+                    continue
+            except AsyncSinkError as error:
+                ending.source_error = error
+            if isinstance(ending.legs[0].error, IntegrityError) and not corrected:
+                # Damage on the way is repaired by reading and sending once more; a second time it is reported.
+                corrected = True
+                continue
+            return word_outcomes(ending, self._clock() - started, self._policies)
+
+    def _legs(self) -> list[Leg]:
+        legs = [Leg(self._destination)]
+        if self._copy is not None:
+            legs.append(Leg(self._copy))
+        return legs
+
+    async def _attempt(self, ending: Ending) -> None:
+        size = ending.transfer.source.size_bytes
+        for leg in ending.legs:
+            leg.destination.check_size(ending.transfer)
+        await self._look(ending.transfer, ending.legs)
+        if size < self._limits.multipart_threshold_bytes:
+            await self._whole(ending)
+        else:
+            await self._in_parts(ending)
+        if ending.legs[0].same:
+            self._progress.bytes_done += size
+
+    async def _look(self, transfer: Transfer, legs: Sequence[Leg], *, closely: bool = False) -> None:
+        size = transfer.source.size_bytes
+        ours = [plan_parts(size, self._limits.part_size_bytes).part_size_bytes] if size else []
+
+        async def look(leg: Leg) -> None:
+            await leg.look(
+                transfer, self._policies, cheap_md5_bytes_max=CHEAP_MD5_BYTES_MAX, part_sizes=ours, closely=closely
+            )
+
+        await each(legs, look)
+
+    async def _whole(self, ending: Ending) -> None:
+        transfer, legs = ending.transfer, ending.legs
+        if self._nothing_to_read(legs):
+            return
+        async with self._budget.reserve(transfer.source.size_bytes):
+            comparing = _comparing(legs)
+            read = partial(read_whole, transfer.source, self._policies.algorithm, _compares(comparing))
+            reading = await anyio.to_thread.run_sync(read, limiter=self._threads)
+            ending.checksum = reading.checksum
+            await self._settle(transfer, comparing, reading.digests)
+            while comparing := _comparing(legs):
+                digest = partial(digest_body, reading.body, _compares(comparing))
+                digests = await anyio.to_thread.run_sync(digest, limiter=self._threads)
+                await self._settle(transfer, comparing, digests)
+            sending = [leg for leg in legs if leg.alive]
+            if self._dry_run or not sending:
+                return
+
+            async def put(leg: Leg) -> None:
+                await leg.attempt(lambda: leg.destination.put(transfer, reading.body, reading.checksum))
+
+            await each(sending, put)
+            if legs[0].stored is not None:
+                self._progress.bytes_done += transfer.source.size_bytes
+
+    async def _in_parts(self, ending: Ending) -> None:
+        transfer, legs = ending.transfer, ending.legs
+        if self._nothing_to_read(legs):
+            return
+        opening = partial(open_as_found, transfer.source)
+        source = await anyio.to_thread.run_sync(opening, limiter=self._threads)
+        try:
+            while comparing := _comparing(legs):
+                digests = await self._digest(source, _compares(comparing))
+                ending.checksum = digests[0].checksums.get(self._policies.algorithm or "MD5")
+                await self._settle(transfer, comparing, digests)
+            sending = [leg for leg in legs if leg.alive]
+            if self._dry_run or not sending:
+                return
+            parts = PartsTransfer(
+                transfer,
+                source,
+                sending,
+                plan_parts(source.size_bytes, self._limits.part_size_bytes),
+                algorithm=self._policies.algorithm,
+                budget=self._budget,
+                threads=self._threads,
+                runners_max=self._limits.concurrency_max,
+                progress=self._progress,
+            )
+            ending.checksum = await parts.run()
+        finally:
+            source.close()
+
+    def _nothing_to_read(self, legs: Sequence[Leg]) -> bool:
+        return not _comparing(legs) and (self._dry_run or not any(leg.alive for leg in legs))
+
+    async def _digest(self, source: OpenSource, compares: Sequence[CompareWith]) -> list[Digests]:
+        """Read the file once, piece by piece, for its digests; it must not change meanwhile."""
+        digesters = [SamenessDigester(compare) for compare in compares]
+        for offset in range(0, source.size_bytes, PIECE_BYTES):
+            length = min(PIECE_BYTES, source.size_bytes - offset)
+            async with self._budget.reserve(length):
+                piece = partial(compare_piece, source, offset, length, digesters)
+                await anyio.to_thread.run_sync(piece, limiter=self._threads)
+        await anyio.to_thread.run_sync(source.check_unchanged, limiter=self._threads)
+        return [digester.digests() for digester in digesters]
+
+    async def _settle(self, transfer: Transfer, comparing: Sequence[Leg], digests: Sequence[Digests]) -> None:
+        """Draw the conclusions; legs whose comparison was not final look closer and decide again."""
+        closer = []
+        for leg, found in zip(comparing, digests, strict=True):
+            assert leg.comparing is not None
+            assert leg.existing is not None  # something is there: it is being compared
+            leg.decision = conclude(leg.comparing, leg.existing, found)
+            if isinstance(leg.decision, LookCloser):
+                closer.append(leg)
+        if closer:
+            await self._look(transfer, closer, closely=True)
+
+
+def _comparing(legs: Sequence[Leg]) -> list[Leg]:
+    return [leg for leg in legs if leg.comparing is not None]
+
+
+def _compares(legs: Sequence[Leg]) -> list[CompareWith]:
+    return [leg.comparing for leg in legs if leg.comparing is not None]

@@ -1,0 +1,100 @@
+"""Reading a source once, in a reader thread: bytes, checksum, and whatever is needed to compare it with what is there.
+
+Every function here blocks and runs in a worker thread; none outlives its call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from asyncsink.destinations.base import ByteBody
+from asyncsink.errors import SourceChanged
+from asyncsink.integrity.checksums import checksum_of
+from asyncsink.integrity.sameness import CompareWith, Digests, SamenessDigester
+from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile
+from asyncsink.sources.problems import translate
+from asyncsink.sources.reader import OpenSource
+
+PIECE_BYTES = 8 * 1024 * 1024
+"""What is read at a time while a large file is compared."""
+
+
+class Outgrown(Exception):
+    """The file is no longer what the walk found; `found` is what it is now. Nothing was read, nothing is wrong yet."""
+
+    def __init__(self, found: SourceFile) -> None:
+        super().__init__(found.path)
+        self.found = found
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A whole small file: its bytes, the checksum that will be sent, and the digests of each comparison."""
+
+    body: ByteBody
+    checksum: Checksum | None
+    digests: tuple[Digests, ...]
+
+
+def open_as_found(file: SourceFile) -> OpenSource:
+    """Open `file`.
+
+    Raises:
+        SourceError: it cannot be opened.
+        Outgrown: its size or time is not what the walk found, so that what was planned for it may not fit.
+    """
+    try:
+        return OpenSource(file)
+    except SourceChanged:
+        try:
+            now = os.stat(file.path)
+        except OSError as error:
+            raise translate(file.path, error) from error
+        raise Outgrown(replace(file, size_bytes=now.st_size, mtime_ns=now.st_mtime_ns)) from None
+
+
+def read_whole(file: SourceFile, algorithm: ChecksumAlgorithm | None, compares: Sequence[CompareWith]) -> Reading:
+    """Open, read, checksum and look again.
+
+    Raises:
+        SourceError: unreadable, or changed while it was read.
+        Outgrown: see `open_as_found`.
+    """
+    with open_as_found(file) as source:
+        body = source.read_all()
+        source.check_unchanged()
+    checksum = None if algorithm is None else checksum_of(body, algorithm)
+    return Reading(body, checksum, digest_body(body, compares))
+
+
+def digest_body(body: ByteBody, compares: Sequence[CompareWith]) -> tuple[Digests, ...]:
+    """The digests that each comparison asks for."""
+    digesters = [SamenessDigester(compare) for compare in compares]
+    for digester in digesters:
+        digester.update(body)
+    return tuple(digester.digests() for digester in digesters)
+
+
+def read_part(
+    source: OpenSource, offset: int, length: int, algorithm: ChecksumAlgorithm | None
+) -> tuple[ByteBody, Checksum | None]:
+    """One part and its checksum."""
+    body = source.read_part(offset, length)
+    return body, None if algorithm is None else checksum_of(body, algorithm)
+
+
+def compare_piece(source: OpenSource, offset: int, length: int, digesters: Sequence[SamenessDigester]) -> None:
+    """Feed one piece of the file to the digesters."""
+    piece = source.read_part(offset, length)
+    for digester in digesters:
+        digester.update(piece)
+
+
+def still_outgrown(file: SourceFile) -> SourceChanged:
+    """The error for a file whose size moves between every two looks."""
+    return SourceChanged(
+        f"{file.path} changes faster than it can be opened (expected {file.size_bytes:,} bytes); nothing was published. "
+        "Export it again when its writer is done."
+    )

@@ -1,0 +1,246 @@
+"""One run's parts, put together: destinations, recorder, tuner, publisher, pipeline; and the report at its end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import anyio
+from anyio import CapacityLimiter
+
+from asyncsink.config import LocalTarget, S3Target, Settings
+from asyncsink.destinations.base import Destination, Outlook
+from asyncsink.destinations.local import LocalDestination
+from asyncsink.destinations.s3 import S3Destination
+from asyncsink.engine.budget import ByteBudget
+from asyncsink.engine.events import Events
+from asyncsink.engine.pipeline import Pipeline
+from asyncsink.engine.progress import Progress
+from asyncsink.engine.publishing import Publisher
+from asyncsink.engine.recorder import Recorder
+from asyncsink.engine.tuner import Tuner
+from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, PermanentError, RetryableError
+from asyncsink.report.manifest import ManifestHeader, ManifestWriter
+from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.s3.credentials import bucket_settings
+from asyncsink.s3.stack import S3Stack, open_stack
+
+PREPARE_ATTEMPTS_MAX = 4
+"""Attempts of the first request: a wrong endpoint should be told in seconds, not in minutes."""
+
+
+@dataclass(slots=True)
+class Run:
+    """A run whose destinations are ready.
+
+    Attributes:
+        destination, copy: where files go; `copy` is None without local_copy.
+        target: the target in use: the settings' own, or the local directory that stands in for an unreachable bucket.
+        log: every outcome.
+    """
+
+    settings: Settings
+    destination: Destination
+    copy: Destination | None
+    target: S3Target | LocalTarget
+    stack: S3Stack | None
+    log: OutcomeLog
+    events: Events
+    pipeline: Pipeline
+    threads: CapacityLimiter
+    started: float
+    clock: Callable[[], float]
+    interrupted: bool = True
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since the run began, its survey included."""
+        return self.clock() - self.started
+
+    @property
+    def requests(self) -> int:
+        """Requests sent to S3."""
+        return self.stack.requests if self.stack is not None else 0
+
+    @property
+    def retries(self) -> int:
+        """Attempts beyond the first."""
+        return self.stack.retries if self.stack is not None else 0
+
+
+@dataclass(slots=True)
+class Opening:
+    """What is needed to open a run, besides its outlook.
+
+    Attributes:
+        threads: reader threads, shared with the survey.
+        started: when the run began, by `clock`.
+    """
+
+    settings: Settings
+    progress: Progress = field(default_factory=Progress)
+    events: Events = field(default_factory=Events)
+    dry_run: bool = False
+    clock: Callable[[], float] = time.monotonic
+    threads: CapacityLimiter | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @asynccontextmanager
+    async def open(self, outlook: Outlook) -> AsyncIterator[Run]:
+        """Open the destinations, check that they can be used, and assemble the run. No object is sent.
+
+        Raises:
+            ConfigError, TransferError: the run cannot start.
+        """
+        settings = self.settings
+        threads = self.threads or CapacityLimiter(settings.limits.reader_threads)
+        async with AsyncExitStack() as exits:
+            log = OutcomeLog()
+            destination, target, s3 = await self._open_destination(exits, outlook, threads)
+            copy = await self._open_copy(exits, threads)
+            # Last: a run that cannot start must not empty the manifest of the one before.
+            manifest = await self._open_manifest(target)
+            recorder = Recorder(log, manifest, self.events.emit)
+            tuner = Tuner(s3.pacer, settings.limits, self.events.emit) if s3 is not None else None
+            publisher = Publisher(
+                destination,
+                copy,
+                policies=settings.policies,
+                limits=settings.limits,
+                budget=ByteBudget(settings.limits.memory_bytes),
+                threads=threads,
+                progress=self.progress,
+                dry_run=self.dry_run,
+                clock=self.clock,
+            )
+            pipeline = Pipeline(
+                publisher,
+                recorder,
+                tuner,
+                policies=settings.policies,
+                limits=settings.limits,
+                progress=self.progress,
+            )
+            exits.callback(pipeline.close)
+            run = Run(
+                settings, destination, copy, target, s3, log, self.events, pipeline, threads, self.started, self.clock
+            )
+            try:
+                yield run
+            finally:
+                if manifest is not None:
+                    with anyio.CancelScope(shield=True):
+                        await manifest.close(interrupted=run.interrupted)
+
+    async def _open_manifest(self, target: S3Target | LocalTarget) -> ManifestWriter | None:
+        if not self.settings.manifest:
+            return None
+        if isinstance(target, S3Target):
+            header = ManifestHeader(
+                destination=f"s3://{target.bucket}/{target.prefix}".rstrip("/"),
+                endpoint_url=target.endpoint_url,
+                region=target.region,
+                addressing_style=target.addressing_style,
+            )
+        else:
+            header = ManifestHeader(destination=target.url)
+        manifest = ManifestWriter(self.settings.manifest, header)
+        await manifest.open()
+        return manifest
+
+    async def _open_destination(
+        self, exits: AsyncExitStack, outlook: Outlook, threads: CapacityLimiter
+    ) -> tuple[Destination, S3Target | LocalTarget, S3Stack | None]:
+        target = self.settings.target
+        if isinstance(target, LocalTarget):
+            return await self._open_local(exits, target, threads), target, None
+        try:
+            destination, target, s3 = await self._open_s3(exits, target, outlook, threads)
+        except (RetryableError, PermanentError, CredentialsError) as error:
+            if self.settings.policies.on_unreachable != "local":
+                raise
+            stand_in = stand_in_directory(target)
+            self.events.notice(
+                f"The bucket cannot be used ({error}) Every file is kept in {stand_in.directory} instead; nothing "
+                "is on S3."
+            )
+            return await self._open_local(exits, stand_in, threads), stand_in, None
+        return destination, target, s3
+
+    async def _open_s3(
+        self, exits: AsyncExitStack, target: S3Target, outlook: Outlook, threads: CapacityLimiter
+    ) -> tuple[Destination, S3Target, S3Stack]:
+        settings = self.settings
+        if settings.caller_bucket is not None:
+            # Rule 24: an override replaces the bucket, never a part of the key.
+            target = replace(target, bucket=(await bucket_settings(settings.caller_bucket)).name)
+        s3 = await exits.enter_async_context(
+            open_stack(target, settings.retry, settings.limits, caller_bucket=settings.caller_bucket)
+        )
+        destination = S3Destination(
+            s3.transport,
+            target,
+            objects=settings.objects,
+            retry=settings.retry,
+            threads=threads,
+            lane=s3.lane,
+            notice=self.events.notice,
+            look_first=settings.policies.overwrite != "always",
+        )
+        exits.push_async_callback(destination.aclose)
+        with s3.transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
+            await destination.prepare(outlook)
+        return destination, target, s3
+
+    async def _open_local(
+        self, exits: AsyncExitStack, target: LocalTarget, threads: CapacityLimiter, *, use_local_key: bool = False
+    ) -> LocalDestination:
+        related = self.settings.policies.related_files and use_local_key
+        destination = LocalDestination(target, limiter=threads, use_local_key=use_local_key, related_files=related)
+        exits.push_async_callback(destination.aclose)
+        if not self.dry_run:
+            await destination.prepare(Outlook(objects_total=None, common_prefix="", sample_key=""))
+        return destination
+
+    async def _open_copy(self, exits: AsyncExitStack, threads: CapacityLimiter) -> LocalDestination | None:
+        target = self.settings.local_copy
+        return None if target is None else await self._open_local(exits, target, threads, use_local_key=True)
+
+
+def stand_in_directory(target: S3Target) -> LocalTarget:
+    """~/s3_datasink_<bucket>, which keeps what an unreachable bucket would have been given (rule 46)."""
+    directory = os.path.join(
+        os.path.expanduser("~"), f"s3_datasink_{target.bucket.replace('/', '_').replace(':', '_')}"
+    )
+    return LocalTarget(directory=directory, url=directory)
+
+
+def surface(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception that a caller should see instead of a task group's.
+
+    One of ours that stopped the run, else a bug as it is, else the group itself (nothing but cancellation).
+    """
+    leaves = list(_leaves(group))
+    for kind in (AsyncSinkError, Exception):
+        for leaf in leaves:
+            if isinstance(leaf, kind):
+                return leaf
+    return leaves[0] if leaves else group
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Sequence[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return found
+
+
+def check_bucket_given(settings: Settings) -> None:
+    """Refuse a `bucket` beside a local destination: it would be ignored."""
+    if settings.caller_bucket is not None and isinstance(settings.target, LocalTarget):
+        raise ConfigError(
+            f"bucket is given, but the destination {settings.target.url} is a local directory; expected s3://bucket/prefix."
+        )

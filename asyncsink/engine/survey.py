@@ -1,0 +1,123 @@
+"""The look before the first byte is sent: count everything, and refuse what cannot be right.
+
+A source that can be walked twice is walked once for this. It finds missing and unreadable sources, illegal keys and
+collisions while nothing has been sent yet, and learns the totals and the keys' common prefix.
+"""
+
+from __future__ import annotations
+
+import os.path
+from dataclasses import dataclass, field
+
+from anyio import CapacityLimiter
+
+from asyncsink.config import Policies
+from asyncsink.destinations.base import Outlook
+from asyncsink.engine.discover import Discovery, batches
+from asyncsink.engine.ledger import KeyLedger
+from asyncsink.errors import AsyncSinkError
+from asyncsink.model import SourceProblem, Transfer
+from asyncsink.routing.collisions import collision_error
+
+PROBLEMS_KEPT = 20
+"""Problems that are remembered with their sentences; the rest are only counted."""
+SURVEY_BATCH = 1000
+
+
+@dataclass(slots=True)
+class Survey:
+    """What the walk found.
+
+    Attributes:
+        objects_total: files and reported skips.
+        bytes_total: bytes of all files.
+        ledger: which source has which key, where keys could meet; else None. The caller closes it.
+    """
+
+    objects_total: int = 0
+    bytes_total: int = 0
+    ledger: KeyLedger | None = None
+    sample_key: str = ""
+    _least: str | None = None
+    _greatest: str = ""
+    _problems: list[AsyncSinkError] = field(default_factory=list)
+    _problems_total: int = 0
+
+    @property
+    def outlook(self) -> Outlook:
+        """What a destination wants to know."""
+        prefix = os.path.commonprefix([self._least or "", self._greatest]) if self._least is not None else ""
+        return Outlook(objects_total=self.objects_total, common_prefix=prefix, sample_key=self.sample_key)
+
+    def add(self, found: Transfer | SourceProblem, policies: Policies) -> None:
+        """Count one entry of the walk."""
+        if isinstance(found, SourceProblem):
+            self.objects_total += 1
+            if not (found.skippable and policies.on_missing == "skip"):
+                self.refuse(found.error)
+            return
+        self.objects_total += 1
+        self.bytes_total += found.source.size_bytes
+        key = found.key
+        if self._least is None:
+            self._least = self._greatest = self.sample_key = key
+        elif key < self._least:
+            self._least = key
+        elif key > self._greatest:
+            self._greatest = key
+
+    def refuse(self, error: AsyncSinkError) -> None:
+        """Remember a problem that forbids the run."""
+        self._problems_total += 1
+        if len(self._problems) < PROBLEMS_KEPT:
+            self._problems.append(error)
+
+    def raise_problems(self) -> None:
+        """Raise the first problem; its `problems` holds it and the others that were kept."""
+        if not self._problems:
+            return
+        first = self._problems[0]
+        if self._problems_total > 1:
+            others = self._problems_total - 1
+            first.args = (
+                f"{first} ({others:,} more {'problem' if others == 1 else 'problems'} found; nothing was sent)",
+            )
+        first.problems = tuple(self._problems)
+        raise first
+
+
+async def take_survey(discovery: Discovery, *, policies: Policies, limiter: CapacityLimiter) -> Survey:
+    """Walk the source once, sending nothing.
+
+    Raises:
+        ConfigError, SourceError: something cannot be published and no policy says to skip it.
+    """
+    survey = Survey()
+    if discovery.may_collide:
+        survey.ledger = KeyLedger()
+    try:
+        ordinal = 0
+        async for batch in batches(iter(discovery), limiter=limiter, size=SURVEY_BATCH):
+            for found in batch:
+                survey.add(found, policies)
+            if survey.ledger is not None:
+                ordinal = _claim(survey, batch, ordinal, policies)
+        survey.raise_problems()
+    except BaseException:
+        if survey.ledger is not None:
+            survey.ledger.close()
+        raise
+    return survey
+
+
+def _claim(survey: Survey, batch: list[Transfer | SourceProblem], ordinal: int, policies: Policies) -> int:
+    assert survey.ledger is not None
+    claims = []
+    for found in batch:
+        if isinstance(found, Transfer):
+            claims.append((found.key, found.source.path, ordinal))
+            ordinal += 1
+    for key, first, second in survey.ledger.claim(claims):
+        if policies.on_collision == "error":
+            survey.refuse(collision_error(key, first, second))
+    return ordinal

@@ -1,0 +1,57 @@
+"""Looks at the pacer at a steady beat and moves its limit as the policy says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from asyncsink.config import Limits
+from asyncsink.engine.concurrency import Sample, State, next_state
+from asyncsink.model import Event, LimitChanged
+from asyncsink.s3.pacing import Pacer
+
+BEAT_SECONDS = 0.5
+
+
+class Tuner:
+    """Adaptive concurrency: mechanism around the pure policy in concurrency.py."""
+
+    def __init__(
+        self,
+        pacer: Pacer,
+        limits: Limits,
+        emit: Callable[[Event], Awaitable[None]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self._pacer = pacer
+        self._limit_max = limits.concurrency_max
+        self._emit = emit
+        self._clock = clock
+        self._sleep = sleep
+        self._state = State(limit=pacer.limit)
+
+    def __repr__(self) -> str:
+        return f"<Tuner limit {self._state.limit} of {self._limit_max}: {self._state.reason}>"
+
+    async def run(self) -> None:
+        """Tune until cancelled."""
+        before = self._clock()
+        while True:
+            await self._sleep(BEAT_SECONDS)
+            now = self._clock()
+            await self.step(now - before)
+            before = now
+
+    async def step(self, seconds: float) -> None:
+        """One look, `seconds` after the last."""
+        window = self._pacer.take_window()
+        sample = Sample(seconds, window.requests, window.bytes, window.throttled, window.errors, window.saturated)
+        state = next_state(self._state, sample, limit_min=1, limit_max=self._limit_max)
+        if state.limit != self._state.limit:
+            self._pacer.limit = state.limit
+            await self._emit(LimitChanged(self._state.limit, state.limit, state.reason))
+        self._state = state

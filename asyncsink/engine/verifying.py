@@ -1,0 +1,269 @@
+"""Is everything that a manifest promises still there? One HEAD per object, or its bytes read back.
+
+A record is proven by the strongest thing both sides know: the full-object checksum, else the ETag, else (with
+`read_back`) the bytes themselves. Size alone proves nothing and counts as a problem, with the advice to read back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.config import LocalTarget, S3Target, Secret, Settings
+from asyncsink.engine.discover import batches
+from asyncsink.errors import AsyncSinkError, ObjectMissing
+from asyncsink.integrity.checksums import Digester, is_composite
+from asyncsink.model import Checksum, Receipt, Skip
+from asyncsink.options import parse_options
+from asyncsink.report.manifest import ManifestEnd, ManifestRecord, read_manifest
+from asyncsink.s3.operations import GetObject, HeadObject, ObjectHead
+from asyncsink.s3.stack import open_stack
+from asyncsink.s3.transport import Transport
+
+PIECE_BYTES = 8 * 1024 * 1024
+PROBLEMS_KEPT = 1000
+"""Problems that are kept with their sentences; all are counted."""
+
+Promise = Receipt | Skip
+
+
+class Unproven(AsyncSinkError):
+    """A promise of a manifest does not hold, or cannot be proven; the text completes "object X: …"."""
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What became of a manifest's promises.
+
+    Attributes:
+        manifest: path of the manifest.
+        checked: records that were looked at.
+        confirmed_by: how many were proven by "checksum", "etag" or "read-back".
+        problems_total: how many were not.
+        problems: (source, url, sentence), the first thousand of them.
+        incomplete: "" or a sentence: the manifest's own run did not end in order, or did not publish everything.
+    """
+
+    manifest: str
+    checked: int = 0
+    confirmed_by: Counter[str] = field(default_factory=Counter)
+    problems_total: int = 0
+    problems: list[tuple[str, str, str]] = field(default_factory=list)
+    incomplete: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every promise holds and the run had ended in order."""
+        return not self.problems_total and not self.incomplete
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "manifest": self.manifest,
+            "ok": self.ok,
+            "objects_total": self.checked,
+            "objects_failed": self.problems_total,
+            "confirmed_by": dict(self.confirmed_by),
+            "incomplete": self.incomplete,
+            "failures": [{"source": s, "url": u, "message": m} for s, u, m in self.problems],
+        }
+
+    def summary(self) -> str:
+        """A few lines for a person."""
+        proofs = ", ".join(f"{how}: {number:,}" for how, number in sorted(self.confirmed_by.items()))
+        good = self.checked - self.problems_total
+        lines = [f"{good:,} of {self.checked:,} objects are as {self.manifest} says{f' ({proofs})' if proofs else ''}."]
+        if self.problems_total:
+            lines.append(f"{self.problems_total:,} are not.")
+        if self.incomplete:
+            lines.append(self.incomplete)
+        return "\n".join(lines)
+
+    def problem(self, promise: Promise, message: str) -> None:
+        """Count a promise that does not hold."""
+        self.problems_total += 1
+        if len(self.problems) < PROBLEMS_KEPT:
+            self.problems.append((promise.source, promise.url, message))
+
+
+async def verify_manifest(
+    path: str | os.PathLike[str],
+    *,
+    read_back: bool = False,
+    options: Mapping[str, Any] | None = None,
+    observe: Callable[[int], None] | None = None,
+) -> VerifyReport:
+    """Check every object that a manifest lists, receipts and "already there" alike.
+
+    Args:
+        path: a manifest that `export` wrote.
+        read_back: download every object and compute its checksum again.
+        options: how to reach the bucket, where the manifest's own header does not say it or says it no longer
+            (endpoint_url, region, profile, creds_path, sse for a customer key, …).
+        observe: called with the number of records checked so far.
+
+    Raises:
+        ConfigError: the manifest is missing or malformed, or the options are wrong.
+        TransferError: the bucket cannot be reached at all.
+
+    Cancelled, it stops; nothing is written anywhere.
+    """
+    threads = CapacityLimiter(2)
+    header, records = await anyio.to_thread.run_sync(read_manifest, path, limiter=threads)
+    settings = _settings(header.destination, header, options or {})
+    report = VerifyReport(os.fspath(path))
+    async with _open_prover(settings, read_back) as prove:
+        await _check_all(records, report, prove, settings, threads, observe)
+    return report
+
+
+class Prover:
+    """Proves promises against a bucket, or against local files."""
+
+    def __init__(self, transport: Transport | None, secret: Secret | None, read_back: bool) -> None:
+        self._transport = transport
+        self._secret = secret
+        self._read_back = read_back
+
+    async def prove(self, promise: Promise) -> str:
+        """How the promise was proven.
+
+        Raises:
+            AsyncSinkError: it was not; the sentence says why.
+        """
+        if self._transport is None:
+            return await anyio.to_thread.run_sync(_prove_file, promise)
+        head = await self._transport.send(HeadObject(key=promise.key, sse_customer_key=self._secret))
+        if head.size_bytes != promise.size_bytes:
+            raise Unproven(f"it has {head.size_bytes:,} bytes; {promise.size_bytes:,} were published")
+        if self._read_back and promise.checksum is not None and not is_composite(promise.checksum.value):
+            return await self._read(self._transport, promise, promise.checksum, head)
+        return _prove_head(promise, head)
+
+    async def _read(self, transport: Transport, promise: Promise, checksum: Checksum, head: ObjectHead) -> str:
+        digester = Digester([checksum.algorithm])
+        for offset in range(0, promise.size_bytes, PIECE_BYTES):
+            length = min(PIECE_BYTES, promise.size_bytes - offset)
+            piece = await transport.send(
+                GetObject(
+                    key=promise.key, offset=offset, length=length, if_match=head.etag, sse_customer_key=self._secret
+                )
+            )
+            if len(piece.data) != length:
+                raise Unproven(f"it ends after {offset + len(piece.data):,} bytes; expected {promise.size_bytes:,}")
+            await anyio.to_thread.run_sync(digester.update, piece.data)
+        found = digester.result(checksum.algorithm)
+        if found != checksum:
+            raise Unproven(f"its bytes have the checksum {found}; {checksum} was published")
+        return "read-back"
+
+
+def _prove_head(promise: Promise, head: ObjectHead) -> str:
+    wanted = promise.checksum
+    stored = head.checksums.get(wanted.algorithm) if wanted is not None else None
+    if wanted is not None and stored is not None:
+        if stored != wanted.value:
+            raise Unproven(f"its checksum is {wanted.algorithm}:{stored}; {wanted} was published")
+        return "checksum"
+    if promise.etag and head.etag:
+        if promise.etag != head.etag:
+            raise Unproven(f"its ETag is {head.etag}; {promise.etag} was published")
+        return "etag"
+    raise Unproven("the server tells neither checksum nor ETag; verify with read_back (--read-back)")
+
+
+def _prove_file(promise: Promise) -> str:
+    if promise.checksum is None or is_composite(promise.checksum.value):
+        raise Unproven("its checksum is not in the manifest")
+    digester = Digester([promise.checksum.algorithm])
+    try:
+        with open(promise.url, "rb") as file:  # noqa: PTH123 - descriptors, as everywhere in this package
+            while piece := file.read(PIECE_BYTES):
+                digester.update(piece)
+    except FileNotFoundError:
+        raise Unproven("it is not there") from None
+    except OSError as error:
+        raise Unproven(f"it cannot be read ({error.strerror})") from None
+    found = digester.result(promise.checksum.algorithm)
+    if found != promise.checksum:
+        raise Unproven(f"its bytes have the checksum {found}; {promise.checksum} was published")
+    return "read-back"
+
+
+async def _check_all(
+    records: Iterator[ManifestRecord],
+    report: VerifyReport,
+    prover: Prover,
+    settings: Settings,
+    threads: CapacityLimiter,
+    observe: Callable[[int], None] | None,
+) -> None:
+    send, receive = anyio.create_memory_object_stream[Promise](settings.limits.queue_transfers)
+    ended: ManifestEnd | None = None
+    failed = 0
+
+    async def work() -> None:
+        async for promise in receive:
+            try:
+                report.confirmed_by[await prover.prove(promise)] += 1
+            except ObjectMissing:
+                report.problem(promise, "it is not there")
+            except AsyncSinkError as error:
+                report.problem(promise, str(error))
+            report.checked += 1
+            if observe is not None:
+                observe(report.checked)
+
+    with send, receive:
+        async with anyio.create_task_group() as group:
+            for _ in range(settings.limits.concurrency_start):
+                group.start_soon(work)
+            async for batch in batches(records, limiter=threads):
+                for record in batch:
+                    if isinstance(record, ManifestEnd):
+                        ended = record
+                    elif isinstance(record, Receipt) or (isinstance(record, Skip) and record.already_there):
+                        await send.send(record)
+                    else:
+                        failed += 1
+            send.close()
+    report.incomplete = _incomplete(ended, failed)
+
+
+def _incomplete(ended: ManifestEnd | None, failed: int) -> str:
+    if ended is None:
+        return "The manifest has no end: its run was killed, and may have published more than it lists."
+    if ended.interrupted:
+        return "The manifest's run was interrupted before everything was published."
+    if failed:
+        return f"The manifest's own run left {failed:,} {'entry' if failed == 1 else 'entries'} unpublished."
+    return ""
+
+
+def _settings(destination: str, header: Any, options: Mapping[str, Any]) -> Settings:
+    known = {
+        "endpoint_url": header.endpoint_url or None,
+        "region": header.region or None,
+        "addressing_style": header.addressing_style or None,
+    }
+    return parse_options(destination, {**known, **{k: v for k, v in options.items() if v is not None}})
+
+
+@asynccontextmanager
+async def _open_prover(settings: Settings, read_back: bool) -> AsyncIterator[Prover]:
+    target = settings.target
+    if isinstance(target, LocalTarget):
+        yield Prover(None, None, read_back)
+        return
+    assert isinstance(target, S3Target)
+    async with open_stack(target, settings.retry, settings.limits, caller_bucket=settings.caller_bucket) as stack:
+        yield Prover(stack.transport, settings.objects.sse_customer_key, read_back)

@@ -1,0 +1,199 @@
+"""Every error asyncsink raises or reports.
+
+    AsyncSinkError
+    ├ ConfigError              before any I/O
+    │  ├ CredentialsError
+    │  └ RoutingError
+    │     ├ InvalidKey
+    │     └ KeyCollision
+    ├ SourceError
+    │  ├ SourceMissing
+    │  ├ SourceUnreadable
+    │  └ SourceChanged
+    ├ TransferError            .transfer .operation .attempts .elapsed_seconds
+    │  ├ RetryableError        Throttled, ConnectionLost, Stalled, RequestTimeout,
+    │  │                       ServerFault, ClockSkew, ExpiredCredentials
+    │  └ PermanentError        AccessDenied, BucketMissing, PreconditionFailed,
+    │                          DestinationFull, EntityTooLarge, UploadMissing, ObjectMissing
+    ├ IntegrityError           .expected .actual
+    ├ JournalError             stops the run
+    └ ExportFailed             .report holds every Failure
+
+One file's failure is a value in the report. Only a ConfigError, a JournalError or a bug stops a run; an error that
+is raised before the first byte is sent also carries `.problems`, the other faults found in the same look.
+Messages name the source, the key, what was expected, what was found and what to do next; they never hold a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class AsyncSinkError(Exception):
+    """Base of every error of this package. `str(error)` is one sentence for a person."""
+
+    problems: Sequence[AsyncSinkError] = ()
+
+
+class ConfigError(AsyncSinkError):
+    """An option, a destination or a source description is wrong; nothing was sent."""
+
+
+class CredentialsError(ConfigError):
+    """Credentials are missing, unreadable, malformed or refused as unknown by the server."""
+
+
+class RoutingError(ConfigError):
+    """A source cannot be given a key."""
+
+
+class InvalidKey(RoutingError):
+    """The key breaks S3's rules or could leave the destination prefix."""
+
+
+class KeyCollision(RoutingError):
+    """Two sources were routed to one key."""
+
+
+class SourceError(AsyncSinkError):
+    """A source file cannot be published as it is."""
+
+
+class SourceMissing(SourceError):
+    """The source does not exist (any more), or is a link to nothing."""
+
+
+class SourceUnreadable(SourceError):
+    """The source exists but is no readable regular file (permissions, FIFO, socket, device, link loop)."""
+
+
+class SourceChanged(SourceError):
+    """The source changed while it was being read; nothing was published under its key."""
+
+
+class TransferError(AsyncSinkError):
+    """A request, or the writing of a local file, failed.
+
+    Attributes:
+        transfer: what was being published (a `model.Transfer`), or None for requests that serve no single transfer.
+        operation: the S3 operation's name ("PutObject"), or "local copy".
+        attempts: how often the request was sent.
+        elapsed_seconds: from the first attempt to the last answer, pauses included.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        transfer: object | None = None,
+        operation: str = "",
+        attempts: int = 1,
+        elapsed_seconds: float = 0.0,
+        code: str = "",
+        status: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.transfer = transfer
+        self.operation = operation
+        self.attempts = attempts
+        self.elapsed_seconds = elapsed_seconds
+        self.code = code
+        """S3's own error code ("SlowDown"), or an empty string."""
+        self.status = status
+        """The HTTP status, or 0 where there was no answer."""
+
+
+class RetryableError(TransferError):
+    """Sending the same request again may succeed.
+
+    Attributes:
+        retry_after_seconds: what the server asked for in `Retry-After` (RFC 9110, 10.2.3), or None.
+    """
+
+    retry_after_seconds: float | None = None
+
+
+class Throttled(RetryableError):
+    """503 SlowDown, 429 and their kin: everybody must slow down."""
+
+
+class ConnectionLost(RetryableError):
+    """The connection could not be made, was reset or was closed before the answer was whole."""
+
+
+class Stalled(RetryableError):
+    """No byte moved in either direction for `stall_seconds`."""
+
+
+class RequestTimeout(RetryableError):
+    """The server gave up waiting for the request's body (400 RequestTimeout)."""
+
+
+class ServerFault(RetryableError):
+    """Any other 5xx, or an `<Error>` in the body of a 200."""
+
+
+class ClockSkew(RetryableError):
+    """The local clock is too far from the server's (RequestTimeTooSkewed)."""
+
+
+class ExpiredCredentials(RetryableError):
+    """The session token expired; a refresh may give a new one."""
+
+
+class PermanentError(TransferError):
+    """Sending the same request again cannot succeed."""
+
+
+class AccessDenied(PermanentError):
+    """The credentials do not allow the operation (403, or EACCES on a local file)."""
+
+
+class BucketMissing(PermanentError):
+    """The bucket does not exist."""
+
+
+class PreconditionFailed(PermanentError):
+    """412: the object under the key is not what the condition demanded."""
+
+
+class DestinationFull(PermanentError):
+    """No space is left (ENOSPC, EDQUOT), or the server's quota is used up."""
+
+
+class EntityTooLarge(PermanentError):
+    """The object is larger than S3, or this server, stores."""
+
+
+class UploadMissing(PermanentError):
+    """The server does not know the multipart upload (NoSuchUpload)."""
+
+
+class ObjectMissing(PermanentError):
+    """No object is stored under the key (404 NoSuchKey)."""
+
+
+class IntegrityError(AsyncSinkError):
+    """What the server stored is not what was sent.
+
+    Attributes:
+        expected: the checksum, ETag or size of what was read.
+        actual: what the server answered.
+    """
+
+    def __init__(self, message: str, *, expected: str, actual: str) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.actual = actual
+
+
+class JournalError(AsyncSinkError):
+    """The journal cannot be read or written; the run stops."""
+
+
+class ExportFailed(AsyncSinkError):
+    """Something was not published. `report` holds every Failure."""
+
+    def __init__(self, message: str, *, report: object) -> None:
+        super().__init__(message)
+        self.report = report

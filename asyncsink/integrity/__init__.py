@@ -1,0 +1,1 @@
+"""Pure: checksums and their combination, and what counts as "the same object"."""

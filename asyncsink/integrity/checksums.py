@@ -1,0 +1,201 @@
+"""Pure: checksums as S3 writes them, whole, piece by piece, and combined from those of the parts.
+
+Values are base64 of the big-endian digest (S3 User Guide, "Checking object integrity in Amazon S3"). The CRCs run on
+the processor's own instructions (awscrt); SHA-256 and MD5 are hashlib's.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, NoReturn, Protocol
+
+from awscrt import checksums as crt
+
+from asyncsink.model import Checksum, ChecksumAlgorithm
+
+ByteBody = bytes | bytearray | memoryview
+
+FULL_OBJECT_ALGORITHMS: frozenset[ChecksumAlgorithm] = frozenset({"CRC64NVME", "CRC32C", "CRC32"})
+"""Algorithms whose value for a whole object follows from those of its parts, so that S3 keeps one for multipart objects
+too (`x-amz-checksum-type: FULL_OBJECT`)."""
+
+COMPOSITE_ALGORITHMS: frozenset[ChecksumAlgorithm] = frozenset({"CRC32C", "CRC32", "SHA256"})
+"""Algorithms for which S3 defines a checksum of part checksums (`x-amz-checksum-type: COMPOSITE`)."""
+
+
+class _Running(Protocol):
+    """A digest that is not finished; hashlib's objects are such."""
+
+    def update(self, piece: ByteBody, /) -> None: ...
+
+    def digest(self) -> bytes: ...
+
+
+class _CrcKind(NamedTuple):
+    compute: Callable[[ByteBody, int], int]
+    combine: Callable[[int, int, int], int]
+    width_bytes: int
+
+
+_CRCS: Mapping[ChecksumAlgorithm, _CrcKind] = {
+    "CRC64NVME": _CrcKind(crt.crc64nvme, crt.combine_crc64nvme, 8),
+    "CRC32C": _CrcKind(crt.crc32c, crt.combine_crc32c, 4),
+    "CRC32": _CrcKind(crt.crc32, crt.combine_crc32, 4),
+}
+_ALGORITHMS: tuple[ChecksumAlgorithm, ...] = (*_CRCS, "SHA256", "MD5")
+_PLAIN_ETAG = re.compile(r"[0-9a-fA-F]{32}")
+
+
+class _Crc:
+    __slots__ = ("_compute", "_value", "_width_bytes")
+
+    def __init__(self, kind: _CrcKind) -> None:
+        self._compute = kind.compute
+        self._width_bytes = kind.width_bytes
+        self._value = 0
+
+    def update(self, piece: ByteBody, /) -> None:
+        self._value = self._compute(piece, self._value)
+
+    def digest(self) -> bytes:
+        return self._value.to_bytes(self._width_bytes, "big")
+
+
+def _unknown(algorithm: object) -> NoReturn:
+    raise ValueError(f"checksum algorithm {algorithm!r} is not known; expected one of {', '.join(_ALGORITHMS)}.")
+
+
+def _begin(algorithm: ChecksumAlgorithm) -> _Running:
+    if (kind := _CRCS.get(algorithm)) is not None:
+        return _Crc(kind)
+    if algorithm == "SHA256":
+        return hashlib.sha256()
+    if algorithm == "MD5":
+        return hashlib.md5(usedforsecurity=False)
+    _unknown(algorithm)
+
+
+def _as_s3_writes(algorithm: ChecksumAlgorithm, digest: bytes) -> Checksum:
+    return Checksum(algorithm, base64.b64encode(digest).decode("ascii"))
+
+
+def digest_of(checksum: Checksum) -> bytes:
+    """The digest behind a full-object or part checksum, big-endian bytes.
+
+    Raises:
+        ValueError: the value is no base64 digest of its algorithm's length (a composite value, say).
+    """
+    try:
+        digest = base64.b64decode(checksum.value, validate=True)
+    except ValueError:
+        digest = b""
+    if len(digest) != len(_begin(checksum.algorithm).digest()):
+        raise ValueError(f"{checksum} is no base64 of a {checksum.algorithm} digest.")
+    return digest
+
+
+def checksum_of(data: ByteBody, algorithm: ChecksumAlgorithm) -> Checksum:
+    """The checksum of `data` (contiguous bytes).
+
+    Raises:
+        ValueError: the algorithm is not known.
+    """
+    running = _begin(algorithm)
+    running.update(data)
+    return _as_s3_writes(algorithm, running.digest())
+
+
+class Digester:
+    """Checksums by several algorithms at once, in one pass over the pieces of a body.
+
+    Raises:
+        ValueError: an algorithm is not known.
+    """
+
+    def __init__(self, algorithms: Iterable[ChecksumAlgorithm]) -> None:
+        self._running = {algorithm: _begin(algorithm) for algorithm in algorithms}
+
+    def update(self, piece: ByteBody) -> None:
+        """Take the next piece."""
+        for running in self._running.values():
+            running.update(piece)
+
+    def result(self, algorithm: ChecksumAlgorithm) -> Checksum:
+        """The checksum of everything taken so far; more pieces may follow.
+
+        Raises:
+            ValueError: the algorithm was not asked for when the digester was made.
+        """
+        if algorithm not in self._running:
+            raise ValueError(f"{algorithm!r} is not among the algorithms this digester was made with.")
+        return _as_s3_writes(algorithm, self._running[algorithm].digest())
+
+
+def combine(algorithm: ChecksumAlgorithm, parts: Iterable[tuple[Checksum, int]]) -> Checksum:
+    """The full-object checksum, from those of the parts in the object's order; no byte is read again.
+
+    Args:
+        algorithm: one of FULL_OBJECT_ALGORITHMS.
+        parts: each part's checksum and its length in bytes. None at all gives the checksum of an empty object.
+
+    Raises:
+        ValueError: the algorithm cannot be combined, or a part was given by another algorithm.
+    """
+    kind = _CRCS.get(algorithm)
+    if kind is None:
+        raise ValueError(
+            f"{algorithm} values of parts say nothing about the whole object; "
+            f"only {', '.join(sorted(FULL_OBJECT_ALGORITHMS))} can be combined."
+        )
+    value = 0
+    for checksum, length in parts:
+        value = kind.combine(value, int.from_bytes(_digest_by(algorithm, checksum), "big"), length)
+    return _as_s3_writes(algorithm, value.to_bytes(kind.width_bytes, "big"))
+
+
+def composite(algorithm: ChecksumAlgorithm, parts: Iterable[Checksum]) -> Checksum:
+    """S3's COMPOSITE value: the checksum of the concatenated part digests, then "-" and the number of parts.
+
+    Raises:
+        ValueError: S3 defines none for this algorithm, or a part was given by another algorithm.
+    """
+    if algorithm not in COMPOSITE_ALGORITHMS:
+        raise ValueError(
+            f"S3 defines no composite {algorithm} checksum, only {', '.join(sorted(COMPOSITE_ALGORITHMS))}."
+        )
+    digests = [_digest_by(algorithm, part) for part in parts]
+    whole = checksum_of(b"".join(digests), algorithm)
+    return Checksum(algorithm, f"{whole.value}-{len(digests)}")
+
+
+def _digest_by(algorithm: ChecksumAlgorithm, checksum: Checksum) -> bytes:
+    if checksum.algorithm != algorithm:
+        raise ValueError(f"a part has a {checksum.algorithm} checksum; {algorithm} was expected.")
+    return digest_of(checksum)
+
+
+def is_composite(value: str) -> bool:
+    """Whether a value that S3 sent is a checksum of part checksums: base64 itself has no "-"."""
+    return "-" in value
+
+
+def multipart_etag(part_md5s: Iterable[bytes]) -> str:
+    """The ETag S3 gives to a multipart object that is not encrypted with SSE-KMS or SSE-C.
+
+    It is the hexadecimal MD5 of the concatenated part MD5s, then "-" and the number of parts (S3 User Guide, "Using
+    Content-MD5 and the ETag to verify uploaded objects").
+    """
+    digests = list(part_md5s)
+    whole = hashlib.md5(b"".join(digests), usedforsecurity=False)
+    return f"{whole.hexdigest()}-{len(digests)}"
+
+
+def etag_md5(etag: str) -> bytes | None:
+    """The digest that a plain ETag (32 hexadecimal digits, no quotes) spells, or None for any other ETag.
+
+    Whether that digest is the content's MD5 depends on the object's encryption.
+    """
+    return bytes.fromhex(etag) if _PLAIN_ETAG.fullmatch(etag) else None

@@ -1,0 +1,295 @@
+"""Pure: what counts as "the same object", and what a server's answer proves.
+
+"Already there" means the same checksum, or the same ETag: size alone decides nothing, and a multipart ETag never hides
+sameness (Nipype rule 29). A decision is made in steps, and each step that costs something is the caller's to take:
+
+    decide ──► Upload | SkipIt                         done
+           ├─► LookCloser    ask the destination for checksums, then decide again
+           └─► CompareWith   read the file once (SamenessDigester), then conclude ──► Upload | SkipIt | LookCloser
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import assert_never
+
+from asyncsink.config import Overwrite
+from asyncsink.errors import IntegrityError
+from asyncsink.integrity.checksums import ByteBody, Digester, digest_of, etag_md5, is_composite, multipart_etag
+from asyncsink.integrity.existing import Existing
+from asyncsink.integrity.part_sizes import candidate_part_sizes
+from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
+
+_BY_COST: tuple[ChecksumAlgorithm, ...] = ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Send it. `reason` is one phrase for a person."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SkipIt:
+    """Do not send it. `reason` is one phrase for a person."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LookCloser:
+    """What is known does not settle it: ask the destination with `closely=True`, then decide again."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompareWith:
+    """Compute these from the file; `same` and `conclude` compare them with what is stored.
+
+    Attributes:
+        algorithms: full-object checksums; MD5 may stand for the plain ETag.
+        part_sizes_bytes: part sizes of the multipart ETags to try, where there is no full-object checksum.
+        final: False where a difference may be the encryption's doing, so that a closer look may still find sameness.
+    """
+
+    algorithms: tuple[ChecksumAlgorithm, ...] = ()
+    part_sizes_bytes: tuple[int, ...] = ()
+    final: bool = True
+
+
+Decision = Upload | SkipIt | LookCloser | CompareWith
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digests:
+    """What a file's content amounts to: full-object checksums, and multipart ETags by part size in bytes."""
+
+    checksums: Mapping[ChecksumAlgorithm, Checksum] = field(default_factory=dict)
+    etags: Mapping[int, str] = field(default_factory=dict)
+
+
+def decide(
+    existing: Existing | None,
+    *,
+    policy: Overwrite,
+    size_bytes: int,
+    mtime_ns: int,
+    wanted: ChecksumAlgorithm | None,
+    cheap_md5_bytes_max: int,
+    part_sizes: Sequence[int] = (),
+) -> Decision:
+    """Whether a file has to be sent, as far as it can be told without reading it.
+
+    Args:
+        existing: what is stored under the key, or None.
+        policy: the `overwrite` option.
+        size_bytes, mtime_ns: the file's.
+        wanted: the algorithm of this run; preferred in comparisons, since its value is of use afterwards.
+        cheap_md5_bytes_max: files up to this size are compared with a plain ETag before the destination is asked again.
+        part_sizes: part sizes in bytes to try first on a multipart ETag (those of our own plan).
+    """
+    if policy == "always":
+        return Upload("always")
+    if existing is None:
+        return Upload("not there")
+    if policy == "never":
+        return SkipIt("is there already")
+    if existing.size_bytes != size_bytes:
+        return Upload("size differs")
+    if policy == "size":
+        return SkipIt("size is equal")
+    if policy == "size-mtime":
+        return _by_time(existing, mtime_ns)
+    if policy == "checksum":
+        return _by_content(existing, size_bytes, wanted, cheap_md5_bytes_max, part_sizes)
+    assert_never(policy)
+
+
+def _by_time(existing: Existing, mtime_ns: int) -> Decision:
+    if existing.modified is None:
+        return Upload("age is unknown") if existing.looked_closely else LookCloser()
+    stored_ns = (existing.modified - _EPOCH) // timedelta(microseconds=1) * 1000
+    if existing.keeps_mtime:
+        # A time that was kept went through microseconds.
+        newer = mtime_ns // 1000 * 1000 > stored_ns
+    elif existing.modified.microsecond:
+        newer = mtime_ns > stored_ns
+    else:
+        # S3 cuts LastModified to whole seconds, and some file systems cut mtime likewise: two equal whole seconds may
+        # hide an edit that came after the upload.
+        newer = mtime_ns >= stored_ns
+    return Upload("source is newer") if newer else SkipIt("size is equal and the source is not newer")
+
+
+def _by_content(
+    existing: Existing,
+    size_bytes: int,
+    wanted: ChecksumAlgorithm | None,
+    cheap_md5_bytes_max: int,
+    part_sizes: Sequence[int],
+) -> Decision:
+    if size_bytes == 0:
+        return SkipIt("both are empty")
+    for algorithm in (wanted, *_BY_COST):
+        if algorithm is not None and _stored_checksum(existing, algorithm) is not None:
+            return CompareWith((algorithm,))
+    plain = existing.etag_is_md5 and etag_md5(existing.etag) is not None
+    if not existing.looked_closely:
+        cheap = plain and size_bytes <= cheap_md5_bytes_max
+        return CompareWith(("MD5",), final=False) if cheap else LookCloser()
+    if plain:
+        return CompareWith(("MD5",))
+    if existing.etag_is_md5:
+        sizes = candidate_part_sizes(existing.etag, size_bytes, known=existing.part_size_bytes, preferred=part_sizes)
+        if sizes:
+            return CompareWith(part_sizes_bytes=sizes)
+    return Upload("nothing to compare")
+
+
+def _stored_checksum(existing: Existing, algorithm: ChecksumAlgorithm) -> str | None:
+    value = existing.checksums.get(algorithm)
+    return None if value is None or is_composite(value) else value
+
+
+def same(compare: CompareWith, existing: Existing, digests: Digests) -> bool:
+    """Whether the stored object has the file's content, by everything that `compare` named.
+
+    Raises:
+        KeyError: `digests` lacks an algorithm that `compare` asked for.
+    """
+    if compare.algorithms:
+        return all(_agrees(existing, digests.checksums[algorithm]) for algorithm in compare.algorithms)
+    return existing.etag.lower() in digests.etags.values()
+
+
+def _agrees(existing: Existing, found: Checksum) -> bool:
+    stored = _stored_checksum(existing, found.algorithm)
+    if stored is None and found.algorithm == "MD5" and existing.etag_is_md5:
+        md5 = etag_md5(existing.etag)
+        stored = None if md5 is None else base64.b64encode(md5).decode("ascii")
+    return stored == found.value
+
+
+def conclude(compare: CompareWith, existing: Existing, digests: Digests) -> Upload | SkipIt | LookCloser:
+    """The decision that follows a comparison.
+
+    LookCloser comes only from a comparison that was not final, and never twice: `decide` on what the closer look found
+    gives a final one.
+    """
+    if same(compare, existing, digests):
+        return SkipIt("same checksum" if compare.algorithms else "same multipart ETag")
+    if not compare.final and not existing.looked_closely:
+        return LookCloser()
+    return Upload("checksum differs")
+
+
+class SamenessDigester:
+    """Everything that a CompareWith asks for, in one pass over the pieces of a file."""
+
+    def __init__(self, compare: CompareWith) -> None:
+        self._digester = Digester(compare.algorithms)
+        self._algorithms = compare.algorithms
+        self._etags = {size: _PartMd5s(size) for size in compare.part_sizes_bytes}
+
+    def update(self, piece: ByteBody) -> None:
+        """Take the next piece; pieces need not end where parts end."""
+        self._digester.update(piece)
+        for etag in self._etags.values():
+            etag.update(piece)
+
+    def digests(self) -> Digests:
+        """What the pieces taken so far amount to."""
+        return Digests(
+            checksums={algorithm: self._digester.result(algorithm) for algorithm in self._algorithms},
+            etags={size: etag.etag() for size, etag in self._etags.items()},
+        )
+
+
+class _PartMd5s:
+    """The multipart ETag for one part size, piece by piece."""
+
+    def __init__(self, part_size_bytes: int) -> None:
+        self._part_size_bytes = part_size_bytes
+        self._done: list[bytes] = []
+        self._running = hashlib.md5(usedforsecurity=False)
+        self._room = part_size_bytes
+
+    def update(self, piece: ByteBody) -> None:
+        view = memoryview(piece)
+        while view.nbytes:
+            if not self._room:
+                self._next_part()
+            head = view[: self._room]
+            self._running.update(head)
+            self._room -= head.nbytes
+            view = view[head.nbytes :]
+
+    def _next_part(self) -> None:
+        self._done.append(self._running.digest())
+        self._running = hashlib.md5(usedforsecurity=False)
+        self._room = self._part_size_bytes
+
+    def etag(self) -> str:
+        return multipart_etag((*self._done, self._running.digest()))
+
+
+def confirm(
+    sent: Checksum | None,
+    answered: Checksum | None,
+    etag: str,
+    md5_of_body: Callable[[], bytes] | None,
+    etag_is_md5: bool,
+    *,
+    where: str = "the object",
+) -> ConfirmedBy:
+    """What the server's answer to a PutObject or UploadPart proves.
+
+    Args:
+        sent: the checksum that went with the body, or None.
+        answered: the checksum that the server sent back, or None.
+        etag: the server's, without quotes.
+        md5_of_body: computes the body's MD5 (16 bytes); called only where nothing else settles it. None where the
+            body is not at hand.
+        etag_is_md5: whether a plain ETag is the body's MD5 (no SSE-KMS, no SSE-C).
+        where: for the message: the key, or "part 3 of" the key.
+
+    Returns:
+        "server-checksum", "etag", or "nothing" (the size is then worth a HEAD).
+
+    Raises:
+        IntegrityError: the answer contradicts what was sent.
+    """
+    if sent is not None and answered is not None and _comparable(sent, answered):
+        if sent.value != answered.value:
+            raise _contradiction(where, str(sent), str(answered))
+        return "server-checksum"
+    stored_md5 = etag_md5(etag) if etag_is_md5 else None
+    if stored_md5 is None:
+        return "nothing"
+    if sent is not None and sent.algorithm == "MD5":
+        body_md5 = digest_of(sent)
+    elif md5_of_body is not None:
+        body_md5 = md5_of_body()
+    else:
+        return "nothing"
+    if body_md5 != stored_md5:
+        raise _contradiction(where, f"ETag {body_md5.hex()}", f"ETag {etag}")
+    return "etag"
+
+
+def _comparable(sent: Checksum, answered: Checksum) -> bool:
+    return sent.algorithm == answered.algorithm and is_composite(sent.value) == is_composite(answered.value)
+
+
+def _contradiction(where: str, expected: str, actual: str) -> IntegrityError:
+    return IntegrityError(
+        f"The server stored other bytes for {where} than were sent: {expected} was sent, it answered {actual}. "
+        "Export it again; if that repeats, suspect the network or a proxy on the way.",
+        expected=expected,
+        actual=actual,
+    )

@@ -1,0 +1,249 @@
+"""The values that travel through the rooms: what was found, where it goes, how it ended.
+
+    SourceFile ──route──► Transfer ──publish──► Receipt | Skip | Failure
+
+All are frozen; none holds file content.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from asyncsink.errors import AsyncSinkError
+
+ChecksumAlgorithm = Literal["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5"]
+"""S3's names of checksum algorithms; MD5 travels as Content-MD5 and comes back as the ETag."""
+
+ConfirmedBy = Literal["server-checksum", "etag", "size", "nothing"]
+"""What the server's answer proves: it repeated our checksum, its ETag is our MD5, it stored as many bytes, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """A checksum as S3 writes it.
+
+    Attributes:
+        algorithm: S3's name.
+        value: base64 of the big-endian digest (S3 API, "Checking object integrity").
+    """
+
+    algorithm: ChecksumAlgorithm
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A regular file that was found.
+
+    Attributes:
+        path: absolute path; a name that is no UTF-8 holds surrogates (PEP 383).
+        size_bytes: size when it was found.
+        mtime_ns: modification time when it was found, nanoseconds since the epoch.
+        attribute: the DataSink attribute it arrived on ("contrasts.@con"), or "" outside DataSink's rules.
+        entry: ordinal of the top-level source it belongs to (a directory is one entry), from 0.
+        root: absolute path of that top-level source; equal to `path` when the entry is the file itself.
+        relative: path below `root`, "/"-separated; "" when the entry is the file itself.
+        key: a key given explicitly (manifest, stdin), relative to the destination; None where routing decides.
+    """
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    attribute: str = ""
+    entry: int = 0
+    root: str = ""
+    relative: str = ""
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceProblem:
+    """Something that was found, or named, but cannot be published.
+
+    Attributes:
+        path: what was named, or found in a walk; for streams "stdin line 7".
+        error: a SourceError, or a ConfigError for a malformed line.
+        entry: ordinal of the top-level source it belongs to.
+        attribute: the DataSink attribute it arrived on, or "".
+        skippable: True where `on_missing="skip"` turns it into a reported Skip.
+        skipped: True where `symlinks="skip"` has already made it a reported Skip, whatever `on_missing` says.
+    """
+
+    path: str
+    error: AsyncSinkError
+    entry: int = 0
+    attribute: str = ""
+    skippable: bool = True
+    skipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a source goes, relative to base_directory and to local_copy.
+
+    Attributes:
+        key: below base_directory, "/"-separated, no leading "/".
+        local: below local_copy; differs from `key` only where full-scope substitutions treat the two differently.
+    """
+
+    key: str
+    local: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One source on its way to one key.
+
+    Attributes:
+        source: the file.
+        key: the whole key inside the bucket (prefix included), or the path below a local destination.
+        local: path below local_copy, "/"-separated.
+    """
+
+    source: SourceFile
+    key: str
+    local: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Published, and confirmed.
+
+    Attributes:
+        source: absolute path of the file.
+        key: whole key inside the bucket, or path below a local destination.
+        url: "s3://bucket/key", or the absolute path of the local file.
+        size_bytes: size of the object.
+        checksum: what was sent and confirmed, or None where checksums are off.
+        etag: the server's ETag without quotes, or "".
+        version_id: the object's version, or "".
+        attempts: attempts of the request that needed the most of them.
+        seconds: from the first read to the last confirmation.
+        local_copy: absolute path of the local copy, or "" where none was asked for or it failed.
+        confirmed_by: what the answer proves.
+        entry: ordinal of the top-level source.
+    """
+
+    source: str
+    key: str
+    url: str
+    size_bytes: int
+    checksum: Checksum | None
+    etag: str
+    version_id: str
+    attempts: int
+    seconds: float
+    local_copy: str
+    confirmed_by: ConfirmedBy
+    entry: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Deliberately not sent.
+
+    Attributes:
+        source, key, url, size_bytes, checksum, etag, local_copy, entry: as in Receipt ("" or None where unknown).
+        reason: one phrase for a person ("same checksum", "size is equal", "source is missing").
+        already_there: True where the object under the key is what would have been sent; False where nothing was looked at.
+    """
+
+    source: str
+    key: str
+    url: str
+    size_bytes: int
+    reason: str
+    already_there: bool = True
+    checksum: Checksum | None = None
+    etag: str = ""
+    local_copy: str = ""
+    entry: int = 0
+
+
+FailureStage = Literal["source", "routing", "upload", "local copy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Not published (or, for `stage="local copy"`, published but not copied).
+
+    Attributes:
+        source, key, url, entry: as in Receipt ("" where unknown).
+        error: class name from asyncsink.errors.
+        message: one sentence; never holds a secret.
+        stage: where it failed. A failed local copy stands beside the Receipt or Skip of the same key.
+        attempts: attempts of the request that failed; 0 where none was sent.
+    """
+
+    source: str
+    key: str
+    url: str
+    error: str
+    message: str
+    stage: FailureStage
+    attempts: int = 0
+    entry: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A dry run's outcome: this would be sent.
+
+    Attributes:
+        source, key, url, size_bytes, entry: as in Receipt.
+        reason: why ("not there", "size differs", "checksum differs").
+    """
+
+    source: str
+    key: str
+    url: str
+    size_bytes: int
+    reason: str
+    entry: int = 0
+
+
+Outcome = Receipt | Skip | Failure | Planned
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Event: everything was checked and the first transfer is about to start.
+
+    Attributes:
+        objects_total, bytes_total: what the preflight counted; None where the source is a stream.
+        transport: the lane in use and why.
+    """
+
+    objects_total: int | None
+    bytes_total: int | None
+    transport: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Event: a transfer ended, and its outcome is recorded."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class LimitChanged:
+    """Event: adaptive concurrency moved from one limit to another (requests in flight)."""
+
+    before: int
+    after: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Event: something a person should know that is no failure ("the server ignores checksums")."""
+
+    message: str
+
+
+Event = Started | Finished | LimitChanged | Notice

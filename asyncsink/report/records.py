@@ -1,0 +1,146 @@
+"""One outcome, one line of JSON: what the run's log keeps and the manifest holds.
+
+Lines are pure ASCII: control characters, line separators and the surrogates of names that are no UTF-8 (PEP 383) are
+escaped, so that a line is always one line, is inert on a terminal, and reads back exactly. (RFC 8259; jsonlines.org.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, fields
+from json.encoder import encode_basestring_ascii as _quote
+from typing import Any, cast, get_args
+
+from asyncsink.model import Checksum, ChecksumAlgorithm, Failure, Outcome, Planned, Receipt, Skip
+
+# A line is put together by hand: json.dumps of a dictionary takes three times as long, and a run has one per object.
+
+
+def _checksum(checksum: Checksum | None) -> str:
+    return "null" if checksum is None else _quote(f"{checksum.algorithm}:{checksum.value}")
+
+
+def _receipt(o: Receipt) -> str:
+    return (
+        f'{{"record":"receipt","source":{_quote(o.source)},"key":{_quote(o.key)},"url":{_quote(o.url)},'
+        f'"size_bytes":{o.size_bytes},"checksum":{_checksum(o.checksum)},"etag":{_quote(o.etag)},'
+        f'"version_id":{_quote(o.version_id)},"attempts":{o.attempts},"seconds":{o.seconds!r},'
+        f'"local_copy":{_quote(o.local_copy)},"confirmed_by":{_quote(o.confirmed_by)},"entry":{o.entry}}}'
+    )
+
+
+def _skip(o: Skip) -> str:
+    return (
+        f'{{"record":"skip","source":{_quote(o.source)},"key":{_quote(o.key)},"url":{_quote(o.url)},'
+        f'"size_bytes":{o.size_bytes},"reason":{_quote(o.reason)},"already_there":{_bool(o.already_there)},'
+        f'"checksum":{_checksum(o.checksum)},"etag":{_quote(o.etag)},"local_copy":{_quote(o.local_copy)},'
+        f'"entry":{o.entry}}}'
+    )
+
+
+def _failure(o: Failure) -> str:
+    return (
+        f'{{"record":"failure","source":{_quote(o.source)},"key":{_quote(o.key)},"url":{_quote(o.url)},'
+        f'"error":{_quote(o.error)},"message":{_quote(o.message)},"stage":{_quote(o.stage)},'
+        f'"attempts":{o.attempts},"entry":{o.entry}}}'
+    )
+
+
+def _planned(o: Planned) -> str:
+    return (
+        f'{{"record":"planned","source":{_quote(o.source)},"key":{_quote(o.key)},"url":{_quote(o.url)},'
+        f'"size_bytes":{o.size_bytes},"reason":{_quote(o.reason)},"entry":{o.entry}}}'
+    )
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
+
+
+_ENCODERS: dict[type, Callable[[Any], str]] = {
+    Receipt: _receipt,
+    Skip: _skip,
+    Failure: _failure,
+    Planned: _planned,
+}
+_TYPES: dict[str, type[Receipt | Skip | Failure | Planned]] = {
+    "receipt": Receipt,
+    "skip": Skip,
+    "failure": Failure,
+    "planned": Planned,
+}
+
+_ALGORITHMS: tuple[str, ...] = get_args(ChecksumAlgorithm)
+_KINDS: dict[str, tuple[type, ...]] = {
+    "size_bytes": (int,),
+    "attempts": (int,),
+    "entry": (int,),
+    "seconds": (float, int),
+    "already_there": (bool,),
+    "checksum": (str, type(None)),
+}
+_FIELDS = {kind: {field.name: _KINDS.get(field.name, (str,)) for field in fields(kind)} for kind in _TYPES.values()}
+_OPTIONAL = {
+    kind: {field.name for field in fields(kind) if field.default is not MISSING} for kind in _TYPES.values()
+}
+
+
+def encode(outcome: Outcome) -> str:
+    """The outcome as a JSON object on one ASCII line, without its newline.
+
+    Every field of the model is there under its own name; a checksum is "ALGORITHM:base64" or null.
+    """
+    return _ENCODERS[type(outcome)](outcome)
+
+
+def encode_all(outcomes: Iterable[Outcome]) -> list[str]:
+    """The lines of several outcomes; encode once, then give the lines to the log and to the manifest."""
+    return [_ENCODERS[type(outcome)](outcome) for outcome in outcomes]
+
+
+def decode(line: str | bytes) -> Outcome:
+    """The outcome that `encode` wrote.
+
+    Raises:
+        ValueError: the line is no JSON, or no outcome.
+    """
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("a record is a JSON object")
+    return outcome_of(record)
+
+
+def outcome_of(record: dict[str, Any]) -> Outcome:
+    """The outcome in a decoded record; fields that the model does not have are ignored.
+
+    Raises:
+        ValueError: a field is missing or of the wrong kind, or the record is of no known type.
+    """
+    name = record.get("record")
+    kind = _TYPES.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ValueError(f"record {name!r} is not one of {', '.join(_TYPES)}")
+    values = {}
+    for field, expected in _FIELDS[kind].items():
+        if field in record:
+            values[field] = value = record[field]
+            if type(value) not in expected:
+                raise ValueError(f"{field} has the value {value!r}")
+        elif field not in _OPTIONAL[kind]:
+            raise ValueError(f"{field} is missing")
+    if values.get("checksum") is not None:
+        values["checksum"] = parse_checksum(values["checksum"])
+    return kind(**values)
+
+
+def parse_checksum(text: str) -> Checksum:
+    """The inverse of str(Checksum), "ALGORITHM:base64".
+
+    Raises:
+        ValueError: the text is not of that form, or the algorithm is none of S3's.
+    """
+    algorithm, colon, value = text.partition(":")
+    if not colon or algorithm not in _ALGORITHMS:
+        raise ValueError(f"checksum {text!r} is not of the form ALGORITHM:base64 with one of {', '.join(_ALGORITHMS)}")
+    return Checksum(cast(ChecksumAlgorithm, algorithm), value)

@@ -1,0 +1,234 @@
+"""What a run tells in the end: counts, the outcomes themselves, and a few lines for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+from asyncsink.errors import ExportFailed
+from asyncsink.model import Failure, Planned, Receipt, Skip
+from asyncsink.report.outcomes import OutcomeLog, OutcomeView
+from asyncsink.report.wording import count, duration, inert, size
+
+FAILURES_SHOWN = 5
+_CONFIRMED = {
+    "server-checksum": "the server repeated the checksum",
+    "etag": "its ETag is the MD5",
+    "size": "only the size was compared",
+    "nothing": "the server's answer proves nothing",
+}
+
+
+class Report:
+    """The result of a run. Read-only; holds the outcomes in a temporary file, not in memory.
+
+    Attributes:
+        receipts, skips, failures, planned: the outcomes, as sequences that read them back one by one.
+        out_file: Nipype's `out_file`: the URL, then the local copy, of every top-level source (rule 34).
+        bytes_uploaded: content that was sent and confirmed; retries do not count.
+        elapsed_seconds: from the first look to the last confirmation.
+        transport: the lane that was used ("wire", "aioboto3", "local", "memory") and, where that matters, why.
+        requests: requests sent, retries included. retries: those that repeated another one.
+        notices: what a person should know that is no failure.
+        destination: "s3://bucket/prefix", or a directory.
+        dry_run: nothing was sent; see `planned`.
+        interrupted: the run was stopped before everything was tried.
+    """
+
+    __slots__ = (
+        "_log",
+        "destination",
+        "dry_run",
+        "elapsed_seconds",
+        "interrupted",
+        "notices",
+        "out_file",
+        "requests",
+        "retries",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        log: OutcomeLog,
+        *,
+        destination: str,
+        elapsed_seconds: float,
+        transport: str,
+        requests: int = 0,
+        retries: int = 0,
+        out_file: Iterable[str] = (),
+        notices: Iterable[str] = (),
+        dry_run: bool = False,
+        interrupted: bool = False,
+    ) -> None:
+        """Put a report over a log that gets no more outcomes. Arguments: see the class."""
+        self._log = log
+        self.destination = destination
+        self.elapsed_seconds = elapsed_seconds
+        self.transport = transport
+        self.requests = requests
+        self.retries = retries
+        self.out_file = list(out_file)
+        self.notices = tuple(notices)
+        self.dry_run = dry_run
+        self.interrupted = interrupted
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set once, by the constructor; a report is a record of what happened."""
+        if hasattr(self, name):
+            raise AttributeError(f"{name} of a report is read-only")
+        super().__setattr__(name, value)
+
+    @property
+    def receipts(self) -> OutcomeView[Receipt]:
+        """What was published, in the order in which it was confirmed."""
+        return self._log.receipts
+
+    @property
+    def skips(self) -> OutcomeView[Skip]:
+        """What was deliberately not sent."""
+        return self._log.skips
+
+    @property
+    def failures(self) -> OutcomeView[Failure]:
+        """What was not published, and local copies that were not made."""
+        return self._log.failures
+
+    @property
+    def planned(self) -> OutcomeView[Planned]:
+        """What a dry run would have sent."""
+        return self._log.planned
+
+    @property
+    def bytes_uploaded(self) -> int:
+        """Bytes of content that were sent and confirmed."""
+        return self._log.bytes_uploaded
+
+    @property
+    def objects_uploaded(self) -> int:
+        """Number of receipts."""
+        return len(self._log.receipts)
+
+    @property
+    def objects_skipped(self) -> int:
+        """Number of skips."""
+        return len(self._log.skips)
+
+    @property
+    def objects_failed(self) -> int:
+        """Number of failures, those of local copies not counted: their objects are published, or counted already."""
+        return len(self._log.failures) - self._log.local_copies_failed
+
+    @property
+    def objects_planned(self) -> int:
+        """What a dry run would have sent."""
+        return len(self._log.planned)
+
+    @property
+    def objects_total(self) -> int:
+        """Uploaded + skipped + failed + planned."""
+        return self.objects_uploaded + self.objects_skipped + self.objects_failed + self.objects_planned
+
+    @property
+    def local_copies_failed(self) -> int:
+        """Number of failures of the stage "local copy"."""
+        return self._log.local_copies_failed
+
+    def raise_for_failures(self) -> None:
+        """Raise ExportFailed, with this report, unless `failures` is empty."""
+        if not self.failures:
+            return
+        first = self.failures[0]
+        copies = self.local_copies_failed
+        what = [f"{self.objects_failed:,} of {count(self.objects_total, 'object')} not published"]
+        if not self.objects_failed:
+            what.clear()
+        if copies:
+            what.append(f"{copies:,} local {'copy' if copies == 1 else 'copies'} not written")
+        raise ExportFailed(
+            f"{inert(self.destination)}: {' and '.join(what)}; the first: {inert(first.source or first.key)}: "
+            f"{inert(first.message)} (all of them: .report.failures)",
+            report=self,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready values: what `--json` prints. Holds every failure in memory, but no receipt."""
+        return {
+            "destination": self.destination,
+            "dry_run": self.dry_run,
+            "interrupted": self.interrupted,
+            "objects_total": self.objects_total,
+            "objects_uploaded": self.objects_uploaded,
+            "objects_skipped": self.objects_skipped,
+            "objects_failed": self.objects_failed,
+            "objects_planned": self.objects_planned,
+            "local_copies_failed": self.local_copies_failed,
+            "bytes_uploaded": self.bytes_uploaded,
+            "bytes_skipped": self._log.bytes_skipped,
+            "bytes_planned": self._log.bytes_planned,
+            "elapsed_seconds": self.elapsed_seconds,
+            "requests": self.requests,
+            "retries": self.retries,
+            "transport": self.transport,
+            "confirmed_by": dict(self._log.confirmed_by),
+            "skip_reasons": dict(self._log.skip_reasons),
+            "notices": list(self.notices),
+            "failures": [
+                {"source": o.source, "key": o.key, "error": o.error, "message": o.message, "stage": o.stage}
+                for o in self.failures
+            ],
+        }
+
+    def summary(self) -> str:
+        """A few lines for a person who knows nothing of the run; no line break at the end."""
+        lines = [self._headline()]
+        if self.interrupted:
+            lines.append("Interrupted: not everything was tried. Run the same command again to publish the rest.")
+        if self.objects_skipped:
+            reasons = ", ".join(f"{inert(why)}: {n:,}" for why, n in self._log.skip_reasons.most_common())
+            lines.append(f"Not sent: {count(self.objects_skipped, 'object')} ({reasons}).")
+        if self._log.confirmed_by:
+            proofs = ", ".join(f"{_CONFIRMED.get(by, by)}: {n:,}" for by, n in self._log.confirmed_by.most_common())
+            lines.append(f"Confirmed: {proofs}.")
+        if self._log.local_copies:
+            lines.append(f"Local copies in place: {self._log.local_copies:,}.")
+        if self.retries:
+            lines.append(f"Requests sent: {self.requests:,}, of which {self.retries:,} repeated an earlier one.")
+        lines += [f"Note: {inert(notice)}" for notice in self.notices]
+        return "\n".join(lines + self._failure_lines())
+
+    def _headline(self) -> str:
+        where, took = inert(self.destination), duration(self.elapsed_seconds)
+        if self.dry_run:
+            planned = f"{count(self.objects_planned, 'object')} ({size(self._log.bytes_planned)})"
+            return f"Dry run: {planned} would be published to {where}; nothing was sent. Looked for {took}."
+        if not self.objects_uploaded:
+            return f"Published nothing to {where} in {took}."
+        published = f"Published {count(self.objects_uploaded, 'object')} ({size(self.bytes_uploaded)}) to {where}"
+        seconds = max(self.elapsed_seconds, 1e-9)
+        rate = f"{size(self.bytes_uploaded / seconds)}/s, {self.objects_uploaded / seconds:,.1f} objects/s"
+        return f"{published} in {took}: {rate}, transport {inert(self.transport)}."
+
+    def _failure_lines(self) -> list[str]:
+        if not self.failures:
+            return []
+        parts = [f"{count(self.objects_failed, 'object')} not published"] if self.objects_failed else []
+        if self.local_copies_failed:
+            copies = "copy" if self.local_copies_failed == 1 else "copies"
+            parts.append(f"{self.local_copies_failed:,} local {copies} not written")
+        lines = [f"Failed: {', '.join(parts)}."]
+        for o in islice(self.failures, FAILURES_SHOWN):
+            lines.append(f"  {inert(o.source or o.key)}: {o.error}: {inert(o.message)}")
+        if len(self.failures) > FAILURES_SHOWN:
+            lines.append(f"  … and {len(self.failures) - FAILURES_SHOWN:,} more.")
+        return lines
+
+    def __repr__(self) -> str:
+        """The counts, on one line."""
+        return (
+            f"<Report {inert(self.destination)}: {self.objects_uploaded:,} uploaded, {self.objects_skipped:,} skipped, "
+            f"{self.objects_failed:,} failed{f', {self.objects_planned:,} planned' if self.dry_run else ''}, "
+            f"{size(self.bytes_uploaded)} in {duration(self.elapsed_seconds)}>"
+        )

@@ -1,0 +1,40 @@
+"""Pure: numbers and foreign texts as a person reads them."""
+
+from __future__ import annotations
+
+_SIZES = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size(size_bytes: float) -> str:
+    """"512 bytes", "1.5 MiB" (2**20)."""
+    value, unit = float(size_bytes), 0
+    while value >= 1024 and unit < len(_SIZES) - 1:
+        value, unit = value / 1024, unit + 1
+    if unit == 0:
+        return count(int(value), "byte")
+    return f"{value:.0f} {_SIZES[unit]}" if value >= 100 else f"{value:.1f} {_SIZES[unit]}"
+
+
+def count(number: int, noun: str) -> str:
+    """"1 object", "1,200 objects"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """"0.42 s", "12.3 s", "3 min 5 s", "2 h 10 min"."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def inert(text: str) -> str:
+    """The text with everything escaped that a terminal would not show as itself: control characters, line breaks,
+    direction marks, and the surrogates of names that are no UTF-8."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

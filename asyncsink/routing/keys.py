@@ -1,0 +1,92 @@
+"""What a legal key is, and how names are joined into one.
+
+The rules are stricter than S3's own ("Naming Amazon S3 objects", S3 User Guide): a key that S3 would take but that a
+client, a file system or a look-alike would fold, cut or climb out of is refused before anything is sent.
+"""
+
+from __future__ import annotations
+
+import re
+
+from asyncsink.errors import InvalidKey
+
+KEY_BYTES_MAX = 1024
+"""Longest key, in bytes of UTF-8 (S3 User Guide, "Naming Amazon S3 objects")."""
+PATH_BYTES_MAX = 4095
+"""Longest path of a local file, in bytes (PATH_MAX without its closing NUL)."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_BAD_SEGMENT = re.compile(r"(?:\A|/)(\.{0,2})(?=/|\Z)")
+_SHOWN_CHARACTERS_MAX = 120
+
+
+def show(name: str) -> str:
+    """A name for a message: quoted, on one line, with control characters and surrogates escaped, long ones cut."""
+    if len(name) > _SHOWN_CHARACTERS_MAX:
+        half = _SHOWN_CHARACTERS_MAX // 2
+        name = f"{name[:half]}…{name[-half:]}"
+    return repr(name)
+
+
+def check_key(key: str, *, bytes_max: int = KEY_BYTES_MAX) -> None:
+    """Raise InvalidKey unless `key` can be stored, listed and copied to a file system under exactly this name.
+
+    Legal keys have 1 to `bytes_max` bytes of UTF-8, no control characters (C0, DEL, C1), no leading or trailing "/" and
+    no segment that is empty, "." or ".." (Nipype rules 12 and 23).
+
+    Args:
+        key: below its destination.
+        bytes_max: what the destination's own prefix leaves of the limit, in bytes.
+    """
+    # A million files pass here; one look at a plain name settles it. An empty key falls through: "" is in "/.".
+    if (
+        key.isascii()
+        and key.isprintable()
+        and len(key) <= bytes_max
+        and key[:1] not in "/."
+        and key[-1] != "/"
+        and "//" not in key
+        and "/." not in key
+    ):
+        return
+    fault = _fault(key, bytes_max)
+    if fault:
+        raise InvalidKey(f"The key {show(key)} {fault}.")
+
+
+def _fault(key: str, bytes_max: int) -> str:
+    """What is wrong with the key and what to do, or ""."""
+    if not key:
+        return "is empty; give the file a name below the destination"
+    try:
+        size_bytes = len(key.encode())
+    except UnicodeEncodeError:
+        return "is not valid UTF-8; rename the file, or give it a key of its own in a manifest"
+    control = _CONTROL.search(key)
+    if control:
+        return f"holds the control character U+{ord(control[0]):04X}; rename the file or substitute the character"
+    segment = _BAD_SEGMENT.search(key)
+    if segment:
+        return _segment_fault(key, segment)
+    if size_bytes > bytes_max:
+        limit = f"{bytes_max} are allowed below this destination"
+        return f"has {size_bytes} bytes in UTF-8, but at most {limit}; shorten folder or file names"
+    return ""
+
+
+def _segment_fault(key: str, segment: re.Match[str]) -> str:
+    if segment[1]:
+        return f"has the segment {segment[1]!r}, which file systems resolve; write the name without it"
+    if key.startswith("/"):
+        return 'starts with "/"; keys are relative to the destination, write it without'
+    if key.endswith("/"):
+        return 'ends with "/" and so names a folder; give the file a name'
+    return 'has an empty segment ("//"), which several servers fold; write a single "/"'
+
+
+def join_key(*parts: str) -> str:
+    """Join parts with single slashes; empty parts, "//" and outer slashes vanish (rule 23)."""
+    joined = "/".join(parts)
+    if "//" in joined or joined[:1] == "/" or joined[-1:] == "/":
+        joined = "/".join(filter(None, joined.split("/")))
+    return joined

@@ -1,0 +1,169 @@
+"""From a SourceFile to its Route: the rules in the order in which DataSink applies them.
+
+    container / attribute / "_" folders / basename  ─► substitutions ─► / path inside a directory source ─► check
+
+The same input always gives the same Route; nothing here looks at a disk, a clock or a network.
+"""
+
+from __future__ import annotations
+
+from asyncsink.config import RoutingOptions
+from asyncsink.errors import InvalidKey, RoutingError
+from asyncsink.model import Route, SourceFile
+from asyncsink.routing.attributes import parse_attribute
+from asyncsink.routing.ends import End, make_end
+from asyncsink.routing.keys import check_key, join_key, show
+from asyncsink.routing.parameters import SourceNames
+from asyncsink.routing.substitutions import Substitutions
+
+
+class Router:
+    """Routes the sources of one run.
+
+    Args:
+        options: the rules.
+        base: the destination as the user wrote it (rule 25), without a trailing "/": "s3://bucket/prefix" or an
+            absolute directory.
+        local_base: the absolute local_copy directory, or "".
+
+    Attributes:
+        plain: True where a directory export's keys are container + relative path, untouched by substitutions, so that
+            two files of one directory can never share a key.
+
+    Raises:
+        ConfigError: substitutions or directories of `options` are malformed.
+        RoutingError: container has a ".." (rule 12), or starts with "/" (rule 11; with compat="nipype" that is allowed
+            where it names a folder below the base, the only case in which nothing is misplaced).
+    """
+
+    def __init__(self, options: RoutingOptions, *, base: str, local_base: str = "") -> None:
+        self._options = options
+        self._substitutions = Substitutions(options.substitutions, options.regexp_substitutions)
+        self._names = SourceNames(options)
+        self._ends = tuple(make_end(options, text) for text in ([base, local_base] if local_base else [base]))
+        self._bytes_max = min(end.bytes_max for end in self._ends)
+        container = self._ends[0].container
+        self.plain: bool = not self._substitutions and all(end.container == container for end in self._ends)
+        self._prefix = f"{container}/" if container else ""
+        # The files of one directory source come in a row and share what is computed for it.
+        self._latest: tuple[str, str, tuple[str, ...]] = ("", "", ())
+
+    def route(self, source: SourceFile) -> Route:
+        """Where `source` goes.
+
+        An explicit key is taken as it is; a file of a directory export goes below the container under its relative
+        path; a file on a DataSink attribute follows DataSink's rules.
+
+        Raises:
+            RoutingError: the attribute is malformed or reserved, or a substitution changes the destination itself.
+            InvalidKey: the key is not legal (`keys.check_key`), or substitutions leave the file without a name.
+        """
+        key = source.key
+        if key is None:
+            if source.attribute:
+                return self._checked(source, self._datasink_names(source))
+            if not self.plain:
+                return self._checked(source, self._export_names(source))
+            key = self._prefix + (source.relative or _basename(source))
+        return self._checked(source, (key,))
+
+    def out_file(self, attribute: str, path: str) -> tuple[str, str]:
+        """What DataSink's `out_file` lists for one top-level source: its URL, and its local copy or "" (rule 34).
+
+        Args:
+            attribute: the DataSink attribute; "" for the directory of a directory export, whose content goes into the
+                container itself.
+            path: absolute path of the file or directory.
+
+        Raises:
+            RoutingError, InvalidKey: as `route`.
+        """
+        names = self._heads(attribute, path) if attribute else self._export_heads(path)
+        for end, name in zip(self._ends, names, strict=True):
+            if name:
+                _check(name, end.bytes_max, path)
+        urls = [end.url(name) for end, name in zip(self._ends, names, strict=True)]
+        return urls[0], urls[1] if len(urls) > 1 else ""
+
+    def _checked(self, source: SourceFile, names: tuple[str, ...]) -> Route:
+        key, local = names[0], names[-1]
+        if key == local:
+            _check(key, self._bytes_max, source.path)
+        else:
+            for end, name in zip(self._ends, names, strict=True):
+                _check(name, end.bytes_max, source.path)
+        return Route(key, local)
+
+    def _datasink_names(self, source: SourceFile) -> tuple[str, ...]:
+        root = source.root or source.path
+        inside = source.relative
+        if inside and not self._options.substitute_files:
+            latest = self._latest
+            if latest[0] != source.attribute or latest[1] != root:
+                latest = self._latest = (source.attribute, root, self._heads(source.attribute, root))
+            return tuple([f"{head}/{inside}" if head else inside for head in latest[2]])
+        heads = self._plain_heads(source.attribute, root)
+        texts = [f"{head}/{inside}" for head in heads] if inside else heads
+        return tuple([self._file_name(end, text, source) for end, text in zip(self._ends, texts, strict=True)])
+
+    def _export_names(self, source: SourceFile) -> tuple[str, ...]:
+        inside = source.relative or _basename(source)
+        texts = [f"{end.container}/{inside}" if end.container else inside for end in self._ends]
+        return tuple([self._file_name(end, text, source) for end, text in zip(self._ends, texts, strict=True)])
+
+    def _heads(self, attribute: str, root: str) -> tuple[str, ...]:
+        """The top-level source's name below each end, after substitutions; "" where they remove a directory's name."""
+        heads = self._plain_heads(attribute, root)
+        return tuple(
+            [join_key(self._substituted(end, head, root)) for end, head in zip(self._ends, heads, strict=True)]
+        )
+
+    def _plain_heads(self, attribute: str, root: str) -> list[str]:
+        """Container / attribute / "_" folders / basename, below each end (the order of DataSink's code)."""
+        components = parse_attribute(attribute, self._options.compat)
+        name = self._names.name(root)
+        return [join_key(end.folder(components, attribute), name) for end in self._ends]
+
+    def _export_heads(self, path: str) -> tuple[str, ...]:
+        # The "/" lets a substitution match the container as it stands in front of the files' names.
+        texts = [f"{end.container}/" if end.container else "" for end in self._ends]
+        return tuple(
+            [join_key(text and self._substituted(end, text, path)) for end, text in zip(self._ends, texts, strict=True)]
+        )
+
+    def _file_name(self, end: End, text: str, source: SourceFile) -> str:
+        name = self._substituted(end, text, source.path)
+        # Folding would turn "motion/" into a file called "motion".
+        if not name or name.endswith("/"):
+            raise InvalidKey(
+                f"The source {show(source.path)} is left without a file name: substitutions turn {show(text)} into "
+                f"{show(name)}; they must leave a name behind the last '/'."
+            )
+        return join_key(name)
+
+    def _substituted(self, end: End, text: str, path: str) -> str:
+        """`text` (below the end) after substitutions, below the end again (rules 19 to 21); not folded yet."""
+        if not self._substitutions:
+            return text
+        if self._options.substitution_scope == "key":
+            return self._substitutions.apply(text)
+        url = end.url(text)
+        name = end.below(self._substitutions.apply(url))
+        if name is None:
+            culprit = self._substitutions.breaker(url, lambda text: end.below(text) is not None)
+            raise RoutingError(
+                f"{culprit} changes the destination {show(end.base)} itself, for the source {show(path)}; "
+                "make it match only what comes behind the destination, or set substitution_scope='key'."
+            )
+        return name
+
+
+def _basename(source: SourceFile) -> str:
+    return (source.root or source.path).rstrip("/").rpartition("/")[2]
+
+
+def _check(name: str, bytes_max: int, path: str) -> None:
+    try:
+        check_key(name, bytes_max=bytes_max)
+    except InvalidKey as error:
+        raise InvalidKey(f"The source {show(path)} cannot be published: {error}") from error

@@ -1,0 +1,304 @@
+"""Pure: each operation as a client method's parameters, and each answer as the operation's response.
+
+Source: Amazon S3 API Reference, the page of each operation's name; the parameter names are boto3's.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, get_args
+from urllib.parse import quote, urlencode
+
+from asyncsink.config import Secret
+from asyncsink.errors import ConfigError, ServerFault
+from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, is_composite
+from asyncsink.model import Checksum, ChecksumAlgorithm
+from asyncsink.s3 import operations as o
+from asyncsink.s3.body import request_body
+
+Parameters = dict[str, Any]
+Progress = Callable[[int], None]
+
+HEADER_ALGORITHMS: Final[tuple[ChecksumAlgorithm, ...]] = tuple(a for a in get_args(ChecksumAlgorithm) if a != "MD5")
+"""Those that S3 keeps and answers as x-amz-checksum-…; MD5 is Content-MD5 and comes back as the ETag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A client method, how its parameters are made, and how its answer is read."""
+
+    method: str
+    parameters: Callable[[Any, Progress], Parameters]
+    response: Callable[[Any, Mapping[str, Any]], o.Response]
+
+
+def customer_key(key: Secret | None) -> Parameters:
+    """The three parameters of SSE-C (S3 User Guide, "Using server-side encryption with customer-provided keys")."""
+    if key is None:
+        return {}
+    raw = key.reveal()
+    return {
+        "SSECustomerAlgorithm": "AES256",
+        "SSECustomerKey": base64.b64encode(raw).decode(),
+        "SSECustomerKeyMD5": base64.b64encode(hashlib.md5(raw, usedforsecurity=False).digest()).decode(),
+    }
+
+
+def attribute_parameters(attributes: o.ObjectAttributes) -> Parameters:
+    """What PutObject and CreateMultipartUpload say about the object.
+
+    Raises:
+        ConfigError: metadata that no HTTP header can carry.
+    """
+    named = {
+        "ContentType": attributes.content_type,
+        "ServerSideEncryption": attributes.sse,
+        "SSEKMSKeyId": attributes.sse_kms_key_id,
+        "StorageClass": attributes.storage_class,
+        "ACL": attributes.acl,
+        "Tagging": urlencode(attributes.tags, quote_via=quote, safe=""),
+    }
+    parameters: Parameters = {name: value for name, value in named.items() if value}
+    if attributes.metadata:
+        for name, value in attributes.metadata:
+            if not name or not (name + value).isascii() or not (name + value).isprintable():
+                raise ConfigError(
+                    f"The metadata {name!r} cannot be sent: S3 takes printable ASCII only; encode it (percent, base64)."
+                )
+        parameters["Metadata"] = dict(attributes.metadata)
+    return parameters | customer_key(attributes.sse_customer_key)
+
+
+def checksum_parameters(checksum: Checksum | None) -> Parameters:
+    """The checksum as a header."""
+    if checksum is None:
+        return {}
+    return {"ContentMD5" if checksum.algorithm == "MD5" else f"Checksum{checksum.algorithm}": checksum.value}
+
+
+def _put(op: o.PutObject, progress: Progress) -> Parameters:
+    return {
+        "Key": op.key,
+        "Body": request_body(op.body, progress),
+        "ContentLength": len(op.body),
+        **checksum_parameters(op.checksum),
+        **attribute_parameters(op.attributes),
+    }
+
+
+def _create(op: o.CreateMultipartUpload, _: Progress) -> Parameters:
+    parameters = {"Key": op.key, **attribute_parameters(op.attributes)}
+    if op.algorithm in HEADER_ALGORITHMS:
+        parameters["ChecksumAlgorithm"] = op.algorithm
+        parameters["ChecksumType"] = "FULL_OBJECT" if op.algorithm in FULL_OBJECT_ALGORITHMS else "COMPOSITE"
+    return parameters
+
+
+def _part(op: o.UploadPart, progress: Progress) -> Parameters:
+    return {
+        "Key": op.key,
+        "UploadId": op.upload_id,
+        "PartNumber": op.part_number,
+        "Body": request_body(op.body, progress),
+        "ContentLength": len(op.body),
+        **checksum_parameters(op.checksum),
+        **customer_key(op.sse_customer_key),
+    }
+
+
+def _complete(op: o.CompleteMultipartUpload, _: Progress) -> Parameters:
+    parts = []
+    for part in op.parts:
+        named: Parameters = {"PartNumber": part.part_number, "ETag": f'"{part.etag}"'}
+        if part.checksum is not None and part.checksum.algorithm != "MD5":
+            named |= checksum_parameters(part.checksum)
+        parts.append(named)
+    parameters: Parameters = {
+        "Key": op.key,
+        "UploadId": op.upload_id,
+        "MultipartUpload": {"Parts": parts},
+        "MpuObjectSize": op.size_bytes,
+        **customer_key(op.sse_customer_key),
+    }
+    if op.checksum is not None and op.checksum.algorithm in FULL_OBJECT_ALGORITHMS:
+        parameters |= checksum_parameters(op.checksum) | {"ChecksumType": "FULL_OBJECT"}
+    return parameters
+
+
+def _abort(op: o.AbortMultipartUpload, _: Progress) -> Parameters:
+    return {"Key": op.key, "UploadId": op.upload_id}
+
+
+def _head(op: o.HeadObject, _: Progress) -> Parameters:
+    parameters = {"Key": op.key, "ChecksumMode": "ENABLED", **customer_key(op.sse_customer_key)}
+    if op.part_number is not None:
+        parameters["PartNumber"] = op.part_number
+    if op.version_id:
+        parameters["VersionId"] = op.version_id
+    return parameters
+
+
+def _get(op: o.GetObject, _: Progress) -> Parameters:
+    parameters = {"Key": op.key, **customer_key(op.sse_customer_key)}
+    if op.length:
+        parameters["Range"] = f"bytes={op.offset}-{op.offset + op.length - 1}"
+    if op.if_match:
+        parameters["IfMatch"] = f'"{op.if_match}"'
+    if op.version_id:
+        parameters["VersionId"] = op.version_id
+    return parameters
+
+
+def _list(op: o.ListObjects, _: Progress) -> Parameters:
+    parameters: Parameters = {"Prefix": op.prefix, "MaxKeys": op.max_keys}
+    return parameters | ({"ContinuationToken": op.token} if op.token else {})
+
+
+def _list_parts(op: o.ListParts, _: Progress) -> Parameters:
+    parameters: Parameters = {"Key": op.key, "UploadId": op.upload_id, **customer_key(op.sse_customer_key)}
+    return parameters | ({"PartNumberMarker": op.marker} if op.marker else {})
+
+
+def _list_uploads(op: o.ListMultipartUploads, _: Progress) -> Parameters:
+    # No EncodingType: SeaweedFS says "url" and sends the keys unencoded, which decoding would change ("+", "%").
+    parameters: Parameters = {"Prefix": op.prefix}
+    if op.key_marker:
+        parameters["KeyMarker"] = op.key_marker
+        if op.upload_id_marker:
+            parameters["UploadIdMarker"] = op.upload_id_marker
+    return parameters
+
+
+def _delete(op: o.DeleteObject, _: Progress) -> Parameters:
+    return {"Key": op.key}
+
+
+def plain_etag(answer: Mapping[str, Any]) -> str:
+    """The ETag without quotes (and without a gateway's weakness mark), or ""."""
+    return str(answer.get("ETag") or "").removeprefix("W/").strip('"')
+
+
+def plain_sse(answer: Mapping[str, Any]) -> str:
+    """The server-side encryption that the answer names, "customer" for SSE-C, or ""."""
+    return str(answer.get("ServerSideEncryption") or ("customer" if answer.get("SSECustomerAlgorithm") else ""))
+
+
+def has_composite(answer: Mapping[str, Any]) -> bool:
+    """True where the checksums are those of the parts' checksums; some servers name no type and only write "abc=-3"."""
+    return answer.get("ChecksumType") == "COMPOSITE" or any(map(is_composite, checksums_of(answer).values()))
+
+
+def checksums_of(answer: Mapping[str, Any]) -> dict[ChecksumAlgorithm, str]:
+    """Every checksum of the answer, by algorithm."""
+    return {name: answer[f"Checksum{name}"] for name in HEADER_ALGORITHMS if answer.get(f"Checksum{name}")}
+
+
+def _answered_checksum(wanted: Checksum | None, answer: Mapping[str, Any]) -> Checksum | None:
+    if has_composite(answer):
+        # It says nothing about the object's bytes as a whole.
+        return None
+    found = checksums_of(answer)
+    algorithm = wanted.algorithm if wanted is not None and wanted.algorithm in found else next(iter(found), None)
+    return Checksum(algorithm, found[algorithm]) if algorithm is not None else None
+
+
+def _stored(op: Any, answer: Mapping[str, Any]) -> o.ObjectStored:
+    return o.ObjectStored(
+        etag=plain_etag(answer),
+        checksum=_answered_checksum(op.checksum, answer),
+        version_id=answer.get("VersionId") or "",
+        sse=plain_sse(answer),
+    )
+
+
+def _completed(op: o.CompleteMultipartUpload, answer: Mapping[str, Any]) -> o.ObjectStored:
+    if not plain_etag(answer):
+        raise ServerFault(
+            f"{op.name} of {op.key} was answered without an ETag, so nothing proves that it happened.",
+            operation=op.name,
+            status=200,
+        )
+    return _stored(op, answer)
+
+
+def _headed(op: o.HeadObject, answer: Mapping[str, Any]) -> o.ObjectHead:
+    return o.ObjectHead(
+        size_bytes=answer["ContentLength"],
+        etag=plain_etag(answer),
+        checksums=checksums_of(answer),
+        composite=has_composite(answer),
+        last_modified=answer.get("LastModified"),
+        metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
+        version_id=answer.get("VersionId") or "",
+        sse=plain_sse(answer),
+        content_type=answer.get("ContentType") or "",
+        storage_class=answer.get("StorageClass") or "",
+        parts_count=answer.get("PartsCount"),
+    )
+
+
+def _next(op: Any, answer: Mapping[str, Any], name: str) -> Any:
+    """Where a truncated listing goes on; a listing that cannot go on must not pass for a whole one."""
+    if not answer.get("IsTruncated"):
+        return None
+    if not answer.get(name):
+        raise ServerFault(f"{op.name} was answered with a truncated list and no {name}.", operation=op.name, status=200)
+    return answer[name]
+
+
+def _listed(op: o.ListObjects, answer: Mapping[str, Any]) -> o.ObjectPage:
+    found = answer.get("Contents") or ()
+    return o.ObjectPage(
+        objects=tuple(o.ListedObject(e["Key"], e["Size"], plain_etag(e), e["LastModified"]) for e in found),
+        next_token=_next(op, answer, "NextContinuationToken") or "",
+    )
+
+
+def _parts_listed(op: o.ListParts, answer: Mapping[str, Any]) -> o.PartPage:
+    found = answer.get("Parts") or ()
+    return o.PartPage(
+        parts=tuple(
+            o.ListedPart(e["PartNumber"], e["Size"], plain_etag(e), _answered_checksum(None, e)) for e in found
+        ),
+        next_marker=_next(op, answer, "NextPartNumberMarker"),
+    )
+
+
+def _uploads_listed(op: o.ListMultipartUploads, answer: Mapping[str, Any]) -> o.UploadPage:
+    found = answer.get("Uploads") or ()
+    marker = _next(op, answer, "NextKeyMarker")
+    return o.UploadPage(
+        uploads=tuple(o.ListedUpload(e["Key"], e["UploadId"], e["Initiated"]) for e in found),
+        next_key_marker=marker or "",
+        next_upload_id_marker=(answer.get("NextUploadIdMarker") or "") if marker else "",
+    )
+
+
+def _done(op: Any, answer: Mapping[str, Any]) -> o.Done:
+    return o.Done()
+
+
+def _created(op: Any, answer: Mapping[str, Any]) -> o.UploadCreated:
+    return o.UploadCreated(upload_id=answer["UploadId"])
+
+
+def _got(op: o.GetObject, answer: Mapping[str, Any]) -> o.ObjectData:
+    return o.ObjectData(data=answer["Body"], etag=plain_etag(answer))
+
+
+CALLS: Final[dict[type[Any], Call]] = {
+    o.PutObject: Call("put_object", _put, _stored),
+    o.CreateMultipartUpload: Call("create_multipart_upload", _create, _created),
+    o.UploadPart: Call("upload_part", _part, _stored),
+    o.CompleteMultipartUpload: Call("complete_multipart_upload", _complete, _completed),
+    o.AbortMultipartUpload: Call("abort_multipart_upload", _abort, _done),
+    o.HeadObject: Call("head_object", _head, _headed),
+    o.GetObject: Call("get_object", _get, _got),
+    o.ListObjects: Call("list_objects_v2", _list, _listed),
+    o.ListParts: Call("list_parts", _list_parts, _parts_listed),
+    o.ListMultipartUploads: Call("list_multipart_uploads", _list_uploads, _uploads_listed),
+    o.DeleteObject: Call("delete_object", _delete, _done),
+}

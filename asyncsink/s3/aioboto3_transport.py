@@ -1,0 +1,236 @@
+"""The aioboto3 lane: every operation through the client's own method.
+
+Each request is watched for progress, and every failure leaves as an error of asyncsink.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar, cast
+
+from asyncsink.config import Limits, RetryPolicy, S3Target
+from asyncsink.errors import (
+    AsyncSinkError,
+    ConfigError,
+    ConnectionLost,
+    PermanentError,
+    ServerFault,
+    Stalled,
+    TransferError,
+    UploadMissing,
+)
+from asyncsink.s3.aioboto3_calls import CALLS, Call
+from asyncsink.s3.body import SLICE_BYTES
+from asyncsink.s3.client import error_from_opening, open_client
+from asyncsink.s3.credentials import bucket_settings
+from asyncsink.s3.error_map import error_from_answer, one_line
+from asyncsink.s3.operations import (
+    AbortMultipartUpload,
+    CompleteMultipartUpload,
+    Done,
+    GetObject,
+    Operation,
+    Response,
+)
+
+R = TypeVar("R", bound=Response)
+
+
+class Aioboto3Transport:
+    """A Transport over an aiobotocore client. Sends each operation once; see `s3.transport.Transport` for the contract.
+
+    Use `open` for a transport that owns its client, or the constructor for a client that somebody else closes.
+
+    Cancelling `send` aborts its connection: what was not sent yet is never sent.
+    """
+
+    def __init__(self, client: Any, bucket: str, retry: RetryPolicy, *, request_payer: bool = False) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._retry = retry
+        self._payer = {"RequestPayer": "requester"} if request_payer else {}
+        self._owned = AsyncExitStack()
+
+    @classmethod
+    async def open(
+        cls, target: S3Target, retry: RetryPolicy, limits: Limits, *, caller_bucket: Any = None
+    ) -> Aioboto3Transport:
+        """Open a client for `target` and a transport that closes it. Sends nothing to S3.
+
+        Raises:
+            ConfigError, CredentialsError: as `s3.client.open_client`.
+        """
+        name = (await bucket_settings(caller_bucket)).name if caller_bucket is not None else target.bucket
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(open_client(target, retry, limits, caller_bucket=caller_bucket))
+            transport = cls(client, name, retry, request_payer=target.request_payer)
+            transport._owned = stack.pop_all()
+        return transport
+
+    def __repr__(self) -> str:
+        return f"<Aioboto3Transport s3://{self._bucket} at {self._client.meta.endpoint_url}>"
+
+    async def send(self, operation: Operation[R]) -> R:
+        """Send one operation and return its answer.
+
+        Raises:
+            Stalled: no byte moved for `stall_seconds` (`complete_seconds` for CompleteMultipartUpload).
+            AsyncSinkError: as `s3.error_map` reads the answer; ConnectionLost where there was none.
+        """
+        call = CALLS[type(operation)]
+        patient = isinstance(operation, CompleteMultipartUpload)
+        watchdog = Watchdog(self._retry.complete_seconds if patient else self._retry.stall_seconds)
+        try:
+            async with watchdog:
+                return cast(R, await self._call(call, operation, watchdog))
+        except AsyncSinkError:
+            raise
+        except Exception as error:
+            translated = self._translate(operation, error, watchdog)
+            if translated is None:
+                raise
+            if isinstance(translated, UploadMissing) and isinstance(operation, AbortMultipartUpload):
+                return cast(R, Done())
+            # Texts of configuration and credential errors may hold what must not be shown.
+            raise translated from (error if isinstance(translated, TransferError) else None)
+
+    async def aclose(self) -> None:
+        """Close the client's connections where the transport owns it. Calling it twice is harmless."""
+        await self._owned.aclose()
+
+    async def _call(self, call: Call, operation: Any, watchdog: Watchdog) -> Response:
+        parameters = call.parameters(operation, watchdog.moved)
+        answer = await getattr(self._client, call.method)(Bucket=self._bucket, **parameters, **self._payer)
+        watchdog.moved(0)
+        if isinstance(operation, GetObject):
+            answer["Body"] = await self._read_body(operation, answer, watchdog)
+        return call.response(operation, answer)
+
+    async def _read_body(self, operation: GetObject, answer: Any, watchdog: Watchdog) -> bytes:
+        pieces: list[bytes] = []
+        missing = operation.length
+        # Its own `async with` gives aiohttp's response, whose reads botocore's would no longer check.
+        stream = answer["Body"]
+        async with stream:
+            if missing and operation.offset and not answer.get("ContentRange"):
+                raise PermanentError(
+                    f"GetObject of s3://{self._bucket}/{operation.key} failed: the server sent the whole object "
+                    "instead of the range that was asked for; read it in one piece.",
+                    operation=operation.name,
+                )
+            while missing > 0 and (piece := await stream.read(min(missing, SLICE_BYTES))):
+                pieces.append(piece)
+                missing -= len(piece)
+                watchdog.moved(len(piece))
+        return b"".join(pieces)
+
+    def _translate(self, operation: Operation[Any], error: Exception, watchdog: Watchdog) -> AsyncSinkError | None:
+        """The error of ours that an exception means, or None where it is a bug that must be seen as it is."""
+        from botocore import exceptions as b
+
+        if isinstance(error, b.ClientError):
+            return self._from_answer(operation, error)
+        if isinstance(error, TimeoutError) and watchdog.expired:
+            return self._stalled(operation, watchdog.seconds)
+        opening = error_from_opening(error)
+        if opening is not None:
+            return opening
+        where = f"{operation.name} of s3://{self._bucket}/{getattr(operation, 'key', '')}"
+        if isinstance(error, b.ParamValidationError):
+            report = "" if "SSECustomerKey" in str(error) else f": {one_line(str(error))}"
+            return ConfigError(f"{where} cannot be sent: its parameters are not valid{report}.")
+        if isinstance(error, b.ReadTimeoutError) and not isinstance(error, b.ConnectTimeoutError):
+            return self._stalled(operation, max(self._retry.stall_seconds, self._retry.complete_seconds))
+        return _from_network(operation.name, where, self._client.meta.endpoint_url, error)
+
+    def _stalled(self, operation: Operation[Any], seconds: float) -> Stalled:
+        return Stalled(
+            f"{operation.name} of s3://{self._bucket}/{getattr(operation, 'key', '')} failed: no byte moved for "
+            f"{seconds:g} s at {self._client.meta.endpoint_url}; look at the server and the network.",
+            operation=operation.name,
+        )
+
+    def _from_answer(self, operation: Operation[Any], error: Any) -> AsyncSinkError:
+        told = error.response.get("Error", {})
+        metadata = error.response.get("ResponseMetadata", {})
+        headers = metadata.get("HTTPHeaders", {})
+        checksum = getattr(operation, "checksum", None)
+        return error_from_answer(
+            operation.name,
+            getattr(operation, "key", ""),
+            self._bucket,
+            str(told.get("Code") or ""),
+            int(metadata.get("HTTPStatusCode") or 0),
+            str(told.get("Message") or ""),
+            headers.get("retry-after"),
+            date=headers.get("date", ""),
+            region=str(headers.get("x-amz-bucket-region") or told.get("Region") or ""),
+            expected=str(checksum) if checksum is not None else "",
+            actual=one_line(str(told.get("CalculatedDigest") or told.get("Message") or "")),
+        )
+
+
+class Watchdog:
+    """A deadline that every moved byte pushes back: `async with` it around one request.
+
+    When it expires, the request is cancelled and TimeoutError raised, with `expired` set.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._timeout = asyncio.timeout(seconds)
+        self._watching = False
+
+    @property
+    def expired(self) -> bool:
+        """True once the deadline passed."""
+        return self._timeout.expired()
+
+    def moved(self, size_bytes: int) -> None:
+        """Bytes moved (0: an answer began). Harmless after the end: aiohttp may still be winding up a body then."""
+        if self._watching and not self.expired:
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self.seconds)
+
+    async def __aenter__(self) -> Watchdog:
+        await self._timeout.__aenter__()
+        self._watching = True
+        return self
+
+    async def __aexit__(self, *exception: Any) -> None:
+        self._watching = False
+        # It turns its own cancellation into a TimeoutError by raising that; it never swallows anything.
+        await self._timeout.__aexit__(*exception)
+
+
+def _from_network(name: str, where: str, endpoint: str, error: Exception) -> AsyncSinkError | None:
+    """What a failure without a usable answer means, or None for a bug."""
+    import aiohttp
+    from aiohttp.http_exceptions import HttpProcessingError
+    from botocore import exceptions as b
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, ResponseParserError):
+        return ServerFault(f"{where} failed: the answer is no S3 answer; check that {endpoint} is S3.", operation=name)
+    inner = error.kwargs.get("error") if isinstance(error, b.BotoCoreError) else error
+    reason = one_line(str(inner) or type(inner).__name__) if inner is not None else type(error).__name__
+    if isinstance(inner, aiohttp.ClientConnectorCertificateError):
+        return ConfigError(f"{where} failed: the certificate of {endpoint} is not trusted ({reason}); give ca_bundle=.")
+    network = (
+        b.ConnectionError,
+        b.ConnectionClosedError,
+        b.ResponseStreamingError,
+        b.IncompleteReadError,
+        aiohttp.ClientError,
+        HttpProcessingError,
+        OSError,
+    )
+    if isinstance(error, network) or isinstance(inner, network):
+        return ConnectionLost(
+            f"{where} failed: the connection to {endpoint} could not be made or was lost ({reason}); "
+            "look at the endpoint and the network.",
+            operation=name,
+        )
+    if isinstance(error, b.BotoCoreError):
+        return PermanentError(f"{where} failed: {type(error).__name__} ({reason}).", operation=name)
+    return None

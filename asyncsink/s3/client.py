@@ -1,0 +1,265 @@
+"""The aioboto3 client, opened so that none of botocore's habits costs time, hangs, or retries behind our back.
+
+Every setting here answers a measured or documented trap: botocore's own retries (one layer of retries is enough), the
+SHA-256 of every payload, checksums in trailers, keep-alive beyond S3's idle time of about five seconds, a pool of ten
+connections, the 100-continue round trip. Credentials are looked up before anything is sent to S3.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio.to_thread
+
+from asyncsink.config import Limits, RetryPolicy, S3Target
+from asyncsink.errors import ConfigError, CredentialsError
+from asyncsink.s3.credentials import (
+    BucketSettings,
+    Credentials,
+    bucket_settings,
+    endpoint_from_environment,
+    freeze,
+    read_credentials_file,
+)
+from asyncsink.s3.error_map import one_line
+
+KEEP_ALIVE_SECONDS = 4
+"""S3 closes idle connections after about 5 s; a connection must not be reused just as the server closes it."""
+
+CONNECTIONS_BESIDE_TRANSFERS = 8
+"""Listing, aborting and looking must not wait for a transfer's connection."""
+
+_HOW_TO_LOG_IN = (
+    "Give creds_path= or profile=, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+    "or say anonymous=True for a public bucket."
+)
+
+
+@asynccontextmanager
+async def open_client(
+    target: S3Target, retry: RetryPolicy, limits: Limits, *, caller_bucket: Any = None
+) -> AsyncIterator[Any]:
+    """Open an aiobotocore S3 client for `target`; leaving the block closes its connections.
+
+    Over HTTPS and on loopback, payloads are not hashed (UNSIGNED-PAYLOAD: TLS and the checksum header guard the
+    bytes); over plain HTTP to another machine they are signed, since nothing else would notice a changed byte on the
+    way (S3 API Reference, "Authenticating Requests: Using the Authorization Header").
+
+    Args:
+        target: where and how; what it says explicitly goes before what `caller_bucket` brings.
+        retry: connect_seconds, stall_seconds and complete_seconds become the client's timeouts.
+        limits: the pool has a connection per request in flight, and a few beside them.
+        caller_bucket: a bucket's name, a boto3 Bucket or an aioboto3 Bucket whose settings are taken over, or None.
+
+    Raises:
+        CredentialsError: none found, incomplete, unreadable, expired for good, or an unknown profile.
+        ConfigError: a malformed endpoint_url, an unusable ca_bundle or region, or no bucket in `caller_bucket`.
+    """
+    settings = await bucket_settings(caller_bucket) if caller_bucket is not None else BucketSettings(name=target.bucket)
+    endpoint = target.endpoint_url or settings.endpoint_url or endpoint_from_environment(os.environ)
+    check_endpoint(endpoint)
+    verify = await anyio.to_thread.run_sync(_check_ca_bundle, target.ca_bundle) if target.ca_bundle else settings.verify
+    anonymous = target.anonymous or (settings.anonymous and not target.creds_path and not target.profile)
+    # The import takes most of a second: other tasks go on meanwhile.
+    session = await anyio.to_thread.run_sync(_new_session, target, settings)
+    try:
+        if not anonymous:
+            await _require_credentials(session)
+        context = session.client(
+            "s3",
+            region_name=target.region or settings.region or None,
+            endpoint_url=endpoint or None,
+            verify=verify,
+            config=_client_config(target, retry, limits, endpoint, anonymous),
+        )
+        client = await context.__aenter__()
+    except Exception as error:
+        translated = error_from_opening(error)
+        if translated is None:
+            raise
+        # Causes may quote what a credential process printed.
+        raise translated from None
+    try:
+        client.meta.events.register("before-send.s3.*", _skip_continue)
+        yield client
+    finally:
+        await context.__aexit__(None, None, None)
+
+
+def check_endpoint(endpoint_url: str) -> None:
+    """Refuse an endpoint that is no plain http(s) URL. "" is Amazon's own. Pure.
+
+    Raises:
+        ConfigError: saying what is wrong; a password in the URL is not repeated.
+    """
+    if not endpoint_url:
+        return
+    try:
+        parts = urlsplit(endpoint_url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, urlsplit("")
+    if parts.username or parts.password:
+        raise ConfigError("endpoint_url holds a user name or password; give credentials by creds_path or profile.")
+    if parts.scheme not in ("http", "https") or not host or port == 0 or parts.query or parts.fragment or " " in host:
+        raise ConfigError(
+            f"endpoint_url={one_line(endpoint_url)!r} is no endpoint; expected a URL such as 'https://s3.example.org' "
+            "or 'http://127.0.0.1:8333'."
+        )
+
+
+def payload_must_be_signed(endpoint_url: str) -> bool:
+    """True for plain HTTP to another machine. Pure."""
+    parts = urlsplit(endpoint_url)
+    if parts.scheme != "http" or parts.hostname is None or parts.hostname == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(parts.hostname).is_loopback
+    except ValueError:
+        return True
+
+
+def error_from_opening(error: Exception) -> ConfigError | None:
+    """What a failure to open a session or client, or to find credentials, means; None for what is neither."""
+    from botocore import exceptions as b
+
+    if isinstance(error, b.ProfileNotFound):
+        profile = one_line(str(error.kwargs.get("profile", "")))
+        return CredentialsError(f"The profile {profile!r} does not exist; see 'aws configure list-profiles'.")
+    if isinstance(error, b.PartialCredentialsError):
+        provider, missing = error.kwargs.get("provider", ""), error.kwargs.get("cred_var", "")
+        return CredentialsError(f"The credentials from {provider} are incomplete: {missing} is missing.")
+    if isinstance(error, (b.NoCredentialsError, b.NoAuthTokenError)):
+        return CredentialsError(f"There are no credentials. {_HOW_TO_LOG_IN}")
+    if isinstance(error, (b.ConfigParseError, b.ConfigNotFound)):
+        path = error.kwargs.get("path", "")
+        return CredentialsError(f"The AWS configuration file {path!r} cannot be read; repair it.")
+    retrieval = (
+        b.CredentialRetrievalError,
+        b.TokenRetrievalError,
+        b.SSOError,
+        b.UnknownCredentialError,
+        b.InfiniteLoopConfigError,
+        b.InvalidConfigError,
+        b.MetadataRetrievalError,
+        b.RefreshWithMFAUnsupportedError,
+    )
+    if isinstance(error, retrieval):
+        provider = error.kwargs.get("provider", "") if hasattr(error, "kwargs") else ""
+        source = f"from {provider} " if provider else ""
+        return CredentialsError(
+            f"The credentials {source}cannot be retrieved ({type(error).__name__}); log in again or check the profile."
+        )
+    configuration = (
+        b.BaseEndpointResolverError,
+        b.EndpointProviderError,
+        b.InvalidEndpointConfigurationError,
+        b.InvalidRegionError,
+        b.InvalidProxiesConfigError,
+        b.UnsupportedS3ConfigurationError,
+        b.UnsupportedS3ArnError,
+        b.UnsupportedS3AccesspointConfigurationError,
+        b.InvalidS3AddressingStyleError,
+    )
+    if isinstance(error, configuration) or (isinstance(error, ValueError) and "Invalid endpoint" in str(error)):
+        return ConfigError(f"The endpoint or region cannot be used: {one_line(str(error))}.")
+    return None
+
+
+def _new_session(target: S3Target, settings: BucketSettings) -> Any:
+    import aioboto3
+
+    credentials: Credentials | None = None
+    if target.creds_path:
+        credentials = read_credentials_file(target.creds_path)
+    elif not target.profile:
+        credentials = settings.credentials
+    try:
+        if credentials is None:
+            return aioboto3.Session(profile_name=target.profile or None)
+        token = credentials.session_token
+        return aioboto3.Session(
+            aws_access_key_id=credentials.access_key_id,
+            aws_secret_access_key=credentials.secret_access_key.reveal().decode(),
+            aws_session_token=token.reveal().decode() if token is not None else None,
+        )
+    except Exception as error:
+        translated = error_from_opening(error)
+        if translated is None:
+            raise
+        raise translated from None
+
+
+async def _require_credentials(session: Any) -> None:
+    held = await session.get_credentials()
+    if held is None:
+        raise CredentialsError(f"There are no credentials. {_HOW_TO_LOG_IN}")
+    # Roles and SSO are asked here, so that a login that ended is known before the first request.
+    await freeze(held)
+
+
+def _client_config(target: S3Target, retry: RetryPolicy, limits: Limits, endpoint: str, anonymous: bool) -> Any:
+    from aiobotocore.config import AioConfig
+    from botocore import UNSIGNED
+
+    style = target.addressing_style
+    if style == "auto" and endpoint:
+        style = "path"
+    return AioConfig(
+        connector_args={"keepalive_timeout": KEEP_ALIVE_SECONDS},
+        http_session_cls=_session_class(),
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        s3={"payload_signing_enabled": payload_must_be_signed(endpoint), "addressing_style": style},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        signature_version=UNSIGNED if anonymous else None,
+        max_pool_connections=(limits.concurrency or limits.concurrency_max) + CONNECTIONS_BESIDE_TRANSFERS,
+        connect_timeout=retry.connect_seconds,
+        # The transport's progress watchdog is the finer net; this one must not cut a Complete short.
+        read_timeout=max(retry.stall_seconds, retry.complete_seconds),
+        user_agent_extra="asyncsink",
+    )
+
+
+def _session_class() -> type[Any]:
+    from aiobotocore.httpsession import AIOHTTPSession
+
+    class AbortingSession(AIOHTTPSession):  # type: ignore[misc, unused-ignore]
+        """Connections that are given up are aborted, not closed.
+
+        asyncio's close() goes on sending what is buffered, and waits for ever for a peer that has stopped reading: a
+        cancelled PUT could still succeed, and a stalled connection would never go away.
+        """
+
+        def _create_connector(self, proxy_url: str | None) -> Any:
+            connector = super()._create_connector(proxy_url)
+            release = connector._release
+
+            def abort_or_release(key: Any, protocol: Any, *, should_close: bool = False) -> None:
+                if should_close and protocol.transport is not None:
+                    protocol.transport.abort()
+                release(key, protocol, should_close=should_close)
+
+            connector._release = abort_or_release
+            return connector
+
+    return AbortingSession
+
+
+def _skip_continue(request: Any, **_: Any) -> None:
+    """S3 needs no 100-continue, and aiohttp would wait for it without a limit."""
+    request.headers.pop("Expect", None)
+
+
+def _check_ca_bundle(path: str) -> str:
+    try:
+        ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"ca_bundle={path!r} cannot be used ({error}); expected PEM certificates.") from error
+    return path

@@ -1,0 +1,47 @@
+"""Pure: the media type of an object, from its name.
+
+A compressed file is what its outermost suffix says (`.nii.gz` is application/gzip), because Content-Encoding would
+make browsers and HTTP libraries decompress what readers of these files expect compressed.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+
+DEFAULT = "application/octet-stream"
+
+# Only the table that ships with Python: the answer must not depend on the machine's mime.types.
+_KNOWN = mimetypes.MimeTypes(filenames=())
+_COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz",
+               "compress": "application/x-compress", "br": DEFAULT}  # fmt: skip
+_FIELD = {
+    ".tsv": "text/tab-separated-values",
+    ".csv": "text/csv",
+    ".jsonl": "application/jsonl",
+    ".json": "application/json",
+    ".yaml": "application/yaml",
+    ".yml": "application/yaml",
+    ".md": "text/markdown",
+    ".nii": DEFAULT,
+    ".mgz": "application/gzip",
+    ".gii": "application/xml",
+    ".h5": "application/x-hdf5",
+    ".hdf5": "application/x-hdf5",
+    ".parquet": "application/vnd.apache.parquet",
+    ".bval": "text/plain",
+    ".bvec": "text/plain",
+    ".zst": "application/zstd",
+}
+
+
+def infer_content_type(name: str) -> str:
+    """The media type for a file or key named `name` (RFC 9110, 8.3); application/octet-stream where nothing is known."""
+    base = name.rsplit("/", 1)[-1].lower()
+    dot = base.rfind(".")
+    if dot > 0 and (known := _FIELD.get(base[dot:])):
+        return known
+    # A name is no URL: "data:text/x" and "?" have no meaning in it.
+    kind, encoding = _KNOWN.guess_type("x" + base[dot:] if dot >= 0 else base)
+    if encoding is not None:
+        return _COMPRESSED.get(encoding, DEFAULT)
+    return kind or DEFAULT

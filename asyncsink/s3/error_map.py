@@ -1,0 +1,206 @@
+"""Pure: the one table from what an S3 server answers to asyncsink's errors.
+
+The server's code decides; where there is none (HEAD has no body) or an unknown one, the HTTP status does. Sources:
+Amazon S3 API Reference, "Error responses"; RFC 9110, 10.2.3 (Retry-After) and 15.4 to 15.6 (status codes).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from asyncsink.errors import (
+    AccessDenied,
+    AsyncSinkError,
+    BucketMissing,
+    ClockSkew,
+    ConfigError,
+    ConnectionLost,
+    CredentialsError,
+    DestinationFull,
+    EntityTooLarge,
+    ExpiredCredentials,
+    IntegrityError,
+    ObjectMissing,
+    PermanentError,
+    PreconditionFailed,
+    RequestTimeout,
+    RetryableError,
+    ServerFault,
+    Throttled,
+    TransferError,
+    UploadMissing,
+)
+
+MESSAGE_CHARACTERS_MAX = 200
+"""So much of the server's own text is quoted."""
+
+_CREDENTIALS = "Check creds_path, the profile or the AWS_ environment variables."
+_KEY_RIGHTS = "Check the rights of these credentials on the bucket and its encryption keys."
+_WRONG_REGION = "Give the bucket's own region."
+
+BY_CODE: Final[dict[str, tuple[type[AsyncSinkError], str]]] = {
+    # code: (error, what to do)
+    "InvalidAccessKeyId": (CredentialsError, _CREDENTIALS),
+    "SignatureDoesNotMatch": (CredentialsError, "The secret access key does not belong to the key id. " + _CREDENTIALS),
+    "InvalidToken": (CredentialsError, "The session token is not valid. " + _CREDENTIALS),
+    "InvalidSecurity": (CredentialsError, _CREDENTIALS),
+    "NotSignedUp": (CredentialsError, "The account is not signed up for S3."),
+    "ExpiredToken": (ExpiredCredentials, "Renew the session (for example: aws sso login)."),
+    "ExpiredTokenException": (ExpiredCredentials, "Renew the session (for example: aws sso login)."),
+    "TokenRefreshRequired": (ExpiredCredentials, "Renew the session (for example: aws sso login)."),
+    "RequestTimeTooSkewed": (ClockSkew, "Set this machine's clock."),
+    "RequestExpired": (ClockSkew, "Set this machine's clock."),
+    "SlowDown": (Throttled, "Lower the concurrency if it goes on."),
+    "ServiceUnavailable": (Throttled, "Lower the concurrency if it goes on."),
+    "Throttling": (Throttled, "Lower the concurrency if it goes on."),
+    "ThrottlingException": (Throttled, "Lower the concurrency if it goes on."),
+    "ThrottledException": (Throttled, "Lower the concurrency if it goes on."),
+    "RequestThrottled": (Throttled, "Lower the concurrency if it goes on."),
+    "RequestThrottledException": (Throttled, "Lower the concurrency if it goes on."),
+    "RequestLimitExceeded": (Throttled, "Lower the concurrency if it goes on."),
+    "BandwidthLimitExceeded": (Throttled, "Lower the concurrency if it goes on."),
+    "TooManyRequests": (Throttled, "Lower the concurrency if it goes on."),
+    "TooManyRequestsException": (Throttled, "Lower the concurrency if it goes on."),
+    "RequestTimeout": (RequestTimeout, "The body came too slowly: lower the concurrency or look at the network."),
+    "RequestTimeoutException": (RequestTimeout, "The body came too slowly: lower the concurrency or the part size."),
+    "IncompleteBody": (ConnectionLost, "The body was cut on its way; look at proxies and the network."),
+    "InternalError": (ServerFault, "Try again later."),
+    "InternalFailure": (ServerFault, "Try again later."),
+    # Another request touched the same key at the same moment; sending it again settles the matter.
+    "ConditionalRequestConflict": (ServerFault, "Another writer was at the same key; it is safe to try again."),
+    "OperationAborted": (ServerFault, "A conflicting request is in progress; it is safe to try again."),
+    "BadDigest": (IntegrityError, "The bytes changed between reading and storing; run again."),
+    "InvalidDigest": (IntegrityError, "The server could not read the checksum; try another checksum option."),
+    "XAmzContentSHA256Mismatch": (IntegrityError, "The bytes changed on their way; run again."),
+    "XAmzContentChecksumMismatch": (IntegrityError, "The bytes changed on their way; run again."),
+    "NoSuchBucket": (BucketMissing, "Create the bucket or correct the destination."),
+    "NoSuchUpload": (UploadMissing, "It was completed, aborted or expired; run again."),
+    "NoSuchKey": (ObjectMissing, "Check the key."),
+    "NoSuchVersion": (ObjectMissing, "Check the version id."),
+    "NotFound": (ObjectMissing, "Check the key."),
+    "PreconditionFailed": (PreconditionFailed, "The object under the key was changed by somebody else."),
+    "EntityTooLarge": (EntityTooLarge, "Split the file, or use a server that stores larger objects."),
+    "QuotaExceeded": (DestinationFull, "Free some space or raise the quota."),
+    "QuotaExceededException": (DestinationFull, "Free some space or raise the quota."),
+    "XMinioStorageFull": (DestinationFull, "Free some space on the server."),
+    "XMinioAdminBucketQuotaExceeded": (DestinationFull, "Free some space or raise the quota."),
+    "InsufficientStorage": (DestinationFull, "Free some space on the server."),
+    "AccessDenied": (AccessDenied, _KEY_RIGHTS),
+    "AllAccessDisabled": (AccessDenied, _KEY_RIGHTS),
+    "AccountProblem": (AccessDenied, "Ask the account's owner."),
+    "PermanentRedirect": (ConfigError, _WRONG_REGION),
+    "AuthorizationHeaderMalformed": (ConfigError, _WRONG_REGION),
+    "IllegalLocationConstraintException": (ConfigError, _WRONG_REGION),
+    "InvalidBucketName": (ConfigError, "Correct the bucket's name."),
+    "NotImplemented": (PermanentError, "This server lacks the feature; leave the option out."),
+}
+
+BY_STATUS: Final[dict[int, tuple[type[AsyncSinkError], str]]] = {
+    301: (ConfigError, _WRONG_REGION),
+    307: (ServerFault, "The bucket is being moved; try again later."),
+    401: (CredentialsError, _CREDENTIALS),
+    403: (AccessDenied, _KEY_RIGHTS),
+    404: (ObjectMissing, "Check the bucket and the key."),
+    408: (RequestTimeout, "The request came too slowly; look at the network."),
+    409: (ServerFault, "A conflicting request is in progress; it is safe to try again."),
+    412: (PreconditionFailed, "The object under the key was changed by somebody else."),
+    413: (EntityTooLarge, "A server or proxy on the way refuses bodies of this size; use smaller parts."),
+    429: (Throttled, "Lower the concurrency if it goes on."),
+    501: (PermanentError, "This server lacks the feature; leave the option out."),
+    503: (Throttled, "Lower the concurrency if it goes on."),
+    507: (DestinationFull, "Free some space on the server."),
+}
+
+
+def error_from_answer(
+    operation_name: str,
+    key: str,
+    bucket: str,
+    code: str,
+    status: int,
+    message: str,
+    retry_after: str | None = None,
+    *,
+    date: str = "",
+    region: str = "",
+    expected: str = "",
+    actual: str = "",
+) -> AsyncSinkError:
+    """The error that an answer means. Pure.
+
+    Args:
+        operation_name: S3's name ("PutObject").
+        key, bucket: what was asked for; the key is "" for requests about the bucket.
+        code: S3's error code, or "" (or the status as text, which is what botocore makes of a HEAD without a body).
+        status: the HTTP status; an `<Error>` in the body of a 200 counts as 500.
+        message: the server's text; cleaned and shortened here.
+        retry_after: the `Retry-After` header: seconds, or an HTTP date.
+        date: the answer's `Date` header, which a `Retry-After` date is compared with (no local clock is needed).
+        region: the bucket's region where the answer tells it (`x-amz-bucket-region`, `<Region>`).
+        expected, actual: the checksum that was sent and the one the server computed, for IntegrityError.
+    """
+    error_class, advice = classify(code, status)
+    where = f"s3://{bucket}/{key}" if key else f"bucket {bucket}"
+    said = ", ".join(part for part in (_named(code, status), one_line(message)) if part)
+    if advice == _WRONG_REGION and region:
+        advice = f"The bucket is in region {one_line(region)}: give region={one_line(region)!r}."
+    text = f"{operation_name} of {one_line(where, 1200)} failed: {said}. {advice}"
+    if issubclass(error_class, IntegrityError):
+        return error_class(text, expected=expected, actual=actual)
+    if not issubclass(error_class, TransferError):
+        return error_class(text)
+    error = error_class(text, operation=operation_name, code=code, status=status)
+    if isinstance(error, RetryableError):
+        error.retry_after_seconds = retry_after_seconds(retry_after, date)
+    return error
+
+
+def classify(code: str, status: int) -> tuple[type[AsyncSinkError], str]:
+    """The error class for a code and a status, and what a person should do about it. Pure."""
+    if code in BY_CODE:
+        return BY_CODE[code]
+    if code.startswith("Throttl"):
+        return BY_CODE["Throttling"]
+    if status in BY_STATUS:
+        return BY_STATUS[status]
+    if status >= 500:
+        return ServerFault, "Try again later."
+    return PermanentError, "Sending it again cannot help: correct the request's options."
+
+
+def retry_after_seconds(value: str | None, date: str = "") -> float | None:
+    """Seconds that a `Retry-After` header asks for, or None where it is absent or unreadable (RFC 9110, 10.2.3). Pure.
+
+    Args:
+        value: "120", or an HTTP date, which counts from `date`.
+        date: the same answer's `Date` header.
+    """
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - parsedate_to_datetime(date)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def one_line(text: str, characters_max: int = MESSAGE_CHARACTERS_MAX) -> str:
+    """One line of printable text, shortened, without passwords in URLs. Pure.
+
+    A server's answer must not be able to write to a terminal or to forge a line of a log.
+    """
+    line = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in text)).strip().rstrip(".")
+    line = re.sub(r"\b([a-z][a-z0-9+]*)://[^/@\s]+@", r"\1://", line)
+    return line if len(line) <= characters_max else line[: characters_max - 1] + "…"
+
+
+def _named(code: str, status: int) -> str:
+    if not code or code == str(status):
+        return f"HTTP {status}"
+    return f"{one_line(code)} (HTTP {status})" if status else one_line(code)

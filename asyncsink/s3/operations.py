@@ -1,0 +1,286 @@
+"""The S3 operations asyncsink uses, one small dataclass each, and what each answers.
+
+An operation names no bucket and no credentials: a Transport is bound to its target. Checksums travel as
+`model.Checksum`; ETags come back without their quotes. Responses carry `attempts`, which the retrying layer sets.
+
+Source: Amazon S3 API Reference, the page of each operation's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar, Generic, TypeVar
+
+from asyncsink.model import Checksum, ChecksumAlgorithm
+
+R = TypeVar("R", bound="Response")
+ByteBody = bytes | bytearray | memoryview
+
+
+@dataclass(slots=True, kw_only=True)
+class Response:
+    """What every answer has. `attempts` is how often the request was sent."""
+
+    attempts: int = 1
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectStored(Response):
+    """Answer to PutObject, UploadPart and CompleteMultipartUpload.
+
+    Attributes:
+        etag: without quotes, or "".
+        checksum: the server's, or None where it sent none.
+        version_id: or "".
+        sse: the server-side encryption that was used ("AES256", "aws:kms", …, "customer" for SSE-C), or "".
+    """
+
+    etag: str = ""
+    checksum: Checksum | None = None
+    version_id: str = ""
+    sse: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class UploadCreated(Response):
+    upload_id: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Done(Response):
+    """An answer that holds nothing of interest."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectHead(Response):
+    """Answer to HeadObject.
+
+    Attributes:
+        size_bytes: of the object, or of the part that was asked for.
+        etag: without quotes.
+        checksums: every checksum that the server sent, by algorithm.
+        composite: True where they are checksums of part checksums (x-amz-checksum-type: COMPOSITE).
+        last_modified: timezone-aware, or None.
+        metadata: user metadata, lower-case names.
+        version_id, sse, content_type, storage_class: or "".
+        parts_count: of a multipart object where the server tells (HEAD with a part number), or None.
+    """
+
+    size_bytes: int
+    etag: str = ""
+    checksums: Mapping[ChecksumAlgorithm, str] = field(default_factory=dict)
+    composite: bool = False
+    last_modified: datetime | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    version_id: str = ""
+    sse: str = ""
+    content_type: str = ""
+    storage_class: str = ""
+    parts_count: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectData(Response):
+    """Answer to GetObject: the bytes asked for, and the ETag of the object they came from."""
+
+    data: bytes
+    etag: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class ListedObject:
+    key: str
+    size_bytes: int
+    etag: str
+    last_modified: datetime
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectPage(Response):
+    """One page of ListObjectsV2, keys in UTF-8 byte order; `next_token` is "" on the last one."""
+
+    objects: tuple[ListedObject, ...] = ()
+    next_token: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class ListedPart:
+    part_number: int
+    size_bytes: int
+    etag: str
+    checksum: Checksum | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class PartPage(Response):
+    parts: tuple[ListedPart, ...] = ()
+    next_marker: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class ListedUpload:
+    key: str
+    upload_id: str
+    initiated: datetime
+
+
+@dataclass(slots=True, kw_only=True)
+class UploadPage(Response):
+    uploads: tuple[ListedUpload, ...] = ()
+    next_key_marker: str = ""
+    next_upload_id_marker: str = ""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Operation(Generic[R]):
+    """One request. `name` is S3's name; `idempotent` says whether sending it twice is the same as once."""
+
+    name: ClassVar[str]
+    idempotent: ClassVar[bool] = True
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class ObjectAttributes:
+    """What an object is given besides its bytes; the fields of config.ObjectOptions with the content type decided.
+
+    Attributes:
+        sse_customer_key: 32 bytes, or None. The transports derive the key's MD5.
+    """
+
+    content_type: str = ""
+    sse: str = ""
+    sse_kms_key_id: str = ""
+    sse_customer_key: Any = None
+    storage_class: str = ""
+    acl: str = ""
+    tags: tuple[tuple[str, str], ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+NO_ATTRIBUTES = ObjectAttributes()
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class PutObject(Operation[ObjectStored]):
+    """Store `body` (0 bytes to 5 GiB) under `key`, with `checksum` in a header."""
+
+    name: ClassVar[str] = "PutObject"
+    key: str
+    body: ByteBody
+    checksum: Checksum | None = None
+    attributes: ObjectAttributes = NO_ATTRIBUTES
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class CreateMultipartUpload(Operation[UploadCreated]):
+    """Begin a multipart upload. `algorithm` asks for full-object checksums where S3 has them (CRC family)."""
+
+    name: ClassVar[str] = "CreateMultipartUpload"
+    idempotent: ClassVar[bool] = False
+    key: str
+    algorithm: ChecksumAlgorithm | None = None
+    attributes: ObjectAttributes = NO_ATTRIBUTES
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class UploadPart(Operation[ObjectStored]):
+    """Store one part, numbered from 1."""
+
+    name: ClassVar[str] = "UploadPart"
+    key: str
+    upload_id: str
+    part_number: int
+    body: ByteBody
+    checksum: Checksum | None = None
+    sse_customer_key: Any = None
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class CompletedPart:
+    part_number: int
+    etag: str
+    checksum: Checksum | None = None
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class CompleteMultipartUpload(Operation[ObjectStored]):
+    """Join the parts. `size_bytes` becomes MpuObjectSize; `checksum` is the full-object one, or None."""
+
+    name: ClassVar[str] = "CompleteMultipartUpload"
+    idempotent: ClassVar[bool] = False
+    key: str
+    upload_id: str
+    parts: tuple[CompletedPart, ...]
+    size_bytes: int
+    checksum: Checksum | None = None
+    sse_customer_key: Any = None
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class AbortMultipartUpload(Operation[Done]):
+    """Forget an upload and its parts. An upload that the server does not know is no error."""
+
+    name: ClassVar[str] = "AbortMultipartUpload"
+    key: str
+    upload_id: str
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class HeadObject(Operation[ObjectHead]):
+    """Size, ETag and checksums of an object, or of one of its parts."""
+
+    name: ClassVar[str] = "HeadObject"
+    key: str
+    part_number: int | None = None
+    version_id: str = ""
+    sse_customer_key: Any = None
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class GetObject(Operation[ObjectData]):
+    """`length` bytes from `offset`; `if_match` (an ETag) guards against a replaced object."""
+
+    name: ClassVar[str] = "GetObject"
+    key: str
+    offset: int = 0
+    length: int
+    if_match: str = ""
+    version_id: str = ""
+    sse_customer_key: Any = None
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class ListObjects(Operation[ObjectPage]):
+    """One page of ListObjectsV2."""
+
+    name: ClassVar[str] = "ListObjectsV2"
+    prefix: str = ""
+    token: str = ""
+    max_keys: int = 1000
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class ListParts(Operation[PartPage]):
+    name: ClassVar[str] = "ListParts"
+    key: str
+    upload_id: str
+    marker: int = 0
+    sse_customer_key: Any = None
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class ListMultipartUploads(Operation[UploadPage]):
+    name: ClassVar[str] = "ListMultipartUploads"
+    prefix: str = ""
+    key_marker: str = ""
+    upload_id_marker: str = ""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class DeleteObject(Operation[Done]):
+    """Remove an object; one that is not there is no error."""
+
+    name: ClassVar[str] = "DeleteObject"
+    key: str

@@ -1,0 +1,55 @@
+"""The one place where transports are stacked: retrying around pacing around a lane."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from asyncsink.config import Limits, RetryPolicy, S3Target
+from asyncsink.s3.aioboto3_transport import Aioboto3Transport
+from asyncsink.s3.pacing import PacedTransport, Pacer
+from asyncsink.s3.retrying import RetryingTransport
+
+
+@dataclass(frozen=True, slots=True)
+class S3Stack:
+    """A bucket's transport, and what its layers know.
+
+    Attributes:
+        transport: the outermost layer.
+        pacer: tokens and counts of requests.
+        lane: the name that the report gives.
+    """
+
+    transport: RetryingTransport
+    pacer: Pacer
+    lane: str
+
+    @property
+    def requests(self) -> int:
+        """Requests sent so far, retries included."""
+        return self.pacer.requests
+
+    @property
+    def retries(self) -> int:
+        """Attempts beyond the first."""
+        return self.transport.retries
+
+
+@asynccontextmanager
+async def open_stack(
+    target: S3Target, retry: RetryPolicy, limits: Limits, *, caller_bucket: Any = None
+) -> AsyncIterator[S3Stack]:
+    """Open a client for `target` and stack the layers on it; leaving the block closes its connections.
+
+    Raises:
+        ConfigError, CredentialsError: nothing was sent.
+    """
+    lane = await Aioboto3Transport.open(target, retry, limits, caller_bucket=caller_bucket)
+    try:
+        pacer = Pacer(limits.concurrency_start)
+        yield S3Stack(RetryingTransport(PacedTransport(lane, pacer), retry), pacer, "aioboto3")
+    finally:
+        await lane.aclose()

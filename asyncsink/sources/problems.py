@@ -1,0 +1,121 @@
+"""What can be wrong with a named or found path, said in one sentence, and the one look that decides it.
+
+Messages quote paths with `repr`, so that a name that is no UTF-8 (PEP 383) prints anywhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from asyncsink.config import Symlinks
+from asyncsink.errors import SourceError, SourceMissing, SourceUnreadable
+from asyncsink.model import SourceProblem
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO (named pipe)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symbolic link",
+}
+
+_ADVICE = {
+    errno.EACCES: "expected read permission; change its mode or owner, or publish as a user who may read it",
+    errno.EPERM: "expected read permission; change its mode or owner, or publish as a user who may read it",
+    errno.ELOOP: "it is a symbolic link loop; expected a link to a file; remove or repair the link",
+    errno.EIO: "expected readable storage; check the disk or the network mount, then publish again",
+    errno.ESTALE: "expected the file that was found on the network mount; remount it, then publish again",
+    errno.ENAMETOOLONG: "expected a path that this system can open; shorten it or move the files up",
+    errno.EMFILE: "this process has too many open files; raise `ulimit -n` or lower `concurrency`",
+    errno.ENFILE: "this machine has too many open files; raise the system's limit or lower `concurrency`",
+    errno.ENXIO: "expected a regular file; sockets and devices cannot be published; remove it from the outputs",
+}
+
+
+def translate(path: str, error: OSError) -> SourceError:
+    """The SourceError for an OSError met while `path` was looked at, opened or read.
+
+    ENOENT and ENOTDIR become SourceMissing, everything else SourceUnreadable.
+    """
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return SourceMissing(
+            f"Source {path!r} does not exist; expected a file; check the path, or use on_missing='skip'."
+        )
+    advice = _ADVICE.get(error.errno or 0, "expected a readable file; check the file system, then publish again")
+    return SourceUnreadable(f"Source {path!r} cannot be read ({error.strerror or error}): {advice}.")
+
+
+def not_regular(path: str, mode: int) -> SourceUnreadable:
+    """The error for something that is no regular file; `mode` is its st_mode."""
+    kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+    return SourceUnreadable(
+        f"Source {path!r} is {kind}; expected a regular file; remove it from the outputs, or use on_missing='skip'."
+    )
+
+
+def is_directory(path: str) -> SourceUnreadable:
+    """The error for a directory where only files can be named."""
+    return SourceUnreadable(f"Source {path!r} is a directory; list its files: each with a key of its own.")
+
+
+def impossible_name(path: str, error: ValueError) -> SourceMissing:
+    """The error for a text that no file system can have as a path (a NUL, a surrogate that stands for no byte)."""
+    return SourceMissing(f"Source {path!r} can be no file's path ({error}); expected a path; correct it.")
+
+
+def broken_link(path: str) -> SourceMissing:
+    """The error for a symbolic link to nothing."""
+    return SourceMissing(
+        f"Source {path!r} is a symbolic link to something that does not exist; expected a link to a file; "
+        "repair or remove the link, or use on_missing='skip'."
+    )
+
+
+def link_loop(path: str) -> SourceUnreadable:
+    """The error for a directory that holds itself by way of symbolic links."""
+    return SourceUnreadable(
+        f"Source {path!r} is a symbolic link loop: it leads back to a directory that holds it; "
+        "expected links that end; remove the link, or use symlinks='skip'."
+    )
+
+
+def refused_link(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: str = "") -> SourceProblem:
+    """What a symbolic link becomes where the policy is "skip" (already decided) or "error" (never skippable)."""
+    error = SourceUnreadable(
+        f"Source {path!r} is a symbolic link, and symlinks={symlinks!r}; expected a regular file or directory; "
+        "use symlinks='follow' to publish what it points to."
+    )
+    skipped = symlinks == "skip"
+    return SourceProblem(path, error, entry, attribute, skippable=skipped, skipped=skipped)
+
+
+def examine(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: str = "") -> os.stat_result | SourceProblem:
+    """Look at a path that somebody named, without opening it.
+
+    Args:
+        path: absolute path.
+        symlinks: applied to the last component of `path`; links above it are followed, as by every open.
+        entry, attribute: where the path was named, for the problem.
+
+    Returns:
+        The status of a regular file or a directory, or the problem with what was found.
+    """
+    try:
+        status = os.lstat(path)
+        if stat.S_ISLNK(status.st_mode):
+            if symlinks != "follow":
+                return refused_link(path, symlinks, entry=entry, attribute=attribute)
+            try:
+                status = os.stat(path)
+            except FileNotFoundError:
+                return SourceProblem(path, broken_link(path), entry, attribute)
+    except OSError as error:
+        return SourceProblem(path, translate(path, error), entry, attribute)
+    except ValueError as error:
+        return SourceProblem(path, impossible_name(path, error), entry, attribute)
+    if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+        return status
+    return SourceProblem(path, not_regular(path, status.st_mode), entry, attribute)

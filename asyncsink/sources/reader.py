@@ -1,0 +1,192 @@
+"""Reading one source file through one descriptor, and proof that it stayed the same.
+
+fstat before the first byte, fstat after the last: size, mtime, ctime and inode must be equal, and the path must still
+name that inode. A change that keeps the size and falls into the same tick of the file system's clock (up to 10 ms on
+Linux before 6.13) as the change before it cannot be seen from outside; nothing can.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from types import TracebackType
+
+from asyncsink.errors import SourceChanged
+from asyncsink.model import SourceFile
+from asyncsink.sources.problems import impossible_name, not_regular, translate
+
+# O_NONBLOCK: opening a FIFO that took the file's place returns at once; it means nothing to a regular file.
+# O_NOCTTY: a terminal that took its place does not become ours.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+Buffer = bytearray | memoryview
+
+
+class OpenSource:
+    """One regular file, open for reading. All methods block; call them in reader or sender threads.
+
+    Several threads may call `read_part` at once: reads are positional, and release the GIL. `close` must come after
+    the last of them returned. Making a hard link of the file changes its ctime: call `check_unchanged` before.
+
+        with OpenSource(source) as file:
+            body = file.read_all()
+            file.check_unchanged()
+    """
+
+    __slots__ = ("_descriptor", "_first", "_source")
+
+    def __init__(self, source: SourceFile) -> None:
+        """Open `source.path` and compare it with what was found there.
+
+        Raises:
+            SourceMissing: nothing is there any more.
+            SourceUnreadable: it may not be read, is no regular file, or no descriptor is free.
+            SourceChanged: its size or modification time is not what was found.
+        """
+        self._source = source
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(source.path, _FLAGS)
+            self._first = os.fstat(self._descriptor)
+        except OSError as error:
+            self.close()
+            raise translate(source.path, error) from error
+        except ValueError as error:
+            raise impossible_name(source.path, error) from error
+        try:
+            self._check_as_found()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def size_bytes(self) -> int:
+        """Size when it was opened, which is also what was found."""
+        return self._first.st_size
+
+    def read_all(self, into: Buffer | None = None) -> Buffer:
+        """The whole content: a new bytearray, or a view of the first `size_bytes` of `into`.
+
+        Raises:
+            SourceChanged: the file ended early.
+            SourceUnreadable: the storage failed.
+            ValueError: `into` is smaller than the file.
+        """
+        return self.read_part(0, self.size_bytes, into)
+
+    def read_part(self, offset: int, length: int, into: Buffer | None = None) -> Buffer:
+        """Exactly `length` bytes from `offset`: a new bytearray, or a view of the first `length` of `into`.
+
+        Raises:
+            SourceChanged: the file ended early.
+            SourceUnreadable: the storage failed.
+            ValueError: the part is not inside the file, `into` is smaller than `length`, or the file is closed.
+        """
+        if offset < 0 or length < 0 or offset + length > self.size_bytes:
+            raise ValueError(f"bytes {offset} to {offset + length} are not inside a file of {self.size_bytes} bytes")
+        if into is None:
+            buffer = bytearray(length)
+            with memoryview(buffer) as view:
+                self._fill(view, offset)
+            return buffer
+        whole = memoryview(into).cast("B")
+        if len(whole) < length:
+            raise ValueError(f"a buffer of {len(whole)} bytes cannot hold {length} bytes")
+        view = whole[:length]
+        self._fill(view, offset)
+        return view
+
+    def check_unchanged(self) -> None:
+        """Prove that what was read is what the path named, and still names. Call it after the last read.
+
+        Raises:
+            SourceChanged: the file was written to, truncated, replaced, removed, or its mode or links changed.
+            SourceUnreadable: the storage failed.
+            ValueError: the file is closed.
+        """
+        path = self._source.path
+        try:
+            now = os.fstat(self._open_descriptor())
+        except OSError as error:
+            raise translate(path, error) from error
+        if _fingerprint(now) != _fingerprint(self._first):
+            raise self._changed(_differences(self._first, now))
+        try:
+            named = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self._changed("it was removed or renamed") from error
+        except OSError as error:
+            raise translate(path, error) from error
+        if (named.st_dev, named.st_ino) != (self._first.st_dev, self._first.st_ino):
+            raise self._changed("another file took its place (another inode has its name now)")
+
+    def close(self) -> None:
+        """Give the descriptor back. Calling it twice is harmless.
+
+        Raises:
+            SourceUnreadable: the storage failed.
+        """
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor == -1:
+            return
+        try:
+            os.close(descriptor)
+        except OSError as error:
+            raise translate(self._source.path, error) from error
+
+    def __enter__(self) -> OpenSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<OpenSource {self._source.path!r}, {self.size_bytes} bytes>"
+
+    def _check_as_found(self) -> None:
+        first, source = self._first, self._source
+        if not stat.S_ISREG(first.st_mode):
+            raise not_regular(source.path, first.st_mode)
+        if first.st_size != source.size_bytes:
+            raise self._changed(f"its size was {source.size_bytes} bytes when it was found, now {first.st_size}")
+        if first.st_mtime_ns != source.mtime_ns:
+            raise self._changed("it was modified after it was found")
+
+    def _open_descriptor(self) -> int:
+        if self._descriptor == -1:
+            raise ValueError(f"source {self._source.path!r} is closed")
+        return self._descriptor
+
+    def _fill(self, view: memoryview, offset: int) -> None:
+        # One read returns less than asked for at a signal, on some network file systems, and beyond 2 GiB (read(2)).
+        descriptor, filled = self._open_descriptor(), 0
+        while filled < len(view):
+            try:
+                count = os.preadv(descriptor, [view[filled:]], offset + filled)
+            except OSError as error:
+                raise translate(self._source.path, error) from error
+            if not count:
+                raise self._changed(
+                    f"expected {len(view)} bytes from offset {offset}, found only {filled}: the file was truncated"
+                )
+            filled += count
+
+    def _changed(self, what: str) -> SourceChanged:
+        return SourceChanged(
+            f"Source {self._source.path!r} changed while it was being published: {what}; expected a file at rest; "
+            "nothing was published under its key; export again when its writer is done."
+        )
+
+
+def _fingerprint(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+
+
+def _differences(before: os.stat_result, now: os.stat_result) -> str:
+    if before.st_size != now.st_size:
+        return f"expected {before.st_size} bytes, found {now.st_size}"
+    if before.st_mtime_ns != now.st_mtime_ns:
+        return "it was written to (its modification time moved)"
+    return "its status changed (content, mode, owner or links; its ctime moved)"

@@ -1,0 +1,1 @@
+"""Shipped and reusable: conformance suites, factories, fault injection."""

@@ -1,0 +1,548 @@
+"""What every Transport must do, as tests that run against a real server.
+
+    class TestMyTransport(TransportSuite):
+        capabilities = frozenset({"enforces-checksums", "sse-c"})
+
+        @pytest.fixture
+        def open_transport(self): ...        # an OpenTransport: async context manager of a transport to an empty bucket
+
+        @pytest.fixture
+        def endpoint_url(self): ...          # of the server behind it, plain HTTP on loopback
+
+        @pytest.fixture
+        def independent(self): ...           # a synchronous boto3 client and the empty bucket's name
+
+Tests of what servers do differently run only where `capabilities` names it. Needs pytest with anyio's plugin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, Literal, Protocol
+from urllib.parse import urlsplit
+
+import pytest
+
+from asyncsink.config import MIB, RetryPolicy, Secret
+from asyncsink.errors import (
+    AccessDenied,
+    AsyncSinkError,
+    BucketMissing,
+    ConfigError,
+    ConnectionLost,
+    CredentialsError,
+    IntegrityError,
+    ObjectMissing,
+    PreconditionFailed,
+    ServerFault,
+    Stalled,
+    Throttled,
+    UploadMissing,
+)
+from asyncsink.integrity.checksums import checksum_of, combine
+from asyncsink.model import Checksum, ChecksumAlgorithm
+from asyncsink.s3.operations import (
+    AbortMultipartUpload,
+    CompletedPart,
+    CompleteMultipartUpload,
+    CreateMultipartUpload,
+    DeleteObject,
+    GetObject,
+    HeadObject,
+    ListMultipartUploads,
+    ListObjects,
+    ListParts,
+    ObjectAttributes,
+    ObjectStored,
+    PutObject,
+    UploadPart,
+)
+from asyncsink.s3.transport import Transport
+from asyncsink.testing.faulty_peers import CannedPeer, Gate, SilentPeer
+
+Capability = Literal[
+    "enforces-checksums",  # a wrong checksum header is refused
+    "answers-checksums",  # HEAD tells the checksum that was sent
+    "mpu-checksum",  # a multipart object keeps a full-object checksum
+    "checks-signatures",  # a wrong secret is refused
+    "sse-s3",
+    "sse-c",
+    "tags",
+    "storage-class",
+    "part-1-head",  # HEAD with a part number tells the part's size
+    "list-parts-checksums",
+    "list-uploads",
+    "if-match",  # GET with another ETag is refused
+    "unknown-upload",  # a part for an upload that is gone is answered with NoSuchUpload
+]
+
+ODD_KEYS = (
+    "plain.nii.gz",
+    "with space/and+plus",
+    "percent%20encoded%2Fslash%",
+    "ünï/cødé/日本語.txt",
+    "emoji-🧠-🧪",
+    "tilde~/star*(paren)'quote'!",
+    "semi;colon=equals&and,comma@at:colon$dollar",
+    'quote"and<angle>{brace}[bracket]^caret`tick|pipe',
+    "hash#question?mark",
+    "sub-01/_task_rest/deep/" + "x" * 200,
+)
+
+IMPATIENT = RetryPolicy(stall_seconds=0.2, complete_seconds=0.2, connect_seconds=0.2)
+
+
+class OpenTransport(Protocol):
+    """Opens a transport to the suite's empty bucket, with single things changed where a test asks for it."""
+
+    def __call__(
+        self,
+        *,
+        bucket: str | None = None,
+        endpoint_url: str | None = None,
+        secret_access_key: str | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> AbstractAsyncContextManager[Transport]:
+        """Leaving the block closes the transport."""
+        ...
+
+
+def crc64(data: bytes | bytearray | memoryview) -> Checksum:
+    """The default checksum."""
+    return checksum_of(data, "CRC64NVME")
+
+
+@pytest.mark.anyio
+class TransportSuite:
+    """Subclass it, say what the server can do, and provide the three fixtures of the module's first lines."""
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset()
+
+    def need(self, *capabilities: Capability) -> None:
+        """Skip the test where the server lacks one of `capabilities`."""
+        for capability in capabilities:
+            if capability not in self.capabilities:
+                pytest.skip(f"the server lacks {capability!r}")
+
+    # One object at a time
+
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+    async def test_what_is_put_comes_back(
+        self, open_transport: OpenTransport, kind: type[bytes | bytearray | memoryview]
+    ) -> None:
+        async with open_transport() as transport:
+            for size_bytes in (0, 1, 65536, 65537, 3 * 256 * 1024, 5 * MIB + 1):
+                data = os.urandom(size_bytes)
+                stored = await transport.send(PutObject(key="a/b", body=kind(data), checksum=crc64(data)))
+                assert stored.etag == hashlib.md5(data, usedforsecurity=False).hexdigest()
+                assert stored.checksum in (None, crc64(data))
+                head = await transport.send(HeadObject(key="a/b"))
+                assert (head.size_bytes, head.etag, head.composite) == (size_bytes, stored.etag, False)
+                assert head.last_modified is not None and head.last_modified.tzinfo is not None
+                if "answers-checksums" in self.capabilities:
+                    assert head.checksums["CRC64NVME"] == crc64(data).value
+                if size_bytes:
+                    whole = await transport.send(GetObject(key="a/b", length=size_bytes))
+                    assert (whole.data, whole.etag) == (data, stored.etag)
+
+    async def test_a_range_and_more_than_there_is(self, open_transport: OpenTransport) -> None:
+        data = bytes(range(256)) * 4
+        async with open_transport() as transport:
+            await transport.send(PutObject(key="k", body=data))
+            assert (await transport.send(GetObject(key="k", offset=10, length=5))).data == data[10:15]
+            assert (await transport.send(GetObject(key="k", offset=1000, length=5000))).data == data[1000:]
+            assert (await transport.send(GetObject(key="k", length=0))).data == b""
+
+    async def test_get_of_a_replaced_object_is_refused(self, open_transport: OpenTransport) -> None:
+        self.need("if-match")
+        async with open_transport() as transport:
+            first = await transport.send(PutObject(key="k", body=b"first"))
+            await transport.send(GetObject(key="k", length=5, if_match=first.etag))
+            await transport.send(PutObject(key="k", body=b"other"))
+            with pytest.raises(PreconditionFailed):
+                await transport.send(GetObject(key="k", length=5, if_match=first.etag))
+
+    @pytest.mark.parametrize("algorithm", ["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5"])
+    async def test_every_checksum_is_accepted_and_a_wrong_one_refused(
+        self, open_transport: OpenTransport, algorithm: ChecksumAlgorithm
+    ) -> None:
+        data = os.urandom(70_000)
+        async with open_transport() as transport:
+            await transport.send(PutObject(key="good", body=data, checksum=checksum_of(data, algorithm)))
+            self.need("enforces-checksums")
+            wrong = checksum_of(data[:-1], algorithm)
+            with pytest.raises(IntegrityError) as caught:
+                await transport.send(PutObject(key="bad", body=data, checksum=wrong))
+            assert caught.value.expected == str(wrong)
+            with pytest.raises(ObjectMissing):
+                await transport.send(HeadObject(key="bad"))
+
+    async def test_a_missing_key(self, open_transport: OpenTransport) -> None:
+        async with open_transport() as transport:
+            with pytest.raises(ObjectMissing, match="no/such"):
+                await transport.send(HeadObject(key="no/such"))
+            with pytest.raises(ObjectMissing, match="no/such"):
+                await transport.send(GetObject(key="no/such", length=1))
+            await transport.send(DeleteObject(key="no/such"))
+
+    async def test_deleted_is_gone(self, open_transport: OpenTransport) -> None:
+        async with open_transport() as transport:
+            await transport.send(PutObject(key="k", body=b"x"))
+            await transport.send(DeleteObject(key="k"))
+            with pytest.raises(ObjectMissing):
+                await transport.send(HeadObject(key="k"))
+
+    async def test_a_missing_bucket(self, open_transport: OpenTransport) -> None:
+        async with open_transport(bucket="no-such-bucket-anywhere") as transport:
+            with pytest.raises(BucketMissing, match="no-such-bucket-anywhere"):
+                await transport.send(ListObjects())
+            with pytest.raises(BucketMissing):
+                await transport.send(PutObject(key="k", body=b"x", checksum=crc64(b"x")))
+
+    async def test_a_wrong_secret(self, open_transport: OpenTransport) -> None:
+        self.need("checks-signatures")
+        wrong = "wrong-" + "s" * 34
+        async with open_transport(secret_access_key=wrong) as transport:
+            with pytest.raises(CredentialsError) as caught:
+                await transport.send(PutObject(key="k", body=b"x"))
+            assert wrong not in str(caught.value) + repr(caught.value) + repr(transport)
+            with pytest.raises((CredentialsError, AccessDenied)):  # a HEAD has no body to say which
+                await transport.send(HeadObject(key="k"))
+
+    # Attributes
+
+    async def test_metadata_and_content_type(self, open_transport: OpenTransport) -> None:
+        attributes = ObjectAttributes(content_type="application/gzip", metadata=(("subject-id", "sub 01 =?"),))
+        async with open_transport() as transport:
+            await transport.send(PutObject(key="k", body=b"x", attributes=attributes))
+            head = await transport.send(HeadObject(key="k"))
+            assert head.metadata["subject-id"] == "sub 01 =?"
+            assert head.content_type == "application/gzip"
+
+    @pytest.mark.parametrize("value", ["é", "a\nb", "a\x00b"])
+    async def test_metadata_that_no_header_carries_is_refused(self, open_transport: OpenTransport, value: str) -> None:
+        async with open_transport() as transport:
+            with pytest.raises(ConfigError, match="metadata"):
+                await transport.send(
+                    PutObject(key="k", body=b"x", attributes=ObjectAttributes(metadata=(("m", value),)))
+                )
+
+    async def test_sse_s3(self, open_transport: OpenTransport) -> None:
+        self.need("sse-s3")
+        async with open_transport() as transport:
+            stored = await transport.send(PutObject(key="k", body=b"x", attributes=ObjectAttributes(sse="AES256")))
+            assert stored.sse == "AES256"
+            assert (await transport.send(HeadObject(key="k"))).sse == "AES256"
+
+    async def test_customer_key(self, open_transport: OpenTransport) -> None:
+        self.need("sse-c")
+        key, data = Secret(b"k" * 32), os.urandom(100_000)
+        attributes = ObjectAttributes(sse_customer_key=key)
+        async with open_transport() as transport:
+            await transport.send(PutObject(key="k", body=data, checksum=crc64(data), attributes=attributes))
+            head = await transport.send(HeadObject(key="k", sse_customer_key=key))
+            assert (head.size_bytes, head.sse) == (len(data), "customer")
+            assert (await transport.send(GetObject(key="k", length=len(data), sse_customer_key=key))).data == data
+            with pytest.raises(AsyncSinkError) as caught:
+                await transport.send(GetObject(key="k", length=1))
+            assert "k" * 32 not in str(caught.value)
+            parts = await upload_in_parts(transport, "parts", data * 60, attributes=attributes)
+            assert parts.etag
+            last = GetObject(key="parts", offset=len(data) * 59, length=len(data), sse_customer_key=key)
+            assert (await transport.send(last)).data == data
+
+    async def test_attributes_as_another_client_reads_them(
+        self, open_transport: OpenTransport, independent: tuple[Any, str]
+    ) -> None:
+        self.need("tags", "sse-s3")
+        client, bucket = independent
+        attributes = ObjectAttributes(
+            content_type="text/csv",
+            tags=(("project", "a b=c+d/e@f"), ("sub-01", "x")),
+            metadata=(("Run-Id", "7"),),
+            sse="AES256",
+        )
+        data = os.urandom(6 * MIB)
+        async with open_transport() as transport:
+            await transport.send(PutObject(key="one", body=data, attributes=attributes))
+            await upload_in_parts(transport, "parts", data, attributes=attributes)
+
+        def read_back(key: str) -> tuple[object, ...]:
+            answer = client.get_object(Bucket=bucket, Key=key)
+            tags = client.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]
+            named = {tag["Key"]: tag["Value"] for tag in tags}
+            with answer["Body"] as body:
+                same = body.read() == data
+            return same, answer["ContentType"], answer["Metadata"], answer["ServerSideEncryption"], named
+
+        for key in ("one", "parts"):
+            found = await asyncio.to_thread(read_back, key)
+            assert found == (True, "text/csv", {"run-id": "7"}, "AES256", dict(attributes.tags))
+
+    async def test_storage_class(self, open_transport: OpenTransport) -> None:
+        self.need("storage-class")
+        attributes = ObjectAttributes(storage_class="STANDARD_IA")
+        async with open_transport() as transport:
+            await transport.send(PutObject(key="k", body=b"x", attributes=attributes))
+            assert (await transport.send(HeadObject(key="k"))).storage_class == "STANDARD_IA"
+
+    # Listing
+
+    async def test_odd_keys(self, open_transport: OpenTransport) -> None:
+        async with open_transport() as transport:
+            for key in ODD_KEYS:
+                await transport.send(PutObject(key=key, body=key.encode(), checksum=crc64(key.encode())))
+            for key in ODD_KEYS:
+                size = len(key.encode())
+                assert (await transport.send(GetObject(key=key, length=size))).data == key.encode()
+            page = await transport.send(ListObjects())
+            assert [found.key for found in page.objects] == sorted(ODD_KEYS, key=str.encode)
+            assert page.next_token == ""
+            only = await transport.send(ListObjects(prefix="ünï/"))
+            assert [found.key for found in only.objects] == ["ünï/cødé/日本語.txt"]
+            assert only.objects[0].size_bytes == len("ünï/cødé/日本語.txt".encode())
+            assert only.objects[0].last_modified.tzinfo is not None
+            assert len(only.objects[0].etag) == 32
+
+    async def test_listing_in_pages(self, open_transport: OpenTransport) -> None:
+        keys = [f"p/{number:03}" for number in range(7)]
+        async with open_transport() as transport:
+            assert (await transport.send(ListObjects())).objects == ()
+            for key in [*keys, "other"]:
+                await transport.send(PutObject(key=key, body=b"x"))
+            found: list[str] = []
+            token, pages = "", 0
+            while True:
+                page = await transport.send(ListObjects(prefix="p/", token=token, max_keys=3))
+                found += [each.key for each in page.objects]
+                token, pages = page.next_token, pages + 1
+                if not token:
+                    break
+            assert (found, pages) == (keys, 3)
+
+    # Multipart
+
+    async def test_multipart(self, open_transport: OpenTransport) -> None:
+        data = os.urandom(12 * MIB + 1)
+        async with open_transport() as transport:
+            stored = await upload_in_parts(transport, "big", data)
+            assert stored.etag.endswith("-3")
+            head = await transport.send(HeadObject(key="big"))
+            assert (head.size_bytes, head.etag, head.composite) == (len(data), stored.etag, False)
+            if "mpu-checksum" in self.capabilities:
+                assert head.checksums["CRC64NVME"] == crc64(data).value
+                assert stored.checksum in (None, crc64(data))
+            if "part-1-head" in self.capabilities:
+                first = await transport.send(HeadObject(key="big", part_number=1))
+                assert (first.size_bytes, first.parts_count) == (5 * MIB, 3)
+            end = await transport.send(GetObject(key="big", offset=10 * MIB, length=3 * MIB))
+            assert end.data == data[10 * MIB :]
+
+    async def test_a_wrong_total_is_refused(self, open_transport: OpenTransport) -> None:
+        self.need("mpu-checksum")
+        data = os.urandom(6 * MIB)
+        async with open_transport() as transport:
+            with pytest.raises(AsyncSinkError):
+                await upload_in_parts(transport, "big", data, total=crc64(data[1:]))
+            with pytest.raises(ObjectMissing):
+                await transport.send(HeadObject(key="big"))
+
+    async def test_a_wrong_part_checksum_is_refused(self, open_transport: OpenTransport) -> None:
+        self.need("enforces-checksums")
+        data = os.urandom(100_000)
+        async with open_transport() as transport:
+            created = await transport.send(CreateMultipartUpload(key="big", algorithm="CRC64NVME"))
+            with pytest.raises(IntegrityError):
+                await transport.send(
+                    UploadPart(
+                        key="big", upload_id=created.upload_id, part_number=1, body=data, checksum=crc64(data[1:])
+                    )
+                )
+            await transport.send(AbortMultipartUpload(key="big", upload_id=created.upload_id))
+
+    async def test_parts_and_uploads_are_listed_and_abort_forgets_them(self, open_transport: OpenTransport) -> None:
+        data = os.urandom(5 * MIB)
+        key = "in parts/é +1"
+        async with open_transport() as transport:
+            created = await transport.send(CreateMultipartUpload(key=key, algorithm="CRC64NVME"))
+            part = UploadPart(key=key, upload_id=created.upload_id, part_number=2, body=data, checksum=crc64(data))
+            stored = await transport.send(part)
+            listed = await transport.send(ListParts(key=key, upload_id=created.upload_id))
+            (only,) = listed.parts
+            assert (only.part_number, only.size_bytes, only.etag) == (2, len(data), stored.etag)
+            assert listed.next_marker is None
+            if "list-parts-checksums" in self.capabilities:
+                assert only.checksum == crc64(data)
+            after = await transport.send(ListParts(key=key, upload_id=created.upload_id, marker=2))
+            assert after.parts == ()
+            if "list-uploads" in self.capabilities:
+                uploads = await transport.send(ListMultipartUploads(prefix="in parts/"))
+                assert [(each.key, each.upload_id) for each in uploads.uploads] == [(key, created.upload_id)]
+                assert uploads.uploads[0].initiated.tzinfo is not None
+            await transport.send(AbortMultipartUpload(key=key, upload_id=created.upload_id))
+            await transport.send(AbortMultipartUpload(key=key, upload_id=created.upload_id))
+            with pytest.raises(UploadMissing):
+                await transport.send(ListParts(key=key, upload_id=created.upload_id))
+            with pytest.raises(ObjectMissing):
+                await transport.send(HeadObject(key=key))
+
+    async def test_an_unknown_upload(self, open_transport: OpenTransport) -> None:
+        self.need("unknown-upload")
+        async with open_transport() as transport:
+            created = await transport.send(CreateMultipartUpload(key="k"))
+            await transport.send(AbortMultipartUpload(key="k", upload_id=created.upload_id))
+            with pytest.raises(UploadMissing, match="k"):
+                await transport.send(UploadPart(key="k", upload_id=created.upload_id, part_number=1, body=b"x" * 10))
+            part = CompletedPart(part_number=1, etag="0" * 32)
+            with pytest.raises(UploadMissing):
+                await transport.send(
+                    CompleteMultipartUpload(key="k", upload_id=created.upload_id, parts=(part,), size_bytes=10)
+                )
+
+    # Faults on the way
+
+    async def test_cancelled_in_mid_body(self, open_transport: OpenTransport, endpoint_url: str) -> None:
+        server = urlsplit(endpoint_url)
+        data = os.urandom(16 * MIB)
+        async with (
+            Gate(server.hostname or "", server.port or 80) as gate,
+            open_transport(endpoint_url=gate.endpoint_url) as transport,
+        ):
+            await transport.send(PutObject(key="before", body=b"x"))
+            gate.hold_after_bytes = MIB
+            sending = asyncio.create_task(transport.send(PutObject(key="k", body=data, checksum=crc64(data))))
+            await gate.held.wait()
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+            gate.release.set()
+            await gate.ended.wait()
+            assert gate.late_bytes < len(data) // 2
+            gate.hold_after_bytes = None
+            with pytest.raises(ObjectMissing):
+                await transport.send(HeadObject(key="k"))
+            await transport.send(PutObject(key="k", body=data, checksum=crc64(data)))
+            assert (await transport.send(HeadObject(key="k"))).size_bytes == len(data)
+
+    @pytest.mark.parametrize("reading", [False, True])
+    @pytest.mark.parametrize("size_bytes", [100, 16 * MIB])
+    async def test_a_stalled_server(self, open_transport: OpenTransport, reading: bool, size_bytes: int) -> None:
+        async with (
+            SilentPeer(reading=reading) as peer,
+            open_transport(endpoint_url=peer.endpoint_url, retry=IMPATIENT) as transport,
+        ):
+            with pytest.raises(Stalled, match="PutObject of s3://"):
+                await transport.send(PutObject(key="k", body=bytes(size_bytes)))
+            with pytest.raises(Stalled):
+                await transport.send(ListObjects())
+
+    async def test_an_answer_that_stalls(self, open_transport: OpenTransport) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nETag: \"e\"\r\n\r\n"
+        async with (
+            CannedPeer(head + b"x" * 10, hang_up=False) as peer,
+            open_transport(endpoint_url=peer.endpoint_url, retry=IMPATIENT) as transport,
+        ):
+            with pytest.raises(Stalled, match="GetObject"):
+                await transport.send(GetObject(key="k", length=100))
+
+    async def test_a_refused_connection(self, open_transport: OpenTransport) -> None:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+            async with open_transport(endpoint_url=url) as transport:
+                with pytest.raises(ConnectionLost, match=url):
+                    await transport.send(PutObject(key="k", body=b"x"))
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"",
+            b"HTTP/1.1 200 OK\r\nContent-Le",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nETag: \"e\"\r\n\r\n" + b"x" * 10,
+            b"nonsense\r\n\r\n",
+        ],
+        ids=["nothing", "half a head", "half a body", "nonsense"],
+    )
+    async def test_a_connection_closed_in_mid_answer(self, open_transport: OpenTransport, answer: bytes) -> None:
+        async with CannedPeer(answer) as peer, open_transport(endpoint_url=peer.endpoint_url) as transport:
+            with pytest.raises(ConnectionLost, match="GetObject"):
+                await transport.send(GetObject(key="k", length=100))
+            with pytest.raises(ConnectionLost, match="PutObject"):
+                await transport.send(PutObject(key="k", body=bytes(MIB)))
+
+    async def test_slow_down(self, open_transport: OpenTransport) -> None:
+        body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+        answer = canned(503, body, "Retry-After: 7")
+        async with CannedPeer(answer) as peer, open_transport(endpoint_url=peer.endpoint_url) as transport:
+            with pytest.raises(Throttled) as caught:
+                await transport.send(PutObject(key="k", body=bytes(MIB)))
+            assert (caught.value.retry_after_seconds, caught.value.code) == (7.0, "SlowDown")
+            assert (caught.value.status, caught.value.operation) == (503, "PutObject")
+            assert len(peer.heads) == 1, "a transport sends once"
+            assert b"expect" not in peer.heads[0].lower()
+            assert b"aws-chunked" not in peer.heads[0].lower()
+
+    @pytest.mark.parametrize(
+        "body",
+        [b"<Error><Code>InternalError</Code><Message>We lost it.</Message></Error>", b"   ", b"", b"<Complete"],
+        ids=["error", "only whitespace", "nothing", "half"],
+    )
+    async def test_complete_that_failed_with_200(self, open_transport: OpenTransport, body: bytes) -> None:
+        answer = canned(200, body, "Content-Type: application/xml")
+        async with CannedPeer(answer) as peer, open_transport(endpoint_url=peer.endpoint_url) as transport:
+            part = CompletedPart(part_number=1, etag="0" * 32)
+            with pytest.raises(ServerFault, match="CompleteMultipartUpload"):
+                await transport.send(CompleteMultipartUpload(key="k", upload_id="u", parts=(part,), size_bytes=10))
+            assert len(peer.heads) == 1
+
+    async def test_closing_twice(self, open_transport: OpenTransport) -> None:
+        async with open_transport() as transport:
+            await transport.aclose()
+            await transport.aclose()
+
+
+def canned(status: int, body: bytes, *headers: str) -> bytes:
+    """An HTTP answer, whole."""
+    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+async def upload_in_parts(
+    transport: Transport,
+    key: str,
+    data: bytes,
+    *,
+    attributes: ObjectAttributes = ObjectAttributes(),  # noqa: B008 - frozen
+    total: Checksum | None = None,
+) -> ObjectStored:
+    """Upload `data` in parts of 5 MiB, completing with `total` (the right checksum where None)."""
+    created = await transport.send(CreateMultipartUpload(key=key, algorithm="CRC64NVME", attributes=attributes))
+    parts: list[CompletedPart] = []
+    lengths: list[tuple[Checksum, int]] = []
+    for number, start in enumerate(range(0, len(data), 5 * MIB), 1):
+        body = memoryview(data)[start : start + 5 * MIB]
+        part = UploadPart(
+            key=key,
+            upload_id=created.upload_id,
+            part_number=number,
+            body=body,
+            checksum=crc64(body),
+            sse_customer_key=attributes.sse_customer_key,
+        )
+        stored = await transport.send(part)
+        parts.append(CompletedPart(part_number=number, etag=stored.etag, checksum=crc64(body)))
+        lengths.append((crc64(body), len(body)))
+    return await transport.send(
+        CompleteMultipartUpload(
+            key=key,
+            upload_id=created.upload_id,
+            parts=tuple(parts),
+            size_bytes=len(data),
+            checksum=total or combine("CRC64NVME", lengths),
+            sse_customer_key=attributes.sse_customer_key,
+        )
+    )

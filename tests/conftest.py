@@ -1,0 +1,120 @@
+"""What every test shares: a real S3 server, an independent reader, and an environment that is nobody's own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import boto3
+import hypothesis
+import pytest
+from botocore.config import Config
+
+from asyncsink.devserver.seaweedfs import REGION, DevServer
+
+# Failing examples are printed so that they can be pasted back. The "ci" profile tries the same examples on every run,
+# so that a red run is red for everybody; "explore" looks for new ones.
+hypothesis.settings.register_profile(
+    "default", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("default"), derandomize=True)
+hypothesis.settings.register_profile("explore", hypothesis.settings.get_profile("default"), max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+_SECRETS = pytest.StashKey[set[str]]()
+_FOREIGN = ("AWS_", "BOTO_", "ASYNCSINK_")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin with no known secret."""
+    config.stash[_SECRETS] = set()
+
+
+def pytest_report_header() -> str:
+    """Say which examples were tried."""
+    return f"hypothesis profile: {os.environ.get('HYPOTHESIS_PROFILE', 'default')}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A secret in anything a test logged, printed or reported fails the test, and is not repeated."""
+    report = yield
+    secrets = item.config.stash[_SECRETS]
+    seen = [*(text for _, text in report.sections), report.longreprtext]
+    if any(secret in text for secret in secrets for text in seen):
+        report.outcome = "failed"
+        report.sections = []
+        report.longrepr = f"{item.nodeid}: a secret access key was logged, printed or shown in an error ({call.when})"
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither the developer's credentials nor a proxy reach a test."""
+    nowhere = tmp_path_factory.mktemp("aws")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(_FOREIGN) or name.upper() in _PROXIES:
+                patch.delenv(name)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", str(nowhere / "no-config"))
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere / "no-credentials"))
+        patch.setenv("BOTO_CONFIG", str(nowhere / "no-boto"))
+        # Everything the library logs is captured, so that a secret cannot hide below the usual level.
+        logging.getLogger("asyncsink").setLevel(logging.DEBUG)
+        yield
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Tests marked `anyio` run on asyncio only, which is what asyncsink supports."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def keep_secret(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """Register a text that no test may ever log, print or show; returns it."""
+
+    def register(value: str) -> str:
+        request.config.stash[_SECRETS].add(value)
+        return value
+
+    return register
+
+
+@pytest.fixture(scope="session")
+def seaweed(keep_secret: Callable[[str], str]) -> Iterator[DevServer]:
+    """One S3 server for the whole session, started by the first test that asks for it."""
+    with DevServer() as server:
+        keep_secret(server.secret_access_key)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3(seaweed: DevServer) -> Iterator[Any]:
+    """A synchronous boto3 client: the independent reader."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=seaweed.endpoint_url,
+        region_name=REGION,
+        aws_access_key_id=seaweed.access_key_id,
+        aws_secret_access_key=seaweed.secret_access_key,
+        config=Config(s3={"addressing_style": "path"}, max_pool_connections=32),
+    )
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def bucket(s3: Any) -> Iterator[str]:
+    """A fresh, empty bucket of this test's own."""
+    name = f"test-{uuid.uuid4().hex[:20]}"
+    s3.create_bucket(Bucket=name)
+    yield name
+    s3.delete_bucket(Bucket=name)  # SeaweedFS removes what is inside, and the bucket's volumes with it

@@ -1,0 +1,60 @@
+"""What the memory destination adds to the contract: it answers as S3 does."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from asyncsink.destinations.memory import MemoryDestination
+from asyncsink.errors import UploadMissing
+from asyncsink.integrity.checksums import checksum_of
+from asyncsink.s3.part_plan import PartPlan
+from asyncsink.testing.destination_suite import transfer_of
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_whole_body_has_its_md5_as_etag() -> None:
+    memory = MemoryDestination(url="memory://test/")
+    transfer, checksum = transfer_of("a/x", b"abc"), checksum_of(b"abc", "SHA256")
+    stored = await memory.put(transfer, b"abc", checksum)
+    assert stored.location == "memory://test/a/x"
+    assert stored.etag == hashlib.md5(b"abc", usedforsecurity=False).hexdigest()
+    assert stored.confirmed_by == "server-checksum"
+    listed, looked = [await memory.look(transfer, closely=closely) for closely in (False, True)]
+    assert listed is not None
+    assert looked is not None
+    assert dict(listed.checksums) == {}
+    assert dict(looked.checksums) == {"SHA256": checksum.value}
+    assert looked.etag == listed.etag == stored.etag
+    assert memory.objects == {"a/x": b"abc"}
+
+
+async def test_parts_have_a_multipart_etag_and_a_full_object_checksum() -> None:
+    memory = MemoryDestination()
+    transfer = transfer_of("x", b"abc")
+    writer = await memory.start(transfer, PartPlan(3, 2), "SHA256")
+    await writer.write_part(2, 2, b"c", None)
+    await writer.write_part(1, 0, memoryview(b"ab"), checksum_of(b"ab", "SHA256"))
+    assert memory.open_writers == {writer}
+    stored = await writer.complete(None)
+    assert stored.etag.endswith("-2")
+    looked = await memory.look(transfer, closely=True)
+    assert looked is not None
+    assert looked.part_size_bytes == 2
+    assert dict(looked.checksums) == {"CRC64NVME": checksum_of(b"abc", "CRC64NVME").value}
+    with pytest.raises(UploadMissing, match="memory:/x is not being written any more"):
+        await writer.complete(None)
+    await writer.abort()
+    assert memory.objects == {"x": b"abc"}
+
+
+async def test_closing_aborts_what_is_open_and_keeps_the_objects() -> None:
+    memory = MemoryDestination()
+    await memory.put(transfer_of("kept", b"abc"), b"abc", None)
+    await memory.start(transfer_of("x", b"abc"), PartPlan(3, 2), None)
+    await memory.aclose()
+    assert not memory.open_writers
+    assert memory.objects == {"kept": b"abc"}
+    assert repr(memory) == "MemoryDestination('memory:', 1 objects)"

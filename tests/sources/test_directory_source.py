@@ -1,0 +1,323 @@
+"""The walk meets everything a file system can hold."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncsink.config import Symlinks
+from asyncsink.errors import ConfigError, SourceMissing, SourceUnreadable
+from asyncsink.model import SourceFile, SourceProblem
+from asyncsink.sources import directory as directory_module
+from asyncsink.sources.directory import DirectorySource, walk_files
+
+
+def relatives(root: Path, symlinks: Symlinks = "follow", **options: Any) -> list[str]:
+    return [found.relative for found in walk_files(str(root), symlinks, **options) if isinstance(found, SourceFile)]
+
+
+def problems(root: Path, symlinks: Symlinks = "follow", **options: Any) -> list[SourceProblem]:
+    return [found for found in walk_files(str(root), symlinks, **options) if isinstance(found, SourceProblem)]
+
+
+def put(path: Path, content: str = "x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Permission checks apply: as root, this process becomes another user for the while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A directory that other users can reach; pytest's own are private."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    for path, names, _ in os.walk(folder):
+        for name in names:
+            os.chmod(os.path.join(path, name), 0o755)
+    shutil.rmtree(folder)
+
+
+def test_walks_five_levels_in_the_order_of_names(tmp_path: Path) -> None:
+    for name in ["b", "a/2/x", "a/10/x", "a/1/b/c/d/e", "a-z", "Z"]:
+        put(tmp_path / name)
+    assert relatives(tmp_path) == ["Z", "a/1/b/c/d/e", "a/10/x", "a/2/x", "a-z", "b"]
+
+
+def test_large_directories_are_sorted_in_stretches_and_walked_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_module, "SORT_ENTRIES_MAX", 7)
+    for n in range(50):
+        put(tmp_path / f"{n:03}")
+        put(tmp_path / "sub" / f"{n:03}")
+    expected = {f"{n:03}" for n in range(50)} | {f"sub/{n:03}" for n in range(50)}
+    found = relatives(tmp_path)
+    assert len(found) == 100
+    assert set(found) == expected
+    assert relatives(tmp_path) == found
+
+
+def test_an_abandoned_walk_gives_back_the_descriptors_of_large_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_module, "SORT_ENTRIES_MAX", 2)
+    for n in range(10):
+        put(tmp_path / "sub" / "sub" / str(n))
+    before = len(os.listdir("/proc/self/fd"))
+    walk = walk_files(str(tmp_path), "follow")
+    next(walk)
+    assert len(os.listdir("/proc/self/fd")) > before
+    walk.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_empty_directories_publish_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert list(DirectorySource(tmp_path, symlinks="follow").scan()) == []
+
+
+def test_attribute_entry_and_root_are_copied(tmp_path: Path) -> None:
+    put(tmp_path / "sub" / "f")
+    (found,) = walk_files(str(tmp_path), "follow", attribute="contrasts.@con", entry=3)
+    assert isinstance(found, SourceFile)
+    assert (found.attribute, found.entry, found.root, found.relative) == ("contrasts.@con", 3, str(tmp_path), "sub/f")
+
+
+def test_special_files_are_unreadable_problems_and_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link-to-fifo").symlink_to("fifo")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        found = problems(tmp_path)
+    assert [os.path.basename(problem.path) for problem in found] == ["fifo", "link-to-fifo", "socket"]
+    assert all(isinstance(problem.error, SourceUnreadable) and problem.skippable for problem in found)
+    assert not any(problem.skipped for problem in found)
+    assert ["FIFO" in str(problem.error) for problem in found] == [True, True, False]
+    assert "socket" in str(found[2].error)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device nodes")
+def test_devices_are_unreadable_problems(tmp_path: Path) -> None:
+    try:
+        os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("device nodes are not allowed here")
+    (problem,) = problems(tmp_path)
+    assert "character device" in str(problem.error)
+
+
+def test_file_and_directory_links_are_followed(tmp_path: Path) -> None:
+    put(tmp_path / "outside" / "f", "abc")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "dir").symlink_to("../outside")
+    (root / "file").symlink_to("../outside/f")
+    found: list[Any] = list(walk_files(str(root), "follow"))
+    assert [file.relative for file in found] == ["dir/f", "file"]
+    assert [file.path for file in found] == [str(root / "dir" / "f"), str(root / "file")]
+    assert [file.size_bytes for file in found] == [3, 3]
+
+
+def test_one_directory_linked_twice_is_published_twice(tmp_path: Path) -> None:
+    put(tmp_path / "root" / "a" / "f")
+    (tmp_path / "root" / "b").symlink_to("a")
+    (tmp_path / "root" / "c").symlink_to("a")
+    assert relatives(tmp_path / "root") == ["a/f", "b/f", "c/f"]
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "/", "a"])
+def test_links_to_a_directory_that_holds_them_are_loops(tmp_path: Path, target: str) -> None:
+    root = tmp_path / "root"
+    put(root / "a" / "f")
+    link = root / "a" / "loop"
+    link.symlink_to(target if target != "a" else root / "a")
+    (problem,) = problems(root)
+    assert relatives(root) == ["a/f"]
+    assert problem.path == str(link)
+    assert isinstance(problem.error, SourceUnreadable)
+    assert "is a symbolic link loop" in str(problem.error)
+
+
+def test_loops_by_way_of_a_second_tree_end(tmp_path: Path) -> None:
+    put(tmp_path / "root" / "f")
+    put(tmp_path / "other" / "in" / "g")
+    (tmp_path / "root" / "to-in").symlink_to(tmp_path / "other" / "in")
+    (tmp_path / "other" / "in" / "up").symlink_to(tmp_path / "other")
+    assert relatives(tmp_path / "root") == ["f", "to-in/g"]
+    (problem,) = problems(tmp_path / "root")
+    assert problem.path == str(tmp_path / "root" / "to-in" / "up" / "in")
+    assert "loop" in str(problem.error)
+
+
+def test_a_link_to_itself_is_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "self").symlink_to("self")
+    (problem,) = problems(tmp_path)
+    assert isinstance(problem.error, SourceUnreadable)
+    assert "symbolic link loop" in str(problem.error)
+
+
+def test_broken_links_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "gone").symlink_to("nowhere")
+    put(tmp_path / "file")
+    (tmp_path / "through-a-file").symlink_to("file/below")
+    found = problems(tmp_path)
+    assert [type(problem.error) for problem in found] == [SourceMissing, SourceMissing]
+    assert "symbolic link" in str(found[0].error)
+
+
+@pytest.mark.parametrize(("symlinks", "skipped"), [("skip", True), ("error", False)])
+def test_links_are_refused_by_policy(tmp_path: Path, symlinks: Symlinks, skipped: bool) -> None:
+    put(tmp_path / "outside" / "f")
+    root = tmp_path / "root"
+    put(root / "real")
+    for name, target in [("broken", "nowhere"), ("dir", "../outside"), ("file", "real"), ("self", "self")]:
+        (root / name).symlink_to(target)
+    found = problems(root, symlinks)
+    assert [os.path.basename(problem.path) for problem in found] == ["broken", "dir", "file", "self"]
+    assert all(problem.skipped is skipped and problem.skippable is skipped for problem in found)
+    assert relatives(root, symlinks) == ["real"]
+
+
+def test_nipype_follows_links_to_files_only(tmp_path: Path) -> None:
+    put(tmp_path / "outside" / "f")
+    root = tmp_path / "root"
+    put(root / "real")
+    (root / "dir").symlink_to("../outside")
+    (root / "file").symlink_to("real")
+    assert relatives(root, compat="nipype") == ["file", "real"]
+    (problem,) = problems(root, compat="nipype")
+    assert problem.skipped
+
+
+def test_the_top_directory_may_be_a_link(tmp_path: Path) -> None:
+    put(tmp_path / "real" / "f")
+    (tmp_path / "link").symlink_to("real")
+    for symlinks in ("follow", "skip", "error"):
+        found: Any
+        (found,) = DirectorySource(tmp_path / "link", symlinks=symlinks).scan()
+        assert found.path == str(tmp_path / "link" / "f")
+
+
+def test_names_that_are_no_utf8_are_found(tmp_path: Path) -> None:
+    name = b"caf\xe9.nii"
+    try:
+        (tmp_path / os.fsdecode(name)).write_bytes(b"abc")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    found: Any = next(walk_files(str(tmp_path), "follow"))
+    assert isinstance(found, SourceFile)
+    assert os.fsencode(found.relative) == name
+    assert found.size_bytes == 3
+    os.unlink(found.path)
+    os.symlink("nowhere", found.path)
+    (problem,) = problems(tmp_path)
+    str(problem.error).encode("utf-8")
+
+
+def test_files_that_vanish_during_the_walk_are_missing(tmp_path: Path) -> None:
+    for name in "abc":
+        put(tmp_path / name)
+    walk = walk_files(str(tmp_path), "follow")
+    next(walk)
+    (tmp_path / "b").unlink()
+    vanished, last = walk
+    assert isinstance(vanished, SourceProblem)
+    assert isinstance(vanished.error, SourceMissing)
+    assert isinstance(last, SourceFile)
+
+
+@pytest.mark.parametrize("becomes", ["nothing", "a file"])
+def test_directories_that_vanish_during_the_walk_are_missing(tmp_path: Path, becomes: str) -> None:
+    put(tmp_path / "a")
+    put(tmp_path / "sub" / "f")
+    put(tmp_path / "z")
+    walk = walk_files(str(tmp_path), "follow")
+    next(walk)
+    shutil.rmtree(tmp_path / "sub")
+    if becomes == "a file":
+        put(tmp_path / "sub")
+    vanished, last = walk
+    assert isinstance(vanished, SourceProblem)
+    assert isinstance(vanished.error, SourceMissing)
+    assert isinstance(last, SourceFile)
+    assert last.relative == "z"
+
+
+def test_unreadable_directories_are_problems(open_folder: Path) -> None:
+    put(open_folder / "a")
+    put(open_folder / "closed" / "f")
+    put(open_folder / "z")
+    (open_folder / "closed").chmod(0)
+    with ordinary_user():
+        found: list[Any] = list(walk_files(str(open_folder), "follow"))
+    assert [type(result) for result in found] == [SourceFile, SourceProblem, SourceFile]
+    assert isinstance(found[1].error, SourceUnreadable)
+    assert "Permission denied" in str(found[1].error)
+    assert "expected read permission" in str(found[1].error)
+
+
+def test_files_in_a_directory_without_search_permission_are_problems(open_folder: Path) -> None:
+    put(open_folder / "listed" / "f")
+    (open_folder / "listed").chmod(0o444)
+    with ordinary_user():
+        problem: Any = next(walk_files(str(open_folder), "follow"))
+    assert isinstance(problem.error, SourceUnreadable)
+    assert problem.path.endswith("/listed/f")
+
+
+def test_an_unreadable_top_directory_is_a_config_error(open_folder: Path) -> None:
+    (open_folder / "closed").mkdir()
+    (open_folder / "closed").chmod(0)
+    with ordinary_user(), pytest.raises(ConfigError, match="cannot be listed"):
+        list(DirectorySource(open_folder / "closed", symlinks="follow").scan())
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file", "\0"])
+def test_a_top_that_is_no_directory_is_a_config_error(tmp_path: Path, name: str) -> None:
+    put(tmp_path / "file")
+    with pytest.raises(ConfigError):
+        list(DirectorySource(f"{tmp_path}/{name}", symlinks="follow").scan())
+
+
+def test_an_empty_directory_name_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"'\.'"):
+        DirectorySource("", symlinks="follow")
+
+
+def test_relative_directories_count_from_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "sub" / "f")
+    monkeypatch.chdir(tmp_path)
+    source = DirectorySource("sub/", symlinks="follow")
+    monkeypatch.chdir("/")
+    (found,) = source.scan()
+    assert found.path == str(tmp_path / "sub" / "f")
+
+
+def test_a_walk_from_a_missing_root_is_one_problem(tmp_path: Path) -> None:
+    (problem,) = walk_files(str(tmp_path / "nowhere"), "follow", attribute="a", entry=2)
+    assert isinstance(problem, SourceProblem)
+    assert isinstance(problem.error, SourceMissing)
+    assert (problem.attribute, problem.entry) == ("a", 2)
