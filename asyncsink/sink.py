@@ -20,6 +20,7 @@ from asyncsink.engine.discover import Discovery, batches
 from asyncsink.engine.events import Events
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.loops import run_to_end
+from asyncsink.engine.outcomes import is_skip
 from asyncsink.engine.pipeline import Submit, Work
 from asyncsink.engine.producer import claim_first, feed_discovery
 from asyncsink.engine.progress import Progress
@@ -254,9 +255,12 @@ class AsyncSink:
         async for batch in batches(iter(discovery), limiter=run.threads):
             for item in batch:
                 claimed = claim_first(item, ledger) if isinstance(item, Transfer) else item
-                if isinstance(claimed, SourceProblem):
+                if isinstance(claimed, SourceProblem) and is_skip(claimed, policies):
+                    await self._submit(Work(claimed))
+                elif isinstance(claimed, SourceProblem):
                     raise claimed.error
-                yield claimed
+                else:
+                    yield claimed
 
 
 def _discovery(settings: Settings, target: S3Target | LocalTarget, source: Source) -> Discovery:
@@ -287,9 +291,11 @@ def _report(run: Run, discovery: Discovery | None, dry_run: bool) -> Report:
 
 def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
     """Rule 34: for every top-level source its URL, then its local copy; what failed is left out."""
-    entries = discovery.source.entries if discovery is not None else None
-    if discovery is None or entries is None:
+    if discovery is None:
         return []
+    entries = discovery.source.entries
+    if entries is None:
+        return _directory_out_file(run) if isinstance(discovery.source, DirectorySource) else []
     failed = {failure.entry for failure in run.log.failures if failure.stage != "local copy"}
     not_copied = {failure.entry for failure in run.log.failures}
     listed: list[str] = []
@@ -301,6 +307,17 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
         if local and ordinal not in not_copied:
             listed.append(local)
     return listed
+
+
+def _directory_out_file(run: Run) -> list[str]:
+    """A directory export is one source: where its top went."""
+    roots = [run.target.url, *([run.settings.local_copy.directory] if run.settings.local_copy is not None else [])]
+    failures = run.log.failures
+    if any(failure.stage != "local copy" for failure in failures):
+        return []
+    kept = roots[:1] if len(failures) else roots
+    container = run.settings.routing.container.strip("/")
+    return [f"{root}/{container}" if container else root for root in kept]
 
 
 def _refuse_trio() -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from asyncsink.integrity.existing import Existing as Existing
+from asyncsink.integrity.existing import Existing
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
 from asyncsink.s3.part_plan import PartPlan
+
+__all__ = ["ByteBody", "Destination", "Existing", "Outlook", "PartWriter", "Stored"]
 
 ByteBody = bytes | bytearray | memoryview
 

@@ -83,7 +83,7 @@ class LocalDestination:
     def check_size(self, transfer: Transfer) -> None:
         """No limit is known before the file system is asked; EFBIG becomes EntityTooLarge when it answers."""
 
-    async def prepare(self, outlook: Outlook) -> None:
+    async def prepare(self, outlook: Outlook) -> None:  # noqa: ARG002 - part of the protocol
         """Make the directory if it is missing, and prove that files can be made, synced and removed in it.
 
         Raises:
@@ -134,11 +134,16 @@ class LocalDestination:
             keeps_mtime=True,
         )
 
-    async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
+    async def put(
+        self,
+        transfer: Transfer,
+        body: ByteBody,
+        checksum: Checksum | None,  # noqa: ARG002 - part of the protocol
+    ) -> Stored:
         """Write a whole file: one thread hop. See `put_now`."""
-        return await self._in_thread(self.put_now, transfer, body, checksum)
+        return await self._in_thread(self.put_now, transfer, body)
 
-    def put_now(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
+    def put_now(self, transfer: Transfer, body: ByteBody) -> Stored:
         """`put` for a thread that has the bytes at hand. Blocking.
 
         Raises:
@@ -160,7 +165,12 @@ class LocalDestination:
                 publication.discard()
         return self._stored(transfer)
 
-    async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> LocalPartWriter:
+    async def start(
+        self,
+        transfer: Transfer,
+        plan: PartPlan,
+        algorithm: ChecksumAlgorithm | None,  # noqa: ARG002 - part of the protocol
+    ) -> LocalPartWriter:
         """Begin a file in parts.
 
         Raises:
@@ -250,7 +260,13 @@ class LocalPartWriter:
         with self._translated():
             self._publication.begin()
 
-    async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
+    async def write_part(
+        self,
+        part_number: int,
+        offset: int,
+        body: ByteBody,
+        checksum: Checksum | None,  # noqa: ARG002 - part of the protocol
+    ) -> None:
         """Write one part at its offset: one thread hop. See `write_part_now`."""
         await self._destination._in_thread(self.write_part_now, part_number, offset, body)
 
@@ -273,7 +289,7 @@ class LocalPartWriter:
             self._publication.write(offset, body)
         self._written.add(part_number)
 
-    async def complete(self, checksum: Checksum | None) -> Stored:
+    async def complete(self, checksum: Checksum | None) -> Stored:  # noqa: ARG002 - part of the protocol
         """Check that every part is there, sync, rename.
 
         Raises:

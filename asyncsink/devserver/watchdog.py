@@ -10,7 +10,6 @@ cleaned up after in the same way.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os
@@ -20,6 +19,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -32,9 +32,8 @@ def remove(directory: str, leftovers: Iterable[str]) -> None:
         OSError: something cannot be removed.
     """
     for path in leftovers:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-    if directory and os.path.isdir(directory):
+        Path(path).unlink(missing_ok=True)
+    if directory and Path(directory).is_dir():
         shutil.rmtree(directory)
 
 
@@ -86,7 +85,7 @@ def main(order: str) -> int:
     for number in signals:
         signal.signal(number, _leave)
     command: list[str] = options["command"]
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_dies_with_me())  # noqa: S603
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_dies_with_me())  # noqa: S603, PLW1509
     try:
         _wait_for_an_end(server, owner)
     finally:

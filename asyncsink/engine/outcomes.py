@@ -135,9 +135,14 @@ def failure(transfer: Transfer, url: str, error: AsyncSinkError, *, stage: Failu
     )
 
 
+def is_skip(problem: SourceProblem, policies: Policies) -> bool:
+    """Whether a policy turns this into a reported Skip."""
+    return problem.skipped or (problem.skippable and policies.on_missing == "skip")
+
+
 def problem_outcome(problem: SourceProblem, policies: Policies) -> Outcome:
     """What becomes of something that was found but cannot be published: a reported Skip, or a Failure."""
-    if problem.skippable and policies.on_missing == "skip":
+    if is_skip(problem, policies):
         return Skip(
             source=problem.path,
             key="",

@@ -15,6 +15,7 @@ from asyncsink.config import Policies
 from asyncsink.destinations.base import Outlook
 from asyncsink.engine.discover import Discovery, batches
 from asyncsink.engine.ledger import KeyLedger
+from asyncsink.engine.outcomes import is_skip
 from asyncsink.errors import AsyncSinkError
 from asyncsink.model import SourceProblem, Transfer
 from asyncsink.routing.collisions import collision_error
@@ -53,7 +54,7 @@ class Survey:
         """Count one entry of the walk."""
         if isinstance(found, SourceProblem):
             self.objects_total += 1
-            if not (found.skippable and policies.on_missing == "skip"):
+            if not is_skip(found, policies):
                 self.refuse(found.error)
             return
         self.objects_total += 1

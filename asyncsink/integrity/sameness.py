@@ -101,13 +101,16 @@ def decide(
         return SkipIt("is there already")
     if existing.size_bytes != size_bytes:
         return Upload("size differs")
-    if policy == "size":
-        return SkipIt("size is equal")
-    if policy == "size-mtime":
-        return _by_time(existing, mtime_ns)
-    if policy == "checksum":
-        return _by_content(existing, size_bytes, wanted, cheap_md5_bytes_max, part_sizes)
-    assert_never(policy)
+    match policy:
+        case "size":
+            decision: Decision = SkipIt("size is equal")
+        case "size-mtime":
+            decision = _by_time(existing, mtime_ns)
+        case "checksum":
+            decision = _by_content(existing, size_bytes, wanted, cheap_md5_bytes_max, part_sizes)
+        case _:
+            assert_never(policy)
+    return decision
 
 
 def _by_time(existing: Existing, mtime_ns: int) -> Decision:

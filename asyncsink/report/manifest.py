@@ -18,6 +18,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import aiofiles
@@ -88,7 +89,7 @@ class ManifestWriter:
 
     def __init__(self, path: str | os.PathLike[str], header: ManifestHeader) -> None:
         """Describe a manifest; nothing is written before `open`."""
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = str(Path(path).absolute())
         self._header = header
         self._file: aiofiles.threadpool.binary.AsyncFileIO | None = None
         self._end = 0
@@ -228,7 +229,7 @@ def read_manifest(path: str | os.PathLike[str]) -> tuple[ManifestHeader, Iterato
         ConfigError: the file cannot be read or is no manifest (at once), or a line of it is malformed (while
             iterating); the message names the file and the line.
     """
-    name = os.path.abspath(os.fspath(path))
+    name = str(Path(path).absolute())
     lines = _lines(name)
     _, record = next(lines, (1, {}))
     if record.get("record") != _HEADER_RECORD:
@@ -258,7 +259,7 @@ def _end_of(record: dict[str, Any]) -> ManifestEnd:
     counts = {kind: record.get(kind) for kind in _KINDS.values()}
     interrupted, ended = record.get("interrupted"), record.get("ended", "")
     if not isinstance(interrupted, bool) or not isinstance(ended, str):
-        raise ValueError("the end record does not say whether, or when, the run was interrupted or ended")
+        raise ValueError("the end record lacks 'interrupted' or 'ended'")  # noqa: TRY004 - it is the file that is wrong
     if not all(type(number) is int for number in counts.values()):
         raise ValueError(f"the end record lacks one of the counts {', '.join(counts)}")
     return ManifestEnd(**counts, interrupted=interrupted, ended=ended)  # type: ignore[arg-type]
@@ -267,7 +268,7 @@ def _end_of(record: dict[str, Any]) -> ManifestEnd:
 def _lines(name: str) -> Generator[tuple[int, dict[str, Any]], None, None]:
     """Every line's number and JSON object."""
     try:
-        with open(name, "rb") as file:
+        with Path(name).open("rb") as file:
             number = 0
             while line := file.readline(LINE_BYTES_MAX):
                 number += 1

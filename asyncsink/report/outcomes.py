@@ -164,13 +164,13 @@ class OutcomeView(Sequence[T], Generic[T]):
         if isinstance(index, slice):
             return OutcomeView(self._log, self._offsets[index])
         (line,) = self._log.read((self._offsets[index],))
-        return cast(T, decode(line))
+        return cast("T", decode(line))
 
     def __iter__(self) -> Iterator[T]:
         """Read them in order, some hundred at a time."""
         for start in range(0, len(self._offsets), _READ_LINES):
             for line in self._log.read(self._offsets[start : start + _READ_LINES]):
-                yield cast(T, decode(line))
+                yield cast("T", decode(line))
 
     def __eq__(self, other: object) -> bool:
         """Whether `other`, a view, list or tuple, has equal outcomes in the same order."""

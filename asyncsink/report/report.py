@@ -219,8 +219,8 @@ class Report:
             copies = "copy" if self.local_copies_failed == 1 else "copies"
             parts.append(f"{self.local_copies_failed:,} local {copies} not written")
         lines = [f"Failed: {', '.join(parts)}."]
-        for o in islice(self.failures, FAILURES_SHOWN):
-            lines.append(f"  {inert(o.source or o.key)}: {o.error}: {inert(o.message)}")
+        shown = islice(self.failures, FAILURES_SHOWN)
+        lines += [f"  {inert(o.source or o.key)}: {o.error}: {inert(o.message)}" for o in shown]
         if len(self.failures) > FAILURES_SHOWN:
             lines.append(f"  … and {len(self.failures) - FAILURES_SHOWN:,} more.")
         return lines

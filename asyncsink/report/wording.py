@@ -6,7 +6,7 @@ _SIZES = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def size(size_bytes: float) -> str:
-    """"512 bytes", "1.5 MiB" (2**20)."""
+    """A number of bytes: "512 bytes", "1.5 MiB" (2**20)."""
     value, unit = float(size_bytes), 0
     while value >= 1024 and unit < len(_SIZES) - 1:
         value, unit = value / 1024, unit + 1
@@ -16,12 +16,12 @@ def size(size_bytes: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """"1 object", "1,200 objects"."""
+    """A number of things: "1 object", "1,200 objects"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
-    """"0.42 s", "12.3 s", "3 min 5 s", "2 h 10 min"."""
+    """A time: "0.42 s", "12.3 s", "3 min 5 s", "2 h 10 min"."""
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 60:

@@ -26,7 +26,7 @@ class End:
 
     def url(self, name: str) -> str:
         """The URL or path of a name below the base; "" names the base itself."""
-        return f"{self.base}/{name}" if name else self.base
+        return f"{self.base}/{name}" if name else self.base or "/"
 
     def below(self, text: str) -> str | None:
         """What stands behind the base in a URL or path, or None where it does not start with the base."""

@@ -224,7 +224,7 @@ def _completed(op: o.CompleteMultipartUpload, answer: Mapping[str, Any]) -> o.Ob
     return _stored(op, answer)
 
 
-def _headed(op: o.HeadObject, answer: Mapping[str, Any]) -> o.ObjectHead:
+def _headed(_: o.HeadObject, answer: Mapping[str, Any]) -> o.ObjectHead:
     return o.ObjectHead(
         size_bytes=answer["ContentLength"],
         etag=plain_etag(answer),
@@ -277,15 +277,15 @@ def _uploads_listed(op: o.ListMultipartUploads, answer: Mapping[str, Any]) -> o.
     )
 
 
-def _done(op: Any, answer: Mapping[str, Any]) -> o.Done:
+def _done(_: Any, __: Mapping[str, Any]) -> o.Done:
     return o.Done()
 
 
-def _created(op: Any, answer: Mapping[str, Any]) -> o.UploadCreated:
+def _created(_: Any, answer: Mapping[str, Any]) -> o.UploadCreated:
     return o.UploadCreated(upload_id=answer["UploadId"])
 
 
-def _got(op: o.GetObject, answer: Mapping[str, Any]) -> o.ObjectData:
+def _got(_: o.GetObject, answer: Mapping[str, Any]) -> o.ObjectData:
     return o.ObjectData(data=answer["Body"], etag=plain_etag(answer))
 
 

@@ -6,14 +6,18 @@ Each request is watched for progress, and every failure leaves as an error of as
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.errors import (
     AsyncSinkError,
+    ClockSkew,
     ConfigError,
     ConnectionLost,
+    ExpiredCredentials,
     PermanentError,
     ServerFault,
     Stalled,
@@ -22,7 +26,7 @@ from asyncsink.errors import (
 )
 from asyncsink.s3.aioboto3_calls import CALLS, Call
 from asyncsink.s3.body import SLICE_BYTES
-from asyncsink.s3.client import error_from_opening, open_client
+from asyncsink.s3.client import error_from_opening, find_credentials, open_client
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.error_map import error_from_answer, one_line
 from asyncsink.s3.operations import (
@@ -33,6 +37,7 @@ from asyncsink.s3.operations import (
     Operation,
     Response,
 )
+from asyncsink.s3.resigning import Resigner
 
 R = TypeVar("R", bound=Response)
 
@@ -42,14 +47,24 @@ class Aioboto3Transport:
 
     Use `open` for a transport that owns its client, or the constructor for a client that somebody else closes.
 
-    Cancelling `send` aborts its connection: what was not sent yet is never sent.
+    Cancelling `send` aborts its connection: what was not sent yet is never sent. After ClockSkew and
+    ExpiredCredentials the next `send` is signed by the server's clock and with credentials that were looked up again.
     """
 
-    def __init__(self, client: Any, bucket: str, retry: RetryPolicy, *, request_payer: bool = False) -> None:
+    def __init__(
+        self,
+        client: Any,
+        bucket: str,
+        retry: RetryPolicy,
+        *,
+        request_payer: bool = False,
+        renew: Callable[[], Awaitable[Any]] | None = None,
+    ) -> None:
         self._client = client
         self._bucket = bucket
         self._retry = retry
         self._payer = {"RequestPayer": "requester"} if request_payer else {}
+        self._resigner = Resigner(client, renew)
         self._owned = AsyncExitStack()
 
     @classmethod
@@ -64,7 +79,8 @@ class Aioboto3Transport:
         name = (await bucket_settings(caller_bucket)).name if caller_bucket is not None else target.bucket
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(open_client(target, retry, limits, caller_bucket=caller_bucket))
-            transport = cls(client, name, retry, request_payer=target.request_payer)
+            renew = partial(find_credentials, target, caller_bucket=caller_bucket)
+            transport = cls(client, name, retry, request_payer=target.request_payer, renew=renew)
             transport._owned = stack.pop_all()
         return transport
 
@@ -79,11 +95,12 @@ class Aioboto3Transport:
             AsyncSinkError: as `s3.error_map` reads the answer; ConnectionLost where there was none.
         """
         call = CALLS[type(operation)]
+        renewals = self._resigner.renewals
         patient = isinstance(operation, CompleteMultipartUpload)
         watchdog = Watchdog(self._retry.complete_seconds if patient else self._retry.stall_seconds)
         try:
             async with watchdog:
-                return cast(R, await self._call(call, operation, watchdog))
+                return cast("R", await self._call(call, operation, watchdog))
         except AsyncSinkError:
             raise
         except Exception as error:
@@ -91,7 +108,9 @@ class Aioboto3Transport:
             if translated is None:
                 raise
             if isinstance(translated, UploadMissing) and isinstance(operation, AbortMultipartUpload):
-                return cast(R, Done())
+                return cast("R", Done())
+            if isinstance(translated, ExpiredCredentials):
+                await self._resigner.renew(renewals)
             # Texts of configuration and credential errors may hold what must not be shown.
             raise translated from (error if isinstance(translated, TransferError) else None)
 
@@ -102,7 +121,7 @@ class Aioboto3Transport:
     async def _call(self, call: Call, operation: Any, watchdog: Watchdog) -> Response:
         parameters = call.parameters(operation, watchdog.moved)
         answer = await getattr(self._client, call.method)(Bucket=self._bucket, **parameters, **self._payer)
-        watchdog.moved(0)
+        watchdog.moved()
         if isinstance(operation, GetObject):
             answer["Body"] = await self._read_body(operation, answer, watchdog)
         return call.response(operation, answer)
@@ -122,12 +141,12 @@ class Aioboto3Transport:
             while missing > 0 and (piece := await stream.read(min(missing, SLICE_BYTES))):
                 pieces.append(piece)
                 missing -= len(piece)
-                watchdog.moved(len(piece))
+                watchdog.moved()
         return b"".join(pieces)
 
     def _translate(self, operation: Operation[Any], error: Exception, watchdog: Watchdog) -> AsyncSinkError | None:
         """The error of ours that an exception means, or None where it is a bug that must be seen as it is."""
-        from botocore import exceptions as b
+        from botocore import exceptions as b  # noqa: PLC0415 - slow
 
         if isinstance(error, b.ClientError):
             return self._from_answer(operation, error)
@@ -156,7 +175,7 @@ class Aioboto3Transport:
         metadata = error.response.get("ResponseMetadata", {})
         headers = metadata.get("HTTPHeaders", {})
         checksum = getattr(operation, "checksum", None)
-        return error_from_answer(
+        answer = error_from_answer(
             operation.name,
             getattr(operation, "key", ""),
             self._bucket,
@@ -169,6 +188,9 @@ class Aioboto3Transport:
             expected=str(checksum) if checksum is not None else "",
             actual=one_line(str(told.get("CalculatedDigest") or told.get("Message") or "")),
         )
+        if isinstance(answer, ClockSkew):
+            self._resigner.learn_clock(headers.get("date", ""))
+        return answer
 
 
 class Watchdog:
@@ -187,8 +209,8 @@ class Watchdog:
         """True once the deadline passed."""
         return self._timeout.expired()
 
-    def moved(self, size_bytes: int) -> None:
-        """Bytes moved (0: an answer began). Harmless after the end: aiohttp may still be winding up a body then."""
+    def moved(self, _size_bytes: int = 0) -> None:
+        """Bytes moved, or an answer began. Harmless after the end: aiohttp may still be winding up a body then."""
         if self._watching and not self.expired:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self.seconds)
 
@@ -205,10 +227,10 @@ class Watchdog:
 
 def _from_network(name: str, where: str, endpoint: str, error: Exception) -> AsyncSinkError | None:
     """What a failure without a usable answer means, or None for a bug."""
-    import aiohttp
-    from aiohttp.http_exceptions import HttpProcessingError
-    from botocore import exceptions as b
-    from botocore.parsers import ResponseParserError
+    import aiohttp  # noqa: PLC0415 - slow
+    from aiohttp.http_exceptions import HttpProcessingError  # noqa: PLC0415 - slow
+    from botocore import exceptions as b  # noqa: PLC0415 - slow
+    from botocore.parsers import ResponseParserError  # noqa: PLC0415 - slow
 
     if isinstance(error, ResponseParserError):
         return ServerFault(f"{where} failed: the answer is no S3 answer; check that {endpoint} is S3.", operation=name)

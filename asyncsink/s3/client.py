@@ -10,8 +10,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -68,7 +68,7 @@ async def open_client(
     anonymous = target.anonymous or (settings.anonymous and not target.creds_path and not target.profile)
     # The import takes most of a second: other tasks go on meanwhile.
     session = await anyio.to_thread.run_sync(_new_session, target, settings)
-    try:
+    with _translated():
         if not anonymous:
             await _require_credentials(session)
         context = session.client(
@@ -79,17 +79,47 @@ async def open_client(
             config=_client_config(target, retry, limits, endpoint, anonymous),
         )
         client = await context.__aenter__()
+    try:
+        client.meta.events.register("before-send.s3.*", _skip_continue)
+        yield client
+    finally:
+        await context.__aexit__(None, None, None)
+
+
+async def find_credentials(target: S3Target, *, caller_bucket: Any = None) -> Any:
+    """Look up, from the beginning, what requests to `target` are signed with: botocore's own credentials object.
+
+    Files and environment are read again, roles and SSO are asked again.
+
+    Raises:
+        CredentialsError: there are none, or they cannot be retrieved.
+        ConfigError: `caller_bucket` is no bucket.
+    """
+    settings = await bucket_settings(caller_bucket) if caller_bucket is not None else BucketSettings(name=target.bucket)
+    session = await anyio.to_thread.run_sync(_new_session, target, settings)
+    with _translated():
+        return await _require_credentials(session)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         translated = error_from_opening(error)
         if translated is None:
             raise
         # Causes may quote what a credential process printed.
         raise translated from None
-    try:
-        client.meta.events.register("before-send.s3.*", _skip_continue)
-        yield client
-    finally:
-        await context.__aexit__(None, None, None)
+
+
+async def _require_credentials(session: Any) -> Any:
+    held = await session.get_credentials()
+    if held is None:
+        raise CredentialsError(f"There are no credentials. {_HOW_TO_LOG_IN}")
+    # Roles and SSO are asked here, so that a login that ended is known before the first request.
+    await freeze(held)
+    return held
 
 
 def check_endpoint(endpoint_url: str) -> None:
@@ -125,9 +155,9 @@ def payload_must_be_signed(endpoint_url: str) -> bool:
         return True
 
 
-def error_from_opening(error: Exception) -> ConfigError | None:
+def error_from_opening(error: Exception) -> ConfigError | None:  # noqa: PLR0911 - a table
     """What a failure to open a session or client, or to find credentials, means; None for what is neither."""
-    from botocore import exceptions as b
+    from botocore import exceptions as b  # noqa: PLC0415 - slow
 
     if isinstance(error, b.ProfileNotFound):
         profile = one_line(str(error.kwargs.get("profile", "")))
@@ -173,14 +203,14 @@ def error_from_opening(error: Exception) -> ConfigError | None:
 
 
 def _new_session(target: S3Target, settings: BucketSettings) -> Any:
-    import aioboto3
+    import aioboto3  # noqa: PLC0415 - slow
 
     credentials: Credentials | None = None
     if target.creds_path:
         credentials = read_credentials_file(target.creds_path)
     elif not target.profile:
         credentials = settings.credentials
-    try:
+    with _translated():
         if credentials is None:
             return aioboto3.Session(profile_name=target.profile or None)
         token = credentials.session_token
@@ -189,24 +219,11 @@ def _new_session(target: S3Target, settings: BucketSettings) -> Any:
             aws_secret_access_key=credentials.secret_access_key.reveal().decode(),
             aws_session_token=token.reveal().decode() if token is not None else None,
         )
-    except Exception as error:
-        translated = error_from_opening(error)
-        if translated is None:
-            raise
-        raise translated from None
-
-
-async def _require_credentials(session: Any) -> None:
-    held = await session.get_credentials()
-    if held is None:
-        raise CredentialsError(f"There are no credentials. {_HOW_TO_LOG_IN}")
-    # Roles and SSO are asked here, so that a login that ended is known before the first request.
-    await freeze(held)
 
 
 def _client_config(target: S3Target, retry: RetryPolicy, limits: Limits, endpoint: str, anonymous: bool) -> Any:
-    from aiobotocore.config import AioConfig
-    from botocore import UNSIGNED
+    from aiobotocore.config import AioConfig  # noqa: PLC0415 - slow
+    from botocore import UNSIGNED  # noqa: PLC0415 - slow
 
     style = target.addressing_style
     if style == "auto" and endpoint:
@@ -228,7 +245,7 @@ def _client_config(target: S3Target, retry: RetryPolicy, limits: Limits, endpoin
 
 
 def _session_class() -> type[Any]:
-    from aiobotocore.httpsession import AIOHTTPSession
+    from aiobotocore.httpsession import AIOHTTPSession  # noqa: PLC0415 - slow
 
     class AbortingSession(AIOHTTPSession):  # type: ignore[misc, unused-ignore]
         """Connections that are given up are aborted, not closed.

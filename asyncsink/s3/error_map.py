@@ -115,7 +115,7 @@ BY_STATUS: Final[dict[int, tuple[type[AsyncSinkError], str]]] = {
 }
 
 
-def error_from_answer(
+def error_from_answer(  # noqa: PLR0917 - an answer has so many parts
     operation_name: str,
     key: str,
     bucket: str,

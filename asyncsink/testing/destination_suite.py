@@ -12,7 +12,6 @@ overriding the class attributes; it may take fixtures of its own in an autouse f
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -34,13 +33,13 @@ UNICODE_KEYS = ("sub-01/tâche.nii", "日本語/ファイル.nii.gz", "a b/c+d&e
 
 def transfer_of(key: str, body: bytes, *, mtime_ns: int = MTIME_NS) -> Transfer:
     """A transfer of a file that is nowhere on disk."""
-    source = SourceFile(path=f"/nowhere/{os.path.basename(key)}", size_bytes=len(body), mtime_ns=mtime_ns)
+    source = SourceFile(path=f"/nowhere/{key.rpartition('/')[2]}", size_bytes=len(body), mtime_ns=mtime_ns)
     return Transfer(source=source, key=key, local=key)
 
 
 def content(size_bytes: int, seed: int = 1) -> bytes:
     """The same bytes for the same seed; no two parts are alike."""
-    return random.Random(seed).randbytes(size_bytes)  # noqa: S311
+    return random.Random(seed).randbytes(size_bytes)
 
 
 def wrong(checksum: Checksum) -> Checksum:

@@ -20,31 +20,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import socket
-from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Literal, Protocol
-from urllib.parse import urlsplit
+from typing import Any, ClassVar
 
 import pytest
 
-from asyncsink.config import MIB, RetryPolicy, Secret
+from asyncsink.config import MIB, Secret
 from asyncsink.errors import (
     AccessDenied,
     AsyncSinkError,
     BucketMissing,
     ConfigError,
-    ConnectionLost,
     CredentialsError,
     IntegrityError,
     ObjectMissing,
     PreconditionFailed,
-    ServerFault,
-    Stalled,
-    Throttled,
     UploadMissing,
 )
-from asyncsink.integrity.checksums import checksum_of, combine
-from asyncsink.model import Checksum, ChecksumAlgorithm
+from asyncsink.integrity.checksums import checksum_of
+from asyncsink.model import ChecksumAlgorithm
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CompletedPart,
@@ -57,28 +50,11 @@ from asyncsink.s3.operations import (
     ListObjects,
     ListParts,
     ObjectAttributes,
-    ObjectStored,
     PutObject,
     UploadPart,
 )
-from asyncsink.s3.transport import Transport
-from asyncsink.testing.faulty_peers import CannedPeer, Gate, SilentPeer
-
-Capability = Literal[
-    "enforces-checksums",  # a wrong checksum header is refused
-    "answers-checksums",  # HEAD tells the checksum that was sent
-    "mpu-checksum",  # a multipart object keeps a full-object checksum
-    "checks-signatures",  # a wrong secret is refused
-    "sse-s3",
-    "sse-c",
-    "tags",
-    "storage-class",
-    "part-1-head",  # HEAD with a part number tells the part's size
-    "list-parts-checksums",
-    "list-uploads",
-    "if-match",  # GET with another ETag is refused
-    "unknown-upload",  # a part for an upload that is gone is answered with NoSuchUpload
-]
+from asyncsink.testing.transport_faults import TransportFaultSuite
+from asyncsink.testing.transport_kit import Capability, OpenTransport, crc64, upload_in_parts
 
 ODD_KEYS = (
     "plain.nii.gz",
@@ -93,31 +69,9 @@ ODD_KEYS = (
     "sub-01/_task_rest/deep/" + "x" * 200,
 )
 
-IMPATIENT = RetryPolicy(stall_seconds=0.2, complete_seconds=0.2, connect_seconds=0.2)
-
-
-class OpenTransport(Protocol):
-    """Opens a transport to the suite's empty bucket, with single things changed where a test asks for it."""
-
-    def __call__(
-        self,
-        *,
-        bucket: str | None = None,
-        endpoint_url: str | None = None,
-        secret_access_key: str | None = None,
-        retry: RetryPolicy | None = None,
-    ) -> AbstractAsyncContextManager[Transport]:
-        """Leaving the block closes the transport."""
-        ...
-
-
-def crc64(data: bytes | bytearray | memoryview) -> Checksum:
-    """The default checksum."""
-    return checksum_of(data, "CRC64NVME")
-
 
 @pytest.mark.anyio
-class TransportSuite:
+class TransportSuite(TransportFaultSuite):
     """Subclass it, say what the server can do, and provide the three fixtures of the module's first lines."""
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset()
@@ -142,7 +96,8 @@ class TransportSuite:
                 assert stored.checksum in (None, crc64(data))
                 head = await transport.send(HeadObject(key="a/b"))
                 assert (head.size_bytes, head.etag, head.composite) == (size_bytes, stored.etag, False)
-                assert head.last_modified is not None and head.last_modified.tzinfo is not None
+                assert head.last_modified is not None
+                assert head.last_modified.tzinfo is not None
                 if "answers-checksums" in self.capabilities:
                     assert head.checksums["CRC64NVME"] == crc64(data).value
                 if size_bytes:
@@ -402,147 +357,3 @@ class TransportSuite:
                 await transport.send(
                     CompleteMultipartUpload(key="k", upload_id=created.upload_id, parts=(part,), size_bytes=10)
                 )
-
-    # Faults on the way
-
-    async def test_cancelled_in_mid_body(self, open_transport: OpenTransport, endpoint_url: str) -> None:
-        server = urlsplit(endpoint_url)
-        data = os.urandom(16 * MIB)
-        async with (
-            Gate(server.hostname or "", server.port or 80) as gate,
-            open_transport(endpoint_url=gate.endpoint_url) as transport,
-        ):
-            await transport.send(PutObject(key="before", body=b"x"))
-            gate.hold_after_bytes = MIB
-            sending = asyncio.create_task(transport.send(PutObject(key="k", body=data, checksum=crc64(data))))
-            await gate.held.wait()
-            sending.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await sending
-            gate.release.set()
-            await gate.ended.wait()
-            assert gate.late_bytes < len(data) // 2
-            gate.hold_after_bytes = None
-            with pytest.raises(ObjectMissing):
-                await transport.send(HeadObject(key="k"))
-            await transport.send(PutObject(key="k", body=data, checksum=crc64(data)))
-            assert (await transport.send(HeadObject(key="k"))).size_bytes == len(data)
-
-    @pytest.mark.parametrize("reading", [False, True])
-    @pytest.mark.parametrize("size_bytes", [100, 16 * MIB])
-    async def test_a_stalled_server(self, open_transport: OpenTransport, reading: bool, size_bytes: int) -> None:
-        async with (
-            SilentPeer(reading=reading) as peer,
-            open_transport(endpoint_url=peer.endpoint_url, retry=IMPATIENT) as transport,
-        ):
-            with pytest.raises(Stalled, match="PutObject of s3://"):
-                await transport.send(PutObject(key="k", body=bytes(size_bytes)))
-            with pytest.raises(Stalled):
-                await transport.send(ListObjects())
-
-    async def test_an_answer_that_stalls(self, open_transport: OpenTransport) -> None:
-        head = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nETag: \"e\"\r\n\r\n"
-        async with (
-            CannedPeer(head + b"x" * 10, hang_up=False) as peer,
-            open_transport(endpoint_url=peer.endpoint_url, retry=IMPATIENT) as transport,
-        ):
-            with pytest.raises(Stalled, match="GetObject"):
-                await transport.send(GetObject(key="k", length=100))
-
-    async def test_a_refused_connection(self, open_transport: OpenTransport) -> None:
-        with socket.socket() as nobody:
-            nobody.bind(("127.0.0.1", 0))
-            url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-            async with open_transport(endpoint_url=url) as transport:
-                with pytest.raises(ConnectionLost, match=url):
-                    await transport.send(PutObject(key="k", body=b"x"))
-
-    @pytest.mark.parametrize(
-        "answer",
-        [
-            b"",
-            b"HTTP/1.1 200 OK\r\nContent-Le",
-            b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nETag: \"e\"\r\n\r\n" + b"x" * 10,
-            b"nonsense\r\n\r\n",
-        ],
-        ids=["nothing", "half a head", "half a body", "nonsense"],
-    )
-    async def test_a_connection_closed_in_mid_answer(self, open_transport: OpenTransport, answer: bytes) -> None:
-        async with CannedPeer(answer) as peer, open_transport(endpoint_url=peer.endpoint_url) as transport:
-            with pytest.raises(ConnectionLost, match="GetObject"):
-                await transport.send(GetObject(key="k", length=100))
-            with pytest.raises(ConnectionLost, match="PutObject"):
-                await transport.send(PutObject(key="k", body=bytes(MIB)))
-
-    async def test_slow_down(self, open_transport: OpenTransport) -> None:
-        body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-        answer = canned(503, body, "Retry-After: 7")
-        async with CannedPeer(answer) as peer, open_transport(endpoint_url=peer.endpoint_url) as transport:
-            with pytest.raises(Throttled) as caught:
-                await transport.send(PutObject(key="k", body=bytes(MIB)))
-            assert (caught.value.retry_after_seconds, caught.value.code) == (7.0, "SlowDown")
-            assert (caught.value.status, caught.value.operation) == (503, "PutObject")
-            assert len(peer.heads) == 1, "a transport sends once"
-            assert b"expect" not in peer.heads[0].lower()
-            assert b"aws-chunked" not in peer.heads[0].lower()
-
-    @pytest.mark.parametrize(
-        "body",
-        [b"<Error><Code>InternalError</Code><Message>We lost it.</Message></Error>", b"   ", b"", b"<Complete"],
-        ids=["error", "only whitespace", "nothing", "half"],
-    )
-    async def test_complete_that_failed_with_200(self, open_transport: OpenTransport, body: bytes) -> None:
-        answer = canned(200, body, "Content-Type: application/xml")
-        async with CannedPeer(answer) as peer, open_transport(endpoint_url=peer.endpoint_url) as transport:
-            part = CompletedPart(part_number=1, etag="0" * 32)
-            with pytest.raises(ServerFault, match="CompleteMultipartUpload"):
-                await transport.send(CompleteMultipartUpload(key="k", upload_id="u", parts=(part,), size_bytes=10))
-            assert len(peer.heads) == 1
-
-    async def test_closing_twice(self, open_transport: OpenTransport) -> None:
-        async with open_transport() as transport:
-            await transport.aclose()
-            await transport.aclose()
-
-
-def canned(status: int, body: bytes, *headers: str) -> bytes:
-    """An HTTP answer, whole."""
-    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-async def upload_in_parts(
-    transport: Transport,
-    key: str,
-    data: bytes,
-    *,
-    attributes: ObjectAttributes = ObjectAttributes(),  # noqa: B008 - frozen
-    total: Checksum | None = None,
-) -> ObjectStored:
-    """Upload `data` in parts of 5 MiB, completing with `total` (the right checksum where None)."""
-    created = await transport.send(CreateMultipartUpload(key=key, algorithm="CRC64NVME", attributes=attributes))
-    parts: list[CompletedPart] = []
-    lengths: list[tuple[Checksum, int]] = []
-    for number, start in enumerate(range(0, len(data), 5 * MIB), 1):
-        body = memoryview(data)[start : start + 5 * MIB]
-        part = UploadPart(
-            key=key,
-            upload_id=created.upload_id,
-            part_number=number,
-            body=body,
-            checksum=crc64(body),
-            sse_customer_key=attributes.sse_customer_key,
-        )
-        stored = await transport.send(part)
-        parts.append(CompletedPart(part_number=number, etag=stored.etag, checksum=crc64(body)))
-        lengths.append((crc64(body), len(body)))
-    return await transport.send(
-        CompleteMultipartUpload(
-            key=key,
-            upload_id=created.upload_id,
-            parts=tuple(parts),
-            size_bytes=len(data),
-            checksum=total or combine("CRC64NVME", lengths),
-            sse_customer_key=attributes.sse_customer_key,
-        )
-    )

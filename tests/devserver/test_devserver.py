@@ -74,7 +74,7 @@ def test_stop_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for end in ends:
         await_end(end)
     assert list(tmp_path.iterdir()) == []
-    assert [path for path in seaweedfs._sockets(ports) if os.path.exists(path)] == []
+    assert [path for path in seaweedfs._sockets(ports) if Path(path).exists()] == []
     assert is_free(port)
     assert server.wait() is True
     with pytest.raises(ConfigError, match="not running"):
@@ -216,13 +216,13 @@ def test_kill_9_of_the_owner_takes_the_server_along(how: str) -> None:
     assert owner.stdout is not None
     watchdog, sibling, temporary = owner.stdout.readline().split()
     try:
-        assert os.path.isdir(temporary)
+        assert Path(temporary).is_dir()
         ends = [os.pidfd_open(pid) for pid in (int(watchdog), server_pid(int(watchdog)))]
         owner.kill()
         owner.wait()
         for end in ends:
             await_end(end)
-        assert not os.path.exists(temporary)
+        assert not Path(temporary).exists()
     finally:
         owner.stdout.close()
         if int(sibling):

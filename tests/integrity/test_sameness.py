@@ -353,8 +353,8 @@ def test_proofs_without_the_bodys_md5(
 @pytest.mark.parametrize("sent", [SENT, None])
 @pytest.mark.parametrize("answered", [None, checksum_of(BODY, "CRC32")])
 def test_an_etag_is_proof_where_no_checksum_came_back(sent: Checksum | None, answered: Checksum | None) -> None:
-    assert confirm(sent, answered, PLAIN, body_md5, True) == "etag"
-    assert confirm(sent, answered, PLAIN, None, True) == "nothing"
+    assert confirm(sent, answered, PLAIN, body_md5, etag_is_md5=True) == "etag"
+    assert confirm(sent, answered, PLAIN, None, etag_is_md5=True) == "nothing"
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_an_etag_is_proof_where_no_checksum_came_back(sent: Checksum | None, ans
 )
 def test_a_contradiction_is_an_error(sent: Checksum | None, answered: Checksum | None, etag: str) -> None:
     with pytest.raises(IntegrityError, match=r"other bytes for sub-01/T1w\.nii than were sent") as caught:
-        confirm(sent, answered, etag, body_md5, True, where="sub-01/T1w.nii")
+        confirm(sent, answered, etag, body_md5, etag_is_md5=True, where="sub-01/T1w.nii")
     assert caught.value.expected in str(caught.value)
     assert caught.value.actual in str(caught.value)
     assert caught.value.expected != caught.value.actual

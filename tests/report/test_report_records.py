@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 import tracemalloc
-from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from asyncsink.errors import JournalError
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Failure, Outcome, Planned, Receipt, Skip
-from asyncsink.report import outcomes as outcomes_module
 from asyncsink.report.outcomes import MEMORY_BYTES, OTHER_REASONS, REASONS_MAX, OutcomeLog
 from asyncsink.report.records import decode, encode, encode_all, parse_checksum
 
 # Names that are no UTF-8 hold the surrogates U+DC80 to U+DCFF (PEP 383); any other character may be there as well.
-texts = st.text(st.characters(exclude_categories=("Cs",)) | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
+texts = st.text(st.characters(codec="utf-8") | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
 sizes = st.integers(0, 2**50)
 small = st.integers(0, 10_000)
 checksums = st.none() | st.builds(Checksum, st.sampled_from(get_args(ChecksumAlgorithm)), texts)
@@ -27,9 +26,7 @@ seconds = st.floats(0, allow_nan=False, allow_infinity=False)
 proofs = st.sampled_from(get_args(ConfirmedBy))
 stages = st.sampled_from(["source", "routing", "upload", "local copy"])
 outcomes = st.one_of(
-    st.builds(
-        Receipt, texts, texts, texts, sizes, checksums, texts, texts, small, seconds, texts, proofs, small
-    ),
+    st.builds(Receipt, texts, texts, texts, sizes, checksums, texts, texts, small, seconds, texts, proofs, small),
     st.builds(Skip, texts, texts, texts, sizes, texts, st.booleans(), checksums, texts, texts, small),
     st.builds(Failure, texts, texts, texts, texts, texts, stages, small, small),
     st.builds(Planned, texts, texts, texts, sizes, texts, small),
@@ -166,7 +163,7 @@ def test_200_000_outcomes_in_little_memory() -> None:
     try:
         for _ in range(1000):
             log.extend(batch)
-        assert sum(one.size_bytes for one in log.receipts[:: 40]) > 0
+        assert sum(one.size_bytes for one in log.receipts[::1000]) > 0
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -212,14 +209,14 @@ def test_a_full_temporary_directory_stops_the_run(monkeypatch: pytest.MonkeyPatc
 
 def test_a_collected_log_closes_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[bool] = []
-    make: Callable[..., Any] = outcomes_module.tempfile.SpooledTemporaryFile
+    make: Any = tempfile.SpooledTemporaryFile
 
-    class Watched(make):  # type: ignore[misc, valid-type]
+    class Watched(make):  # type: ignore[misc]
         def close(self) -> None:
             closed.append(True)
             super().close()
 
-    monkeypatch.setattr(outcomes_module.tempfile, "SpooledTemporaryFile", Watched)
+    monkeypatch.setattr(tempfile, "SpooledTemporaryFile", Watched)
     log = OutcomeLog()
     log.append(receipt(1))
     del log

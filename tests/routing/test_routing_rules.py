@@ -38,10 +38,8 @@ def test_document_example_realigned_file_of_sub001(compat: Compat) -> None:
     router = Router(options_for(compat, container="sub001"), base="s3://mybucket/path/to/output/dir")
     source = found("/work/realigner/realigned_file1.nii.gz")
     assert router.route(source) == Route("sub001/motion/realigned_file1.nii.gz", "sub001/motion/realigned_file1.nii.gz")
-    assert router.out_file("motion", source.path) == (
-        "s3://mybucket/path/to/output/dir/sub001/motion/realigned_file1.nii.gz",
-        "",
-    )
+    url = "s3://mybucket/path/to/output/dir/sub001/motion/realigned_file1.nii.gz"
+    assert router.out_file("motion", source.path) == (url, "")
 
 
 @both_modes
@@ -346,6 +344,7 @@ def test_rule_39_a_local_base_routes_the_same(compat: Compat) -> None:
     options: dict[str, Any] = {"container": "c", "substitutions": (("_x", "y"),)}
     assert key_of(source, compat, base="/out", **options) == key_of(source, compat, **options) == "c/motion/y/f"
     assert Router(options_for(compat, **options), base="/").out_file("m", "/f") == ("/c/m/f", "")
+    assert Router(options_for(compat), base="/").out_file("", "/w") == ("/", "")
 
 
 @both_modes

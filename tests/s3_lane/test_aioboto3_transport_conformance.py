@@ -13,7 +13,8 @@ from moto.server import ThreadedMotoServer
 
 from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.s3.aioboto3_transport import Aioboto3Transport
-from asyncsink.testing.transport_suite import Capability, OpenTransport, TransportSuite
+from asyncsink.testing.transport_kit import Capability, OpenTransport
+from asyncsink.testing.transport_suite import TransportSuite
 
 
 def opener(bucket: str, endpoint_url: str, key_id: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> OpenTransport:

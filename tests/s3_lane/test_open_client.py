@@ -26,7 +26,7 @@ from asyncsink.s3.client import check_endpoint, open_client, payload_must_be_sig
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.operations import HeadObject, ListObjects, PutObject
 from asyncsink.testing.faulty_peers import CannedPeer, SilentPeer
-from asyncsink.testing.transport_suite import canned
+from asyncsink.testing.transport_kit import canned
 
 pytestmark = pytest.mark.anyio
 STORED = canned(200, b"", 'ETag: "e"')
@@ -141,7 +141,16 @@ async def test_anonymous_requests_are_not_signed() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://x", "127.0.0.1:8333", "http://", "http://a b", "http://x:99999", "http://x?y=1", "https://[::1", "http://x:0"],
+    [
+        "ftp://x",
+        "127.0.0.1:8333",
+        "http://",
+        "http://a b",
+        "http://x:99999",
+        "http://x?y=1",
+        "https://[::1",
+        "http://x:0",
+    ],
 )
 async def test_endpoints_that_are_none(url: str) -> None:
     with pytest.raises(ConfigError, match="endpoint_url"):
@@ -287,16 +296,14 @@ def self_signed(directory: Path) -> Path:
         .serial_number(1)
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
     path = directory / "server.pem"
     path.write_bytes(
         certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return path
 

@@ -1,0 +1,147 @@
+"""The commands: their arguments, help pages and examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+
+from asyncsink.cli import flags
+from asyncsink.cli.output import Output, set_up_logging, usage_error
+
+EXIT_CODES = (
+    "Exit codes: 0 all published or already there; 1 something was not; 2 wrong usage or configuration, nothing was "
+    "sent; 130 interrupted (143 by SIGTERM)."
+)
+
+app = typer.Typer(
+    name="asyncsink",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
+)
+
+_SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A directory; an outputs file (.json, .yaml: {attribute: paths}); a manifest (.csv, .tsv, .jsonl: source, "
+        "key); or - for JSON lines on stdin.",
+    ),
+]
+_DestinationArgument = Annotated[
+    str, typer.Argument(metavar="DESTINATION", help="s3://bucket/prefix, or a local directory.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"asyncsink {version('asyncsink')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _tool(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Publish the outputs of workflows to S3, with proof for every object."""
+
+
+@app.command(epilog="Example: asyncsink export derivatives s3://my-bucket/study --manifest study.jsonl")
+@flags.takes(flags.Records, flags.Policies, flags.Connection, flags.Keys, flags.Objects, flags.Speed, flags.Output)
+def export(
+    source: _SourceArgument,
+    destination: _DestinationArgument,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Look and compare, but send nothing (as asyncsink plan).")
+    ] = False,
+    **given: Any,
+) -> int:
+    """Publish SOURCE below DESTINATION. What is there already with the same checksum is not sent again."""
+    return _export(source, destination, given, dry_run=dry_run)
+
+
+@app.command(epilog="Example: asyncsink plan outputs.yaml s3://my-bucket/study --substitute _subject_id_=sub-")
+@flags.takes(flags.Records, flags.Policies, flags.Connection, flags.Keys, flags.Objects, flags.Speed, flags.Output)
+def plan(source: _SourceArgument, destination: _DestinationArgument, **given: Any) -> int:
+    """Show what export would do, and send nothing."""
+    return _export(source, destination, given, dry_run=True)
+
+
+def _export(source: str, destination: str, given: dict[str, Any], *, dry_run: bool) -> int:
+    from asyncsink.cli.export import export_command
+
+    return export_command(source, destination, given, dry_run=dry_run, output=_output(given))
+
+
+@app.command(epilog="Example: asyncsink verify study.jsonl --read-back")
+@flags.takes(flags.Connection, flags.CustomerKey, flags.Output)
+def verify(
+    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="What export --manifest wrote.")],
+    read_back: Annotated[
+        bool, typer.Option("--read-back", help="Download every object and compute its checksum again.")
+    ] = False,
+    **given: Any,
+) -> int:
+    """Check that every object of a manifest is still there, with its recorded size and checksum."""
+    from asyncsink.cli.verify import verify_command
+
+    return verify_command(manifest, given, read_back=read_back, output=_output(given))
+
+
+@app.command(epilog="Example: asyncsink devserver --port 8333 --dir ./s3-data --bucket results")
+def devserver(
+    port: Annotated[int, typer.Option("--port", metavar="N", help="Port on 127.0.0.1; 0 is any free one.")] = 0,
+    directory: Annotated[
+        str | None, typer.Option("--dir", metavar="D", help="Keep the objects here; else they go with the server.")
+    ] = None,
+    bucket: Annotated[
+        list[str] | None, typer.Option("--bucket", metavar="B", help="Bucket to create; repeatable (default: results).")
+    ] = None,
+) -> int:
+    """Run a real S3 server on this machine, for trying things out, until Ctrl-C."""
+    from asyncsink.cli.devserver import DEFAULT_BUCKET, devserver_command
+
+    return devserver_command(port, directory, bucket or [DEFAULT_BUCKET])
+
+
+@app.command(epilog="Example: asyncsink demo")
+def demo(
+    subjects: Annotated[int, typer.Option("--subjects", hidden=True, min=1)] = 12,
+    large_file: Annotated[str, typer.Option("--large-file", hidden=True)] = "300MB",
+) -> int:
+    """Show the whole story on a small cohort and a server of its own, in about a minute; leaves nothing behind."""
+    from asyncsink.cli.demo import demo_command
+
+    return demo_command(subjects, large_file)
+
+
+def _output(given: dict[str, Any]) -> Output:
+    set_up_logging(given["verbose"])
+    return Output(json=given["json"], quiet=given["quiet"], verbose=given["verbose"])
+
+
+def run_app(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    if not arguments:
+        arguments = ["--help"]
+    try:
+        code = app(list(arguments), prog_name="asyncsink", standalone_mode=False)
+    except Exception as error:
+        # typer carries its usage errors in classes that moved between its releases; this method did not.
+        worded = getattr(error, "format_message", None)
+        if worded is None:
+            raise
+        path = getattr(getattr(error, "ctx", None), "command_path", "asyncsink")
+        usage_error(_sentence(worded()), f"Try: {path} --help", as_json="--json" in arguments)
+        return 2
+    return int(code or 0)
+
+
+def _sentence(message: str) -> str:
+    return message if message.endswith((".", "?", ")")) else f"{message}."

@@ -1,0 +1,172 @@
+"""From the words of a command line to the library's options and sources.
+
+Messages name the option as it is written on a command line. Nothing here shows a key or a secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from asyncsink import config
+from asyncsink.cli.stdin import InterruptibleStdin
+from asyncsink.config import Settings, check_choice, choices_of, parse_size
+from asyncsink.errors import ConfigError
+from asyncsink.sources.base import Source
+from asyncsink.sources.paths import open_regular
+
+CUSTOMER_KEY_BYTES = 32
+SOURCE_KINDS = "a directory, an outputs file (.json, .yaml, .yml), a manifest (.csv, .tsv, .jsonl), or - for stdin"
+
+_CHOICES = {
+    "addressing_style": config.AddressingStyle,
+    "compat": config.Compat,
+    "overwrite": config.Overwrite,
+    "on_missing": config.OnMissing,
+    "on_collision": config.OnCollision,
+    "on_unreachable": config.OnUnreachable,
+    "symlinks": config.Symlinks,
+    "local_copy_mode": config.LocalCopyMode,
+}
+_RENAMED = {"part_size": "part_size_bytes", "memory": "memory_bytes", "tag": "tags"}
+_NOT_OPTIONS = {"json", "quiet", "verbose", "no_parameterization"}
+_EQUALS = re.compile(r"(?<!\\)=")
+
+
+def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The library's options from the flags that were given; what was not given is left out.
+
+    Raises:
+        ConfigError: a value is wrong; one sentence, naming the option. Reads the file of `--sse file:PATH`.
+    """
+    options: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in _NOT_OPTIONS or value in (None, False, []):
+            continue
+        _check(name, value)
+        if name == "substitute":
+            options["substitutions"] = [split_pair(pair, "--substitute", "OLD=NEW") for pair in value]
+        elif name == "regexp_substitute":
+            form = "PATTERN=NEW"
+            options["regexp_substitutions"] = [split_pair(pair, "--regexp-substitute", form) for pair in value]
+        elif name in ("tag", "metadata"):
+            options[_RENAMED.get(name, name)] = _mapping(value, f"--{name}")
+        elif name == "sse" and value.startswith("file:"):
+            options["sse"] = read_customer_key(value.removeprefix("file:"))
+        else:
+            options[_RENAMED.get(name, name)] = value
+    if given.get("no_parameterization"):
+        if given.get("parameterization"):
+            raise ConfigError("--parameterization and --no-parameterization contradict each other; give one of them.")
+        options["parameterization"] = False
+    return options
+
+
+def _check(name: str, value: Any) -> None:
+    """Refuse what the library would refuse too, in the words of the command line."""
+    flag = f"--{name.replace('_', '-')}"
+    if name in _CHOICES:
+        check_choice(flag, value, choices_of(_CHOICES[name]))
+    elif name in ("part_size", "memory"):
+        parse_size(value, flag)
+    elif name == "sse" and not value.startswith("file:") and value not in ("AES256", "aws:kms", "aws:kms:dsse"):
+        # Whatever stands here may be a key that was pasted by mistake, so it is not repeated.
+        raise ConfigError(
+            "--sse is of no known kind; expected AES256, aws:kms, aws:kms:dsse, or file:PATH of a customer key."
+        )
+
+
+def split_pair(text: str, flag: str, form: str) -> tuple[str, str]:
+    r"""OLD=NEW as a pair, split at the first `=` that no backslash precedes; `\=` stands for `=` on both sides.
+
+    Raises:
+        ConfigError: there is no such `=`, or nothing before it.
+    """
+    parts = _EQUALS.split(text, maxsplit=1)
+    if len(parts) != 2 or not parts[0]:
+        raise ConfigError(rf"{flag} {text!r} is malformed; expected {form}, where a = inside the first is written \=.")
+    left, right = (part.replace(r"\=", "=") for part in parts)
+    return left, right
+
+
+def _mapping(pairs: Iterable[str], flag: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, value = split_pair(pair, flag, "NAME=VALUE")
+        if name in found:
+            raise ConfigError(f"{flag} {name!r} is given twice; give every name one value.")
+        found[name] = value
+    return found
+
+
+def read_customer_key(path: str) -> bytes:
+    """The 32 bytes of a customer key (SSE-C) from a file that holds them raw or in base64. Blocking.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else; its content is not shown.
+    """
+    with open_regular(str(Path(path).expanduser()), "The customer key file of --sse") as file:
+        try:
+            content = file.read(1024)
+        except OSError as error:
+            raise ConfigError(
+                f"The customer key file of --sse, {path!r}, cannot be read ({error.strerror})."
+            ) from error
+    if len(content) == CUSTOMER_KEY_BYTES:
+        return content
+    try:
+        key = base64.b64decode(content.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != CUSTOMER_KEY_BYTES:
+        raise ConfigError(
+            f"The customer key file of --sse, {path!r}, holds no key; expected {CUSTOMER_KEY_BYTES} bytes, raw or in "
+            "base64; make one with: openssl rand -out FILE 32."
+        )
+    return key
+
+
+def open_source(text: str, settings: Settings) -> tuple[Source, Callable[[], None]]:
+    """What SOURCE names, and what ends a wait for its next line. An outputs file is read here, others in the run.
+
+    Raises:
+        ConfigError: it does not exist, or is of no known kind.
+    """
+    symlinks = settings.policies.symlinks
+    if text == "-":
+        from asyncsink.sources.stream import StreamSource
+
+        stdin = InterruptibleStdin.open()
+        return StreamSource(io.BufferedReader(stdin), symlinks=symlinks), stdin.give_up
+    return _open_path(text, settings), lambda: None
+
+
+def _open_path(text: str, settings: Settings) -> Source:
+    symlinks = settings.policies.symlinks
+    try:
+        mode = Path(text).stat().st_mode
+    except OSError as error:
+        raise ConfigError(
+            f"SOURCE {text!r} cannot be read ({error.strerror or error}); expected {SOURCE_KINDS}."
+        ) from error
+    suffix = Path(text).suffix.lower()
+    if stat.S_ISDIR(mode):
+        from asyncsink.sources.directory import DirectorySource
+
+        return DirectorySource(text, symlinks=symlinks)
+    if suffix in (".json", ".yaml", ".yml"):
+        from asyncsink.sources.outputs import OutputsSource
+        from asyncsink.sources.outputs_file import load_outputs_file
+
+        return OutputsSource(load_outputs_file(text), symlinks=symlinks, compat=settings.routing.compat)
+    if suffix in (".csv", ".tsv", ".jsonl"):
+        from asyncsink.sources.manifest import ManifestSource
+
+        return ManifestSource(text, symlinks=symlinks)
+    raise ConfigError(f"SOURCE {text!r} is of no known kind; expected {SOURCE_KINDS}.")

@@ -1,0 +1,98 @@
+"""`asyncsink export` and `asyncsink plan`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+from asyncsink.cli.arguments import open_source, options_of
+from asyncsink.cli.output import Output
+from asyncsink.cli.progress import Display, transfer_display
+from asyncsink.cli.running import Interrupted, run_until_signalled
+from asyncsink.cli.tally import Tally
+from asyncsink.errors import AsyncSinkError, ConfigError
+from asyncsink.report.report import Report
+from asyncsink.report.wording import count, inert, size
+
+PLANNED_SHOWN = 20
+
+
+def export_command(source: str, destination: str, given: Mapping[str, Any], *, dry_run: bool, output: Output) -> int:
+    """Publish (or only look), tell how it went, and return the exit code. Ctrl-C and SIGTERM end it in order."""
+    from asyncsink.engine.progress import Progress
+    from asyncsink.options import parse_options
+    from asyncsink.sink import run_source
+
+    started = time.monotonic()
+    tally = Tally(destination, dry_run)
+    progress = Progress()
+    showing: list[Display] = []
+
+    def partial() -> dict[str, Any]:
+        return tally.as_dict(elapsed_seconds=time.monotonic() - started)
+
+    try:
+        settings = parse_options(destination, options_of(given))
+        found, give_up = open_source(source, settings)
+
+        async def main() -> Report:
+            with transfer_display(source, progress, quiet=output.quiet) as display:
+                showing.extend([display] if display is not None else [])
+                return await run_source(settings, found, dry_run=dry_run, observe=tally.observe, progress=progress)
+
+        def on_signal() -> None:
+            give_up()
+            for display in showing:
+                display.stop()
+            output.note("interrupted: aborting open uploads…" if progress.started else "interrupted")
+
+        report = run_until_signalled(main, on_signal)
+    except Interrupted as stop:
+        if stop.__cause__ is not None and output.verbose:
+            output.note(f"while cleaning up: {inert(str(stop.__cause__))}")
+        output.note(tally.sentence())
+        output.json_object({**partial(), "interrupted": True})
+        return stop.exit_code
+    except AsyncSinkError as error:
+        output.error(error, partial())
+        return 1 if _was_sent(error, progress.started, progress.objects_done + progress.bytes_done) else 2
+    except Exception as error:  # noqa: BLE001 - a bug, told as one
+        output.error(error, partial())
+        return 1
+    return _tell(report, output)
+
+
+def _was_sent(error: AsyncSinkError, started: bool, done: int) -> bool:
+    """Whether an object may have been sent before `error` ended the run."""
+    return done > 0 or (started and not isinstance(error, ConfigError))
+
+
+def _tell(report: Report, output: Output) -> int:
+    # The report lists the first failures with two blanks in front; here they go to stderr, and more of them.
+    output.say("\n".join(line for line in report.summary().split("\n") if not line.startswith("  ")))
+    if report.dry_run:
+        output.say("\n".join(_plan_lines(report)))
+        output.json_object(report.as_dict(), long="planned", items=(asdict(planned) for planned in report.planned))
+    else:
+        output.json_object(report.as_dict())
+    lines = (f"{failure.source or failure.key}: {failure.error}: {failure.message}" for failure in report.failures)
+    output.failures(lines, len(report.failures))
+    return 1 if report.failures else 0
+
+
+def _plan_lines(report: Report) -> Iterator[str]:
+    values = report.as_dict()
+    rows = [
+        ("to send", report.objects_planned, size(values["bytes_planned"])),
+        ("not to send", report.objects_skipped, size(values["bytes_skipped"])),
+        ("cannot be sent", report.objects_failed, ""),
+    ]
+    for what, number, bytes_text in rows:
+        yield f"  {what:<15}{count(number, 'object'):>16}  {bytes_text}".rstrip()
+    for planned in islice(report.planned, PLANNED_SHOWN):
+        yield inert(f"  {planned.source} -> {planned.url} ({planned.reason})")
+    if report.objects_planned > PLANNED_SHOWN:
+        yield f"  … and {report.objects_planned - PLANNED_SHOWN:,} more; --json lists all of them."

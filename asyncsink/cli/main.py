@@ -1,0 +1,30 @@
+"""The entry point of the `asyncsink` command.
+
+Exit codes: 0 all published or already there; 1 something was not; 2 wrong usage or configuration, nothing was sent;
+130 interrupted (SIGINT), 143 terminated (SIGTERM).
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. `arguments` are those of the process unless given."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that cannot show a character of a file's name must not end the run.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        from asyncsink.cli.app import run_app  # here, so that Ctrl-C while it is imported is an orderly end too
+
+        return run_app(given)
+    except KeyboardInterrupt:
+        print("asyncsink: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""What a command tells: results on stdout, everything else on stderr. With --json, stdout is exactly one object.
+
+The object of a run is `Report.as_dict()` (of a check, `VerifyReport.as_dict()`); a plan adds "planned". A run that did
+not end in order has the counts known until then, "interrupted", and, where an error ended it,
+"error": {"type", "message", "problems"}.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from asyncsink.errors import AsyncSinkError
+from asyncsink.report.wording import inert
+
+PROBLEMS_SHOWN = 10
+FAILURES_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How much a command tells, and in which form.
+
+    Attributes:
+        json: one JSON object on stdout, nothing else there.
+        quiet: no summary; errors and failures only.
+        verbose: a bug shows its traceback, and the log goes to stderr.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    def say(self, text: str) -> None:
+        """A result for a person, on stdout; nothing with --json or --quiet."""
+        if not self.json and not self.quiet:
+            _write(sys.stdout, f"{text}\n")
+
+    def note(self, text: str) -> None:
+        """A line beside the result, on stderr; nothing with --quiet."""
+        if not self.quiet:
+            _write(sys.stderr, f"{text}\n")
+
+    def failures(self, lines: Iterable[str], total: int) -> None:
+        """The first failures, on stderr, and how many more there are."""
+        for line in islice(lines, FAILURES_SHOWN):
+            _write(sys.stderr, f"  {inert(line)}\n")
+        if total > FAILURES_SHOWN:
+            _write(sys.stderr, f"  … and {total - FAILURES_SHOWN:,} more; --json and --manifest list all of them.\n")
+
+    def json_object(self, values: Mapping[str, Any], *, long: str = "", items: Iterable[Any] = ()) -> None:
+        """The one object, with --json. `items` become the list named `long`, written one by one."""
+        if not self.json:
+            return
+        text = json.dumps(values)
+        if not long:
+            _write(sys.stdout, text + "\n")
+            return
+        _write(sys.stdout, f'{text[:-1]}, "{long}": [')
+        for number, item in enumerate(items):
+            _write(sys.stdout, f"{', ' if number else ''}{json.dumps(item)}", flush=False)
+        _write(sys.stdout, "]}\n")
+
+    def error(self, error: BaseException, values: Mapping[str, Any] | None = None) -> None:
+        """What ended the command, as one sentence on stderr, and as "error" with --json.
+
+        Args:
+            values: what else the JSON object says.
+        """
+        ours = isinstance(error, AsyncSinkError)
+        message = str(error) if ours else _bug(error)
+        first, *more = message.split("\n")
+        problems = [str(p) for p in getattr(error, "problems", ()) if p is not error]
+        lines = [f"asyncsink: error: {inert(first)}", *(f"  {inert(line)}" for line in more)]
+        lines += [f"  also: {inert(problem)}" for problem in problems[:PROBLEMS_SHOWN]]
+        _write(sys.stderr, "\n".join(lines) + "\n")
+        if not ours and self.verbose:
+            _write(sys.stderr, "".join(traceback.format_exception(error)))
+        told = {"type": type(error).__name__, "message": message, "problems": problems}
+        self.json_object({**(values or {}), "interrupted": False, "error": told})
+
+
+def usage_error(message: str, hint: str, *, as_json: bool) -> None:
+    """What is wrong with the words of a command line."""
+    _write(sys.stderr, f"asyncsink: error: {inert(message)}\n{inert(hint)}\n")
+    told = {"type": "UsageError", "message": message, "problems": []}
+    Output(json=as_json).json_object({"interrupted": False, "error": told})
+
+
+def set_up_logging(verbose: bool) -> None:
+    """With --verbose, asyncsink's log goes to stderr; without, nobody's does: it is no place for tracebacks."""
+    if not verbose:
+        logging.getLogger().addHandler(logging.NullHandler())
+        return
+    handler = _StderrHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("asyncsink")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logging.getLogger("asyncio").addHandler(handler)
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to the sys.stderr of the moment: while a progress bar is shown, lines go above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _write(sys.stderr, self.format(record) + "\n")
+
+
+def _bug(error: BaseException) -> str:
+    # Not the error's own text: nobody has checked that it holds no secret.
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
+    return (
+        f"An unexpected {type(error).__name__} in {place} ended the run; this is a bug of asyncsink: please report it, "
+        "with what --verbose shows."
+    )
+
+
+def _write(stream: TextIO, text: str, *, flush: bool = True) -> None:
+    try:
+        stream.write(text)
+        if flush:
+            stream.flush()
+    except BrokenPipeError:
+        # The reader (head, a closed pager) has seen enough; the run's exit code still counts.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,0 +1,61 @@
+"""Running a command's coroutine so that SIGINT and SIGTERM cancel it once, and nothing disturbs its clean-up."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):  # noqa: N818 - a signal is no error
+    """A signal ended the run, which has cleaned up. `exit_code` is 128 + its number, as shells count."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+def run_until_signalled(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Callable[[], None]) -> T:
+    """Run `main()` in an event loop of its own and return its result.
+
+    The first SIGINT or SIGTERM calls `on_signal` (on the loop) and cancels `main`; later ones are ignored until it has
+    cleaned up.
+
+    Raises:
+        Interrupted: a signal ended `main`; its cause is the error that the clean-up raised, if any.
+    """
+    from asyncsink.engine.loops import run_to_end
+
+    return run_to_end(lambda: _supervised(main, on_signal))
+
+
+async def _supervised(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Callable[[], None]) -> T:
+    loop = asyncio.get_running_loop()
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        received.append(number)
+        if len(received) == 1:
+            on_signal()
+            work.cancel()
+
+    # A task of its own: this one is never cancelled, so it always sees how `main` ended.
+    work = asyncio.ensure_future(main())
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        await asyncio.wait({work})
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+            if received:
+                signal.signal(number, signal.SIG_IGN)  # what is left is to say how it ended
+    if received and work.cancelled():
+        raise Interrupted(received[0])
+    if received and (error := work.exception()) is not None:
+        raise Interrupted(received[0]) from error
+    return work.result()

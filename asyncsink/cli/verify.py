@@ -1,0 +1,53 @@
+"""`asyncsink verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from asyncsink.cli.arguments import options_of
+from asyncsink.cli.output import Output
+from asyncsink.cli.progress import Display, count_display
+from asyncsink.cli.running import Interrupted, run_until_signalled
+from asyncsink.errors import AsyncSinkError
+from asyncsink.report.wording import count
+
+
+def verify_command(manifest: str, given: Mapping[str, Any], *, read_back: bool, output: Output) -> int:
+    """Look at every object of a manifest, tell what was found, and return the exit code."""
+    from asyncsink.engine.verifying import VerifyReport, verify_manifest
+
+    checked = 0
+    showing: list[Display] = []
+
+    def observe(number: int) -> None:
+        nonlocal checked
+        checked = number
+
+    try:
+        options = options_of(given)
+
+        async def main() -> VerifyReport:
+            with count_display("checked", lambda: checked, quiet=output.quiet) as display:
+                showing.extend([display] if display is not None else [])
+                return await verify_manifest(manifest, read_back=read_back, options=options, observe=observe)
+
+        def on_signal() -> None:
+            for display in showing:
+                display.stop()
+
+        report = run_until_signalled(main, on_signal)
+    except Interrupted as stop:
+        output.note(f"interrupted: checked {count(checked, 'object')}, not all of them")
+        output.json_object({"manifest": manifest, "ok": False, "objects_total": checked, "interrupted": True})
+        return stop.exit_code
+    except AsyncSinkError as error:
+        output.error(error, {"manifest": manifest, "ok": False, "objects_total": checked})
+        return 1 if checked else 2
+    except Exception as error:  # noqa: BLE001 - a bug, told as one
+        output.error(error, {"manifest": manifest, "ok": False, "objects_total": checked})
+        return 1
+    output.say(report.summary())
+    output.json_object({**report.as_dict(), "interrupted": False})
+    output.failures((f"{url}: {message}" for _, url, message in report.problems), report.problems_total)
+    return 0 if report.ok else 1

@@ -1,0 +1,100 @@
+"""What lets an attempt after RequestTimeTooSkewed or ExpiredToken succeed: the server's clock, and new credentials.
+
+botocore corrects neither. Both go in where a request's signer is chosen, so that a retry signs anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Awaitable, Callable
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from asyncsink.s3.credentials import Credentials, freeze
+
+Now = Callable[[], datetime.datetime]
+_SIGNER = "s3v4-asyncsink"
+
+
+def utc_now() -> datetime.datetime:
+    """The local clock, timezone-aware."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+class Resigner:
+    """Corrects how a client signs: by a clock offset, and by credentials that replace the client's own.
+
+    Args:
+        client: an aiobotocore S3 client.
+        renew: looks the credentials up again (profile, file, environment, role), as botocore's credentials object;
+            None where they are somebody else's business.
+        now: the local clock.
+    """
+
+    def __init__(self, client: Any, renew: Callable[[], Awaitable[Any]] | None = None, *, now: Now = utc_now) -> None:
+        self._renew = renew
+        self._now = now
+        self._lock = asyncio.Lock()
+        self._held: Any = None
+        self._known: Credentials | None = None
+        self.offset = datetime.timedelta(0)
+        """The server's clock less the local one."""
+        self.renewals = 0
+        """How often the credentials were looked up again."""
+        client.meta.events.register_first("choose-signer.s3", self._choose)
+
+    def __repr__(self) -> str:
+        return f"<Resigner {self.offset.total_seconds():+.0f} s, {self.renewals} renewals>"
+
+    def learn_clock(self, date: str) -> None:
+        """Take the clock from an answer's `Date` header (RFC 9110, 6.6.1); an unreadable one changes nothing."""
+        try:
+            told = parsedate_to_datetime(date)
+        except (ValueError, TypeError):
+            return
+        if told.tzinfo is not None:
+            self.offset = told - self._now()
+
+    async def renew(self, seen: int) -> None:
+        """Look the credentials up again, unless that happened since `renewals` was `seen`.
+
+        Raises:
+            CredentialsError: they cannot be had.
+        """
+        if self._renew is None:
+            return
+        async with self._lock:
+            if self.renewals != seen:
+                return
+            self.renewals += 1
+            held = await self._renew()
+            found = await freeze(held) if held is not None else None
+            if found is not None and found != self._known:
+                self._held, self._known = held, found
+
+    def _choose(self, signature_version: Any, context: dict[str, Any], **_: Any) -> str | None:
+        from botocore import UNSIGNED  # noqa: PLC0415 - slow
+
+        if signature_version is UNSIGNED:
+            return None
+        if self._held is not None:
+            context.setdefault("signing", {})["request_credentials"] = self._held
+        if not self.offset or signature_version not in ("s3v4", "v4"):
+            return None
+        context["asyncsink_now"] = self._now() + self.offset
+        return _corrected_signer()
+
+
+def _corrected_signer() -> str:
+    """The name under which botocore finds a SigV4 signer that takes the time from the request's context."""
+    from botocore.auth import AUTH_TYPE_MAPS, SIGV4_TIMESTAMP, S3SigV4Auth  # noqa: PLC0415 - slow
+
+    class CorrectedSigV4(S3SigV4Auth):  # type: ignore[misc, unused-ignore]
+        def _modify_request_before_signing(self, request: Any) -> None:
+            # The timestamp was just set from the local clock, and nothing was derived from it yet.
+            request.context["timestamp"] = request.context["asyncsink_now"].strftime(SIGV4_TIMESTAMP)
+            super()._modify_request_before_signing(request)
+
+    AUTH_TYPE_MAPS.setdefault(_SIGNER, CorrectedSigV4)
+    return _SIGNER

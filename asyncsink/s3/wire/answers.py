@@ -1,0 +1,164 @@
+"""Pure: an HTTP answer as an operation's response, or as the error that it means.
+
+Answers are turned into boto3's names and then read by the same code as the aioboto3 lane's, so that both lanes mean
+the same by an answer. Error bodies are searched, not parsed: no entity is expanded, nothing nested is built (S3 API
+Reference, "REST error responses").
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+from xml.sax.saxutils import unescape
+
+from asyncsink.errors import AsyncSinkError, ClockSkew, ServerFault
+from asyncsink.s3.aioboto3_calls import CALLS, HEADER_ALGORITHMS
+from asyncsink.s3.error_map import error_from_answer, one_line
+from asyncsink.s3.operations import HeadObject, Response
+from asyncsink.s3.wire.requests import HotOperation
+
+SKEW_SECONDS_MAX: Final = 15 * 60
+"""S3 refuses requests whose date is further from its own (S3 API Reference, "Error responses": RequestTimeTooSkewed)."""
+
+_METADATA: Final = b"x-amz-meta-"
+_NAMES: Final[dict[bytes, str]] = {
+    b"etag": "ETag",
+    b"x-amz-version-id": "VersionId",
+    b"x-amz-server-side-encryption": "ServerSideEncryption",
+    b"x-amz-server-side-encryption-customer-algorithm": "SSECustomerAlgorithm",
+    b"x-amz-checksum-type": "ChecksumType",
+    b"content-type": "ContentType",
+    b"x-amz-storage-class": "StorageClass",
+    **{f"x-amz-checksum-{name.lower()}".encode(): f"Checksum{name}" for name in HEADER_ALGORITHMS},
+}
+_FIELDS: Final = {
+    name: re.compile(rf"<{name}>\s*([^<]{{0,4096}})".encode())
+    for name in ("Code", "Message", "Region", "CalculatedDigest")
+}
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole HTTP answer.
+
+    Attributes:
+        status: of the final answer, 200 to 999.
+        headers: lower-case names; of a repeated header the last one.
+        body: without transfer coding.
+    """
+
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes
+
+
+def response_of(operation: HotOperation, answer: Answer) -> Response:
+    """What a 2xx answer says.
+
+    Raises:
+        ServerFault: the answer to a HEAD tells no size.
+    """
+    told: dict[str, Any] = {}
+    for name, value in answer.headers.items():
+        if (known := _NAMES.get(name)) is not None:
+            told[known] = _text(value)
+    if isinstance(operation, HeadObject):
+        _add_head(operation, answer, told)
+    return CALLS[type(operation)].response(operation, told)
+
+
+def is_error(answer: Answer) -> bool:
+    """Whether the answer refuses the request; S3's look-alikes also put an `<Error>` into the body of a 200."""
+    return not 200 <= answer.status < 300 or (bool(answer.body) and b"<Error>" in answer.body[:1024])
+
+
+def error_of(operation: HotOperation, bucket: str, answer: Answer, signed_at: float | None) -> AsyncSinkError:
+    """The error that an answer means.
+
+    Args:
+        operation: what was sent.
+        bucket: for the message.
+        answer: a HEAD's has no body, so that only its status tells.
+        signed_at: the time in the request's signature, seconds since the epoch, or None where it had none. A refused
+            HEAD is a ClockSkew where the answer's Date is too far from it.
+    """
+    status = 500 if 200 <= answer.status < 300 else answer.status
+    told = {name: _field(name, answer.body) for name in _FIELDS} if answer.body else dict.fromkeys(_FIELDS, "")
+    code = told["Code"]
+    if not code and status == 403 and signed_at is not None and isinstance(operation, HeadObject):
+        now = date_of(answer)
+        if now is not None and abs(now - signed_at) > SKEW_SECONDS_MAX:
+            code = "RequestTimeTooSkewed"
+    checksum = getattr(operation, "checksum", None)
+    return error_from_answer(
+        operation.name,
+        operation.key,
+        bucket,
+        code,
+        status,
+        told["Message"],
+        _header(answer, b"retry-after") or None,
+        date=_header(answer, b"date"),
+        region=_header(answer, b"x-amz-bucket-region") or told["Region"],
+        expected=str(checksum) if checksum is not None else "",
+        actual=one_line(told["CalculatedDigest"] or told["Message"]),
+    )
+
+
+def corrected_time(error: AsyncSinkError, answer: Answer) -> float | None:
+    """The server's time, seconds since the epoch, where the error is about clocks and the answer tells it."""
+    return date_of(answer) if isinstance(error, ClockSkew) else None
+
+
+def date_of(answer: Answer) -> float | None:
+    """The answer's Date header (RFC 9110, 6.6.1) in seconds since the epoch, or None."""
+    try:
+        return parsedate_to_datetime(_header(answer, b"date")).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _add_head(operation: HeadObject, answer: Answer, told: dict[str, Any]) -> None:
+    size = _number(answer, b"content-length")
+    if size is None:
+        raise ServerFault(
+            f"{operation.name} of {operation.key} was answered without a size; check that the endpoint is S3.",
+            operation=operation.name,
+            status=answer.status,
+        )
+    told["ContentLength"] = size
+    told["PartsCount"] = _number(answer, b"x-amz-mp-parts-count")
+    told["Metadata"] = {
+        _text(name.removeprefix(_METADATA)): _text(value)
+        for name, value in answer.headers.items()
+        if name.startswith(_METADATA)
+    }
+    try:
+        modified = parsedate_to_datetime(_header(answer, b"last-modified"))
+        # "-0000" parses as a naive time, and means UTC (RFC 5322, 3.3).
+        told["LastModified"] = modified if modified.tzinfo is not None else modified.replace(tzinfo=UTC)
+    except (ValueError, TypeError, OverflowError):
+        told["LastModified"] = None
+
+
+def _number(answer: Answer, name: bytes) -> int | None:
+    value = answer.headers.get(name, b"").strip()
+    return int(value) if value.isdigit() and len(value) < 20 else None
+
+
+def _header(answer: Answer, name: bytes) -> str:
+    return _text(answer.headers.get(name, b""))
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape").strip()
+
+
+def _field(name: str, body: bytes) -> str:
+    found = _FIELDS[name].search(body)
+    if found is None:
+        return ""
+    return unescape(found[1].decode("utf-8", "replace").strip(), {"&quot;": '"', "&apos;": "'", "&#34;": '"'})

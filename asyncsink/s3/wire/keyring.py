@@ -1,0 +1,143 @@
+"""What requests are signed with at this moment: credentials that are renewed in time, and the server's clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Final, Protocol
+
+from asyncsink.config import Secret
+from asyncsink.errors import AsyncSinkError, CredentialsError
+from asyncsink.s3.wire.endpoint import Endpoint
+from asyncsink.s3.wire.requests import RequestWriter
+from asyncsink.s3.wire.signing import Signer
+
+RENEW_BEFORE_SECONDS: Final = 300.0
+"""So long before they expire, credentials are asked for again."""
+ASK_AGAIN_SECONDS: Final = 10.0
+"""A provider whose credentials are about to expire is not asked more often than this."""
+
+
+class CredentialsLike(Protocol):
+    """What a request is signed with."""
+
+    @property
+    def access_key_id(self) -> str:
+        """Names the key pair."""
+        ...
+
+    @property
+    def secret_access_key(self) -> Secret:
+        """Never shown."""
+        ...
+
+    @property
+    def session_token(self) -> Secret | None:
+        """Of temporary credentials, or None."""
+        ...
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """Timezone-aware, or None where they last or nobody knows."""
+        ...
+
+
+CredentialsProvider = Callable[[], Awaitable[CredentialsLike]]
+"""Gives the credentials of this moment, renewed where that is due. Raises CredentialsError where there are none."""
+
+
+class Keyring:
+    """Holds the writer of signed requests, and renews it.
+
+    Args:
+        endpoint: where the requests go.
+        region: of the bucket.
+        provider: asked before the first request, shortly before credentials expire, and after `expire`; None sends
+            everything unsigned.
+        request_payer: accept the charges of a requester-pays bucket.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        region: str,
+        provider: CredentialsProvider | None,
+        *,
+        request_payer: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._endpoint = endpoint
+        self._region = region
+        self._provider = provider
+        self._request_payer = request_payer
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._writer: RequestWriter | None = None
+        self._ask_at = float("inf")
+        self._second = -1
+        self._timestamp = ""
+        self.offset_seconds = 0.0
+        """What the server's clock is ahead of ours, as far as it had to be corrected."""
+        if provider is None:
+            self._writer = RequestWriter(endpoint, None, request_payer=request_payer)
+
+    def __repr__(self) -> str:
+        return f"<Keyring {self._writer!r}>"
+
+    def ready(self) -> RequestWriter | None:
+        """The writer, or None where `renewed` must be awaited first."""
+        return self._writer if self._clock() < self._ask_at else None
+
+    async def renewed(self) -> RequestWriter:
+        """The writer, after asking for credentials unless somebody else just did.
+
+        Raises:
+            CredentialsError, ConfigError: the provider's own, or a CredentialsError that names what it raised.
+        """
+        async with self._lock:
+            writer = self.ready()
+            if writer is None:
+                writer = self._writer = await self._ask()
+            return writer
+
+    def expire(self, writer: RequestWriter) -> None:
+        """The server refused `writer`'s credentials as expired: ask again, unless they were renewed meanwhile."""
+        if writer is self._writer and self._provider is not None:
+            self._writer = None
+
+    def now(self) -> float:
+        """The server's time, as far as it is known, in seconds since the epoch."""
+        return self._clock() + self.offset_seconds
+
+    def timestamp(self) -> str:
+        """The server's time for x-amz-date, "20260131T235959Z"."""
+        second = int(self.now())
+        if second != self._second:
+            self._second = second
+            self._timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
+        return self._timestamp
+
+    def correct_clock(self, server_time: float) -> None:
+        """Sign with the server's time (seconds since the epoch) from now on."""
+        self.offset_seconds = server_time - self._clock()
+
+    async def _ask(self) -> RequestWriter:
+        if self._provider is None:
+            raise AssertionError("unsigned requests need no credentials")
+        try:
+            found = await self._provider()
+        except AsyncSinkError:
+            raise
+        except Exception as error:
+            # Its text may quote what a credential process printed.
+            raise CredentialsError(f"The credentials cannot be had ({type(error).__name__}); log in again.") from None
+        expires_at = found.expires_at
+        if expires_at is None:
+            self._ask_at = float("inf")
+        else:
+            self._ask_at = max(expires_at.timestamp() - RENEW_BEFORE_SECONDS, self._clock() + ASK_AGAIN_SECONDS)
+        signer = Signer(found.access_key_id, found.secret_access_key, self._region, found.session_token)
+        return RequestWriter(self._endpoint, signer, request_payer=self._request_payer)

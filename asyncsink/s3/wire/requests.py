@@ -1,0 +1,213 @@
+"""Pure: an operation as the head of an HTTP/1.1 request.
+
+All headers but four values (checksum, payload hash, date, length) are the same for every object with the same
+attributes: they are laid out once, in signing order and in sending order, and kept as a template.
+
+Source: Amazon S3 API Reference, PutObject, UploadPart and HeadObject.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from asyncsink.config import Secret
+from asyncsink.errors import ConfigError, InvalidKey
+from asyncsink.model import Checksum, ChecksumAlgorithm
+from asyncsink.s3.operations import HeadObject, ObjectAttributes, PutObject, UploadPart
+from asyncsink.s3.wire.endpoint import Endpoint
+from asyncsink.s3.wire.signing import Signer, canonical_headers, canonical_query, encode_path
+
+HotOperation = PutObject | UploadPart | HeadObject
+Headers = list[tuple[str, str]]
+
+TEMPLATES_MAX: Final = 256
+"""Sets of attributes that are kept laid out; one more and all are laid out again."""
+
+USER_AGENT: Final = "asyncsink"
+_SLOT: Final = "\0"
+"""Stands for a value that changes; no header value can hold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The headers around the values that change: text before the checksum, the payload hash, the date, and after it."""
+
+    signed: tuple[str, str, str, str]
+    sent: tuple[str, str, str, str]
+    names: str
+
+
+class RequestWriter:
+    """Writes the heads of requests for one bucket, signed with one set of credentials.
+
+    Args:
+        endpoint: where they go.
+        signer: None sends them without a signature.
+        request_payer: accept the charges of a requester-pays bucket.
+    """
+
+    def __init__(self, endpoint: Endpoint, signer: Signer | None, *, request_payer: bool = False) -> None:
+        self._endpoint = endpoint
+        self._signer = signer
+        self._request_payer = request_payer
+        self._templates: dict[object, Template] = {}
+
+    def __repr__(self) -> str:
+        return f"<RequestWriter {self._endpoint.url}{self._endpoint.base_path} {self._signer!r}>"
+
+    @property
+    def signs(self) -> bool:
+        """Whether requests are signed."""
+        return self._signer is not None
+
+    def head(self, operation: HotOperation, payload_hash: str, timestamp: str) -> bytes:
+        """The request line and all headers, with the empty line that ends them.
+
+        Args:
+            operation: its body follows the head unchanged.
+            payload_hash: of the body (see `Signer.authorization`); ignored where nothing is signed.
+            timestamp: "20260131T235959Z", in the server's time; ignored where nothing is signed.
+
+        Raises:
+            InvalidKey: the key is no Unicode text.
+            ConfigError: a header value that HTTP cannot carry.
+        """
+        try:
+            path = self._endpoint.base_path + encode_path(operation.key)
+        except UnicodeEncodeError:
+            raise InvalidKey(f"The key {operation.key!r} is no valid Unicode; rename the file.") from None
+        method, query, length = "PUT", "", ""
+        checksum: Checksum | None = None
+        if isinstance(operation, HeadObject):
+            method, query = "HEAD", _head_query(operation)
+        else:
+            checksum = operation.checksum
+            length = f"content-length: {len(operation.body)}\r\n"
+            if isinstance(operation, UploadPart):
+                query = f"partNumber={operation.part_number}&uploadId={quote(operation.upload_id, safe='-_.~')}"
+        template = self._template(operation, checksum)
+        value = checksum.value if checksum is not None else ""
+        where = f"{path}?{query}" if query else path
+        a, b, c, d = template.sent
+        if self._signer is None:
+            return f"{method} {where} HTTP/1.1\r\n{a}{value}{b}{length}\r\n".encode("ascii")
+        before, middle, after, end = template.signed
+        headers = f"{before}{value}{middle}{payload_hash}{after}{timestamp}{end}"
+        signature = self._signer.authorization(method, path, query, headers, template.names, payload_hash, timestamp)
+        return (
+            f"{method} {where} HTTP/1.1\r\n{a}{value}{b}{payload_hash}{c}{timestamp}{d}{length}"
+            f"authorization: {signature}\r\n\r\n"
+        ).encode("ascii")
+
+    def _template(self, operation: HotOperation, checksum: Checksum | None) -> Template:
+        algorithm = checksum.algorithm if checksum is not None else None
+        given = operation.attributes if isinstance(operation, PutObject) else operation.sse_customer_key
+        place = (type(operation), given, algorithm)
+        template = self._templates.get(place)
+        if template is None:
+            if checksum is not None:
+                _check("checksum", checksum.value)
+            if len(self._templates) >= TEMPLATES_MAX:
+                self._templates.clear()
+            template = self._templates[place] = self._lay_out(operation, algorithm)
+        return template
+
+    def _lay_out(self, operation: HotOperation, algorithm: ChecksumAlgorithm | None) -> Template:
+        headers: Headers = [("host", self._endpoint.authority)]
+        if isinstance(operation, PutObject):
+            headers += attribute_headers(operation.attributes)
+        else:
+            headers += customer_key_headers(operation.sse_customer_key)
+        if isinstance(operation, HeadObject):
+            headers.append(("x-amz-checksum-mode", "ENABLED"))
+        if self._request_payer:
+            headers.append(("x-amz-request-payer", "requester"))
+        if self._signer is not None and self._signer.session_token is not None:
+            headers.append(("x-amz-security-token", self._signer.session_token.reveal().decode()))
+        for name, value in headers:
+            _check(name, value)
+        if algorithm is not None:
+            headers.append(("content-md5" if algorithm == "MD5" else f"x-amz-checksum-{algorithm.lower()}", _SLOT))
+        if self._signer is not None:
+            headers += [("x-amz-content-sha256", _SLOT), ("x-amz-date", _SLOT)]
+        signed, names = canonical_headers(headers)
+        # Sent in the same order, but with the spaces inside values that signing folds.
+        sent = "".join(f"{name}: {value}\r\n" for name, value in sorted(headers))
+        agent = f"user-agent: {USER_AGENT}\r\n"
+        return Template(_split(signed, algorithm), _split(agent + sent, algorithm), names)
+
+
+def attribute_headers(attributes: ObjectAttributes) -> Headers:
+    """What PutObject says about the object besides its bytes.
+
+    Raises:
+        ConfigError: two metadata names that differ only in case: HTTP has one header for both.
+    """
+    named = {
+        "content-type": attributes.content_type,
+        "x-amz-acl": attributes.acl,
+        "x-amz-server-side-encryption": attributes.sse,
+        "x-amz-server-side-encryption-aws-kms-key-id": attributes.sse_kms_key_id,
+        "x-amz-storage-class": attributes.storage_class,
+        "x-amz-tagging": urlencode(attributes.tags, quote_via=quote, safe=""),
+    }
+    headers = {name: value for name, value in named.items() if value}
+    for name, value in attributes.metadata:
+        header = f"x-amz-meta-{name.lower()}"
+        if not name or not set(name) <= _TOKEN or header in headers:
+            raise ConfigError(
+                f"The metadata {name!r} cannot be sent: S3 takes each name once, of letters, digits and -_.+!#$&'*^`|~."
+            )
+        headers[header] = value
+    return [*headers.items(), *customer_key_headers(attributes.sse_customer_key)]
+
+
+def customer_key_headers(key: Secret | None) -> Headers:
+    """The three headers of SSE-C (S3 User Guide, "Using server-side encryption with customer-provided keys")."""
+    if key is None:
+        return []
+    raw = key.reveal()
+    name = "x-amz-server-side-encryption-customer"
+    return [
+        (f"{name}-algorithm", "AES256"),
+        (f"{name}-key", base64.b64encode(raw).decode()),
+        (f"{name}-key-md5", base64.b64encode(hashlib.md5(raw, usedforsecurity=False).digest()).decode()),
+    ]
+
+
+_TOKEN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.+!#$%&'*^`|~")
+"""What a header name is made of (RFC 9110, 5.6.2)."""
+
+
+def _check(name: str, value: str) -> None:
+    if value.isascii() and value.isprintable():
+        return
+    if name.startswith("x-amz-meta-"):
+        what = f"The metadata {name.removeprefix('x-amz-meta-')!r} cannot be sent"
+    else:
+        what = f"The value for {name} cannot be sent"
+    raise ConfigError(f"{what}: S3 takes printable ASCII only; encode it (percent, base64).")
+
+
+def _head_query(operation: HeadObject) -> str:
+    if operation.part_number is None and not operation.version_id:
+        return ""
+    parameters: Headers = []
+    if operation.part_number is not None:
+        parameters.append(("partNumber", str(operation.part_number)))
+    if operation.version_id:
+        parameters.append(("versionId", operation.version_id))
+    return canonical_query(parameters)
+
+
+def _split(text: str, algorithm: ChecksumAlgorithm | None) -> tuple[str, str, str, str]:
+    # Sorted by name, the checksum (content-md5 or x-amz-checksum-…) comes before x-amz-content-sha256, the date last.
+    pieces = text.split(_SLOT)
+    if algorithm is None:
+        pieces.insert(0, "")
+    a, b, c, d = pieces + [""] * (4 - len(pieces))
+    return a, b, c, d

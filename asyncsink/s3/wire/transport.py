@@ -1,0 +1,180 @@
+"""The wire lane: the three hot operations at a tenth of what a client library costs.
+
+PutObject, UploadPart and HeadObject only; a router sends everything else through the other lane. Each request is one
+write and one read on a kept connection, signed with SigV4 with the payload unsigned where TLS (or loopback) and the
+checksum header guard the bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ssl
+from typing import Final, TypeVar, cast
+
+from asyncsink.config import Limits, RetryPolicy, S3Target
+from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCredentials
+from asyncsink.s3.body import ByteBody
+from asyncsink.s3.client import CONNECTIONS_BESIDE_TRANSFERS
+from asyncsink.s3.error_map import one_line
+from asyncsink.s3.operations import HeadObject, Operation, PutObject, Response, UploadPart
+from asyncsink.s3.wire.answers import Answer, corrected_time, error_of, is_error, response_of
+from asyncsink.s3.wire.connection import ExchangeFailed
+from asyncsink.s3.wire.endpoint import Endpoint, endpoint_of
+from asyncsink.s3.wire.keyring import CredentialsProvider, Keyring
+from asyncsink.s3.wire.pool import Pool
+from asyncsink.s3.wire.requests import HotOperation, RequestWriter
+from asyncsink.s3.wire.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
+
+R = TypeVar("R", bound=Response)
+
+HOT: Final = (PutObject, UploadPart, HeadObject)
+"""The operations this lane sends."""
+
+SHA256_INLINE_BYTES_MAX: Final = 64 * 1024
+"""Larger bodies that must be signed are hashed in a thread."""
+
+
+class WireTransport:
+    """A Transport for the operations in HOT; see `s3.transport.Transport` for the contract.
+
+    Sends each operation once; only a request on a kept connection that turns out to be closed is sent again, on a new
+    one. Belongs to the event loop it was opened in. Use `open`.
+
+    Cancelling `send` closes its connection: what was not sent yet is never sent.
+    """
+
+    def __init__(
+        self, bucket: str, endpoint: Endpoint, keyring: Keyring, pool: Pool, *, requests_max: int
+    ) -> None:
+        self._bucket = bucket
+        self._endpoint = endpoint
+        self._keyring = keyring
+        self._pool = pool
+        self._slots = asyncio.Semaphore(requests_max)
+
+    @classmethod
+    async def open(
+        cls,
+        target: S3Target,
+        retry: RetryPolicy,
+        limits: Limits,
+        *,
+        region: str,
+        credentials: CredentialsProvider | None,
+        verify: bool = True,
+    ) -> WireTransport:
+        """A transport for `target`. Sends nothing.
+
+        Args:
+            target: bucket, endpoint_url, addressing_style, anonymous, request_payer and ca_bundle count here.
+            retry: connect_seconds and stall_seconds count here.
+            limits: as many connections as requests in flight, and a few beside them.
+            region: of the bucket, for signatures and for Amazon's host names.
+            credentials: asked before the first request and whenever they are about to expire; may be None only for
+                an anonymous target.
+            verify: False accepts any certificate (only where a caller's own client did so already).
+
+        Raises:
+            ConfigError: no endpoint is known, the ca_bundle cannot be read, or there are no credentials to ask for.
+        """
+        endpoint = endpoint_of(target, region)
+        if credentials is None and not target.anonymous:
+            raise ConfigError("The wire lane was given no credentials; give some, or say anonymous=True.")
+        tls = await asyncio.to_thread(tls_context, target.ca_bundle, verify) if endpoint.tls else None
+        provider = None if target.anonymous else credentials
+        keyring = Keyring(endpoint, region, provider, request_payer=target.request_payer)
+        requests_max = (limits.concurrency or limits.concurrency_max) + CONNECTIONS_BESIDE_TRANSFERS
+        return cls(target.bucket, endpoint, keyring, Pool(endpoint, retry, tls), requests_max=requests_max)
+
+    def __repr__(self) -> str:
+        return f"<WireTransport s3://{self._bucket} at {self._endpoint.url}>"
+
+    async def send(self, operation: Operation[R]) -> R:
+        """Send one operation and return its answer.
+
+        Raises:
+            TypeError: the operation is none of HOT.
+            Stalled: no byte moved for `stall_seconds`.
+            ClockSkew: the clocks differ; the next request is signed with the server's time.
+            ExpiredCredentials: the next request asks for new ones.
+            AsyncSinkError: as `s3.error_map` reads the answer; ConnectionLost or ServerFault where there was no
+                whole one.
+        """
+        if not isinstance(operation, HOT):
+            raise TypeError(f"the wire lane does not send {operation.name}")
+        async with self._slots:
+            return cast(R, await self._send(operation))
+
+    async def aclose(self) -> None:
+        """Close every connection; requests under way fail. Calling it twice is harmless."""
+        await self._pool.aclose()
+
+    async def _send(self, operation: HotOperation) -> Response:
+        writer = self._keyring.ready() or await self._keyring.renewed()
+        bodiless = isinstance(operation, HeadObject)
+        body: ByteBody = b"" if isinstance(operation, HeadObject) else operation.body
+        payload_hash = await self._payload_hash(body, writer)
+        signed_at = self._keyring.now()
+        head = writer.head(operation, payload_hash, self._keyring.timestamp())
+        try:
+            answer = await self._pool.exchange(head, body, bodiless=bodiless)
+        except ExchangeFailed as failure:
+            raise self._failed(operation, failure) from failure.__cause__
+        except ssl.SSLCertVerificationError as error:
+            reason = one_line(error.verify_message or str(error))
+            raise ConfigError(
+                f"{self._where(operation)} failed: the certificate of {self._endpoint.url} is not trusted ({reason}); "
+                "give ca_bundle=."
+            ) from error
+        if is_error(answer):
+            error = error_of(operation, self._bucket, answer, signed_at if writer.signs else None)
+            self._learn(writer, error, answer)
+            raise error
+        return response_of(operation, answer)
+
+    async def _payload_hash(self, body: ByteBody, writer: RequestWriter) -> str:
+        if not body:
+            return EMPTY_PAYLOAD
+        if not self._endpoint.sign_payload or not writer.signs:
+            return UNSIGNED_PAYLOAD
+        if len(body) <= SHA256_INLINE_BYTES_MAX:
+            return hashlib.sha256(body).hexdigest()
+        return await asyncio.to_thread(lambda: hashlib.sha256(body).hexdigest())
+
+    def _learn(self, writer: RequestWriter, error: AsyncSinkError, answer: Answer) -> None:
+        if isinstance(error, ExpiredCredentials):
+            self._keyring.expire(writer)
+        elif isinstance(error, ClockSkew) and (server_time := corrected_time(error, answer)) is not None:
+            self._keyring.correct_clock(server_time)
+
+    def _failed(self, operation: HotOperation, failure: ExchangeFailed) -> AsyncSinkError:
+        return failure.error(
+            f"{self._where(operation)} failed: {failure.reason} at {self._endpoint.url}; "
+            "look at the server and the network.",
+            operation=operation.name,
+        )
+
+    def _where(self, operation: HotOperation) -> str:
+        return f"{operation.name} of s3://{self._bucket}/{one_line(operation.key, 1200)}"
+
+
+def tls_context(ca_bundle: str, verify: bool = True) -> ssl.SSLContext:
+    """The context for HTTPS: certificates and host names are checked, TLS 1.2 or later. Blocking: reads certificates.
+
+    Args:
+        ca_bundle: PEM file with the certificates to trust, or "" for the system's.
+        verify: False checks nothing.
+
+    Raises:
+        ConfigError: the ca_bundle cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca_bundle or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"ca_bundle={ca_bundle!r} cannot be used ({error}); expected PEM certificates.") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,58 @@
+"""Parts cover an object exactly, within S3's limits, for every size S3 can hold."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import example, given
+
+from asyncsink.config import GIB, MIB
+from asyncsink.s3.part_plan import (
+    OBJECT_SIZE_BYTES_MAX,
+    PART_SIZE_BYTES_MAX,
+    PART_SIZE_BYTES_MIN,
+    PARTS_MAX,
+    plan_parts,
+)
+
+
+@given(size=st.integers(1, OBJECT_SIZE_BYTES_MAX), wanted=st.integers(1, 6 * GIB))
+@example(size=OBJECT_SIZE_BYTES_MAX, wanted=8 * MIB)
+@example(size=PARTS_MAX * 8 * MIB, wanted=8 * MIB)
+@example(size=PARTS_MAX * 8 * MIB + 1, wanted=8 * MIB)
+@example(size=8 * MIB, wanted=8 * MIB)
+@example(size=8 * MIB + 1, wanted=8 * MIB)
+def test_every_plan_is_legal_and_exact(size: int, wanted: int) -> None:
+    plan = plan_parts(size, wanted)
+    assert 1 <= plan.count <= PARTS_MAX
+    assert PART_SIZE_BYTES_MIN <= plan.part_size_bytes <= PART_SIZE_BYTES_MAX
+    first, last = plan.part(1), plan.part(plan.count)
+    assert first.offset == 0
+    assert last.offset + last.length == size
+    assert 1 <= last.length <= plan.part_size_bytes
+    if plan.count > 1:
+        middle = plan.part(plan.count - 1)
+        assert middle.length == plan.part_size_bytes
+        assert middle.offset + middle.length == last.offset
+
+
+def test_exactly_ten_thousand_parts_keep_the_wanted_size() -> None:
+    assert plan_parts(PARTS_MAX * 8 * MIB, 8 * MIB).part_size_bytes == 8 * MIB
+
+
+def test_one_byte_more_grows_the_parts() -> None:
+    plan = plan_parts(PARTS_MAX * 8 * MIB + 1, 8 * MIB)
+    assert plan.part_size_bytes == 9 * MIB
+    assert plan.count <= PARTS_MAX
+
+
+def test_the_last_part_may_be_one_byte() -> None:
+    parts = list(plan_parts(16 * MIB + 1, 8 * MIB))
+    assert [part.length for part in parts] == [8 * MIB, 8 * MIB, 1]
+    assert [part.part_number for part in parts] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("size", [0, -1, OBJECT_SIZE_BYTES_MAX + 1])
+def test_sizes_that_cannot_be_sent_in_parts(size: int) -> None:
+    with pytest.raises(ValueError, match="cannot be sent in parts"):
+        plan_parts(size, 8 * MIB)

@@ -1,0 +1,141 @@
+"""The one layer of retries: how often, how long, and what the last error tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from asyncsink.config import RetryPolicy
+from asyncsink.errors import AccessDenied, ConnectionLost, Throttled
+from asyncsink.s3.operations import Done, HeadObject, ObjectHead
+from asyncsink.s3.pacing import PacedTransport, Pacer
+from asyncsink.s3.retrying import RetryingTransport
+
+pytestmark = pytest.mark.anyio
+
+
+class Scripted:
+    """A transport that answers from a list."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.sent = 0
+
+    async def send(self, operation: Any) -> Any:
+        self.sent += 1
+        answer = self.answers.pop(0) if self.answers else Done()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Sleeps:
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.now = 0.0
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        self.now += seconds
+
+    def clock(self) -> float:
+        return self.now
+
+
+def layer(inner: Scripted, **policy: Any) -> tuple[RetryingTransport, Sleeps]:
+    sleeps = Sleeps()
+    return RetryingTransport(inner, RetryPolicy(**policy), sleep=sleeps, clock=sleeps.clock), sleeps
+
+
+def throttled(after: float | None = None) -> Throttled:
+    error = Throttled("slow down.", operation="HeadObject")
+    error.retry_after_seconds = after
+    return error
+
+
+HEAD = HeadObject(key="k")
+
+
+async def test_an_answer_at_once_costs_one_attempt_and_no_sleep() -> None:
+    inner = Scripted(ObjectHead(size_bytes=1))
+    transport, sleeps = layer(inner)
+    assert (await transport.send(HEAD)).attempts == 1
+    assert (inner.sent, sleeps.seconds, transport.retries) == (1, [], 0)
+
+
+async def test_retries_until_it_succeeds_and_says_how_often() -> None:
+    inner = Scripted(ConnectionLost("lost."), throttled(), ObjectHead(size_bytes=1))
+    transport, sleeps = layer(inner)
+    assert (await transport.send(HEAD)).attempts == 3
+    assert transport.retries == 2
+    assert len(sleeps.seconds) == 2
+
+
+async def test_gives_up_and_tells_the_story() -> None:
+    inner = Scripted(*[ConnectionLost("The connection was lost.") for _ in range(5)])
+    transport, _ = layer(inner, attempts=3)
+    with pytest.raises(ConnectionLost, match=r"The connection was lost\. It was tried 3 times in") as caught:
+        await transport.send(HEAD)
+    assert caught.value.attempts == 3
+    assert inner.sent == 3
+
+
+async def test_a_permanent_error_is_not_repeated() -> None:
+    inner = Scripted(AccessDenied("no."))
+    transport, sleeps = layer(inner)
+    with pytest.raises(AccessDenied, match=r"^no\.$"):
+        await transport.send(HEAD)
+    assert (inner.sent, sleeps.seconds) == (1, [])
+
+
+async def test_full_jitter_stays_between_zero_and_the_doubling_bound() -> None:
+    inner = Scripted(*[ConnectionLost("lost.") for _ in range(9)])
+    transport, sleeps = layer(inner, attempts=9, backoff_seconds_base=0.2, backoff_seconds_max=3.0)
+    with pytest.raises(ConnectionLost):
+        await transport.send(HEAD)
+    for number, seconds in enumerate(sleeps.seconds):
+        assert 0 <= seconds <= min(3.0, 0.2 * 2**number)
+    assert len(set(sleeps.seconds)) > 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [(7.0, lambda s: 7.0 <= s <= 7.2), (1000.0, lambda s: 120.0 <= s <= 120.2)],
+)
+async def test_retry_after_is_honoured_up_to_its_limit(asked: float, expected: Callable[[float], bool]) -> None:
+    transport, sleeps = layer(Scripted(throttled(asked), ObjectHead(size_bytes=1)))
+    await transport.send(HEAD)
+    assert expected(sleeps.seconds[0])
+
+
+async def test_fewer_attempts_within_a_block() -> None:
+    inner = Scripted(*[ConnectionLost("lost.") for _ in range(20)])
+    transport, _ = layer(inner)
+    with transport.fewer_attempts(2), pytest.raises(ConnectionLost):
+        await transport.send(HEAD)
+    assert inner.sent == 2
+    with pytest.raises(ConnectionLost):
+        await transport.send(HEAD)
+    assert inner.sent == 2 + 8
+
+
+async def test_the_pacer_counts_every_attempt_and_holds_no_token_between_them() -> None:
+    pacer = Pacer(1)
+    inner = Scripted(throttled(), ConnectionLost("lost."), ObjectHead(size_bytes=1))
+    seen: list[int] = []
+
+    async def sleep(seconds: float) -> None:
+        seen.append(pacer.in_flight)
+
+    transport = RetryingTransport(PacedTransport(inner, pacer), RetryPolicy(), sleep=sleep)
+    await transport.send(HEAD)
+    assert seen == [0, 0]
+    window = pacer.take_window()
+    assert (window.requests, window.throttled, window.errors, window.saturated) == (3, 1, 1, True)
+    assert pacer.requests == 3
+    assert repr(pacer) == "<Pacer 0 of 1 in flight, 0 waiting>"

@@ -1,0 +1,257 @@
+"""Whole exports to a real S3 server, compared byte for byte by another client."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import asyncsink
+from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.testing.files import content_of
+
+pytestmark = pytest.mark.anyio
+Stored = Callable[[], dict[str, bytes]]
+MIB = 1 << 20
+
+
+async def test_document_example(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    """spec/nipype-with-amazon-web-services.txt: s3://mybucket/path/to/output/dir/sub001/motion/realigned_file1.nii.gz."""
+    source = tmp_path / "work" / "realigned_file1.nii.gz"
+    source.parent.mkdir()
+    source.write_bytes(b"realigned")
+    report = await asyncsink.export(
+        {"motion": str(source)}, f"s3://{bucket}/path/to/output/dir", container="sub001", **options
+    )
+    assert stored() == {"path/to/output/dir/sub001/motion/realigned_file1.nii.gz": b"realigned"}
+    assert report.out_file == [f"s3://{bucket}/path/to/output/dir/sub001/motion/realigned_file1.nii.gz"]
+
+
+async def test_a_tree_arrives_whole_with_its_local_copy(
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, s3: Any, options: dict[str, Any]
+) -> None:
+    report = await asyncsink.export_directory(
+        tree, f"s3://{bucket}/p", local_copy=tmp_path / "copy", encrypt_bucket_keys=True, **options
+    )
+    report.raise_for_failures()
+    expected = content_of(tree)
+    assert stored() == {f"p/{name}": data for name, data in expected.items()}
+    assert content_of(tmp_path / "copy") == expected
+    assert report.transport == "aioboto3"
+    assert report.bytes_uploaded == sum(map(len, expected.values()))
+    assert {receipt.confirmed_by for receipt in report.receipts} == {"server-checksum"}
+    assert report.out_file == [f"s3://{bucket}/p", str(tmp_path / "copy")]
+    for receipt in report.receipts:
+        head = s3.head_object(Bucket=bucket, Key=receipt.key, ChecksumMode="ENABLED")
+        assert head["ServerSideEncryption"] == "AES256"
+        assert f"CRC64NVME:{head['ChecksumCRC64NVME']}" == str(receipt.checksum)
+    large = s3.head_object(Bucket=bucket, Key="p/sub/large.nii.gz")
+    assert large["ETag"].strip('"').endswith("-3")
+    assert large["ContentType"] == "application/gzip"
+
+
+async def test_a_rerun_of_an_unchanged_tree_sends_nothing(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any]
+) -> None:
+    destination = f"s3://{bucket}/p"
+    await asyncsink.export_directory(tree, destination, local_copy=tmp_path / "copy", **options)
+    again = await asyncsink.export_directory(tree, destination, local_copy=tmp_path / "copy", **options)
+    assert (again.objects_uploaded, again.bytes_uploaded, again.objects_skipped) == (0, 0, 5)
+    # One LIST for all, and one HEAD for the object whose ETag says nothing about its content.
+    assert again.requests == 2
+    assert {skip.local_copy != "" for skip in again.skips} == {True}
+
+
+async def test_what_changed_is_sent_and_nothing_else(
+    tree: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    destination = f"s3://{bucket}/p"
+    await asyncsink.export_directory(tree, destination, **options)
+    (tree / "a.txt").write_bytes(b"ALPHA")
+    large = bytearray((tree / "sub/large.nii.gz").read_bytes())
+    large[12 * MIB] ^= 1
+    (tree / "sub/large.nii.gz").write_bytes(large)
+    (tree / "new").write_bytes(b"new")
+    report = await asyncsink.export_directory(tree, destination, **options)
+    assert {receipt.key for receipt in report.receipts} == {"p/a.txt", "p/sub/large.nii.gz", "p/new"}
+    assert stored() == {f"p/{name}": data for name, data in content_of(tree).items()}
+
+
+@pytest.mark.parametrize("part_mib", [5, 7, 8, 16])
+async def test_what_another_tool_put_there_is_not_sent_again(
+    tree: Path, bucket: str, s3: Any, options: dict[str, Any], part_mib: int
+) -> None:
+    """boto3's managed transfer, with part sizes of its own and no checksums that we know."""
+    from boto3.s3.transfer import TransferConfig
+    from botocore.config import Config
+
+    plain = Config(request_checksum_calculation="when_required", s3={"addressing_style": "path"})
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=options["endpoint_url"], config=plain)
+    how = TransferConfig(multipart_threshold=part_mib * MIB, multipart_chunksize=part_mib * MIB)
+    for name in content_of(tree):
+        client.upload_file(str(tree / name), bucket, f"p/{name}", Config=how)
+    client.close()
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert report.bytes_uploaded == 0, [receipt.key for receipt in report.receipts]
+    assert report.objects_skipped == 5
+
+
+async def test_size_decides_nothing(tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]) -> None:
+    source = tmp_path / "d" / "f"
+    source.parent.mkdir()
+    source.write_bytes(b"one")
+    await asyncsink.export_directory(source.parent, f"s3://{bucket}", **options)
+    before = os.stat(source)
+    source.write_bytes(b"two")
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    await asyncsink.export_directory(source.parent, f"s3://{bucket}", **options)
+    assert stored() == {"f": b"two"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "sent"), [("never", 0), ("size", 0), ("size-mtime", 1), ("checksum", 1), ("always", 2)]
+)
+async def test_overwrite_policies(
+    tmp_path: Path, bucket: str, options: dict[str, Any], policy: Any, sent: int
+) -> None:
+    root = tmp_path / "d"
+    root.mkdir()
+    (root / "same").write_bytes(b"same")
+    os.utime(root / "same", (1_000_000_000, 1_000_000_000))
+    (root / "edited").write_bytes(b"one")
+    await asyncsink.export_directory(root, f"s3://{bucket}", **options)
+    (root / "edited").write_bytes(b"two")
+    os.utime(root / "edited", (4_000_000_000, 4_000_000_000))
+    report = await asyncsink.export_directory(root, f"s3://{bucket}", overwrite=policy, **options)
+    assert report.objects_uploaded == sent
+
+
+@pytest.mark.parametrize("checksum", ["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5", "none"])
+async def test_every_checksum_is_confirmed_and_recognised_again(
+    tree: Path, bucket: str, stored: Stored, options: dict[str, Any], checksum: str
+) -> None:
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}", checksum=checksum, **options)
+    report.raise_for_failures()
+    assert stored() == content_of(tree)
+    assert {receipt.confirmed_by for receipt in report.receipts} <= {"server-checksum", "etag"}
+    again = await asyncsink.export_directory(tree, f"s3://{bucket}", checksum=checksum, **options)
+    assert again.bytes_uploaded == 0
+
+
+async def test_object_options_arrive(
+    tree: Path, bucket: str, s3: Any, options: dict[str, Any]
+) -> None:
+    await asyncsink.export_directory(
+        tree, f"s3://{bucket}", tags={"study": "ds 1", "é": "x"}, metadata={"lab": "A"}, content_type="text/x-own", **options
+    )
+    for key in ("a.txt", "sub/large.nii.gz"):
+        head = s3.head_object(Bucket=bucket, Key=key)
+        assert head["ContentType"] == "text/x-own"
+        assert head["Metadata"] == {"lab": "A"}
+        tags = s3.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]
+        assert {tag["Key"]: tag["Value"] for tag in tags} == {"study": "ds 1", "é": "x"}
+
+
+async def test_customer_keys(tree: Path, bucket: str, s3: Any, options: dict[str, Any]) -> None:
+    secret = bytes(range(32))
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}", sse=secret, **options)
+    report.raise_for_failures()
+    for name, data in content_of(tree).items():
+        got = s3.get_object(Bucket=bucket, Key=name, SSECustomerAlgorithm="AES256", SSECustomerKey=secret)
+        assert got["Body"].read() == data
+    again = await asyncsink.export_directory(tree, f"s3://{bucket}", sse=secret, **options)
+    assert again.bytes_uploaded == 0
+
+
+async def test_datasink_rules_end_to_end(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    work = tmp_path / "wf" / "_subject_id_sub-01" / "_contrast_1"
+    work.mkdir(parents=True)
+    (work / "con.nii").write_bytes(b"con")
+    (work / "dir" / "in").mkdir(parents=True)
+    (work / "dir" / "x").write_bytes(b"x")
+    (work / "dir" / "in" / "y").write_bytes(b"y")
+    report = await asyncsink.export(
+        {"contrasts.@con": [[work / "con.nii"]], "masks": (work / "dir",), "nothing": []},
+        f"S3://{bucket}/out/",
+        container="c",
+        substitutions=[("_subject_id_", ""), ("_contrast_1", "first")],
+        regexp_substitutions=[(r"sub-(\d+)", r"s\1")],
+        **options,
+    )
+    assert stored() == {
+        "out/c/contrasts/s01/first/con.nii": b"con",
+        "out/c/masks/s01/first/dir/x": b"x",
+        "out/c/masks/s01/first/dir/in/y": b"y",
+    }
+    # Rule 25: the destination's case is kept; rule 34: a directory is one entry.
+    assert report.out_file == [
+        f"S3://{bucket}/out/c/contrasts/s01/first/con.nii",
+        f"S3://{bucket}/out/c/masks/s01/first/dir",
+    ]
+
+
+async def test_a_dry_run_sends_nothing_and_says_what_it_would(
+    tree: Path, bucket: str, stored: Stored, options: dict[str, Any], tmp_path: Path
+) -> None:
+    from asyncsink.options import parse_options
+    from asyncsink.sink import run_source
+    from asyncsink.sources.directory import DirectorySource
+
+    await asyncsink.export_directory(tree, f"s3://{bucket}", **options)
+    (tree / "a.txt").write_bytes(b"ALPHA")
+    (tree / "new").write_bytes(b"new")
+    before = stored()
+    settings = parse_options(f"s3://{bucket}", {**options, "local_copy": str(tmp_path / "copy")})
+    report = await run_source(settings, DirectorySource(tree, symlinks="follow"), dry_run=True)
+    assert {(planned.key, planned.reason) for planned in report.planned} == {
+        ("a.txt", "checksum differs"),
+        ("new", "not there"),
+    }
+    assert report.objects_skipped == 4
+    assert stored() == before
+    assert not (tmp_path / "copy").exists()
+
+
+async def test_a_bucket_object_of_the_caller(tree: Path, seaweed: DevServer, bucket: str, stored: Stored) -> None:
+    """Rule 47: name, endpoint, region and credentials are the boto3 Bucket's; rule 24: only the bucket is replaced."""
+    import boto3
+
+    resource = boto3.resource(
+        "s3",
+        endpoint_url=seaweed.endpoint_url,
+        region_name="us-east-1",
+        aws_access_key_id=seaweed.access_key_id,
+        aws_secret_access_key=seaweed.secret_access_key,
+    )
+    report = await asyncsink.export_directory(tree, "s3://another-name/p", bucket=resource.Bucket(bucket))
+    resource.meta.client.close()
+    report.raise_for_failures()
+    assert sorted(stored()) == sorted(f"p/{name}" for name in content_of(tree))
+
+
+async def test_one_huge_file_among_many_tiny_ones(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    root = tmp_path / "mixed"
+    root.mkdir()
+    for number in range(300):
+        (root / f"tiny{number:03}").write_bytes(str(number).encode())
+    (root / "huge").write_bytes(os.urandom(40 * MIB))
+    report = await asyncsink.export_directory(root, f"s3://{bucket}", concurrency=16, memory_bytes="32MiB", **options)
+    report.raise_for_failures()
+    assert stored() == content_of(root)
+
+
+async def test_concurrency_of_one(tree: Path, bucket: str, stored: Stored, options: dict[str, Any]) -> None:
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}", concurrency=1, memory_bytes="8MiB", **options)
+    report.raise_for_failures()
+    assert stored() == content_of(tree)
