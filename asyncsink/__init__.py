@@ -1,14 +1,14 @@
 """Publish the outputs of workflows to S3: asynchronous, in bounded memory, with proof for every object.
 
-    report = await asyncsink.export({"motion": paths}, "s3://bucket/prefix", container="sub001")
-    report = asyncsink.export_sync(…)                       # the same without an event loop, or inside Jupyter's
-    report = await asyncsink.export_directory("outputs/", "s3://bucket/prefix", local_copy="backup/")
+report = await asyncsink.export({"motion": paths}, "s3://bucket/prefix", container="sub001")
+report = asyncsink.export_sync(…)                       # the same without an event loop, or inside Jupyter's
+report = await asyncsink.export_directory("outputs/", "s3://bucket/prefix", local_copy="backup/")
 
-    async with asyncsink.AsyncSink("s3://bucket/prefix") as sink:
-        receipt = await sink.put("motion", path)            # returns when it is published
-        await sink.submit("contrasts.@con", paths)          # returns when it is queued
+async with asyncsink.AsyncSink("s3://bucket/prefix") as sink:
+    receipt = await sink.put("motion", path)            # returns when it is published
+    await sink.submit("contrasts.@con", paths)          # returns when it is queued
 
-    report.raise_for_failures()
+report.raise_for_failures()
 """
 
 from __future__ import annotations

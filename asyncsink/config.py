@@ -151,7 +151,7 @@ class Limits:
     """Every queue, buffer and pool has its limit here.
 
     Attributes:
-        concurrency: most requests in flight; None lets the policy move between `concurrency_start` and `concurrency_max`.
+        concurrency: most requests in flight; None lets the policy go from `concurrency_start` up to `concurrency_max`.
         concurrency_start, concurrency_max: for the adaptive limit.
         part_size_bytes: wanted size of a part; grows where 10,000 parts would not suffice.
         multipart_threshold_bytes: files of this size and more are sent in parts.

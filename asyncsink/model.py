@@ -16,7 +16,7 @@ ChecksumAlgorithm = Literal["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5"]
 """S3's names of checksum algorithms; MD5 travels as Content-MD5 and comes back as the ETag."""
 
 ConfirmedBy = Literal["server-checksum", "etag", "size", "nothing"]
-"""What the server's answer proves: it repeated our checksum, its ETag is our MD5, it stored as many bytes, or nothing."""
+"""What the server's answer proves: it repeated our checksum, its ETag is our MD5, it has as many bytes, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class Skip:
     Attributes:
         source, key, url, size_bytes, checksum, etag, local_copy, entry: as in Receipt ("" or None where unknown).
         reason: one phrase for a person ("same checksum", "size is equal", "source is missing").
-        already_there: True where the object under the key is what would have been sent; False where nothing was looked at.
+        already_there: True where the object under the key is what would have been sent; False where none was sought.
     """
 
     source: str

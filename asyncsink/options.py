@@ -298,7 +298,7 @@ def _policies(given: Mapping[str, Any]) -> Policies:
         on_collision=_choice(given, "on_collision", "error", OnCollision),
         on_unreachable=_choice(given, "on_unreachable", "error", OnUnreachable),
         symlinks=_choice(given, "symlinks", "follow", Symlinks),
-        checksum=cast(ChecksumChoice, checksum),
+        checksum=cast("ChecksumChoice", checksum),
         related_files=_flag(given, "related_files", False),
     )
 

@@ -32,7 +32,7 @@ from asyncsink.model import Event, Failure, Receipt, Skip, SourceProblem, Starte
 from asyncsink.options import parse_options
 from asyncsink.report.report import Report
 from asyncsink.routing.router import Router
-from asyncsink.sources.base import Source
+from asyncsink.sources.base import Entry, Source
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.outputs import OutputsSource
 
@@ -237,7 +237,7 @@ class AsyncSink:
         """Events from now on, until the sink is closed; a slow reader slows the sink down, and loses nothing."""
         return self._events.subscribe()
 
-    async def _feed(self, submit: Submit) -> None:
+    async def _feed(self, _submit: Submit) -> None:
         await self._closing.wait()
 
     async def _submit(self, work: Work) -> None:
@@ -283,9 +283,10 @@ def _report(run: Run, discovery: Discovery | None, dry_run: bool) -> Report:
         transport=run.destination.lane,
         requests=run.requests,
         retries=run.retries,
-        notices=tuple(run.events.notices),
+        notices=run.events.notices,
         destination=run.target.url,
         dry_run=dry_run,
+        interrupted=run.interrupted,
     )
 
 
@@ -294,8 +295,10 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
     if discovery is None:
         return []
     entries = discovery.source.entries
+    if entries is None and isinstance(discovery.source, DirectorySource):
+        entries = [Entry("", discovery.source.directory)]
     if entries is None:
-        return _directory_out_file(run) if isinstance(discovery.source, DirectorySource) else []
+        return []
     failed = {failure.entry for failure in run.log.failures if failure.stage != "local copy"}
     not_copied = {failure.entry for failure in run.log.failures}
     listed: list[str] = []
@@ -307,17 +310,6 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
         if local and ordinal not in not_copied:
             listed.append(local)
     return listed
-
-
-def _directory_out_file(run: Run) -> list[str]:
-    """A directory export is one source: where its top went."""
-    roots = [run.target.url, *([run.settings.local_copy.directory] if run.settings.local_copy is not None else [])]
-    failures = run.log.failures
-    if any(failure.stage != "local copy" for failure in failures):
-        return []
-    kept = roots[:1] if len(failures) else roots
-    container = run.settings.routing.container.strip("/")
-    return [f"{root}/{container}" if container else root for root in kept]
 
 
 def _refuse_trio() -> None:

@@ -115,7 +115,10 @@ def demo(
     subjects: Annotated[int, typer.Option("--subjects", hidden=True, min=1)] = 12,
     large_file: Annotated[str, typer.Option("--large-file", hidden=True)] = "300MB",
 ) -> int:
-    """Show the whole story on a small cohort and a server of its own, in about a minute; leaves nothing behind."""
+    """Show the whole story on a small cohort and a server of its own, in about a minute.
+
+    Needs 1 GB of free space for temporary files, and leaves nothing behind.
+    """
     from asyncsink.cli.demo import demo_command
 
     return demo_command(subjects, large_file)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import filecmp
-import signal
+import os
 import tempfile
 import time
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from asyncsink.cli.output import Output
 from asyncsink.cli.progress import transfer_display
-from asyncsink.cli.running import SIGNALS, Interrupted, run_until_signalled
-from asyncsink.config import Settings, parse_size
+from asyncsink.cli.running import Interrupted, run_until_signalled
+from asyncsink.config import S3Target, Settings, parse_size
 from asyncsink.errors import AsyncSinkError
 from asyncsink.report.wording import count, duration, size
 
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
     from asyncsink.devserver.seaweedfs import DevServer
     from asyncsink.report.report import Report
 
-T = TypeVar("T")
+Outputs = dict[str, list[str]]
 BUCKET = "demo"
 STEPS = 6
 EPILOGUE = """
@@ -35,76 +32,21 @@ What this showed
   - Running the same export again sends nothing: what is there with the same checksum is left alone. So a run that was
     interrupted is finished by the same command.
 Next, on your own data
-  asyncsink plan DIRECTORY s3://BUCKET/PREFIX                           shows what would be sent, and sends nothing
+  asyncsink plan DIRECTORY s3://BUCKET/PREFIX                           shows what would be sent
   asyncsink export DIRECTORY s3://BUCKET/PREFIX --manifest sent.jsonl   sends it
   asyncsink verify sent.jsonl                                           checks it
-  asyncsink devserver                                                   a local S3 server, where you have no bucket yet"""
+  asyncsink devserver                                                   a local S3 server, if you have no bucket yet"""
 
 
-class _Broken(Exception):  # noqa: N818 - what the demo tells, not what a library raises
+class _Broken(Exception):
     """Something was not as promised."""
-
-
-@dataclass(slots=True)
-class _Story:
-    """What the steps share.
-
-    Attributes:
-        folder: everything the demo writes is below it.
-        outputs: the cohort, as DataSink's inputs.
-    """
-
-    output: Output
-    server: DevServer
-    folder: Path
-    outputs: dict[str, list[str]] = field(default_factory=dict)
-    told: int = 1
-
-    @property
-    def copies(self) -> Path:
-        """The local copies."""
-        return self.folder / "copies"
-
-    @property
-    def manifest(self) -> Path:
-        """What the export records."""
-        return self.folder / "sent.jsonl"
-
-    def tell(self, text: str) -> None:
-        """One numbered line."""
-        self.told += 1
-        self.output.say(f"[{self.told}/{STEPS}] {text}")
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run one step; a signal ends it in order.
-
-        Raises:
-            Interrupted: by a signal.
-        """
-        return run_until_signalled(lambda: work, lambda: None)
-
-    def settings(self) -> Settings:
-        """What the export is told: encryption, a local copy, a manifest, and DataSink's substitutions."""
-        from asyncsink.options import parse_options
-
-        return parse_options(
-            f"s3://{BUCKET}/study",
-            {
-                "endpoint_url": self.server.endpoint_url,
-                "region": self.server.environment["AWS_REGION"],
-                "creds_path": self.folder / "credentials",
-                "encrypt_bucket_keys": True,
-                "local_copy": self.copies,
-                "manifest": self.manifest,
-                "substitutions": [("_subject_id_", "")],
-            },
-        )
 
 
 def demo_command(subjects: int, large_file: str) -> int:
     """Tell the story and return the exit code: 0 where everything was as promised, 1 where something was not.
 
-    Takes about a minute. Leaves neither files nor processes behind, also when a signal ends it (130, or 143 by SIGTERM).
+    Leaves neither files nor processes behind, also when a signal ends it (130, or 143 by SIGTERM), which it does at
+    the end of a step that cannot be cut short.
 
     Args:
         subjects: of the cohort; each has 27 files.
@@ -114,13 +56,15 @@ def demo_command(subjects: int, large_file: str) -> int:
     started = time.monotonic()
     try:
         large_file_bytes = parse_size(large_file, "--large-file")
-        with _signals_raise(), tempfile.TemporaryDirectory(prefix="asyncsink-demo-") as folder:
-            _tell_story(output, Path(folder), subjects, large_file_bytes)
+        _forget_environment()
+        with tempfile.TemporaryDirectory(prefix="asyncsink-demo-") as folder:
+            story = _Story(output, Path(folder))
+            run_until_signalled(lambda: story.tell_all(subjects, large_file_bytes))
     except Interrupted as stop:
         output.note("interrupted: the server is stopped, and the demo's files are removed")
         return stop.exit_code
     except _Broken as broken:
-        output.note(f"asyncsink: error: {broken}")
+        output.note(f"asyncsink: error: Not as promised: {broken}")
         return 1
     except AsyncSinkError as error:
         output.error(error)
@@ -128,22 +72,136 @@ def demo_command(subjects: int, large_file: str) -> int:
     except Exception as error:  # noqa: BLE001 - a bug, told as one
         output.error(error)
         return 1
-    output.say(f"{EPILOGUE}\n\nDone in {duration(time.monotonic() - started)}; the server and all files are gone again.")
+    output.say(
+        f"{EPILOGUE}\n\nDone in {duration(time.monotonic() - started)}. The server and all files are gone again."
+    )
     return 0
 
 
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Between the steps that run on an event loop, signals end the demo by an exception, so that it cleans up."""
+def _forget_environment() -> None:
+    """Nobody's own profile, credentials or proxy shall decide how the demo goes."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update(AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull, no_proxy="127.0.0.1")
 
-    def end(number: int, _frame: FrameType | None) -> None:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(number)
 
-    before = {number: signal.signal(number, end) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+class _Story:
+    """The steps, each of which leaves something for the next."""
+
+    def __init__(self, output: Output, folder: Path) -> None:
+        self._output = output
+        self._folder = folder
+        self._copies = folder / "copies"
+        self._manifest = folder / "sent.jsonl"
+        self._steps_told = 0
+
+    async def tell_all(self, subjects: int, large_file_bytes: int) -> None:
+        """All steps in order.
+
+        Raises:
+            _Broken: something was not as promised.
+            AsyncSinkError: a step could not be taken.
+        """
+        from asyncsink.devserver.seaweedfs import DevServer
+
+        # Starting, building and comparing block the event loop: nothing else has to run meanwhile.
+        with DevServer(buckets=(BUCKET,)) as server:
+            self._tell("Started an S3 server (SeaweedFS) for this demo only, on 127.0.0.1, with an empty bucket.")
+            await asyncio.sleep(0)
+            outputs = self._build(subjects, large_file_bytes)
+            await asyncio.sleep(0)
+            settings = self._settings(server)
+            first = await self._publish(outputs, settings)
+            await self._verify(settings)
+            self._compare(first)
+            await self._publish_again(outputs, settings)
+
+    def _tell(self, text: str) -> None:
+        self._steps_told += 1
+        self._output.say(f"[{self._steps_told}/{STEPS}] {text}")
+
+    def _build(self, subjects: int, large_file_bytes: int) -> Outputs:
+        from asyncsink.testing.cohort import build_cohort
+
+        outputs = build_cohort(self._folder / "cohort", subjects=subjects, large_file_bytes=large_file_bytes)
+        sizes = [path.stat().st_size for path in (self._folder / "cohort").rglob("*") if path.is_file()]
+        self._tell(
+            f"Built a small neuroimaging cohort, as a workflow leaves it: {count(subjects, 'subject')}, "
+            f"{count(len(sizes), 'file')}, {size(sum(sizes))}, the largest file {size(max(sizes))}."
+        )
+        return outputs
+
+    def _settings(self, server: DevServer) -> Settings:
+        """What the export is told: encryption, a local copy, a manifest, and DataSink's substitutions."""
+        from asyncsink.options import parse_options
+
+        credentials = self._folder / "credentials"
+        credentials.touch(0o600)
+        credentials.write_text(f"AWSAccessKeyId={server.access_key_id}\nAWSSecretKey={server.secret_access_key}\n")
+        return parse_options(
+            f"s3://{BUCKET}/study",
+            {
+                "endpoint_url": server.endpoint_url,
+                "region": server.environment["AWS_REGION"],
+                "creds_path": credentials,
+                "encrypt_bucket_keys": True,
+                "local_copy": self._copies,
+                "manifest": self._manifest,
+                "substitutions": [("_subject_id_", ""), ("_contrast_", "contrast-")],
+            },
+        )
+
+    async def _export(self, outputs: Outputs, settings: Settings) -> Report:
+        from asyncsink.engine.progress import Progress
+        from asyncsink.sink import run_source
+        from asyncsink.sources.outputs import OutputsSource
+
+        progress = Progress()
+        with transfer_display("the cohort", progress, quiet=False):
+            report = await run_source(settings, OutputsSource(outputs, symlinks="follow"), progress=progress)
+        for failure in report.failures:
+            raise _Broken(f"{failure.source} was not published: {failure.message}")
+        return report
+
+    async def _publish(self, outputs: Outputs, settings: Settings) -> Report:
+        report = await self._export(outputs, settings)
+        proofs = report.as_dict()["confirmed_by"]
+        if proofs != {"server-checksum": report.objects_uploaded}:
+            raise _Broken(f"expected every object to be confirmed by the server's checksum, found {proofs}.")
+        rate = size(report.bytes_uploaded / max(report.elapsed_seconds, 1e-9))
+        self._tell(
+            f"Published {count(report.objects_uploaded, 'object')} ({size(report.bytes_uploaded)}) in "
+            f"{duration(report.elapsed_seconds)}, {rate}/s: encrypted by the server, each confirmed by its checksum, "
+            f"{report.retries} requests repeated; and a local copy of each."
+        )
+        return report
+
+    async def _verify(self, settings: Settings) -> None:
+        from asyncsink.engine.verifying import verify_manifest
+
+        assert isinstance(settings.target, S3Target)
+        report = await verify_manifest(
+            self._manifest, read_back=True, options={"creds_path": settings.target.creds_path}
+        )
+        if not report.ok or report.confirmed_by != {"read-back": report.checked}:
+            raise _Broken(f"expected every object to be read back intact. {report.summary()}")
+        self._tell(
+            f"Downloaded all {count(report.checked, 'object')} again: every one has exactly the bytes of the manifest."
+        )
+
+    def _compare(self, report: Report) -> None:
+        compared = 0
+        for receipt in report.receipts:
+            if not receipt.local_copy or not filecmp.cmp(receipt.source, receipt.local_copy, shallow=False):
+                raise _Broken(f"the local copy of {receipt.source} differs from it.")
+            compared += 1
+        self._tell(f"Compared {count(compared, 'local file')} with the originals: equal, byte for byte.")
+
+    async def _publish_again(self, outputs: Outputs, settings: Settings) -> None:
+        report = await self._export(outputs, settings)
+        if report.bytes_uploaded or report.objects_uploaded:
+            raise _Broken(f"expected the second run to send nothing; it sent {size(report.bytes_uploaded)}.")
+        self._tell(
+            f"Ran the same export again: {size(report.bytes_uploaded)} sent, all "
+            f"{count(report.objects_skipped, 'object')} found unchanged, in {duration(report.elapsed_seconds)}."
+        )

@@ -12,7 +12,7 @@ from asyncsink.errors import AsyncSinkError
 DEFAULT_BUCKET = "results"
 
 
-class _End(Exception):  # noqa: N818 - the way to end it, no error
+class _End(Exception):
     """A signal asked for the end."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from asyncsink.cli.arguments import open_source, options_of
 from asyncsink.cli.output import Output
-from asyncsink.cli.progress import Display, transfer_display
+from asyncsink.cli.progress import transfer_display
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.cli.tally import Tally
 from asyncsink.errors import AsyncSinkError, ConfigError
@@ -29,7 +29,6 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
     started = time.monotonic()
     tally = Tally(destination, dry_run)
     progress = Progress()
-    showing: list[Display] = []
 
     def partial() -> dict[str, Any]:
         return tally.as_dict(elapsed_seconds=time.monotonic() - started)
@@ -39,14 +38,11 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
         found, give_up = open_source(source, settings)
 
         async def main() -> Report:
-            with transfer_display(source, progress, quiet=output.quiet) as display:
-                showing.extend([display] if display is not None else [])
+            with transfer_display(source, progress, quiet=output.quiet):
                 return await run_source(settings, found, dry_run=dry_run, observe=tally.observe, progress=progress)
 
         def on_signal() -> None:
             give_up()
-            for display in showing:
-                display.stop()
             output.note("interrupted: aborting open uploads…" if progress.started else "interrupted")
 
         report = run_until_signalled(main, on_signal)

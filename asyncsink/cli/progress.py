@@ -19,7 +19,8 @@ INTERVAL_SECONDS = 0.1
 
 
 class Display:
-    """A line on the terminal, redrawn from the event loop's timer; gone when its block ends or it is stopped."""
+    """A line on the terminal, redrawn from the event loop's timer; gone when its block ends. What is printed
+    to sys.stderr meanwhile stands above it."""
 
     def __init__(self, console: Console, text: str) -> None:
         """Describe a spinner beside `text`; entering shows it, on a running event loop."""
@@ -43,14 +44,9 @@ class Display:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Remove it from the terminal now. Twice is harmless."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-            self._bars.stop()
+        self._bars.stop()
 
     def _tick(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL_SECONDS, self._tick)

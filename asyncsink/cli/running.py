@@ -11,7 +11,7 @@ T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):  # noqa: N818 - a signal is no error
+class Interrupted(Exception):
     """A signal ended the run, which has cleaned up. `exit_code` is 128 + its number, as shells count."""
 
     def __init__(self, number: int) -> None:
@@ -19,7 +19,7 @@ class Interrupted(Exception):  # noqa: N818 - a signal is no error
         self.exit_code = 128 + number
 
 
-def run_until_signalled(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Callable[[], None]) -> T:
+def run_until_signalled(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Callable[[], None] | None = None) -> T:
     """Run `main()` in an event loop of its own and return its result.
 
     The first SIGINT or SIGTERM calls `on_signal` (on the loop) and cancels `main`; later ones are ignored until it has
@@ -33,14 +33,15 @@ def run_until_signalled(main: Callable[[], Coroutine[Any, Any, T]], on_signal: C
     return run_to_end(lambda: _supervised(main, on_signal))
 
 
-async def _supervised(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Callable[[], None]) -> T:
+async def _supervised(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Callable[[], None] | None) -> T:
     loop = asyncio.get_running_loop()
     received: list[int] = []
 
     def stop(number: int) -> None:
         received.append(number)
         if len(received) == 1:
-            on_signal()
+            if on_signal is not None:
+                on_signal()
             work.cancel()
 
     # A task of its own: this one is never cancelled, so it always sees how `main` ended.

@@ -7,7 +7,7 @@ from typing import Any
 
 from asyncsink.cli.arguments import options_of
 from asyncsink.cli.output import Output
-from asyncsink.cli.progress import Display, count_display
+from asyncsink.cli.progress import count_display
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError
 from asyncsink.report.wording import count
@@ -18,7 +18,6 @@ def verify_command(manifest: str, given: Mapping[str, Any], *, read_back: bool, 
     from asyncsink.engine.verifying import VerifyReport, verify_manifest
 
     checked = 0
-    showing: list[Display] = []
 
     def observe(number: int) -> None:
         nonlocal checked
@@ -28,15 +27,10 @@ def verify_command(manifest: str, given: Mapping[str, Any], *, read_back: bool, 
         options = options_of(given)
 
         async def main() -> VerifyReport:
-            with count_display("checked", lambda: checked, quiet=output.quiet) as display:
-                showing.extend([display] if display is not None else [])
+            with count_display("checked", lambda: checked, quiet=output.quiet):
                 return await verify_manifest(manifest, read_back=read_back, options=options, observe=observe)
 
-        def on_signal() -> None:
-            for display in showing:
-                display.stop()
-
-        report = run_until_signalled(main, on_signal)
+        report = run_until_signalled(main)
     except Interrupted as stop:
         output.note(f"interrupted: checked {count(checked, 'object')}, not all of them")
         output.json_object({"manifest": manifest, "ok": False, "objects_total": checked, "interrupted": True})

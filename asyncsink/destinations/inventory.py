@@ -30,6 +30,7 @@ class Inventory:
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._database.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         self._database.execute("PRAGMA journal_mode=OFF")
+        self._database.execute("CREATE TABLE forgotten (key TEXT PRIMARY KEY) WITHOUT ROWID")
         self._database.execute(
             "CREATE TABLE object (key TEXT PRIMARY KEY, size INTEGER, etag TEXT, modified REAL) WITHOUT ROWID"
         )
@@ -50,8 +51,19 @@ class Inventory:
             self._horizon = rows[-1][0]
         self.complete = last
 
+    def forget(self, key: str) -> None:
+        """The object under `key` is no longer what was listed."""
+        with self._lock:
+            self._database.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (key,))
+
+    def forgot(self, key: str) -> bool:
+        """Whether `key` was forgotten."""
+        with self._lock:
+            row = self._database.execute("SELECT 1 FROM forgotten WHERE key = ?", (key,)).fetchone()
+        return row is not None
+
     def covers(self, key: str) -> bool:
-        """Whether the listing says for certain if `key` was there."""
+        """Whether the listing said for certain if `key` was there."""
         # Code points compare as UTF-8 bytes do.
         return key.startswith(self.prefix) and (self.complete or key <= self._horizon)
 

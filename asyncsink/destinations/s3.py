@@ -56,6 +56,7 @@ class S3Destination:
         self._notice = notice
         self._look_first = look_first
         self._inventory: Inventory | None = None
+        self._keys_return = True
         self._blind = False
         self._weakest_noticed: set[ConfirmedBy] = set()
         self._etag_is_md5 = objects.sse in ("", "AES256") and objects.sse_customer_key is None
@@ -99,6 +100,8 @@ class S3Destination:
             BucketMissing, AccessDenied, CredentialsError, ConfigError, RetryableError: the run cannot start.
         """
         inventory = Inventory(outlook.common_prefix)
+        # A surveyed run meets every key once; in an open-ended one a key may come again after it was written.
+        self._keys_return = outlook.objects_total is None
         extra = (outlook.objects_total or 0) // OBJECTS_PER_EXTRA_PAGE
         token = ""
         try:
@@ -139,6 +142,10 @@ class S3Destination:
         """What is under the key: from the listing, or by HEAD where it is not covered or `closely` is asked for."""
         inventory = self._inventory
         if not closely and inventory is not None and inventory.covers(transfer.key):
+            if self._keys_return and await anyio.to_thread.run_sync(
+                inventory.forgot, transfer.key, limiter=self._threads
+            ):
+                return await self._head(transfer)
             if not inventory.count:
                 return None
             listed = await anyio.to_thread.run_sync(inventory.get, transfer.key, limiter=self._threads)
@@ -184,6 +191,7 @@ class S3Destination:
 
     async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
         """PutObject, with its answer compared."""
+        await self._forget(transfer)
         stored = await self._transport.send(
             PutObject(key=transfer.key, body=body, checksum=checksum, attributes=self._attributes(transfer))
         )
@@ -201,6 +209,7 @@ class S3Destination:
 
     async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> S3PartWriter:
         """CreateMultipartUpload."""
+        await self._forget(transfer)
         upload = await create_upload(
             self._transport,
             key=transfer.key,
@@ -218,6 +227,10 @@ class S3Destination:
             self._inventory.close()
             self._inventory = None
         await self._transport.aclose()
+
+    async def _forget(self, transfer: Transfer) -> None:
+        if self._keys_return and self._inventory is not None:
+            await anyio.to_thread.run_sync(self._inventory.forget, transfer.key, limiter=self._threads)
 
     def _attributes(self, transfer: Transfer) -> ObjectAttributes:
         wanted = self._objects
@@ -271,7 +284,13 @@ class S3PartWriter:
         self._transfer = transfer
         self._upload = upload
 
-    async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
+    async def write_part(
+        self,
+        part_number: int,
+        offset: int,  # noqa: ARG002 - S3 orders parts by their numbers alone
+        body: ByteBody,
+        checksum: Checksum | None,
+    ) -> None:
         """UploadPart, with its answer compared."""
         await self._upload.write_part(part_number, body, checksum)
 

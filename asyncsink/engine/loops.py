@@ -50,7 +50,7 @@ def _run_beside(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
         try:
             with asyncio.Runner(loop_factory=new_loop) as runner:
                 results.append(runner.run(supervised()))
-        except BaseException as error:  # handed over to the thread that waits
+        except BaseException as error:  # noqa: BLE001 - handed over to the thread that waits, which raises it
             errors.append(error)
         finally:
             started.set()

@@ -60,12 +60,12 @@ def word_outcomes(ending: Ending, seconds: float, policies: Policies) -> list[Ou
             outcomes.append(failure(transfer, path, copy.error, stage="local copy"))
         elif copy.stored is not None or copy.same:
             copied = path
-    outcomes.insert(0, _primary_outcome(ending, primary, url, copied, seconds, policies))
+    outcomes.insert(0, _primary_outcome(ending, primary, url=url, copied=copied, seconds=seconds, policies=policies))
     return outcomes
 
 
 def _primary_outcome(
-    ending: Ending, primary: Leg, url: str, copied: str, seconds: float, policies: Policies
+    ending: Ending, primary: Leg, *, url: str, copied: str, seconds: float, policies: Policies
 ) -> Outcome:
     transfer, file = ending.transfer, ending.transfer.source
     if primary.error is not None:

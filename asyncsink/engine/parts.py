@@ -135,7 +135,7 @@ class PartsTransfer:
         await leg.attempt(complete)
 
     def _combined(self) -> Checksum | None:
-        """The whole object's checksum; for SHA-256 S3 knows only the composite one, for MD5 none (the ETag stands in)."""
+        """The whole object's checksum; for SHA-256 S3 knows only the composite one, for MD5 none (the ETag serves)."""
         known = [checksum for checksum in self._checksums if checksum is not None]
         if self._algorithm is None or len(known) < self._plan.count:
             return None

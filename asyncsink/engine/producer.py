@@ -38,19 +38,18 @@ def _last_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
     """Leave out the sources whose key a later source takes (on_collision="last", rule 16)."""
     ordinal = 0
     for item in found:
-        if isinstance(item, Transfer):
-            last = ledger.last(item.key)
-            if last is not None and last[1] > ordinal and last[0] != item.source.path:
-                item = _superseded(item, last[0])
-            ordinal += 1
-        yield item
+        if not isinstance(item, Transfer):
+            yield item
+            continue
+        last = ledger.last(item.key)
+        later = last is not None and last[1] > ordinal and last[0] != item.source.path
+        yield _superseded(item, last[0]) if later and last is not None else item
+        ordinal += 1
 
 
 def _first_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
     for item in found:
-        if isinstance(item, Transfer):
-            item = claim_first(item, ledger)
-        yield item
+        yield claim_first(item, ledger) if isinstance(item, Transfer) else item
 
 
 def claim_first(transfer: Transfer, ledger: KeyLedger) -> Transfer | SourceProblem:

@@ -95,6 +95,6 @@ def compare_piece(source: OpenSource, offset: int, length: int, digesters: Seque
 def still_outgrown(file: SourceFile) -> SourceChanged:
     """The error for a file whose size moves between every two looks."""
     return SourceChanged(
-        f"{file.path} changes faster than it can be opened (expected {file.size_bytes:,} bytes); nothing was published. "
-        "Export it again when its writer is done."
+        f"{file.path} changes faster than it can be opened (expected {file.size_bytes:,} bytes); nothing was "
+        "published; export it again when its writer is done."
     )

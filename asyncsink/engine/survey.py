@@ -47,7 +47,8 @@ class Survey:
     @property
     def outlook(self) -> Outlook:
         """What a destination wants to know."""
-        prefix = os.path.commonprefix([self._least or "", self._greatest]) if self._least is not None else ""
+        # Character by character: S3 prefixes need not end at a "/".
+        prefix = os.path.commonprefix([self._least or "", self._greatest])  # noqa: RUF071
         return Outlook(objects_total=self.objects_total, common_prefix=prefix, sample_key=self.sample_key)
 
     def add(self, found: Transfer | SourceProblem, policies: Policies) -> None:
@@ -94,6 +95,9 @@ async def take_survey(discovery: Discovery, *, policies: Policies, limiter: Capa
         ConfigError, SourceError: something cannot be published and no policy says to skip it.
     """
     survey = Survey()
+    for attribute in {entry.attribute: None for entry in discovery.source.entries or () if entry.attribute}:
+        # Before the walk: a wrong name is the first thing to know, also where its sources are missing.
+        discovery.router.check_attribute(attribute)
     if discovery.may_collide:
         survey.ledger = KeyLedger()
     try:

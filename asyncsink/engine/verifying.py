@@ -6,7 +6,6 @@ A record is proven by the strongest thing both sides know: the full-object check
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from asyncsink.config import LocalTarget, S3Target, Secret, Settings
+from asyncsink.config import Limits, LocalTarget, S3Target, Secret, Settings
 from asyncsink.engine.discover import batches
 from asyncsink.errors import AsyncSinkError, ObjectMissing
 from asyncsink.integrity.checksums import Digester, is_composite
@@ -121,8 +120,8 @@ async def verify_manifest(
     header, records = await anyio.to_thread.run_sync(read_manifest, path, limiter=threads)
     settings = _settings(header.destination, header, options or {})
     report = VerifyReport(os.fspath(path))
-    async with _open_prover(settings, read_back) as prove:
-        await _check_all(records, report, prove, settings, threads, observe)
+    async with _open_prover(settings, read_back) as prover:
+        await _check_all(records, report, prover, limits=settings.limits, threads=threads, observe=observe)
     return report
 
 
@@ -186,7 +185,7 @@ def _prove_file(promise: Promise) -> str:
         raise Unproven("its checksum is not in the manifest")
     digester = Digester([promise.checksum.algorithm])
     try:
-        with open(promise.url, "rb") as file:  # noqa: PTH123 - descriptors, as everywhere in this package
+        with open(promise.url, "rb") as file:
             while piece := file.read(PIECE_BYTES):
                 digester.update(piece)
     except FileNotFoundError:
@@ -203,11 +202,12 @@ async def _check_all(
     records: Iterator[ManifestRecord],
     report: VerifyReport,
     prover: Prover,
-    settings: Settings,
+    *,
+    limits: Limits,
     threads: CapacityLimiter,
     observe: Callable[[int], None] | None,
 ) -> None:
-    send, receive = anyio.create_memory_object_stream[Promise](settings.limits.queue_transfers)
+    send, receive = anyio.create_memory_object_stream[Promise](limits.queue_transfers)
     ended: ManifestEnd | None = None
     failed = 0
 
@@ -225,7 +225,7 @@ async def _check_all(
 
     with send, receive:
         async with anyio.create_task_group() as group:
-            for _ in range(settings.limits.concurrency_start):
+            for _ in range(limits.concurrency_start):
                 group.start_soon(work)
             async for batch in batches(records, limiter=threads):
                 for record in batch:

@@ -67,6 +67,10 @@ class Router:
             key = self._prefix + (source.relative or _basename(source))
         return self._checked(source, (key,))
 
+    def check_attribute(self, attribute: str) -> None:
+        """Raise RoutingError where no source could be routed on `attribute` (rules 8 to 12)."""
+        parse_attribute(attribute, self._options.compat)
+
     def out_file(self, attribute: str, path: str) -> tuple[str, str]:
         """What DataSink's `out_file` lists for one top-level source: its URL, and its local copy or "" (rule 34).
 

@@ -146,7 +146,7 @@ class Aioboto3Transport:
 
     def _translate(self, operation: Operation[Any], error: Exception, watchdog: Watchdog) -> AsyncSinkError | None:
         """The error of ours that an exception means, or None where it is a bug that must be seen as it is."""
-        from botocore import exceptions as b  # noqa: PLC0415 - slow
+        from botocore import exceptions as b
 
         if isinstance(error, b.ClientError):
             return self._from_answer(operation, error)
@@ -227,10 +227,10 @@ class Watchdog:
 
 def _from_network(name: str, where: str, endpoint: str, error: Exception) -> AsyncSinkError | None:
     """What a failure without a usable answer means, or None for a bug."""
-    import aiohttp  # noqa: PLC0415 - slow
-    from aiohttp.http_exceptions import HttpProcessingError  # noqa: PLC0415 - slow
-    from botocore import exceptions as b  # noqa: PLC0415 - slow
-    from botocore.parsers import ResponseParserError  # noqa: PLC0415 - slow
+    import aiohttp
+    from aiohttp.http_exceptions import HttpProcessingError
+    from botocore import exceptions as b
+    from botocore.parsers import ResponseParserError
 
     if isinstance(error, ResponseParserError):
         return ServerFault(f"{where} failed: the answer is no S3 answer; check that {endpoint} is S3.", operation=name)

@@ -155,9 +155,9 @@ def payload_must_be_signed(endpoint_url: str) -> bool:
         return True
 
 
-def error_from_opening(error: Exception) -> ConfigError | None:  # noqa: PLR0911 - a table
+def error_from_opening(error: Exception) -> ConfigError | None:
     """What a failure to open a session or client, or to find credentials, means; None for what is neither."""
-    from botocore import exceptions as b  # noqa: PLC0415 - slow
+    from botocore import exceptions as b
 
     if isinstance(error, b.ProfileNotFound):
         profile = one_line(str(error.kwargs.get("profile", "")))
@@ -203,7 +203,7 @@ def error_from_opening(error: Exception) -> ConfigError | None:  # noqa: PLR0911
 
 
 def _new_session(target: S3Target, settings: BucketSettings) -> Any:
-    import aioboto3  # noqa: PLC0415 - slow
+    import aioboto3
 
     credentials: Credentials | None = None
     if target.creds_path:
@@ -222,8 +222,8 @@ def _new_session(target: S3Target, settings: BucketSettings) -> Any:
 
 
 def _client_config(target: S3Target, retry: RetryPolicy, limits: Limits, endpoint: str, anonymous: bool) -> Any:
-    from aiobotocore.config import AioConfig  # noqa: PLC0415 - slow
-    from botocore import UNSIGNED  # noqa: PLC0415 - slow
+    from aiobotocore.config import AioConfig
+    from botocore import UNSIGNED
 
     style = target.addressing_style
     if style == "auto" and endpoint:
@@ -245,7 +245,7 @@ def _client_config(target: S3Target, retry: RetryPolicy, limits: Limits, endpoin
 
 
 def _session_class() -> type[Any]:
-    from aiobotocore.httpsession import AIOHTTPSession  # noqa: PLC0415 - slow
+    from aiobotocore.httpsession import AIOHTTPSession
 
     class AbortingSession(AIOHTTPSession):  # type: ignore[misc, unused-ignore]
         """Connections that are given up are aborted, not closed.

@@ -35,7 +35,7 @@ _FIELD = {
 
 
 def infer_content_type(name: str) -> str:
-    """The media type for a file or key named `name` (RFC 9110, 8.3); application/octet-stream where nothing is known."""
+    """The media type of a file or key (RFC 9110, 8.3); application/octet-stream where nothing is known."""
     base = name.rsplit("/", 1)[-1].lower()
     dot = base.rfind(".")
     if dot > 0 and (known := _FIELD.get(base[dot:])):

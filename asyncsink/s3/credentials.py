@@ -138,7 +138,7 @@ async def bucket_settings(bucket: Any) -> BucketSettings:
 
 
 async def _from_client(name: str, client: Any) -> BucketSettings:
-    from botocore import UNSIGNED  # noqa: PLC0415 - slow
+    from botocore import UNSIGNED
 
     anonymous = client.meta.config.signature_version is UNSIGNED
     # boto3 and aioboto3 have no public door to a client's credentials and certificates; both keep them here.
@@ -162,7 +162,7 @@ async def freeze(held: Any) -> Credentials:
     Raises:
         CredentialsError: they cannot be renewed, or hold nothing.
     """
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - slow
+    from botocore.exceptions import BotoCoreError
 
     try:
         frozen = held.get_frozen_credentials()

@@ -121,11 +121,11 @@ class MultipartUpload:
                     sse_customer_key=self._attributes.sse_customer_key,
                 )
             )
-        except (UploadMissing, RetryableError) as error:
+        except (UploadMissing, RetryableError):
             # The answer may have been lost after the object was published.
             found = await self._look(full)
             if found is None:
-                raise error
+                raise
             return found
         stored.attempts = max(stored.attempts, self._attempts)
         return stored, await self._confirm(stored, full)

@@ -45,6 +45,8 @@ class ObjectStored(Response):
 
 @dataclass(slots=True, kw_only=True)
 class UploadCreated(Response):
+    """Answer to CreateMultipartUpload."""
+
     upload_id: str
 
 
@@ -91,6 +93,8 @@ class ObjectData(Response):
 
 @dataclass(slots=True, frozen=True)
 class ListedObject:
+    """One object of a listing; `etag` without quotes, `last_modified` timezone-aware."""
+
     key: str
     size_bytes: int
     etag: str
@@ -107,6 +111,8 @@ class ObjectPage(Response):
 
 @dataclass(slots=True, frozen=True)
 class ListedPart:
+    """One part that the server has."""
+
     part_number: int
     size_bytes: int
     etag: str
@@ -115,12 +121,16 @@ class ListedPart:
 
 @dataclass(slots=True, kw_only=True)
 class PartPage(Response):
+    """One page of ListParts; `next_marker` is None on the last one."""
+
     parts: tuple[ListedPart, ...] = ()
     next_marker: int | None = None
 
 
 @dataclass(slots=True, frozen=True)
 class ListedUpload:
+    """One multipart upload that is neither complete nor aborted."""
+
     key: str
     upload_id: str
     initiated: datetime
@@ -128,6 +138,8 @@ class ListedUpload:
 
 @dataclass(slots=True, kw_only=True)
 class UploadPage(Response):
+    """One page of ListMultipartUploads; the markers are "" on the last one."""
+
     uploads: tuple[ListedUpload, ...] = ()
     next_key_marker: str = ""
     next_upload_id_marker: str = ""
@@ -199,6 +211,8 @@ class UploadPart(Operation[ObjectStored]):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class CompletedPart:
+    """A part as CompleteMultipartUpload names it."""
+
     part_number: int
     etag: str
     checksum: Checksum | None = None
@@ -263,6 +277,8 @@ class ListObjects(Operation[ObjectPage]):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class ListParts(Operation[PartPage]):
+    """One page of an upload's parts, after part number `marker`."""
+
     name: ClassVar[str] = "ListParts"
     key: str
     upload_id: str
@@ -272,6 +288,8 @@ class ListParts(Operation[PartPage]):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class ListMultipartUploads(Operation[UploadPage]):
+    """One page of the open uploads below `prefix`."""
+
     name: ClassVar[str] = "ListMultipartUploads"
     prefix: str = ""
     key_marker: str = ""

@@ -74,7 +74,7 @@ class Resigner:
                 self._held, self._known = held, found
 
     def _choose(self, signature_version: Any, context: dict[str, Any], **_: Any) -> str | None:
-        from botocore import UNSIGNED  # noqa: PLC0415 - slow
+        from botocore import UNSIGNED
 
         if signature_version is UNSIGNED:
             return None
@@ -88,7 +88,7 @@ class Resigner:
 
 def _corrected_signer() -> str:
     """The name under which botocore finds a SigV4 signer that takes the time from the request's context."""
-    from botocore.auth import AUTH_TYPE_MAPS, SIGV4_TIMESTAMP, S3SigV4Auth  # noqa: PLC0415 - slow
+    from botocore.auth import AUTH_TYPE_MAPS, SIGV4_TIMESTAMP, S3SigV4Auth
 
     class CorrectedSigV4(S3SigV4Auth):  # type: ignore[misc, unused-ignore]
         def _modify_request_before_signing(self, request: Any) -> None:

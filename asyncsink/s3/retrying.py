@@ -105,5 +105,5 @@ class RetryingTransport:
             return asked + wanted
         return wanted
 
-    def _count(self, state: RetryCallState) -> None:
+    def _count(self, _state: RetryCallState) -> None:
         self.retries += 1

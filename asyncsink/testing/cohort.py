@@ -6,7 +6,6 @@ gets them with seeded variation in the voxels, so that no two files are alike an
 
 from __future__ import annotations
 
-# ruff: noqa: PLC0415 - nibabel and numpy belong to an extra and are imported where they are used
 import gzip
 import io
 import json

@@ -10,9 +10,7 @@ from hypothesis import given
 from asyncsink.engine.concurrency import PATIENCE_SAMPLES, Sample, State, next_state
 
 
-def sample(
-    requests: int = 100, size: int = 0, throttled: int = 0, errors: int = 0, saturated: bool = True
-) -> Sample:
+def sample(requests: int = 100, size: int = 0, throttled: int = 0, errors: int = 0, saturated: bool = True) -> Sample:
     return Sample(0.5, requests, size, throttled, errors, saturated)
 
 

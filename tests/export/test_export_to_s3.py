@@ -7,10 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
 
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.options import parse_options
+from asyncsink.sink import run_source
+from asyncsink.sources.directory import DirectorySource
 from asyncsink.testing.files import content_of
 
 pytestmark = pytest.mark.anyio
@@ -18,9 +24,7 @@ Stored = Callable[[], dict[str, bytes]]
 MIB = 1 << 20
 
 
-async def test_document_example(
-    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
-) -> None:
+async def test_document_example(tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]) -> None:
     """spec/nipype-with-amazon-web-services.txt: s3://mybucket/path/to/output/dir/sub001/motion/realigned_file1.nii.gz."""
     source = tmp_path / "work" / "realigned_file1.nii.gz"
     source.parent.mkdir()
@@ -87,17 +91,13 @@ async def test_what_another_tool_put_there_is_not_sent_again(
     tree: Path, bucket: str, s3: Any, options: dict[str, Any], part_mib: int
 ) -> None:
     """boto3's managed transfer, with part sizes of its own and no checksums that we know."""
-    from boto3.s3.transfer import TransferConfig
-    from botocore.config import Config
-
-    plain = Config(request_checksum_calculation="when_required", s3={"addressing_style": "path"})
-    import boto3
-
-    client = boto3.client("s3", endpoint_url=options["endpoint_url"], config=plain)
     how = TransferConfig(multipart_threshold=part_mib * MIB, multipart_chunksize=part_mib * MIB)
+    plain = Config(request_checksum_calculation="when_required", s3={"addressing_style": "path"})
     for name in content_of(tree):
+        # A client per file: after an empty body, SeaweedFS's late 100-continue confuses botocore's next request.
+        client = boto3.Session().client("s3", endpoint_url=options["endpoint_url"], config=plain)
         client.upload_file(str(tree / name), bucket, f"p/{name}", Config=how)
-    client.close()
+        client.close()
     report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
     assert report.bytes_uploaded == 0, [receipt.key for receipt in report.receipts]
     assert report.objects_skipped == 5
@@ -118,9 +118,7 @@ async def test_size_decides_nothing(tmp_path: Path, bucket: str, stored: Stored,
 @pytest.mark.parametrize(
     ("policy", "sent"), [("never", 0), ("size", 0), ("size-mtime", 1), ("checksum", 1), ("always", 2)]
 )
-async def test_overwrite_policies(
-    tmp_path: Path, bucket: str, options: dict[str, Any], policy: Any, sent: int
-) -> None:
+async def test_overwrite_policies(tmp_path: Path, bucket: str, options: dict[str, Any], policy: Any, sent: int) -> None:
     root = tmp_path / "d"
     root.mkdir()
     (root / "same").write_bytes(b"same")
@@ -145,11 +143,14 @@ async def test_every_checksum_is_confirmed_and_recognised_again(
     assert again.bytes_uploaded == 0
 
 
-async def test_object_options_arrive(
-    tree: Path, bucket: str, s3: Any, options: dict[str, Any]
-) -> None:
+async def test_object_options_arrive(tree: Path, bucket: str, s3: Any, options: dict[str, Any]) -> None:
     await asyncsink.export_directory(
-        tree, f"s3://{bucket}", tags={"study": "ds 1", "é": "x"}, metadata={"lab": "A"}, content_type="text/x-own", **options
+        tree,
+        f"s3://{bucket}",
+        tags={"study": "ds 1", "é": "x"},
+        metadata={"lab": "A"},
+        content_type="text/x-own",
+        **options,
     )
     for key in ("a.txt", "sub/large.nii.gz"):
         head = s3.head_object(Bucket=bucket, Key=key)
@@ -170,9 +171,7 @@ async def test_customer_keys(tree: Path, bucket: str, s3: Any, options: dict[str
     assert again.bytes_uploaded == 0
 
 
-async def test_datasink_rules_end_to_end(
-    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
-) -> None:
+async def test_datasink_rules_end_to_end(tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]) -> None:
     work = tmp_path / "wf" / "_subject_id_sub-01" / "_contrast_1"
     work.mkdir(parents=True)
     (work / "con.nii").write_bytes(b"con")
@@ -202,10 +201,6 @@ async def test_datasink_rules_end_to_end(
 async def test_a_dry_run_sends_nothing_and_says_what_it_would(
     tree: Path, bucket: str, stored: Stored, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    from asyncsink.options import parse_options
-    from asyncsink.sink import run_source
-    from asyncsink.sources.directory import DirectorySource
-
     await asyncsink.export_directory(tree, f"s3://{bucket}", **options)
     (tree / "a.txt").write_bytes(b"ALPHA")
     (tree / "new").write_bytes(b"new")
@@ -223,9 +218,7 @@ async def test_a_dry_run_sends_nothing_and_says_what_it_would(
 
 async def test_a_bucket_object_of_the_caller(tree: Path, seaweed: DevServer, bucket: str, stored: Stored) -> None:
     """Rule 47: name, endpoint, region and credentials are the boto3 Bucket's; rule 24: only the bucket is replaced."""
-    import boto3
-
-    resource = boto3.resource(
+    resource = boto3.Session().resource(
         "s3",
         endpoint_url=seaweed.endpoint_url,
         region_name="us-east-1",

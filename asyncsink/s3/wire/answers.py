@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from xml.sax.saxutils import unescape
@@ -21,7 +21,7 @@ from asyncsink.s3.operations import HeadObject, Response
 from asyncsink.s3.wire.requests import HotOperation
 
 SKEW_SECONDS_MAX: Final = 15 * 60
-"""S3 refuses requests whose date is further from its own (S3 API Reference, "Error responses": RequestTimeTooSkewed)."""
+"""S3 refuses requests whose date is further from its own (S3 API Reference, RequestTimeTooSkewed)."""
 
 _METADATA: Final = b"x-amz-meta-"
 _NAMES: Final[dict[bytes, str]] = {
@@ -115,10 +115,8 @@ def corrected_time(error: AsyncSinkError, answer: Answer) -> float | None:
 
 def date_of(answer: Answer) -> float | None:
     """The answer's Date header (RFC 9110, 6.6.1) in seconds since the epoch, or None."""
-    try:
-        return parsedate_to_datetime(_header(answer, b"date")).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
+    found = _date(answer, b"date")
+    return found.timestamp() if found is not None else None
 
 
 def _add_head(operation: HeadObject, answer: Answer, told: dict[str, Any]) -> None:
@@ -136,12 +134,16 @@ def _add_head(operation: HeadObject, answer: Answer, told: dict[str, Any]) -> No
         for name, value in answer.headers.items()
         if name.startswith(_METADATA)
     }
+    told["LastModified"] = _date(answer, b"last-modified")
+
+
+def _date(answer: Answer, name: bytes) -> datetime | None:
     try:
-        modified = parsedate_to_datetime(_header(answer, b"last-modified"))
-        # "-0000" parses as a naive time, and means UTC (RFC 5322, 3.3).
-        told["LastModified"] = modified if modified.tzinfo is not None else modified.replace(tzinfo=UTC)
+        found = parsedate_to_datetime(_header(answer, name))
     except (ValueError, TypeError, OverflowError):
-        told["LastModified"] = None
+        return None
+    # "-0000" parses as a naive time, and means UTC (RFC 5322, 3.3).
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _number(answer: Answer, name: bytes) -> int | None:

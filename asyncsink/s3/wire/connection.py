@@ -1,81 +1,47 @@
-"""One HTTP/1.1 connection: writes a request, reads its answer, says when nothing moves.
+"""One HTTP/1.1 connection: writes a request, waits for its answer, says when nothing moves.
 
-Works on uvloop and on asyncio's own loops. httptools (llhttp) parses, in its strict mode. Whatever a peer sends, an
-exchange ends in an Answer or in ExchangeFailed. Source: RFC 9112.
+Works on uvloop and on asyncio's own loops. Whatever a peer does, an exchange ends in an Answer or an ExchangeError.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, cast
+from typing import cast
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-
-from asyncsink.errors import ConnectionLost, RetryableError, ServerFault, Stalled
+from asyncsink.errors import ServerFault, Stalled
 from asyncsink.s3.body import SLICE_BYTES, SMALL_BODY_BYTES, ByteBody
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.answers import Answer
-
-HEAD_BYTES_MAX: Final = 64 * 1024
-"""Status line and headers of an answer."""
-ANSWER_BYTES_MAX: Final = HEAD_BYTES_MAX + 1024 * 1024
-"""A whole answer, with its transfer coding: nothing that the wire lane asks for is answered with more."""
-INTERIM_ANSWERS_MAX: Final = 16
-"""1xx answers before the final one."""
-
-
-class ExchangeFailed(Exception):
-    """A request got no whole answer.
-
-    Attributes:
-        reason: a phrase for a person, without a full stop.
-        error: what it is for the caller.
-        unanswered: no byte of an answer came, and it was not for lack of waiting.
-    """
-
-    def __init__(self, reason: str, error: type[RetryableError] = ConnectionLost, *, unanswered: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.error = error
-        self.unanswered = unanswered
+from asyncsink.s3.wire.reading import AnswerReader, ExchangeError
 
 
 class Connection(asyncio.Protocol):
     """A connection for one exchange after another.
 
     Args:
+        loop: the running loop.
         on_lost: called once, when the connection is gone.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_lost: Callable[[Connection], None]) -> None:
         self._loop = loop
         self._on_lost = on_lost
+        self._reader = AnswerReader()
         self._transport: asyncio.Transport | None = None
-        self._parser: HttpResponseParser | None = None
         self._answer: asyncio.Future[Answer] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._paused = False
-        self._headers: dict[bytes, bytes] = {}
-        self._body: list[bytes] = []
-        self._status = 0
-        self._interim = 0
-        self._bodiless = False
-        self._keep_alive = False
-        self._stop_writing = False
-        self._received = 0
+        self._refused = False
         self._handed = 0
         self._unhanded = 0
         self._mark = -1
         self._moved_at = 0.0
-        self.exchanges = 0
-        """How many were begun."""
         self.idle_since = 0.0
         """Loop time of the end of the last exchange."""
 
     def __repr__(self) -> str:
-        state = "busy" if self._busy else "idle" if self.usable else "closed"
-        return f"<Connection {state}, {self.exchanges} exchanges>"
+        return f"<Connection {'busy' if self._busy else 'idle' if self.usable else 'closed'}>"
 
     @property
     def usable(self) -> bool:
@@ -91,21 +57,25 @@ class Connection(asyncio.Protocol):
 
         Args:
             head: request line and headers.
-            body: sent after it; neither copied nor to be changed until the exchange ended.
+            body: sent after it; not to be changed until the exchange ended.
             bodiless: the answer has no body whatever its headers say (HEAD).
 
         Raises:
-            ExchangeFailed: there is none, or it is broken. The connection is closed.
+            ExchangeError: there is none, or it is broken. The connection is closed.
 
         Cancellation closes the connection.
         """
         if self._transport is None or self._transport.is_closing():
-            raise ExchangeFailed("the connection was closed", unanswered=True)
-        answer = self._begin(len(body), bodiless)
+            raise ExchangeError("the server hung up before it answered", unanswered=True)
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        self._answer = answer
+        self._reader.begin(bodiless=bodiless)
+        self._refused = False
+        self._mark = -1
+        self._handed, self._unhanded = 0, len(body)
         try:
             if len(body) <= SMALL_BODY_BYTES:
-                self._handed = len(head) + len(body)
-                self._unhanded = 0
+                self._handed, self._unhanded = len(head) + len(body), 0
                 if body:
                     self._transport.writelines((head, body))
                 else:
@@ -114,55 +84,49 @@ class Connection(asyncio.Protocol):
                 await self._write(self._transport, head, body)
             return await answer
         finally:
+            # Nobody waits for it any more; a failure that comes later is nobody's.
+            answer.cancel()
             # Also after an answer: one that says "close", or that came before the request was out.
-            if not answer.done() or answer.cancelled() or answer.exception() is not None or not self._keep_alive:
+            if answer.cancelled() or answer.exception() is not None or not self._reader.keep_alive or self._unsent():
                 self.abort()
 
     def abort(self) -> None:
         """Close at once; what was not sent yet is never sent. Harmless when closed."""
-        self._keep_alive = False
         if self._transport is not None:
             self._transport.abort()
 
     def check_progress(self, now: float, stall_seconds: float) -> None:
-        """Fail the exchange where no byte moved either way for `stall_seconds`; to be called now and then."""
+        """Fail the exchange where no byte moved either way for `stall_seconds`; to be called now and then.
+
+        Args:
+            now: loop time.
+            stall_seconds: see config.RetryPolicy.
+        """
         if not self._busy or self._transport is None:
             return
-        mark = self._received + self._handed - self._transport.get_write_buffer_size()
+        mark = self._reader.received + self._handed - self._transport.get_write_buffer_size()
         if mark != self._mark:
             self._mark, self._moved_at = mark, now
         elif now - self._moved_at >= stall_seconds:
-            self.fail(f"no byte moved for {stall_seconds:g} s", Stalled)
+            self.fail(ExchangeError(f"no byte moved for {stall_seconds:g} s", Stalled))
 
-    def fail(self, reason: str, error: type[RetryableError] = ConnectionLost, *, unanswered: bool = False) -> None:
+    def fail(self, error: ExchangeError) -> None:
         """End the exchange, if there is one, and close."""
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ExchangeFailed(reason, error, unanswered=unanswered))
+            self._answer.set_exception(error)
         self._wake_writer()
         self.abort()
 
-    def _begin(self, body_bytes: int, bodiless: bool) -> asyncio.Future[Answer]:
-        self.exchanges += 1
-        self._answer = self._loop.create_future()
-        self._headers, self._body = {}, []
-        self._status = self._interim = self._received = self._handed = 0
-        self._unhanded = body_bytes
-        self._mark = -1
-        self._bodiless = bodiless
-        self._keep_alive = self._stop_writing = False
-        if self._parser is None:
-            self._parser = HttpResponseParser(self)
-        return self._answer
-
     async def _write(self, transport: asyncio.Transport, head: bytes, body: ByteBody) -> None:
+        """Write as fast as the socket takes it, until everything is written or the server has refused it."""
         view = memoryview(body).cast("B")
         transport.write(head)
         self._handed = len(head)
         for start in range(0, len(view), SLICE_BYTES):
-            if self._paused and not self._stop_writing:
+            if self._paused and self._busy and not self._refused:
                 self._writable = self._loop.create_future()
                 await self._writable
-            if self._stop_writing or not self._busy:
+            if self._refused or not self._busy:
                 return
             piece = view[start : start + SLICE_BYTES]
             self._handed += len(piece)
@@ -173,11 +137,31 @@ class Connection(asyncio.Protocol):
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
 
+    def _unsent(self) -> bool:
+        return bool(self._unhanded) or (self._transport is not None and self._transport.get_write_buffer_size() > 0)
+
+    def _finish(self, answer: Answer) -> None:
+        if answer.status < 300 and self._unsent():
+            self.fail(ExchangeError(f"the server answered {answer.status} before it had the whole body", ServerFault))
+        elif self._answer is not None:
+            self._answer.set_result(answer)
+            self._wake_writer()
+
+    def _end(self, reason: str) -> None:
+        if not self._busy:
+            return
+        try:
+            self._reader.end(reason)
+        except ExchangeError as error:
+            self.fail(error)
+        if self._reader.answer is not None and self._busy:
+            self._finish(self._reader.answer)
+
     # What the loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""
@@ -189,96 +173,29 @@ class Connection(asyncio.Protocol):
         self._wake_writer()
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser."""
-        if not self._busy or self._parser is None:
-            # Nothing was asked: a server that says good-bye, or that cannot count.
+        """Read; a server that speaks without being asked says good-bye, or cannot count."""
+        if not self._busy:
             self.abort()
             return
-        self._received += len(data)
         try:
-            self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade) as error:
-            text = one_line(str(error)) if isinstance(error, HttpParserError) else "another protocol"
-            self.fail(f"the answer is no HTTP answer ({text})")
-        if self._received > HEAD_BYTES_MAX and self._busy:
-            if not self._status:
-                self.fail(f"the answer's headers are longer than {HEAD_BYTES_MAX} bytes", ServerFault)
-            elif self._received > ANSWER_BYTES_MAX:
-                self.fail(f"the answer is longer than {ANSWER_BYTES_MAX} bytes", ServerFault)
+            self._reader.feed(data)
+        except ExchangeError as error:
+            self.fail(error)
+            return
+        if self._reader.answer is not None:
+            self._finish(self._reader.answer)
+        elif self._reader.status >= 300:
+            # The rest of the body is not sent to a server that has refused.
+            self._refused = True
+            self._wake_writer()
 
     def eof_received(self) -> None:
-        """The peer will send no more: the end of an answer without a length."""
-        self._complete_at_end()
+        """The peer will send no more: the end of an answer without a length, or of every hope for one."""
+        self._end("the server hung up")
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
-        if error is None:
-            self._complete_at_end()
-        if self._busy:
-            reason = one_line(str(error)) if error is not None else "the server closed the connection"
-            told = "before it answered" if not self._received else "in the middle of its answer"
-            self.fail(f"{reason or type(error).__name__} {told}", unanswered=not self._received)
+        self._end("the server hung up" if error is None else one_line(str(error) or type(error).__name__))
         self._transport = None
-        self._parser = None  # it holds this object
+        self._reader.close()
         self._on_lost(self)
-
-    # What the parser calls
-
-    def on_message_begin(self) -> None:
-        """An answer; a second one to the same request makes the connection unusable."""
-        if not self._busy:
-            self.abort()
-
-    def on_header(self, name: bytes, value: bytes | None) -> None:
-        """A header, or a trailer."""
-        self._headers[name.lower()] = value or b""
-
-    def on_headers_complete(self) -> None:
-        """The status is known: the rest of the body is not sent to a server that refused."""
-        if not self._busy or self._parser is None:
-            return
-        status = self._parser.get_status_code()
-        if status < 200:
-            self._interim += 1
-            if self._interim > INTERIM_ANSWERS_MAX or status < 100:
-                self.fail(f"the server sent {self._interim} interim answers and no final one", ServerFault)
-            return
-        self._status = status
-        self._keep_alive = self._parser.should_keep_alive()
-        if status >= 300:
-            self._stop_writing = True
-            self._wake_writer()
-        if self._bodiless:
-            # llhttp cannot be told; a fresh parser for the next answer is how the body is not waited for.
-            self._parser = None
-            self._complete()
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
-        self._body.append(body)
-
-    def on_message_complete(self) -> None:
-        """The end of an answer."""
-        if self._status:
-            self._complete()
-        else:
-            self._headers = {}
-
-    def _complete_at_end(self) -> None:
-        if not self._busy or not self._status:
-            return
-        if b"content-length" not in self._headers and b"transfer-encoding" not in self._headers:
-            self._keep_alive = False
-            self._complete()
-
-    def _complete(self) -> None:
-        if self._answer is None or self._answer.done():
-            return
-        buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        if self._unhanded or buffered:
-            self._keep_alive = False
-            if self._status < 300:
-                self.fail(f"the server answered {self._status} before it had the whole body", ServerFault)
-                return
-        self._answer.set_result(Answer(self._status, self._headers, b"".join(self._body)))
-        self._wake_writer()

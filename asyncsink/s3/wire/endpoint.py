@@ -62,9 +62,7 @@ def endpoint_of(target: S3Target, region: str) -> Endpoint:
     name, tls = parts.hostname or "", parts.scheme == "https"
     if not name.isascii():
         raise ConfigError(f"endpoint_url={url!r} has a host name that is no ASCII; write it in its xn-- form.")
-    virtual = target.addressing_style == "virtual" or (
-        target.addressing_style == "auto" and not target.endpoint_url
-    )
+    virtual = target.addressing_style == "virtual" or (target.addressing_style == "auto" and not target.endpoint_url)
     virtual = virtual and not _is_address(name) and _can_be_host(target.bucket, tls)
     host = f"{target.bucket}.{name}" if virtual else name
     port = parts.port or (443 if tls else 80)

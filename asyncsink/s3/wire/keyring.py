@@ -131,7 +131,7 @@ class Keyring:
             found = await self._provider()
         except AsyncSinkError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a provider may raise anything
             # Its text may quote what a credential process printed.
             raise CredentialsError(f"The credentials cannot be had ({type(error).__name__}); log in again.") from None
         expires_at = found.expires_at

@@ -2,7 +2,8 @@
 
 One timer looks at every connection now and then: an exchange in which nothing moves fails as Stalled, an idle
 connection is dropped before the server would (S3 closes after about five seconds). Names are resolved anew for each
-connection (S3's have several addresses that change) in threads of the pool's own.
+connection (S3's have several addresses that change) in threads of the pool's own: a lookup can block for long, and
+must not hold up those who read files.
 """
 
 from __future__ import annotations
@@ -11,27 +12,29 @@ import asyncio
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from asyncsink.config import RetryPolicy
-from asyncsink.errors import ConnectionLost
 from asyncsink.s3.body import ByteBody
 from asyncsink.s3.client import KEEP_ALIVE_SECONDS
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.answers import Answer
-from asyncsink.s3.wire.connection import Connection, ExchangeFailed
+from asyncsink.s3.wire.connection import Connection
 from asyncsink.s3.wire.endpoint import Endpoint
+from asyncsink.s3.wire.reading import ExchangeError
 
 ADDRESSES_TRIED_MAX: Final = 4
 """Per connection; they share connect_seconds."""
 FAILED_ADDRESS_SECONDS: Final = 30.0
 """So long an address that could not be reached comes last."""
-RESOLVER_THREADS: Final = 2
+THREADS: Final = 4
 SWEEP_SECONDS_MIN, SWEEP_SECONDS_MAX = 0.01, 1.0
 
 Address = tuple[str, int]
+T = TypeVar("T")
 
 
 class Pool:
@@ -52,7 +55,7 @@ class Pool:
         self._open: dict[Connection, Address] = {}
         self._load: Counter[Address] = Counter()
         self._failed_at: dict[Address, float] = {}
-        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="asyncsink-dns")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="asyncsink-wire")
         self._sweep_seconds = min(max(retry.stall_seconds / 8, SWEEP_SECONDS_MIN), SWEEP_SECONDS_MAX)
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
@@ -69,7 +72,7 @@ class Pool:
         A request on an idle connection that the server had just closed is sent once more, on a new one.
 
         Raises:
-            ExchangeFailed: no connection, or no whole answer.
+            ExchangeError: no connection, or no whole answer.
             ssl.SSLCertVerificationError: the server is not who it says.
 
         Cancellation closes the connection.
@@ -78,7 +81,7 @@ class Pool:
         if connection is not None:
             try:
                 return await self._exchange(connection, head, body, bodiless)
-            except ExchangeFailed as failure:
+            except ExchangeError as failure:
                 if not failure.unanswered:
                     raise
         return await self._exchange(await self._connect(), head, body, bodiless)
@@ -87,14 +90,18 @@ class Pool:
         """Close every connection; exchanges under way fail. Calling it twice is harmless."""
         self._closed = True
         for connection in tuple(self._open):
-            connection.fail("the transport was closed")
+            connection.fail(ExchangeError("the transport was closed"))
         if self._open:
             self._emptied = self._loop.create_future()
             await self._emptied
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False)
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """Run something blocking and short in one of the pool's threads."""
+        return await self._loop.run_in_executor(self._threads, function)
 
     async def _exchange(self, connection: Connection, head: bytes, body: ByteBody, bodiless: bool) -> Answer:
         answer = await connection.exchange(head, body, bodiless=bodiless)
@@ -115,7 +122,7 @@ class Pool:
 
     async def _connect(self) -> Connection:
         if self._closed:
-            raise ExchangeFailed("the transport was closed")
+            raise ExchangeError("the transport was closed")
         seconds = self._retry.connect_seconds
         deadline = self._loop.time() + seconds
         try:
@@ -123,15 +130,15 @@ class Pool:
                 addresses = await self._resolve()
                 return await self._first_that_answers(addresses, deadline)
         except TimeoutError as error:
-            raise ExchangeFailed(f"no connection within {seconds:g} s") from error
+            raise ExchangeError(f"no connection within {seconds:g} s") from error
 
     async def _resolve(self) -> list[Address]:
         lookup = partial(socket.getaddrinfo, self._endpoint.host, self._endpoint.port, type=socket.SOCK_STREAM)
         try:
-            found = await self._loop.run_in_executor(self._threads, lookup)
+            found = await self.in_thread(lookup)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or "it is malformed"
-            raise ExchangeFailed(f"the name {self._endpoint.host!r} cannot be resolved: {reason}") from error
+            raise ExchangeError(f"the name {self._endpoint.host!r} cannot be resolved: {reason}") from error
         return list(dict.fromkeys((str(each[4][0]), self._endpoint.port) for each in found))
 
     async def _first_that_answers(self, addresses: list[Address], deadline: float) -> Connection:
@@ -156,7 +163,7 @@ class Pool:
                 self._failed_at.pop(address, None)
                 return self._keep(connection, address)
         reason = one_line((last and (last.strerror or str(last))) or "it did not answer in time")
-        raise ExchangeFailed(f"the connection could not be made: {reason}", ConnectionLost) from last
+        raise ExchangeError(f"the connection could not be made: {reason}") from last
 
     async def _open_connection(self, address: Address) -> Connection:
         host, port = address
@@ -170,7 +177,7 @@ class Pool:
         if not connection.usable or self._closed:
             self._release(address)
             connection.abort()
-            raise ExchangeFailed("the connection was closed as soon as it was made")
+            raise ExchangeError("the connection was closed as soon as it was made")
         self._open[connection] = address
         self.connections_total += 1
         if self._timer is None:

@@ -90,14 +90,24 @@ class RequestWriter:
             if isinstance(operation, UploadPart):
                 query = f"partNumber={operation.part_number}&uploadId={quote(operation.upload_id, safe='-_.~')}"
         template = self._template(operation, checksum)
-        value = checksum.value if checksum is not None else ""
+        value = ""
+        if checksum is not None:
+            _check("the checksum", value := checksum.value)
         where = f"{path}?{query}" if query else path
         a, b, c, d = template.sent
         if self._signer is None:
             return f"{method} {where} HTTP/1.1\r\n{a}{value}{b}{length}\r\n".encode("ascii")
         before, middle, after, end = template.signed
         headers = f"{before}{value}{middle}{payload_hash}{after}{timestamp}{end}"
-        signature = self._signer.authorization(method, path, query, headers, template.names, payload_hash, timestamp)
+        signature = self._signer.authorization(
+            method=method,
+            path=path,
+            query=query,
+            headers=headers,
+            header_names=template.names,
+            payload_hash=payload_hash,
+            timestamp=timestamp,
+        )
         return (
             f"{method} {where} HTTP/1.1\r\n{a}{value}{b}{payload_hash}{c}{timestamp}{d}{length}"
             f"authorization: {signature}\r\n\r\n"
@@ -109,8 +119,6 @@ class RequestWriter:
         place = (type(operation), given, algorithm)
         template = self._templates.get(place)
         if template is None:
-            if checksum is not None:
-                _check("checksum", checksum.value)
             if len(self._templates) >= TEMPLATES_MAX:
                 self._templates.clear()
             template = self._templates[place] = self._lay_out(operation, algorithm)

@@ -83,6 +83,7 @@ class Signer:
 
     def authorization(
         self,
+        *,
         method: str,
         path: str,
         query: str,

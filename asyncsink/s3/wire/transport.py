@@ -19,10 +19,10 @@ from asyncsink.s3.client import CONNECTIONS_BESIDE_TRANSFERS
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.operations import HeadObject, Operation, PutObject, Response, UploadPart
 from asyncsink.s3.wire.answers import Answer, corrected_time, error_of, is_error, response_of
-from asyncsink.s3.wire.connection import ExchangeFailed
 from asyncsink.s3.wire.endpoint import Endpoint, endpoint_of
 from asyncsink.s3.wire.keyring import CredentialsProvider, Keyring
 from asyncsink.s3.wire.pool import Pool
+from asyncsink.s3.wire.reading import ExchangeError
 from asyncsink.s3.wire.requests import HotOperation, RequestWriter
 from asyncsink.s3.wire.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
 
@@ -44,9 +44,7 @@ class WireTransport:
     Cancelling `send` closes its connection: what was not sent yet is never sent.
     """
 
-    def __init__(
-        self, bucket: str, endpoint: Endpoint, keyring: Keyring, pool: Pool, *, requests_max: int
-    ) -> None:
+    def __init__(self, bucket: str, endpoint: Endpoint, keyring: Keyring, pool: Pool, *, requests_max: int) -> None:
         self._bucket = bucket
         self._endpoint = endpoint
         self._keyring = keyring
@@ -104,7 +102,7 @@ class WireTransport:
         if not isinstance(operation, HOT):
             raise TypeError(f"the wire lane does not send {operation.name}")
         async with self._slots:
-            return cast(R, await self._send(operation))
+            return cast("R", await self._send(operation))
 
     async def aclose(self) -> None:
         """Close every connection; requests under way fail. Calling it twice is harmless."""
@@ -119,7 +117,7 @@ class WireTransport:
         head = writer.head(operation, payload_hash, self._keyring.timestamp())
         try:
             answer = await self._pool.exchange(head, body, bodiless=bodiless)
-        except ExchangeFailed as failure:
+        except ExchangeError as failure:
             raise self._failed(operation, failure) from failure.__cause__
         except ssl.SSLCertVerificationError as error:
             reason = one_line(error.verify_message or str(error))
@@ -128,9 +126,9 @@ class WireTransport:
                 "give ca_bundle=."
             ) from error
         if is_error(answer):
-            error = error_of(operation, self._bucket, answer, signed_at if writer.signs else None)
-            self._learn(writer, error, answer)
-            raise error
+            refused = error_of(operation, self._bucket, answer, signed_at if writer.signs else None)
+            self._learn(writer, refused, answer)
+            raise refused
         return response_of(operation, answer)
 
     async def _payload_hash(self, body: ByteBody, writer: RequestWriter) -> str:
@@ -140,7 +138,7 @@ class WireTransport:
             return UNSIGNED_PAYLOAD
         if len(body) <= SHA256_INLINE_BYTES_MAX:
             return hashlib.sha256(body).hexdigest()
-        return await asyncio.to_thread(lambda: hashlib.sha256(body).hexdigest())
+        return await self._pool.in_thread(lambda: hashlib.sha256(body).hexdigest())
 
     def _learn(self, writer: RequestWriter, error: AsyncSinkError, answer: Answer) -> None:
         if isinstance(error, ExpiredCredentials):
@@ -148,7 +146,7 @@ class WireTransport:
         elif isinstance(error, ClockSkew) and (server_time := corrected_time(error, answer)) is not None:
             self._keyring.correct_clock(server_time)
 
-    def _failed(self, operation: HotOperation, failure: ExchangeFailed) -> AsyncSinkError:
+    def _failed(self, operation: HotOperation, failure: ExchangeError) -> AsyncSinkError:
         return failure.error(
             f"{self._where(operation)} failed: {failure.reason} at {self._endpoint.url}; "
             "look at the server and the network.",

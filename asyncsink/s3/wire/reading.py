@@ -1,0 +1,158 @@
+"""Pure: bytes from a server, in any portions, as answers.
+
+httptools (llhttp) parses, in its strict mode; the limits are ours. Source: RFC 9112.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from asyncsink.errors import ConnectionLost, RetryableError, ServerFault
+from asyncsink.s3.error_map import one_line
+from asyncsink.s3.wire.answers import Answer
+
+HEAD_BYTES_MAX: Final = 64 * 1024
+"""Status line and headers of an answer, interim answers before it included."""
+ANSWER_BYTES_MAX: Final = HEAD_BYTES_MAX + 1024 * 1024
+"""A whole answer, with its transfer coding: nothing that the wire lane asks for is answered with more."""
+INTERIM_ANSWERS_MAX: Final = 16
+"""1xx answers before the final one."""
+
+
+class ExchangeError(Exception):
+    """A request got no whole answer.
+
+    Attributes:
+        reason: a phrase for a person, without a full stop.
+        error: what it is for the caller.
+        unanswered: the connection ended before the first byte of an answer.
+    """
+
+    def __init__(self, reason: str, error: type[RetryableError] = ConnectionLost, *, unanswered: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.error = error
+        self.unanswered = unanswered
+
+
+class AnswerReader:
+    """Reads the answers of one connection, one after another: `begin`, `feed` until `answer` is there, `begin` …"""
+
+    def __init__(self) -> None:
+        self._parser: HttpResponseParser | None = None
+        self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        self._interim = 0
+        self._bodiless = False
+        self.answer: Answer | None = None
+        """The whole answer, once it is there."""
+        self.status = 0
+        """Of the final answer, once its headers are there."""
+        self.received = 0
+        """Bytes fed since `begin`."""
+        self.keep_alive = False
+        """Whether the connection serves for another exchange; final only when `answer` is there."""
+
+    def __repr__(self) -> str:
+        return f"<AnswerReader: {self.received} bytes, status {self.status}>"
+
+    def begin(self, *, bodiless: bool) -> None:
+        """Wait for the next answer; it has no body whatever its headers say where `bodiless` (HEAD)."""
+        self._headers, self._body = {}, []
+        self._interim = self.status = self.received = 0
+        self._bodiless = bodiless
+        self.answer = None
+        self.keep_alive = False
+        if self._parser is None:
+            self._parser = HttpResponseParser(self)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            ExchangeError: they are no answer, or too much of one. Nothing more can be read from the connection.
+        """
+        if self._parser is None:
+            # The answer to a HEAD was followed by something: a body that must not be, or a good-bye.
+            self.keep_alive = False
+            return
+        self.received += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self.keep_alive = False
+            if self.answer is None:
+                text = one_line(str(error)) if isinstance(error, HttpParserError) else "another protocol"
+                raise ExchangeError(f"the answer is no HTTP answer that is understood ({text})") from error
+        if self.answer is not None:
+            return
+        if self._interim > INTERIM_ANSWERS_MAX:
+            raise ExchangeError(f"there were {self._interim} interim answers and no final one", ServerFault)
+        if not self.status and self.received > HEAD_BYTES_MAX:
+            raise ExchangeError(f"the answer's headers are longer than {HEAD_BYTES_MAX} bytes", ServerFault)
+        if self.received > ANSWER_BYTES_MAX:
+            raise ExchangeError(f"the answer is longer than {ANSWER_BYTES_MAX} bytes", ServerFault)
+
+    def end(self, reason: str) -> None:
+        """There will be no more bytes: an answer without a length is whole now (RFC 9112, 6.3, rule 8).
+
+        Raises:
+            ExchangeError: the answer is not whole; `reason` says why nothing more comes.
+        """
+        if self.status and b"content-length" not in self._headers and b"transfer-encoding" not in self._headers:
+            self._complete()
+            self.keep_alive = False
+            return
+        when = "in the middle of its answer" if self.received else "before it answered"
+        raise ExchangeError(f"{reason} {when}", unanswered=not self.received)
+
+    def close(self) -> None:
+        """Let go of the parser, which holds this object."""
+        self._parser = None
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        """An answer; a second one to the same request makes the connection unusable."""
+        if self.answer is not None:
+            self.keep_alive = False
+
+    def on_header(self, name: bytes, value: bytes | None) -> None:
+        """A header; trailers, which come after the body, say nothing that counts."""
+        if not self.status:
+            self._headers[name.lower()] = value or b""
+
+    def on_headers_complete(self) -> None:
+        """The status is known."""
+        if self._parser is None or self.answer is not None:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._interim += 1
+            return
+        self.status = status
+        self.keep_alive = self._parser.should_keep_alive()
+        if self._bodiless:
+            # llhttp cannot be told; a fresh parser for the next answer is how the body is not waited for.
+            self._parser = None
+            self._complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        if self.answer is None:
+            self._body.append(body)
+        else:
+            self.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """The end of an answer."""
+        if self.answer is None and self.status:
+            self._complete()
+        elif self.answer is None:
+            self._headers = {}
+
+    def _complete(self) -> None:
+        self.answer = Answer(self.status, self._headers, b"".join(self._body))
+        self._headers, self._body = {}, []

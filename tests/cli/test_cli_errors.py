@@ -1,0 +1,225 @@
+"""Everything that can be wrong before the first object is sent: exit 2, one clear sentence, and nothing published."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Any
+WRONG_SECRET = "wrong/secret+not-to-be-shown-000000000"
+
+
+def refused(ended: Any, *words: str) -> None:
+    """It ended with 2, and said so in one sentence that has these words."""
+    assert ended.code == 2, ended
+    assert ended.stdout == ""
+    lines = ended.stderr.splitlines()
+    assert lines[0].startswith("asyncsink: error: ")
+    assert all(word in lines[0] for word in words), lines[0]
+    assert all(line.startswith(("  ", "Try: ")) for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export", "results", "s3:/bucket"], ["s3:/bucket", "expected s3://bucket/prefix"]),
+        (["export", "results", "gs://bucket/p"], ["unknown scheme", "gs"]),
+        (["export", "results", "s3://Bad_Bucket/p"], ["Bad_Bucket", "not legal"]),
+        (["export", "results", "s3://bucket/../p"], ["'..'"]),
+        (["export", "results", ""], ["destination"]),
+        (["export", "gone", "s3://bucket"], ["SOURCE 'gone'", "No such file"]),
+        (["export", "results/a.txt", "s3://bucket"], ["no known kind", ".jsonl"]),
+        (["export", "broken.yaml", "s3://bucket"], ["broken.yaml", "line 1"]),
+        (["export", "broken.csv", "s3://bucket"], ["broken.csv", "columns"]),
+        (["export", "results", "s3://bucket", "--overwrite", "chekcsum"], ["--overwrite", "Did you mean 'checksum'?"]),
+        (["export", "results", "s3://bucket", "--symlinks", "folow"], ["--symlinks", "Did you mean 'follow'?"]),
+        (["export", "results", "s3://bucket", "--compat", "x"], ["--compat", "'nipype'"]),
+        (["export", "results", "s3://bucket", "--checksum", "crc65"], ["checksum", "CRC65"]),
+        (["export", "results", "s3://bucket", "--part-size", "8 apples"], ["--part-size", "8 apples"]),
+        (["export", "results", "s3://bucket", "--part-size", "1MiB"], ["5 MiB to 5 GiB"]),
+        (["export", "results", "s3://bucket", "--memory", "1MiB"], ["memory"]),
+        (["export", "results", "s3://bucket", "--concurrency", "many"], ["concurrency", "many"]),
+        (["export", "results", "s3://bucket", "--concurrency", "0"], ["concurrency", "1 to"]),
+        (["export", "results", "s3://bucket", "--substitute", "nothing"], ["--substitute", "OLD=NEW"]),
+        (["export", "results", "s3://bucket", "--substitute", "=new"], ["--substitute", "OLD=NEW"]),
+        (["export", "results", "s3://bucket", "--regexp-substitute", "(=x"], ["("]),
+        (["export", "results", "s3://bucket", "--tag", "a=1", "--tag", "a=2"], ["--tag", "twice"]),
+        (["export", "results", "s3://bucket", "--metadata", "a b=1"], ["a b"]),
+        (["export", "results", "s3://bucket", "--acl", "publik"], ["publik"]),
+        (["export", "results", "s3://bucket", "--sse", "AES"], ["--sse", "file:PATH"]),
+        (["export", "results", "s3://bucket", "--sse", "file:gone"], ["--sse", "gone", "No such file"]),
+        (["export", "results", "s3://bucket", "--sse", "file:results/a.txt"], ["--sse", "32"]),
+        (["export", "results", "s3://bucket", "--sse-kms-key-id", "k"], ["sse"]),
+        (["export", "results", "s3://bucket", "--endpoint-url", "localhost"], ["endpoint_url", "localhost"]),
+        (["export", "results", "s3://bucket", "--local-copy", ""], ["local_copy"]),
+        (["export", "results", "s3://bucket", "--creds-path", "gone"], ["gone"]),
+        (["export", "results", "s3://bucket", "--profile", "nobody-has-this"], ["nobody-has-this"]),
+        (["export", "results", "out", "--manifest", "no/such/folder"], ["manifest", "no/such/folder"]),
+        (["export", "results", "s3://bucket", "--parameterization", "--no-parameterization"], ["contradict"]),
+        (["export", "results", "--bucket", "bucket", "out"], ["out", "s3://"]),
+        (["export", "results", "s3://bucket", "--overwrit", "never"], ["--overwrit", "--overwrite"]),
+        (["export", "results", "s3://bucket", "more"], ["more"]),
+        (["export", "results"], ["DESTINATION"]),
+        (["exprot", "results", "s3://bucket"], ["exprot", "export"]),
+        (["verify", "gone.jsonl"], ["gone.jsonl"]),
+        (["verify", "results/a.txt"], ["a.txt", "line 1"]),
+        (["devserver", "--port", "x"], ["--port"]),
+        (["devserver", "--bucket", "X"], ["X", "bucket"]),
+        (["demo", "--large-file", "big"], ["--large-file"]),
+    ],
+)
+def test_wrong_words(inside: Cli, results: Path, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    (tmp_path / "broken.yaml").write_text("[1, 2")
+    (tmp_path / "broken.csv").write_text("from,to\na,b\n")
+    refused(inside(*arguments), *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export", "results", "s3:/bucket"], ["s3:/bucket", "expected s3://bucket/prefix"]),
+        (["export", "gone", "s3://bucket"], ["SOURCE 'gone'", "No such file"]),
+        (["export", "results", "s3://bucket", "--overwrite", "chekcsum"], ["--overwrite", "Did you mean 'checksum'?"]),
+        (["export", "results", "s3://bucket", "--overwrit", "never"], ["--overwrit", "--overwrite"]),
+    ],
+)
+def test_wrong_words_end_the_process_with_2(cli: Cli, results: Path, arguments: list[str], words: list[str]) -> None:
+    refused(cli(*arguments), *words)
+
+
+def test_a_missing_bucket(cli: Cli, results: Path) -> None:
+    refused(cli("export", results, "s3://nobody-made-this-bucket"), "nobody-made-this-bucket", "Create the bucket")
+
+
+def test_a_wrong_secret_is_named_and_never_shown(cli: Cli, results: Path, bucket: str) -> None:
+    ended = cli("export", results, f"s3://{bucket}", AWS_SECRET_ACCESS_KEY=WRONG_SECRET)
+    refused(ended, "SignatureDoesNotMatch")
+    loud = cli("export", results, f"s3://{bucket}", "--verbose", AWS_SECRET_ACCESS_KEY=WRONG_SECRET)
+    assert loud.code == 2
+
+
+def test_an_unreachable_endpoint(cli: Cli, results: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    ended = cli("export", results, "s3://bucket", "--endpoint-url", f"http://127.0.0.1:{port}")
+    refused(ended, f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("content", ["", "nothing here", "Access key ID,Secret access key\n", "AWSAccessKeyId=\n"])
+def test_a_broken_credentials_file_is_not_repeated(inside: Cli, results: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "creds").write_text(f"{content}\n{WRONG_SECRET}")
+    refused(inside("export", results, "s3://bucket", "--creds-path", "creds"), "creds", "Accepted are")
+
+
+def test_a_key_given_as_sse_is_not_repeated(cli: Cli, results: Path, keep_secret: Callable[[str], str]) -> None:
+    refused(cli("export", results, "s3://bucket", "--sse", WRONG_SECRET), "--sse")
+    cli("export", results, "s3://bucket", "--sse", WRONG_SECRET, "--json", "--verbose")
+
+
+def test_a_collision(cli: Cli, results: Path, tmp_path: Path, bucket: str, s3: Any) -> None:
+    (tmp_path / "m.csv").write_text("source,key\nresults/a.txt,same\nresults/é.par,same\n")
+    refused(cli("export", "m.csv", f"s3://{bucket}"), "same", "a.txt", "é.par")
+    assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
+
+
+def test_an_illegal_key(cli: Cli, results: Path, tmp_path: Path, bucket: str) -> None:
+    (tmp_path / "m.csv").write_text("source,key\nresults/a.txt,../up\n")
+    refused(cli("export", "m.csv", f"s3://{bucket}"), "../up")
+
+
+def test_several_problems_are_listed_and_nothing_is_sent(
+    cli: Cli, results: Path, tmp_path: Path, bucket: str, s3: Any
+) -> None:
+    rows = "".join(f"gone-{number:02d},k{number}\n" for number in range(15))
+    (tmp_path / "m.csv").write_text(f"source,key\nresults/a.txt,a\n{rows}")
+    ended = cli("export", "m.csv", f"s3://{bucket}")
+    refused(ended, "gone-00", "14 more problems")
+    assert ended.stderr.count("\n  also: ") == 10
+    assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
+
+
+def test_a_source_that_is_no_file(cli: Cli, tmp_path: Path, bucket: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "m.csv").write_text("source,key\npipe,a\n")
+    refused(cli("export", "m.csv", f"s3://{bucket}"), "pipe", "FIFO")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_source(cli: Cli, results: Path) -> None:
+    results.chmod(0)
+    try:
+        refused(cli("export", results, "s3://bucket"), "results", "Permission denied")
+    finally:
+        results.chmod(0o755)
+
+
+def test_a_refusal_is_one_json_object_too(cli: Cli, results: Path, tmp_path: Path, bucket: str) -> None:
+    (tmp_path / "m.csv").write_text("source,key\ngone,a\ngone-too,b\n")
+    ended = cli("export", "m.csv", f"s3://{bucket}", "--json")
+    assert ended.code == 2
+    assert ended.stderr.startswith("asyncsink: error: ")
+    assert ended.json["error"]["type"] == "SourceMissing"
+    assert len(ended.json["error"]["problems"]) == 1
+    assert (ended.json["objects_uploaded"], ended.json["interrupted"]) == (0, False)
+    wrong = cli("export", results, f"s3://{bucket}", "--json", "--no-such-option")
+    assert (wrong.code, wrong.json["error"]["type"]) == (2, "UsageError")
+    assert cli("verify", "gone.jsonl", "--json").json["error"]["type"] == "ConfigError"
+
+
+def test_a_bug_is_one_sentence_that_shows_no_detail(cli: Cli, results: Path, tmp_path: Path) -> None:
+    # A module of this name in front of the library's own makes the run fail as no run should.
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(
+        "import asyncsink.sink\n"
+        "async def run_source(*_, **__):\n"
+        f"    raise ZeroDivisionError({WRONG_SECRET!r})\n"
+        "asyncsink.sink.run_source = run_source\n"
+    )
+    ended = cli("export", results, "out", "--json", PYTHONPATH=str(broken))
+    assert ended.code == 1
+    assert "unexpected ZeroDivisionError in sitecustomize.py:3" in ended.stderr
+    assert "please report it" in ended.json["error"]["message"]
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+@pytest.mark.parametrize("command", [[], ["export"], ["plan"], ["verify"], ["devserver"], ["demo"]])
+def test_help_pages_have_examples_and_no_cut_words(cli: Cli, columns: str, command: list[str]) -> None:
+    ended = cli(*command, "--help", COLUMNS=columns)
+    assert (ended.code, ended.stderr) == (0, "")
+    assert ("Example: asyncsink" in ended.stdout) == bool(command)
+    assert "…" not in ended.stdout
+    assert max(map(len, ended.stdout.splitlines())) <= int(columns)
+
+
+def test_help_and_version_import_no_s3_client(cli: Cli) -> None:
+    code = (
+        "import sys; from asyncsink.cli.main import main; "
+        "assert main(['export', '--help']) == 0 and main(['--version']) == 0; "
+        "slow = {'aioboto3', 'aiobotocore', 'botocore', 'aiohttp', 'yaml', 'nibabel', 'numpy'} & set(sys.modules); "
+        "assert not slow, slow"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=cli.environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].startswith("asyncsink ")
+
+
+def test_no_words_at_all_show_the_help(cli: Cli) -> None:
+    ended = cli()
+    assert ended.code == 0
+    assert "devserver" in ended.stdout
+
+
+def test_the_json_object_of_a_long_plan_is_whole(cli: Cli, results: Path, tmp_path: Path) -> None:
+    ended = cli("plan", results, tmp_path / "out", "--json")
+    assert json.loads(ended.stdout)["planned"][0]["reason"]

@@ -1,0 +1,201 @@
+"""export and plan: what is published, what is told, and the exit codes 0 and 1."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Any
+Keys = Callable[[], list[str]]
+REQUIRED = {
+    "objects_total", "objects_uploaded", "objects_skipped", "objects_failed", "bytes_uploaded", "elapsed_seconds",
+    "requests", "retries", "transport", "failures", "interrupted",
+}  # fmt: skip
+
+
+def test_a_directory_is_published_and_the_second_run_sends_nothing(
+    cli: Cli, results: Path, s3: Any, bucket: str, keys: Keys
+) -> None:
+    first = cli("export", results, f"s3://{bucket}/study")
+    assert (first.code, first.stderr) == (0, "")
+    assert first.stdout.startswith(f"Published 4 objects (24 bytes) to s3://{bucket}/study in ")
+    assert keys() == ["study/a.txt", "study/sub/b=1.nii", "study/sub/deep/c.json", "study/é.par"]
+    assert s3.get_object(Bucket=bucket, Key="study/sub/b=1.nii")["Body"].read() == b"beta"
+    again = cli("export", results, f"s3://{bucket}/study", "--json")
+    assert again.code == 0
+    assert (again.json["bytes_uploaded"], again.json["objects_skipped"], again.json["objects_total"]) == (0, 4, 4)
+
+
+def test_json_is_one_object_with_the_promised_names(cli: Cli, results: Path, bucket: str) -> None:
+    ended = cli("export", results, f"s3://{bucket}", "--json")
+    assert (ended.code, ended.stderr) == (0, "")
+    assert ended.json.keys() >= REQUIRED
+    assert ended.json["objects_uploaded"] == 4
+    assert ended.json["bytes_uploaded"] == 24
+
+
+def test_the_installed_command_is_the_same(cli: Cli, results: Path, tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("asyncsink")
+    done = subprocess.run([script, "export", results, tmp_path / "out"], env=cli.environment, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "out/sub/deep/c.json").read_text() == '{"gamma": 3}'
+
+
+def test_quiet_tells_nothing(inside: Cli, results: Path, bucket: str) -> None:
+    ended = inside("export", results, f"s3://{bucket}", "--quiet")
+    assert (ended.code, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_verbose_logs_to_stderr_and_leaves_stdout_alone(cli: Cli, results: Path, bucket: str) -> None:
+    ended = cli("export", results, f"s3://{bucket}", "--verbose", "--json")
+    assert ended.code == 0
+    assert ended.json["objects_uploaded"] == 4
+    assert f"-> s3://{bucket}/a.txt" in ended.stderr
+
+
+def test_one_failure_among_successes_is_exit_1_and_is_told_once(
+    cli: Cli, results: Path, bucket: str, keys: Keys
+) -> None:
+    lines = [json.dumps({"source": str(results / "a.txt")}), json.dumps({"source": str(results / "gone.nii")})]
+    ended = cli("export", "-", f"s3://{bucket}", stdin="\n".join(lines))
+    assert ended.code == 1
+    assert keys() == ["a.txt"]
+    assert "Failed: 1 object not published." in ended.stdout
+    assert (ended.stdout + ended.stderr).count("gone.nii' does not exist") == 1
+    assert "SourceMissing" in ended.stderr
+    told = cli("export", "-", f"s3://{bucket}", "--json", stdin="\n".join(lines))
+    assert told.code == 1
+    assert (told.json["objects_skipped"], told.json["objects_failed"]) == (1, 1)
+    assert told.json["failures"][0]["error"] == "SourceMissing"
+
+
+def test_at_most_ten_failures_are_listed(cli: Cli, bucket: str) -> None:
+    lines = [json.dumps({"source": f"gone-{number:02d}"}) for number in range(12)]
+    ended = cli("export", "-", f"s3://{bucket}", stdin="\n".join(lines))
+    assert ended.code == 1
+    assert ended.stderr.count("does not exist") == 10
+    assert "… and 2 more" in ended.stderr
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml", "yml"])
+def test_an_outputs_file_follows_datasinks_rules(
+    inside: Cli, results: Path, tmp_path: Path, bucket: str, keys: Keys, suffix: str
+) -> None:
+    outputs = tmp_path / f"outputs.{suffix}"
+    outputs.write_text('{"motion.@par": ["results/a.txt", "results/sub/b=1.nii"], "qc": "results/sub/deep"}')
+    ended = inside(
+        "export", outputs, f"s3://{bucket}/study", "--container", "run", "--no-parameterization",
+        "--substitute", r"b\=1=b-one", "--regexp-substitute", r"\.(txt)$=.\1.old",
+    )  # fmt: skip
+    assert (ended.code, ended.stderr) == (0, "")
+    assert keys() == ["study/run/motion/a.txt.old", "study/run/motion/b-one.nii", "study/run/qc/deep/c.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.csv", "source,key\nresults/a.txt,raw/first\nresults/sub/b=1.nii,\n"),
+        ("m.tsv", "key\tsource\nraw/first\tresults/a.txt\n\tresults/sub/b=1.nii\n"),
+        ("m.jsonl", '{"source": "results/a.txt", "key": "raw/first"}\n{"source": "results/sub/b=1.nii"}\n'),
+    ],
+)
+def test_a_manifest_names_sources_and_keys(
+    inside: Cli, results: Path, tmp_path: Path, bucket: str, keys: Keys, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert inside("export", name, f"s3://{bucket}/p").code == 0
+    assert keys() == ["p/b=1.nii", "p/raw/first"]
+
+
+def test_json_lines_on_stdin(cli: Cli, results: Path, bucket: str, keys: Keys) -> None:
+    lines = '{"source": "results/a.txt", "key": "k"}\n\n{"source": "results/sub", "attribute": "x.@y"}\n'
+    ended = cli("export", "-", f"s3://{bucket}", "--json", stdin=lines)
+    assert (ended.code, ended.stderr) == (0, "")
+    assert keys() == ["k", "x/sub/b=1.nii", "x/sub/deep/c.json"]
+    assert cli("export", "-", f"s3://{bucket}", stdin="").code == 0
+
+
+def test_plan_sends_nothing_and_says_what_would_be_sent(
+    cli: Cli, results: Path, bucket: str, keys: Keys, tmp_path: Path
+) -> None:
+    for number in range(25):
+        (results / f"n{number:02d}").write_text("1234")
+    shutil.copy(results / "a.txt", tmp_path / "only.txt")
+    assert cli("export", "-", f"s3://{bucket}", stdin='{"source": "only.txt", "key": "a.txt"}').code == 0
+    plan = cli("plan", results, f"s3://{bucket}")
+    assert plan.code == 0
+    assert keys() == ["a.txt"]
+    lines = plan.stdout.splitlines()
+    assert lines[0].startswith(f"Dry run: 28 objects (119 bytes) would be published to s3://{bucket}")
+    assert [line.split()[-4:] for line in lines if line.startswith("  to send")] == [["28", "objects", "119", "bytes"]]
+    assert sum(" -> s3://" in line for line in lines) == 20
+    assert "… and 8 more" in plan.stdout
+    same = cli("export", results, f"s3://{bucket}", "--dry-run", "--json")
+    assert (same.code, same.stderr) == (0, "")
+    assert (same.json["objects_planned"], same.json["objects_skipped"], len(same.json["planned"])) == (28, 1, 28)
+    assert keys() == ["a.txt"]
+
+
+def test_what_an_object_is_given(inside: Cli, results: Path, s3: Any, bucket: str) -> None:
+    ended = inside(
+        "export", results, f"s3://{bucket}", "--encrypt-bucket-keys", "--storage-class", "STANDARD_IA",
+        "--tag", "study=pilot", "--tag", r"a\=b=c=d", "--metadata", "lab=two=three", "--checksum", "crc32c",
+        "--content-type", "application/x-nifti", "--part-size", "5MiB", "--memory", "64MiB", "--concurrency", "3",
+    )  # fmt: skip
+    assert (ended.code, ended.stderr) == (0, "")
+    head = s3.head_object(Bucket=bucket, Key="a.txt")
+    assert head["ServerSideEncryption"] == "AES256"
+    assert head["StorageClass"] == "STANDARD_IA"
+    assert head["Metadata"] == {"lab": "two=three"}
+    assert head["ContentType"] == "application/x-nifti"
+    tags = s3.get_object_tagging(Bucket=bucket, Key="a.txt")["TagSet"]
+    assert {tag["Key"]: tag["Value"] for tag in tags} == {"study": "pilot", "a=b": "c=d"}
+
+
+def test_a_customer_key_comes_from_a_file(inside: Cli, results: Path, s3: Any, bucket: str, tmp_path: Path) -> None:
+    key = bytes(range(32))
+    (tmp_path / "sse.key").write_bytes(key)
+    assert inside("export", results, f"s3://{bucket}", "--sse", "file:sse.key", "--manifest", "m").code == 0
+    answer = s3.get_object(Bucket=bucket, Key="a.txt", SSECustomerAlgorithm="AES256", SSECustomerKey=key)
+    assert answer["Body"].read() == b"alpha"
+    verified = inside("verify", "m", "--sse", "file:sse.key", "--read-back", "--json")
+    assert (verified.code, verified.json["confirmed_by"]) == (0, {"read-back": 4})
+
+
+def test_a_local_copy_and_another_bucket(inside: Cli, results: Path, bucket: str, keys: Keys, tmp_path: Path) -> None:
+    ended = inside("export", results, "s3://some-other-bucket/p", "--bucket", bucket, "--local-copy", "copies")
+    assert (ended.code, ended.stderr) == (0, "")
+    assert len(keys()) == 4
+    assert (tmp_path / "copies/sub/b=1.nii").read_text() == "beta"
+
+
+def test_credentials_from_a_file(inside: Cli, results: Path, seaweed: Any, bucket: str, tmp_path: Path) -> None:
+    pair = f"Access key ID,Secret access key\n{seaweed.access_key_id},{seaweed.secret_access_key}\n"
+    (tmp_path / "keys.csv").write_text(pair)
+    bare = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_ENDPOINT_URL": ""}
+    ended = inside(
+        "export", results, f"s3://{bucket}", "--creds-path", "keys.csv", "--endpoint-url", seaweed.endpoint_url,
+        "--region", "us-east-1", "--addressing-style", "path", **bare,
+    )  # fmt: skip
+    assert (ended.code, ended.stderr) == (0, "")
+
+
+def test_missing_sources_may_be_skipped(inside: Cli, bucket: str, results: Path, keys: Keys, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("source,key\nresults/a.txt,a\nresults/gone,b\n")
+    ended = inside("export", "m.csv", f"s3://{bucket}", "--on-missing", "skip", "--json")
+    assert (ended.code, ended.json["objects_skipped"], keys()) == (0, 1, ["a"])
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(cli: Cli, results: Path, bucket: str) -> None:
+    process = cli.start("export", results, f"s3://{bucket}")
+    process.stdout.close()
+    process.stdout = None
+    assert process.communicate(timeout=100)[1] == ""
+    assert process.returncode == 0

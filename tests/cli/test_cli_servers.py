@@ -1,0 +1,135 @@
+"""verify, devserver and demo, from their start to their last word."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+from pathlib import Path
+from typing import Any
+
+import boto3  # type: ignore[import-untyped]
+import pytest
+from botocore.config import Config  # type: ignore[import-untyped]
+from botocore.exceptions import EndpointConnectionError  # type: ignore[import-untyped]
+
+Cli = Any
+
+
+def test_verify_proves_a_manifest_and_notices_what_changed(
+    cli: Cli, results: Path, s3: Any, bucket: str, tmp_path: Path
+) -> None:
+    assert cli("export", results, f"s3://{bucket}", "--manifest", "sent.jsonl").code == 0
+    good = cli("verify", "sent.jsonl")
+    assert (good.code, good.stderr) == (0, "")
+    assert good.stdout.startswith("4 of 4 objects are as sent.jsonl says")
+    read_back = cli("verify", "sent.jsonl", "--read-back", "--json")
+    assert (read_back.code, read_back.json["ok"], read_back.json["confirmed_by"]) == (0, True, {"read-back": 4})
+    s3.put_object(Bucket=bucket, Key="a.txt", Body=b"ALPHA")
+    s3.delete_object(Bucket=bucket, Key="é.par")
+    bad = cli("verify", "sent.jsonl")
+    assert bad.code == 1
+    assert "2 are not." in bad.stdout
+    assert len(bad.stderr.splitlines()) == 2
+    assert f"s3://{bucket}/é.par: it is not there" in bad.stderr
+    told = cli("verify", "sent.jsonl", "--json")
+    assert (told.code, told.json["objects_failed"], len(told.json["failures"])) == (1, 2, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_development_server_starts_serves_and_stops(cli: Cli, tmp_path: Path, number: signal.Signals) -> None:
+    process = cli.start("devserver", "--bucket", "first", "--bucket", "second", "--dir", tmp_path / "kept")
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("# asyncsink export"):
+            break
+    variables = dict(shlex.split(line)[1].split("=", 1) for line in lines if line.startswith("export "))
+    assert all(line.startswith(("export ", "#")) for line in lines), "the text may be pasted into a shell"
+    client = boto3.Session().client(
+        "s3",
+        endpoint_url=variables["AWS_ENDPOINT_URL"],
+        region_name=variables["AWS_REGION"],
+        aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    assert {found["Name"] for found in client.list_buckets()["Buckets"]} == {"first", "second"}
+    process.send_signal(number)
+    ended = cli.end(process)
+    assert (ended.code, ended.stderr) == (0, "stopped\n")
+    with pytest.raises(EndpointConnectionError):
+        client.list_buckets()
+    client.close()
+    assert (tmp_path / "kept").is_dir()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_taken_port_is_one_sentence(cli: Cli, seaweed: Any) -> None:
+    ended = cli("devserver", "--port", seaweed.port)
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"asyncsink: error: Port {seaweed.port}")
+
+
+def test_the_demo_keeps_every_promise_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
+    ended = cli("demo", "--subjects", "2", "--large-file", "20MB")
+    assert (ended.code, ended.stderr) == (0, "")
+    steps = [line for line in ended.stdout.splitlines() if line.startswith("[")]
+    assert [step[:5] for step in steps] == [f"[{number}/6]" for number in range(1, 7)]
+    assert "0 bytes sent" in steps[-1]
+    assert "What this showed" in ended.stdout
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_the_demo_goes_its_own_way(cli: Cli, tmp_path: Path) -> None:
+    # Somebody's profile, endpoint and proxy must not decide how it goes.
+    foreign = {
+        "AWS_PROFILE": "nobody-has-this",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+        "HTTP_PROXY": "http://[::1]:1",
+    }
+    assert cli("demo", "--subjects", "1", "--large-file", "6MB", **foreign).code == 0
+
+
+def test_the_demo_cleans_up_when_it_is_interrupted(cli: Cli, tmp_path: Path) -> None:
+    process = cli.start("demo", "--subjects", "2", "--large-file", "20MB")
+    for line in process.stdout:
+        if line.startswith("[2/6]"):
+            break
+    process.send_signal(signal.SIGINT)
+    ended = cli.end(process)
+    assert ended.code == 130
+    assert ended.stderr == "interrupted: the server is stopped, and the demo's files are removed\n"
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_broken_promise_of_the_demo_is_exit_1(cli: Cli, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text("import filecmp\nfilecmp.cmp = lambda *_, **__: False\n")
+    ended = cli("demo", "--subjects", "1", "--large-file", "1MB", PYTHONPATH=str(broken))
+    assert ended.code == 1
+    assert "Not as promised: the local copy of " in ended.stderr
+    assert "What this showed" not in ended.stdout
+
+
+def test_the_demo_without_its_extras_is_one_sentence(cli: Cli, tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    absent.mkdir()
+    (absent / "sitecustomize.py").write_text("import sys\nsys.modules['nibabel'] = None\n")
+    ended = cli("demo", PYTHONPATH=str(absent))
+    assert ended.code == 2
+    assert "pip install 'asyncsink[demo]'" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_the_manifest_of_a_killed_run_is_said_to_be_incomplete(
+    cli: Cli, results: Path, bucket: str, tmp_path: Path
+) -> None:
+    assert cli("export", results, f"s3://{bucket}", "--manifest", "sent.jsonl").code == 0
+    lines = (tmp_path / "sent.jsonl").read_text().splitlines(keepends=True)
+    assert json.loads(lines[-1])["record"] == "end"
+    (tmp_path / "sent.jsonl").write_text("".join(lines[:-1]))
+    ended = cli("verify", "sent.jsonl")
+    assert ended.code == 1
+    assert "was killed" in ended.stdout

@@ -1,0 +1,161 @@
+"""AsyncSink inside a program, and the synchronous door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import asyncsink
+from asyncsink.errors import ConfigError, ExportFailed, KeyCollision, RoutingError, SourceMissing
+from asyncsink.model import Event, Finished, Receipt, Skip
+from asyncsink.testing.files import content_of
+
+pytestmark = pytest.mark.anyio
+Stored = Callable[[], dict[str, bytes]]
+
+
+async def test_put_returns_when_published(tree: Path, bucket: str, stored: Stored, options: dict[str, Any]) -> None:
+    async with asyncsink.AsyncSink(f"s3://{bucket}/svc", **options) as sink:
+        receipt = await sink.put("motion", tree / "a.txt")
+        assert isinstance(receipt, Receipt)
+        assert stored() == {"svc/motion/a.txt": b"alpha"}
+        again = await sink.put("motion", tree / "a.txt")
+        assert isinstance(again, Skip)
+    assert (sink.report.objects_uploaded, sink.report.objects_skipped) == (1, 1)
+
+
+async def test_submit_queues_and_leaving_drains(
+    tree: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    async with asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        assert await sink.submit("all", [str(tree / "a.txt"), [tree / "sub"]]) == 4
+    expected = {f"all/{name}": data for name, data in content_of(tree).items() if name != "empty"}
+    assert stored() == expected
+
+
+async def test_events_tell_every_outcome(tree: Path, bucket: str, options: dict[str, Any]) -> None:
+    seen: list[Event] = []
+
+    async def listen(sink: asyncsink.AsyncSink, task_status: Any = anyio.TASK_STATUS_IGNORED) -> None:
+        events = sink.events()
+        task_status.started()
+        seen.extend([event async for event in events])
+
+    async with anyio.create_task_group() as group:
+        async with asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+            await group.start(listen, sink)
+            await anyio.lowlevel.checkpoint()
+            await sink.submit("x", tree)
+    outcomes = [event.outcome for event in seen if isinstance(event, Finished)]
+    assert len(outcomes) == 5
+    assert all(isinstance(outcome, Receipt) for outcome in outcomes)
+
+
+async def test_many_producers_feed_one_sink(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    async def produce(sink: asyncsink.AsyncSink, number: int) -> None:
+        path = tmp_path / f"{number}"
+        path.write_text(str(number))
+        await sink.put(f"p{number % 3}.@data", path)
+
+    async with asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        async with anyio.create_task_group() as group:
+            for number in range(40):
+                group.start_soon(produce, sink, number)
+    assert stored() == {f"p{n % 3}/{n}": str(n).encode() for n in range(40)}
+
+
+async def test_bad_calls_say_what_is_wrong(tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any]) -> None:
+    sink = asyncsink.AsyncSink(f"s3://{bucket}", **options)
+    with pytest.raises(ConfigError, match="not open"):
+        await sink.put("m", tree / "a.txt")
+    with pytest.raises(ConfigError, match="when the sink is closed"):
+        _ = sink.report
+    async with sink:
+        with pytest.raises(SourceMissing):
+            await sink.put("m", tmp_path / "nowhere")
+        with pytest.raises(RoutingError):
+            await sink.put("a..b", tree / "a.txt")
+        with pytest.raises(ConfigError, match="put takes one file"):
+            await sink.put("m", tree)
+        await sink.put("m", tree / "a.txt")
+        (tmp_path / "a.txt").write_text("another")
+        with pytest.raises(KeyCollision):
+            await sink.put("m", tmp_path / "a.txt")
+    with pytest.raises(ConfigError, match="used before"):
+        async with sink:
+            pass
+
+
+async def test_an_exception_in_the_block_is_what_the_caller_sees(
+    tree: Path, bucket: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what is tested
+        async with asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+            await sink.submit("m", tree)
+            _ = 1 / 0
+
+
+async def test_a_failure_raises_from_put(tree: Path, bucket: str, s3: Any, options: dict[str, Any]) -> None:
+    retry = asyncsink.RetryPolicy(attempts=1)
+    async with asyncsink.AsyncSink(f"s3://{bucket}", retry=retry, **options) as sink:
+        s3.delete_bucket(Bucket=bucket)
+        try:
+            with pytest.raises(ExportFailed, match=bucket):
+                await sink.put("m", tree / "a.txt")
+        finally:
+            s3.create_bucket(Bucket=bucket)
+
+
+async def test_the_synchronous_door_inside_a_running_loop(
+    tree: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    report = asyncsink.export_sync({"m": [tree / "a.txt"]}, f"s3://{bucket}", **options)
+    assert report.objects_uploaded == 1
+    assert stored() == {"m/a.txt": b"alpha"}
+
+
+def test_the_synchronous_door_without_a_loop(tree: Path, bucket: str, stored: Stored, options: dict[str, Any]) -> None:
+    report = asyncsink.export_sync({"m": [tree / "a.txt"]}, f"s3://{bucket}", **options)
+    assert report.objects_uploaded == 1
+    with pytest.raises(ConfigError, match="attribute"):
+        asyncsink.export_sync({"bucket": "x"}, f"s3://{bucket}", **options)
+
+
+def test_trio_is_refused(bucket: str) -> None:
+    pytest.importorskip("trio")
+
+    async def main() -> None:
+        await asyncsink.export({}, f"s3://{bucket}")
+
+    with pytest.raises(ConfigError, match="asyncio"):
+        anyio.run(main, backend="trio")
+
+
+async def test_a_local_destination_follows_the_same_rules(tree: Path, tmp_path: Path) -> None:
+    """Rule 39."""
+    out = tmp_path / "out"
+    report = await asyncsink.export(
+        {"motion.@x": tree / "a.txt", "d": tree / "sub"}, out, container="c", local_copy=tmp_path / "second"
+    )
+    report.raise_for_failures()
+    assert sorted(content_of(out)) == [
+        "c/d/sub/b c+%.json",
+        "c/d/sub/deep/é✓.tsv",
+        "c/d/sub/large.nii.gz",
+        "c/motion/a.txt",
+    ]
+    assert content_of(tmp_path / "second") == content_of(out)
+    assert report.out_file == [
+        str(out / "c/motion/a.txt"),
+        str(tmp_path / "second/c/motion/a.txt"),
+        str(out / "c/d/sub"),
+        str(tmp_path / "second/c/d/sub"),
+    ]
+    again = await asyncsink.export({"motion.@x": tree / "a.txt", "d": tree / "sub"}, out, container="c")
+    assert (again.objects_uploaded, again.objects_skipped) == (0, 4)

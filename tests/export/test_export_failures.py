@@ -1,0 +1,258 @@
+"""What goes wrong stays where it went wrong: one file, one leg, one sentence; and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import asyncsink
+from asyncsink.config import RetryPolicy
+from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.errors import (
+    BucketMissing,
+    ConfigError,
+    ConnectionLost,
+    ExportFailed,
+    InvalidKey,
+    KeyCollision,
+    SourceMissing,
+    SourceUnreadable,
+)
+from asyncsink.testing.files import content_of
+
+pytestmark = pytest.mark.anyio
+Stored = Callable[[], dict[str, bytes]]
+MIB = 1 << 20
+QUICK = RetryPolicy(attempts=2, backoff_seconds_base=0.01, backoff_seconds_max=0.02, connect_seconds=1.0)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+async def test_missing_sources_are_refused_before_anything_is_sent(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    good = tmp_path / "good"
+    good.write_bytes(b"good")
+    outputs = {"a": str(good), "b": [str(tmp_path / "no1"), str(tmp_path / "no2")]}
+    with pytest.raises(SourceMissing, match=r"no1.*1 more problem found; nothing was sent") as caught:
+        await asyncsink.export(outputs, f"s3://{bucket}", **options)
+    assert len(caught.value.problems) == 2
+    assert stored() == {}
+
+
+async def test_missing_sources_can_be_skipped_and_are_reported(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    good = tmp_path / "good"
+    good.write_bytes(b"good")
+    outputs = {"a": str(good), "b": str(tmp_path / "no")}
+    report = await asyncsink.export(outputs, f"s3://{bucket}", on_missing="skip", **options)
+    assert stored() == {"a/good": b"good"}
+    assert [(skip.source, skip.already_there) for skip in report.skips] == [(str(tmp_path / "no"), False)]
+
+
+async def test_collisions_are_found_before_anything_is_sent(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    for name in ("_one/f", "_two/f", "x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    outputs = {"m": [str(tmp_path / "x"), str(tmp_path / "_one/f"), str(tmp_path / "_two/f")]}
+    with pytest.raises(KeyCollision, match=r"_one/f.*_two/f"):
+        await asyncsink.export(outputs, f"s3://{bucket}", parameterization=False, **options)
+    assert stored() == {}
+    report = await asyncsink.export(outputs, f"s3://{bucket}", parameterization=False, on_collision="last", **options)
+    assert stored() == {"m/f": b"_two/f", "m/x": b"x"}
+    assert [skip.source for skip in report.skips] == [str(tmp_path / "_one/f")]
+
+
+async def test_substitutions_that_merge_two_files_of_a_tree_collide(
+    tree: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    (tree / "b.txt").write_text("b")
+    with pytest.raises(KeyCollision):
+        await asyncsink.export_directory(
+            tree, f"s3://{bucket}", substitutions=[("a.txt", "t"), ("b.txt", "t")], **options
+        )
+    assert stored() == {}
+
+
+async def test_illegal_keys_are_refused_before_anything_is_sent(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    root = tmp_path / "t"
+    root.mkdir()
+    (root / "good").write_text("good")
+    (root / "bad\nname").write_text("bad")
+    with pytest.raises(InvalidKey, match=r"bad\\nname"):
+        await asyncsink.export_directory(root, f"s3://{bucket}", **options)
+    assert stored() == {}
+
+
+async def test_special_files_are_refused_and_never_opened(tmp_path: Path, bucket: str, options: dict[str, Any]) -> None:
+    root = tmp_path / "t"
+    root.mkdir()
+    os.mkfifo(root / "pipe")
+    with pytest.raises(SourceUnreadable, match="FIFO"):
+        await asyncsink.export_directory(root, f"s3://{bucket}", **options)
+
+
+async def test_a_missing_bucket(tree: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(BucketMissing, match="there-is-no-such-bucket"):
+        await asyncsink.export_directory(tree, "s3://there-is-no-such-bucket/p", **options)
+
+
+async def test_an_unreachable_endpoint_is_an_error_by_default(tree: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ConnectionLost, match=r"127\.0\.0\.1:1\b"):
+        await asyncsink.export_directory(tree, "s3://bucket", endpoint_url="http://127.0.0.1:1", retry=QUICK)
+
+
+async def test_unreachable_keeps_every_file_where_the_document_says(
+    tree: Path, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 46: ~/s3_datasink_<bucket>, which crashes in Nipype, really keeps every file."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    report = await asyncsink.export(
+        {"motion": [str(tree / "a.txt"), str(tree / "sub")]},
+        "s3://lost-bucket/prefix",
+        container="sub001",
+        endpoint_url="http://127.0.0.1:1",
+        on_unreachable="local",
+        local_copy=tmp_path / "copy",
+        retry=QUICK,
+    )
+    report.raise_for_failures()
+    kept = tmp_path / "home" / "s3_datasink_lost-bucket"
+    expected = {f"sub001/motion/{n}": d for n, d in content_of(tree).items() if n != "empty"}
+    assert content_of(kept) == expected
+    assert content_of(tmp_path / "copy") == expected
+    assert report.transport == "local"
+    assert report.out_file[0] == str(kept / "sub001/motion/a.txt")
+    assert any("s3_datasink_lost-bucket" in notice for notice in report.notices)
+
+
+async def test_a_full_disk_under_the_local_copy_costs_only_the_copy(
+    tree: Path, bucket: str, stored: Stored, options: dict[str, Any], small_disk: Path
+) -> None:
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}", local_copy=small_disk / "copy", **options)
+    assert stored() == content_of(tree)
+    assert report.objects_uploaded == 5
+    assert report.objects_failed == 0
+    (failure,) = report.failures
+    assert (failure.stage, failure.error) == ("local copy", "DestinationFull")
+    assert failure.source.endswith("large.nii.gz")
+    assert [name for name in content_of(small_disk) if "asyncsink-part" in name] == []
+    with pytest.raises(ExportFailed):
+        report.raise_for_failures()
+
+
+async def test_a_dead_server_costs_only_s3(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with DevServer(buckets=("own",)) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        sink = asyncsink.AsyncSink(
+            "s3://own", endpoint_url=server.endpoint_url, local_copy=tmp_path / "copy", retry=QUICK
+        )
+        async with sink:
+            server.stop()
+            with pytest.raises(ExportFailed, match="PutObject"):
+                await sink.put("m", tree / "a.txt")
+            await sink.submit("m", tree / "sub/large.nii.gz")
+    assert sink.report.objects_failed == 2
+    assert {failure.stage for failure in sink.report.failures} == {"upload"}
+    assert sorted(content_of(tmp_path / "copy")) == ["m/a.txt", "m/large.nii.gz"]
+
+
+async def test_cancellation_leaves_nothing_behind_and_the_next_run_completes(
+    tmp_path: Path, bucket: str, s3: Any, stored: Stored, options: dict[str, Any]
+) -> None:
+    root = tmp_path / "t"
+    root.mkdir()
+    (root / "large").write_bytes(os.urandom(96 * MIB))
+    destination = f"s3://{bucket}/p"
+
+    def open_uploads() -> list[Any]:
+        return list(s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []))
+
+    run = asyncio.create_task(
+        asyncsink.export_directory(
+            root, destination, local_copy=tmp_path / "copy", manifest=tmp_path / "m", concurrency=2, **options
+        )
+    )
+    with anyio.fail_after(30):
+        while not await asyncio.to_thread(open_uploads):
+            assert not run.done()
+            await anyio.lowlevel.checkpoint()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert open_uploads() == []
+    assert stored() == {}
+    assert content_of(tmp_path / "copy") == {}
+    assert '"interrupted": true' in (tmp_path / "m").read_text().splitlines()[-1]
+    report = await asyncsink.export_directory(root, destination, local_copy=tmp_path / "copy", **options)
+    report.raise_for_failures()
+    assert stored() == {"p/large": (root / "large").read_bytes()}
+    assert content_of(tmp_path / "copy") == content_of(root)
+
+
+async def test_a_manifest_that_cannot_be_written_is_told_before_anything_is_sent(
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match="manifest"):
+        await asyncsink.export_directory(tree, f"s3://{bucket}", manifest=tmp_path, **options)
+    assert stored() == {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"overwrite": "sometimes"}, "overwrite='sometimes' is not known"),
+        ({"overwite": "never"}, "'overwite' is no option of asyncsink. Did you mean 'overwrite'?"),
+        ({"checksum": "crc65"}, "checksum='CRC65' is not known"),
+        ({"concurrency": 0}, "concurrency=0 is out of range"),
+        ({"memory_bytes": "1MiB"}, "less than one part"),
+        ({"part_size_bytes": "1MiB"}, "parts of 5 MiB to 5 GiB"),
+        ({"local_copy": ""}, "local_copy is empty"),
+        ({"encrypt_bucket_keys": True, "sse": "aws:kms"}, "encrypt_bucket_keys asks for AES256"),
+        ({"sse": b"short"}, "has 32 bytes"),
+        ({"sse_kms_key_id": "k"}, "sse is not 'aws:kms'"),
+        ({"anonymous": True, "creds_path": "x"}, "anonymous=True"),
+        ({"tags": {str(n): "v" for n in range(11)}}, "at most 10"),
+        ({"metadata": {"a b": "v"}}, "'a b' is not legal"),
+        ({"endpoint_url": "ftp://x"}, "endpoint_url='ftp://x' is malformed"),
+        ({"regexp_substitutions": [("(", "x")]}, "regexp_substitutions"),
+    ],
+)
+async def test_bad_options_are_refused_in_one_sentence(tree: Path, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        await asyncsink.export_directory(tree, "s3://bucket/p", **wrong)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "destination", ["", "s3://", "s3:/bucket", "s3://B_ad", "gs://bucket", "s3://bucket/a/../b", None, 7]
+)
+async def test_malformed_destinations(tree: Path, destination: Any) -> None:
+    with pytest.raises(ConfigError, match="destination"):
+        await asyncsink.export_directory(tree, destination)

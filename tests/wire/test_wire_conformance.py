@@ -1,0 +1,225 @@
+"""The wire lane against two independent servers, over plain HTTP, and over HTTPS through a terminating proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from asyncsink.config import Limits, RetryPolicy, S3Target
+from asyncsink.s3.aioboto3_transport import Aioboto3Transport
+from asyncsink.s3.operations import HeadObject, ObjectAttributes, Operation, PutObject, Response
+from asyncsink.s3.wire.transport import HOT, WireTransport
+from asyncsink.testing.transport_kit import Capability, OpenTransport, crc64
+from asyncsink.testing.transport_suite import TransportSuite
+
+R = TypeVar("R", bound=Response)
+
+
+class BothLanes:
+    """Hot operations over the wire, all others through aioboto3."""
+
+    def __init__(self, wire: WireTransport, other: Aioboto3Transport) -> None:
+        self.wire = wire
+        self.other = other
+
+    async def send(self, operation: Operation[R]) -> R:
+        """Send through the lane that the operation belongs to."""
+        return await (self.wire if isinstance(operation, HOT) else self.other).send(operation)
+
+    async def aclose(self) -> None:
+        """Close both."""
+        await self.wire.aclose()
+        await self.other.aclose()
+
+
+Opener = Callable[..., OpenTransport]
+
+
+@pytest.fixture
+def opener(monkeypatch: pytest.MonkeyPatch, provider: Any) -> Opener:
+    return partial(open_lanes, monkeypatch, provider)
+
+
+def open_lanes(
+    monkeypatch: pytest.MonkeyPatch,
+    provider: Any,
+    bucket: str,
+    endpoint_url: str,
+    key_id: str,
+    secret: str,
+    ca_bundle: str = "",
+) -> OpenTransport:
+    target_bucket, target_url = bucket, endpoint_url
+
+    @asynccontextmanager
+    async def open_transport(
+        *,
+        bucket: str | None = None,
+        endpoint_url: str | None = None,
+        secret_access_key: str | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> AsyncIterator[BothLanes]:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key_id)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret_access_key or secret)
+        url = endpoint_url or target_url
+        target = S3Target(
+            bucket=bucket or target_bucket, endpoint_url=url, ca_bundle=ca_bundle if url.startswith("https:") else ""
+        )
+        policy = retry or RetryPolicy()
+        credentials = provider(key_id, secret_access_key or secret)
+        wire = await WireTransport.open(target, policy, Limits(), region="us-east-1", credentials=credentials)
+        transport = BothLanes(wire, await Aioboto3Transport.open(target, policy, Limits()))
+        try:
+            yield transport
+        finally:
+            await transport.aclose()
+
+    return open_transport
+
+
+WEED: frozenset[Capability] = frozenset(
+    {
+        "enforces-checksums",
+        "answers-checksums",
+        "mpu-checksum",
+        "checks-signatures",
+        "sse-s3",
+        "sse-c",
+        "tags",
+        "storage-class",
+        "list-uploads",
+        "if-match",
+        "part-1-head",
+        "unknown-upload",
+    }
+)
+
+
+class TestWireOnSeaweedFS(TransportSuite):
+    capabilities: ClassVar[frozenset[Capability]] = WEED
+
+    @pytest.fixture
+    def endpoint_url(self, seaweed: Any) -> str:
+        return str(seaweed.endpoint_url)
+
+    @pytest.fixture
+    def open_transport(self, seaweed: Any, bucket: str, opener: Opener) -> OpenTransport:
+        return opener(bucket, seaweed.endpoint_url, seaweed.access_key_id, seaweed.secret_access_key)
+
+    @pytest.fixture
+    def independent(self, s3: Any, bucket: str) -> tuple[Any, str]:
+        return s3, bucket
+
+    @pytest.mark.anyio
+    async def test_spaces_inside_values_survive_signing(
+        self, open_transport: OpenTransport, s3: Any, bucket: str
+    ) -> None:
+        attributes = ObjectAttributes(
+            content_type="text/csv;  charset=utf-8", metadata=(("Run-Id", "7  and   8"),), acl="private"
+        )
+        async with open_transport() as transport:
+            await transport.send(PutObject(key="one", body=b"x", checksum=crc64(b"x"), attributes=attributes))
+        head = s3.head_object(Bucket=bucket, Key="one")
+        assert head["ContentType"] == "text/csv;  charset=utf-8"
+        assert head["Metadata"] == {"run-id": "7  and   8"}
+
+    @pytest.mark.anyio
+    async def test_both_lanes_read_the_same(self, open_transport: OpenTransport) -> None:
+        attributes = ObjectAttributes(content_type="text/x", metadata=(("a", "b"),), storage_class="STANDARD_IA")
+        async with open_transport() as transport:
+            assert isinstance(transport, BothLanes)
+            put = PutObject(key="k", body=b"abc", checksum=crc64(b"abc"), attributes=attributes)
+            assert await transport.wire.send(put) == await transport.other.send(put)
+            ours, theirs = [await lane.send(HeadObject(key="k")) for lane in (transport.wire, transport.other)]
+            assert ours == theirs
+            assert isinstance(ours.last_modified, datetime)
+
+    @pytest.mark.anyio
+    async def test_many_at_once_share_few_connections(self, open_transport: OpenTransport) -> None:
+        async with open_transport() as transport, asyncio.TaskGroup() as group:
+            for number in range(200):
+                body = os.urandom(1000 + number)
+                group.create_task(transport.send(PutObject(key=f"many/{number}", body=body, checksum=crc64(body))))
+
+
+class TestWireOverTls(TransportSuite):
+    capabilities: ClassVar[frozenset[Capability]] = WEED
+
+    @pytest.fixture
+    def endpoint_url(self, seaweed: Any) -> str:
+        return str(seaweed.endpoint_url)  # of the server behind; the suite's gate forwards to it without TLS
+
+    @pytest.fixture
+    def open_transport(
+        self, seaweed: Any, bucket: str, opener: Opener, authority: Any, tls_proxy: Any
+    ) -> OpenTransport:
+        parts = urlsplit(seaweed.endpoint_url)
+
+        @asynccontextmanager
+        async def open_transport(*, endpoint_url: str | None = None, **changes: Any) -> AsyncIterator[Any]:
+            async with AsyncExitStack() as stack:
+                # The server checks the Host header that was signed, so the proxy's own port is no harm.
+                server = urlsplit(endpoint_url) if endpoint_url else parts
+                proxy = await stack.enter_async_context(
+                    tls_proxy(server.hostname or "", server.port or 80, authority.server_context("localhost"))
+                )
+                opened = opener(bucket, proxy.url, seaweed.access_key_id, seaweed.secret_access_key, authority.path)
+                yield await stack.enter_async_context(opened(**changes))
+
+        return open_transport
+
+    @pytest.fixture
+    def independent(self, s3: Any, bucket: str) -> tuple[Any, str]:
+        return s3, bucket
+
+    @pytest.mark.anyio
+    async def test_a_refused_connection(self, open_transport: OpenTransport) -> None:
+        pytest.skip("the proxy accepts before the server refuses")
+
+
+@pytest.fixture(scope="module")
+def wire_moto_url() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+class TestWireOnMoto(TransportSuite):
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {"sse-s3", "tags", "storage-class", "list-uploads", "if-match", "part-1-head"}
+    )
+
+    @pytest.fixture
+    def endpoint_url(self, wire_moto_url: str) -> str:
+        return wire_moto_url
+
+    @pytest.fixture
+    def independent(self, wire_moto_url: str) -> Iterator[tuple[Any, str]]:
+        name = f"test-{uuid.uuid4().hex[:20]}"
+        client = boto3.client(
+            "s3",
+            endpoint_url=wire_moto_url,
+            region_name="us-east-1",
+            aws_access_key_id="testing",
+            aws_secret_access_key="testing",
+        )
+        client.create_bucket(Bucket=name)
+        yield client, name
+        client.close()
+
+    @pytest.fixture
+    def open_transport(self, wire_moto_url: str, opener: Opener, independent: tuple[Any, str]) -> OpenTransport:
+        return opener(independent[1], wire_moto_url, "testing", "testing")
