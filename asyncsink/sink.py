@@ -11,11 +11,13 @@ from types import TracebackType
 from typing import Any, Unpack
 
 import anyio
+import anyio.to_thread
 from anyio import CapacityLimiter
 from anyio.abc import TaskGroup
 
 from asyncsink.config import ExportOptions, LocalTarget, S3Target, Settings
 from asyncsink.destinations.base import Outlook
+from asyncsink.engine.clearing import clear_destinations
 from asyncsink.engine.discover import Discovery, batches
 from asyncsink.engine.events import Events
 from asyncsink.engine.ledger import KeyLedger
@@ -89,7 +91,7 @@ async def run_source(
     survey = Survey()
     surveyed = source.replayable
     if surveyed:
-        survey = await take_survey(discovery, policies=settings.policies, limiter=threads)
+        survey = await take_survey(discovery, settings, limiter=threads)
         progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
     elif discovery.may_collide:
         survey.ledger = KeyLedger()
@@ -98,6 +100,10 @@ async def run_source(
     try:
         async with opening.open(outlook) as run:
             discovery = _discovery(settings, run.target, source)
+            if settings.remove_dest_dir and not dry_run:
+                local = settings.local_copy.directory if settings.local_copy is not None else ""
+                roots = (run.target.directory if isinstance(run.target, LocalTarget) else "", local)
+                await anyio.to_thread.run_sync(clear_destinations, discovery, roots, limiter=threads)
             progress.started = True
             await events.emit(Started(progress.objects_total, progress.bytes_total, run.destination.lane))
             feed = partial(feed_discovery, discovery, surveyed=surveyed, ledger=survey.ledger, limiter=threads)

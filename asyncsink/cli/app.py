@@ -115,7 +115,7 @@ def demo(
     subjects: Annotated[int, typer.Option("--subjects", hidden=True, min=1)] = 12,
     large_file: Annotated[str, typer.Option("--large-file", hidden=True)] = "300MB",
 ) -> int:
-    """Show the whole story on a small cohort and a server of its own, in about a minute.
+    """Show the whole story on a small cohort and a server of its own, in half a minute.
 
     Needs 1 GB of free space for temporary files, and leaves nothing behind.
     """

@@ -43,18 +43,21 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
 
         def on_signal() -> None:
             give_up()
-            output.note("interrupted: aborting open uploads…" if progress.started else "interrupted")
+            output.note("interrupted: aborting open uploads…" if progress.started and not dry_run else "interrupted")
 
         report = run_until_signalled(main, on_signal)
-    except Interrupted as stop:
+    except (Interrupted, KeyboardInterrupt) as stop:
         if stop.__cause__ is not None and output.verbose:
             output.note(f"while cleaning up: {inert(str(stop.__cause__))}")
         output.note(tally.sentence())
         output.json_object({**partial(), "interrupted": True})
-        return stop.exit_code
+        return getattr(stop, "exit_code", 130)
     except AsyncSinkError as error:
         output.error(error, partial())
-        return 1 if _was_sent(error, progress.started, progress.objects_done + progress.bytes_done) else 2
+        if dry_run or not _was_sent(error, progress.started, progress.objects_done + progress.bytes_done):
+            return 2
+        output.note(tally.sentence())
+        return 1
     except Exception as error:  # noqa: BLE001 - a bug, told as one
         output.error(error, partial())
         return 1

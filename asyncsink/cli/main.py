@@ -1,7 +1,7 @@
 """The entry point of the `asyncsink` command.
 
 Exit codes: 0 all published or already there; 1 something was not; 2 wrong usage or configuration, nothing was sent;
-130 interrupted (SIGINT), 143 terminated (SIGTERM).
+130 interrupted (SIGINT), 143 and 129 where it was SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("asyncsink: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:  # noqa: BLE001 - what no command has told by itself
+        from asyncsink.cli.output import Output
+
+        Output(verbose="--verbose" in given).error(error)
+        return 1
 
 
 if __name__ == "__main__":

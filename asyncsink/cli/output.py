@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from asyncsink.errors import AsyncSinkError
+from asyncsink.errors import AsyncSinkError, DestinationFull
 from asyncsink.report.wording import inert
 
 PROBLEMS_SHOWN = 10
@@ -130,6 +130,14 @@ def _write(stream: TextIO, text: str, *, flush: bool = True) -> None:
         stream.write(text)
         if flush:
             stream.flush()
-    except BrokenPipeError:
-        # The reader (head, a closed pager) has seen enough; the run's exit code still counts.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except OSError as error:
+        # From here on nothing more is written there: not the rest of the buffer at the end of the process either.
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, stream.fileno())
+        os.close(devnull)
+        # A reader that is gone (head, a closed pager) has seen enough; a terminal that is gone cannot be told.
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            raise DestinationFull(
+                f"The run is over, but its result cannot be written to standard output ({error.strerror}).",
+                operation="stdout",
+            ) from error

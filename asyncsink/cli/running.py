@@ -1,4 +1,4 @@
-"""Running a command's coroutine so that SIGINT and SIGTERM cancel it once, and nothing disturbs its clean-up."""
+"""Running a command's coroutine so that SIGINT, SIGTERM and SIGHUP cancel it once, and nothing disturbs its clean-up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
@@ -22,8 +22,8 @@ class Interrupted(Exception):
 def run_until_signalled(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Callable[[], None] | None = None) -> T:
     """Run `main()` in an event loop of its own and return its result.
 
-    The first SIGINT or SIGTERM calls `on_signal` (on the loop) and cancels `main`; later ones are ignored until it has
-    cleaned up.
+    The first of `SIGNALS` calls `on_signal` (on the loop) and cancels `main`; later ones are ignored until it has
+    cleaned up. A signal that is ignored from the start (nohup, a shell's background) stays ignored.
 
     Raises:
         Interrupted: a signal ended `main`; its cause is the error that the clean-up raised, if any.
@@ -46,12 +46,13 @@ async def _supervised(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Cal
 
     # A task of its own: this one is never cancelled, so it always sees how `main` ended.
     work = asyncio.ensure_future(main())
-    for number in SIGNALS:
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    for number in heard:
         loop.add_signal_handler(number, stop, number)
     try:
         await asyncio.wait({work})
     finally:
-        for number in SIGNALS:
+        for number in heard:
             loop.remove_signal_handler(number)
             if received:
                 signal.signal(number, signal.SIG_IGN)  # what is left is to say how it ended

@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 
 from anyio import CapacityLimiter
 
-from asyncsink.config import Policies
+from asyncsink.config import MIB, Policies, Settings
 from asyncsink.destinations.base import Outlook
 from asyncsink.engine.discover import Discovery, batches
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.outcomes import is_skip
-from asyncsink.errors import AsyncSinkError
+from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.model import SourceProblem, Transfer
 from asyncsink.routing.collisions import collision_error
+from asyncsink.s3.part_plan import PARTS_MAX
 
 PROBLEMS_KEPT = 20
 """Problems that are remembered with their sentences; the rest are only counted."""
@@ -51,15 +52,17 @@ class Survey:
         prefix = os.path.commonprefix([self._least or "", self._greatest])  # noqa: RUF071
         return Outlook(objects_total=self.objects_total, common_prefix=prefix, sample_key=self.sample_key)
 
-    def add(self, found: Transfer | SourceProblem, policies: Policies) -> None:
+    def add(self, found: Transfer | SourceProblem, settings: Settings) -> None:
         """Count one entry of the walk."""
+        self.objects_total += 1
         if isinstance(found, SourceProblem):
-            self.objects_total += 1
-            if not is_skip(found, policies):
+            if not is_skip(found, settings.policies):
                 self.refuse(found.error)
             return
-        self.objects_total += 1
-        self.bytes_total += found.source.size_bytes
+        size = found.source.size_bytes
+        if size > settings.limits.memory_bytes * PARTS_MAX:
+            self.refuse(_too_large_for_memory(found, settings.limits.memory_bytes))
+        self.bytes_total += size
         key = found.key
         if self._least is None:
             self._least = self._greatest = self.sample_key = key
@@ -88,7 +91,7 @@ class Survey:
         raise first
 
 
-async def take_survey(discovery: Discovery, *, policies: Policies, limiter: CapacityLimiter) -> Survey:
+async def take_survey(discovery: Discovery, settings: Settings, *, limiter: CapacityLimiter) -> Survey:
     """Walk the source once, sending nothing.
 
     Raises:
@@ -104,15 +107,24 @@ async def take_survey(discovery: Discovery, *, policies: Policies, limiter: Capa
         ordinal = 0
         async for batch in batches(iter(discovery), limiter=limiter, size=SURVEY_BATCH):
             for found in batch:
-                survey.add(found, policies)
+                survey.add(found, settings)
             if survey.ledger is not None:
-                ordinal = _claim(survey, batch, ordinal, policies)
+                ordinal = _claim(survey, batch, ordinal, settings.policies)
         survey.raise_problems()
     except BaseException:
         if survey.ledger is not None:
             survey.ledger.close()
         raise
     return survey
+
+
+def _too_large_for_memory(transfer: Transfer, memory_bytes: int) -> ConfigError:
+    size = transfer.source.size_bytes
+    needed = -(-size // PARTS_MAX)
+    return ConfigError(
+        f"{transfer.source.path} has {size:,} bytes; its {PARTS_MAX:,} parts do not fit into memory_bytes="
+        f"{memory_bytes:,}. Give at least {-(-needed // MIB)}MiB."
+    )
 
 
 def _claim(survey: Survey, batch: list[Transfer | SourceProblem], ordinal: int, policies: Policies) -> int:

@@ -8,10 +8,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import boto3  # type: ignore[import-untyped]
+import boto3
 import pytest
-from botocore.config import Config  # type: ignore[import-untyped]
-from botocore.exceptions import EndpointConnectionError  # type: ignore[import-untyped]
+from botocore.config import Config
+from botocore.exceptions import EndpointConnectionError
 
 Cli = Any
 
