@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asyncsink.cli.output import Output
-from asyncsink.cli.progress import transfer_display
+from asyncsink.cli.progress import count_display, transfer_display
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.config import S3Target, Settings, parse_size
 from asyncsink.errors import AsyncSinkError
@@ -180,9 +180,15 @@ class _Story:
         from asyncsink.engine.verifying import verify_manifest
 
         assert isinstance(settings.target, S3Target)
-        report = await verify_manifest(
-            self._manifest, read_back=True, options={"creds_path": settings.target.creds_path}
-        )
+        checked = 0
+
+        def observe(number: int) -> None:
+            nonlocal checked
+            checked = number
+
+        options = {"creds_path": settings.target.creds_path}
+        with count_display("read back", lambda: checked, quiet=False):
+            report = await verify_manifest(self._manifest, read_back=True, options=options, observe=observe)
         if not report.ok or report.confirmed_by != {"read-back": report.checked}:
             raise _Broken(f"expected every object to be read back intact. {report.summary()}")
         self._tell(

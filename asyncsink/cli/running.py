@@ -1,4 +1,4 @@
-"""Running a command's coroutine so that SIGINT, SIGTERM and SIGHUP cancel it once, and nothing disturbs its clean-up."""
+"""Running a command's coroutine so that a signal cancels it once, and nothing disturbs its clean-up."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from anyio import CapacityLimiter
 
 from asyncsink.destinations.base import ByteBody, PartWriter, Stored
 from asyncsink.engine.budget import ByteBudget
+from asyncsink.engine.buffers import BufferPool
 from asyncsink.engine.legs import Leg, each
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.reading import read_part
@@ -37,6 +38,7 @@ class PartsTransfer:
         *,
         algorithm: ChecksumAlgorithm | None,
         budget: ByteBudget,
+        buffers: BufferPool,
         threads: CapacityLimiter,
         runners_max: int,
         progress: Progress,
@@ -47,6 +49,8 @@ class PartsTransfer:
         self._plan = plan
         self._algorithm = algorithm
         self._budget = budget
+        own = plan.part_size_bytes != buffers.size_bytes
+        self._buffers = BufferPool(plan.part_size_bytes, idle_max=buffers.idle_max) if own else buffers
         self._threads = threads
         self._runners_max = runners_max
         self._progress = progress
@@ -98,19 +102,24 @@ class PartsTransfer:
                     return
                 part = self._plan.part(self._next_number)
                 self._next_number += 1
-                read = partial(read_part, self._source, part.offset, part.length, self._algorithm)
-                try:
-                    body, checksum = await anyio.to_thread.run_sync(read, limiter=self._threads)
-                except AsyncSinkError as error:
-                    self._source_error = self._source_error or error
-                    scope.cancel()
-                    return
-                self._checksums[part.part_number - 1] = checksum
-                write = partial(self._write, part=part, body=body, checksum=checksum)
-                await each([leg for leg in self._legs if leg.alive], write)
+                with self._buffers.lend(part.length) as body:
+                    if not await self._send_part(part, body):
+                        scope.cancel()
+                        return
                 self._progress.bytes_done += part.length
-                # The bytes must be gone before their share of the budget is given back.
-                del body, write
+
+    async def _send_part(self, part: Part, body: memoryview) -> bool:
+        """Read one part into `body` and write it to every leg; False where it cannot be read."""
+        read = partial(read_part, self._source, part.offset, body, self._algorithm)
+        try:
+            checksum = await anyio.to_thread.run_sync(read, limiter=self._threads)
+        except AsyncSinkError as error:
+            self._source_error = self._source_error or error
+            return False
+        self._checksums[part.part_number - 1] = checksum
+        write = partial(self._write, part=part, body=body, checksum=checksum)
+        await each([leg for leg in self._legs if leg.alive], write)
+        return True
 
     async def _write(self, leg: Leg, part: Part, body: ByteBody, checksum: Checksum | None) -> None:
         writer = self._writers[id(leg)]

@@ -18,12 +18,12 @@ from anyio import CapacityLimiter
 from asyncsink.config import Limits, Policies
 from asyncsink.destinations.base import Destination
 from asyncsink.engine.budget import ByteBudget
+from asyncsink.engine.buffers import BufferPool
 from asyncsink.engine.legs import Leg, each
 from asyncsink.engine.outcomes import Ending, word_outcomes
 from asyncsink.engine.parts import PartsTransfer
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.reading import (
-    PIECE_BYTES,
     Outgrown,
     compare_piece,
     digest_body,
@@ -37,6 +37,8 @@ from asyncsink.model import Outcome, Transfer
 from asyncsink.s3.part_plan import plan_parts
 from asyncsink.sources.reader import OpenSource
 
+IDLE_SHARE = 8
+"""One in so many of the buffers that the budget allows is kept for the next large body while it is not in use."""
 CHEAP_MD5_BYTES_MAX = 8 * 1024 * 1024
 """Up to this size, an MD5 of the file costs less than asking the server for another checksum."""
 
@@ -62,6 +64,9 @@ class Publisher:
         self._policies = policies
         self._limits = limits
         self._budget = budget
+        self._buffers = BufferPool(
+            limits.part_size_bytes, idle_max=max(1, limits.memory_bytes // limits.part_size_bytes // IDLE_SHARE)
+        )
         self._threads = threads
         self._progress = progress
         self._dry_run = dry_run
@@ -127,26 +132,32 @@ class Publisher:
         transfer, legs = ending.transfer, ending.legs
         if self._nothing_to_read(legs):
             return
-        async with self._budget.reserve(transfer.source.size_bytes):
-            comparing = _comparing(legs)
-            read = partial(read_whole, transfer.source, self._policies.algorithm, _compares(comparing))
-            reading = await anyio.to_thread.run_sync(read, limiter=self._threads)
-            ending.checksum = reading.checksum
-            await self._settle(transfer, comparing, reading.digests)
-            while comparing := _comparing(legs):
-                digest = partial(digest_body, reading.body, _compares(comparing))
-                digests = await anyio.to_thread.run_sync(digest, limiter=self._threads)
-                await self._settle(transfer, comparing, digests)
-            sending = [leg for leg in legs if leg.alive]
-            if self._dry_run or not sending:
-                return
+        size = transfer.source.size_bytes
+        async with self._budget.reserve(self._buffers.cost(size)):
+            with self._buffers.lend(size) as into:
+                await self._read_and_put(ending, into)
 
-            async def put(leg: Leg) -> None:
-                await leg.attempt(lambda: leg.destination.put(transfer, reading.body, reading.checksum))
+    async def _read_and_put(self, ending: Ending, into: memoryview) -> None:
+        transfer, legs = ending.transfer, ending.legs
+        comparing = _comparing(legs)
+        read = partial(read_whole, transfer.source, into, self._policies.algorithm, _compares(comparing))
+        reading = await anyio.to_thread.run_sync(read, limiter=self._threads)
+        ending.checksum = reading.checksum
+        await self._settle(transfer, comparing, reading.digests)
+        while comparing := _comparing(legs):
+            digest = partial(digest_body, reading.body, _compares(comparing))
+            digests = await anyio.to_thread.run_sync(digest, limiter=self._threads)
+            await self._settle(transfer, comparing, digests)
+        sending = [leg for leg in legs if leg.alive]
+        if self._dry_run or not sending:
+            return
 
-            await each(sending, put)
-            if legs[0].stored is not None:
-                self._progress.bytes_done += transfer.source.size_bytes
+        async def put(leg: Leg) -> None:
+            await leg.attempt(lambda: leg.destination.put(transfer, reading.body, reading.checksum))
+
+        await each(sending, put)
+        if legs[0].stored is not None:
+            self._progress.bytes_done += transfer.source.size_bytes
 
     async def _in_parts(self, ending: Ending) -> None:
         transfer, legs = ending.transfer, ending.legs
@@ -169,6 +180,7 @@ class Publisher:
                 plan_parts(source.size_bytes, self._limits.part_size_bytes),
                 algorithm=self._policies.algorithm,
                 budget=self._budget,
+                buffers=self._buffers,
                 threads=self._threads,
                 runners_max=self._limits.concurrency_max,
                 progress=self._progress,
@@ -183,11 +195,12 @@ class Publisher:
     async def _digest(self, source: OpenSource, compares: Sequence[CompareWith]) -> list[Digests]:
         """Read the file once, piece by piece, for its digests; it must not change meanwhile."""
         digesters = [SamenessDigester(compare) for compare in compares]
-        for offset in range(0, source.size_bytes, PIECE_BYTES):
-            length = min(PIECE_BYTES, source.size_bytes - offset)
-            async with self._budget.reserve(length):
-                piece = partial(compare_piece, source, offset, length, digesters)
-                await anyio.to_thread.run_sync(piece, limiter=self._threads)
+        step = self._buffers.size_bytes
+        for offset in range(0, source.size_bytes, step):
+            async with self._budget.reserve(step):
+                with self._buffers.lend(min(step, source.size_bytes - offset)) as into:
+                    piece = partial(compare_piece, source, offset, into, digesters)
+                    await anyio.to_thread.run_sync(piece, limiter=self._threads)
         await anyio.to_thread.run_sync(source.check_unchanged, limiter=self._threads)
         return [digester.digests() for digester in digesters]
 

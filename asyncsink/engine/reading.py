@@ -17,9 +17,6 @@ from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile
 from asyncsink.sources.problems import translate
 from asyncsink.sources.reader import OpenSource
 
-PIECE_BYTES = 8 * 1024 * 1024
-"""What is read at a time while a large file is compared."""
-
 
 class Outgrown(Exception):
     """The file is no longer what the walk found; `found` is what it is now. Nothing was read, nothing is wrong yet."""
@@ -55,15 +52,17 @@ def open_as_found(file: SourceFile) -> OpenSource:
         raise Outgrown(replace(file, size_bytes=now.st_size, mtime_ns=now.st_mtime_ns)) from None
 
 
-def read_whole(file: SourceFile, algorithm: ChecksumAlgorithm | None, compares: Sequence[CompareWith]) -> Reading:
-    """Open, read, checksum and look again.
+def read_whole(
+    file: SourceFile, into: memoryview, algorithm: ChecksumAlgorithm | None, compares: Sequence[CompareWith]
+) -> Reading:
+    """Open, read into `into` (of the file's size), checksum and look again.
 
     Raises:
         SourceError: unreadable, or changed while it was read.
         Outgrown: see `open_as_found`.
     """
     with open_as_found(file) as source:
-        body = source.read_all()
+        body = source.read_all(into)
         source.check_unchanged()
     checksum = None if algorithm is None else checksum_of(body, algorithm)
     return Reading(body, checksum, digest_body(body, compares))
@@ -78,16 +77,16 @@ def digest_body(body: ByteBody, compares: Sequence[CompareWith]) -> tuple[Digest
 
 
 def read_part(
-    source: OpenSource, offset: int, length: int, algorithm: ChecksumAlgorithm | None
-) -> tuple[ByteBody, Checksum | None]:
-    """One part and its checksum."""
-    body = source.read_part(offset, length)
-    return body, None if algorithm is None else checksum_of(body, algorithm)
+    source: OpenSource, offset: int, into: memoryview, algorithm: ChecksumAlgorithm | None
+) -> Checksum | None:
+    """Fill `into` with the part at `offset`; returns its checksum."""
+    body = source.read_part(offset, len(into), into)
+    return None if algorithm is None else checksum_of(body, algorithm)
 
 
-def compare_piece(source: OpenSource, offset: int, length: int, digesters: Sequence[SamenessDigester]) -> None:
-    """Feed one piece of the file to the digesters."""
-    piece = source.read_part(offset, length)
+def compare_piece(source: OpenSource, offset: int, into: memoryview, digesters: Sequence[SamenessDigester]) -> None:
+    """Feed the piece at `offset`, read into `into`, to the digesters."""
+    piece = source.read_part(offset, len(into), into)
     for digester in digesters:
         digester.update(piece)
 

@@ -193,6 +193,23 @@ def test_missing_sources_may_be_skipped(inside: Cli, bucket: str, results: Path,
     assert (ended.code, ended.json["objects_skipped"], keys()) == (0, 1, ["a"])
 
 
+def test_a_result_that_cannot_be_written_is_one_sentence(cli: Cli, results: Path, tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*cli.command, "export", results, tmp_path / "out", "--json"],
+            env=cli.environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "asyncsink: error: The run is over, but its result cannot be written to standard output "
+        "(No space left on device).\n"
+    )
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(cli: Cli, results: Path, bucket: str) -> None:
     process = cli.start("export", results, f"s3://{bucket}")
     process.stdout.close()

@@ -26,7 +26,7 @@ def large(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["SIGINT", "SIGTERM", "SIGHUP"])
 def number(request: pytest.FixtureRequest) -> signal.Signals:
     signal_number: signal.Signals = request.param
     return signal_number

@@ -68,7 +68,7 @@ class AnswerReader:
         if self._parser is None:
             self._parser = HttpResponseParser(self)
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Take the next bytes.
 
         Raises:

@@ -1,0 +1,44 @@
+"""Reused memory for large bodies.
+
+A fresh 8 MiB body for every part would fault in every page again, and allocators keep such blocks in per-thread arenas,
+so that a run's memory grows to about twice its budget. Buffers that go round do neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SMALL_BYTES = 1024 * 1024
+"""Bodies up to this size are allocated as they come: reusing a whole buffer for them would waste the budget."""
+
+
+class BufferPool:
+    """Buffers of one size. The number in use is bounded by the byte budget, not here. For one thread: the loop's."""
+
+    def __init__(self, size_bytes: int, *, idle_max: int = 1) -> None:
+        """Buffers of `size_bytes`; at most `idle_max` of them are kept while nobody uses them."""
+        self.size_bytes = size_bytes
+        self.idle_max = idle_max
+        self._free: list[bytearray] = []
+
+    def __repr__(self) -> str:
+        return f"<BufferPool of {self.size_bytes} bytes, {len(self._free)} free>"
+
+    def cost(self, length: int) -> int:
+        """What lending `length` bytes takes from the byte budget."""
+        return length if length <= SMALL_BYTES else max(length, self.size_bytes)
+
+    @contextmanager
+    def lend(self, length: int) -> Iterator[memoryview]:
+        """A writable view of `length` bytes, for the duration of the block; its content is arbitrary."""
+        if length <= SMALL_BYTES or length > self.size_bytes:
+            with memoryview(bytearray(length)) as view:
+                yield view
+            return
+        buffer = self._free.pop() if self._free else bytearray(self.size_bytes)
+        try:
+            yield memoryview(buffer)[:length]
+        finally:
+            if len(self._free) < self.idle_max:
+                self._free.append(buffer)
