@@ -124,6 +124,12 @@ def _split_bucket(text: str, rest: str) -> tuple[str, str]:
         bucket, prefix = match.group(1), match.group(2) or ""
     else:
         bucket, _, prefix = rest.partition("/")
+        if "@" in bucket:
+            # It may be a pasted secret: it is not repeated.
+            raise ConfigError(
+                "The destination has an '@' where the bucket's name is expected; give credentials by creds_path or "
+                "profile, never in s3://bucket/prefix."
+            )
         _check_bucket(bucket, f"the destination {text!r}")
     segments = [segment for segment in prefix.split("/") if segment]
     if any(segment in (".", "..") for segment in segments):

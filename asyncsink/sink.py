@@ -24,7 +24,7 @@ from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.loops import run_to_end
 from asyncsink.engine.outcomes import is_skip
 from asyncsink.engine.pipeline import Submit, Work
-from asyncsink.engine.producer import claim_first, feed_discovery
+from asyncsink.engine.producer import feed_discovery, first_only
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.recorder import Ticket
 from asyncsink.engine.run import Opening, Run, check_bucket_given, surface
@@ -258,15 +258,14 @@ class AsyncSink:
         policies = self._settings.policies
         source = OutputsSource({attribute: paths}, symlinks=policies.symlinks, compat=self._settings.routing.compat)
         discovery = _discovery(self._settings, run.target, source)
-        async for batch in batches(iter(discovery), limiter=run.threads):
+        async for batch in batches(first_only(iter(discovery), ledger), limiter=run.threads):
             for item in batch:
-                claimed = claim_first(item, ledger) if isinstance(item, Transfer) else item
-                if isinstance(claimed, SourceProblem) and is_skip(claimed, policies):
-                    await self._submit(Work(claimed))
-                elif isinstance(claimed, SourceProblem):
-                    raise claimed.error
+                if isinstance(item, Transfer):
+                    yield item
+                elif isinstance(item, SourceProblem) and not is_skip(item, policies):
+                    raise item.error
                 else:
-                    yield claimed
+                    await self._submit(Work(item))
 
 
 def _discovery(settings: Settings, target: S3Target | LocalTarget, source: Source) -> Discovery:

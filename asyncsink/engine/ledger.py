@@ -6,6 +6,7 @@ Only runs whose keys could meet keep a ledger: a plain directory export cannot c
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterable
 
 CACHE_KIB = 2048
@@ -13,10 +14,11 @@ CACHE_KIB = 2048
 
 
 class KeyLedger:
-    """The first and the last source of every key, on disk. Methods block and are called from one thread at a time."""
+    """The first and the last source of every key, on disk. Methods block, and are called from worker threads."""
 
     def __init__(self) -> None:
         # An empty name is a private file that SQLite makes, and removes when the connection closes.
+        self._lock = threading.Lock()
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._database.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         self._database.execute("PRAGMA journal_mode=OFF")
@@ -29,6 +31,10 @@ class KeyLedger:
 
         The same source under the same key again is no collision.
         """
+        with self._lock:
+            return self._claim(claims)
+
+    def _claim(self, claims: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, str]]:
         met: list[tuple[str, str, str]] = []
         execute = self._database.execute
         execute("BEGIN")
@@ -50,12 +56,14 @@ class KeyLedger:
 
     def last(self, key: str) -> tuple[str, int] | None:
         """The last source that claimed `key`, and its ordinal."""
-        row = self._database.execute("SELECT last, ordinal FROM claim WHERE key = ?", (_encode(key),)).fetchone()
+        with self._lock:
+            row = self._database.execute("SELECT last, ordinal FROM claim WHERE key = ?", (_encode(key),)).fetchone()
         return None if row is None else (_decode(row[0]), int(row[1]))
 
     def close(self) -> None:
         """Release the file."""
-        self._database.close()
+        with self._lock:
+            self._database.close()
 
 
 def _encode(text: str) -> bytes:

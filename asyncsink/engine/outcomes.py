@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from asyncsink.config import Policies
 from asyncsink.engine.legs import Leg
 from asyncsink.errors import AsyncSinkError, ConfigError, SourceError, TransferError
+from asyncsink.integrity.checksums import checksum_of
 from asyncsink.integrity.sameness import SkipIt, Upload
 from asyncsink.model import (
     Checksum,
@@ -115,6 +116,8 @@ def _known_checksum(ending: Ending, policies: Policies) -> Checksum | None:
     existing, algorithm = ending.legs[0].existing, policies.algorithm
     if algorithm is None or existing is None:
         return None
+    if not existing.size_bytes and not ending.transfer.source.size_bytes:
+        return checksum_of(b"", algorithm)
     if algorithm in existing.checksums:
         return Checksum(algorithm, existing.checksums[algorithm])
     return ending.checksum if policies.overwrite == "checksum" else None

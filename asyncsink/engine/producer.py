@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from anyio import CapacityLimiter
 
-from asyncsink.engine.discover import Discovery, batches
+from asyncsink.engine.discover import BATCH, Discovery, batches
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.pipeline import Found, Submit, Work
 from asyncsink.model import Skip, SourceProblem, Transfer
@@ -28,8 +28,10 @@ async def feed_discovery(
     """Submit everything that `discovery` yields. `ledger` is None where keys cannot meet."""
     found: Iterator[Found] = iter(discovery)
     if ledger is not None:
-        found = _last_only(found, ledger) if surveyed else _first_only(found, ledger)
-    async for batch in batches(found, limiter=limiter):
+        found = _last_only(found, ledger) if surveyed else first_only(found, ledger)
+    # A stream's next line may be hours away: what has come must not wait for it.
+    size = BATCH if discovery.source.replayable else 1
+    async for batch in batches(found, limiter=limiter, size=size):
         for item in batch:
             await submit(Work(item))
 
@@ -47,13 +49,13 @@ def _last_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
         ordinal += 1
 
 
-def _first_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
+def first_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
+    """Replace transfers whose key another source has already by KeyCollision problems. Blocks."""
     for item in found:
-        yield claim_first(item, ledger) if isinstance(item, Transfer) else item
+        yield _claim_first(item, ledger) if isinstance(item, Transfer) else item
 
 
-def claim_first(transfer: Transfer, ledger: KeyLedger) -> Transfer | SourceProblem:
-    """The transfer, or a KeyCollision where another source has its key already. Blocks."""
+def _claim_first(transfer: Transfer, ledger: KeyLedger) -> Transfer | SourceProblem:
     for key, first, second in ledger.claim([(transfer.key, transfer.source.path, 0)]):
         error = collision_error(key, first, second)
         return SourceProblem(second, error, entry=transfer.source.entry, skippable=False)

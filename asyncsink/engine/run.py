@@ -26,10 +26,8 @@ from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, Perm
 from asyncsink.report.manifest import ManifestHeader, ManifestWriter
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.s3.credentials import bucket_settings
+from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import S3Stack, open_stack
-
-PREPARE_ATTEMPTS_MAX = 4
-"""Attempts of the first request: a wrong endpoint should be told in seconds, not in minutes."""
 
 
 @dataclass(slots=True)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os.path
 from dataclasses import dataclass, field
+from functools import partial
 
+import anyio.to_thread
 from anyio import CapacityLimiter
 
 from asyncsink.config import MIB, Policies, Settings
@@ -109,7 +111,8 @@ async def take_survey(discovery: Discovery, settings: Settings, *, limiter: Capa
             for found in batch:
                 survey.add(found, settings)
             if survey.ledger is not None:
-                ordinal = _claim(survey, batch, ordinal, settings.policies)
+                claim = partial(_claim, survey, batch, ordinal, settings.policies)
+                ordinal = await anyio.to_thread.run_sync(claim, limiter=limiter)
         survey.raise_problems()
     except BaseException:
         if survey.ledger is not None:

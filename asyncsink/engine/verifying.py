@@ -19,12 +19,13 @@ from anyio import CapacityLimiter
 
 from asyncsink.config import Limits, LocalTarget, S3Target, Secret, Settings
 from asyncsink.engine.discover import batches
-from asyncsink.errors import AsyncSinkError, ObjectMissing
+from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing
 from asyncsink.integrity.checksums import Digester, is_composite
 from asyncsink.model import Checksum, Receipt, Skip
 from asyncsink.options import parse_options
 from asyncsink.report.manifest import ManifestEnd, ManifestRecord, read_manifest
-from asyncsink.s3.operations import GetObject, HeadObject, ObjectHead
+from asyncsink.s3.operations import GetObject, HeadObject, ListObjects, ObjectHead
+from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX, RetryingTransport
 from asyncsink.s3.stack import open_stack
 from asyncsink.s3.transport import Transport
 
@@ -121,6 +122,7 @@ async def verify_manifest(
     settings = _settings(header.destination, header, options or {})
     report = VerifyReport(os.fspath(path))
     async with _open_prover(settings, read_back) as prover:
+        await prover.check_reachable()
         await _check_all(records, report, prover, limits=settings.limits, threads=threads, observe=observe)
     return report
 
@@ -128,10 +130,25 @@ async def verify_manifest(
 class Prover:
     """Proves promises against a bucket, or against local files."""
 
-    def __init__(self, transport: Transport | None, secret: Secret | None, read_back: bool) -> None:
+    def __init__(self, transport: RetryingTransport | None, secret: Secret | None, read_back: bool) -> None:
         self._transport = transport
         self._secret = secret
         self._read_back = read_back
+
+    async def check_reachable(self) -> None:
+        """One request, so that a wrong secret, bucket or endpoint is told once, and not for every object.
+
+        Raises:
+            TransferError, CredentialsError: the bucket cannot be asked at all.
+        """
+        if self._transport is None:
+            return
+        try:
+            with self._transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
+                await self._transport.send(ListObjects(max_keys=1))
+        except AccessDenied:
+            # Objects may be readable where the bucket may not be listed.
+            return
 
     async def prove(self, promise: Promise) -> str:
         """How the promise was proven.

@@ -22,6 +22,8 @@ from asyncsink.s3.operations import Operation, Response
 from asyncsink.s3.transport import Transport
 
 R = TypeVar("R", bound=Response)
+PREPARE_ATTEMPTS_MAX = 4
+"""Attempts of a run's first request: a wrong endpoint should be told in seconds, not in minutes."""
 
 
 class RetryingTransport:

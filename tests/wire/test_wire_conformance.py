@@ -109,6 +109,10 @@ WEED: frozenset[Capability] = frozenset(
 class TestWireOnSeaweedFS(TransportSuite):
     capabilities: ClassVar[frozenset[Capability]] = WEED
 
+    @pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+        return "asyncio", {"use_uvloop": request.param}
+
     @pytest.fixture
     def endpoint_url(self, seaweed: Any) -> str:
         return str(seaweed.endpoint_url)
@@ -155,6 +159,10 @@ class TestWireOnSeaweedFS(TransportSuite):
 
 class TestWireOverTls(TransportSuite):
     capabilities: ClassVar[frozenset[Capability]] = WEED
+
+    @pytest.fixture
+    def anyio_backend(self) -> tuple[str, dict[str, bool]]:
+        return "asyncio", {"use_uvloop": True}
 
     @pytest.fixture
     def endpoint_url(self, seaweed: Any) -> str:

@@ -152,6 +152,15 @@ async def test_a_provider_that_fails_shows_no_secret() -> None:
             await transport.send(PUT)
 
 
+async def test_a_malformed_key_id_is_refused(keys: Any) -> None:
+    async def provide() -> Any:
+        return keys(access_key_id="AKID\r\n")
+
+    async with open_wire("http://127.0.0.1:1", provide) as transport:
+        with pytest.raises(CredentialsError, match="malformed"):
+            await transport.send(PUT)
+
+
 async def test_anonymous_requests(keys: Any) -> None:
     provider = Provider(keys)
     async with CannedPeer(STORED, canned(403, b"")) as peer:

@@ -25,17 +25,26 @@ def writer() -> RequestWriter:
     return RequestWriter(ENDPOINT, Signer("AKID", Secret(b"secret"), "us-east-1", Secret(b"tok%s{}en")))
 
 
-@pytest.mark.parametrize("region", ["", "us-iso-east-1", "eu-isoe-west-1", "evil.example.org/"])
+@pytest.mark.parametrize("region", ["", "us-iso-east-1", "eu-isoe-west-1", "evil.example.org/", "é", "-"])
 def test_a_region_without_a_known_host_is_refused(region: str) -> None:
-    with pytest.raises(ConfigError, match="endpoint"):
+    with pytest.raises(ConfigError, match="region="):
         endpoint_of(S3Target(bucket="bkt"), region)
 
 
-@pytest.mark.parametrize("url", ["ftp://h", "h:9000", "http://user:pass@h", "http://h?x=1", "http://hé"])
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://h", "h:9000", "http://user:pass@h", "http://h?x=1", "http://hé", "http://.h", "http://h/a b", "http://h/é"],
+)
 def test_a_malformed_endpoint_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="endpoint_url") as caught:
         endpoint_of(S3Target(bucket="bkt", endpoint_url=url), "x")
     assert "pass" not in str(caught.value).replace("password", "")
+
+
+@pytest.mark.parametrize("bucket", ["arn:aws:s3:us-east-1:1:accesspoint/a", "b--use1-az4--x-s3"])
+def test_a_bucket_of_another_kind_is_refused(bucket: str) -> None:
+    with pytest.raises(ConfigError, match="aioboto3"):
+        endpoint_of(S3Target(bucket=bucket), "us-east-1")
 
 
 @pytest.mark.parametrize(
@@ -168,6 +177,7 @@ def test_an_error_in_a_200() -> None:
     answer = Answer(200, {}, b"<?xml version='1.0'?>\n<Error><Code>InternalError</Code></Error>")
     assert is_error(answer)
     assert isinstance(error_of(PUT, "bkt", answer, None), ServerFault)
+    assert is_error(Answer(200, {}, b'<Error xmlns="x"><Code>InternalError</Code></Error>'))
     assert not is_error(Answer(200, {}, b"<PutObjectResult/>"))
 
 

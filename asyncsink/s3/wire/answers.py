@@ -72,7 +72,7 @@ def response_of(operation: HotOperation, answer: Answer) -> Response:
 
 def is_error(answer: Answer) -> bool:
     """Whether the answer refuses the request; S3's look-alikes also put an `<Error>` into the body of a 200."""
-    return not 200 <= answer.status < 300 or (bool(answer.body) and b"<Error>" in answer.body[:1024])
+    return not 200 <= answer.status < 300 or (bool(answer.body) and b"<Error" in answer.body[:1024])
 
 
 def error_of(operation: HotOperation, bucket: str, answer: Answer, signed_at: float | None) -> AsyncSinkError:

@@ -39,7 +39,7 @@ class Connection(asyncio.BufferedProtocol):
         self._refused = False
         self._handed = 0
         self._unhanded = 0
-        self._mark = -1
+        self._mark: int | None = None
         self._moved_at = 0.0
         self.idle_since = 0.0
         """Loop time of the end of the last exchange."""
@@ -75,7 +75,7 @@ class Connection(asyncio.BufferedProtocol):
         self._answer = answer
         self._reader.begin(bodiless=bodiless)
         self._refused = False
-        self._mark = -1
+        self._mark = None
         self._handed, self._unhanded = 0, len(body)
         try:
             if len(body) <= SMALL_BODY_BYTES:
@@ -176,7 +176,7 @@ class Connection(asyncio.BufferedProtocol):
         self._paused = False
         self._wake_writer()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop names it
         """Where the next bytes go."""
         return self._buffer
 

@@ -15,11 +15,13 @@ from urllib.parse import urlsplit
 from asyncsink.config import S3Target
 from asyncsink.errors import ConfigError
 from asyncsink.s3.client import check_endpoint, payload_must_be_signed
+from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.signing import encode_path
 
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
-_REGION = re.compile(r"[a-z0-9-]+")
+_REGION = re.compile(r"[A-Za-z0-9._-]+")
+_PATH = re.compile(r"[A-Za-z0-9/_.~!$&'()*+,;=:@%-]*")
 _OTHER_PARTITIONS = ("us-iso", "eu-iso", "eusc-")
 
 
@@ -54,14 +56,19 @@ def endpoint_of(target: S3Target, region: str) -> Endpoint:
         region: of the bucket; names the host where there is no endpoint_url.
 
     Raises:
-        ConfigError: the endpoint_url is malformed, or the region is none whose host is known.
+        ConfigError: the endpoint_url or the region is malformed, the region is none whose host is known, or the bucket
+            is of a kind that needs other requests than these (ARNs, S3 Express).
     """
     check_endpoint(target.endpoint_url)
+    if not _REGION.fullmatch(region):
+        raise ConfigError(f"region={region!r} is no region's name; expected one such as 'us-east-1'.")
+    if target.bucket.startswith("arn:") or target.bucket.endswith("--x-s3"):
+        raise ConfigError(f"The wire lane does not know the endpoint of the bucket {target.bucket!r}; use aioboto3.")
     url = target.endpoint_url or _amazon(region)
     parts = urlsplit(url)
     name, tls = parts.hostname or "", parts.scheme == "https"
-    if not name.isascii():
-        raise ConfigError(f"endpoint_url={url!r} has a host name that is no ASCII; write it in its xn-- form.")
+    if not name.isascii() or name.startswith(".") or ".." in name or not _PATH.fullmatch(parts.path):
+        raise ConfigError(f"endpoint_url={one_line(url)!r} is malformed; write other letters as xn-- or as %XX.")
     virtual = target.addressing_style == "virtual" or (target.addressing_style == "auto" and not target.endpoint_url)
     virtual = virtual and not _is_address(name) and _can_be_host(target.bucket, tls)
     host = f"{target.bucket}.{name}" if virtual else name
@@ -81,7 +88,7 @@ def endpoint_of(target: S3Target, region: str) -> Endpoint:
 
 
 def _amazon(region: str) -> str:
-    if not _REGION.fullmatch(region) or region.startswith(_OTHER_PARTITIONS):
+    if region.startswith(_OTHER_PARTITIONS) or not _HOST_NAME.fullmatch(region):
         raise ConfigError(f"region={region!r} has no endpoint that is known here; give endpoint_url=.")
     domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
     return f"https://s3.{region}.{domain}"

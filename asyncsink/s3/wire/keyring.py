@@ -134,6 +134,8 @@ class Keyring:
         except Exception as error:  # noqa: BLE001 - a provider may raise anything
             # Its text may quote what a credential process printed.
             raise CredentialsError(f"The credentials cannot be had ({type(error).__name__}); log in again.") from None
+        if not found.access_key_id.isascii() or not found.access_key_id.isprintable():
+            raise CredentialsError("The access key id is malformed; check the profile or file that it comes from.")
         expires_at = found.expires_at
         if expires_at is None:
             self._ask_at = float("inf")

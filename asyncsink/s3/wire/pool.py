@@ -58,7 +58,8 @@ class Pool:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="asyncsink-wire")
         self._sweep_seconds = min(max(retry.stall_seconds / 8, SWEEP_SECONDS_MIN), SWEEP_SECONDS_MAX)
         self._timer: asyncio.TimerHandle | None = None
-        self._emptied: asyncio.Future[None] | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
         self._closed = False
         self.connections_total = 0
         """Connections made so far."""
@@ -91,16 +92,20 @@ class Pool:
         self._closed = True
         for connection in tuple(self._open):
             connection.fail(ExchangeError("the transport was closed"))
-        if self._open:
-            self._emptied = self._loop.create_future()
-            await self._emptied
+        await self._empty.wait()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._threads.shutdown(wait=False)
 
     async def in_thread(self, function: Callable[[], T]) -> T:
-        """Run something blocking and short in one of the pool's threads."""
+        """Run something blocking and short in one of the pool's threads.
+
+        Raises:
+            ExchangeError: the pool is closed.
+        """
+        if self._closed:
+            raise ExchangeError("the transport was closed")
         return await self._loop.run_in_executor(self._threads, function)
 
     async def _exchange(self, connection: Connection, head: bytes, body: ByteBody, bodiless: bool) -> Answer:
@@ -121,8 +126,6 @@ class Pool:
         return None
 
     async def _connect(self) -> Connection:
-        if self._closed:
-            raise ExchangeError("the transport was closed")
         seconds = self._retry.connect_seconds
         deadline = self._loop.time() + seconds
         try:
@@ -179,6 +182,7 @@ class Pool:
             connection.abort()
             raise ExchangeError("the connection was closed as soon as it was made")
         self._open[connection] = address
+        self._empty.clear()
         self.connections_total += 1
         if self._timer is None:
             self._timer = self._loop.call_later(self._sweep_seconds, self._sweep)
@@ -203,8 +207,8 @@ class Pool:
             self._release(address)
         if connection in self._idle:
             self._idle.remove(connection)
-        if self._emptied is not None and not self._open and not self._emptied.done():
-            self._emptied.set_result(None)
+        if not self._open:
+            self._empty.set()
 
     def _sweep(self) -> None:
         now = self._loop.time()

@@ -110,13 +110,12 @@ class WireTransport:
 
     async def _send(self, operation: HotOperation) -> Response:
         writer = self._keyring.ready() or await self._keyring.renewed()
-        bodiless = isinstance(operation, HeadObject)
         body: ByteBody = b"" if isinstance(operation, HeadObject) else operation.body
-        payload_hash = await self._payload_hash(body, writer)
-        signed_at = self._keyring.now()
-        head = writer.head(operation, payload_hash, self._keyring.timestamp())
         try:
-            answer = await self._pool.exchange(head, body, bodiless=bodiless)
+            payload_hash = await self._payload_hash(body, writer)
+            signed_at = self._keyring.now()
+            head = writer.head(operation, payload_hash, self._keyring.timestamp())
+            answer = await self._pool.exchange(head, body, bodiless=isinstance(operation, HeadObject))
         except ExchangeError as failure:
             raise self._failed(operation, failure) from failure.__cause__
         except ssl.SSLCertVerificationError as error:
