@@ -26,6 +26,7 @@ OnCollision = Literal["error", "last"]
 OnUnreachable = Literal["error", "local"]
 Symlinks = Literal["follow", "skip", "error"]
 AddressingStyle = Literal["auto", "path", "virtual"]
+LaneChoice = Literal["auto", "wire", "aioboto3"]
 LocalCopyMode = Literal["copy", "hardlink", "reflink"]
 ChecksumChoice = Literal["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5", "none"]
 
@@ -267,6 +268,7 @@ class ExportOptions(TypedDict, total=False):
     local_copy_mode: LocalCopyMode
     related_files: bool
     retry: RetryPolicy
+    transport: LaneChoice
 
 
 OPTION_NAMES: tuple[str, ...] = tuple(ExportOptions.__annotations__)
@@ -285,6 +287,7 @@ class Settings:
     local_copy: LocalTarget | None = None
     manifest: str = ""
     remove_dest_dir: bool = False
+    transport: LaneChoice = "auto"
     caller_bucket: Any = None
     """A boto3 or aioboto3 Bucket whose client settings are taken over (rule 47), or None."""
 

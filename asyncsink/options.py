@@ -14,6 +14,7 @@ from asyncsink.config import (
     ChecksumChoice,
     Compat,
     ExportOptions,
+    LaneChoice,
     Limits,
     LocalCopyMode,
     LocalTarget,
@@ -68,6 +69,7 @@ def parse_options(base_directory: Any, options: ExportOptions | Mapping[str, Any
         local_copy=_local_copy(given, target),
         manifest=_path(given, "manifest"),
         remove_dest_dir=_flag(given, "remove_dest_dir", False),
+        transport=_choice(given, "transport", "auto", LaneChoice),
         caller_bucket=given.get("bucket"),
     )
 

@@ -190,6 +190,10 @@ class Speed:
     part_size: Annotated[
         Text, _text("--part-size", "SIZE", "Size of the parts of large files (default 8MiB).", _SPEED)
     ] = None
+    transport: Annotated[
+        Text,
+        _text("--transport", "LANE", "How objects are sent: auto (default), wire (own HTTP), or aioboto3.", _SPEED),
+    ] = None
     memory: Annotated[Text, _text("--memory", "SIZE", "Most file content held at once (default 256MiB).", _SPEED)] = (
         None
     )

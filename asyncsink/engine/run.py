@@ -176,7 +176,13 @@ class Opening:
             # Rule 24: an override replaces the bucket, never a part of the key.
             target = replace(target, bucket=(await bucket_settings(settings.caller_bucket)).name)
         s3 = await exits.enter_async_context(
-            open_stack(target, settings.retry, settings.limits, caller_bucket=settings.caller_bucket)
+            open_stack(
+                target,
+                settings.retry,
+                settings.limits,
+                caller_bucket=settings.caller_bucket,
+                lane=settings.transport,
+            )
         )
         destination = S3Destination(
             s3.transport,

@@ -84,6 +84,11 @@ class Aioboto3Transport:
             transport._owned = stack.pop_all()
         return transport
 
+    @property
+    def client(self) -> Any:
+        """The aiobotocore client, for those who decide between lanes."""
+        return self._client
+
     def __repr__(self) -> str:
         return f"<Aioboto3Transport s3://{self._bucket} at {self._client.meta.endpoint_url}>"
 

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from asyncsink.config import Limits, RetryPolicy, S3Target
-from asyncsink.s3.aioboto3_transport import Aioboto3Transport
+from asyncsink.config import LaneChoice, Limits, RetryPolicy, S3Target
+from asyncsink.s3.lanes import open_lanes
 from asyncsink.s3.pacing import PacedTransport, Pacer
 from asyncsink.s3.retrying import RetryingTransport
 
@@ -40,16 +40,24 @@ class S3Stack:
 
 @asynccontextmanager
 async def open_stack(
-    target: S3Target, retry: RetryPolicy, limits: Limits, *, caller_bucket: Any = None
+    target: S3Target,
+    retry: RetryPolicy,
+    limits: Limits,
+    *,
+    caller_bucket: Any = None,
+    lane: LaneChoice = "auto",
 ) -> AsyncIterator[S3Stack]:
     """Open a client for `target` and stack the layers on it; leaving the block closes its connections.
+
+    Args:
+        lane: which lane the hot requests take; see `lanes`.
 
     Raises:
         ConfigError, CredentialsError: nothing was sent.
     """
-    lane = await Aioboto3Transport.open(target, retry, limits, caller_bucket=caller_bucket)
+    transport, name = await open_lanes(target, retry, limits, choice=lane, caller_bucket=caller_bucket)
     try:
         pacer = Pacer(limits.concurrency_start)
-        yield S3Stack(RetryingTransport(PacedTransport(lane, pacer), retry), pacer, "aioboto3")
+        yield S3Stack(RetryingTransport(PacedTransport(transport, pacer), retry), pacer, name)
     finally:
-        await lane.aclose()
+        await transport.aclose()

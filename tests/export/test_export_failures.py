@@ -182,9 +182,11 @@ async def test_a_dead_server_costs_only_s3(tree: Path, tmp_path: Path, monkeypat
     assert sorted(content_of(tmp_path / "copy")) == ["m/a.txt", "m/large.nii.gz"]
 
 
+@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
 async def test_cancellation_leaves_nothing_behind_and_the_next_run_completes(
-    tmp_path: Path, bucket: str, s3: Any, stored: Stored, options: dict[str, Any]
+    tmp_path: Path, bucket: str, s3: Any, stored: Stored, options: dict[str, Any], lane: Any
 ) -> None:
+    options = {**options, "transport": lane}
     root = tmp_path / "t"
     root.mkdir()
     (root / "large").write_bytes(os.urandom(96 * MIB))

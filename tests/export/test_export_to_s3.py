@@ -36,17 +36,18 @@ async def test_document_example(tmp_path: Path, bucket: str, stored: Stored, opt
     assert report.out_file == [f"s3://{bucket}/path/to/output/dir/sub001/motion/realigned_file1.nii.gz"]
 
 
+@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
 async def test_a_tree_arrives_whole_with_its_local_copy(
-    tree: Path, tmp_path: Path, bucket: str, stored: Stored, s3: Any, options: dict[str, Any]
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, s3: Any, options: dict[str, Any], lane: Any
 ) -> None:
     report = await asyncsink.export_directory(
-        tree, f"s3://{bucket}/p", local_copy=tmp_path / "copy", encrypt_bucket_keys=True, **options
+        tree, f"s3://{bucket}/p", local_copy=tmp_path / "copy", encrypt_bucket_keys=True, transport=lane, **options
     )
     report.raise_for_failures()
     expected = content_of(tree)
     assert stored() == {f"p/{name}": data for name, data in expected.items()}
     assert content_of(tmp_path / "copy") == expected
-    assert report.transport == "aioboto3"
+    assert report.transport == lane
     assert report.bytes_uploaded == sum(map(len, expected.values()))
     assert {receipt.confirmed_by for receipt in report.receipts} == {"server-checksum"}
     assert report.out_file == [f"s3://{bucket}/p", str(tmp_path / "copy")]
@@ -59,10 +60,12 @@ async def test_a_tree_arrives_whole_with_its_local_copy(
     assert large["ContentType"] == "application/gzip"
 
 
+@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
 async def test_a_rerun_of_an_unchanged_tree_sends_nothing(
-    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any]
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], lane: Any
 ) -> None:
     destination = f"s3://{bucket}/p"
+    options = {**options, "transport": lane}
     await asyncsink.export_directory(tree, destination, local_copy=tmp_path / "copy", **options)
     again = await asyncsink.export_directory(tree, destination, local_copy=tmp_path / "copy", **options)
     assert (again.objects_uploaded, again.bytes_uploaded, again.objects_skipped) == (0, 0, 5)
