@@ -24,7 +24,7 @@ from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.loops import run_to_end
 from asyncsink.engine.outcomes import is_skip
 from asyncsink.engine.pipeline import Submit, Work
-from asyncsink.engine.producer import feed_discovery, first_only
+from asyncsink.engine.producer import batch_size, feed_discovery, first_only
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.recorder import Ticket
 from asyncsink.engine.run import Opening, Run, check_bucket_given, surface
@@ -106,7 +106,14 @@ async def run_source(
                 await anyio.to_thread.run_sync(clear_destinations, discovery, roots, limiter=threads)
             progress.started = True
             await events.emit(Started(progress.objects_total, progress.bytes_total, run.destination.lane))
-            feed = partial(feed_discovery, discovery, surveyed=surveyed, ledger=survey.ledger, limiter=threads)
+            feed = partial(
+                feed_discovery,
+                discovery,
+                surveyed=surveyed,
+                ledger=survey.ledger,
+                batch_max=batch_size(progress.objects_total, settings.limits.concurrency_max),
+                limiter=threads,
+            )
             await run.pipeline.run(feed)
             run.interrupted = False
             return _report(run, discovery, dry_run)

@@ -90,6 +90,10 @@ class Destination(Protocol):
         """What is stored under the transfer's key, or None. `closely` asks for checksums too."""
         ...
 
+    def surely_absent(self, transfer: Transfer) -> bool:
+        """Whether it is known, without asking anybody, that nothing is stored under the key. False means: look."""
+        ...
+
     def check_size(self, transfer: Transfer) -> None:
         """Raise EntityTooLarge where the destination cannot hold a file of this size."""
         ...

@@ -80,6 +80,10 @@ class LocalDestination:
         """The absolute path the file will have."""
         return os.path.join(self._target.directory, self._relative(transfer))
 
+    def surely_absent(self, transfer: Transfer) -> bool:  # noqa: ARG002 - the disk is always asked
+        """Always False: others write to the disk too."""
+        return False
+
     def check_size(self, transfer: Transfer) -> None:
         """No limit is known before the file system is asked; EFBIG becomes EntityTooLarge when it answers."""
 

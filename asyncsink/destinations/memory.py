@@ -57,6 +57,10 @@ class MemoryDestination:
         """Every object's content by key, in order of storing; a copy of the dict."""
         return {key: stored.data for key, stored in self._objects.items()}
 
+    def surely_absent(self, transfer: Transfer) -> bool:
+        """True where nothing is stored under the key."""
+        return transfer.key not in self._objects
+
     def url(self, transfer: Transfer) -> str:
         """The destination's URL, "/" and the key."""
         return f"{self._url}/{transfer.key}"

@@ -138,6 +138,13 @@ class S3Destination:
         except AccessDenied:
             raise denied from None
 
+    def surely_absent(self, transfer: Transfer) -> bool:
+        """True below a prefix that was listed and found empty, in a run that meets every key once."""
+        inventory = self._inventory
+        return (
+            inventory is not None and not inventory.count and not self._keys_return and inventory.covers(transfer.key)
+        )
+
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
         """What is under the key: from the listing, or by HEAD where it is not covered or `closely` is asked for."""
         inventory = self._inventory

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from asyncsink.config import Policies
+from asyncsink.destinations.base import Stored
 from asyncsink.engine.legs import Leg
 from asyncsink.errors import AsyncSinkError, ConfigError, SourceError, TransferError
 from asyncsink.integrity.checksums import checksum_of
@@ -72,21 +73,7 @@ def _primary_outcome(
     if primary.error is not None:
         return failure(transfer, url, primary.error)
     if primary.stored is not None:
-        stored = primary.stored
-        return Receipt(
-            source=file.path,
-            key=transfer.key,
-            url=url,
-            size_bytes=file.size_bytes,
-            checksum=ending.checksum,
-            etag=stored.etag,
-            version_id=stored.version_id,
-            attempts=stored.attempts,
-            seconds=seconds,
-            local_copy=copied,
-            confirmed_by=stored.confirmed_by,
-            entry=file.entry,
-        )
+        return receipt(transfer, primary.stored, ending.checksum, seconds, copied)
     if isinstance(primary.decision, SkipIt):
         existing = primary.existing
         return Skip(
@@ -121,6 +108,26 @@ def _known_checksum(ending: Ending, policies: Policies) -> Checksum | None:
     if algorithm in existing.checksums:
         return Checksum(algorithm, existing.checksums[algorithm])
     return ending.checksum if policies.overwrite == "checksum" else None
+
+
+def receipt(
+    transfer: Transfer, stored: Stored, checksum: Checksum | None, seconds: float, local_copy: str = ""
+) -> Receipt:
+    """A Receipt from a destination's proof."""
+    return Receipt(
+        source=transfer.source.path,
+        key=transfer.key,
+        url=stored.location,
+        size_bytes=transfer.source.size_bytes,
+        checksum=checksum,
+        etag=stored.etag,
+        version_id=stored.version_id,
+        attempts=stored.attempts,
+        seconds=seconds,
+        local_copy=local_copy,
+        confirmed_by=stored.confirmed_by,
+        entry=transfer.source.entry,
+    )
 
 
 def failure(transfer: Transfer, url: str, error: AsyncSinkError, *, stage: FailureStage | None = None) -> Failure:

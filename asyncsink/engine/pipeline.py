@@ -31,7 +31,14 @@ class Work:
     ticket: Ticket | None = None
 
 
-Submit = Callable[[Work], Awaitable[None]]
+@dataclass(slots=True)
+class Batch:
+    """One entry of the queue: small files that one worker reads together and sends one after another."""
+
+    transfers: list[Transfer]
+
+
+Submit = Callable[[Work | Batch], Awaitable[None]]
 
 
 class Pipeline:
@@ -52,16 +59,16 @@ class Pipeline:
         self._tuner = tuner
         self._policies = policies
         self._workers = limits.concurrency_max
-        self._send: MemoryObjectSendStream[Work]
-        self._receive: MemoryObjectReceiveStream[Work]
-        self._send, self._receive = anyio.create_memory_object_stream[Work](limits.queue_transfers)
+        self._send: MemoryObjectSendStream[Work | Batch]
+        self._receive: MemoryObjectReceiveStream[Work | Batch]
+        self._send, self._receive = anyio.create_memory_object_stream[Work | Batch](limits.queue_transfers)
         self.progress = progress
 
     def __repr__(self) -> str:
         waiting = self._send.statistics().current_buffer_used
         return f"<Pipeline {waiting} transfers queued, {self.progress.objects_done} done>"
 
-    async def submit(self, work: Work) -> None:
+    async def submit(self, work: Work | Batch) -> None:
         """Put one transfer on the queue; waits while it is full. That is the backpressure."""
         await self._send.send(work)
 
@@ -91,9 +98,17 @@ class Pipeline:
 
     async def _work(self) -> None:
         async for work in self._receive:
+            if isinstance(work, Batch):
+                await self._work_batch(work)
+                continue
             outcomes = await self._outcomes(work.found)
             self.progress.objects_done += 1
             await self._recorder.record(outcomes, work.ticket)
+
+    async def _work_batch(self, batch: Batch) -> None:
+        endings = await self._publisher.publish_batch(batch.transfers)
+        self.progress.objects_done += len(endings)
+        await self._recorder.record([outcome for outcomes in endings for outcome in outcomes])
 
     async def _outcomes(self, found: Found) -> list[Outcome]:
         if isinstance(found, Skip):

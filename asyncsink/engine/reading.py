@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from asyncsink.destinations.base import ByteBody
-from asyncsink.errors import SourceChanged
+from asyncsink.errors import AsyncSinkError, SourceChanged
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.integrity.sameness import CompareWith, Digests, SamenessDigester
 from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile
@@ -66,6 +66,17 @@ def read_whole(
         source.check_unchanged()
     checksum = None if algorithm is None else checksum_of(body, algorithm)
     return Reading(body, checksum, digest_body(body, compares))
+
+
+def read_batch(files: Sequence[SourceFile], algorithm: ChecksumAlgorithm | None) -> list[Reading | Exception]:
+    """Read several small files in one thread hop; each gives its Reading, or the error of `read_whole`."""
+    found: list[Reading | Exception] = []
+    for file in files:
+        try:
+            found.append(read_whole(file, memoryview(bytearray(file.size_bytes)), algorithm, ()))
+        except (AsyncSinkError, Outgrown) as error:
+            found.append(error)
+    return found
 
 
 def digest_body(body: ByteBody, compares: Sequence[CompareWith]) -> tuple[Digests, ...]:

@@ -7,6 +7,7 @@ make browsers and HTTP libraries decompress what readers of these files expect c
 from __future__ import annotations
 
 import mimetypes
+from functools import lru_cache
 
 DEFAULT = "application/octet-stream"
 
@@ -38,10 +39,15 @@ def infer_content_type(name: str) -> str:
     """The media type of a file or key (RFC 9110, 8.3); application/octet-stream where nothing is known."""
     base = name.rsplit("/", 1)[-1].lower()
     dot = base.rfind(".")
-    if dot > 0 and (known := _FIELD.get(base[dot:])):
+    return _of_suffix(base[dot:]) if dot >= 0 else DEFAULT
+
+
+@lru_cache(maxsize=1024)
+def _of_suffix(suffix: str) -> str:
+    if known := _FIELD.get(suffix):
         return known
     # A name is no URL: "data:text/x" and "?" have no meaning in it.
-    kind, encoding = _KNOWN.guess_type("x" + base[dot:] if dot >= 0 else base)
+    kind, encoding = _KNOWN.guess_type("x" + suffix)
     if encoding is not None:
         return _COMPRESSED.get(encoding, DEFAULT)
     return kind or DEFAULT

@@ -5,6 +5,7 @@ The policy that moves the limit is pure and lives in the engine; this room only 
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -35,29 +36,57 @@ class Pacer:
     """The tokens that requests need, across files and parts together."""
 
     def __init__(self, limit: int) -> None:
-        self._limiter = anyio.CapacityLimiter(limit)
+        self._limit = limit
+        self._in_flight = 0
+        self._waiting: deque[anyio.Event] = deque()
         self._window = Window()
         self.requests = 0
         """Requests sent since the start, retries included."""
 
     def __repr__(self) -> str:
-        waiting = self._limiter.statistics().tasks_waiting
-        return f"<Pacer {self.in_flight} of {self.limit} in flight, {waiting} waiting>"
+        return f"<Pacer {self._in_flight} of {self._limit} in flight, {len(self._waiting)} waiting>"
 
     @property
     def limit(self) -> int:
         """Most requests in flight."""
-        return int(self._limiter.total_tokens)
+        return self._limit
 
     @limit.setter
     def limit(self, value: int) -> None:
         # Lowering it never cancels a request: tokens in use run out by themselves.
-        self._limiter.total_tokens = max(1, value)
+        self._limit = max(1, value)
+        self._wake()
 
     @property
     def in_flight(self) -> int:
         """Requests in flight now."""
-        return int(self._limiter.borrowed_tokens)
+        return self._in_flight
+
+    async def _take(self) -> None:
+        """Wait for a token, first come, first served. Cancelled while waiting, it holds none."""
+        if self._in_flight < self._limit and not self._waiting:
+            self._in_flight += 1
+            return
+        granted = anyio.Event()
+        self._waiting.append(granted)
+        try:
+            await granted.wait()
+        except BaseException:
+            if granted.is_set():
+                # Granted and cancelled in the same turn of the loop: the token goes back.
+                self._give()
+            else:
+                self._waiting.remove(granted)
+            raise
+
+    def _give(self) -> None:
+        self._in_flight -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting and self._in_flight < self._limit:
+            self._in_flight += 1
+            self._waiting.popleft().set()
 
     def take_window(self) -> Window:
         """What happened since the last call."""
@@ -66,20 +95,21 @@ class Pacer:
 
     async def send(self, transport: Transport, operation: Operation[R]) -> R:
         """Send one operation through `transport` while holding a token."""
-        async with self._limiter:
-            self.requests += 1
-            if self._limiter.available_tokens <= 0:
-                self._window.saturated = True
-            try:
-                response = await transport.send(operation)
-            except Throttled:
-                self._window.throttled += 1
-                raise
-            except RetryableError:
-                self._window.errors += 1
-                raise
-            finally:
-                self._window.requests += 1
+        await self._take()
+        self.requests += 1
+        if self._in_flight >= self._limit:
+            self._window.saturated = True
+        try:
+            response = await transport.send(operation)
+        except Throttled:
+            self._window.throttled += 1
+            raise
+        except RetryableError:
+            self._window.errors += 1
+            raise
+        finally:
+            self._window.requests += 1
+            self._give()
         if isinstance(operation, (PutObject, UploadPart)):
             self._window.bytes += len(operation.body)
         return response

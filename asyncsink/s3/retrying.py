@@ -60,6 +60,17 @@ class RetryingTransport:
     async def send(self, operation: Operation[R]) -> R:
         """Send `operation`. Raises the last attempt's error, with `attempts` and `elapsed_seconds` set."""
         started = self._clock()
+        try:
+            # The retrying machinery is only for requests that need it: nearly all succeed at once.
+            return await self._inner.send(operation)
+        except RetryableError as error:
+            first = error
+        except TransferError as error:
+            error.elapsed_seconds = self._clock() - started
+            raise
+        return await self._send_again(operation, first, started)
+
+    async def _send_again(self, operation: Operation[R], first: RetryableError, started: float) -> R:
         number = 0
         # A retrying object per call: tenacity keeps the state of the iteration in the object.
         retrying = AsyncRetrying(
@@ -74,6 +85,8 @@ class RetryingTransport:
             async for attempt in retrying:
                 with attempt:
                     number = attempt.retry_state.attempt_number
+                    if number == 1:
+                        raise first
                     response = await self._inner.send(operation)
         except TransferError as error:
             error.attempts = number
