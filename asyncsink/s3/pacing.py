@@ -5,11 +5,10 @@ The policy that moves the limit is pure and lives in the engine; this room only 
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from dataclasses import dataclass
 from typing import TypeVar
-
-import anyio
 
 from asyncsink.errors import RetryableError, Throttled
 from asyncsink.s3.operations import Operation, PutObject, Response, UploadPart
@@ -38,7 +37,7 @@ class Pacer:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._in_flight = 0
-        self._waiting: deque[anyio.Event] = deque()
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._window = Window()
         self.requests = 0
         """Requests sent since the start, retries included."""
@@ -67,15 +66,16 @@ class Pacer:
         if self._in_flight < self._limit and not self._waiting:
             self._in_flight += 1
             return
-        granted = anyio.Event()
+        # A bare future: this is passed for every request of a run that has more workers than tokens.
+        granted = asyncio.get_running_loop().create_future()
         self._waiting.append(granted)
         try:
-            await granted.wait()
+            await granted
         except BaseException:
-            if granted.is_set():
+            if granted.done() and not granted.cancelled():
                 # Granted and cancelled in the same turn of the loop: the token goes back.
                 self._give()
-            else:
+            elif granted in self._waiting:
                 self._waiting.remove(granted)
             raise
 
@@ -85,8 +85,10 @@ class Pacer:
 
     def _wake(self) -> None:
         while self._waiting and self._in_flight < self._limit:
-            self._in_flight += 1
-            self._waiting.popleft().set()
+            granted = self._waiting.popleft()
+            if not granted.done():
+                self._in_flight += 1
+                granted.set_result(None)
 
     def take_window(self) -> Window:
         """What happened since the last call."""

@@ -59,7 +59,7 @@ class Signer:
         service: "s3".
     """
 
-    __slots__ = ("_access_key_id", "_day", "_key", "_region", "_scope", "_secret", "_service", "session_token")
+    __slots__ = ("_access_key_id", "_day", "_mac", "_region", "_scope", "_secret", "_service", "session_token")
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Signer:
         self.session_token = session_token
         self._day = ""
         self._scope = ""
-        self._key = b""
+        self._mac = hmac.new(b"", digestmod="sha256")
 
     def __repr__(self) -> str:
         return f"<Signer for {self._service} in {self._region}>"
@@ -108,7 +108,11 @@ class Signer:
         request = f"{method}\n{path}\n{query}\n{headers}\n{header_names}\n{payload_hash}"
         digest = hashlib.sha256(request.encode()).hexdigest()
         text = f"{_ALGORITHM}\n{timestamp}\n{self._scope}\n{digest}"
-        signature = hmac.digest(self._key, text.encode(), "sha256").hex()
+        # A copy of the keyed state, not hmac.digest: that one gives the GIL away, to a reader thread that then keeps it
+        # for milliseconds.
+        mac = self._mac.copy()
+        mac.update(text.encode())
+        signature = mac.hexdigest()
         return (
             f"{_ALGORITHM} Credential={self._access_key_id}/{self._scope}, "
             f"SignedHeaders={header_names}, Signature={signature}"
@@ -120,4 +124,4 @@ class Signer:
             key = hmac.digest(key, part.encode(), "sha256")
         self._day = day
         self._scope = f"{day}/{self._region}/{self._service}/aws4_request"
-        self._key = key
+        self._mac = hmac.new(key, digestmod="sha256")
