@@ -39,6 +39,10 @@ FAILED_ADDRESS_SECONDS: Final = 30.0
 SLICE_BYTES: Final = 4 * MIB
 """Handed to the socket at once; between slices the thread looks for an early answer and for the interrupt."""
 RECEIVE_BYTES: Final = 64 * 1024
+NEAR_SECONDS: Final = 0.001
+NEAR_SEND_BUFFER_BYTES: Final = 512 * 1024
+"""What the kernel holds for a server that took a connection within NEAR_SECONDS: more than is needed to fill the path,
+and little enough to stay in the processor's caches. Elsewhere the kernel finds the size that the path needs."""
 _BOTH: Final = select.POLLIN | select.POLLOUT
 _POLL_MS_MAX: Final = 2**31 - 1
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -239,6 +243,7 @@ def connect(
     tls: ssl.SSLContext | None,
     interrupt: Interrupt,
     retry: RetryPolicy,
+    *,
     failed_at: dict[Address, float],
 ) -> SenderConnection:
     """A connection to the first of `addresses` that takes one.
@@ -294,13 +299,15 @@ def _open(
         opened.setblocking(False)
         # The last packet of a body must not wait for the acknowledgement of the one before.
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        waiter = _Waiter(opened, interrupt)
+        waiter, began = _Waiter(opened, interrupt), time.monotonic()
         code = opened.connect_ex(place)
         if code == errno.EINPROGRESS:
             waiter.wait_until(select.POLLOUT, deadline)
             code = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, os.strerror(code))
+        if time.monotonic() - began < NEAR_SECONDS:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, NEAR_SEND_BUFFER_BYTES)
         if tls is not None:
             opened = tls.wrap_socket(opened, server_hostname=host, do_handshake_on_connect=False)
             _shake_hands(opened, waiter, deadline)
