@@ -43,8 +43,9 @@ TAGS_MAX = 10
 METADATA_BYTES_MAX = 2048
 CONCURRENCY_MAX = 1024
 PART_SIZE_BYTES_MIN, PART_SIZE_BYTES_MAX = 5 * MIB, 5 * GIB
+SIZE_BYTES_MAX = 2**63 - 1
 
-_BUCKET = re.compile(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ACCESS_POINT = re.compile(r"^(arn:aws[\w-]*:s3[\w-]*:[^/]*?:(?:accesspoint|outpost)[/:][^/]+)(?:/(.*))?$", re.DOTALL)
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://(.*)$", re.DOTALL)
 
@@ -86,23 +87,18 @@ def parse_target(base_directory: Any, options: Mapping[str, Any]) -> S3Target | 
     except TypeError:
         text = None
     if not isinstance(text, str) or not text.strip():
-        raise ConfigError(
-            f"The destination {base_directory!r} is empty or no text; expected s3://bucket/prefix or a directory."
-        )
+        what = "empty" if isinstance(text, str) else f"of type {type(base_directory).__name__}"
+        raise ConfigError(f"The destination is {what}; expected s3://bucket/prefix or a directory.")
     match = _SCHEME.match(text)
-    if match is None:
-        if text.lower().startswith("s3:"):
-            raise ConfigError(f"The destination {text!r} is malformed; expected s3://bucket/prefix.")
+    if match is None and not text.lower().startswith("s3:"):
         mode: LocalCopyMode = _choice(given, "local_copy_mode", "copy", LocalCopyMode)
         return LocalTarget(directory=os.path.abspath(text), url=os.path.abspath(text), mode=mode)
-    scheme, rest = match.groups()
-    if scheme.lower() != "s3":
-        raise ConfigError(
-            f"The destination {text!r} has the unknown scheme {scheme}://; expected s3://bucket/prefix or a directory."
-        )
-    bucket, prefix = _split_bucket(text, rest)
+    if match is None or match[1].lower() != "s3":
+        fault = "is malformed" if match is None else f"has the unknown scheme {match[1]}://"
+        raise ConfigError(f"The destination {_shown(text)} {fault}; expected s3://bucket/prefix or a directory.")
+    bucket, prefix = _split_bucket(text, match[2])
     if isinstance(given.get("bucket"), str):
-        bucket = _check_bucket(given["bucket"], "bucket")
+        bucket = _check_bucket(given["bucket"], f"bucket={_shown(given['bucket'])}")
     request_payer = given.get("request_payer")
     if request_payer not in (None, True, False, "requester"):
         raise ConfigError(f"request_payer={request_payer!r} is not known; expected True, False or 'requester'.")
@@ -126,31 +122,32 @@ def _split_bucket(text: str, rest: str) -> tuple[str, str]:
         bucket, prefix = match.group(1), match.group(2) or ""
     else:
         bucket, _, prefix = rest.partition("/")
-        if "@" in bucket:
-            # It may be a pasted secret: it is not repeated.
-            raise ConfigError(
-                "The destination has an '@' where the bucket's name is expected; give credentials by creds_path or "
-                "profile, never in s3://bucket/prefix."
-            )
-        _check_bucket(bucket, f"the destination {text!r}")
+        _check_bucket(bucket, f"the destination {_shown(text)}")
     segments = [segment for segment in prefix.split("/") if segment]
     if any(segment in (".", "..") for segment in segments):
-        raise ConfigError(f"The destination {text!r} has a '.' or '..' in its prefix; write the prefix without them.")
+        raise ConfigError(f"The destination {_shown(text)} has '.' or '..' in its prefix; write it without them.")
     return bucket, "/".join(segments)
 
 
 def _check_bucket(bucket: str, where: str) -> str:
-    if not _BUCKET.match(bucket):
-        raise ConfigError(
-            f"The bucket name {bucket!r} in {where} is not legal; expected 3 to 63 lower-case letters, digits, '.' and "
-            "'-', as in s3://my-bucket/prefix."
-        )
+    if not _BUCKET.fullmatch(bucket):
+        form = "3 to 63 lower-case letters, digits, '.' and '-', as in s3://my-bucket/prefix"
+        raise ConfigError(f"The bucket's name in {where} is not legal; expected {form}.")
     return bucket
+
+
+def _shown(text: str) -> str:
+    """A destination for a message, unless it may hold credentials, which stand before an "@" (RFC 3986, 3.2.1)."""
+    return repr(text) if "@" not in text else "(not shown: it has an '@'; credentials belong in creds_path or profile)"
 
 
 def _endpoint(given: Mapping[str, Any]) -> str:
     url = _text(given, "endpoint_url")
-    if url and not re.match(r"^https?://[^/?#\s]+/?$", url):
+    if "@" in url:
+        raise ConfigError(
+            "endpoint_url has an '@'; expected http://host:port, and credentials by creds_path or profile."
+        )
+    if url and not re.fullmatch(r"https?://[^/?#\s]+/?", url):
         raise ConfigError(f"endpoint_url={url!r} is malformed; expected http://host:port or https://host:port.")
     return url.rstrip("/")
 
@@ -182,14 +179,17 @@ def _routing(given: Mapping[str, Any], compat: Compat) -> RoutingOptions:
 
 
 def _objects(given: Mapping[str, Any]) -> ObjectOptions:
-    sse: Any = given.get("sse") or ""
+    sse: Any = "" if given.get("sse") is None else given["sse"]
     customer_key = None
     if isinstance(sse, (bytes, bytearray)):
         if len(sse) != 32:
             raise ConfigError(f"A customer key for sse has 32 bytes (256 bits); this one has {len(sse)}.")
         sse, customer_key = "", Secret(bytes(sse))
-    elif sse:
-        check_choice("sse", sse, ("AES256", "aws:kms", "aws:kms:dsse"))
+    elif sse not in ("", "AES256", "aws:kms", "aws:kms:dsse"):
+        # It may be a customer key that was given as text: it is not repeated.
+        raise ConfigError(
+            "sse is of no known kind; expected 'AES256', 'aws:kms', 'aws:kms:dsse', or a customer key of 32 bytes."
+        )
     if _flag(given, "encrypt_bucket_keys", False):
         if customer_key is not None or sse not in ("", "AES256"):
             raise ConfigError("encrypt_bucket_keys asks for AES256, and sse for something else; give one of them.")
@@ -199,14 +199,10 @@ def _objects(given: Mapping[str, Any]) -> ObjectOptions:
         raise ConfigError("sse_kms_key_id is given but sse is not 'aws:kms' or 'aws:kms:dsse'; set sse too.")
     content_type = _text(given, "content_type") or "infer"
     if content_type != "infer" and "/" not in content_type:
-        raise ConfigError(
-            f"content_type={content_type!r} is no media type; expected 'infer' or one such as 'text/plain'."
-        )
+        raise ConfigError(f"content_type={content_type!r} is no media type; expected 'infer', or one as 'text/plain'.")
     storage_class = _text(given, "storage_class")
     if storage_class and not re.fullmatch(r"[A-Z][A-Z0-9_-]*", storage_class):
-        raise ConfigError(
-            f"storage_class={storage_class!r} is no storage class; expected a name such as 'STANDARD_IA'."
-        )
+        raise ConfigError(f"storage_class={storage_class!r} is none; expected a name such as 'STANDARD_IA'.")
     acl = _text(given, "acl")
     if acl:
         check_choice(
@@ -234,7 +230,7 @@ def _tags(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     for name, value in tags:
         if not 1 <= len(name) <= 128 or len(value) > 256:
             raise ConfigError(
-                f"The tag {name!r} is too long; S3 takes names of 1 to 128 and values of up to 256 characters."
+                f"The tag {name!r} is too long; S3 takes names of 1 to 128, values of up to 256 characters."
             )
     return tags
 
@@ -260,20 +256,18 @@ def _limits(given: Mapping[str, Any]) -> Limits:
     if concurrency not in (None, "auto"):
         try:
             fixed = int(concurrency)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
+            fixed = 0
+        if isinstance(concurrency, bool) or not 1 <= fixed <= CONCURRENCY_MAX:
             raise ConfigError(
-                f"concurrency={concurrency!r} is no number; expected 1 to {CONCURRENCY_MAX}, or 'auto'."
-            ) from None
-        if not 1 <= fixed <= CONCURRENCY_MAX:
-            raise ConfigError(f"concurrency={fixed} is out of range; expected 1 to {CONCURRENCY_MAX}, or 'auto'.")
-    part = parse_size(given.get("part_size_bytes") or default.part_size_bytes, "part_size_bytes")
-    memory = parse_size(given.get("memory_bytes") or default.memory_bytes, "memory_bytes")
+                f"concurrency={concurrency!r:.60} is out of range; expected 1 to {CONCURRENCY_MAX}, or 'auto'."
+            )
+    part = _size(given, "part_size_bytes", default.part_size_bytes)
+    memory = _size(given, "memory_bytes", default.memory_bytes)
     if not PART_SIZE_BYTES_MIN <= part <= PART_SIZE_BYTES_MAX:
         raise ConfigError(f"part_size_bytes={part:,} is out of range; S3 takes parts of 5 MiB to 5 GiB.")
     if memory < part:
-        raise ConfigError(
-            f"memory_bytes={memory:,} is less than one part ({part:,} bytes); give at least one part's size."
-        )
+        raise ConfigError(f"memory_bytes={memory:,} is less than one part ({part:,} bytes); give at least that.")
     return Limits(
         concurrency=fixed,
         concurrency_start=fixed or default.concurrency_start,
@@ -284,12 +278,23 @@ def _limits(given: Mapping[str, Any]) -> Limits:
     )
 
 
+def _size(given: Mapping[str, Any], name: str, default: int) -> int:
+    value = given.get(name)
+    try:
+        size = default if value is None else parse_size(value, name)
+    except OverflowError:
+        size = SIZE_BYTES_MAX + 1
+    if size > SIZE_BYTES_MAX:
+        raise ConfigError(f"{name} is more than any file or memory has; give bytes or a text such as '256MiB'.")
+    return size
+
+
 def _retry(given: Mapping[str, Any]) -> RetryPolicy:
     retry = given.get("retry")
     if retry is None:
         return RetryPolicy()
     if not isinstance(retry, RetryPolicy):
-        raise ConfigError(f"retry={retry!r} is no RetryPolicy; expected asyncsink.RetryPolicy(…).")
+        raise ConfigError(f"retry is of type {type(retry).__name__}; expected asyncsink.RetryPolicy(…).")
     if retry.attempts < 1:
         raise ConfigError(f"retry.attempts={retry.attempts} must be at least 1.")
     return retry
@@ -319,6 +324,8 @@ def _local_copy(given: Mapping[str, Any], target: S3Target | LocalTarget) -> Loc
         raise ConfigError(
             "local_copy is empty; expected a directory (rule 35: an empty one would be the current directory)."
         )
+    if _SCHEME.match(text) or text.lower().startswith("s3:"):
+        raise ConfigError("local_copy is a URL; expected a directory on this machine.")
     directory = os.path.abspath(text)
     if isinstance(target, LocalTarget) and target.directory == directory:
         raise ConfigError(f"local_copy and the destination are the same directory, {directory}; leave local_copy out.")
@@ -340,7 +347,7 @@ def _text(given: Mapping[str, Any], name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ConfigError(f"{name}={value!r} is a {type(value).__name__}; expected a text.")
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a text.")
     return value
 
 
@@ -351,8 +358,12 @@ def _path(given: Mapping[str, Any], name: str) -> str:
     try:
         path = os.fspath(value)
     except TypeError:
-        raise ConfigError(f"{name}={value!r} is a {type(value).__name__}; expected a path.") from None
-    return os.path.expanduser(os.fsdecode(path))
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a path.") from None
+    text = os.fsdecode(path)
+    if name == "creds_path" and "\n" in text:
+        # The content of a credentials file, say: it is not repeated.
+        raise ConfigError(f"{name} has several lines; expected the path of a file.")
+    return os.path.expanduser(text)
 
 
 def _flag(given: Mapping[str, Any], name: str, default: bool) -> bool:
@@ -360,7 +371,7 @@ def _flag(given: Mapping[str, Any], name: str, default: bool) -> bool:
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise ConfigError(f"{name}={value!r} is no truth value; expected True or False.")
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected True or False.")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -17,7 +18,7 @@ from anyio.abc import TaskGroup
 
 from asyncsink.config import ExportOptions, LocalTarget, S3Target, Settings
 from asyncsink.destinations.base import Outlook
-from asyncsink.engine.clearing import clear_destinations
+from asyncsink.engine.clearing import check_not_nested, clear_destinations
 from asyncsink.engine.discover import Discovery, batches
 from asyncsink.engine.events import Events
 from asyncsink.engine.ledger import KeyLedger
@@ -88,22 +89,26 @@ async def run_source(
     events = Events(observe)
     threads = CapacityLimiter(settings.limits.reader_threads)
     discovery = _discovery(settings, settings.target, source)
+    await anyio.to_thread.run_sync(check_not_nested, _tops(source), _local_places(settings), limiter=threads)
     survey = Survey()
     surveyed = source.replayable
     if surveyed:
         survey = await take_survey(discovery, settings, limiter=threads)
         progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
-    elif discovery.may_collide:
+        if not survey.objects_total:
+            events.notice("The source holds no files: there is nothing to publish.")
+    elif discovery.may_collide and settings.policies.on_collision == "error":
         survey.ledger = KeyLedger()
-    outlook = survey.outlook if surveyed else _open_end(settings.target)
+    outlook = survey.outlook if survey.sample_key else _open_end(settings.target)
     opening = Opening(settings, progress, events, dry_run, threads=threads, started=started)
     try:
         async with opening.open(outlook) as run:
             discovery = _discovery(settings, run.target, source)
             if settings.remove_dest_dir and not dry_run:
                 local = settings.local_copy.directory if settings.local_copy is not None else ""
-                roots = (run.target.directory if isinstance(run.target, LocalTarget) else "", local)
+                roots = (run.target.url if isinstance(run.target, LocalTarget) else "", local)
                 await anyio.to_thread.run_sync(clear_destinations, discovery, roots, limiter=threads)
+            await run.begin()
             progress.started = True
             await events.emit(Started(progress.objects_total, progress.bytes_total, run.destination.lane))
             feed = partial(
@@ -158,6 +163,7 @@ class AsyncSink:
         self._run: Run | None = None
         self._group: TaskGroup | None = None
         self._closing = anyio.Event()
+        self._tickets: set[Ticket] = set()
         self._report: Report | None = None
 
     def __repr__(self) -> str:
@@ -174,11 +180,12 @@ class AsyncSink:
             self._ledger = KeyLedger()
             exits.callback(self._ledger.close)
             exits.callback(self._events.close)
+            await self._run.begin()
             self._exits = exits.pop_all()
         await self._events.emit(Started(None, None, self._run.destination.lane))
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
-        self._group.start_soon(self._run.pipeline.run, self._feed)
+        self._group.start_soon(self._publish, self._run)
         return self
 
     async def __aexit__(
@@ -192,12 +199,21 @@ class AsyncSink:
         try:
             swallowed = await self._group.__aexit__(kind, error, trace)
             self._run.interrupted = error is not None
-            self._report = _report(self._run, None, dry_run=False)
         except BaseExceptionGroup as group:
             raise surface(group) from None
         finally:
+            self._report = _report(self._run, None, dry_run=False)
             await self._exits.aclose()
         return swallowed
+
+    async def _publish(self, run: Run) -> None:
+        try:
+            await run.pipeline.run(self._feed)
+        finally:
+            # Whether it ended in order or not: nobody must wait for what will not come.
+            self._closing.set()
+            for ticket in self._tickets:
+                ticket.done.set()
 
     @property
     def report(self) -> Report:
@@ -219,14 +235,22 @@ class AsyncSink:
 
         Cancelled, it stops waiting; the transfer itself goes on.
         """
-        ticket = Ticket()
-        found = [item async for item in self._discover(attribute, path)]
+        run, ledger = self._opened()
+        found = [item async for item in self._discover(run, attribute, path)]
         if len(found) != 1:
             raise ConfigError(
                 f"{path!r} has {len(found)} files; put takes one file, submit takes directories and lists."
             )
-        await self._submit(Work(found[0], ticket))
-        await ticket.done.wait()
+        ticket = Ticket()
+        self._tickets.add(ticket)
+        try:
+            for transfer in await self._claimed(ledger, found):
+                await self._submit(Work(transfer, ticket))
+            await ticket.done.wait()
+        finally:
+            self._tickets.discard(ticket)
+        if not ticket.outcomes:
+            raise ExportFailed(f"The sink was closed before {path!r} was published; export it again.", report=None)
         outcome = ticket.outcomes[0]
         if isinstance(outcome, (Receipt, Skip)):
             return outcome
@@ -240,10 +264,12 @@ class AsyncSink:
         Raises:
             ConfigError, SourceError: something cannot be routed or read; what came before it is queued.
         """
+        run, ledger = self._opened()
         count = 0
-        async for transfer in self._discover(attribute, paths):
-            await self._submit(Work(transfer))
-            count += 1
+        async for transfer in self._discover(run, attribute, paths):
+            for claimed in await self._claimed(ledger, [transfer]):
+                await self._submit(Work(claimed))
+                count += 1
         return count
 
     def events(self) -> AsyncIterator[Event]:
@@ -253,32 +279,69 @@ class AsyncSink:
     async def _feed(self, _submit: Submit) -> None:
         await self._closing.wait()
 
-    async def _submit(self, work: Work) -> None:
-        if self._run is None or self._closing.is_set():
+    def _opened(self) -> tuple[Run, KeyLedger]:
+        if self._run is None or self._ledger is None or self._closing.is_set():
             raise ConfigError("The sink is not open; use it inside its `async with` block.")
-        await self._run.pipeline.submit(work)
+        return self._run, self._ledger
 
-    async def _discover(self, attribute: str, paths: Any) -> AsyncIterator[Transfer]:
-        run, ledger = self._run, self._ledger
-        if run is None or ledger is None:
-            raise ConfigError("The sink is not open; use it inside its `async with` block.")
+    async def _submit(self, work: Work) -> None:
+        run, _ = self._opened()
+        try:
+            await run.pipeline.submit(work)
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            raise ConfigError("The sink was closed while a file waited for its queue; export it again.") from None
+
+    async def _discover(self, run: Run, attribute: str, paths: Any) -> AsyncIterator[Transfer]:
         policies = self._settings.policies
         source = OutputsSource({attribute: paths}, symlinks=policies.symlinks, compat=self._settings.routing.compat)
         discovery = _discovery(self._settings, run.target, source)
-        async for batch in batches(first_only(iter(discovery), ledger), limiter=run.threads):
+        async for batch in batches(iter(discovery), limiter=run.threads):
             for item in batch:
                 if isinstance(item, Transfer):
                     yield item
-                elif isinstance(item, SourceProblem) and not is_skip(item, policies):
-                    raise item.error
-                else:
+                elif is_skip(item, policies):
                     await self._submit(Work(item))
+                else:
+                    raise item.error
+
+    async def _claimed(self, ledger: KeyLedger, transfers: list[Transfer]) -> list[Transfer]:
+        """The transfers, whose keys are theirs now.
+
+        Raises:
+            KeyCollision: another source has one of the keys, and `on_collision` says that this is an error.
+        """
+        if self._settings.policies.on_collision == "last":
+            return transfers
+
+        def claim() -> list[Transfer]:
+            claimed = []
+            for item in first_only(iter(transfers), ledger):
+                if isinstance(item, SourceProblem):
+                    raise item.error
+                if isinstance(item, Transfer):
+                    claimed.append(item)
+            return claimed
+
+        return await anyio.to_thread.run_sync(claim)
 
 
 def _discovery(settings: Settings, target: S3Target | LocalTarget, source: Source) -> Discovery:
     local = settings.local_copy.directory if settings.local_copy is not None else ""
     router = Router(settings.routing, base=target.url, local_base=local)
-    return Discovery(source, router, target.prefix if isinstance(target, S3Target) else "")
+    # Also where a local directory stands in for the bucket: its keys are the bucket's.
+    return Discovery(source, router, settings.target.prefix if isinstance(settings.target, S3Target) else "")
+
+
+def _tops(source: Source) -> list[str]:
+    """The directories and files that a run starts from."""
+    if isinstance(source, DirectorySource):
+        return [source.directory]
+    return [entry.path for entry in source.entries or ()]
+
+
+def _local_places(settings: Settings) -> list[str]:
+    target, copy = settings.target, settings.local_copy
+    return [place.directory for place in (target, copy) if isinstance(place, LocalTarget)]
 
 
 def _open_end(target: S3Target | LocalTarget) -> Outlook:
@@ -314,8 +377,9 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
     failed = {failure.entry for failure in run.log.failures if failure.stage != "local copy"}
     not_copied = {failure.entry for failure in run.log.failures}
     listed: list[str] = []
+    left_out = {skip.entry for skip in run.log.skips if not skip.already_there} if run.log.skips else set()
     for ordinal, entry in enumerate(entries):
-        if ordinal in failed:
+        if ordinal in failed or (ordinal in left_out and not os.path.isdir(entry.path)):
             continue
         url, local = discovery.router.out_file(entry.attribute, entry.path)
         listed.append(url)

@@ -16,7 +16,7 @@ from typing import Any
 
 from asyncsink import config
 from asyncsink.cli.stdin import InterruptibleStdin
-from asyncsink.config import Settings, check_choice, choices_of, parse_size
+from asyncsink.config import Settings, check_choice, choices_of
 from asyncsink.errors import ConfigError
 from asyncsink.sources.base import Source
 from asyncsink.sources.paths import open_regular
@@ -73,8 +73,6 @@ def _check(name: str, value: Any) -> None:
     flag = f"--{name.replace('_', '-')}"
     if name in _CHOICES:
         check_choice(flag, value, choices_of(_CHOICES[name]))
-    elif name in ("part_size", "memory"):
-        parse_size(value, flag)
     elif name == "sse" and not value.startswith("file:") and value not in ("AES256", "aws:kms", "aws:kms:dsse"):
         # Whatever stands here may be a key that was pasted by mistake, so it is not repeated.
         raise ConfigError(

@@ -1,7 +1,7 @@
 """What a listing said is stored below a prefix, kept on disk so that memory does not grow with it.
 
-ListObjectsV2 answers in UTF-8 byte order, so a listing that was not followed to its end still knows everything up to
-its last key, the horizon.
+A listing that was not followed to its end says what is there, and nothing about what is not: S3 lists in UTF-8 byte
+order, but S3 Express and look-alikes (SeaweedFS, between "a/" and "a.txt") do not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ class Inventory:
         self.prefix = prefix
         self.count = 0
         self.complete = False
-        self._horizon = ""
         self._lock = threading.Lock()
         # An empty name is a private file that SQLite makes, and removes when the connection closes.
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
@@ -36,7 +35,7 @@ class Inventory:
         )
 
     def __repr__(self) -> str:
-        extent = "complete" if self.complete else f"up to {self._horizon!r}"
+        extent = "complete" if self.complete else "in part"
         return f"<Inventory of {self.prefix!r}: {self.count} objects, {extent}>"
 
     def add_page(self, objects: Iterable[ListedObject], *, last: bool) -> None:
@@ -46,9 +45,7 @@ class Inventory:
             self._database.execute("BEGIN")
             self._database.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?)", rows)
             self._database.execute("COMMIT")
-        if rows:
-            self.count += len(rows)
-            self._horizon = rows[-1][0]
+        self.count += len(rows)
         self.complete = last
 
     def forget(self, key: str) -> None:
@@ -61,11 +58,6 @@ class Inventory:
         with self._lock:
             row = self._database.execute("SELECT 1 FROM forgotten WHERE key = ?", (key,)).fetchone()
         return row is not None
-
-    def covers(self, key: str) -> bool:
-        """Whether the listing said for certain if `key` was there."""
-        # Code points compare as UTF-8 bytes do.
-        return key.startswith(self.prefix) and (self.complete or key <= self._horizon)
 
     def get(self, key: str) -> ListedObject | None:
         """The listed object, or None where `key` was not listed."""

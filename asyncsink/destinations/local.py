@@ -321,10 +321,18 @@ class LocalPartWriter:
         return self._destination._stored(self._transfer)
 
     async def abort(self) -> None:
-        """Remove what was written; waits for parts that other threads still write. Shielded from cancellation."""
+        """Remove what was written; waits for parts that other threads still write. Shielded from cancellation.
+
+        Raises:
+            AccessDenied, DestinationFull, PermanentError: the temporary file cannot be removed.
+        """
         with CancelScope(shield=True):
-            await self._destination._in_thread(self._publication.discard)
+            await self._destination._in_thread(self._discard_now)
         self._destination._writers.discard(self)
+
+    def _discard_now(self) -> None:
+        with self._translated():
+            self._publication.discard()
 
     @property
     def _url(self) -> str:

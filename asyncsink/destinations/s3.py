@@ -7,8 +7,8 @@ for keys that the listing does not cover or whose ETag does not settle the quest
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
+from functools import partial
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -16,10 +16,17 @@ from anyio import CapacityLimiter
 from asyncsink.config import ObjectOptions, RetryPolicy, S3Target
 from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored
 from asyncsink.destinations.inventory import Inventory
-from asyncsink.errors import AccessDenied, EntityTooLarge, IntegrityError, ObjectMissing, UploadMissing
+from asyncsink.errors import (
+    AccessDenied,
+    EntityTooLarge,
+    IntegrityError,
+    ObjectMissing,
+    PermanentError,
+    UploadMissing,
+)
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
-from asyncsink.integrity.sameness import confirm
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
+from asyncsink.s3.confirming import confirm_body
 from asyncsink.s3.content_type import infer_content_type
 from asyncsink.s3.multipart import MultipartUpload, create_upload
 from asyncsink.s3.operations import HeadObject, ListObjects, ObjectAttributes, ObjectStored, PutObject, UploadPart
@@ -60,6 +67,7 @@ class S3Destination:
         self._blind = False
         self._weakest_noticed: set[ConfirmedBy] = set()
         self._etag_is_md5 = objects.sse in ("", "AES256") and objects.sse_customer_key is None
+        self._encryption = "customer" if objects.sse_customer_key is not None else objects.sse
 
     def __repr__(self) -> str:
         return f"S3Destination({self.name!r}, {self._transport!r})"
@@ -108,7 +116,8 @@ class S3Destination:
             for _ in range(1 + extra):
                 page = await self._transport.send(ListObjects(prefix=outlook.common_prefix, token=token))
                 token = page.next_token
-                inventory.add_page(page.objects, last=not token)
+                add = partial(inventory.add_page, page.objects, last=not token)
+                await anyio.to_thread.run_sync(add, limiter=self._threads)
                 if not token or not self._look_first:
                     break
         except AccessDenied as denied:
@@ -141,23 +150,27 @@ class S3Destination:
     def surely_absent(self, transfer: Transfer) -> bool:
         """True below a prefix that was listed and found empty, in a run that meets every key once."""
         inventory = self._inventory
-        return (
-            inventory is not None and not inventory.count and not self._keys_return and inventory.covers(transfer.key)
-        )
+        if inventory is None or inventory.count or not inventory.complete or self._keys_return:
+            return False
+        return transfer.key.startswith(inventory.prefix)
 
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
         """What is under the key: from the listing, or by HEAD where it is not covered or `closely` is asked for."""
         inventory = self._inventory
-        if not closely and inventory is not None and inventory.covers(transfer.key):
+        if not closely and inventory is not None and transfer.key.startswith(inventory.prefix):
             if self._keys_return and await anyio.to_thread.run_sync(
                 inventory.forgot, transfer.key, limiter=self._threads
             ):
                 return await self._head(transfer)
-            if not inventory.count:
+            if not inventory.count and inventory.complete:
                 return None
             listed = await anyio.to_thread.run_sync(inventory.get, transfer.key, limiter=self._threads)
-            if listed is None:
+            if listed is None and inventory.complete:
                 return None
+            if listed is None or self._encryption:
+                # A listing does not tell how an object is encrypted, and one that was not followed to its end does not
+                # tell what is missing: not every server lists in the order of the keys.
+                return await self._head(transfer)
             return Existing(
                 size_bytes=listed.size_bytes,
                 etag=listed.etag,
@@ -172,7 +185,16 @@ class S3Destination:
             head = await self._transport.send(HeadObject(key=key, sse_customer_key=secret))
         except ObjectMissing:
             return None
-        except AccessDenied:
+        except AccessDenied as denied:
+            if secret is not None and self._inventory is not None:
+                # Listing is allowed, so looking is: S3 answers 403 where the customer key is another one.
+                raise AccessDenied(
+                    f"{self.url(transfer)} is there, and cannot be looked at with this customer key; give the key it "
+                    "was encrypted with, or overwrite='always' to replace it.",
+                    transfer=transfer,
+                    operation="HeadObject",
+                    status=403,
+                ) from denied
             # Rule 28: credentials that may not look see every file as new. Without s3:ListBucket, S3 answers 403
             # for objects that do not exist.
             if not self._blind:
@@ -181,9 +203,7 @@ class S3Destination:
             return None
         part_size = None
         if "-" in head.etag and not (head.checksums and not head.composite):
-            first = await self._transport.send(HeadObject(key=key, part_number=1, sse_customer_key=secret))
-            if first.size_bytes < head.size_bytes:
-                part_size = first.size_bytes
+            part_size = await self._first_part_size(key, head.size_bytes)
         return Existing(
             size_bytes=head.size_bytes,
             etag=head.etag,
@@ -192,7 +212,18 @@ class S3Destination:
             looked_closely=True,
             part_size_bytes=part_size,
             etag_is_md5=self._etag_is_md5 and head.sse in ("", "AES256"),
+            outdated="encryption differs" if self._encryption and head.sse != self._encryption else "",
         )
+
+    async def _first_part_size(self, key: str, size_bytes: int) -> int | None:
+        """Size of the first part, where the server tells; None leaves the part sizes of typical tools to be tried."""
+        try:
+            first = await self._transport.send(
+                HeadObject(key=key, part_number=1, sse_customer_key=self._objects.sse_customer_key)
+            )
+        except PermanentError:
+            return None
+        return first.size_bytes if first.size_bytes < size_bytes else None
 
     # -- putting ------------------------------------------------------------------------------------------------
 
@@ -202,14 +233,7 @@ class S3Destination:
         stored = await self._transport.send(
             PutObject(key=transfer.key, body=body, checksum=checksum, attributes=self._attributes(transfer))
         )
-        confirmed = confirm(
-            sent=checksum,
-            answered=stored.checksum,
-            etag=stored.etag,
-            md5_of_body=lambda: _md5(body),
-            etag_is_md5=self._etag_is_md5 and stored.sse in ("", "AES256"),
-            where=self.url(transfer),
-        )
+        confirmed = await confirm_body(checksum, stored, body, etag_is_md5=self._etag_is_md5, where=self.url(transfer))
         if confirmed == "nothing":
             confirmed = await self._confirm_size(transfer, len(body))
         return self._stored(transfer, stored, confirmed, checksum)
@@ -224,7 +248,6 @@ class S3Destination:
             algorithm=algorithm,
             attributes=self._attributes(transfer),
             retry=self._retry,
-            md5=_md5,
         )
         return S3PartWriter(self, transfer, upload)
 
@@ -271,6 +294,11 @@ class S3Destination:
     def _stored(
         self, transfer: Transfer, stored: ObjectStored, confirmed: ConfirmedBy, sent: Checksum | None
     ) -> Stored:
+        if self._encryption and stored.sse != self._encryption:
+            self._notice(
+                f"The server did not confirm the encryption that was asked for ({self._encryption}); objects may be "
+                "stored without it."
+            )
         if sent is not None and confirmed not in self._weakest_noticed and not _as_promised(confirmed, sent):
             self._weakest_noticed.add(confirmed)
             self._notice(f"The server ignores {sent.algorithm} checksums: objects are confirmed by {confirmed} only.")
@@ -310,10 +338,6 @@ class S3PartWriter:
         """AbortMultipartUpload; an upload that may have stayed open becomes a notice."""
         if problem := await self._upload.abort():
             self._destination._notice(problem)
-
-
-def _md5(body: ByteBody) -> bytes:
-    return hashlib.md5(body, usedforsecurity=False).digest()
 
 
 def _as_promised(confirmed: ConfirmedBy, sent: Checksum) -> bool:

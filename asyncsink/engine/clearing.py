@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from asyncsink.engine.discover import Discovery
 from asyncsink.errors import AccessDenied, ConfigError
@@ -21,17 +21,23 @@ def clear_destinations(discovery: Discovery, roots: tuple[str, str]) -> None:
         roots: the local destination and the local copy, "" where there is none. A root itself is never removed.
 
     Raises:
-        ConfigError: the source lies inside what would be removed.
+        ConfigError: a source lies inside what would be removed; nothing is removed then.
         AccessDenied: a directory cannot be removed.
     """
-    for source, target in _directories(discovery, roots):
-        real_source, real_target = os.path.realpath(source), os.path.realpath(target)
-        if os.path.commonpath([real_source, real_target]) == real_target:
-            raise ConfigError(
-                f"remove_dest_dir would remove {target}, which holds the source {source}; publish to another directory."
-            )
+    targets = list(dict.fromkeys(_targets(discovery, roots)))
+    for entry in discovery.source.entries or ():
+        for target in targets:
+            if is_inside(entry.path, target):
+                raise ConfigError(
+                    f"remove_dest_dir would remove {target}, which holds the source {entry.path}; publish to another "
+                    "directory."
+                )
+    for target in targets:
         try:
             shutil.rmtree(target)
+        except FileNotFoundError:
+            # It was inside another one of them.
+            continue
         except OSError as error:
             raise AccessDenied(
                 f"remove_dest_dir cannot remove {target}: {error.strerror}; look at its permissions.",
@@ -39,11 +45,32 @@ def clear_destinations(discovery: Discovery, roots: tuple[str, str]) -> None:
             ) from error
 
 
-def _directories(discovery: Discovery, roots: tuple[str, str]) -> Iterator[tuple[str, str]]:
+def is_inside(path: str, directory: str) -> bool:
+    """Whether `path` is `directory` or lies below it, symbolic links resolved. Blocks."""
+    real, real_directory = os.path.realpath(path), os.path.realpath(directory)
+    return real == real_directory or real.startswith(real_directory.rstrip("/") + "/")
+
+
+def check_not_nested(sources: Iterable[str], places: Iterable[str]) -> None:
+    """Refuse to publish a directory into itself: every run would find what the run before it wrote. Blocks.
+
+    Raises:
+        ConfigError: a local destination or local copy lies inside a source directory.
+    """
+    for source in sources:
+        for place in places:
+            if os.path.isdir(source) and is_inside(place, source):
+                raise ConfigError(
+                    f"{place} lies inside the source {source}, so that every run would publish its own output again; "
+                    "choose a directory outside."
+                )
+
+
+def _targets(discovery: Discovery, roots: tuple[str, str]) -> Iterator[str]:
     for entry in discovery.source.entries or ():
         if not os.path.isdir(entry.path):
             continue
         for target, root in zip(discovery.router.out_file(entry.attribute, entry.path), roots, strict=True):
             replaceable = root and target and os.path.isdir(target) and not os.path.islink(target)
-            if replaceable and not os.path.samefile(target, root):
-                yield entry.path, target
+            if replaceable and not is_inside(root, target):
+                yield target

@@ -50,6 +50,13 @@ class Leg:
         """Whether the destination has the file already."""
         return isinstance(self.decision, SkipIt)
 
+    def check_size(self, transfer: Transfer) -> None:
+        """A file that this destination cannot hold ends this leg."""
+        try:
+            self.destination.check_size(transfer)
+        except AsyncSinkError as error:
+            self.error = error
+
     async def look(
         self,
         transfer: Transfer,
@@ -60,6 +67,8 @@ class Leg:
         closely: bool = False,
     ) -> None:
         """Decide whether to send; an error while looking ends this leg."""
+        if self.error is not None:
+            return
         try:
             while True:
                 if policies.overwrite != "always":

@@ -25,12 +25,18 @@ def run_to_end(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     Inside a running loop (Jupyter), that loop waits in a thread beside it, blocked as by any synchronous call.
     KeyboardInterrupt cancels `main`, waits until it has cleaned up, and is raised.
     """
+    if _inside_a_loop():
+        return _run_beside(main)
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main())
+
+
+def _inside_a_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            return runner.run(main())
-    return _run_beside(main)
+        return False
+    return True
 
 
 def _run_beside(main: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from asyncsink.config import Policies
 from asyncsink.destinations.base import Stored
 from asyncsink.engine.legs import Leg
-from asyncsink.errors import AsyncSinkError, ConfigError, SourceError, TransferError
+from asyncsink.errors import AsyncSinkError, ConfigError, SourceError, SourceMissing, TransferError
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.integrity.sameness import SkipIt, Upload
 from asyncsink.model import (
@@ -150,6 +150,14 @@ def is_skip(problem: SourceProblem, policies: Policies) -> bool:
     return problem.skipped or (problem.skippable and policies.on_missing == "skip")
 
 
+def _phrase(problem: SourceProblem) -> str:
+    """Why a source was skipped, short enough to be counted."""
+    if problem.skipped:
+        return "symbolic link"
+    missing = isinstance(problem.error, SourceMissing)
+    return "source is missing" if missing else "source is unreadable or no regular file"
+
+
 def problem_outcome(problem: SourceProblem, policies: Policies) -> Outcome:
     """What becomes of something that was found but cannot be published: a reported Skip, or a Failure."""
     if is_skip(problem, policies):
@@ -158,7 +166,7 @@ def problem_outcome(problem: SourceProblem, policies: Policies) -> Outcome:
             key="",
             url="",
             size_bytes=0,
-            reason=str(problem.error),
+            reason=_phrase(problem),
             already_there=False,
             entry=problem.entry,
         )

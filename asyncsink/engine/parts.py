@@ -159,5 +159,13 @@ class PartsTransfer:
             return
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as group:
-                for writer in self._writers.values():
-                    group.start_soon(writer.abort)
+                for leg in self._legs:
+                    if id(leg) in self._writers:
+                        group.start_soon(self._abort, leg)
+
+    async def _abort(self, leg: Leg) -> None:
+        try:
+            await self._writers[id(leg)].abort()
+        except AsyncSinkError as error:
+            # What ended the leg comes first; that the rest could not be cleaned up is only news where nothing did.
+            leg.error = leg.error or error

@@ -6,7 +6,7 @@ transfer ends as a receipt, a skip or a failure, recorded before it is reported.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -53,11 +53,13 @@ class Pipeline:
         policies: Policies,
         limits: Limits,
         progress: Progress,
+        hurry: Callable[[], None],
     ) -> None:
         self._publisher = publisher
         self._recorder = recorder
         self._tuner = tuner
         self._policies = policies
+        self._hurry = hurry
         self._workers = limits.concurrency_max
         self._send: MemoryObjectSendStream[Work | Batch]
         self._receive: MemoryObjectReceiveStream[Work | Batch]
@@ -84,17 +86,31 @@ class Pipeline:
         Returns when all of it is recorded. Cancelled, it aborts what is under way, records what is done, and leaves.
         """
         async with anyio.create_task_group() as recording:
-            recording.start_soon(self._recorder.run)
-            async with anyio.create_task_group() as tuning:
-                if self._tuner is not None:
-                    tuning.start_soon(self._tuner.run)
-                async with anyio.create_task_group() as workers:
-                    for _ in range(self._workers):
-                        workers.start_soon(self._work)
-                    await feed(self.submit)
-                    self._send.close()
-                tuning.cancel_scope.cancel()
-            self._recorder.finish()
+            recording.start_soon(self._record)
+            try:
+                await self._publish_all(feed)
+            except BaseException:
+                # Nobody is waited for any more who only listens.
+                self._hurry()
+                raise
+            finally:
+                # The recorder outlives the workers, cancelled or not: what they finished last is written down too.
+                self._recorder.finish()
+
+    async def _publish_all(self, feed: Callable[[Submit], Awaitable[None]]) -> None:
+        async with anyio.create_task_group() as tuning:
+            if self._tuner is not None:
+                tuning.start_soon(self._tuner.run)
+            async with anyio.create_task_group() as workers:
+                for _ in range(self._workers):
+                    workers.start_soon(self._work)
+                await feed(self.submit)
+                self._send.close()
+            tuning.cancel_scope.cancel()
+
+    async def _record(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._recorder.run()
 
     async def _work(self) -> None:
         async for work in self._receive:
@@ -106,9 +122,11 @@ class Pipeline:
             await self._recorder.record(outcomes, work.ticket)
 
     async def _work_batch(self, batch: Batch) -> None:
-        endings = await self._publisher.publish_batch(batch.transfers)
-        self.progress.objects_done += len(endings)
-        await self._recorder.record([outcome for outcomes in endings for outcome in outcomes])
+        async def done(outcomes: Sequence[Outcome]) -> None:
+            self.progress.objects_done += 1
+            await self._recorder.record(outcomes)
+
+        await self._publisher.publish_batch(batch.transfers, done)
 
     async def _outcomes(self, found: Found) -> list[Outcome]:
         if isinstance(found, Skip):

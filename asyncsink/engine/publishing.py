@@ -9,7 +9,7 @@ The steps of `Publisher.publish`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import anyio.to_thread
@@ -32,13 +32,15 @@ from asyncsink.engine.reading import (
     read_batch,
     read_whole,
     still_outgrown,
+    too_large_for_memory,
 )
 from asyncsink.errors import AsyncSinkError, IntegrityError
 from asyncsink.integrity.sameness import CompareWith, Digests, LookCloser, SamenessDigester, conclude
 from asyncsink.model import Outcome, Transfer
-from asyncsink.s3.part_plan import plan_parts
+from asyncsink.s3.part_plan import PARTS_MAX, plan_parts
 from asyncsink.sources.reader import OpenSource
 
+Done = Callable[[Sequence[Outcome]], Awaitable[None]]
 IDLE_SHARE = 8
 """One in so many of the buffers that the budget allows is kept for the next large body while it is not in use."""
 CHEAP_MD5_BYTES_MAX = 8 * 1024 * 1024
@@ -101,37 +103,43 @@ class Publisher:
                 continue
             return word_outcomes(ending, self._clock() - started, self._policies)
 
-    async def publish_batch(self, transfers: Sequence[Transfer]) -> list[list[Outcome]]:
+    async def publish_batch(self, transfers: Sequence[Transfer], done: Done) -> None:
         """Publish several small files, with one thread hop for the reading of all that are surely new.
 
-        Everything else, and everything that is not simple any more, goes the ordinary way. Returns the outcomes of
-        each transfer, in order. Cancellation as `publish`.
+        Everything else, and everything that is not simple any more, goes the ordinary way. Each transfer's outcomes
+        are handed to `done` as soon as they are known. Cancellation as `publish`.
         """
-        if self._dry_run or self._copy is not None:
-            return [await self.publish(transfer) for transfer in transfers]
-        new = [transfer for transfer in transfers if self._surely_new(transfer)]
-        outcomes = await self._publish_new(new) if new else {}
-        return [outcomes.get(transfer.key) or await self.publish(transfer) for transfer in transfers]
+        simple = not self._dry_run and self._copy is None
+        new = [transfer for transfer in transfers if simple and self._surely_new(transfer)]
+        known = {id(transfer) for transfer in new}
+        ordinary = [transfer for transfer in transfers if id(transfer) not in known]
+        if new:
+            ordinary += await self._publish_new(new, done)
+        for transfer in ordinary:
+            await done(await self.publish(transfer))
 
     def _surely_new(self, transfer: Transfer) -> bool:
         return self._policies.overwrite == "always" or self._destination.surely_absent(transfer)
 
-    async def _publish_new(self, transfers: Sequence[Transfer]) -> dict[str, list[Outcome]]:
-        """Read all, then put one after another: many batches run at the same time. By key; what is left out of the
-        answer was not sent, and needs the ordinary way."""
+    async def _publish_new(self, transfers: Sequence[Transfer], done: Done) -> list[Transfer]:
+        """Read all, then put one after another: many batches run at the same time.
+
+        Returns the transfers that were not sent, and need the ordinary way.
+        """
         started = self._clock()
-        outcomes: dict[str, list[Outcome]] = {}
+        left: list[Transfer] = []
         async with self._budget.reserve(sum(transfer.source.size_bytes for transfer in transfers)):
             files = [transfer.source for transfer in transfers]
             read = partial(read_batch, files, self._policies.algorithm)
             readings = await anyio.to_thread.run_sync(read, limiter=self._threads)
             for transfer, reading in zip(transfers, readings, strict=True):
-                if isinstance(reading, Reading):
-                    outcome = await self._put_new(transfer, reading, started)
-                    if outcome is not None:
-                        outcomes[transfer.key] = [outcome]
-                    started = self._clock()
-        return outcomes
+                outcome = await self._put_new(transfer, reading, started) if isinstance(reading, Reading) else None
+                if outcome is None:
+                    left.append(transfer)
+                else:
+                    await done([outcome])
+                started = self._clock()
+        return left
 
     async def _put_new(self, transfer: Transfer, reading: Reading, started: float) -> Outcome | None:
         try:
@@ -151,8 +159,10 @@ class Publisher:
 
     async def _attempt(self, ending: Ending) -> None:
         size = ending.transfer.source.size_bytes
+        if size > self._limits.memory_bytes * PARTS_MAX:
+            raise too_large_for_memory(ending.transfer.source, self._limits.memory_bytes)
         for leg in ending.legs:
-            leg.destination.check_size(ending.transfer)
+            leg.check_size(ending.transfer)
         await self._look(ending.transfer, ending.legs)
         if size < self._limits.multipart_threshold_bytes:
             await self._whole(ending)

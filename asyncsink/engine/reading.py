@@ -9,11 +9,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from asyncsink.config import MIB
 from asyncsink.destinations.base import ByteBody
-from asyncsink.errors import AsyncSinkError, SourceChanged
+from asyncsink.errors import AsyncSinkError, ConfigError, SourceChanged, SourceUnreadable
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.integrity.sameness import CompareWith, Digests, SamenessDigester
 from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile
+from asyncsink.s3.part_plan import PARTS_MAX
 from asyncsink.sources.problems import translate
 from asyncsink.sources.reader import OpenSource
 
@@ -100,6 +102,24 @@ def compare_piece(source: OpenSource, offset: int, into: memoryview, digesters: 
     piece = source.read_part(offset, len(into), into)
     for digester in digesters:
         digester.update(piece)
+
+
+def unreadable(file: SourceFile) -> SourceUnreadable | None:
+    """The error of a file that this process may not read, or None. It is not opened."""
+    if os.access(file.path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        return None
+    if not os.path.lexists(file.path):
+        return None
+    return SourceUnreadable(f"{file.path} may not be read by this user; look at its permissions.")
+
+
+def too_large_for_memory(file: SourceFile, memory_bytes: int) -> ConfigError:
+    """The error for a file whose parts, 10,000 at most, are larger than the byte budget."""
+    needed = -(-file.size_bytes // PARTS_MAX)
+    return ConfigError(
+        f"{file.path} has {file.size_bytes:,} bytes; its {PARTS_MAX:,} parts do not fit into memory_bytes="
+        f"{memory_bytes:,}. Give at least {-(-needed // MIB)}MiB."
+    )
 
 
 def still_outgrown(file: SourceFile) -> SourceChanged:

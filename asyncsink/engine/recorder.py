@@ -20,7 +20,7 @@ BATCH = 256
 QUEUE_RECORDS = 1000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
     """What a caller who waits for one transfer holds."""
 
@@ -49,7 +49,9 @@ class Recorder:
         try:
             self._send.send_nowait((outcomes, ticket))
         except anyio.WouldBlock:
-            await self._send.send((outcomes, ticket))
+            # Also when cancelled: what ended has to be recorded, and the recorder still runs.
+            with anyio.CancelScope(shield=True):
+                await self._send.send((outcomes, ticket))
 
     def finish(self) -> None:
         """No more outcomes will come; `run` ends when all are written."""
@@ -61,13 +63,13 @@ class Recorder:
         self._receive.close()
 
     async def run(self) -> None:
-        """Record until `finish`. Cancelled, it still writes down what was handed over."""
+        """Record until `finish`. The pipeline shields it, so that nothing which ended is left unrecorded."""
         try:
             async for first in self._receive:
                 await self._write(self._batch(first))
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._drain()
+            # Whoever hands over an outcome now is told, and does not wait for ever.
+            self._receive.close()
             raise
 
     def _batch(self, first: Record) -> list[Record]:
@@ -78,14 +80,6 @@ class Recorder:
             except (anyio.WouldBlock, anyio.EndOfStream):
                 break
         return batch
-
-    async def _drain(self) -> None:
-        while True:
-            try:
-                first = self._receive.receive_nowait()
-            except (anyio.WouldBlock, anyio.EndOfStream):
-                return
-            await self._write(self._batch(first))
 
     async def _write(self, batch: list[Record]) -> None:
         outcomes = [outcome for group, _ in batch for outcome in group]

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import anyio
 from anyio import CapacityLimiter
@@ -51,7 +52,20 @@ class Run:
     threads: CapacityLimiter
     started: float
     clock: Callable[[], float]
+    manifest: ManifestWriter | None
     interrupted: bool = True
+    manifest_open: bool = False
+
+    async def begin(self) -> None:
+        """The last step before transfers run: empty and open the manifest. A run that is refused before leaves the
+        manifest of the run before it alone.
+
+        Raises:
+            ConfigError, DestinationFull, JournalError: it cannot be written.
+        """
+        if self.manifest is not None:
+            await self.manifest.open()
+            self.manifest_open = True
 
     @property
     def elapsed_seconds(self) -> float:
@@ -99,8 +113,7 @@ class Opening:
             log = OutcomeLog()
             destination, target, s3 = await self._open_destination(exits, outlook, threads)
             copy = await self._open_copy(exits, threads)
-            # Last: a run that cannot start must not empty the manifest of the one before.
-            manifest = await self._open_manifest(target)
+            manifest = None if self.dry_run else self._manifest(target, s3)
             recorder = Recorder(log, manifest, self.events.emit)
             tuner = Tuner(s3.pacer, settings.limits, self.events.emit) if s3 is not None else None
             publisher = Publisher(
@@ -121,33 +134,43 @@ class Opening:
                 policies=settings.policies,
                 limits=settings.limits,
                 progress=self.progress,
+                hurry=partial(self.events.closing, 0.0),
             )
             exits.callback(pipeline.close)
             run = Run(
-                settings, destination, copy, target, s3, log, self.events, pipeline, threads, self.started, self.clock
+                settings=settings,
+                destination=destination,
+                copy=copy,
+                target=target,
+                stack=s3,
+                log=log,
+                events=self.events,
+                pipeline=pipeline,
+                threads=threads,
+                started=self.started,
+                clock=self.clock,
+                manifest=manifest,
             )
             try:
                 yield run
             finally:
-                if manifest is not None:
+                if manifest is not None and run.manifest_open:
                     with anyio.CancelScope(shield=True):
                         await manifest.close(interrupted=run.interrupted)
 
-    async def _open_manifest(self, target: S3Target | LocalTarget) -> ManifestWriter | None:
+    def _manifest(self, target: S3Target | LocalTarget, s3: S3Stack | None) -> ManifestWriter | None:
         if not self.settings.manifest:
             return None
-        if isinstance(target, S3Target):
+        header = ManifestHeader(destination=target.url)
+        if isinstance(target, S3Target) and s3 is not None:
+            # What was really used, also where the environment or a profile said it: verify has nothing else to go by.
             header = ManifestHeader(
                 destination=f"s3://{target.bucket}/{target.prefix}".rstrip("/"),
-                endpoint_url=target.endpoint_url,
-                region=target.region,
+                endpoint_url=s3.endpoint_url,
+                region=s3.region,
                 addressing_style=target.addressing_style,
             )
-        else:
-            header = ManifestHeader(destination=target.url)
-        manifest = ManifestWriter(self.settings.manifest, header)
-        await manifest.open()
-        return manifest
+        return ManifestWriter(self.settings.manifest, header)
 
     async def _open_destination(
         self, exits: AsyncExitStack, outlook: Outlook, threads: CapacityLimiter
@@ -161,9 +184,9 @@ class Opening:
             if self.settings.policies.on_unreachable != "local":
                 raise
             stand_in = stand_in_directory(target)
+            kept = "would be kept" if self.dry_run else "is kept"
             self.events.notice(
-                f"The bucket cannot be used ({error}) Every file is kept in {stand_in.directory} instead; nothing "
-                "is on S3."
+                f"The bucket cannot be used ({error}) Every file {kept} in {stand_in.url} instead; nothing is on S3."
             )
             return await self._open_local(exits, stand_in, threads), stand_in, None
         return destination, target, s3
@@ -215,11 +238,13 @@ class Opening:
 
 
 def stand_in_directory(target: S3Target) -> LocalTarget:
-    """~/s3_datasink_<bucket>, which keeps what an unreachable bucket would have been given (rule 46)."""
-    directory = os.path.join(
-        os.path.expanduser("~"), f"s3_datasink_{target.bucket.replace('/', '_').replace(':', '_')}"
-    )
-    return LocalTarget(directory=directory, url=directory)
+    """~/s3_datasink_<bucket>, which keeps what an unreachable bucket would have been given (rule 46).
+
+    Under the same keys: Nipype leaves the prefix out, so that two studies of one bucket would share a folder.
+    """
+    name = target.bucket.replace("/", "_").replace(":", "_")
+    directory = os.path.join(os.path.expanduser("~"), f"s3_datasink_{name}")
+    return LocalTarget(directory=directory, url=f"{directory}/{target.prefix}".rstrip("/"))
 
 
 def surface(group: BaseExceptionGroup[BaseException]) -> BaseException:

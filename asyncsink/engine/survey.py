@@ -13,16 +13,18 @@ from functools import partial
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from asyncsink.config import MIB, Policies, Settings
+from asyncsink.config import Policies, Settings
 from asyncsink.destinations.base import Outlook
 from asyncsink.engine.discover import Discovery, batches
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.outcomes import is_skip
-from asyncsink.errors import AsyncSinkError, ConfigError
+from asyncsink.engine.reading import too_large_for_memory, unreadable
+from asyncsink.errors import AsyncSinkError
 from asyncsink.model import SourceProblem, Transfer
 from asyncsink.routing.collisions import collision_error
 from asyncsink.s3.part_plan import PARTS_MAX
 
+LOCAL_CLAIM = "\0local:"
 PROBLEMS_KEPT = 20
 """Problems that are remembered with their sentences; the rest are only counted."""
 SURVEY_BATCH = 1000
@@ -63,7 +65,7 @@ class Survey:
             return
         size = found.source.size_bytes
         if size > settings.limits.memory_bytes * PARTS_MAX:
-            self.refuse(_too_large_for_memory(found, settings.limits.memory_bytes))
+            self.refuse(too_large_for_memory(found.source, settings.limits.memory_bytes))
         self.bytes_total += size
         key = found.key
         if self._least is None:
@@ -110,6 +112,8 @@ async def take_survey(discovery: Discovery, settings: Settings, *, limiter: Capa
         async for batch in batches(iter(discovery), limiter=limiter, size=SURVEY_BATCH):
             for found in batch:
                 survey.add(found, settings)
+            for problem in await anyio.to_thread.run_sync(_unreadable, batch, limiter=limiter):
+                survey.refuse(problem)
             if survey.ledger is not None:
                 claim = partial(_claim, survey, batch, ordinal, settings.policies)
                 ordinal = await anyio.to_thread.run_sync(claim, limiter=limiter)
@@ -121,13 +125,9 @@ async def take_survey(discovery: Discovery, settings: Settings, *, limiter: Capa
     return survey
 
 
-def _too_large_for_memory(transfer: Transfer, memory_bytes: int) -> ConfigError:
-    size = transfer.source.size_bytes
-    needed = -(-size // PARTS_MAX)
-    return ConfigError(
-        f"{transfer.source.path} has {size:,} bytes; its {PARTS_MAX:,} parts do not fit into memory_bytes="
-        f"{memory_bytes:,}. Give at least {-(-needed // MIB)}MiB."
-    )
+def _unreadable(batch: list[Transfer | SourceProblem]) -> list[AsyncSinkError]:
+    found = (unreadable(transfer.source) for transfer in batch if isinstance(transfer, Transfer))
+    return [error for error in found if error is not None]
 
 
 def _claim(survey: Survey, batch: list[Transfer | SourceProblem], ordinal: int, policies: Policies) -> int:
@@ -136,8 +136,11 @@ def _claim(survey: Survey, batch: list[Transfer | SourceProblem], ordinal: int, 
     for found in batch:
         if isinstance(found, Transfer):
             claims.append((found.key, found.source.path, ordinal))
+            if not found.key.endswith(found.local):
+                # Full-scope substitutions may give two objects one local copy. No key holds a control character.
+                claims.append((f"{LOCAL_CLAIM}{found.local}", found.source.path, ordinal))
             ordinal += 1
     for key, first, second in survey.ledger.claim(claims):
         if policies.on_collision == "error":
-            survey.refuse(collision_error(key, first, second))
+            survey.refuse(collision_error(key.removeprefix(LOCAL_CLAIM), first, second))
     return ordinal

@@ -19,9 +19,10 @@ from anyio import CapacityLimiter
 
 from asyncsink.config import Limits, LocalTarget, S3Target, Secret, Settings
 from asyncsink.engine.discover import batches
+from asyncsink.engine.run import surface
 from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing
 from asyncsink.integrity.checksums import Digester, is_composite
-from asyncsink.model import Checksum, Receipt, Skip
+from asyncsink.model import Checksum, Failure, Planned, Receipt, Skip
 from asyncsink.options import parse_options
 from asyncsink.report.manifest import ManifestEnd, ManifestRecord, read_manifest
 from asyncsink.s3.operations import GetObject, HeadObject, ListObjects, ObjectHead
@@ -123,7 +124,10 @@ async def verify_manifest(
     report = VerifyReport(os.fspath(path))
     async with _open_prover(settings, read_back) as prover:
         await prover.check_reachable()
-        await _check_all(records, report, prover, limits=settings.limits, threads=threads, observe=observe)
+        try:
+            await _check_all(records, report, prover, limits=settings.limits, threads=threads, observe=observe)
+        except BaseExceptionGroup as group:
+            raise surface(group) from None
     return report
 
 
@@ -250,7 +254,7 @@ async def _check_all(
                         ended = record
                     elif isinstance(record, Receipt) or (isinstance(record, Skip) and record.already_there):
                         await send.send(record)
-                    else:
+                    elif isinstance(record, Planned) or (isinstance(record, Failure) and record.stage != "local copy"):
                         failed += 1
             send.close()
     report.incomplete = _incomplete(ended, failed)

@@ -21,6 +21,7 @@ class Existing:
         looked_closely: True after a HEAD (or a read): there is nothing more to learn from the destination.
         part_size_bytes: size of the first part of a multipart object, or None where unknown.
         etag_is_md5: False where encryption makes the ETag something else (SSE-KMS, SSE-C).
+        outdated: why it has to be replaced although its bytes may be the same ("encryption differs"), or "".
         keeps_mtime: True where `modified` is the source's own time (local copies keep it), not the time of storing.
     """
 
@@ -32,3 +33,4 @@ class Existing:
     part_size_bytes: int | None = None
     etag_is_md5: bool = True
     keeps_mtime: bool = False
+    outdated: str = ""

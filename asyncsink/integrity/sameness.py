@@ -99,6 +99,8 @@ def decide(
         return Upload("not there")
     if policy == "never":
         return SkipIt("is there already")
+    if existing.outdated:
+        return Upload(existing.outdated)
     if existing.size_bytes != size_bytes:
         return Upload("size differs")
     match policy:

@@ -61,7 +61,7 @@ def _fault(key: str, bytes_max: int) -> str:
     try:
         size_bytes = len(key.encode())
     except UnicodeEncodeError:
-        return "is not valid UTF-8; rename the file, or give it a key of its own in a manifest"
+        return "is not valid UTF-8; rename the file, so that its name is UTF-8"
     control = _CONTROL.search(key)
     if control:
         return f"holds the control character U+{ord(control[0]):04X}; rename the file or substitute the character"

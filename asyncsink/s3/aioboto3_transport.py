@@ -6,6 +6,7 @@ Each request is watched for progress, and every failure leaves as an error of as
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -40,6 +41,8 @@ from asyncsink.s3.operations import (
 from asyncsink.s3.resigning import Resigner
 
 R = TypeVar("R", bound=Response)
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+"""What OpenSSL says, by release, where the answer to its greeting is no TLS (ERR_reason_error_string)."""
 
 
 class Aioboto3Transport:
@@ -240,9 +243,14 @@ def _from_network(name: str, where: str, endpoint: str, error: Exception) -> Asy
     if isinstance(error, ResponseParserError):
         return ServerFault(f"{where} failed: the answer is no S3 answer; check that {endpoint} is S3.", operation=name)
     inner = error.kwargs.get("error") if isinstance(error, b.BotoCoreError) else error
-    reason = one_line(str(inner) or type(inner).__name__) if inner is not None else type(error).__name__
+    reason = _reason(inner) if inner is not None else type(error).__name__
     if isinstance(inner, aiohttp.ClientConnectorCertificateError):
         return ConfigError(f"{where} failed: the certificate of {endpoint} is not trusted ({reason}); give ca_bundle=.")
+    if isinstance(inner, aiohttp.ClientConnectorSSLError) and getattr(inner.os_error, "reason", "") in _NO_TLS:
+        return ConfigError(
+            f"{where} failed: {endpoint} does not speak TLS; expected an https server there; give the endpoint as "
+            "http://…, or its TLS port."
+        )
     network = (
         b.ConnectionError,
         b.ConnectionClosedError,
@@ -261,3 +269,10 @@ def _from_network(name: str, where: str, endpoint: str, error: Exception) -> Asy
     if isinstance(error, b.BotoCoreError):
         return PermanentError(f"{where} failed: {type(error).__name__} ({reason}).", operation=name)
     return None
+
+
+def _reason(error: Any) -> str:
+    """Why there was no answer, in a few words. aiohttp's own text names its TLS settings over plain HTTP too."""
+    text = re.sub(r"^Cannot connect to host \S+ ssl:\S+ \[(.*)\]$", r"\1", str(error), flags=re.DOTALL)
+    refused = isinstance(getattr(error, "os_error", None), ConnectionRefusedError)
+    return "connection refused" if refused else one_line(text) or type(error).__name__

@@ -40,6 +40,9 @@ MESSAGE_CHARACTERS_MAX = 200
 _CREDENTIALS = "Check creds_path, the profile or the AWS_ environment variables."
 _KEY_RIGHTS = "Check the rights of these credentials on the bucket and its encryption keys."
 _WRONG_REGION = "Give the bucket's own region."
+_USELESS = "Sending it again cannot help: correct the request's options."
+_CUSTOMER_KEY = " An object that is encrypted with a customer key can only be looked at with that key (sse=…)."
+"""S3's answer to a HEAD without the key is a bare 400 (S3 API, HeadObject)."""
 
 BY_CODE: Final[dict[str, tuple[type[AsyncSinkError], str]]] = {
     # code: (error, what to do)
@@ -143,6 +146,8 @@ def error_from_answer(  # noqa: PLR0917 - an answer has so many parts
         expected, actual: the checksum that was sent and the one the server computed, for IntegrityError.
     """
     error_class, advice = classify(code, status)
+    if operation_name == "HeadObject" and status == 400 and advice == _USELESS:
+        advice += _CUSTOMER_KEY
     where = f"s3://{bucket}/{key}" if key else f"bucket {bucket}"
     said = ", ".join(part for part in (_named(code, status), one_line(message)) if part)
     if advice == _WRONG_REGION and region:
@@ -168,7 +173,7 @@ def classify(code: str, status: int) -> tuple[type[AsyncSinkError], str]:
         return BY_STATUS[status]
     if status >= 500:
         return ServerFault, "Try again later."
-    return PermanentError, "Sending it again cannot help: correct the request's options."
+    return PermanentError, _USELESS
 
 
 def retry_after_seconds(value: str | None, date: str = "") -> float | None:

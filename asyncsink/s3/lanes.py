@@ -37,6 +37,23 @@ class HeldCredentials:
     expires_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """What was decided for a target.
+
+    Attributes:
+        transport: carries every operation.
+        name: the lane of the hot ones: "wire" or "aioboto3".
+        endpoint_url: the server, or "" for Amazon's own.
+        region: or "" where none is known.
+    """
+
+    transport: Transport
+    name: str
+    endpoint_url: str
+    region: str
+
+
 class LaneRouter:
     """A Transport: hot operations go to the wire, all others through aioboto3."""
 
@@ -68,8 +85,8 @@ async def open_lanes(
     *,
     choice: LaneChoice,
     caller_bucket: Any = None,
-) -> tuple[Transport, str]:
-    """Open the lanes for `target`; returns the transport and the name of the lane of its hot requests.
+) -> Lanes:
+    """Open the lanes for `target`, and decide between them.
 
     Raises:
         ConfigError: `choice` is "wire" and the target is not eligible; or as `Aioboto3Transport.open`.
@@ -81,13 +98,18 @@ async def open_lanes(
             raise ConfigError(f"transport='wire' cannot be used here: {reason}. Use transport='auto'.")
         if reason:
             log.info("transport aioboto3 for s3://%s: %s", target.bucket, reason)
-            return other, "aioboto3"
+            return Lanes(other, "aioboto3", *_place(other.client))
         wire = await _open_wire(target, retry, limits, other.client)
     except BaseException:
         await other.aclose()
         raise
     log.info("transport wire for s3://%s: plain requests to a known host", target.bucket)
-    return LaneRouter(wire, other), "wire"
+    return Lanes(LaneRouter(wire, other), "wire", *_place(other.client))
+
+
+def _place(client: Any) -> tuple[str, str]:
+    endpoint = client.meta.endpoint_url
+    return "" if _is_amazon(urlsplit(endpoint).hostname or "") else endpoint, client.meta.region_name or ""
 
 
 def _ineligible(target: S3Target, client: Any, caller_bucket: Any) -> str:

@@ -13,16 +13,15 @@ upload".
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import anyio
 import anyio.lowlevel
 
 from asyncsink.config import RetryPolicy
-from asyncsink.errors import AsyncSinkError, IntegrityError, ObjectMissing, RetryableError, UploadMissing
+from asyncsink.errors import AccessDenied, AsyncSinkError, IntegrityError, ObjectMissing, RetryableError, UploadMissing
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, etag_md5, multipart_etag
 from asyncsink.integrity.sameness import confirm
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
+from asyncsink.s3.confirming import confirm_body
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     ByteBody,
@@ -55,7 +54,6 @@ class MultipartUpload:
         algorithm: ChecksumAlgorithm | None,
         attributes: ObjectAttributes,
         retry: RetryPolicy,
-        md5: Callable[[ByteBody], bytes],
     ) -> None:
         self.key = key
         self.upload_id = upload_id
@@ -64,7 +62,6 @@ class MultipartUpload:
         self._algorithm = algorithm
         self._attributes = attributes
         self._retry = retry
-        self._md5 = md5
         self._etag_is_md5 = attributes.sse in ("", "AES256") and attributes.sse_customer_key is None
         self._parts: dict[int, CompletedPart] = {}
         self._confirmed: set[ConfirmedBy] = set()
@@ -91,13 +88,8 @@ class MultipartUpload:
         )
         self._attempts = max(self._attempts, stored.attempts)
         self._confirmed.add(
-            confirm(
-                sent=checksum,
-                answered=stored.checksum,
-                etag=stored.etag,
-                md5_of_body=lambda: self._md5(body),
-                etag_is_md5=self._etag_is_md5 and stored.sse in ("", "AES256"),
-                where=f"part {part_number} of {self.key!r}",
+            await confirm_body(
+                checksum, stored, body, etag_is_md5=self._etag_is_md5, where=f"part {part_number} of {self.key!r}"
             )
         )
         self._parts[part_number] = CompletedPart(part_number=part_number, etag=stored.etag, checksum=checksum)
@@ -122,10 +114,13 @@ class MultipartUpload:
                 )
             )
         except (UploadMissing, RetryableError):
-            # The answer may have been lost after the object was published.
+            # The answer may have been lost after the object was published. Only its checksum or its ETag proves that:
+            # an older object of the same size says nothing.
             found = await self._look(full)
-            if found is None:
+            if found is None or found[1] == "size":
                 raise
+            # The object may also be an equal one from before; then the upload is still open.
+            await self.abort()
             return found
         stored.attempts = max(stored.attempts, self._attempts)
         return stored, await self._confirm(stored, full)
@@ -162,7 +157,11 @@ class MultipartUpload:
             return "etag"
         if self._confirmed == {"server-checksum"} and full is None and self._algorithm is not None:
             return "server-checksum"
-        found = await self._look(full)
+        try:
+            found = await self._look(full)
+        except AccessDenied:
+            # Credentials that may only write: S3 said that it is complete, and nobody can say more.
+            return "nothing"
         if found is None:
             raise IntegrityError(
                 f"{self.key!r} is not there, or has another size or checksum, although the server confirmed its "
@@ -197,7 +196,9 @@ class MultipartUpload:
             if head.checksums[full.algorithm] != full.value:
                 return None
             confirmed = "server-checksum"
-        elif head.etag == self._expected_etag():
+        elif (expected := self._expected_etag()) is not None:
+            if head.etag != expected:
+                return None
             confirmed = "etag"
         stored = ObjectStored(etag=head.etag, version_id=head.version_id, attempts=self._attempts, checksum=full)
         return stored, confirmed
@@ -211,7 +212,6 @@ async def create_upload(
     algorithm: ChecksumAlgorithm | None,
     attributes: ObjectAttributes,
     retry: RetryPolicy,
-    md5: Callable[[ByteBody], bytes],
 ) -> MultipartUpload:
     """Ask the server for an upload id.
 
@@ -240,7 +240,6 @@ async def create_upload(
                     algorithm=algorithm,
                     attributes=attributes,
                     retry=retry,
-                    md5=md5,
                 )
         answered.set()
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from asyncsink.errors import RetryableError, Throttled
-from asyncsink.s3.operations import Operation, PutObject, Response, UploadPart
+from asyncsink.s3.operations import AbortMultipartUpload, ListParts, Operation, PutObject, Response, UploadPart
 from asyncsink.s3.transport import Transport
 
 R = TypeVar("R", bound=Response)
+UNPACED = (AbortMultipartUpload, ListParts)
+"""An abort has seconds only; it must not spend them behind the parts of other files."""
 
 
 @dataclass(slots=True)
@@ -128,7 +130,10 @@ class PacedTransport:
         return f"PacedTransport({self.pacer!r}, {self._inner!r})"
 
     async def send(self, operation: Operation[R]) -> R:
-        """Send `operation` when a token is free."""
+        """Send `operation` when a token is free; what ends an upload waits for nobody."""
+        if isinstance(operation, UNPACED):
+            self.pacer.requests += 1
+            return await self._inner.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
         return await self.pacer.send(self._inner, operation)
 
     async def aclose(self) -> None:

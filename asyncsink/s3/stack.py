@@ -21,11 +21,15 @@ class S3Stack:
         transport: the outermost layer.
         pacer: tokens and counts of requests.
         lane: the name that the report gives.
+        endpoint_url: the server in use, or "" for Amazon's own.
+        region: the region in use, or "".
     """
 
     transport: RetryingTransport
     pacer: Pacer
     lane: str
+    endpoint_url: str
+    region: str
 
     @property
     def requests(self) -> int:
@@ -55,9 +59,10 @@ async def open_stack(
     Raises:
         ConfigError, CredentialsError: nothing was sent.
     """
-    transport, name = await open_lanes(target, retry, limits, choice=lane, caller_bucket=caller_bucket)
+    lanes = await open_lanes(target, retry, limits, choice=lane, caller_bucket=caller_bucket)
     try:
         pacer = Pacer(limits.concurrency_start)
-        yield S3Stack(RetryingTransport(PacedTransport(transport, pacer), retry), pacer, name)
+        transport = RetryingTransport(PacedTransport(lanes.transport, pacer), retry)
+        yield S3Stack(transport, pacer, lanes.name, lanes.endpoint_url, lanes.region)
     finally:
-        await transport.aclose()
+        await lanes.transport.aclose()

@@ -17,7 +17,7 @@ from asyncsink.config import Compat, Symlinks
 from asyncsink.errors import ConfigError, SourceError
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.sources.base import Entry
-from asyncsink.sources.problems import broken_link, link_loop, not_regular, refused_link, translate
+from asyncsink.sources.problems import broken_link, link_loop, not_regular, refused_link, unusable
 
 SORT_ENTRIES_MAX = 16_384
 """A directory of up to so many entries is walked in the order of its names; a larger one in sorted stretches of the
@@ -85,8 +85,8 @@ def walk_files(
         attribute, entry: copied into every result.
         compat: with "nipype", links to directories are reported and not followed, links to files are (rule 27).
 
-    Blocking. Never raises for what it finds: a directory that cannot be listed, or vanishes, is one problem. Closing
-    the iterator early releases every descriptor.
+    Blocking. Never raises for what it finds: a directory that cannot be listed (never skippable), or vanishes, is one
+    problem. Closing the iterator early releases every descriptor.
     """
     walk = _Walk(root, symlinks, attribute, entry, compat)
     top = walk.descend(root, "")
@@ -136,7 +136,7 @@ class _Walk:
         try:
             identity = _identity(path)
         except OSError as error:
-            return self._problem(path, translate(path, error))
+            return unusable(path, error, entry=self._entry, attribute=self._attribute)
         if any(level.identity == identity for level in self.stack):
             return self._loop(path)
         level = _Level(path, prefix, identity, self._steps(path, prefix))
@@ -151,7 +151,7 @@ class _Walk:
                     for found in batch:
                         yield self._look(found, prefix)
         except OSError as error:
-            yield self._problem(path, translate(path, error))
+            yield unusable(path, error, entry=self._entry, attribute=self._attribute)
 
     def _look(self, found: os.DirEntry[str], prefix: str) -> _Step:
         # The commonest case stands first and asks the file system once: the directory already told the type.
@@ -165,7 +165,7 @@ class _Walk:
                 return self._look_through(path, prefix + found.name)
             return self._problem(path, not_regular(path, found.stat(follow_symlinks=False).st_mode))
         except OSError as error:
-            return self._problem(path, translate(path, error))
+            return unusable(path, error, entry=self._entry, attribute=self._attribute)
 
     def _look_through(self, path: str, relative: str) -> _Step:
         """What a symbolic link becomes."""

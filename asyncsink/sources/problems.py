@@ -48,6 +48,15 @@ def translate(path: str, error: OSError) -> SourceError:
     return SourceUnreadable(f"Source {path!r} cannot be read ({error.strerror or error}): {advice}.")
 
 
+def unusable(path: str, error: OSError, *, entry: int = 0, attribute: str = "") -> SourceProblem:
+    """What an OSError met while looking at `path` becomes: skippable only where nothing is there to be published.
+
+    A directory that may not be read holds files that nobody has seen: skipping it would leave them out silently.
+    """
+    skippable = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+    return SourceProblem(path, translate(path, error), entry, attribute, skippable=skippable)
+
+
 def not_regular(path: str, mode: int) -> SourceUnreadable:
     """The error for something that is no regular file; `mode` is its st_mode."""
     kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
@@ -113,7 +122,7 @@ def examine(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: str = "
             except FileNotFoundError:
                 return SourceProblem(path, broken_link(path), entry, attribute)
     except OSError as error:
-        return SourceProblem(path, translate(path, error), entry, attribute)
+        return unusable(path, error, entry=entry, attribute=attribute)
     except ValueError as error:
         return SourceProblem(path, impossible_name(path, error), entry, attribute)
     if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):

@@ -109,7 +109,7 @@ class OpenSource:
             now = os.fstat(self._open_descriptor())
         except OSError as error:
             raise translate(path, error) from error
-        if _fingerprint(now) != _fingerprint(self._first):
+        if _fingerprint(now) != _fingerprint(self._first) and not _only_linked(self._first, now):
             raise self._changed(_differences(self._first, now))
         try:
             named = os.stat(path)
@@ -182,6 +182,12 @@ class OpenSource:
 
 def _fingerprint(status: os.stat_result) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+
+
+def _only_linked(before: os.stat_result, now: os.stat_result) -> bool:
+    """Whether nothing happened but a hard link made or removed (a local copy may be one): that moves ctime alone."""
+    same = before.st_size == now.st_size and before.st_mtime_ns == now.st_mtime_ns and before.st_ino == now.st_ino
+    return same and before.st_nlink != now.st_nlink
 
 
 def _differences(before: os.stat_result, now: os.stat_result) -> str:

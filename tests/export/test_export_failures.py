@@ -141,7 +141,7 @@ async def test_unreachable_keeps_every_file_where_the_document_says(
         retry=QUICK,
     )
     report.raise_for_failures()
-    kept = tmp_path / "home" / "s3_datasink_lost-bucket"
+    kept = tmp_path / "home" / "s3_datasink_lost-bucket" / "prefix"
     expected = {f"sub001/motion/{n}": d for n, d in content_of(tree).items() if n != "empty"}
     assert content_of(kept) == expected
     assert content_of(tmp_path / "copy") == expected

@@ -12,6 +12,8 @@ import pytest
 import asyncsink
 from asyncsink.config import RetryPolicy
 from asyncsink.errors import BucketMissing, ConfigError, ConnectionLost, CredentialsError
+from asyncsink.model import Failure
+from asyncsink.report.records import encode
 
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]
@@ -77,16 +79,31 @@ async def test_a_manifest_without_an_end_is_not_a_proof(manifest: Path) -> None:
     assert "no end" in report.summary()
 
 
-async def test_an_export_with_failures_is_not_a_proof(
+async def test_a_failed_local_copy_takes_nothing_from_what_is_on_s3(
     tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any]
 ) -> None:
     path = tmp_path / "m"
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "sub").write_bytes(b"a file where a directory has to be")
     await asyncsink.export_directory(tree, f"s3://{bucket}", manifest=path, local_copy=tmp_path / "copy", **options)
-    report = await asyncsink.verify_manifest(path)
-    assert report.problems_total == 0
-    assert "left 3 entries unpublished" in report.incomplete
+    assert len(path.read_text().splitlines()) == 2 + 5 + 3
+    assert (await asyncsink.verify_manifest(path)).ok
+
+
+async def test_an_export_with_failures_is_not_a_proof(manifest: Path) -> None:
+    lines = manifest.read_text().splitlines()
+    failure = encode(Failure("/gone", "p/gone", "s3://b/p/gone", "SourceMissing", "It is gone.", "source"))
+    manifest.write_text("\n".join([*lines[:-1], failure, lines[-1]]) + "\n")
+    report = await asyncsink.verify_manifest(manifest)
+    assert (report.ok, report.problems_total) == (False, 0)
+    assert "left 1 entry unpublished" in report.summary()
+
+
+async def test_a_malformed_manifest_is_told_in_one_sentence(manifest: Path) -> None:
+    lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([*lines[:3], "{broken", *lines[3:]]) + "\n")
+    with pytest.raises(ConfigError, match="line 4"):
+        await asyncsink.verify_manifest(manifest)
 
 
 async def test_local_destinations_are_verified_by_reading(tree: Path, tmp_path: Path) -> None:

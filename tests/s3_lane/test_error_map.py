@@ -71,6 +71,13 @@ def test_the_message_says_what_where_and_what_to_do() -> None:
     assert str(about_bucket).startswith("ListObjectsV2 of bucket b failed: NoSuchBucket (HTTP 404), Gone. Create")
 
 
+def test_a_bare_400_to_a_head_may_be_a_missing_customer_key() -> None:
+    error = error_from_answer("HeadObject", "a", "b", "400", 400, "Bad Request")
+    assert type(error) is e.PermanentError
+    assert "can only be looked at with that key (sse=…)" in str(error)
+    assert "sse" not in str(error_from_answer("PutObject", "a", "b", "400", 400, "Bad Request"))
+
+
 def test_a_wrong_region_names_the_right_one() -> None:
     for code, status in (("PermanentRedirect", 301), ("AuthorizationHeaderMalformed", 400), ("301", 301)):
         error = error_from_answer("PutObject", "k", "b", code, status, "", region="eu-west-3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import ssl
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from asyncsink.config import MIB, Limits, RetryPolicy, S3Target
-from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, CredentialsError
+from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, ConnectionLost, CredentialsError
 from asyncsink.s3.aioboto3_transport import Aioboto3Transport
 from asyncsink.s3.client import check_endpoint, open_client, payload_must_be_signed
 from asyncsink.s3.credentials import bucket_settings
@@ -334,3 +335,27 @@ async def test_tls_to_a_peer_that_never_shakes_hands() -> None:
         with pytest.raises(AsyncSinkError):
             await transport.send(ListObjects())
         await transport.aclose()
+
+
+@pytest.mark.usefixtures("with_keys")
+async def test_tls_to_a_peer_that_speaks_plain_http() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(64)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        transport = await opened(S3Target(bucket="tst", endpoint_url=url))
+        with pytest.raises(ConfigError, match=f"{url} does not speak TLS"):
+            await transport.send(ListObjects())
+        await transport.aclose()
+
+
+@pytest.mark.usefixtures("with_keys")
+async def test_a_refused_connection_is_said_in_plain_words() -> None:
+    transport = await opened(S3Target(bucket="tst", endpoint_url="http://127.0.0.1:1"))
+    with pytest.raises(ConnectionLost, match=r"could not be made or was lost \(connection refused\)"):
+        await transport.send(ListObjects())
+    await transport.aclose()

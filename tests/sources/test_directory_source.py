@@ -277,6 +277,7 @@ def test_unreadable_directories_are_problems(open_folder: Path) -> None:
     assert isinstance(found[1].error, SourceUnreadable)
     assert "Permission denied" in str(found[1].error)
     assert "expected read permission" in str(found[1].error)
+    assert not found[1].skippable, "a whole subtree would be left out"
 
 
 def test_files_in_a_directory_without_search_permission_are_problems(open_folder: Path) -> None:
@@ -286,6 +287,7 @@ def test_files_in_a_directory_without_search_permission_are_problems(open_folder
         problem: Any = next(walk_files(str(open_folder), "follow"))
     assert isinstance(problem.error, SourceUnreadable)
     assert problem.path.endswith("/listed/f")
+    assert not problem.skippable
 
 
 def test_an_unreadable_top_directory_is_a_config_error(open_folder: Path) -> None:

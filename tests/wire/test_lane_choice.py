@@ -23,15 +23,16 @@ def _credentials(seaweed: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def lane_of(target: S3Target, choice: LaneChoice = "auto", caller_bucket: Any = None) -> str:
-    transport, lane = await open_lanes(target, RetryPolicy(), Limits(), choice=choice, caller_bucket=caller_bucket)
-    await transport.aclose()
-    return lane
+    lanes = await open_lanes(target, RetryPolicy(), Limits(), choice=choice, caller_bucket=caller_bucket)
+    await lanes.transport.aclose()
+    return lanes.name
 
 
 async def test_both_lanes_serve_one_bucket(seaweed: DevServer, bucket: str) -> None:
     target = S3Target(bucket=bucket, endpoint_url=seaweed.endpoint_url)
-    transport, lane = await open_lanes(target, RetryPolicy(), Limits(), choice="auto")
-    assert lane == "wire"
+    lanes = await open_lanes(target, RetryPolicy(), Limits(), choice="auto")
+    transport = lanes.transport
+    assert (lanes.name, lanes.endpoint_url) == ("wire", seaweed.endpoint_url)
     assert isinstance(transport, LaneRouter)
     await transport.send(PutObject(key="k", body=b"body"))
     assert (await transport.send(HeadObject(key="k"))).size_bytes == 4
@@ -48,10 +49,9 @@ async def test_the_lane_can_be_asked_for(seaweed: DevServer, bucket: str) -> Non
 
 async def test_the_environments_endpoint_counts(seaweed: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", seaweed.endpoint_url)
-    transport, lane = await open_lanes(S3Target(bucket="some-bucket"), RetryPolicy(), Limits(), choice="auto")
-    assert lane == "wire"
-    assert seaweed.endpoint_url in repr(transport).split(",")[0]
-    await transport.aclose()
+    lanes = await open_lanes(S3Target(bucket="some-bucket"), RetryPolicy(), Limits(), choice="auto")
+    assert (lanes.name, lanes.endpoint_url) == ("wire", seaweed.endpoint_url)
+    await lanes.transport.aclose()
 
 
 async def test_amazon_needs_a_region_that_is_certain(monkeypatch: pytest.MonkeyPatch) -> None:

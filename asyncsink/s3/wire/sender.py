@@ -210,6 +210,8 @@ class SenderPool:
             reason = getattr(error, "strerror", None) or "it is malformed"
             raise ExchangeError(f"the name {endpoint.host!r} cannot be resolved: {reason}") from error
         addresses: list[Address] = list(dict.fromkeys((each[0], each[4]) for each in found))  # type: ignore[misc]
+        if not addresses:
+            raise ExchangeError(f"the name {endpoint.host!r} has no address")
         # Names change their addresses over a long run: those of yesterday are not kept.
         if len(self._post.failed_at) > FAILED_ADDRESSES_MAX:
             self._post.failed_at.clear()

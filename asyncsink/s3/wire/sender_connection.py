@@ -276,13 +276,13 @@ def connect(
         else:
             failed_at.pop(address, None)
             return SenderConnection(connected, interrupt, retry.stall_seconds)
-    reason = one_line((last and (last.strerror or str(last))) or "there is no address")
+    reason = one_line((last and (last.strerror or str(last))) or "it did not answer in time")
     raise ExchangeError(f"the connection could not be made: {reason}") from last
 
 
 def in_turn(addresses: Sequence[Address], turn: int, failed_at: Mapping[Address, float]) -> list[Address]:
-    """The addresses as connection number `turn` is to try them: spread over all, those that failed lately last."""
-    first = turn % len(addresses) if addresses else 0
+    """The addresses (one at least) as connection `turn` is to try them: spread, those that failed lately last."""
+    first = turn % len(addresses)
     now = time.monotonic()
     return sorted(
         [*addresses[first:], *addresses[:first]],
