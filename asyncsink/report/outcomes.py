@@ -9,20 +9,18 @@ import tempfile
 import threading
 import weakref
 from array import array
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar, cast, overload
 
 from asyncsink.config import MIB
 from asyncsink.errors import JournalError
 from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip
+from asyncsink.report.counts import Counts
 from asyncsink.report.records import decode, encode_all
 
 T = TypeVar("T", Receipt, Skip, Failure, Planned)
 
 MEMORY_BYTES = 1 * MIB
-REASONS_MAX = 20
-OTHER_REASONS = "other reasons"
 _READ_LINES = 256
 
 
@@ -32,11 +30,7 @@ class OutcomeLog:
     Safe to read from any thread while one other thread appends.
 
     Attributes:
-        bytes_uploaded, bytes_skipped, bytes_planned: sums of size_bytes over the receipts, skips and planned transfers.
-        local_copies: how many receipts and skips have a local copy.
-        local_copies_failed: how many failures are of the stage "local copy".
-        confirmed_by: number of receipts by what the server's answer proved.
-        skip_reasons: number of skips by reason; from the 21st reason on they count as "other reasons".
+        counts: what they amount to.
     """
 
     def __init__(self) -> None:
@@ -47,13 +41,7 @@ class OutcomeLog:
         self._end = 0
         self._at_end = True
         self._offsets: dict[type, array[int]] = {kind: array("Q") for kind in (Receipt, Skip, Failure, Planned)}
-        self.bytes_uploaded = 0
-        self.bytes_skipped = 0
-        self.bytes_planned = 0
-        self.local_copies = 0
-        self.local_copies_failed = 0
-        self.confirmed_by: Counter[str] = Counter()
-        self.skip_reasons: Counter[str] = Counter()
+        self.counts = Counts()
 
     def append(self, outcome: Outcome) -> None:
         """Keep one outcome. As `extend`."""
@@ -84,24 +72,7 @@ class OutcomeLog:
             for outcome, line in zip(outcomes, lines, strict=True):
                 self._offsets[type(outcome)].append(self._end)
                 self._end += len(line) + 1
-                self._count(outcome)
-
-    def _count(self, outcome: Outcome) -> None:
-        if isinstance(outcome, Receipt):
-            self.bytes_uploaded += outcome.size_bytes
-            self.confirmed_by[outcome.confirmed_by] += 1
-            self.local_copies += outcome.local_copy != ""
-        elif isinstance(outcome, Skip):
-            self.bytes_skipped += outcome.size_bytes
-            self.local_copies += outcome.local_copy != ""
-            # A reason that names its own file would be a reason of its own.
-            reason = outcome.reason.replace(outcome.source, "…") if outcome.source else outcome.reason
-            known = reason in self.skip_reasons or len(self.skip_reasons) < REASONS_MAX
-            self.skip_reasons[reason if known else OTHER_REASONS] += 1
-        elif isinstance(outcome, Failure):
-            self.local_copies_failed += outcome.stage == "local copy"
-        else:
-            self.bytes_planned += outcome.size_bytes
+                self.counts.add(outcome)
 
     @property
     def receipts(self) -> OutcomeView[Receipt]:

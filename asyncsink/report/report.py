@@ -104,37 +104,37 @@ class Report:
     @property
     def bytes_uploaded(self) -> int:
         """Bytes of content that were sent and confirmed."""
-        return self._log.bytes_uploaded
+        return self.counts.bytes_uploaded
 
     @property
     def objects_uploaded(self) -> int:
         """Number of receipts."""
-        return len(self._log.receipts)
+        return self.counts.objects_uploaded
 
     @property
     def objects_skipped(self) -> int:
         """Number of skips."""
-        return len(self._log.skips)
+        return self.counts.objects_skipped
 
     @property
     def objects_failed(self) -> int:
         """Number of failures, those of local copies not counted: their objects are published, or counted already."""
-        return len(self._log.failures) - self._log.local_copies_failed
+        return self.counts.objects_failed
 
     @property
     def objects_planned(self) -> int:
         """What a dry run would have sent."""
-        return len(self._log.planned)
+        return self.counts.objects_planned
 
     @property
     def objects_total(self) -> int:
         """Uploaded + skipped + failed + planned."""
-        return self.objects_uploaded + self.objects_skipped + self.objects_failed + self.objects_planned
+        return self.counts.objects_total
 
     @property
     def local_copies_failed(self) -> int:
         """Number of failures of the stage "local copy"."""
-        return self._log.local_copies_failed
+        return self.counts.local_copies_failed
 
     def raise_for_failures(self) -> None:
         """Raise ExportFailed, with this report, unless `failures` is empty."""
@@ -159,45 +159,25 @@ class Report:
             "destination": self.destination,
             "dry_run": self.dry_run,
             "interrupted": self.interrupted,
-            "objects_total": self.objects_total,
-            "objects_uploaded": self.objects_uploaded,
-            "objects_skipped": self.objects_skipped,
-            "objects_failed": self.objects_failed,
-            "objects_planned": self.objects_planned,
-            "local_copies_failed": self.local_copies_failed,
-            "bytes_uploaded": self.bytes_uploaded,
-            "bytes_skipped": self._log.bytes_skipped,
-            "bytes_planned": self._log.bytes_planned,
+            **self.counts.as_dict(),
             "elapsed_seconds": self.elapsed_seconds,
             "requests": self.requests,
             "retries": self.retries,
             "transport": self.transport,
-            "confirmed_by": dict(self._log.confirmed_by),
-            "skip_reasons": dict(self._log.skip_reasons),
             "notices": list(self.notices),
-            "failures": [
-                {"source": o.source, "key": o.key, "error": o.error, "message": o.message, "stage": o.stage}
-                for o in self.failures
-            ],
+            "failures": [failure_as_dict(failure) for failure in self.failures],
         }
 
     def summary(self) -> str:
         """A few lines for a person who knows nothing of the run; no line break at the end."""
-        lines = [self._headline()]
-        if self.interrupted:
-            lines.append("Interrupted: not everything was tried. Run the same command again to publish the rest.")
-        if self.objects_skipped:
-            reasons = ", ".join(f"{inert(why)}: {n:,}" for why, n in self._log.skip_reasons.most_common())
-            lines.append(f"Not sent: {count(self.objects_skipped, 'object')} ({reasons}).")
-        if self._log.confirmed_by:
-            proofs = ", ".join(f"{_CONFIRMED.get(by, by)}: {n:,}" for by, n in self._log.confirmed_by.most_common())
-            lines.append(f"Confirmed: {proofs}.")
-        if self._log.local_copies:
-            lines.append(f"Local copies in place: {self._log.local_copies:,}.")
-        if self.retries:
-            lines.append(f"Requests sent: {self.requests:,}, of which {self.retries:,} repeated an earlier one.")
+        lines = [self._headline(), *self.figures()]
         lines += [f"Note: {inert(notice)}" for notice in self.notices]
-        return "\n".join(lines + self._failure_lines())
+        if self.failures:
+            lines.append(f"Failed: {self._failed()}.")
+            lines += [f"  {failure_line(failure)}" for failure in islice(self.failures, FAILURES_SHOWN)]
+            if len(self.failures) > FAILURES_SHOWN:
+                lines.append(f"  … and {len(self.failures) - FAILURES_SHOWN:,} more.")
+        return "\n".join(lines)
 
     def _headline(self) -> str:
         where, took = inert(self.destination), duration(self.elapsed_seconds)

@@ -41,8 +41,8 @@ SLICE_BYTES: Final = 4 * MIB
 RECEIVE_BYTES: Final = 64 * 1024
 NEAR_SECONDS: Final = 0.001
 NEAR_SEND_BUFFER_BYTES: Final = 512 * 1024
-"""What the kernel holds for a server that took a connection within NEAR_SECONDS: more than is needed to fill the path,
-and little enough to stay in the processor's caches. Elsewhere the kernel finds the size that the path needs."""
+"""What the kernel holds for a server that took a plain connection within NEAR_SECONDS: more than is needed to fill the
+path, and little enough to stay in the processor's caches. Elsewhere the kernel finds the size that the path needs."""
 _BOTH: Final = select.POLLIN | select.POLLOUT
 _POLL_MS_MAX: Final = 2**31 - 1
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -306,7 +306,7 @@ def _open(
             code = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, os.strerror(code))
-        if time.monotonic() - began < NEAR_SECONDS:
+        if tls is None and time.monotonic() - began < NEAR_SECONDS:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, NEAR_SEND_BUFFER_BYTES)
         if tls is not None:
             opened = tls.wrap_socket(opened, server_hostname=host, do_handshake_on_connect=False)
