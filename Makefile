@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH := .venv-bench
+BENCH_STAMP := $(BENCH)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check devserver clean
+.PHONY: help setup demo test check bench bench-quick devserver clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Make .venv and install asyncsink with everything for development
 
@@ -17,8 +19,8 @@ $(STAMP): pyproject.toml
 	  { echo "asyncsink needs Python 3.11 or newer; call make with PYTHON=/path/to/python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing asyncsink and its tools into $(VENV) (about a minute the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location -e '.[dev]' 2>.venv/install.log \
-	  || { cat .venv/install.log >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location -e '.[dev]' 2>$(VENV)/install.log \
+	  || { cat $(VENV)/install.log >&2; exit 1; }
 	@touch $@
 
 demo: $(STAMP) ## A real cohort into a real S3 server: export, verify, re-run
@@ -31,10 +33,26 @@ check: $(STAMP) ## Style, types and the walls between the rooms
 	$(BIN)/lint-imports
 
 test: check ## check, then the whole test suite (starts its own S3 servers)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
+
+$(BENCH_STAMP): pyproject.toml
+	@test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	@echo "Installing asyncsink and its contenders into $(BENCH) ..."
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip 2>$(BENCH)/install.log
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' 2>>$(BENCH)/install.log \
+	  || { cat $(BENCH)/install.log >&2; exit 1; }
+	@touch $@
+
+bench-quick: $(BENCH_STAMP) ## A few minutes of benchmarks beside other tools
+	$(BENCH)/bin/python -m benchmarks quick
+
+bench: $(BENCH_STAMP) ## Every benchmark scenario, contender and server (hours)
+	$(BENCH)/bin/python -m benchmarks run --scenario small --scenario tiny --scenario large --server null
+	$(BENCH)/bin/python -m benchmarks run --scenario small --scenario large --server null-tls
+	$(BENCH)/bin/python -m benchmarks run --scenario all --server seaweed
 
 devserver: $(STAMP) ## A throw-away S3 server on this machine
 	@$(BIN)/asyncsink devserver
 
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -224,7 +224,58 @@ class Policies:
 
 
 class ExportOptions(TypedDict, total=False):
-    """The public options: DataSink's own names first, then ours. See Settings' parts for their meaning and units."""
+    """The public options, with their defaults. DataSink's own names keep their meaning.
+
+    Names of the objects
+        container: folder below the destination; None.
+        parameterization: keep the folders of a source's path that begin with "_"; True.
+        parameterization_root: only folders below this directory count for that; None is all of them.
+        strip_dir: directory that is left out of the sources' paths; None.
+        strip_dir_mode: "prefix", or "replace" it anywhere (the default with compat="nipype").
+        substitutions: (old, new) pairs, applied one after another; ().
+        regexp_substitutions: (pattern, replacement) pairs, applied after them; ().
+        substitution_scope: "key" (below the destination), or "full" URL or path (the default with compat="nipype").
+        substitute_files: apply both to the files inside a directory of `outputs` too; False.
+        compat: "strict", or "nipype": DataSink's ways wherever they lose nothing.
+    Connection and credentials
+        endpoint_url: S3 server other than Amazon's, "http://host:port"; None.
+        region: region of the bucket; None is what the environment and the profile say.
+        profile: profile of ~/.aws; None.
+        creds_path: credentials file as Amazon hands it out; None is the usual chain (environment, profile, role).
+        anonymous: send unsigned requests; False.
+        bucket: a name, boto3 Bucket or aioboto3 Bucket to use instead of the destination's; None.
+        request_payer: accept the charges of a requester-pays bucket: True or "requester"; False.
+        addressing_style: "auto", "path" or "virtual".
+        ca_bundle: file of certificates to trust; None is the system's.
+        transport: how objects are sent: "auto", "wire" (own HTTP) or "aioboto3".
+    What every object is given
+        encrypt_bucket_keys: the same as sse="AES256"; False.
+        sse: "AES256", "aws:kms", "aws:kms:dsse", or your own key of 32 bytes; None.
+        sse_kms_key_id: key for the two kms kinds; None is the account's own.
+        storage_class: S3's name, such as "STANDARD_IA"; None.
+        acl: canned ACL, such as "bucket-owner-full-control"; None.
+        tags: {name: value}, up to 10; None.
+        metadata: {name: value}, up to 2 KiB; None.
+        content_type: "infer" (from the name), or one media type for all.
+        checksum: "CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5" or "none".
+    What to do when
+        overwrite: the object exists: send where the "checksum" differs, "size", "size-mtime", "never", "always".
+        on_missing: a source is missing or no regular file: "error", or "skip" and report it.
+        on_collision: two sources have one key: "error", or the "last" wins.
+        on_unreachable: the bucket cannot be used: "error", or "local": keep all in ~/s3_datasink_<bucket>/<prefix>.
+        symlinks: a source is a link: "follow" (loops refused), "skip" (reported) or "error".
+    Local copy and records
+        local_copy: directory that gets a copy of everything; None.
+        local_copy_mode: "copy", "hardlink" or "reflink".
+        related_files: local copies bring .hdr/.img/.mat and .BRIK/.HEAD partners along; False.
+        remove_dest_dir: empty the local folders that directories are copied to first (never on S3); False.
+        manifest: file that gets a record of every object, for verify_manifest; None.
+    Limits
+        concurrency: requests in flight; None (or "auto") adapts.
+        part_size_bytes: size of the parts of large files, as a number or "16MiB"; 8 MiB.
+        memory_bytes: most file content held at once, likewise; 256 MiB.
+        retry: a RetryPolicy.
+    """
 
     container: str | None
     parameterization: bool

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
 
 from asyncsink.cli.arguments import open_source, options_of
-from asyncsink.cli.output import Output
+from asyncsink.cli.output import Output, in_flags
 from asyncsink.cli.progress import transfer_display
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.cli.tally import Tally
 from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.report.report import Report
-from asyncsink.report.wording import count, inert, size
+from asyncsink.report.wording import count, failure_line, inert, size
 
 PLANNED_SHOWN = 20
 
@@ -27,14 +27,17 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
     from asyncsink.sink import run_source
 
     started = time.monotonic()
-    tally = Tally(destination, dry_run)
     progress = Progress()
+    tally = Tally(dry_run, progress, output.notice)
 
-    def partial() -> dict[str, Any]:
-        return tally.as_dict(elapsed_seconds=time.monotonic() - started)
+    def partial(*, interrupted: bool = False) -> dict[str, Any]:
+        return tally.as_dict(elapsed_seconds=time.monotonic() - started, interrupted=interrupted)
 
     try:
+        if dry_run and given.get("manifest"):
+            raise ConfigError("plan writes no manifest: nothing is published; leave --manifest out, or use export.")
         settings = parse_options(destination, options_of(given))
+        tally.destination = settings.target.url
         found, give_up = open_source(source, settings)
 
         async def main() -> Report:
@@ -50,7 +53,7 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
         if stop.__cause__ is not None and output.verbose:
             output.note(f"while cleaning up: {inert(str(stop.__cause__))}")
         output.note(tally.sentence())
-        output.json_object({**partial(), "interrupted": True})
+        output.json_object(partial(interrupted=True))
         return getattr(stop, "exit_code", 130)
     except AsyncSinkError as error:
         output.error(error, partial())
@@ -70,27 +73,31 @@ def _was_sent(error: AsyncSinkError, started: bool, done: int) -> bool:
 
 
 def _tell(report: Report, output: Output) -> int:
-    # The report lists the first failures with two blanks in front; here they go to stderr, and more of them.
-    output.say("\n".join(line for line in report.summary().split("\n") if not line.startswith("  ")))
+    # Notes were told when they came; failures go to stderr.
     if report.dry_run:
-        output.say("\n".join(_plan_lines(report)))
+        output.say("\n".join([report.headline(), *_plan_lines(report)]))
         output.json_object(report.as_dict(), long="planned", items=(asdict(planned) for planned in report.planned))
     else:
+        output.say(report.brief())
         output.json_object(report.as_dict())
-    lines = (f"{failure.source or failure.key}: {failure.error}: {failure.message}" for failure in report.failures)
-    output.failures(lines, len(report.failures))
+    failures = (failure_line(replace(f, message=in_flags(f.message))) for f in report.failures)
+    output.failures(failures, len(report.failures))
+    if not output.quiet:
+        left_out = (f"{source}: not sent: {reason}" for source, reason in report.counts.not_published)
+        output.failures(left_out, report.counts.not_published_total, more="--json lists the first 1,000")
     return 1 if report.failures else 0
 
 
 def _plan_lines(report: Report) -> Iterator[str]:
-    values = report.as_dict()
+    counts = report.counts
+    skipped = f"{size(counts.bytes_skipped)} ({report.skip_reasons()})" if counts.objects_skipped else ""
     rows = [
-        ("to send", report.objects_planned, size(values["bytes_planned"])),
-        ("not to send", report.objects_skipped, size(values["bytes_skipped"])),
-        ("cannot be sent", report.objects_failed, ""),
+        ("to send", counts.objects_planned, size(counts.bytes_planned)),
+        ("not to send", counts.objects_skipped, skipped),
+        ("cannot be sent", counts.objects_failed, ""),
     ]
-    for what, number, bytes_text in rows:
-        yield f"  {what:<15}{count(number, 'object'):>16}  {bytes_text}".rstrip()
+    for what, number, text in rows:
+        yield f"  {what:<15}{count(number, 'object'):>16}  {text}".rstrip()
     for planned in islice(report.planned, PLANNED_SHOWN):
         yield inert(f"  {planned.source} -> {planned.url} ({planned.reason})")
     if report.objects_planned > PLANNED_SHOWN:

@@ -1,8 +1,8 @@
 """What a command tells: results on stdout, everything else on stderr. With --json, stdout is exactly one object.
 
 The object of a run is `Report.as_dict()` (of a check, `VerifyReport.as_dict()`); a plan adds "planned". A run that did
-not end in order has the counts known until then, "interrupted", and, where an error ended it,
-"error": {"type", "message", "problems"}.
+not end in order has the same names, with what is known until then, and, where an error ended it,
+"error": {"type", "message", "problems"}. Texts for people name options as a command line does; JSON has the library's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
@@ -18,11 +19,61 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from asyncsink.config import OPTION_NAMES
 from asyncsink.errors import AsyncSinkError, DestinationFull
 from asyncsink.report.wording import inert
 
 PROBLEMS_SHOWN = 10
 FAILURES_SHOWN = 10
+
+_OTHER_FLAGS = {
+    "substitutions": "--substitute",
+    "regexp_substitutions": "--regexp-substitute",
+    "part_size_bytes": "--part-size",
+    "memory_bytes": "--memory",
+    "tags": "--tag",
+}
+WITHOUT_FLAG = {
+    "remove_dest_dir", "substitution_scope", "strip_dir_mode", "substitute_files", "parameterization_root", "retry",
+}  # fmt: skip
+FLAGS = {
+    name: _OTHER_FLAGS.get(name, f"--{name.replace('_', '-')}") for name in OPTION_NAMES if name not in WITHOUT_FLAG
+}
+"""Options of the library, and how a command line writes them."""
+
+_PLAIN = re.compile(r"[\w:/@%+.,-]+")
+_TEXT = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_OPTION = re.compile(
+    # A quoted text (a path, say) stays as it is, and so does what is part of a longer word, a path or a URL.
+    rf"""(?<![\w=])(?:{_TEXT})(?!\w)
+    | (?<![^\s(])(?P<name>{"|".join(sorted(FLAGS, key=len, reverse=True))})
+      (?: \[\d+\] (?:=\((?P<pair>(?:{_TEXT}),\ (?:{_TEXT}))\))?
+        | = (?P<value>{_TEXT}|[\w:/@%+.,-]*\w|…|) )
+    | (?<![^\s(])(?P<bare>{"|".join(name for name in FLAGS if "_" in name)})(?![\w=/\[-]|\.\w)""",
+    re.VERBOSE,
+)
+
+
+def in_flags(text: str) -> str:
+    """A message of the library in the words of a command line: on_missing='skip' is --on-missing skip there. Pure."""
+    return _OPTION.sub(_in_flags, text)
+
+
+def _in_flags(found: re.Match[str]) -> str:
+    name, value, pair = found["name"] or found["bare"], found["value"], found["pair"]
+    if name is None:
+        return found[0]
+    flag = FLAGS[name]
+    if pair is not None:
+        return f"{flag} {pair.replace(', ', '=')}"
+    if name == "sse" and value in ("", "…"):
+        return f"{flag} file:KEY"
+    if value is None or value in ("", "…", "True"):
+        return flag
+    if value == "False":
+        return f"--no-{name}"
+    plain = value.strip("'\"")
+    return f"{flag} {plain if _PLAIN.fullmatch(plain) else value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +100,18 @@ class Output:
         if not self.quiet:
             _write(sys.stderr, f"{text}\n")
 
-    def failures(self, lines: Iterable[str], total: int) -> None:
-        """The first failures, on stderr, and how many more there are."""
+    def notice(self, text: str) -> None:
+        """What a person should know although it is no failure, on stderr, always."""
+        _write(sys.stderr, f"asyncsink: note: {inert(in_flags(text))}\n")
+
+    def failures(
+        self, lines: Iterable[str], total: int, *, more: str = "--json and --manifest list all of them"
+    ) -> None:
+        """The first lines of a list of `total`, on stderr, and how many more there are."""
         for line in islice(lines, FAILURES_SHOWN):
             _write(sys.stderr, f"  {inert(line)}\n")
         if total > FAILURES_SHOWN:
-            _write(sys.stderr, f"  … and {total - FAILURES_SHOWN:,} more; --json and --manifest list all of them.\n")
+            _write(sys.stderr, f"  … and {total - FAILURES_SHOWN:,} more; {more}.\n")
 
     def json_object(self, values: Mapping[str, Any], *, long: str = "", items: Iterable[Any] = ()) -> None:
         """The one object, with --json. `items` become the list named `long`, written one by one."""
@@ -77,10 +134,10 @@ class Output:
         """
         ours = isinstance(error, AsyncSinkError)
         message = str(error) if ours else _bug(error)
-        first, *more = message.split("\n")
+        first, *more = in_flags(message).split("\n")
         problems = [str(p) for p in getattr(error, "problems", ()) if p is not error]
         lines = [f"asyncsink: error: {inert(first)}", *(f"  {inert(line)}" for line in more)]
-        lines += [f"  also: {inert(problem)}" for problem in problems[:PROBLEMS_SHOWN]]
+        lines += [f"  also: {inert(in_flags(problem))}" for problem in problems[:PROBLEMS_SHOWN]]
         _write(sys.stderr, "\n".join(lines) + "\n")
         if not ours and self.verbose:
             _write(sys.stderr, "".join(traceback.format_exception(error)))

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from asyncsink.engine.progress import Progress
-from asyncsink.report.wording import count, inert
+from asyncsink.report.wording import count, inert, size
 
 INTERVAL_SECONDS = 0.1
 
@@ -91,7 +91,7 @@ class TransferDisplay(Display):
             *first,
             _Files(self._progress),
             rich_progress.DownloadColumn(binary_units=True),
-            rich_progress.TransferSpeedColumn(),
+            _Rate(),
             *last,
         )
         self._bars.expand = True
@@ -123,6 +123,14 @@ class _Files(rich_progress.ProgressColumn):
         """The counts as they are now."""
         done, total = self._progress.objects_done, self._progress.objects_total
         return Text(count(done, "file") if total is None else f"{done:,}/{total:,} files")
+
+
+class _Rate(rich_progress.ProgressColumn):
+    """Bytes per second, in the units of the amount beside it."""
+
+    def render(self, task: rich_progress.Task) -> Text:
+        """The rate of the last seconds."""
+        return Text(f"{size(task.speed)}/s" if task.speed else "")
 
 
 def transfer_display(source: str, progress: Progress, *, quiet: bool) -> AbstractContextManager[Display | None]:

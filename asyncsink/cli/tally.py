@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from asyncsink.model import Event, Failure, Finished, LimitChanged, Notice, Outcome, Planned, Receipt, Skip, Started
+from asyncsink.engine.progress import Progress
+from asyncsink.model import Event, Failure, Finished, LimitChanged, Notice, Outcome, Receipt, Skip, Started
+from asyncsink.report.counts import Counts, failure_as_dict
 from asyncsink.report.wording import count, inert, size
 
 FAILURES_KEPT = 1000
@@ -15,23 +18,29 @@ log = logging.getLogger("asyncsink.cli")
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of recorded outcomes, named as in `Report.as_dict`. Its `observe` is called on the event loop."""
+    """Counts of recorded outcomes, named as in `Report.as_dict`. Its `observe` is called on the event loop.
 
-    destination: str
+    Attributes:
+        progress: knows how many objects there are, once they are counted.
+        on_notice: tells a person what should be known although it is no failure.
+        destination: where to, once it is known to hold no secret.
+    """
+
     dry_run: bool
+    progress: Progress
+    on_notice: Callable[[str], None]
+    destination: str = ""
     transport: str = ""
-    objects_uploaded: int = 0
-    objects_skipped: int = 0
-    objects_failed: int = 0
-    objects_planned: int = 0
-    local_copies_failed: int = 0
-    bytes_uploaded: int = 0
+    counts: Counts = field(default_factory=Counts)
     failures: list[Failure] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
     def observe(self, event: Event) -> None:
-        """Count, and log what --verbose shows."""
+        """Count, pass notices on, and log what --verbose shows."""
         if isinstance(event, Finished):
-            self._count(event.outcome)
+            self.counts.add(event.outcome)
+            if isinstance(event.outcome, Failure) and len(self.failures) < FAILURES_KEPT:
+                self.failures.append(event.outcome)
             log.debug("%s", _Told(event.outcome))
         elif isinstance(event, Started):
             self.transport = event.transport
@@ -39,55 +48,43 @@ class Tally:
         elif isinstance(event, LimitChanged):
             log.info("concurrency %d -> %d: %s", event.before, event.after, event.reason)
         elif isinstance(event, Notice):
-            log.warning("%s", inert(event.message))
+            self.notices.append(event.message)
+            self.on_notice(event.message)
 
-    def _count(self, outcome: Outcome) -> None:
-        if isinstance(outcome, Receipt):
-            self.objects_uploaded += 1
-            self.bytes_uploaded += outcome.size_bytes
-        elif isinstance(outcome, Skip):
-            self.objects_skipped += 1
-        elif isinstance(outcome, Planned):
-            self.objects_planned += 1
-        else:
-            self.local_copies_failed += outcome.stage == "local copy"
-            self.objects_failed += outcome.stage != "local copy"
-            if len(self.failures) < FAILURES_KEPT:
-                self.failures.append(outcome)
-
-    def as_dict(self, *, elapsed_seconds: float) -> dict[str, Any]:
+    def as_dict(self, *, elapsed_seconds: float, interrupted: bool) -> dict[str, Any]:
         """The keys of `Report.as_dict`. `requests` and `retries` are null: nobody told their number."""
-        done = self.objects_uploaded + self.objects_skipped + self.objects_failed + self.objects_planned
+        total = self.progress.objects_total
         return {
             "destination": self.destination,
             "dry_run": self.dry_run,
-            "objects_total": done,
-            "objects_uploaded": self.objects_uploaded,
-            "objects_skipped": self.objects_skipped,
-            "objects_failed": self.objects_failed,
-            "objects_planned": self.objects_planned,
-            "local_copies_failed": self.local_copies_failed,
-            "bytes_uploaded": self.bytes_uploaded,
+            "interrupted": interrupted,
+            **self.counts.as_dict(),
+            "objects_total": self.counts.objects_total if total is None else total,
             "elapsed_seconds": elapsed_seconds,
             "requests": None,
             "retries": None,
             "transport": self.transport,
-            "failures": [
-                {"source": o.source, "key": o.key, "error": o.error, "message": o.message, "stage": o.stage}
-                for o in self.failures
-            ],
+            "notices": self.notices,
+            "failures": [failure_as_dict(failure) for failure in self.failures],
         }
 
     def sentence(self) -> str:
-        """One line: what is published in spite of the early end."""
+        """One line: what is published in spite of the early end, and what is not."""
+        counts, total = self.counts, self.progress.objects_total
         if self.dry_run:
-            return f"Looked at {count(self.objects_planned + self.objects_skipped, 'object')}; nothing was sent."
-        failed = f", {self.objects_failed:,} failed" if self.objects_failed else ""
-        return (
-            f"Published {count(self.objects_uploaded, 'object')} ({size(self.bytes_uploaded)}) to "
-            f"{inert(self.destination)}, {self.objects_skipped:,} not sent{failed}. Run the same command again to "
-            "publish the rest."
-        )
+            return f"Looked at {count(counts.objects_planned + counts.objects_skipped, 'object')}; nothing was sent."
+        if not self.progress.started:
+            return "Nothing was sent. Run the same command again."
+        # What was left out on purpose (a missing source, a link) is not sent either.
+        left = counts.not_published_total + max(0, (total or 0) - counts.objects_total)
+        others = (("already there", counts.already_there), ("failed", counts.objects_failed), ("not sent", left))
+        parts = [f"{number:,} {what}" for what, number in others if number]
+        if total is None:
+            parts.append("the rest of the stream not sent")
+        elsewhere = self.transport == "local" and self.destination.lower().startswith("s3:")
+        where = "" if elsewhere else f" to {inert(self.destination)}"
+        published = f"Published {count(counts.objects_uploaded, 'object')} ({size(counts.bytes_uploaded)}){where}"
+        return f"{', '.join([published, *parts])}. Run the same command again to publish the rest."
 
 
 class _Told:

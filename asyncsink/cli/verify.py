@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asyncsink.cli.arguments import options_of
-from asyncsink.cli.output import Output
+from asyncsink.cli.output import Output, in_flags
 from asyncsink.cli.progress import count_display
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError
@@ -43,5 +43,5 @@ def verify_command(manifest: str, given: Mapping[str, Any], *, read_back: bool, 
         return 1
     output.say(report.summary())
     output.json_object({**report.as_dict(), "interrupted": False})
-    output.failures((f"{url}: {message}" for _, url, message in report.problems), report.problems_total)
+    output.failures((f"{url}: {in_flags(message)}" for _, url, message in report.problems), report.problems_total)
     return 0 if report.ok else 1

@@ -8,8 +8,9 @@ from typing import Any
 
 from asyncsink.errors import ExportFailed
 from asyncsink.model import Failure, Planned, Receipt, Skip
+from asyncsink.report.counts import failure_as_dict
 from asyncsink.report.outcomes import OutcomeLog, OutcomeView
-from asyncsink.report.wording import count, duration, inert, size
+from asyncsink.report.wording import count, duration, failure_line, inert, size
 
 FAILURES_SHOWN = 5
 _CONFIRMED = {
@@ -25,6 +26,7 @@ class Report:
 
     Attributes:
         receipts, skips, failures, planned: the outcomes, as sequences that read them back one by one.
+        counts: the numbers of outcomes and bytes; the most used of them are properties here too.
         out_file: Nipype's `out_file`: the URL, then the local copy, of every top-level source (rule 34).
         bytes_uploaded: content that was sent and confirmed; retries do not count.
         elapsed_seconds: from the first look to the last confirmation.
@@ -38,6 +40,7 @@ class Report:
 
     __slots__ = (
         "_log",
+        "counts",
         "destination",
         "dry_run",
         "elapsed_seconds",
@@ -65,6 +68,7 @@ class Report:
     ) -> None:
         """Put a report over a log that gets no more outcomes. Arguments: see the class."""
         self._log = log
+        self.counts = log.counts
         self.destination = destination
         self.elapsed_seconds = elapsed_seconds
         self.transport = transport
@@ -141,15 +145,9 @@ class Report:
         if not self.failures:
             return
         first = self.failures[0]
-        copies = self.local_copies_failed
-        what = [f"{self.objects_failed:,} of {count(self.objects_total, 'object')} not published"]
-        if not self.objects_failed:
-            what.clear()
-        if copies:
-            what.append(f"{copies:,} local {'copy' if copies == 1 else 'copies'} not written")
         raise ExportFailed(
-            f"{inert(self.destination)}: {' and '.join(what)}; the first: {inert(first.source or first.key)}: "
-            f"{inert(first.message)} (all of them: .report.failures)",
+            f"{inert(self.destination)}: {' and '.join(self._failed(of_all=True))}; the first: "
+            f"{failure_line(first, with_error=False)} (all of them: .report.failures)",
             report=self,
         )
 
@@ -170,19 +168,43 @@ class Report:
 
     def summary(self) -> str:
         """A few lines for a person who knows nothing of the run; no line break at the end."""
-        lines = [self._headline(), *self.figures()]
-        lines += [f"Note: {inert(notice)}" for notice in self.notices]
+        lines = [self.headline(), *self._figures(), *(f"Note: {inert(notice)}" for notice in self.notices)]
         if self.failures:
-            lines.append(f"Failed: {self._failed()}.")
+            lines.append(f"Failed: {', '.join(self._failed())}.")
             lines += [f"  {failure_line(failure)}" for failure in islice(self.failures, FAILURES_SHOWN)]
-            if len(self.failures) > FAILURES_SHOWN:
-                lines.append(f"  … and {len(self.failures) - FAILURES_SHOWN:,} more.")
+        if len(self.failures) > FAILURES_SHOWN:
+            lines.append(f"  … and {len(self.failures) - FAILURES_SHOWN:,} more.")
         return "\n".join(lines)
 
-    def _headline(self) -> str:
+    def brief(self) -> str:
+        """The summary without its notes and single failures, for those who tell them elsewhere."""
+        failed = [f"Failed: {', '.join(self._failed())}."] if self.failures else []
+        return "\n".join([self.headline(), *self._figures(), *failed])
+
+    def _figures(self) -> list[str]:
+        counts, lines = self.counts, []
+        if self.interrupted:
+            lines.append("Interrupted: not everything was tried. Run the same command again to publish the rest.")
+        if self.objects_skipped:
+            lines.append(f"Not sent: {count(self.objects_skipped, 'object')} ({self.skip_reasons()}).")
+        if counts.confirmed_by:
+            proofs = ", ".join(f"{_CONFIRMED.get(by, by)}: {n:,}" for by, n in counts.confirmed_by.most_common())
+            lines.append(f"Confirmed: {proofs}.")
+        if counts.local_copies:
+            lines.append(f"Local copies in place: {counts.local_copies:,}.")
+        if self.retries:
+            lines.append(f"Requests sent: {self.requests:,}, of which {self.retries:,} repeated an earlier one.")
+        return lines
+
+    def skip_reasons(self) -> str:
+        """Why objects were not sent, with their numbers, the commonest first."""
+        return ", ".join(f"{inert(why)}: {n:,}" for why, n in self.counts.skip_reasons.most_common())
+
+    def headline(self) -> str:
+        """One line: what was published, where, and how fast."""
         where, took = inert(self.destination), duration(self.elapsed_seconds)
         if self.dry_run:
-            planned = f"{count(self.objects_planned, 'object')} ({size(self._log.bytes_planned)})"
+            planned = f"{count(self.objects_planned, 'object')} ({size(self.counts.bytes_planned)})"
             return f"Dry run: {planned} would be published to {where}; nothing was sent. Looked for {took}."
         if not self.objects_uploaded:
             return f"Published nothing to {where} in {took}."
@@ -191,19 +213,14 @@ class Report:
         rate = f"{size(self.bytes_uploaded / seconds)}/s, {self.objects_uploaded / seconds:,.1f} objects/s"
         return f"{published} in {took}: {rate}, transport {inert(self.transport)}."
 
-    def _failure_lines(self) -> list[str]:
-        if not self.failures:
-            return []
-        parts = [f"{count(self.objects_failed, 'object')} not published"] if self.objects_failed else []
-        if self.local_copies_failed:
-            copies = "copy" if self.local_copies_failed == 1 else "copies"
-            parts.append(f"{self.local_copies_failed:,} local {copies} not written")
-        lines = [f"Failed: {', '.join(parts)}."]
-        shown = islice(self.failures, FAILURES_SHOWN)
-        lines += [f"  {inert(o.source or o.key)}: {o.error}: {inert(o.message)}" for o in shown]
-        if len(self.failures) > FAILURES_SHOWN:
-            lines.append(f"  … and {len(self.failures) - FAILURES_SHOWN:,} more.")
-        return lines
+    def _failed(self, *, of_all: bool = False) -> list[str]:
+        """What was not published, and what was not copied."""
+        failed, copies = self.objects_failed, self.local_copies_failed
+        objects = f"{failed:,} of {count(self.objects_total, 'object')}" if of_all else count(failed, "object")
+        parts = [f"{objects} not published"] if failed else []
+        if copies:
+            parts.append(f"{copies:,} local {'copy' if copies == 1 else 'copies'} not written")
+        return parts
 
     def __repr__(self) -> str:
         """The counts, on one line."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from asyncsink.model import Failure
+
 _SIZES = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -38,3 +40,11 @@ def inert(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def failure_line(failure: Failure, *, with_error: bool = True) -> str:
+    """One line: whose failure it is, unless its message says so, the error's class, and the message."""
+    name = failure.source or failure.key
+    named = repr(name) in failure.message or failure.message.startswith(name)
+    parts = [] if named else [name]
+    return inert(": ".join([*parts, *([failure.error] if with_error else []), failure.message]))

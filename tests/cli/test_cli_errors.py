@@ -58,9 +58,16 @@ def refused(ended: Any, *words: str) -> None:
         (["export", "results", "s3://bucket", "--sse", "file:gone"], ["--sse", "gone", "No such file"]),
         (["export", "results", "s3://bucket", "--sse", "file:results/a.txt"], ["--sse", "32"]),
         (["export", "results", "s3://bucket", "--sse-kms-key-id", "k"], ["sse"]),
-        (["export", "results", "s3://bucket", "--endpoint-url", "localhost"], ["endpoint_url", "localhost"]),
-        (["export", "results", "s3://bucket", "--local-copy", ""], ["local_copy"]),
-        (["export", "results", "s3://bucket", "--creds-path", "gone"], ["gone"]),
+        (
+            ["export", "results", "s3://bucket", "--endpoint-url", "localhost"],
+            ["--endpoint-url localhost is malformed"],
+        ),
+        (["export", "results", "s3://bucket", "--local-copy", ""], ["--local-copy is empty"]),
+        (["export", "results", "s3://bucket", "--local-copy", "s3://a/b"], ["--local-copy", "expected a directory"]),
+        (["export", "results", "s3://bucket", "--creds-path", "gone"], ["--creds-path gone"]),
+        (["export", "results", "s3://bucket", "--memory", "9" * 400], ["--memory"]),
+        (["plan", "results", "out", "--manifest", "m.jsonl"], ["plan writes no manifest"]),
+        (["export", "results", "out", "--dry-run", "--manifest", "m.jsonl"], ["plan writes no manifest"]),
         (["export", "results", "s3://bucket", "--profile", "nobody-has-this"], ["nobody-has-this"]),
         (["export", "results", "out", "--manifest", "no/such/folder"], ["manifest", "no/such/folder"]),
         (["export", "results", "s3://bucket", "--parameterization", "--no-parameterization"], ["contradict"]),
@@ -122,6 +129,12 @@ def test_a_broken_credentials_file_is_not_repeated(inside: Cli, results: Path, t
 def test_a_key_given_as_sse_is_not_repeated(cli: Cli, results: Path, keep_secret: Callable[[str], str]) -> None:
     refused(cli("export", results, "s3://bucket", "--sse", WRONG_SECRET), "--sse")
     cli("export", results, "s3://bucket", "--sse", WRONG_SECRET, "--json", "--verbose")
+
+
+@pytest.mark.parametrize("destination", [f"s3://AKIA:x/{WRONG_SECRET}@bucket/p", f"https://AK:{WRONG_SECRET}@host/b"])
+def test_credentials_in_the_destination_are_not_repeated(inside: Cli, results: Path, destination: str) -> None:
+    refused(inside("export", "results", destination), "not shown", "--creds-path")
+    assert inside("export", "results", destination, "--json", "--verbose").json["destination"] == ""
 
 
 def test_a_collision(cli: Cli, results: Path, tmp_path: Path, bucket: str, s3: Any) -> None:

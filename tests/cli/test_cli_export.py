@@ -137,6 +137,8 @@ def test_plan_sends_nothing_and_says_what_would_be_sent(
     assert [line.split()[-4:] for line in lines if line.startswith("  to send")] == [["28", "objects", "119", "bytes"]]
     assert sum(" -> s3://" in line for line in lines) == 20
     assert "… and 8 more" in plan.stdout
+    assert [line.split()[-3:] for line in lines if "not to send" in line] == [["(same", "checksum:", "1)"]]
+    assert "Not sent" not in plan.stdout
     same = cli("export", results, f"s3://{bucket}", "--dry-run", "--json")
     assert (same.code, same.stderr) == (0, "")
     assert (same.json["objects_planned"], same.json["objects_skipped"], len(same.json["planned"])) == (28, 1, 28)
@@ -191,6 +193,32 @@ def test_missing_sources_may_be_skipped(inside: Cli, bucket: str, results: Path,
     (tmp_path / "m.csv").write_text("source,key\nresults/a.txt,a\nresults/gone,b\n")
     ended = inside("export", "m.csv", f"s3://{bucket}", "--on-missing", "skip", "--json")
     assert (ended.code, ended.json["objects_skipped"], keys()) == (0, 1, ["a"])
+    assert ended.json["not_published"] == [{"source": f"{results}/gone", "reason": "source is missing"}]
+    assert ended.stderr == f"  {results}/gone: not sent: source is missing\n"
+    quiet = inside("export", "m.csv", f"s3://{bucket}", "--on-missing", "skip", "--quiet")
+    assert (quiet.code, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+def test_a_line_that_is_wrong_is_named_once(cli: Cli, bucket: str) -> None:
+    ended = cli("export", "-", f"s3://{bucket}", stdin="{}\n")
+    assert ended.code == 1
+    assert ended.stderr.startswith("  ConfigError: stdin line 1 names no source")
+    assert ended.stderr.count("stdin line 1") == 1
+
+
+@pytest.mark.parametrize("how", [[], ["--quiet"], ["--json"], ["--verbose"]], ids=["plain", "quiet", "json", "verbose"])
+def test_what_a_person_should_know_is_always_told_once(
+    inside: Cli, results: Path, tmp_path: Path, how: list[str]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    ended = inside(
+        "export", results, "s3://nobody-made-this-bucket/p", "--on-unreachable", "local", *how, HOME=str(home)
+    )
+    assert ended.code == 0
+    assert ended.stderr.count("Every file is kept in") == 1
+    assert "asyncsink: note: The bucket cannot be used" in ended.stderr
+    assert "Every file is kept" not in ended.stdout or how == ["--json"]
 
 
 def test_a_result_that_cannot_be_written_is_one_sentence(cli: Cli, results: Path, tmp_path: Path) -> None:

@@ -243,6 +243,12 @@ async def test_a_manifest_that_cannot_be_written_is_told_before_anything_is_sent
         ({"metadata": {"a b": "v"}}, "'a b' is not legal"),
         ({"endpoint_url": "ftp://x"}, "endpoint_url='ftp://x' is malformed"),
         ({"regexp_substitutions": [("(", "x")]}, "regexp_substitutions"),
+        ({"concurrency": float("inf")}, "concurrency=inf is out of range"),
+        ({"memory_bytes": "9" * 400}, "memory_bytes is more than any file or memory has"),
+        ({"part_size_bytes": 10**5000}, "part_size_bytes is more than"),
+        ({"part_size_bytes": 0}, "must be more than 0"),
+        ({"local_copy": "s3://bucket/p"}, "local_copy is a URL"),
+        ({"bucket": "bbb\n"}, "is not legal"),
     ],
 )
 async def test_bad_options_are_refused_in_one_sentence(tree: Path, wrong: dict[str, Any], message: str) -> None:
@@ -250,6 +256,32 @@ async def test_bad_options_are_refused_in_one_sentence(tree: Path, wrong: dict[s
         await asyncsink.export_directory(tree, "s3://bucket/p", **wrong)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+HIDDEN = "wJalrXUtnFEMI/K7MDENG+bPxRfi/CYE"
+
+
+@pytest.mark.parametrize(
+    ("destination", "wrong"),
+    [
+        (f"s3://AKIA:x/{HIDDEN}@bucket/p", {}),
+        (f"https://AK:{HIDDEN}@host/bucket", {}),
+        (f"s3:AK:{HIDDEN}@host", {}),
+        ({"secret": HIDDEN}, {}),
+        ("s3://bucket", {"endpoint_url": f"https://AK:{HIDDEN}@host/path"}),
+        ("s3://bucket", {"endpoint_url": f"https://AK:{HIDDEN.replace('/', '_')}@host"}),
+        ("s3://bucket", {"bucket": f"https://AK:{HIDDEN}@host"}),
+        ("s3://bucket", {"sse": HIDDEN}),
+        ("s3://bucket", {"creds_path": {"secret": HIDDEN}}),
+        ("s3://bucket", {"creds_path": f"AWSAccessKeyId=AKIA\nAWSSecretKey={HIDDEN}"}),
+        ("s3://bucket", {"profile": [HIDDEN]}),
+    ],
+)
+async def test_what_may_be_a_secret_is_not_repeated(tree: Path, destination: Any, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        await asyncsink.export_directory(tree, destination, **wrong)
+    assert HIDDEN not in str(caught.value)
+    assert HIDDEN.replace("/", "_") not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from asyncsink.errors import JournalError
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Failure, Outcome, Planned, Receipt, Skip
-from asyncsink.report.outcomes import MEMORY_BYTES, OTHER_REASONS, REASONS_MAX, OutcomeLog
+from asyncsink.report.counts import NOT_PUBLISHED_KEPT, OTHER_REASONS, REASONS_MAX
+from asyncsink.report.outcomes import MEMORY_BYTES, OutcomeLog
 from asyncsink.report.records import decode, encode, encode_all, parse_checksum
 
 # Names that are no UTF-8 hold the surrogates U+DC80 to U+DCFF (PEP 383); any other character may be there as well.
@@ -114,12 +115,14 @@ def test_the_log_gives_back_what_it_was_given_by_kind(given_outcomes: list[Outco
         with pytest.raises(IndexError):
             view[len(expected)]
     assert len(log) == len(given_outcomes)
-    assert log.bytes_uploaded == sum(o.size_bytes for o in given_outcomes if isinstance(o, Receipt))
-    assert log.bytes_skipped == sum(o.size_bytes for o in given_outcomes if isinstance(o, Skip))
-    assert log.bytes_planned == sum(o.size_bytes for o in given_outcomes if isinstance(o, Planned))
-    assert log.local_copies_failed == sum(isinstance(o, Failure) and o.stage == "local copy" for o in given_outcomes)
-    assert log.confirmed_by.total() == len(log.receipts)
-    assert log.skip_reasons.total() == len(log.skips)
+    assert log.counts.bytes_uploaded == sum(o.size_bytes for o in given_outcomes if isinstance(o, Receipt))
+    assert log.counts.bytes_skipped == sum(o.size_bytes for o in given_outcomes if isinstance(o, Skip))
+    assert log.counts.bytes_planned == sum(o.size_bytes for o in given_outcomes if isinstance(o, Planned))
+    assert log.counts.local_copies_failed == sum(
+        isinstance(o, Failure) and o.stage == "local copy" for o in given_outcomes
+    )
+    assert log.counts.confirmed_by.total() == len(log.receipts)
+    assert log.counts.skip_reasons.total() == len(log.skips)
 
 
 def test_views_grow_with_the_log_and_compare_as_sequences() -> None:
@@ -147,13 +150,15 @@ def test_reading_between_appends_changes_nothing() -> None:
 
 def test_reasons_are_grouped_in_bounded_memory() -> None:
     log = OutcomeLog()
-    for number in range(1000):
+    for number in range(1001):
         path = f"/data/{number}"
         log.append(Skip(path, "", "", 0, f"{path} does not exist", already_there=False))
         log.append(Skip(path, "", "", 0, f"reason {number}"))
-    assert log.skip_reasons["… does not exist"] == 1000
-    assert len(log.skip_reasons) == REASONS_MAX + 1
-    assert log.skip_reasons[OTHER_REASONS] == 1000 - (REASONS_MAX - 1)
+    assert (log.counts.not_published_total, log.counts.already_there) == (1001, 1001)
+    assert len(log.counts.not_published) == NOT_PUBLISHED_KEPT
+    assert log.counts.skip_reasons["… does not exist"] == 1001
+    assert len(log.counts.skip_reasons) == REASONS_MAX + 1
+    assert log.counts.skip_reasons[OTHER_REASONS] == 1001 - (REASONS_MAX - 1)
 
 
 def test_200_000_outcomes_in_little_memory() -> None:

@@ -11,7 +11,7 @@ from asyncsink.errors import ExportFailed
 from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report
-from asyncsink.report.wording import duration, inert, size
+from asyncsink.report.wording import duration, failure_line, inert, size
 
 PUBLISHED = Receipt("/d/a", "p/a", "s3://b/p/a", 3 << 20, None, "e", "", 1, 0.1, "/copy/a", "server-checksum")
 SAME = Skip("/d/b", "p/b", "s3://b/p/b", 10, "same checksum")
@@ -80,6 +80,29 @@ def test_summary_of_a_mixed_run() -> None:
         "  /d/a: DestinationFull: no space left",
         "  /d/c: AccessDenied: no permission to put p/c",
     ]
+
+
+def test_sources_that_were_left_out_are_counted_by_reason_and_listed() -> None:
+    gone = [Skip(f"/d/{n}", "", "", 0, "source is missing", already_there=False) for n in range(3)]
+    report = report_of(SAME, *gone, Skip("/d/l", "", "", 0, "symbolic link", already_there=False))
+    assert "Not sent: 5 objects (source is missing: 3, same checksum: 1, symbolic link: 1)." in report.summary()
+    assert report.as_dict()["not_published"][0] == {"source": "/d/0", "reason": "source is missing"}
+    assert len(report.as_dict()["not_published"]) == 4
+
+
+def test_a_failure_names_its_source_once() -> None:
+    line = Failure("stdin line 1", "", "", "ConfigError", "stdin line 1 names no source", "routing")
+    gone = Failure("/d/x", "", "", "SourceMissing", "Source '/d/x' does not exist", "source")
+    assert failure_line(line) == "ConfigError: stdin line 1 names no source"
+    assert failure_line(gone) == "SourceMissing: Source '/d/x' does not exist"
+    assert failure_line(DENIED) == "/d/c: AccessDenied: no permission to put p/c"
+
+
+def test_the_brief_leaves_notes_and_single_failures_out() -> None:
+    report = report_of(PUBLISHED, DENIED, notices=["be careful"])
+    assert "Failed: 1 object not published." in report.brief()
+    assert "be careful" not in report.brief()
+    assert "/d/c" not in report.brief()
 
 
 def test_summary_shows_five_failures_at_most() -> None:

@@ -1,0 +1,1 @@
+"""asyncsink beside its peers: same files, same server, interleaved rounds. See `python -m benchmarks --help`."""

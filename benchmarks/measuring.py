@@ -1,0 +1,127 @@
+"""One measurement: one contender publishes one data set once, in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks import launcher
+from benchmarks.contenders import Contender, Work
+
+Status = Literal["ok", "failed", "stopped at the limit"]
+_ROOT = Path(__file__).resolve().parent.parent
+_MESSAGE_CHARACTERS = 2000
+
+
+@dataclass(slots=True, kw_only=True)
+class Measurement:
+    """What was measured; every number is of this one run.
+
+    Attributes:
+        round, place: from 1; `place` is the turn within the round.
+        wall_seconds, cpu_seconds, rss_bytes: of the whole process (peak of the largest process).
+        engine_seconds, engine_cpu_seconds: by the engine's own clock; None where it has none.
+        objects, bytes: what arrived, by the server's count (SeaweedFS: by listing).
+        server: the null server's counts, and its CPU seconds (nginx's included).
+        load: the machine's load average (1 minute) before the start.
+        notes: what the engine told of itself.
+        verified: what was compared afterwards, or "".
+        message: the end of its output where it failed.
+    """
+
+    scenario: str
+    contender: str
+    round: int
+    place: int
+    status: Status = "ok"
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    rss_bytes: int = 0
+    engine_seconds: float | None = None
+    engine_cpu_seconds: float | None = None
+    objects: int = 0
+    bytes: int = 0
+    server: dict[str, Any] = field(default_factory=dict)
+    load: float = 0.0
+    notes: dict[str, Any] = field(default_factory=dict)
+    verified: str = ""
+    message: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def measure(contender: Contender, work: Work, *, round_: int, place: int, limit_seconds: float) -> Measurement:
+    """Run the contender once; at the limit it is killed, and what it sent until then counts. Blocking.
+
+    What arrived is compared with the data set where the server counts; see `verifying` for SeaweedFS.
+    """
+    made = Measurement(
+        scenario=work.data.scenario.name, contender=contender.name, round=round_, place=place, load=os.getloadavg()[0]
+    )
+    work.server.reset()
+    nginx_before = work.server.nginx_cpu_seconds()
+    output = work.scratch / "output.txt"
+    measured = _launch(contender, work, output, limit_seconds)
+    text = output.read_text(errors="replace")
+    made.wall_seconds, made.cpu_seconds = measured["wall_seconds"], measured["cpu_seconds"]
+    made.rss_bytes = measured["rss_bytes"]
+    if measured["stopped_at_limit"]:
+        made.status = "stopped at the limit"
+    elif measured["exit_status"] != 0:
+        made.status = "failed"
+        made.message = f"exit status {measured['exit_status']}: {_without_paths(text, work)[-_MESSAGE_CHARACTERS:]}"
+    elif contender.own_clock:
+        told = json.loads(text.strip().splitlines()[-1])
+        made.engine_seconds, made.engine_cpu_seconds = told.pop("seconds"), told.pop("cpu_seconds")
+        made.notes = told
+    if work.server.kind != "seaweed":
+        made.server = work.server.stats()
+        made.server["cpu_seconds"] += work.server.nginx_cpu_seconds() - nginx_before
+        made.objects, made.bytes = made.server["objects"], made.server["bytes_stored"]
+        expected = (work.data.objects, work.data.size_bytes)
+        if made.status == "ok" and (made.objects, made.bytes) != expected:
+            made.status = "failed"
+            made.message = f"{made.objects:,} objects and {made.bytes:,} bytes arrived; expected {expected}."
+        made.verified = "number of objects and bytes" if made.status == "ok" else ""
+    return made
+
+
+def _launch(contender: Contender, work: Work, output: Path, limit_seconds: float) -> dict[str, Any]:
+    home = work.scratch / "home"
+    home.mkdir(exist_ok=True)
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(home),  # nobody's own configuration files
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(_ROOT),
+        **work.server.environment,
+    }
+    order = {
+        "command": contender.command(work),
+        "environment": environment,
+        "limit_seconds": limit_seconds,
+        "output": str(output),
+    }
+    command = [sys.executable, "-I", "-S", launcher.__file__, json.dumps(order)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=work.scratch) as process:
+        try:
+            told, _ = process.communicate()
+        except BaseException:
+            process.terminate()  # it kills the contender first
+            raise
+    measured: dict[str, Any] = json.loads(told)
+    return measured
+
+
+def _without_paths(text: str, work: Work) -> str:
+    """Results are published; where things lay on this machine is nobody's business."""
+    for path, name in ((work.scratch, "SCRATCH"), (work.data.directory, "DATA"), (_ROOT, "."), (sys.prefix, "PYTHON")):
+        text = text.replace(str(path), name)
+    return text

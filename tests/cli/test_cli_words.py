@@ -1,0 +1,94 @@
+"""What the command line says in its own words: options as flags, and the tally of a run that ended early."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from asyncsink.cli.app import export
+from asyncsink.cli.output import FLAGS, WITHOUT_FLAG, in_flags
+from asyncsink.cli.tally import Tally
+from asyncsink.config import OPTION_NAMES
+from asyncsink.engine.progress import Progress
+from asyncsink.model import Failure, Finished, Notice, Outcome, Planned, Receipt, Skip, Started
+from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.report.report import Report
+
+SENT = Receipt("/d/a", "p/a", "s3://b/p/a", 2048, None, "e", "", 1, 0.1, "", "server-checksum")
+SAME = Skip("/d/b", "p/b", "s3://b/p/b", 10, "same checksum")
+GONE = Skip("/d/c", "", "", 0, "source is missing", already_there=False)
+DENIED = Failure("/d/d", "p/d", "s3://b/p/d", "AccessDenied", "no permission", "upload", 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("check the path, or use on_missing='skip'.", "check the path, or use --on-missing skip."),
+        ("use symlinks='follow' to", "use --symlinks follow to"),
+        ("needs parameterization=True.", "needs --parameterization."),
+        ("with parameterization=False", "with --no-parameterization"),
+        ("anonymous=True sends", "--anonymous sends"),
+        ("fit into memory_bytes=268,435,456. Give", "fit into --memory 268,435,456. Give"),
+        ("(why); give ca_bundle=.", "(why); give --ca-bundle."),
+        ("Give creds_path= or profile=, set", "Give --creds-path or --profile, set"),
+        ("part_size_bytes='8 apples' is no size", "--part-size '8 apples' is no size"),
+        ("leave creds_path and profile out", "leave --creds-path and profile out"),
+        ("only with that key (sse=…).", "only with that key (--sse file:KEY)."),
+        ("regexp_substitutions[0]=('(', 'x'): bad", "--regexp-substitute '('='x': bad"),
+        ("substitutions[12] changes", "--substitute changes"),
+        ("Source '/d/my region=eu/x' is", "Source '/d/my region=eu/x' is"),
+        ("s3://b/region=eu/x and /d/local_copy/x", "s3://b/region=eu/x and /d/local_copy/x"),
+        ("'creds_path' is S3's and the user's", "'creds_path' is S3's and the user's"),
+        ("--overwrite='x' is not known", "--overwrite='x' is not known"),
+    ],
+)
+def test_options_are_named_as_a_command_line_writes_them(said: str, told: str) -> None:
+    assert in_flags(said) == told
+
+
+def test_every_flag_that_is_named_exists() -> None:
+    parameters = {f"--{name.replace('_', '-')}" for name in inspect.signature(export).parameters}
+    assert set(FLAGS.values()) <= parameters
+    assert set(OPTION_NAMES) == FLAGS.keys() | WITHOUT_FLAG
+
+
+def tally_of(*outcomes: Outcome, total: int | None, dry_run: bool = False) -> tuple[Tally, list[str]]:
+    told: list[str] = []
+    tally = Tally(dry_run, Progress(objects_total=total, started=True), told.append, destination="s3://b/p")
+    tally.observe(Started(total, None, "wire"))
+    for outcome in outcomes:
+        tally.observe(Finished(outcome))
+    return tally, told
+
+
+def test_what_was_not_sent_is_counted_and_what_is_there_is_not_called_unsent() -> None:
+    tally, _ = tally_of(SENT, SAME, GONE, DENIED, total=10)
+    assert tally.sentence() == (
+        "Published 1 object (2.0 KiB) to s3://b/p, 1 already there, 1 failed, 7 not sent. Run the same command again "
+        "to publish the rest."
+    )
+    stream, _ = tally_of(SENT, total=None)
+    assert "s3://b/p, the rest of the stream not sent. Run" in stream.sentence()
+    tally.progress.started = False
+    assert tally.sentence() == "Nothing was sent. Run the same command again."
+
+
+def test_an_early_end_has_the_names_of_a_report() -> None:
+    log = OutcomeLog()
+    log.extend([SENT, SAME, GONE, DENIED])
+    report: dict[str, Any] = Report(log, destination="s3://b/p", elapsed_seconds=1.0, transport="wire").as_dict()
+    tally, _ = tally_of(SENT, SAME, GONE, DENIED, total=10)
+    early = tally.as_dict(elapsed_seconds=1.0, interrupted=True)
+    different = {name for name in report.keys() | early.keys() if report.get(name) != early.get(name)}
+    assert report.keys() == early.keys()
+    assert different == {"interrupted", "objects_total", "requests", "retries"}
+    assert (early["objects_total"], early["bytes_skipped"]) == (10, 10)
+
+
+def test_notices_are_passed_on_once() -> None:
+    tally, told = tally_of(Planned("/d/e", "p/e", "s3://b/p/e", 1, "not there"), total=1, dry_run=True)
+    tally.observe(Notice("the server ignores checksums"))
+    assert told == tally.notices == ["the server ignores checksums"]
+    assert tally.sentence() == "Looked at 1 object; nothing was sent."
