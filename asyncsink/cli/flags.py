@@ -203,7 +203,7 @@ class Output:
     """What is told, and where."""
 
     json: Annotated[bool, _flag("--json", "Write one JSON object to stdout, and nothing else.", _OUTPUT)] = False
-    quiet: Annotated[bool, _flag("--quiet", "No progress and no summary; errors only.", _OUTPUT)] = False
+    quiet: Annotated[bool, _flag("--quiet", "No progress and no summary; errors and notes only.", _OUTPUT)] = False
     verbose: Annotated[bool, _flag("--verbose", "Log what happens to stderr.", _OUTPUT)] = False
 
 

@@ -82,7 +82,7 @@ class Output:
 
     Attributes:
         json: one JSON object on stdout, nothing else there.
-        quiet: no summary; errors and failures only.
+        quiet: no summary; errors, failures and notes only.
         verbose: a bug shows its traceback, and the log goes to stderr.
     """
 

@@ -80,7 +80,7 @@ def _last_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
             continue
         last = ledger.last(item.key)
         later = last is not None and last[1] > ordinal and last[0] != item.source.path
-        yield _superseded(item, last[0]) if later and last is not None else item
+        yield _superseded(item) if later else item
         ordinal += 1
 
 
@@ -97,13 +97,13 @@ def _claim_first(transfer: Transfer, ledger: KeyLedger) -> Transfer | SourceProb
     return transfer
 
 
-def _superseded(transfer: Transfer, by: str) -> Skip:
+def _superseded(transfer: Transfer) -> Skip:
     return Skip(
         source=transfer.source.path,
         key=transfer.key,
         url="",
         size_bytes=transfer.source.size_bytes,
-        reason=f"{by} goes to the same key and comes later",
+        reason="a later source has the same key",
         already_there=False,
         entry=transfer.source.entry,
     )

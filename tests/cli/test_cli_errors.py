@@ -134,7 +134,7 @@ def test_a_key_given_as_sse_is_not_repeated(cli: Cli, results: Path, keep_secret
 @pytest.mark.parametrize("destination", [f"s3://AKIA:x/{WRONG_SECRET}@bucket/p", f"https://AK:{WRONG_SECRET}@host/b"])
 def test_credentials_in_the_destination_are_not_repeated(inside: Cli, results: Path, destination: str) -> None:
     refused(inside("export", "results", destination), "not shown", "--creds-path")
-    assert inside("export", "results", destination, "--json", "--verbose").json["destination"] == ""
+    assert inside("export", "results", destination, "--json").json["destination"] == ""
 
 
 def test_a_collision(cli: Cli, results: Path, tmp_path: Path, bucket: str, s3: Any) -> None:

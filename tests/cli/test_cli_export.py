@@ -207,14 +207,11 @@ def test_a_line_that_is_wrong_is_named_once(cli: Cli, bucket: str) -> None:
 
 
 @pytest.mark.parametrize("how", [[], ["--quiet"], ["--json"], ["--verbose"]], ids=["plain", "quiet", "json", "verbose"])
-def test_what_a_person_should_know_is_always_told_once(
-    inside: Cli, results: Path, tmp_path: Path, how: list[str]
-) -> None:
+def test_what_a_person_should_know_is_always_told_once(cli: Cli, results: Path, tmp_path: Path, how: list[str]) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    ended = inside(
-        "export", results, "s3://nobody-made-this-bucket/p", "--on-unreachable", "local", *how, HOME=str(home)
-    )
+    destination = "s3://nobody-made-this-bucket/p"
+    ended = cli("export", results, destination, "--on-unreachable", "local", *how, HOME=str(home))
     assert ended.code == 0
     assert ended.stderr.count("Every file is kept in") == 1
     assert "asyncsink: note: The bucket cannot be used" in ended.stderr
