@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -30,8 +31,17 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin with no known secret."""
+    """Begin with no known secret, and with signals as a terminal gives them.
+
+    A background shell starts its commands with SIGINT ignored, nohup with SIGHUP; what is ignored stays ignored in
+    every command that a test starts, and would never be interrupted.
+    """
     config.stash[_SECRETS] = set()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_report_header() -> str:
