@@ -6,6 +6,7 @@ so that a run's memory grows to about twice its budget. Buffers that go round do
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +21,7 @@ class BufferPool:
         """Buffers of `size_bytes`; at most `idle_max` of them are kept while nobody uses them."""
         self.size_bytes = size_bytes
         self.idle_max = idle_max
-        self._free: list[bytearray] = []
+        self._free: list[mmap.mmap] = []
 
     def __repr__(self) -> str:
         return f"<BufferPool of {self.size_bytes} bytes, {len(self._free)} free>"
@@ -36,7 +37,8 @@ class BufferPool:
             with memoryview(bytearray(length)) as view:
                 yield view
             return
-        buffer = self._free.pop() if self._free else bytearray(self.size_bytes)
+        # Mapped, not allocated: what is dropped goes back to the system at once, and leaves no hole in a heap.
+        buffer = self._free.pop() if self._free else mmap.mmap(-1, self.size_bytes)
         try:
             yield memoryview(buffer)[:length]
         finally:

@@ -41,7 +41,7 @@ from asyncsink.s3.part_plan import PARTS_MAX, plan_parts
 from asyncsink.sources.reader import OpenSource
 
 Done = Callable[[Sequence[Outcome]], Awaitable[None]]
-IDLE_SHARE = 8
+IDLE_SHARE = 32
 """One in so many of the buffers that the budget allows is kept for the next large body while it is not in use."""
 CHEAP_MD5_BYTES_MAX = 8 * 1024 * 1024
 """Up to this size, an MD5 of the file costs less than asking the server for another checksum."""
