@@ -41,8 +41,6 @@ from asyncsink.s3.part_plan import PARTS_MAX, plan_parts
 from asyncsink.sources.reader import OpenSource
 
 Done = Callable[[Sequence[Outcome]], Awaitable[None]]
-IDLE_SHARE = 32
-"""One in so many of the buffers that the budget allows is kept for the next large body while it is not in use."""
 CHEAP_MD5_BYTES_MAX = 8 * 1024 * 1024
 """Up to this size, an MD5 of the file costs less than asking the server for another checksum."""
 
@@ -68,8 +66,9 @@ class Publisher:
         self._policies = policies
         self._limits = limits
         self._budget = budget
+        # All that the budget allows are kept: a buffer that goes round is never allocated twice.
         self._buffers = BufferPool(
-            limits.part_size_bytes, idle_max=max(1, limits.memory_bytes // limits.part_size_bytes // IDLE_SHARE)
+            limits.part_size_bytes, idle_max=max(1, limits.memory_bytes // limits.part_size_bytes)
         )
         self._threads = threads
         self._progress = progress
