@@ -7,10 +7,9 @@ ConfigError of one sentence. No value here touches the network or the disk.
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict
 
 from asyncsink.errors import ConfigError
 from asyncsink.model import ChecksumAlgorithm
@@ -171,6 +170,17 @@ class Limits:
     reader_threads: int = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of `count` parts of a run's transfers: `index` is from 0 to count - 1. The default is the whole."""
+
+    index: int = 0
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
     """One layer of retries around one S3 request.
@@ -275,6 +285,8 @@ class ExportOptions(TypedDict, total=False):
         part_size_bytes: size of the parts of large files, as a number or "16MiB"; 8 MiB.
         memory_bytes: most file content held at once, likewise; 256 MiB.
         retry: a RetryPolicy.
+        processes: how many processes share the work, or "auto": as many as pay for this source; 1.
+        shard: publish only one part of N, on this machine: "I/N" or (I, N), I from 0 to N - 1; None is all.
     """
 
     container: str | None
@@ -320,6 +332,8 @@ class ExportOptions(TypedDict, total=False):
     related_files: bool
     retry: RetryPolicy
     transport: LaneChoice
+    processes: int | str | None
+    shard: str | tuple[int, int] | None
 
 
 OPTION_NAMES: tuple[str, ...] = tuple(ExportOptions.__annotations__)
@@ -339,42 +353,10 @@ class Settings:
     manifest: str = ""
     remove_dest_dir: bool = False
     transport: LaneChoice = "auto"
+    processes: int | Literal["auto"] = 1
+    shard: Shard = Shard()
     caller_bucket: Any = None
     """A boto3 or aioboto3 Bucket whose client settings are taken over (rule 47), or None."""
-
-
-_SIZE = re.compile(r"(?i)^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$")
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-
-
-def parse_size(value: int | str, name: str) -> int:
-    """A number of bytes from 268435456, "256MiB", "256M" (both 2**20) or "256MB" (10**6).
-
-    Raises:
-        ConfigError: the text is no size, or the size is not positive.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ConfigError(f"{name}={value!r} is no size; give bytes or a text such as '256MiB'.")
-    if isinstance(value, int):
-        size = value
-    else:
-        match = _SIZE.match(value)
-        if match is None:
-            raise ConfigError(f"{name}={value!r} is no size; give bytes or a text such as '256MiB'.")
-        number, unit, binary = match.groups()
-        decimal = unit and not binary and value.strip().lower().endswith("b")
-        size = int(float(number) * (1000 if decimal else 1024) ** _POWERS[unit.lower()])
-    if size <= 0:
-        raise ConfigError(f"{name}={value!r} must be more than 0 bytes.")
-    return size
-
-
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raise ConfigError, with the nearest choice named, unless `value` is one of `choices`."""
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.{hint}")
 
 
 def check_option_names(options: Mapping[str, object]) -> None:
@@ -384,8 +366,3 @@ def check_option_names(options: Mapping[str, object]) -> None:
             near = difflib.get_close_matches(name, OPTION_NAMES, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"{name!r} is no option of asyncsink.{hint}")
-
-
-def choices_of(literal: Any) -> tuple[str, ...]:
-    """The values of a Literal alias."""
-    return tuple(get_args(literal))

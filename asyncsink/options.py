@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, Literal, cast
 
 from asyncsink.config import (
     GIB,
@@ -29,21 +29,30 @@ from asyncsink.config import (
     S3Target,
     Secret,
     Settings,
+    Shard,
     StripDirMode,
     SubstitutionScope,
     Symlinks,
-    check_choice,
     check_option_names,
-    choices_of,
-    parse_size,
 )
 from asyncsink.errors import ConfigError
+from asyncsink.values import (
+    check_choice,
+    choice_of,
+    choices_of,
+    flag_of,
+    mapping_of,
+    pairs_of,
+    path_of,
+    size_of,
+    text_of,
+)
 
 TAGS_MAX = 10
 METADATA_BYTES_MAX = 2048
 CONCURRENCY_MAX = 1024
+PROCESSES_MAX = 64
 PART_SIZE_BYTES_MIN, PART_SIZE_BYTES_MAX = 5 * MIB, 5 * GIB
-SIZE_BYTES_MAX = 2**63 - 1
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ACCESS_POINT = re.compile(r"^(arn:aws[\w-]*:s3[\w-]*:[^/]*?:(?:accesspoint|outpost)[/:][^/]+)(?:/(.*))?$", re.DOTALL)
@@ -58,7 +67,7 @@ def parse_options(base_directory: Any, options: ExportOptions | Mapping[str, Any
     """
     given = dict(options)
     check_option_names(given)
-    compat: Compat = _choice(given, "compat", "strict", Compat)
+    compat: Compat = choice_of(given, "compat", "strict", Compat)
     target = parse_target(base_directory, given)
     return Settings(
         target=target,
@@ -68,9 +77,11 @@ def parse_options(base_directory: Any, options: ExportOptions | Mapping[str, Any
         retry=_retry(given),
         policies=_policies(given),
         local_copy=_local_copy(given, target),
-        manifest=_path(given, "manifest"),
-        remove_dest_dir=_flag(given, "remove_dest_dir", False),
-        transport=_choice(given, "transport", "auto", LaneChoice),
+        manifest=path_of(given, "manifest"),
+        remove_dest_dir=flag_of(given, "remove_dest_dir", False),
+        transport=choice_of(given, "transport", "auto", LaneChoice),
+        processes=_processes(given),
+        shard=_shard(given),
         caller_bucket=given.get("bucket"),
     )
 
@@ -91,7 +102,7 @@ def parse_target(base_directory: Any, options: Mapping[str, Any]) -> S3Target | 
         raise ConfigError(f"The destination is {what}; expected s3://bucket/prefix or a directory.")
     match = _SCHEME.match(text)
     if match is None and not text.lower().startswith("s3:"):
-        mode: LocalCopyMode = _choice(given, "local_copy_mode", "copy", LocalCopyMode)
+        mode: LocalCopyMode = choice_of(given, "local_copy_mode", "copy", LocalCopyMode)
         return LocalTarget(directory=os.path.abspath(text), url=os.path.abspath(text), mode=mode)
     if match is None or match[1].lower() != "s3":
         fault = "is malformed" if match is None else f"has the unknown scheme {match[1]}://"
@@ -107,13 +118,13 @@ def parse_target(base_directory: Any, options: Mapping[str, Any]) -> S3Target | 
         prefix=prefix,
         url=text.rstrip("/"),
         endpoint_url=_endpoint(given),
-        region=_text(given, "region"),
-        profile=_text(given, "profile"),
-        creds_path=_path(given, "creds_path"),
+        region=text_of(given, "region"),
+        profile=text_of(given, "profile"),
+        creds_path=path_of(given, "creds_path"),
         anonymous=_anonymous(given),
         request_payer=bool(request_payer),
-        addressing_style=_choice(given, "addressing_style", "auto", AddressingStyle),
-        ca_bundle=_path(given, "ca_bundle"),
+        addressing_style=choice_of(given, "addressing_style", "auto", AddressingStyle),
+        ca_bundle=path_of(given, "ca_bundle"),
     )
 
 
@@ -142,7 +153,7 @@ def _shown(text: str) -> str:
 
 
 def _endpoint(given: Mapping[str, Any]) -> str:
-    url = _text(given, "endpoint_url")
+    url = text_of(given, "endpoint_url")
     if "@" in url:
         raise ConfigError(
             "endpoint_url has an '@'; expected http://host:port, and credentials by creds_path or profile."
@@ -153,7 +164,7 @@ def _endpoint(given: Mapping[str, Any]) -> str:
 
 
 def _anonymous(given: Mapping[str, Any]) -> bool:
-    anonymous = _flag(given, "anonymous", False)
+    anonymous = flag_of(given, "anonymous", False)
     if anonymous and (given.get("creds_path") or given.get("profile")):
         raise ConfigError("anonymous=True sends unsigned requests; leave creds_path and profile out, or anonymous.")
     if given.get("creds_path") and given.get("profile"):
@@ -163,18 +174,18 @@ def _anonymous(given: Mapping[str, Any]) -> bool:
 
 def _routing(given: Mapping[str, Any], compat: Compat) -> RoutingOptions:
     nipype = compat == "nipype"
-    strip_dir, root = _path(given, "strip_dir"), _path(given, "parameterization_root")
+    strip_dir, root = path_of(given, "strip_dir"), path_of(given, "parameterization_root")
     return RoutingOptions(
-        container=_text(given, "container"),
-        parameterization=_flag(given, "parameterization", True),
+        container=text_of(given, "container"),
+        parameterization=flag_of(given, "parameterization", True),
         parameterization_root=os.path.abspath(root) if root else "",
         strip_dir=strip_dir if nipype or not strip_dir else os.path.abspath(strip_dir),
-        substitutions=_pairs(given, "substitutions"),
-        regexp_substitutions=_pairs(given, "regexp_substitutions"),
+        substitutions=pairs_of(given, "substitutions"),
+        regexp_substitutions=pairs_of(given, "regexp_substitutions"),
         compat=compat,
-        substitution_scope=_choice(given, "substitution_scope", "full" if nipype else "key", SubstitutionScope),
-        strip_dir_mode=_choice(given, "strip_dir_mode", "replace" if nipype else "prefix", StripDirMode),
-        substitute_files=_flag(given, "substitute_files", False),
+        substitution_scope=choice_of(given, "substitution_scope", "full" if nipype else "key", SubstitutionScope),
+        strip_dir_mode=choice_of(given, "strip_dir_mode", "replace" if nipype else "prefix", StripDirMode),
+        substitute_files=flag_of(given, "substitute_files", False),
     )
 
 
@@ -190,20 +201,20 @@ def _objects(given: Mapping[str, Any]) -> ObjectOptions:
         raise ConfigError(
             "sse is of no known kind; expected 'AES256', 'aws:kms', 'aws:kms:dsse', or a customer key of 32 bytes."
         )
-    if _flag(given, "encrypt_bucket_keys", False):
+    if flag_of(given, "encrypt_bucket_keys", False):
         if customer_key is not None or sse not in ("", "AES256"):
             raise ConfigError("encrypt_bucket_keys asks for AES256, and sse for something else; give one of them.")
         sse = "AES256"
-    kms_key = _text(given, "sse_kms_key_id")
+    kms_key = text_of(given, "sse_kms_key_id")
     if kms_key and sse not in ("aws:kms", "aws:kms:dsse"):
         raise ConfigError("sse_kms_key_id is given but sse is not 'aws:kms' or 'aws:kms:dsse'; set sse too.")
-    content_type = _text(given, "content_type") or "infer"
+    content_type = text_of(given, "content_type") or "infer"
     if content_type != "infer" and "/" not in content_type:
         raise ConfigError(f"content_type={content_type!r} is no media type; expected 'infer', or one as 'text/plain'.")
-    storage_class = _text(given, "storage_class")
+    storage_class = text_of(given, "storage_class")
     if storage_class and not re.fullmatch(r"[A-Z][A-Z0-9_-]*", storage_class):
         raise ConfigError(f"storage_class={storage_class!r} is none; expected a name such as 'STANDARD_IA'.")
-    acl = _text(given, "acl")
+    acl = text_of(given, "acl")
     if acl:
         check_choice(
             "acl",
@@ -224,7 +235,7 @@ def _objects(given: Mapping[str, Any]) -> ObjectOptions:
 
 
 def _tags(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    tags = _mapping(given, "tags")
+    tags = mapping_of(given, "tags")
     if len(tags) > TAGS_MAX:
         raise ConfigError(f"{len(tags)} tags are given; S3 takes at most {TAGS_MAX} per object.")
     for name, value in tags:
@@ -236,7 +247,7 @@ def _tags(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _metadata(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    metadata = _mapping(given, "metadata")
+    metadata = mapping_of(given, "metadata")
     for name, value in metadata:
         if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
             raise ConfigError(
@@ -262,8 +273,8 @@ def _limits(given: Mapping[str, Any]) -> Limits:
             raise ConfigError(
                 f"concurrency={concurrency!r:.60} is out of range; expected 1 to {CONCURRENCY_MAX}, or 'auto'."
             )
-    part = _size(given, "part_size_bytes", default.part_size_bytes)
-    memory = _size(given, "memory_bytes", default.memory_bytes)
+    part = size_of(given, "part_size_bytes", default.part_size_bytes)
+    memory = size_of(given, "memory_bytes", default.memory_bytes)
     if not PART_SIZE_BYTES_MIN <= part <= PART_SIZE_BYTES_MAX:
         raise ConfigError(f"part_size_bytes={part:,} is out of range; S3 takes parts of 5 MiB to 5 GiB.")
     if memory < part:
@@ -278,15 +289,34 @@ def _limits(given: Mapping[str, Any]) -> Limits:
     )
 
 
-def _size(given: Mapping[str, Any], name: str, default: int) -> int:
-    value = given.get(name)
-    try:
-        size = default if value is None else parse_size(value, name)
-    except OverflowError:
-        size = SIZE_BYTES_MAX + 1
-    if size > SIZE_BYTES_MAX:
-        raise ConfigError(f"{name} is more than any file or memory has; give bytes or a text such as '256MiB'.")
-    return size
+def _processes(given: Mapping[str, Any]) -> int | Literal["auto"]:
+    value = given.get("processes")
+    if value is None or value == "auto":
+        return "auto" if value else 1
+    number = _whole(value)
+    if not 1 <= number <= PROCESSES_MAX:
+        raise ConfigError(f"processes={value!r:.60} is out of range; expected 1 to {PROCESSES_MAX}, or 'auto'.")
+    return number
+
+
+def _shard(given: Mapping[str, Any]) -> Shard:
+    value = given.get("shard")
+    if value is None:
+        return Shard()
+    parts = value.split("/") if isinstance(value, str) else value
+    index, count = map(_whole, parts) if isinstance(parts, (list, tuple)) and len(parts) == 2 else (-1, -1)
+    if not 0 <= index < count:
+        raise ConfigError(
+            f"shard={value!r:.60} is no part of a whole; expected 'I/N' with I from 0 to N - 1, as '0/4' to '3/4'."
+        )
+    return Shard(index, count)
+
+
+def _whole(value: object) -> int:
+    """A whole number, also as decimal digits; -1 for anything else."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else -1
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
 
 
 def _retry(given: Mapping[str, Any]) -> RetryPolicy:
@@ -306,20 +336,20 @@ def _policies(given: Mapping[str, Any]) -> Policies:
     checksum = "none" if checksum.lower() == "none" else checksum.upper().replace("-", "")
     check_choice("checksum", checksum, choices_of(ChecksumChoice))
     return Policies(
-        overwrite=_choice(given, "overwrite", "checksum", Overwrite),
-        on_missing=_choice(given, "on_missing", "error", OnMissing),
-        on_collision=_choice(given, "on_collision", "error", OnCollision),
-        on_unreachable=_choice(given, "on_unreachable", "error", OnUnreachable),
-        symlinks=_choice(given, "symlinks", "follow", Symlinks),
+        overwrite=choice_of(given, "overwrite", "checksum", Overwrite),
+        on_missing=choice_of(given, "on_missing", "error", OnMissing),
+        on_collision=choice_of(given, "on_collision", "error", OnCollision),
+        on_unreachable=choice_of(given, "on_unreachable", "error", OnUnreachable),
+        symlinks=choice_of(given, "symlinks", "follow", Symlinks),
         checksum=cast("ChecksumChoice", checksum),
-        related_files=_flag(given, "related_files", False),
+        related_files=flag_of(given, "related_files", False),
     )
 
 
 def _local_copy(given: Mapping[str, Any], target: S3Target | LocalTarget) -> LocalTarget | None:
     if given.get("local_copy") is None:
         return None
-    text = _path(given, "local_copy")
+    text = path_of(given, "local_copy")
     if not text.strip():
         raise ConfigError(
             "local_copy is empty; expected a directory (rule 35: an empty one would be the current directory)."
@@ -330,70 +360,5 @@ def _local_copy(given: Mapping[str, Any], target: S3Target | LocalTarget) -> Loc
     if isinstance(target, LocalTarget) and target.directory == directory:
         raise ConfigError(f"local_copy and the destination are the same directory, {directory}; leave local_copy out.")
     return LocalTarget(
-        directory=directory, url=directory, mode=_choice(given, "local_copy_mode", "copy", LocalCopyMode)
+        directory=directory, url=directory, mode=choice_of(given, "local_copy_mode", "copy", LocalCopyMode)
     )
-
-
-def _choice(given: Mapping[str, Any], name: str, default: str, literal: Any) -> Any:
-    value = given.get(name)
-    if value is None:
-        return default
-    check_choice(name, value, choices_of(literal))
-    return value
-
-
-def _text(given: Mapping[str, Any], name: str) -> str:
-    value = given.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a text.")
-    return value
-
-
-def _path(given: Mapping[str, Any], name: str) -> str:
-    value = given.get(name)
-    if value is None:
-        return ""
-    try:
-        path = os.fspath(value)
-    except TypeError:
-        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a path.") from None
-    text = os.fsdecode(path)
-    if name == "creds_path" and "\n" in text:
-        # The content of a credentials file, say: it is not repeated.
-        raise ConfigError(f"{name} has several lines; expected the path of a file.")
-    return os.path.expanduser(text)
-
-
-def _flag(given: Mapping[str, Any], name: str, default: bool) -> bool:
-    value = given.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} is of type {type(value).__name__}; expected True or False.")
-    return value
-
-
-def _pairs(given: Mapping[str, Any], name: str) -> tuple[tuple[str, str], ...]:
-    value = given.get(name)
-    if value is None:
-        return ()
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise ConfigError(f"{name}={value!r} is no list of pairs; expected [(old, new), …].")
-    pairs = []
-    for pair in value:
-        items = pair if isinstance(pair, (tuple, list)) else ()
-        if len(items) != 2 or not all(isinstance(item, str) for item in items):
-            raise ConfigError(f"{name} holds {pair!r}; expected pairs of two texts, as in [('old', 'new')].")
-        pairs.append((items[0], items[1]))
-    return tuple(pairs)
-
-
-def _mapping(given: Mapping[str, Any], name: str) -> tuple[tuple[str, str], ...]:
-    value = given.get(name)
-    if value is None:
-        return ()
-    if not isinstance(value, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
-        raise ConfigError(f"{name} is no mapping of texts; expected {{'name': 'value'}}.")
-    return tuple(value.items())

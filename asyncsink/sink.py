@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -16,16 +15,26 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 from anyio.abc import TaskGroup
 
-from asyncsink.config import ExportOptions, LocalTarget, S3Target, Settings
-from asyncsink.destinations.base import Outlook
+from asyncsink.config import ExportOptions, LocalTarget, Settings
 from asyncsink.engine.clearing import check_not_nested, clear_destinations
+from asyncsink.engine.composing import (
+    CountedWalk,
+    discovery_of,
+    local_places,
+    open_end,
+    report_of,
+    shard_of_walk,
+    tops_of,
+)
 from asyncsink.engine.discover import Discovery, batches
+from asyncsink.engine.division import check_division, processes_for
 from asyncsink.engine.events import Events
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.loops import run_to_end
 from asyncsink.engine.outcomes import is_skip
 from asyncsink.engine.pipeline import Submit, Work
-from asyncsink.engine.producer import batch_size, feed_discovery, first_only
+from asyncsink.engine.processes import available_cores, open_runner, outlook_of_parent
+from asyncsink.engine.producer import feed_discovery, first_only
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.recorder import Ticket
 from asyncsink.engine.run import Opening, Run, check_bucket_given, surface
@@ -34,8 +43,7 @@ from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.model import Event, Failure, Receipt, Skip, SourceProblem, Started, Transfer
 from asyncsink.options import parse_options
 from asyncsink.report.report import Report
-from asyncsink.routing.router import Router
-from asyncsink.sources.base import Entry, Source
+from asyncsink.sources.base import Source
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.outputs import OutputsSource
 
@@ -84,26 +92,27 @@ async def run_source(
     """
     _refuse_trio()
     check_bucket_given(settings)
+    check_division(settings, source)
     started = time.monotonic()
     progress = progress if progress is not None else Progress()
     events = Events(observe)
     threads = CapacityLimiter(settings.limits.reader_threads)
-    discovery = _discovery(settings, settings.target, source)
-    await anyio.to_thread.run_sync(check_not_nested, _tops(source), _local_places(settings), limiter=threads)
-    survey = Survey()
-    surveyed = source.replayable
-    if surveyed:
-        survey = await take_survey(discovery, settings, limiter=threads)
+    discovery = discovery_of(settings, settings.target, source)
+    await anyio.to_thread.run_sync(check_not_nested, tops_of(source), local_places(settings), limiter=threads)
+    survey, processes = await _survey(discovery, settings, dry_run=dry_run, threads=threads)
+    if source.replayable:
         progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
         if not survey.objects_total:
-            events.notice("The source holds no files: there is nothing to publish.")
-    elif discovery.may_collide and settings.policies.on_collision == "error":
-        survey.ledger = KeyLedger()
-    outlook = survey.outlook if survey.sample_key else _open_end(settings.target)
+            what = "source" if settings.shard.count == 1 else f"shard {settings.shard} of the source"
+            events.notice(f"The {what} holds no files: there is nothing to publish.")
+    outlook = survey.outlook if survey.sample_key else open_end(settings.target)
     opening = Opening(settings, progress, events, dry_run, threads=threads, started=started)
     try:
-        async with opening.open(outlook) as run:
-            discovery = _discovery(settings, run.target, source)
+        async with (
+            opening.open(outlook_of_parent(outlook, processes)) as run,
+            open_runner(run, settings, outlook, progress, processes) as runner,
+        ):
+            discovery = discovery_of(settings, run.target, source)
             if settings.remove_dest_dir and not dry_run:
                 local = settings.local_copy.directory if settings.local_copy is not None else ""
                 roots = (run.target.url if isinstance(run.target, LocalTarget) else "", local)
@@ -111,23 +120,52 @@ async def run_source(
             await run.begin()
             progress.started = True
             await events.emit(Started(progress.objects_total, progress.bytes_total, run.destination.lane))
+            walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
             feed = partial(
                 feed_discovery,
-                discovery,
-                surveyed=surveyed,
+                walk,
+                kept=kept if run.target.url == settings.target.url else None,
+                surveyed=source.replayable,
                 ledger=survey.ledger,
-                batch_max=batch_size(progress.objects_total, settings.limits.concurrency_max),
-                limiter=threads,
+                objects_total=progress.objects_total,
+                workers=settings.limits.concurrency_max,
+                hops=run.hops,
             )
-            await run.pipeline.run(feed)
+            await runner.run(feed)
             run.interrupted = False
-            return _report(run, discovery, dry_run)
+            return report_of(run, discovery, dry_run)
     except BaseExceptionGroup as group:
         raise surface(group) from None
     finally:
         events.close()
         if survey.ledger is not None:
             survey.ledger.close()
+
+
+async def _survey(
+    discovery: Discovery, settings: Settings, *, dry_run: bool, threads: CapacityLimiter
+) -> tuple[Survey, int]:
+    """The survey of the whole source, with the numbers of the run's shard; and how many processes are to publish it.
+
+    A stream is not surveyed: there, keys that could meet get a ledger, and that is all.
+    """
+    source = discovery.source
+    if not source.replayable:
+        collides = discovery.may_collide and settings.policies.on_collision == "error"
+        return Survey(ledger=KeyLedger() if collides else None), 1
+    if settings.shard.count == 1 and settings.processes == 1:
+        return await take_survey(discovery, settings, limiter=threads), 1
+    walk = CountedWalk(discovery, settings.shard)
+    survey = await take_survey(walk, settings, limiter=threads)
+    survey.objects_total, survey.bytes_total = walk.objects_total, walk.bytes_total
+    return survey, processes_for(
+        settings,
+        source,
+        objects=walk.objects_total,
+        largest_bytes=walk.largest_bytes,
+        cores=available_cores(),
+        dry_run=dry_run,
+    )
 
 
 def export_sync(outputs: Mapping[str, Any], base_directory: Any, **options: Unpack[ExportOptions]) -> Report:
@@ -157,6 +195,7 @@ class AsyncSink:
         """
         self._settings = parse_options(base_directory, options)
         check_bucket_given(self._settings)
+        check_division(self._settings, None)
         self._events = Events()
         self._ledger: KeyLedger | None = None
         self._exits: AsyncExitStack | None = None
@@ -176,7 +215,7 @@ class AsyncSink:
             raise ConfigError("This AsyncSink was used before; make a new one for every `async with`.")
         async with AsyncExitStack() as exits:
             opening = Opening(self._settings, events=self._events)
-            self._run = await exits.enter_async_context(opening.open(_open_end(self._settings.target)))
+            self._run = await exits.enter_async_context(opening.open(open_end(self._settings.target)))
             self._ledger = KeyLedger()
             exits.callback(self._ledger.close)
             exits.callback(self._events.close)
@@ -202,7 +241,7 @@ class AsyncSink:
         except BaseExceptionGroup as group:
             raise surface(group) from None
         finally:
-            self._report = _report(self._run, None, dry_run=False)
+            self._report = report_of(self._run, None, dry_run=False)
             await self._exits.aclose()
         return swallowed
 
@@ -294,7 +333,7 @@ class AsyncSink:
     async def _discover(self, run: Run, attribute: str, paths: Any) -> AsyncIterator[Transfer]:
         policies = self._settings.policies
         source = OutputsSource({attribute: paths}, symlinks=policies.symlinks, compat=self._settings.routing.compat)
-        discovery = _discovery(self._settings, run.target, source)
+        discovery = discovery_of(self._settings, run.target, source)
         async for batch in batches(iter(discovery), limiter=run.threads):
             for item in batch:
                 if isinstance(item, Transfer):
@@ -323,69 +362,6 @@ class AsyncSink:
             return claimed
 
         return await anyio.to_thread.run_sync(claim)
-
-
-def _discovery(settings: Settings, target: S3Target | LocalTarget, source: Source) -> Discovery:
-    local = settings.local_copy.directory if settings.local_copy is not None else ""
-    router = Router(settings.routing, base=target.url, local_base=local)
-    # Also where a local directory stands in for the bucket: its keys are the bucket's.
-    return Discovery(source, router, settings.target.prefix if isinstance(settings.target, S3Target) else "")
-
-
-def _tops(source: Source) -> list[str]:
-    """The directories and files that a run starts from."""
-    if isinstance(source, DirectorySource):
-        return [source.directory]
-    return [entry.path for entry in source.entries or ()]
-
-
-def _local_places(settings: Settings) -> list[str]:
-    target, copy = settings.target, settings.local_copy
-    return [place.directory for place in (target, copy) if isinstance(place, LocalTarget)]
-
-
-def _open_end(target: S3Target | LocalTarget) -> Outlook:
-    """The outlook of a run that nobody surveyed."""
-    prefix = f"{target.prefix}/" if isinstance(target, S3Target) and target.prefix else ""
-    return Outlook(objects_total=None, common_prefix=prefix, sample_key=f"{prefix}asyncsink")
-
-
-def _report(run: Run, discovery: Discovery | None, dry_run: bool) -> Report:
-    return Report(
-        run.log,
-        out_file=_out_file(run, discovery),
-        elapsed_seconds=run.elapsed_seconds,
-        transport=run.destination.lane,
-        requests=run.requests,
-        retries=run.retries,
-        notices=run.events.notices,
-        destination=run.target.url,
-        dry_run=dry_run,
-        interrupted=run.interrupted,
-    )
-
-
-def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
-    """Rule 34: for every top-level source its URL, then its local copy; what failed is left out."""
-    if discovery is None:
-        return []
-    entries = discovery.source.entries
-    if entries is None and isinstance(discovery.source, DirectorySource):
-        entries = [Entry("", discovery.source.directory)]
-    if entries is None:
-        return []
-    failed = {failure.entry for failure in run.log.failures if failure.stage != "local copy"}
-    not_copied = {failure.entry for failure in run.log.failures}
-    listed: list[str] = []
-    left_out = {skip.entry for skip in run.log.skips if not skip.already_there} if run.log.skips else set()
-    for ordinal, entry in enumerate(entries):
-        if ordinal in failed or (ordinal in left_out and not os.path.isdir(entry.path)):
-            continue
-        url, local = discovery.router.out_file(entry.attribute, entry.path)
-        listed.append(url)
-        if local and ordinal not in not_copied:
-            listed.append(local)
-    return listed
 
 
 def _refuse_trio() -> None:

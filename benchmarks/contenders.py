@@ -44,6 +44,7 @@ class Contender:
         repeats: how it finds out that a file is there already; "" where it sends everything again.
         own_clock: it reports seconds of its own, without the interpreter's start and imports. For compiled programs
             the whole process is the engine.
+        only_repeats: a setting that matters only where everything is there already.
         whole_files: it holds whole files in memory, so that it sits out scenarios with files of more than 256 MB.
     """
 
@@ -55,6 +56,7 @@ class Contender:
     repeats: str = ""
     own_clock: bool = True
     whole_files: bool = False
+    only_repeats: bool = False
 
     def left_out(self, data: DataSet) -> str:
         """Why it sits out this data set, or ""."""
@@ -62,6 +64,8 @@ class Contender:
             return reason
         if self.whole_files and data.largest_bytes > _WHOLE_FILE_BYTES_MAX:
             return "holds whole files in memory and sends each as one PUT"
+        if self.only_repeats and not data.scenario.repeat:
+            return "differs from the default only where files are there already"
         if data.scenario.repeat and not self.repeats:
             return "has no way to skip what is there already"
         return ""
@@ -158,6 +162,16 @@ CONTENDERS = {
         ),
         Contender(
             REFERENCE_ENGINE, "asyncsink (Python)", _asyncsink_api, _needs("asyncsink"), _OURS, repeats="checksum"
+        ),
+        Contender(
+            "asyncsink-mtime",
+            "asyncsink, --overwrite size-mtime",
+            lambda work: [*_asyncsink(work), "--overwrite", "size-mtime"],
+            lambda: "" if beside_python("asyncsink") else "asyncsink is not installed",
+            _OURS,
+            repeats="size and time",
+            own_clock=False,
+            only_repeats=True,
         ),
         Contender(
             "obstore-unsigned",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -39,6 +38,8 @@ _DestinationArgument = Annotated[
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         print(f"asyncsink {version('asyncsink')}")
         raise typer.Exit
 

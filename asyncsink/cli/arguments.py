@@ -16,10 +16,11 @@ from typing import Any
 
 from asyncsink import config
 from asyncsink.cli.stdin import InterruptibleStdin
-from asyncsink.config import Settings, check_choice, choices_of
+from asyncsink.config import Settings
 from asyncsink.errors import ConfigError
 from asyncsink.sources.base import Source
 from asyncsink.sources.paths import open_regular
+from asyncsink.values import check_choice, choices_of
 
 CUSTOMER_KEY_BYTES = 32
 SOURCE_KINDS = "a directory, an outputs file (.json, .yaml, .yml), a manifest (.csv, .tsv, .jsonl), or - for stdin"

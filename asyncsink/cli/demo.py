@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asyncsink.cli.displays import count_display, transfer_display
 from asyncsink.cli.output import Output
-from asyncsink.cli.progress import count_display, transfer_display
 from asyncsink.cli.running import Interrupted, run_until_signalled
-from asyncsink.config import S3Target, Settings, parse_size
+from asyncsink.config import S3Target, Settings
 from asyncsink.errors import AsyncSinkError
 from asyncsink.report.wording import count, duration, size
+from asyncsink.values import parse_size
 
 if TYPE_CHECKING:
     from asyncsink.devserver.seaweedfs import DevServer

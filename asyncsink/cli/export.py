@@ -9,8 +9,8 @@ from itertools import islice
 from typing import Any
 
 from asyncsink.cli.arguments import open_source, options_of
+from asyncsink.cli.displays import transfer_display
 from asyncsink.cli.output import Output, in_flags
-from asyncsink.cli.progress import transfer_display
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.cli.tally import Tally
 from asyncsink.errors import AsyncSinkError, ConfigError

@@ -197,6 +197,14 @@ class Speed:
     memory: Annotated[Text, _text("--memory", "SIZE", "Most file content held at once (default 256MiB).", _SPEED)] = (
         None
     )
+    processes: Annotated[
+        Text,
+        _text("--processes", "N", "Processes that share the work (default 1), or auto: as many as pay.", _SPEED),
+    ] = None
+    shard: Annotated[
+        Text,
+        _text("--shard", "I/N", "Publish part I of N only, I from 0 to N-1: for N machines on one source.", _SPEED),
+    ] = None
 
 
 class Output:

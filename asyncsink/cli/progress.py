@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -133,21 +132,10 @@ class _Rate(rich_progress.ProgressColumn):
         return Text(f"{size(task.speed)}/s" if task.speed else "")
 
 
-def transfer_display(source: str, progress: Progress, *, quiet: bool) -> AbstractContextManager[Display | None]:
-    """The display of a run, or None where stderr is no terminal that can show one."""
-    console = _terminal(quiet)
-    return TransferDisplay(console, source, progress) if console is not None else nullcontext()
-
-
-def count_display(text: str, done: Callable[[], int], *, quiet: bool) -> AbstractContextManager[Display | None]:
-    """The display of a growing number, or None where stderr is no terminal that can show one."""
-    console = _terminal(quiet)
-    return CountDisplay(console, text, done) if console is not None else nullcontext()
-
-
-def _terminal(quiet: bool) -> Console | None:
+def terminal() -> Console | None:
+    """The terminal that stderr is, or None where it is none that can show a line that changes."""
     console = Console(stderr=True)
-    return None if quiet or not console.is_terminal or console.is_dumb_terminal else console
+    return None if not console.is_terminal or console.is_dumb_terminal else console
 
 
 def _plain(text: str) -> str:

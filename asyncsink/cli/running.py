@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -30,6 +31,10 @@ def run_until_signalled(main: Callable[[], Coroutine[Any, Any, T]], on_signal: C
     """
     from asyncsink.engine.loops import run_to_end
 
+    if not gc.isenabled():
+        # What was imported lives to the end of the process: it is not looked at again, not even then.
+        gc.freeze()
+        gc.enable()
     return run_to_end(lambda: _supervised(main, on_signal))
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from asyncsink.cli.arguments import options_of
+from asyncsink.cli.displays import count_display
 from asyncsink.cli.output import Output, in_flags
-from asyncsink.cli.progress import count_display
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError
 from asyncsink.report.wording import count

@@ -6,16 +6,24 @@ destination answers for itself, so that one's failure never costs the other its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from asyncsink.integrity.existing import Existing
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
 from asyncsink.s3.part_plan import PartPlan
 
-__all__ = ["ByteBody", "Destination", "Existing", "Outlook", "PartWriter", "Stored"]
+__all__ = ["ByteBody", "Destination", "Existing", "Outlook", "PartWriter", "Stored", "Unknown"]
 
 ByteBody = bytes | bytearray | memoryview
+
+
+class Unknown(Enum):
+    """The answer of a destination that would have to ask."""
+
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +98,9 @@ class Destination(Protocol):
         """What is stored under the transfer's key, or None. `closely` asks for checksums too."""
         ...
 
-    def surely_absent(self, transfer: Transfer) -> bool:
-        """Whether it is known, without asking anybody, that nothing is stored under the key. False means: look."""
+    async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
+        """What is stored under each transfer's key as far as it can be said without a request for each; Unknown where
+        `look` has to be asked."""
         ...
 
     def check_size(self, transfer: Transfer) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from asyncsink.s3.operations import ListedObject
 
 CACHE_KIB = 2048
 """SQLite's page cache: the part of an inventory that is held in memory."""
+
+_GET = "SELECT size, etag, modified FROM object WHERE key = ?"
 
 
 class Inventory:
@@ -61,13 +63,19 @@ class Inventory:
 
     def get(self, key: str) -> ListedObject | None:
         """The listed object, or None where `key` was not listed."""
+        return self.get_many((key,)).get(key)
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, ListedObject]:
+        """The listed objects among `keys`."""
         with self._lock:
-            row = self._database.execute("SELECT size, etag, modified FROM object WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            return None
-        return ListedObject(key, row[0], row[1], datetime.fromtimestamp(row[2], UTC))
+            rows = [(key, self._database.execute(_GET, (key,)).fetchone()) for key in keys]
+        return {key: ListedObject(key, row[0], row[1], _time(row[2])) for key, row in rows if row is not None}
 
     def close(self) -> None:
         """Release the file."""
         with self._lock:
             self._database.close()
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar, TypeVarTuple
@@ -24,11 +24,11 @@ import anyio.to_thread
 from anyio import CancelScope, CapacityLimiter
 
 from asyncsink.config import LocalTarget
-from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored
+from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored, Unknown
 from asyncsink.destinations.local_errors import shown, translated
 from asyncsink.destinations.local_files import PIECE_BYTES, make_directories, usual_mode
 from asyncsink.destinations.local_publication import Publication, publish_companions
-from asyncsink.errors import AccessDenied, ConfigError, IntegrityError
+from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, IntegrityError
 from asyncsink.integrity.checksums import Digester
 from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
 from asyncsink.s3.part_plan import PartPlan
@@ -80,10 +80,6 @@ class LocalDestination:
         """The absolute path the file will have."""
         return os.path.join(self._target.directory, self._relative(transfer))
 
-    def surely_absent(self, transfer: Transfer) -> bool:  # noqa: ARG002 - the disk is always asked
-        """Always False: others write to the disk too."""
-        return False
-
     def check_size(self, transfer: Transfer) -> None:
         """No limit is known before the file system is asked; EFBIG becomes EntityTooLarge when it answers."""
 
@@ -111,6 +107,20 @@ class LocalDestination:
             AccessDenied, PermanentError: it cannot be looked at. Cancellation ends the reading between two pieces.
         """
         return await self._in_thread(self._look_now, transfer, closely)
+
+    async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
+        """As `look`, for several files in one thread hop; Unknown where `look` raises."""
+
+        def look() -> list[Existing | Unknown | None]:
+            return [self._look_or_unknown(transfer) for transfer in transfers]
+
+        return await self._in_thread(look)
+
+    def _look_or_unknown(self, transfer: Transfer) -> Existing | Unknown | None:
+        try:
+            return self._look_now(transfer, closely=False)
+        except AsyncSinkError:
+            return Unknown.UNKNOWN
 
     def _look_now(self, transfer: Transfer, closely: bool) -> Existing | None:
         with translated(self.url(transfer), transfer, verb="looked at"):

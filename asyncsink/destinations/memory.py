@@ -6,11 +6,11 @@ seconds, and the checksum that came with the object. A listing (`closely=False`)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored
+from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored, Unknown
 from asyncsink.errors import IntegrityError, UploadMissing
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, checksum_of, digest_of, multipart_etag
 from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
@@ -57,10 +57,6 @@ class MemoryDestination:
         """Every object's content by key, in order of storing; a copy of the dict."""
         return {key: stored.data for key, stored in self._objects.items()}
 
-    def surely_absent(self, transfer: Transfer) -> bool:
-        """True where nothing is stored under the key."""
-        return transfer.key not in self._objects
-
     def url(self, transfer: Transfer) -> str:
         """The destination's URL, "/" and the key."""
         return f"{self._url}/{transfer.key}"
@@ -84,6 +80,10 @@ class MemoryDestination:
             looked_closely=closely,
             part_size_bytes=stored.part_size_bytes if closely else None,
         )
+
+    async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
+        """What is stored under the keys; never Unknown."""
+        return [await self.look(transfer, closely=False) for transfer in transfers]
 
     async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
         """Keep a copy of the body.

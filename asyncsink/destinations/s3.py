@@ -7,15 +7,16 @@ for keys that the listing does not cover or whose ETag does not settle the quest
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import anyio.to_thread
 from anyio import CapacityLimiter
 
 from asyncsink.config import ObjectOptions, RetryPolicy, S3Target
-from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored
+from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored, Unknown
 from asyncsink.destinations.inventory import Inventory
+from asyncsink.destinations.s3_parts import S3PartSender, S3PartWriter
 from asyncsink.errors import (
     AccessDenied,
     EntityTooLarge,
@@ -28,8 +29,16 @@ from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
 from asyncsink.s3.confirming import confirm_body
 from asyncsink.s3.content_type import infer_content_type
-from asyncsink.s3.multipart import MultipartUpload, create_upload
-from asyncsink.s3.operations import HeadObject, ListObjects, ObjectAttributes, ObjectStored, PutObject, UploadPart
+from asyncsink.s3.multipart import create_upload
+from asyncsink.s3.operations import (
+    HeadObject,
+    ListedObject,
+    ListObjects,
+    ObjectAttributes,
+    ObjectStored,
+    PutObject,
+    UploadPart,
+)
 from asyncsink.s3.part_plan import OBJECT_SIZE_BYTES_MAX, PartPlan
 from asyncsink.s3.transport import Transport
 
@@ -53,6 +62,7 @@ class S3Destination:
         lane: str,
         notice: Callable[[str], None],
         look_first: bool = True,
+        senders: int = 0,
     ) -> None:
         self._transport = transport
         self._target = target
@@ -62,10 +72,12 @@ class S3Destination:
         self._lane = lane
         self._notice = notice
         self._look_first = look_first
+        self._senders = senders
         self._inventory: Inventory | None = None
         self._keys_return = True
         self._blind = False
         self._weakest_noticed: set[ConfirmedBy] = set()
+        self._attributes_of: dict[str, ObjectAttributes] = {}
         self._etag_is_md5 = objects.sse in ("", "AES256") and objects.sse_customer_key is None
         self._encryption = "customer" if objects.sse_customer_key is not None else objects.sse
 
@@ -147,12 +159,30 @@ class S3Destination:
         except AccessDenied:
             raise denied from None
 
-    def surely_absent(self, transfer: Transfer) -> bool:
-        """True below a prefix that was listed and found empty, in a run that meets every key once."""
+    async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
+        """What the listing says: one thread hop, or none below a prefix that was found empty."""
         inventory = self._inventory
-        if inventory is None or inventory.count or not inventory.complete or self._keys_return:
-            return False
-        return transfer.key.startswith(inventory.prefix)
+        if inventory is None or self._keys_return:
+            return [Unknown.UNKNOWN] * len(transfers)
+        inside = inventory.prefix
+        if inventory.complete and not inventory.count:
+            return [None if transfer.key.startswith(inside) else Unknown.UNKNOWN for transfer in transfers]
+        keys = [transfer.key for transfer in transfers]
+        listed = await anyio.to_thread.run_sync(inventory.get_many, keys, limiter=self._threads)
+        return [self._as_listed(listed.get(key), key.startswith(inside) and inventory.complete) for key in keys]
+
+    def _as_listed(self, listed: ListedObject | None, covered: bool) -> Existing | Unknown | None:
+        """What an entry of the listing, or its lack where the listing covers the key, says."""
+        if listed is None:
+            return None if covered else Unknown.UNKNOWN
+        if self._encryption:
+            return Unknown.UNKNOWN  # a listing does not tell how an object is encrypted
+        return Existing(
+            size_bytes=listed.size_bytes,
+            etag=listed.etag,
+            modified=listed.last_modified,
+            etag_is_md5=self._etag_is_md5,
+        )
 
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
         """What is under the key: from the listing, or by HEAD where it is not covered or `closely` is asked for."""
@@ -165,18 +195,11 @@ class S3Destination:
             if not inventory.count and inventory.complete:
                 return None
             listed = await anyio.to_thread.run_sync(inventory.get, transfer.key, limiter=self._threads)
-            if listed is None and inventory.complete:
-                return None
-            if listed is None or self._encryption:
-                # A listing does not tell how an object is encrypted, and one that was not followed to its end does not
-                # tell what is missing: not every server lists in the order of the keys.
-                return await self._head(transfer)
-            return Existing(
-                size_bytes=listed.size_bytes,
-                etag=listed.etag,
-                modified=listed.last_modified,
-                etag_is_md5=self._etag_is_md5,
-            )
+            # A listing that was not followed to its end does not tell what is missing: not every server lists in the
+            # order of the keys.
+            found = self._as_listed(listed, inventory.complete)
+            if not isinstance(found, Unknown):
+                return found
         return await self._head(transfer)
 
     async def _head(self, transfer: Transfer) -> Existing | None:
@@ -229,17 +252,22 @@ class S3Destination:
 
     async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
         """PutObject, with its answer compared."""
-        await self._forget(transfer)
+        if self._keys_return:
+            await self._forget(transfer)
         stored = await self._transport.send(
             PutObject(key=transfer.key, body=body, checksum=checksum, attributes=self._attributes(transfer))
         )
-        confirmed = await confirm_body(checksum, stored, body, etag_is_md5=self._etag_is_md5, where=self.url(transfer))
-        if confirmed == "nothing":
-            confirmed = await self._confirm_size(transfer, len(body))
+        confirmed: ConfirmedBy = "server-checksum"
+        if checksum is None or stored.checksum != checksum:
+            confirmed = await confirm_body(
+                checksum, stored, body, etag_is_md5=self._etag_is_md5, where=self.url(transfer)
+            )
+            if confirmed == "nothing":
+                confirmed = await self._confirm_size(transfer, len(body))
         return self._stored(transfer, stored, confirmed, checksum)
 
     async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> S3PartWriter:
-        """CreateMultipartUpload."""
+        """CreateMultipartUpload. The writer is a PartSender where the transport has sender threads."""
         await self._forget(transfer)
         upload = await create_upload(
             self._transport,
@@ -249,7 +277,10 @@ class S3Destination:
             attributes=self._attributes(transfer),
             retry=self._retry,
         )
-        return S3PartWriter(self, transfer, upload)
+        word = partial(self._stored, transfer)
+        if self._senders:
+            return S3PartSender(upload, word, self._notice, self._senders)
+        return S3PartWriter(upload, word, self._notice)
 
     async def aclose(self) -> None:
         """Close connections and forget the listing."""
@@ -265,8 +296,17 @@ class S3Destination:
     def _attributes(self, transfer: Transfer) -> ObjectAttributes:
         wanted = self._objects
         content_type = wanted.content_type
+        if content_type == "infer":
+            content_type = infer_content_type(transfer.key)
+        # One object for all of a kind: whoever lays out its headers does so once.
+        attributes = self._attributes_of.get(content_type)
+        if attributes is None:
+            attributes = self._attributes_of[content_type] = self._laid_out(wanted, content_type)
+        return attributes
+
+    def _laid_out(self, wanted: ObjectOptions, content_type: str) -> ObjectAttributes:
         return ObjectAttributes(
-            content_type=infer_content_type(transfer.key) if content_type == "infer" else content_type,
+            content_type=content_type,
             sse=wanted.sse,
             sse_kms_key_id=wanted.sse_kms_key_id,
             sse_customer_key=wanted.sse_customer_key,
@@ -309,35 +349,6 @@ class S3Destination:
             attempts=stored.attempts,
             confirmed_by=confirmed,
         )
-
-
-class S3PartWriter:
-    """One object on its way in parts."""
-
-    def __init__(self, destination: S3Destination, transfer: Transfer, upload: MultipartUpload) -> None:
-        self._destination = destination
-        self._transfer = transfer
-        self._upload = upload
-
-    async def write_part(
-        self,
-        part_number: int,
-        offset: int,  # noqa: ARG002 - S3 orders parts by their numbers alone
-        body: ByteBody,
-        checksum: Checksum | None,
-    ) -> None:
-        """UploadPart, with its answer compared."""
-        await self._upload.write_part(part_number, body, checksum)
-
-    async def complete(self, checksum: Checksum | None) -> Stored:
-        """CompleteMultipartUpload, with its answer compared."""
-        stored, confirmed = await self._upload.complete(checksum)
-        return self._destination._stored(self._transfer, stored, confirmed, checksum)
-
-    async def abort(self) -> None:
-        """AbortMultipartUpload; an upload that may have stayed open becomes a notice."""
-        if problem := await self._upload.abort():
-            self._destination._notice(problem)
 
 
 def _as_promised(confirmed: ConfirmedBy, sent: Checksum) -> bool:

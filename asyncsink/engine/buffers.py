@@ -7,7 +7,7 @@ so that a run's memory grows to about twice its budget. Buffers that go round do
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SMALL_BYTES = 1024 * 1024
@@ -17,10 +17,18 @@ SMALL_BYTES = 1024 * 1024
 class BufferPool:
     """Buffers of one size. The number in use is bounded by the byte budget, not here. For one thread: the loop's."""
 
-    def __init__(self, size_bytes: int, *, idle_max: int = 1) -> None:
-        """Buffers of `size_bytes`; at most `idle_max` of them are kept while nobody uses them."""
+    def __init__(self, size_bytes: int, *, idle_max: int = 1, elsewhere: Callable[[], int] = lambda: 0) -> None:
+        """Buffers of `size_bytes`.
+
+        Args:
+            size_bytes: of each.
+            idle_max: at most so many are kept while nobody uses them.
+            elsewhere: how many buffers of the same budget others keep now; so many fewer are kept here.
+        """
         self.size_bytes = size_bytes
         self.idle_max = idle_max
+        self._elsewhere = elsewhere
+        self._lent = 0
         self._free: list[mmap.mmap] = []
 
     def __repr__(self) -> str:
@@ -39,8 +47,16 @@ class BufferPool:
             return
         # Mapped, not allocated: what is dropped goes back to the system at once, and leaves no hole in a heap.
         buffer = self._free.pop() if self._free else mmap.mmap(-1, self.size_bytes)
+        self._lent += 1
         try:
             yield memoryview(buffer)[:length]
         finally:
-            if len(self._free) < self.idle_max:
-                self._free.append(buffer)
+            self._lent -= 1
+            self._free.append(buffer)
+            self.trim()
+
+    def trim(self) -> None:
+        """Give back what is not to be kept beside what is lent, and what others keep by now."""
+        kept = max(0, self.idle_max - self._elsewhere() - self._lent)
+        # Those that were in use last stay: they are in the processor's caches, if any are.
+        del self._free[: max(0, len(self._free) - kept)]

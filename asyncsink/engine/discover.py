@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -56,9 +57,11 @@ async def batches(items: Iterator[T], *, limiter: CapacityLimiter, size: int = B
 
     Cancelled, it waits for the hop under way and takes no further one.
     """
-
-    def take() -> list[T]:
-        return list(islice(items, size))
-
+    take = partial(taken, items, size)
     while batch := await anyio.to_thread.run_sync(take, limiter=limiter):
         yield batch
+
+
+def taken(items: Iterator[T], size: int) -> list[T]:
+    """The next `size` items, or those that are left. Blocks as the iterator does."""
+    return list(islice(items, size))

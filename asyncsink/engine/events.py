@@ -43,6 +43,11 @@ class Events:
             self._subscribers.append(send)
         return _Subscription(receive)
 
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens."""
+        return self._observe is not None or bool(self._subscribers)
+
     async def emit(self, event: Event) -> None:
         """Deliver; waits for subscribers whose queue is full."""
         if self._observe is not None:

@@ -1,12 +1,14 @@
 """A large file: read in parts, each part checksummed once and handed to every leg at the same time.
 
 Runners take part numbers from one counter; each waits for the byte budget before it reads, so a huge file shares
-memory and connections with everything else in the run. An upload ends complete or aborted: never in between.
+memory and connections with everything else in the run. Where S3 has sender threads, a part is one hop to one of them
+(see one_hop.py). An upload ends complete or aborted: never in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import anyio
@@ -17,9 +19,11 @@ from asyncsink.destinations.base import ByteBody, PartWriter, Stored
 from asyncsink.engine.budget import ByteBudget
 from asyncsink.engine.buffers import BufferPool
 from asyncsink.engine.legs import Leg, each
+from asyncsink.engine.one_hop import OneHop, find_hop
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.reading import read_part
-from asyncsink.errors import AsyncSinkError
+from asyncsink.engine.sender_slots import SenderSlots
+from asyncsink.errors import AsyncSinkError, SourceError
 from asyncsink.integrity.checksums import COMPOSITE_ALGORITHMS, FULL_OBJECT_ALGORITHMS, combine, composite
 from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
 from asyncsink.s3.part_plan import Part, PartPlan
@@ -41,6 +45,7 @@ class PartsTransfer:
         buffers: BufferPool,
         threads: CapacityLimiter,
         runners_max: int,
+        slots: SenderSlots,
         progress: Progress,
     ) -> None:
         self._transfer = transfer
@@ -51,8 +56,10 @@ class PartsTransfer:
         self._budget = budget
         own = plan.part_size_bytes != buffers.size_bytes
         self._buffers = BufferPool(plan.part_size_bytes, idle_max=buffers.idle_max) if own else buffers
+        self._shared_buffers = buffers
         self._threads = threads
         self._runners_max = runners_max
+        self._slots = slots
         self._progress = progress
         self._writers: dict[int, PartWriter] = {}
         self._checksums: list[Checksum | None] = [None] * plan.count
@@ -88,38 +95,50 @@ class PartsTransfer:
         await leg.attempt(start)
 
     async def _send_parts(self) -> None:
-        runners = min(self._plan.count, self._runners_max)
+        hop = find_hop(self._legs, self._writers, self._source, self._slots)
+        runners = min(self._plan.count, self._runners_max, hop.threads if hop else self._runners_max)
         async with anyio.create_task_group() as group:
             for _ in range(runners):
-                group.start_soon(self._run_parts, group.cancel_scope)
+                group.start_soon(self._run_parts, hop, group.cancel_scope)
 
-    async def _run_parts(self, scope: anyio.CancelScope) -> None:
+    async def _run_parts(self, hop: OneHop | None, scope: anyio.CancelScope) -> None:
         """Send parts until there are none, no leg is left, or the file cannot be read."""
         while self._next_number <= self._plan.count and any(leg.alive for leg in self._legs):
-            # The next number is taken when there is room for its bytes, so that parts leave in order.
-            async with self._budget.reserve(self._plan.part_size_bytes):
+            if hop is not None and not hop.leg.alive:
+                hop = None
+            # The token comes before the memory: none is held for a thread that is still busy. The next number is taken
+            # when there is room for its bytes, so that parts leave in order.
+            async with hop.tokens if hop else nullcontext(), self._budget.reserve(self._plan.part_size_bytes):
                 if self._next_number > self._plan.count:
                     return
                 part = self._plan.part(self._next_number)
                 self._next_number += 1
-                with self._buffers.lend(part.length) as body:
-                    if not await self._send_part(part, body):
-                        scope.cancel()
-                        return
+                try:
+                    await self._send_part(part, hop)
+                except SourceError as error:
+                    self._source_error = self._source_error or error
+                    scope.cancel()
+                    return
                 self._progress.bytes_done += part.length
 
-    async def _send_part(self, part: Part, body: memoryview) -> bool:
-        """Read one part into `body` and write it to every leg; False where it cannot be read."""
-        read = partial(read_part, self._source, part.offset, body, self._algorithm)
-        try:
+    async def _send_part(self, part: Part, hop: OneHop | None) -> None:
+        """Give one part to every leg: in one hop where there is one, else read once for all.
+
+        Raises:
+            SourceError: it cannot be read.
+        """
+        if hop is not None:
+            # The thread keeps a buffer of its own.
+            self._shared_buffers.trim()
+            self._checksums[part.part_number - 1] = await hop.send(part)
+            if hop.leg.alive or not any(leg.alive for leg in self._legs):
+                return
+        with self._buffers.lend(part.length) as body:
+            read = partial(read_part, self._source, part.offset, body, self._algorithm)
             checksum = await anyio.to_thread.run_sync(read, limiter=self._threads)
-        except AsyncSinkError as error:
-            self._source_error = self._source_error or error
-            return False
-        self._checksums[part.part_number - 1] = checksum
-        write = partial(self._write, part=part, body=body, checksum=checksum)
-        await each([leg for leg in self._legs if leg.alive], write)
-        return True
+            self._checksums[part.part_number - 1] = checksum
+            write = partial(self._write, part=part, body=body, checksum=checksum)
+            await each([leg for leg in self._legs if leg.alive], write)
 
     async def _write(self, leg: Leg, part: Part, body: ByteBody, checksum: Checksum | None) -> None:
         writer = self._writers[id(leg)]

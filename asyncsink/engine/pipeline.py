@@ -17,6 +17,7 @@ from asyncsink.engine.outcomes import problem_outcome
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import Publisher
 from asyncsink.engine.recorder import Recorder, Ticket
+from asyncsink.engine.small_files import SmallFiles
 from asyncsink.engine.tuner import Tuner
 from asyncsink.model import Outcome, Skip, SourceProblem, Transfer
 
@@ -47,6 +48,7 @@ class Pipeline:
     def __init__(
         self,
         publisher: Publisher,
+        small_files: SmallFiles,
         recorder: Recorder,
         tuner: Tuner | None,
         *,
@@ -56,6 +58,7 @@ class Pipeline:
         hurry: Callable[[], None],
     ) -> None:
         self._publisher = publisher
+        self._small_files = small_files
         self._recorder = recorder
         self._tuner = tuner
         self._policies = policies
@@ -78,7 +81,6 @@ class Pipeline:
         """Release the queues, whether `run` ever ran or not."""
         self._send.close()
         self._receive.close()
-        self._recorder.close()
 
     async def run(self, feed: Callable[[Submit], Awaitable[None]]) -> None:
         """Publish everything that `feed` submits.
@@ -115,18 +117,15 @@ class Pipeline:
     async def _work(self) -> None:
         async for work in self._receive:
             if isinstance(work, Batch):
-                await self._work_batch(work)
+                await self._small_files.publish(work.transfers, self._ended)
+                await self._recorder.room()
                 continue
-            outcomes = await self._outcomes(work.found)
-            self.progress.objects_done += 1
-            await self._recorder.record(outcomes, work.ticket)
+            self._ended(await self._outcomes(work.found), work.ticket)
+            await self._recorder.room()
 
-    async def _work_batch(self, batch: Batch) -> None:
-        async def done(outcomes: Sequence[Outcome]) -> None:
-            self.progress.objects_done += 1
-            await self._recorder.record(outcomes)
-
-        await self._publisher.publish_batch(batch.transfers, done)
+    def _ended(self, outcomes: Sequence[Outcome], ticket: Ticket | None = None) -> None:
+        self.progress.objects_done += 1
+        self._recorder.add(outcomes, ticket)
 
     async def _outcomes(self, found: Found) -> list[Outcome]:
         if isinstance(found, Skip):

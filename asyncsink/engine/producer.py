@@ -7,11 +7,11 @@ source that asks for a key is a Failure when it comes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-from anyio import CapacityLimiter
+from functools import partial
 
 from asyncsink.engine.buffers import SMALL_BYTES
-from asyncsink.engine.discover import BATCH, Discovery, batches
+from asyncsink.engine.discover import BATCH, Discovery, taken
+from asyncsink.engine.hops import Hops
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.pipeline import Batch, Found, Submit, Work
 from asyncsink.model import Skip, SourceProblem, Transfer
@@ -25,32 +25,40 @@ async def feed_discovery(
     discovery: Discovery,
     submit: Submit,
     *,
+    kept: list[Transfer | SourceProblem] | None,
     surveyed: bool,
     ledger: KeyLedger | None,
-    batch_max: int,
-    limiter: CapacityLimiter,
+    objects_total: int | None,
+    workers: int,
+    hops: Hops,
 ) -> None:
     """Submit everything that `discovery` yields.
 
     Args:
+        kept: everything, where the survey still has it; the source is not walked again then.
         ledger: None where keys cannot meet.
-        batch_max: small files that may go to one worker together; see `batch_size`.
+        objects_total: how many there are, or None; `workers` share them.
     """
-    found: Iterator[Found] = iter(discovery)
+    found: Iterator[Found] = iter(discovery if kept is None else kept)
     if ledger is not None:
         found = _last_only(found, ledger) if surveyed else first_only(found, ledger)
     # A stream's next line may be hours away: what has come must not wait for it.
     size = BATCH if discovery.source.replayable else 1
-    async for batch in batches(found, limiter=limiter, size=size):
-        for work in _group(batch, batch_max):
+    take = partial(taken, found, size)
+    # What is in memory is not worth a hop; asking the ledger, which is on disk, is.
+    in_memory = kept is not None and ledger is None
+    while batch := take() if in_memory else await hops.run(take):
+        for work in _group(batch, batch_size(objects_total, workers)):
             await submit(work)
+        if objects_total is not None:
+            objects_total -= len(batch)
 
 
-def batch_size(objects_total: int | None, workers: int) -> int:
-    """How many small files one worker takes at a time: few where there are few, so that no worker ends late."""
-    if objects_total is None:
+def batch_size(objects_left: int | None, workers: int) -> int:
+    """How many small files one worker takes at a time: fewer where fewer are left, so that all workers end together."""
+    if objects_left is None:
         return 1
-    return max(1, min(BATCH_FILES_MAX, objects_total // (workers * 4)))
+    return max(1, min(BATCH_FILES_MAX, objects_left // (workers * 4)))
 
 
 def _group(found: list[Found], batch_max: int) -> Iterator[Work | Batch]:
@@ -58,8 +66,7 @@ def _group(found: list[Found], batch_max: int) -> Iterator[Work | Batch]:
     together: list[Transfer] = []
     size_bytes = 0
     for item in found:
-        small = isinstance(item, Transfer) and item.source.size_bytes <= SMALL_BYTES
-        if small and isinstance(item, Transfer) and batch_max > 1:
+        if isinstance(item, Transfer) and item.source.size_bytes <= SMALL_BYTES:
             together.append(item)
             size_bytes += item.source.size_bytes
             if len(together) >= batch_max or size_bytes >= SMALL_BYTES:

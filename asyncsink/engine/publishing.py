@@ -9,7 +9,7 @@ The steps of `Publisher.publish`:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import anyio.to_thread
@@ -20,27 +20,25 @@ from asyncsink.destinations.base import Destination
 from asyncsink.engine.budget import ByteBudget
 from asyncsink.engine.buffers import BufferPool
 from asyncsink.engine.legs import Leg, each
-from asyncsink.engine.outcomes import Ending, failure, receipt, word_outcomes
+from asyncsink.engine.outcomes import Ending, word_outcomes
 from asyncsink.engine.parts import PartsTransfer
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.reading import (
     Outgrown,
-    Reading,
     compare_piece,
     digest_body,
     open_as_found,
-    read_batch,
     read_whole,
     still_outgrown,
     too_large_for_memory,
 )
+from asyncsink.engine.sender_slots import SenderSlots
 from asyncsink.errors import AsyncSinkError, IntegrityError
 from asyncsink.integrity.sameness import CompareWith, Digests, LookCloser, SamenessDigester, conclude
 from asyncsink.model import Outcome, Transfer
 from asyncsink.s3.part_plan import PARTS_MAX, plan_parts
 from asyncsink.sources.reader import OpenSource
 
-Done = Callable[[Sequence[Outcome]], Awaitable[None]]
 CHEAP_MD5_BYTES_MAX = 8 * 1024 * 1024
 """Up to this size, an MD5 of the file costs less than asking the server for another checksum."""
 
@@ -66,9 +64,12 @@ class Publisher:
         self._policies = policies
         self._limits = limits
         self._budget = budget
+        self._slots = SenderSlots(clock=clock)
         # All that the budget allows are kept: a buffer that goes round is never allocated twice.
         self._buffers = BufferPool(
-            limits.part_size_bytes, idle_max=max(1, limits.memory_bytes // limits.part_size_bytes)
+            limits.part_size_bytes,
+            idle_max=max(1, limits.memory_bytes // limits.part_size_bytes),
+            elsewhere=lambda: self._slots.count,
         )
         self._threads = threads
         self._progress = progress
@@ -101,54 +102,6 @@ class Publisher:
                 corrected = True
                 continue
             return word_outcomes(ending, self._clock() - started, self._policies)
-
-    async def publish_batch(self, transfers: Sequence[Transfer], done: Done) -> None:
-        """Publish several small files, with one thread hop for the reading of all that are surely new.
-
-        Everything else, and everything that is not simple any more, goes the ordinary way. Each transfer's outcomes
-        are handed to `done` as soon as they are known. Cancellation as `publish`.
-        """
-        simple = not self._dry_run and self._copy is None
-        new = [transfer for transfer in transfers if simple and self._surely_new(transfer)]
-        known = {id(transfer) for transfer in new}
-        ordinary = [transfer for transfer in transfers if id(transfer) not in known]
-        if new:
-            ordinary += await self._publish_new(new, done)
-        for transfer in ordinary:
-            await done(await self.publish(transfer))
-
-    def _surely_new(self, transfer: Transfer) -> bool:
-        return self._policies.overwrite == "always" or self._destination.surely_absent(transfer)
-
-    async def _publish_new(self, transfers: Sequence[Transfer], done: Done) -> list[Transfer]:
-        """Read all, then put one after another: many batches run at the same time.
-
-        Returns the transfers that were not sent, and need the ordinary way.
-        """
-        started = self._clock()
-        left: list[Transfer] = []
-        async with self._budget.reserve(sum(transfer.source.size_bytes for transfer in transfers)):
-            files = [transfer.source for transfer in transfers]
-            read = partial(read_batch, files, self._policies.algorithm)
-            readings = await anyio.to_thread.run_sync(read, limiter=self._threads)
-            for transfer, reading in zip(transfers, readings, strict=True):
-                outcome = await self._put_new(transfer, reading, started) if isinstance(reading, Reading) else None
-                if outcome is None:
-                    left.append(transfer)
-                else:
-                    await done([outcome])
-                started = self._clock()
-        return left
-
-    async def _put_new(self, transfer: Transfer, reading: Reading, started: float) -> Outcome | None:
-        try:
-            stored = await self._destination.put(transfer, reading.body, reading.checksum)
-        except IntegrityError:
-            return None
-        except AsyncSinkError as error:
-            return failure(transfer, self._destination.url(transfer), error)
-        self._progress.bytes_done += transfer.source.size_bytes
-        return receipt(transfer, stored, reading.checksum, self._clock() - started)
 
     def _legs(self) -> list[Leg]:
         legs = [Leg(self._destination)]
@@ -236,6 +189,7 @@ class Publisher:
                 buffers=self._buffers,
                 threads=self._threads,
                 runners_max=self._limits.concurrency_max,
+                slots=self._slots,
                 progress=self._progress,
             )
             ending.checksum = await parts.run()

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 from asyncsink.config import MIB
 from asyncsink.destinations.base import ByteBody
-from asyncsink.errors import AsyncSinkError, ConfigError, SourceChanged, SourceUnreadable
+from asyncsink.errors import ConfigError, SourceChanged, SourceUnreadable
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.integrity.sameness import CompareWith, Digests, SamenessDigester
 from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile
 from asyncsink.s3.part_plan import PARTS_MAX
 from asyncsink.sources.problems import translate
-from asyncsink.sources.reader import OpenSource
+from asyncsink.sources.reader import OpenSource, read_at_rest
 
 
 class Outgrown(Exception):
@@ -70,15 +70,21 @@ def read_whole(
     return Reading(body, checksum, digest_body(body, compares))
 
 
-def read_batch(files: Sequence[SourceFile], algorithm: ChecksumAlgorithm | None) -> list[Reading | Exception]:
-    """Read several small files in one thread hop; each gives its Reading, or the error of `read_whole`."""
-    found: list[Reading | Exception] = []
-    for file in files:
-        try:
-            found.append(read_whole(file, memoryview(bytearray(file.size_bytes)), algorithm, ()))
-        except (AsyncSinkError, Outgrown) as error:
-            found.append(error)
-    return found
+def read_new(
+    files: Sequence[SourceFile], algorithm: ChecksumAlgorithm | None
+) -> list[tuple[bytearray, Checksum | None] | None]:
+    """Body and checksum of several small files; None for one that is not simply there as it was found."""
+    bodies = [read_at_rest(file) for file in files]
+    return [body if body is None else (body, algorithm and checksum_of(body, algorithm)) for body in bodies]
+
+
+def read_small(file: SourceFile, algorithm: ChecksumAlgorithm | None, compares: Sequence[CompareWith]) -> Reading:
+    """As `read_whole`, for a small file, with memory of its own."""
+    body = read_at_rest(file)
+    if body is None:
+        return read_whole(file, memoryview(bytearray(file.size_bytes)), algorithm, compares)
+    checksum = None if algorithm is None else checksum_of(body, algorithm)
+    return Reading(body, checksum, digest_body(body, compares))
 
 
 def digest_body(body: ByteBody, compares: Sequence[CompareWith]) -> tuple[Digests, ...]:

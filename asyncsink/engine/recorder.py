@@ -5,19 +5,21 @@ One task writes the manifest and the run's log; only then are waiting callers an
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncsink.model import Event, Finished, Outcome
+from asyncsink.engine.events import Events
+from asyncsink.model import Finished, Outcome
 from asyncsink.report.manifest import ManifestWriter
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.records import encode_all
 
 BATCH = 256
 QUEUE_RECORDS = 1000
+GATHER_SECONDS = 0.02
+"""So long outcomes are gathered where nobody waits for one of them: what is written together costs one write."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,52 +36,69 @@ Record = tuple[Sequence[Outcome], Ticket | None]
 class Recorder:
     """Writes outcomes down, then reports them."""
 
-    def __init__(
-        self, log: OutcomeLog, manifest: ManifestWriter | None, emit: Callable[[Event], Awaitable[None]]
-    ) -> None:
+    def __init__(self, log: OutcomeLog, manifest: ManifestWriter | None, events: Events) -> None:
         self._log = log
         self._manifest = manifest
-        self._emit = emit
-        self._send: MemoryObjectSendStream[Record]
-        self._receive: MemoryObjectReceiveStream[Record]
-        self._send, self._receive = anyio.create_memory_object_stream[Record](QUEUE_RECORDS)
+        self._events = events
+        self._records: list[Record] = []
+        self._finished = False
+        self._broken = False
+        self._some = anyio.Event()
+        self._urgent = anyio.Event()
+        self._room = anyio.Event()
 
-    async def record(self, outcomes: Sequence[Outcome], ticket: Ticket | None = None) -> None:
-        """Hand over what became of one transfer. Waits only while the recorder is behind by a whole queue."""
-        try:
-            self._send.send_nowait((outcomes, ticket))
-        except anyio.WouldBlock:
-            # Also when cancelled: what ended has to be recorded, and the recorder still runs.
-            with anyio.CancelScope(shield=True):
-                await self._send.send((outcomes, ticket))
+    def add(self, outcomes: Sequence[Outcome], ticket: Ticket | None = None) -> None:
+        """Hand over what became of one transfer.
+
+        Raises:
+            anyio.BrokenResourceError: the recorder has failed: nothing can be recorded any more.
+        """
+        if self._broken:
+            raise anyio.BrokenResourceError
+        self._records.append((outcomes, ticket))
+        if len(self._records) == 1:
+            self._some.set()
+        if ticket is not None or len(self._records) == BATCH:
+            self._urgent.set()
+
+    async def room(self) -> None:
+        """Wait while the recorder is behind by a whole queue: the backpressure."""
+        while len(self._records) >= QUEUE_RECORDS and not self._broken:
+            await self._room.wait()
 
     def finish(self) -> None:
         """No more outcomes will come; `run` ends when all are written."""
-        self._send.close()
-
-    def close(self) -> None:
-        """Release the queue, whether `run` ever ran or not."""
-        self._send.close()
-        self._receive.close()
+        self._finished = True
+        self._some.set()
+        self._urgent.set()
 
     async def run(self) -> None:
         """Record until `finish`. The pipeline shields it, so that nothing which ended is left unrecorded."""
         try:
-            async for first in self._receive:
-                await self._write(self._batch(first))
+            while True:
+                await self._some.wait()
+                with anyio.move_on_after(GATHER_SECONDS):
+                    await self._urgent.wait()
+                await self._write(self._taken())
+                if self._finished and not self._records:
+                    return
         except BaseException:
-            # Whoever hands over an outcome now is told, and does not wait for ever.
-            self._receive.close()
+            # Whoever hands over an outcome now is told, and nobody waits for ever.
+            self._broken = True
             raise
+        finally:
+            self._room.set()
 
-    def _batch(self, first: Record) -> list[Record]:
-        batch = [first]
-        while len(batch) < BATCH:
-            try:
-                batch.append(self._receive.receive_nowait())
-            except (anyio.WouldBlock, anyio.EndOfStream):
-                break
-        return batch
+    def _taken(self) -> list[Record]:
+        taken, self._records = self._records[:BATCH], self._records[BATCH:]
+        if not self._finished:
+            if not self._records:
+                self._some = anyio.Event()
+            if len(self._records) < BATCH and all(ticket is None for _, ticket in self._records):
+                self._urgent = anyio.Event()
+        self._room.set()
+        self._room = anyio.Event()
+        return taken
 
     async def _write(self, batch: list[Record]) -> None:
         outcomes = [outcome for group, _ in batch for outcome in group]
@@ -91,5 +110,6 @@ class Recorder:
             if ticket is not None:
                 ticket.outcomes.extend(group)
                 ticket.done.set()
-        for outcome in outcomes:
-            await self._emit(Finished(outcome))
+        if self._events.heard:
+            for outcome in outcomes:
+                await self._events.emit(Finished(outcome))

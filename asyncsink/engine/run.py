@@ -18,10 +18,12 @@ from asyncsink.destinations.local import LocalDestination
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.engine.budget import ByteBudget
 from asyncsink.engine.events import Events
+from asyncsink.engine.hops import Hops
 from asyncsink.engine.pipeline import Pipeline
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import Publisher
 from asyncsink.engine.recorder import Recorder
+from asyncsink.engine.small_files import SmallFiles
 from asyncsink.engine.tuner import Tuner
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, PermanentError, RetryableError
 from asyncsink.report.manifest import ManifestHeader, ManifestWriter
@@ -39,6 +41,7 @@ class Run:
         destination, copy: where files go; `copy` is None without local_copy.
         target: the target in use: the settings' own, or the local directory that stands in for an unreachable bucket.
         log: every outcome.
+        requests_elsewhere, retries_elsewhere: of the run's other processes.
     """
 
     settings: Settings
@@ -50,11 +53,14 @@ class Run:
     events: Events
     pipeline: Pipeline
     threads: CapacityLimiter
+    hops: Hops
     started: float
     clock: Callable[[], float]
     manifest: ManifestWriter | None
     interrupted: bool = True
     manifest_open: bool = False
+    requests_elsewhere: int = 0
+    retries_elsewhere: int = 0
 
     async def begin(self) -> None:
         """The last step before transfers run: empty and open the manifest. A run that is refused before leaves the
@@ -75,12 +81,12 @@ class Run:
     @property
     def requests(self) -> int:
         """Requests sent to S3."""
-        return self.stack.requests if self.stack is not None else 0
+        return self.requests_elsewhere + (self.stack.requests if self.stack is not None else 0)
 
     @property
     def retries(self) -> int:
         """Attempts beyond the first."""
-        return self.stack.retries if self.stack is not None else 0
+        return self.retries_elsewhere + (self.stack.retries if self.stack is not None else 0)
 
 
 @dataclass(slots=True)
@@ -114,21 +120,36 @@ class Opening:
             destination, target, s3 = await self._open_destination(exits, outlook, threads)
             copy = await self._open_copy(exits, threads)
             manifest = None if self.dry_run else self._manifest(target, s3)
-            recorder = Recorder(log, manifest, self.events.emit)
+            recorder = Recorder(log, manifest, self.events)
+            hops = Hops(settings.limits.reader_threads)
+            exits.callback(hops.close)
+            budget = ByteBudget(settings.limits.memory_bytes)
             tuner = Tuner(s3.pacer, settings.limits, self.events.emit) if s3 is not None else None
             publisher = Publisher(
                 destination,
                 copy,
                 policies=settings.policies,
                 limits=settings.limits,
-                budget=ByteBudget(settings.limits.memory_bytes),
+                budget=budget,
                 threads=threads,
+                progress=self.progress,
+                dry_run=self.dry_run,
+                clock=self.clock,
+            )
+            small_files = SmallFiles(
+                publisher,
+                destination,
+                copy,
+                policies=settings.policies,
+                budget=budget,
+                hops=hops,
                 progress=self.progress,
                 dry_run=self.dry_run,
                 clock=self.clock,
             )
             pipeline = Pipeline(
                 publisher,
+                small_files,
                 recorder,
                 tuner,
                 policies=settings.policies,
@@ -147,6 +168,7 @@ class Opening:
                 events=self.events,
                 pipeline=pipeline,
                 threads=threads,
+                hops=hops,
                 started=self.started,
                 clock=self.clock,
                 manifest=manifest,
@@ -216,11 +238,21 @@ class Opening:
             lane=s3.lane,
             notice=self.events.notice,
             look_first=settings.policies.overwrite != "always",
+            senders=s3.senders,
         )
         exits.push_async_callback(destination.aclose)
+        if self._sends_parts(outlook):
+            s3.warm_up()
         with s3.transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
             await destination.prepare(outlook)
         return destination, target, s3
+
+    def _sends_parts(self, outlook: Outlook) -> bool:
+        """Whether this process meets at least one file that is surely large enough for several parts."""
+        count, size = self.progress.objects_total, self.progress.bytes_total
+        if self.dry_run or not count or size is None or outlook.objects_total != count:
+            return False
+        return size >= count * self.settings.limits.multipart_threshold_bytes
 
     async def _open_local(
         self, exits: AsyncExitStack, target: LocalTarget, threads: CapacityLimiter, *, use_local_key: bool = False

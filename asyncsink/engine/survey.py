@@ -28,6 +28,8 @@ LOCAL_CLAIM = "\0local:"
 PROBLEMS_KEPT = 20
 """Problems that are remembered with their sentences; the rest are only counted."""
 SURVEY_BATCH = 1000
+KEPT_MAX = 25_000
+"""Files that are kept from the survey: about 15 MB. A larger tree is walked again while it is published."""
 
 
 @dataclass(slots=True)
@@ -37,11 +39,13 @@ class Survey:
     Attributes:
         objects_total: files and reported skips.
         bytes_total: bytes of all files.
+        kept: everything that was found, where that is little enough to be kept; else None.
         ledger: which source has which key, where keys could meet; else None. The caller closes it.
     """
 
     objects_total: int = 0
     bytes_total: int = 0
+    kept: list[Transfer | SourceProblem] | None = None
     ledger: KeyLedger | None = None
     sample_key: str = ""
     _least: str | None = None
@@ -75,6 +79,13 @@ class Survey:
         elif key > self._greatest:
             self._greatest = key
 
+    def keep(self, batch: list[Transfer | SourceProblem]) -> None:
+        """Keep what was found, so that it need not be walked again, until it is too much."""
+        if self.kept is not None:
+            self.kept += batch
+            if len(self.kept) > KEPT_MAX:
+                self.kept = None
+
     def refuse(self, error: AsyncSinkError) -> None:
         """Remember a problem that forbids the run."""
         self._problems_total += 1
@@ -101,7 +112,7 @@ async def take_survey(discovery: Discovery, settings: Settings, *, limiter: Capa
     Raises:
         ConfigError, SourceError: something cannot be published and no policy says to skip it.
     """
-    survey = Survey()
+    survey = Survey(kept=[])
     for attribute in {entry.attribute: None for entry in discovery.source.entries or () if entry.attribute}:
         # Before the walk: a wrong name is the first thing to know, also where its sources are missing.
         discovery.router.check_attribute(attribute)
@@ -112,6 +123,7 @@ async def take_survey(discovery: Discovery, settings: Settings, *, limiter: Capa
         async for batch in batches(iter(discovery), limiter=limiter, size=SURVEY_BATCH):
             for found in batch:
                 survey.add(found, settings)
+            survey.keep(batch)
             for problem in await anyio.to_thread.run_sync(_unreadable, batch, limiter=limiter):
                 survey.refuse(problem)
             if survey.ledger is not None:

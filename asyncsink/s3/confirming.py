@@ -42,3 +42,17 @@ async def confirm_body(
         etag_is_md5=plain,
         where=where,
     )
+
+
+def confirm_body_now(
+    sent: Checksum | None, stored: ObjectStored, body: ByteBody, *, etag_is_md5: bool, where: str
+) -> ConfirmedBy:
+    """`confirm_body` for a thread that has the bytes at hand; raises the same."""
+    return confirm(
+        sent=sent,
+        answered=stored.checksum,
+        etag=stored.etag,
+        md5_of_body=lambda: _md5(body),
+        etag_is_md5=etag_is_md5 and stored.sse in ("", "AES256"),
+        where=where,
+    )

@@ -3,25 +3,35 @@
 The wire lane is eligible where a request is nothing but head and body on a direct connection to a known host. A
 proxy, an ARN or S3 Express bucket, accelerate, dual-stack or FIPS endpoints, and a caller's own bucket object (whose
 event handlers must see every request) go through aioboto3.
+
+Where options and environment alone decide (`environment.known_connection`), aioboto3 is loaded by the first operation
+that needs it, which an export of small files never sends.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+import anyio.to_thread
 
 from asyncsink.config import LaneChoice, Limits, RetryPolicy, S3Target, Secret
 from asyncsink.errors import ConfigError
 from asyncsink.s3.aioboto3_transport import Aioboto3Transport
-from asyncsink.s3.client import find_credentials
-from asyncsink.s3.credentials import freeze
-from asyncsink.s3.operations import Operation, Response
+from asyncsink.s3.client import find_credentials, load_sdk
+from asyncsink.s3.credentials import Credentials, freeze
+from asyncsink.s3.environment import Connection, known_connection
+from asyncsink.s3.lazy import LazyTransport
+from asyncsink.s3.operations import Operation, Response, UploadPartFrom
 from asyncsink.s3.transport import Transport
-from asyncsink.s3.wire.keyring import CredentialsLike
-from asyncsink.s3.wire.transport import HOT, WireTransport
+from asyncsink.s3.wire.keyring import CredentialsLike, CredentialsProvider
+from asyncsink.s3.wire.sender_lane import SenderLane
+from asyncsink.s3.wire.transport import HOT, WireTransport, tls_context
 
 R = TypeVar("R", bound=Response)
 log = logging.getLogger("asyncsink.s3")
@@ -37,6 +47,10 @@ class HeldCredentials:
     expires_at: datetime | None
 
 
+def nothing_to_load() -> None:
+    """Everything is open."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lanes:
     """What was decided for a target.
@@ -46,36 +60,46 @@ class Lanes:
         name: the lane of the hot ones: "wire" or "aioboto3".
         endpoint_url: the server, or "" for Amazon's own.
         region: or "" where none is known.
+        senders: how many threads take UploadPartFrom; 0 where no lane does.
+        warm_up: begins to load what only operations that are not hot need, where they will surely come.
     """
 
     transport: Transport
     name: str
     endpoint_url: str
     region: str
+    senders: int = 0
+    warm_up: Callable[[], None] = nothing_to_load
 
 
 class LaneRouter:
-    """A Transport: hot operations go to the wire, all others through aioboto3."""
+    """A Transport: hot operations go to the wire, parts of files to sender threads, all others through aioboto3."""
 
-    def __init__(self, wire: WireTransport, other: Aioboto3Transport) -> None:
+    def __init__(self, wire: WireTransport, other: Transport, senders: SenderLane) -> None:
         self._wire = wire
         self._other = other
+        self._senders = senders
 
     def __repr__(self) -> str:
-        return f"LaneRouter({self._wire!r}, {self._other!r})"
+        return f"LaneRouter({self._wire!r}, {self._other!r}, {self._senders!r})"
 
     async def send(self, operation: Operation[R]) -> R:
         """Send `operation` in its lane."""
         if isinstance(operation, HOT):
             return await self._wire.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
+        if isinstance(operation, UploadPartFrom):
+            return await self._senders.send(operation)  # type: ignore[return-value] # it is an Operation[R]
         return await self._other.send(operation)
 
     async def aclose(self) -> None:
-        """Close both lanes."""
+        """Close all lanes."""
         try:
-            await self._wire.aclose()
+            await self._senders.aclose()
         finally:
-            await self._other.aclose()
+            try:
+                await self._wire.aclose()
+            finally:
+                await self._other.aclose()
 
 
 async def open_lanes(
@@ -91,6 +115,10 @@ async def open_lanes(
     Raises:
         ConfigError: `choice` is "wire" and the target is not eligible; or as `Aioboto3Transport.open`.
     """
+    if choice != "aioboto3" and (caller_bucket is None or isinstance(caller_bucket, str)):
+        known = await anyio.to_thread.run_sync(known_connection, target)
+        if known is not None:
+            return await _open_known(target, retry, limits, known)
     other = await Aioboto3Transport.open(target, retry, limits, caller_bucket=caller_bucket)
     try:
         reason = "it was asked for" if choice == "aioboto3" else _ineligible(target, other.client, caller_bucket)
@@ -99,12 +127,30 @@ async def open_lanes(
         if reason:
             log.info("transport aioboto3 for s3://%s: %s", target.bucket, reason)
             return Lanes(other, "aioboto3", *_place(other.client))
-        wire = await _open_wire(target, retry, limits, other.client)
+        wire, senders = await _open_wire(target, retry, limits, other.client)
     except BaseException:
         await other.aclose()
         raise
+    _log_wire(target)
+    return Lanes(LaneRouter(wire, other, senders), "wire", *_place(other.client), senders.threads)
+
+
+async def _open_known(target: S3Target, retry: RetryPolicy, limits: Limits, known: Connection) -> Lanes:
+    if target.ca_bundle:
+        # Also where nothing needs it: an option that cannot be used is told.
+        await anyio.to_thread.run_sync(tls_context, target.ca_bundle)
+    bound = replace(target, endpoint_url=known.endpoint_url, ca_bundle=known.ca_bundle)
+    provider, region = partial(_provider, target, known.credentials), known.region
+    wire = await WireTransport.open(bound, retry, region=region, credentials=provider())
+    senders = SenderLane(bound, retry, limits, region=region, credentials=provider())
+    opener = partial(Aioboto3Transport.open, target, retry, limits)
+    other = LazyTransport(f"aioboto3 s3://{target.bucket}", opener, load_sdk)
+    _log_wire(target)
+    return Lanes(LaneRouter(wire, other, senders), "wire", known.endpoint_url, region, senders.threads, other.warm_up)
+
+
+def _log_wire(target: S3Target) -> None:
     log.info("transport wire for s3://%s: plain requests to a known host", target.bucket)
-    return Lanes(LaneRouter(wire, other), "wire", *_place(other.client))
 
 
 def _place(client: Any) -> tuple[str, str]:
@@ -129,6 +175,8 @@ def _ineligible(target: S3Target, client: Any, caller_bucket: Any) -> str:
     if not client.meta.region_name:
         return "no region is known"
     host = urlsplit(client.meta.endpoint_url).hostname or ""
+    if _is_amazon(host) and host != "s3.amazonaws.com" and not host.startswith(f"s3.{client.meta.region_name}.amazon"):
+        return "special endpoints of Amazon need other hosts"
     if _is_amazon(host) and not target.region:
         # The profile's region may not be the bucket's; aioboto3 follows S3's redirects, the wire lane does not.
         return "the bucket's region is not certain; give region"
@@ -139,7 +187,9 @@ def _is_amazon(host: str) -> bool:
     return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
-async def _open_wire(target: S3Target, retry: RetryPolicy, limits: Limits, client: Any) -> WireTransport:
+async def _open_wire(
+    target: S3Target, retry: RetryPolicy, limits: Limits, client: Any
+) -> tuple[WireTransport, SenderLane]:
     endpoint = client.meta.endpoint_url
     amazon = _is_amazon(urlsplit(endpoint).hostname or "")
     verify = client._endpoint.http_session._verify
@@ -148,12 +198,20 @@ async def _open_wire(target: S3Target, retry: RetryPolicy, limits: Limits, clien
         endpoint_url="" if amazon else endpoint,
         ca_bundle=target.ca_bundle or (verify if isinstance(verify, str) else ""),
     )
-    held: list[Any] = [client._request_signer._credentials]
+    region, trusts = client.meta.region_name, verify is not False
+    provider = partial(_provider, target, client._request_signer._credentials)
+    wire = await WireTransport.open(bound, retry, region=region, credentials=provider(), verify=trusts)
+    senders = SenderLane(bound, retry, limits, region=region, credentials=provider(), verify=trusts)
+    return wire, senders
+
+
+def _provider(target: S3Target, first: Any) -> CredentialsProvider | None:
+    """Gives `first` (ours, or the client's own); asked again, looks from the beginning, as after a new login."""
+    held: list[Any] = [first]
 
     async def provide() -> CredentialsLike:
-        # The client's own the first time; asked again, they are looked up from the beginning, as after a new login.
         source = held.pop() if held else await find_credentials(target)
-        frozen = await freeze(source)
+        frozen = source if isinstance(source, Credentials) else await freeze(source)
         return HeldCredentials(
             access_key_id=frozen.access_key_id,
             secret_access_key=frozen.secret_access_key,
@@ -161,11 +219,4 @@ async def _open_wire(target: S3Target, retry: RetryPolicy, limits: Limits, clien
             expires_at=getattr(source, "_expiry_time", None),
         )
 
-    return await WireTransport.open(
-        bound,
-        retry,
-        limits,
-        region=client.meta.region_name,
-        credentials=None if target.anonymous else provide,
-        verify=verify is not False,
-    )
+    return None if target.anonymous else provide

@@ -13,6 +13,8 @@ upload".
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 import anyio.lowlevel
 
@@ -21,7 +23,7 @@ from asyncsink.errors import AccessDenied, AsyncSinkError, IntegrityError, Objec
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, etag_md5, multipart_etag
 from asyncsink.integrity.sameness import confirm
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
-from asyncsink.s3.confirming import confirm_body
+from asyncsink.s3.confirming import confirm_body, confirm_body_now
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     ByteBody,
@@ -32,9 +34,11 @@ from asyncsink.s3.operations import (
     ListParts,
     ObjectAttributes,
     ObjectStored,
+    PartSource,
     UploadPart,
+    UploadPartFrom,
 )
-from asyncsink.s3.part_plan import PartPlan
+from asyncsink.s3.part_plan import Part, PartPlan
 from asyncsink.s3.transport import Transport
 
 ABORTS_MAX = 3
@@ -93,6 +97,42 @@ class MultipartUpload:
             )
         )
         self._parts[part_number] = CompletedPart(part_number=part_number, etag=stored.etag, checksum=checksum)
+
+    async def send_part(
+        self, part: Part, source: PartSource, local: Callable[[memoryview], None] | None
+    ) -> Checksum | None:
+        """Have one part read, checksummed, sent and its answer compared in one thread; the checksum that was sent.
+
+        Only for a transport with sender threads. `local` gets the bytes of each attempt before they are sent.
+
+        Raises:
+            SourceError: it cannot be read.
+            TransferError, IntegrityError: the part is not stored.
+        """
+        number, confirmed = part.part_number, set[ConfirmedBy]()
+
+        def compare(stored: ObjectStored, body: memoryview, sent: Checksum | None) -> None:
+            where = f"part {number} of {self.key!r}"
+            confirmed.add(confirm_body_now(sent, stored, body, etag_is_md5=self._etag_is_md5, where=where))
+
+        stored = await self._transport.send(
+            UploadPartFrom(
+                key=self.key,
+                upload_id=self.upload_id,
+                part_number=number,
+                source=source,
+                offset=part.offset,
+                length=part.length,
+                algorithm=self._algorithm,
+                sse_customer_key=self._attributes.sse_customer_key,
+                local=local,
+                confirm=compare,
+            )
+        )
+        self._attempts = max(self._attempts, stored.attempts)
+        self._confirmed |= confirmed
+        self._parts[number] = CompletedPart(part_number=number, etag=stored.etag, checksum=stored.sent)
+        return stored.sent
 
     async def complete(self, checksum: Checksum | None) -> tuple[ObjectStored, ConfirmedBy]:
         """Join the parts and compare the answer with `checksum`, the whole object's (None where there is none).

@@ -8,10 +8,10 @@ Source: Amazon S3 API Reference, the page of each operation's name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from asyncsink.model import Checksum, ChecksumAlgorithm
 
@@ -41,6 +41,17 @@ class ObjectStored(Response):
     checksum: Checksum | None = None
     version_id: str = ""
     sse: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class PartStored(ObjectStored):
+    """Answer to UploadPartFrom.
+
+    Attributes:
+        sent: the checksum of the bytes that were read and sent, or None where none was asked for.
+    """
+
+    sent: Checksum | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -207,6 +218,46 @@ class UploadPart(Operation[ObjectStored]):
     body: ByteBody
     checksum: Checksum | None = None
     sse_customer_key: Any = None
+
+
+class PartSource(Protocol):
+    """What parts are read from, by several threads at once; `sources.reader.OpenSource` is one."""
+
+    def read_part(self, offset: int, length: int, into: bytearray | memoryview | None = None) -> object:
+        """Fill the first `length` bytes of `into` with those from `offset`; blocks. Raises SourceError."""
+        ...
+
+
+Confirm = Callable[[ObjectStored, memoryview, Checksum | None], None]
+"""Compares an answer with the bytes it is about, and the checksum they were sent with."""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class UploadPartFrom(Operation[PartStored]):
+    """UploadPart whose body is read, checksummed and sent by one thread, anew in each attempt.
+
+    Only lanes with sender threads take it. Sending raises, besides what a Transport raises, SourceError where the
+    bytes cannot be read, and what `local` or `confirm` raises.
+
+    Attributes:
+        source: in use until `send` returns or raises.
+        offset, length: bytes in the source.
+        algorithm: of the checksum to send, or None for none.
+        local: called in the thread with the bytes before they are sent; must not keep them.
+        confirm: called in the thread with the answer, while the bytes are still at hand.
+    """
+
+    name: ClassVar[str] = "UploadPart"
+    key: str
+    upload_id: str
+    part_number: int
+    source: PartSource
+    offset: int
+    length: int
+    algorithm: ChecksumAlgorithm | None = None
+    sse_customer_key: Any = None
+    local: Callable[[memoryview], None] | None = None
+    confirm: Confirm | None = None
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

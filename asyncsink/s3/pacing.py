@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from asyncsink.errors import RetryableError, Throttled
-from asyncsink.s3.operations import AbortMultipartUpload, ListParts, Operation, PutObject, Response, UploadPart
+from asyncsink.s3.operations import (
+    AbortMultipartUpload,
+    ListParts,
+    Operation,
+    PutObject,
+    Response,
+    UploadPart,
+    UploadPartFrom,
+)
 from asyncsink.s3.transport import Transport
 
 R = TypeVar("R", bound=Response)
@@ -63,11 +71,8 @@ class Pacer:
         """Requests in flight now."""
         return self._in_flight
 
-    async def _take(self) -> None:
+    async def _turn(self) -> None:
         """Wait for a token, first come, first served. Cancelled while waiting, it holds none."""
-        if self._in_flight < self._limit and not self._waiting:
-            self._in_flight += 1
-            return
         # A bare future: this is passed for every request of a run that has more workers than tokens.
         granted = asyncio.get_running_loop().create_future()
         self._waiting.append(granted)
@@ -99,7 +104,10 @@ class Pacer:
 
     async def send(self, transport: Transport, operation: Operation[R]) -> R:
         """Send one operation through `transport` while holding a token."""
-        await self._take()
+        if self._in_flight < self._limit and not self._waiting:
+            self._in_flight += 1
+        else:
+            await self._turn()
         self.requests += 1
         if self._in_flight >= self._limit:
             self._window.saturated = True
@@ -116,6 +124,8 @@ class Pacer:
             self._give()
         if isinstance(operation, (PutObject, UploadPart)):
             self._window.bytes += len(operation.body)
+        elif isinstance(operation, UploadPartFrom):
+            self._window.bytes += operation.length
         return response
 
 

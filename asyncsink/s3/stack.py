@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,8 @@ class S3Stack:
         lane: the name that the report gives.
         endpoint_url: the server in use, or "" for Amazon's own.
         region: the region in use, or "".
+        senders: how many threads take UploadPartFrom; 0 where no lane does.
+        warm_up: begins to load what multipart uploads need, where they will surely come.
     """
 
     transport: RetryingTransport
@@ -30,6 +32,8 @@ class S3Stack:
     lane: str
     endpoint_url: str
     region: str
+    senders: int
+    warm_up: Callable[[], None]
 
     @property
     def requests(self) -> int:
@@ -63,6 +67,6 @@ async def open_stack(
     try:
         pacer = Pacer(limits.concurrency_start)
         transport = RetryingTransport(PacedTransport(lanes.transport, pacer), retry)
-        yield S3Stack(transport, pacer, lanes.name, lanes.endpoint_url, lanes.region)
+        yield S3Stack(transport, pacer, lanes.name, lanes.endpoint_url, lanes.region, lanes.senders, lanes.warm_up)
     finally:
         await lanes.transport.aclose()

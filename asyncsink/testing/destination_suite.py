@@ -19,7 +19,7 @@ from contextlib import AbstractAsyncContextManager
 import anyio
 import pytest
 
-from asyncsink.destinations.base import Destination, Outlook, PartWriter
+from asyncsink.destinations.base import Destination, Outlook, PartWriter, Unknown
 from asyncsink.errors import AsyncSinkError, IntegrityError, TransferError
 from asyncsink.integrity.checksums import checksum_of, combine
 from asyncsink.integrity.sameness import CompareWith, SamenessDigester, SkipIt, conclude, decide
@@ -178,6 +178,16 @@ class DestinationSuite:
         assert existing.size_bytes == 1234
         assert existing.modified is not None
         assert existing.modified.tzinfo is not None
+
+    async def test_looking_at_many_tells_what_looking_at_each_tells(self, place: Destination) -> None:
+        body = content(1000)
+        there, absent = transfer_of("sub-01/there.nii", body), transfer_of("sub-01/absent.nii", body)
+        await place.put(there, body, checksum_of(body, self.algorithm))
+        found = await place.look_many([absent, there, absent])
+        assert len(found) == 3
+        for transfer, existing in zip((absent, there, absent), found, strict=True):
+            if not isinstance(existing, Unknown):
+                assert existing == await place.look(transfer, closely=False)
 
     async def test_look_closely_tells_what_is_the_same(self, place: Destination) -> None:
         body, other = content(3000), content(3000, seed=9)

@@ -279,6 +279,25 @@ class TransportSuite(TransportFaultSuite):
                     break
             assert (found, pages) == (keys, 3)
 
+    async def test_listing_below_odd_prefixes(self, open_transport: OpenTransport) -> None:
+        prefixes = ("a b+c%20d/", "&<x>/", "ü=?#/")
+        async with open_transport() as transport:
+            for prefix in prefixes:
+                await transport.send(PutObject(key=f"{prefix}one", body=b"1"))
+                await transport.send(PutObject(key=f"{prefix}two+2 %2B", body=b"22"))
+            for prefix in prefixes:
+                page = await transport.send(ListObjects(prefix=prefix))
+                expected = [(f"{prefix}one", 1), (f"{prefix}two+2 %2B", 2)]
+                assert [(found.key, found.size_bytes) for found in page.objects] == expected
+                assert page.objects[0].etag == hashlib.md5(b"1", usedforsecurity=False).hexdigest()
+            assert (await transport.send(ListObjects(prefix="a b+c%20d/three"))).objects == ()
+
+    async def test_listing_with_a_wrong_secret(self, open_transport: OpenTransport) -> None:
+        self.need("checks-signatures")
+        async with open_transport(secret_access_key="wrong-" + "s" * 34) as transport:
+            with pytest.raises(CredentialsError, match="ListObjectsV2"):
+                await transport.send(ListObjects(prefix="p/"))
+
     # Multipart
 
     async def test_multipart(self, open_transport: OpenTransport) -> None:

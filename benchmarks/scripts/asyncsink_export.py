@@ -8,7 +8,6 @@ import sys
 
 # What the engine imports at its first use comes before the clock, as it does in a long-lived service. How many modules
 # were imported in the clock all the same stands in the record ("modules_imported_meanwhile").
-import aioboto3.s3.inject  # noqa: F401
 import anyio._backends._asyncio  # noqa: F401
 import awscrt.checksums  # noqa: F401
 

@@ -39,3 +39,19 @@ def test_what_is_lent_is_what_is_charged() -> None:
     with pool.lend(9 * MIB) as view:
         assert len(view) == 9 * MIB
     assert repr(pool).endswith("0 free>")
+
+
+def test_fewer_are_kept_while_others_keep_some() -> None:
+    elsewhere = 0
+    pool = BufferPool(8 * MIB, idle_max=3, elsewhere=lambda: elsewhere)
+    with pool.lend(8 * MIB), pool.lend(8 * MIB), pool.lend(8 * MIB):
+        assert repr(pool).endswith("0 free>")
+    assert repr(pool).endswith("3 free>")
+    elsewhere = 2
+    with pool.lend(8 * MIB):
+        pool.trim()
+        assert repr(pool).endswith("0 free>")
+    assert repr(pool).endswith("1 free>")
+    elsewhere = 5
+    pool.trim()
+    assert repr(pool).endswith("0 free>")

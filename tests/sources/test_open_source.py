@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from asyncsink.errors import SourceChanged, SourceMissing, SourceUnreadable
 from asyncsink.model import SourceFile
 from asyncsink.sources.problems import translate
-from asyncsink.sources.reader import OpenSource
+from asyncsink.sources.reader import OpenSource, read_at_rest
 
 CONTENT = random.Random(7).randbytes(100_000)
 
@@ -270,3 +270,51 @@ def test_every_errno_becomes_one_sentence(number: int) -> None:
 def test_repr_shows_path_and_size(path: Path) -> None:
     with OpenSource(found(path)) as source:
         assert repr(source) == f"<OpenSource {str(path)!r}, {len(CONTENT)} bytes>"
+
+
+def test_at_rest_a_small_file_is_read_whole(path: Path, tmp_path: Path) -> None:
+    assert read_at_rest(found(path)) == CONTENT
+    (tmp_path / "empty").touch()
+    assert read_at_rest(found(tmp_path / "empty")) == b""
+
+
+def _replaced(path: Path) -> None:
+    path.rename(path.with_name("old"))
+    path.write_bytes(CONTENT)
+    os.utime(path, ns=(10**18, 10**18))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        os.unlink,
+        _replaced,
+        lambda path: os.truncate(path, 5),
+        lambda path: os.utime(path, ns=(1, 1)),
+        lambda path: path.chmod(0o600),
+    ],
+)
+def test_nothing_is_read_of_a_file_that_changes_meanwhile(path: Path, change: Any, monkeypatch: Any) -> None:
+    """Between the first look through the descriptor and the last one through the path."""
+    before, preadv = found(path), os.preadv
+
+    def read(descriptor: int, buffers: Any, offset: int) -> int:
+        count = preadv(descriptor, buffers, offset)
+        change(path)
+        return count
+
+    monkeypatch.setattr(os, "preadv", read)
+    assert read_at_rest(before) is None
+
+
+@pytest.mark.parametrize("change", [os.unlink, lambda path: os.truncate(path, 5), os.utime])
+def test_nothing_is_read_of_a_file_that_is_not_what_was_found(path: Path, change: Any) -> None:
+    before = found(path)
+    change(path)
+    assert read_at_rest(before) is None
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert read_at_rest(found(tmp_path / "fifo")) is None
+    assert read_at_rest(SourceFile("a\0b", 1, 1)) is None

@@ -78,7 +78,7 @@ def open_lanes(
         )
         policy = retry or RetryPolicy()
         credentials = provider(key_id, secret_access_key or secret)
-        wire = await WireTransport.open(target, policy, Limits(), region="us-east-1", credentials=credentials)
+        wire = await WireTransport.open(target, policy, region="us-east-1", credentials=credentials)
         transport = BothLanes(wire, await Aioboto3Transport.open(target, policy, Limits()))
         try:
             yield transport

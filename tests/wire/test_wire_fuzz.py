@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asyncsink.config import Limits, RetryPolicy, S3Target
+from asyncsink.config import RetryPolicy, S3Target
 from asyncsink.errors import AsyncSinkError, ServerFault
 from asyncsink.s3.operations import HeadObject, ObjectHead, ObjectStored, PutObject
 from asyncsink.s3.wire.answers import Answer, error_of, is_error, response_of
@@ -144,9 +144,7 @@ async def test_every_request_ends(
     quick = RetryPolicy(stall_seconds=0.03, connect_seconds=5)
     async with FuzzPeer([data[:cut], data[cut:]], ending, before) as peer:
         target = S3Target(bucket="bkt", endpoint_url=peer.endpoint_url)
-        transport = await WireTransport.open(
-            target, quick, Limits(), region="x", credentials=provider("AKID", "secret")
-        )
+        transport = await WireTransport.open(target, quick, region="x", credentials=provider("AKID", "secret"))
         try:
             for _ in range(1 + again):
                 async with asyncio.timeout(20):

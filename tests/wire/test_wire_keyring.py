@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import Limits, RetryPolicy, S3Target, Secret
+from asyncsink.config import RetryPolicy, S3Target, Secret
 from asyncsink.errors import AccessDenied, ClockSkew, ConfigError, CredentialsError, ExpiredCredentials
 from asyncsink.s3.operations import HeadObject, PutObject
 from asyncsink.s3.wire.endpoint import endpoint_of
@@ -62,7 +62,6 @@ async def open_wire(url: str, credentials: CredentialsProvider | None, **target:
     transport = await WireTransport.open(
         S3Target(bucket="bkt", endpoint_url=url, **target),  # type: ignore[arg-type]
         RetryPolicy(),
-        Limits(),
         region="us-east-1",
         credentials=credentials,
     )

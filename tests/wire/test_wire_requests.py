@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from unittest import mock
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asyncsink.config import S3Target, Secret
 from asyncsink.errors import AccessDenied, ClockSkew, ConfigError, IntegrityError, InvalidKey, ServerFault
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Checksum
 from asyncsink.s3.operations import HeadObject, ObjectAttributes, ObjectHead, ObjectStored, PutObject, UploadPart
+from asyncsink.s3.wire import answers
 from asyncsink.s3.wire.answers import Answer, error_of, is_error, response_of
 from asyncsink.s3.wire.endpoint import endpoint_of
 from asyncsink.s3.wire.requests import TEMPLATES_MAX, RequestWriter
@@ -133,6 +137,31 @@ def test_an_answer_to_a_put() -> None:
     expected = ObjectStored(etag="abc", checksum=PUT.checksum, version_id="v", sse="customer")
     assert response_of(PUT, answer) == expected
     assert response_of(UploadPart(key="k", upload_id="u", part_number=1, body=b"x"), answer) == expected
+
+
+@settings(max_examples=500)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            b"etag": st.sampled_from([b'"abc"', b"abc", b'W/"abc"', b'"abc-2"', b"", b'"']),
+            b"x-amz-checksum-crc32": st.sampled_from([b"AAAAAA==", b" AAAAAA== ", b"BBBBBB==", b"AAAAAA==-2", b""]),
+            b"x-amz-checksum-crc64nvme": st.just(b"AAAAAAAAAAA="),
+            b"x-amz-checksum-type": st.sampled_from([b"FULL_OBJECT", b"COMPOSITE", b"", b"full_object"]),
+            b"x-amz-version-id": st.sampled_from([b"v", b" v", b""]),
+            b"x-amz-server-side-encryption": st.sampled_from([b"AES256", b"aws:kms", b""]),
+            b"x-amz-server-side-encryption-customer-algorithm": st.sampled_from([b"AES256", b""]),
+        },
+    ),
+    st.sampled_from([PUT, UploadPart(key="k", upload_id="u", part_number=1, body=b"x", checksum=PUT.checksum)]),
+)
+def test_the_short_way_to_read_an_answer_means_what_the_long_way_means(
+    headers: dict[bytes, bytes], operation: PutObject | UploadPart
+) -> None:
+    short = answers._as_sent(operation, Answer(200, headers, b""))
+    with mock.patch.object(answers, "_as_sent", return_value=None):
+        long = response_of(operation, Answer(200, headers, b""))
+    assert short is None or short == long
 
 
 def test_an_answer_to_a_head() -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from asyncsink.config import MIB, Limits, RetryPolicy, S3Target
+from asyncsink.config import MIB, RetryPolicy, S3Target
 from asyncsink.errors import ConfigError, ConnectionLost, Stalled
 from asyncsink.s3.operations import ObjectStored, PutObject
 from asyncsink.s3.wire.transport import WireTransport, tls_context
@@ -40,7 +40,7 @@ def wire(provider: Any) -> Open:
         target = S3Target(bucket="bkt", endpoint_url=url, ca_bundle=ca_bundle)
         credentials = provider("AKID", "secret")
         transport = await WireTransport.open(
-            target, retry or RetryPolicy(), Limits(), region="x", credentials=credentials, verify=verify
+            target, retry or RetryPolicy(), region="x", credentials=credentials, verify=verify
         )
         try:
             yield transport

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
-from xml.sax.saxutils import unescape
 
 from asyncsink.errors import AsyncSinkError, ClockSkew, ServerFault
-from asyncsink.s3.aioboto3_calls import CALLS, HEADER_ALGORITHMS
+from asyncsink.s3.aioboto3_calls import CALLS, HEADER_ALGORITHMS, plain_etag
 from asyncsink.s3.error_map import error_from_answer, one_line
-from asyncsink.s3.operations import HeadObject, Response
-from asyncsink.s3.wire.requests import HotOperation
+from asyncsink.s3.operations import HeadObject, ObjectStored, PutObject, Response, UploadPart
+from asyncsink.s3.wire.requests import HotOperation, ObjectOperation
 
 SKEW_SECONDS_MAX: Final = 15 * 60
 """S3 refuses requests whose date is further from its own (S3 API Reference, RequestTimeTooSkewed)."""
@@ -34,6 +33,9 @@ _NAMES: Final[dict[bytes, str]] = {
     b"x-amz-storage-class": "StorageClass",
     **{f"x-amz-checksum-{name.lower()}".encode(): f"Checksum{name}" for name in HEADER_ALGORITHMS},
 }
+_TYPE, _FULL = b"x-amz-checksum-type", b"FULL_OBJECT"
+_SSE, _SSE_C = b"x-amz-server-side-encryption", b"x-amz-server-side-encryption-customer-algorithm"
+_CHECKSUM_HEADERS: Final = {name: f"x-amz-checksum-{name.lower()}".encode() for name in HEADER_ALGORITHMS}
 _FIELDS: Final = {
     name: re.compile(rf"<{name}>\s*([^<]{{0,4096}})".encode())
     for name in ("Code", "Message", "Region", "CalculatedDigest")
@@ -55,12 +57,14 @@ class Answer:
     body: bytes
 
 
-def response_of(operation: HotOperation, answer: Answer) -> Response:
+def response_of(operation: ObjectOperation, answer: Answer) -> Response:
     """What a 2xx answer says.
 
     Raises:
         ServerFault: the answer to a HEAD tells no size.
     """
+    if (stored := _as_sent(operation, answer)) is not None:
+        return stored
     told: dict[str, Any] = {}
     for name, value in answer.headers.items():
         if (known := _NAMES.get(name)) is not None:
@@ -68,6 +72,22 @@ def response_of(operation: HotOperation, answer: Answer) -> Response:
     if isinstance(operation, HeadObject):
         _add_head(operation, answer, told)
     return CALLS[type(operation)].response(operation, told)
+
+
+def _as_sent(operation: ObjectOperation, answer: Answer) -> ObjectStored | None:
+    """The usual answer to a body, read without a detour: one that repeats the checksum that was sent."""
+    if not isinstance(operation, (PutObject, UploadPart)) or operation.checksum is None:
+        return None
+    headers, sent = answer.headers, operation.checksum
+    name = _CHECKSUM_HEADERS.get(sent.algorithm)
+    if name is None or headers.get(name) != sent.value.encode() or headers.get(_TYPE, _FULL) != _FULL:
+        return None
+    return ObjectStored(
+        etag=plain_etag({"ETag": _header(answer, b"etag")}),
+        checksum=sent,
+        version_id=_header(answer, b"x-amz-version-id"),
+        sse=_header(answer, _SSE) or ("customer" if headers.get(_SSE_C) else ""),
+    )
 
 
 def is_error(answer: Answer) -> bool:
@@ -95,7 +115,7 @@ def error_of(operation: HotOperation, bucket: str, answer: Answer, signed_at: fl
     checksum = getattr(operation, "checksum", None)
     return error_from_answer(
         operation.name,
-        operation.key,
+        getattr(operation, "key", ""),
         bucket,
         code,
         status,
@@ -163,4 +183,11 @@ def _field(name: str, body: bytes) -> str:
     found = _FIELDS[name].search(body)
     if found is None:
         return ""
-    return unescape(found[1].decode("utf-8", "replace").strip(), {"&quot;": '"', "&apos;": "'", "&#34;": '"'})
+    return _unescape(found[1].decode("utf-8", "replace").strip())
+
+
+def _unescape(text: str) -> str:
+    # As xml.sax.saxutils has it, which loads an HTTP client with it.
+    for escaped, plain in (("&quot;", '"'), ("&apos;", "'"), ("&#34;", '"'), ("&gt;", ">"), ("&lt;", "<")):
+        text = text.replace(escaped, plain)
+    return text.replace("&amp;", "&")

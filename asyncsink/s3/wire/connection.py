@@ -13,7 +13,7 @@ from asyncsink.errors import ServerFault, Stalled
 from asyncsink.s3.body import SLICE_BYTES, SMALL_BODY_BYTES, ByteBody
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.answers import Answer
-from asyncsink.s3.wire.reading import AnswerReader, ExchangeError
+from asyncsink.s3.wire.reading import ANSWER_BYTES_MAX, AnswerReader, ExchangeError
 
 BUFFER_BYTES: Final = 16 * 1024
 """What one read takes; answers are shorter. A buffer of our own spares the loops one of 256 KiB for every read."""
@@ -56,13 +56,16 @@ class Connection(asyncio.BufferedProtocol):
     def _busy(self) -> bool:
         return self._answer is not None and not self._answer.done()
 
-    async def exchange(self, head: bytes, body: ByteBody, *, bodiless: bool) -> Answer:
+    async def exchange(
+        self, head: bytes, body: ByteBody, *, bodiless: bool, answer_bytes_max: int = ANSWER_BYTES_MAX
+    ) -> Answer:
         """Send a request and wait for the whole answer.
 
         Args:
             head: request line and headers.
             body: sent after it; not to be changed until the exchange ended.
             bodiless: the answer has no body whatever its headers say (HEAD).
+            answer_bytes_max: of the whole answer.
 
         Raises:
             ExchangeError: there is none, or it is broken. The connection is closed.
@@ -73,26 +76,27 @@ class Connection(asyncio.BufferedProtocol):
             raise ExchangeError("the server hung up before it answered", unanswered=True)
         answer: asyncio.Future[Answer] = self._loop.create_future()
         self._answer = answer
-        self._reader.begin(bodiless=bodiless)
+        self._reader.begin(bodiless=bodiless, bytes_max=answer_bytes_max)
         self._refused = False
         self._mark = None
         self._handed, self._unhanded = 0, len(body)
         try:
             if len(body) <= SMALL_BODY_BYTES:
                 self._handed, self._unhanded = len(head) + len(body), 0
-                if body:
-                    self._transport.writelines((head, body))
-                else:
-                    self._transport.write(head)
+                # One piece: a copy of it costs less than what a loop does for two.
+                self._transport.write(b"".join((head, body)) if body else head)
             else:
                 await self._write(self._transport, head, body)
-            return await answer
-        finally:
+            found = await answer
+        except BaseException:
             # Nobody waits for it any more; a failure that comes later is nobody's.
             answer.cancel()
-            # Also after an answer: one that says "close", or that came before the request was out.
-            if answer.cancelled() or answer.exception() is not None or not self._reader.keep_alive or self._unsent():
-                self.abort()
+            self.abort()
+            raise
+        if not self._reader.keep_alive or self._unsent():
+            # It says "close", or came before the request was out.
+            self.abort()
+        return found
 
     def abort(self) -> None:
         """Close at once; what was not sent yet is never sent. Harmless when closed."""

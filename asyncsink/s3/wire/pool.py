@@ -24,7 +24,7 @@ from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.answers import Answer
 from asyncsink.s3.wire.connection import Connection
 from asyncsink.s3.wire.endpoint import Endpoint
-from asyncsink.s3.wire.reading import ExchangeError
+from asyncsink.s3.wire.reading import ANSWER_BYTES_MAX, ExchangeError
 
 ADDRESSES_TRIED_MAX: Final = 4
 """Per connection; they share connect_seconds."""
@@ -67,7 +67,9 @@ class Pool:
     def __repr__(self) -> str:
         return f"<Pool {self._endpoint.url}: {len(self._open)} open, {len(self._idle)} idle>"
 
-    async def exchange(self, head: bytes, body: ByteBody, *, bodiless: bool) -> Answer:
+    async def exchange(
+        self, head: bytes, body: ByteBody, *, bodiless: bool, answer_bytes_max: int = ANSWER_BYTES_MAX
+    ) -> Answer:
         """Send a request over an idle connection, or a new one, and return the answer.
 
         A request on an idle connection that the server had just closed is sent once more, on a new one.
@@ -81,11 +83,17 @@ class Pool:
         connection = self._take()
         if connection is not None:
             try:
-                return await self._exchange(connection, head, body, bodiless)
+                answer = await connection.exchange(head, body, bodiless=bodiless, answer_bytes_max=answer_bytes_max)
             except ExchangeError as failure:
                 if not failure.unanswered:
                     raise
-        return await self._exchange(await self._connect(), head, body, bodiless)
+            else:
+                self._give_back(connection)
+                return answer
+        connection = await self._connect()
+        answer = await connection.exchange(head, body, bodiless=bodiless, answer_bytes_max=answer_bytes_max)
+        self._give_back(connection)
+        return answer
 
     async def aclose(self) -> None:
         """Close every connection; exchanges under way fail. Calling it twice is harmless."""
@@ -108,12 +116,10 @@ class Pool:
             raise ExchangeError("the transport was closed")
         return await self._loop.run_in_executor(self._threads, function)
 
-    async def _exchange(self, connection: Connection, head: bytes, body: ByteBody, bodiless: bool) -> Answer:
-        answer = await connection.exchange(head, body, bodiless=bodiless)
+    def _give_back(self, connection: Connection) -> None:
         if connection.usable and not self._closed:
             connection.idle_since = self._loop.time()
             self._idle.append(connection)
-        return answer
 
     def _take(self) -> Connection | None:
         """The connection that was used last: it is the least likely to be closed by the server."""

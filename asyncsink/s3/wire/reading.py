@@ -16,7 +16,7 @@ from asyncsink.s3.wire.answers import Answer
 HEAD_BYTES_MAX: Final = 64 * 1024
 """Status line and headers of an answer, interim answers before it included."""
 ANSWER_BYTES_MAX: Final = HEAD_BYTES_MAX + 1024 * 1024
-"""A whole answer, with its transfer coding: nothing that the wire lane asks for is answered with more."""
+"""A whole answer, with its transfer coding: nothing but a listing is answered with more."""
 INTERIM_ANSWERS_MAX: Final = 16
 """1xx answers before the final one."""
 
@@ -46,6 +46,7 @@ class AnswerReader:
         self._body: list[bytes] = []
         self._interim = 0
         self._bodiless = False
+        self._bytes_max = ANSWER_BYTES_MAX
         self.answer: Answer | None = None
         """The whole answer, once it is there."""
         self.status = 0
@@ -58,8 +59,11 @@ class AnswerReader:
     def __repr__(self) -> str:
         return f"<AnswerReader: {self.received} bytes, status {self.status}>"
 
-    def begin(self, *, bodiless: bool) -> None:
-        """Wait for the next answer; it has no body whatever its headers say where `bodiless` (HEAD)."""
+    def begin(self, *, bodiless: bool, bytes_max: int = ANSWER_BYTES_MAX) -> None:
+        """Wait for the next answer, of `bytes_max` at most; it has no body whatever its headers say where `bodiless`
+        (HEAD).
+        """
+        self._bytes_max = bytes_max
         self._headers, self._body = {}, []
         self._interim = self.status = self.received = 0
         self._bodiless = bodiless
@@ -92,8 +96,8 @@ class AnswerReader:
             raise ExchangeError(f"there were {self._interim} interim answers and no final one", ServerFault)
         if not self.status and self.received > HEAD_BYTES_MAX:
             raise ExchangeError(f"the answer's headers are longer than {HEAD_BYTES_MAX} bytes", ServerFault)
-        if self.received > ANSWER_BYTES_MAX:
-            raise ExchangeError(f"the answer is longer than {ANSWER_BYTES_MAX} bytes", ServerFault)
+        if self.received > self._bytes_max:
+            raise ExchangeError(f"the answer is longer than {self._bytes_max} bytes", ServerFault)
 
     def end(self, reason: str) -> None:
         """There will be no more bytes: an answer without a length is whole now (RFC 9112, 6.3, rule 8).

@@ -3,7 +3,7 @@
 All headers but four values (checksum, payload hash, date, length) are the same for every object with the same
 attributes: they are laid out once, in signing order and in sending order, and kept as a template.
 
-Source: Amazon S3 API Reference, PutObject, UploadPart and HeadObject.
+Source: Amazon S3 API Reference, PutObject, UploadPart, HeadObject and ListObjectsV2.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from urllib.parse import quote, urlencode
 from asyncsink.config import Secret
 from asyncsink.errors import ConfigError, InvalidKey
 from asyncsink.model import Checksum, ChecksumAlgorithm
-from asyncsink.s3.operations import HeadObject, ObjectAttributes, PutObject, UploadPart
+from asyncsink.s3.operations import HeadObject, ListObjects, ObjectAttributes, PutObject, UploadPart
 from asyncsink.s3.wire.endpoint import Endpoint
+from asyncsink.s3.wire.listing import listing_query
 from asyncsink.s3.wire.signing import Signer, canonical_headers, canonical_query, encode_path
 
-HotOperation = PutObject | UploadPart | HeadObject
+ObjectOperation = PutObject | UploadPart | HeadObject
+HotOperation = ObjectOperation | ListObjects
 Headers = list[tuple[str, str]]
 
 TEMPLATES_MAX: Final = 256
@@ -73,18 +75,23 @@ class RequestWriter:
             timestamp: "20260131T235959Z", in the server's time; ignored where nothing is signed.
 
         Raises:
-            InvalidKey: the key is no Unicode text.
+            InvalidKey: the key, or the prefix of a listing, is no Unicode text.
             ConfigError: a header value that HTTP cannot carry.
         """
-        try:
-            path = self._endpoint.base_path + encode_path(operation.key)
-        except UnicodeEncodeError:
-            raise InvalidKey(f"The key {operation.key!r} is no valid Unicode; rename the file.") from None
         method, query, length = "PUT", "", ""
+        path = self._endpoint.base_path
+        try:
+            if isinstance(operation, ListObjects):
+                method, query = "GET", listing_query(operation)
+            else:
+                path += encode_path(operation.key)
+        except UnicodeEncodeError:
+            named = operation.prefix if isinstance(operation, ListObjects) else operation.key
+            raise InvalidKey(f"The key {named!r} is no valid Unicode; rename the file.") from None
         checksum: Checksum | None = None
         if isinstance(operation, HeadObject):
             method, query = "HEAD", _head_query(operation)
-        else:
+        elif not isinstance(operation, ListObjects):
             checksum = operation.checksum
             length = f"content-length: {len(operation.body)}\r\n"
             if isinstance(operation, UploadPart):
@@ -115,7 +122,9 @@ class RequestWriter:
 
     def _template(self, operation: HotOperation, checksum: Checksum | None) -> Template:
         algorithm = checksum.algorithm if checksum is not None else None
-        given = operation.attributes if isinstance(operation, PutObject) else operation.sse_customer_key
+        given: object = None
+        if not isinstance(operation, ListObjects):
+            given = operation.attributes if isinstance(operation, PutObject) else operation.sse_customer_key
         place = (type(operation), given, algorithm)
         template = self._templates.get(place)
         if template is None:
@@ -128,7 +137,7 @@ class RequestWriter:
         headers: Headers = [("host", self._endpoint.authority)]
         if isinstance(operation, PutObject):
             headers += attribute_headers(operation.attributes)
-        else:
+        elif not isinstance(operation, ListObjects):
             headers += customer_key_headers(operation.sse_customer_key)
         if isinstance(operation, HeadObject):
             headers.append(("x-amz-checksum-mode", "ENABLED"))

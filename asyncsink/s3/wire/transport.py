@@ -1,8 +1,8 @@
-"""The wire lane: the three hot operations at a tenth of what a client library costs.
+"""The wire lane: what a plain export asks for, at a tenth of what a client library costs.
 
-PutObject, UploadPart and HeadObject only; a router sends everything else through the other lane. Each request is one
-write and one read on a kept connection, signed with SigV4 with the payload unsigned where TLS (or loopback) and the
-checksum header guard the bytes.
+PutObject, UploadPart, HeadObject and ListObjectsV2 only; a router sends everything else through the other lane. Each
+request is one write and one read on a kept connection, signed with SigV4 with the payload unsigned where TLS (or
+loopback) and the checksum header guard the bytes.
 """
 
 from __future__ import annotations
@@ -12,51 +12,52 @@ import hashlib
 import ssl
 from typing import Final, TypeVar, cast
 
-from asyncsink.config import Limits, RetryPolicy, S3Target
+from asyncsink.config import RetryPolicy, S3Target
 from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCredentials
 from asyncsink.s3.body import ByteBody
-from asyncsink.s3.client import CONNECTIONS_BESIDE_TRANSFERS
 from asyncsink.s3.error_map import one_line
-from asyncsink.s3.operations import HeadObject, Operation, PutObject, Response, UploadPart
+from asyncsink.s3.operations import HeadObject, ListObjects, Operation, PutObject, Response, UploadPart
 from asyncsink.s3.wire.answers import Answer, corrected_time, error_of, is_error, response_of
 from asyncsink.s3.wire.endpoint import Endpoint, endpoint_of
 from asyncsink.s3.wire.keyring import CredentialsProvider, Keyring
+from asyncsink.s3.wire.listing import LISTING_BYTES_MAX, page_of
 from asyncsink.s3.wire.pool import Pool
-from asyncsink.s3.wire.reading import ExchangeError
+from asyncsink.s3.wire.reading import ANSWER_BYTES_MAX, ExchangeError
 from asyncsink.s3.wire.requests import HotOperation, RequestWriter
 from asyncsink.s3.wire.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
 
 R = TypeVar("R", bound=Response)
 
-HOT: Final = (PutObject, UploadPart, HeadObject)
+HOT: Final = (PutObject, UploadPart, HeadObject, ListObjects)
 """The operations this lane sends."""
 
 SHA256_INLINE_BYTES_MAX: Final = 64 * 1024
 """Larger bodies that must be signed are hashed in a thread."""
+READ_INLINE_BYTES_MAX: Final = 64 * 1024
+"""Longer listings are read in a thread."""
 
 
 class WireTransport:
     """A Transport for the operations in HOT; see `s3.transport.Transport` for the contract.
 
     Sends each operation once; only a request on a kept connection that turns out to be closed is sent again, on a new
-    one. Belongs to the event loop it was opened in. Use `open`.
+    one. The caller bounds how many requests run at once: each has a connection. Belongs to the event loop it was opened
+    in. Use `open`.
 
     Cancelling `send` closes its connection: what was not sent yet is never sent.
     """
 
-    def __init__(self, bucket: str, endpoint: Endpoint, keyring: Keyring, pool: Pool, *, requests_max: int) -> None:
+    def __init__(self, bucket: str, endpoint: Endpoint, keyring: Keyring, pool: Pool) -> None:
         self._bucket = bucket
         self._endpoint = endpoint
         self._keyring = keyring
         self._pool = pool
-        self._slots = asyncio.Semaphore(requests_max)
 
     @classmethod
     async def open(
         cls,
         target: S3Target,
         retry: RetryPolicy,
-        limits: Limits,
         *,
         region: str,
         credentials: CredentialsProvider | None,
@@ -67,7 +68,6 @@ class WireTransport:
         Args:
             target: bucket, endpoint_url, addressing_style, anonymous, request_payer and ca_bundle count here.
             retry: connect_seconds and stall_seconds count here.
-            limits: as many connections as requests in flight, and a few beside them.
             region: of the bucket, for signatures and for Amazon's host names.
             credentials: asked before the first request and whenever they are about to expire; may be None only for
                 an anonymous target.
@@ -82,8 +82,7 @@ class WireTransport:
         tls = await asyncio.to_thread(tls_context, target.ca_bundle, verify) if endpoint.tls else None
         provider = None if target.anonymous else credentials
         keyring = Keyring(endpoint, region, provider, request_payer=target.request_payer)
-        requests_max = (limits.concurrency or limits.concurrency_max) + CONNECTIONS_BESIDE_TRANSFERS
-        return cls(target.bucket, endpoint, keyring, Pool(endpoint, retry, tls), requests_max=requests_max)
+        return cls(target.bucket, endpoint, keyring, Pool(endpoint, retry, tls))
 
     def __repr__(self) -> str:
         return f"<WireTransport s3://{self._bucket} at {self._endpoint.url}>"
@@ -101,21 +100,18 @@ class WireTransport:
         """
         if not isinstance(operation, HOT):
             raise TypeError(f"the wire lane does not send {operation.name}")
-        async with self._slots:
-            return cast("R", await self._send(operation))
-
-    async def aclose(self) -> None:
-        """Close every connection; requests under way fail. Calling it twice is harmless."""
-        await self._pool.aclose()
-
-    async def _send(self, operation: HotOperation) -> Response:
         writer = self._keyring.ready() or await self._keyring.renewed()
-        body: ByteBody = b"" if isinstance(operation, HeadObject) else operation.body
+        body: ByteBody = b"" if isinstance(operation, (HeadObject, ListObjects)) else operation.body
         try:
-            payload_hash = await self._payload_hash(body, writer)
+            payload_hash = await self._payload_hash(body, writer) if self._endpoint.sign_payload else UNSIGNED_PAYLOAD
             signed_at = self._keyring.now()
-            head = writer.head(operation, payload_hash, self._keyring.timestamp())
-            answer = await self._pool.exchange(head, body, bodiless=isinstance(operation, HeadObject))
+            head = writer.head(operation, payload_hash if body else EMPTY_PAYLOAD, self._keyring.timestamp())
+            answer = await self._pool.exchange(
+                head,
+                body,
+                bodiless=isinstance(operation, HeadObject),
+                answer_bytes_max=LISTING_BYTES_MAX if isinstance(operation, ListObjects) else ANSWER_BYTES_MAX,
+            )
         except ExchangeError as failure:
             raise self._failed(operation, failure) from failure.__cause__
         except ssl.SSLCertVerificationError as error:
@@ -128,12 +124,18 @@ class WireTransport:
             refused = error_of(operation, self._bucket, answer, signed_at if writer.signs else None)
             self._learn(writer, refused, answer)
             raise refused
-        return response_of(operation, answer)
+        if isinstance(operation, ListObjects):
+            if len(answer.body) > READ_INLINE_BYTES_MAX:
+                return cast("R", await asyncio.to_thread(page_of, operation, self._bucket, answer.body))
+            return cast("R", page_of(operation, self._bucket, answer.body))
+        return cast("R", response_of(operation, answer))
+
+    async def aclose(self) -> None:
+        """Close every connection; requests under way fail. Calling it twice is harmless."""
+        await self._pool.aclose()
 
     async def _payload_hash(self, body: ByteBody, writer: RequestWriter) -> str:
-        if not body:
-            return EMPTY_PAYLOAD
-        if not self._endpoint.sign_payload or not writer.signs:
+        if not body or not writer.signs:
             return UNSIGNED_PAYLOAD
         if len(body) <= SHA256_INLINE_BYTES_MAX:
             return hashlib.sha256(body).hexdigest()
@@ -153,7 +155,7 @@ class WireTransport:
         )
 
     def _where(self, operation: HotOperation) -> str:
-        return f"{operation.name} of s3://{self._bucket}/{one_line(operation.key, 1200)}"
+        return f"{operation.name} of s3://{self._bucket}/{one_line(getattr(operation, 'key', ''), 1200)}"
 
 
 def tls_context(ca_bundle: str, verify: bool = True) -> ssl.SSLContext:

@@ -1,0 +1,197 @@
+"""One of a run's processes: publishes what its parent hands it, and tells the parent what became of it.
+
+It walks nothing, checks nothing that was checked, and records nothing of its own: its parent does that once, for all.
+Where its pipe ends without `Finish` (the parent was interrupted, or is gone), it aborts what is under way and leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from functools import partial
+from io import RawIOBase
+
+import anyio
+import anyio.to_thread
+
+from asyncsink.engine.events import Events
+from asyncsink.engine.loops import run_to_end
+from asyncsink.engine.messages import Begin, Finish, News, pack, receive
+from asyncsink.engine.pipeline import Submit
+from asyncsink.engine.progress import Progress
+from asyncsink.engine.run import Opening, Run, surface
+from asyncsink.errors import AsyncSinkError
+from asyncsink.model import Event, Finished, LimitChanged, Notice, Outcome
+
+BEAT_SECONDS = 0.02
+"""So often the parent hears of what is new."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Read = Callable[[int], Awaitable[bytes]]
+
+
+def main() -> None:
+    """Publish for the parent at the other end of stdin and stdout, and exit with 0 where all it gave has an outcome.
+
+    What ends it otherwise stands on stderr, and holds no text that nobody has looked at for secrets.
+    """
+    news = os.dup(1)
+    with os.fdopen(os.dup(0), "rb", buffering=0) as work, open(os.devnull, "rb") as nothing:
+        # The pipes are between parent and child alone: what a library prints goes to stderr.
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(2, 1)
+        code = run_to_end(partial(_publish, work, news))
+    sys.exit(code)
+
+
+async def _publish(work: RawIOBase, news: int) -> int:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), work)
+    child = Child(reader.readexactly, news)
+    try:
+        return await child.run()
+    except Exception as error:  # noqa: BLE001 - told to the parent, as what it is
+        reason = surface(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(reason, AsyncSinkError):
+            await child.tell(error=(type(reason).__name__, str(reason)))
+        else:
+            _word_bug(reason)
+        return 1
+    finally:
+        transport.close()
+
+
+class Child:
+    """The state of this process."""
+
+    def __init__(self, read: Read, news: int) -> None:
+        """Read messages by `read`, and write them to the file descriptor `news`."""
+        self._read = read
+        self._news = news
+        self._events = Events(self._observe)
+        self._progress = Progress()
+        self._outcomes: list[Outcome] = []
+        self._notices: list[str] = []
+        self._limit = (0, "")
+        self._told = News()
+        self._run: Run | None = None
+        self._finish = anyio.Event()
+        self._code = 0
+
+    async def run(self) -> int:
+        """Publish until the parent says that there is no more, or goes away; returns the exit code.
+
+        Raises:
+            AsyncSinkError: the destination cannot be used, or the outcomes cannot be kept.
+        """
+        begin = await receive(self._read)
+        assert isinstance(begin, Begin)
+        self._limit = (begin.settings.limits.concurrency_start, "")
+        opening = Opening(begin.settings, self._progress, self._events)
+        async with anyio.create_task_group() as group:
+            self._stop_on_signals(group.cancel_scope)
+            # From the first moment: the parent may have gone while the destination is being opened.
+            group.start_soon(self._take_work, group.cancel_scope)
+            async with opening.open(begin.outlook) as run:
+                self._run = run
+                await self.tell(ready=True)
+                group.start_soon(self._beat)
+                await run.pipeline.run(self._feed)
+            group.cancel_scope.cancel()
+        await self.tell()
+        return self._code
+
+    def _stop_on_signals(self, scope: anyio.CancelScope) -> None:
+        """A signal that is sent to this process alone ends it in order too."""
+
+        def stop(number: int) -> None:
+            self._code = 128 + number
+            scope.cancel()
+
+        for number in SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+
+    async def _take_work(self, scope: anyio.CancelScope) -> None:
+        """Queue what comes. The queue is as long as what the parent lets be under way, so that this never waits for
+        long, and always notices the end of the pipe."""
+        try:
+            while True:
+                message = await receive(self._read)
+                if isinstance(message, Finish):
+                    self._finish.set()
+                else:
+                    assert self._run is not None  # no work comes before the parent has heard that all is ready
+                    await self._run.pipeline.submit(message)
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            return  # the pipeline has failed, and says why
+        except (asyncio.IncompleteReadError, OSError):
+            self._code = 1
+            scope.cancel()
+
+    async def _feed(self, _submit: Submit) -> None:
+        await self._finish.wait()
+
+    def _observe(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            self._outcomes.append(event.outcome)
+        elif isinstance(event, Notice):
+            self._notices.append(event.message)
+        elif isinstance(event, LimitChanged):
+            self._limit = (event.after, event.reason)
+
+    async def _beat(self) -> None:
+        while True:
+            await anyio.sleep(BEAT_SECONDS)
+            await self.tell()
+
+    async def tell(self, *, ready: bool = False, error: tuple[str, str] | None = None) -> None:
+        """Tell the parent what is new, if anything is. Cancelled, it finishes the message first."""
+        counts = News(
+            objects_done=self._progress.objects_done,
+            bytes_done=self._progress.bytes_done,
+            requests=self._run.requests if self._run is not None else 0,
+            retries=self._run.retries if self._run is not None else 0,
+            limit=self._limit[0],
+            reason=self._limit[1],
+        )
+        if not (ready or error or self._outcomes or self._notices or counts != self._told):
+            return
+        self._told = counts
+        outcomes, self._outcomes = self._outcomes, []
+        notices, self._notices = self._notices, []
+        news = News(
+            ready=ready,
+            outcomes=outcomes,
+            notices=notices,
+            objects_done=counts.objects_done,
+            bytes_done=counts.bytes_done,
+            requests=counts.requests,
+            retries=counts.retries,
+            limit=counts.limit,
+            reason=counts.reason,
+            error=error,
+        )
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(_write, self._news, pack(news))
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except BrokenPipeError:
+        # The parent is gone. The other pipe has ended then, too, which stops the run.
+        return
+
+
+def _word_bug(error: BaseException) -> None:
+    # Not the error's own text: nobody has checked that it holds no secret.
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else "an unknown place"
+    os.write(2, f"an unexpected {type(error).__name__} in {place}\n".encode())

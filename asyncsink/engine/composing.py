@@ -1,0 +1,130 @@
+"""What a run is put together from besides its rooms: the walk, the places, and the report at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from asyncsink.config import LocalTarget, S3Target, Settings, Shard
+from asyncsink.destinations.base import Outlook
+from asyncsink.engine.discover import Discovery
+from asyncsink.engine.run import Run
+from asyncsink.engine.shards import holds
+from asyncsink.model import SourceProblem, Transfer
+from asyncsink.report.report import Report
+from asyncsink.routing.router import Router
+from asyncsink.sources.base import Entry, Source
+from asyncsink.sources.directory import DirectorySource
+
+
+def discovery_of(settings: Settings, target: S3Target | LocalTarget, source: Source) -> Discovery:
+    """Everything that `source` has, routed to `target`."""
+    local = settings.local_copy.directory if settings.local_copy is not None else ""
+    router = Router(settings.routing, base=target.url, local_base=local)
+    # Also where a local directory stands in for the bucket: its keys are the bucket's.
+    return Discovery(source, router, settings.target.prefix if isinstance(settings.target, S3Target) else "")
+
+
+class CountedWalk(Discovery):
+    """A whole walk, which counts on its way what a shard has of it. The survey checks all; the shard publishes its own.
+
+    Attributes:
+        objects_total, bytes_total: as in Survey, of the shard.
+        largest_bytes: size of its largest file.
+    """
+
+    def __init__(self, whole: Discovery, shard: Shard) -> None:
+        super().__init__(whole.source, whole.router, whole.prefix)
+        self._shard = shard
+        self.objects_total = self.bytes_total = self.largest_bytes = 0
+
+    def __iter__(self) -> Iterator[Transfer | SourceProblem]:
+        for found in super().__iter__():
+            if holds(self._shard, found):
+                size_bytes = found.source.size_bytes if isinstance(found, Transfer) else 0
+                self.objects_total += 1
+                self.bytes_total += size_bytes
+                self.largest_bytes = max(self.largest_bytes, size_bytes)
+            yield found
+
+
+class ShardWalk(Discovery):
+    """What a shard has of a walk."""
+
+    def __init__(self, whole: Discovery, shard: Shard) -> None:
+        super().__init__(whole.source, whole.router, whole.prefix)
+        self._shard = shard
+
+    def __iter__(self) -> Iterator[Transfer | SourceProblem]:
+        return (found for found in super().__iter__() if holds(self._shard, found))
+
+
+def shard_of_walk(
+    whole: Discovery, kept: list[Transfer | SourceProblem] | None, shard: Shard
+) -> tuple[Discovery, list[Transfer | SourceProblem] | None]:
+    """What a shard has of a walk, and of what its survey kept."""
+    if shard.count == 1:
+        return whole, kept
+    return ShardWalk(whole, shard), None if kept is None else [found for found in kept if holds(shard, found)]
+
+
+def tops_of(source: Source) -> list[str]:
+    """The directories and files that a run starts from."""
+    if isinstance(source, DirectorySource):
+        return [source.directory]
+    return [entry.path for entry in source.entries or ()]
+
+
+def local_places(settings: Settings) -> list[str]:
+    """The directories that a run writes to."""
+    target, copy = settings.target, settings.local_copy
+    return [place.directory for place in (target, copy) if isinstance(place, LocalTarget)]
+
+
+def open_end(target: S3Target | LocalTarget) -> Outlook:
+    """The outlook of a run that nobody surveyed."""
+    prefix = f"{target.prefix}/" if isinstance(target, S3Target) and target.prefix else ""
+    return Outlook(objects_total=None, common_prefix=prefix, sample_key=f"{prefix}asyncsink")
+
+
+def report_of(run: Run, discovery: Discovery | None, dry_run: bool) -> Report:
+    """What a run tells in the end. `discovery` is None where there was no walk."""
+    return Report(
+        run.log,
+        out_file=_out_file(run, discovery),
+        elapsed_seconds=run.elapsed_seconds,
+        transport=run.destination.lane,
+        requests=run.requests,
+        retries=run.retries,
+        notices=run.events.notices,
+        destination=run.target.url,
+        dry_run=dry_run,
+        interrupted=run.interrupted,
+    )
+
+
+def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
+    """Rule 34: for every top-level source its URL, then its local copy; what failed is left out."""
+    if discovery is None:
+        return []
+    entries = discovery.source.entries
+    if entries is None and isinstance(discovery.source, DirectorySource):
+        entries = [Entry("", discovery.source.directory)]
+    if entries is None:
+        return []
+    failed = {failure.entry for failure in run.log.failures if failure.stage != "local copy"}
+    not_copied = {failure.entry for failure in run.log.failures}
+    listed: list[str] = []
+    left_out = {skip.entry for skip in run.log.skips if not skip.already_there} if run.log.skips else set()
+    if run.settings.shard.count > 1:
+        # The other shards list what they have published.
+        ours = {outcome.entry for outcomes in (run.log.receipts, run.log.skips) for outcome in outcomes}
+        failed |= set(range(len(entries))) - ours
+    for ordinal, entry in enumerate(entries):
+        if ordinal in failed or (ordinal in left_out and not os.path.isdir(entry.path)):
+            continue
+        url, local = discovery.router.out_file(entry.attribute, entry.path)
+        listed.append(url)
+        if local and ordinal not in not_copied:
+            listed.append(local)
+    return listed

@@ -1,0 +1,101 @@
+"""What a run and its processes say to each other: pickles over private pipes, each led by its length.
+
+Both ends are ours, of one release, and the pipes are nobody else's: that is why pickle is no danger here. Settings,
+with the secrets in them, travel this way only; arguments and environments of processes can be read by others.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any
+
+from asyncsink import errors
+from asyncsink.config import Settings
+from asyncsink.destinations.base import Outlook
+from asyncsink.errors import AsyncSinkError
+from asyncsink.model import Checksum, Failure, Outcome, Receipt, Skip, SourceFile, Transfer
+
+LENGTH = struct.Struct("!Q")
+
+
+_Reducer = Callable[[Any], tuple[Callable[..., Any], tuple[Any, ...]]]
+
+
+def _reducer(kind: type[Any]) -> _Reducer:
+    values = attrgetter(*[each.name for each in fields(kind)])
+    return lambda value: (kind, values(value))
+
+
+# A frozen dataclass with slots is otherwise pickled, and set up again, field by field in Python: five times as slow,
+# and a run does it four times per object.
+_HOT = (SourceFile, Transfer, Receipt, Skip, Failure, Checksum)
+_REDUCERS: dict[type, _Reducer] = {kind: _reducer(kind) for kind in _HOT}
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """To a process, first: what it is told, and what the survey found. After it come `Work` and `Batch`."""
+
+    settings: Settings
+    outlook: Outlook
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """To a process, last: no more work will come. A pipe that ends without this message means: stop now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """From a process: what became of its work since the last news, and its counts since the start.
+
+    Attributes:
+        ready: the destination is open, and work may come.
+        outcomes, notices: new ones.
+        objects_done, bytes_done, requests, retries: since the start.
+        limit: requests in flight that are allowed now; `reason`: why it is that.
+        error: class name and sentence of the error that ended the process, or None.
+    """
+
+    ready: bool = False
+    outcomes: list[Outcome] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    objects_done: int = 0
+    bytes_done: int = 0
+    requests: int = 0
+    retries: int = 0
+    limit: int = 0
+    reason: str = ""
+    error: tuple[str, str] | None = None
+
+
+def pack(message: object) -> bytes:
+    """One message, ready to be written."""
+    buffer = io.BytesIO(bytes(LENGTH.size))
+    buffer.seek(LENGTH.size)
+    pickler = pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL)
+    pickler.dispatch_table = {**copyreg.dispatch_table, **_REDUCERS}
+    pickler.dump(message)
+    with buffer.getbuffer() as view:
+        LENGTH.pack_into(view, 0, len(view) - LENGTH.size)
+    return buffer.getvalue()
+
+
+async def receive(read: Callable[[int], Awaitable[bytes]]) -> Any:
+    """The next message. `read` returns exactly as many bytes as it is asked for, and raises where the pipe ends."""
+    (length,) = LENGTH.unpack(await read(LENGTH.size))
+    return pickle.loads(await read(length))  # noqa: S301 - written by our own process, see above
+
+
+def told_error(name: str, message: str) -> AsyncSinkError:
+    """The error that a process told, as its own class where that takes a sentence alone."""
+    kind = getattr(errors, name, AsyncSinkError)
+    if not issubclass(kind, AsyncSinkError) or issubclass(kind, (errors.IntegrityError, errors.ExportFailed)):
+        kind = AsyncSinkError
+    return kind(message)

@@ -1,0 +1,265 @@
+"""Several processes publish one run: the parent surveys, walks, shares out, records and reports; they do the rest.
+
+Work goes to whoever has least before it. A process that dies costs what it had in hand, each transfer a Failure, and
+the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+from asyncsink.config import Settings, Shard
+from asyncsink.destinations.base import Outlook
+from asyncsink.engine.division import divide
+from asyncsink.engine.messages import Begin, News, told_error
+from asyncsink.engine.outcomes import problem_outcome
+from asyncsink.engine.pipeline import Batch, Submit, Work
+from asyncsink.engine.progress import Progress
+from asyncsink.engine.recorder import Recorder
+from asyncsink.engine.run import Run
+from asyncsink.engine.worker import FILES_UNDER_WAY_MAX, Worker
+from asyncsink.errors import ConfigError, TransferError
+from asyncsink.model import Failure, LimitChanged, Outcome, SourceProblem, Transfer
+
+LEAVE_SECONDS = 10.0
+"""So much longer than `abort_seconds` a process that is asked to stop may take before it is killed."""
+
+log = logging.getLogger("asyncsink.engine")
+
+
+class Runner(Protocol):
+    """What publishes everything that a feed submits: a Pipeline, or a ProcessPool."""
+
+    async def run(self, feed: Callable[[Submit], Awaitable[None]]) -> None:
+        """As `Pipeline.run`."""
+        ...
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def outlook_of_parent(outlook: Outlook, processes: int) -> Outlook:
+    """What the parent's own destination prepares for: with processes, one request that proves bucket and credentials.
+    What is there already, each of them learns for itself."""
+    return outlook if processes == 1 else replace(outlook, objects_total=1)
+
+
+@asynccontextmanager
+async def open_runner(
+    run: Run, settings: Settings, outlook: Outlook, progress: Progress, processes: int
+) -> AsyncIterator[Runner]:
+    """The run's own pipeline, or `processes` processes that are ready to publish; leaving the block ends them.
+
+    Raises:
+        ConfigError, TransferError: a process cannot be started, or cannot use the destination; nothing was sent.
+    """
+    if processes == 1:
+        yield run.pipeline
+        return
+    log.info("%d processes publish", processes)
+    pool = ProcessPool(run, settings, progress)
+    async with anyio.create_task_group() as group:
+        try:
+            await pool.start(group, outlook, processes)
+            yield pool
+        finally:
+            await pool.wind_down()
+
+
+class ProcessPool:
+    """The processes of one run."""
+
+    def __init__(self, run: Run, settings: Settings, progress: Progress) -> None:
+        """Nothing is started yet."""
+        self._run = run
+        self._settings = settings
+        self._progress = progress
+        self._recorder = Recorder(run.log, run.manifest, run.events)
+        self._workers: list[Worker] = []
+        self._room = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._error: Exception | None = None
+        self._stopping = False
+
+    def __repr__(self) -> str:
+        return f"<ProcessPool of {len(self._workers)}, {sum(len(w.under_way) for w in self._workers)} under way>"
+
+    async def start(self, group: TaskGroup, outlook: Outlook, processes: int) -> None:
+        """Start the processes, and wait until all of them can begin: none sends before the last has looked.
+
+        Raises:
+            ConfigError, TransferError: one of them cannot.
+        """
+        limits = divide(self._settings.limits, processes, FILES_UNDER_WAY_MAX)
+        for number in range(processes):
+            worker = await Worker.start(number)
+            self._workers.append(worker)
+            group.start_soon(worker.listen, self._take, self._gone)
+        for worker, share in zip(self._workers, limits, strict=True):
+            settings = replace(
+                self._settings,
+                target=self._run.target,
+                limits=share,
+                policies=replace(self._settings.policies, on_unreachable="error"),
+                manifest="",
+                remove_dest_dir=False,
+                processes=1,
+                shard=Shard(),
+            )
+            worker.news = News(limit=share.concurrency_start)
+            await worker.begin(Begin(settings, outlook))
+        for worker in self._workers:
+            await worker.ready.wait()
+            if self._error is not None:
+                raise self._error
+            if not worker.alive:
+                raise ConfigError(
+                    f"Process {worker.number + 1} of {processes} {worker.ending}, before anything was sent; use "
+                    "processes=1, or fewer."
+                )
+
+    async def run(self, feed: Callable[[Submit], Awaitable[None]]) -> None:
+        """Publish everything that `feed` submits.
+
+        Returns when all of it is recorded. Cancelled, it has the processes abort what is under way, records what is
+        done, and leaves.
+        """
+        async with anyio.create_task_group() as recording:
+            recording.start_soon(self._record)
+            try:
+                with self._scope:
+                    await feed(self._submit)
+                    for worker in self._workers:
+                        await worker.finish()
+                    for worker in self._workers:
+                        await worker.ended.wait()
+                if self._error is not None:
+                    raise self._error
+            except BaseException:
+                # Nobody is waited for any more who only listens.
+                self._run.events.closing(0.0)
+                raise
+            finally:
+                await self.wind_down()
+                self._recorder.finish()
+
+    async def wind_down(self) -> None:
+        """End all processes: ask them, wait (shielded, bounded), and kill those that do not go."""
+        self._stopping = True
+        with anyio.CancelScope(shield=True):
+            for worker in self._workers:
+                await worker.leave()
+            with anyio.move_on_after(self._settings.retry.abort_seconds + LEAVE_SECONDS):
+                for worker in self._workers:
+                    await worker.ended.wait()
+            for worker in self._workers:
+                worker.kill()
+            for worker in self._workers:
+                await worker.ended.wait()
+
+    async def _record(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._recorder.run()
+
+    async def _submit(self, work: Work | Batch) -> None:
+        """Give `work` to the process that has least before it; waits while all have enough."""
+        transfers = work.transfers if isinstance(work, Batch) else [work.found]
+        given = [found for found in transfers if isinstance(found, Transfer)]
+        for found in transfers:
+            if not isinstance(found, Transfer):
+                known = problem_outcome(found, self._settings.policies) if isinstance(found, SourceProblem) else found
+                self._ended([known])
+        while given:
+            alive = [worker for worker in self._workers if worker.alive]
+            if not alive:
+                await self._workers[0].ended.wait()
+                for transfer in given:
+                    self._ended([self._lost(transfer, self._workers[0])])
+                break
+            idlest = min(alive, key=lambda worker: worker.bytes_under_way)
+            if idlest.has_room:
+                await idlest.give(work, given)
+                break
+            await self._room.wait()
+        await self._recorder.room()
+
+    def _ended(self, outcomes: list[Outcome]) -> None:
+        self._progress.objects_done += 1
+        self._recorder.add(outcomes)
+
+    async def _take(self, worker: Worker, news: News) -> None:
+        """Bring what a process told into the run. An error ends the run; the process is heard out all the same."""
+        try:
+            await self._bring(news, worker)
+        except Exception as error:  # noqa: BLE001 - raised where the run waits
+            self._give_up(error)
+
+    async def _bring(self, news: News, worker: Worker) -> None:
+        before = worker.news
+        self._progress.objects_done += news.objects_done - before.objects_done
+        self._progress.bytes_done += news.bytes_done - before.bytes_done
+        self._run.requests_elsewhere += news.requests - before.requests
+        self._run.retries_elsewhere += news.retries - before.retries
+        for outcome in news.outcomes:
+            worker.settle(outcome.key, outcome.source)
+            self._recorder.add([outcome])
+        self._wake()
+        for notice in news.notices:
+            self._run.events.notice(notice)
+        if news.error is not None:
+            self._give_up(told_error(*news.error))
+        await self._recorder.room()
+        if news.limit != before.limit and not self._stopping:
+            await self._tell_limit(news.limit - before.limit, news.reason)
+
+    async def _tell_limit(self, change: int, reason: str) -> None:
+        before = sum(worker.news.limit for worker in self._workers)
+        await self._run.events.emit(LimitChanged(before, before + change, reason))
+
+    def _give_up(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+        self._stopping = True
+        self._scope.cancel()
+
+    def _gone(self, worker: Worker) -> None:
+        """A process has ended: what it had in hand has failed, unless the run itself is being stopped."""
+        if not self._stopping:
+            if worker.under_way:
+                log.warning("process %d %s", worker.number + 1, worker.ending)
+            try:
+                for transfer in list(worker.under_way.values()):
+                    self._ended([self._lost(transfer, worker)])
+            except anyio.BrokenResourceError as error:
+                self._give_up(error)
+        worker.under_way.clear()
+        self._wake()
+
+    def _lost(self, transfer: Transfer, worker: Worker) -> Failure:
+        url = self._run.destination.url(transfer)
+        return Failure(
+            source=transfer.source.path,
+            key=transfer.key,
+            url=url,
+            error=TransferError.__name__,
+            message=f"{transfer.source.path} is not confirmed at {url}: its process {worker.ending}. Export it again; "
+            "where memory is short, with fewer processes or less memory_bytes.",
+            stage="upload",
+            entry=transfer.source.entry,
+        )
+
+    def _wake(self) -> None:
+        self._room.set()
+        self._room = anyio.Event()

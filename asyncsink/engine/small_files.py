@@ -1,0 +1,213 @@
+"""Small files, many to a thread hop: one look, one reading, then one request after another.
+
+For an object of a few kilobytes, a hop to a thread costs more than reading it. A batch looks at everything with one
+question to the destination, reads, checksums, compares and copies all its files in one hop, and sends what is to be
+sent. Whatever is not simple (a HEAD is needed, a file changed, an answer contradicts) takes the ordinary way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from asyncsink.config import Policies
+from asyncsink.destinations.base import Destination, Existing, Unknown
+from asyncsink.destinations.local import LocalDestination
+from asyncsink.engine.budget import ByteBudget
+from asyncsink.engine.hops import Hops
+from asyncsink.engine.legs import Leg
+from asyncsink.engine.outcomes import Ending, failure, receipt, word_outcomes
+from asyncsink.engine.progress import Progress
+from asyncsink.engine.publishing import CHEAP_MD5_BYTES_MAX, Publisher
+from asyncsink.engine.reading import Outgrown, Reading, read_new, read_small
+from asyncsink.errors import AsyncSinkError, IntegrityError
+from asyncsink.integrity.sameness import Decision, LookCloser, conclude, decide
+from asyncsink.model import Outcome, Transfer
+
+Done = Callable[[Sequence[Outcome]], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Known:
+    """A small file that has more to it than reading and sending: an object or a local copy to compare, or to make."""
+
+    ending: Ending
+    ordinary: bool = False
+    reading: Reading | None = None
+
+
+class SmallFiles:
+    """Publishes batches; many run at the same time, each by one worker.
+
+    Args:
+        publisher: the ordinary way.
+        copy: the local copy, or None.
+        dry_run: decide everything, send nothing.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        destination: Destination,
+        copy: LocalDestination | None,
+        *,
+        policies: Policies,
+        budget: ByteBudget,
+        hops: Hops,
+        progress: Progress,
+        dry_run: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self._publisher = publisher
+        self._destination = destination
+        self._copy = copy
+        self._policies = policies
+        self._budget = budget
+        self._hops = hops
+        self._progress = progress
+        self._dry_run = dry_run
+        self._clock = clock
+
+    async def publish(self, transfers: Sequence[Transfer], done: Done) -> None:
+        """Publish a batch; `done` is called with each transfer's outcomes as soon as they are known.
+
+        Cancellation as `Publisher.publish`.
+        """
+        found = await self._found(self._destination, transfers)
+        if self._copy is None and not self._dry_run and not any(found):
+            ordinary = await self._publish_new(transfers, done)
+        else:
+            ordinary = await self._publish_known(transfers, found, done)
+        for transfer in ordinary:
+            done(await self._publisher.publish(transfer))
+
+    async def _found(
+        self, destination: Destination, transfers: Sequence[Transfer]
+    ) -> Sequence[Existing | Unknown | None]:
+        if self._policies.overwrite == "always":
+            return [None] * len(transfers)
+        return await destination.look_many(transfers)
+
+    # -- nothing is there, and nothing is copied: the way of nearly every object of a first export --------------------
+
+    async def _publish_new(self, transfers: Sequence[Transfer], done: Done) -> list[Transfer]:
+        """Returns the transfers that were not sent, and need the ordinary way."""
+        ordinary: list[Transfer] = []
+        started = self._clock()
+        async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
+            files = [transfer.source for transfer in transfers]
+            readings = await self._hops.run(partial(read_new, files, self._policies.algorithm))
+            for transfer, reading in zip(transfers, readings, strict=True):
+                if reading is None:
+                    ordinary.append(transfer)
+                    continue
+                body, checksum = reading
+                try:
+                    stored = await self._destination.put(transfer, body, checksum)
+                except IntegrityError:
+                    ordinary.append(transfer)
+                except AsyncSinkError as error:
+                    done((failure(transfer, self._destination.url(transfer), error),))
+                else:
+                    ended = self._clock()
+                    self._progress.bytes_done += transfer.source.size_bytes
+                    done((receipt(transfer, stored, checksum, ended - started),))
+                    started = ended
+        return ordinary
+
+    # -- something is there, or a local copy is made ------------------------------------------------------------------
+
+    async def _publish_known(
+        self, transfers: Sequence[Transfer], found: Sequence[Existing | Unknown | None], done: Done
+    ) -> list[Transfer]:
+        """Returns the transfers that need the ordinary way."""
+        copied = None if self._copy is None else await self._found(self._copy, transfers)
+        work = [
+            self._known(transfer, [found[number]] if copied is None else [found[number], copied[number]])
+            for number, transfer in enumerate(transfers)
+        ]
+        started = self._clock()
+        reading = [known for known in work if not known.ordinary and self._must_read(known.ending.legs)]
+        async with self._budget.reserve(sum([known.ending.transfer.source.size_bytes for known in reading])):
+            if reading:
+                await self._hops.run(partial(self._read_all, reading))
+            for known in work:
+                if not known.ordinary:
+                    await self._finish(known, started, done)
+                    started = self._clock()
+        return [known.ending.transfer for known in work if known.ordinary]
+
+    def _known(self, transfer: Transfer, found: Sequence[Existing | Unknown | None]) -> _Known:
+        known = _Known(Ending(transfer, [Leg(self._destination)]))
+        if self._copy is not None:
+            known.ending.legs = [*known.ending.legs, Leg(self._copy)]
+        for leg, existing in zip(known.ending.legs, found, strict=True):
+            if isinstance(existing, Unknown):
+                known.ordinary = True
+                return known
+            leg.existing = existing
+            leg.decision = self._decide(transfer, existing)
+            known.ordinary = known.ordinary or isinstance(leg.decision, LookCloser)
+        return known
+
+    def _decide(self, transfer: Transfer, existing: Existing | None) -> Decision:
+        size_bytes = transfer.source.size_bytes
+        return decide(
+            existing,
+            policy=self._policies.overwrite,
+            size_bytes=size_bytes,
+            mtime_ns=transfer.source.mtime_ns,
+            wanted=self._policies.algorithm,
+            cheap_md5_bytes_max=CHEAP_MD5_BYTES_MAX,
+            part_sizes=[size_bytes] if size_bytes else [],
+        )
+
+    def _must_read(self, legs: Sequence[Leg]) -> bool:
+        alive = not self._dry_run and any(leg.alive for leg in legs)
+        return alive or any(leg.comparing is not None for leg in legs)
+
+    def _read_all(self, work: Sequence[_Known]) -> None:
+        for known in work:
+            self._read_known(known)
+
+    def _read_known(self, known: _Known) -> None:
+        """Read, settle the comparisons, and make the local copy from the same bytes. Blocking; in a reader thread."""
+        ending = known.ending
+        comparing = [leg for leg in ending.legs if leg.comparing is not None]
+        compares = [leg.comparing for leg in comparing if leg.comparing is not None]
+        try:
+            reading = read_small(ending.transfer.source, self._policies.algorithm, compares)
+        except (AsyncSinkError, Outgrown):
+            known.ordinary = True
+            return
+        ending.checksum = reading.checksum
+        for leg, compare, digests in zip(comparing, compares, reading.digests, strict=True):
+            assert leg.existing is not None  # something is there: it is being compared
+            leg.decision = conclude(compare, leg.existing, digests)
+            known.ordinary = known.ordinary or isinstance(leg.decision, LookCloser)
+        if known.ordinary or self._dry_run:
+            return
+        if ending.legs[0].alive:
+            known.reading = reading
+        if self._copy is not None and ending.legs[1].alive:
+            try:
+                ending.legs[1].stored = self._copy.put_now(ending.transfer, reading.body)
+            except AsyncSinkError as error:
+                ending.legs[1].error = error
+
+    async def _finish(self, known: _Known, started: float, done: Done) -> None:
+        ending = known.ending
+        transfer, primary = ending.transfer, ending.legs[0]
+        if known.reading is not None:
+            try:
+                primary.stored = await self._destination.put(transfer, known.reading.body, known.reading.checksum)
+            except IntegrityError:
+                # The local copy, if there is one, is found to be the same then.
+                known.ordinary = True
+                return
+            except AsyncSinkError as error:
+                primary.error = error
+        if primary.stored is not None or primary.same:
+            self._progress.bytes_done += transfer.source.size_bytes
+        done(word_outcomes(ending, self._clock() - started, self._policies))

@@ -1,0 +1,286 @@
+"""Large parts: one hop each to a thread that reads, checksums, copies and sends them; the event loop only waits.
+
+Reading, checksumming, sealing and sending large buffers all release the interpreter's lock, so that a few threads fill
+a network from Python at the price of the copies alone. Memory is `threads` buffers of a part's size, and they are
+given back when nothing was sent for a few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final
+
+import anyio
+
+from asyncsink.config import RetryPolicy
+from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCredentials
+from asyncsink.model import Checksum
+from asyncsink.s3.error_map import one_line
+from asyncsink.s3.operations import (
+    Confirm,
+    ObjectStored,
+    PartSource,
+    PartStored,
+    PutObject,
+    UploadPart,
+    UploadPartFrom,
+)
+from asyncsink.s3.wire.answers import corrected_time
+from asyncsink.s3.wire.endpoint import Endpoint
+from asyncsink.s3.wire.keyring import Keyring
+from asyncsink.s3.wire.reading import ExchangeError
+from asyncsink.s3.wire.requests import RequestWriter
+from asyncsink.s3.wire.sender_connection import Address, Interrupted, in_turn
+from asyncsink.s3.wire.sender_thread import (
+    Assignment,
+    Errand,
+    ObjectToSend,
+    PartToSend,
+    Post,
+    Refused,
+    Sender,
+)
+
+__all__ = ["ObjectToSend", "PartToSend", "SenderPool"]
+
+THREADS: Final = 8
+RESOLVERS: Final = 2
+"""Threads that look names up: that can block for long, and cannot be interrupted."""
+FAILED_ADDRESSES_MAX: Final = 64
+JOIN_SECONDS_MAX: Final = 5.0
+"""So long `aclose` waits for threads that hang in a file system; they end when it lets go of them."""
+
+
+class SenderPool:
+    """Sends parts of files to one bucket, each part once, from threads of its own. For one event loop.
+
+    Args:
+        bucket: its name, for messages.
+        endpoint: where requests go.
+        keyring: signs them. The pool uses it in several threads: it must be the pool's own.
+        retry: connect_seconds and stall_seconds.
+        tls: the context for HTTPS, None for plain HTTP.
+        threads: parts that are sent at once, at most; each holds a buffer of a part's size. Threads are started
+            when they are needed.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        endpoint: Endpoint,
+        keyring: Keyring,
+        retry: RetryPolicy,
+        tls: ssl.SSLContext | None,
+        *,
+        threads: int = THREADS,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._post = Post(bucket, endpoint, keyring, retry, tls, self._loop, threading.current_thread())
+        self._slots = asyncio.Semaphore(threads)
+        self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="asyncsink-resolver")
+        self._senders: list[Sender] = []
+        self._idle: list[Sender] = []
+        self._under_way: dict[Sender, Assignment] = {}
+        self._closed = False
+        self.connections_total = 0
+        """Connections asked for so far."""
+
+    def __repr__(self) -> str:
+        url = self._post.endpoint.url
+        return f"<SenderPool {url}: {len(self._senders)} threads, {len(self._under_way)} sending>"
+
+    async def send(self, operation: UploadPartFrom) -> PartStored:
+        """`send_part` for an operation; raises the same."""
+        part = PartToSend(
+            key=operation.key,
+            upload_id=operation.upload_id,
+            part_number=operation.part_number,
+            algorithm=operation.algorithm,
+            sse_customer_key=operation.sse_customer_key,
+        )
+        stored, sent = await self.send_part(
+            operation.source, operation.offset, operation.length, part, operation.local, confirm=operation.confirm
+        )
+        return PartStored(
+            etag=stored.etag, checksum=stored.checksum, version_id=stored.version_id, sse=stored.sse, sent=sent
+        )
+
+    async def send_part(
+        self,
+        source: PartSource,
+        offset: int,
+        length: int,
+        what: PartToSend | ObjectToSend,
+        local: Callable[[memoryview], None] | None = None,
+        *,
+        confirm: Confirm | None = None,
+    ) -> tuple[ObjectStored, Checksum | None]:
+        """Read `length` bytes from `offset` of `source` and send them; the answer, and the checksum that was sent.
+
+        Sends the part once; only a request on a kept connection that turns out to be closed is sent again, on a new
+        one (and the bytes are read, and given to `local`, again).
+
+        Args:
+            source: in use until this returns or raises.
+            offset, length: bytes in the source.
+            what: where they go.
+            local: called in the thread with the bytes before they are sent, to write the local copy; must not keep
+                them. What it raises is raised, and nothing is sent: a copy that may fail by itself keeps its error.
+            confirm: called in the thread with the answer, while the bytes are still at hand; what it raises is raised.
+
+        Raises:
+            SourceError: the bytes could not be read; nothing was sent.
+            ConfigError, CredentialsError, InvalidKey: nothing will succeed with this target, key or attributes.
+            ConnectionLost, Stalled, ServerFault: there was no whole answer.
+            ClockSkew, ExpiredCredentials: the next request is signed with the server's time, or new credentials.
+            AsyncSinkError: as `s3.error_map` reads the answer.
+
+        Cancellation resets the connection, and propagates when the thread has let go of `source`: at once, unless the
+        file system keeps a read or a local write waiting.
+        """
+        errand = Errand(source=source, offset=offset, length=length, what=what, local=local, confirm=confirm)
+        async with self._slots:
+            try:
+                sender = self._idle.pop() if self._idle else self._start()
+            except ExchangeError as failure:
+                raise self._failed(what, failure) from failure.__cause__
+            try:
+                return await self._send(sender, errand)
+            finally:
+                self._idle.append(sender)
+
+    async def aclose(self) -> None:
+        """End the threads and close their connections; parts under way fail. Calling it twice is harmless.
+
+        Waits JOIN_SECONDS_MAX at most for a thread that hangs in a file system.
+        """
+        self._closed = True
+        for sender, assignment in self._under_way.items():
+            sender.give_up(assignment)
+        senders, self._senders = self._senders, []
+        for sender in senders:
+            sender.stop()
+        self._resolvers.shutdown(wait=False)
+        if not senders:
+            return
+        ended, _ = await asyncio.wait([sender.ended for sender in senders], timeout=JOIN_SECONDS_MAX)
+        for sender in senders:
+            if sender.ended in ended:
+                sender.thread.join()
+
+    async def _send(self, sender: Sender, errand: Errand) -> tuple[ObjectStored, Checksum | None]:
+        keyring, what = self._post.keyring, errand.what
+        kept = sender.connected
+        while True:
+            writer = keyring.ready() or await keyring.renewed()
+            try:
+                addresses = () if kept else await self._resolve()
+                assignment = Assignment(
+                    errand=errand, writer=writer, addresses=addresses, done=self._loop.create_future()
+                )
+                return await self._run(sender, assignment)
+            except ExchangeError as failure:
+                if not (kept and failure.unanswered):
+                    raise self._failed(what, failure) from failure.__cause__
+                kept = False
+            except Refused as refused:
+                self._learn(writer, refused)
+                raise refused.error from None
+            except ssl.SSLCertVerificationError as error:
+                reason = one_line(error.verify_message or str(error))
+                raise ConfigError(
+                    f"{self._where(what)} failed: the certificate of {self._post.endpoint.url} is not trusted "
+                    f"({reason}); give ca_bundle=."
+                ) from error
+
+    async def _run(self, sender: Sender, assignment: Assignment) -> tuple[ObjectStored, Checksum | None]:
+        if self._closed:
+            raise ExchangeError("the pool was closed")
+        self._under_way[sender] = assignment
+        sender.give(assignment)
+        try:
+            # Waited for, not awaited: cancelling this task must not complete what the thread has yet to complete.
+            await asyncio.wait([assignment.done])
+            return assignment.done.result()
+        except asyncio.CancelledError:
+            sender.give_up(assignment)
+            await _over(assignment)
+            raise
+        except Interrupted:
+            raise ExchangeError("the pool was closed") from None
+        finally:
+            del self._under_way[sender]
+
+    async def _resolve(self) -> list[Address]:
+        endpoint, seconds = self._post.endpoint, self._post.retry.connect_seconds
+        if self._closed:
+            raise ExchangeError("the pool was closed")
+        lookup = partial(socket.getaddrinfo, endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+        try:
+            async with asyncio.timeout(seconds):
+                found = await self._loop.run_in_executor(self._resolvers, lookup)
+        except TimeoutError as error:
+            raise ExchangeError(f"the name {endpoint.host!r} was not resolved within {seconds:g} s") from error
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is malformed"
+            raise ExchangeError(f"the name {endpoint.host!r} cannot be resolved: {reason}") from error
+        addresses: list[Address] = list(dict.fromkeys((each[0], each[4]) for each in found))  # type: ignore[misc]
+        if not addresses:
+            raise ExchangeError(f"the name {endpoint.host!r} has no address")
+        # Names change their addresses over a long run: those of yesterday are not kept.
+        if len(self._post.failed_at) > FAILED_ADDRESSES_MAX:
+            self._post.failed_at.clear()
+        self.connections_total += 1
+        return in_turn(addresses, self.connections_total, self._post.failed_at)
+
+    def _start(self) -> Sender:
+        if self._closed:
+            raise ExchangeError("the pool was closed")
+        try:
+            sender = Sender(self._post, len(self._senders))
+        except (OSError, RuntimeError) as error:
+            raise ExchangeError(f"no thread could be started to send it ({one_line(str(error))})") from error
+        self._senders.append(sender)
+        return sender
+
+    def _learn(self, writer: RequestWriter, refused: Refused) -> None:
+        keyring = self._post.keyring
+        if isinstance(refused.error, ExpiredCredentials):
+            keyring.expire(writer)
+        elif isinstance(refused.error, ClockSkew):
+            server_time = corrected_time(refused.error, refused.answer)
+            if server_time is not None:
+                keyring.correct_clock(server_time)
+
+    def _failed(self, what: PartToSend | ObjectToSend, failure: ExchangeError) -> AsyncSinkError:
+        return failure.error(
+            f"{self._where(what)} failed: {failure.reason} at {self._post.endpoint.url}; "
+            "look at the server and the network.",
+            operation=_operation_name(what),
+        )
+
+    def _where(self, what: PartToSend | ObjectToSend) -> str:
+        part = f"part {what.part_number} of " if isinstance(what, PartToSend) else ""
+        return f"{_operation_name(what)} of {part}s3://{self._post.bucket}/{one_line(what.key, 1200)}"
+
+
+async def _over(assignment: Assignment) -> None:
+    """Wait until the thread has let go of the source, however often the task is cancelled meanwhile."""
+    with anyio.CancelScope(shield=True):
+        while not assignment.done.done():
+            # The first cancellation propagates when this returns; a source that is still being read must stay open.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([assignment.done])
+    # Nobody wants to know how it ended.
+    assignment.done.exception()
+
+
+def _operation_name(what: PartToSend | ObjectToSend) -> str:
+    return PutObject.name if isinstance(what, ObjectToSend) else UploadPart.name

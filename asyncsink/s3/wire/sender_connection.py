@@ -1,0 +1,368 @@
+"""One HTTP/1.1 connection for a thread of its own: every wait has a deadline, and can be ended from another thread.
+
+The socket is non-blocking; the thread waits in `poll` only, for the socket and for its `Interrupt`. A plain blocking
+socket could be stopped by closing it under the thread's feet alone, and its timeouts count a whole call, not progress.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import socket
+import ssl
+import struct
+import sys
+import termios
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from asyncsink.config import MIB, RetryPolicy
+from asyncsink.errors import ServerFault, Stalled
+from asyncsink.s3.client import KEEP_ALIVE_SECONDS
+from asyncsink.s3.error_map import one_line
+from asyncsink.s3.wire.answers import Answer
+from asyncsink.s3.wire.endpoint import Endpoint
+from asyncsink.s3.wire.reading import AnswerReader, ExchangeError
+
+Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+"""Family and socket address, as `socket.getaddrinfo` gives them."""
+
+ADDRESSES_TRIED_MAX: Final = 4
+"""Per connection; they share connect_seconds."""
+FAILED_ADDRESS_SECONDS: Final = 30.0
+"""So long an address that could not be reached comes last."""
+SLICE_BYTES: Final = 4 * MIB
+"""Handed to the socket at once; between slices the thread looks for an early answer and for the interrupt."""
+RECEIVE_BYTES: Final = 64 * 1024
+NEAR_SECONDS: Final = 0.001
+NEAR_SEND_BUFFER_BYTES: Final = 512 * 1024
+"""What the kernel holds for a server that took a plain connection within NEAR_SECONDS: more than is needed to fill the
+path, and little enough to stay in the processor's caches. Elsewhere the kernel finds the size that the path needs."""
+_BOTH: Final = select.POLLIN | select.POLLOUT
+_POLL_MS_MAX: Final = 2**31 - 1
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class Interrupted(Exception):
+    """Whoever wanted the answer has given up."""
+
+
+class Interrupt:
+    """Wakes the thread that waits for a connection. `signal` may be called from any thread, also after `close`.
+
+    Raises:
+        OSError: no descriptors are free.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._closed = False
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+
+    def fileno(self) -> int:
+        """What becomes readable."""
+        return self._reader
+
+    def signal(self) -> None:
+        """End the present wait, and the ones to come until `clear`."""
+        # The lock: a descriptor that was closed may be somebody else's by now.
+        with self._lock:
+            if not self._closed:
+                # A full pipe wakes just as well.
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._writer, b"!")
+
+    def clear(self) -> None:
+        """Forget signals for what is over; only for the thread that waits."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._reader, 4096):
+                pass
+
+    def close(self) -> None:
+        """Give the descriptors back. Calling it twice is harmless."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                os.close(self._reader)
+                os.close(self._writer)
+
+
+class SenderConnection:
+    """A connection for one exchange after another, all in one thread. Made by `connect`.
+
+    Args:
+        connected: a non-blocking socket, with TLS already where it is to have any.
+        interrupt: ends every wait.
+        stall_seconds: see config.RetryPolicy.
+    """
+
+    def __init__(self, connected: socket.socket, interrupt: Interrupt, stall_seconds: float) -> None:
+        self._socket = connected
+        self._waiter = _Waiter(connected, interrupt)
+        self._stall_seconds = stall_seconds
+        self._reader = AnswerReader()
+        self._idle_since = time.monotonic()
+        self._usable = True
+
+    def __repr__(self) -> str:
+        return f"<SenderConnection {'idle' if self._usable else 'busy or closed'}>"
+
+    @property
+    def recent(self) -> bool:
+        """Whether the last exchange left the connection open, less than KEEP_ALIVE_SECONDS ago. Asks nobody."""
+        return self._usable and time.monotonic() - self._idle_since < KEEP_ALIVE_SECONDS
+
+    def fit(self) -> bool:
+        """Whether another exchange can begin: recent, and the server has neither hung up nor said anything."""
+        if not self.recent:
+            return False
+        try:
+            self._socket.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            return False
+        return False
+
+    def exchange(self, head: bytes, body: memoryview) -> Answer:
+        """Send a request and wait for the whole answer.
+
+        Where the server refuses while the body is still on its way, the rest of the body is not sent; the answer is
+        returned, and the connection is not used again.
+
+        Raises:
+            ExchangeError: there is no answer, or it is broken; Stalled where nothing moved for stall_seconds.
+            Interrupted: the interrupt came.
+        """
+        self._usable = False
+        self._reader.begin(bodiless=False)
+        whole = self._send(memoryview(head)) and self._send(body)
+        while (answer := self._reader.answer) is None:
+            self._wait(select.POLLIN)
+            self._receive()
+        if not whole and answer.status < 300:
+            raise ExchangeError(f"the server answered {answer.status} before it had the whole body", ServerFault)
+        self._usable = whole and self._reader.keep_alive
+        self._idle_since = time.monotonic()
+        return answer
+
+    def close(self) -> None:
+        """Close at once; what an unfinished exchange still has in the kernel's buffers is not sent."""
+        if not self._usable:
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._usable = False
+        self._reader.close()
+        self._socket.close()
+
+    def _send(self, piece: memoryview) -> bool:
+        """Whether all of `piece` is sent; else the server has refused, and (part of) its answer is there."""
+        position, wanted = 0, _BOTH
+        while position < len(piece):
+            ready, wanted = self._wait(wanted), _BOTH
+            if ready & ~select.POLLOUT:
+                self._receive()
+                if self._reader.answer is not None or self._reader.status >= 300:
+                    return False
+            if not ready & select.POLLOUT:
+                continue
+            try:
+                # After SSLWantWriteError, the same slice must be offered again: position has not moved.
+                position += self._socket.send(piece[position : position + SLICE_BYTES])
+            except ssl.SSLWantReadError:
+                wanted = select.POLLIN
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                continue
+            except OSError as error:
+                self._read_last_words(_reason(error))
+                return False
+        return True
+
+    def _receive(self) -> None:
+        """Take what has come, if anything has."""
+        more = True
+        while more and self._reader.answer is None:
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except OSError as error:
+                self._reader.end(_reason(error))
+                return
+            if not data:
+                self._reader.end("the server hung up")
+                return
+            self._reader.feed(data)
+            # What TLS has decrypted already is seen by no poll.
+            more = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+
+    def _read_last_words(self, reason: str) -> None:
+        """After a failed write: a server that refuses and hangs up has often said why.
+
+        Raises:
+            ExchangeError: it has not.
+        """
+        while self._reader.answer is None:
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except OSError:
+                data = b""
+            if data:
+                self._reader.feed(data)
+            else:
+                self._reader.end(reason)
+
+    def _wait(self, events: int) -> int:
+        queued = self._queued()
+        while not (ready := self._waiter.wait(events, self._stall_seconds)):
+            # Megabytes wait in the kernel on their way to a slow server; it takes no more before a good share is gone.
+            before, queued = queued, self._queued()
+            if queued >= before:
+                raise ExchangeError(f"no byte moved for {self._stall_seconds:g} s", Stalled)
+        return ready
+
+    def _queued(self) -> int:
+        """Bytes that the kernel holds and the server has not acknowledged; 0 where the system does not tell."""
+        try:
+            told = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+        except OSError:
+            return 0
+        return int.from_bytes(told, sys.byteorder)
+
+
+def connect(
+    endpoint: Endpoint,
+    addresses: Sequence[Address],
+    tls: ssl.SSLContext | None,
+    interrupt: Interrupt,
+    retry: RetryPolicy,
+    *,
+    failed_at: dict[Address, float],
+) -> SenderConnection:
+    """A connection to the first of `addresses` that takes one.
+
+    Args:
+        endpoint: its host is what the certificate must name.
+        addresses: at least one; ADDRESSES_TRIED_MAX are tried, within connect_seconds altogether.
+        tls: the context for HTTPS, None for plain HTTP.
+        interrupt: ends the attempt.
+        retry: connect_seconds and stall_seconds.
+        failed_at: when (time.monotonic) an address could not be reached; kept up to date here.
+
+    Raises:
+        ExchangeError: none took it.
+        ssl.SSLCertVerificationError: the server is not who it says.
+        Interrupted: the interrupt came.
+    """
+    deadline = time.monotonic() + retry.connect_seconds
+    last: OSError | None = None
+    wanted = addresses[:ADDRESSES_TRIED_MAX]
+    for left, address in zip(range(len(wanted), 0, -1), wanted, strict=True):
+        share_ends = time.monotonic() + (deadline - time.monotonic()) / left
+        try:
+            connected = _open(address, endpoint.host, tls, interrupt, share_ends)
+        except ssl.SSLCertVerificationError:
+            raise
+        except OSError as error:
+            last = error
+            failed_at[address] = time.monotonic()
+        else:
+            failed_at.pop(address, None)
+            return SenderConnection(connected, interrupt, retry.stall_seconds)
+    reason = one_line((last and (last.strerror or str(last))) or "it did not answer in time")
+    raise ExchangeError(f"the connection could not be made: {reason}") from last
+
+
+def in_turn(addresses: Sequence[Address], turn: int, failed_at: Mapping[Address, float]) -> list[Address]:
+    """The addresses (one at least) as connection `turn` is to try them: spread, those that failed lately last."""
+    first = turn % len(addresses)
+    now = time.monotonic()
+    return sorted(
+        [*addresses[first:], *addresses[:first]],
+        key=lambda address: now - failed_at.get(address, float("-inf")) < FAILED_ADDRESS_SECONDS,
+    )
+
+
+def _open(
+    address: Address, host: str, tls: ssl.SSLContext | None, interrupt: Interrupt, deadline: float
+) -> socket.socket:
+    family, place = address
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        opened.setblocking(False)
+        # The last packet of a body must not wait for the acknowledgement of the one before.
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        waiter, began = _Waiter(opened, interrupt), time.monotonic()
+        code = opened.connect_ex(place)
+        if code == errno.EINPROGRESS:
+            waiter.wait_until(select.POLLOUT, deadline)
+            code = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+        if tls is None and time.monotonic() - began < NEAR_SECONDS:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, NEAR_SEND_BUFFER_BYTES)
+        if tls is not None:
+            opened = tls.wrap_socket(opened, server_hostname=host, do_handshake_on_connect=False)
+            _shake_hands(opened, waiter, deadline)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _shake_hands(wrapped: ssl.SSLSocket, waiter: _Waiter, deadline: float) -> None:
+    while True:
+        try:
+            wrapped.do_handshake()
+        except ssl.SSLWantReadError:
+            waiter.wait_until(select.POLLIN, deadline)
+        except ssl.SSLWantWriteError:
+            waiter.wait_until(select.POLLOUT, deadline)
+        else:
+            return
+
+
+class _Waiter:
+    """Waits for a socket and an interrupt at once."""
+
+    def __init__(self, watched: socket.socket, interrupt: Interrupt) -> None:
+        self._descriptor = watched.fileno()
+        self._interrupt = interrupt.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._descriptor, 0)
+        self._poll.register(self._interrupt, select.POLLIN)
+
+    def wait(self, events: int, seconds: float) -> int:
+        """What the socket is ready for, or 0 where the time is up first.
+
+        Raises:
+            Interrupted: the interrupt came.
+        """
+        self._poll.modify(self._descriptor, events)
+        ready = 0
+        for descriptor, found in self._poll.poll(min(max(0.0, seconds * 1000), _POLL_MS_MAX)):
+            if descriptor == self._interrupt:
+                raise Interrupted
+            ready = found
+        return ready
+
+    def wait_until(self, events: int, deadline: float) -> None:
+        """Wait until the socket is ready.
+
+        Raises:
+            TimeoutError: the deadline (as of time.monotonic) came first.
+            Interrupted: the interrupt came.
+        """
+        if not self.wait(events, deadline - time.monotonic()):
+            raise TimeoutError("it did not answer in time")
+
+
+def _reason(error: OSError) -> str:
+    return one_line(error.strerror or str(error) or type(error).__name__)

@@ -1,0 +1,90 @@
+"""A proxy before a real S3 server that decides what becomes of each UploadPart on its way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urlsplit
+
+from asyncsink.config import MIB
+from asyncsink.testing.faulty_peers import CannedPeer
+
+FORWARD: Final = None
+"""The part arrives."""
+DROP: Final = b""
+"""A MiB of it is read, and the connection closed in the middle of the answer."""
+HANG: Final = b"hang"
+"""A MiB of it is read, and nothing more happens."""
+
+
+class PartsProxy(CannedPeer):
+    """Forwards everything but parts as it is. Signatures stay valid: they hold the proxy's own address.
+
+    Args:
+        server_url: the real server, "http://host:port".
+        fate: told the number of each part that comes; FORWARD, DROP, HANG, or an answer (whole, as `canned` makes
+            it) that the server is never asked for.
+    """
+
+    def __init__(self, server_url: str, fate: Callable[[int], bytes | None]) -> None:
+        super().__init__(b"")
+        server = urlsplit(server_url)
+        self._place = server.hostname, server.port
+        self._fate = fate
+        self.parts: list[int] = []
+        """Numbers of the parts that came, in their order."""
+        self.hung = asyncio.Event()
+        """Set when a part hangs."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        there_reader, there_writer = await asyncio.open_connection(*self._place)
+        back = asyncio.create_task(_copy(there_reader, writer))
+        try:
+            while await self._serve_one(reader, writer, there_writer):
+                pass
+        finally:
+            there_writer.transport.abort()
+            back.cancel()
+            await asyncio.gather(back, return_exceptions=True)
+
+    async def _serve_one(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, there: asyncio.StreamWriter
+    ) -> bool:
+        head = await reader.readuntil(b"\r\n\r\n")
+        fate = FORWARD
+        if b"partNumber=" in head:
+            number = int(head.split(b"partNumber=")[1].split(b"&")[0])
+            self.parts.append(number)
+            fate = self._fate(number)
+        lines = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        length = int(lines[0][15:]) if lines else 0
+        if fate in (DROP, HANG):
+            await reader.readexactly(min(length, MIB))
+            if fate == HANG:
+                self.hung.set()
+                await asyncio.Event().wait()
+            # Without a word, a kept connection would be taken for one that had gone stale.
+            writer.write(b"HTTP/1.1 20")
+            await writer.drain()
+            return False
+        if fate is FORWARD:
+            there.write(head)
+        while length:
+            data = await reader.read(min(length, 1 << 18))
+            if not data:
+                return False
+            length -= len(data)
+            if fate is FORWARD:
+                there.write(data)
+                await there.drain()
+        if fate is not FORWARD:
+            writer.write(fate)
+        return True
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()

@@ -1,0 +1,162 @@
+"""Reading single values of options: sizes, choices, texts, paths, flags, pairs. Every refusal is one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+from asyncsink.errors import ConfigError
+
+SIZE_BYTES_MAX = 2**63 - 1
+
+_SIZE = re.compile(r"(?i)^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$")
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_size(value: int | str, name: str) -> int:
+    """A number of bytes from 268435456, "256MiB", "256M" (both 2**20) or "256MB" (10**6).
+
+    Raises:
+        ConfigError: the text is no size, or the size is not positive.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ConfigError(f"{name}={value!r} is no size; give bytes or a text such as '256MiB'.")
+    if isinstance(value, int):
+        size = value
+    else:
+        match = _SIZE.match(value)
+        if match is None:
+            raise ConfigError(f"{name}={value!r} is no size; give bytes or a text such as '256MiB'.")
+        number, unit, binary = match.groups()
+        decimal = unit and not binary and value.strip().lower().endswith("b")
+        size = int(float(number) * (1000 if decimal else 1024) ** _POWERS[unit.lower()])
+    if size <= 0:
+        raise ConfigError(f"{name}={value!r} must be more than 0 bytes.")
+    return size
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise ConfigError, with the nearest choice named, unless `value` is one of `choices`."""
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.{hint}")
+
+
+def choices_of(literal: Any) -> tuple[str, ...]:
+    """The values of a Literal alias."""
+    return tuple(get_args(literal))
+
+
+def size_of(given: Mapping[str, Any], name: str, default: int) -> int:
+    """The bytes of an option such as 268435456 or "256MiB".
+
+    Raises:
+        ConfigError: it is no size, or more than any file has.
+    """
+    value = given.get(name)
+    try:
+        size = default if value is None else parse_size(value, name)
+    except OverflowError:
+        size = SIZE_BYTES_MAX + 1
+    if size > SIZE_BYTES_MAX:
+        raise ConfigError(f"{name} is more than any file or memory has; give bytes or a text such as '256MiB'.")
+    return size
+
+
+def choice_of(given: Mapping[str, Any], name: str, default: str, literal: Any) -> Any:
+    """One of the values of the Literal alias `literal`.
+
+    Raises:
+        ConfigError: another value; the nearest one is named.
+    """
+    value = given.get(name)
+    if value is None:
+        return default
+    check_choice(name, value, choices_of(literal))
+    return value
+
+
+def text_of(given: Mapping[str, Any], name: str) -> str:
+    """A text, or "" where the option is not given.
+
+    Raises:
+        ConfigError: another type.
+    """
+    value = given.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a text.")
+    return value
+
+
+def path_of(given: Mapping[str, Any], name: str) -> str:
+    """A path with ~ expanded, or "" where the option is not given.
+
+    Raises:
+        ConfigError: no path; for `creds_path` also the content of a file.
+    """
+    value = given.get(name)
+    if value is None:
+        return ""
+    try:
+        path = os.fspath(value)
+    except TypeError:
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a path.") from None
+    text = os.fsdecode(path)
+    if name == "creds_path" and "\n" in text:
+        # The content of a credentials file, say: it is not repeated.
+        raise ConfigError(f"{name} has several lines; expected the path of a file.")
+    return os.path.expanduser(text)
+
+
+def flag_of(given: Mapping[str, Any], name: str, default: bool) -> bool:
+    """True or False.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    value = given.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected True or False.")
+    return value
+
+
+def pairs_of(given: Mapping[str, Any], name: str) -> tuple[tuple[str, str], ...]:
+    """Pairs of texts, or () where the option is not given.
+
+    Raises:
+        ConfigError: no list of pairs of texts.
+    """
+    value = given.get(name)
+    if value is None:
+        return ()
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise ConfigError(f"{name}={value!r} is no list of pairs; expected [(old, new), …].")
+    pairs = []
+    for pair in value:
+        items = pair if isinstance(pair, (tuple, list)) else ()
+        if len(items) != 2 or not all(isinstance(item, str) for item in items):
+            raise ConfigError(f"{name} holds {pair!r}; expected pairs of two texts, as in [('old', 'new')].")
+        pairs.append((items[0], items[1]))
+    return tuple(pairs)
+
+
+def mapping_of(given: Mapping[str, Any], name: str) -> tuple[tuple[str, str], ...]:
+    """The items of a mapping of texts, or () where the option is not given.
+
+    Raises:
+        ConfigError: no mapping of texts.
+    """
+    value = given.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
+        raise ConfigError(f"{name} is no mapping of texts; expected {{'name': 'value'}}.")
+    return tuple(value.items())

@@ -1,0 +1,171 @@
+"""--processes on the command line: a killed process costs its files only, and a signal leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Any
+MIB = 1 << 20
+SMALL = 60
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Two files that are sent in parts, and 60 small ones."""
+    root = tmp_path / "tree"
+    root.mkdir()
+    for number in range(2):
+        (root / f"big-{number}.nii").write_bytes(os.urandom(MIB) * 24)
+    for number in range(SMALL):
+        (root / f"small-{number:02}.txt").write_text(f"{number}")
+    return root
+
+
+def start(cli: Cli, tree: Path, bucket: str, url: str, *arguments: object) -> subprocess.Popen[str]:
+    process: subprocess.Popen[str] = cli.start(
+        "export", tree, f"s3://{bucket}", "--processes", 2, "--part-size", "5MiB", "--endpoint-url", url, *arguments,
+        PYTHONWARNINGS="error",
+    )  # fmt: skip
+    return process
+
+
+def uploads(s3: Any, bucket: str) -> set[str]:
+    return {upload["Key"] for upload in s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])}
+
+
+def children_in_the_middle(process: subprocess.Popen[str], s3: Any, bucket: str) -> list[int]:
+    """Wait until each of the two processes has a large file that cannot go on, and all small files are there."""
+    while len(uploads(s3, bucket)) < 2 or s3.list_objects_v2(Bucket=bucket)["KeyCount"] < SMALL:
+        assert process.poll() is None
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    return [int(child) for child in children]
+
+
+def test_a_killed_process_costs_what_it_had_in_hand(
+    cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, tmp_path: Path
+) -> None:
+    process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl")
+    first, _ = children_in_the_middle(process, s3, bucket)
+    os.kill(first, signal.SIGKILL)
+    # From now on everything passes, and what stalled is sent again.
+    stalling._limit = sys.maxsize
+    stalling._released.set()
+    ended = cli.end(process)
+    assert ended.code == 1
+    (failure,) = ended.json["failures"]
+    assert failure["source"] == str(tree / failure["key"])
+    assert failure["key"] in ("big-0.nii", "big-1.nii")
+    assert "its process was killed by SIGKILL. Export it again" in failure["message"]
+    assert (ended.json["objects_uploaded"], ended.json["objects_total"]) == (SMALL + 1, SMALL + 2)
+    written = [json.loads(line) for line in (tmp_path / "sent.jsonl").read_text().splitlines()]
+    assert len(written[1:-1]) == len({record["key"] for record in written[1:-1]}) == SMALL + 2
+    again = cli("export", tree, f"s3://{bucket}", "--json", "--processes", 2)
+    assert (again.code, again.json["objects_uploaded"], again.json["objects_skipped"]) == (0, 1, SMALL + 1)
+    for path in tree.iterdir():
+        assert s3.get_object(Bucket=bucket, Key=path.name)["Body"].read() == path.read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_reaches_every_process(
+    cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, number: signal.Signals
+) -> None:
+    process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl")
+    children = children_in_the_middle(process, s3, bucket)
+    process.send_signal(number)
+    ended = cli.end(process)
+    assert ended.code == 128 + number
+    assert ended.stderr.startswith("interrupted: aborting open uploads…\nPublished 60 objects")
+    assert (ended.json["objects_uploaded"], ended.json["failures"]) == (SMALL, [])
+    assert uploads(s3, bucket) == set()
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_processes_abort_when_their_parent_is_killed(cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str) -> None:
+    process = start(cli, tree, bucket, stalling.url)
+    children_in_the_middle(process, s3, bucket)
+    process.kill()
+    process.communicate()
+    while uploads(s3, bucket):
+        pass  # asking the server is the wait
+
+
+def test_a_signal_to_one_process_ends_it_in_order(cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str) -> None:
+    process = start(cli, tree, bucket, stalling.url, "--json")
+    first, second = children_in_the_middle(process, s3, bucket)
+    for child in (first, second):
+        os.kill(child, signal.SIGTERM)
+    ended = cli.end(process)
+    assert (ended.code, ended.json["objects_failed"], ended.json["objects_uploaded"]) == (1, 2, SMALL)
+    assert all("its process was stopped by SIGTERM." in failure["message"] for failure in ended.json["failures"])
+    assert uploads(s3, bucket) == set()
+
+
+def test_one_progress_bar(cli: Cli, tree: Path, bucket: str) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*cli.command, "export", tree, f"s3://{bucket}", "--processes", "2", "--verbose"],
+        env=cli.environment | {"PYTHONWARNINGS": "error"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    cli.started.append(process)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            data = os.read(ours, 65536)
+        except OSError:  # EIO: the other side is closed
+            break
+        if not data:
+            break
+        seen += data
+    os.close(ours)
+    out = process.communicate(timeout=60)[0]
+    assert (process.returncode, out.startswith("Published 62 objects (48.0 MiB)")) == (0, True)
+    text = seen.decode()
+    assert set(re.findall(r"/(\d+) files", text)) == {"62"}
+    assert text.count("2 processes publish") == 1
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--processes", "0"], "--processes 0 is out of range; expected 1 to 64, or 'auto'."),
+        (["--processes", "many"], "--processes many is out of range"),
+        (["--shard", "3/3"], "--shard 3/3 is no part of a whole"),
+        (["--shard", "x"], "--shard x is no part of a whole"),
+    ],
+)
+def test_wrong_values_are_refused(inside: Any, results: Path, arguments: list[str], message: str) -> None:
+    ended = inside("export", results, "there", *arguments)
+    assert ended.code == 2
+    assert message in ended.stderr
+
+
+def test_stdin_is_refused(cli: Cli, tmp_path: Path) -> None:
+    ended = cli("export", "-", tmp_path / "there", "--processes", 2)
+    assert ended.code == 2
+    assert "--processes 2 cannot be used here: the source is a stream" in ended.stderr
+
+
+def test_shards_on_the_command_line(inside: Any, results: Path, tmp_path: Path) -> None:
+    uploaded = [
+        inside("export", results, tmp_path / "there", "--shard", f"{index}/2", "--json", "--processes", "auto").json
+        for index in range(2)
+    ]
+    assert sum(told["objects_uploaded"] for told in uploaded) == 4
+    assert all(told["objects_total"] == told["objects_uploaded"] for told in uploaded)

@@ -1,0 +1,82 @@
+"""Blocking work in threads: results, errors, cancellation, and when the loop waits in place."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+
+from asyncsink.engine.hops import BESIDE_MIN, Hops
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def hops() -> AsyncIterator[Hops]:
+    hops = Hops(4)
+    yield hops
+    hops.close()
+
+
+async def test_results_and_errors_come_back(hops: Hops) -> None:
+    assert await hops.run(threading.current_thread) is not threading.current_thread()
+    with pytest.raises(ZeroDivisionError):
+        await hops.run(lambda: 1 // 0)
+
+
+async def test_an_error_that_is_a_timeout_is_the_works_own(hops: Hops) -> None:
+    def work() -> None:
+        raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match="its own"):
+        await hops.run(work)
+
+
+async def test_slow_work_does_not_hold_up_the_loop_and_runs_side_by_side(hops: Hops) -> None:
+    """Three pieces that each wait for all of them, and for the loop: nothing of it ends if any waits in place."""
+    meeting = threading.Barrier(3, timeout=20)
+    go = threading.Event()
+
+    def work() -> None:
+        assert go.wait(20)
+        meeting.wait()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(hops.run, work)
+        await anyio.wait_all_tasks_blocked()
+        assert "beside" in repr(hops)
+        go.set()
+
+
+async def test_after_slow_work_the_page_cache_is_tried_again(hops: Hops) -> None:
+    go = threading.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(hops.run, lambda: go.wait(20))
+        await anyio.wait_all_tasks_blocked()
+        go.set()
+    for _ in range(BESIDE_MIN):
+        assert "beside" in repr(hops)
+        await hops.run(lambda: None)
+    assert "in place" in repr(hops)
+    await hops.run(lambda: None)
+    assert "in place" in repr(hops)
+
+
+async def test_cancelled_it_waits_for_the_work(hops: Hops) -> None:
+    go, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        assert go.wait(20)
+        ended.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(hops.run, work)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+        await anyio.lowlevel.cancel_shielded_checkpoint()
+        assert not ended.is_set()
+        go.set()
+    assert ended.is_set()

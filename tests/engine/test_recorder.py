@@ -1,0 +1,89 @@
+"""Outcomes are written down before anybody hears of them, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from asyncsink.engine.events import Events
+from asyncsink.engine.recorder import QUEUE_RECORDS, Recorder, Ticket
+from asyncsink.errors import JournalError
+from asyncsink.model import Event, Finished, Receipt
+from asyncsink.report.manifest import ManifestHeader, ManifestWriter
+from asyncsink.report.outcomes import OutcomeLog
+
+pytestmark = pytest.mark.anyio
+
+
+def outcome(number: int) -> Receipt:
+    return Receipt(
+        source=f"/s/{number}", key=str(number), url=f"s3://b/{number}", size_bytes=1, checksum=None, etag="e",
+        version_id="", attempts=1, seconds=0.0, local_copy="", confirmed_by="etag", entry=0,
+    )  # fmt: skip
+
+
+async def test_everything_is_recorded_in_order_and_told_afterwards(tmp_path: Path) -> None:
+    manifest = ManifestWriter(tmp_path / "m", ManifestHeader(destination="d"))
+    await manifest.open()
+    log, heard = OutcomeLog(), []
+
+    def observe(event: Event) -> None:
+        assert isinstance(event, Finished)
+        assert isinstance(event.outcome, Receipt)
+        assert f'"key":"{event.outcome.key}"' in (tmp_path / "m").read_text()
+        heard.append(event.outcome.key)
+
+    recorder = Recorder(log, manifest, Events(observe))
+    async with anyio.create_task_group() as group:
+        group.start_soon(recorder.run)
+        for number in range(700):
+            recorder.add([outcome(number)])
+            await recorder.room()
+        ticket = Ticket()
+        recorder.add([outcome(700)], ticket)
+        await ticket.done.wait()
+        assert ticket.outcomes == [outcome(700)]
+        recorder.add([outcome(701)])
+        recorder.finish()
+    await manifest.close(interrupted=False)
+    assert heard == [str(number) for number in range(702)]
+    assert [receipt.key for receipt in log.receipts] == heard
+    assert [json.loads(line).get("key") for line in (tmp_path / "m").read_text().splitlines()][1:-1] == heard
+
+
+async def test_finishing_an_empty_recorder() -> None:
+    recorder = Recorder(OutcomeLog(), None, Events())
+    recorder.finish()
+    await recorder.run()
+
+
+async def test_a_full_queue_holds_back_and_a_broken_recorder_tells() -> None:
+    class Full(OutcomeLog):
+        def extend(self, *_: Any) -> None:
+            raise JournalError("no space")
+
+    recorder = Recorder(Full(), None, Events())
+    for number in range(QUEUE_RECORDS):
+        recorder.add([outcome(number)])
+    with anyio.move_on_after(0.05) as waited:
+        await recorder.room()
+    assert waited.cancelled_caught
+    released = anyio.Event()
+
+    async def wait() -> None:
+        await recorder.room()
+        released.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(JournalError):
+            await recorder.run()
+        with anyio.fail_after(5):
+            await released.wait()
+    with pytest.raises(anyio.BrokenResourceError):
+        recorder.add([outcome(0)])

@@ -1,0 +1,111 @@
+"""How many sender threads work at once: more of them only where the network, and not the processor, is the limit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from anyio import CapacityLimiter
+
+from asyncsink.config import MIB, Limits
+from asyncsink.engine.sender_slots import RAMP_FACTOR, SLOTS_PER_CORE, SLOTS_START_MIN, SenderSlots
+from asyncsink.s3.wire.sender_lane import threads_for
+
+pytestmark = pytest.mark.anyio
+CORES = 4
+SLOTS_START = SLOTS_PER_CORE * CORES
+
+
+class Machine:
+    """Two clocks, and a network whose throughput grows with every connection up to `connections_max`."""
+
+    def __init__(self, *, cpu_share: float, connections_max: int = 1000) -> None:
+        self.now = self.used = 0.0
+        self._cpu_share = cpu_share
+        self._connections_max = connections_max
+
+    def slots(self) -> SenderSlots:
+        return SenderSlots(clock=lambda: self.now, cpu_clock=lambda: self.used, cores=CORES)
+
+    def send_for(self, seconds: float, slots: SenderSlots, limiter: CapacityLimiter, *, busy: bool = True) -> None:
+        """Send parts of 1 MiB, each of which takes a connection 0.1 s."""
+        ends = self.now + seconds
+        while self.now < ends:
+            in_use = int(limiter.total_tokens) if busy else 1
+            holders = [object() for _ in range(in_use)]
+            for holder in holders:
+                limiter.acquire_on_behalf_of_nowait(holder)
+            step = 0.1 / min(in_use, self._connections_max)
+            self.now += step
+            self.used += step * 4 * self._cpu_share
+            slots.sent(MIB)
+            for holder in holders:
+                limiter.release_on_behalf_of(holder)
+
+
+async def test_a_distant_server_gets_more_connections() -> None:
+    machine = Machine(cpu_share=0.1)
+    slots = machine.slots()
+    limiter = slots.open(32)
+    assert limiter.total_tokens == SLOTS_START
+    machine.send_for(2, slots, limiter)
+    assert limiter.total_tokens == 32
+    machine.send_for(60, slots, limiter)
+    assert limiter.total_tokens == 32
+
+
+async def test_a_busy_processor_gets_no_more_threads() -> None:
+    machine = Machine(cpu_share=0.5)
+    slots = machine.slots()
+    limiter = slots.open(32)
+    machine.send_for(60, slots, limiter)
+    assert limiter.total_tokens == SLOTS_START
+
+
+async def test_connections_that_bring_nothing_are_given_up() -> None:
+    machine = Machine(cpu_share=0.1, connections_max=SLOTS_START)
+    slots = machine.slots()
+    limiter = slots.open(32)
+    seen = set()
+    for _ in range(100):
+        machine.send_for(0.5, slots, limiter)
+        seen.add(limiter.total_tokens)
+    assert min(seen) == SLOTS_START
+    assert max(seen) <= RAMP_FACTOR * SLOTS_START
+    assert limiter.total_tokens <= 1.5 * SLOTS_START, "the first step in vain was the last large one"
+
+
+async def test_slots_that_are_not_all_in_use_stay_as_they_are() -> None:
+    machine = Machine(cpu_share=0.1)
+    slots = machine.slots()
+    limiter = slots.open(32)
+    machine.send_for(60, slots, limiter, busy=False)
+    assert limiter.total_tokens == SLOTS_START
+
+
+async def test_all_files_share_the_slots() -> None:
+    slots = SenderSlots()
+    assert slots.open(3) is slots.open(3)
+    assert slots.open(3).total_tokens == 3
+    assert repr(slots) == "<SenderSlots 3 of 3: start>"
+    assert slots.count == 3
+
+
+async def test_one_core_begins_with_a_few() -> None:
+    slots = SenderSlots(cores=1)
+    assert slots.count == 0
+    assert slots.open(32).total_tokens == SLOTS_START_MIN
+
+
+@pytest.mark.parametrize(
+    ("limits", "threads"),
+    [
+        ({}, 32),
+        ({"concurrency": 4}, 4),
+        ({"concurrency_max": 16}, 16),
+        ({"memory_bytes": 20 * MIB}, 2),
+        ({"memory_bytes": 5 * MIB}, 1),
+    ],
+)
+def test_threads_are_bounded_by_concurrency_and_memory(limits: dict[str, Any], threads: int) -> None:
+    assert threads_for(Limits(**limits)) == threads

@@ -1,0 +1,136 @@
+"""ListObjectsV2 of the wire lane: the query, and answers as botocore reads them, however odd the keys."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl, quote, quote_plus
+from xml.sax.saxutils import escape
+
+import pytest
+from botocore.handlers import decode_list_object_v2
+from botocore.parsers import create_parser
+from botocore.session import Session
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncsink.errors import ServerFault
+from asyncsink.s3.aioboto3_calls import CALLS
+from asyncsink.s3.operations import ListedObject, ListObjects, ObjectPage
+from asyncsink.s3.wire.listing import DEPTH_MAX, listing_query, page_of
+
+NAMESPACE = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+SHAPE = Session().get_service_model("s3").operation_model("ListObjectsV2").output_shape
+
+
+def listing(*entries: str, told: str = "<IsTruncated>false</IsTruncated>", namespace: str = NAMESPACE) -> bytes:
+    declaration = '<?xml version="1.0" encoding="UTF-8"?>\n'
+    return f"{declaration}<ListBucketResult{namespace}>{told}{''.join(entries)}</ListBucketResult>".encode()
+
+
+def entry(key: str, size: int = 1, *, etag: str = "&quot;abc&quot;", modified: str = "2026-01-31T23:59:59.000Z") -> str:
+    owner = "<Owner><ID>i</ID><DisplayName>Key</DisplayName></Owner><StorageClass>STANDARD</StorageClass>"
+    inside = f"<Key>{key}</Key><LastModified>{modified}</LastModified><ETag>{etag}</ETag><Size>{size}</Size>{owner}"
+    return f"<Contents>{inside}</Contents>"
+
+
+def as_botocore_reads(body: bytes) -> ObjectPage:
+    parsed: dict[str, Any] = create_parser("rest-xml").parse({"body": body, "headers": {}, "status_code": 200}, SHAPE)
+    decode_list_object_v2(parsed, {"encoding_type_auto_set": True})
+    page = CALLS[ListObjects].response(ListObjects(), parsed)
+    assert isinstance(page, ObjectPage)
+    return page
+
+
+@given(
+    keys=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40), max_size=5),
+    plus=st.booleans(),
+    sizes=st.integers(0, 50 * 2**40),
+)
+@settings(max_examples=150)
+def test_any_keys_are_read_as_botocore_reads_them(keys: list[str], plus: bool, sizes: int) -> None:
+    encoded = [quote_plus(key) if plus else quote(key, safe="") for key in keys]
+    told = "<EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>"
+    body = listing(*(entry(key, sizes) for key in encoded), told=told)
+    page = page_of(ListObjects(), "b", body)
+    assert page == as_botocore_reads(body)
+    assert [found.key for found in page.objects] == keys
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        listing(),
+        listing(entry("plain")),
+        listing(entry("a%20b+c")),  # a server that was not asked, or does not encode
+        listing(entry("a%20b+c"), told="<EncodingType>url</EncodingType>"),
+        listing(entry("bad%FFutf8%C3"), told="<EncodingType>url</EncodingType>"),
+        listing(entry(escape("<&>\"'"))),
+        listing(entry("  kept spaces ")),
+        listing(entry("<![CDATA[cdata & more]]>")),
+        listing(entry("k", etag="d41d8cd98f00b204e9800998ecf8427e-2", modified="2026-01-31T23:59:59Z")),
+        listing(entry("k", modified="Sat, 31 Jan 2026 23:59:59 GMT")),
+        listing(entry("k", modified="2026-01-31T23:59:59.123456789Z")),
+        listing(entry("k", etag="")),
+        listing(entry("k"), namespace=""),
+        listing("<CommonPrefixes><Prefix>p/</Prefix></CommonPrefixes>", entry("k")),
+        listing("<Prefix>Contents</Prefix><KeyCount>1</KeyCount>", entry("k")),
+        listing(told="<IsTruncated>true</IsTruncated><NextContinuationToken>a%2B/=</NextContinuationToken>"),
+    ],
+)
+def test_answers_of_many_servers(body: bytes) -> None:
+    assert page_of(ListObjects(), "b", body) == as_botocore_reads(body)
+
+
+def test_prefixed_names_are_the_same_names() -> None:
+    body = b'<s:ListBucketResult xmlns:s="urn:s3"><s:IsTruncated>false</s:IsTruncated></s:ListBucketResult>'
+    assert page_of(ListObjects(), "b", body).objects == ()
+
+
+def test_a_time_without_a_zone_is_utc() -> None:
+    (found,) = page_of(ListObjects(), "b", listing(entry("k", 7, modified="2026-01-31T23:59:59"))).objects
+    assert found == ListedObject("k", 7, "abc", datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"hello",
+        b"<html><body>a login page</body></html>",
+        listing(entry("k"))[:-5],
+        listing("<Contents><Key>k</Key></Contents>"),
+        listing(entry("k", modified="yesterday")),
+        listing(entry("k").replace("<Size>1", "<Size>many")),
+        listing(entry("\x01")),
+        listing(told="<IsTruncated>true</IsTruncated>"),
+        listing("<a>" * DEPTH_MAX + "</a>" * DEPTH_MAX),
+        b'<!DOCTYPE l [<!ENTITY a "aaaa">]>' + listing(entry("&a;")).partition(b"\n")[2],
+    ],
+)
+def test_what_is_no_listing_is_a_server_fault(body: bytes) -> None:
+    with pytest.raises(ServerFault, match=r"ListObjectsV2"):
+        page_of(ListObjects(), "b", body)
+
+
+@given(st.binary(max_size=200), st.integers(0, 400))
+@settings(max_examples=200)
+def test_broken_answers_are_typed_errors(noise: bytes, position: int) -> None:
+    whole = listing(entry("k"))
+    for body in (noise, whole[:position] + noise + whole[position:]):
+        with contextlib.suppress(ServerFault):
+            page_of(ListObjects(), "b", body)
+
+
+def test_the_query() -> None:
+    query = listing_query(ListObjects(prefix="a b/ü+", token="t/=", max_keys=3))
+    assert dict(parse_qsl(query)) == {
+        "list-type": "2",
+        "encoding-type": "url",
+        "max-keys": "3",
+        "prefix": "a b/ü+",
+        "continuation-token": "t/=",
+    }
+    assert [pair.partition("=")[0] for pair in query.split("&")] == sorted(dict(parse_qsl(query)))
+    assert "continuation-token" not in listing_query(ListObjects())

@@ -1,0 +1,354 @@
+"""A cold start: the AWS SDK is loaded by those who need it, once, and by nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncsink.config import MIB, Limits, RetryPolicy, S3Target
+from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.errors import AccessDenied, BucketMissing, ConfigError, ConnectionLost, CredentialsError, ServerFault
+from asyncsink.s3 import lanes
+from asyncsink.s3.aioboto3_transport import Aioboto3Transport
+from asyncsink.s3.lanes import open_lanes
+from asyncsink.s3.lazy import LazyTransport
+from asyncsink.s3.operations import (
+    CreateMultipartUpload,
+    HeadObject,
+    ListObjects,
+    ObjectHead,
+    ObjectPage,
+    Operation,
+    PutObject,
+)
+from asyncsink.sink import export_directory
+from asyncsink.testing.faulty_peers import CannedPeer
+from asyncsink.testing.transport_kit import canned
+
+HEAVY = ("aioboto3", "aiobotocore", "aiohttp", "boto3", "botocore", "http.client", "rich")
+TELL = f"""
+import json, sys
+from asyncsink.cli.main import main
+code = main(sys.argv[1:])
+print(json.dumps([code, sorted(set({HEAVY}) & set(sys.modules))]))
+"""
+
+
+# Whole processes
+
+
+@pytest.fixture
+def export(seaweed: DevServer, bucket: str) -> Callable[..., tuple[dict[str, Any], list[str]]]:
+    """Runs an export as its own process; gives its report, and what it had loaded at its end."""
+
+    def run(directory: Path, *options: str) -> tuple[dict[str, Any], list[str]]:
+        arguments = ["export", str(directory), f"s3://{bucket}/p", "--json", *options]
+        command = [sys.executable, "-W", "error", "-c", TELL, *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=os.environ | seaweed.environment, timeout=60
+        )
+        assert done.stderr == ""
+        report, told = map(json.loads, done.stdout.splitlines())
+        assert told[0] == 0
+        return report, told[1]
+
+    return run
+
+
+def test_one_small_file(export: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    report, loaded = export(tmp_path)
+    assert loaded == []
+    assert (report["transport"], report["objects_uploaded"], report["requests"]) == ("wire", 1, 2)
+
+
+def test_many_small_files_and_the_same_again(export: Callable[..., Any], tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / f"ü {number}+%.txt").write_text(f"file {number}")
+    report, loaded = export(tmp_path)
+    assert loaded == []
+    # One listing, and no look at each object.
+    assert (report["transport"], report["objects_uploaded"], report["requests"]) == ("wire", 200, 201)
+    report, loaded = export(tmp_path)
+    assert loaded == []
+    assert (report["objects_uploaded"], report["objects_skipped"], report["requests"]) == (0, 200, 1)
+
+
+def test_a_large_file_loads_the_sdk(export: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(os.urandom(9 * MIB))
+    report, loaded = export(tmp_path)
+    assert "aioboto3" in loaded
+    assert "rich" not in loaded
+    assert (report["transport"], report["objects_uploaded"]) == ("wire", 1)
+
+
+def test_the_other_lane_loads_the_sdk(export: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    report, loaded = export(tmp_path, "--transport", "aioboto3")
+    assert "aioboto3" in loaded
+    assert report["transport"] == "aioboto3"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("sizes", "loads"), [((9 * MIB, 9 * MIB), 1), ((9 * MIB, 1, 1), 0), ((1,), 0), ((0,), 0)])
+async def test_it_is_loaded_early_where_it_is_surely_needed(
+    seaweed: DevServer, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], loads: int
+) -> None:
+    loaded: list[int] = []
+    for name, value in seaweed.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(lanes, "load_sdk", lambda: loaded.append(1))
+    for number, size in enumerate(sizes):
+        (tmp_path / str(number)).write_bytes(b"x" * size)
+    report = await export_directory(tmp_path, f"s3://{bucket}/p", endpoint_url=seaweed.endpoint_url)
+    assert (len(report.receipts), len(loaded)) == (len(sizes), loads)
+
+
+# Lanes
+
+
+@pytest.fixture
+def with_keys(seaweed: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", seaweed.access_key_id)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", seaweed.secret_access_key)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("with_keys")
+async def test_both_ways_to_open_the_lanes_are_the_same(
+    seaweed: DevServer, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = S3Target(bucket=bucket, endpoint_url=seaweed.endpoint_url)
+    light = await open_lanes(target, RetryPolicy(), Limits(), choice="auto")
+    monkeypatch.setattr(lanes, "known_connection", lambda _: None)
+    full = await open_lanes(target, RetryPolicy(), Limits(), choice="auto")
+    try:
+        assert (light.name, light.endpoint_url, light.region) == (full.name, full.endpoint_url, full.region)
+        assert (light.name, light.senders) == ("wire", full.senders)
+        await light.transport.send(PutObject(key="a b", body=b"x"))
+        assert await full.transport.send(ListObjects()) == await light.transport.send(ListObjects())
+        await light.transport.send(CreateMultipartUpload(key="k"))
+    finally:
+        await light.transport.aclose()
+        await full.transport.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("with_keys")
+async def test_both_lanes_refuse_in_the_same_words(
+    seaweed: DevServer, bucket: str, monkeypatch: pytest.MonkeyPatch, keep_secret: Callable[[str], str]
+) -> None:
+    async def refusal(bucket: str, choice: Any, kind: type[Exception]) -> str:
+        target = S3Target(bucket=bucket, endpoint_url=seaweed.endpoint_url)
+        opened = await open_lanes(target, RetryPolicy(), Limits(), choice=choice)
+        try:
+            with pytest.raises(kind) as caught:
+                await opened.transport.send(ListObjects(prefix="p/"))
+        finally:
+            await opened.transport.aclose()
+        return str(caught.value)
+
+    missing = [await refusal("no-such-bucket-here", choice, BucketMissing) for choice in ("wire", "aioboto3")]
+    assert missing[0] == missing[1]
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keep_secret("wrong-secret-" + "0" * 20))
+    wrong = [await refusal(bucket, choice, CredentialsError) for choice in ("wire", "aioboto3")]
+    assert wrong[0] == wrong[1]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "UNKNOWNKEYID")
+    unknown = [await refusal(bucket, choice, CredentialsError) for choice in ("wire", "aioboto3")]
+    assert unknown[0] == unknown[1]
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("with_keys")
+async def test_a_wrong_region_and_a_denied_listing(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = b"<Error><Code>%s</Code><Message>m</Message>%s</Error>"
+    answers = [
+        (canned(301, told % (b"PermanentRedirect", b""), "x-amz-bucket-region: eu-west-3"), ConfigError, "eu-west-3"),
+        (
+            canned(400, told % (b"AuthorizationHeaderMalformed", b"<Region>eu-west-3</Region>")),
+            ConfigError,
+            "eu-west-3",
+        ),
+        (canned(403, told % (b"AccessDenied", b"")), AccessDenied, "bucket some-bucket"),
+    ]
+    for answer, kind, words in answers:
+        async with CannedPeer(answer) as peer:
+            target = S3Target(bucket="some-bucket", endpoint_url=peer.endpoint_url)
+            opened = await open_lanes(target, RetryPolicy(), Limits(), choice="auto")
+            with pytest.raises(kind, match=words):
+                await opened.transport.send(ListObjects())
+            await opened.transport.aclose()
+            assert peer.heads[0].startswith(b"GET /some-bucket/?encoding-type=url&list-type=2&max-keys=1000&prefix= ")
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("with_keys")
+async def test_only_listings_may_be_long() -> None:
+    key = "%E2%82%AC" * 341
+    when = "2026-01-31T00:00:00Z"
+    entry = f"<Contents><Key>{key}</Key><LastModified>{when}</LastModified><ETag>e</ETag><Size>1</Size></Contents>"
+    page = f"<ListBucketResult><EncodingType>url</EncodingType>{entry * 1000}</ListBucketResult>".encode()
+    assert len(page) > 3 * MIB
+    async with CannedPeer(canned(200, page)) as peer:
+        target = S3Target(bucket="some-bucket", endpoint_url=peer.endpoint_url)
+        opened = await open_lanes(target, RetryPolicy(), Limits(), choice="auto")
+        found = await opened.transport.send(ListObjects())
+        assert [len(found.objects), found.objects[-1].key] == [1000, "€" * 341]
+        with pytest.raises(ServerFault, match="longer than"):
+            await opened.transport.send(PutObject(key="k", body=b"x"))
+        await opened.transport.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("host", ["vpce-1a2b-3c4d.s3.eu-west-1.vpce", "s3.dualstack.eu-west-1", "bucket.s3.eu-west-1"])
+@pytest.mark.usefixtures("with_keys")
+async def test_a_special_endpoint_of_amazon_is_not_replaced_by_the_usual_one(host: str) -> None:
+    target = S3Target(bucket="some-bucket", region="eu-west-1", endpoint_url=f"https://{host}.amazonaws.com")
+    opened = await open_lanes(target, RetryPolicy(), Limits(), choice="auto")
+    await opened.transport.aclose()
+    assert (opened.name, opened.region) == ("aioboto3", "eu-west-1")
+    with pytest.raises(ConfigError, match="special endpoints"):
+        await open_lanes(target, RetryPolicy(), Limits(), choice="wire")
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("with_keys")
+async def test_a_ca_bundle_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
+    for url in ("http://127.0.0.1:1", "https://127.0.0.1:1"):
+        target = S3Target(bucket="some-bucket", endpoint_url=url, ca_bundle=str(tmp_path / "none.pem"))
+        with pytest.raises(ConfigError, match=r"none\.pem"):
+            await open_lanes(target, RetryPolicy(), Limits(), choice="auto")
+
+
+# The lazy transport
+
+
+class Counted:
+    """A transport that answers listings with nothing, and counts."""
+
+    def __init__(self) -> None:
+        self.sent = self.closed = 0
+
+    async def send(self, operation: Operation[Any]) -> Any:
+        self.sent += 1
+        return ObjectPage() if isinstance(operation, ListObjects) else ObjectHead(size_bytes=0)
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+def nothing() -> None:
+    """Nothing is loaded."""
+
+
+@pytest.mark.anyio
+async def test_many_requests_open_it_once() -> None:
+    inner, opened = Counted(), 0
+
+    async def opener() -> Counted:
+        nonlocal opened
+        opened += 1
+        await asyncio.sleep(0)
+        return inner
+
+    lazy = LazyTransport("x", opener, nothing)
+    assert "not opened" in repr(lazy)
+    await asyncio.gather(*(lazy.send(HeadObject(key="k")) for _ in range(20)))
+    assert (opened, inner.sent) == (1, 20)
+    await lazy.aclose()
+    await lazy.aclose()
+    assert inner.closed == 2  # harmless, says the contract
+
+
+@pytest.mark.anyio
+async def test_an_opening_that_fails_or_is_cancelled_is_tried_again() -> None:
+    inner, tries = Counted(), 0
+    waiting = asyncio.Event()
+
+    async def opener() -> Counted:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise CredentialsError("none")
+        if tries == 2:
+            waiting.set()
+            await asyncio.Event().wait()
+        return inner
+
+    lazy = LazyTransport("x", opener, nothing)
+    with pytest.raises(CredentialsError):
+        await lazy.send(ListObjects())
+    second = asyncio.ensure_future(lazy.send(ListObjects()))
+    await waiting.wait()
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert (await lazy.send(ListObjects())).objects == ()
+    await lazy.aclose()
+    assert (tries, inner.closed) == (3, 1)
+
+
+@pytest.mark.anyio
+async def test_closed_is_not_opened_any_more() -> None:
+    async def opener() -> Counted:
+        raise AssertionError("opened after it was closed")
+
+    lazy = LazyTransport("x", opener, nothing)
+    await lazy.aclose()
+    lazy.warm_up()
+    with pytest.raises(ConnectionLost):
+        await lazy.send(ListObjects())
+
+
+@pytest.mark.anyio
+async def test_what_goes_wrong_while_warming_up_is_the_openers_to_tell() -> None:
+    loads: list[int] = []
+
+    def load() -> None:
+        loads.append(1)
+        raise ImportError("no such module")
+
+    async def opener() -> Counted:
+        raise ConfigError("it cannot be opened")
+
+    lazy = LazyTransport("x", opener, load)
+    lazy.warm_up()
+    lazy.warm_up()
+    with pytest.raises(ConfigError):
+        await lazy.send(ListObjects())
+    await lazy.aclose()
+    assert loads == [1]
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("with_keys")
+async def test_the_sdk_is_opened_by_the_first_operation_that_needs_it(
+    seaweed: DevServer, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    real = Aioboto3Transport.open.__func__  # type: ignore[attr-defined]
+
+    async def spy(cls: type[Aioboto3Transport], target: S3Target, *given: Any, **options: Any) -> Aioboto3Transport:
+        opened.append(target.bucket)
+        transport = await real(cls, target, *given, **options)
+        assert isinstance(transport, Aioboto3Transport)
+        return transport
+
+    monkeypatch.setattr(Aioboto3Transport, "open", classmethod(spy))
+    target = S3Target(bucket=bucket, endpoint_url=seaweed.endpoint_url)
+    both = await open_lanes(target, RetryPolicy(), Limits(), choice="wire")
+    await both.transport.send(PutObject(key="k", body=b"x"))
+    await both.transport.send(ListObjects())
+    assert opened == []
+    created = await asyncio.gather(*(both.transport.send(CreateMultipartUpload(key=f"{n}")) for n in range(5)))
+    assert len({each.upload_id for each in created}) == 5
+    assert opened == [bucket]
+    await both.transport.aclose()
