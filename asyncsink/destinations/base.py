@@ -26,7 +26,7 @@ class Unknown(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Stored:
     """A destination's proof that it has the bytes. Fields as in model.Receipt; `location` is the URL or path."""
 

@@ -339,7 +339,8 @@ class S3Destination:
                 f"The server did not confirm the encryption that was asked for ({self._encryption}); objects may be "
                 "stored without it."
             )
-        if sent is not None and confirmed not in self._weakest_noticed and not _as_promised(confirmed, sent):
+        weaker = confirmed != "server-checksum" and sent is not None and confirmed not in self._weakest_noticed
+        if weaker and sent is not None and not _as_promised(confirmed, sent):
             self._weakest_noticed.add(confirmed)
             self._notice(f"The server ignores {sent.algorithm} checksums: objects are confirmed by {confirmed} only.")
         return Stored(

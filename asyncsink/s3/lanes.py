@@ -11,7 +11,7 @@ that needs it, which an export of small files never sends.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -83,13 +83,14 @@ class LaneRouter:
     def __repr__(self) -> str:
         return f"LaneRouter({self._wire!r}, {self._other!r}, {self._senders!r})"
 
-    async def send(self, operation: Operation[R]) -> R:
+    # No coroutine of its own: every object passes here.
+    def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
         """Send `operation` in its lane."""
         if isinstance(operation, HOT):
-            return await self._wire.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
+            return self._wire.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
         if isinstance(operation, UploadPartFrom):
-            return await self._senders.send(operation)  # type: ignore[return-value] # it is an Operation[R]
-        return await self._other.send(operation)
+            return self._senders.send(operation)  # type: ignore[return-value] # it is an Operation[R]
+        return self._other.send(operation)
 
     async def aclose(self) -> None:
         """Close all lanes."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from asyncsink.errors import RetryableError, Throttled
 from asyncsink.s3.operations import (
@@ -139,12 +140,13 @@ class PacedTransport:
     def __repr__(self) -> str:
         return f"PacedTransport({self.pacer!r}, {self._inner!r})"
 
-    async def send(self, operation: Operation[R]) -> R:
+    # No coroutine of its own: every object passes here.
+    def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
         """Send `operation` when a token is free; what ends an upload waits for nobody."""
         if isinstance(operation, UNPACED):
             self.pacer.requests += 1
-            return await self._inner.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
-        return await self.pacer.send(self._inner, operation)
+            return self._inner.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
+        return self.pacer.send(self._inner, operation)
 
     async def aclose(self) -> None:
         """Close the inner transport."""
