@@ -25,6 +25,7 @@ OnCollision = Literal["error", "last"]
 OnUnreachable = Literal["error", "local"]
 Symlinks = Literal["follow", "skip", "error"]
 AddressingStyle = Literal["auto", "path", "virtual"]
+SignPayload = Literal["auto", "always", "never"]
 LaneChoice = Literal["auto", "wire", "aioboto3"]
 LocalCopyMode = Literal["copy", "hardlink", "reflink"]
 ChecksumChoice = Literal["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5", "none"]
@@ -92,6 +93,7 @@ class S3Target:
         anonymous: send unsigned requests.
         request_payer: accept the charges of a requester-pays bucket.
         addressing_style: "auto" is path style with an endpoint_url and virtual-host style without.
+        sign_payload: whether the signature holds the body's SHA-256: "auto" is over plain HTTP to another machine only.
         ca_bundle: file with the certificates to trust, or "" for the system's.
     """
 
@@ -105,6 +107,7 @@ class S3Target:
     anonymous: bool = False
     request_payer: bool = False
     addressing_style: AddressingStyle = "auto"
+    sign_payload: SignPayload = "auto"
     ca_bundle: str = ""
 
 
@@ -256,6 +259,8 @@ class ExportOptions(TypedDict, total=False):
         bucket: a name, boto3 Bucket or aioboto3 Bucket to use instead of the destination's; None.
         request_payer: accept the charges of a requester-pays bucket: True or "requester"; False.
         addressing_style: "auto", "path" or "virtual".
+        sign_payload: whether the body's SHA-256 is part of the signature: "always", "never", or "auto": only over plain
+            HTTP to another machine, where nothing else guards the request.
         ca_bundle: file of certificates to trust; None is the system's.
         transport: how objects are sent: "auto", "wire" (own HTTP) or "aioboto3".
     What every object is given
@@ -305,6 +310,7 @@ class ExportOptions(TypedDict, total=False):
     anonymous: bool
     request_payer: bool | str | None
     addressing_style: AddressingStyle
+    sign_payload: SignPayload
     ca_bundle: Any
     sse: str | bytes | None
     sse_kms_key_id: str | None

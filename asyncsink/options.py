@@ -30,6 +30,7 @@ from asyncsink.config import (
     Secret,
     Settings,
     Shard,
+    SignPayload,
     StripDirMode,
     SubstitutionScope,
     Symlinks,
@@ -124,6 +125,7 @@ def parse_target(base_directory: Any, options: Mapping[str, Any]) -> S3Target | 
         anonymous=_anonymous(given),
         request_payer=bool(request_payer),
         addressing_style=choice_of(given, "addressing_style", "auto", AddressingStyle),
+        sign_payload=choice_of(given, "sign_payload", "auto", SignPayload),
         ca_bundle=path_of(given, "ca_bundle"),
     )
 

@@ -27,6 +27,7 @@ SOURCE_KINDS = "a directory, an outputs file (.json, .yaml, .yml), a manifest (.
 
 _CHOICES = {
     "addressing_style": config.AddressingStyle,
+    "sign_payload": config.SignPayload,
     "compat": config.Compat,
     "overwrite": config.Overwrite,
     "on_missing": config.OnMissing,

@@ -71,6 +71,10 @@ class Connection:
     addressing_style: Annotated[
         Text, _text("--addressing-style", "STYLE", "auto (default), path or virtual.", _CONNECTION)
     ] = None
+    sign_payload: Annotated[
+        Text,
+        _text("--sign-payload", "WHEN", "auto (default: plain HTTP to another machine), always or never.", _CONNECTION),
+    ] = None
     ca_bundle: Annotated[
         Text, _text("--ca-bundle", "FILE", "Certificates to trust instead of the system's.", _CONNECTION)
     ] = None

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import anyio.to_thread
 
-from asyncsink.config import Limits, RetryPolicy, S3Target
+from asyncsink.config import Limits, RetryPolicy, S3Target, SignPayload
 from asyncsink.errors import ConfigError, CredentialsError
 from asyncsink.s3.credentials import (
     BucketSettings,
@@ -151,8 +151,10 @@ def check_endpoint(endpoint_url: str) -> None:
         )
 
 
-def payload_must_be_signed(endpoint_url: str) -> bool:
-    """True for plain HTTP to another machine. Pure."""
+def payload_must_be_signed(endpoint_url: str, choice: SignPayload = "auto") -> bool:
+    """Whether the signature holds the body's SHA-256: by choice, else only over plain HTTP to another machine. Pure."""
+    if choice != "auto":
+        return choice == "always"
     parts = urlsplit(endpoint_url)
     if parts.scheme != "http" or parts.hostname is None or parts.hostname == "localhost":
         return False
@@ -235,11 +237,12 @@ def _client_config(target: S3Target, retry: RetryPolicy, limits: Limits, endpoin
     style = target.addressing_style
     if style == "auto" and endpoint:
         style = "path"
+    signs = payload_must_be_signed(endpoint, target.sign_payload)
     return AioConfig(
         connector_args={"keepalive_timeout": KEEP_ALIVE_SECONDS},
         http_session_cls=_session_class(),
         retries={"total_max_attempts": 1, "mode": "standard"},
-        s3={"payload_signing_enabled": payload_must_be_signed(endpoint), "addressing_style": style},
+        s3={"payload_signing_enabled": signs, "addressing_style": style},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         signature_version=UNSIGNED if anonymous else None,

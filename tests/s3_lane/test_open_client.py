@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import hashlib
 import ipaddress
 import ssl
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from asyncsink.config import MIB, Limits, RetryPolicy, S3Target
+from asyncsink.config import MIB, LaneChoice, Limits, RetryPolicy, S3Target, SignPayload
 from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, ConnectionLost, CredentialsError
 from asyncsink.s3.aioboto3_transport import Aioboto3Transport
 from asyncsink.s3.client import check_endpoint, open_client, payload_must_be_signed
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.operations import HeadObject, ListObjects, PutObject
+from asyncsink.s3.stack import open_stack
+from asyncsink.s3.wire.endpoint import endpoint_of
 from asyncsink.testing.faulty_peers import CannedPeer, SilentPeer
 from asyncsink.testing.transport_kit import canned
 
@@ -181,20 +185,26 @@ def test_a_password_in_the_endpoint_is_not_repeated() -> None:
 )
 def test_payloads_are_signed_over_plain_http_to_another_machine(url: str, signed: bool) -> None:
     assert payload_must_be_signed(url) is signed
+    assert payload_must_be_signed(url, "always") is True
+    assert payload_must_be_signed(url, "never") is False
+    target = S3Target(bucket="bkt", endpoint_url=url)
+    assert endpoint_of(target, "us-east-1").sign_payload is signed
+    assert endpoint_of(replace(target, sign_payload="always"), "us-east-1").sign_payload is True
 
 
 @pytest.mark.usefixtures("with_keys")
-async def test_signed_and_unsigned_payloads_on_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = b"x" * MIB
-    for signed in (False, True):
-        monkeypatch.setattr("asyncsink.s3.client.payload_must_be_signed", lambda _, signed=signed: signed)
+@pytest.mark.parametrize("lane", ["aioboto3", "wire"])
+@pytest.mark.parametrize(("choice", "signed"), [("auto", False), ("always", True), ("never", False)])
+async def test_signed_and_unsigned_payloads(lane: LaneChoice, choice: SignPayload, signed: bool) -> None:
+    for data in (b"x" * 1000, b"x" * MIB):
         async with CannedPeer(STORED) as peer:
-            transport = await opened(S3Target(bucket="tst", endpoint_url=peer.endpoint_url))
-            await transport.send(PutObject(key="k", body=data))
-            await transport.aclose()
+            target = S3Target(bucket="tst", endpoint_url=peer.endpoint_url, region="us-east-1", sign_payload=choice)
+            async with open_stack(target, RetryPolicy(), Limits(), lane=lane) as stack:
+                await stack.transport.send(PutObject(key="k", body=data))
             head = peer.heads[0].lower()
         assert (b"unsigned-payload" in head) is not signed
-        assert f"content-length: {MIB}".encode() in head
+        assert (hashlib.sha256(data).hexdigest().encode() in head) is signed
+        assert f"content-length: {len(data)}".encode() in head
         assert b"expect:" not in head
 
 

@@ -83,7 +83,7 @@ def endpoint_of(target: S3Target, region: str) -> Endpoint:
         tls=tls,
         authority=authority,
         base_path=prefix if virtual else f"{prefix}{encode_path(target.bucket)}/",
-        sign_payload=payload_must_be_signed(url),
+        sign_payload=payload_must_be_signed(url, target.sign_payload),
     )
 
 
