@@ -12,6 +12,7 @@ import typer
 
 from benchmarks.contenders import CONTENDERS
 from benchmarks.plot import plot as draw
+from benchmarks.readme import replace_table, short_table
 from benchmarks.running import FORMAT, Order, run, save
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.servers import ServerKind, TlsBy
@@ -104,6 +105,17 @@ def list_command() -> None:
 def table(results: _Results) -> None:
     """Print results as Markdown."""
     typer.echo(render(_load(path) for path in results), nl=False)
+
+
+@app.command()
+def readme(
+    results: _Results, file: Annotated[Path, typer.Option(help="Where the table is.")] = Path("README.md")
+) -> None:
+    """Put a short table of results into the README."""
+    try:
+        replace_table(file, short_table(_load(path) for path in results))
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 @app.command()

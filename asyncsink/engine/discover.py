@@ -16,7 +16,7 @@ from asyncsink.routing.router import Router
 from asyncsink.sources.base import Source
 
 T = TypeVar("T")
-BATCH = 256
+BATCH = 128
 """Entries per thread hop: a hop costs tens of microseconds, an entry a few."""
 
 

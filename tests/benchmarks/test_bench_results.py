@@ -16,6 +16,7 @@ from benchmarks import contenders, launcher, running
 from benchmarks.cli import app
 from benchmarks.cohort import Member, load_cohort
 from benchmarks.measuring import Measurement
+from benchmarks.readme import BEGIN, END
 from benchmarks.running import Order, rotated, run, save
 from benchmarks.scenarios import SCENARIOS, Scenario, make_data_set
 from benchmarks.summary import Spread, observed_checks, ratios_per_round, rows_of, spread
@@ -129,6 +130,24 @@ def test_the_table_renders_every_contender_and_what_was_left_out(result: dict[st
     assert "- small: rclone is left out; rclone is not installed." in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1
+
+
+def test_the_readme_gets_a_short_table_between_its_marks(result: dict[str, Any], tmp_path: Path) -> None:
+    saved, readme = tmp_path / "result.json", tmp_path / "README.md"
+    saved.write_text(json.dumps(result))
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    done = CliRunner().invoke(app, ["readme", str(saved), "--file", str(readme)])
+    assert done.exit_code == 0, done.output
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    rows = {row.contender: row for row in rows_of(result, "small", "whole process")}
+    assert rows["s5cmd"].speed_ratio is not None
+    (line,) = [line for line in text.splitlines() if "whole process" in line]
+    assert f"{rows['s5cmd'].speed_ratio.median:.2f} x" in line
+    readme.write_text("no marks")
+    assert CliRunner().invoke(app, ["readme", str(saved), "--file", str(readme)]).exit_code == 2
 
 
 def test_the_table_of_a_repeated_publication_says_how_sameness_is_found(result: dict[str, Any]) -> None:
