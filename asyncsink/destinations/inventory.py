@@ -1,4 +1,4 @@
-"""What a listing said is stored below a prefix, kept on disk so that memory does not grow with it.
+"""What a listing said is stored below a prefix: in memory while that is little, on disk so that memory does not grow.
 
 A listing that was not followed to its end says what is there, and nothing about what is not: S3 lists in UTF-8 byte
 order, but S3 Express and look-alikes (SeaweedFS, between "a/" and "a.txt") do not.
@@ -13,52 +13,61 @@ from datetime import UTC, datetime
 
 from asyncsink.s3.operations import ListedObject
 
+IN_MEMORY_MAX = 25_000
+"""Listed objects that are kept in memory: about 10 MB. More go into a database on disk."""
 CACHE_KIB = 2048
-"""SQLite's page cache: the part of an inventory that is held in memory."""
-
+"""SQLite's page cache: the part of the database that is held in memory."""
 _GET = "SELECT size, etag, modified FROM object WHERE key = ?"
+_TABLES = """
+PRAGMA journal_mode=OFF;
+CREATE TABLE forgotten (key TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE object (key TEXT PRIMARY KEY, size INTEGER, etag TEXT, modified REAL) WITHOUT ROWID;
+"""
 
 
 class Inventory:
-    """Listed objects by key. Methods block for microseconds and are called from worker threads."""
+    """Listed objects by key. Unless it is `in_memory`, methods block for microseconds: call them in worker threads."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.count = 0
         self.complete = False
         self._lock = threading.Lock()
-        # An empty name is a private file that SQLite makes, and removes when the connection closes.
-        self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        self._database.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-        self._database.execute("PRAGMA journal_mode=OFF")
-        self._database.execute("CREATE TABLE forgotten (key TEXT PRIMARY KEY) WITHOUT ROWID")
-        self._database.execute(
-            "CREATE TABLE object (key TEXT PRIMARY KEY, size INTEGER, etag TEXT, modified REAL) WITHOUT ROWID"
-        )
+        self._objects: dict[str, ListedObject] | None = {}
+        self._disk: sqlite3.Connection | None = None
 
     def __repr__(self) -> str:
         extent = "complete" if self.complete else "in part"
         return f"<Inventory of {self.prefix!r}: {self.count} objects, {extent}>"
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether `get` and `get_many` ask no disk."""
+        return self._objects is not None
+
     def add_page(self, objects: Iterable[ListedObject], *, last: bool) -> None:
         """Take over one page of a listing; pages come in order."""
-        rows = [(o.key, o.size_bytes, o.etag, o.last_modified.timestamp()) for o in objects]
+        page = list(objects)
         with self._lock:
-            self._database.execute("BEGIN")
-            self._database.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?)", rows)
-            self._database.execute("COMMIT")
-        self.count += len(rows)
+            if self._objects is not None:
+                self._objects.update((listed.key, listed) for listed in page)
+                if len(self._objects) > IN_MEMORY_MAX:
+                    self._store(self._objects.values())
+                    self._objects = None
+            else:
+                self._store(page)
+        self.count += len(page)
         self.complete = last
 
     def forget(self, key: str) -> None:
         """The object under `key` is no longer what was listed."""
         with self._lock:
-            self._database.execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (key,))
+            self._database().execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (key,))
 
     def forgot(self, key: str) -> bool:
         """Whether `key` was forgotten."""
         with self._lock:
-            row = self._database.execute("SELECT 1 FROM forgotten WHERE key = ?", (key,)).fetchone()
+            row = self._database().execute("SELECT 1 FROM forgotten WHERE key = ?", (key,)).fetchone()
         return row is not None
 
     def get(self, key: str) -> ListedObject | None:
@@ -68,13 +77,31 @@ class Inventory:
     def get_many(self, keys: Sequence[str]) -> dict[str, ListedObject]:
         """The listed objects among `keys`."""
         with self._lock:
-            rows = [(key, self._database.execute(_GET, (key,)).fetchone()) for key in keys]
+            if self._objects is not None:
+                return {key: self._objects[key] for key in keys if key in self._objects}
+            rows = [(key, self._database().execute(_GET, (key,)).fetchone()) for key in keys]
         return {key: ListedObject(key, row[0], row[1], _time(row[2])) for key, row in rows if row is not None}
 
     def close(self) -> None:
         """Release the file."""
         with self._lock:
-            self._database.close()
+            if self._disk is not None:
+                self._disk.close()
+
+    def _database(self) -> sqlite3.Connection:
+        if self._disk is None:
+            # An empty name is a private file that SQLite makes, and removes when the connection closes.
+            self._disk = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+            self._disk.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            self._disk.executescript(_TABLES)
+        return self._disk
+
+    def _store(self, objects: Iterable[ListedObject]) -> None:
+        rows = [(o.key, o.size_bytes, o.etag, o.last_modified.timestamp()) for o in objects]
+        database = self._database()
+        database.execute("BEGIN")
+        database.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?)", rows)
+        database.execute("COMMIT")
 
 
 def _time(seconds: float) -> datetime:

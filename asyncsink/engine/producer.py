@@ -17,6 +17,8 @@ from asyncsink.engine.pipeline import Batch, Found, Submit, Work
 from asyncsink.model import Skip, SourceProblem, Transfer
 from asyncsink.routing.collisions import collision_error
 
+WORKERS_USUAL = 32
+"""Many more send at the same time only where the network is far away, and then the end of a run is not what counts."""
 BATCH_FILES_MAX = 32
 """Reading so many small files in one thread hop makes the hop's cost disappear."""
 
@@ -58,7 +60,7 @@ def batch_size(objects_left: int | None, workers: int) -> int:
     """How many small files one worker takes at a time: fewer where fewer are left, so that all workers end together."""
     if objects_left is None:
         return 1
-    return max(1, min(BATCH_FILES_MAX, objects_left // (workers * 4)))
+    return max(1, min(BATCH_FILES_MAX, objects_left // (min(workers, WORKERS_USUAL) * 4)))
 
 
 def _group(found: list[Found], batch_max: int) -> Iterator[Work | Batch]:

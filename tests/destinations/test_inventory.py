@@ -1,0 +1,33 @@
+"""What was listed is known again, in memory and on disk alike."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from asyncsink.destinations import inventory as module
+from asyncsink.destinations.inventory import Inventory
+from asyncsink.s3.operations import ListedObject
+
+
+@pytest.mark.parametrize("pages", [1, 5])
+def test_what_was_listed_is_known(pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IN_MEMORY_MAX", 250)
+    listed = [
+        ListedObject(f"p/ä{number:04}", number, f"e{number}", datetime.fromtimestamp(number + 0.5, UTC))
+        for number in range(100 * pages)
+    ]
+    inventory = Inventory("p/")
+    for page in range(pages):
+        inventory.add_page(listed[100 * page : 100 * page + 100], last=page == pages - 1)
+    assert inventory.in_memory is (pages == 1)
+    assert (inventory.count, inventory.complete) == (len(listed), True)
+    keys = [each.key for each in listed]
+    assert inventory.get_many([*keys, "absent"]) == dict(zip(keys, listed, strict=True))
+    assert inventory.get("absent") is None
+    assert not inventory.forgot(keys[0])
+    inventory.forget(keys[0])
+    inventory.forget(keys[0])
+    assert inventory.forgot(keys[0])
+    inventory.close()
