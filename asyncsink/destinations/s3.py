@@ -27,7 +27,7 @@ from asyncsink.errors import (
 )
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
-from asyncsink.s3.confirming import confirm_body
+from asyncsink.s3.confirming import confirm_body, confirm_body_now
 from asyncsink.s3.content_type import infer_content_type
 from asyncsink.s3.multipart import create_upload
 from asyncsink.s3.operations import (
@@ -36,7 +36,9 @@ from asyncsink.s3.operations import (
     ListObjects,
     ObjectAttributes,
     ObjectStored,
+    OpenPartSource,
     PutObject,
+    PutObjectFrom,
     UploadPart,
 )
 from asyncsink.s3.part_plan import OBJECT_SIZE_BYTES_MAX, PartPlan
@@ -93,6 +95,11 @@ class S3Destination:
     def lane(self) -> str:
         """Which lane carries the hot requests."""
         return self._lane
+
+    @property
+    def senders(self) -> int:
+        """How many sender threads the transport has at most, or 0."""
+        return self._senders
 
     def url(self, transfer: Transfer) -> str:
         """s3://bucket/key."""
@@ -168,7 +175,10 @@ class S3Destination:
         if inventory.complete and not inventory.count:
             return [None if transfer.key.startswith(inside) else Unknown.UNKNOWN for transfer in transfers]
         keys = [transfer.key for transfer in transfers]
-        listed = await anyio.to_thread.run_sync(inventory.get_many, keys, limiter=self._threads)
+        if inventory.in_memory:
+            listed = inventory.get_many(keys)
+        else:
+            listed = await anyio.to_thread.run_sync(inventory.get_many, keys, limiter=self._threads)
         return [self._as_listed(listed.get(key), key.startswith(inside) and inventory.complete) for key in keys]
 
     def _as_listed(self, listed: ListedObject | None, covered: bool) -> Existing | Unknown | None:
@@ -265,6 +275,36 @@ class S3Destination:
             if confirmed == "nothing":
                 confirmed = await self._confirm_size(transfer, len(body))
         return self._stored(transfer, stored, confirmed, checksum)
+
+    async def send(
+        self,
+        transfer: Transfer,
+        source: OpenPartSource,
+        algorithm: ChecksumAlgorithm | None,
+        local: Callable[[memoryview], None] | None,
+    ) -> tuple[Stored, Checksum | None]:
+        """PutObject in one hop, with its answer compared. See `one_hop.ObjectSender`."""
+        if self._keys_return:
+            await self._forget(transfer)
+        size_bytes, confirmed = transfer.source.size_bytes, list[ConfirmedBy]()
+
+        def compare(stored: ObjectStored, body: memoryview, sent: Checksum | None) -> None:
+            word = confirm_body_now(sent, stored, body, etag_is_md5=self._etag_is_md5, where=self.url(transfer))
+            confirmed.append(word)
+
+        stored = await self._transport.send(
+            PutObjectFrom(
+                key=transfer.key,
+                source=source,
+                length=size_bytes,
+                algorithm=algorithm,
+                attributes=self._attributes(transfer),
+                local=local,
+                confirm=compare,
+            )
+        )
+        by = confirmed[0] if confirmed[0] != "nothing" else await self._confirm_size(transfer, size_bytes)
+        return self._stored(transfer, stored, by, stored.sent), stored.sent
 
     async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> S3PartWriter:
         """CreateMultipartUpload. The writer is a PartSender where the transport has sender threads."""

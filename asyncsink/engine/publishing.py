@@ -3,7 +3,7 @@
 The steps of `Publisher.publish`:
  1. every leg looks at what is there and decides: send, skip, or compare;
  2. the file is read once; comparisons are settled from the same bytes;
- 3. the legs that need them get the bytes, at the same time: whole, or in parts (see parts.py);
+ 3. the legs that need them get the bytes, at the same time: whole (see whole_hop.py), or in parts (see parts.py);
  4. the outcomes are worded; nothing is a Receipt before its destination's answer was compared.
 """
 
@@ -33,6 +33,7 @@ from asyncsink.engine.reading import (
     too_large_for_memory,
 )
 from asyncsink.engine.sender_slots import SenderSlots
+from asyncsink.engine.whole_hop import WholeHop
 from asyncsink.errors import AsyncSinkError, IntegrityError
 from asyncsink.integrity.sameness import CompareWith, Digests, LookCloser, SamenessDigester, conclude
 from asyncsink.model import Outcome, Transfer
@@ -71,6 +72,7 @@ class Publisher:
             idle_max=max(1, limits.memory_bytes // limits.part_size_bytes),
             elsewhere=lambda: self._slots.count,
         )
+        self._whole_hop = WholeHop(policies.algorithm, budget, self._buffers, self._slots)
         self._threads = threads
         self._progress = progress
         self._dry_run = dry_run
@@ -138,10 +140,14 @@ class Publisher:
         transfer, legs = ending.transfer, ending.legs
         if self._nothing_to_read(legs):
             return
+        await self._whole_hop.send(ending)
         size = transfer.source.size_bytes
-        async with self._budget.reserve(self._buffers.cost(size)):
-            with self._buffers.lend(size) as into:
-                await self._read_and_put(ending, into)
+        if any(leg.alive or leg.comparing is not None for leg in legs):
+            async with self._budget.reserve(self._buffers.cost(size)):
+                with self._buffers.lend(size) as into:
+                    await self._read_and_put(ending, into)
+        if legs[0].stored is not None:
+            self._progress.bytes_done += size
 
     async def _read_and_put(self, ending: Ending, into: memoryview) -> None:
         transfer, legs = ending.transfer, ending.legs
@@ -162,8 +168,6 @@ class Publisher:
             await leg.attempt(lambda: leg.destination.put(transfer, reading.body, reading.checksum))
 
         await each(sending, put)
-        if legs[0].stored is not None:
-            self._progress.bytes_done += transfer.source.size_bytes
 
     async def _in_parts(self, ending: Ending) -> None:
         transfer, legs = ending.transfer, ending.legs

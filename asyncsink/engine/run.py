@@ -241,18 +241,9 @@ class Opening:
             senders=s3.senders,
         )
         exits.push_async_callback(destination.aclose)
-        if self._sends_parts(outlook):
-            s3.warm_up()
         with s3.transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
             await destination.prepare(outlook)
         return destination, target, s3
-
-    def _sends_parts(self, outlook: Outlook) -> bool:
-        """Whether this process meets at least one file that is surely large enough for several parts."""
-        count, size = self.progress.objects_total, self.progress.bytes_total
-        if self.dry_run or not count or size is None or outlook.objects_total != count:
-            return False
-        return size >= count * self.settings.limits.multipart_threshold_bytes
 
     async def _open_local(
         self, exits: AsyncExitStack, target: LocalTarget, threads: CapacityLimiter, *, use_local_key: bool = False

@@ -1,4 +1,5 @@
-"""How many parts are in sender threads at once: few where the processor is the limit, more where the network is.
+"""How many parts and whole files are in sender threads at once: few where the processor is the limit, more where the
+network is.
 
 On a fast network a handful of threads keeps every core busy, and more of them only push each other's buffers out of the
 caches. Over a distant one each connection has its own limit, and only more of them bring more.
@@ -17,7 +18,7 @@ from asyncsink.engine.concurrency import Sample, State, next_state
 from asyncsink.engine.tuner import BEAT_SECONDS
 
 SLOTS_PER_CORE = 2
-"""To begin with: one part is being sent while another is read."""
+"""To begin with: one body is being sent while another is read."""
 SLOTS_START_MIN = 4
 RAMP_FACTOR = 3
 CPU_SHARE_MAX = 0.25
@@ -25,7 +26,7 @@ CPU_SHARE_MAX = 0.25
 
 
 class SenderSlots:
-    """A token for each part that may be in a sender thread, over all files of a run. The pacer bounds them besides.
+    """A token for each body that may be in a sender thread, over all files of a run. The pacer bounds them besides.
 
     Args:
         clock: seconds.
@@ -54,7 +55,7 @@ class SenderSlots:
 
     @property
     def count(self) -> int:
-        """How many parts, and buffers, there may be in sender threads now; 0 where nothing ever was."""
+        """How many bodies, and buffers, there may be in sender threads now; 0 where nothing ever was."""
         return 0 if self._limiter is None else self._state.limit
 
     def open(self, slots_max: int) -> CapacityLimiter:
@@ -67,7 +68,7 @@ class SenderSlots:
         return self._limiter
 
     def sent(self, length: int) -> None:
-        """Note that a part of `length` bytes was sent; called by a holder of a token."""
+        """Note that a body of `length` bytes was sent; called by a holder of a token."""
         limiter = self._limiter
         assert limiter is not None, "a token is held"
         self._bytes += length

@@ -122,13 +122,6 @@ async def _require_credentials(session: Any) -> Any:
     return held
 
 
-def load_sdk() -> None:
-    """Load what opening a client needs. Blocking: takes most of a second."""
-    import aioboto3  # noqa: F401 - opening finds it loaded
-    import aiobotocore.config
-    import aiobotocore.httpsession  # noqa: F401 - likewise
-
-
 def check_endpoint(endpoint_url: str) -> None:
     """Refuse an endpoint that is no plain http(s) URL. "" is Amazon's own. Pure.
 

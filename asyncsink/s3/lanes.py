@@ -5,13 +5,13 @@ proxy, an ARN or S3 Express bucket, accelerate, dual-stack or FIPS endpoints, an
 event handlers must see every request) go through aioboto3.
 
 Where options and environment alone decide (`environment.known_connection`), aioboto3 is loaded by the first operation
-that needs it, which an export of small files never sends.
+that needs it, which an export never sends.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -23,11 +23,11 @@ import anyio.to_thread
 from asyncsink.config import LaneChoice, Limits, RetryPolicy, S3Target, Secret
 from asyncsink.errors import ConfigError
 from asyncsink.s3.aioboto3_transport import Aioboto3Transport
-from asyncsink.s3.client import find_credentials, load_sdk
+from asyncsink.s3.client import find_credentials
 from asyncsink.s3.credentials import Credentials, freeze
 from asyncsink.s3.environment import Connection, known_connection
 from asyncsink.s3.lazy import LazyTransport
-from asyncsink.s3.operations import Operation, Response, UploadPartFrom
+from asyncsink.s3.operations import Operation, PutObjectFrom, Response, UploadPartFrom
 from asyncsink.s3.transport import Transport
 from asyncsink.s3.wire.keyring import CredentialsLike, CredentialsProvider
 from asyncsink.s3.wire.sender_lane import SenderLane
@@ -47,10 +47,6 @@ class HeldCredentials:
     expires_at: datetime | None
 
 
-def nothing_to_load() -> None:
-    """Everything is open."""
-
-
 @dataclass(frozen=True, slots=True)
 class Lanes:
     """What was decided for a target.
@@ -60,8 +56,7 @@ class Lanes:
         name: the lane of the hot ones: "wire" or "aioboto3".
         endpoint_url: the server, or "" for Amazon's own.
         region: or "" where none is known.
-        senders: how many threads take UploadPartFrom; 0 where no lane does.
-        warm_up: begins to load what only operations that are not hot need, where they will surely come.
+        senders: how many threads take UploadPartFrom and PutObjectFrom; 0 where no lane does.
     """
 
     transport: Transport
@@ -69,11 +64,10 @@ class Lanes:
     endpoint_url: str
     region: str
     senders: int = 0
-    warm_up: Callable[[], None] = nothing_to_load
 
 
 class LaneRouter:
-    """A Transport: hot operations go to the wire, parts of files to sender threads, all others through aioboto3."""
+    """A Transport: hot operations go to the wire, files and parts to sender threads, all others through aioboto3."""
 
     def __init__(self, wire: WireTransport, other: Transport, senders: SenderLane) -> None:
         self._wire = wire
@@ -88,7 +82,7 @@ class LaneRouter:
         """Send `operation` in its lane."""
         if isinstance(operation, HOT):
             return self._wire.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
-        if isinstance(operation, UploadPartFrom):
+        if isinstance(operation, (UploadPartFrom, PutObjectFrom)):
             return self._senders.send(operation)  # type: ignore[return-value] # it is an Operation[R]
         return self._other.send(operation)
 
@@ -145,9 +139,9 @@ async def _open_known(target: S3Target, retry: RetryPolicy, limits: Limits, know
     wire = await WireTransport.open(bound, retry, region=region, credentials=provider())
     senders = SenderLane(bound, retry, limits, region=region, credentials=provider())
     opener = partial(Aioboto3Transport.open, target, retry, limits)
-    other = LazyTransport(f"aioboto3 s3://{target.bucket}", opener, load_sdk)
+    other = LazyTransport(f"aioboto3 s3://{target.bucket}", opener)
     _log_wire(target)
-    return Lanes(LaneRouter(wire, other, senders), "wire", known.endpoint_url, region, senders.threads, other.warm_up)
+    return Lanes(LaneRouter(wire, other, senders), "wire", known.endpoint_url, region, senders.threads)
 
 
 def _log_wire(target: S3Target) -> None:

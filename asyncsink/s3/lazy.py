@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -12,7 +11,6 @@ from asyncsink.s3.operations import Operation, Response
 from asyncsink.s3.transport import Transport
 
 R = TypeVar("R", bound=Response)
-log = logging.getLogger("asyncsink.s3")
 
 
 class LazyTransport:
@@ -21,25 +19,17 @@ class LazyTransport:
     Args:
         name: for the repr.
         opener: opens the transport behind it; asked again after it failed or was cancelled.
-        load: loads what opening needs; blocking, and harmless beside an opener that does the same.
     """
 
-    def __init__(self, name: str, opener: Callable[[], Awaitable[Transport]], load: Callable[[], None]) -> None:
+    def __init__(self, name: str, opener: Callable[[], Awaitable[Transport]]) -> None:
         self._name = name
         self._opener = opener
-        self._load = load
-        self._loading: asyncio.Future[None] | None = None
         self._opening = asyncio.Lock()
         self._transport: Transport | None = None
         self._closed = False
 
     def __repr__(self) -> str:
         return f"<LazyTransport {self._name}: {self._transport or 'not opened'}>"
-
-    def warm_up(self) -> None:
-        """Begin to load in a thread, where it will surely be needed; what goes wrong is told by the opener."""
-        if self._transport is None and self._loading is None and not self._closed:
-            self._loading = asyncio.get_running_loop().run_in_executor(None, self._load)
 
     async def send(self, operation: Operation[R]) -> R:
         """Send `operation`; raises what opening and sending raise."""
@@ -52,10 +42,6 @@ class LazyTransport:
         async with self._opening:
             if self._transport is not None:
                 await self._transport.aclose()
-            if self._loading is not None:
-                await asyncio.wait({self._loading})
-                if (error := self._loading.exception()) is not None:
-                    log.debug("%s could not be loaded early: %s", self._name, type(error).__name__)
 
     async def _opened(self) -> Transport:
         async with self._opening:

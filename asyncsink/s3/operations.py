@@ -9,6 +9,7 @@ Source: Amazon S3 API Reference, the page of each operation's name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -44,8 +45,8 @@ class ObjectStored(Response):
 
 
 @dataclass(slots=True, kw_only=True)
-class PartStored(ObjectStored):
-    """Answer to UploadPartFrom.
+class StoredFrom(ObjectStored):
+    """Answer to UploadPartFrom and PutObjectFrom.
 
     Attributes:
         sent: the checksum of the bytes that were read and sent, or None where none was asked for.
@@ -228,12 +229,15 @@ class PartSource(Protocol):
         ...
 
 
+OpenPartSource = Callable[[], AbstractContextManager[PartSource]]
+"""Opens a source; blocks. Opening it, and leaving the block, raise where what was read is not to be sent."""
+
 Confirm = Callable[[ObjectStored, memoryview, Checksum | None], None]
 """Compares an answer with the bytes it is about, and the checksum they were sent with."""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
-class UploadPartFrom(Operation[PartStored]):
+class UploadPartFrom(Operation[StoredFrom]):
     """UploadPart whose body is read, checksummed and sent by one thread, anew in each attempt.
 
     Only lanes with sender threads take it. Sending raises, besides what a Transport raises, SourceError where the
@@ -256,6 +260,32 @@ class UploadPartFrom(Operation[PartStored]):
     length: int
     algorithm: ChecksumAlgorithm | None = None
     sse_customer_key: Any = None
+    local: Callable[[memoryview], None] | None = None
+    confirm: Confirm | None = None
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class PutObjectFrom(Operation[StoredFrom]):
+    """PutObject whose body is a whole file: opened, read, checksummed and sent by one thread, anew in each attempt.
+
+    Only lanes with sender threads take it. Sending raises, besides what a Transport raises, what opening, reading and
+    closing the source raise (nothing was sent then), and what `local` or `confirm` raises.
+
+    Attributes:
+        source: opened and closed in the thread, before anything is sent.
+        length: bytes; the whole source.
+        algorithm: of the checksum to send, or None for none.
+        local: called in the thread with the bytes after the source was closed and before they are sent; must not keep
+            them.
+        confirm: called in the thread with the answer, while the bytes are still at hand.
+    """
+
+    name: ClassVar[str] = "PutObject"
+    key: str
+    source: OpenPartSource
+    length: int
+    algorithm: ChecksumAlgorithm | None = None
+    attributes: ObjectAttributes = NO_ATTRIBUTES
     local: Callable[[memoryview], None] | None = None
     confirm: Confirm | None = None
 

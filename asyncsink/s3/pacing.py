@@ -17,6 +17,7 @@ from asyncsink.s3.operations import (
     ListParts,
     Operation,
     PutObject,
+    PutObjectFrom,
     Response,
     UploadPart,
     UploadPartFrom,
@@ -125,7 +126,7 @@ class Pacer:
             self._give()
         if isinstance(operation, (PutObject, UploadPart)):
             self._window.bytes += len(operation.body)
-        elif isinstance(operation, UploadPartFrom):
+        elif isinstance(operation, (UploadPartFrom, PutObjectFrom)):
             self._window.bytes += operation.length
         return response
 

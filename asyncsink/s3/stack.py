@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,6 @@ class S3Stack:
         endpoint_url: the server in use, or "" for Amazon's own.
         region: the region in use, or "".
         senders: how many threads take UploadPartFrom; 0 where no lane does.
-        warm_up: begins to load what multipart uploads need, where they will surely come.
     """
 
     transport: RetryingTransport
@@ -33,7 +32,6 @@ class S3Stack:
     endpoint_url: str
     region: str
     senders: int
-    warm_up: Callable[[], None]
 
     @property
     def requests(self) -> int:
@@ -67,6 +65,6 @@ async def open_stack(
     try:
         pacer = Pacer(limits.concurrency_start)
         transport = RetryingTransport(PacedTransport(lanes.transport, pacer), retry)
-        yield S3Stack(transport, pacer, lanes.name, lanes.endpoint_url, lanes.region, lanes.senders, lanes.warm_up)
+        yield S3Stack(transport, pacer, lanes.name, lanes.endpoint_url, lanes.region, lanes.senders)
     finally:
         await lanes.transport.aclose()

@@ -1,4 +1,4 @@
-"""A proxy before a real S3 server that decides what becomes of each UploadPart on its way."""
+"""A proxy before a real S3 server that decides what becomes of each UploadPart and PutObject on its way."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from asyncsink.config import MIB
 from asyncsink.testing.faulty_peers import CannedPeer
 
+WHOLE: Final = 0
+"""The number of a PutObject."""
 FORWARD: Final = None
 """The part arrives."""
 DROP: Final = b""
@@ -19,12 +21,12 @@ HANG: Final = b"hang"
 
 
 class PartsProxy(CannedPeer):
-    """Forwards everything but parts as it is. Signatures stay valid: they hold the proxy's own address.
+    """Forwards everything but parts and whole objects as it is. Signatures stay valid: they hold the proxy's address.
 
     Args:
         server_url: the real server, "http://host:port".
-        fate: told the number of each part that comes; FORWARD, DROP, HANG, or an answer (whole, as `canned` makes
-            it) that the server is never asked for.
+        fate: told the number of each part that comes, or WHOLE; FORWARD, DROP, HANG, or an answer (whole, as `canned`
+            makes it) that the server is never asked for.
     """
 
     def __init__(self, server_url: str, fate: Callable[[int], bytes | None]) -> None:
@@ -54,8 +56,8 @@ class PartsProxy(CannedPeer):
     ) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
         fate = FORWARD
-        if b"partNumber=" in head:
-            number = int(head.split(b"partNumber=")[1].split(b"&")[0])
+        if head.startswith(b"PUT "):
+            number = int(head.split(b"partNumber=")[1].split(b"&")[0]) if b"partNumber=" in head else WHOLE
             self.parts.append(number)
             fate = self._fate(number)
         lines = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]

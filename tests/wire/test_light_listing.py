@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from asyncsink.errors import ServerFault
 from asyncsink.s3.aioboto3_calls import CALLS
 from asyncsink.s3.operations import ListedObject, ListObjects, ObjectPage
-from asyncsink.s3.wire.listing import DEPTH_MAX, listing_query, page_of
+from asyncsink.s3.wire.listing import listing_query, page_of
+from asyncsink.s3.wire.xml_reader import DEPTH_MAX
 
 NAMESPACE = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 SHAPE = Session().get_service_model("s3").operation_model("ListObjectsV2").output_shape

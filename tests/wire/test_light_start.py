@@ -21,15 +21,17 @@ from asyncsink.s3.aioboto3_transport import Aioboto3Transport
 from asyncsink.s3.lanes import open_lanes
 from asyncsink.s3.lazy import LazyTransport
 from asyncsink.s3.operations import (
+    AbortMultipartUpload,
     CreateMultipartUpload,
+    GetObject,
     HeadObject,
+    ListMultipartUploads,
     ListObjects,
     ObjectHead,
     ObjectPage,
     Operation,
     PutObject,
 )
-from asyncsink.sink import export_directory
 from asyncsink.testing.faulty_peers import CannedPeer
 from asyncsink.testing.transport_kit import canned
 
@@ -82,12 +84,15 @@ def test_many_small_files_and_the_same_again(export: Callable[..., Any], tmp_pat
     assert (report["objects_uploaded"], report["objects_skipped"], report["requests"]) == (0, 200, 1)
 
 
-def test_a_large_file_loads_the_sdk(export: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "large").write_bytes(os.urandom(9 * MIB))
+def test_large_files_in_parts(export: Callable[..., Any], tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"lärge {number}+%").write_bytes(os.urandom(9 * MIB))
     report, loaded = export(tmp_path)
-    assert "aioboto3" in loaded
-    assert "rich" not in loaded
-    assert (report["transport"], report["objects_uploaded"]) == ("wire", 1)
+    assert loaded == []
+    assert (report["transport"], report["objects_uploaded"]) == ("wire", 3)
+    report, loaded = export(tmp_path)
+    assert loaded == []
+    assert (report["objects_uploaded"], report["objects_skipped"]) == (0, 3)
 
 
 def test_the_other_lane_loads_the_sdk(export: Callable[..., Any], tmp_path: Path) -> None:
@@ -95,21 +100,6 @@ def test_the_other_lane_loads_the_sdk(export: Callable[..., Any], tmp_path: Path
     report, loaded = export(tmp_path, "--transport", "aioboto3")
     assert "aioboto3" in loaded
     assert report["transport"] == "aioboto3"
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize(("sizes", "loads"), [((9 * MIB, 9 * MIB), 1), ((9 * MIB, 1, 1), 0), ((1,), 0), ((0,), 0)])
-async def test_it_is_loaded_early_where_it_is_surely_needed(
-    seaweed: DevServer, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], loads: int
-) -> None:
-    loaded: list[int] = []
-    for name, value in seaweed.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(lanes, "load_sdk", lambda: loaded.append(1))
-    for number, size in enumerate(sizes):
-        (tmp_path / str(number)).write_bytes(b"x" * size)
-    report = await export_directory(tmp_path, f"s3://{bucket}/p", endpoint_url=seaweed.endpoint_url)
-    assert (len(report.receipts), len(loaded)) == (len(sizes), loads)
 
 
 # Lanes
@@ -135,7 +125,7 @@ async def test_both_ways_to_open_the_lanes_are_the_same(
         assert (light.name, light.senders) == ("wire", full.senders)
         await light.transport.send(PutObject(key="a b", body=b"x"))
         assert await full.transport.send(ListObjects()) == await light.transport.send(ListObjects())
-        await light.transport.send(CreateMultipartUpload(key="k"))
+        assert await light.transport.send(ListMultipartUploads()) == await full.transport.send(ListMultipartUploads())
     finally:
         await light.transport.aclose()
         await full.transport.aclose()
@@ -245,10 +235,6 @@ class Counted:
         self.closed += 1
 
 
-def nothing() -> None:
-    """Nothing is loaded."""
-
-
 @pytest.mark.anyio
 async def test_many_requests_open_it_once() -> None:
     inner, opened = Counted(), 0
@@ -259,7 +245,7 @@ async def test_many_requests_open_it_once() -> None:
         await asyncio.sleep(0)
         return inner
 
-    lazy = LazyTransport("x", opener, nothing)
+    lazy = LazyTransport("x", opener)
     assert "not opened" in repr(lazy)
     await asyncio.gather(*(lazy.send(HeadObject(key="k")) for _ in range(20)))
     assert (opened, inner.sent) == (1, 20)
@@ -283,7 +269,7 @@ async def test_an_opening_that_fails_or_is_cancelled_is_tried_again() -> None:
             await asyncio.Event().wait()
         return inner
 
-    lazy = LazyTransport("x", opener, nothing)
+    lazy = LazyTransport("x", opener)
     with pytest.raises(CredentialsError):
         await lazy.send(ListObjects())
     second = asyncio.ensure_future(lazy.send(ListObjects()))
@@ -301,31 +287,10 @@ async def test_closed_is_not_opened_any_more() -> None:
     async def opener() -> Counted:
         raise AssertionError("opened after it was closed")
 
-    lazy = LazyTransport("x", opener, nothing)
+    lazy = LazyTransport("x", opener)
     await lazy.aclose()
-    lazy.warm_up()
     with pytest.raises(ConnectionLost):
         await lazy.send(ListObjects())
-
-
-@pytest.mark.anyio
-async def test_what_goes_wrong_while_warming_up_is_the_openers_to_tell() -> None:
-    loads: list[int] = []
-
-    def load() -> None:
-        loads.append(1)
-        raise ImportError("no such module")
-
-    async def opener() -> Counted:
-        raise ConfigError("it cannot be opened")
-
-    lazy = LazyTransport("x", opener, load)
-    lazy.warm_up()
-    lazy.warm_up()
-    with pytest.raises(ConfigError):
-        await lazy.send(ListObjects())
-    await lazy.aclose()
-    assert loads == [1]
 
 
 @pytest.mark.anyio
@@ -348,7 +313,10 @@ async def test_the_sdk_is_opened_by_the_first_operation_that_needs_it(
     await both.transport.send(PutObject(key="k", body=b"x"))
     await both.transport.send(ListObjects())
     assert opened == []
-    created = await asyncio.gather(*(both.transport.send(CreateMultipartUpload(key=f"{n}")) for n in range(5)))
-    assert len({each.upload_id for each in created}) == 5
+    created = await both.transport.send(CreateMultipartUpload(key="in parts"))
+    await both.transport.send(AbortMultipartUpload(key="in parts", upload_id=created.upload_id))
+    assert opened == []
+    found = await asyncio.gather(*(both.transport.send(GetObject(key="k", length=1)) for _ in range(5)))
+    assert [each.data for each in found] == [b"x"] * 5
     assert opened == [bucket]
     await both.transport.aclose()

@@ -18,9 +18,18 @@ from hypothesis import strategies as st
 
 from asyncsink.config import S3Target, Secret
 from asyncsink.integrity.checksums import checksum_of
-from asyncsink.s3.operations import HeadObject, ObjectAttributes, PutObject, UploadPart
+from asyncsink.s3.operations import (
+    AbortMultipartUpload,
+    CompleteMultipartUpload,
+    CreateMultipartUpload,
+    HeadObject,
+    ListParts,
+    ObjectAttributes,
+    PutObject,
+    UploadPart,
+)
 from asyncsink.s3.wire.endpoint import Endpoint, endpoint_of
-from asyncsink.s3.wire.requests import HotOperation, RequestWriter
+from asyncsink.s3.wire.requests import ObjectOperation, RequestWriter
 from asyncsink.s3.wire.signing import (
     EMPTY_PAYLOAD,
     UNSIGNED_PAYLOAD,
@@ -63,7 +72,7 @@ def attributes(draw: Any) -> ObjectAttributes:
 
 
 @st.composite
-def operations(draw: Any) -> HotOperation:
+def operations(draw: Any) -> ObjectOperation:
     key = draw(KEYS)
     body = draw(st.binary(max_size=20))
     algorithm = draw(CHECKSUMS)
@@ -85,6 +94,22 @@ def operations(draw: Any) -> HotOperation:
                     key=key,
                     part_number=draw(st.none() | st.integers(1, 10_000)),
                     version_id=draw(st.just("") | KEYS),
+                    sse_customer_key=customer_key,
+                ),
+                CreateMultipartUpload(key=key, algorithm=algorithm, attributes=draw(attributes())),
+                CompleteMultipartUpload(
+                    key=key,
+                    upload_id=draw(KEYS),
+                    parts=(),
+                    size_bytes=draw(st.integers(0, 50 * 2**40)),
+                    checksum=checksum,
+                    sse_customer_key=customer_key,
+                ),
+                AbortMultipartUpload(key=key, upload_id=draw(KEYS)),
+                ListParts(
+                    key=key,
+                    upload_id=draw(KEYS),
+                    marker=draw(st.integers(0, 10_000)),
                     sse_customer_key=customer_key,
                 ),
             ]
@@ -127,7 +152,7 @@ def parse(head: bytes) -> tuple[str, str, dict[str, str]]:
 )
 @settings(max_examples=200)
 def test_the_signature_is_botocores(
-    operation: HotOperation,
+    operation: ObjectOperation,
     url: str,
     style: Any,
     bucket: str,

@@ -17,6 +17,7 @@ from asyncsink.errors import AsyncSinkError, ClockSkew, ServerFault
 from asyncsink.s3.aioboto3_calls import CALLS, HEADER_ALGORITHMS, plain_etag
 from asyncsink.s3.error_map import error_from_answer, one_line
 from asyncsink.s3.operations import HeadObject, ObjectStored, PutObject, Response, UploadPart
+from asyncsink.s3.wire.multipart_calls import BOOKKEEPING, told_by
 from asyncsink.s3.wire.requests import HotOperation, ObjectOperation
 
 SKEW_SECONDS_MAX: Final = 15 * 60
@@ -33,6 +34,15 @@ _NAMES: Final[dict[bytes, str]] = {
     b"x-amz-storage-class": "StorageClass",
     **{f"x-amz-checksum-{name.lower()}".encode(): f"Checksum{name}" for name in HEADER_ALGORITHMS},
 }
+_NAMES_BESIDE_XML: Final = {
+    name: _NAMES[name]
+    for name in (
+        b"x-amz-version-id",
+        b"x-amz-server-side-encryption",
+        b"x-amz-server-side-encryption-customer-algorithm",
+    )
+}
+"""What headers say where the body says the rest: an ETag in a header does not prove that an upload was completed."""
 _TYPE, _FULL = b"x-amz-checksum-type", b"FULL_OBJECT"
 _SSE, _SSE_C = b"x-amz-server-side-encryption", b"x-amz-server-side-encryption-customer-algorithm"
 _CHECKSUM_HEADERS: Final = {name: f"x-amz-checksum-{name.lower()}".encode() for name in HEADER_ALGORITHMS}
@@ -40,6 +50,8 @@ _FIELDS: Final = {
     name: re.compile(rf"<{name}>\s*([^<]{{0,4096}})".encode())
     for name in ("Code", "Message", "Region", "CalculatedDigest")
 }
+_ERROR: Final = re.compile(rb"\s*+(?:<\?[^>]*+>\s*+)?<Error\b")
+"""S3 sends spaces while it joins parts, and may end them with an error. Possessive, so that spaces are read once."""
 
 
 @dataclass(slots=True)
@@ -61,13 +73,16 @@ def response_of(operation: ObjectOperation, answer: Answer) -> Response:
     """What a 2xx answer says.
 
     Raises:
-        ServerFault: the answer to a HEAD tells no size.
+        ServerFault: the answer to a HEAD tells no size, or that to a multipart operation is not S3's XML.
     """
     if (stored := _as_sent(operation, answer)) is not None:
         return stored
     told: dict[str, Any] = {}
+    names = _NAMES
+    if isinstance(operation, BOOKKEEPING):
+        told, names = told_by(operation, answer.body), _NAMES_BESIDE_XML
     for name, value in answer.headers.items():
-        if (known := _NAMES.get(name)) is not None:
+        if (known := names.get(name)) is not None:
             told[known] = _text(value)
     if isinstance(operation, HeadObject):
         _add_head(operation, answer, told)
@@ -92,7 +107,9 @@ def _as_sent(operation: ObjectOperation, answer: Answer) -> ObjectStored | None:
 
 def is_error(answer: Answer) -> bool:
     """Whether the answer refuses the request; S3's look-alikes also put an `<Error>` into the body of a 200."""
-    return not 200 <= answer.status < 300 or (bool(answer.body) and b"<Error" in answer.body[:1024])
+    if not 200 <= answer.status < 300:
+        return True
+    return bool(answer.body) and (b"<Error" in answer.body[:1024] or _ERROR.match(answer.body) is not None)
 
 
 def error_of(operation: HotOperation, bucket: str, answer: Answer, signed_at: float | None) -> AsyncSinkError:

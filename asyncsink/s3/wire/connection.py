@@ -6,6 +6,7 @@ Works on uvloop and on asyncio's own loops. Whatever a peer does, an exchange en
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -43,6 +44,8 @@ class Connection(asyncio.BufferedProtocol):
         self._moved_at = 0.0
         self.idle_since = 0.0
         """Loop time of the end of the last exchange."""
+        self.stall_seconds = math.inf
+        """So long nothing may move in the exchange; see config.RetryPolicy."""
 
     def __repr__(self) -> str:
         return f"<Connection {'busy' if self._busy else 'idle' if self.usable else 'closed'}>"
@@ -103,20 +106,19 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def check_progress(self, now: float, stall_seconds: float) -> None:
+    def check_progress(self, now: float) -> None:
         """Fail the exchange where no byte moved either way for `stall_seconds`; to be called now and then.
 
         Args:
             now: loop time.
-            stall_seconds: see config.RetryPolicy.
         """
         if not self._busy or self._transport is None:
             return
         mark = self._reader.received + self._handed - self._transport.get_write_buffer_size()
         if mark != self._mark:
             self._mark, self._moved_at = mark, now
-        elif now - self._moved_at >= stall_seconds:
-            self.fail(ExchangeError(f"no byte moved for {stall_seconds:g} s", Stalled))
+        elif now - self._moved_at >= self.stall_seconds:
+            self.fail(ExchangeError(f"no byte moved for {self.stall_seconds:g} s", Stalled))
 
     def fail(self, error: ExchangeError) -> None:
         """End the exchange, if there is one, and close."""

@@ -31,6 +31,8 @@ ADDRESSES_TRIED_MAX: Final = 4
 FAILED_ADDRESS_SECONDS: Final = 30.0
 """So long an address that could not be reached comes last."""
 THREADS: Final = 4
+FRESH_SECONDS: Final = 1.0
+"""A connection that was in use so short a time ago is not one that the server is just closing."""
 SWEEP_SECONDS_MIN, SWEEP_SECONDS_MAX = 0.01, 1.0
 
 Address = tuple[str, int]
@@ -68,11 +70,23 @@ class Pool:
         return f"<Pool {self._endpoint.url}: {len(self._open)} open, {len(self._idle)} idle>"
 
     async def exchange(
-        self, head: bytes, body: ByteBody, *, bodiless: bool, answer_bytes_max: int = ANSWER_BYTES_MAX
+        self,
+        head: bytes,
+        body: ByteBody,
+        *,
+        bodiless: bool,
+        answer_bytes_max: int = ANSWER_BYTES_MAX,
+        once: bool = False,
+        patient: bool = False,
     ) -> Answer:
         """Send a request over an idle connection, or a new one, and return the answer.
 
         A request on an idle connection that the server had just closed is sent once more, on a new one.
+
+        Args:
+            head, body, bodiless, answer_bytes_max: see `Connection.exchange`.
+            once: never send it a second time; only a connection that was in use a moment ago, or a new one, will do.
+            patient: it is Stalled after complete_seconds without a byte, not after stall_seconds.
 
         Raises:
             ExchangeError: no connection, or no whole answer.
@@ -80,17 +94,20 @@ class Pool:
 
         Cancellation closes the connection.
         """
-        connection = self._take()
+        seconds = self._retry.complete_seconds if patient else self._retry.stall_seconds
+        connection = self._take(FRESH_SECONDS if once else KEEP_ALIVE_SECONDS)
         if connection is not None:
+            connection.stall_seconds = seconds
             try:
                 answer = await connection.exchange(head, body, bodiless=bodiless, answer_bytes_max=answer_bytes_max)
             except ExchangeError as failure:
-                if not failure.unanswered:
+                if once or not failure.unanswered:
                     raise
             else:
                 self._give_back(connection)
                 return answer
         connection = await self._connect()
+        connection.stall_seconds = seconds
         answer = await connection.exchange(head, body, bodiless=bodiless, answer_bytes_max=answer_bytes_max)
         self._give_back(connection)
         return answer
@@ -121,13 +138,17 @@ class Pool:
             connection.idle_since = self._loop.time()
             self._idle.append(connection)
 
-    def _take(self) -> Connection | None:
+    def _take(self, idle_seconds_max: float) -> Connection | None:
         """The connection that was used last: it is the least likely to be closed by the server."""
-        oldest = self._loop.time() - KEEP_ALIVE_SECONDS
+        now = self._loop.time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable and connection.idle_since > oldest:
-                return connection
+            if connection.usable and connection.idle_since > now - KEEP_ALIVE_SECONDS:
+                if connection.idle_since > now - idle_seconds_max:
+                    return connection
+                # All others are older still, and good enough for other requests.
+                self._idle.append(connection)
+                return None
             connection.abort()
         return None
 
@@ -219,7 +240,7 @@ class Pool:
     def _sweep(self) -> None:
         now = self._loop.time()
         for connection in tuple(self._open):
-            connection.check_progress(now, self._retry.stall_seconds)
+            connection.check_progress(now)
         while self._idle and self._idle[0].idle_since <= now - KEEP_ALIVE_SECONDS:
             self._idle.pop(0).abort()
         self._timer = self._loop.call_later(self._sweep_seconds, self._sweep) if self._open else None

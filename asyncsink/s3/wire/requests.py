@@ -3,7 +3,7 @@
 All headers but four values (checksum, payload hash, date, length) are the same for every object with the same
 attributes: they are laid out once, in signing order and in sending order, and kept as a template.
 
-Source: Amazon S3 API Reference, PutObject, UploadPart, HeadObject and ListObjectsV2.
+Source: Amazon S3 API Reference, the page of each operation's name.
 """
 
 from __future__ import annotations
@@ -16,13 +16,25 @@ from urllib.parse import quote, urlencode
 
 from asyncsink.config import Secret
 from asyncsink.errors import ConfigError, InvalidKey
+from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
 from asyncsink.model import Checksum, ChecksumAlgorithm
-from asyncsink.s3.operations import HeadObject, ListObjects, ObjectAttributes, PutObject, UploadPart
+from asyncsink.s3.aioboto3_calls import HEADER_ALGORITHMS
+from asyncsink.s3.operations import (
+    AbortMultipartUpload,
+    CompleteMultipartUpload,
+    CreateMultipartUpload,
+    HeadObject,
+    ListObjects,
+    ObjectAttributes,
+    PutObject,
+    UploadPart,
+)
 from asyncsink.s3.wire.endpoint import Endpoint
 from asyncsink.s3.wire.listing import listing_query
+from asyncsink.s3.wire.multipart_calls import BOOKKEEPING, METHODS, Bookkeeping, bookkeeping_query
 from asyncsink.s3.wire.signing import Signer, canonical_headers, canonical_query, encode_path
 
-ObjectOperation = PutObject | UploadPart | HeadObject
+ObjectOperation = PutObject | UploadPart | HeadObject | Bookkeeping
 HotOperation = ObjectOperation | ListObjects
 Headers = list[tuple[str, str]]
 
@@ -66,13 +78,14 @@ class RequestWriter:
         """Whether requests are signed."""
         return self._signer is not None
 
-    def head(self, operation: HotOperation, payload_hash: str, timestamp: str) -> bytes:
+    def head(self, operation: HotOperation, payload_hash: str, timestamp: str, document: bytes = b"") -> bytes:
         """The request line and all headers, with the empty line that ends them.
 
         Args:
-            operation: its body follows the head unchanged.
+            operation: its body, if it has one, follows the head unchanged.
             payload_hash: of the body (see `Signer.authorization`); ignored where nothing is signed.
             timestamp: "20260131T235959Z", in the server's time; ignored where nothing is signed.
+            document: what follows instead, for CompleteMultipartUpload.
 
         Raises:
             InvalidKey: the key, or the prefix of a listing, is no Unicode text.
@@ -91,6 +104,11 @@ class RequestWriter:
         checksum: Checksum | None = None
         if isinstance(operation, HeadObject):
             method, query = "HEAD", _head_query(operation)
+        elif isinstance(operation, BOOKKEEPING):
+            method, query = METHODS[type(operation)], bookkeeping_query(operation)
+            if method == "POST":
+                length = f"content-length: {len(document)}\r\n"
+            checksum = _whole_checksum(operation)
         elif not isinstance(operation, ListObjects):
             checksum = operation.checksum
             length = f"content-length: {len(operation.body)}\r\n"
@@ -123,8 +141,15 @@ class RequestWriter:
     def _template(self, operation: HotOperation, checksum: Checksum | None) -> Template:
         algorithm = checksum.algorithm if checksum is not None else None
         given: object = None
-        if not isinstance(operation, ListObjects):
-            given = operation.attributes if isinstance(operation, PutObject) else operation.sse_customer_key
+        if isinstance(operation, CompleteMultipartUpload):
+            # Its size is its own: kept, it would only push out others.
+            return self._lay_out(operation, algorithm)
+        if isinstance(operation, PutObject):
+            given = operation.attributes
+        elif isinstance(operation, CreateMultipartUpload):
+            given = operation.attributes, operation.algorithm
+        elif not isinstance(operation, (ListObjects, AbortMultipartUpload)):
+            given = operation.sse_customer_key
         place = (type(operation), given, algorithm)
         template = self._templates.get(place)
         if template is None:
@@ -135,12 +160,19 @@ class RequestWriter:
 
     def _lay_out(self, operation: HotOperation, algorithm: ChecksumAlgorithm | None) -> Template:
         headers: Headers = [("host", self._endpoint.authority)]
-        if isinstance(operation, PutObject):
+        if isinstance(operation, (PutObject, CreateMultipartUpload)):
             headers += attribute_headers(operation.attributes)
-        elif not isinstance(operation, ListObjects):
+        elif not isinstance(operation, (ListObjects, AbortMultipartUpload)):
             headers += customer_key_headers(operation.sse_customer_key)
         if isinstance(operation, HeadObject):
             headers.append(("x-amz-checksum-mode", "ENABLED"))
+        elif isinstance(operation, CreateMultipartUpload) and operation.algorithm in HEADER_ALGORITHMS:
+            kind = "FULL_OBJECT" if operation.algorithm in FULL_OBJECT_ALGORITHMS else "COMPOSITE"
+            headers += [("x-amz-checksum-algorithm", operation.algorithm), ("x-amz-checksum-type", kind)]
+        elif isinstance(operation, CompleteMultipartUpload):
+            headers += [("content-type", "application/xml"), ("x-amz-mp-object-size", str(operation.size_bytes))]
+            if algorithm is not None:
+                headers.append(("x-amz-checksum-type", "FULL_OBJECT"))
         if self._request_payer:
             headers.append(("x-amz-request-payer", "requester"))
         if self._signer is not None and self._signer.session_token is not None:
@@ -208,6 +240,13 @@ def _check(name: str, value: str) -> None:
     else:
         what = f"The value for {name} cannot be sent"
     raise ConfigError(f"{what}: S3 takes printable ASCII only; encode it (percent, base64).")
+
+
+def _whole_checksum(operation: Bookkeeping) -> Checksum | None:
+    """The whole object's, where the parts' were asked for as such."""
+    if not isinstance(operation, CompleteMultipartUpload) or operation.checksum is None:
+        return None
+    return operation.checksum if operation.checksum.algorithm in FULL_OBJECT_ALGORITHMS else None
 
 
 def _head_query(operation: HeadObject) -> str:

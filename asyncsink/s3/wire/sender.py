@@ -1,4 +1,4 @@
-"""Large parts: one hop each to a thread that reads, checksums, copies and sends them; the event loop only waits.
+"""Large bodies: one hop each to a thread that reads, checksums, copies and sends them; the event loop only waits.
 
 Reading, checksumming, sealing and sending large buffers all release the interpreter's lock, so that a few threads fill
 a network from Python at the price of the copies alone. Memory is `threads` buffers of a part's size, and they are
@@ -27,8 +27,9 @@ from asyncsink.s3.operations import (
     Confirm,
     ObjectStored,
     PartSource,
-    PartStored,
     PutObject,
+    PutObjectFrom,
+    StoredFrom,
     UploadPart,
     UploadPartFrom,
 )
@@ -59,7 +60,7 @@ JOIN_SECONDS_MAX: Final = 5.0
 
 
 class SenderPool:
-    """Sends parts of files to one bucket, each part once, from threads of its own. For one event loop.
+    """Sends files and parts of them to one bucket, each once, from threads of its own. For one event loop.
 
     Args:
         bucket: its name, for messages.
@@ -67,7 +68,7 @@ class SenderPool:
         keyring: signs them. The pool uses it in several threads: it must be the pool's own.
         retry: connect_seconds and stall_seconds.
         tls: the context for HTTPS, None for plain HTTP.
-        threads: parts that are sent at once, at most; each holds a buffer of a part's size. Threads are started
+        threads: bodies that are sent at once, at most; each holds a buffer of a body's size. Threads are started
             when they are needed.
     """
 
@@ -96,19 +97,35 @@ class SenderPool:
         url = self._post.endpoint.url
         return f"<SenderPool {url}: {len(self._senders)} threads, {len(self._under_way)} sending>"
 
-    async def send(self, operation: UploadPartFrom) -> PartStored:
-        """`send_part` for an operation; raises the same."""
-        part = PartToSend(
-            key=operation.key,
-            upload_id=operation.upload_id,
-            part_number=operation.part_number,
-            algorithm=operation.algorithm,
-            sse_customer_key=operation.sse_customer_key,
-        )
-        stored, sent = await self.send_part(
-            operation.source, operation.offset, operation.length, part, operation.local, confirm=operation.confirm
-        )
-        return PartStored(
+    async def send(self, operation: UploadPartFrom | PutObjectFrom) -> StoredFrom:
+        """`send_part` for an operation; raises the same, and what opening and closing a PutObjectFrom's source raise.
+
+        Cancellation as there: it propagates when the thread has closed that source.
+        """
+        if isinstance(operation, PutObjectFrom):
+            whole = ObjectToSend(key=operation.key, algorithm=operation.algorithm, attributes=operation.attributes)
+            stored, sent = await self._carry(
+                Errand(
+                    source=operation.source,
+                    offset=0,
+                    length=operation.length,
+                    what=whole,
+                    local=operation.local,
+                    confirm=operation.confirm,
+                )
+            )
+        else:
+            part = PartToSend(
+                key=operation.key,
+                upload_id=operation.upload_id,
+                part_number=operation.part_number,
+                algorithm=operation.algorithm,
+                sse_customer_key=operation.sse_customer_key,
+            )
+            stored, sent = await self.send_part(
+                operation.source, operation.offset, operation.length, part, operation.local, confirm=operation.confirm
+            )
+        return StoredFrom(
             etag=stored.etag, checksum=stored.checksum, version_id=stored.version_id, sse=stored.sse, sent=sent
         )
 
@@ -145,19 +162,31 @@ class SenderPool:
         Cancellation resets the connection, and propagates when the thread has let go of `source`: at once, unless the
         file system keeps a read or a local write waiting.
         """
-        errand = Errand(source=source, offset=offset, length=length, what=what, local=local, confirm=confirm)
+        # Whoever opened it closes it.
+        errand = Errand(
+            source=lambda: contextlib.nullcontext(source),
+            offset=offset,
+            length=length,
+            what=what,
+            local=local,
+            confirm=confirm,
+        )
+        return await self._carry(errand)
+
+    async def _carry(self, errand: Errand) -> tuple[ObjectStored, Checksum | None]:
+        """Give it to a sender as soon as one is free."""
         async with self._slots:
             try:
                 sender = self._idle.pop() if self._idle else self._start()
             except ExchangeError as failure:
-                raise self._failed(what, failure) from failure.__cause__
+                raise self._failed(errand.what, failure) from failure.__cause__
             try:
                 return await self._send(sender, errand)
             finally:
                 self._idle.append(sender)
 
     async def aclose(self) -> None:
-        """End the threads and close their connections; parts under way fail. Calling it twice is harmless.
+        """End the threads and close their connections; what is under way fails. Calling it twice is harmless.
 
         Waits JOIN_SECONDS_MAX at most for a thread that hangs in a file system.
         """

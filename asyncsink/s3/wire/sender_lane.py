@@ -1,11 +1,11 @@
-"""The pool of sender threads of one bucket, opened with the first part: a run of small files never starts it."""
+"""The pool of sender threads of one bucket, opened with the first large body: a run of small files never starts it."""
 
 from __future__ import annotations
 
 import asyncio
 
 from asyncsink.config import Limits, RetryPolicy, S3Target
-from asyncsink.s3.operations import PartStored, UploadPartFrom
+from asyncsink.s3.operations import PutObjectFrom, StoredFrom, UploadPartFrom
 from asyncsink.s3.wire.endpoint import endpoint_of
 from asyncsink.s3.wire.keyring import CredentialsProvider, Keyring
 from asyncsink.s3.wire.sender import SenderPool
@@ -13,7 +13,7 @@ from asyncsink.s3.wire.transport import tls_context
 
 
 class SenderLane:
-    """Sends UploadPartFrom, and nothing else. Belongs to the event loop it is used in.
+    """Sends UploadPartFrom and PutObjectFrom, and nothing else. Belongs to the event loop it is used in.
 
     Args:
         target: bucket, endpoint_url, addressing_style, anonymous, request_payer and ca_bundle count here.
@@ -42,13 +42,13 @@ class SenderLane:
         self._opening = asyncio.Lock()
         self._pool: SenderPool | None = None
         self.threads = threads_for(limits)
-        """Parts that are sent at once, at most."""
+        """Parts and whole files that are sent at once, at most."""
 
     def __repr__(self) -> str:
         return f"<SenderLane s3://{self._target.bucket}: {self.threads} threads at most, {self._pool!r}>"
 
-    async def send(self, operation: UploadPartFrom) -> PartStored:
-        """Send one part; see `SenderPool.send_part` for what is raised, and for cancellation.
+    async def send(self, operation: UploadPartFrom | PutObjectFrom) -> StoredFrom:
+        """Send one part or file; see `SenderPool.send` for what is raised, and for cancellation.
 
         Raises:
             ConfigError: besides, where the ca_bundle cannot be used.
@@ -57,7 +57,7 @@ class SenderLane:
         return await pool.send(operation)
 
     async def aclose(self) -> None:
-        """End the threads; parts under way fail. Calling it twice is harmless."""
+        """End the threads; what is under way fails. Calling it twice is harmless."""
         if self._pool is not None:
             await self._pool.aclose()
 

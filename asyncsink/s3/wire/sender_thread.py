@@ -1,4 +1,4 @@
-"""A thread that sends parts: it reads, checksums, copies, signs, sends and hears the answer, one part after another.
+"""A thread that sends large bodies: it reads, checksums, copies, signs, sends and hears the answer, one by one.
 
 All of it in one place, because a hop between threads costs more than any of these steps but the copying, and because
 one buffer that is used again and again causes no page faults and stays in the processor's caches.
@@ -26,6 +26,7 @@ from asyncsink.s3.operations import (
     Confirm,
     ObjectAttributes,
     ObjectStored,
+    OpenPartSource,
     PartSource,
     PutObject,
     UploadPart,
@@ -40,6 +41,9 @@ from asyncsink.s3.wire.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
 
 PIECE_BYTES: Final = 2 * MIB
 """Read and checksummed at a time: small enough to be in the processor's cache still when the checksum reads it."""
+BUFFER_DOUBLED_BYTES_MAX: Final = 8 * MIB
+"""Up to this size a buffer that was outgrown doubles at least, so that files of many sizes take few buffers. Pages that
+no body has reached yet are addresses, and no memory."""
 BUFFER_KEPT_BYTES_MAX: Final = 32 * MIB
 """A larger buffer serves parts of its own size only: the ones after it have paid for no more memory than they need."""
 
@@ -130,9 +134,9 @@ class Post:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errand:
-    """What a caller wants sent: see `SenderPool.send_part`."""
+    """What a caller wants sent: see `SenderPool.send_part`. `source` is opened and closed before anything is sent."""
 
-    source: PartSource
+    source: OpenPartSource
     offset: int
     length: int
     what: PartToSend | ObjectToSend
@@ -240,7 +244,8 @@ class Sender:
         if not assignment.addresses and (self._connection is None or not self._connection.fit()):
             # Known before anything is read in vain.
             raise ExchangeError("the server hung up before it answered", unanswered=True)
-        body, checksum, payload_hash = self._read(assignment)
+        with errand.source() as source:
+            body, checksum, payload_hash = self._read(assignment, source)
         if errand.local is not None:
             errand.local(body)
         operation = errand.what.operation(body, checksum)
@@ -261,8 +266,8 @@ class Sender:
             errand.confirm(response, body, checksum)
         return response, checksum
 
-    def _read(self, assignment: Assignment) -> tuple[memoryview, Checksum | None, str]:
-        """Fill the buffer; the part, its checksum and the payload hash of its signature."""
+    def _read(self, assignment: Assignment, source: PartSource) -> tuple[memoryview, Checksum | None, str]:
+        """Fill the buffer; the body, its checksum and the payload hash of its signature."""
         errand, algorithm = assignment.errand, assignment.errand.what.algorithm
         signed = self._post.endpoint.sign_payload and assignment.writer.signs
         wanted: set[ChecksumAlgorithm] = {algorithm} if algorithm is not None else set()
@@ -274,7 +279,7 @@ class Sender:
             if assignment.given_up:
                 raise Interrupted
             piece = body[start : start + PIECE_BYTES]
-            errand.source.read_part(errand.offset + start, len(piece), into=piece)
+            source.read_part(errand.offset + start, len(piece), into=piece)
             digester.update(piece)
         checksum = digester.result(algorithm) if algorithm is not None else None
         if not errand.length:
@@ -282,11 +287,13 @@ class Sender:
         return body, checksum, digest_of(digester.result("SHA256")).hex() if signed else UNSIGNED_PAYLOAD
 
     def _room(self, length: int) -> memoryview:
-        if not length <= len(self._buffer) <= max(length, BUFFER_KEPT_BYTES_MAX):
+        held = len(self._buffer)
+        if not length <= held <= max(length, BUFFER_KEPT_BYTES_MAX):
+            size_bytes = max(length, min(2 * held, BUFFER_DOUBLED_BYTES_MAX))
             # The old one goes before the new one comes.
             self._buffer = memoryview(b"")
             # Anonymous memory begins on a page: the kernel copies to and from it a fifth cheaper than with a bytearray.
-            self._buffer = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            self._buffer = memoryview(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         return self._buffer[:length]
 
     def _connected(self, assignment: Assignment) -> SenderConnection:

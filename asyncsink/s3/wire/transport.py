@@ -1,8 +1,8 @@
 """The wire lane: what a plain export asks for, at a tenth of what a client library costs.
 
-PutObject, UploadPart, HeadObject and ListObjectsV2 only; a router sends everything else through the other lane. Each
-request is one write and one read on a kept connection, signed with SigV4 with the payload unsigned where TLS (or
-loopback) and the checksum header guard the bytes.
+What stores objects, whole or in parts, looks at one, or lists a prefix; a router sends everything else through the
+other lane. Each request is one write and one read on a kept connection, signed with SigV4 with the payload unsigned
+where TLS (or loopback) and the checksum header guard the bytes.
 """
 
 from __future__ import annotations
@@ -13,14 +13,26 @@ import ssl
 from typing import Final, TypeVar, cast
 
 from asyncsink.config import RetryPolicy, S3Target
-from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCredentials
+from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCredentials, UploadMissing
 from asyncsink.s3.body import ByteBody
 from asyncsink.s3.error_map import one_line
-from asyncsink.s3.operations import HeadObject, ListObjects, Operation, PutObject, Response, UploadPart
+from asyncsink.s3.operations import (
+    AbortMultipartUpload,
+    CompleteMultipartUpload,
+    Done,
+    HeadObject,
+    ListObjects,
+    ListParts,
+    Operation,
+    PutObject,
+    Response,
+    UploadPart,
+)
 from asyncsink.s3.wire.answers import Answer, corrected_time, error_of, is_error, response_of
 from asyncsink.s3.wire.endpoint import Endpoint, endpoint_of
 from asyncsink.s3.wire.keyring import CredentialsProvider, Keyring
 from asyncsink.s3.wire.listing import LISTING_BYTES_MAX, page_of
+from asyncsink.s3.wire.multipart_calls import BOOKKEEPING, parts_document
 from asyncsink.s3.wire.pool import Pool
 from asyncsink.s3.wire.reading import ANSWER_BYTES_MAX, ExchangeError
 from asyncsink.s3.wire.requests import HotOperation, RequestWriter
@@ -28,8 +40,10 @@ from asyncsink.s3.wire.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
 
 R = TypeVar("R", bound=Response)
 
-HOT: Final = (PutObject, UploadPart, HeadObject, ListObjects)
+HOT: Final = (PutObject, UploadPart, HeadObject, ListObjects, *BOOKKEEPING)
 """The operations this lane sends."""
+
+_LISTS: Final = (ListObjects, ListParts)
 
 SHA256_INLINE_BYTES_MAX: Final = 64 * 1024
 """Larger bodies that must be signed are hashed in a thread."""
@@ -40,9 +54,9 @@ READ_INLINE_BYTES_MAX: Final = 64 * 1024
 class WireTransport:
     """A Transport for the operations in HOT; see `s3.transport.Transport` for the contract.
 
-    Sends each operation once; only a request on a kept connection that turns out to be closed is sent again, on a new
-    one. The caller bounds how many requests run at once: each has a connection. Belongs to the event loop it was opened
-    in. Use `open`.
+    Sends each operation once; only an idempotent one on a kept connection that turns out to be closed is sent again, on
+    a new one. The caller bounds how many requests run at once: each has a connection. Belongs to the event loop it was
+    opened in. Use `open`.
 
     Cancelling `send` closes its connection: what was not sent yet is never sent.
     """
@@ -67,7 +81,7 @@ class WireTransport:
 
         Args:
             target: bucket, endpoint_url, addressing_style, anonymous, request_payer and ca_bundle count here.
-            retry: connect_seconds and stall_seconds count here.
+            retry: connect_seconds, stall_seconds and complete_seconds count here.
             region: of the bucket, for signatures and for Amazon's host names.
             credentials: asked before the first request and whenever they are about to expire; may be None only for
                 an anonymous target.
@@ -92,7 +106,7 @@ class WireTransport:
 
         Raises:
             TypeError: the operation is none of HOT.
-            Stalled: no byte moved for `stall_seconds`.
+            Stalled: no byte moved for `stall_seconds` (`complete_seconds` for CompleteMultipartUpload).
             ClockSkew: the clocks differ; the next request is signed with the server's time.
             ExpiredCredentials: the next request asks for new ones.
             AsyncSinkError: as `s3.error_map` reads the answer; ConnectionLost or ServerFault where there was no
@@ -101,16 +115,19 @@ class WireTransport:
         if not isinstance(operation, HOT):
             raise TypeError(f"the wire lane does not send {operation.name}")
         writer = self._keyring.ready() or await self._keyring.renewed()
-        body: ByteBody = b"" if isinstance(operation, (HeadObject, ListObjects)) else operation.body
+        body, document = _body(operation)
         try:
             payload_hash = await self._payload_hash(body, writer) if self._endpoint.sign_payload else UNSIGNED_PAYLOAD
             signed_at = self._keyring.now()
-            head = writer.head(operation, payload_hash if body else EMPTY_PAYLOAD, self._keyring.timestamp())
+            payload_hash = payload_hash if body else EMPTY_PAYLOAD
+            head = writer.head(operation, payload_hash, self._keyring.timestamp(), document)
             answer = await self._pool.exchange(
                 head,
                 body,
                 bodiless=isinstance(operation, HeadObject),
-                answer_bytes_max=LISTING_BYTES_MAX if isinstance(operation, ListObjects) else ANSWER_BYTES_MAX,
+                answer_bytes_max=LISTING_BYTES_MAX if isinstance(operation, _LISTS) else ANSWER_BYTES_MAX,
+                once=not operation.idempotent,
+                patient=isinstance(operation, CompleteMultipartUpload),
             )
         except ExchangeError as failure:
             raise self._failed(operation, failure) from failure.__cause__
@@ -122,13 +139,13 @@ class WireTransport:
             ) from error
         if is_error(answer):
             refused = error_of(operation, self._bucket, answer, signed_at if writer.signs else None)
+            if isinstance(refused, UploadMissing) and isinstance(operation, AbortMultipartUpload):
+                return cast("R", Done())
             self._learn(writer, refused, answer)
             raise refused
-        if isinstance(operation, ListObjects):
-            if len(answer.body) > READ_INLINE_BYTES_MAX:
-                return cast("R", await asyncio.to_thread(page_of, operation, self._bucket, answer.body))
-            return cast("R", page_of(operation, self._bucket, answer.body))
-        return cast("R", response_of(operation, answer))
+        if len(answer.body) > READ_INLINE_BYTES_MAX:
+            return cast("R", await asyncio.to_thread(self._read, operation, answer))
+        return cast("R", self._read(operation, answer))
 
     async def aclose(self) -> None:
         """Close every connection; requests under way fail. Calling it twice is harmless."""
@@ -140,6 +157,11 @@ class WireTransport:
         if len(body) <= SHA256_INLINE_BYTES_MAX:
             return hashlib.sha256(body).hexdigest()
         return await self._pool.in_thread(lambda: hashlib.sha256(body).hexdigest())
+
+    def _read(self, operation: HotOperation, answer: Answer) -> Response:
+        if isinstance(operation, ListObjects):
+            return page_of(operation, self._bucket, answer.body)
+        return response_of(operation, answer)
 
     def _learn(self, writer: RequestWriter, error: AsyncSinkError, answer: Answer) -> None:
         if isinstance(error, ExpiredCredentials):
@@ -156,6 +178,14 @@ class WireTransport:
 
     def _where(self, operation: HotOperation) -> str:
         return f"{operation.name} of s3://{self._bucket}/{one_line(getattr(operation, 'key', ''), 1200)}"
+
+
+def _body(operation: HotOperation) -> tuple[ByteBody, bytes]:
+    """What follows the head, and the document where it is one."""
+    if isinstance(operation, (PutObject, UploadPart)):
+        return operation.body, b""
+    document = parts_document(operation) if isinstance(operation, CompleteMultipartUpload) else b""
+    return document, document
 
 
 def tls_context(ca_bundle: str, verify: bool = True) -> ssl.SSLContext:
