@@ -159,7 +159,7 @@ class Limits:
         part_size_bytes: wanted size of a part; grows where 10,000 parts would not suffice.
         multipart_threshold_bytes: files of this size and more are sent in parts.
         memory_bytes: bytes of file content held at any moment, over all files and parts.
-        queue_transfers: routed transfers waiting between the walk and the workers.
+        queue_transfers: entries waiting between the walk and the workers: files, or batches of small ones.
         reader_threads: threads that read source files and write local copies.
     """
 

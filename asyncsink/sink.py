@@ -130,6 +130,7 @@ async def run_source(
                 objects_total=progress.objects_total,
                 workers=settings.limits.concurrency_max,
                 hops=run.hops,
+                limiter=threads,
             )
             await runner.run(feed)
             run.interrupted = False

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def transfer_display(source: str, progress: Progress, *, quiet: bool) -> AbstractContextManager[Display | None]:
     """The display of a run, or None where stderr is no terminal that can show one."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not _looked_at():
         return nullcontext()
     from asyncsink.cli.progress import TransferDisplay, terminal
 
@@ -25,9 +25,14 @@ def transfer_display(source: str, progress: Progress, *, quiet: bool) -> Abstrac
 
 def count_display(text: str, done: Callable[[], int], *, quiet: bool) -> AbstractContextManager[Display | None]:
     """The display of a growing number, or None where stderr is no terminal that can show one."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not _looked_at():
         return nullcontext()
     from asyncsink.cli.progress import CountDisplay, terminal
 
     console = terminal()
     return CountDisplay(console, text, done) if console is not None else nullcontext()
+
+
+def _looked_at() -> bool:
+    # A process that was started with its stderr closed has none.
+    return sys.stderr is not None and sys.stderr.isatty()

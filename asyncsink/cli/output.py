@@ -182,7 +182,9 @@ def _bug(error: BaseException) -> str:
     )
 
 
-def _write(stream: TextIO, text: str, *, flush: bool = True) -> None:
+def _write(stream: TextIO | None, text: str, *, flush: bool = True) -> None:
+    if stream is None:
+        return  # the process was started with it closed
     try:
         stream.write(text)
         if flush:

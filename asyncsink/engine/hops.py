@@ -31,43 +31,48 @@ class Hops:
         """At most `threads` pieces of work run at once; threads are started when they are needed."""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="asyncsink-reader")
         self._running = 0
-        self._quiet = anyio.Event()
         self._beside = 0
         self._beside_next = BESIDE_MIN
 
     def __repr__(self) -> str:
         return f"<Hops {'beside the loop' if self._beside else 'in place'}>"
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """What `work()` returns or raises. Cancelled, it waits until the work is over: nothing outlives the call."""
-        while not self._beside and self._running:
+    async def run(self, work: Callable[[], T], *, stop: Callable[[], None] | None = None) -> T:
+        """What `work()` returns or raises.
+
+        Cancelled, it calls `stop`, which may make the work shorter, and waits until it is over; work that did not
+        begin never does.
+        """
+        if self._beside or self._running:
             # A trial tells something about the disk only where nobody else is in the way.
-            await self._quiet.wait()
-        if self._beside:
-            self._beside -= 1
-            return await self._wait(self._executor.submit(work))
+            self._beside = max(0, self._beside - 1)
+            return await self._wait(self._executor.submit(work), stop)
         future = self._executor.submit(work)
         if _over(future):
             self._beside_next = BESIDE_MIN
             return future.result()
         self._beside, self._beside_next = self._beside_next, min(2 * self._beside_next, BESIDE_MAX)
-        return await self._wait(future)
+        return await self._wait(future, stop)
 
     def close(self) -> None:
         """Let the threads end."""
         self._executor.shutdown(wait=False)
 
-    async def _wait(self, future: Future[T]) -> T:
+    async def _wait(self, future: Future[T], stop: Callable[[], None] | None) -> T:
         self._running += 1
+        over = asyncio.wrap_future(future)
         try:
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([asyncio.wrap_future(future)])
+            await asyncio.wait([over])
             return future.result()
+        except asyncio.CancelledError:
+            if not future.cancel():
+                if stop is not None:
+                    stop()
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait([over])
+            raise
         finally:
             self._running -= 1
-            if not self._running:
-                self._quiet.set()
-                self._quiet = anyio.Event()
 
 
 def _over(future: Future[T]) -> bool:

@@ -71,7 +71,7 @@ class Pipeline:
 
     def __repr__(self) -> str:
         waiting = self._send.statistics().current_buffer_used
-        return f"<Pipeline {waiting} transfers queued, {self.progress.objects_done} done>"
+        return f"<Pipeline {waiting} entries queued, {self.progress.objects_done} done>"
 
     async def submit(self, work: Work | Batch) -> None:
         """Put one transfer on the queue; waits while it is full. That is the backpressure."""

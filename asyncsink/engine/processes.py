@@ -240,7 +240,7 @@ class ProcessPool:
             if worker.under_way:
                 log.warning("process %d %s", worker.number + 1, worker.ending)
             try:
-                for transfer in list(worker.under_way.values()):
+                for transfer in [each for waiting in worker.under_way.values() for each in waiting]:
                     self._ended([self._lost(transfer, worker)])
             except anyio.BrokenResourceError as error:
                 self._give_up(error)

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+import anyio.to_thread
+from anyio import CapacityLimiter
+
 from asyncsink.engine.buffers import SMALL_BYTES
 from asyncsink.engine.discover import BATCH, Discovery, taken
 from asyncsink.engine.hops import Hops
@@ -33,6 +36,7 @@ async def feed_discovery(
     objects_total: int | None,
     workers: int,
     hops: Hops,
+    limiter: CapacityLimiter,
 ) -> None:
     """Submit everything that `discovery` yields.
 
@@ -49,7 +53,16 @@ async def feed_discovery(
     take = partial(taken, found, size)
     # What is in memory is not worth a hop; asking the ledger, which is on disk, is.
     in_memory = kept is not None and ledger is None
-    while batch := take() if in_memory else await hops.run(take):
+    while True:
+        if in_memory:
+            batch = take()
+        elif discovery.source.replayable:
+            batch = await hops.run(take)
+        else:
+            # It may wait for hours, and tells nothing about how fast files are read.
+            batch = await anyio.to_thread.run_sync(take, limiter=limiter)
+        if not batch:
+            return
         for work in _group(batch, batch_size(objects_total, workers)):
             await submit(work)
         if objects_total is not None:

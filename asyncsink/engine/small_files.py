@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 
 from asyncsink.config import Policies
 from asyncsink.destinations.base import Destination, Existing, Unknown
@@ -131,7 +132,8 @@ class SmallFiles:
         reading = [known for known in work if not known.ordinary and self._must_read(known.ending.legs)]
         async with self._budget.reserve(sum([known.ending.transfer.source.size_bytes for known in reading])):
             if reading:
-                await self._hops.run(partial(self._read_all, reading))
+                stopped = Event()
+                await self._hops.run(partial(self._read_all, reading, stopped), stop=stopped.set)
             for known in work:
                 if not known.ordinary:
                     await self._finish(known, started, done)
@@ -167,9 +169,11 @@ class SmallFiles:
         alive = not self._dry_run and any(leg.alive for leg in legs)
         return alive or any(leg.comparing is not None for leg in legs)
 
-    def _read_all(self, work: Sequence[_Known]) -> None:
+    def _read_all(self, work: Sequence[_Known], stopped: Event) -> None:
         for known in work:
-            self._read_known(known)
+            # A local copy is synced to the disk: nobody who cancels should wait for those of a whole batch.
+            if not stopped.is_set():
+                self._read_known(known)
 
     def _read_known(self, known: _Known) -> None:
         """Read, settle the comparisons, and make the local copy from the same bytes. Blocking; in a reader thread."""
@@ -203,7 +207,7 @@ class SmallFiles:
             try:
                 primary.stored = await self._destination.put(transfer, known.reading.body, known.reading.checksum)
             except IntegrityError:
-                # The local copy, if there is one, is found to be the same then.
+                # Read and sent once more; the local copy, if there is one, is looked at once more too.
                 known.ordinary = True
                 return
             except AsyncSinkError as error:

@@ -19,6 +19,8 @@ from asyncsink.errors import ConfigError
 from asyncsink.model import Transfer
 from asyncsink.report.wording import inert
 
+LAST_WORDS_SECONDS = 1.0
+"""So long the stderr of a process that has ended is listened to."""
 FILES_UNDER_WAY_MAX = 2_000
 """Transfers that a process is given before it has told what became of them."""
 BYTES_UNDER_WAY_MAX = 1 << 30
@@ -49,7 +51,7 @@ class Worker:
     number: int
     _process: Process
     news: News = field(default_factory=News)
-    under_way: dict[tuple[str, str], Transfer] = field(default_factory=dict)
+    under_way: dict[tuple[str, str], list[Transfer]] = field(default_factory=dict)
     bytes_under_way: int = 0
     alive: bool = True
     ready: anyio.Event = field(default_factory=anyio.Event)
@@ -89,15 +91,20 @@ class Worker:
     async def give(self, work: Work | Batch, transfers: list[Transfer]) -> None:
         """Hand over `work`, which consists of `transfers`. One call at a time."""
         for transfer in transfers:
-            self.under_way[transfer.key, transfer.source.path] = transfer
+            # The same file under the same key may come twice, and has an outcome for each.
+            self.under_way.setdefault((transfer.key, transfer.source.path), []).append(transfer)
             self.bytes_under_way += transfer.source.size_bytes + FILE_COST_BYTES
         await self._send(pack(work))
 
     def settle(self, key: str, source: str) -> Transfer | None:
         """Forget a transfer that has an outcome now."""
-        transfer = self.under_way.pop((key, source), None)
-        if transfer is not None:
-            self.bytes_under_way -= transfer.source.size_bytes + FILE_COST_BYTES
+        waiting = self.under_way.get((key, source))
+        if not waiting:
+            return None
+        transfer = waiting.pop()
+        if not waiting:
+            del self.under_way[key, source]
+        self.bytes_under_way -= transfer.source.size_bytes + FILE_COST_BYTES
         return transfer
 
     async def finish(self) -> None:
@@ -136,6 +143,8 @@ class Worker:
                     self._keep_stderr(group)
                     await self._hear(stream, take)
                     await self._process.wait()
+                    # Somebody whom the process started may hold its stderr open for ever.
+                    group.cancel_scope.deadline = anyio.current_time() + LAST_WORDS_SECONDS
                 await self._process.aclose()
                 gone(self)
             finally:

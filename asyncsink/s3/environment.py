@@ -120,8 +120,13 @@ def _region(target: S3Target, endpoint: str, usual: str) -> str:
 def _plain_endpoint(endpoint: str) -> bool:
     if not endpoint:
         return True
-    host = urlsplit(endpoint).hostname or ""
-    return _ENDPOINT.fullmatch(endpoint) is not None and not host.endswith(_AMAZON_HOSTS)
+    if _ENDPOINT.fullmatch(endpoint) is None:
+        return False  # what is malformed is told where a client is opened
+    try:
+        host = urlsplit(endpoint).hostname or ""
+    except ValueError:
+        return False
+    return not host.endswith(_AMAZON_HOSTS)
 
 
 def _key_pair(said: Mapping[str, str], profile: Mapping[str, str]) -> Credentials | None:

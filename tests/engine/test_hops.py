@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 
@@ -80,3 +81,46 @@ async def test_cancelled_it_waits_for_the_work(hops: Hops) -> None:
         assert not ended.is_set()
         go.set()
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("native", [False, True])
+async def test_cancelled_work_is_told_and_work_that_did_not_begin_never_does(native: bool) -> None:
+    hops = Hops(1)
+    told, begun, second = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        assert told.wait(20)
+
+    async def both() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: hops.run(work, stop=told.set))
+            group.start_soon(hops.run, second.set)
+
+    async with anyio.create_task_group() as outer:
+        if native:
+            task = asyncio.ensure_future(both())
+        else:
+            outer.start_soon(both)
+        await anyio.wait_all_tasks_blocked()
+        assert begun.is_set()
+        if native:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            outer.cancel_scope.cancel()
+    assert told.is_set()
+    hops.close()
+    assert not second.is_set()
+
+
+async def test_work_goes_on_while_other_work_hangs(hops: Hops) -> None:
+    go = threading.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(hops.run, lambda: go.wait(20))
+        await anyio.wait_all_tasks_blocked()
+        for number in range(3 * BESIDE_MIN):
+            with anyio.fail_after(10):
+                assert await hops.run(lambda number=number: number) == number  # type: ignore[misc]
+        go.set()
