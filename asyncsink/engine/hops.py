@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 IN_PLACE_SECONDS = 0.002
 """So long, at most, the event loop waits in place for one piece of work."""
+QUIET_SECONDS = 0.05
+"""So long, at most, a trial waits until nothing else runs."""
 BESIDE_MIN, BESIDE_MAX = 4, 256
 """After work that was not over by then, so many pieces are not waited for in place: twice as many each time."""
 
@@ -31,6 +33,7 @@ class Hops:
         """At most `threads` pieces of work run at once; threads are started when they are needed."""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="asyncsink-reader")
         self._running = 0
+        self._quiet = anyio.Event()
         self._beside = 0
         self._beside_next = BESIDE_MIN
 
@@ -43,8 +46,12 @@ class Hops:
         Cancelled, it calls `stop`, which may make the work shorter, and waits until it is over; work that did not
         begin never does.
         """
+        if not self._beside and self._running:
+            # A trial tells something about the disk only where nobody else is in the way. One that hangs is not waited
+            # for.
+            with anyio.move_on_after(QUIET_SECONDS):
+                await self._quiet.wait()
         if self._beside or self._running:
-            # A trial tells something about the disk only where nobody else is in the way.
             self._beside = max(0, self._beside - 1)
             return await self._wait(self._executor.submit(work), stop)
         future = self._executor.submit(work)
@@ -73,6 +80,9 @@ class Hops:
             raise
         finally:
             self._running -= 1
+            if not self._running:
+                self._quiet.set()
+                self._quiet = anyio.Event()
 
 
 def _over(future: Future[T]) -> bool:
