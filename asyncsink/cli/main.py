@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `arguments` are those of the process unless given."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _fill_standard_streams()
     # Looking for garbage among modules that are just being imported takes a fifth of a short run; the command's own
     # part begins with the collector on (cli/running.py).
     gc.disable()
@@ -35,6 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         gc.enable()
+
+
+def _fill_standard_streams() -> None:
+    """Open what the process was started without: else a socket takes the number, and libuv aborts when it is closed."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
 
 
 if __name__ == "__main__":

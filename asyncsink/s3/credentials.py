@@ -1,6 +1,7 @@
 """Where credentials come from: Amazon's credential files, and buckets that a caller brings along.
 
-Everything else (environment with session token, profiles, SSO, container and instance roles) is aioboto3's own chain.
+Everything else (profiles, SSO, container and instance roles) is aioboto3's own chain; keys that stand plainly in the
+environment or in profile files are found without it, see environment.py.
 Nipype rules 40 to 47. No repr and no message here shows an access key, a secret or a file's content.
 """
 
