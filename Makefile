@@ -47,7 +47,8 @@ bench-quick: $(BENCH_STAMP) ## A few minutes of benchmarks beside other tools
 	$(BENCH)/bin/python -m benchmarks quick
 
 bench: $(BENCH_STAMP) ## Every benchmark scenario, contender and server (hours)
-	$(BENCH)/bin/python -m benchmarks run --scenario small --scenario tiny --scenario large --server null
+	$(BENCH)/bin/python -m benchmarks run --scenario small --scenario tiny --scenario large --scenario cohort --server null
+	$(BENCH)/bin/python -m benchmarks run --scenario small --server null --delay-ms 20
 	$(BENCH)/bin/python -m benchmarks run --scenario small --scenario large --server null-tls
 	$(BENCH)/bin/python -m benchmarks run --scenario all --server seaweed
 
