@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 
 import anyio.to_thread
 
@@ -33,15 +34,8 @@ async def confirm_body(
     plain = etag_is_md5 and stored.sse in ("", "AES256")
     repeated = sent is not None and stored.checksum is not None
     in_thread = plain and not repeated and len(body) > MD5_INLINE_BYTES_MAX and etag_md5(stored.etag) is not None
-    md5 = await anyio.to_thread.run_sync(_md5, body) if in_thread else None
-    return confirm(
-        sent=sent,
-        answered=stored.checksum,
-        etag=stored.etag,
-        md5_of_body=lambda: md5 if md5 is not None else _md5(body),
-        etag_is_md5=plain,
-        where=where,
-    )
+    confirm_now = partial(confirm_body_now, sent, stored, body, etag_is_md5=etag_is_md5, where=where)
+    return await anyio.to_thread.run_sync(confirm_now) if in_thread else confirm_now()
 
 
 def confirm_body_now(
