@@ -157,3 +157,15 @@ class Gate(_Peer):
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
+
+
+class ActingPeer(_Peer):
+    """A peer whose behaviour is a function of one connection."""
+
+    def __init__(self, serve: _Handler) -> None:
+        super().__init__()
+        self._act = serve
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """What the function does."""
+        await self._act(reader, writer)

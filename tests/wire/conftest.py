@@ -10,11 +10,11 @@ import contextlib
 import ipaddress
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from cryptography import x509
@@ -22,7 +22,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from asyncsink.config import Secret
+from asyncsink.config import MIB, RetryPolicy, S3Target, Secret
+from asyncsink.model import SourceFile
+from asyncsink.s3.wire.endpoint import endpoint_of
+from asyncsink.s3.wire.keyring import Keyring
+from asyncsink.s3.wire.sender import SenderPool
+from asyncsink.sources.reader import OpenSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,3 +186,32 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def tls_proxy() -> type[TlsProxy]:
     """Makes a TLS proxy."""
     return TlsProxy
+
+
+@pytest.fixture
+def senders(provider: Any) -> Callable[..., contextlib.AbstractAsyncContextManager[SenderPool]]:
+    @contextlib.asynccontextmanager
+    async def open_pool(
+        url: str, retry: RetryPolicy | None = None, *, threads: int = 4, credentials: Any = None
+    ) -> AsyncIterator[SenderPool]:
+        endpoint = endpoint_of(S3Target(bucket="bkt", endpoint_url=url), "x")
+        keyring = Keyring(endpoint, "x", credentials or provider("AKID", "secret"))
+        pool = SenderPool("bkt", endpoint, keyring, retry or RetryPolicy(), None, threads=threads)
+        started = pool._senders
+        try:
+            yield pool
+        finally:
+            await pool.aclose()
+            assert not any(sender.thread.is_alive() for sender in started)
+
+    return open_pool
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSource]:
+    """32 MiB, of which no two MiB are alike."""
+    path = tmp_path_factory.mktemp("source") / "file"
+    path.write_bytes(b"".join(bytes([number]) * MIB for number in range(32)))
+    status = path.stat()
+    with OpenSource(SourceFile(str(path), status.st_size, status.st_mtime_ns)) as source:
+        yield source

@@ -50,7 +50,7 @@ from asyncsink.s3.wire.multipart_calls import parts_document
 from asyncsink.s3.wire.requests import RequestWriter
 from asyncsink.s3.wire.transport import WireTransport
 from asyncsink.s3.wire.xml_reader import DEPTH_MAX
-from asyncsink.testing.faulty_peers import CannedPeer
+from asyncsink.testing.faulty_peers import ActingPeer, CannedPeer
 from asyncsink.testing.transport_kit import canned
 
 SERVICE = Session().get_service_model("s3")
@@ -318,17 +318,6 @@ def test_broken_answers_are_typed_errors(
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-class Peer(CannedPeer):
-    """A peer whose behaviour is a function."""
-
-    def __init__(self, serve: Serve) -> None:
-        super().__init__(b"")
-        self._serve = serve
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._serve(reader, writer)
-
-
 async def read_request(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     for line in head.lower().split(b"\r\n"):
@@ -359,7 +348,7 @@ async def test_what_may_have_happened_is_not_sent_again(provider: Any, operation
         writer.write(canned(200, b"", 'ETag: "e"'))
         requests.append((await read_request(reader)).split()[0])
 
-    async with Peer(serve) as peer, opened(provider, peer.endpoint_url) as transport:
+    async with ActingPeer(serve) as peer, opened(provider, peer.endpoint_url) as transport:
         await transport.send(PutObject(key="k", body=b"x"))
         with pytest.raises(ConnectionLost, match=operation.name):
             await transport.send(operation)
@@ -378,7 +367,7 @@ async def test_what_must_not_be_repeated_avoids_a_connection_that_has_waited(
             while True:
                 writer.write(answers[(await read_request(reader)).split()[0]])
 
-    async with Peer(serve) as peer, opened(provider, peer.endpoint_url) as transport:
+    async with ActingPeer(serve) as peer, opened(provider, peer.endpoint_url) as transport:
         await transport.send(PutObject(key="k", body=b"x"))
         assert await transport.send(CREATE) == UploadCreated(upload_id="u")
         assert peer.connections_total == 2
@@ -401,7 +390,7 @@ async def test_complete_may_be_silent_for_longer_than_others(provider: Any) -> N
             await asyncio.Event().wait()
 
     quick = RetryPolicy(stall_seconds=0.05, complete_seconds=30)
-    async with Peer(partial(serve, True)) as peer, opened(provider, peer.endpoint_url, quick) as transport:
+    async with ActingPeer(partial(serve, True)) as peer, opened(provider, peer.endpoint_url, quick) as transport:
         completing = asyncio.ensure_future(transport.send(COMPLETE))
         # A request of the same pool stalls first, for sure after the other's patience would have ended.
         with pytest.raises(Stalled, match=r"CreateMultipartUpload.*0\.05 s"):
@@ -410,7 +399,7 @@ async def test_complete_may_be_silent_for_longer_than_others(provider: Any) -> N
         release.set()
         assert await completing == ObjectStored(etag="e-1")
     short = RetryPolicy(stall_seconds=30, complete_seconds=0.05)
-    async with Peer(partial(serve, False)) as peer, opened(provider, peer.endpoint_url, short) as transport:
+    async with ActingPeer(partial(serve, False)) as peer, opened(provider, peer.endpoint_url, short) as transport:
         with pytest.raises(Stalled, match=r"CompleteMultipartUpload.*0\.05 s"):
             await transport.send(COMPLETE)
 
@@ -428,10 +417,13 @@ async def test_spaces_while_it_joins_the_parts_are_progress(provider: Any) -> No
         await writer.drain()
 
     patience = RetryPolicy(complete_seconds=0.5)
-    async with Peer(partial(serve, COMPLETED)) as peer, opened(provider, peer.endpoint_url, patience) as transport:
+    async with (
+        ActingPeer(partial(serve, COMPLETED)) as peer,
+        opened(provider, peer.endpoint_url, patience) as transport,
+    ):
         assert await transport.send(COMPLETE) == ObjectStored(etag="e-1")
     ending = ERROR % b"InvalidPart"
-    async with Peer(partial(serve, ending)) as peer, opened(provider, peer.endpoint_url, patience) as transport:
+    async with ActingPeer(partial(serve, ending)) as peer, opened(provider, peer.endpoint_url, patience) as transport:
         with pytest.raises(AsyncSinkError, match="InvalidPart"):
             await transport.send(COMPLETE)
 

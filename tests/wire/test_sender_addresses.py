@@ -11,21 +11,19 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asyncsink.config import MIB, RetryPolicy, S3Target
+from asyncsink.config import MIB
 from asyncsink.errors import (
     ConnectionLost,
 )
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import ChecksumAlgorithm, SourceFile
 from asyncsink.s3.wire import sender_connection
-from asyncsink.s3.wire.endpoint import endpoint_of
-from asyncsink.s3.wire.keyring import Keyring
 from asyncsink.s3.wire.sender import PartToSend, SenderPool
 from asyncsink.sources.reader import OpenSource
 from asyncsink.testing.faulty_peers import CannedPeer
@@ -45,48 +43,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
     return "asyncio", {"use_uvloop": request.param}
 
 
-@pytest.fixture
-def senders(provider: Any) -> Open:
-    @contextlib.asynccontextmanager
-    async def open_pool(
-        url: str, retry: RetryPolicy | None = None, *, threads: int = 4, credentials: Any = None
-    ) -> AsyncIterator[SenderPool]:
-        endpoint = endpoint_of(S3Target(bucket="bkt", endpoint_url=url), "x")
-        keyring = Keyring(endpoint, "x", credentials or provider("AKID", "secret"))
-        pool = SenderPool("bkt", endpoint, keyring, retry or RetryPolicy(), None, threads=threads)
-        started = pool._senders
-        try:
-            yield pool
-        finally:
-            await pool.aclose()
-            assert not any(sender.thread.is_alive() for sender in started)
-
-    return open_pool
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSource]:
-    """32 MiB, of which no two MiB are alike."""
-    path = tmp_path_factory.mktemp("source") / "file"
-    path.write_bytes(b"".join(bytes([number]) * MIB for number in range(32)))
-    with open_source(path) as source:
-        yield source
-
-
 def open_source(path: Path) -> OpenSource:
     status = path.stat()
     return OpenSource(SourceFile(str(path), status.st_size, status.st_mtime_ns))
-
-
-class Peer(CannedPeer):
-    """A peer whose behaviour is a function."""
-
-    def __init__(self, serve: Serve) -> None:
-        super().__init__(b"")
-        self._serve = serve
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._serve(reader, writer)
 
 
 async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:

@@ -8,14 +8,14 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from asyncsink.config import MIB, RetryPolicy, S3Target
+from asyncsink.config import MIB, RetryPolicy
 from asyncsink.errors import (
     AccessDenied,
     ConnectionLost,
@@ -27,11 +27,9 @@ from asyncsink.model import SourceFile
 from asyncsink.s3.operations import ObjectStored
 from asyncsink.s3.wire import sender as pool_module
 from asyncsink.s3.wire import sender_connection
-from asyncsink.s3.wire.endpoint import endpoint_of
-from asyncsink.s3.wire.keyring import Keyring
 from asyncsink.s3.wire.sender import PartToSend, SenderPool
 from asyncsink.sources.reader import OpenSource
-from asyncsink.testing.faulty_peers import CannedPeer, SilentPeer
+from asyncsink.testing.faulty_peers import ActingPeer, CannedPeer, SilentPeer
 from asyncsink.testing.transport_kit import IMPATIENT, canned
 
 pytestmark = pytest.mark.anyio
@@ -48,48 +46,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
     return "asyncio", {"use_uvloop": request.param}
 
 
-@pytest.fixture
-def senders(provider: Any) -> Open:
-    @contextlib.asynccontextmanager
-    async def open_pool(
-        url: str, retry: RetryPolicy | None = None, *, threads: int = 4, credentials: Any = None
-    ) -> AsyncIterator[SenderPool]:
-        endpoint = endpoint_of(S3Target(bucket="bkt", endpoint_url=url), "x")
-        keyring = Keyring(endpoint, "x", credentials or provider("AKID", "secret"))
-        pool = SenderPool("bkt", endpoint, keyring, retry or RetryPolicy(), None, threads=threads)
-        started = pool._senders
-        try:
-            yield pool
-        finally:
-            await pool.aclose()
-            assert not any(sender.thread.is_alive() for sender in started)
-
-    return open_pool
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSource]:
-    """32 MiB, of which no two MiB are alike."""
-    path = tmp_path_factory.mktemp("source") / "file"
-    path.write_bytes(b"".join(bytes([number]) * MIB for number in range(32)))
-    with open_source(path) as source:
-        yield source
-
-
 def open_source(path: Path) -> OpenSource:
     status = path.stat()
     return OpenSource(SourceFile(str(path), status.st_size, status.st_mtime_ns))
-
-
-class Peer(CannedPeer):
-    """A peer whose behaviour is a function."""
-
-    def __init__(self, serve: Serve) -> None:
-        super().__init__(b"")
-        self._serve = serve
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._serve(reader, writer)
 
 
 async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
@@ -120,7 +79,7 @@ async def test_a_refusal_while_the_body_is_being_sent(
         if not hang_up:
             await asyncio.Event().wait()
 
-    async with Peer(serve) as peer, senders(peer.endpoint_url) as pool:
+    async with ActingPeer(serve) as peer, senders(peer.endpoint_url) as pool:
         for number in (1, 2):
             with pytest.raises(AccessDenied, match="UploadPart of s3://bkt/k failed: AccessDenied"):
                 await pool.send_part(file, 0, SIZE, PART)
@@ -133,7 +92,7 @@ async def test_a_success_before_the_whole_body_is_none(senders: Open, file: Open
         writer.write(STORED)
         await asyncio.Event().wait()
 
-    async with Peer(serve) as peer, senders(peer.endpoint_url) as pool:
+    async with ActingPeer(serve) as peer, senders(peer.endpoint_url) as pool:
         with pytest.raises(ServerFault, match="answered 200 before it had the whole body"):
             await pool.send_part(file, 0, SIZE, PART)
 
@@ -149,7 +108,7 @@ async def test_a_reset(senders: Open, file: OpenSource, where: str) -> None:
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         writer.transport.abort()
 
-    async with Peer(serve) as peer, senders(peer.endpoint_url) as pool:
+    async with ActingPeer(serve) as peer, senders(peer.endpoint_url) as pool:
         with pytest.raises(ConnectionLost, match="UploadPart of part 3 of s3://bkt/k failed") as caught:
             await pool.send_part(file, 0, SIZE, PART)
         assert caught.value.operation == "UploadPart"
@@ -207,7 +166,7 @@ async def test_slow_progress_is_no_stall(senders: Open, file: OpenSource, monkey
             writer.write(bytes([byte]))
             await asyncio.sleep(0.01)
 
-    async with Peer(serve) as peer, senders(peer.endpoint_url, RetryPolicy(stall_seconds=0.5)) as pool:
+    async with ActingPeer(serve) as peer, senders(peer.endpoint_url, RetryPolicy(stall_seconds=0.5)) as pool:
         await pool.send_part(file, 0, 5 * MIB, PART)
 
 
@@ -231,7 +190,7 @@ async def test_cancelling_resets_the_connection(senders: Open, file: OpenSource)
         finally:
             ended.set()
 
-    async with Peer(serve) as peer, senders(peer.endpoint_url, threads=1) as pool:
+    async with ActingPeer(serve) as peer, senders(peer.endpoint_url, threads=1) as pool:
         sending = asyncio.create_task(pool.send_part(file, 0, SIZE, PART))
         await held.wait()
         sending.cancel()

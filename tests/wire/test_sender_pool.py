@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import MIB, RetryPolicy, S3Target, Secret
+from asyncsink.config import MIB, Secret
 from asyncsink.errors import (
     ClockSkew,
     ConfigError,
@@ -27,11 +27,9 @@ from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Checksum, SourceFile
 from asyncsink.s3.operations import ObjectAttributes, ObjectStored
 from asyncsink.s3.wire import sender_thread
-from asyncsink.s3.wire.endpoint import endpoint_of
-from asyncsink.s3.wire.keyring import Keyring
 from asyncsink.s3.wire.sender import ObjectToSend, PartToSend, SenderPool
 from asyncsink.sources.reader import OpenSource
-from asyncsink.testing.faulty_peers import CannedPeer
+from asyncsink.testing.faulty_peers import ActingPeer, CannedPeer
 from asyncsink.testing.transport_kit import canned
 
 pytestmark = pytest.mark.anyio
@@ -48,48 +46,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
     return "asyncio", {"use_uvloop": request.param}
 
 
-@pytest.fixture
-def senders(provider: Any) -> Open:
-    @contextlib.asynccontextmanager
-    async def open_pool(
-        url: str, retry: RetryPolicy | None = None, *, threads: int = 4, credentials: Any = None
-    ) -> AsyncIterator[SenderPool]:
-        endpoint = endpoint_of(S3Target(bucket="bkt", endpoint_url=url), "x")
-        keyring = Keyring(endpoint, "x", credentials or provider("AKID", "secret"))
-        pool = SenderPool("bkt", endpoint, keyring, retry or RetryPolicy(), None, threads=threads)
-        started = pool._senders
-        try:
-            yield pool
-        finally:
-            await pool.aclose()
-            assert not any(sender.thread.is_alive() for sender in started)
-
-    return open_pool
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSource]:
-    """32 MiB, of which no two MiB are alike."""
-    path = tmp_path_factory.mktemp("source") / "file"
-    path.write_bytes(b"".join(bytes([number]) * MIB for number in range(32)))
-    with open_source(path) as source:
-        yield source
-
-
 def open_source(path: Path) -> OpenSource:
     status = path.stat()
     return OpenSource(SourceFile(str(path), status.st_size, status.st_mtime_ns))
-
-
-class Peer(CannedPeer):
-    """A peer whose behaviour is a function."""
-
-    def __init__(self, serve: Serve) -> None:
-        super().__init__(b"")
-        self._serve = serve
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._serve(reader, writer)
 
 
 async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
@@ -115,7 +74,7 @@ async def test_the_bytes_their_checksum_and_the_answer(senders: Open, file: Open
             requests.append(await read_request(reader))
             writer.write(canned(200, b"", 'ETag: "e"', "x-amz-checksum-crc64nvme: AAAAAAAAAAA="))
 
-    async with Peer(serve) as peer, senders(peer.endpoint_url) as pool:
+    async with ActingPeer(serve) as peer, senders(peer.endpoint_url) as pool:
         for offset, length in ((5 * MIB - 7, 5 * MIB), (0, 1), (20 * MIB, 12 * MIB), (SIZE, 0)):
             response, checksum = await pool.send_part(file, offset, length, PART)
             expected = bytes(file.read_part(offset, length))
@@ -215,7 +174,7 @@ async def test_no_more_threads_and_buffers_than_allowed(senders: Open, file: Ope
             under_way -= 1
             writer.write(STORED)
 
-    async with Peer(serve) as peer, senders(peer.endpoint_url, threads=3) as pool:
+    async with ActingPeer(serve) as peer, senders(peer.endpoint_url, threads=3) as pool:
         async with asyncio.TaskGroup() as group:
             for number in range(24):
                 group.create_task(pool.send_part(file, number * MIB, MIB, PART))
@@ -270,7 +229,7 @@ async def test_a_connection_that_went_stale_is_replaced_once(senders: Open, file
         writer.write(STORED)
         await reader.readexactly(1)  # the next request comes, and finds nobody
 
-    async with Peer(serve) as peer, senders(peer.endpoint_url) as pool:
+    async with ActingPeer(serve) as peer, senders(peer.endpoint_url) as pool:
         for number in range(1, 4):
             response, _ = await pool.send_part(file, 0, 8 * MIB, PART)
             assert response == ObjectStored(etag="e")
@@ -285,7 +244,7 @@ async def test_a_half_answer_on_a_kept_connection_is_not_repeated(senders: Open,
         writer.write(b"HTTP/1.1 20")
         await writer.drain()
 
-    async with Peer(serve) as peer, senders(peer.endpoint_url) as pool:
+    async with ActingPeer(serve) as peer, senders(peer.endpoint_url) as pool:
         await pool.send_part(file, 0, MIB, PART)
         with pytest.raises(ConnectionLost, match="middle of its answer"):
             await pool.send_part(file, 0, MIB, PART)
@@ -303,7 +262,7 @@ async def test_a_farewell_on_an_idle_connection_is_no_answer(senders: Open, file
         parted.clear()
         await reader.read(1)
 
-    async with Peer(serve) as peer, senders(peer.endpoint_url) as pool:
+    async with ActingPeer(serve) as peer, senders(peer.endpoint_url) as pool:
         await pool.send_part(file, 0, MIB, PART)
         parted.set()
         await until(lambda: not parted.is_set())
@@ -323,7 +282,7 @@ async def test_idle_threads_give_connection_and_buffer_back(
         await reader.read(1)
         gone.set()
 
-    async with Peer(serve) as peer, senders(peer.endpoint_url) as pool:
+    async with ActingPeer(serve) as peer, senders(peer.endpoint_url) as pool:
         await pool.send_part(file, 0, MIB, PART)
         await gone.wait()
         await until(lambda: not len(pool._senders[0]._buffer))

@@ -27,7 +27,7 @@ from asyncsink.errors import (
 from asyncsink.s3.operations import DeleteObject, HeadObject, ObjectStored, PutObject
 from asyncsink.s3.wire import pool as pool_module
 from asyncsink.s3.wire.transport import WireTransport
-from asyncsink.testing.faulty_peers import CannedPeer, SilentPeer
+from asyncsink.testing.faulty_peers import ActingPeer, CannedPeer, SilentPeer
 from asyncsink.testing.transport_kit import IMPATIENT, canned
 
 pytestmark = pytest.mark.anyio
@@ -60,17 +60,6 @@ def wire(provider: Any) -> Open:
             await transport.aclose()
 
     return open_wire
-
-
-class Peer(CannedPeer):
-    """A peer whose behaviour is a function."""
-
-    def __init__(self, serve: Serve) -> None:
-        super().__init__(b"")
-        self._serve = serve
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._serve(reader, writer)
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:
@@ -146,7 +135,7 @@ async def test_a_connection_that_went_stale_is_replaced_once(wire: Open) -> None
         writer.write(STORED)
         await reader.readexactly(1)  # the second request comes, and finds nobody
 
-    async with Peer(serve) as peer, wire(peer.endpoint_url) as transport:
+    async with ActingPeer(serve) as peer, wire(peer.endpoint_url) as transport:
         for number in range(1, 4):
             assert await transport.send(PUT) == ObjectStored(etag="e")
             assert peer.connections_total == number
@@ -160,7 +149,7 @@ async def test_a_half_answer_on_a_kept_connection_is_not_repeated(wire: Open) ->
         writer.write(b"HTTP/1.1 20")
         await writer.drain()
 
-    async with Peer(serve) as peer, wire(peer.endpoint_url) as transport:
+    async with ActingPeer(serve) as peer, wire(peer.endpoint_url) as transport:
         await transport.send(PUT)
         with pytest.raises(ConnectionLost, match="middle of its answer"):
             await transport.send(PUT)
@@ -177,7 +166,7 @@ async def test_idle_connections_are_dropped(wire: Open, monkeypatch: pytest.Monk
         await reader.read(1)
         gone.set()
 
-    async with Peer(serve) as peer, wire(peer.endpoint_url, IMPATIENT) as transport:
+    async with ActingPeer(serve) as peer, wire(peer.endpoint_url, IMPATIENT) as transport:
         await transport.send(PUT)
         await gone.wait()
         await transport.send(PUT)
@@ -197,7 +186,7 @@ async def test_a_farewell_on_an_idle_connection_is_no_answer(wire: Open) -> None
         await reader.read(1)  # the client closes
         said.set()
 
-    async with Peer(serve) as peer, wire(peer.endpoint_url) as transport:
+    async with ActingPeer(serve) as peer, wire(peer.endpoint_url) as transport:
         await transport.send(PUT)
         await said.wait()
         await transport.send(PUT)
@@ -221,7 +210,7 @@ async def test_an_early_refusal_is_read(wire: Open, reset: bool, read_first_byte
         while data := await reader.read(65536):
             taken += len(data)
 
-    async with Peer(serve) as peer, wire(peer.endpoint_url) as transport:
+    async with ActingPeer(serve) as peer, wire(peer.endpoint_url) as transport:
         with pytest.raises(AccessDenied):
             await transport.send(LARGE)
         if reset:
@@ -236,7 +225,7 @@ async def test_success_before_the_whole_body_is_none(wire: Open) -> None:
         writer.write(STORED)
         await asyncio.Event().wait()
 
-    async with Peer(serve) as peer, wire(peer.endpoint_url) as transport:
+    async with ActingPeer(serve) as peer, wire(peer.endpoint_url) as transport:
         with pytest.raises(ServerFault, match="before it had the whole body"):
             await transport.send(LARGE)
 
@@ -273,7 +262,7 @@ async def test_a_stall_in_every_phase(wire: Open, operation: PutObject, answer: 
         writer.write(answer)
         await asyncio.Event().wait()
 
-    async with Peer(serve) as peer, wire(peer.endpoint_url, IMPATIENT) as transport:
+    async with ActingPeer(serve) as peer, wire(peer.endpoint_url, IMPATIENT) as transport:
         with pytest.raises(Stalled, match=r"no byte moved for 0\.2 s"):
             await transport.send(operation)
 
@@ -285,7 +274,7 @@ async def test_slow_progress_is_no_stall(wire: Open) -> None:
             writer.write(bytes([byte]))
             await asyncio.sleep(0.02)
 
-    async with Peer(serve) as peer, wire(peer.endpoint_url, RetryPolicy(stall_seconds=0.5)) as transport:
+    async with ActingPeer(serve) as peer, wire(peer.endpoint_url, RetryPolicy(stall_seconds=0.5)) as transport:
         await transport.send(PUT)
 
 
@@ -305,7 +294,7 @@ async def test_a_cancelled_request_leaves_nothing_behind(wire: Open) -> None:
         finally:
             ended.set()
 
-    async with Peer(serve) as peer, wire(peer.endpoint_url) as transport:
+    async with ActingPeer(serve) as peer, wire(peer.endpoint_url) as transport:
         sending = asyncio.create_task(transport.send(LARGE))
         await held.wait()
         sending.cancel()
