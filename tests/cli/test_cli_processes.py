@@ -43,9 +43,12 @@ def uploads(s3: Any, bucket: str) -> set[str]:
     return {upload["Key"] for upload in s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])}
 
 
-def children_in_the_middle(process: subprocess.Popen[str], s3: Any, bucket: str) -> list[int]:
-    """Wait until each of the two processes has a large file that cannot go on, and all small files are there."""
-    while len(uploads(s3, bucket)) < 2 or s3.list_objects_v2(Bucket=bucket)["KeyCount"] < SMALL:
+def children_in_the_middle(process: subprocess.Popen[str], s3: Any, bucket: str, manifest: Path) -> list[int]:
+    """Wait until each of the two processes has a large file that cannot go on, and has told of all small files.
+
+    What the server has and no process has told yet is still in hand: a signal would find it not confirmed.
+    """
+    while len(uploads(s3, bucket)) < 2 or not manifest.exists() or manifest.read_text().count('"receipt"') < SMALL:
         assert process.poll() is None
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) == 2
@@ -56,9 +59,7 @@ def test_a_killed_process_costs_what_it_had_in_hand(
     cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, tmp_path: Path
 ) -> None:
     process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl")
-    first, _ = children_in_the_middle(process, s3, bucket)
-    while (tmp_path / "sent.jsonl").read_text().count('"receipt"') < SMALL:
-        pass  # what a process has not told yet is in its hand
+    first, _ = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
     os.kill(first, signal.SIGKILL)
     # From now on everything passes, and what stalled is sent again.
     stalling._limit = sys.maxsize
@@ -80,10 +81,10 @@ def test_a_killed_process_costs_what_it_had_in_hand(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_reaches_every_process(
-    cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, number: signal.Signals
+    cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, number: signal.Signals, tmp_path: Path
 ) -> None:
     process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl")
-    children = children_in_the_middle(process, s3, bucket)
+    children = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
     process.send_signal(number)
     ended = cli.end(process)
     assert ended.code == 128 + number
@@ -93,18 +94,22 @@ def test_a_signal_reaches_every_process(
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
-def test_processes_abort_when_their_parent_is_killed(cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str) -> None:
-    process = start(cli, tree, bucket, stalling.url)
-    children_in_the_middle(process, s3, bucket)
+def test_processes_abort_when_their_parent_is_killed(
+    cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, tmp_path: Path
+) -> None:
+    process = start(cli, tree, bucket, stalling.url, "--manifest", "sent.jsonl")
+    children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
     process.kill()
     process.communicate()
     while uploads(s3, bucket):
         pass  # asking the server is the wait
 
 
-def test_a_signal_to_one_process_ends_it_in_order(cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str) -> None:
-    process = start(cli, tree, bucket, stalling.url, "--json")
-    first, second = children_in_the_middle(process, s3, bucket)
+def test_a_signal_to_one_process_ends_it_in_order(
+    cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, tmp_path: Path
+) -> None:
+    process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl")
+    first, second = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
     for child in (first, second):
         os.kill(child, signal.SIGTERM)
     ended = cli.end(process)
