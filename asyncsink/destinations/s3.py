@@ -1,8 +1,6 @@
-"""An S3 bucket and prefix as a Destination.
+"""An S3 bucket and prefix as a Destination: objects whole, objects in parts, and proof of both.
 
-What is there already is learned as cheaply as it can be: one LIST below the longest prefix that all keys share (a
-fresh prefix costs that one request), followed to its end where the run is large enough to pay for it, and a HEAD only
-for keys that the listing does not cover or whose ETag does not settle the question.
+What is there already is s3_existing.py's to say.
 """
 
 from __future__ import annotations
@@ -10,20 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import anyio.to_thread
 from anyio import CapacityLimiter
 
 from asyncsink.config import ObjectOptions, RetryPolicy, S3Target
 from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored, Unknown
-from asyncsink.destinations.inventory import Inventory
+from asyncsink.destinations.s3_existing import ExistingObjects
 from asyncsink.destinations.s3_parts import S3PartSender, S3PartWriter
 from asyncsink.errors import (
     AccessDenied,
     EntityTooLarge,
     IntegrityError,
-    ObjectMissing,
-    PermanentError,
-    UploadMissing,
 )
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
@@ -32,22 +26,14 @@ from asyncsink.s3.content_type import infer_content_type
 from asyncsink.s3.multipart import create_upload
 from asyncsink.s3.operations import (
     HeadObject,
-    ListedObject,
-    ListObjects,
     ObjectAttributes,
     ObjectStored,
     OpenPartSource,
     PutObject,
     PutObjectFrom,
-    UploadPart,
 )
 from asyncsink.s3.part_plan import OBJECT_SIZE_BYTES_MAX, PartPlan
 from asyncsink.s3.transport import Transport
-
-OBJECTS_PER_EXTRA_PAGE = 50
-"""A further page of the listing (1,000 keys) is worth it for every so many transfers: it costs about as much as a few
-dozen HEADs, and spares up to 1,000."""
-PROBE_UPLOAD_ID = "asyncsink-write-probe"
 
 
 class S3Destination:
@@ -70,18 +56,24 @@ class S3Destination:
         self._target = target
         self._objects = objects
         self._retry = retry
-        self._threads = threads
         self._lane = lane
         self._notice = notice
-        self._look_first = look_first
         self._senders = senders
-        self._inventory: Inventory | None = None
-        self._keys_return = True
-        self._blind = False
         self._weakest_noticed: set[ConfirmedBy] = set()
         self._attributes_of: dict[str, ObjectAttributes] = {}
         self._etag_is_md5 = objects.sse in ("", "AES256") and objects.sse_customer_key is None
         self._encryption = "customer" if objects.sse_customer_key is not None else objects.sse
+        self._existing = ExistingObjects(
+            transport,
+            target,
+            name=self.name,
+            objects=objects,
+            threads=threads,
+            notice=notice,
+            look_first=look_first,
+            etag_is_md5=self._etag_is_md5,
+            encryption=self._encryption,
+        )
 
     def __repr__(self) -> str:
         return f"S3Destination({self.name!r}, {self._transport!r})"
@@ -115,155 +107,23 @@ class S3Destination:
                 operation="PutObject",
             )
 
-    # -- what is there ------------------------------------------------------------------------------------------
-
     async def prepare(self, outlook: Outlook) -> None:
-        """List below the keys' common prefix: proves bucket and credentials, and learns what is there.
-
-        Credentials that may write but not list (rule 28) are recognised by a probe that stores nothing; then every
-        file counts as new.
-
-        Raises:
-            BucketMissing, AccessDenied, CredentialsError, ConfigError, RetryableError: the run cannot start.
-        """
-        inventory = Inventory(outlook.common_prefix)
-        # A surveyed run meets every key once; in an open-ended one a key may come again after it was written.
-        self._keys_return = outlook.objects_total is None
-        extra = (outlook.objects_total or 0) // OBJECTS_PER_EXTRA_PAGE
-        token = ""
-        try:
-            for _ in range(1 + extra):
-                page = await self._transport.send(ListObjects(prefix=outlook.common_prefix, token=token))
-                token = page.next_token
-                add = partial(inventory.add_page, page.objects, last=not token)
-                await anyio.to_thread.run_sync(add, limiter=self._threads)
-                if not token or not self._look_first:
-                    break
-        except AccessDenied as denied:
-            inventory.close()
-            await self._probe_writing(outlook, denied)
-            return
-        except BaseException:
-            inventory.close()
-            raise
-        self._inventory = inventory
-
-    async def _probe_writing(self, outlook: Outlook, denied: AccessDenied) -> None:
-        """Tell credentials that may only write from credentials that may do nothing.
-
-        A part sent to an upload that does not exist needs the right to put, and stores nothing: NoSuchUpload means
-        that writing is allowed.
-        """
-        key = outlook.sample_key or outlook.common_prefix or "asyncsink"
-        try:
-            await self._transport.send(UploadPart(key=key, upload_id=PROBE_UPLOAD_ID, part_number=1, body=b""))
-        except UploadMissing:
-            self._blind = True
-            self._notice(
-                f"{self.name} may be written to but not listed with these credentials: files that are there already "
-                "are sent again unless a HEAD is allowed."
-            )
-        except AccessDenied:
-            raise denied from None
+        """As `ExistingObjects.prepare`."""
+        await self._existing.prepare(outlook)
 
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
-        """What the listing says: one thread hop, or none below a prefix that was found empty."""
-        inventory = self._inventory
-        if inventory is None or self._keys_return:
-            return [Unknown.UNKNOWN] * len(transfers)
-        inside = inventory.prefix
-        if inventory.complete and not inventory.count:
-            return [None if transfer.key.startswith(inside) else Unknown.UNKNOWN for transfer in transfers]
-        keys = [transfer.key for transfer in transfers]
-        if inventory.in_memory:
-            listed = inventory.get_many(keys)
-        else:
-            listed = await anyio.to_thread.run_sync(inventory.get_many, keys, limiter=self._threads)
-        return [self._as_listed(listed.get(key), key.startswith(inside) and inventory.complete) for key in keys]
-
-    def _as_listed(self, listed: ListedObject | None, covered: bool) -> Existing | Unknown | None:
-        """What an entry of the listing, or its lack where the listing covers the key, says."""
-        if listed is None:
-            return None if covered else Unknown.UNKNOWN
-        if self._encryption:
-            return Unknown.UNKNOWN  # a listing does not tell how an object is encrypted
-        return Existing(
-            size_bytes=listed.size_bytes,
-            etag=listed.etag,
-            modified=listed.last_modified,
-            etag_is_md5=self._etag_is_md5,
-        )
+        """As `ExistingObjects.look_many`."""
+        return await self._existing.look_many(transfers)
 
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
-        """What is under the key: from the listing, or by HEAD where it is not covered or `closely` is asked for."""
-        inventory = self._inventory
-        if not closely and inventory is not None and transfer.key.startswith(inventory.prefix):
-            if self._keys_return and await anyio.to_thread.run_sync(
-                inventory.forgot, transfer.key, limiter=self._threads
-            ):
-                return await self._head(transfer)
-            if not inventory.count and inventory.complete:
-                return None
-            listed = await anyio.to_thread.run_sync(inventory.get, transfer.key, limiter=self._threads)
-            # A listing that was not followed to its end does not tell what is missing: not every server lists in the
-            # order of the keys.
-            found = self._as_listed(listed, inventory.complete)
-            if not isinstance(found, Unknown):
-                return found
-        return await self._head(transfer)
-
-    async def _head(self, transfer: Transfer) -> Existing | None:
-        key, secret = transfer.key, self._objects.sse_customer_key
-        try:
-            head = await self._transport.send(HeadObject(key=key, sse_customer_key=secret))
-        except ObjectMissing:
-            return None
-        except AccessDenied as denied:
-            if secret is not None and self._inventory is not None:
-                # Listing is allowed, so looking is: S3 answers 403 where the customer key is another one.
-                raise AccessDenied(
-                    f"{self.url(transfer)} is there, and cannot be looked at with this customer key; give the key it "
-                    "was encrypted with, or overwrite='always' to replace it.",
-                    transfer=transfer,
-                    operation="HeadObject",
-                    status=403,
-                ) from denied
-            # Rule 28: credentials that may not look see every file as new. Without s3:ListBucket, S3 answers 403
-            # for objects that do not exist.
-            if not self._blind:
-                self._blind = True
-                self._notice(f"HEAD is denied below {self.name}: what is there already cannot be compared.")
-            return None
-        part_size = None
-        if "-" in head.etag and not (head.checksums and not head.composite):
-            part_size = await self._first_part_size(key, head.size_bytes)
-        return Existing(
-            size_bytes=head.size_bytes,
-            etag=head.etag,
-            modified=head.last_modified,
-            checksums={} if head.composite else dict(head.checksums),
-            looked_closely=True,
-            part_size_bytes=part_size,
-            etag_is_md5=self._etag_is_md5 and head.sse in ("", "AES256"),
-            outdated="encryption differs" if self._encryption and head.sse != self._encryption else "",
-        )
-
-    async def _first_part_size(self, key: str, size_bytes: int) -> int | None:
-        """Size of the first part, where the server tells; None leaves the part sizes of typical tools to be tried."""
-        try:
-            first = await self._transport.send(
-                HeadObject(key=key, part_number=1, sse_customer_key=self._objects.sse_customer_key)
-            )
-        except PermanentError:
-            return None
-        return first.size_bytes if first.size_bytes < size_bytes else None
+        """As `ExistingObjects.look`."""
+        return await self._existing.look(transfer, closely=closely)
 
     # -- putting ------------------------------------------------------------------------------------------------
 
     async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
         """PutObject, with its answer compared."""
-        if self._keys_return:
-            await self._forget(transfer)
+        await self._existing.forget(transfer)
         stored = await self._transport.send(
             PutObject(key=transfer.key, body=body, checksum=checksum, attributes=self._attributes(transfer))
         )
@@ -284,8 +144,7 @@ class S3Destination:
         local: Callable[[memoryview], None] | None,
     ) -> tuple[Stored, Checksum | None]:
         """PutObject in one hop, with its answer compared. See `one_hop.ObjectSender`."""
-        if self._keys_return:
-            await self._forget(transfer)
+        await self._existing.forget(transfer)
         size_bytes, confirmed = transfer.source.size_bytes, list[ConfirmedBy]()
 
         def compare(stored: ObjectStored, body: memoryview, sent: Checksum | None) -> None:
@@ -308,7 +167,7 @@ class S3Destination:
 
     async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> S3PartWriter:
         """CreateMultipartUpload. The writer is a PartSender where the transport has sender threads."""
-        await self._forget(transfer)
+        await self._existing.forget(transfer)
         upload = await create_upload(
             self._transport,
             key=transfer.key,
@@ -324,14 +183,8 @@ class S3Destination:
 
     async def aclose(self) -> None:
         """Close connections and forget the listing."""
-        if self._inventory is not None:
-            self._inventory.close()
-            self._inventory = None
+        self._existing.close()
         await self._transport.aclose()
-
-    async def _forget(self, transfer: Transfer) -> None:
-        if self._keys_return and self._inventory is not None:
-            await anyio.to_thread.run_sync(self._inventory.forget, transfer.key, limiter=self._threads)
 
     def _attributes(self, transfer: Transfer) -> ObjectAttributes:
         wanted = self._objects

@@ -1,0 +1,217 @@
+"""What a bucket holds already, learned as cheaply as it can be.
+
+One LIST below the longest prefix that all keys share (a fresh prefix costs that one request), followed to its end where
+the run is large enough to pay for it, and a HEAD only for keys that the listing does not cover or whose ETag does not
+settle the question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.config import ObjectOptions, S3Target
+from asyncsink.destinations.base import Existing, Outlook, Unknown
+from asyncsink.destinations.inventory import Inventory
+from asyncsink.errors import AccessDenied, ObjectMissing, PermanentError, UploadMissing
+from asyncsink.model import Transfer
+from asyncsink.s3.operations import HeadObject, ListedObject, ListObjects, UploadPart
+from asyncsink.s3.transport import Transport
+
+OBJECTS_PER_EXTRA_PAGE = 50
+"""A further page of the listing (1,000 keys) is worth it for every so many transfers: it costs about as much as a few
+dozen HEADs, and spares up to 1,000."""
+PROBE_UPLOAD_ID = "asyncsink-write-probe"
+
+
+class ExistingObjects:
+    """What is under the keys of one run.
+
+    Args:
+        name: the destination as the user wrote it.
+        notice: told where something cannot be looked at.
+        look_first: whether what is there counts; without it one LIST proves bucket and credentials, and that is all.
+        etag_is_md5: whether the ETag of a plain object of this run is its MD5.
+        encryption: what objects of this run are encrypted with, as `ObjectHead.sse` says it, or "".
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        target: S3Target,
+        *,
+        name: str,
+        objects: ObjectOptions,
+        threads: CapacityLimiter,
+        notice: Callable[[str], None],
+        look_first: bool,
+        etag_is_md5: bool,
+        encryption: str,
+    ) -> None:
+        self._transport = transport
+        self._target = target
+        self._name = name
+        self._objects = objects
+        self._threads = threads
+        self._notice = notice
+        self._look_first = look_first
+        self._etag_is_md5 = etag_is_md5
+        self._encryption = encryption
+        self._inventory: Inventory | None = None
+        self._keys_return = True
+        self._blind = False
+
+    async def prepare(self, outlook: Outlook) -> None:
+        """List below the keys' common prefix: proves bucket and credentials, and learns what is there.
+
+        Credentials that may write but not list (rule 28) are recognised by a probe that stores nothing; then every
+        file counts as new.
+
+        Raises:
+            BucketMissing, AccessDenied, CredentialsError, ConfigError, RetryableError: the run cannot start.
+        """
+        inventory = Inventory(outlook.common_prefix)
+        # A surveyed run meets every key once; in an open-ended one a key may come again after it was written.
+        self._keys_return = outlook.objects_total is None
+        extra = (outlook.objects_total or 0) // OBJECTS_PER_EXTRA_PAGE
+        token = ""
+        try:
+            for _ in range(1 + extra):
+                page = await self._transport.send(ListObjects(prefix=outlook.common_prefix, token=token))
+                token = page.next_token
+                add = partial(inventory.add_page, page.objects, last=not token)
+                await anyio.to_thread.run_sync(add, limiter=self._threads)
+                if not token or not self._look_first:
+                    break
+        except AccessDenied as denied:
+            inventory.close()
+            await self._probe_writing(outlook, denied)
+            return
+        except BaseException:
+            inventory.close()
+            raise
+        self._inventory = inventory
+
+    async def _probe_writing(self, outlook: Outlook, denied: AccessDenied) -> None:
+        """Tell credentials that may only write from credentials that may do nothing.
+
+        A part sent to an upload that does not exist needs the right to put, and stores nothing: NoSuchUpload means
+        that writing is allowed.
+        """
+        key = outlook.sample_key or outlook.common_prefix or "asyncsink"
+        try:
+            await self._transport.send(UploadPart(key=key, upload_id=PROBE_UPLOAD_ID, part_number=1, body=b""))
+        except UploadMissing:
+            self._blind = True
+            self._notice(
+                f"{self._name} may be written to but not listed with these credentials: files that are there already "
+                "are sent again unless a HEAD is allowed."
+            )
+        except AccessDenied:
+            raise denied from None
+
+    async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
+        """What the listing says: one thread hop, or none below a prefix that was found empty."""
+        inventory = self._inventory
+        if inventory is None or self._keys_return:
+            return [Unknown.UNKNOWN] * len(transfers)
+        inside = inventory.prefix
+        if inventory.complete and not inventory.count:
+            return [None if transfer.key.startswith(inside) else Unknown.UNKNOWN for transfer in transfers]
+        keys = [transfer.key for transfer in transfers]
+        if inventory.in_memory:
+            listed = inventory.get_many(keys)
+        else:
+            listed = await anyio.to_thread.run_sync(inventory.get_many, keys, limiter=self._threads)
+        return [self._as_listed(listed.get(key), key.startswith(inside) and inventory.complete) for key in keys]
+
+    def _as_listed(self, listed: ListedObject | None, covered: bool) -> Existing | Unknown | None:
+        """What an entry of the listing, or its lack where the listing covers the key, says."""
+        if listed is None:
+            return None if covered else Unknown.UNKNOWN
+        if self._encryption:
+            return Unknown.UNKNOWN  # a listing does not tell how an object is encrypted
+        return Existing(
+            size_bytes=listed.size_bytes,
+            etag=listed.etag,
+            modified=listed.last_modified,
+            etag_is_md5=self._etag_is_md5,
+        )
+
+    async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
+        """What is under the key: from the listing, or by HEAD where it is not covered or `closely` is asked for."""
+        inventory = self._inventory
+        if not closely and inventory is not None and transfer.key.startswith(inventory.prefix):
+            if self._keys_return and await anyio.to_thread.run_sync(
+                inventory.forgot, transfer.key, limiter=self._threads
+            ):
+                return await self._head(transfer)
+            if not inventory.count and inventory.complete:
+                return None
+            listed = await anyio.to_thread.run_sync(inventory.get, transfer.key, limiter=self._threads)
+            # A listing that was not followed to its end does not tell what is missing: not every server lists in the
+            # order of the keys.
+            found = self._as_listed(listed, inventory.complete)
+            if not isinstance(found, Unknown):
+                return found
+        return await self._head(transfer)
+
+    async def _head(self, transfer: Transfer) -> Existing | None:
+        key, secret = transfer.key, self._objects.sse_customer_key
+        try:
+            head = await self._transport.send(HeadObject(key=key, sse_customer_key=secret))
+        except ObjectMissing:
+            return None
+        except AccessDenied as denied:
+            if secret is not None and self._inventory is not None:
+                # Listing is allowed, so looking is: S3 answers 403 where the customer key is another one.
+                raise AccessDenied(
+                    f"s3://{self._target.bucket}/{key} is there, and cannot be looked at with this customer key; give "
+                    "the key it was encrypted with, or overwrite='always' to replace it.",
+                    transfer=transfer,
+                    operation="HeadObject",
+                    status=403,
+                ) from denied
+            # Rule 28: credentials that may not look see every file as new. Without s3:ListBucket, S3 answers 403
+            # for objects that do not exist.
+            if not self._blind:
+                self._blind = True
+                self._notice(f"HEAD is denied below {self._name}: what is there already cannot be compared.")
+            return None
+        part_size = None
+        if "-" in head.etag and not (head.checksums and not head.composite):
+            part_size = await self._first_part_size(key, head.size_bytes)
+        return Existing(
+            size_bytes=head.size_bytes,
+            etag=head.etag,
+            modified=head.last_modified,
+            checksums={} if head.composite else dict(head.checksums),
+            looked_closely=True,
+            part_size_bytes=part_size,
+            etag_is_md5=self._etag_is_md5 and head.sse in ("", "AES256"),
+            outdated="encryption differs" if self._encryption and head.sse != self._encryption else "",
+        )
+
+    async def _first_part_size(self, key: str, size_bytes: int) -> int | None:
+        """Size of the first part, where the server tells; None leaves the part sizes of typical tools to be tried."""
+        try:
+            first = await self._transport.send(
+                HeadObject(key=key, part_number=1, sse_customer_key=self._objects.sse_customer_key)
+            )
+        except PermanentError:
+            return None
+        return first.size_bytes if first.size_bytes < size_bytes else None
+
+    async def forget(self, transfer: Transfer) -> None:
+        """The object under the transfer's key is about to be written: what is known of it is out of date."""
+        if self._keys_return and self._inventory is not None:
+            await anyio.to_thread.run_sync(self._inventory.forget, transfer.key, limiter=self._threads)
+
+    def close(self) -> None:
+        """Forget everything."""
+        if self._inventory is not None:
+            self._inventory.close()
+            self._inventory = None
