@@ -48,6 +48,7 @@ class SourceFile:
         root: absolute path of that top-level source; equal to `path` when the entry is the file itself.
         relative: path below `root`, "/"-separated; "" when the entry is the file itself.
         key: a key given explicitly (manifest, stdin), relative to the destination; None where routing decides.
+        ctime_ns, inode: as stat told them when it was found; 0 where it was not asked.
     """
 
     path: str
@@ -58,6 +59,8 @@ class SourceFile:
     root: str = ""
     relative: str = ""
     key: str | None = None
+    ctime_ns: int = 0
+    inode: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,63 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredPart:
+    """A part of a multipart upload that the server confirmed.
+
+    Attributes:
+        part_number: from 1.
+        etag: the server's, without quotes.
+        checksum: what was sent, or None where checksums are off.
+    """
+
+    part_number: int
+    etag: str
+    checksum: Checksum | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """A multipart upload that the journal knows, and that no run has ended.
+
+    Attributes:
+        upload_id: the server's; "" where the run was killed before CreateMultipartUpload was answered.
+        part_size_bytes, algorithm: of its parts.
+        token: the write token that its object will have.
+        begun_seconds: when it was asked for, seconds since the epoch.
+        completing: CompleteMultipartUpload was sent, and its answer is not known.
+        same_source: the source file is as it was; only then are its parts of use.
+        parts: what the server had confirmed, by part number.
+    """
+
+    upload_id: str
+    part_size_bytes: int
+    algorithm: ChecksumAlgorithm | None
+    token: str
+    begun_seconds: float
+    completing: bool
+    same_source: bool
+    parts: tuple[StoredPart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the journal has about one transfer's key.
+
+    Attributes:
+        published: the object was confirmed for this very source file (path, size, mtime, ctime, inode), sent with the
+            same object options; the fields below are the object's, and "" or None otherwise.
+        etag, version_id, checksum: of that object.
+        upload: an upload that is still open, or None.
+    """
+
+    published: bool = False
+    etag: str = ""
+    version_id: str = ""
+    checksum: Checksum | None = None
+    upload: OpenUpload | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Transfer:
     """One source on its way to one key.
 
@@ -102,11 +162,73 @@ class Transfer:
         source: the file.
         key: the whole key inside the bucket (prefix included), or the path below a local destination.
         local: path below local_copy, "/"-separated.
+        known: what the journal has about it, or None.
     """
 
     source: SourceFile
     key: str
     local: str
+    known: Known | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An object that was confirmed, for the journal: of which file, and as what.
+
+    Attributes:
+        source: as it was read.
+        key, etag, version_id, checksum: as in Receipt, or as found where the object was there already.
+    """
+
+    source: SourceFile
+    key: str
+    etag: str
+    version_id: str
+    checksum: Checksum | None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadCreating:
+    """Upload step: CreateMultipartUpload is about to be sent. Fields as in OpenUpload."""
+
+    key: str
+    source: SourceFile
+    part_size_bytes: int
+    algorithm: ChecksumAlgorithm | None
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadOpened:
+    """Upload step: the server gave an upload id, and no part was sent yet."""
+
+    key: str
+    upload_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPartStored:
+    """Upload step: the server confirmed a part."""
+
+    key: str
+    part: StoredPart
+
+
+@dataclass(frozen=True, slots=True)
+class UploadCompleting:
+    """Upload step: CompleteMultipartUpload is about to be sent."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadGone:
+    """Upload step: the server no longer has the upload: aborted, or forgotten."""
+
+    key: str
+
+
+UploadStep = UploadCreating | UploadOpened | UploadPartStored | UploadCompleting | UploadGone
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from enum import Enum
 from typing import Protocol
 
 from asyncsink.integrity.existing import Existing
-from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
+from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer, UploadStep
 from asyncsink.s3.part_plan import PartPlan
 
-__all__ = ["ByteBody", "Destination", "Existing", "Outlook", "PartWriter", "Stored", "Unknown"]
+__all__ = ["ByteBody", "Destination", "Existing", "Outlook", "PartWriter", "Stored", "Unknown", "UploadLog"]
 
 ByteBody = bytes | bytearray | memoryview
 
@@ -70,6 +70,18 @@ class PartWriter(Protocol):
     async def abort(self) -> None:
         """Forget everything written so far; leaves nothing behind. Runs shielded; bounded in time; never raises
         for an upload that is gone already."""
+        ...
+
+
+class UploadLog(Protocol):
+    """Who remembers multipart uploads, so that none is ever left open that nobody knows (wall 7)."""
+
+    async def step(self, step: UploadStep) -> None:
+        """Write one step down. UploadCreating and UploadOpened are on the disk when this returns; the others soon after.
+
+        Raises:
+            JournalError: it cannot be written; the run stops.
+        """
         ...
 
 

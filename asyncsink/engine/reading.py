@@ -51,7 +51,9 @@ def open_as_found(file: SourceFile) -> OpenSource:
             now = os.stat(file.path)
         except OSError as error:
             raise translate(file.path, error) from error
-        raise Outgrown(replace(file, size_bytes=now.st_size, mtime_ns=now.st_mtime_ns)) from None
+        raise Outgrown(
+            replace(file, size_bytes=now.st_size, mtime_ns=now.st_mtime_ns, ctime_ns=now.st_ctime_ns, inode=now.st_ino)
+        ) from None
 
 
 def read_whole(

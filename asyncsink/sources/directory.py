@@ -188,7 +188,18 @@ class _Walk:
         return self.descend(path, f"{relative}/")
 
     def _file(self, path: str, status: os.stat_result, relative: str) -> SourceFile:
-        return SourceFile(path, status.st_size, status.st_mtime_ns, self._attribute, self._entry, self._root, relative)
+        return SourceFile(
+            path,
+            status.st_size,
+            status.st_mtime_ns,
+            self._attribute,
+            self._entry,
+            self._root,
+            relative,
+            None,
+            status.st_ctime_ns,
+            status.st_ino,
+        )
 
     def _loop(self, path: str) -> SourceProblem:
         return self._problem(path, link_loop(path))

@@ -82,7 +82,16 @@ class OutputsSource:
         elif stat.S_ISDIR(status.st_mode):
             yield from walk_files(path, self._symlinks, attribute=attribute, entry=ordinal, compat=self._compat)
         else:
-            yield SourceFile(path, status.st_size, status.st_mtime_ns, attribute, ordinal, root=path)
+            yield SourceFile(
+                path,
+                status.st_size,
+                status.st_mtime_ns,
+                attribute,
+                ordinal,
+                root=path,
+                ctime_ns=status.st_ctime_ns,
+                inode=status.st_ino,
+            )
 
 
 def flatten(value: object, attribute: str) -> Iterator[object]:

@@ -80,7 +80,17 @@ def look_up(record: Record, entry: int, symlinks: Symlinks) -> Iterator[SourceFi
     if isinstance(status, SourceProblem):
         yield status
     elif not stat.S_ISDIR(status.st_mode):
-        yield SourceFile(path, status.st_size, status.st_mtime_ns, attribute, entry, path, key=record.key)
+        yield SourceFile(
+            path,
+            status.st_size,
+            status.st_mtime_ns,
+            attribute,
+            entry,
+            path,
+            key=record.key,
+            ctime_ns=status.st_ctime_ns,
+            inode=status.st_ino,
+        )
     elif attribute:
         yield from walk_files(path, symlinks, attribute=attribute, entry=entry)
     else:
