@@ -77,7 +77,7 @@ class UploadLog(Protocol):
     """Who remembers multipart uploads, so that none is ever left open that nobody knows (wall 7)."""
 
     async def step(self, step: UploadStep) -> None:
-        """Write one step down. UploadCreating and UploadOpened are on the disk when this returns; the others soon after.
+        """Write one step down. UploadCreating and UploadOpened are on the disk on return, the others soon after.
 
         Raises:
             JournalError: it cannot be written; the run stops.
