@@ -1,4 +1,4 @@
-"""The command line: run, quick, list, table, plot."""
+"""The command line: run, quick, profile, list, table, readme, plot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import typer
 
 from benchmarks.contenders import CONTENDERS
 from benchmarks.plot import plot as draw
-from benchmarks.readme import replace_table, short_table
+from benchmarks.profile import profile
+from benchmarks.profile import render as render_profile
+from benchmarks.readme import PROFILE_BEGIN, PROFILE_END, replace_table, short_table
 from benchmarks.running import FORMAT, Order, run, save
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.servers import ServerKind, TlsBy
@@ -92,6 +94,20 @@ def quick(
     typer.echo(render(results))
 
 
+@app.command("profile")
+def profile_command(
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer files.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Where the JSON goes (default: it is not kept).")] = None,
+) -> None:
+    """Where the CPU time of a small object goes, step by step."""
+    _end_in_order()
+    result = profile(rounds=rounds, quick=quick, tell=_tell)
+    if output is not None:
+        output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    typer.echo(render_profile(result))
+
+
 @app.command("list")
 def list_command() -> None:
     """Scenarios and contenders, and whether they can run here."""
@@ -111,9 +127,13 @@ def table(results: _Results) -> None:
 def readme(
     results: _Results, file: Annotated[Path, typer.Option(help="Where the table is.")] = Path("README.md")
 ) -> None:
-    """Put a short table of results into the README."""
+    """Put a short table of results, and that of a profile, into the README."""
+    loaded = [_load(path) for path in results]
     try:
-        replace_table(file, short_table(_load(path) for path in results))
+        if runs := [result for result in loaded if not _is_profile(result)]:
+            replace_table(file, short_table(runs))
+        for result in filter(_is_profile, loaded):
+            replace_table(file, render_profile(result), PROFILE_BEGIN, PROFILE_END)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -131,9 +151,13 @@ def _load(path: Path) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{path} is no result of this program ({error}).") from error
-    if result.get("format") != FORMAT:
+    if result.get("format") != FORMAT and not _is_profile(result):
         raise typer.BadParameter(f"{path} has another format; expected {FORMAT}.")
     return result
+
+
+def _is_profile(result: dict[str, Any]) -> bool:
+    return result.get("kind") == "profile"
 
 
 def _known(names: list[str], known: dict[str, Any], what: str) -> list[str]:

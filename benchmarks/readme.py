@@ -11,6 +11,7 @@ from benchmarks.summary import CLOCKS, Clock, Row, rows_of
 from benchmarks.table import number
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+PROFILE_BEGIN, PROFILE_END = "<!-- profile: begin -->", "<!-- profile: end -->"
 _OTHERS = ("obstore-unsigned", "obstore", "s5cmd", "rclone")
 _HEAD = (
     "| what, server, clock | asyncsink | obstore, unsigned | obstore | s5cmd | rclone | CPU ÷ obstore, unsigned |\n"
@@ -45,15 +46,15 @@ def _ratio(row: Row | None) -> str:
     return f"{row.speed_ratio.median:.2f} x" if row is not None and row.speed_ratio else ""
 
 
-def replace_table(readme: Path, table: str) -> None:
-    """Put `table` between the marks of the README. Blocking.
+def replace_table(readme: Path, table: str, begin_mark: str = BEGIN, end_mark: str = END) -> None:
+    """Put `table` between the two marks of the README. Blocking.
 
     Raises:
         ValueError: it has no marks.
     """
     text = readme.read_text(encoding="utf-8")
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, begin, rest = text.partition(begin_mark)
+    _, end, tail = rest.partition(end_mark)
     if not begin or not end:
-        raise ValueError(f"{readme.name} has no marks {BEGIN} and {END}; write them where the table belongs.")
-    readme.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}", encoding="utf-8")
+        raise ValueError(f"{readme.name} has no marks {begin_mark} and {end_mark}; write them where the table belongs.")
+    readme.write_text(f"{head}{begin}\n{table}\n{end}{tail}", encoding="utf-8")

@@ -16,7 +16,7 @@ from benchmarks import contenders, launcher, running
 from benchmarks.cli import app
 from benchmarks.cohort import Member, load_cohort
 from benchmarks.measuring import Measurement
-from benchmarks.readme import BEGIN, END
+from benchmarks.readme import BEGIN, END, PROFILE_BEGIN, PROFILE_END
 from benchmarks.running import Order, rotated, run, save
 from benchmarks.scenarios import SCENARIOS, Scenario, make_data_set
 from benchmarks.summary import Spread, observed_checks, ratios_per_round, rows_of, spread
@@ -285,3 +285,20 @@ def test_every_contender_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     for contender in contenders.CONTENDERS.values():
         assert contender.missing().endswith("is not installed")
+
+
+def test_the_profile_measures_every_step_of_an_export(tmp_path: Path) -> None:
+    saved = tmp_path / "profile.json"
+    done = CliRunner().invoke(app, ["profile", "--quick", "--rounds", "1", "--output", str(saved)])
+    assert done.exit_code == 0, done.output
+    result = json.loads(saved.read_text())
+    cost = {part["name"]: part["user_us"] + part["system_us"] for part in result["parts"]}
+    assert all(cost.values())
+    assert cost["export"] > cost["wire lane"] > cost["request"]
+    assert result["objects"] == 2000
+    assert f"| survey | {cost['survey']:.1f} |" in done.output
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n{PROFILE_BEGIN}\nold\n{PROFILE_END}\n")
+    assert CliRunner().invoke(app, ["readme", str(saved), "--file", str(readme)]).exit_code == 0
+    assert "| survey |" in readme.read_text()
+    assert "old" not in readme.read_text()
