@@ -10,8 +10,8 @@ from typing import Any, Literal, cast
 from asyncsink.config import (
     GIB,
     MIB,
-    WRITE_TOKEN_CHARACTERS,
     WRITE_METADATA_NAME,
+    WRITE_TOKEN_CHARACTERS,
     AddressingStyle,
     ChecksumChoice,
     Compat,
