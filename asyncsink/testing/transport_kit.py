@@ -34,7 +34,6 @@ Capability = Literal[
     "if-match",  # GET with another ETag is refused
     "if-none-match",  # a PUT that is to replace nothing is refused where something is there
     "if-none-match-complete",  # and so is a CompleteMultipartUpload
-    "mpu-object-size",  # CompleteMultipartUpload compares the total size
     "unknown-upload",  # a part for an upload that is gone is answered with NoSuchUpload
 ]
 
