@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from asyncsink.errors import CredentialsError
 from asyncsink.s3.credentials import Credentials, freeze
+from asyncsink.s3.renewing import lost
 
 Now = Callable[[], datetime.datetime]
 _SIGNER = "s3v4-asyncsink"
@@ -60,7 +62,7 @@ class Resigner:
         """Look the credentials up again, unless that happened since `renewals` was `seen`.
 
         Raises:
-            CredentialsError: they cannot be had.
+            ExpiredCredentials: they cannot be had now; a login, or the service that hands them out, may come back.
         """
         if self._renew is None:
             return
@@ -68,8 +70,11 @@ class Resigner:
             if self.renewals != seen:
                 return
             self.renewals += 1
-            held = await self._renew()
-            found = await freeze(held) if held is not None else None
+            try:
+                held = await self._renew()
+                found = await freeze(held) if held is not None else None
+            except CredentialsError as error:
+                raise lost(error) from error
             if found is not None and found != self._known:
                 self._held, self._known = held, found
 

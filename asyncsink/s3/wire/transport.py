@@ -14,6 +14,7 @@ from typing import Final, TypeVar, cast
 
 from asyncsink.config import RetryPolicy, S3Target
 from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCredentials, UploadMissing
+from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import ByteBody
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.operations import (
@@ -76,6 +77,7 @@ class WireTransport:
         region: str,
         credentials: CredentialsProvider | None,
         verify: bool = True,
+        bandwidth: Bandwidth | None = None,
     ) -> WireTransport:
         """A transport for `target`. Sends nothing.
 
@@ -86,6 +88,7 @@ class WireTransport:
             credentials: asked before the first request and whenever they are about to expire; may be None only for
                 an anonymous target.
             verify: False accepts any certificate (only where a caller's own client did so already).
+            bandwidth: the limit on what is sent in a second, or None.
 
         Raises:
             ConfigError: no endpoint is known, the ca_bundle cannot be read, or there are no credentials to ask for.
@@ -96,7 +99,7 @@ class WireTransport:
         tls = await asyncio.to_thread(tls_context, target.ca_bundle, verify) if endpoint.tls else None
         provider = None if target.anonymous else credentials
         keyring = Keyring(endpoint, region, provider, request_payer=target.request_payer)
-        return cls(target.bucket, endpoint, keyring, Pool(endpoint, retry, tls))
+        return cls(target.bucket, endpoint, keyring, Pool(endpoint, retry, tls, bandwidth))
 
     def __repr__(self) -> str:
         return f"<WireTransport s3://{self._bucket} at {self._endpoint.url}>"
