@@ -69,12 +69,14 @@ class Resigner:
         async with self._lock:
             if self.renewals != seen:
                 return
-            self.renewals += 1
             try:
                 held = await self._renew()
                 found = await freeze(held) if held is not None else None
             except CredentialsError as error:
                 raise lost(error) from error
+            finally:
+                # Afterwards: what was signed meanwhile has the old ones still, and its failure must not look again.
+                self.renewals += 1
             if found is not None and found != self._known:
                 self._held, self._known = held, found
 
