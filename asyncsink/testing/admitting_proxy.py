@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import formatdate
-from time import gmtime, strftime, time
+from time import gmtime, monotonic, strftime, time
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -113,6 +113,8 @@ class AdmittingProxy(ActingPeer):
         self._offset = clock_offset_seconds
         self.received_bytes = 0
         """Heads and bodies of requests so far."""
+        self.arrivals: list[tuple[float, int]] = []
+        """When (time.monotonic) how many of them had come."""
         self.refused: list[Asked] = []
         """What was answered here."""
         self.forwarded: list[Asked] = []
@@ -126,7 +128,7 @@ class AdmittingProxy(ActingPeer):
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                self.received_bytes += len(head)
+                self._count(len(head))
                 asked = _parse(head)
                 answer = await self._admit(asked)
                 if answer is None:
@@ -151,7 +153,7 @@ class AdmittingProxy(ActingPeer):
             data = await reader.read(min(length, READ_BYTES))
             if not data:
                 raise asyncio.IncompleteReadError(b"", length)
-            self.received_bytes += len(data)
+            self._count(len(data))
             length -= len(data)
             if forward:
                 there.write(data)
@@ -171,6 +173,10 @@ class AdmittingProxy(ActingPeer):
                 writer.write(line + await there.readexactly(size + 2))
             return
         writer.write(await there.readexactly(int(told[b"content-length"])))
+
+    def _count(self, size_bytes: int) -> None:
+        self.received_bytes += size_bytes
+        self.arrivals.append((monotonic(), self.received_bytes))
 
     def _date(self) -> bytes:
         return b"Date: " + formatdate(self.clock(), usegmt=True).encode()

@@ -10,7 +10,7 @@ import pytest
 
 from asyncsink.config import MIB, Secret
 from asyncsink.devserver.seaweedfs import REGION, DevServer
-from asyncsink.testing.admitting_proxy import AdmittingProxy, Admit, Identity
+from asyncsink.testing.admitting_proxy import Admit, AdmittingProxy, Identity
 
 Proxy = Callable[..., AdmittingProxy]
 

@@ -194,5 +194,5 @@ async def test_a_look_up_that_fails_in_mid_run_is_tried_again_but_not_by_everybo
 
 async def test_a_first_look_up_that_fails_ends_the_run() -> None:
     shared = SharedCredentials(None, Shelf(CredentialsError("none.")))
-    with pytest.raises(CredentialsError, match="^none"):
+    with pytest.raises(CredentialsError, match=r"^none"):
         await shared.provider()()
