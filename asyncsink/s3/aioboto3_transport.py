@@ -31,6 +31,7 @@ from asyncsink.s3.body import SLICE_BYTES, WatchedBody
 from asyncsink.s3.client import error_from_opening, find_credentials, open_client
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.error_map import error_from_answer, one_line
+from asyncsink.s3.mute_heads import is_mute, reason_of
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CompleteMultipartUpload,
@@ -133,7 +134,10 @@ class Aioboto3Transport:
                 raise
             if isinstance(translated, UploadMissing) and isinstance(operation, AbortMultipartUpload):
                 return cast("R", Done())
-            if isinstance(translated, ExpiredCredentials):
+            if is_mute(operation, translated):
+                resigner = self._resigner
+                translated = await reason_of(operation, translated, self.send, lambda: resigner.renewals != renewals)
+            elif isinstance(translated, ExpiredCredentials):
                 await self._resigner.renew(renewals)
             # Texts of configuration and credential errors may hold what must not be shown.
             raise translated from (error if isinstance(translated, TransferError) else None)

@@ -141,7 +141,8 @@ class AdmittingProxy(ActingPeer):
                     await self._answer(there_reader, writer, bodiless=asked.method == "HEAD")
                 else:
                     first, rest = answer.split(b"\r\n", 1)
-                    writer.write(b"\r\n".join((first, self._date(), rest)))
+                    head, _, body = b"\r\n".join((first, self._date(), rest)).partition(b"\r\n\r\n")
+                    writer.write(head + b"\r\n\r\n" + (b"" if asked.method == "HEAD" else body))
                 await writer.drain()
         finally:
             there_writer.transport.abort()

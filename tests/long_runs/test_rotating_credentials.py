@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 import asyncsink
-from asyncsink.config import MIB, Secret
-from asyncsink.errors import CredentialsError, ExpiredCredentials
+from asyncsink.config import MIB, Limits, RetryPolicy, S3Target, Secret
+from asyncsink.errors import CredentialsError, ExpiredCredentials, PermanentError
 from asyncsink.s3.credentials import Credentials
+from asyncsink.s3.operations import HeadObject
 from asyncsink.s3.renewing import FAILED_SECONDS, SharedCredentials
+from asyncsink.s3.stack import open_stack
 from asyncsink.testing.admitting_proxy import Asked, Identity, refusal
 from asyncsink.testing.faulty_peers import ActingPeer
 from asyncsink.testing.transport_kit import canned
@@ -196,3 +202,65 @@ async def test_a_first_look_up_that_fails_ends_the_run() -> None:
     shared = SharedCredentials(None, Shelf(CredentialsError("none.")))
     with pytest.raises(CredentialsError, match=r"^none"):
         await shared.provider()()
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_a_look_at_an_object_with_credentials_that_have_ended(
+    lane: str, issuer: Issuer, proxy: Any, tree: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to a HEAD has no body that says ExpiredToken; the unchanged tree is not sent again all the same."""
+    async with ActingPeer(issuer.serve) as endpoint, proxy(issuer.admit) as way:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{endpoint.endpoint_url}/role")
+        export = partial(
+            asyncsink.export_directory, tree, f"s3://{bucket}", endpoint_url=way.endpoint_url, transport=lane
+        )
+        assert not (await export()).failures
+        issuer.lasts, issuer.used = 2, 0
+        before = len(way.refused)
+        report = await export()
+        refused = way.refused[before:]
+    assert (report.failures, report.receipts) == ([], [])
+    assert len(report.skips) == 307
+    assert any(asked.method == "HEAD" for asked in refused)
+
+
+@pytest.mark.parametrize("lane", LANES)
+async def test_a_head_that_is_refused_for_another_reason_says_so(
+    lane: str, issuer: Issuer, proxy: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def admit(asked: Asked) -> bytes | None:
+        return refusal(400, "InvalidRequest") if asked.method == "HEAD" else await issuer.admit(asked)
+
+    async with ActingPeer(issuer.serve) as endpoint, proxy(admit) as way:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{endpoint.endpoint_url}/role")
+        target = S3Target(bucket=bucket, endpoint_url=way.endpoint_url)
+        async with open_stack(target, RetryPolicy(), Limits(), lane=lane) as stack:  # type: ignore[arg-type]
+            with pytest.raises(PermanentError, match="HeadObject") as caught:
+                await stack.transport.send(HeadObject(key="k"))
+    assert (caught.value.attempts, caught.value.status) == (1, 400)
+
+
+async def test_the_command_line_with_a_credential_process(
+    issuer: Issuer, proxy: Any, tree: Path, bucket: str, all_there: Callable[[], bool], tmp_path: Path
+) -> None:
+    """A process that is asked for credentials whenever they have ended, and a limit on what is sent in a second."""
+    answer, profile = tmp_path / "answer.json", tmp_path / "config"
+    answer.write_text(json.dumps(issuer.document()))
+    profile.write_text(f"[profile rotating]\ncredential_process = /bin/cat {answer}\nregion = us-east-1\n")
+
+    async def admit(asked: Asked) -> bytes | None:
+        before = issuer.number
+        told = await issuer.admit(asked)
+        if issuer.number != before:
+            answer.write_text(json.dumps(issuer.document()))
+        return told
+
+    async with proxy(admit) as way:
+        command = [sys.executable, "-m", "asyncsink.cli.main", "export", str(tree), f"s3://{bucket}", "--json"]
+        command += ["--endpoint-url", way.endpoint_url, "--profile", "rotating", "--bandwidth", "40MB"]
+        ended = await anyio.run_process(command, env=os.environ | {"AWS_CONFIG_FILE": str(profile)}, check=False)
+    told = json.loads(ended.stdout)
+    assert (ended.returncode, told["objects_failed"], told["objects_uploaded"]) == (0, 0, 307)
+    assert issuer.number > 4
+    assert told["retries"] == len(way.refused) > 0
+    await asyncio.to_thread(_check, all_there)

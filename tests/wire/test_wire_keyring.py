@@ -121,7 +121,7 @@ async def test_credentials_are_used_to_their_end_where_there_are_no_newer_ones(k
     second = await ring.renewed()
     assert second is not first
     fails = True
-    clock.now += 3600
+    clock.now += 3600 + RENEW_BEFORE_SECONDS
     with pytest.raises(CredentialsError, match="away"):
         await ring.renewed()
 

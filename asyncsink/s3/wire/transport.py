@@ -17,6 +17,7 @@ from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCred
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import ByteBody
 from asyncsink.s3.error_map import one_line
+from asyncsink.s3.mute_heads import is_mute, reason_of
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CompleteMultipartUpload,
@@ -145,6 +146,8 @@ class WireTransport:
             if isinstance(refused, UploadMissing) and isinstance(operation, AbortMultipartUpload):
                 return cast("R", Done())
             self._learn(writer, refused, answer)
+            if is_mute(operation, refused) and writer.temporary:
+                raise await reason_of(operation, refused, self.send, lambda: self._keyring.ready() is not writer)
             raise refused
         if len(answer.body) > READ_INLINE_BYTES_MAX:
             return cast("R", await asyncio.to_thread(self._read, operation, answer))
