@@ -83,6 +83,7 @@ class Pool:
         answer_bytes_max: int = ANSWER_BYTES_MAX,
         once: bool = False,
         patient: bool = False,
+        urgent: bool = False,
     ) -> Answer:
         """Send a request over an idle connection, or a new one, and return the answer.
 
@@ -92,6 +93,7 @@ class Pool:
             head, body, bodiless, answer_bytes_max: see `Connection.exchange`.
             once: never send it a second time; only a connection that was in use a moment ago, or a new one, will do.
             patient: it is Stalled after complete_seconds without a byte, not after stall_seconds.
+            urgent: it does not wait for its turn where the bandwidth is limited; others wait the longer.
 
         Raises:
             ExchangeError: no connection, or no whole answer.
@@ -102,7 +104,7 @@ class Pool:
         seconds = self._retry.complete_seconds if patient else self._retry.stall_seconds
         if self._bandwidth is not None:
             # Before a connection is taken: one that waited in our hands could be closed by the server meanwhile.
-            await self._bandwidth.turn(at_once(head, body))
+            await self._bandwidth.turn(at_once(head, body), urgent=urgent)
         connection = self._take(FRESH_SECONDS if once else KEEP_ALIVE_SECONDS)
         if connection is not None:
             connection.stall_seconds = seconds
@@ -112,7 +114,7 @@ class Pool:
                 if once or not failure.unanswered:
                     raise
                 if self._bandwidth is not None:
-                    await self._bandwidth.turn(at_once(head, body))
+                    await self._bandwidth.turn(at_once(head, body), urgent=urgent)
             else:
                 self._give_back(connection)
                 return answer

@@ -132,6 +132,8 @@ class WireTransport:
                 answer_bytes_max=LISTING_BYTES_MAX if isinstance(operation, _LISTS) else ANSWER_BYTES_MAX,
                 once=not operation.idempotent,
                 patient=isinstance(operation, CompleteMultipartUpload),
+                # An abort has seconds only; it must not spend them behind the bodies of other files.
+                urgent=not body and isinstance(operation, AbortMultipartUpload),
             )
         except ExchangeError as failure:
             raise self._failed(operation, failure) from failure.__cause__
