@@ -10,19 +10,25 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import anyio
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
 import asyncsink
-from asyncsink.config import BANDWIDTH_BYTES_PER_SECOND_MIN, KIB, MIB, Limits, RetryPolicy, Settings
+from asyncsink.config import BANDWIDTH_BYTES_PER_SECOND_MIN, KIB, MIB, Limits, RetryPolicy, S3Target, Settings
 from asyncsink.engine.division import divide, processes_for
 from asyncsink.errors import ConfigError
 from asyncsink.options import parse_options
+from asyncsink.s3.aioboto3_transport import Aioboto3Transport
 from asyncsink.s3.bandwidth import BURST_SECONDS, SLICE_BYTES_MAX, SLICE_BYTES_MIN, Bandwidth
 from asyncsink.s3.body import SMALL_BODY_BYTES
+from asyncsink.s3.operations import AbortMultipartUpload, PutObject
+from asyncsink.s3.wire.transport import WireTransport
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.testing.admitting_proxy import Asked
+from asyncsink.testing.faulty_peers import CannedPeer
+from asyncsink.testing.transport_kit import canned
 
 RATE = 12_000_000
 HEAD_BYTES_MAX = 2 * KIB
@@ -173,6 +179,26 @@ async def test_the_server_never_gets_more(
     # And the time is used: a machine that is busy otherwise may take longer, but not for ever.
     assert way.received_bytes / (way.arrivals[-1][0] - first) > RATE / 2
     assert await asyncio.to_thread(all_there)
+
+
+@pytest.mark.anyio
+async def test_an_abort_does_not_wait_for_its_turn() -> None:
+    """A cancelled run has seconds to abort its uploads, whatever was still to be sent."""
+    bandwidth = Bandwidth(BANDWIDTH_BYTES_PER_SECOND_MIN)
+    assert bandwidth.reserve(100 * MIB) > 3600
+    async with CannedPeer(canned(204, b""), hang_up=False) as peer:
+        target = S3Target(bucket="bkt", endpoint_url=peer.endpoint_url, anonymous=True)
+        for lane in (
+            await WireTransport.open(target, RetryPolicy(), region="x", credentials=None, bandwidth=bandwidth),
+            await Aioboto3Transport.open(target, RetryPolicy(), Limits(), bandwidth=bandwidth),
+        ):
+            with anyio.fail_after(60):
+                await lane.send(AbortMultipartUpload(key="k", upload_id="u"))
+            with anyio.move_on_after(0.2) as given_up:
+                await lane.send(PutObject(key="k", body=b"x"))
+            assert given_up.cancelled_caught
+            await lane.aclose()
+    assert [head.split()[0] for head in peer.heads] == [b"DELETE", b"DELETE"]
 
 
 @pytest.mark.anyio
