@@ -15,6 +15,8 @@ from asyncsink.errors import ConfigError
 from asyncsink.model import ChecksumAlgorithm
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+BANDWIDTH_BYTES_PER_SECOND_MIN = 16 * KIB
+"""Of each process: with less, two requests at a time would keep the server waiting too long."""
 
 WRITE_METADATA_NAME = "asyncsink-write"
 """User metadata (x-amz-meta-…) by which a write whose answer was lost is told from somebody else's."""
@@ -165,6 +167,8 @@ class Limits:
         memory_bytes: bytes of file content held at any moment, over all files and parts.
         queue_transfers: entries waiting between the walk and the workers: files, or batches of small ones.
         reader_threads: threads that read source files and write local copies.
+        bandwidth_bytes_per_second: most bytes that are sent in a second, over all requests; None is no limit. A low one
+            also lowers the concurrency, since each request must get its turn before the server hangs up.
     """
 
     concurrency: int | None = None
@@ -175,6 +179,7 @@ class Limits:
     memory_bytes: int = 256 * MIB
     queue_transfers: int = 1000
     reader_threads: int = 8
+    bandwidth_bytes_per_second: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +198,11 @@ class RetryPolicy:
     """One layer of retries around one S3 request.
 
     Attributes:
-        attempts: how often a request is sent at most.
+        attempts: how often a request is sent at most. Answers that ask to slow down (503 SlowDown, 429) do not count:
+            the server works, and has said that a later request will do. With full jitter, eight attempts are over after
+            13 s on average, and S3 may throttle for minutes while it partitions a prefix.
+        throttled_seconds: for so long a request that is throttled is sent again, from its first attempt on; it has
+            `attempts` in any case. 0 makes those answers count as all others do.
         backoff_seconds_base, backoff_seconds_max: full jitter between 0 and min(max, base * 2**(attempt - 1)).
         retry_after_seconds_max: the longest `Retry-After` that is honoured.
         connect_seconds: for the TCP and TLS handshakes.
@@ -203,6 +212,7 @@ class RetryPolicy:
     """
 
     attempts: int = 8
+    throttled_seconds: float = 300.0
     backoff_seconds_base: float = 0.2
     backoff_seconds_max: float = 20.0
     retry_after_seconds_max: float = 120.0
@@ -293,6 +303,7 @@ class ExportOptions(TypedDict, total=False):
         concurrency: requests in flight; None (or "auto") adapts.
         part_size_bytes: size of the parts of large files, as a number or "16MiB"; 8 MiB.
         memory_bytes: most file content held at once, likewise; 256 MiB.
+        bandwidth_bytes_per_second: most bytes sent in a second, over all processes, likewise; None is no limit.
         retry: a RetryPolicy.
         processes: how many processes share the work, or "auto": as many as pay for this source; 1.
         shard: publish only one part of N, on this machine: "I/N" or (I, N), I from 0 to N - 1; None is all.
@@ -332,6 +343,7 @@ class ExportOptions(TypedDict, total=False):
     concurrency: int | str | None
     part_size_bytes: int | str
     memory_bytes: int | str
+    bandwidth_bytes_per_second: int | str | None
     manifest: Any
     compat: Compat
     substitution_scope: SubstitutionScope

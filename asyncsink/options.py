@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from asyncsink.config import (
+    BANDWIDTH_BYTES_PER_SECOND_MIN,
     GIB,
+    KIB,
     MIB,
     WRITE_METADATA_NAME,
     WRITE_TOKEN_CHARACTERS,
@@ -40,6 +42,7 @@ from asyncsink.config import (
 )
 from asyncsink.errors import ConfigError
 from asyncsink.values import (
+    SIZE_BYTES_MAX,
     check_choice,
     choice_of,
     choices_of,
@@ -55,6 +58,10 @@ TAGS_MAX = 10
 METADATA_BYTES_MAX = 2048
 CONCURRENCY_MAX = 1024
 PROCESSES_MAX = 64
+SMALL_REQUEST_BYTES = 64 * KIB
+"""Bodies up to this size are sent in one piece."""
+TURN_SECONDS_MAX = 10
+"""S3 answers RequestTimeout where the next bytes of a body take about twice as long."""
 PART_SIZE_BYTES_MIN, PART_SIZE_BYTES_MAX = 5 * MIB, 5 * GIB
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -287,16 +294,34 @@ def _limits(given: Mapping[str, Any]) -> Limits:
     memory = size_of(given, "memory_bytes", default.memory_bytes)
     if not PART_SIZE_BYTES_MIN <= part <= PART_SIZE_BYTES_MAX:
         raise ConfigError(f"part_size_bytes={part:,} is out of range; S3 takes parts of 5 MiB to 5 GiB.")
+    bandwidth = _bandwidth(given)
+    # What waits for its turn must get it before the server takes it for dead.
+    most = max(1, (bandwidth or SIZE_BYTES_MAX) * TURN_SECONDS_MAX // SMALL_REQUEST_BYTES)
+    fixed = fixed and min(most, fixed)
     if memory < part:
         raise ConfigError(f"memory_bytes={memory:,} is less than one part ({part:,} bytes); give at least that.")
     return Limits(
         concurrency=fixed,
-        concurrency_start=fixed or default.concurrency_start,
-        concurrency_max=fixed or default.concurrency_max,
+        concurrency_start=fixed or min(most, default.concurrency_start),
+        concurrency_max=fixed or min(most, default.concurrency_max),
         part_size_bytes=part,
         multipart_threshold_bytes=part,
         memory_bytes=memory,
+        bandwidth_bytes_per_second=bandwidth,
     )
+
+
+def _bandwidth(given: Mapping[str, Any]) -> int | None:
+    name = "bandwidth_bytes_per_second"
+    if given.get(name) is None:
+        return None
+    rate = size_of(given, name, BANDWIDTH_BYTES_PER_SECOND_MIN)
+    if rate < BANDWIDTH_BYTES_PER_SECOND_MIN:
+        raise ConfigError(
+            f"{name}={rate:,} is too little: servers hang up where nothing comes for seconds; expected at least "
+            f"{BANDWIDTH_BYTES_PER_SECOND_MIN:,}."
+        )
+    return rate
 
 
 def _processes(given: Mapping[str, Any]) -> int | Literal["auto"]:
@@ -337,6 +362,8 @@ def _retry(given: Mapping[str, Any]) -> RetryPolicy:
         raise ConfigError(f"retry is of type {type(retry).__name__}; expected asyncsink.RetryPolicy(…).")
     if retry.attempts < 1:
         raise ConfigError(f"retry.attempts={retry.attempts} must be at least 1.")
+    if not retry.throttled_seconds >= 0:
+        raise ConfigError(f"retry.throttled_seconds={retry.throttled_seconds} must be 0 or more seconds.")
     return retry
 
 

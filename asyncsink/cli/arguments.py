@@ -36,7 +36,12 @@ _CHOICES = {
     "symlinks": config.Symlinks,
     "local_copy_mode": config.LocalCopyMode,
 }
-_RENAMED = {"part_size": "part_size_bytes", "memory": "memory_bytes", "tag": "tags"}
+_RENAMED = {
+    "part_size": "part_size_bytes",
+    "memory": "memory_bytes",
+    "bandwidth": "bandwidth_bytes_per_second",
+    "tag": "tags",
+}
 _NOT_OPTIONS = {"json", "quiet", "verbose", "no_parameterization"}
 _EQUALS = re.compile(r"(?<!\\)=")
 

@@ -201,6 +201,9 @@ class Speed:
     memory: Annotated[Text, _text("--memory", "SIZE", "Most file content held at once (default 256MiB).", _SPEED)] = (
         None
     )
+    bandwidth: Annotated[
+        Text, _text("--bandwidth", "SIZE", "Most bytes sent in a second, such as 50MB (default no limit).", _SPEED)
+    ] = None
     processes: Annotated[
         Text,
         _text("--processes", "N", "Processes that share the work (default 1), or auto: as many as pay.", _SPEED),

@@ -31,6 +31,7 @@ _OTHER_FLAGS = {
     "regexp_substitutions": "--regexp-substitute",
     "part_size_bytes": "--part-size",
     "memory_bytes": "--memory",
+    "bandwidth_bytes_per_second": "--bandwidth",
     "tags": "--tag",
 }
 WITHOUT_FLAG = {

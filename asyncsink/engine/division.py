@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from asyncsink.config import Limits, Settings
+from asyncsink.config import BANDWIDTH_BYTES_PER_SECOND_MIN, Limits, Settings
 from asyncsink.errors import ConfigError
 from asyncsink.s3.part_plan import PARTS_MAX
 from asyncsink.sources.base import Source
@@ -54,7 +54,7 @@ def processes_for(
     """How many processes publish a surveyed run.
 
     Never more than there are objects, than `concurrency` has requests, than `memory_bytes` has parts, and than leave
-    each of them the memory that the parts of the largest file need.
+    each of them the memory that the parts of the largest file need, and a bandwidth that keeps connections alive.
 
     Args:
         objects, largest_bytes: number of files, and size of the largest, as the survey found them.
@@ -69,6 +69,8 @@ def processes_for(
     else:
         wanted = settings.processes
     most = min(objects, limits.memory_bytes // limits.part_size_bytes, limits.concurrency or wanted)
+    if limits.bandwidth_bytes_per_second is not None:
+        most = min(most, limits.bandwidth_bytes_per_second // BANDWIDTH_BYTES_PER_SECOND_MIN)
     if largest_bytes:
         most = min(most, limits.memory_bytes * PARTS_MAX // largest_bytes)
     return max(1, min(wanted, most))
@@ -80,6 +82,7 @@ def divide(limits: Limits, processes: int, queue_transfers: int) -> list[Limits]
     Args:
         queue_transfers: that the parent lets each process have at a time.
     """
+    bandwidth = limits.bandwidth_bytes_per_second
     return [
         replace(
             limits,
@@ -89,6 +92,7 @@ def divide(limits: Limits, processes: int, queue_transfers: int) -> list[Limits]
             memory_bytes=max(limits.part_size_bytes, limits.memory_bytes // processes),
             reader_threads=_share(limits.reader_threads, processes, number),
             queue_transfers=queue_transfers,
+            bandwidth_bytes_per_second=None if bandwidth is None else _share(bandwidth, processes, number),
         )
         for number in range(processes)
     ]

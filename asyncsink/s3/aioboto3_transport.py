@@ -26,10 +26,12 @@ from asyncsink.errors import (
     UploadMissing,
 )
 from asyncsink.s3.aioboto3_calls import CALLS, Call
-from asyncsink.s3.body import SLICE_BYTES
+from asyncsink.s3.bandwidth import Bandwidth
+from asyncsink.s3.body import SLICE_BYTES, WatchedBody
 from asyncsink.s3.client import error_from_opening, find_credentials, open_client
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.error_map import error_from_answer, one_line
+from asyncsink.s3.mute_heads import is_mute, reason_of
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CompleteMultipartUpload,
@@ -62,6 +64,7 @@ class Aioboto3Transport:
         *,
         request_payer: bool = False,
         renew: Callable[[], Awaitable[Any]] | None = None,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         self._client = client
         self._bucket = bucket
@@ -69,12 +72,25 @@ class Aioboto3Transport:
         self._payer = {"RequestPayer": "requester"} if request_payer else {}
         self._resigner = Resigner(client, renew)
         self._owned = AsyncExitStack()
+        self._bandwidth = bandwidth
+        if bandwidth is not None:
+            client.meta.events.register("before-send.s3.*", partial(_charge_head, bandwidth))
 
     @classmethod
     async def open(
-        cls, target: S3Target, retry: RetryPolicy, limits: Limits, *, caller_bucket: Any = None
+        cls,
+        target: S3Target,
+        retry: RetryPolicy,
+        limits: Limits,
+        *,
+        caller_bucket: Any = None,
+        bandwidth: Bandwidth | None = None,
     ) -> Aioboto3Transport:
         """Open a client for `target` and a transport that closes it. Sends nothing to S3.
+
+        Args:
+            target, retry, limits, caller_bucket: as `s3.client.open_client`.
+            bandwidth: the limit on what is sent in a second, or None.
 
         Raises:
             ConfigError, CredentialsError: as `s3.client.open_client`.
@@ -83,7 +99,8 @@ class Aioboto3Transport:
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(open_client(target, retry, limits, caller_bucket=caller_bucket))
             renew = partial(find_credentials, target, caller_bucket=caller_bucket)
-            transport = cls(client, name, retry, request_payer=target.request_payer, renew=renew)
+            payer = target.request_payer
+            transport = cls(client, name, retry, request_payer=payer, renew=renew, bandwidth=bandwidth)
             transport._owned = stack.pop_all()
         return transport
 
@@ -117,7 +134,10 @@ class Aioboto3Transport:
                 raise
             if isinstance(translated, UploadMissing) and isinstance(operation, AbortMultipartUpload):
                 return cast("R", Done())
-            if isinstance(translated, ExpiredCredentials):
+            if is_mute(operation, translated):
+                resigner = self._resigner
+                translated = await reason_of(operation, translated, self.send, lambda: resigner.renewals != renewals)
+            elif isinstance(translated, ExpiredCredentials):
                 await self._resigner.renew(renewals)
             # Texts of configuration and credential errors may hold what must not be shown.
             raise translated from (error if isinstance(translated, TransferError) else None)
@@ -128,6 +148,13 @@ class Aioboto3Transport:
 
     async def _call(self, call: Call, operation: Any, watchdog: Watchdog) -> Response:
         parameters = call.parameters(operation, watchdog.moved)
+        if self._bandwidth is not None and (body := parameters.get("Body")):
+            turn = partial(_turn, self._bandwidth, watchdog)
+            if isinstance(body, WatchedBody):
+                body.slice_bytes = min(SLICE_BYTES, self._bandwidth.slice_bytes)
+                body.turn = turn
+            else:
+                await turn(len(body))
         answer = await getattr(self._client, call.method)(Bucket=self._bucket, **parameters, **self._payer)
         watchdog.moved()
         if isinstance(operation, GetObject):
@@ -222,6 +249,11 @@ class Watchdog:
         if self._watching and not self.expired:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self.seconds)
 
+    def pause(self) -> None:
+        """Stop watching until the next `moved`: what follows is not the server's fault."""
+        if self._watching and not self.expired:
+            self._timeout.reschedule(None)
+
     async def __aenter__(self) -> Watchdog:
         await self._timeout.__aenter__()
         self._watching = True
@@ -231,6 +263,22 @@ class Watchdog:
         self._watching = False
         # It turns its own cancellation into a TimeoutError by raising that; it never swallows anything.
         await self._timeout.__aexit__(*exception)
+
+
+async def _turn(bandwidth: Bandwidth, watchdog: Watchdog, size_bytes: int) -> None:
+    """Wait until `size_bytes` may be sent, which is no stall."""
+    watchdog.pause()
+    try:
+        await bandwidth.turn(size_bytes)
+    finally:
+        watchdog.moved()
+
+
+def _charge_head(bandwidth: Bandwidth, request: Any, **_: Any) -> None:
+    """Have those who come after wait for this request's line, headers and document: it is signed, and goes now."""
+    headers = sum(len(name) + len(value) + len(": \r\n") for name, value in request.headers.items())
+    document = len(request.body) if isinstance(request.body, bytes) else 0
+    bandwidth.reserve(len(request.url) + headers + document)
 
 
 def _from_network(name: str, where: str, endpoint: str, error: Exception) -> AsyncSinkError | None:

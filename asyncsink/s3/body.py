@@ -9,7 +9,7 @@ a BytesIO, which would copy it.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 ByteBody = bytes | bytearray | memoryview
 
@@ -29,14 +29,20 @@ class WatchedBody:
 
     Iterating always starts at the first byte, so a body can be sent again; `read` and `seek` serve signers that want
     the payload's SHA-256 and report no progress.
+
+    Attributes:
+        slice_bytes: handed to the connection at a time.
+        turn: awaited with the size of each slice before it is handed over, or None.
     """
 
-    __slots__ = ("_position", "_progress", "_view")
+    __slots__ = ("_position", "_progress", "_view", "slice_bytes", "turn")
 
     def __init__(self, data: ByteBody, progress: Callable[[int], None]) -> None:
         self._view = memoryview(data).cast("B")
         self._progress = progress
         self._position = 0
+        self.slice_bytes = SLICE_BYTES
+        self.turn: Callable[[int], Awaitable[None]] | None = None
 
     def __repr__(self) -> str:
         return f"<WatchedBody {len(self._view)} bytes>"
@@ -66,8 +72,10 @@ class WatchedBody:
         return piece
 
     async def __aiter__(self) -> AsyncIterator[memoryview]:
-        for start in range(0, len(self._view), SLICE_BYTES):
-            piece = self._view[start : start + SLICE_BYTES]
+        for start in range(0, len(self._view), self.slice_bytes):
+            piece = self._view[start : start + self.slice_bytes]
+            if self.turn is not None:
+                await self.turn(len(piece))
             yield piece
             self._progress(len(piece))
 

@@ -11,40 +11,30 @@ that needs it, which an export never sends.
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import anyio.to_thread
 
-from asyncsink.config import LaneChoice, Limits, RetryPolicy, S3Target, Secret
+from asyncsink.config import LaneChoice, Limits, RetryPolicy, S3Target
 from asyncsink.errors import ConfigError
 from asyncsink.s3.aioboto3_transport import Aioboto3Transport
+from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.client import find_credentials
-from asyncsink.s3.credentials import Credentials, freeze
 from asyncsink.s3.environment import Connection, known_connection
 from asyncsink.s3.lazy import LazyTransport
 from asyncsink.s3.operations import Operation, PutObjectFrom, Response, UploadPartFrom
+from asyncsink.s3.renewing import SharedCredentials
 from asyncsink.s3.transport import Transport
-from asyncsink.s3.wire.keyring import CredentialsLike, CredentialsProvider
+from asyncsink.s3.wire.keyring import CredentialsProvider
 from asyncsink.s3.wire.sender_lane import SenderLane
 from asyncsink.s3.wire.transport import HOT, WireTransport, tls_context
 
 R = TypeVar("R", bound=Response)
 log = logging.getLogger("asyncsink.s3")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldCredentials:
-    """What the wire lane signs with, and until when."""
-
-    access_key_id: str
-    secret_access_key: Secret
-    session_token: Secret | None
-    expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +95,18 @@ async def open_lanes(
     choice: LaneChoice,
     caller_bucket: Any = None,
 ) -> Lanes:
-    """Open the lanes for `target`, and decide between them.
+    """Open the lanes for `target`, and decide between them. All of them share one limit on what is sent in a second.
 
     Raises:
         ConfigError: `choice` is "wire" and the target is not eligible; or as `Aioboto3Transport.open`.
     """
+    rate = limits.bandwidth_bytes_per_second
+    bandwidth = Bandwidth(rate) if rate is not None else None
     if choice != "aioboto3" and (caller_bucket is None or isinstance(caller_bucket, str)):
         known = await anyio.to_thread.run_sync(known_connection, target)
         if known is not None:
-            return await _open_known(target, retry, limits, known)
-    other = await Aioboto3Transport.open(target, retry, limits, caller_bucket=caller_bucket)
+            return await _open_known(target, retry, limits, known, bandwidth)
+    other = await Aioboto3Transport.open(target, retry, limits, caller_bucket=caller_bucket, bandwidth=bandwidth)
     try:
         reason = "it was asked for" if choice == "aioboto3" else _ineligible(target, other.client, caller_bucket)
         if choice == "wire" and reason:
@@ -122,7 +114,7 @@ async def open_lanes(
         if reason:
             log.info("transport aioboto3 for s3://%s: %s", target.bucket, reason)
             return Lanes(other, "aioboto3", *_place(other.client))
-        wire, senders = await _open_wire(target, retry, limits, other.client)
+        wire, senders = await _open_wire(target, retry, limits, other.client, bandwidth)
     except BaseException:
         await other.aclose()
         raise
@@ -130,15 +122,17 @@ async def open_lanes(
     return Lanes(LaneRouter(wire, other, senders), "wire", *_place(other.client), senders.threads)
 
 
-async def _open_known(target: S3Target, retry: RetryPolicy, limits: Limits, known: Connection) -> Lanes:
+async def _open_known(
+    target: S3Target, retry: RetryPolicy, limits: Limits, known: Connection, bandwidth: Bandwidth | None
+) -> Lanes:
     if target.ca_bundle:
         # Also where nothing needs it: an option that cannot be used is told.
         await anyio.to_thread.run_sync(tls_context, target.ca_bundle)
     bound = replace(target, endpoint_url=known.endpoint_url, ca_bundle=known.ca_bundle)
-    provider, region = partial(_provider, target, known.credentials), known.region
-    wire = await WireTransport.open(bound, retry, region=region, credentials=provider())
-    senders = SenderLane(bound, retry, limits, region=region, credentials=provider())
-    opener = partial(Aioboto3Transport.open, target, retry, limits)
+    provider, region = _providers(target, known.credentials), known.region
+    wire = await WireTransport.open(bound, retry, region=region, credentials=provider(), bandwidth=bandwidth)
+    senders = SenderLane(bound, retry, limits, region=region, credentials=provider(), bandwidth=bandwidth)
+    opener = partial(Aioboto3Transport.open, target, retry, limits, bandwidth=bandwidth)
     other = LazyTransport(f"aioboto3 s3://{target.bucket}", opener)
     _log_wire(target)
     return Lanes(LaneRouter(wire, other, senders), "wire", known.endpoint_url, region, senders.threads)
@@ -183,7 +177,7 @@ def _is_amazon(host: str) -> bool:
 
 
 async def _open_wire(
-    target: S3Target, retry: RetryPolicy, limits: Limits, client: Any
+    target: S3Target, retry: RetryPolicy, limits: Limits, client: Any, bandwidth: Bandwidth | None
 ) -> tuple[WireTransport, SenderLane]:
     endpoint = client.meta.endpoint_url
     amazon = _is_amazon(urlsplit(endpoint).hostname or "")
@@ -194,24 +188,17 @@ async def _open_wire(
         ca_bundle=target.ca_bundle or (verify if isinstance(verify, str) else ""),
     )
     region, trusts = client.meta.region_name, verify is not False
-    provider = partial(_provider, target, client._request_signer._credentials)
-    wire = await WireTransport.open(bound, retry, region=region, credentials=provider(), verify=trusts)
-    senders = SenderLane(bound, retry, limits, region=region, credentials=provider(), verify=trusts)
+    provider = _providers(target, client._request_signer._credentials)
+    wire = await WireTransport.open(
+        bound, retry, region=region, credentials=provider(), verify=trusts, bandwidth=bandwidth
+    )
+    senders = SenderLane(
+        bound, retry, limits, region=region, credentials=provider(), verify=trusts, bandwidth=bandwidth
+    )
     return wire, senders
 
 
-def _provider(target: S3Target, first: Any) -> CredentialsProvider | None:
-    """Gives `first` (ours, or the client's own); asked again, looks from the beginning, as after a new login."""
-    held: list[Any] = [first]
-
-    async def provide() -> CredentialsLike:
-        source = held.pop() if held else await find_credentials(target)
-        frozen = source if isinstance(source, Credentials) else await freeze(source)
-        return HeldCredentials(
-            access_key_id=frozen.access_key_id,
-            secret_access_key=frozen.secret_access_key,
-            session_token=frozen.session_token,
-            expires_at=getattr(source, "_expiry_time", None),
-        )
-
-    return None if target.anonymous else provide
+def _providers(target: S3Target, first: Any) -> Callable[[], CredentialsProvider | None]:
+    """Makes a provider for each keyring of `target`, beginning with `first`: ours, or the client's own."""
+    shared = SharedCredentials(first, partial(find_credentials, target))
+    return lambda: None if target.anonymous else shared.provider()

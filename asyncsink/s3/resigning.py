@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from asyncsink.errors import CredentialsError
 from asyncsink.s3.credentials import Credentials, freeze
+from asyncsink.s3.renewing import lost
 
 Now = Callable[[], datetime.datetime]
 _SIGNER = "s3v4-asyncsink"
@@ -60,16 +62,21 @@ class Resigner:
         """Look the credentials up again, unless that happened since `renewals` was `seen`.
 
         Raises:
-            CredentialsError: they cannot be had.
+            ExpiredCredentials: they cannot be had now; a login, or the service that hands them out, may come back.
         """
         if self._renew is None:
             return
         async with self._lock:
             if self.renewals != seen:
                 return
-            self.renewals += 1
-            held = await self._renew()
-            found = await freeze(held) if held is not None else None
+            try:
+                held = await self._renew()
+                found = await freeze(held) if held is not None else None
+            except CredentialsError as error:
+                raise lost(error) from error
+            finally:
+                # Afterwards: what was signed meanwhile has the old ones still, and its failure must not look again.
+                self.renewals += 1
             if found is not None and found != self._known:
                 self._held, self._known = held, found
 

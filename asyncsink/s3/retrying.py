@@ -13,21 +13,26 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import anyio
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 from asyncsink.config import RetryPolicy
-from asyncsink.errors import RetryableError, TransferError
+from asyncsink.errors import RetryableError, Throttled, TransferError
 from asyncsink.s3.operations import Operation, Response
 from asyncsink.s3.transport import Transport
 
 R = TypeVar("R", bound=Response)
 PREPARE_ATTEMPTS_MAX = 4
 """Attempts of a run's first request: a wrong endpoint should be told in seconds, not in minutes."""
+PREPARE_THROTTLED_SECONDS_MAX = 60.0
+"""The same for a server that throttles: it may be one that is down behind a proxy (503 without an S3 code)."""
 
 
 class RetryingTransport:
     """Sends an operation until it succeeds, cannot succeed, or `policy.attempts` are used up.
+
+    A throttled attempt is none of them, as long as `policy.throttled_seconds` are not over: a request that could still
+    succeed does not fail because others were admitted before it.
 
     The last error tells the story: how many attempts, over how many seconds. Operations are safe to repeat: bodies
     are in memory, PutObject and UploadPart replace what an earlier attempt stored. A Complete that had succeeded before
@@ -49,6 +54,7 @@ class RetryingTransport:
         self._inner = inner
         self._policy = policy
         self._attempts = policy.attempts
+        self._throttled_seconds = policy.throttled_seconds
         self._sleep = sleep
         self._clock = clock
         self._jitter = wait_random_exponential(multiplier=policy.backoff_seconds_base, max=policy.backoff_seconds_max)
@@ -72,10 +78,20 @@ class RetryingTransport:
         return await self._send_again(operation, first, started)
 
     async def _send_again(self, operation: Operation[R], first: RetryableError, started: float) -> R:
-        number = 0
+        number = faults = 0
+
+        def is_over(state: RetryCallState) -> bool:
+            nonlocal faults
+            error = state.outcome.exception() if state.outcome is not None else None
+            if isinstance(error, Throttled):
+                elapsed = self._clock() - started
+                return state.attempt_number >= self._attempts and elapsed >= self._throttled_seconds
+            faults += 1
+            return faults >= self._attempts
+
         # A retrying object per call: tenacity keeps the state of the iteration in the object.
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._attempts),
+            stop=is_over,
             wait=self._wait,
             retry=retry_if_exception_type(RetryableError),
             sleep=self._sleep,
@@ -104,13 +120,14 @@ class RetryingTransport:
 
     @contextmanager
     def fewer_attempts(self, attempts: int) -> Iterator[None]:
-        """Within the block, give up after `attempts` at most."""
-        before = self._attempts
-        self._attempts = min(before, attempts)
+        """Within the block, give up after `attempts` at most, and PREPARE_THROTTLED_SECONDS_MAX where throttled."""
+        before = self._attempts, self._throttled_seconds
+        self._attempts = min(self._attempts, attempts)
+        self._throttled_seconds = min(self._throttled_seconds, PREPARE_THROTTLED_SECONDS_MAX)
         try:
             yield
         finally:
-            self._attempts = before
+            self._attempts, self._throttled_seconds = before
 
     def _wait(self, state: RetryCallState) -> float:
         wanted = self._jitter(state)

@@ -46,6 +46,8 @@ def refused(ended: Any, *words: str) -> None:
         (["export", "results", "s3://bucket", "--part-size", "8 apples"], ["--part-size", "8 apples"]),
         (["export", "results", "s3://bucket", "--part-size", "1MiB"], ["5 MiB to 5 GiB"]),
         (["export", "results", "s3://bucket", "--memory", "1MiB"], ["memory"]),
+        (["export", "results", "s3://bucket", "--bandwidth", "fast"], ["--bandwidth", "fast"]),
+        (["export", "results", "s3://bucket", "--bandwidth", "5kB"], ["--bandwidth", "16,384"]),
         (["export", "results", "s3://bucket", "--concurrency", "many"], ["concurrency", "many"]),
         (["export", "results", "s3://bucket", "--concurrency", "0"], ["concurrency", "1 to"]),
         (["export", "results", "s3://bucket", "--substitute", "nothing"], ["--substitute", "OLD=NEW"]),

@@ -85,3 +85,45 @@ def test_the_limit_never_leaves_its_bounds_and_moves_by_at_most_half(samples: li
         assert 1 <= after.limit <= limit_max
         assert after.limit >= before.limit // 2
         assert after.limit <= max(before.limit + max(1, before.limit // 2), before.limit_before)
+
+
+@given(st.integers(1, 1024), st.integers(1, 1024), st.integers(1, 20))
+def test_a_storm_ends_with_one_request_in_flight_and_not_below(start: int, limit_max: int, beats: int) -> None:
+    state = State(limit=min(start, limit_max))
+    for _ in range(beats):
+        state = step(state, sample(throttled=1), limit_max)
+    assert state.limit == max(1, min(start, limit_max) >> beats)
+    assert state.gentle
+
+
+@given(st.integers(1, 20), st.integers(1, 256), st.floats(0.001, 1.0))
+def test_after_a_storm_the_limit_comes_back_where_the_server_keeps_up(
+    beats: int, limit_max: int, latency_seconds: float
+) -> None:
+    """Throughput that rises with the limit, as where latency is what a request costs: back to the top, in steps."""
+    state = State(limit=limit_max)
+    for _ in range(beats):
+        state = step(state, sample(throttled=1), limit_max)
+    samples = 0
+    while state.limit < limit_max:
+        samples += 1
+        before = state
+        seen = Sample(1.0, max(1, round(1000 * state.limit / latency_seconds)), 0, 0, 0, saturated=True)
+        state = step(state, seen, limit_max)
+        assert state.limit >= before.limit
+        assert samples <= PATIENCE_SAMPLES + 16 + 6 * limit_max.bit_length()
+
+
+@given(st.integers(2, 100), st.integers(1, 128))
+def test_a_server_that_takes_so_many_keeps_most_of_them(capacity: int, start: int) -> None:
+    """It throttles whenever more are in flight: the limit swings around its capacity, and rarely goes too far."""
+    state = State(limit=start)
+    limits: list[int] = []
+    for _ in range(400):
+        over = max(0, state.limit - capacity)
+        state = step(state, Sample(1.0, 1000 * min(state.limit, capacity), 0, over, 0, saturated=True))
+        limits.append(state.limit)
+    steady = limits[100:]
+    assert max(steady) <= capacity + max(1, capacity // 8)
+    assert min(steady) >= capacity // 2
+    assert sum(limit > capacity for limit in steady) < len(steady) / 6

@@ -11,7 +11,7 @@ from asyncsink.config import RetryPolicy
 from asyncsink.errors import AccessDenied, ConnectionLost, Throttled
 from asyncsink.s3.operations import Done, HeadObject, ObjectHead
 from asyncsink.s3.pacing import PacedTransport, Pacer
-from asyncsink.s3.retrying import RetryingTransport
+from asyncsink.s3.retrying import PREPARE_THROTTLED_SECONDS_MAX, RetryingTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -111,6 +111,44 @@ async def test_retry_after_is_honoured_up_to_its_limit(asked: float, expected: C
     transport, sleeps = layer(Scripted(throttled(asked), ObjectHead(size_bytes=1)))
     await transport.send(HEAD)
     assert expected(sleeps.seconds[0])
+
+
+async def test_what_is_throttled_is_tried_for_so_long_whatever_the_attempts_are() -> None:
+    inner = Scripted(*[throttled() for _ in range(300)])
+    transport, sleeps = layer(inner, attempts=3, throttled_seconds=60.0, backoff_seconds_max=1.0)
+    with pytest.raises(Throttled, match=r"It was tried \d+ times in 6\d\.\d s") as caught:
+        await transport.send(HEAD)
+    assert inner.sent == caught.value.attempts > 60
+    assert 60.0 <= sleeps.now <= 61.0
+    assert transport.retries == inner.sent - 1
+
+
+async def test_throttled_attempts_are_none_of_the_others() -> None:
+    """Two faults of three are allowed, however many answers asked to slow down."""
+    answers = [*[throttled() for _ in range(20)], ConnectionLost("lost."), throttled(), ConnectionLost("lost.")]
+    transport, _ = layer(Scripted(*answers, ObjectHead(size_bytes=1)), attempts=3)
+    assert (await transport.send(HEAD)).attempts == 24
+    transport, _ = layer(Scripted(*answers, ConnectionLost("lost."), ObjectHead(size_bytes=1)), attempts=3)
+    with pytest.raises(ConnectionLost, match="tried 24 times"):
+        await transport.send(HEAD)
+
+
+async def test_throttled_attempts_count_where_no_time_is_given() -> None:
+    transport, _ = layer(Scripted(*[throttled() for _ in range(9)]), attempts=3, throttled_seconds=0)
+    with pytest.raises(Throttled, match="tried 3 times"):
+        await transport.send(HEAD)
+
+
+async def test_a_run_does_not_wait_long_to_begin() -> None:
+    """A 503 may come from a proxy whose server is down."""
+    inner = Scripted(*[throttled() for _ in range(3000)])
+    transport, sleeps = layer(inner)
+    with transport.fewer_attempts(4), pytest.raises(Throttled):
+        await transport.send(HEAD)
+    assert PREPARE_THROTTLED_SECONDS_MAX <= sleeps.now <= PREPARE_THROTTLED_SECONDS_MAX + 20
+    with pytest.raises(Throttled):
+        await transport.send(HEAD)
+    assert sleeps.now > 300
 
 
 async def test_fewer_attempts_within_a_block() -> None:

@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from asyncsink.config import MIB, Limits, RetryPolicy, S3Target
-from asyncsink.errors import ClockSkew, CredentialsError, ExpiredCredentials, Stalled
+from asyncsink.errors import ClockSkew, ExpiredCredentials, Stalled
 from asyncsink.s3.aioboto3_transport import Aioboto3Transport
 from asyncsink.s3.operations import PutObject
 from asyncsink.s3.retrying import RetryingTransport
@@ -107,7 +107,7 @@ async def test_credentials_that_are_gone_say_so(profile: Path, monkeypatch: pyte
         target = S3Target(bucket="tst", endpoint_url=peer.endpoint_url)
         transport = await Aioboto3Transport.open(target, RetryPolicy(), Limits())
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", f"{profile}-gone")
-        with pytest.raises(CredentialsError, match="no credentials"):
+        with pytest.raises(ExpiredCredentials, match="no credentials"):
             await transport.send(PutObject(key="k", body=b"x"))
         await transport.aclose()
 

@@ -24,7 +24,7 @@ from asyncsink.testing.transport_kit import canned
 
 pytestmark = pytest.mark.anyio
 PART = 5 * MIB
-QUICK = RetryPolicy(attempts=3, backoff_seconds_base=0.01, backoff_seconds_max=0.02)
+QUICK = RetryPolicy(attempts=3, throttled_seconds=0, backoff_seconds_base=0.01, backoff_seconds_max=0.02)
 SLOW_DOWN = canned(503, b"<Error><Code>SlowDown</Code><Message>Slow.</Message></Error>")
 
 

@@ -31,7 +31,7 @@ from asyncsink.testing.transport_kit import canned
 
 pytestmark = pytest.mark.anyio
 SIZE = 3 * MIB + 5
-QUICK = RetryPolicy(attempts=3, backoff_seconds_base=0.01, backoff_seconds_max=0.02)
+QUICK = RetryPolicy(attempts=3, throttled_seconds=0, backoff_seconds_base=0.01, backoff_seconds_max=0.02)
 SLOW_DOWN = canned(503, b"<Error><Code>SlowDown</Code><Message>Slow.</Message></Error>")
 EXPIRED = canned(400, b"<Error><Code>ExpiredToken</Code><Message>Old.</Message></Error>")
 DENIED = canned(403, b"<Error><Code>AccessDenied</Code><Message>No.</Message></Error>")

@@ -97,6 +97,50 @@ async def test_credentials_are_renewed_before_they_expire(keys: Any) -> None:
     assert ring.ready() is None
 
 
+async def test_credentials_are_used_to_their_end_where_there_are_no_newer_ones(keys: Any) -> None:
+    """A provider that fails minutes before they end costs nothing: it is asked again."""
+    clock = Clock()
+    good = Provider(keys, clock.now + 3600, clock.now + 7200)
+    fails = False
+
+    async def provide() -> Any:
+        if fails:
+            raise CredentialsError("The service is away.")
+        return await good()
+
+    ring = Keyring(ENDPOINT, "x", provide, clock=clock)
+    first = await ring.renewed()
+    fails = True
+    clock.now += 3600 - RENEW_BEFORE_SECONDS
+    assert ring.ready() is None
+    assert await ring.renewed() is first
+    assert ring.ready() is first
+    clock.now += ASK_AGAIN_SECONDS
+    assert ring.ready() is None
+    fails = False
+    second = await ring.renewed()
+    assert second is not first
+    fails = True
+    clock.now += 3600 + RENEW_BEFORE_SECONDS
+    with pytest.raises(CredentialsError, match="away"):
+        await ring.renewed()
+
+
+async def test_refused_credentials_are_not_used_where_there_are_no_newer_ones(keys: Any) -> None:
+    clock = Clock()
+    answers: list[Any] = [await Provider(keys, clock.now + 3600)()]
+
+    async def provide() -> Any:
+        if not answers:
+            raise CredentialsError("The service is away.")
+        return answers.pop()
+
+    ring = Keyring(ENDPOINT, "x", provide, clock=clock)
+    ring.expire(await ring.renewed())
+    with pytest.raises(CredentialsError, match="away"):
+        await ring.renewed()
+
+
 async def test_expired_credentials_are_asked_for_again(keys: Any) -> None:
     provider = Provider(keys)
     expired = canned(400, b"<Error><Code>ExpiredToken</Code></Error>")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from asyncsink.errors import ServerFault, Stalled
+from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import SLICE_BYTES, SMALL_BODY_BYTES, ByteBody
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.answers import Answer
@@ -20,17 +21,32 @@ BUFFER_BYTES: Final = 16 * 1024
 """What one read takes; answers are shorter. A buffer of our own spares the loops one of 256 KiB for every read."""
 
 
+def at_once(head: bytes, body: ByteBody) -> int:
+    """Bytes that an exchange writes in one piece: a small body goes with its head, a large one in slices after it."""
+    return len(head) + (len(body) if len(body) <= SMALL_BODY_BYTES else 0)
+
+
 class Connection(asyncio.BufferedProtocol):
     """A connection for one exchange after another.
 
     Args:
         loop: the running loop.
         on_lost: called once, when the connection is gone.
+        bandwidth: the limit on what is sent in a second, or None. The caller of `exchange` waits for what it sends
+            `at_once`; what follows waits here.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_lost: Callable[[Connection], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_lost: Callable[[Connection], None],
+        bandwidth: Bandwidth | None = None,
+    ) -> None:
         self._loop = loop
         self._on_lost = on_lost
+        self._bandwidth = bandwidth
+        self._slice_bytes = SLICE_BYTES if bandwidth is None else min(SLICE_BYTES, bandwidth.slice_bytes)
+        self._held = False
         self._reader = AnswerReader()
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._transport: asyncio.Transport | None = None
@@ -114,6 +130,10 @@ class Connection(asyncio.BufferedProtocol):
         """
         if not self._busy or self._transport is None:
             return
+        if self._held:
+            # It waits for its own turn: the server is not to blame.
+            self._mark = None
+            return
         mark = self._reader.received + self._handed - self._transport.get_write_buffer_size()
         if mark != self._mark:
             self._mark, self._moved_at = mark, now
@@ -132,13 +152,19 @@ class Connection(asyncio.BufferedProtocol):
         view = memoryview(body).cast("B")
         transport.write(head)
         self._handed = len(head)
-        for start in range(0, len(view), SLICE_BYTES):
+        for start in range(0, len(view), self._slice_bytes):
+            piece = view[start : start + self._slice_bytes]
+            if self._bandwidth is not None:
+                self._held = True
+                try:
+                    await self._bandwidth.turn(len(piece))
+                finally:
+                    self._held = False
             if self._paused and self._busy and not self._refused:
                 self._writable = self._loop.create_future()
                 await self._writable
             if self._refused or not self._busy:
                 return
-            piece = view[start : start + SLICE_BYTES]
             self._handed += len(piece)
             self._unhanded -= len(piece)
             transport.write(piece)

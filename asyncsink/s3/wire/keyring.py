@@ -77,6 +77,7 @@ class Keyring:
         self._lock = asyncio.Lock()
         self._writer: RequestWriter | None = None
         self._ask_at = float("inf")
+        self._expires_at = float("inf")
         self._second = -1
         self._timestamp = ""
         self.offset_seconds = 0.0
@@ -94,13 +95,21 @@ class Keyring:
     async def renewed(self) -> RequestWriter:
         """The writer, after asking for credentials unless somebody else just did.
 
+        Credentials that have not ended yet are used to their end where there are no newer ones.
+
         Raises:
             CredentialsError, ConfigError: the provider's own, or a CredentialsError that names what it raised.
         """
         async with self._lock:
             writer = self.ready()
             if writer is None:
-                writer = self._writer = await self._ask()
+                try:
+                    writer = self._writer = await self._ask()
+                except AsyncSinkError:
+                    writer = self._writer
+                    if writer is None or self._clock() >= self._expires_at:
+                        raise
+                    self._ask_at = self._clock() + ASK_AGAIN_SECONDS
             return writer
 
     def expire(self, writer: RequestWriter) -> None:
@@ -138,8 +147,9 @@ class Keyring:
             raise CredentialsError("The access key id is malformed; check the profile or file that it comes from.")
         expires_at = found.expires_at
         if expires_at is None:
-            self._ask_at = float("inf")
+            self._ask_at = self._expires_at = float("inf")
         else:
-            self._ask_at = max(expires_at.timestamp() - RENEW_BEFORE_SECONDS, self._clock() + ASK_AGAIN_SECONDS)
+            self._expires_at = expires_at.timestamp()
+            self._ask_at = max(self._expires_at - RENEW_BEFORE_SECONDS, self._clock() + ASK_AGAIN_SECONDS)
         signer = Signer(found.access_key_id, found.secret_access_key, self._region, found.session_token)
         return RequestWriter(self._endpoint, signer, request_payer=self._request_payer)

@@ -18,11 +18,12 @@ from functools import partial
 from typing import Final, TypeVar
 
 from asyncsink.config import RetryPolicy
+from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import ByteBody
 from asyncsink.s3.client import KEEP_ALIVE_SECONDS
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.answers import Answer
-from asyncsink.s3.wire.connection import Connection
+from asyncsink.s3.wire.connection import Connection, at_once
 from asyncsink.s3.wire.endpoint import Endpoint
 from asyncsink.s3.wire.reading import ANSWER_BYTES_MAX, ExchangeError
 
@@ -46,13 +47,17 @@ class Pool:
         endpoint: host, port and TLS.
         retry: connect_seconds and stall_seconds.
         tls: the context for HTTPS, None for plain HTTP.
+        bandwidth: the limit on what is sent in a second, or None.
     """
 
-    def __init__(self, endpoint: Endpoint, retry: RetryPolicy, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, retry: RetryPolicy, tls: ssl.SSLContext | None, bandwidth: Bandwidth | None = None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._endpoint = endpoint
         self._retry = retry
         self._tls = tls
+        self._bandwidth = bandwidth
         self._idle: list[Connection] = []
         self._open: dict[Connection, Address] = {}
         self._load: Counter[Address] = Counter()
@@ -78,6 +83,7 @@ class Pool:
         answer_bytes_max: int = ANSWER_BYTES_MAX,
         once: bool = False,
         patient: bool = False,
+        urgent: bool = False,
     ) -> Answer:
         """Send a request over an idle connection, or a new one, and return the answer.
 
@@ -87,6 +93,7 @@ class Pool:
             head, body, bodiless, answer_bytes_max: see `Connection.exchange`.
             once: never send it a second time; only a connection that was in use a moment ago, or a new one, will do.
             patient: it is Stalled after complete_seconds without a byte, not after stall_seconds.
+            urgent: it does not wait for its turn where the bandwidth is limited; others wait the longer.
 
         Raises:
             ExchangeError: no connection, or no whole answer.
@@ -95,6 +102,9 @@ class Pool:
         Cancellation closes the connection.
         """
         seconds = self._retry.complete_seconds if patient else self._retry.stall_seconds
+        if self._bandwidth is not None:
+            # Before a connection is taken: one that waited in our hands could be closed by the server meanwhile.
+            await self._bandwidth.turn(at_once(head, body), urgent=urgent)
         connection = self._take(FRESH_SECONDS if once else KEEP_ALIVE_SECONDS)
         if connection is not None:
             connection.stall_seconds = seconds
@@ -103,6 +113,8 @@ class Pool:
             except ExchangeError as failure:
                 if once or not failure.unanswered:
                     raise
+                if self._bandwidth is not None:
+                    await self._bandwidth.turn(at_once(head, body), urgent=urgent)
             else:
                 self._give_back(connection)
                 return answer
@@ -199,7 +211,11 @@ class Pool:
         host, port = address
         server_hostname = self._endpoint.host if self._tls is not None else None
         _, connection = await self._loop.create_connection(
-            lambda: Connection(self._loop, self._lost), host, port, ssl=self._tls, server_hostname=server_hostname
+            lambda: Connection(self._loop, self._lost, self._bandwidth),
+            host,
+            port,
+            ssl=self._tls,
+            server_hostname=server_hostname,
         )
         return connection
 

@@ -76,6 +76,11 @@ class RequestWriter:
         return f"<RequestWriter {self._endpoint.url}{self._endpoint.base_path} {self._signer!r}>"
 
     @property
+    def temporary(self) -> bool:
+        """Whether it signs with credentials that end."""
+        return self._signer is not None and self._signer.session_token is not None
+
+    @property
     def signs(self) -> bool:
         """Whether requests are signed."""
         return self._signer is not None

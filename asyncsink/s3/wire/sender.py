@@ -22,6 +22,7 @@ import anyio
 from asyncsink.config import RetryPolicy
 from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCredentials
 from asyncsink.model import Checksum
+from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.operations import (
     Confirm,
@@ -70,6 +71,7 @@ class SenderPool:
         tls: the context for HTTPS, None for plain HTTP.
         threads: bodies that are sent at once, at most; each holds a buffer of a body's size. Threads are started
             when they are needed.
+        bandwidth: the limit on what is sent in a second, or None.
     """
 
     def __init__(
@@ -81,9 +83,10 @@ class SenderPool:
         tls: ssl.SSLContext | None,
         *,
         threads: int = THREADS,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._post = Post(bucket, endpoint, keyring, retry, tls, self._loop, threading.current_thread())
+        self._post = Post(bucket, endpoint, keyring, retry, tls, self._loop, threading.current_thread(), bandwidth)
         self._slots = asyncio.Semaphore(threads)
         self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="asyncsink-resolver")
         self._senders: list[Sender] = []

@@ -23,6 +23,7 @@ from typing import Final
 
 from asyncsink.config import MIB, RetryPolicy
 from asyncsink.errors import ServerFault, Stalled
+from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.client import KEEP_ALIVE_SECONDS
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.answers import Answer
@@ -101,12 +102,20 @@ class SenderConnection:
         connected: a non-blocking socket, with TLS already where it is to have any.
         interrupt: ends every wait.
         stall_seconds: see config.RetryPolicy.
+        bandwidth: the limit on what is sent in a second, or None.
     """
 
-    def __init__(self, connected: socket.socket, interrupt: Interrupt, stall_seconds: float) -> None:
+    def __init__(
+        self,
+        connected: socket.socket,
+        interrupt: Interrupt,
+        stall_seconds: float,
+        bandwidth: Bandwidth | None = None,
+    ) -> None:
         self._socket = connected
         self._waiter = _Waiter(connected, interrupt)
         self._stall_seconds = stall_seconds
+        self._bandwidth = bandwidth
         self._reader = AnswerReader()
         self._idle_since = time.monotonic()
         self._usable = True
@@ -165,7 +174,12 @@ class SenderConnection:
     def _send(self, piece: memoryview) -> bool:
         """Whether all of `piece` is sent; else the server has refused, and (part of) its answer is there."""
         position, wanted = 0, _BOTH
+        bandwidth, paid = self._bandwidth, len(piece) if self._bandwidth is None else 0
         while position < len(piece):
+            if bandwidth is not None and position == paid:
+                paid = min(paid + bandwidth.slice_bytes, len(piece))
+                if not self._hold(bandwidth.reserve(paid - position)):
+                    return False
             ready, wanted = self._wait(wanted), _BOTH
             if ready & ~select.POLLOUT:
                 self._receive()
@@ -175,7 +189,7 @@ class SenderConnection:
                 continue
             try:
                 # After SSLWantWriteError, the same slice must be offered again: position has not moved.
-                position += self._socket.send(piece[position : position + SLICE_BYTES])
+                position += self._socket.send(piece[position : min(position + SLICE_BYTES, paid)])
             except ssl.SSLWantReadError:
                 wanted = select.POLLIN
             except (BlockingIOError, ssl.SSLWantWriteError):
@@ -183,6 +197,16 @@ class SenderConnection:
             except OSError as error:
                 self._read_last_words(_reason(error))
                 return False
+        return True
+
+    def _hold(self, seconds: float) -> bool:
+        """Wait for our own turn, which is no stall; False where the server refuses meanwhile."""
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0:
+            if self._waiter.wait(select.POLLIN, left):
+                self._receive()
+                if self._reader.answer is not None or self._reader.status >= 300:
+                    return False
         return True
 
     def _receive(self) -> None:
@@ -245,6 +269,7 @@ def connect(
     retry: RetryPolicy,
     *,
     failed_at: dict[Address, float],
+    bandwidth: Bandwidth | None = None,
 ) -> SenderConnection:
     """A connection to the first of `addresses` that takes one.
 
@@ -255,6 +280,7 @@ def connect(
         interrupt: ends the attempt.
         retry: connect_seconds and stall_seconds.
         failed_at: when (time.monotonic) an address could not be reached; kept up to date here.
+        bandwidth: see SenderConnection.
 
     Raises:
         ExchangeError: none took it.
@@ -275,7 +301,7 @@ def connect(
             failed_at[address] = time.monotonic()
         else:
             failed_at.pop(address, None)
-            return SenderConnection(connected, interrupt, retry.stall_seconds)
+            return SenderConnection(connected, interrupt, retry.stall_seconds, bandwidth)
     reason = one_line((last and (last.strerror or str(last))) or "it did not answer in time")
     raise ExchangeError(f"the connection could not be made: {reason}") from last
 

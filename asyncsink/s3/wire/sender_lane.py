@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from asyncsink.config import Limits, RetryPolicy, S3Target
+from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.operations import PutObjectFrom, StoredFrom, UploadPartFrom
 from asyncsink.s3.wire.endpoint import endpoint_of
 from asyncsink.s3.wire.keyring import CredentialsProvider, Keyring
@@ -22,6 +23,7 @@ class SenderLane:
         region: of the bucket.
         credentials: the lane's own provider; may be None only for an anonymous target.
         verify: False accepts any certificate.
+        bandwidth: the limit on what is sent in a second, or None.
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class SenderLane:
         region: str,
         credentials: CredentialsProvider | None,
         verify: bool = True,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         self._target = target
         self._retry = retry
         self._region = region
         self._credentials = None if target.anonymous else credentials
         self._verify = verify
+        self._bandwidth = bandwidth
         self._opening = asyncio.Lock()
         self._pool: SenderPool | None = None
         self.threads = threads_for(limits)
@@ -71,7 +75,9 @@ class SenderLane:
                     tls = await asyncio.to_thread(tls_context, target.ca_bundle, self._verify)
                 # Neither keyrings nor their signers may be used by several threads: this one is the pool's own.
                 keyring = Keyring(endpoint, self._region, self._credentials, request_payer=target.request_payer)
-                self._pool = SenderPool(target.bucket, endpoint, keyring, self._retry, tls, threads=self.threads)
+                self._pool = SenderPool(
+                    target.bucket, endpoint, keyring, self._retry, tls, threads=self.threads, bandwidth=self._bandwidth
+                )
             return self._pool
 
 

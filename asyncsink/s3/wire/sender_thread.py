@@ -20,6 +20,7 @@ from asyncsink.config import MIB, RetryPolicy, Secret
 from asyncsink.errors import AsyncSinkError
 from asyncsink.integrity.checksums import Digester, digest_of
 from asyncsink.model import Checksum, ChecksumAlgorithm
+from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.client import KEEP_ALIVE_SECONDS
 from asyncsink.s3.operations import (
     NO_ATTRIBUTES,
@@ -126,6 +127,7 @@ class Post:
         tls: the context for HTTPS, None for plain HTTP.
         loop: where results are reported.
         owner: the thread of the loop.
+        bandwidth: the limit on what is sent in a second, or None.
         failed_at: addresses that could not be reached, and when.
         signing: neither a keyring nor its writers may be used by two threads at once.
     """
@@ -137,6 +139,7 @@ class Post:
     tls: ssl.SSLContext | None
     loop: AbstractEventLoop
     owner: threading.Thread
+    bandwidth: Bandwidth | None = None
     failed_at: dict[Address, float] = field(default_factory=dict)
     signing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -310,7 +313,13 @@ class Sender:
             self._disconnect()
             post, addresses = self._post, assignment.addresses
             self._connection = connect(
-                post.endpoint, addresses, post.tls, self._interrupt, post.retry, failed_at=post.failed_at
+                post.endpoint,
+                addresses,
+                post.tls,
+                self._interrupt,
+                post.retry,
+                failed_at=post.failed_at,
+                bandwidth=post.bandwidth,
             )
         return self._connection
 

@@ -14,8 +14,10 @@ from typing import Final, TypeVar, cast
 
 from asyncsink.config import RetryPolicy, S3Target
 from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCredentials, UploadMissing
+from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import ByteBody
 from asyncsink.s3.error_map import one_line
+from asyncsink.s3.mute_heads import is_mute, reason_of
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CompleteMultipartUpload,
@@ -76,6 +78,7 @@ class WireTransport:
         region: str,
         credentials: CredentialsProvider | None,
         verify: bool = True,
+        bandwidth: Bandwidth | None = None,
     ) -> WireTransport:
         """A transport for `target`. Sends nothing.
 
@@ -86,6 +89,7 @@ class WireTransport:
             credentials: asked before the first request and whenever they are about to expire; may be None only for
                 an anonymous target.
             verify: False accepts any certificate (only where a caller's own client did so already).
+            bandwidth: the limit on what is sent in a second, or None.
 
         Raises:
             ConfigError: no endpoint is known, the ca_bundle cannot be read, or there are no credentials to ask for.
@@ -96,7 +100,7 @@ class WireTransport:
         tls = await asyncio.to_thread(tls_context, target.ca_bundle, verify) if endpoint.tls else None
         provider = None if target.anonymous else credentials
         keyring = Keyring(endpoint, region, provider, request_payer=target.request_payer)
-        return cls(target.bucket, endpoint, keyring, Pool(endpoint, retry, tls))
+        return cls(target.bucket, endpoint, keyring, Pool(endpoint, retry, tls, bandwidth))
 
     def __repr__(self) -> str:
         return f"<WireTransport s3://{self._bucket} at {self._endpoint.url}>"
@@ -128,6 +132,8 @@ class WireTransport:
                 answer_bytes_max=LISTING_BYTES_MAX if isinstance(operation, _LISTS) else ANSWER_BYTES_MAX,
                 once=not operation.idempotent,
                 patient=isinstance(operation, CompleteMultipartUpload),
+                # An abort has seconds only; it must not spend them behind the bodies of other files.
+                urgent=not body and isinstance(operation, AbortMultipartUpload),
             )
         except ExchangeError as failure:
             raise self._failed(operation, failure) from failure.__cause__
@@ -142,6 +148,8 @@ class WireTransport:
             if isinstance(refused, UploadMissing) and isinstance(operation, AbortMultipartUpload):
                 return cast("R", Done())
             self._learn(writer, refused, answer)
+            if is_mute(operation, refused) and writer.temporary:
+                raise await reason_of(operation, refused, self.send, lambda: self._keyring.ready() is not writer)
             raise refused
         if len(answer.body) > READ_INLINE_BYTES_MAX:
             return cast("R", await asyncio.to_thread(self._read, operation, answer))

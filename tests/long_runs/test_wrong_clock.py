@@ -1,0 +1,53 @@
+"""A server whose clock is far from ours: every request is corrected, on both lanes and in sender threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import asyncsink
+from asyncsink.config import MIB
+from asyncsink.testing.admitting_proxy import Asked, Identity, refusal
+
+pytestmark = pytest.mark.anyio
+SKEWED = refusal(403, "RequestTimeTooSkewed")
+SKEW_SECONDS_MAX = 15 * 60
+
+
+@pytest.mark.parametrize("minutes", [20, -20])
+@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
+async def test_a_wrong_clock_is_corrected(
+    lane: str,
+    minutes: int,
+    proxy: Any,
+    plain_keys: Identity,
+    tree: Path,
+    bucket: str,
+    all_there: Callable[[], bool],
+) -> None:
+    async def admit(asked: Asked) -> bytes | None:
+        assert asked.signed_by(plain_keys)
+        signed = datetime.strptime(asked.stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+        return SKEWED if abs(way.clock() - signed) > SKEW_SECONDS_MAX else None
+
+    async with proxy(admit, clock_offset_seconds=minutes * 60) as way:
+        report = await asyncsink.export_directory(
+            tree,
+            f"s3://{bucket}",
+            endpoint_url=way.endpoint_url,
+            transport=lane,
+            part_size_bytes=5 * MIB,
+            concurrency=8,
+        )
+    assert (report.failures, report.transport) == ([], lane)
+    # Each of the two keyrings (or the one client) learns once; at most what was in flight then is refused.
+    assert 1 <= len(way.refused) <= 2 * 8
+    assert report.retries == len(way.refused)
+    parts = [asked for asked in way.forwarded if "partNumber=" in asked.target]
+    assert len(parts) == 3 * 3
+    assert await asyncio.to_thread(all_there)
