@@ -7,6 +7,7 @@ not end in order has the same names, with what is known until then, and, where a
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -173,6 +174,8 @@ class _StderrHandler(logging.Handler):
 
 
 def _bug(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"The run cannot go on: {error.strerror}; raise `ulimit -n`, or close other programs."
     # Not the error's own text: nobody has checked that it holds no secret.
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
