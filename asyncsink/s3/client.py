@@ -28,6 +28,7 @@ from asyncsink.s3.credentials import (
     read_credentials_file,
 )
 from asyncsink.s3.error_map import one_line
+from asyncsink.s3.redacting import redact_logs
 
 KEEP_ALIVE_SECONDS = 4
 """S3 closes idle connections after about 5 s; a connection must not be reused just as the server closes it."""
@@ -66,6 +67,7 @@ async def open_client(
     check_endpoint(endpoint)
     verify = await anyio.to_thread.run_sync(_check_ca_bundle, target.ca_bundle) if target.ca_bundle else settings.verify
     anonymous = target.anonymous or (settings.anonymous and not target.creds_path and not target.profile)
+    redact_logs()
     # The import takes most of a second: other tasks go on meanwhile.
     session = await anyio.to_thread.run_sync(_new_session, target, settings)
     with _translated():
