@@ -29,7 +29,7 @@ Overwrite = Literal["never", "always", "size", "size-mtime", "checksum"]
 OnMissing = Literal["error", "skip"]
 OnCollision = Literal["error", "last"]
 OnUnreachable = Literal["error", "local"]
-Symlinks = Literal["follow", "skip", "error"]
+Symlinks = Literal["inside", "follow", "skip", "error"]
 AddressingStyle = Literal["auto", "path", "virtual"]
 SignPayload = Literal["auto", "always", "never"]
 LaneChoice = Literal["auto", "wire", "aioboto3"]
@@ -231,7 +231,8 @@ class Policies:
         on_missing: sources that do not exist or are no regular files: an error, or a reported Skip.
         on_collision: two sources for one key: an error before anything is sent, or the last one wins.
         on_unreachable: the bucket cannot be reached: an error, or everything is kept in ~/s3_datasink_<bucket>.
-        symlinks: follow (loops refused), skip (reported), or error.
+        symlinks: links below a directory: follow those that stay inside it (the others are refused), or all, or skip
+            (reported), or error. Loops are refused.
         checksum: what is sent in the request header, or "none".
         related_files: local copies bring .hdr/.img/.mat and .BRIK/.HEAD companions along (rule 30).
     """
@@ -240,7 +241,7 @@ class Policies:
     on_missing: OnMissing = "error"
     on_collision: OnCollision = "error"
     on_unreachable: OnUnreachable = "error"
-    symlinks: Symlinks = "follow"
+    symlinks: Symlinks = "inside"
     checksum: ChecksumChoice = "CRC64NVME"
     related_files: bool = False
 
@@ -292,7 +293,9 @@ class ExportOptions(TypedDict, total=False):
         on_missing: a source is missing or no regular file: "error", or "skip" and report it.
         on_collision: two sources have one key: "error", or the "last" wins.
         on_unreachable: the bucket cannot be used: "error", or "local": keep all in ~/s3_datasink_<bucket>/<prefix>.
-        symlinks: a source is a link: "follow" (loops refused), "skip" (reported) or "error".
+        symlinks: a source is a link: "inside" follows one that was named, or that stays inside its directory, and
+            refuses one that leads out; "follow" follows all (the default with compat="nipype"), "skip" (reported) or
+            "error".
     Local copy and records
         local_copy: directory that gets a copy of everything; None.
         local_copy_mode: "copy", "hardlink" or "reflink".

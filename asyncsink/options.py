@@ -377,7 +377,8 @@ def _policies(given: Mapping[str, Any]) -> Policies:
         on_missing=choice_of(given, "on_missing", "error", OnMissing),
         on_collision=choice_of(given, "on_collision", "error", OnCollision),
         on_unreachable=choice_of(given, "on_unreachable", "error", OnUnreachable),
-        symlinks=choice_of(given, "symlinks", "follow", Symlinks),
+        # Nipype follows every link, and its working directories are full of them.
+        symlinks=choice_of(given, "symlinks", "follow" if given.get("compat") == "nipype" else "inside", Symlinks),
         checksum=cast("ChecksumChoice", checksum),
         related_files=flag_of(given, "related_files", False),
     )

@@ -6,7 +6,9 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -14,7 +16,12 @@ import hypothesis
 import pytest
 from botocore.config import Config
 
+from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.devserver.seaweedfs import REGION, DevServer
+from asyncsink.model import SourceFile
+from asyncsink.s3.lanes import open_lanes
+from asyncsink.s3.operations import Operation, PutObject, PutObjectFrom
+from asyncsink.sources.reader import OpenSource
 
 # Failing examples are printed so that they can be pasted back. The "ci" profile tries the same examples on every run,
 # so that a red run is red for everybody; "explore" looks for new ones.
@@ -128,3 +135,41 @@ def bucket(s3: Any) -> Iterator[str]:
     s3.create_bucket(Bucket=name)
     yield name
     s3.delete_bucket(Bucket=name)  # SeaweedFS removes what is inside, and the bucket's volumes with it
+
+
+@pytest.fixture(params=["wire", "sender", "aioboto3"])
+def put_once(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_secret: Callable[[str], str]
+) -> Callable[..., Awaitable[Any]]:
+    """Send one PutObject, once, in each of the three ways that a body can take: both lanes, and a sender thread."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keep_secret("not-a-secret-that-may-be-shown-0000000000"))
+    way = request.param
+
+    async def put(
+        endpoint_url: str, *, size: int = 100, retry: RetryPolicy | None = None, before: Any = None, **target: Any
+    ) -> Any:
+        """`before(send)` is awaited first, where more than one operation is to be sent."""
+        file = tmp_path / "body"
+        file.write_bytes(bytes(size))
+        status = file.stat()
+        source = SourceFile(str(file), status.st_size, status.st_mtime_ns)
+        operation: Operation[Any] = (
+            PutObjectFrom(key="k", source=partial(OpenSource, source), length=size)
+            if way == "sender"
+            else PutObject(key="k", body=bytes(size))
+        )
+        lanes = await open_lanes(
+            S3Target(bucket="bkt", endpoint_url=endpoint_url, region="x", **target),
+            retry or RetryPolicy(),
+            Limits(),
+            choice="aioboto3" if way == "aioboto3" else "wire",
+        )
+        try:
+            if before is not None:
+                await before(lanes.transport.send)
+            return await lanes.transport.send(operation)
+        finally:
+            await lanes.transport.aclose()
+
+    return put

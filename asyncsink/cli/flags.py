@@ -164,7 +164,13 @@ class Policies:
         ),
     ] = None
     symlinks: Annotated[
-        Text, _text("--symlinks", "POLICY", "A source is a link: follow (default), skip or error.", _POLICY)
+        Text,
+        _text(
+            "--symlinks",
+            "POLICY",
+            "Links: inside (default: none that leads out of its directory), follow, skip or error.",
+            _POLICY,
+        ),
     ] = None
 
 

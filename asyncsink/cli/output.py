@@ -7,6 +7,7 @@ not end in order has the same names, with what is known until then, and, where a
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -141,7 +142,7 @@ class Output:
         lines += [f"  also: {inert(in_flags(problem))}" for problem in problems[:PROBLEMS_SHOWN]]
         _write(sys.stderr, "\n".join(lines) + "\n")
         if not ours and self.verbose:
-            _write(sys.stderr, "".join(traceback.format_exception(error)))
+            _write(sys.stderr, _inert_lines("".join(traceback.format_exception(error))))
         told = {"type": type(error).__name__, "message": message, "problems": problems}
         self.json_object({**(values or {}), "interrupted": False, "error": told})
 
@@ -170,10 +171,18 @@ class _StderrHandler(logging.Handler):
     """Writes to the sys.stderr of the moment: while a progress bar is shown, lines go above it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _write(sys.stderr, self.format(record) + "\n")
+        text = self.format(record)
+        # Only a traceback has lines of its own; a line break in a file's name is none.
+        _write(sys.stderr, (_inert_lines(text) if record.exc_info else inert(text)) + "\n")
+
+
+def _inert_lines(text: str) -> str:
+    return "\n".join(map(inert, text.split("\n")))
 
 
 def _bug(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"The run cannot go on: {error.strerror}; raise `ulimit -n`, or close other programs."
     # Not the error's own text: nobody has checked that it holds no secret.
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"

@@ -72,16 +72,27 @@ def read_whole(
     return Reading(body, checksum, digest_body(body, compares))
 
 
-def read_new(
-    files: Sequence[SourceFile], algorithm: ChecksumAlgorithm | None
-) -> list[tuple[bytearray, Checksum | None] | None]:
-    """Body and checksum of several small files; None for one that is not simply there as it was found."""
-    bodies = [read_at_rest(file) for file in files]
-    return [body if body is None else (body, algorithm and checksum_of(body, algorithm)) for body in bodies]
+NewReading = tuple[bytearray, Checksum | None] | SourceChanged | None
+
+
+def read_new(files: Sequence[SourceFile], algorithm: ChecksumAlgorithm | None) -> list[NewReading]:
+    """Body and checksum of several small files; the error of one that changed while it was read, and None for one
+    that is not simply there as it was found."""
+    bodies = [_at_rest(file) for file in files]
+    return [
+        (body, algorithm and checksum_of(body, algorithm)) if isinstance(body, bytearray) else body for body in bodies
+    ]
+
+
+def _at_rest(file: SourceFile) -> bytearray | SourceChanged | None:
+    try:
+        return read_at_rest(file)
+    except SourceChanged as error:
+        return error
 
 
 def read_small(file: SourceFile, algorithm: ChecksumAlgorithm | None, compares: Sequence[CompareWith]) -> Reading:
-    """As `read_whole`, for a small file, with memory of its own."""
+    """As `read_whole`, for a small file, with memory of its own; raises the same."""
     body = read_at_rest(file)
     if body is None:
         return read_whole(file, memoryview(bytearray(file.size_bytes)), algorithm, compares)

@@ -17,6 +17,7 @@ from asyncsink.destinations.base import Destination, Outlook
 from asyncsink.destinations.local import LocalDestination
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.engine.budget import ByteBudget
+from asyncsink.engine.descriptors import within_descriptors
 from asyncsink.engine.events import Events
 from asyncsink.engine.hops import Hops
 from asyncsink.engine.pipeline import Pipeline
@@ -28,6 +29,7 @@ from asyncsink.engine.tuner import Tuner
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, PermanentError, RetryableError
 from asyncsink.report.manifest import ManifestHeader, ManifestWriter
 from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.report.wording import count
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import S3Stack, open_stack
@@ -113,8 +115,9 @@ class Opening:
         Raises:
             ConfigError, TransferError: the run cannot start.
         """
-        settings = self.settings
+        settings = self.settings = self._bounded()
         threads = self.threads or CapacityLimiter(settings.limits.reader_threads)
+        threads.total_tokens = settings.limits.reader_threads
         async with AsyncExitStack() as exits:
             log = OutcomeLog()
             destination, target, s3 = await self._open_destination(exits, outlook, threads)
@@ -179,6 +182,17 @@ class Opening:
                 if manifest is not None and run.manifest_open:
                     with anyio.CancelScope(shield=True):
                         await manifest.close(interrupted=run.interrupted)
+
+    def _bounded(self) -> Settings:
+        """The settings, with as much at a time as this process may have open files."""
+        asked = self.settings.limits
+        limits = within_descriptors(asked)
+        if 2 * limits.concurrency_max < asked.concurrency_start:
+            self.events.notice(
+                f"This process may have few open files: {count(limits.concurrency_max, 'transfer')} at a time at most, "
+                "instead of as many as bring speed; raise `ulimit -n`."
+            )
+        return replace(self.settings, limits=limits)
 
     def _manifest(self, target: S3Target | LocalTarget, s3: S3Stack | None) -> ManifestWriter | None:
         if not self.settings.manifest:

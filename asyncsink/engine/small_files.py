@@ -2,7 +2,8 @@
 
 For an object of a few kilobytes, a hop to a thread costs more than reading it. A batch looks at everything with one
 question to the destination, reads, checksums, compares and copies all its files in one hop, and sends what is to be
-sent. Whatever is not simple (a HEAD is needed, a file changed, an answer contradicts) takes the ordinary way.
+sent. Whatever is not simple (a HEAD is needed, a file is not what was found, an answer contradicts) takes the ordinary
+way; a file that changes while it is read is a failure here as there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from asyncsink.engine.outcomes import Ending, not_stored, receipt, word_outcomes
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import CHEAP_MD5_BYTES_MAX, Publisher
 from asyncsink.engine.reading import Outgrown, Reading, read_new, read_small
-from asyncsink.errors import AsyncSinkError, IntegrityError
+from asyncsink.errors import AsyncSinkError, IntegrityError, SourceChanged
 from asyncsink.integrity.sameness import Decision, LookCloser, conclude, decide
 from asyncsink.model import Outcome, Transfer
 
@@ -103,6 +104,9 @@ class SmallFiles:
                 if reading is None:
                     ordinary.append(transfer)
                     continue
+                if isinstance(reading, SourceChanged):
+                    done((failure(transfer, self._destination.url(transfer), reading),))
+                    continue
                 body, checksum = reading
                 try:
                     stored = await self._destination.put(transfer, body, checksum)
@@ -182,6 +186,9 @@ class SmallFiles:
         compares = [leg.comparing for leg in comparing if leg.comparing is not None]
         try:
             reading = read_small(ending.transfer.source, self._policies.algorithm, compares)
+        except SourceChanged as error:
+            ending.source_error = error
+            return
         except (AsyncSinkError, Outgrown):
             known.ordinary = True
             return

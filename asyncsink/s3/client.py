@@ -28,6 +28,7 @@ from asyncsink.s3.credentials import (
     read_credentials_file,
 )
 from asyncsink.s3.error_map import one_line
+from asyncsink.s3.redacting import redact_logs
 
 KEEP_ALIVE_SECONDS = 4
 """S3 closes idle connections after about 5 s; a connection must not be reused just as the server closes it."""
@@ -66,6 +67,7 @@ async def open_client(
     check_endpoint(endpoint)
     verify = await anyio.to_thread.run_sync(_check_ca_bundle, target.ca_bundle) if target.ca_bundle else settings.verify
     anonymous = target.anonymous or (settings.anonymous and not target.creds_path and not target.profile)
+    redact_logs()
     # The import takes most of a second: other tasks go on meanwhile.
     session = await anyio.to_thread.run_sync(_new_session, target, settings)
     with _translated():
@@ -250,12 +252,26 @@ def _client_config(target: S3Target, retry: RetryPolicy, limits: Limits, endpoin
 def _session_class() -> type[Any]:
     from aiobotocore.httpsession import AIOHTTPSession
 
-    class AbortingSession(AIOHTTPSession):  # type: ignore[misc, unused-ignore]
-        """Connections that are given up are aborted, not closed.
+    class StrictSession(AIOHTTPSession):  # type: ignore[misc, unused-ignore]
+        """Host names are checked, redirects are answers, and connections that are given up are aborted, not closed.
+
+        botocore's TLS context leaves the name in a certificate to urllib3, which is not here: without a word to the
+        context, any certificate that is trusted for some host would do for every host.
+
+        aiohttp follows a redirect to any host, with the body and with headers such as X-Amz-Security-Token. S3 never
+        asks for that: botocore looks at the answer, and sends a request of its own to another region of Amazon's.
 
         asyncio's close() goes on sending what is buffered, and waits for ever for a peer that has stopped reading: a
         cancelled PUT could still succeed, and a stalled connection would never go away.
         """
+
+        def _get_ssl_context(self) -> Any:
+            context = super()._get_ssl_context()
+            context.check_hostname = True
+            return context
+
+        async def _get_session(self, proxy_url: str | None) -> Any:
+            return _Unredirected(await super()._get_session(proxy_url))
 
         def _create_connector(self, proxy_url: str | None) -> Any:
             connector = super()._create_connector(proxy_url)
@@ -269,7 +285,21 @@ def _session_class() -> type[Any]:
             connector._release = abort_or_release
             return connector
 
-    return AbortingSession
+    return StrictSession
+
+
+class _Unredirected:
+    """An aiohttp session that follows no redirect; botocore's layer calls nothing but `request`."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def request(self, method: str, **named: Any) -> Any:
+        """What the session's own `request` gives."""
+        named["allow_redirects"] = False
+        return self._session.request(method, **named)
 
 
 def _skip_continue(request: Any, **_: Any) -> None:

@@ -17,7 +17,7 @@ from asyncsink.config import Compat, Symlinks
 from asyncsink.errors import ConfigError, SourceError
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.sources.base import Entry
-from asyncsink.sources.problems import broken_link, link_loop, not_regular, refused_link, unusable
+from asyncsink.sources.problems import broken_link, leaving_link, link_loop, not_regular, refused_link, unusable
 
 SORT_ENTRIES_MAX = 16_384
 """A directory of up to so many entries is walked in the order of its names; a larger one in sorted stretches of the
@@ -31,7 +31,8 @@ class DirectorySource:
     """Every regular file below one directory; keys keep the path relative to it.
 
     The directory itself may be a symbolic link: it was named, so it is followed. Links below it obey `symlinks`
-    ("follow" refuses loops, "skip" reports them, "error" makes each a failure). FIFOs, sockets and devices are
+    ("inside" refuses those that lead out of it, "follow" refuses loops only, "skip" reports them, "error" makes each a
+    failure). FIFOs, sockets and devices are
     problems and are never opened. Empty directories publish nothing.
     """
 
@@ -44,7 +45,7 @@ class DirectorySource:
 
         Args:
             directory: relative paths count from the current directory.
-            symlinks: "follow", "skip" or "error".
+            symlinks: "inside", "follow", "skip" or "error".
 
         Raises:
             ConfigError: `directory` is empty.
@@ -130,6 +131,7 @@ class _Walk:
         self._entry = entry
         self._follows_directories = compat == "strict"
         self._above: frozenset[_Identity] | None = None
+        self._real_root = ""
 
     def descend(self, path: str, prefix: str) -> _Level | SourceProblem:
         """Put a directory on the stack, unless it is there already: then links led in a circle."""
@@ -169,12 +171,14 @@ class _Walk:
 
     def _look_through(self, path: str, relative: str) -> _Step:
         """What a symbolic link becomes."""
-        if self._symlinks != "follow":
+        if self._symlinks in ("skip", "error"):
             return refused_link(path, self._symlinks, entry=self._entry, attribute=self._attribute)
         try:
             status = os.stat(path)
         except FileNotFoundError:
             return self._problem(path, broken_link(path))
+        if self._symlinks == "inside" and self._leads_out(path):
+            return leaving_link(path, self._root, entry=self._entry, attribute=self._attribute)
         if stat.S_ISREG(status.st_mode):
             return self._file(path, status, relative)
         if not stat.S_ISDIR(status.st_mode):
@@ -186,6 +190,11 @@ class _Walk:
         if (status.st_dev, status.st_ino) in self._above:
             return self._loop(path)
         return self.descend(path, f"{relative}/")
+
+    def _leads_out(self, path: str) -> bool:
+        if not self._real_root:
+            self._real_root = os.path.realpath(self._root)
+        return os.path.commonpath((self._real_root, os.path.realpath(path))) != self._real_root
 
     def _file(self, path: str, status: os.stat_result, relative: str) -> SourceFile:
         return SourceFile(

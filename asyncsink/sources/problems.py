@@ -91,6 +91,15 @@ def link_loop(path: str) -> SourceUnreadable:
     )
 
 
+def leaving_link(path: str, root: str, *, entry: int = 0, attribute: str = "") -> SourceProblem:
+    """What a symbolic link below `root` becomes that leads out of it, unless that was asked for (never skippable)."""
+    error = SourceUnreadable(
+        f"Source {path!r} is a symbolic link that leads out of {root!r}; expected links that stay inside; use "
+        "symlinks='follow' to publish what it points to, or symlinks='skip' to leave it out."
+    )
+    return SourceProblem(path, error, entry, attribute, skippable=False)
+
+
 def refused_link(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: str = "") -> SourceProblem:
     """What a symbolic link becomes where the policy is "skip" (already decided) or "error" (never skippable)."""
     error = SourceUnreadable(
@@ -106,7 +115,8 @@ def examine(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: str = "
 
     Args:
         path: absolute path.
-        symlinks: applied to the last component of `path`; links above it are followed, as by every open.
+        symlinks: applied to the last component of `path`; links above it are followed, as by every open. A link that
+            was named leads where its namer wants: "inside" follows it.
         entry, attribute: where the path was named, for the problem.
 
     Returns:
@@ -115,7 +125,7 @@ def examine(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: str = "
     try:
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
-            if symlinks != "follow":
+            if symlinks in ("skip", "error"):
                 return refused_link(path, symlinks, entry=entry, attribute=attribute)
             try:
                 status = os.stat(path)

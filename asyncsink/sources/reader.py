@@ -2,7 +2,8 @@
 
 fstat before the first byte, fstat after the last: size, mtime, ctime and inode must be equal, and the path must still
 name that inode. A change that keeps the size and falls into the same tick of the file system's clock (up to 10 ms on
-Linux before 6.13) as the change before it cannot be seen from outside; nothing can.
+Linux before 6.13) as the change before it cannot be seen from outside; nothing can. Nor can a store into a shared
+mapping whose page was dirty already: the kernel moves the times when a clean page is first written to (mmap(2)).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from asyncsink.sources.problems import impossible_name, not_regular, translate
 # O_NONBLOCK: opening a FIFO that took the file's place returns at once; it means nothing to a regular file.
 # O_NOCTTY: a terminal that took its place does not become ours.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+_REPLACED = "another file took its place (another inode has its name now)"
 
 Buffer = bytearray | memoryview
 
@@ -118,7 +121,7 @@ class OpenSource:
         except OSError as error:
             raise translate(path, error) from error
         if (named.st_dev, named.st_ino) != (self._first.st_dev, self._first.st_ino):
-            raise self._changed("another file took its place (another inode has its name now)")
+            raise self._changed(_REPLACED)
 
     def close(self) -> None:
         """Give the descriptor back. Calling it twice is harmless.
@@ -174,17 +177,18 @@ class OpenSource:
             filled += count
 
     def _changed(self, what: str) -> SourceChanged:
-        return SourceChanged(
-            f"Source {self._source.path!r} changed while it was being published: {what}; expected a file at rest; "
-            "nothing was published under its key; export again when its writer is done."
-        )
+        return _changed(self._source.path, what)
 
 
 def read_at_rest(source: SourceFile) -> bytearray | None:
     """The whole content of a small file that is what was found, and stayed so; with as few system calls as that takes.
 
-    None where anything is not as expected: `OpenSource` then says what. The last `stat` proves what `check_unchanged`
-    proves: where the path still names the inode that was read, its times and size are that inode's. Blocking.
+    None where it is not what was found, or cannot be read in one go: `OpenSource` then says what. The last `stat`
+    proves what `check_unchanged` proves: where the path still names the inode that was read, its times and size are
+    that inode's. Blocking.
+
+    Raises:
+        SourceChanged: it was what was found, and is no more after it was read.
     """
     path, size = source.path, source.size_bytes
     try:
@@ -196,13 +200,19 @@ def read_at_rest(source: SourceFile) -> bytearray | None:
         if first.st_size != size or first.st_mtime_ns != source.mtime_ns or not stat.S_ISREG(first.st_mode):
             return None
         body = bytearray(size)
-        if size and os.preadv(descriptor, (body,), 0) != size:
-            return None
-        return body if _fingerprint(os.stat(path)) == _fingerprint(first) else None
+        count = os.preadv(descriptor, (body,), 0) if size else 0
+        now = os.stat(path)
     except OSError:
         return None
     finally:
         os.close(descriptor)
+    if _fingerprint(now) == _fingerprint(first):
+        return body if count == size else None
+    if (now.st_dev, now.st_ino) != (first.st_dev, first.st_ino):
+        raise _changed(path, _REPLACED)
+    if _only_linked(first, now):
+        return None
+    raise _changed(path, _differences(first, now))
 
 
 def _fingerprint(status: os.stat_result) -> tuple[int, ...]:
@@ -213,6 +223,13 @@ def _only_linked(before: os.stat_result, now: os.stat_result) -> bool:
     """Whether nothing happened but a hard link made or removed (a local copy may be one): that moves ctime alone."""
     same = before.st_size == now.st_size and before.st_mtime_ns == now.st_mtime_ns and before.st_ino == now.st_ino
     return same and before.st_nlink != now.st_nlink
+
+
+def _changed(path: str, what: str) -> SourceChanged:
+    return SourceChanged(
+        f"Source {path!r} changed while it was being published: {what}; expected a file at rest; "
+        "nothing was published under its key; export again when its writer is done."
+    )
 
 
 def _differences(before: os.stat_result, now: os.stat_result) -> str:
