@@ -19,7 +19,7 @@ from asyncsink.destinations.local import LocalDestination
 from asyncsink.engine.budget import ByteBudget
 from asyncsink.engine.hops import Hops
 from asyncsink.engine.legs import Leg
-from asyncsink.engine.outcomes import Ending, not_stored, receipt, word_outcomes
+from asyncsink.engine.outcomes import Ending, failure, not_stored, receipt, word_outcomes
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import CHEAP_MD5_BYTES_MAX, Publisher
 from asyncsink.engine.reading import Outgrown, Reading, read_new, read_small
