@@ -15,7 +15,7 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 from anyio.abc import TaskGroup
 
-from asyncsink.config import ExportOptions, LocalTarget, Settings
+from asyncsink.config import LocalTarget, Settings
 from asyncsink.engine.clearing import check_not_nested, clear_destinations
 from asyncsink.engine.composing import (
     CountedWalk,
@@ -41,6 +41,7 @@ from asyncsink.engine.run import Opening, Run, check_bucket_given, surface
 from asyncsink.engine.survey import Survey, take_survey
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.model import Event, Failure, Receipt, Skip, SourceProblem, Started, Transfer
+from asyncsink.option_names import ExportOptions
 from asyncsink.options import parse_options
 from asyncsink.report.report import Report
 from asyncsink.sources.base import Source

@@ -107,7 +107,7 @@ def _known_checksum(ending: Ending, policies: Policies) -> Checksum | None:
         return checksum_of(b"", algorithm)
     if algorithm in existing.checksums:
         return Checksum(algorithm, existing.checksums[algorithm])
-    return ending.checksum if policies.overwrite == "checksum" else None
+    return ending.checksum if policies.overwrite in ("checksum", "journal") else None
 
 
 def receipt(

@@ -108,7 +108,7 @@ def decide(
             decision: Decision = SkipIt("size is equal")
         case "size-mtime":
             decision = _by_time(existing, mtime_ns)
-        case "checksum":
+        case "checksum" | "journal":
             decision = _by_content(existing, size_bytes, wanted, cheap_md5_bytes_max, part_sizes)
         case _:
             assert_never(policy)
