@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from asyncsink.config import ObjectOptions, Secret
+from asyncsink.config import WRITE_METADATA_NAME, WRITE_TOKEN_CHARACTERS, ObjectOptions, Secret
 from asyncsink.errors import ConfigError
 from asyncsink.values import check_choice, flag_of, mapping_of, text_of
 
@@ -82,12 +82,18 @@ def _tags(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 def _metadata(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     metadata = mapping_of(given, "metadata")
     for name, value in metadata:
+        if name.lower() == WRITE_METADATA_NAME:
+            raise ConfigError(f"The metadata name {name!r} is asyncsink's own (its write token); choose another name.")
         if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
             raise ConfigError(
                 f"The metadata name {name!r} is not legal; expected letters, digits and '-' (an HTTP header name)."
             )
         if not value.isascii() or not value.isprintable():
             raise ConfigError(f"The value of metadata {name!r} must be printable ASCII; S3 sends it as an HTTP header.")
-    if sum(len(name) + len(value) for name, value in metadata) > METADATA_BYTES_MAX:
-        raise ConfigError(f"The metadata is larger than the {METADATA_BYTES_MAX} bytes that S3 takes per object.")
+    own_bytes = len(WRITE_METADATA_NAME) + WRITE_TOKEN_CHARACTERS
+    if sum(len(name) + len(value) for name, value in metadata) > METADATA_BYTES_MAX - own_bytes:
+        raise ConfigError(
+            f"The metadata is too large: S3 takes {METADATA_BYTES_MAX} bytes of names and values per object, of which "
+            f"asyncsink needs {own_bytes}; shorten it."
+        )
     return metadata

@@ -32,6 +32,7 @@ from asyncsink.s3.operations import (
     PutObject,
     PutObjectFrom,
 )
+from asyncsink.s3.own_writes import fresh_token
 from asyncsink.s3.part_plan import OBJECT_SIZE_BYTES_MAX, PartPlan
 from asyncsink.s3.transport import Transport
 
@@ -174,6 +175,7 @@ class S3Destination:
             plan=plan,
             algorithm=algorithm,
             attributes=self._attributes(transfer),
+            write_token=fresh_token(),
             retry=self._retry,
         )
         word = partial(self._stored, transfer)

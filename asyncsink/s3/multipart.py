@@ -57,10 +57,12 @@ class MultipartUpload:
         plan: PartPlan,
         algorithm: ChecksumAlgorithm | None,
         attributes: ObjectAttributes,
+        write_token: str,
         retry: RetryPolicy,
     ) -> None:
         self.key = key
         self.upload_id = upload_id
+        self.write_token = write_token
         self._transport = transport
         self._plan = plan
         self._algorithm = algorithm
@@ -251,14 +253,15 @@ async def create_upload(
     plan: PartPlan,
     algorithm: ChecksumAlgorithm | None,
     attributes: ObjectAttributes,
+    write_token: str,
     retry: RetryPolicy,
 ) -> MultipartUpload:
-    """Ask the server for an upload id.
+    """Ask the server for an upload id. `write_token` tells the object from everybody else's: a fresh one per upload.
 
     Cancelled while the request is under way, it waits (at most `retry.abort_seconds`) for the id, aborts the upload,
     and lets the cancellation go on.
     """
-    operation = CreateMultipartUpload(key=key, algorithm=algorithm, attributes=attributes)
+    operation = CreateMultipartUpload(key=key, algorithm=algorithm, attributes=attributes, write_token=write_token)
     scope = anyio.CancelScope(shield=True)
     upload: MultipartUpload | None = None
     failure: AsyncSinkError | None = None
@@ -279,6 +282,7 @@ async def create_upload(
                     plan=plan,
                     algorithm=algorithm,
                     attributes=attributes,
+                    write_token=write_token,
                     retry=retry,
                 )
         answered.set()

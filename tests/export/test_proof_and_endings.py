@@ -68,6 +68,7 @@ async def test_a_lost_answer_is_resolved_by_proof_and_never_by_size(
             plan=plan_parts(SIZE, 8 * MIB),
             algorithm=algorithm,
             attributes=ObjectAttributes(),
+            write_token="0" * 32,
             retry=RetryPolicy(),
         )
         await upload.write_part(1, body, checksum)
