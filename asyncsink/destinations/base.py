@@ -92,12 +92,14 @@ class Resuming(Protocol):
     """A Destination that can end what an earlier run left open."""
 
     async def discard(self, transfer: Transfer) -> None:
-        """Abort the upload that `transfer.known` has: nothing of it is needed.
+        """Abort the upload that `transfer.known` has: nothing of it is needed. One that these credentials may not abort
+        becomes a notice.
 
         Raises:
+            TransferError: it may still be open.
             JournalError: that it is gone cannot be written down.
 
-        Shielded from cancellation, and bounded in time. What cannot be aborted becomes a notice.
+        An abort under way is shielded from cancellation, and bounded in time.
         """
         ...
 

@@ -18,6 +18,7 @@ import anyio
 
 from asyncsink.config import Overwrite
 from asyncsink.destinations.local import LocalDestination
+from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.journal.base import Journal
 from asyncsink.model import (
@@ -168,7 +169,11 @@ class RunJournal:
             self._uploads[step.key] = "completing"
         elif isinstance(step, UploadGone) and self._uploads.pop(step.key, None) is None:
             return  # what is gone was told already
-        await self._journal.step(step)
+        try:
+            await self._journal.step(step)
+        except DestinationFull as full:
+            # For a leg this would be its own affair.
+            raise JournalError(str(full)) from full
 
     async def aclose(self) -> None:
         """Write everything down, and release the file. Shielded from cancellation."""

@@ -13,7 +13,7 @@ upload".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import anyio
 import anyio.lowlevel
@@ -75,6 +75,21 @@ class MultipartUpload:
 
     def __repr__(self) -> str:
         return f"<MultipartUpload of {self.key!r}: {len(self._parts)} of {self._plan.count} parts>"
+
+    @property
+    def etag_is_md5(self) -> bool:
+        """Whether a part's ETag is its MD5 (no SSE-KMS, no SSE-C)."""
+        return self._etag_is_md5
+
+    @property
+    def parts(self) -> Mapping[int, CompletedPart]:
+        """The parts that the server confirmed, by number."""
+        return self._parts
+
+    def take_over(self, part: CompletedPart, confirmed: ConfirmedBy) -> None:
+        """Count a part that an earlier run sent, and that the server still has; `confirmed` is what proves it now."""
+        self._parts[part.part_number] = part
+        self._confirmed.add(confirmed)
 
     async def write_part(self, part_number: int, body: ByteBody, checksum: Checksum | None) -> None:
         """Send one part and compare the answer.
