@@ -15,7 +15,18 @@ from asyncsink.integrity.existing import Existing
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer, UploadStep
 from asyncsink.s3.part_plan import PartPlan
 
-__all__ = ["ByteBody", "Destination", "Existing", "Outlook", "PartWriter", "ResumedWriter", "Resuming", "Stored", "Unknown", "UploadLog"]
+__all__ = [
+    "ByteBody",
+    "Destination",
+    "Existing",
+    "Outlook",
+    "PartWriter",
+    "ResumedWriter",
+    "Resuming",
+    "Stored",
+    "Unknown",
+    "UploadLog",
+]
 
 ByteBody = bytes | bytearray | memoryview
 

@@ -61,9 +61,7 @@ class S3PartWriter:
 
     async def _remember(self, part_number: int) -> None:
         part = self._upload.parts[part_number]
-        await self._uploads.step(
-            UploadPartStored(self._upload.key, StoredPart(part_number, part.etag, part.checksum))
-        )
+        await self._uploads.step(UploadPartStored(self._upload.key, StoredPart(part_number, part.etag, part.checksum)))
 
 
 class S3PartSender(S3PartWriter):

@@ -9,7 +9,7 @@ One key has one row in the journal. Where the same file comes twice in one run, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
@@ -46,8 +46,10 @@ class RunJournal:
     Args:
         journal: open.
         overwrite: the policy; with "journal" a known file is skipped without asking the server.
-        url: makes an object's URL.
-        copy: the local copy of the run, or None.
+        bucket: for the URLs of what is skipped.
+
+    Attributes:
+        copy: the local copy of the run, or None; set before the first transfer.
     """
 
     def __init__(
@@ -55,14 +57,13 @@ class RunJournal:
         journal: Journal,
         *,
         overwrite: Overwrite,
-        url: Callable[[Transfer], str],
-        copy: LocalDestination | None,
+        bucket: str,
     ) -> None:
         self._journal = journal
         self._trusted = overwrite == "journal"
         self._compared = overwrite in ("journal", "checksum")
-        self._url = url
-        self._copy = copy
+        self._bucket = bucket
+        self.copy: LocalDestination | None = None
         self._uploads: dict[str, Literal["open", "completing"]] = {}
         self._ended = anyio.Event()
 
@@ -81,28 +82,29 @@ class RunJournal:
     def _with(self, transfer: Transfer, known: Known | None) -> Transfer | Skip:
         if known is None:
             return transfer
-        if known.upload is not None:
+        upload = known.upload
+        if upload is not None:
             if transfer.key in self._uploads:
                 # The same key a second time: whoever came first continues, or aborts, what an earlier run began.
                 known = replace(known, upload=None)
             else:
-                self._uploads[transfer.key] = "completing" if known.upload.completing else "open"
+                self._uploads[transfer.key] = "completing" if upload.completing else "open"
         if self._trusted and known.published and known.upload is None and self._is_copied(transfer):
             return Skip(
                 source=transfer.source.path,
                 key=transfer.key,
-                url=self._url(transfer),
+                url=f"s3://{self._bucket}/{transfer.key}",
                 size_bytes=transfer.source.size_bytes,
                 reason=UNCHANGED_REASON,
                 checksum=known.checksum,
                 etag=known.etag,
-                local_copy="" if self._copy is None else self._copy.url(transfer),
+                local_copy="" if self.copy is None else self.copy.url(transfer),
                 entry=transfer.source.entry,
             )
         return Transfer(transfer.source, transfer.key, transfer.local, known)
 
     def _is_copied(self, transfer: Transfer) -> bool:
-        return self._copy is None or self._copy.has_now(transfer)
+        return self.copy is None or self.copy.has_now(transfer)
 
     def count_unknown(self, found: Iterable[Transfer | SourceProblem], objects_total: int) -> int:
         """How many of the `objects_total` entries of a walk the journal does not have as published. Blocks.

@@ -128,8 +128,8 @@ def proof_of(head: ObjectHead, checksum: Checksum | None, *, where: str) -> Conf
         actual = head.checksums[checksum.algorithm]
         if actual != checksum.value:
             raise IntegrityError(
-                f"{where} has the checksum {checksum.algorithm}:{actual}, and {checksum} was sent; export it again with "
-                "overwrite='always'.",
+                f"{where} has the checksum {checksum.algorithm}:{actual}, and {checksum} was sent; export it again "
+                "with overwrite='always'.",
                 expected=str(checksum),
                 actual=actual,
             )
@@ -174,12 +174,9 @@ async def empty_uploads_since(transport: Transport, key: str, begun_seconds: flo
     found: list[str] = []
     key_marker = id_marker = ""
     while True:
-        page = await transport.send(
-            ListMultipartUploads(prefix=key, key_marker=key_marker, upload_id_marker=id_marker)
-        )
-        for upload in page.uploads:
-            if upload.key == key and upload.initiated >= earliest and await _has_no_part(transport, key, upload.upload_id):
-                found.append(upload.upload_id)
+        page = await transport.send(ListMultipartUploads(prefix=key, key_marker=key_marker, upload_id_marker=id_marker))
+        since = [upload for upload in page.uploads if upload.key == key and upload.initiated >= earliest]
+        found += [upload.upload_id for upload in since if await _has_no_part(transport, key, upload.upload_id)]
         key_marker, id_marker = page.next_key_marker, page.next_upload_id_marker
         if not key_marker:
             return found
