@@ -15,8 +15,8 @@ from anyio import CapacityLimiter
 from asyncsink.engine.buffers import SMALL_BYTES
 from asyncsink.engine.discover import BATCH, Discovery, taken
 from asyncsink.engine.hops import Hops
-from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.journalling import RunJournal
+from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.pipeline import Batch, Entry, Found, Skipped, Submit, Work
 from asyncsink.model import Skip, SourceProblem, Transfer
 from asyncsink.routing.collisions import collision_error
