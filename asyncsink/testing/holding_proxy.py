@@ -29,6 +29,7 @@ class HoldingProxy(CannedPeer):
 
     Attributes:
         seen: the operations that came, in their order.
+        keys: the path of each of them, bucket included.
         held: set when something is kept back; where it is an answer, the server has done what it was asked.
     """
 
@@ -38,12 +39,25 @@ class HoldingProxy(CannedPeer):
         self._place = server.hostname, server.port
         self.hold = hold
         self.seen: list[str] = []
+        self.keys: list[str] = []
         self.held = asyncio.Event()
 
     @property
     def parts(self) -> list[int]:
         """Numbers of the parts that came, sorted."""
-        return sorted(int(name.split()[1]) for name in self.seen if name.startswith("UploadPart"))
+        return self.parts_of("")
+
+    def parts_of(self, key: str) -> list[int]:
+        """Numbers of the parts that came for keys that end in `key`, sorted."""
+        came = zip(self.seen, self.keys, strict=True)
+        return sorted(int(name.split()[1]) for name, path in came if name.startswith("UploadPart") and path.endswith(key))
+
+    def forget(self) -> None:
+        """Begin anew: nothing was seen, and nothing is held."""
+        self.seen.clear()
+        self.keys.clear()
+        self.held.clear()
+        self.hold = lambda _: ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
@@ -56,6 +70,7 @@ class HoldingProxy(CannedPeer):
                 method, target, _ = head.split(b"\r\n")[0].decode().split(" ")
                 name = operation_of(method, urlsplit(target).query)
                 self.seen.append(name)
+                self.keys.append(urlsplit(target).path)
                 held = self.hold(name)
                 if held == "request":
                     self.held.set()
