@@ -1,6 +1,6 @@
 """The journal in an SQLite file: one connection, one thread that owns it, one transaction for all who wait.
 
-One transaction for all is a group commit: its cost is shared. The file is held alone (locking_mode=EXCLUSIVE): a second run is refused, and no shared memory is needed, so that a
+The file is held alone (locking_mode=EXCLUSIVE): a second run is refused, and no shared memory is needed, so that a
 journal works on network file systems too (sqlite.org/wal.html, "Use of WAL Without Shared-Memory"). WAL with
 synchronous=NORMAL survives the end of the process at any moment; the commit that has an UploadOpened is FULL, which
 survives a power cut too (sqlite.org/pragma.html, "synchronous").
