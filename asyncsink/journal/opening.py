@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sqlite3
 import stat
 import threading
@@ -222,7 +221,7 @@ def _is_empty(database: sqlite3.Connection, path: str) -> bool:
 def _set_up(database: sqlite3.Connection, identity: Identity) -> bytes:
     """Make the tables, and return the salt. All or nothing: what is killed here is found empty by the next run."""
     execute = database.execute
-    salt = secrets.token_bytes(SALT_BYTES)
+    salt = os.urandom(SALT_BYTES)
     meta = {
         "destination": json.dumps([identity.endpoint_url, identity.bucket, identity.prefix]),
         "salt": salt,

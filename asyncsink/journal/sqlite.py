@@ -109,7 +109,11 @@ class SqliteJournal:
     async def _commit(self, what: Sequence[Published] | UploadStep) -> None:
         done: Future[None] = Future()
         self._hand_over(_Write(what, done))
-        await asyncio.wrap_future(done)
+        try:
+            await asyncio.wrap_future(done)
+        except Exception:
+            self._error_told = True
+            raise
 
     def _hand_over(self, request: _Write | _Question) -> None:
         # Behind the request to close, nobody would answer.
@@ -156,7 +160,7 @@ class SqliteJournal:
             if self._error is None:
                 done.set_result(None)
             else:
-                done.set_exception(self._told())
+                done.set_exception(self._error)
 
     def _look_up(self, question: _Question) -> None:
         try:

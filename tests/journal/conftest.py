@@ -12,10 +12,9 @@ import pytest
 
 from asyncsink.config import JournalChoice, ObjectOptions, S3Target
 from asyncsink.journal.place import open_journal
-from asyncsink.journal.sqlite import SqliteJournal
 from asyncsink.model import Checksum, Published, SourceFile, Transfer
 
-Open = Callable[..., Awaitable[SqliteJournal | None]]
+Open = Callable[..., Awaitable[Any]]
 
 
 def source_of(number: int, **changed: Any) -> SourceFile:
@@ -46,7 +45,7 @@ def notices() -> list[str]:
 def open_it(path: Path, notices: list[str]) -> Open:
     """Open a journal as a run does; by default the one named `path`."""
 
-    def opened(**changed: Any) -> Awaitable[SqliteJournal | None]:
+    def opened(**changed: Any) -> Awaitable[Any]:
         values: dict[str, Any] = {
             "choice": JournalChoice(path=str(path), required=True),
             "target": S3Target(bucket="results", prefix="study"),

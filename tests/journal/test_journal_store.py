@@ -151,6 +151,34 @@ async def test_an_open_upload_is_told_also_of_a_changed_source(open_it: Open) ->
     await journal.aclose()
 
 
+async def test_nothing_is_known_of_an_object_that_is_being_replaced(open_it: Open) -> None:
+    """Killed between Complete and its answer, nobody can say which of the two is there."""
+    journal = await opened(open_it)
+    await journal.publish([published_of(1)])
+    await journal.step(UploadCreating("study/1.nii", source_of(2), 8 << 20, None, ""))
+    await journal.step(UploadOpened("study/1.nii", "u"))
+    (before,) = journal.known([transfer_of(1)])
+    await journal.step(UploadCompleting("study/1.nii"))
+    (after,) = journal.known([transfer_of(1)])
+    assert before is not None
+    assert after is not None
+    assert (before.published, after.published) == (True, False)
+    await journal.aclose()
+
+
+async def test_an_error_whose_caller_went_away_is_told_when_it_is_closed(open_it: Open) -> None:
+    journal = await opened(open_it)
+    gate = Gate()
+    looking = asyncio.get_running_loop().run_in_executor(None, journal.known, gate)
+    await anyio.to_thread.run_sync(gate.reached.wait)
+    with anyio.move_on_after(0):
+        await journal.step(UploadCompleting("never/begun"))
+    gate.open.set()
+    await looking
+    with pytest.raises(JournalError, match="UploadCompleting of 'never/begun' cannot follow"):
+        await journal.aclose()
+
+
 async def test_what_waits_is_committed_together(open_it: Open) -> None:
     journal = await opened(open_it)
     said: list[str] = []
