@@ -6,7 +6,8 @@ import sqlite3
 
 from asyncsink.errors import AsyncSinkError, DestinationFull, JournalError
 
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""SQLITE_ERROR is what SQLite says where a table or a column is missing."""
 _IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _PRIMARY = 0xFF
 """An extended result code has the primary one in its lowest byte."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sqlite3
 import stat
 import threading
@@ -74,12 +73,12 @@ def open_database(path: str, identity: Identity, *, dry_run: bool) -> Opened | N
     """
     with _OPENING:
         try:
-            found = _look(path)
+            real = os.path.realpath(path)  # SQLite keeps its log beside the file itself, not beside a link to it
+            found = _look(real)
             if found is None:
                 if dry_run:
                     return None
-                _make(path)
-            real = os.path.realpath(path)  # SQLite keeps its log beside the file itself, not beside a link to it
+                _make(real)
             only_read = not _writable(real)
             if only_read and not dry_run:
                 raise UnusableJournal(
@@ -90,7 +89,7 @@ def open_database(path: str, identity: Identity, *, dry_run: bool) -> Opened | N
                 )
             opened = _open(real, identity, dry_run=dry_run, only_read=only_read)
             if opened is not None and not dry_run and found is not None and found.st_uid == os.geteuid():
-                os.chmod(path, 0o600)
+                os.chmod(real, 0o600)
             return opened
         except OSError as error:
             raise UnusableJournal(
@@ -161,16 +160,23 @@ def _checked(database: sqlite3.Connection, path: str, identity: Identity, *, dry
         execute("PRAGMA query_only=ON")
     # Of two runs that come at the same time one gets the lock here; in this locking mode it is kept to the end.
     execute("BEGIN" if dry_run else "BEGIN EXCLUSIVE")
-    empty = _is_empty(database, path)
+    salt = None if _is_empty(database, path) else _salt(database, path, identity)
     execute("COMMIT")
-    if empty:
-        if dry_run:
-            return None
-        _set_up(database, identity)
-    elif not dry_run:
+    if not dry_run:
+        # Only now: a file that is not ours is left as it is.
         execute("PRAGMA journal_mode=WAL")
-    execute("PRAGMA synchronous=NORMAL")
-    meta = dict(execute("SELECT name, value FROM meta").fetchall())
+        execute("PRAGMA synchronous=NORMAL")
+        salt = salt or _set_up(database, identity)
+    return salt
+
+
+def _salt(database: sqlite3.Connection, path: str, identity: Identity) -> bytes:
+    """The salt of a journal's digests.
+
+    Raises:
+        JournalError: the journal is of another destination, or does not say of which.
+    """
+    meta = dict(database.execute("SELECT name, value FROM meta").fetchall())
     try:
         of = Identity(*json.loads(meta["destination"]))
         salt = bytes(meta["salt"])
@@ -205,19 +211,20 @@ def _is_empty(database: sqlite3.Connection, path: str) -> bool:
         )
     if written != FORMAT:
         raise JournalError(
-            f"The journal {path!r} has format {written}, of another version of asyncsink; this one has format "
-            f"{FORMAT}. Remove the file, so that the next run compares everything with the server and begins a new one, or use "
+            f"The journal {path!r} has format {written}, of another version of asyncsink; this one has {FORMAT}; "
+            "remove the file, so that the next run compares everything with the server and begins a new one, or use "
             "journal=False."
         )
     return False
 
 
-def _set_up(database: sqlite3.Connection, identity: Identity) -> None:
+def _set_up(database: sqlite3.Connection, identity: Identity) -> bytes:
+    """Make the tables, and return the salt. All or nothing: what is killed here is found empty by the next run."""
     execute = database.execute
-    execute("PRAGMA journal_mode=WAL")
+    salt = os.urandom(SALT_BYTES)
     meta = {
         "destination": json.dumps([identity.endpoint_url, identity.bucket, identity.prefix]),
-        "salt": secrets.token_bytes(SALT_BYTES),
+        "salt": salt,
         "asyncsink": version("asyncsink"),
     }
     with database:
@@ -227,3 +234,4 @@ def _set_up(database: sqlite3.Connection, identity: Identity) -> None:
         database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         execute(f"PRAGMA application_id={APPLICATION_ID}")
         execute(f"PRAGMA user_version={FORMAT}")
+    return salt

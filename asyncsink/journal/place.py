@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from asyncsink.config import JournalChoice, ObjectOptions, S3Target, Shard
 from asyncsink.errors import JournalError
+from asyncsink.journal.base import Journal
 from asyncsink.journal.opening import Identity, Opened, UnusableJournal, open_database
 from asyncsink.journal.rows import options_digest
 from asyncsink.journal.sqlite import SqliteJournal
@@ -32,7 +33,7 @@ async def open_journal(
     shard: Shard = Shard(),  # noqa: B008 - frozen
     dry_run: bool = False,
     notice: Callable[[str], None],
-) -> SqliteJournal | None:
+) -> Journal | None:
     """Open the journal of a run, or return None where it has none.
 
     Args:
@@ -89,7 +90,7 @@ def _open(path: str, identity: Identity, *, dry_run: bool, default: bool) -> Ope
     if default and not os.path.isabs(path):
         # There is no home directory: the file would be made wherever the run was started.
         raise UnusableJournal(
-            JournalError("there is no home directory for its file; name one with journal=, or set XDG_STATE_HOME.")
+            JournalError("there is no home directory for its file; name one with journal=, or set HOME.")
         )
     if default and not dry_run:
         directory = os.path.dirname(path)

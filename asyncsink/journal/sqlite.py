@@ -1,6 +1,6 @@
 """The journal in an SQLite file: one connection, one thread that owns it, one transaction for all who wait.
 
-One transaction for all is a group commit: its cost is shared. The file is held alone (locking_mode=EXCLUSIVE): a second run is refused, and no shared memory is needed, so that a
+The file is held alone (locking_mode=EXCLUSIVE): a second run is refused, and no shared memory is needed, so that a
 journal works on network file systems too (sqlite.org/wal.html, "Use of WAL Without Shared-Memory"). WAL with
 synchronous=NORMAL survives the end of the process at any moment; the commit that has an UploadOpened is FULL, which
 survives a power cut too (sqlite.org/pragma.html, "synchronous").
@@ -109,7 +109,11 @@ class SqliteJournal:
     async def _commit(self, what: Sequence[Published] | UploadStep) -> None:
         done: Future[None] = Future()
         self._hand_over(_Write(what, done))
-        await asyncio.wrap_future(done)
+        try:
+            await asyncio.wrap_future(done)
+        except Exception:
+            self._error_told = True
+            raise
 
     def _hand_over(self, request: _Write | _Question) -> None:
         # Behind the request to close, nobody would answer.
@@ -156,7 +160,7 @@ class SqliteJournal:
             if self._error is None:
                 done.set_result(None)
             else:
-                done.set_exception(self._told())
+                done.set_exception(self._error)
 
     def _look_up(self, question: _Question) -> None:
         try:
