@@ -13,7 +13,6 @@ from asyncsink.model import Checksum, ConfirmedBy, StoredPart, UploadCompleting,
 from asyncsink.s3.multipart import MultipartUpload
 from asyncsink.s3.operations import ObjectStored, PartSource
 from asyncsink.s3.part_plan import Part
-from asyncsink.s3.resuming import proof_of
 
 Word = Callable[[ObjectStored, ConfirmedBy, Checksum | None], Stored]
 
@@ -93,17 +92,16 @@ class S3PartSender(S3PartWriter):
 class S3CompleteObject:
     """A ResumedWriter of an object that is there: an earlier run was killed before it heard so. Nothing is sent."""
 
-    def __init__(self, uploads: S3Uploads, found: AlreadyComplete, key: str, word: Word) -> None:
-        """`found` by `uploads` under `key`; `word` as above."""
+    def __init__(self, uploads: S3Uploads, found: AlreadyComplete, word: Word) -> None:
+        """`found` by `uploads`; `word` as above."""
         self._uploads = uploads
         self._found = found
-        self._key = key
         self._word = word
 
     @property
     def stored(self) -> Mapping[int, Checksum | None]:
         """All parts."""
-        return {part.part_number: part.checksum for part in self._found.upload.parts}
+        return {number: part.checksum for number, part in self._found.upload.parts.items()}
 
     async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
         """Nothing: the part is there."""
@@ -114,12 +112,10 @@ class S3CompleteObject:
         Raises:
             IntegrityError: it is not.
         """
-        head = self._found.head
-        confirmed = proof_of(head, checksum, where=repr(self._key))
-        self._uploads.ended(self._key)
-        stored = ObjectStored(etag=head.etag, checksum=checksum, version_id=head.version_id, sse=head.sse)
+        stored, confirmed = self._found.upload.prove(self._found.head, checksum)
+        self._uploads.ended(self._found.upload.key)
         return self._word(stored, confirmed, checksum)
 
     async def abort(self) -> None:
         """Nothing is open; an object that is not what was sent stays until it is replaced."""
-        self._uploads.ended(self._key)
+        self._uploads.ended(self._found.upload.key)

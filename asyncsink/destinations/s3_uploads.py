@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from asyncsink.config import RetryPolicy
+from asyncsink.config import RetryPolicy, Secret
 from asyncsink.destinations.base import UploadLog
 from asyncsink.errors import AccessDenied, PermanentError, Stalled, UploadMissing
 from asyncsink.model import (
@@ -24,17 +24,17 @@ from asyncsink.model import (
 )
 from asyncsink.s3.multipart import MultipartUpload, create_upload
 from asyncsink.s3.operations import CompletedPart, ObjectAttributes, ObjectHead
-from asyncsink.s3.own_writes import fresh_token
+from asyncsink.s3.own_writes import OwnWrites
 from asyncsink.s3.part_plan import PartPlan
-from asyncsink.s3.resuming import can_go_on, empty_uploads_since, end_upload, find_own_object, parts_to_keep
+from asyncsink.s3.resuming import Kept, can_go_on, empty_uploads_since, end_upload, find_own_object, parts_to_keep
 from asyncsink.s3.transport import Transport
 
 
 @dataclass(frozen=True, slots=True)
 class AlreadyComplete:
-    """An upload of an earlier run, which was complete when that run was killed."""
+    """An upload of an earlier run, which was complete when that run was killed; and the object that it became."""
 
-    upload: OpenUpload
+    upload: MultipartUpload
     head: ObjectHead
 
 
@@ -42,16 +42,22 @@ class S3Uploads:
     """Begins and ends uploads, one at a time for each key.
 
     Args:
-        transport, retry: of the run.
+        transport, retry, own: of the run.
         log: remembers every step, or None.
         notice: told of what may stay open.
     """
 
     def __init__(
-        self, transport: Transport, retry: RetryPolicy, log: UploadLog | None, notice: Callable[[str], None]
+        self,
+        transport: Transport,
+        retry: RetryPolicy,
+        own: OwnWrites,
+        log: UploadLog | None,
+        notice: Callable[[str], None],
     ) -> None:
         self._transport = transport
         self._retry = retry
+        self._own = own
         self._log = log
         self._notice = notice
         self._turns: dict[str, anyio.Event] = {}
@@ -109,12 +115,16 @@ class S3Uploads:
                 await self.step(UploadGone(upload.key))
         self.ended(upload.key)
 
-    async def discard(self, key: str, upload: OpenUpload) -> None:
+    async def discard(self, key: str, upload: OpenUpload, secret: Secret | None) -> None:
         """As `Resuming.discard`.
 
         Raises:
             TransferError: it may still be open.
         """
+        if await find_own_object(self._transport, key, upload, sse_customer_key=secret) is not None:
+            # On some servers an abort would take the parts away from the object.
+            await self.step(UploadGone(key))
+            return
         upload_ids = [upload.upload_id]
         if not upload.upload_id:
             # The run was killed before it heard the id. Uploads with parts are somebody's: they are left alone.
@@ -126,7 +136,7 @@ class S3Uploads:
     async def _create(
         self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None, attributes: ObjectAttributes
     ) -> MultipartUpload:
-        key, token = transfer.key, fresh_token()
+        key, token = transfer.key, self._own.token(transfer.key)
         await self.step(UploadCreating(key, transfer.source, plan.part_size_bytes, algorithm, token))
         try:
             upload = await create_upload(
@@ -137,6 +147,7 @@ class S3Uploads:
                 attributes=attributes,
                 retry=self._retry,
                 write_token=token,
+                own=self._own,
             )
         except PermanentError:
             # The server refused. After any other error there may be an upload that nobody heard of.
@@ -157,8 +168,8 @@ class S3Uploads:
         algorithm: ChecksumAlgorithm | None,
         attributes: ObjectAttributes,
     ) -> MultipartUpload | AlreadyComplete | None:
+        secret = attributes.sse_customer_key
         if can_go_on(known, plan, algorithm):
-            secret = attributes.sse_customer_key
             upload = MultipartUpload(
                 self._transport,
                 key=key,
@@ -168,28 +179,25 @@ class S3Uploads:
                 attributes=attributes,
                 retry=self._retry,
                 write_token=known.token,
+                own=self._own,
             )
             try:
                 kept = await parts_to_keep(
                     self._transport, key, known, plan, etag_is_md5=upload.etag_is_md5, sse_customer_key=secret
                 )
             except UploadMissing:
-                head = None
-                if known.completing:
-                    head = await find_own_object(self._transport, key, known, plan, sse_customer_key=secret)
+                head = await find_own_object(self._transport, key, known, sse_customer_key=secret)
                 if head is not None:
-                    return AlreadyComplete(known, head)
+                    _take_over(upload, {part.part_number: (part, "nothing") for part in known.parts})
+                    return AlreadyComplete(upload, head)
                 await self.step(UploadGone(key))
                 return None
             except AccessDenied:
                 kept = None  # these credentials may not look: nothing of the upload can be trusted
             if kept is not None:
-                for part, proof in kept.values():
-                    upload.take_over(
-                        CompletedPart(part_number=part.part_number, etag=part.etag, checksum=part.checksum), proof
-                    )
+                _take_over(upload, kept)
                 return upload
-        await self.discard(key, known)
+        await self.discard(key, known, secret)
         return None
 
     async def _end(self, key: str, upload_id: str) -> None:
@@ -202,3 +210,8 @@ class S3Uploads:
             ) from error
         if problem:
             self._notice(problem)
+
+
+def _take_over(upload: MultipartUpload, kept: Kept) -> None:
+    for part, proof in kept.values():
+        upload.take_over(CompletedPart(part_number=part.part_number, etag=part.etag, checksum=part.checksum), proof)

@@ -273,6 +273,7 @@ class Opening:
             lane=s3.lane,
             notice=self.events.notice,
             look_first=settings.policies.overwrite != "always",
+            only_new=settings.policies.overwrite == "never",
             senders=s3.senders,
             log=self.log if self.dry_run or journal is None else journal,
         )

@@ -26,6 +26,8 @@ from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
 
 _BY_COST: tuple[ChecksumAlgorithm, ...] = ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5")
 UNCHANGED_REASON = "unchanged since it was published"
+IS_THERE = "is there already"
+"""Why overwrite="never" does not send."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -102,7 +104,7 @@ def decide(
     if existing is None:
         return Upload("not there")
     if policy == "never":
-        return SkipIt("is there already")
+        return SkipIt(IS_THERE)
     if existing.outdated:
         return Upload(existing.outdated)
     if existing.size_bytes != size_bytes:

@@ -3,8 +3,8 @@
 The steps:
  1. create, shielded: an upload id that nobody heard of could never be aborted;
  2. parts, in any order and several at once; each answer is compared with what was sent;
- 3. complete, with MpuObjectSize and, for the CRC family, the checksum of the whole object; where the answer is lost
-    or the server says NoSuchUpload, look whether the object is there before deciding;
+ 3. complete, with MpuObjectSize and, for the CRC family, the checksum of the whole object; where the answer is lost,
+    or is NoSuchUpload or 412, the write token of the object under the key tells whether it was our own doing;
  4. or abort, shielded and bounded in time.
 
 Source: S3 API Reference, the pages of the operations; S3 User Guide, "Uploading and copying objects using multipart
@@ -16,37 +16,48 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import anyio
-import anyio.lowlevel
 
 from asyncsink.config import RetryPolicy
-from asyncsink.errors import AccessDenied, AsyncSinkError, IntegrityError, ObjectMissing, RetryableError, UploadMissing
+from asyncsink.errors import (
+    AsyncSinkError,
+    IntegrityError,
+    ObjectMissing,
+    PartsRefused,
+    PreconditionFailed,
+    RetryableError,
+    TransferError,
+    UploadConflict,
+    UploadMissing,
+)
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, etag_md5, multipart_etag
 from asyncsink.integrity.sameness import confirm
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
+from asyncsink.s3.aborting import abort_upload
 from asyncsink.s3.confirming import confirm_body, confirm_body_now
 from asyncsink.s3.operations import (
-    AbortMultipartUpload,
     ByteBody,
     CompletedPart,
     CompleteMultipartUpload,
     CreateMultipartUpload,
-    HeadObject,
+    ListedPart,
     ListParts,
     ObjectAttributes,
+    ObjectHead,
     ObjectStored,
     PartSource,
     UploadPart,
     UploadPartFrom,
 )
+from asyncsink.s3.own_writes import OwnWrites, already_there, answered_checksum, whose
 from asyncsink.s3.part_plan import Part, PartPlan
 from asyncsink.s3.transport import Transport
 
-ABORTS_MAX = 3
-"""A part that was in flight may land after an abort (S3 API, AbortMultipartUpload): look, and abort again."""
-
 
 class MultipartUpload:
-    """An upload that the server knows. Made by `create_upload`; parts may be written concurrently."""
+    """An upload that the server knows. Made by `create_upload`; parts may be written concurrently.
+
+    `etag_is_md5`: whether the ETag of a part is its MD5 (no SSE-KMS, no SSE-C).
+    """
 
     def __init__(
         self,
@@ -59,6 +70,7 @@ class MultipartUpload:
         attributes: ObjectAttributes,
         write_token: str,
         retry: RetryPolicy,
+        own: OwnWrites | None = None,
     ) -> None:
         self.key = key
         self.upload_id = upload_id
@@ -68,18 +80,14 @@ class MultipartUpload:
         self._algorithm = algorithm
         self._attributes = attributes
         self._retry = retry
-        self._etag_is_md5 = attributes.sse in ("", "AES256") and attributes.sse_customer_key is None
+        self._own = own or OwnWrites(only_new=False, notice=lambda _: None)
+        self.etag_is_md5 = attributes.sse in ("", "AES256") and attributes.sse_customer_key is None
         self._parts: dict[int, CompletedPart] = {}
         self._confirmed: set[ConfirmedBy] = set()
         self._attempts = 1
 
     def __repr__(self) -> str:
         return f"<MultipartUpload of {self.key!r}: {len(self._parts)} of {self._plan.count} parts>"
-
-    @property
-    def etag_is_md5(self) -> bool:
-        """Whether a part's ETag is its MD5 (no SSE-KMS, no SSE-C)."""
-        return self._etag_is_md5
 
     @property
     def parts(self) -> Mapping[int, CompletedPart]:
@@ -110,7 +118,7 @@ class MultipartUpload:
         self._attempts = max(self._attempts, stored.attempts)
         self._confirmed.add(
             await confirm_body(
-                checksum, stored, body, etag_is_md5=self._etag_is_md5, where=f"part {part_number} of {self.key!r}"
+                checksum, stored, body, etag_is_md5=self.etag_is_md5, where=f"part {part_number} of {self.key!r}"
             )
         )
         self._parts[part_number] = CompletedPart(part_number=part_number, etag=stored.etag, checksum=checksum)
@@ -130,7 +138,7 @@ class MultipartUpload:
 
         def compare(stored: ObjectStored, body: memoryview, sent: Checksum | None) -> None:
             where = f"part {number} of {self.key!r}"
-            confirmed.add(confirm_body_now(sent, stored, body, etag_is_md5=self._etag_is_md5, where=where))
+            confirmed.add(confirm_body_now(sent, stored, body, etag_is_md5=self.etag_is_md5, where=where))
 
         stored = await self._transport.send(
             UploadPartFrom(
@@ -155,54 +163,115 @@ class MultipartUpload:
         """Join the parts and compare the answer with `checksum`, the whole object's (None where there is none).
 
         Raises:
-            TransferError, IntegrityError: the object is not published, or is not what was sent; `abort` is still owed.
+            PartsRefused: the server lacks parts, or has others; it may be called again when they were sent again.
+            UploadMissing, UploadConflict: only a new upload can help.
+            AlreadyThere: somebody else's object is under the key, and was not to be replaced.
+            TransferError, IntegrityError: the object is not published, or is not what was sent.
+        Whatever is raised, `abort` is still owed.
         """
-        parts = tuple(self._parts[number] for number in sorted(self._parts))
         full = checksum if checksum is not None and checksum.algorithm in FULL_OBJECT_ALGORITHMS else None
         try:
-            stored = await self._transport.send(
-                CompleteMultipartUpload(
+            stored = await self._join(full)
+            if isinstance(stored, ObjectHead):
+                return self.prove(stored, full)
+            stored.attempts = max(stored.attempts, self._attempts)
+            return stored, await self._confirm(stored, full)
+        except IntegrityError:
+            self._own.doubt(self.key, self.write_token)
+            raise
+
+    def prove(self, head: ObjectHead, checksum: Checksum | None) -> tuple[ObjectStored, ConfirmedBy]:
+        """As `complete`, for an object of ours that is there: by its token, it is what this upload became.
+
+        Raises:
+            IntegrityError: it is not what was sent.
+        """
+        full = checksum if checksum is not None and checksum.algorithm in FULL_OBJECT_ALGORITHMS else None
+        return self._as_stored(head, full), self._prove(head, full)
+
+    async def _join(self, full: Checksum | None) -> ObjectStored | ObjectHead:
+        """The answer to CompleteMultipartUpload; or the object, where it is there without an answer that says so."""
+        operation = CompleteMultipartUpload(
+            key=self.key,
+            upload_id=self.upload_id,
+            parts=tuple(self._parts[number] for number in sorted(self._parts)),
+            size_bytes=self._plan.size_bytes,
+            checksum=full,
+            sse_customer_key=self._attributes.sse_customer_key,
+        )
+        try:
+            try:
+                return await self._own.send(self._transport, operation)
+            except PartsRefused as refused:
+                raise await self._refused(refused) from refused
+        except (UploadMissing, RetryableError, PreconditionFailed) as error:
+            return await self._own_object(error)
+
+    async def _own_object(self, error: TransferError) -> ObjectHead:
+        """Our own object under the key; `error`, or what it comes to, is raised where there is none.
+
+        The token proves it, and nothing else does: an older object may be equal. An upload whose object is there is
+        not aborted: on some servers that would take the parts away from the object.
+        """
+        try:
+            head, ours = await whose(self._transport, self.key, self.write_token, self._attributes.sse_customer_key)
+        except ObjectMissing:
+            if isinstance(error, PreconditionFailed):
+                raise UploadConflict(
+                    f"{self.key!r} was there when its upload was to be completed, and is gone now; run again.",
+                    operation=error.operation,
+                ) from error
+            raise error from None
+        if head is not None and ours:
+            return head
+        if isinstance(error, PreconditionFailed):
+            raise already_there(error, head) from error
+        raise error
+
+    async def _refused(self, refused: PartsRefused) -> PartsRefused | UploadConflict:
+        """What a refusal comes to: the numbers of the parts that the server lacks or has otherwise.
+
+        Raises:
+            TransferError: they cannot be listed; UploadMissing where the upload is gone.
+        """
+        listed = await self._list_parts()
+        wrong = [number for number in self._parts if not self._is_stored(number, listed.get(number))]
+        if not wrong and refused.code == "InvalidPart":
+            return UploadConflict(str(refused), operation=refused.operation, code=refused.code, status=refused.status)
+        refused.part_numbers = sorted(wrong)
+        return refused
+
+    async def _list_parts(self) -> dict[int, ListedPart]:
+        listed: dict[int, ListedPart] = {}
+        marker: int | None = 0
+        while marker is not None:
+            page = await self._transport.send(
+                ListParts(
                     key=self.key,
                     upload_id=self.upload_id,
-                    parts=parts,
-                    size_bytes=self._plan.size_bytes,
-                    checksum=full,
+                    marker=marker,
                     sse_customer_key=self._attributes.sse_customer_key,
                 )
             )
-        except (UploadMissing, RetryableError):
-            # The answer may have been lost after the object was published. Only its checksum or its ETag proves that:
-            # an older object of the same size says nothing.
-            found = await self._look(full)
-            if found is None or found[1] == "size":
-                raise
-            # The object may also be an equal one from before; then the upload is still open.
-            await self.abort()
-            return found
-        stored.attempts = max(stored.attempts, self._attempts)
-        return stored, await self._confirm(stored, full)
+            listed |= {part.part_number: part for part in page.parts}
+            marker = page.next_marker
+        return listed
+
+    def _is_stored(self, number: int, listed: ListedPart | None) -> bool:
+        same = listed is not None and listed.etag == self._parts[number].etag
+        return same and listed is not None and listed.size_bytes == self._plan.part(number).length
 
     async def abort(self) -> str:
         """Forget the upload and its parts. Returns "" or, where the server would not, a sentence saying so.
 
         Shielded from cancellation, and bounded by `RetryPolicy.abort_seconds`.
         """
-        problem = ""
-        with anyio.move_on_after(self._retry.abort_seconds, shield=True) as scope:
-            try:
-                for _ in range(ABORTS_MAX):
-                    await self._transport.send(AbortMultipartUpload(key=self.key, upload_id=self.upload_id))
-                    await self._transport.send(ListParts(key=self.key, upload_id=self.upload_id))
-                problem = "the server still lists it after the abort"
-            except UploadMissing:
-                return ""
-            except AsyncSinkError as error:
-                problem = str(error)
-        if scope.cancelled_caught:
-            problem = f"the server did not answer within {self._retry.abort_seconds:g} s"
+        problem = await abort_upload(self._transport, self.key, self.upload_id, seconds=self._retry.abort_seconds)
+        if not problem:
+            return ""
         return (
             f"The multipart upload {self.upload_id} of {self.key!r} may still be open ({problem}); a lifecycle rule "
-            "for incomplete uploads, or AbortMultipartUpload, removes it."
+            "for incomplete uploads, or asyncsink abort-uploads, removes it."
         )
 
     async def _confirm(self, stored: ObjectStored, full: Checksum | None) -> ConfirmedBy:
@@ -212,25 +281,26 @@ class MultipartUpload:
         if expected is not None and stored.etag == expected:
             # Every part's MD5 was compared or sent, and the ETag binds them together in order.
             return "etag"
-        if self._confirmed == {"server-checksum"} and full is None and self._algorithm is not None:
+        if full is None and self._parts_are_proved():
             return "server-checksum"
         try:
-            found = await self._look(full)
-        except AccessDenied:
-            # Credentials that may only write: S3 said that it is complete, and nobody can say more.
-            return "nothing"
-        if found is None:
+            head, _ = await whose(self._transport, self.key, self.write_token, self._attributes.sse_customer_key)
+        except ObjectMissing:
             raise IntegrityError(
-                f"{self.key!r} is not there, or has another size or checksum, although the server confirmed its "
-                "upload; export it again.",
+                f"{self.key!r} is not there, although the server confirmed its upload; export it again.",
                 expected=str(full or self._plan.size_bytes),
-                actual=stored.etag or "nothing",
-            )
-        return found[1]
+                actual="nothing",
+            ) from None
+        # Credentials that may only write: S3 said that it is complete, and nobody can say more.
+        return self._prove(head, full) if head is not None else "nothing"
+
+    def _parts_are_proved(self) -> bool:
+        """The server repeated the checksum of every part, and Complete named them all."""
+        return self._confirmed == {"server-checksum"} and self._algorithm is not None
 
     def _expected_etag(self) -> str | None:
         """The ETag that S3's rule gives (MD5 of the parts' MD5s), or None where a part's ETag is no compared MD5."""
-        if not self._etag_is_md5 or not self._confirmed <= {"etag", "server-checksum"}:
+        if not self.etag_is_md5 or not self._confirmed <= {"etag", "server-checksum"}:
             return None
         if "server-checksum" in self._confirmed and self._algorithm != "MD5":
             return None
@@ -238,27 +308,36 @@ class MultipartUpload:
         known = [digest for digest in digests if digest is not None]
         return multipart_etag(known) if len(known) == len(digests) else None
 
-    async def _look(self, full: Checksum | None) -> tuple[ObjectStored, ConfirmedBy] | None:
-        """The object as it is now, if it is what was sent; None if it is not there or is another."""
-        try:
-            head = await self._transport.send(
-                HeadObject(key=self.key, sse_customer_key=self._attributes.sse_customer_key)
-            )
-        except ObjectMissing:
-            return None
-        if head.size_bytes != self._plan.size_bytes:
-            return None
-        confirmed: ConfirmedBy = "size"
-        if full is not None and not head.composite and full.algorithm in head.checksums:
-            if head.checksums[full.algorithm] != full.value:
-                return None
-            confirmed = "server-checksum"
-        elif (expected := self._expected_etag()) is not None:
+    def _prove(self, head: ObjectHead, full: Checksum | None) -> ConfirmedBy:
+        """What the object under the key proves.
+
+        Raises:
+            IntegrityError: it is not what was sent.
+        """
+        size, answered = self._plan.size_bytes, answered_checksum(head, full.algorithm if full is not None else None)
+        if head.size_bytes != size:
+            raise self._other(f"{size:,} bytes", f"{head.size_bytes:,} bytes")
+        if full is not None and answered is not None:
+            if answered != full:
+                raise self._other(str(full), str(answered))
+            return "server-checksum"
+        if (expected := self._expected_etag()) is not None:
             if head.etag != expected:
-                return None
-            confirmed = "etag"
-        stored = ObjectStored(etag=head.etag, version_id=head.version_id, attempts=self._attempts, checksum=full)
-        return stored, confirmed
+                raise self._other(f"ETag {expected}", f"ETag {head.etag}")
+            return "etag"
+        return "server-checksum" if full is None and self._parts_are_proved() else "size"
+
+    def _other(self, expected: str, actual: str) -> IntegrityError:
+        return IntegrityError(
+            f"{self.key!r} was stored with {actual} instead of {expected}; export it again.",
+            expected=expected,
+            actual=actual,
+        )
+
+    def _as_stored(self, head: ObjectHead, full: Checksum | None) -> ObjectStored:
+        return ObjectStored(
+            etag=head.etag, version_id=head.version_id, attempts=self._attempts, checksum=full, sse=head.sse
+        )
 
 
 async def create_upload(
@@ -270,8 +349,10 @@ async def create_upload(
     attributes: ObjectAttributes,
     write_token: str,
     retry: RetryPolicy,
+    own: OwnWrites | None = None,
 ) -> MultipartUpload:
     """Ask the server for an upload id. `write_token` tells the object from everybody else's: a fresh one per upload.
+    `own` says whether it may replace anything; without, it may.
 
     Cancelled while the request is under way, it waits (at most `retry.abort_seconds`) for the id, aborts the upload,
     and lets the cancellation go on.
@@ -299,6 +380,7 @@ async def create_upload(
                     attributes=attributes,
                     write_token=write_token,
                     retry=retry,
+                    own=own,
                 )
         answered.set()
 

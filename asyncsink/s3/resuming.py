@@ -13,23 +13,20 @@ from typing import Any
 
 import anyio
 
-from asyncsink.config import WRITE_METADATA_NAME
-from asyncsink.errors import AccessDenied, IntegrityError, ObjectMissing, UploadMissing
+from asyncsink.errors import AccessDenied, ObjectMissing, UploadMissing
 from asyncsink.integrity.checksums import digest_of, etag_md5
-from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, OpenUpload, StoredPart
+from asyncsink.model import ChecksumAlgorithm, ConfirmedBy, OpenUpload, StoredPart
+from asyncsink.s3.aborting import ABORTS_MAX, open_uploads
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
-    HeadObject,
     ListedPart,
-    ListMultipartUploads,
     ListParts,
     ObjectHead,
 )
+from asyncsink.s3.own_writes import whose
 from asyncsink.s3.part_plan import PartPlan
 from asyncsink.s3.transport import Transport
 
-ABORTS_MAX = 3
-"""A part that was in flight may land after an abort (S3 API, AbortMultipartUpload): look, and abort again."""
 CLOCK_DIFFERENCE = timedelta(minutes=5)
 """So much earlier than asked for, by our clock, an upload may have been initiated by the server's."""
 
@@ -94,47 +91,20 @@ def _proof(part: StoredPart, listed: ListedPart, etag_is_md5: bool) -> Confirmed
 
 
 async def find_own_object(
-    transport: Transport, key: str, upload: OpenUpload, plan: PartPlan, *, sse_customer_key: Any = None
+    transport: Transport, key: str, upload: OpenUpload, *, sse_customer_key: Any = None
 ) -> ObjectHead | None:
     """The object that the upload became: it has the upload's write token. None where there is none, or another's.
 
     Raises:
-        IntegrityError: it has the token and another size.
-        TransferError: the server cannot be asked.
+        RetryableError: nobody can say now.
     """
+    if not upload.completing:
+        return None
     try:
-        head = await transport.send(HeadObject(key=key, sse_customer_key=sse_customer_key))
+        head, ours = await whose(transport, key, upload.token, sse_customer_key)
     except ObjectMissing:
         return None
-    if not upload.token or head.metadata.get(WRITE_METADATA_NAME) != upload.token:
-        return None
-    if head.size_bytes != plan.size_bytes:
-        raise IntegrityError(
-            f"{key!r} has {head.size_bytes:,} bytes, and the {plan.size_bytes:,} bytes of its source were sent; export "
-            "it again with overwrite='always'.",
-            expected=str(plan.size_bytes),
-            actual=str(head.size_bytes),
-        )
-    return head
-
-
-def proof_of(head: ObjectHead, checksum: Checksum | None, *, where: str) -> ConfirmedBy:
-    """What says that an object of ours, whose size is right, is what was sent; `checksum` is the whole object's.
-
-    Raises:
-        IntegrityError: the object's checksum is another one.
-    """
-    if checksum is not None and not head.composite and checksum.algorithm in head.checksums:
-        actual = head.checksums[checksum.algorithm]
-        if actual != checksum.value:
-            raise IntegrityError(
-                f"{where} has the checksum {checksum.algorithm}:{actual}, and {checksum} was sent; export it again "
-                "with overwrite='always'.",
-                expected=str(checksum),
-                actual=actual,
-            )
-        return "server-checksum"
-    return "size"
+    return head if ours else None
 
 
 async def end_upload(transport: Transport, key: str, upload_id: str, *, seconds: float) -> str:
@@ -172,14 +142,10 @@ async def empty_uploads_since(transport: Transport, key: str, begun_seconds: flo
     """
     earliest = datetime.fromtimestamp(begun_seconds, UTC) - CLOCK_DIFFERENCE
     found: list[str] = []
-    key_marker = id_marker = ""
-    while True:
-        page = await transport.send(ListMultipartUploads(prefix=key, key_marker=key_marker, upload_id_marker=id_marker))
+    async for page in open_uploads(transport, key):
         since = [upload for upload in page.uploads if upload.key == key and upload.initiated >= earliest]
         found += [upload.upload_id for upload in since if await _has_no_part(transport, key, upload.upload_id)]
-        key_marker, id_marker = page.next_key_marker, page.next_upload_id_marker
-        if not key_marker:
-            return found
+    return found
 
 
 async def _has_no_part(transport: Transport, key: str, upload_id: str) -> bool:

@@ -50,7 +50,9 @@ class HoldingProxy(CannedPeer):
     def parts_of(self, key: str) -> list[int]:
         """Numbers of the parts that came for keys that end in `key`, sorted."""
         came = zip(self.seen, self.keys, strict=True)
-        return sorted(int(name.split()[1]) for name, path in came if name.startswith("UploadPart") and path.endswith(key))
+        return sorted(
+            int(name.split()[1]) for name, path in came if name.startswith("UploadPart") and path.endswith(key)
+        )
 
     def forget(self) -> None:
         """Begin anew: nothing was seen, and nothing is held."""
