@@ -181,11 +181,7 @@ class MultipartUpload:
             raise
 
     def prove(self, head: ObjectHead, checksum: Checksum | None) -> tuple[ObjectStored, ConfirmedBy]:
-        """As `complete`, for an object of ours that is there: by its token, it is what this upload became.
-
-        Raises:
-            IntegrityError: it is not what was sent.
-        """
+        """As `complete`, for the object that this upload became; raises IntegrityError where it is not what was sent."""
         full = checksum if checksum is not None and checksum.algorithm in FULL_OBJECT_ALGORITHMS else None
         return self._as_stored(head, full), self._prove(head, full)
 

@@ -56,6 +56,7 @@ async def parts_to_keep(
     """
     journalled = {part.part_number: part for part in upload.parts}
     kept: Kept = {}
+    otherwise: set[int] = set()
     marker: int | None = 0
     while marker is not None:
         page = await transport.send(
@@ -63,10 +64,12 @@ async def parts_to_keep(
         )
         for listed in page.parts:
             part = journalled.get(listed.part_number)
-            if part is not None and _agree(part, listed, plan):
+            if part is None or not _agree(part, listed, plan):
+                otherwise.add(listed.part_number)  # SeaweedFS lists a part that was sent twice twice
+            else:
                 kept[part.part_number] = part, _proof(part, listed, etag_is_md5)
         marker = page.next_marker
-    return kept
+    return {number: part for number, part in kept.items() if number not in otherwise}
 
 
 def _agree(part: StoredPart, listed: ListedPart, plan: PartPlan) -> bool:
