@@ -5,6 +5,7 @@ Whatever happens between two lines here, the journal knows enough for the next r
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -107,13 +108,15 @@ class S3Uploads:
 
     async def abort(self, upload: MultipartUpload) -> None:
         """Abort; what may have stayed open becomes a notice, and stays in the journal. Shielded, bounded in time."""
-        with anyio.CancelScope(shield=True):
-            if problem := await upload.abort():
-                self._left_open[upload.key] = upload.upload_id
-                self._notice(problem)
-            else:
-                await self.step(UploadGone(upload.key))
-        self.ended(upload.key)
+        try:
+            with anyio.CancelScope(shield=True):
+                if problem := await upload.abort():
+                    self._left_open[upload.key] = upload.upload_id
+                    self._notice(problem)
+                else:
+                    await self.step(UploadGone(upload.key))
+        finally:
+            self.ended(upload.key)
 
     async def discard(self, key: str, upload: OpenUpload, secret: Secret | None) -> None:
         """As `Resuming.discard`.
@@ -136,7 +139,7 @@ class S3Uploads:
     async def _create(
         self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None, attributes: ObjectAttributes
     ) -> MultipartUpload:
-        key, token = transfer.key, self._own.token(transfer.key)
+        key, token, begun_seconds = transfer.key, self._own.token(transfer.key), time.time()
         await self.step(UploadCreating(key, transfer.source, plan.part_size_bytes, algorithm, token))
         try:
             upload = await create_upload(
@@ -155,10 +158,18 @@ class S3Uploads:
             raise
         try:
             await self.step(UploadOpened(key, upload.upload_id))
+            if upload.attempts > 1:
+                await self._end_others(key, upload.upload_id, begun_seconds)
         except BaseException:
             await self.abort(upload)
             raise
         return upload
+
+    async def _end_others(self, key: str, upload_id: str, begun_seconds: float) -> None:
+        """An attempt whose answer was lost may have begun an upload too, which nobody heard of."""
+        for other in await empty_uploads_since(self._transport, key, begun_seconds):
+            if other != upload_id:
+                await self._end(key, other)
 
     async def _resume(
         self,

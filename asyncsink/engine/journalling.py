@@ -134,14 +134,13 @@ class RunJournal:
             await self._journal.publish(published)
         if self._uploads:
             for outcomes, transfer, _ in ended:
-                if transfer is not None and not self._another_is_open(transfer, outcomes[0]):
-                    self._uploads.pop(transfer.key, None)
+                if transfer is not None and self._uploads.get(transfer.key) == "completing":
+                    if isinstance(outcomes[0], Failure):
+                        self._uploads[transfer.key] = "open"  # until somebody says that it is gone
+                    else:
+                        del self._uploads[transfer.key]
             self._ended.set()
             self._ended = anyio.Event()
-
-    def _another_is_open(self, transfer: Transfer, outcome: Outcome) -> bool:
-        """Whether the key has an upload that is not this transfer's: its own is completing where it was published."""
-        return not isinstance(outcome, Failure) and self._uploads.get(transfer.key) == "open"
 
     def _published(self, outcome: Outcome, transfer: Transfer) -> Published | None:
         if isinstance(outcome, Receipt):
@@ -153,8 +152,10 @@ class RunJournal:
             version = ""
         else:
             return None
-        if self._another_is_open(transfer, outcome):
-            return None  # this would end the row of that upload, which will have its own receipt
+        if self._uploads.get(transfer.key) == "open":
+            # Another upload of the same key is under way (that of what is published is completing): this would end its
+            # row. It will have its own receipt.
+            return None
         return Published(transfer.source, transfer.key, outcome.etag, version, outcome.checksum)
 
     async def step(self, step: UploadStep) -> None:

@@ -124,7 +124,8 @@ class Publisher:
             return
         in_parts = ending.transfer.source.size_bytes >= self._limits.multipart_threshold_bytes
         if (primary.same or not in_parts) and isinstance(self._destination, Resuming):
-            await self._destination.discard(ending.transfer)
+            discard = partial(self._destination.discard, ending.transfer)
+            await primary.attempt(discard)
 
     def _legs(self, transfer: Transfer) -> list[Leg]:
         legs = [Leg(self._destination, transfer.known)]

@@ -56,7 +56,7 @@ from asyncsink.s3.transport import Transport
 class MultipartUpload:
     """An upload that the server knows. Made by `create_upload`; parts may be written concurrently.
 
-    `etag_is_md5`: whether the ETag of a part is its MD5 (no SSE-KMS, no SSE-C).
+    `etag_is_md5`: of its parts. `attempts`: of the request that needed the most.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class MultipartUpload:
         self.etag_is_md5 = attributes.sse in ("", "AES256") and attributes.sse_customer_key is None
         self._parts: dict[int, CompletedPart] = {}
         self._confirmed: set[ConfirmedBy] = set()
-        self._attempts = 1
+        self.attempts = 1
 
     def __repr__(self) -> str:
         return f"<MultipartUpload of {self.key!r}: {len(self._parts)} of {self._plan.count} parts>"
@@ -115,7 +115,7 @@ class MultipartUpload:
                 sse_customer_key=self._attributes.sse_customer_key,
             )
         )
-        self._attempts = max(self._attempts, stored.attempts)
+        self.attempts = max(self.attempts, stored.attempts)
         self._confirmed.add(
             await confirm_body(
                 checksum, stored, body, etag_is_md5=self.etag_is_md5, where=f"part {part_number} of {self.key!r}"
@@ -154,7 +154,7 @@ class MultipartUpload:
                 confirm=compare,
             )
         )
-        self._attempts = max(self._attempts, stored.attempts)
+        self.attempts = max(self.attempts, stored.attempts)
         self._confirmed |= confirmed
         self._parts[number] = CompletedPart(part_number=number, etag=stored.etag, checksum=stored.sent)
         return stored.sent
@@ -174,14 +174,14 @@ class MultipartUpload:
             stored = await self._join(full)
             if isinstance(stored, ObjectHead):
                 return self.prove(stored, full)
-            stored.attempts = max(stored.attempts, self._attempts)
+            stored.attempts = max(stored.attempts, self.attempts)
             return stored, await self._confirm(stored, full)
         except IntegrityError:
             self._own.doubt(self.key, self.write_token)
             raise
 
     def prove(self, head: ObjectHead, checksum: Checksum | None) -> tuple[ObjectStored, ConfirmedBy]:
-        """As `complete`, for the object that this upload became; raises IntegrityError where it is not what was sent."""
+        """As `complete`, for the object that this upload became. Raises IntegrityError where it is another's."""
         full = checksum if checksum is not None and checksum.algorithm in FULL_OBJECT_ALGORITHMS else None
         return self._as_stored(head, full), self._prove(head, full)
 
@@ -332,7 +332,7 @@ class MultipartUpload:
 
     def _as_stored(self, head: ObjectHead, full: Checksum | None) -> ObjectStored:
         return ObjectStored(
-            etag=head.etag, version_id=head.version_id, attempts=self._attempts, checksum=full, sse=head.sse
+            etag=head.etag, version_id=head.version_id, attempts=self.attempts, checksum=full, sse=head.sse
         )
 
 
@@ -378,6 +378,7 @@ async def create_upload(
                     retry=retry,
                     own=own,
                 )
+                upload.attempts = created.attempts
         answered.set()
 
     try:

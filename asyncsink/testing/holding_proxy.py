@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from asyncsink.testing.faulty_peers import CannedPeer
 
-Held = Literal["request", "answer", ""]
+Held = Literal["request", "answer", "lost", ""]
 
 
 def operation_of(method: str, query: str) -> str:
@@ -25,7 +25,8 @@ def operation_of(method: str, query: str) -> str:
 
 
 class HoldingProxy(CannedPeer):
-    """Passes everything on; `hold` says of each operation whether its request, or its answer, is kept back for ever.
+    """Passes everything on; `hold` says of each operation whether its request, or its answer, is kept back for ever,
+    or its answer lost with the connection.
 
     Attributes:
         seen: the operations that came, in their order.
@@ -64,7 +65,7 @@ class HoldingProxy(CannedPeer):
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         there_reader, there_writer = await asyncio.open_connection(*self._place)
-        keep: list[bool] = []
+        keep: list[Held] = []
         back = asyncio.create_task(self._pass_back(there_reader, writer, keep))
         try:
             while True:
@@ -77,8 +78,8 @@ class HoldingProxy(CannedPeer):
                 if held == "request":
                     self.held.set()
                     await asyncio.Event().wait()
-                if held == "answer":
-                    keep.append(True)
+                if held in ("answer", "lost"):
+                    keep.append(held)
                 lines = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
                 there_writer.write(head)
                 there_writer.write(await reader.readexactly(int(lines[0][15:]) if lines else 0))
@@ -88,8 +89,11 @@ class HoldingProxy(CannedPeer):
             back.cancel()
             await asyncio.gather(back, return_exceptions=True)
 
-    async def _pass_back(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter, keep: list[bool]) -> None:
+    async def _pass_back(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter, keep: list[Held]) -> None:
         while data := await there.read(65536):
+            if keep == ["lost"]:
+                writer.transport.abort()
+                return
             if keep:
                 self.held.set()
                 await asyncio.Event().wait()

@@ -15,6 +15,9 @@ import pytest
 
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.errors import DestinationFull, JournalError
+from asyncsink.journal.sqlite import SqliteJournal
+from asyncsink.model import UploadCompleting, UploadCreating, UploadOpened, UploadPartStored, UploadStep
 from asyncsink.testing.holding_proxy import Held, HoldingProxy
 
 pytestmark = pytest.mark.anyio
@@ -244,3 +247,49 @@ async def test_a_run_that_is_killed_again_and_again_ends(bench: Bench) -> None:
     await bench.again()
     assert bench.content == bench.file.read_bytes()
     assert bench.open_uploads == []
+
+
+@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
+async def test_an_upload_whose_beginning_was_not_heard_of_is_ended(bench: Bench, lane: Any) -> None:
+    lost: list[str] = []
+
+    def lose(name: str) -> Held:
+        if name != "Create" or lost:
+            return ""
+        lost.append(name)
+        return "lost"
+
+    bench.proxy.hold = lose
+    report = await bench.again(transport=lane)
+    assert (lost, bench.proxy.seen.count("Create"), report.retries) == (["Create"], 2, 1)
+    assert (bench.content, bench.open_uploads) == (bench.file.read_bytes(), [])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("kind", [UploadCreating, UploadOpened, UploadPartStored, UploadCompleting])
+async def test_a_journal_that_fails_stops_the_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type[UploadStep], processes: int
+) -> None:
+    step = SqliteJournal.step
+
+    async def fail(journal: SqliteJournal, what: UploadStep) -> None:
+        if isinstance(what, kind):
+            raise JournalError("The disk is gone.")
+        await step(journal, what)
+
+    monkeypatch.setattr(SqliteJournal, "step", fail)
+    (bench.folder / "second").write_bytes(b"small")
+    with pytest.raises(JournalError, match="The disk is gone"):
+        await bench.again(processes=processes)
+    assert bench.open_uploads == []
+    assert "Contents" not in bench.s3.list_objects_v2(Bucket=bench.bucket, Prefix=KEY)
+
+
+async def test_receipts_that_cannot_be_written_are_not_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(_journal: SqliteJournal, _published: object) -> None:
+        raise DestinationFull("No space is left for the journal.")
+
+    monkeypatch.setattr(SqliteJournal, "publish", fail)
+    with pytest.raises(DestinationFull, match="for the journal"):
+        await bench.again(manifest=bench.journal.with_name("sent"))
+    assert "receipt" not in bench.journal.with_name("sent").read_text()
