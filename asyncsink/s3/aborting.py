@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import anyio
 
@@ -32,7 +32,7 @@ async def abort_upload(transport: Transport, key: str, upload_id: str, *, second
     return f"the server did not answer within {seconds:g} s"
 
 
-async def open_uploads(transport: Transport, prefix: str) -> AsyncIterator[UploadPage]:
+async def open_uploads(transport: Transport, prefix: str) -> AsyncGenerator[UploadPage, None]:
     """Every page of the uploads whose keys begin with `prefix` (S3 API, ListMultipartUploads).
 
     Uploads that are ended meanwhile do not disturb it: the next page begins behind the last key of this one.

@@ -29,8 +29,7 @@ from asyncsink.errors import (
     UploadConflict,
     UploadMissing,
 )
-from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, etag_md5, multipart_etag
-from asyncsink.integrity.sameness import confirm
+from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
 from asyncsink.s3.aborting import abort_upload
 from asyncsink.s3.confirming import confirm_body, confirm_body_now
@@ -39,7 +38,6 @@ from asyncsink.s3.operations import (
     CompletedPart,
     CompleteMultipartUpload,
     CreateMultipartUpload,
-    ListedPart,
     ListParts,
     ObjectAttributes,
     ObjectHead,
@@ -48,8 +46,9 @@ from asyncsink.s3.operations import (
     UploadPart,
     UploadPartFrom,
 )
-from asyncsink.s3.own_writes import OwnWrites, already_there, answered_checksum, whose
+from asyncsink.s3.own_writes import OwnWrites, already_there, whose
 from asyncsink.s3.part_plan import Part, PartPlan
+from asyncsink.s3.proving import UploadProof
 from asyncsink.s3.transport import Transport
 
 
@@ -84,6 +83,9 @@ class MultipartUpload:
         self.etag_is_md5 = attributes.sse in ("", "AES256") and attributes.sse_customer_key is None
         self._parts: dict[int, CompletedPart] = {}
         self._confirmed: set[ConfirmedBy] = set()
+        self._proof = UploadProof(
+            key, plan.size_bytes, algorithm, self.etag_is_md5, parts=self._parts, confirmed=self._confirmed
+        )
         self.attempts = 1
 
     def __repr__(self) -> str:
@@ -183,7 +185,7 @@ class MultipartUpload:
     def prove(self, head: ObjectHead, checksum: Checksum | None) -> tuple[ObjectStored, ConfirmedBy]:
         """As `complete`, for the object that this upload became. Raises IntegrityError where it is another's."""
         full = checksum if checksum is not None and checksum.algorithm in FULL_OBJECT_ALGORITHMS else None
-        return self._as_stored(head, full), self._prove(head, full)
+        return self._as_stored(head, full), self._proof.of_object(head, full)
 
     async def _join(self, full: Checksum | None) -> ObjectStored | ObjectHead:
         """The answer to CompleteMultipartUpload; or the object, where it is there without an answer that says so."""
@@ -231,14 +233,16 @@ class MultipartUpload:
             TransferError: they cannot be listed; UploadMissing where the upload is gone.
         """
         listed = await self._list_parts()
-        wrong = [number for number in self._parts if not self._is_stored(number, listed.get(number))]
-        if not wrong and refused.code == "InvalidPart":
+        wrong = [number for number in self._parts if listed.get(number) != {self._as_listed(number)}]
+        if not wrong and refused.code != "EntityTooSmall":
             return UploadConflict(str(refused), operation=refused.operation, code=refused.code, status=refused.status)
         refused.part_numbers = sorted(wrong)
         return refused
 
-    async def _list_parts(self) -> dict[int, ListedPart]:
-        listed: dict[int, ListedPart] = {}
+    async def _list_parts(self) -> dict[int, set[tuple[str, int]]]:
+        """ETag and size of what the server has, by part number; SeaweedFS lists a part that was replaced beside the new
+        one."""
+        listed: dict[int, set[tuple[str, int]]] = {}
         marker: int | None = 0
         while marker is not None:
             page = await self._transport.send(
@@ -249,13 +253,13 @@ class MultipartUpload:
                     sse_customer_key=self._attributes.sse_customer_key,
                 )
             )
-            listed |= {part.part_number: part for part in page.parts}
+            for part in page.parts:
+                listed.setdefault(part.part_number, set()).add((part.etag, part.size_bytes))
             marker = page.next_marker
         return listed
 
-    def _is_stored(self, number: int, listed: ListedPart | None) -> bool:
-        same = listed is not None and listed.etag == self._parts[number].etag
-        return same and listed is not None and listed.size_bytes == self._plan.part(number).length
+    def _as_listed(self, number: int) -> tuple[str, int]:
+        return self._parts[number].etag, self._plan.part(number).length
 
     async def abort(self) -> str:
         """Forget the upload and its parts. Returns "" or, where the server would not, a sentence saying so.
@@ -271,14 +275,8 @@ class MultipartUpload:
         )
 
     async def _confirm(self, stored: ObjectStored, full: Checksum | None) -> ConfirmedBy:
-        if full is not None and stored.checksum is not None and stored.checksum.algorithm == full.algorithm:
-            return confirm(sent=full, answered=stored.checksum, etag="", md5_of_body=None, etag_is_md5=False)
-        expected = self._expected_etag()
-        if expected is not None and stored.etag == expected:
-            # Every part's MD5 was compared or sent, and the ETag binds them together in order.
-            return "etag"
-        if full is None and self._parts_are_proved():
-            return "server-checksum"
+        if (confirmed := self._proof.of_answer(stored, full)) is not None:
+            return confirmed
         try:
             head, _ = await whose(self._transport, self.key, self.write_token, self._attributes.sse_customer_key)
         except ObjectMissing:
@@ -288,47 +286,7 @@ class MultipartUpload:
                 actual="nothing",
             ) from None
         # Credentials that may only write: S3 said that it is complete, and nobody can say more.
-        return self._prove(head, full) if head is not None else "nothing"
-
-    def _parts_are_proved(self) -> bool:
-        """The server repeated the checksum of every part, and Complete named them all."""
-        return self._confirmed == {"server-checksum"} and self._algorithm is not None
-
-    def _expected_etag(self) -> str | None:
-        """The ETag that S3's rule gives (MD5 of the parts' MD5s), or None where a part's ETag is no compared MD5."""
-        if not self.etag_is_md5 or not self._confirmed <= {"etag", "server-checksum"}:
-            return None
-        if "server-checksum" in self._confirmed and self._algorithm != "MD5":
-            return None
-        digests = [etag_md5(self._parts[number].etag) for number in sorted(self._parts)]
-        known = [digest for digest in digests if digest is not None]
-        return multipart_etag(known) if len(known) == len(digests) else None
-
-    def _prove(self, head: ObjectHead, full: Checksum | None) -> ConfirmedBy:
-        """What the object under the key proves.
-
-        Raises:
-            IntegrityError: it is not what was sent.
-        """
-        size, answered = self._plan.size_bytes, answered_checksum(head, full.algorithm if full is not None else None)
-        if head.size_bytes != size:
-            raise self._other(f"{size:,} bytes", f"{head.size_bytes:,} bytes")
-        if full is not None and answered is not None:
-            if answered != full:
-                raise self._other(str(full), str(answered))
-            return "server-checksum"
-        if (expected := self._expected_etag()) is not None:
-            if head.etag != expected:
-                raise self._other(f"ETag {expected}", f"ETag {head.etag}")
-            return "etag"
-        return "server-checksum" if full is None and self._parts_are_proved() else "size"
-
-    def _other(self, expected: str, actual: str) -> IntegrityError:
-        return IntegrityError(
-            f"{self.key!r} was stored with {actual} instead of {expected}; export it again.",
-            expected=expected,
-            actual=actual,
-        )
+        return self._proof.of_object(head, full) if head is not None else "nothing"
 
     def _as_stored(self, head: ObjectHead, full: Checksum | None) -> ObjectStored:
         return ObjectStored(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import asyncsink
 from asyncsink.config import KIB, MIB, Limits, RetryPolicy, S3Target
+from asyncsink.destinations.s3 import S3Destination
 from asyncsink.errors import IntegrityError, ServerFault
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.s3.multipart import create_upload
@@ -238,6 +240,42 @@ async def test_our_own_token_on_other_bytes_is_an_integrity_error(
         with pytest.raises(IntegrityError, match="instead of"):
             await upload.complete(checksum)
         assert await upload.abort() == ""
+
+
+class Lies:
+    """Before real S3: the first write stores other bytes, as the answer shows."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._lied = False
+
+    async def send(self, operation: Operation[Any]) -> Any:
+        if isinstance(operation, PutObject) and not self._lied:
+            self._lied = True
+            other = b"?" * len(operation.body)
+            operation = replace(operation, body=other, checksum=checksum_of(other, "CRC64NVME"))
+        return await self._inner.send(operation)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+async def test_our_own_damage_is_never_taken_for_somebody_elses_object(
+    bench: Bench, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """overwrite="never" cannot repair it, and must not say that the object "is there already"."""
+    monkeypatch.setattr(S3Destination, "__init__", _lying(S3Destination.__init__))
+    (bench.path / "k").write_bytes(b"0123456789")
+    report = await asyncsink.export_directory(bench.path, f"s3://{bench.bucket}", overwrite="never", **options)
+    assert [failure.error for failure in report.failures] == ["IntegrityError"]
+    assert not report.skips
+
+
+def _lying(begin: Any) -> Any:
+    def init(self: S3Destination, transport: Any, *arguments: Any, **named: Any) -> None:
+        begin(self, Lies(transport), *arguments, **named)
+
+    return init
 
 
 def test_tokens_are_never_alike() -> None:
