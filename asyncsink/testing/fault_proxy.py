@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -112,8 +113,9 @@ class FaultProxy:
         seed: of the dice.
 
     Attributes:
-        requests: all that came, in the order of their coming. hits: what was done to them. Both may be read at any
-            time, and are complete when the block was left.
+        requests: all that came, in the order of their coming. hits: what was done to them. answers: which of them the
+            server answered, and with which status. All may be read at any time, and are complete when the block was
+            left.
 
     Leaving the block ends every connection, those that stall included, and raises what went wrong in the proxy itself.
     """
@@ -128,6 +130,7 @@ class FaultProxy:
         """What clients connect to, "http://127.0.0.1:PORT"."""
         self.requests: list[Request] = []
         self.hits: list[Hit] = []
+        self.answers: list[tuple[Request, int]] = []
         self._changed = threading.Condition()
         self._repeats: Counter[tuple[str, str, int]] = Counter()
         self._connections: set[asyncio.Task[None]] = set()
@@ -200,7 +203,8 @@ class FaultProxy:
         except Cut as cut:
             upstream.close()
             if cut.end == "reset":
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                with contextlib.suppress(OSError):  # the client was faster, and its socket is closed
+                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             with contextlib.suppress(asyncio.CancelledError):  # the block was left: that is how a stall ends
                 await serve_end(cut.end, client)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
@@ -220,7 +224,8 @@ class FaultProxy:
             dice = random.Random(f"{self._seed}:{identity!r}")
             chosen = (rule.choose(request, dice) for rule in self.rules)
             toxic = next((each for each in chosen if each is not None), None)
-            passage = Passage(request, client, upstream.stream, dice, self._noting(request, toxic))
+            note, answered = self._noting(request, toxic), partial(self._answered, request)
+            passage = Passage(request, client, upstream.stream, dice, note, answered)
             if toxic is not None:
                 await toxic.play(passage)
             else:
@@ -235,6 +240,9 @@ class FaultProxy:
         self._repeats[identity] += 1
         self.requests.append(request)
         return request
+
+    def _answered(self, request: Request, status: int) -> None:
+        self.answers.append((request, status))
 
     def _noting(self, request: Request, toxic: Toxic | None) -> Callable[[str], None]:
         def note(what: str) -> None:

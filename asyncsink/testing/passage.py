@@ -39,6 +39,7 @@ class Passage:
         connect: opens, or gives again, the connection to the server.
         dice: this request's own, so that what befalls it does not depend on the others.
         note: called with what was done to it.
+        answered: called with the status of the server's answer.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Passage:
         connect: Callable[[], Awaitable[Stream]],
         dice: random.Random,
         note: Callable[[str], None],
+        answered: Callable[[int], None],
     ) -> None:
         self.request = request
         self.dice = dice
@@ -56,6 +58,7 @@ class Passage:
         self._client = client
         self._connect = connect
         self._note = note
+        self._answered = answered
 
     def hit(self, what: str) -> None:
         """Remember that the fault happens now. Called once per passage, when nothing can prevent it any more."""
@@ -95,6 +98,7 @@ class Passage:
             if sending.done() or not reading.done():
                 await sending
             head = await reading
+            self._answered(head.status)
             await (answer or self.pass_answer)(head)
             if not sending.done():
                 # A refusal before the end of the body: the rest of it would be taken for the next request.
