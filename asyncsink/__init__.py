@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncsink.config import ExportOptions, RetryPolicy
+    from asyncsink.engine.abandoned import AbandonedUpload, AbortReport, abort_uploads
     from asyncsink.engine.verifying import VerifyReport, verify_manifest
     from asyncsink.errors import (
         AsyncSinkError,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "asyncsink.config": ("ExportOptions", "RetryPolicy"),
+    "asyncsink.engine.abandoned": ("AbandonedUpload", "AbortReport", "abort_uploads"),
     "asyncsink.engine.verifying": ("VerifyReport", "verify_manifest"),
     "asyncsink.errors": (
         "AsyncSinkError",

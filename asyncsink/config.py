@@ -16,6 +16,10 @@ from asyncsink.model import ChecksumAlgorithm
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
+WRITE_METADATA_NAME = "asyncsink-write"
+"""User metadata (x-amz-meta-…) by which a write whose answer was lost is told from somebody else's."""
+WRITE_TOKEN_CHARACTERS = 32
+
 Compat = Literal["strict", "nipype"]
 SubstitutionScope = Literal["key", "full"]
 StripDirMode = Literal["prefix", "replace"]

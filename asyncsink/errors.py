@@ -13,8 +13,9 @@
     ├ TransferError            .transfer .operation .attempts .elapsed_seconds
     │  ├ RetryableError        Throttled, ConnectionLost, Stalled, RequestTimeout,
     │  │                       ServerFault, ClockSkew, ExpiredCredentials
-    │  └ PermanentError        AccessDenied, BucketMissing, PreconditionFailed,
-    │                          DestinationFull, EntityTooLarge, UploadMissing, ObjectMissing
+    │  └ PermanentError        AccessDenied, BucketMissing, PreconditionFailed → AlreadyThere,
+    │                          DestinationFull, EntityTooLarge, UploadMissing, UploadConflict,
+    │                          PartsRefused, ObjectMissing
     ├ IntegrityError           .expected .actual
     ├ JournalError             stops the run
     └ ExportFailed             .report holds every Failure
@@ -157,6 +158,18 @@ class PreconditionFailed(PermanentError):
     """412: the object under the key is not what the condition demanded."""
 
 
+class AlreadyThere(PreconditionFailed):
+    """Somebody else's object is under the key, and was not to be replaced.
+
+    Attributes:
+        size_bytes: of that object, or None where it cannot be looked at.
+        etag: likewise, without quotes, or "".
+    """
+
+    size_bytes: int | None = None
+    etag: str = ""
+
+
 class DestinationFull(PermanentError):
     """No space is left (ENOSPC, EDQUOT), or the server's quota is used up."""
 
@@ -167,6 +180,20 @@ class EntityTooLarge(PermanentError):
 
 class UploadMissing(PermanentError):
     """The server does not know the multipart upload (NoSuchUpload)."""
+
+
+class UploadConflict(PermanentError):
+    """The multipart upload can never be completed; its parts have to be sent again, in a new one."""
+
+
+class PartsRefused(PermanentError):
+    """CompleteMultipartUpload was refused for the parts that the server has.
+
+    Attributes:
+        part_numbers: those to be sent again before the upload is completed once more; () where that cannot help.
+    """
+
+    part_numbers: Sequence[int] = ()
 
 
 class ObjectMissing(PermanentError):

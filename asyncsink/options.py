@@ -10,6 +10,8 @@ from typing import Any, Literal, cast
 from asyncsink.config import (
     GIB,
     MIB,
+    WRITE_METADATA_NAME,
+    WRITE_TOKEN_CHARACTERS,
     AddressingStyle,
     ChecksumChoice,
     Compat,
@@ -255,10 +257,16 @@ def _metadata(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
             raise ConfigError(
                 f"The metadata name {name!r} is not legal; expected letters, digits and '-' (an HTTP header name)."
             )
+        if name.lower() == WRITE_METADATA_NAME:
+            raise ConfigError(f"The metadata name {name!r} is asyncsink's own (its write token); choose another name.")
         if not value.isascii() or not value.isprintable():
             raise ConfigError(f"The value of metadata {name!r} must be printable ASCII; S3 sends it as an HTTP header.")
-    if sum(len(name) + len(value) for name, value in metadata) > METADATA_BYTES_MAX:
-        raise ConfigError(f"The metadata is larger than the {METADATA_BYTES_MAX} bytes that S3 takes per object.")
+    own_bytes = len(WRITE_METADATA_NAME) + WRITE_TOKEN_CHARACTERS
+    if sum(len(name) + len(value) for name, value in metadata) > METADATA_BYTES_MAX - own_bytes:
+        raise ConfigError(
+            f"The metadata is too large: S3 takes {METADATA_BYTES_MAX} bytes of names and values per object, of which "
+            f"asyncsink needs {own_bytes}; shorten it."
+        )
     return metadata
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, get_args
 
 from asyncsink.errors import ConfigError
@@ -13,6 +15,8 @@ from asyncsink.errors import ConfigError
 SIZE_BYTES_MAX = 2**63 - 1
 
 _SIZE = re.compile(r"(?i)^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$")
+_DURATION = re.compile(r"([0-9]{1,9})([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -36,6 +40,24 @@ def parse_size(value: int | str, name: str) -> int:
     if size <= 0:
         raise ConfigError(f"{name}={value!r} must be more than 0 bytes.")
     return size
+
+
+def parse_duration(value: str | float | timedelta, name: str) -> float:
+    """Seconds from "90s", "15m", "24h" or "7d", from a number of seconds, or from a timedelta.
+
+    Raises:
+        ConfigError: it is no duration, or less than nothing.
+    """
+    seconds = -1.0
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+        seconds = float(match[1]) * _SECONDS[match[2]]
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        seconds = float(value)
+    if seconds < 0:
+        raise ConfigError(f"{name}={value!r:.60} is no duration; expected a number and a unit, as 90s, 15m, 24h or 7d.")
+    return seconds
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

@@ -95,6 +95,29 @@ def verify(
     return verify_command(manifest, given, read_back=read_back, output=_output(given))
 
 
+@app.command(
+    name="abort-uploads", epilog="Example: asyncsink abort-uploads s3://my-bucket/study --older-than 7d --dry-run"
+)
+@flags.takes(flags.Connection, flags.Output)
+def abort_uploads(
+    destination: Annotated[
+        str, typer.Argument(metavar="DESTINATION", help="s3://bucket/prefix: what lies below the prefix as a folder.")
+    ],
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="AGE", help="Such as 90s, 15m, 24h or 7d; uploads that run stay.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show them, and abort none.")] = False,
+    **given: Any,
+) -> int:
+    """Abort multipart uploads that nobody will finish. Their parts are invisible, and cost money.
+
+    Exit code 1 where one may still be open.
+    """
+    from asyncsink.cli.abort_uploads import abort_uploads_command
+
+    return abort_uploads_command(destination, given, older_than=older_than, dry_run=dry_run, output=_output(given))
+
+
 @app.command(epilog="Example: asyncsink devserver --port 8333 --dir ./s3-data --bucket results")
 def devserver(
     port: Annotated[int, typer.Option("--port", metavar="N", help="Port on 127.0.0.1; 0 is any free one.")] = 0,

@@ -21,7 +21,7 @@ from asyncsink.errors import (
 )
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
-from asyncsink.s3.confirming import confirm_body, confirm_body_now
+from asyncsink.s3.confirming import confirm_body, confirm_body_now, confirm_without_body
 from asyncsink.s3.content_type import infer_content_type
 from asyncsink.s3.multipart import create_upload
 from asyncsink.s3.operations import (
@@ -31,7 +31,9 @@ from asyncsink.s3.operations import (
     OpenPartSource,
     PutObject,
     PutObjectFrom,
+    StoredFrom,
 )
+from asyncsink.s3.own_writes import OwnWrites
 from asyncsink.s3.part_plan import OBJECT_SIZE_BYTES_MAX, PartPlan
 from asyncsink.s3.transport import Transport
 
@@ -50,6 +52,7 @@ class S3Destination:
         lane: str,
         notice: Callable[[str], None],
         look_first: bool = True,
+        only_new: bool = False,
         senders: int = 0,
     ) -> None:
         self._transport = transport
@@ -58,6 +61,7 @@ class S3Destination:
         self._retry = retry
         self._lane = lane
         self._notice = notice
+        self._own = OwnWrites(only_new=only_new, notice=notice)
         self._senders = senders
         self._weakest_noticed: set[ConfirmedBy] = set()
         self._attributes_of: dict[str, ObjectAttributes] = {}
@@ -122,11 +126,16 @@ class S3Destination:
     # -- putting ------------------------------------------------------------------------------------------------
 
     async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
-        """PutObject, with its answer compared."""
+        """PutObject, with its answer compared. Raises AlreadyThere where something is there that is to stay."""
         await self._existing.forget(transfer)
-        stored = await self._transport.send(
-            PutObject(key=transfer.key, body=body, checksum=checksum, attributes=self._attributes(transfer))
-        )
+        operation = PutObject(key=transfer.key, body=body, checksum=checksum, attributes=self._attributes(transfer))
+        if self._own.conditional:
+            return await self._own.put(self._transport, operation, partial(self._prove, transfer, body, checksum))
+        return await self._prove(transfer, body, checksum, await self._transport.send(operation))
+
+    async def _prove(
+        self, transfer: Transfer, body: ByteBody, checksum: Checksum | None, stored: ObjectStored
+    ) -> Stored:
         confirmed: ConfirmedBy = "server-checksum"
         if checksum is None or stored.checksum != checksum:
             confirmed = await confirm_body(
@@ -151,19 +160,27 @@ class S3Destination:
             word = confirm_body_now(sent, stored, body, etag_is_md5=self._etag_is_md5, where=self.url(transfer))
             confirmed.append(word)
 
-        stored = await self._transport.send(
-            PutObjectFrom(
-                key=transfer.key,
-                source=source,
-                length=size_bytes,
-                algorithm=algorithm,
-                attributes=self._attributes(transfer),
-                local=local,
-                confirm=compare,
-            )
+        async def prove(stored: ObjectStored) -> tuple[Stored, Checksum | None]:
+            sent = stored.sent if isinstance(stored, StoredFrom) else None
+            # There was no answer to compare where the object was found to be ours.
+            by = confirmed[0] if confirmed else confirm_without_body(sent, stored, etag_is_md5=self._etag_is_md5)
+            if by == "nothing":
+                by = await self._confirm_size(transfer, size_bytes)
+            return self._stored(transfer, stored, by, sent), sent
+
+        operation = PutObjectFrom(
+            key=transfer.key,
+            source=source,
+            length=size_bytes,
+            algorithm=algorithm,
+            attributes=self._attributes(transfer),
+            local=local,
+            confirm=compare,
         )
-        by = confirmed[0] if confirmed[0] != "nothing" else await self._confirm_size(transfer, size_bytes)
-        return self._stored(transfer, stored, by, stored.sent), stored.sent
+        if self._own.conditional:
+            return await self._own.put(self._transport, operation, prove)
+        answer = await self._transport.send(operation)
+        return await prove(answer)
 
     async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> S3PartWriter:
         """CreateMultipartUpload. The writer is a PartSender where the transport has sender threads."""
@@ -174,7 +191,9 @@ class S3Destination:
             plan=plan,
             algorithm=algorithm,
             attributes=self._attributes(transfer),
+            write_token=self._own.token(transfer.key),
             retry=self._retry,
+            own=self._own,
         )
         word = partial(self._stored, transfer)
         if self._senders:

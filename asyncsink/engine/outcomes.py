@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from asyncsink.config import Policies
 from asyncsink.destinations.base import Stored
 from asyncsink.engine.legs import Leg
-from asyncsink.errors import AsyncSinkError, ConfigError, SourceError, SourceMissing, TransferError
+from asyncsink.errors import AlreadyThere, AsyncSinkError, ConfigError, SourceError, SourceMissing, TransferError
 from asyncsink.integrity.checksums import checksum_of
-from asyncsink.integrity.sameness import SkipIt, Upload
+from asyncsink.integrity.sameness import IS_THERE, SkipIt, Upload
 from asyncsink.model import (
     Checksum,
     Failure,
@@ -71,7 +71,7 @@ def _primary_outcome(
 ) -> Outcome:
     transfer, file = ending.transfer, ending.transfer.source
     if primary.error is not None:
-        return failure(transfer, url, primary.error)
+        return not_stored(transfer, url, primary.error, copied)
     if primary.stored is not None:
         return receipt(transfer, primary.stored, ending.checksum, seconds, copied)
     if isinstance(primary.decision, SkipIt):
@@ -126,6 +126,22 @@ def receipt(
         seconds=seconds,
         local_copy=local_copy,
         confirmed_by=stored.confirmed_by,
+        entry=transfer.source.entry,
+    )
+
+
+def not_stored(transfer: Transfer, url: str, error: AsyncSinkError, local_copy: str = "") -> Skip | Failure:
+    """What a destination's error comes to: a Skip where another writer was first and nothing is to be replaced."""
+    if not isinstance(error, AlreadyThere):
+        return failure(transfer, url, error)
+    return Skip(
+        source=transfer.source.path,
+        key=transfer.key,
+        url=url,
+        size_bytes=transfer.source.size_bytes if error.size_bytes is None else error.size_bytes,
+        reason=IS_THERE,
+        etag=error.etag,
+        local_copy=local_copy,
         entry=transfer.source.entry,
     )
 

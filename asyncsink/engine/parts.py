@@ -23,11 +23,14 @@ from asyncsink.engine.one_hop import OneHop, find_hop
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.reading import read_part
 from asyncsink.engine.sender_slots import SenderSlots
-from asyncsink.errors import AsyncSinkError, SourceError
+from asyncsink.errors import AsyncSinkError, PartsRefused, SourceError
 from asyncsink.integrity.checksums import COMPOSITE_ALGORITHMS, FULL_OBJECT_ALGORITHMS, combine, composite
 from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
 from asyncsink.s3.part_plan import Part, PartPlan
 from asyncsink.sources.reader import OpenSource
+
+REPAIRS_MAX = 2
+"""How often parts that a destination lost are sent again before its word is final."""
 
 
 class PartsTransfer:
@@ -156,11 +159,31 @@ class PartsTransfer:
 
     async def _complete(self, leg: Leg, checksum: Checksum | None) -> None:
         async def complete() -> Stored:
-            stored = await self._writers[id(leg)].complete(checksum)
+            stored = await self._complete_repaired(self._writers[id(leg)], checksum)
             del self._writers[id(leg)]
             return stored
 
         await leg.attempt(complete)
+
+    async def _complete_repaired(self, writer: PartWriter, checksum: Checksum | None) -> Stored:
+        """Complete; parts that the destination turns out to lack are read and sent once more."""
+        for _ in range(REPAIRS_MAX):
+            try:
+                return await writer.complete(checksum)
+            except PartsRefused as refused:
+                if not refused.part_numbers:
+                    raise
+                for number in refused.part_numbers:
+                    await self._send_again(writer, self._plan.part(number))
+                await anyio.to_thread.run_sync(self._source.check_unchanged, limiter=self._threads)
+        return await writer.complete(checksum)
+
+    async def _send_again(self, writer: PartWriter, part: Part) -> None:
+        async with self._budget.reserve(self._plan.part_size_bytes):
+            with self._buffers.lend(part.length) as body:
+                read = partial(read_part, self._source, part.offset, body, self._algorithm)
+                checksum = await anyio.to_thread.run_sync(read, limiter=self._threads)
+                await writer.write_part(part.part_number, part.offset, body, checksum)
 
     def _combined(self) -> Checksum | None:
         """The whole object's checksum; for SHA-256 S3 knows only the composite one, for MD5 none (the ETag serves)."""

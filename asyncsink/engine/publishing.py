@@ -34,12 +34,13 @@ from asyncsink.engine.reading import (
 )
 from asyncsink.engine.sender_slots import SenderSlots
 from asyncsink.engine.whole_hop import WholeHop
-from asyncsink.errors import AsyncSinkError, IntegrityError
+from asyncsink.errors import AsyncSinkError, IntegrityError, UploadConflict, UploadMissing
 from asyncsink.integrity.sameness import CompareWith, Digests, LookCloser, SamenessDigester, conclude
 from asyncsink.model import Outcome, Transfer
 from asyncsink.s3.part_plan import PARTS_MAX, plan_parts
 from asyncsink.sources.reader import OpenSource
 
+_ONCE_MORE = (IntegrityError, UploadMissing, UploadConflict)
 CHEAP_MD5_BYTES_MAX = 8 * 1024 * 1024
 """Up to this size, an MD5 of the file costs less than asking the server for another checksum."""
 
@@ -99,8 +100,9 @@ class Publisher:
                     continue
             except AsyncSinkError as error:
                 ending.source_error = error
-            if isinstance(ending.legs[0].error, IntegrityError) and not corrected:
-                # Damage on the way is repaired by reading and sending once more; a second time it is reported.
+            if isinstance(ending.legs[0].error, _ONCE_MORE) and not corrected:
+                # Damage on the way is repaired by reading and sending once more, and an upload that is gone or void by
+                # a new one; a second time it is reported.
                 corrected = True
                 continue
             return word_outcomes(ending, self._clock() - started, self._policies)

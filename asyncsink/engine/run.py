@@ -238,6 +238,7 @@ class Opening:
             lane=s3.lane,
             notice=self.events.notice,
             look_first=settings.policies.overwrite != "always",
+            only_new=settings.policies.overwrite == "never",
             senders=s3.senders,
         )
         exits.push_async_callback(destination.aclose)

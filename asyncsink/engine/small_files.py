@@ -18,7 +18,7 @@ from asyncsink.destinations.local import LocalDestination
 from asyncsink.engine.budget import ByteBudget
 from asyncsink.engine.hops import Hops
 from asyncsink.engine.legs import Leg
-from asyncsink.engine.outcomes import Ending, failure, receipt, word_outcomes
+from asyncsink.engine.outcomes import Ending, not_stored, receipt, word_outcomes
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import CHEAP_MD5_BYTES_MAX, Publisher
 from asyncsink.engine.reading import Outgrown, Reading, read_new, read_small
@@ -109,7 +109,7 @@ class SmallFiles:
                 except IntegrityError:
                     ordinary.append(transfer)
                 except AsyncSinkError as error:
-                    done((failure(transfer, self._destination.url(transfer), error),))
+                    done((not_stored(transfer, self._destination.url(transfer), error),))
                 else:
                     ended = self._clock()
                     self._progress.bytes_done += transfer.source.size_bytes

@@ -25,6 +25,8 @@ from asyncsink.integrity.part_sizes import candidate_part_sizes
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
 
 _BY_COST: tuple[ChecksumAlgorithm, ...] = ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5")
+IS_THERE = "is there already"
+"""Why overwrite="never" does not send."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -98,7 +100,7 @@ def decide(
     if existing is None:
         return Upload("not there")
     if policy == "never":
-        return SkipIt("is there already")
+        return SkipIt(IS_THERE)
     if existing.outdated:
         return Upload(existing.outdated)
     if existing.size_bytes != size_bytes:

@@ -9,10 +9,12 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, get_args
 from urllib.parse import quote, urlencode
 
-from asyncsink.config import Secret
+from asyncsink.config import WRITE_METADATA_NAME, Secret
 from asyncsink.errors import ConfigError, ServerFault
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, is_composite
 from asyncsink.model import Checksum, ChecksumAlgorithm
@@ -47,7 +49,7 @@ def customer_key(key: Secret | None) -> Parameters:
     }
 
 
-def attribute_parameters(attributes: o.ObjectAttributes) -> Parameters:
+def attribute_parameters(attributes: o.ObjectAttributes, write_token: str = "") -> Parameters:
     """What PutObject and CreateMultipartUpload say about the object.
 
     Raises:
@@ -69,6 +71,8 @@ def attribute_parameters(attributes: o.ObjectAttributes) -> Parameters:
                     f"The metadata {name!r} cannot be sent: S3 takes printable ASCII only; encode it (percent, base64)."
                 )
         parameters["Metadata"] = dict(attributes.metadata)
+    if write_token:
+        parameters["Metadata"] = {**parameters.get("Metadata", {}), WRITE_METADATA_NAME: write_token}
     return parameters | customer_key(attributes.sse_customer_key)
 
 
@@ -85,12 +89,17 @@ def _put(op: o.PutObject, progress: Progress) -> Parameters:
         "Body": request_body(op.body, progress),
         "ContentLength": len(op.body),
         **checksum_parameters(op.checksum),
-        **attribute_parameters(op.attributes),
+        **attribute_parameters(op.attributes, op.write_token),
+        **_condition(op.only_new),
     }
 
 
+def _condition(only_new: bool) -> Parameters:
+    return {"IfNoneMatch": "*"} if only_new else {}
+
+
 def _create(op: o.CreateMultipartUpload, _: Progress) -> Parameters:
-    parameters = {"Key": op.key, **attribute_parameters(op.attributes)}
+    parameters = {"Key": op.key, **attribute_parameters(op.attributes, op.write_token)}
     if op.algorithm in HEADER_ALGORITHMS:
         parameters["ChecksumAlgorithm"] = op.algorithm
         parameters["ChecksumType"] = "FULL_OBJECT" if op.algorithm in FULL_OBJECT_ALGORITHMS else "COMPOSITE"
@@ -122,6 +131,7 @@ def _complete(op: o.CompleteMultipartUpload, _: Progress) -> Parameters:
         "MultipartUpload": {"Parts": parts},
         "MpuObjectSize": op.size_bytes,
         **customer_key(op.sse_customer_key),
+        **_condition(op.only_new),
     }
     if op.checksum is not None and op.checksum.algorithm in FULL_OBJECT_ALGORITHMS:
         parameters |= checksum_parameters(op.checksum) | {"ChecksumType": "FULL_OBJECT"}
@@ -270,11 +280,23 @@ def _parts_listed(op: o.ListParts, answer: Mapping[str, Any]) -> o.PartPage:
 def _uploads_listed(op: o.ListMultipartUploads, answer: Mapping[str, Any]) -> o.UploadPage:
     found = answer.get("Uploads") or ()
     marker = _next(op, answer, "NextKeyMarker")
+    told = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
     return o.UploadPage(
+        answered=http_date(told),
         uploads=tuple(o.ListedUpload(e["Key"], e["UploadId"], e["Initiated"]) for e in found),
         next_key_marker=marker or "",
         next_upload_id_marker=(answer.get("NextUploadIdMarker") or "") if marker else "",
     )
+
+
+def http_date(text: str) -> datetime | None:
+    """A Date header (RFC 9110, 6.6.1), timezone-aware, or None where it is none. Pure."""
+    try:
+        found = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    # "-0000" parses as a naive time, and means UTC (RFC 5322, 3.3).
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _done(_: Any, __: Mapping[str, Any]) -> o.Done:

@@ -38,6 +38,16 @@ async def confirm_body(
     return await anyio.to_thread.run_sync(confirm_now) if in_thread else confirm_now()
 
 
+def confirm_without_body(
+    sent: Checksum | None, stored: ObjectStored, *, etag_is_md5: bool, where: str = "the object"
+) -> ConfirmedBy:
+    """`confirm_body` where the bytes are no longer at hand; raises the same."""
+    plain = etag_is_md5 and stored.sse in ("", "AES256")
+    return confirm(
+        sent=sent, answered=stored.checksum, etag=stored.etag, md5_of_body=None, etag_is_md5=plain, where=where
+    )
+
+
 def confirm_body_now(
     sent: Checksum | None, stored: ObjectStored, body: ByteBody, *, etag_is_md5: bool, where: str
 ) -> ConfirmedBy:

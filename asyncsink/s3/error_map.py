@@ -24,6 +24,7 @@ from asyncsink.errors import (
     ExpiredCredentials,
     IntegrityError,
     ObjectMissing,
+    PartsRefused,
     PermanentError,
     PreconditionFailed,
     RequestTimeout,
@@ -31,6 +32,7 @@ from asyncsink.errors import (
     ServerFault,
     Throttled,
     TransferError,
+    UploadConflict,
     UploadMissing,
 )
 
@@ -41,6 +43,7 @@ _CREDENTIALS = "Check creds_path, the profile or the AWS_ environment variables.
 _KEY_RIGHTS = "Check the rights of these credentials on the bucket and its encryption keys."
 _WRONG_REGION = "Give the bucket's own region."
 _USELESS = "Sending it again cannot help: correct the request's options."
+_CONFLICT: Final = "ConditionalRequestConflict"
 _CUSTOMER_KEY = " An object that is encrypted with a customer key can only be looked at with that key (sse=…)."
 """S3's answer to a HEAD without the key is a bare 400 (S3 API, HeadObject)."""
 
@@ -73,13 +76,16 @@ BY_CODE: Final[dict[str, tuple[type[AsyncSinkError], str]]] = {
     "InternalError": (ServerFault, "Try again later."),
     "InternalFailure": (ServerFault, "Try again later."),
     # Another request touched the same key at the same moment; sending it again settles the matter.
-    "ConditionalRequestConflict": (ServerFault, "Another writer was at the same key; it is safe to try again."),
+    _CONFLICT: (ServerFault, "Another writer was at the same key; it is safe to try again."),
     "OperationAborted": (ServerFault, "A conflicting request is in progress; it is safe to try again."),
     "BadDigest": (IntegrityError, "The bytes changed between reading and storing; run again."),
     "InvalidDigest": (IntegrityError, "The server could not read the checksum; try another checksum option."),
     "XAmzContentSHA256Mismatch": (IntegrityError, "The bytes changed on their way; run again."),
     "XAmzContentChecksumMismatch": (IntegrityError, "The bytes changed on their way; run again."),
     "NoSuchBucket": (BucketMissing, "Create the bucket or correct the destination."),
+    "EntityTooSmall": (PartsRefused, "Parts are smaller than this server takes: raise part_size_bytes."),
+    "InvalidPart": (PartsRefused, "The server lost a part, or has another; run again."),
+    "InvalidPartOrder": (PartsRefused, "The server has other parts than were sent; run again."),
     "NoSuchUpload": (UploadMissing, "It was completed, aborted or expired; run again."),
     "NoSuchKey": (ObjectMissing, "Check the key."),
     "NoSuchVersion": (ObjectMissing, "Check the version id."),
@@ -146,6 +152,9 @@ def error_from_answer(  # noqa: PLR0917 - an answer has so many parts
         expected, actual: the checksum that was sent and the one the server computed, for IntegrityError.
     """
     error_class, advice = classify(code, status)
+    if code == _CONFLICT and operation_name == "CompleteMultipartUpload":
+        # S3 API, CompleteMultipartUpload: on a 409, the upload is to be initiated again, and each part sent again.
+        error_class, advice = UploadConflict, "Another writer was at the same key; run again."
     if operation_name == "HeadObject" and status == 400 and advice == _USELESS:
         advice += _CUSTOMER_KEY
     where = f"s3://{bucket}/{key}" if key else f"bucket {bucket}"

@@ -3,8 +3,8 @@
 The steps:
  1. create, shielded: an upload id that nobody heard of could never be aborted;
  2. parts, in any order and several at once; each answer is compared with what was sent;
- 3. complete, with MpuObjectSize and, for the CRC family, the checksum of the whole object; where the answer is lost
-    or the server says NoSuchUpload, look whether the object is there before deciding;
+ 3. complete, with MpuObjectSize and, for the CRC family, the checksum of the whole object; where the answer is lost,
+    or is NoSuchUpload or 412, the write token of the object under the key tells whether it was our own doing;
  4. or abort, shielded and bounded in time.
 
 Source: S3 API Reference, the pages of the operations; S3 User Guide, "Uploading and copying objects using multipart
@@ -16,33 +16,40 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import anyio
-import anyio.lowlevel
 
 from asyncsink.config import RetryPolicy
-from asyncsink.errors import AccessDenied, AsyncSinkError, IntegrityError, ObjectMissing, RetryableError, UploadMissing
-from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, etag_md5, multipart_etag
-from asyncsink.integrity.sameness import confirm
+from asyncsink.errors import (
+    AsyncSinkError,
+    IntegrityError,
+    ObjectMissing,
+    PartsRefused,
+    PreconditionFailed,
+    RetryableError,
+    TransferError,
+    UploadConflict,
+    UploadMissing,
+)
+from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
+from asyncsink.s3.aborting import abort_upload
 from asyncsink.s3.confirming import confirm_body, confirm_body_now
 from asyncsink.s3.operations import (
-    AbortMultipartUpload,
     ByteBody,
     CompletedPart,
     CompleteMultipartUpload,
     CreateMultipartUpload,
-    HeadObject,
     ListParts,
     ObjectAttributes,
+    ObjectHead,
     ObjectStored,
     PartSource,
     UploadPart,
     UploadPartFrom,
 )
+from asyncsink.s3.own_writes import OwnWrites, already_there, whose
 from asyncsink.s3.part_plan import Part, PartPlan
+from asyncsink.s3.proving import UploadProof
 from asyncsink.s3.transport import Transport
-
-ABORTS_MAX = 3
-"""A part that was in flight may land after an abort (S3 API, AbortMultipartUpload): look, and abort again."""
 
 
 class MultipartUpload:
@@ -57,18 +64,25 @@ class MultipartUpload:
         plan: PartPlan,
         algorithm: ChecksumAlgorithm | None,
         attributes: ObjectAttributes,
+        write_token: str,
         retry: RetryPolicy,
+        own: OwnWrites | None = None,
     ) -> None:
         self.key = key
         self.upload_id = upload_id
+        self.write_token = write_token
         self._transport = transport
         self._plan = plan
         self._algorithm = algorithm
         self._attributes = attributes
         self._retry = retry
+        self._own = own or OwnWrites(only_new=False, notice=lambda _: None)
         self._etag_is_md5 = attributes.sse in ("", "AES256") and attributes.sse_customer_key is None
         self._parts: dict[int, CompletedPart] = {}
         self._confirmed: set[ConfirmedBy] = set()
+        self._proof = UploadProof(
+            key, plan.size_bytes, algorithm, self._etag_is_md5, parts=self._parts, confirmed=self._confirmed
+        )
         self._attempts = 1
 
     def __repr__(self) -> str:
@@ -138,110 +152,128 @@ class MultipartUpload:
         """Join the parts and compare the answer with `checksum`, the whole object's (None where there is none).
 
         Raises:
-            TransferError, IntegrityError: the object is not published, or is not what was sent; `abort` is still owed.
+            PartsRefused: the server lacks parts, or has others; it may be called again when they were sent again.
+            UploadMissing, UploadConflict: only a new upload can help.
+            AlreadyThere: somebody else's object is under the key, and was not to be replaced.
+            TransferError, IntegrityError: the object is not published, or is not what was sent.
+        Whatever is raised, `abort` is still owed.
         """
-        parts = tuple(self._parts[number] for number in sorted(self._parts))
         full = checksum if checksum is not None and checksum.algorithm in FULL_OBJECT_ALGORITHMS else None
         try:
-            stored = await self._transport.send(
-                CompleteMultipartUpload(
+            stored = await self._join(full)
+            if isinstance(stored, ObjectHead):
+                return self._as_stored(stored, full), self._proof.of_object(stored, full)
+            stored.attempts = max(stored.attempts, self._attempts)
+            return stored, await self._confirm(stored, full)
+        except IntegrityError:
+            self._own.doubt(self.key, self.write_token)
+            raise
+
+    async def _join(self, full: Checksum | None) -> ObjectStored | ObjectHead:
+        """The answer to CompleteMultipartUpload; or the object, where it is there without an answer that says so."""
+        operation = CompleteMultipartUpload(
+            key=self.key,
+            upload_id=self.upload_id,
+            parts=tuple(self._parts[number] for number in sorted(self._parts)),
+            size_bytes=self._plan.size_bytes,
+            checksum=full,
+            sse_customer_key=self._attributes.sse_customer_key,
+        )
+        try:
+            try:
+                return await self._own.send(self._transport, operation)
+            except PartsRefused as refused:
+                raise await self._refused(refused) from refused
+        except (UploadMissing, RetryableError, PreconditionFailed) as error:
+            return await self._own_object(error)
+
+    async def _own_object(self, error: TransferError) -> ObjectHead:
+        """Our own object under the key; `error`, or what it comes to, is raised where there is none.
+
+        The token proves it, and nothing else does: an older object may be equal. An upload whose object is there is
+        not aborted: on some servers that would take the parts away from the object.
+        """
+        try:
+            head, ours = await whose(self._transport, self.key, self.write_token, self._attributes.sse_customer_key)
+        except ObjectMissing:
+            if isinstance(error, PreconditionFailed):
+                raise UploadConflict(
+                    f"{self.key!r} was there when its upload was to be completed, and is gone now; run again.",
+                    operation=error.operation,
+                ) from error
+            raise error from None
+        if head is not None and ours:
+            return head
+        if isinstance(error, PreconditionFailed):
+            raise already_there(error, head) from error
+        raise error
+
+    async def _refused(self, refused: PartsRefused) -> PartsRefused | UploadConflict:
+        """What a refusal comes to: the numbers of the parts that the server lacks or has otherwise.
+
+        Raises:
+            TransferError: they cannot be listed; UploadMissing where the upload is gone.
+        """
+        listed = await self._list_parts()
+        wrong = [number for number in self._parts if listed.get(number) != {self._as_listed(number)}]
+        if not wrong and refused.code != "EntityTooSmall":
+            return UploadConflict(str(refused), operation=refused.operation, code=refused.code, status=refused.status)
+        refused.part_numbers = sorted(wrong)
+        return refused
+
+    async def _list_parts(self) -> dict[int, set[tuple[str, int]]]:
+        """ETag and size of what the server has, by part number; SeaweedFS lists a part that was replaced beside the new
+        one."""
+        listed: dict[int, set[tuple[str, int]]] = {}
+        marker: int | None = 0
+        while marker is not None:
+            page = await self._transport.send(
+                ListParts(
                     key=self.key,
                     upload_id=self.upload_id,
-                    parts=parts,
-                    size_bytes=self._plan.size_bytes,
-                    checksum=full,
+                    marker=marker,
                     sse_customer_key=self._attributes.sse_customer_key,
                 )
             )
-        except (UploadMissing, RetryableError):
-            # The answer may have been lost after the object was published. Only its checksum or its ETag proves that:
-            # an older object of the same size says nothing.
-            found = await self._look(full)
-            if found is None or found[1] == "size":
-                raise
-            # The object may also be an equal one from before; then the upload is still open.
-            await self.abort()
-            return found
-        stored.attempts = max(stored.attempts, self._attempts)
-        return stored, await self._confirm(stored, full)
+            for part in page.parts:
+                listed.setdefault(part.part_number, set()).add((part.etag, part.size_bytes))
+            marker = page.next_marker
+        return listed
+
+    def _as_listed(self, number: int) -> tuple[str, int]:
+        return self._parts[number].etag, self._plan.part(number).length
 
     async def abort(self) -> str:
         """Forget the upload and its parts. Returns "" or, where the server would not, a sentence saying so.
 
         Shielded from cancellation, and bounded by `RetryPolicy.abort_seconds`.
         """
-        problem = ""
-        with anyio.move_on_after(self._retry.abort_seconds, shield=True) as scope:
-            try:
-                for _ in range(ABORTS_MAX):
-                    await self._transport.send(AbortMultipartUpload(key=self.key, upload_id=self.upload_id))
-                    await self._transport.send(ListParts(key=self.key, upload_id=self.upload_id))
-                problem = "the server still lists it after the abort"
-            except UploadMissing:
-                return ""
-            except AsyncSinkError as error:
-                problem = str(error)
-        if scope.cancelled_caught:
-            problem = f"the server did not answer within {self._retry.abort_seconds:g} s"
+        problem = await abort_upload(self._transport, self.key, self.upload_id, seconds=self._retry.abort_seconds)
+        if not problem:
+            return ""
         return (
             f"The multipart upload {self.upload_id} of {self.key!r} may still be open ({problem}); a lifecycle rule "
-            "for incomplete uploads, or AbortMultipartUpload, removes it."
+            "for incomplete uploads, or asyncsink abort-uploads, removes it."
         )
 
     async def _confirm(self, stored: ObjectStored, full: Checksum | None) -> ConfirmedBy:
-        if full is not None and stored.checksum is not None and stored.checksum.algorithm == full.algorithm:
-            return confirm(sent=full, answered=stored.checksum, etag="", md5_of_body=None, etag_is_md5=False)
-        expected = self._expected_etag()
-        if expected is not None and stored.etag == expected:
-            # Every part's MD5 was compared or sent, and the ETag binds them together in order.
-            return "etag"
-        if self._confirmed == {"server-checksum"} and full is None and self._algorithm is not None:
-            return "server-checksum"
+        if (confirmed := self._proof.of_answer(stored, full)) is not None:
+            return confirmed
         try:
-            found = await self._look(full)
-        except AccessDenied:
-            # Credentials that may only write: S3 said that it is complete, and nobody can say more.
-            return "nothing"
-        if found is None:
-            raise IntegrityError(
-                f"{self.key!r} is not there, or has another size or checksum, although the server confirmed its "
-                "upload; export it again.",
-                expected=str(full or self._plan.size_bytes),
-                actual=stored.etag or "nothing",
-            )
-        return found[1]
-
-    def _expected_etag(self) -> str | None:
-        """The ETag that S3's rule gives (MD5 of the parts' MD5s), or None where a part's ETag is no compared MD5."""
-        if not self._etag_is_md5 or not self._confirmed <= {"etag", "server-checksum"}:
-            return None
-        if "server-checksum" in self._confirmed and self._algorithm != "MD5":
-            return None
-        digests = [etag_md5(self._parts[number].etag) for number in sorted(self._parts)]
-        known = [digest for digest in digests if digest is not None]
-        return multipart_etag(known) if len(known) == len(digests) else None
-
-    async def _look(self, full: Checksum | None) -> tuple[ObjectStored, ConfirmedBy] | None:
-        """The object as it is now, if it is what was sent; None if it is not there or is another."""
-        try:
-            head = await self._transport.send(
-                HeadObject(key=self.key, sse_customer_key=self._attributes.sse_customer_key)
-            )
+            head, _ = await whose(self._transport, self.key, self.write_token, self._attributes.sse_customer_key)
         except ObjectMissing:
-            return None
-        if head.size_bytes != self._plan.size_bytes:
-            return None
-        confirmed: ConfirmedBy = "size"
-        if full is not None and not head.composite and full.algorithm in head.checksums:
-            if head.checksums[full.algorithm] != full.value:
-                return None
-            confirmed = "server-checksum"
-        elif (expected := self._expected_etag()) is not None:
-            if head.etag != expected:
-                return None
-            confirmed = "etag"
-        stored = ObjectStored(etag=head.etag, version_id=head.version_id, attempts=self._attempts, checksum=full)
-        return stored, confirmed
+            raise IntegrityError(
+                f"{self.key!r} is not there, although the server confirmed its upload; export it again.",
+                expected=str(full or self._plan.size_bytes),
+                actual="nothing",
+            ) from None
+        # Credentials that may only write: S3 said that it is complete, and nobody can say more.
+        return self._proof.of_object(head, full) if head is not None else "nothing"
+
+    def _as_stored(self, head: ObjectHead, full: Checksum | None) -> ObjectStored:
+        return ObjectStored(
+            etag=head.etag, version_id=head.version_id, attempts=self._attempts, checksum=full, sse=head.sse
+        )
 
 
 async def create_upload(
@@ -251,14 +283,17 @@ async def create_upload(
     plan: PartPlan,
     algorithm: ChecksumAlgorithm | None,
     attributes: ObjectAttributes,
+    write_token: str,
     retry: RetryPolicy,
+    own: OwnWrites | None = None,
 ) -> MultipartUpload:
-    """Ask the server for an upload id.
+    """Ask the server for an upload id. `write_token` tells the object from everybody else's: a fresh one per upload.
+    `own` says whether it may replace anything; without, it may.
 
     Cancelled while the request is under way, it waits (at most `retry.abort_seconds`) for the id, aborts the upload,
     and lets the cancellation go on.
     """
-    operation = CreateMultipartUpload(key=key, algorithm=algorithm, attributes=attributes)
+    operation = CreateMultipartUpload(key=key, algorithm=algorithm, attributes=attributes, write_token=write_token)
     scope = anyio.CancelScope(shield=True)
     upload: MultipartUpload | None = None
     failure: AsyncSinkError | None = None
@@ -279,7 +314,9 @@ async def create_upload(
                     plan=plan,
                     algorithm=algorithm,
                     attributes=attributes,
+                    write_token=write_token,
                     retry=retry,
+                    own=own,
                 )
         answered.set()
 

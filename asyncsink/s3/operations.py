@@ -150,8 +150,9 @@ class ListedUpload:
 
 @dataclass(slots=True, kw_only=True)
 class UploadPage(Response):
-    """One page of ListMultipartUploads; the markers are "" on the last one."""
+    """One page of ListMultipartUploads; the markers are "" on the last one. `answered` is the server's time."""
 
+    answered: datetime | None = None
     uploads: tuple[ListedUpload, ...] = ()
     next_key_marker: str = ""
     next_upload_id_marker: str = ""
@@ -188,24 +189,31 @@ NO_ATTRIBUTES = ObjectAttributes()
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class PutObject(Operation[ObjectStored]):
-    """Store `body` (0 bytes to 5 GiB) under `key`, with `checksum` in a header."""
+    """Store `body` (0 bytes to 5 GiB) under `key`, with `checksum` in a header.
+
+    `only_new` sends `If-None-Match: *`: 412 where anything is there. `write_token` becomes user metadata, or is "".
+    """
 
     name: ClassVar[str] = "PutObject"
     key: str
     body: ByteBody
     checksum: Checksum | None = None
     attributes: ObjectAttributes = NO_ATTRIBUTES
+    only_new: bool = False
+    write_token: str = ""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class CreateMultipartUpload(Operation[UploadCreated]):
-    """Begin a multipart upload. `algorithm` asks for full-object checksums where S3 has them (CRC family)."""
+    """Begin a multipart upload. `algorithm` asks for full-object checksums where S3 has them (CRC family);
+    `write_token` is as in PutObject."""
 
     name: ClassVar[str] = "CreateMultipartUpload"
     idempotent: ClassVar[bool] = False
     key: str
     algorithm: ChecksumAlgorithm | None = None
     attributes: ObjectAttributes = NO_ATTRIBUTES
+    write_token: str = ""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -278,6 +286,7 @@ class PutObjectFrom(Operation[StoredFrom]):
         local: called in the thread with the bytes after the source was closed and before they are sent; must not keep
             them.
         confirm: called in the thread with the answer, while the bytes are still at hand.
+        only_new, write_token: as in PutObject.
     """
 
     name: ClassVar[str] = "PutObject"
@@ -286,6 +295,8 @@ class PutObjectFrom(Operation[StoredFrom]):
     length: int
     algorithm: ChecksumAlgorithm | None = None
     attributes: ObjectAttributes = NO_ATTRIBUTES
+    only_new: bool = False
+    write_token: str = ""
     local: Callable[[memoryview], None] | None = None
     confirm: Confirm | None = None
 
@@ -301,7 +312,8 @@ class CompletedPart:
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class CompleteMultipartUpload(Operation[ObjectStored]):
-    """Join the parts. `size_bytes` becomes MpuObjectSize; `checksum` is the full-object one, or None."""
+    """Join the parts. `size_bytes` becomes MpuObjectSize; `checksum` is the full-object one, or None; `only_new` is as
+    in PutObject."""
 
     name: ClassVar[str] = "CompleteMultipartUpload"
     idempotent: ClassVar[bool] = False
@@ -311,6 +323,7 @@ class CompleteMultipartUpload(Operation[ObjectStored]):
     size_bytes: int
     checksum: Checksum | None = None
     sse_customer_key: Any = None
+    only_new: bool = False
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

@@ -30,8 +30,9 @@ class RetryingTransport:
     """Sends an operation until it succeeds, cannot succeed, or `policy.attempts` are used up.
 
     The last error tells the story: how many attempts, over how many seconds. Operations are safe to repeat: bodies
-    are in memory, PutObject and UploadPart replace what an earlier attempt stored, and a Complete that had succeeded
-    before its answer was lost ends as UploadMissing, which the multipart code resolves by looking.
+    are in memory, PutObject and UploadPart replace what an earlier attempt stored. A Complete that had succeeded before
+    its answer was lost ends as UploadMissing, and a conditional write as PreconditionFailed: both are resolved by
+    looking for the write token.
 
     A CreateMultipartUpload whose answer was lost leaves an upload nobody knows; the bucket's lifecycle rule or
     `ListMultipartUploads` finds it.

@@ -32,6 +32,8 @@ Capability = Literal[
     "list-parts-checksums",
     "list-uploads",
     "if-match",  # GET with another ETag is refused
+    "if-none-match",  # a PUT that is to replace nothing is refused where something is there
+    "if-none-match-complete",  # and so is a CompleteMultipartUpload
     "unknown-upload",  # a part for an upload that is gone is answered with NoSuchUpload
 ]
 

@@ -53,6 +53,7 @@ from asyncsink.s3.operations import (
     PutObject,
     UploadPart,
 )
+from asyncsink.testing.transport_conditions import TransportConditionSuite
 from asyncsink.testing.transport_faults import TransportFaultSuite
 from asyncsink.testing.transport_kit import Capability, OpenTransport, crc64, upload_in_parts
 
@@ -71,7 +72,7 @@ ODD_KEYS = (
 
 
 @pytest.mark.anyio
-class TransportSuite(TransportFaultSuite):
+class TransportSuite(TransportConditionSuite, TransportFaultSuite):
     """Subclass it, say what the server can do, and provide the three fixtures of the module's first lines."""
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset()

@@ -241,6 +241,8 @@ async def test_a_manifest_that_cannot_be_written_is_told_before_anything_is_sent
         ({"anonymous": True, "creds_path": "x"}, "anonymous=True"),
         ({"tags": {str(n): "v" for n in range(11)}}, "at most 10"),
         ({"metadata": {"a b": "v"}}, "'a b' is not legal"),
+        ({"metadata": {"AsyncSink-Write": "v"}}, "is asyncsink's own"),
+        ({"metadata": {"a": "v" * 2001}}, "S3 takes 2048 bytes of names and values per object, of which"),
         ({"endpoint_url": "ftp://x"}, "endpoint_url='ftp://x' is malformed"),
         ({"regexp_substitutions": [("(", "x")]}, "regexp_substitutions"),
         ({"concurrency": float("inf")}, "concurrency=inf is out of range"),

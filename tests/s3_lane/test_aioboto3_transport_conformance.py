@@ -56,6 +56,8 @@ class TestOnSeaweedFS(TransportSuite):
             "if-match",
             "part-1-head",
             "unknown-upload",
+            "if-none-match",
+            "if-none-match-complete",
         }
     )
 
@@ -83,7 +85,16 @@ def moto_url() -> Iterator[str]:
 
 class TestOnMoto(TransportSuite):
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {"sse-s3", "tags", "storage-class", "list-uploads", "if-match", "part-1-head"}
+        {
+            "sse-s3",
+            "tags",
+            "storage-class",
+            "list-uploads",
+            "if-match",
+            "part-1-head",
+            "if-none-match",
+            "if-none-match-complete",
+        }
     )
 
     @pytest.fixture

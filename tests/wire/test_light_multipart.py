@@ -121,10 +121,20 @@ def test_what_only_escaping_keeps_and_what_nothing_does() -> None:
     customer_key=st.none() | st.just(Secret(b"k" * 32)),
     marker=st.sampled_from([0, 1000]),
     sse=st.sampled_from(["", "aws:kms"]),
+    only_new=st.booleans(),
+    write_token=st.sampled_from(["", "0123456789abcdef" * 2]),
 )
 @settings(max_examples=150)
 def test_requests_say_what_botocores_say(
-    key: str, upload_id: str, algorithm: Any, customer_key: Any, marker: int, sse: str
+    *,
+    key: str,
+    upload_id: str,
+    algorithm: Any,
+    customer_key: Any,
+    marker: int,
+    sse: str,
+    only_new: bool,
+    write_token: str,
 ) -> None:
     attributes = ObjectAttributes(
         content_type="text/csv",
@@ -138,11 +148,17 @@ def test_requests_say_what_botocores_say(
     )
     checksum = Checksum(algorithm, "AAAAAAAAAAA=") if algorithm is not None else None
     complete = CompleteMultipartUpload(
-        key=key, upload_id=upload_id, parts=(PART,), size_bytes=7, checksum=checksum, sse_customer_key=customer_key
+        key=key,
+        upload_id=upload_id,
+        parts=(PART,),
+        size_bytes=7,
+        checksum=checksum,
+        sse_customer_key=customer_key,
+        only_new=only_new,
     )
     writer = RequestWriter(endpoint_of(S3Target(bucket="bkt", endpoint_url="http://127.0.0.1:1"), "x"), None)
     for operation in (
-        CreateMultipartUpload(key=key, algorithm=algorithm, attributes=attributes),
+        CreateMultipartUpload(key=key, algorithm=algorithm, attributes=attributes, write_token=write_token),
         complete,
         AbortMultipartUpload(key=key, upload_id=upload_id),
         ListParts(key=key, upload_id=upload_id, marker=marker, sse_customer_key=customer_key),
@@ -161,6 +177,10 @@ def test_requests_say_what_botocores_say(
                     del wanted[name]
             if isinstance(operation, CompleteMultipartUpload):
                 assert told.pop("content-type") == "application/xml"
+                assert told["x-amz-mp-object-size"] == "7"
+                assert told.get("if-none-match") == ("*" if only_new else None)
+            if isinstance(operation, CreateMultipartUpload):
+                assert told.get("x-amz-meta-asyncsink-write", "") == write_token
             assert told == wanted
             method, target, _ = first.split(" ")
             assert method == expected["method"]

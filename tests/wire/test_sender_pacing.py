@@ -47,6 +47,7 @@ async def an_upload(stack: S3Stack, source: SourceFile) -> AsyncIterator[Multipa
         plan=plan_parts(source.size_bytes, PART),
         algorithm="CRC64NVME",
         attributes=ObjectAttributes(),
+        write_token="0" * 32,
         retry=QUICK,
     )
     try:

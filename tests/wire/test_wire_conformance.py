@@ -102,6 +102,8 @@ WEED: frozenset[Capability] = frozenset(
         "if-match",
         "part-1-head",
         "unknown-upload",
+        "if-none-match",
+        "if-none-match-complete",
     }
 )
 
@@ -207,7 +209,16 @@ def wire_moto_url() -> Iterator[str]:
 
 class TestWireOnMoto(TransportSuite):
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {"sse-s3", "tags", "storage-class", "list-uploads", "if-match", "part-1-head"}
+        {
+            "sse-s3",
+            "tags",
+            "storage-class",
+            "list-uploads",
+            "if-match",
+            "part-1-head",
+            "if-none-match",
+            "if-none-match-complete",
+        }
     )
 
     @pytest.fixture

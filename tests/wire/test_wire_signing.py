@@ -71,6 +71,9 @@ def attributes(draw: Any) -> ObjectAttributes:
     )
 
 
+TOKEN = st.sampled_from(["", "0123456789abcdef" * 2])
+
+
 @st.composite
 def operations(draw: Any) -> ObjectOperation:
     key = draw(KEYS)
@@ -81,7 +84,14 @@ def operations(draw: Any) -> ObjectOperation:
     return draw(
         st.sampled_from(
             [
-                PutObject(key=key, body=body, checksum=checksum, attributes=draw(attributes())),
+                PutObject(
+                    key=key,
+                    body=body,
+                    checksum=checksum,
+                    attributes=draw(attributes()),
+                    only_new=draw(st.booleans()),
+                    write_token=draw(TOKEN),
+                ),
                 UploadPart(
                     key=key,
                     upload_id=draw(KEYS),
@@ -96,13 +106,16 @@ def operations(draw: Any) -> ObjectOperation:
                     version_id=draw(st.just("") | KEYS),
                     sse_customer_key=customer_key,
                 ),
-                CreateMultipartUpload(key=key, algorithm=algorithm, attributes=draw(attributes())),
+                CreateMultipartUpload(
+                    key=key, algorithm=algorithm, attributes=draw(attributes()), write_token=draw(TOKEN)
+                ),
                 CompleteMultipartUpload(
                     key=key,
                     upload_id=draw(KEYS),
                     parts=(),
                     size_bytes=draw(st.integers(0, 50 * 2**40)),
                     checksum=checksum,
+                    only_new=draw(st.booleans()),
                     sse_customer_key=customer_key,
                 ),
                 AbortMultipartUpload(key=key, upload_id=draw(KEYS)),

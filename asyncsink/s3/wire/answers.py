@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any, Final
 
 from asyncsink.errors import AsyncSinkError, ClockSkew, ServerFault
-from asyncsink.s3.aioboto3_calls import CALLS, HEADER_ALGORITHMS, plain_etag
+from asyncsink.s3.aioboto3_calls import CALLS, HEADER_ALGORITHMS, http_date, plain_etag
 from asyncsink.s3.error_map import error_from_answer, one_line
 from asyncsink.s3.operations import HeadObject, ObjectStored, PutObject, Response, UploadPart
 from asyncsink.s3.wire.multipart_calls import BOOKKEEPING, told_by
@@ -175,12 +174,7 @@ def _add_head(operation: HeadObject, answer: Answer, told: dict[str, Any]) -> No
 
 
 def _date(answer: Answer, name: bytes) -> datetime | None:
-    try:
-        found = parsedate_to_datetime(_header(answer, name))
-    except (ValueError, TypeError, OverflowError):
-        return None
-    # "-0000" parses as a naive time, and means UTC (RFC 5322, 3.3).
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    return http_date(_header(answer, name))
 
 
 def _number(answer: Answer, name: bytes) -> int | None:

@@ -1,7 +1,7 @@
 """Pure: an operation as the head of an HTTP/1.1 request.
 
-All headers but four values (checksum, payload hash, date, length) are the same for every object with the same
-attributes: they are laid out once, in signing order and in sending order, and kept as a template.
+All headers but five values (checksum, payload hash, date, write token, length) are the same for every object with the
+same attributes: they are laid out once, in signing order and in sending order, and kept as a template.
 
 Source: Amazon S3 API Reference, the page of each operation's name.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from asyncsink.config import Secret
+from asyncsink.config import WRITE_METADATA_NAME, Secret
 from asyncsink.errors import ConfigError, InvalidKey
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
 from asyncsink.model import Checksum, ChecksumAlgorithm
@@ -42,16 +42,18 @@ TEMPLATES_MAX: Final = 256
 """Sets of attributes that are kept laid out; one more and all are laid out again."""
 
 USER_AGENT: Final = "asyncsink"
+_WITH_TOKEN: Final = (PutObject, CreateMultipartUpload)
 _SLOT: Final = "\0"
 """Stands for a value that changes; no header value can hold it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The headers around the values that change: text before the checksum, the payload hash, the date, and after it."""
+    """The headers around the values that change: text before the checksum, the payload hash, the date, the write
+    token, and after it. What a request does not have is "", and so is the text before it."""
 
-    signed: tuple[str, str, str, str]
-    sent: tuple[str, str, str, str]
+    signed: tuple[str, ...]
+    sent: tuple[str, ...]
     names: str
 
 
@@ -118,12 +120,13 @@ class RequestWriter:
         value = ""
         if checksum is not None:
             _check("the checksum", value := checksum.value)
+        token = operation.write_token if isinstance(operation, _WITH_TOKEN) else ""
         where = f"{path}?{query}" if query else path
-        a, b, c, d = template.sent
+        a, b, c, d, e = template.sent
         if self._signer is None:
-            return f"{method} {where} HTTP/1.1\r\n{a}{value}{b}{length}\r\n".encode("ascii")
-        before, middle, after, end = template.signed
-        headers = f"{before}{value}{middle}{payload_hash}{after}{timestamp}{end}"
+            return f"{method} {where} HTTP/1.1\r\n{a}{value}{b}{c}{d}{token}{e}{length}\r\n".encode("ascii")
+        before, middle, after, behind, end = template.signed
+        headers = f"{before}{value}{middle}{payload_hash}{after}{timestamp}{behind}{token}{end}"
         signature = self._signer.authorization(
             method=method,
             path=path,
@@ -134,7 +137,7 @@ class RequestWriter:
             timestamp=timestamp,
         )
         return (
-            f"{method} {where} HTTP/1.1\r\n{a}{value}{b}{payload_hash}{c}{timestamp}{d}{length}"
+            f"{method} {where} HTTP/1.1\r\n{a}{value}{b}{payload_hash}{c}{timestamp}{d}{token}{e}{length}"
             f"authorization: {signature}\r\n\r\n"
         ).encode("ascii")
 
@@ -146,8 +149,10 @@ class RequestWriter:
             return self._lay_out(operation, algorithm)
         if isinstance(operation, PutObject):
             given = operation.attributes
+            if operation.only_new or operation.write_token:
+                given = given, operation.only_new, bool(operation.write_token)
         elif isinstance(operation, CreateMultipartUpload):
-            given = operation.attributes, operation.algorithm
+            given = operation.attributes, operation.algorithm, bool(operation.write_token)
         elif not isinstance(operation, (ListObjects, AbortMultipartUpload)):
             given = operation.sse_customer_key
         place = (type(operation), given, algorithm)
@@ -173,6 +178,7 @@ class RequestWriter:
             headers += [("content-type", "application/xml"), ("x-amz-mp-object-size", str(operation.size_bytes))]
             if algorithm is not None:
                 headers.append(("x-amz-checksum-type", "FULL_OBJECT"))
+        headers += _condition(operation)
         if self._request_payer:
             headers.append(("x-amz-request-payer", "requester"))
         if self._signer is not None and self._signer.session_token is not None:
@@ -183,11 +189,14 @@ class RequestWriter:
             headers.append(("content-md5" if algorithm == "MD5" else f"x-amz-checksum-{algorithm.lower()}", _SLOT))
         if self._signer is not None:
             headers += [("x-amz-content-sha256", _SLOT), ("x-amz-date", _SLOT)]
+        token = _token_header(operation)
+        headers += token
+        slots = (algorithm is not None, self._signer is not None, self._signer is not None, bool(token))
         signed, names = canonical_headers(headers)
         # Sent in the same order, but with the spaces inside values that signing folds.
         sent = "".join(f"{name}: {value}\r\n" for name, value in sorted(headers))
         agent = f"user-agent: {USER_AGENT}\r\n"
-        return Template(_split(signed, algorithm), _split(agent + sent, algorithm), names)
+        return Template(_split(signed, slots), _split(agent + sent, slots), names)
 
 
 def attribute_headers(attributes: ObjectAttributes) -> Headers:
@@ -242,6 +251,16 @@ def _check(name: str, value: str) -> None:
     raise ConfigError(f"{what}: S3 takes printable ASCII only; encode it (percent, base64).")
 
 
+def _condition(operation: HotOperation) -> Headers:
+    only_new = isinstance(operation, (PutObject, CompleteMultipartUpload)) and operation.only_new
+    return [("if-none-match", "*")] if only_new else []
+
+
+def _token_header(operation: HotOperation) -> Headers:
+    tokened = isinstance(operation, _WITH_TOKEN) and operation.write_token
+    return [(f"x-amz-meta-{WRITE_METADATA_NAME}", _SLOT)] if tokened else []
+
+
 def _whole_checksum(operation: Bookkeeping) -> Checksum | None:
     """The whole object's, where the parts' were asked for as such."""
     if not isinstance(operation, CompleteMultipartUpload) or operation.checksum is None:
@@ -260,10 +279,8 @@ def _head_query(operation: HeadObject) -> str:
     return canonical_query(parameters)
 
 
-def _split(text: str, algorithm: ChecksumAlgorithm | None) -> tuple[str, str, str, str]:
-    # Sorted by name, the checksum (content-md5 or x-amz-checksum-…) comes before x-amz-content-sha256, the date last.
-    pieces = text.split(_SLOT)
-    if algorithm is None:
-        pieces.insert(0, "")
-    a, b, c, d = pieces + [""] * (4 - len(pieces))
-    return a, b, c, d
+def _split(text: str, slots: tuple[bool, ...]) -> tuple[str, ...]:
+    # Sorted by name, the checksum (content-md5 or x-amz-checksum-…) comes before x-amz-content-sha256, the date, and
+    # the write token (x-amz-meta-…).
+    pieces = iter(text.split(_SLOT))
+    return (*(next(pieces) if there else "" for there in slots), next(pieces))

@@ -103,7 +103,13 @@ class SenderPool:
         Cancellation as there: it propagates when the thread has closed that source.
         """
         if isinstance(operation, PutObjectFrom):
-            whole = ObjectToSend(key=operation.key, algorithm=operation.algorithm, attributes=operation.attributes)
+            whole = ObjectToSend(
+                key=operation.key,
+                algorithm=operation.algorithm,
+                attributes=operation.attributes,
+                only_new=operation.only_new,
+                write_token=operation.write_token,
+            )
             stored, sent = await self._carry(
                 Errand(
                     source=operation.source,

@@ -85,10 +85,19 @@ class ObjectToSend:
     key: str
     algorithm: ChecksumAlgorithm | None = None
     attributes: ObjectAttributes = NO_ATTRIBUTES
+    only_new: bool = False
+    write_token: str = ""
 
     def operation(self, body: memoryview, checksum: Checksum | None) -> PutObject:
         """The whole operation."""
-        return PutObject(key=self.key, body=body, checksum=checksum, attributes=self.attributes)
+        return PutObject(
+            key=self.key,
+            body=body,
+            checksum=checksum,
+            attributes=self.attributes,
+            only_new=self.only_new,
+            write_token=self.write_token,
+        )
 
 
 class Refused(Exception):

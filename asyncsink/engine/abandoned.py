@@ -1,0 +1,210 @@
+"""Multipart uploads that nobody will finish: found by their age, shown, and aborted.
+
+What is looked at lies below the destination's prefix as a folder: "s3://bucket/a" is "a/…", never "ab/…", which is
+where an export to the same destination writes. Without a prefix it is the whole bucket.
+
+Source: S3 API Reference, ListMultipartUploads and AbortMultipartUpload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Unpack
+
+import anyio
+import anyio.lowlevel
+
+from asyncsink.config import ExportOptions, S3Target
+from asyncsink.engine.run import surface
+from asyncsink.errors import ConfigError
+from asyncsink.options import parse_options
+from asyncsink.report.wording import count
+from asyncsink.s3.aborting import abort_upload, open_uploads
+from asyncsink.s3.operations import ListedUpload, UploadPage
+from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
+from asyncsink.s3.stack import open_stack
+from asyncsink.s3.transport import Transport
+from asyncsink.values import parse_duration
+
+ABORTS_AT_ONCE = 16
+UPLOADS_KEPT = 10_000
+"""Uploads that the report names; all are counted, and all are told to `observe`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonedUpload:
+    """An upload that is old enough.
+
+    Attributes:
+        key, upload_id: S3's.
+        initiated: when it began, by the server's clock.
+        age_seconds: by the server's clock.
+        outcome: "open" in a dry run, "aborted", or "failed": it may still be open.
+        problem: why it failed, or "".
+    """
+
+    key: str
+    upload_id: str
+    initiated: datetime
+    age_seconds: float
+    outcome: Literal["open", "aborted", "failed"]
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class AbortReport:
+    """What `abort_uploads` found and did.
+
+    Attributes:
+        destination: where it looked.
+        older_than_seconds: the age from which uploads were taken.
+        dry_run: nothing was aborted.
+        total: open uploads that were found, of any age.
+        old, aborted, failed: how many were old enough, and what became of them.
+        uploads: the old ones, the first ten thousand of them.
+    """
+
+    destination: str
+    older_than_seconds: float
+    dry_run: bool = False
+    total: int = 0
+    old: int = 0
+    aborted: int = 0
+    failed: int = 0
+    uploads: list[AbandonedUpload] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no upload that was to be aborted may still be open."""
+        return not self.failed
+
+    def add(self, upload: AbandonedUpload) -> None:
+        """Count an old upload."""
+        self.old += 1
+        self.aborted += upload.outcome == "aborted"
+        self.failed += upload.outcome == "failed"
+        if len(self.uploads) < UPLOADS_KEPT:
+            self.uploads.append(upload)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "destination": self.destination,
+            "ok": self.ok,
+            "older_than_seconds": self.older_than_seconds,
+            "dry_run": self.dry_run,
+            "uploads_total": self.total,
+            "uploads_old": self.old,
+            "uploads_aborted": self.aborted,
+            "uploads_failed": self.failed,
+            "uploads": [
+                {
+                    "key": upload.key,
+                    "upload_id": upload.upload_id,
+                    "initiated": upload.initiated.isoformat(),
+                    "age_seconds": upload.age_seconds,
+                    "outcome": upload.outcome,
+                    "message": upload.problem,
+                }
+                for upload in self.uploads
+            ],
+        }
+
+    def summary(self) -> str:
+        """A line for a person."""
+        young = self.total - self.old
+        done = f"{self.old:,} to abort" if self.dry_run else f"{self.aborted:,} aborted"
+        failed = f", {self.failed:,} may still be open" if self.failed else ""
+        return f"{count(self.total, 'open upload')} below {self.destination}: {done}{failed}, {young:,} not old enough."
+
+
+async def abort_uploads(
+    destination: Any,
+    *,
+    older_than: str | float | timedelta,
+    dry_run: bool = False,
+    observe: Callable[[AbandonedUpload], None] | None = None,
+    **options: Unpack[ExportOptions],
+) -> AbortReport:
+    """Abort the multipart uploads below `destination` that began long ago: their parts are invisible, and cost money.
+
+    Uploads that run now must be younger than `older_than`. Ages are by the server's clock.
+
+    Args:
+        destination: "s3://bucket/prefix"; what lies below the prefix as a folder counts.
+        older_than: "90s", "24h", "7d", seconds, or a timedelta.
+        dry_run: find them, abort none.
+        observe: called with each old upload when it is done with, on the event loop; it must return quickly.
+        options: how to reach the bucket; see `ExportOptions`.
+
+    Raises:
+        ConfigError: the destination, the age or an option is wrong; nothing was sent.
+        TransferError: the uploads cannot be listed; those that were aborted before are told to `observe`.
+
+    An upload that cannot be aborted is no error, but a "failed" one of the report. Cancelled, it ends aborts that are
+    under way (bounded by `RetryPolicy.abort_seconds`) and begins no more.
+    """
+    seconds = parse_duration(older_than, "older_than")
+    settings = parse_options(destination, options)
+    target = settings.target
+    if not isinstance(target, S3Target):
+        raise ConfigError(f"{target.url!r} is a directory and has no multipart uploads; expected s3://bucket/prefix.")
+    report = AbortReport(target.url, seconds, dry_run)
+
+    def end(upload: AbandonedUpload) -> None:
+        report.add(upload)
+        if observe is not None:
+            observe(upload)
+
+    async with open_stack(target, settings.retry, settings.limits, caller_bucket=settings.caller_bucket) as stack:
+        prefix = f"{target.prefix}/" if target.prefix else ""
+        try:
+            async with aclosing(open_uploads(stack.transport, prefix)) as pages:
+                # A wrong endpoint is told in seconds; later pages are worth all attempts.
+                with stack.transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
+                    page: UploadPage | None = await anext(pages, None)
+                while page is not None:
+                    # Not every server keeps to the prefix.
+                    page.uploads = tuple(upload for upload in page.uploads if upload.key.startswith(prefix))
+                    await _end_page(page, stack.transport, report, end, abort_seconds=settings.retry.abort_seconds)
+                    page = await anext(pages, None)
+        except BaseExceptionGroup as group:
+            raise surface(group) from None
+    return report
+
+
+async def _end_page(
+    page: UploadPage,
+    transport: Transport,
+    report: AbortReport,
+    end: Callable[[AbandonedUpload], None],
+    *,
+    abort_seconds: float,
+) -> None:
+    """Abort what is old enough on one page of the listing, several at once."""
+    # This machine's clock may be wrong, and then ages by it would be too.
+    now = page.answered or datetime.now(UTC)
+    # A Date header has whole seconds: what began within this one is not from the future.
+    ages = [(upload, max(0.0, (now - upload.initiated).total_seconds())) for upload in page.uploads]
+    waiting = iter([(upload, age) for upload, age in ages if age >= report.older_than_seconds])
+    report.total += len(ages)
+
+    def ended(upload: ListedUpload, age: float, outcome: Literal["open", "aborted", "failed"], why: str = "") -> None:
+        end(AbandonedUpload(upload.key, upload.upload_id, upload.initiated, age, outcome, why))
+
+    async def work() -> None:
+        for upload, age in waiting:
+            if report.dry_run:
+                ended(upload, age, "open")
+                continue
+            problem = await abort_upload(transport, upload.key, upload.upload_id, seconds=abort_seconds)
+            ended(upload, age, "failed" if problem else "aborted", problem)
+            # The abort itself is shielded: this is where a cancellation is noticed.
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(ABORTS_AT_ONCE):
+            group.start_soon(work)

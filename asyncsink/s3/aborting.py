@@ -1,0 +1,51 @@
+"""Ending multipart uploads that will not be completed, ours and those that others left behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import anyio
+
+from asyncsink.errors import AsyncSinkError, UploadMissing
+from asyncsink.s3.operations import AbortMultipartUpload, ListMultipartUploads, ListParts, UploadPage
+from asyncsink.s3.transport import Transport
+
+ABORTS_MAX = 3
+"""A part that was in flight may land after an abort (S3 API, AbortMultipartUpload): look, and abort again."""
+
+
+async def abort_upload(transport: Transport, key: str, upload_id: str, *, seconds: float) -> str:
+    """Forget an upload and its parts. Returns "" or, where the server would not, why it may still be open.
+
+    Shielded from cancellation, and bounded by `seconds`.
+    """
+    with anyio.move_on_after(seconds, shield=True):
+        try:
+            for _ in range(ABORTS_MAX):
+                await transport.send(AbortMultipartUpload(key=key, upload_id=upload_id))
+                await transport.send(ListParts(key=key, upload_id=upload_id))
+        except UploadMissing:
+            return ""
+        except AsyncSinkError as error:
+            return str(error)
+        return "the server still lists it after the abort"
+    return f"the server did not answer within {seconds:g} s"
+
+
+async def open_uploads(transport: Transport, prefix: str) -> AsyncGenerator[UploadPage, None]:
+    """Every page of the uploads whose keys begin with `prefix` (S3 API, ListMultipartUploads).
+
+    Uploads that are ended meanwhile do not disturb it: the next page begins behind the last key of this one.
+
+    Raises:
+        TransferError: they cannot be listed.
+    """
+    key_marker = upload_id_marker = ""
+    while True:
+        page = await transport.send(
+            ListMultipartUploads(prefix=prefix, key_marker=key_marker, upload_id_marker=upload_id_marker)
+        )
+        yield page
+        key_marker, upload_id_marker = page.next_key_marker, page.next_upload_id_marker
+        if not key_marker:
+            return

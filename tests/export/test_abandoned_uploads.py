@@ -1,0 +1,154 @@
+"""Multipart uploads that nobody will finish: found by age, below a prefix as a folder, and aborted."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+import asyncsink
+from asyncsink.errors import ConfigError
+from asyncsink.testing.faulty_peers import CannedPeer
+from asyncsink.testing.transport_kit import canned
+from asyncsink.values import parse_duration
+
+pytestmark = pytest.mark.anyio
+KEYS = ("a", "a/1 é+%", "a/b/2", "ab/3", "c/4")
+DATE = "Date: Wed, 01 Jan 2020 12:00:00 GMT"
+
+
+@pytest.fixture(params=["seaweedfs", "moto"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, str, str]]:
+    """A client, a bucket and the server's URL."""
+    if request.param == "seaweedfs":
+        seaweed = request.getfixturevalue("seaweed")
+        for name, value in seaweed.environment.items():
+            monkeypatch.setenv(name, value)
+        yield request.getfixturevalue("s3"), request.getfixturevalue("bucket"), seaweed.endpoint_url
+        return
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        url = "http://{}:{}".format(*server.get_host_and_port())
+        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
+        name = f"test-{uuid.uuid4().hex[:20]}"
+        client.create_bucket(Bucket=name)
+        yield client, name, url
+        client.close()
+    finally:
+        server.stop()
+
+
+def left_open(client: Any, bucket: str) -> list[str]:
+    return sorted(upload["Key"] for upload in client.list_multipart_uploads(Bucket=bucket).get("Uploads", []))
+
+
+async def test_uploads_below_a_folder_are_aborted_and_no_others(
+    request: pytest.FixtureRequest, place: tuple[Any, str, str]
+) -> None:
+    client, bucket, url = place
+    for key in KEYS:
+        upload = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+        client.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"x" * 100)
+    seen: list[asyncsink.AbandonedUpload] = []
+    options: dict[str, Any] = {"endpoint_url": url, "region": "us-east-1"}
+
+    # moto says of every upload that it began in 2010.
+    age = "1h" if "moto" not in request.node.name else timedelta(days=365_000)
+    young = await asyncsink.abort_uploads(f"s3://{bucket}/a", older_than=age, observe=seen.append, **options)
+    assert (young.total, young.old, young.ok, seen) == (2, 0, True, [])
+
+    dry = await asyncsink.abort_uploads(
+        f"s3://{bucket}/a/", older_than=timedelta(0), dry_run=True, observe=seen.append, **options
+    )
+    assert sorted(upload.key for upload in seen) == ["a/1 é+%", "a/b/2"]
+    assert {upload.outcome for upload in dry.uploads} == {"open"}
+    assert all(upload.age_seconds >= 0 for upload in seen)
+    assert left_open(client, bucket) == sorted(KEYS)
+
+    done = await asyncsink.abort_uploads(f"s3://{bucket}/a", older_than=0, **options)
+    assert (done.total, done.aborted, done.failed) == (2, 2, 0)
+    assert left_open(client, bucket) == ["a", "ab/3", "c/4"]
+
+    rest = await asyncsink.abort_uploads(f"s3://{bucket}", older_than="0s", **options)
+    assert rest.aborted == 3
+    assert left_open(client, bucket) == []
+    assert "3 aborted" in rest.summary()
+
+
+def page(*uploads: tuple[str, str], more: bool = False) -> bytes:
+    listed = "".join(
+        f"<Upload><Key>{key}</Key><UploadId>id-{key}</UploadId><Initiated>{at}</Initiated></Upload>"
+        for key, at in uploads
+    )
+    marker = f"<NextKeyMarker>{uploads[-1][0]}</NextKeyMarker><NextUploadIdMarker>m</NextUploadIdMarker>"
+    body = (
+        f"<ListMultipartUploadsResult><IsTruncated>{str(more).lower()}</IsTruncated>{marker if more else ''}{listed}"
+        "</ListMultipartUploadsResult>"
+    )
+    return canned(200, body.encode(), "Content-Type: application/xml", DATE)
+
+
+GONE = canned(404, b"<Error><Code>NoSuchUpload</Code><Message>m</Message></Error>")
+DENIED = canned(403, b"<Error><Code>AccessDenied</Code><Message>m</Message></Error>")
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-test")
+
+
+@pytest.mark.usefixtures("credentials")
+async def test_all_pages_are_read_and_ages_are_by_the_servers_clock() -> None:
+    first = page(("p/1", "2020-01-01T10:59:59Z"), more=True)
+    # What is too young, and what a server lists although it is not below the prefix.
+    last = page(("p/2", "2020-01-01T11:00:01Z"), ("p/3", "2020-01-01T11:00:00Z"), ("q/1", "2019-01-01T00:00:00Z"))
+    answers = [first, canned(204, b""), parts_of("id"), canned(204, b""), GONE, last, DENIED]
+    async with CannedPeer(*answers) as peer:
+        report = await asyncsink.abort_uploads(
+            "s3://bkt/p", older_than="1h", endpoint_url=peer.endpoint_url, region="us-east-1"
+        )
+    assert [(u.key, u.age_seconds, u.outcome) for u in report.uploads] == [
+        ("p/1", 3601.0, "aborted"),
+        ("p/3", 3600.0, "failed"),
+    ]
+    assert "AccessDenied" in report.uploads[1].problem
+    assert (report.total, report.ok) == (3, False)
+    assert b"key-marker=p%2F1" in peer.heads[5]
+    assert b"upload-id-marker=m" in peer.heads[5]
+    # A part that landed after the first abort is what the second one is for.
+    assert [head.split(b" ")[0] for head in peer.heads[1:5]] == [b"DELETE", b"GET", b"DELETE", b"GET"]
+
+
+def parts_of(upload_id: str) -> bytes:
+    body = f"<ListPartsResult><UploadId>{upload_id}</UploadId><IsTruncated>false</IsTruncated></ListPartsResult>"
+    return canned(200, body.encode(), "Content-Type: application/xml")
+
+
+async def test_what_is_no_bucket_has_no_uploads(tmp_path: Any) -> None:
+    with pytest.raises(ConfigError, match="has no multipart uploads"):
+        await asyncsink.abort_uploads(tmp_path, older_than="1h")
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("90s", 90), ("15m", 900), ("24h", 86400), ("7d", 604800), (90, 90), (0.5, 0.5), (timedelta(hours=1), 3600)],
+)
+def test_durations(value: Any, seconds: float) -> None:
+    assert parse_duration(value, "older_than") == seconds
+
+
+@pytest.mark.parametrize(
+    "value", ["", "24", "h", "1.5h", "-1h", "24H", "1w", "1h30m", " 1h", "٣h", -1, True, None, float("nan"), "9" * 99]
+)
+def test_what_is_no_duration(value: Any) -> None:
+    with pytest.raises(ConfigError, match="is no duration; expected a number and a unit, as 90s, 15m, 24h or 7d"):
+        parse_duration(value, "older_than")
