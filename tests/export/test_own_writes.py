@@ -209,7 +209,8 @@ class Damages:
 
     async def send(self, operation: Operation[Any]) -> Any:
         if isinstance(operation, CompleteMultipartUpload):
-            checksum = checksum_of(self._body, "CRC64NVME")
+            # Without a checksum, its size alone tells the short one.
+            checksum = checksum_of(self._body, "CRC64NVME") if len(self._body) > KIB else None
             damage = PutObject(key="k", body=self._body, checksum=checksum, write_token=self._token)
             await self._stack.transport.send(damage)
             raise ServerFault("Internal error.", operation=operation.name)

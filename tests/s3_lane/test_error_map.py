@@ -48,7 +48,9 @@ from asyncsink.s3.error_map import BY_CODE, error_from_answer, one_line, retry_a
         ("AuthorizationHeaderMalformed", 400, e.ConfigError),
         ("NotImplemented", 501, e.PermanentError),
         ("NotImplemented", 400, e.PermanentError),
-        ("EntityTooSmall", 400, e.PermanentError),
+        ("EntityTooSmall", 400, e.PartsRefused),
+        ("InvalidPart", 400, e.PartsRefused),
+        ("InvalidPartOrder", 400, e.PartsRefused),
         ("SomethingNew", 418, e.PermanentError),
     ],
 )
