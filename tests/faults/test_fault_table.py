@@ -31,12 +31,16 @@ LARGE, MEDIUM, SMALL = "sub/parts.nii.gz", "sub/medium.nii", "small.json"
 
 @dataclass(frozen=True)
 class Do(t.Toxic):
-    """Something happens elsewhere while the request is on its way, which passes unharmed."""
+    """Something happens elsewhere while the request is on its way, which passes unharmed or by another toxic."""
 
     what: Callable[[Request], Any]
+    then: t.Toxic | None = None
 
     async def play(self, passage: Passage) -> None:
         self.what(passage.request)
+        if self.then is not None:
+            await self.then.play(passage)
+            return
         passage.hit("something happened")
         await passage.relay()
 
@@ -126,14 +130,14 @@ async def test_an_upload_that_is_gone_starts_over(export: Export, s3: Any, opera
 
 
 async def test_a_part_that_the_server_has_otherwise_is_sent_again(export: Export, s3: Any) -> None:
-    """InvalidPart from the server itself: the parts are listed, and the one that differs is sent again."""
+    """InvalidPart: the parts are listed, and the one that differs is sent again."""
 
     def spoil(request: Request) -> None:
         of = {"Bucket": request.bucket, "Key": request.key, "UploadId": request.upload_id}
         other = b"spoiled"
         s3.upload_part(**of, PartNumber=2, Body=other, ChecksumCRC64NVME=checksum_of(other, "CRC64NVME").value)
 
-    run = await export(Rule(Do(spoil), operation=COMPLETE, times=1))
+    run = await export(Rule(Do(spoil, t.Status(400, "InvalidPart")), operation=COMPLETE, times=1))
     run.published()
     assert sorted(request.part_number for request in run.proxy.sent(PART)) == [1, 2, 2, 3]
     assert len(run.proxy.sent("CreateMultipartUpload")) == 1
