@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asyncsink.config import ExportOptions, RetryPolicy
+    from asyncsink.config import RetryPolicy
     from asyncsink.engine.abandoned import AbandonedUpload, AbortReport, abort_uploads
     from asyncsink.engine.verifying import VerifyReport, verify_manifest
     from asyncsink.errors import (
@@ -39,11 +39,12 @@ if TYPE_CHECKING:
         TransferError,
     )
     from asyncsink.model import Checksum, Failure, Finished, LimitChanged, Notice, Planned, Receipt, Skip, Started
+    from asyncsink.option_names import ExportOptions
     from asyncsink.report.report import Report
     from asyncsink.sink import AsyncSink, export, export_directory, export_sync
 
 _HOMES = {
-    "asyncsink.config": ("ExportOptions", "RetryPolicy"),
+    "asyncsink.config": ("RetryPolicy",),
     "asyncsink.engine.abandoned": ("AbandonedUpload", "AbortReport", "abort_uploads"),
     "asyncsink.engine.verifying": ("VerifyReport", "verify_manifest"),
     "asyncsink.errors": (
@@ -75,6 +76,7 @@ _HOMES = {
         "Skip",
         "Started",
     ),
+    "asyncsink.option_names": ("ExportOptions",),
     "asyncsink.report.report": ("Report",),
     "asyncsink.sink": ("AsyncSink", "export", "export_directory", "export_sync"),
 }

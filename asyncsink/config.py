@@ -1,17 +1,14 @@
 """What a run is told: frozen, keyword-only, validated when it is made.
 
-`parse_options` turns the public options (DataSink's names and ours) into one `Settings`; everything it refuses is a
-ConfigError of one sentence. No value here touches the network or the disk.
+`options.parse_options` turns the public options (DataSink's names and ours) into one `Settings`; everything it refuses
+is a ConfigError of one sentence. No value here touches the network or the disk.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
-from asyncsink.errors import ConfigError
 from asyncsink.model import ChecksumAlgorithm
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -23,7 +20,7 @@ WRITE_TOKEN_CHARACTERS = 32
 Compat = Literal["strict", "nipype"]
 SubstitutionScope = Literal["key", "full"]
 StripDirMode = Literal["prefix", "replace"]
-Overwrite = Literal["never", "always", "size", "size-mtime", "checksum"]
+Overwrite = Literal["never", "always", "size", "size-mtime", "checksum", "journal"]
 OnMissing = Literal["error", "skip"]
 OnCollision = Literal["error", "last"]
 OnUnreachable = Literal["error", "local"]
@@ -240,113 +237,23 @@ class Policies:
         return None if self.checksum == "none" else self.checksum
 
 
-class ExportOptions(TypedDict, total=False):
-    """The public options, with their defaults. DataSink's own names keep their meaning.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JournalChoice:
+    """Whether a run keeps a journal, and where.
 
-    Names of the objects
-        container: folder below the destination; None.
-        parameterization: keep the folders of a source's path that begin with "_"; True.
-        parameterization_root: only folders below this directory count for that; None is all of them.
-        strip_dir: directory that is left out of the sources' paths; None.
-        strip_dir_mode: "prefix", or "replace" it anywhere (the default with compat="nipype").
-        substitutions: (old, new) pairs, applied one after another; ().
-        regexp_substitutions: (pattern, replacement) pairs, applied after them; ().
-        substitution_scope: "key" (below the destination), or "full" URL or path (the default with compat="nipype").
-        substitute_files: apply both to the files inside a directory of `outputs` too; False.
-        compat: "strict", or "nipype": DataSink's ways wherever they lose nothing.
-    Connection and credentials
-        endpoint_url: S3 server other than Amazon's, "http://host:port"; None.
-        region: region of the bucket; None is what the environment and the profile say.
-        profile: profile of ~/.aws; None.
-        creds_path: credentials file as Amazon hands it out; None is the usual chain (environment, profile, role).
-        anonymous: send unsigned requests; False.
-        bucket: a name, boto3 Bucket or aioboto3 Bucket to use instead of the destination's; None.
-        request_payer: accept the charges of a requester-pays bucket: True or "requester"; False.
-        addressing_style: "auto", "path" or "virtual".
-        sign_payload: whether the body's SHA-256 is part of the signature: "always", "never", or "auto": only over plain
-            HTTP to another machine, where nothing else guards the request.
-        ca_bundle: file of certificates to trust; None is the system's.
-        transport: how objects are sent: "auto", "wire" (own HTTP) or "aioboto3".
-    What every object is given
-        encrypt_bucket_keys: the same as sse="AES256"; False.
-        sse: "AES256", "aws:kms", "aws:kms:dsse", or your own key of 32 bytes; None.
-        sse_kms_key_id: key for the two kms kinds; None is the account's own.
-        storage_class: S3's name, such as "STANDARD_IA"; None.
-        acl: canned ACL, such as "bucket-owner-full-control"; None.
-        tags: {name: value}, up to 10; None.
-        metadata: {name: value}, up to 2 KiB; None.
-        content_type: "infer" (from the name), or one media type for all.
-        checksum: "CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5" or "none".
-    What to do when
-        overwrite: the object exists: send where the "checksum" differs, "size", "size-mtime", "never", "always".
-        on_missing: a source is missing or no regular file: "error", or "skip" and report it.
-        on_collision: two sources have one key: "error", or the "last" wins.
-        on_unreachable: the bucket cannot be used: "error", or "local": keep all in ~/s3_datasink_<bucket>/<prefix>.
-        symlinks: a source is a link: "follow" (loops refused), "skip" (reported) or "error".
-    Local copy and records
-        local_copy: directory that gets a copy of everything; None.
-        local_copy_mode: "copy", "hardlink" or "reflink".
-        related_files: local copies bring .hdr/.img/.mat and .BRIK/.HEAD partners along; False.
-        remove_dest_dir: empty the local folders that directories are copied to first (never on S3); False.
-        manifest: file that gets a record of every object, for verify_manifest; None.
-    Limits
-        concurrency: requests in flight; None (or "auto") adapts.
-        part_size_bytes: size of the parts of large files, as a number or "16MiB"; 8 MiB.
-        memory_bytes: most file content held at once, likewise; 256 MiB.
-        retry: a RetryPolicy.
-        processes: how many processes share the work, or "auto": as many as pay for this source; 1.
-        shard: publish only one part of N, on this machine: "I/N" or (I, N), I from 0 to N - 1; None is all.
+    Attributes:
+        enabled: False: none is read, and none is written.
+        path: absolute path of the file, or "" for the destination's own below `state_directory`.
+        required: the run is refused where the journal cannot be used: one was named, or overwrite="journal" asks for
+            one. Else the run goes on without, and says so.
+        state_directory: the user's (XDG Base Directory Specification, XDG_STATE_HOME); "~" is expanded where it is
+            used.
     """
 
-    container: str | None
-    parameterization: bool
-    strip_dir: str | None
-    substitutions: Iterable[tuple[str, str]]
-    regexp_substitutions: Iterable[tuple[str, str]]
-    creds_path: Any
-    encrypt_bucket_keys: bool
-    bucket: Any
-    local_copy: Any
-    remove_dest_dir: bool
-    endpoint_url: str | None
-    region: str | None
-    profile: str | None
-    anonymous: bool
-    request_payer: bool | str | None
-    addressing_style: AddressingStyle
-    sign_payload: SignPayload
-    ca_bundle: Any
-    sse: str | bytes | None
-    sse_kms_key_id: str | None
-    storage_class: str | None
-    acl: str | None
-    tags: Mapping[str, str] | None
-    metadata: Mapping[str, str] | None
-    content_type: str
-    checksum: str | None
-    overwrite: Overwrite
-    on_missing: OnMissing
-    on_collision: OnCollision
-    on_unreachable: OnUnreachable
-    symlinks: Symlinks
-    concurrency: int | str | None
-    part_size_bytes: int | str
-    memory_bytes: int | str
-    manifest: Any
-    compat: Compat
-    substitution_scope: SubstitutionScope
-    strip_dir_mode: StripDirMode
-    substitute_files: bool
-    parameterization_root: Any
-    local_copy_mode: LocalCopyMode
-    related_files: bool
-    retry: RetryPolicy
-    transport: LaneChoice
-    processes: int | str | None
-    shard: str | tuple[int, int] | None
-
-
-OPTION_NAMES: tuple[str, ...] = tuple(ExportOptions.__annotations__)
+    enabled: bool = True
+    path: str = ""
+    required: bool = False
+    state_directory: str = "~/.local/state"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -361,18 +268,10 @@ class Settings:
     policies: Policies = field(default_factory=Policies)
     local_copy: LocalTarget | None = None
     manifest: str = ""
+    journal: JournalChoice = JournalChoice(enabled=False)
     remove_dest_dir: bool = False
     transport: LaneChoice = "auto"
     processes: int | Literal["auto"] = 1
     shard: Shard = Shard()
     caller_bucket: Any = None
     """A boto3 or aioboto3 Bucket whose client settings are taken over (rule 47), or None."""
-
-
-def check_option_names(options: Mapping[str, object]) -> None:
-    """Raise ConfigError, with the nearest name, for the first option that does not exist."""
-    for name in options:
-        if name not in OPTION_NAMES:
-            near = difflib.get_close_matches(name, OPTION_NAMES, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{name!r} is no option of asyncsink.{hint}")

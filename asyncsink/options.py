@@ -10,17 +10,14 @@ from typing import Any, Literal, cast
 from asyncsink.config import (
     GIB,
     MIB,
-    WRITE_METADATA_NAME,
-    WRITE_TOKEN_CHARACTERS,
     AddressingStyle,
     ChecksumChoice,
     Compat,
-    ExportOptions,
+    JournalChoice,
     LaneChoice,
     Limits,
     LocalCopyMode,
     LocalTarget,
-    ObjectOptions,
     OnCollision,
     OnMissing,
     OnUnreachable,
@@ -29,30 +26,27 @@ from asyncsink.config import (
     RetryPolicy,
     RoutingOptions,
     S3Target,
-    Secret,
     Settings,
     Shard,
     SignPayload,
     StripDirMode,
     SubstitutionScope,
     Symlinks,
-    check_option_names,
 )
 from asyncsink.errors import ConfigError
+from asyncsink.object_options import object_options
+from asyncsink.option_names import ExportOptions, check_option_names
 from asyncsink.values import (
     check_choice,
     choice_of,
     choices_of,
     flag_of,
-    mapping_of,
     pairs_of,
     path_of,
     size_of,
     text_of,
 )
 
-TAGS_MAX = 10
-METADATA_BYTES_MAX = 2048
 CONCURRENCY_MAX = 1024
 PROCESSES_MAX = 64
 PART_SIZE_BYTES_MIN, PART_SIZE_BYTES_MAX = 5 * MIB, 5 * GIB
@@ -72,15 +66,17 @@ def parse_options(base_directory: Any, options: ExportOptions | Mapping[str, Any
     check_option_names(given)
     compat: Compat = choice_of(given, "compat", "strict", Compat)
     target = parse_target(base_directory, given)
+    journal = _journal(given, target)
     return Settings(
         target=target,
         routing=_routing(given, compat),
-        objects=_objects(given),
+        objects=object_options(given),
         limits=_limits(given),
         retry=_retry(given),
-        policies=_policies(given),
+        policies=_policies(given, journal),
         local_copy=_local_copy(given, target),
         manifest=path_of(given, "manifest"),
+        journal=journal,
         remove_dest_dir=flag_of(given, "remove_dest_dir", False),
         transport=choice_of(given, "transport", "auto", LaneChoice),
         processes=_processes(given),
@@ -193,83 +189,6 @@ def _routing(given: Mapping[str, Any], compat: Compat) -> RoutingOptions:
     )
 
 
-def _objects(given: Mapping[str, Any]) -> ObjectOptions:
-    sse: Any = "" if given.get("sse") is None else given["sse"]
-    customer_key = None
-    if isinstance(sse, (bytes, bytearray)):
-        if len(sse) != 32:
-            raise ConfigError(f"A customer key for sse has 32 bytes (256 bits); this one has {len(sse)}.")
-        sse, customer_key = "", Secret(bytes(sse))
-    elif sse not in ("", "AES256", "aws:kms", "aws:kms:dsse"):
-        # It may be a customer key that was given as text: it is not repeated.
-        raise ConfigError(
-            "sse is of no known kind; expected 'AES256', 'aws:kms', 'aws:kms:dsse', or a customer key of 32 bytes."
-        )
-    if flag_of(given, "encrypt_bucket_keys", False):
-        if customer_key is not None or sse not in ("", "AES256"):
-            raise ConfigError("encrypt_bucket_keys asks for AES256, and sse for something else; give one of them.")
-        sse = "AES256"
-    kms_key = text_of(given, "sse_kms_key_id")
-    if kms_key and sse not in ("aws:kms", "aws:kms:dsse"):
-        raise ConfigError("sse_kms_key_id is given but sse is not 'aws:kms' or 'aws:kms:dsse'; set sse too.")
-    content_type = text_of(given, "content_type") or "infer"
-    if content_type != "infer" and "/" not in content_type:
-        raise ConfigError(f"content_type={content_type!r} is no media type; expected 'infer', or one as 'text/plain'.")
-    storage_class = text_of(given, "storage_class")
-    if storage_class and not re.fullmatch(r"[A-Z][A-Z0-9_-]*", storage_class):
-        raise ConfigError(f"storage_class={storage_class!r} is none; expected a name such as 'STANDARD_IA'.")
-    acl = text_of(given, "acl")
-    if acl:
-        check_choice(
-            "acl",
-            acl,
-            ("private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read",
-             "bucket-owner-read", "bucket-owner-full-control"),
-        )  # fmt: skip
-    return ObjectOptions(
-        sse=sse,
-        sse_kms_key_id=kms_key,
-        sse_customer_key=customer_key,
-        storage_class=storage_class,
-        acl=acl,
-        tags=_tags(given),
-        metadata=_metadata(given),
-        content_type=content_type,
-    )
-
-
-def _tags(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    tags = mapping_of(given, "tags")
-    if len(tags) > TAGS_MAX:
-        raise ConfigError(f"{len(tags)} tags are given; S3 takes at most {TAGS_MAX} per object.")
-    for name, value in tags:
-        if not 1 <= len(name) <= 128 or len(value) > 256:
-            raise ConfigError(
-                f"The tag {name!r} is too long; S3 takes names of 1 to 128, values of up to 256 characters."
-            )
-    return tags
-
-
-def _metadata(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    metadata = mapping_of(given, "metadata")
-    for name, value in metadata:
-        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
-            raise ConfigError(
-                f"The metadata name {name!r} is not legal; expected letters, digits and '-' (an HTTP header name)."
-            )
-        if name.lower() == WRITE_METADATA_NAME:
-            raise ConfigError(f"The metadata name {name!r} is asyncsink's own (its write token); choose another name.")
-        if not value.isascii() or not value.isprintable():
-            raise ConfigError(f"The value of metadata {name!r} must be printable ASCII; S3 sends it as an HTTP header.")
-    own_bytes = len(WRITE_METADATA_NAME) + WRITE_TOKEN_CHARACTERS
-    if sum(len(name) + len(value) for name, value in metadata) > METADATA_BYTES_MAX - own_bytes:
-        raise ConfigError(
-            f"The metadata is too large: S3 takes {METADATA_BYTES_MAX} bytes of names and values per object, of which "
-            f"asyncsink needs {own_bytes}; shorten it."
-        )
-    return metadata
-
-
 def _limits(given: Mapping[str, Any]) -> Limits:
     default = Limits()
     concurrency = given.get("concurrency")
@@ -340,13 +259,13 @@ def _retry(given: Mapping[str, Any]) -> RetryPolicy:
     return retry
 
 
-def _policies(given: Mapping[str, Any]) -> Policies:
+def _policies(given: Mapping[str, Any], journal: JournalChoice) -> Policies:
     checksum = given.get("checksum", "CRC64NVME")
     checksum = "none" if checksum is None else str(checksum)
     checksum = "none" if checksum.lower() == "none" else checksum.upper().replace("-", "")
     check_choice("checksum", checksum, choices_of(ChecksumChoice))
     return Policies(
-        overwrite=choice_of(given, "overwrite", "checksum", Overwrite),
+        overwrite=choice_of(given, "overwrite", "journal" if journal.path else "checksum", Overwrite),
         on_missing=choice_of(given, "on_missing", "error", OnMissing),
         on_collision=choice_of(given, "on_collision", "error", OnCollision),
         on_unreachable=choice_of(given, "on_unreachable", "error", OnUnreachable),
@@ -354,6 +273,29 @@ def _policies(given: Mapping[str, Any]) -> Policies:
         checksum=cast("ChecksumChoice", checksum),
         related_files=flag_of(given, "related_files", False),
     )
+
+
+def _journal(given: Mapping[str, Any], target: S3Target | LocalTarget) -> JournalChoice:
+    value = given.get("journal")
+    asked_for = given.get("overwrite") == "journal"
+    if value is False:
+        if asked_for:
+            raise ConfigError("overwrite='journal' needs a journal; leave journal=False out, or use 'checksum'.")
+        return JournalChoice(enabled=False)
+    if value is True:
+        raise ConfigError("journal=True names no file; expected the path of a file, None or False.")
+    if isinstance(target, LocalTarget):
+        if value is not None or asked_for:
+            what = "journal is" if value is not None else "overwrite='journal' is"
+            raise ConfigError(
+                f"{what} given, but the destination {target.url} is a local directory, which has none; expected "
+                "s3://bucket/prefix."
+            )
+        return JournalChoice(enabled=False)
+    path = path_of(given, "journal")
+    if value is not None and not path.strip():
+        raise ConfigError("journal is empty; expected the path of a file, None or False.")
+    return JournalChoice(path=os.path.abspath(path) if path else "", required=bool(path) or asked_for)
 
 
 def _local_copy(given: Mapping[str, Any], target: S3Target | LocalTarget) -> LocalTarget | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -15,7 +15,7 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 from anyio.abc import TaskGroup
 
-from asyncsink.config import ExportOptions, LocalTarget, Settings
+from asyncsink.config import LocalTarget, Settings
 from asyncsink.engine.clearing import check_not_nested, clear_destinations
 from asyncsink.engine.composing import (
     CountedWalk,
@@ -32,7 +32,7 @@ from asyncsink.engine.events import Events
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.loops import run_to_end
 from asyncsink.engine.outcomes import is_skip
-from asyncsink.engine.pipeline import Submit, Work
+from asyncsink.engine.pipeline import Found, Submit, Work
 from asyncsink.engine.processes import available_cores, open_runner, outlook_of_parent
 from asyncsink.engine.producer import feed_discovery, first_only
 from asyncsink.engine.progress import Progress
@@ -41,6 +41,7 @@ from asyncsink.engine.run import Opening, Run, check_bucket_given, surface
 from asyncsink.engine.survey import Survey, take_survey
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.model import Event, Failure, Receipt, Skip, SourceProblem, Started, Transfer
+from asyncsink.option_names import ExportOptions
 from asyncsink.options import parse_options
 from asyncsink.report.report import Report
 from asyncsink.sources.base import Source
@@ -106,7 +107,9 @@ async def run_source(
             what = "source" if settings.shard.count == 1 else f"shard {settings.shard} of the source"
             events.notice(f"The {what} holds no files: there is nothing to publish.")
     outlook = survey.outlook if survey.sample_key else open_end(settings.target)
-    opening = Opening(settings, progress, events, dry_run, threads=threads, started=started)
+    walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
+    found = (walk if kept is None else kept) if source.replayable else None
+    opening = Opening(settings, progress, events, dry_run, threads=threads, started=started, found=found)
     try:
         async with (
             opening.open(outlook_of_parent(outlook, processes)) as run,
@@ -131,6 +134,7 @@ async def run_source(
                 workers=settings.limits.concurrency_max,
                 hops=run.hops,
                 limiter=threads,
+                journal=run.journal,
             )
             await runner.run(feed)
             run.interrupted = False
@@ -284,8 +288,8 @@ class AsyncSink:
         ticket = Ticket()
         self._tickets.add(ticket)
         try:
-            for transfer in await self._claimed(ledger, found):
-                await self._submit(Work(transfer, ticket))
+            for known in await self._claimed(run, ledger, found):
+                await self._submit(Work(known, ticket))
             await ticket.done.wait()
         finally:
             self._tickets.discard(ticket)
@@ -307,7 +311,7 @@ class AsyncSink:
         run, ledger = self._opened()
         count = 0
         async for transfer in self._discover(run, attribute, paths):
-            for claimed in await self._claimed(ledger, [transfer]):
+            for claimed in await self._claimed(run, ledger, [transfer]):
                 await self._submit(Work(claimed))
                 count += 1
         return count
@@ -344,23 +348,23 @@ class AsyncSink:
                 else:
                     raise item.error
 
-    async def _claimed(self, ledger: KeyLedger, transfers: list[Transfer]) -> list[Transfer]:
-        """The transfers, whose keys are theirs now.
+    async def _claimed(self, run: Run, ledger: KeyLedger, transfers: Sequence[Found]) -> Sequence[Found]:
+        """The transfers, whose keys are theirs now, with what the journal knows of them.
 
         Raises:
             KeyCollision: another source has one of the keys, and `on_collision` says that this is an error.
+            JournalError: the journal cannot be read.
         """
-        if self._settings.policies.on_collision == "last":
+        colliding = self._settings.policies.on_collision != "last"
+        if run.journal is None and not colliding:
             return transfers
 
-        def claim() -> list[Transfer]:
-            claimed = []
-            for item in first_only(iter(transfers), ledger):
+        def claim() -> Sequence[Found]:
+            claimed = list(first_only(iter(transfers), ledger) if colliding else transfers)
+            for item in claimed:
                 if isinstance(item, SourceProblem):
                     raise item.error
-                if isinstance(item, Transfer):
-                    claimed.append(item)
-            return claimed
+            return claimed if run.journal is None else run.journal.attach(claimed)
 
         return await anyio.to_thread.run_sync(claim)
 

@@ -66,7 +66,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Neither the developer's credentials nor a proxy reach a test."""
+    """Neither the developer's credentials, nor a proxy, nor journals of real exports reach a test."""
     nowhere = tmp_path_factory.mktemp("aws")
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
@@ -76,6 +76,9 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         patch.setenv("AWS_CONFIG_FILE", str(nowhere / "no-config"))
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere / "no-credentials"))
         patch.setenv("BOTO_CONFIG", str(nowhere / "no-boto"))
+        # Default journals are kept below these: neither the developer's own are read, nor are theirs added to.
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         # Everything the library logs is captured, so that a secret cannot hide below the usual level.
         logging.getLogger("asyncsink").setLevel(logging.DEBUG)
         yield

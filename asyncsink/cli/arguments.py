@@ -8,9 +8,11 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ _CHOICES = {
     "local_copy_mode": config.LocalCopyMode,
 }
 _RENAMED = {"part_size": "part_size_bytes", "memory": "memory_bytes", "tag": "tags"}
-_NOT_OPTIONS = {"json", "quiet", "verbose", "no_parameterization"}
+_NOT_OPTIONS = {"json", "quiet", "verbose", "no_parameterization", "no_journal"}
 _EQUALS = re.compile(r"(?<!\\)=")
 
 
@@ -67,7 +69,19 @@ def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
         if given.get("parameterization"):
             raise ConfigError("--parameterization and --no-parameterization contradict each other; give one of them.")
         options["parameterization"] = False
+    if given.get("no_journal"):
+        if given.get("journal"):
+            raise ConfigError("--journal and --no-journal contradict each other; give one of them.")
+        options["journal"] = False
     return options
+
+
+def with_state_directory(settings: Settings) -> Settings:
+    """The settings, with default journals where the user keeps such files: $XDG_STATE_HOME, where it is absolute."""
+    directory = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(directory):
+        return settings  # the XDG Base Directory Specification: a relative path is to be ignored
+    return replace(settings, journal=replace(settings.journal, state_directory=directory))
 
 
 def _check(name: str, value: Any) -> None:

@@ -143,7 +143,8 @@ class Policies:
         _text(
             "--overwrite",
             "POLICY",
-            "The object exists: send it if its checksum differs (checksum, default), size, size-mtime, never, always.",
+            "The object exists: send it if its checksum differs (checksum, default), size, size-mtime, never, "
+            "always; or ask the journal first (journal, default with --journal).",
             _POLICY,
         ),
     ] = None
@@ -183,6 +184,19 @@ class Records:
     manifest: Annotated[
         Text, _text("--manifest", "FILE", "Write a record of every object, for `asyncsink verify`.", _LOCAL)
     ] = None
+    journal: Annotated[
+        Text,
+        _text(
+            "--journal",
+            "FILE",
+            "Remember what is published here, so that a re-run skips it unread and goes on where it was stopped "
+            "(default: a file per destination in ~/.local/state/asyncsink).",
+            _LOCAL,
+        ),
+    ] = None
+    no_journal: Annotated[
+        bool, _flag("--no-journal", "Remember nothing: each run compares everything with the server.", _LOCAL)
+    ] = False
 
 
 class Speed:

@@ -19,8 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from asyncsink.config import OPTION_NAMES
 from asyncsink.errors import AsyncSinkError, DestinationFull
+from asyncsink.option_names import OPTION_NAMES
 from asyncsink.report.wording import inert
 
 PROBLEMS_SHOWN = 10

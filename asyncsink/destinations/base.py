@@ -6,16 +6,27 @@ destination answers for itself, so that one's failure never costs the other its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from asyncsink.integrity.existing import Existing
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer, UploadStep
 from asyncsink.s3.part_plan import PartPlan
 
-__all__ = ["ByteBody", "Destination", "Existing", "Outlook", "PartWriter", "Stored", "Unknown", "UploadLog"]
+__all__ = [
+    "ByteBody",
+    "Destination",
+    "Existing",
+    "Outlook",
+    "PartWriter",
+    "ResumedWriter",
+    "Resuming",
+    "Stored",
+    "Unknown",
+    "UploadLog",
+]
 
 ByteBody = bytes | bytearray | memoryview
 
@@ -43,6 +54,7 @@ class Outlook:
 
     Attributes:
         objects_total: how many transfers will come, or None for a stream.
+        unknown_total: how many of them are to be looked for; None is all.
         common_prefix: the longest prefix that all keys share (whole key space of the destination).
         sample_key: one of the keys, or "" where there is none.
     """
@@ -50,6 +62,7 @@ class Outlook:
     objects_total: int | None
     common_prefix: str
     sample_key: str
+    unknown_total: int | None = None
 
 
 class PartWriter(Protocol):
@@ -82,6 +95,33 @@ class UploadLog(Protocol):
         Raises:
             JournalError: it cannot be written; the run stops.
         """
+        ...
+
+
+@runtime_checkable
+class Resuming(Protocol):
+    """A Destination that can end what an earlier run left open."""
+
+    async def discard(self, transfer: Transfer) -> None:
+        """Abort the upload that `transfer.known` has: nothing of it is needed. One that these credentials may not abort
+        becomes a notice.
+
+        Raises:
+            TransferError: it may still be open.
+            JournalError: that it is gone cannot be written down.
+
+        An abort under way is shielded from cancellation, and bounded in time.
+        """
+        ...
+
+
+@runtime_checkable
+class ResumedWriter(PartWriter, Protocol):
+    """A PartWriter of an object that an earlier run began."""
+
+    @property
+    def stored(self) -> Mapping[int, Checksum | None]:
+        """The parts that need not be written again, and their checksums, by part number."""
         ...
 
 

@@ -116,6 +116,14 @@ class LocalDestination:
 
         return await self._in_thread(look)
 
+    def has_now(self, transfer: Transfer) -> bool:
+        """Whether the file is there, with the source's size and time. Blocking."""
+        existing = self._look_or_unknown(transfer)
+        if not isinstance(existing, Existing) or existing.modified is None:
+            return False
+        microseconds = (existing.modified - _EPOCH) // timedelta(microseconds=1)
+        return existing.size_bytes == transfer.source.size_bytes and microseconds == transfer.source.mtime_ns // 1000
+
     def _look_or_unknown(self, transfer: Transfer) -> Existing | Unknown | None:
         try:
             return self._look_now(transfer, closely=False)

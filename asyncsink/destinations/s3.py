@@ -11,9 +11,10 @@ from functools import partial
 from anyio import CapacityLimiter
 
 from asyncsink.config import ObjectOptions, RetryPolicy, S3Target
-from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored, Unknown
+from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored, Unknown, UploadLog
 from asyncsink.destinations.s3_existing import ExistingObjects
-from asyncsink.destinations.s3_parts import S3PartSender, S3PartWriter
+from asyncsink.destinations.s3_parts import S3CompleteObject, S3PartSender, S3PartWriter
+from asyncsink.destinations.s3_uploads import AlreadyComplete, S3Uploads
 from asyncsink.errors import (
     AccessDenied,
     EntityTooLarge,
@@ -23,7 +24,6 @@ from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
 from asyncsink.s3.confirming import confirm_body, confirm_body_now, confirm_without_body
 from asyncsink.s3.content_type import infer_content_type
-from asyncsink.s3.multipart import create_upload
 from asyncsink.s3.operations import (
     HeadObject,
     ObjectAttributes,
@@ -54,15 +54,16 @@ class S3Destination:
         look_first: bool = True,
         only_new: bool = False,
         senders: int = 0,
+        log: UploadLog | None = None,
     ) -> None:
         self._transport = transport
         self._target = target
         self._objects = objects
-        self._retry = retry
         self._lane = lane
         self._notice = notice
         self._own = OwnWrites(only_new=only_new, notice=notice)
         self._senders = senders
+        self._uploads = S3Uploads(transport, retry, self._own, log, notice)
         self._weakest_noticed: set[ConfirmedBy] = set()
         self._attributes_of: dict[str, ObjectAttributes] = {}
         self._etag_is_md5 = objects.sse in ("", "AES256") and objects.sse_customer_key is None
@@ -182,23 +183,25 @@ class S3Destination:
         answer = await self._transport.send(operation)
         return await prove(answer)
 
-    async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> S3PartWriter:
-        """CreateMultipartUpload. The writer is a PartSender where the transport has sender threads."""
+    async def start(
+        self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None
+    ) -> S3PartWriter | S3CompleteObject:
+        """CreateMultipartUpload, or what an earlier run left. The writer is a PartSender where the transport has
+        sender threads."""
         await self._existing.forget(transfer)
-        upload = await create_upload(
-            self._transport,
-            key=transfer.key,
-            plan=plan,
-            algorithm=algorithm,
-            attributes=self._attributes(transfer),
-            write_token=self._own.token(transfer.key),
-            retry=self._retry,
-            own=self._own,
-        )
+        upload = await self._uploads.begin(transfer, plan, algorithm, self._attributes(transfer))
         word = partial(self._stored, transfer)
+        if isinstance(upload, AlreadyComplete):
+            return S3CompleteObject(self._uploads, upload, word)
         if self._senders:
-            return S3PartSender(upload, word, self._notice, self._senders)
-        return S3PartWriter(upload, word, self._notice)
+            return S3PartSender(self._uploads, upload, word, self._senders)
+        return S3PartWriter(self._uploads, upload, word)
+
+    async def discard(self, transfer: Transfer) -> None:
+        """As `Resuming.discard`."""
+        if transfer.known is not None and transfer.known.upload is not None:
+            secret = self._objects.sse_customer_key
+            await self._uploads.discard(transfer.key, transfer.known.upload, secret)
 
     async def aclose(self) -> None:
         """Close connections and forget the listing."""

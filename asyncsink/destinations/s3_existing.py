@@ -76,7 +76,8 @@ class ExistingObjects:
         inventory = Inventory(outlook.common_prefix)
         # A surveyed run meets every key once; in an open-ended one a key may come again after it was written.
         self._keys_return = outlook.objects_total is None
-        extra = (outlook.objects_total or 0) // OBJECTS_PER_EXTRA_PAGE
+        wanted = outlook.objects_total if outlook.unknown_total is None else outlook.unknown_total
+        extra = (wanted or 0) // OBJECTS_PER_EXTRA_PAGE
         token = ""
         try:
             for _ in range(1 + extra):

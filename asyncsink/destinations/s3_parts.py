@@ -1,11 +1,15 @@
-"""One S3 object on its way in parts: given part by part, or read and sent by the transport's own threads."""
+"""One S3 object on its way in parts: given part by part, or read and sent by the transport's own threads.
+
+What the server confirmed is written down at once, so that a run which is killed goes on from there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from asyncsink.destinations.base import ByteBody, Stored
-from asyncsink.model import Checksum, ConfirmedBy
+from asyncsink.destinations.s3_uploads import AlreadyComplete, S3Uploads
+from asyncsink.model import Checksum, ConfirmedBy, StoredPart, UploadCompleting, UploadPartStored
 from asyncsink.s3.multipart import MultipartUpload
 from asyncsink.s3.operations import ObjectStored, PartSource
 from asyncsink.s3.part_plan import Part
@@ -14,18 +18,23 @@ Word = Callable[[ObjectStored, ConfirmedBy, Checksum | None], Stored]
 
 
 class S3PartWriter:
-    """A PartWriter.
+    """A ResumedWriter.
 
     Args:
-        upload: at its beginning.
+        uploads: of the run; `upload` began there.
+        upload: at its beginning, or with the parts of an earlier run.
         word: makes the destination's proof of S3's answer.
-        notice: told of an upload that may have stayed open.
     """
 
-    def __init__(self, upload: MultipartUpload, word: Word, notice: Callable[[str], None]) -> None:
+    def __init__(self, uploads: S3Uploads, upload: MultipartUpload, word: Word) -> None:
+        self._uploads = uploads
         self._upload = upload
         self._word = word
-        self._notice = notice
+
+    @property
+    def stored(self) -> Mapping[int, Checksum | None]:
+        """The parts that the server has, and their checksums."""
+        return {number: part.checksum for number, part in self._upload.parts.items()}
 
     async def write_part(
         self,
@@ -36,28 +45,34 @@ class S3PartWriter:
     ) -> None:
         """UploadPart, with its answer compared."""
         await self._upload.write_part(part_number, body, checksum)
+        await self._remember(part_number)
 
     async def complete(self, checksum: Checksum | None) -> Stored:
         """CompleteMultipartUpload, with its answer compared."""
+        await self._uploads.step(UploadCompleting(self._upload.key))
         stored, confirmed = await self._upload.complete(checksum)
+        self._uploads.ended(self._upload.key)
         return self._word(stored, confirmed, checksum)
 
     async def abort(self) -> None:
-        """AbortMultipartUpload; an upload that may have stayed open becomes a notice."""
-        if problem := await self._upload.abort():
-            self._notice(problem)
+        """AbortMultipartUpload; an upload that may have stayed open becomes a notice, and stays in the journal."""
+        await self._uploads.abort(self._upload)
+
+    async def _remember(self, part_number: int) -> None:
+        part = self._upload.parts[part_number]
+        await self._uploads.step(UploadPartStored(self._upload.key, StoredPart(part_number, part.etag, part.checksum)))
 
 
 class S3PartSender(S3PartWriter):
     """The same over a transport with sender threads; see `one_hop.PartSender`.
 
     Args:
-        upload, word, notice: as above.
+        uploads, upload, word: as above.
         threads: how many there are at most, over all uploads.
     """
 
-    def __init__(self, upload: MultipartUpload, word: Word, notice: Callable[[str], None], threads: int) -> None:
-        super().__init__(upload, word, notice)
+    def __init__(self, uploads: S3Uploads, upload: MultipartUpload, word: Word, threads: int) -> None:
+        super().__init__(uploads, upload, word)
         self._threads = threads
 
     @property
@@ -69,4 +84,38 @@ class S3PartSender(S3PartWriter):
         self, part: Part, source: PartSource, local: Callable[[memoryview], None] | None
     ) -> Checksum | None:
         """UploadPart in one hop, with its answer compared."""
-        return await self._upload.send_part(part, source, local)
+        sent = await self._upload.send_part(part, source, local)
+        await self._remember(part.part_number)
+        return sent
+
+
+class S3CompleteObject:
+    """A ResumedWriter of an object that is there: an earlier run was killed before it heard so. Nothing is sent."""
+
+    def __init__(self, uploads: S3Uploads, found: AlreadyComplete, word: Word) -> None:
+        """`found` by `uploads`; `word` as above."""
+        self._uploads = uploads
+        self._found = found
+        self._word = word
+
+    @property
+    def stored(self) -> Mapping[int, Checksum | None]:
+        """All parts."""
+        return {number: part.checksum for number, part in self._found.upload.parts.items()}
+
+    async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
+        """Nothing: the part is there."""
+
+    async def complete(self, checksum: Checksum | None) -> Stored:
+        """The proof that the object is what was sent.
+
+        Raises:
+            IntegrityError: it is not.
+        """
+        stored, confirmed = self._found.upload.prove(self._found.head, checksum)
+        self._uploads.ended(self._found.upload.key)
+        return self._word(stored, confirmed, checksum)
+
+    async def abort(self) -> None:
+        """Nothing is open; an object that is not what was sent stays until it is replaced."""
+        self._uploads.ended(self._found.upload.key)

@@ -17,9 +17,10 @@ from typing import Any, Literal, Unpack
 import anyio
 import anyio.lowlevel
 
-from asyncsink.config import ExportOptions, S3Target
+from asyncsink.config import S3Target
 from asyncsink.engine.run import surface
 from asyncsink.errors import ConfigError
+from asyncsink.option_names import ExportOptions
 from asyncsink.options import parse_options
 from asyncsink.report.wording import count
 from asyncsink.s3.aborting import abort_upload, open_uploads

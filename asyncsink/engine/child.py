@@ -20,7 +20,8 @@ import anyio.to_thread
 
 from asyncsink.engine.events import Events
 from asyncsink.engine.loops import run_to_end
-from asyncsink.engine.messages import Begin, Finish, News, pack, receive
+from asyncsink.engine.messages import Begin, Finish, News, Noted, pack, receive
+from asyncsink.engine.parent_log import ParentLog
 from asyncsink.engine.pipeline import Submit
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.run import Opening, Run, surface
@@ -77,6 +78,7 @@ class Child:
         self._progress = Progress()
         self._outcomes: list[Outcome] = []
         self._notices: list[str] = []
+        self._log = ParentLog()
         self._limit = (0, "")
         self._told = News()
         self._run: Run | None = None
@@ -92,7 +94,8 @@ class Child:
         begin = await receive(self._read)
         assert isinstance(begin, Begin)
         self._limit = (begin.settings.limits.concurrency_start, "")
-        opening = Opening(begin.settings, self._progress, self._events)
+        log = self._log if begin.journalled else None
+        opening = Opening(begin.settings, self._progress, self._events, log=log)
         async with anyio.create_task_group() as group:
             self._stop_on_signals(group.cancel_scope)
             # From the first moment: the parent may have gone while the destination is being opened.
@@ -124,6 +127,8 @@ class Child:
                 message = await receive(self._read)
                 if isinstance(message, Finish):
                     self._finish.set()
+                elif isinstance(message, Noted):
+                    self._log.noted(message.steps)
                 else:
                     assert self._run is not None  # no work comes before the parent has heard that all is ready
                     await self._run.pipeline.submit(message)
@@ -146,7 +151,8 @@ class Child:
 
     async def _beat(self) -> None:
         while True:
-            await anyio.sleep(BEAT_SECONDS)
+            with anyio.move_on_after(BEAT_SECONDS):
+                await self._log.hurry.wait()
             await self.tell()
 
     async def tell(self, *, ready: bool = False, error: tuple[str, str] | None = None) -> None:
@@ -159,7 +165,8 @@ class Child:
             limit=self._limit[0],
             reason=self._limit[1],
         )
-        if not (ready or error or self._outcomes or self._notices or counts != self._told):
+        steps = self._log.taken()
+        if not (ready or error or self._outcomes or steps or self._notices or counts != self._told):
             return
         self._told = counts
         outcomes, self._outcomes = self._outcomes, []
@@ -167,6 +174,7 @@ class Child:
         news = News(
             ready=ready,
             outcomes=outcomes,
+            steps=steps,
             notices=notices,
             objects_done=counts.objects_done,
             bytes_done=counts.bytes_done,

@@ -14,9 +14,17 @@ import anyio
 
 from asyncsink.config import Policies
 from asyncsink.destinations.base import Destination, Existing, Stored
-from asyncsink.errors import AsyncSinkError
-from asyncsink.integrity.sameness import CompareWith, Decision, LookCloser, SkipIt, Upload, decide
-from asyncsink.model import Transfer
+from asyncsink.errors import AsyncSinkError, JournalError
+from asyncsink.integrity.sameness import (
+    UNCHANGED_REASON,
+    CompareWith,
+    Decision,
+    LookCloser,
+    SkipIt,
+    Upload,
+    decide,
+)
+from asyncsink.model import Known, Transfer
 
 
 @dataclass(slots=True)
@@ -24,12 +32,14 @@ class Leg:
     """State of one transfer at one destination.
 
     Attributes:
+        known: what the journal has about the transfer at this destination, or None.
         decision: None until it was looked at.
         stored: the destination's proof, once it has one.
         error: why it has none.
     """
 
     destination: Destination
+    known: Known | None = None
     existing: Existing | None = None
     decision: Decision | None = None
     stored: Stored | None = None
@@ -50,6 +60,23 @@ class Leg:
         """Whether the destination has the file already."""
         return isinstance(self.decision, SkipIt)
 
+    @property
+    def published_etag(self) -> str:
+        """The ETag that the object had when this very file was published, or ""."""
+        return self.known.etag if self.known is not None and self.known.published else ""
+
+    def by_journal(self, policies: Policies) -> Decision | None:
+        """What the journal alone decides, if anything."""
+        known = self.known
+        if known is None:
+            return None
+        if known.published and policies.overwrite == "journal":
+            return SkipIt(UNCHANGED_REASON)
+        if known.upload is not None and known.upload.completing and known.upload.same_source:
+            # The object may be there, or be about to: only its upload tells, so it is asked first (see resuming).
+            return Upload("its upload was being completed")
+        return None
+
     def check_size(self, transfer: Transfer) -> None:
         """A file that this destination cannot hold ends this leg."""
         try:
@@ -69,6 +96,9 @@ class Leg:
         """Decide whether to send; an error while looking ends this leg."""
         if self.error is not None:
             return
+        self.decision = self.by_journal(policies)
+        if self.decision is not None:
+            return
         try:
             while True:
                 if policies.overwrite != "always":
@@ -81,6 +111,7 @@ class Leg:
                     wanted=policies.algorithm,
                     cheap_md5_bytes_max=cheap_md5_bytes_max,
                     part_sizes=part_sizes,
+                    published_etag=self.published_etag,
                 )
                 if not isinstance(self.decision, LookCloser):
                     return
@@ -92,6 +123,8 @@ class Leg:
         """Run one step of this leg; its error ends this leg only."""
         try:
             stored = await action()
+        except JournalError:
+            raise  # no file's affair: the run stops
         except AsyncSinkError as error:
             self.error = error
         else:

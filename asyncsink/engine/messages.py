@@ -19,7 +19,7 @@ from asyncsink import errors
 from asyncsink.config import Settings
 from asyncsink.destinations.base import Outlook
 from asyncsink.errors import AsyncSinkError
-from asyncsink.model import Checksum, Failure, Outcome, Receipt, Skip, SourceFile, Transfer
+from asyncsink.model import Checksum, Failure, Outcome, Receipt, Skip, SourceFile, Transfer, UploadStep
 
 LENGTH = struct.Struct("!Q")
 
@@ -40,10 +40,19 @@ _REDUCERS: dict[type, _Reducer] = {kind: _reducer(kind) for kind in _HOT}
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """To a process, first: what it is told, and what the survey found. After it come `Work` and `Batch`."""
+    """To a process, first: what it is told, what the survey found, and whether the parent keeps a journal. After it
+    come `Work`, `Batch` and `Noted`."""
 
     settings: Settings
     outlook: Outlook
+    journalled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """To a process: of the steps that it told since its start, the first `steps` are in the journal."""
+
+    steps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,7 @@ class News:
 
     Attributes:
         ready: the destination is open, and work may come.
-        outcomes, notices: new ones.
+        outcomes, steps, notices: new ones; steps are those of multipart uploads, for the journal.
         objects_done, bytes_done, requests, retries: since the start.
         limit: requests in flight that are allowed now; `reason`: why it is that.
         error: class name and sentence of the error that ended the process, or None.
@@ -65,6 +74,7 @@ class News:
 
     ready: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
+    steps: list[UploadStep] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     objects_done: int = 0
     bytes_done: int = 0

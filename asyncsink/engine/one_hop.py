@@ -8,7 +8,7 @@ from asyncsink.destinations.base import PartWriter
 from asyncsink.destinations.one_hop import BlockingPartWriter, PartSender
 from asyncsink.engine.legs import Leg
 from asyncsink.engine.sender_slots import SenderSlots
-from asyncsink.errors import AsyncSinkError, SourceError
+from asyncsink.errors import AsyncSinkError, JournalError, SourceError
 from asyncsink.model import Checksum
 from asyncsink.s3.operations import PartSource
 from asyncsink.s3.part_plan import Part
@@ -44,7 +44,7 @@ class OneHop:
         copying = _Copying(part, [(leg, writer) for leg, writer in self._copies if leg.alive])
         try:
             checksum = await self._writer.send_part(part, self._source, copying.write if copying.wanted else None)
-        except SourceError:
+        except (SourceError, JournalError):
             raise
         except AsyncSinkError as error:
             self.leg.error = error

@@ -75,15 +75,18 @@ def _primary_outcome(
     if primary.stored is not None:
         return receipt(transfer, primary.stored, ending.checksum, seconds, copied)
     if isinstance(primary.decision, SkipIt):
-        existing = primary.existing
+        existing, known = primary.existing, primary.known
+        proved = known if known is not None and known.published else None
+        if proved is not None and existing is not None and existing.etag != proved.etag:
+            proved = None  # the object is no longer the one that was published, though its content may be
         return Skip(
             source=file.path,
             key=transfer.key,
             url=url,
             size_bytes=existing.size_bytes if existing is not None else file.size_bytes,
             reason=primary.decision.reason,
-            checksum=_known_checksum(ending, policies),
-            etag=existing.etag if existing is not None else "",
+            checksum=proved.checksum if proved is not None else _known_checksum(ending, policies),
+            etag=existing.etag if existing is not None else proved.etag if proved is not None else "",
             local_copy=copied,
             entry=file.entry,
         )
@@ -107,7 +110,7 @@ def _known_checksum(ending: Ending, policies: Policies) -> Checksum | None:
         return checksum_of(b"", algorithm)
     if algorithm in existing.checksums:
         return Checksum(algorithm, existing.checksums[algorithm])
-    return ending.checksum if policies.overwrite == "checksum" else None
+    return ending.checksum if policies.overwrite in ("checksum", "journal") else None
 
 
 def receipt(

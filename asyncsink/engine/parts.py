@@ -1,13 +1,14 @@
 """A large file: read in parts, each part checksummed once and handed to every leg at the same time.
 
-Runners take part numbers from one counter; each waits for the byte budget before it reads, so a huge file shares
+Runners take part numbers from one list; each waits for the byte budget before it reads, so a huge file shares
 memory and connections with everything else in the run. Where S3 has sender threads, a part is one hop to one of them
 (see one_hop.py). An upload ends complete or aborted: never in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -15,7 +16,7 @@ import anyio
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from asyncsink.destinations.base import ByteBody, PartWriter, Stored
+from asyncsink.destinations.base import ByteBody, PartWriter, ResumedWriter, Stored
 from asyncsink.engine.budget import ByteBudget
 from asyncsink.engine.buffers import BufferPool
 from asyncsink.engine.legs import Leg, each
@@ -23,7 +24,7 @@ from asyncsink.engine.one_hop import OneHop, find_hop
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.reading import read_part
 from asyncsink.engine.sender_slots import SenderSlots
-from asyncsink.errors import AsyncSinkError, PartsRefused, SourceError
+from asyncsink.errors import AsyncSinkError, JournalError, PartsRefused, SourceError
 from asyncsink.integrity.checksums import COMPOSITE_ALGORITHMS, FULL_OBJECT_ALGORITHMS, combine, composite
 from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
 from asyncsink.s3.part_plan import Part, PartPlan
@@ -65,8 +66,9 @@ class PartsTransfer:
         self._slots = slots
         self._progress = progress
         self._writers: dict[int, PartWriter] = {}
+        self._kept: dict[int, Mapping[int, Checksum | None]] = {}
         self._checksums: list[Checksum | None] = [None] * plan.count
-        self._next_number = 1
+        self._missing: deque[int] = deque(range(1, plan.count + 1))
         self._source_error: AsyncSinkError | None = None
 
     async def run(self) -> Checksum | None:
@@ -79,6 +81,7 @@ class PartsTransfer:
         """
         try:
             await each(self._legs, self._start)
+            self._leave_out()
             await self._send_parts()
             if self._source_error is None:
                 await self._check_unchanged()
@@ -97,25 +100,36 @@ class PartsTransfer:
 
         await leg.attempt(start)
 
+    def _leave_out(self) -> None:
+        """Neither read nor send the parts that every leg has from an earlier run."""
+        for leg in self._legs:
+            writer = self._writers.get(id(leg))
+            self._kept[id(leg)] = writer.stored if isinstance(writer, ResumedWriter) else {}
+        kept = [self._kept[id(leg)] for leg in self._legs if leg.alive]
+        everywhere = set(kept[0]).intersection(*kept) if kept else set[int]()
+        for number in everywhere:
+            self._checksums[number - 1] = kept[0][number]
+            self._progress.bytes_done += self._plan.part(number).length
+        self._missing = deque(number for number in self._missing if number not in everywhere)
+
     async def _send_parts(self) -> None:
         hop = find_hop(self._legs, self._writers, self._source, self._slots)
-        runners = min(self._plan.count, self._runners_max, hop.threads if hop else self._runners_max)
+        runners = min(len(self._missing), self._runners_max, hop.threads if hop else self._runners_max)
         async with anyio.create_task_group() as group:
             for _ in range(runners):
                 group.start_soon(self._run_parts, hop, group.cancel_scope)
 
     async def _run_parts(self, hop: OneHop | None, scope: anyio.CancelScope) -> None:
         """Send parts until there are none, no leg is left, or the file cannot be read."""
-        while self._next_number <= self._plan.count and any(leg.alive for leg in self._legs):
+        while self._missing and any(leg.alive for leg in self._legs):
             if hop is not None and not hop.leg.alive:
                 hop = None
             # The token comes before the memory: none is held for a thread that is still busy. The next number is taken
             # when there is room for its bytes, so that parts leave in order.
             async with hop.tokens if hop else nullcontext(), self._budget.reserve(self._plan.part_size_bytes):
-                if self._next_number > self._plan.count:
+                if not self._missing:
                     return
-                part = self._plan.part(self._next_number)
-                self._next_number += 1
+                part = self._plan.part(self._missing.popleft())
                 try:
                     await self._send_part(part, hop)
                 except SourceError as error:
@@ -130,7 +144,8 @@ class PartsTransfer:
         Raises:
             SourceError: it cannot be read.
         """
-        if hop is not None:
+        lacking = [leg for leg in self._legs if leg.alive and part.part_number not in self._kept[id(leg)]]
+        if hop is not None and hop.leg in lacking:
             # The thread keeps a buffer of its own.
             self._shared_buffers.trim()
             self._checksums[part.part_number - 1] = await hop.send(part)
@@ -141,7 +156,7 @@ class PartsTransfer:
             checksum = await anyio.to_thread.run_sync(read, limiter=self._threads)
             self._checksums[part.part_number - 1] = checksum
             write = partial(self._write, part=part, body=body, checksum=checksum)
-            await each([leg for leg in self._legs if leg.alive], write)
+            await each([leg for leg in lacking if leg.alive], write)
 
     async def _write(self, leg: Leg, part: Part, body: ByteBody, checksum: Checksum | None) -> None:
         writer = self._writers[id(leg)]
@@ -208,6 +223,8 @@ class PartsTransfer:
     async def _abort(self, leg: Leg) -> None:
         try:
             await self._writers[id(leg)].abort()
+        except JournalError:
+            raise
         except AsyncSinkError as error:
             # What ended the leg comes first; that the rest could not be cleaned up is only news where nothing did.
             leg.error = leg.error or error

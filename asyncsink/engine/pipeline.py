@@ -39,7 +39,15 @@ class Batch:
     transfers: list[Transfer]
 
 
-Submit = Callable[[Work | Batch], Awaitable[None]]
+@dataclass(slots=True)
+class Skipped:
+    """One entry of the queue: what needs no work at all."""
+
+    skips: list[Skip]
+
+
+Entry = Work | Batch | Skipped
+Submit = Callable[[Entry], Awaitable[None]]
 
 
 class Pipeline:
@@ -64,16 +72,16 @@ class Pipeline:
         self._policies = policies
         self._hurry = hurry
         self._workers = limits.concurrency_max
-        self._send: MemoryObjectSendStream[Work | Batch]
-        self._receive: MemoryObjectReceiveStream[Work | Batch]
-        self._send, self._receive = anyio.create_memory_object_stream[Work | Batch](limits.queue_transfers)
+        self._send: MemoryObjectSendStream[Entry]
+        self._receive: MemoryObjectReceiveStream[Entry]
+        self._send, self._receive = anyio.create_memory_object_stream[Entry](limits.queue_transfers)
         self.progress = progress
 
     def __repr__(self) -> str:
         waiting = self._send.statistics().current_buffer_used
         return f"<Pipeline {waiting} entries queued, {self.progress.objects_done} done>"
 
-    async def submit(self, work: Work | Batch) -> None:
+    async def submit(self, work: Entry) -> None:
         """Put one transfer on the queue; waits while it is full. That is the backpressure."""
         await self._send.send(work)
 
@@ -118,18 +126,25 @@ class Pipeline:
         async for work in self._receive:
             if isinstance(work, Batch):
                 await self._small_files.publish(work.transfers, self._ended)
-                await self._recorder.room()
-                continue
-            self._ended(await self._outcomes(work.found), work.ticket)
+            elif isinstance(work, Skipped):
+                for skip in work.skips:
+                    self._skipped(skip)
+            else:
+                await self._work_on(work.found, work.ticket)
             await self._recorder.room()
 
-    def _ended(self, outcomes: Sequence[Outcome], ticket: Ticket | None = None) -> None:
-        self.progress.objects_done += 1
-        self._recorder.add(outcomes, ticket)
-
-    async def _outcomes(self, found: Found) -> list[Outcome]:
+    async def _work_on(self, found: Found, ticket: Ticket | None) -> None:
         if isinstance(found, Skip):
-            return [found]
-        if isinstance(found, SourceProblem):
-            return [problem_outcome(found, self._policies)]
-        return await self._publisher.publish(found)
+            self._skipped(found, ticket)
+        elif isinstance(found, SourceProblem):
+            self._ended([problem_outcome(found, self._policies)], None, ticket)
+        else:
+            self._ended(*await self._publisher.publish(found), ticket)
+
+    def _skipped(self, skip: Skip, ticket: Ticket | None = None) -> None:
+        self.progress.bytes_done += skip.size_bytes
+        self._ended((skip,), None, ticket)
+
+    def _ended(self, outcomes: Sequence[Outcome], transfer: Transfer | None, ticket: Ticket | None = None) -> None:
+        self.progress.objects_done += 1
+        self._recorder.add(outcomes, transfer, ticket)

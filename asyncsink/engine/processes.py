@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -16,15 +16,16 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from asyncsink.config import Settings, Shard
+from asyncsink.config import JournalChoice, Settings, Shard
 from asyncsink.destinations.base import Outlook
 from asyncsink.engine.division import divide
 from asyncsink.engine.messages import Begin, News, told_error
 from asyncsink.engine.outcomes import problem_outcome
-from asyncsink.engine.pipeline import Batch, Submit, Work
+from asyncsink.engine.pipeline import Batch, Entry, Skipped, Submit, Work
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.recorder import Recorder
 from asyncsink.engine.run import Run
+from asyncsink.engine.step_writer import StepWriter
 from asyncsink.engine.worker import FILES_UNDER_WAY_MAX, Worker
 from asyncsink.errors import ConfigError, TransferError
 from asyncsink.model import Failure, LimitChanged, Outcome, SourceProblem, Transfer
@@ -72,7 +73,7 @@ async def open_runner(
     pool = ProcessPool(run, settings, progress)
     async with anyio.create_task_group() as group:
         try:
-            await pool.start(group, outlook, processes)
+            await pool.start(group, replace(outlook, unknown_total=run.unknown_total), processes)
             yield pool
         finally:
             await pool.wind_down()
@@ -86,8 +87,9 @@ class ProcessPool:
         self._run = run
         self._settings = settings
         self._progress = progress
-        self._recorder = Recorder(run.log, run.manifest, run.events)
+        self._recorder = Recorder(run.log, run.manifest, run.events, run.recorded)
         self._workers: list[Worker] = []
+        self._steps: dict[int, StepWriter] = {}
         self._room = anyio.Event()
         self._scope = anyio.CancelScope()
         self._error: Exception | None = None
@@ -106,6 +108,10 @@ class ProcessPool:
         for number in range(processes):
             worker = await Worker.start(number)
             self._workers.append(worker)
+            if self._run.recorded is not None:
+                writer = StepWriter(self._run.recorded, worker.note, self._give_up)
+                self._steps[number] = writer
+                group.start_soon(writer.run)
             group.start_soon(worker.listen, self._take, self._gone)
         for worker, share in zip(self._workers, limits, strict=True):
             settings = replace(
@@ -114,12 +120,13 @@ class ProcessPool:
                 limits=share,
                 policies=replace(self._settings.policies, on_unreachable="error"),
                 manifest="",
+                journal=JournalChoice(enabled=False),
                 remove_dest_dir=False,
                 processes=1,
                 shard=Shard(),
             )
             worker.news = News(limit=share.concurrency_start)
-            await worker.begin(Begin(settings, outlook))
+            await worker.begin(Begin(settings, outlook, journalled=self._run.recorded is not None))
         for worker in self._workers:
             await worker.ready.wait()
             if self._error is not None:
@@ -173,31 +180,36 @@ class ProcessPool:
         with anyio.CancelScope(shield=True):
             await self._recorder.run()
 
-    async def _submit(self, work: Work | Batch) -> None:
+    async def _submit(self, work: Entry) -> None:
         """Give `work` to the process that has least before it; waits while all have enough."""
+        if isinstance(work, Skipped):
+            for skip in work.skips:
+                self._progress.bytes_done += skip.size_bytes
+                self._ended(skip)
+            await self._recorder.room()
+            return
         transfers = work.transfers if isinstance(work, Batch) else [work.found]
         given = [found for found in transfers if isinstance(found, Transfer)]
         for found in transfers:
-            if not isinstance(found, Transfer):
-                known = problem_outcome(found, self._settings.policies) if isinstance(found, SourceProblem) else found
-                self._ended([known])
+            if isinstance(found, SourceProblem):
+                self._ended(problem_outcome(found, self._settings.policies))
         while given:
             alive = [worker for worker in self._workers if worker.alive]
             if not alive:
                 await self._workers[0].ended.wait()
                 for transfer in given:
-                    self._ended([self._lost(transfer, self._workers[0])])
+                    self._ended(self._lost(transfer, self._workers[0]), transfer)
                 break
-            idlest = min(alive, key=lambda worker: worker.bytes_under_way)
+            idlest = _holder(alive, work) or min(alive, key=lambda worker: worker.bytes_under_way)
             if idlest.has_room:
                 await idlest.give(work, given)
                 break
             await self._room.wait()
         await self._recorder.room()
 
-    def _ended(self, outcomes: list[Outcome]) -> None:
+    def _ended(self, outcome: Outcome, transfer: Transfer | None = None) -> None:
         self._progress.objects_done += 1
-        self._recorder.add(outcomes)
+        self._recorder.add([outcome], transfer)
 
     async def _take(self, worker: Worker, news: News) -> None:
         """Bring what a process told into the run. An error ends the run; the process is heard out all the same."""
@@ -212,9 +224,10 @@ class ProcessPool:
         self._progress.bytes_done += news.bytes_done - before.bytes_done
         self._run.requests_elsewhere += news.requests - before.requests
         self._run.retries_elsewhere += news.retries - before.retries
+        if news.steps:
+            await self._steps[worker.number].add(news.steps)
         for outcome in news.outcomes:
-            worker.settle(outcome.key, outcome.source)
-            self._recorder.add([outcome])
+            self._recorder.add([outcome], worker.settle(outcome.key, outcome.source))
         self._wake()
         for notice in news.notices:
             self._run.events.notice(notice)
@@ -235,13 +248,16 @@ class ProcessPool:
         self._scope.cancel()
 
     def _gone(self, worker: Worker) -> None:
-        """A process has ended: what it had in hand has failed, unless the run itself is being stopped."""
+        """A process has ended: what it had in hand has failed, unless the run itself is being stopped. Its uploads
+        stay in the journal, for the next run to go on with."""
+        if worker.number in self._steps:
+            self._steps[worker.number].gone()
         if not self._stopping:
             if worker.under_way:
                 log.warning("process %d %s", worker.number + 1, worker.ending)
             try:
                 for transfer in [each for waiting in worker.under_way.values() for each in waiting]:
-                    self._ended([self._lost(transfer, worker)])
+                    self._ended(self._lost(transfer, worker), transfer)
             except anyio.BrokenResourceError as error:
                 self._give_up(error)
         worker.under_way.clear()
@@ -263,3 +279,12 @@ class ProcessPool:
     def _wake(self) -> None:
         self._room.set()
         self._room = anyio.Event()
+
+
+def _holder(workers: Sequence[Worker], work: Work | Batch) -> Worker | None:
+    """The process that has the same large file under the same key already: there, its uploads take turns."""
+    found = work.found if isinstance(work, Work) else None
+    if not isinstance(found, Transfer):
+        return None
+    named = found.key, found.source.path
+    return next((worker for worker in workers if named in worker.under_way), None)

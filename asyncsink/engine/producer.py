@@ -15,8 +15,9 @@ from anyio import CapacityLimiter
 from asyncsink.engine.buffers import SMALL_BYTES
 from asyncsink.engine.discover import BATCH, Discovery, taken
 from asyncsink.engine.hops import Hops
+from asyncsink.engine.journalling import RunJournal
 from asyncsink.engine.ledger import KeyLedger
-from asyncsink.engine.pipeline import Batch, Found, Submit, Work
+from asyncsink.engine.pipeline import Batch, Entry, Found, Skipped, Submit, Work
 from asyncsink.model import Skip, SourceProblem, Transfer
 from asyncsink.routing.collisions import collision_error
 
@@ -37,6 +38,7 @@ async def feed_discovery(
     workers: int,
     hops: Hops,
     limiter: CapacityLimiter,
+    journal: RunJournal | None = None,
 ) -> None:
     """Submit everything that `discovery` yields.
 
@@ -44,15 +46,19 @@ async def feed_discovery(
         kept: everything, where the survey still has it; the source is not walked again then.
         ledger: None where keys cannot meet.
         objects_total: how many there are, or None; `workers` share them.
+        journal: of the run, or None.
+
+    Raises:
+        JournalError: the journal cannot be read.
     """
     found: Iterator[Found] = iter(discovery if kept is None else kept)
     if ledger is not None:
         found = _last_only(found, ledger) if surveyed else first_only(found, ledger)
     # A stream's next line may be hours away: what has come must not wait for it.
     size = BATCH if discovery.source.replayable else 1
-    take = partial(taken, found, size)
-    # What is in memory is not worth a hop; asking the ledger, which is on disk, is.
-    in_memory = kept is not None and ledger is None
+    take = partial(taken, found, size) if journal is None else partial(_taken_with, journal, found, size)
+    # What is in memory is not worth a hop; asking the ledger or the journal, which are on disk, is.
+    in_memory = kept is not None and ledger is None and journal is None
     while True:
         if in_memory:
             batch = take()
@@ -69,6 +75,11 @@ async def feed_discovery(
             objects_total -= len(batch)
 
 
+def _taken_with(journal: RunJournal, found: Iterator[Found], size: int) -> list[Found]:
+    """As `taken`, with what the journal knows. Blocks."""
+    return journal.attach(taken(found, size))
+
+
 def batch_size(objects_left: int | None, workers: int) -> int:
     """How many small files one worker takes at a time: fewer where fewer are left, so that all workers end together."""
     if objects_left is None:
@@ -76,12 +87,22 @@ def batch_size(objects_left: int | None, workers: int) -> int:
     return max(1, min(BATCH_FILES_MAX, objects_left // (min(workers, WORKERS_USUAL) * 4)))
 
 
-def _group(found: list[Found], batch_max: int) -> Iterator[Work | Batch]:
-    """Neighbours that are small become batches; everything else stays by itself."""
+def _to_end(transfer: Transfer) -> bool:
+    """Whether an earlier run left an upload of it open, which a batch does not deal with."""
+    return transfer.known is not None and transfer.known.upload is not None
+
+
+def _group(found: list[Found], batch_max: int) -> Iterator[Entry]:
+    """Neighbours that are small become batches, and so does what is skipped; everything else stays by itself."""
+    skips = [item for item in found if isinstance(item, Skip)]
+    if skips:
+        yield Skipped(skips)
     together: list[Transfer] = []
     size_bytes = 0
     for item in found:
-        if isinstance(item, Transfer) and item.source.size_bytes <= SMALL_BYTES:
+        if isinstance(item, Skip):
+            continue
+        if isinstance(item, Transfer) and item.source.size_bytes <= SMALL_BYTES and not _to_end(item):
             together.append(item)
             size_bytes += item.source.size_bytes
             if len(together) >= batch_max or size_bytes >= SMALL_BYTES:

@@ -10,13 +10,14 @@ The steps of `Publisher.publish`:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import anyio.to_thread
 from anyio import CapacityLimiter
 
 from asyncsink.config import Limits, Policies
-from asyncsink.destinations.base import Destination
+from asyncsink.destinations.base import Destination, Resuming
 from asyncsink.engine.budget import ByteBudget
 from asyncsink.engine.buffers import BufferPool
 from asyncsink.engine.legs import Leg, each
@@ -28,13 +29,14 @@ from asyncsink.engine.reading import (
     compare_piece,
     digest_body,
     open_as_found,
+    outdated,
     read_whole,
     still_outgrown,
     too_large_for_memory,
 )
 from asyncsink.engine.sender_slots import SenderSlots
 from asyncsink.engine.whole_hop import WholeHop
-from asyncsink.errors import AsyncSinkError, IntegrityError, UploadConflict, UploadMissing
+from asyncsink.errors import AsyncSinkError, IntegrityError, JournalError, UploadConflict, UploadMissing
 from asyncsink.integrity.sameness import CompareWith, Digests, LookCloser, SamenessDigester, conclude
 from asyncsink.model import Outcome, Transfer
 from asyncsink.s3.part_plan import PARTS_MAX, plan_parts
@@ -79,8 +81,12 @@ class Publisher:
         self._dry_run = dry_run
         self._clock = clock
 
-    async def publish(self, transfer: Transfer) -> list[Outcome]:
-        """Publish, and say how it ended: one outcome, and a Failure beside it where only the local copy failed.
+    async def publish(self, transfer: Transfer) -> tuple[list[Outcome], Transfer]:
+        """Publish, and say how it ended: one outcome, and a Failure beside it where only the local copy failed; and
+        the transfer as it was read.
+
+        Raises:
+            JournalError: a step of an upload cannot be written down; the run stops.
 
         Cancelled, it aborts what it began (shielded, bounded) and leaves nothing behind.
         """
@@ -88,7 +94,7 @@ class Publisher:
         ending = Ending(transfer)
         corrected = refreshed = False
         while True:
-            ending.reset(self._legs())
+            ending.reset(self._legs(ending.transfer))
             try:
                 await self._attempt(ending)
             except Outgrown as outgrown:
@@ -96,19 +102,33 @@ class Publisher:
                     ending.source_error = still_outgrown(transfer.source)
                 else:
                     refreshed = True
-                    ending.transfer = Transfer(outgrown.found, transfer.key, transfer.local)
+                    ending.transfer = Transfer(outgrown.found, transfer.key, transfer.local, outdated(transfer.known))
                     continue
+            except JournalError:
+                raise
             except AsyncSinkError as error:
                 ending.source_error = error
             if isinstance(ending.legs[0].error, _ONCE_MORE) and not corrected:
                 # Damage on the way is repaired by reading and sending once more, and an upload that is gone or void by
                 # a new one; a second time it is reported.
                 corrected = True
+                ending.transfer = replace(ending.transfer, known=outdated(ending.transfer.known))
                 continue
-            return word_outcomes(ending, self._clock() - started, self._policies)
+            await self._discard(ending)
+            return word_outcomes(ending, self._clock() - started, self._policies), ending.transfer
 
-    def _legs(self) -> list[Leg]:
-        legs = [Leg(self._destination)]
+    async def _discard(self, ending: Ending) -> None:
+        """End the upload that an earlier run left open, where nothing was sent that would have ended it."""
+        known, primary = ending.transfer.known, ending.legs[0]
+        if known is None or known.upload is None or self._dry_run or primary.error is not None:
+            return
+        in_parts = ending.transfer.source.size_bytes >= self._limits.multipart_threshold_bytes
+        if (primary.same or not in_parts) and isinstance(self._destination, Resuming):
+            discard = partial(self._destination.discard, ending.transfer)
+            await primary.attempt(discard)
+
+    def _legs(self, transfer: Transfer) -> list[Leg]:
+        legs = [Leg(self._destination, transfer.known)]
         if self._copy is not None:
             legs.append(Leg(self._copy))
         return legs

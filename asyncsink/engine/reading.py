@@ -14,7 +14,7 @@ from asyncsink.destinations.base import ByteBody
 from asyncsink.errors import ConfigError, SourceChanged, SourceUnreadable
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.integrity.sameness import CompareWith, Digests, SamenessDigester
-from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile
+from asyncsink.model import Checksum, ChecksumAlgorithm, Known, SourceFile
 from asyncsink.s3.part_plan import PARTS_MAX
 from asyncsink.sources.problems import translate
 from asyncsink.sources.reader import OpenSource, read_at_rest
@@ -26,6 +26,13 @@ class Outgrown(Exception):
     def __init__(self, found: SourceFile) -> None:
         super().__init__(found.path)
         self.found = found
+
+
+def outdated(known: Known | None) -> Known | None:
+    """What the journal still has about a transfer whose source is no longer what the walk found: an upload to end."""
+    if known is None or known.upload is None:
+        return None
+    return Known(upload=replace(known.upload, same_source=False))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Stage 6 begins here: outcomes are recorded, in batches, before anybody hears of them.
 
-One task writes the manifest and the run's log; only then are waiting callers and subscribers told (wall 6).
+One task writes the journal, the manifest and the run's log; only then are waiting callers and subscribers told
+(wall 6).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass, field
 import anyio
 
 from asyncsink.engine.events import Events
-from asyncsink.model import Finished, Outcome
+from asyncsink.engine.journalling import RunJournal
+from asyncsink.model import Finished, Outcome, Transfer
 from asyncsink.report.manifest import ManifestWriter
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.records import encode_all
@@ -30,16 +32,25 @@ class Ticket:
     outcomes: list[Outcome] = field(default_factory=list)
 
 
-Record = tuple[Sequence[Outcome], Ticket | None]
+Record = tuple[Sequence[Outcome], Transfer | None, Ticket | None]
 
 
 class Recorder:
-    """Writes outcomes down, then reports them."""
+    """Writes outcomes down, then reports them.
 
-    def __init__(self, log: OutcomeLog, manifest: ManifestWriter | None, events: Events) -> None:
+    Args:
+        log: the run's own memory of them.
+        manifest, journal: None where there is none.
+        events: told last.
+    """
+
+    def __init__(
+        self, log: OutcomeLog, manifest: ManifestWriter | None, events: Events, journal: RunJournal | None = None
+    ) -> None:
         self._log = log
         self._manifest = manifest
         self._events = events
+        self._journal = journal
         self._records: list[Record] = []
         self._finished = False
         self._broken = False
@@ -47,15 +58,15 @@ class Recorder:
         self._urgent = anyio.Event()
         self._room = anyio.Event()
 
-    def add(self, outcomes: Sequence[Outcome], ticket: Ticket | None = None) -> None:
-        """Hand over what became of one transfer.
+    def add(self, outcomes: Sequence[Outcome], transfer: Transfer | None = None, ticket: Ticket | None = None) -> None:
+        """Hand over what became of one transfer, which is as it was read (None where there was none).
 
         Raises:
             anyio.BrokenResourceError: the recorder has failed: nothing can be recorded any more.
         """
         if self._broken:
             raise anyio.BrokenResourceError
-        self._records.append((outcomes, ticket))
+        self._records.append((outcomes, transfer, ticket))
         if len(self._records) == 1:
             self._some.set()
         if ticket is not None or len(self._records) == BATCH:
@@ -94,19 +105,21 @@ class Recorder:
         if not self._finished:
             if not self._records:
                 self._some = anyio.Event()
-            if len(self._records) < BATCH and all(ticket is None for _, ticket in self._records):
+            if len(self._records) < BATCH and all(ticket is None for _, _, ticket in self._records):
                 self._urgent = anyio.Event()
         self._room.set()
         self._room = anyio.Event()
         return taken
 
     async def _write(self, batch: list[Record]) -> None:
-        outcomes = [outcome for group, _ in batch for outcome in group]
+        if self._journal is not None:
+            await self._journal.record(batch)
+        outcomes = [outcome for group, _, _ in batch for outcome in group]
         lines = encode_all(outcomes)
         if self._manifest is not None:
             await self._manifest.write(outcomes, lines)
         self._log.extend(outcomes, lines)
-        for group, ticket in batch:
+        for group, _, ticket in batch:
             if ticket is not None:
                 ticket.outcomes.extend(group)
                 ticket.done.set()

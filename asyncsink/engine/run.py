@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,12 +13,13 @@ import anyio
 from anyio import CapacityLimiter
 
 from asyncsink.config import LocalTarget, S3Target, Settings
-from asyncsink.destinations.base import Destination, Outlook
+from asyncsink.destinations.base import Destination, Outlook, UploadLog
 from asyncsink.destinations.local import LocalDestination
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.engine.budget import ByteBudget
 from asyncsink.engine.events import Events
 from asyncsink.engine.hops import Hops
+from asyncsink.engine.journalling import RunJournal
 from asyncsink.engine.pipeline import Pipeline
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import Publisher
@@ -26,6 +27,8 @@ from asyncsink.engine.recorder import Recorder
 from asyncsink.engine.small_files import SmallFiles
 from asyncsink.engine.tuner import Tuner
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, PermanentError, RetryableError
+from asyncsink.journal.place import open_journal
+from asyncsink.model import SourceProblem, Transfer
 from asyncsink.report.manifest import ManifestHeader, ManifestWriter
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.s3.credentials import bucket_settings
@@ -41,6 +44,9 @@ class Run:
         destination, copy: where files go; `copy` is None without local_copy.
         target: the target in use: the settings' own, or the local directory that stands in for an unreachable bucket.
         log: every outcome.
+        journal: what is remembered from run to run, or None.
+        recorded: the journal where this run writes to it; None in a dry run.
+        unknown_total: as in Outlook.
         requests_elsewhere, retries_elsewhere: of the run's other processes.
     """
 
@@ -57,6 +63,9 @@ class Run:
     started: float
     clock: Callable[[], float]
     manifest: ManifestWriter | None
+    journal: RunJournal | None = None
+    recorded: RunJournal | None = None
+    unknown_total: int | None = None
     interrupted: bool = True
     manifest_open: bool = False
     requests_elsewhere: int = 0
@@ -90,12 +99,25 @@ class Run:
 
 
 @dataclass(slots=True)
+class _Opened:
+    """A destination that is ready, and what belongs to it; fields as in Run."""
+
+    destination: Destination
+    target: S3Target | LocalTarget
+    stack: S3Stack | None = None
+    journal: RunJournal | None = None
+    unknown_total: int | None = None
+
+
+@dataclass(slots=True)
 class Opening:
     """What is needed to open a run, besides its outlook.
 
     Attributes:
         threads: reader threads, shared with the survey.
         started: when the run began, by `clock`.
+        found: everything that the survey found, once more; None where nothing was surveyed.
+        log: who remembers uploads where the run has no journal of its own: the parent of its process.
     """
 
     settings: Settings
@@ -105,22 +127,28 @@ class Opening:
     clock: Callable[[], float] = time.monotonic
     threads: CapacityLimiter | None = None
     started: float = field(default_factory=time.monotonic)
+    found: Iterable[Transfer | SourceProblem] | None = None
+    log: UploadLog | None = None
 
     @asynccontextmanager
     async def open(self, outlook: Outlook) -> AsyncIterator[Run]:
         """Open the destinations, check that they can be used, and assemble the run. No object is sent.
 
         Raises:
-            ConfigError, TransferError: the run cannot start.
+            ConfigError, TransferError, JournalError: the run cannot start.
         """
         settings = self.settings
         threads = self.threads or CapacityLimiter(settings.limits.reader_threads)
         async with AsyncExitStack() as exits:
             log = OutcomeLog()
-            destination, target, s3 = await self._open_destination(exits, outlook, threads)
+            opened = await self._open_destination(exits, outlook, threads)
+            destination, target, s3, journal = opened.destination, opened.target, opened.stack, opened.journal
             copy = await self._open_copy(exits, threads)
+            if journal is not None:
+                journal.copy = copy
+            recorded = None if self.dry_run else journal
             manifest = None if self.dry_run else self._manifest(target, s3)
-            recorder = Recorder(log, manifest, self.events)
+            recorder = Recorder(log, manifest, self.events, recorded)
             hops = Hops(settings.limits.reader_threads)
             exits.callback(hops.close)
             budget = ByteBudget(settings.limits.memory_bytes)
@@ -172,6 +200,9 @@ class Opening:
                 started=self.started,
                 clock=self.clock,
                 manifest=manifest,
+                journal=journal,
+                recorded=recorded,
+                unknown_total=opened.unknown_total,
             )
             try:
                 yield run
@@ -194,14 +225,15 @@ class Opening:
             )
         return ManifestWriter(self.settings.manifest, header)
 
-    async def _open_destination(
-        self, exits: AsyncExitStack, outlook: Outlook, threads: CapacityLimiter
-    ) -> tuple[Destination, S3Target | LocalTarget, S3Stack | None]:
+    async def _open_destination(self, exits: AsyncExitStack, outlook: Outlook, threads: CapacityLimiter) -> _Opened:
         target = self.settings.target
         if isinstance(target, LocalTarget):
-            return await self._open_local(exits, target, threads), target, None
+            return _Opened(await self._open_local(exits, target, threads), target)
         try:
-            destination, target, s3 = await self._open_s3(exits, target, outlook, threads)
+            async with AsyncExitStack() as own:
+                opened = await self._open_s3(own, target, outlook, threads)
+                exits.push_async_exit(own.pop_all())
+                return opened
         except (RetryableError, PermanentError, CredentialsError) as error:
             if self.settings.policies.on_unreachable != "local":
                 raise
@@ -210,12 +242,11 @@ class Opening:
             self.events.notice(
                 f"The bucket cannot be used ({error}) Every file {kept} in {stand_in.url} instead; nothing is on S3."
             )
-            return await self._open_local(exits, stand_in, threads), stand_in, None
-        return destination, target, s3
+            return _Opened(await self._open_local(exits, stand_in, threads), stand_in)
 
     async def _open_s3(
         self, exits: AsyncExitStack, target: S3Target, outlook: Outlook, threads: CapacityLimiter
-    ) -> tuple[Destination, S3Target, S3Stack]:
+    ) -> _Opened:
         settings = self.settings
         if settings.caller_bucket is not None:
             # Rule 24: an override replaces the bucket, never a part of the key.
@@ -229,6 +260,10 @@ class Opening:
                 lane=settings.transport,
             )
         )
+        journal = await self._open_journal(exits, target, s3)
+        if journal is not None and self.found is not None and settings.policies.overwrite == "journal":
+            count = partial(journal.count_unknown, self.found, self.progress.objects_total or 0)
+            outlook = replace(outlook, unknown_total=await anyio.to_thread.run_sync(count, limiter=threads))
         destination = S3Destination(
             s3.transport,
             target,
@@ -240,11 +275,29 @@ class Opening:
             look_first=settings.policies.overwrite != "always",
             only_new=settings.policies.overwrite == "never",
             senders=s3.senders,
+            log=self.log if self.dry_run or journal is None else journal,
         )
         exits.push_async_callback(destination.aclose)
         with s3.transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
             await destination.prepare(outlook)
-        return destination, target, s3
+        return _Opened(destination, target, s3, journal, outlook.unknown_total)
+
+    async def _open_journal(self, exits: AsyncExitStack, target: S3Target, s3: S3Stack) -> RunJournal | None:
+        settings = self.settings
+        journal = await open_journal(
+            settings.journal,
+            target,
+            endpoint_url=s3.endpoint_url,
+            objects=settings.objects,
+            algorithm=settings.policies.algorithm,
+            shard=settings.shard,
+            dry_run=self.dry_run,
+            notice=self.events.notice,
+        )
+        if journal is None:
+            return None
+        exits.push_async_callback(journal.aclose)
+        return RunJournal(journal, overwrite=settings.policies.overwrite, bucket=target.bucket)
 
     async def _open_local(
         self, exits: AsyncExitStack, target: LocalTarget, threads: CapacityLimiter, *, use_local_key: bool = False

@@ -26,7 +26,7 @@ from asyncsink.errors import AsyncSinkError, IntegrityError
 from asyncsink.integrity.sameness import Decision, LookCloser, conclude, decide
 from asyncsink.model import Outcome, Transfer
 
-Done = Callable[[Sequence[Outcome]], None]
+Done = Callable[[Sequence[Outcome], Transfer], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -81,7 +81,8 @@ class SmallFiles:
         else:
             ordinary = await self._publish_known(transfers, found, done)
         for transfer in ordinary:
-            done(await self._publisher.publish(transfer))
+            outcomes, read = await self._publisher.publish(transfer)
+            done(outcomes, read)
 
     async def _found(
         self, destination: Destination, transfers: Sequence[Transfer]
@@ -109,11 +110,11 @@ class SmallFiles:
                 except IntegrityError:
                     ordinary.append(transfer)
                 except AsyncSinkError as error:
-                    done((not_stored(transfer, self._destination.url(transfer), error),))
+                    done((not_stored(transfer, self._destination.url(transfer), error),), transfer)
                 else:
                     ended = self._clock()
                     self._progress.bytes_done += transfer.source.size_bytes
-                    done((receipt(transfer, stored, checksum, ended - started),))
+                    done((receipt(transfer, stored, checksum, ended - started),), transfer)
                     started = ended
         return ordinary
 
@@ -141,7 +142,7 @@ class SmallFiles:
         return [known.ending.transfer for known in work if known.ordinary]
 
     def _known(self, transfer: Transfer, found: Sequence[Existing | Unknown | None]) -> _Known:
-        known = _Known(Ending(transfer, [Leg(self._destination)]))
+        known = _Known(Ending(transfer, [Leg(self._destination, transfer.known)]))
         if self._copy is not None:
             known.ending.legs = [*known.ending.legs, Leg(self._copy)]
         for leg, existing in zip(known.ending.legs, found, strict=True):
@@ -149,11 +150,11 @@ class SmallFiles:
                 known.ordinary = True
                 return known
             leg.existing = existing
-            leg.decision = self._decide(transfer, existing)
+            leg.decision = leg.by_journal(self._policies) or self._decide(transfer, existing, leg.published_etag)
             known.ordinary = known.ordinary or isinstance(leg.decision, LookCloser)
         return known
 
-    def _decide(self, transfer: Transfer, existing: Existing | None) -> Decision:
+    def _decide(self, transfer: Transfer, existing: Existing | None, published_etag: str) -> Decision:
         size_bytes = transfer.source.size_bytes
         return decide(
             existing,
@@ -163,6 +164,7 @@ class SmallFiles:
             wanted=self._policies.algorithm,
             cheap_md5_bytes_max=CHEAP_MD5_BYTES_MAX,
             part_sizes=[size_bytes] if size_bytes else [],
+            published_etag=published_etag,
         )
 
     def _must_read(self, legs: Sequence[Leg]) -> bool:
@@ -214,4 +216,4 @@ class SmallFiles:
                 primary.error = error
         if primary.stored is not None or primary.same:
             self._progress.bytes_done += transfer.source.size_bytes
-        done(word_outcomes(ending, self._clock() - started, self._policies))
+        done(word_outcomes(ending, self._clock() - started, self._policies), transfer)

@@ -13,7 +13,7 @@ import anyio
 from anyio.abc import Process, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from asyncsink.engine.messages import Begin, Finish, News, pack, receive
+from asyncsink.engine.messages import Begin, Finish, News, Noted, pack, receive
 from asyncsink.engine.pipeline import Batch, Work
 from asyncsink.errors import ConfigError
 from asyncsink.model import Transfer
@@ -57,6 +57,7 @@ class Worker:
     ready: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
     _stderr: bytes = b""
+    _sending: anyio.Lock = field(default_factory=anyio.Lock)
 
     @classmethod
     async def start(cls, number: int) -> Worker:
@@ -107,6 +108,10 @@ class Worker:
         self.bytes_under_way -= transfer.source.size_bytes + FILE_COST_BYTES
         return transfer
 
+    async def note(self, steps: int) -> None:
+        """Say that the first `steps` upload steps that it told are in the journal."""
+        await self._send(pack(Noted(steps)))
+
     async def finish(self) -> None:
         """Say that no more will come: the process ends when it has done what it has."""
         if self.alive:
@@ -125,7 +130,8 @@ class Worker:
     async def _send(self, data: bytes) -> None:
         assert self._process.stdin is not None
         try:
-            await self._process.stdin.send(data)
+            async with self._sending:
+                await self._process.stdin.send(data)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
             # It has ended. Whoever listens to it notices, and settles what it was given.
             self.alive = False

@@ -25,6 +25,7 @@ from asyncsink.integrity.part_sizes import candidate_part_sizes
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
 
 _BY_COST: tuple[ChecksumAlgorithm, ...] = ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5")
+UNCHANGED_REASON = "unchanged since it was published"
 IS_THERE = "is there already"
 """Why overwrite="never" does not send."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -84,6 +85,7 @@ def decide(
     wanted: ChecksumAlgorithm | None,
     cheap_md5_bytes_max: int,
     part_sizes: Sequence[int] = (),
+    published_etag: str = "",
 ) -> Decision:
     """Whether a file has to be sent, as far as it can be told without reading it.
 
@@ -94,6 +96,8 @@ def decide(
         wanted: the algorithm of this run; preferred in comparisons, since its value is of use afterwards.
         cheap_md5_bytes_max: files up to this size are compared with a plain ETag before the destination is asked again.
         part_sizes: part sizes in bytes to try first on a multipart ETag (those of our own plan).
+        published_etag: what the object's ETag was when this very file was published, or "": while it is the same, so is
+            the content.
     """
     if policy == "always":
         return Upload("always")
@@ -110,7 +114,9 @@ def decide(
             decision: Decision = SkipIt("size is equal")
         case "size-mtime":
             decision = _by_time(existing, mtime_ns)
-        case "checksum":
+        case "checksum" | "journal" if published_etag and existing.etag == published_etag:
+            decision = SkipIt("same ETag as when it was published")
+        case "checksum" | "journal":
             decision = _by_content(existing, size_bytes, wanted, cheap_md5_bytes_max, part_sizes)
         case _:
             assert_never(policy)

@@ -13,7 +13,7 @@ upload".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import anyio
 
@@ -53,7 +53,10 @@ from asyncsink.s3.transport import Transport
 
 
 class MultipartUpload:
-    """An upload that the server knows. Made by `create_upload`; parts may be written concurrently."""
+    """An upload that the server knows. Made by `create_upload`; parts may be written concurrently.
+
+    `etag_is_md5`: of its parts. `attempts`: of the request that needed the most.
+    """
 
     def __init__(
         self,
@@ -77,16 +80,26 @@ class MultipartUpload:
         self._attributes = attributes
         self._retry = retry
         self._own = own or OwnWrites(only_new=False, notice=lambda _: None)
-        self._etag_is_md5 = attributes.sse in ("", "AES256") and attributes.sse_customer_key is None
+        self.etag_is_md5 = attributes.sse in ("", "AES256") and attributes.sse_customer_key is None
         self._parts: dict[int, CompletedPart] = {}
         self._confirmed: set[ConfirmedBy] = set()
         self._proof = UploadProof(
-            key, plan.size_bytes, algorithm, self._etag_is_md5, parts=self._parts, confirmed=self._confirmed
+            key, plan.size_bytes, algorithm, self.etag_is_md5, parts=self._parts, confirmed=self._confirmed
         )
-        self._attempts = 1
+        self.attempts = 1
 
     def __repr__(self) -> str:
         return f"<MultipartUpload of {self.key!r}: {len(self._parts)} of {self._plan.count} parts>"
+
+    @property
+    def parts(self) -> Mapping[int, CompletedPart]:
+        """The parts that the server confirmed, by number."""
+        return self._parts
+
+    def take_over(self, part: CompletedPart, confirmed: ConfirmedBy) -> None:
+        """Count a part that an earlier run sent, and that the server still has; `confirmed` is what proves it now."""
+        self._parts[part.part_number] = part
+        self._confirmed.add(confirmed)
 
     async def write_part(self, part_number: int, body: ByteBody, checksum: Checksum | None) -> None:
         """Send one part and compare the answer.
@@ -104,10 +117,10 @@ class MultipartUpload:
                 sse_customer_key=self._attributes.sse_customer_key,
             )
         )
-        self._attempts = max(self._attempts, stored.attempts)
+        self.attempts = max(self.attempts, stored.attempts)
         self._confirmed.add(
             await confirm_body(
-                checksum, stored, body, etag_is_md5=self._etag_is_md5, where=f"part {part_number} of {self.key!r}"
+                checksum, stored, body, etag_is_md5=self.etag_is_md5, where=f"part {part_number} of {self.key!r}"
             )
         )
         self._parts[part_number] = CompletedPart(part_number=part_number, etag=stored.etag, checksum=checksum)
@@ -127,7 +140,7 @@ class MultipartUpload:
 
         def compare(stored: ObjectStored, body: memoryview, sent: Checksum | None) -> None:
             where = f"part {number} of {self.key!r}"
-            confirmed.add(confirm_body_now(sent, stored, body, etag_is_md5=self._etag_is_md5, where=where))
+            confirmed.add(confirm_body_now(sent, stored, body, etag_is_md5=self.etag_is_md5, where=where))
 
         stored = await self._transport.send(
             UploadPartFrom(
@@ -143,7 +156,7 @@ class MultipartUpload:
                 confirm=compare,
             )
         )
-        self._attempts = max(self._attempts, stored.attempts)
+        self.attempts = max(self.attempts, stored.attempts)
         self._confirmed |= confirmed
         self._parts[number] = CompletedPart(part_number=number, etag=stored.etag, checksum=stored.sent)
         return stored.sent
@@ -162,12 +175,17 @@ class MultipartUpload:
         try:
             stored = await self._join(full)
             if isinstance(stored, ObjectHead):
-                return self._as_stored(stored, full), self._proof.of_object(stored, full)
-            stored.attempts = max(stored.attempts, self._attempts)
+                return self.prove(stored, full)
+            stored.attempts = max(stored.attempts, self.attempts)
             return stored, await self._confirm(stored, full)
         except IntegrityError:
             self._own.doubt(self.key, self.write_token)
             raise
+
+    def prove(self, head: ObjectHead, checksum: Checksum | None) -> tuple[ObjectStored, ConfirmedBy]:
+        """As `complete`, for the object that this upload became. Raises IntegrityError where it is another's."""
+        full = checksum if checksum is not None and checksum.algorithm in FULL_OBJECT_ALGORITHMS else None
+        return self._as_stored(head, full), self._proof.of_object(head, full)
 
     async def _join(self, full: Checksum | None) -> ObjectStored | ObjectHead:
         """The answer to CompleteMultipartUpload; or the object, where it is there without an answer that says so."""
@@ -272,7 +290,7 @@ class MultipartUpload:
 
     def _as_stored(self, head: ObjectHead, full: Checksum | None) -> ObjectStored:
         return ObjectStored(
-            etag=head.etag, version_id=head.version_id, attempts=self._attempts, checksum=full, sse=head.sse
+            etag=head.etag, version_id=head.version_id, attempts=self.attempts, checksum=full, sse=head.sse
         )
 
 
@@ -318,6 +336,7 @@ async def create_upload(
                     retry=retry,
                     own=own,
                 )
+                upload.attempts = created.attempts
         answered.set()
 
     try:

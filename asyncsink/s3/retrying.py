@@ -34,8 +34,8 @@ class RetryingTransport:
     its answer was lost ends as UploadMissing, and a conditional write as PreconditionFailed: both are resolved by
     looking for the write token.
 
-    A CreateMultipartUpload whose answer was lost leaves an upload nobody knows; the bucket's lifecycle rule or
-    `ListMultipartUploads` finds it.
+    A CreateMultipartUpload whose answer was lost leaves an upload nobody knows: the answer tells how many attempts
+    there were, and whoever creates looks for the others.
     """
 
     def __init__(

@@ -10,9 +10,9 @@ import pytest
 from asyncsink.cli.app import export
 from asyncsink.cli.output import FLAGS, WITHOUT_FLAG, in_flags
 from asyncsink.cli.tally import Tally
-from asyncsink.config import OPTION_NAMES
 from asyncsink.engine.progress import Progress
 from asyncsink.model import Failure, Finished, Notice, Outcome, Planned, Receipt, Skip, Started
+from asyncsink.option_names import OPTION_NAMES
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report
 
@@ -41,6 +41,8 @@ DENIED = Failure("/d/d", "p/d", "s3://b/p/d", "AccessDenied", "no permission", "
         ("Source '/d/my region=eu/x' is", "Source '/d/my region=eu/x' is"),
         ("s3://b/region=eu/x and /d/local_copy/x", "s3://b/region=eu/x and /d/local_copy/x"),
         ("'creds_path' is S3's and the user's", "'creds_path' is S3's and the user's"),
+        ("leave journal=False out", "leave --no-journal out"),
+        ("use overwrite='journal' with", "use --overwrite journal with"),
         ("--overwrite='x' is not known", "--overwrite='x' is not known"),
     ],
 )

@@ -80,8 +80,8 @@ def large(tmp_path: Path) -> Path:
     return path
 
 
-def only(outcomes: list[Outcome]) -> Any:
-    (outcome,) = outcomes
+def only(ended: tuple[list[Outcome], Transfer]) -> Any:
+    (outcome,), _ = ended
     return outcome
 
 
@@ -190,7 +190,7 @@ async def test_the_destination_is_served_when_the_copy_fails(tmp_path: Path, siz
     path = tmp_path / "f"
     path.write_bytes(os.urandom(size))
     destination, failing = MemoryDestination(), Meddling(lose)
-    receipt, failure = await publisher(destination, failing).publish(transfer(path))
+    (receipt, failure), _ = await publisher(destination, failing).publish(transfer(path))
     assert isinstance(receipt, Receipt)
     assert receipt.local_copy == ""
     assert isinstance(failure, Failure)

@@ -44,7 +44,7 @@ async def test_everything_is_recorded_in_order_and_told_afterwards(tmp_path: Pat
             recorder.add([outcome(number)])
             await recorder.room()
         ticket = Ticket()
-        recorder.add([outcome(700)], ticket)
+        recorder.add([outcome(700)], ticket=ticket)
         await ticket.done.wait()
         assert ticket.outcomes == [outcome(700)]
         recorder.add([outcome(701)])

@@ -91,7 +91,8 @@ class Bench:
         publisher = Publisher(self.destination, copies, limits=Limits(), threads=self.limiter, **common)
         small_files = SmallFiles(publisher, self.destination, copies, hops=self.hops, **common)
         outcomes: list[Outcome] = []
-        await small_files.publish(self.transfers() if transfers is None else transfers, outcomes.extend)
+        given = self.transfers() if transfers is None else transfers
+        await small_files.publish(given, lambda ended, _: outcomes.extend(ended))
         assert not self.budget.held_bytes
         return outcomes
 

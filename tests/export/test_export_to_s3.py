@@ -65,7 +65,7 @@ async def test_a_rerun_of_an_unchanged_tree_sends_nothing(
     tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], lane: Any
 ) -> None:
     destination = f"s3://{bucket}/p"
-    options = {**options, "transport": lane}
+    options = {**options, "transport": lane, "journal": False}
     await asyncsink.export_directory(tree, destination, local_copy=tmp_path / "copy", **options)
     again = await asyncsink.export_directory(tree, destination, local_copy=tmp_path / "copy", **options)
     assert (again.objects_uploaded, again.bytes_uploaded, again.objects_skipped) == (0, 0, 5)

@@ -1,0 +1,228 @@
+"""The multipart uploads of one run: begun, resumed and ended, each step written down before or after it is taken.
+
+Whatever happens between two lines here, the journal knows enough for the next run to go on, or to clean up (wall 7).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+
+from asyncsink.config import RetryPolicy, Secret
+from asyncsink.destinations.base import UploadLog
+from asyncsink.errors import AccessDenied, PermanentError, Stalled, UploadMissing
+from asyncsink.model import (
+    ChecksumAlgorithm,
+    OpenUpload,
+    Transfer,
+    UploadCreating,
+    UploadGone,
+    UploadOpened,
+    UploadStep,
+)
+from asyncsink.s3.multipart import MultipartUpload, create_upload
+from asyncsink.s3.operations import CompletedPart, ObjectAttributes, ObjectHead
+from asyncsink.s3.own_writes import OwnWrites
+from asyncsink.s3.part_plan import PartPlan
+from asyncsink.s3.resuming import Kept, can_go_on, empty_uploads_since, end_upload, find_own_object, parts_to_keep
+from asyncsink.s3.transport import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyComplete:
+    """An upload of an earlier run, which was complete when that run was killed; and the object that it became."""
+
+    upload: MultipartUpload
+    head: ObjectHead
+
+
+class S3Uploads:
+    """Begins and ends uploads, one at a time for each key.
+
+    Args:
+        transport, retry, own: of the run.
+        log: remembers every step, or None.
+        notice: told of what may stay open.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        retry: RetryPolicy,
+        own: OwnWrites,
+        log: UploadLog | None,
+        notice: Callable[[str], None],
+    ) -> None:
+        self._transport = transport
+        self._retry = retry
+        self._own = own
+        self._log = log
+        self._notice = notice
+        self._turns: dict[str, anyio.Event] = {}
+        self._left_open: dict[str, str] = {}
+
+    async def step(self, step: UploadStep) -> None:
+        """Write one step down, where anybody remembers.
+
+        Raises:
+            JournalError: it cannot be written; the run stops.
+        """
+        if self._log is not None:
+            await self._log.step(step)
+
+    async def begin(
+        self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None, attributes: ObjectAttributes
+    ) -> MultipartUpload | AlreadyComplete:
+        """A new upload, or the one that an earlier run left, with those of its parts that count. `ended` is owed.
+
+        Waits while another upload of the same key is under way: the journal has one row for each key.
+
+        Raises:
+            TransferError, JournalError: there is none.
+        """
+        key = transfer.key
+        while key in self._turns:
+            await self._turns[key].wait()
+        self._turns[key] = anyio.Event()
+        try:
+            if key in self._left_open:
+                await self._end(key, self._left_open[key])
+                del self._left_open[key]
+            if transfer.known is not None and transfer.known.upload is not None:
+                found = await self._resume(key, transfer.known.upload, plan, algorithm, attributes)
+                if found is not None:
+                    return found
+            return await self._create(transfer, plan, algorithm, attributes)
+        except BaseException:
+            self.ended(key)
+            raise
+
+    def ended(self, key: str) -> None:
+        """The upload that `begin` gave is complete or aborted: another one of the same key may begin."""
+        turn = self._turns.pop(key, None)
+        if turn is not None:
+            turn.set()
+
+    async def abort(self, upload: MultipartUpload) -> None:
+        """Abort; what may have stayed open becomes a notice, and stays in the journal. Shielded, bounded in time."""
+        try:
+            with anyio.CancelScope(shield=True):
+                if problem := await upload.abort():
+                    self._left_open[upload.key] = upload.upload_id
+                    self._notice(problem)
+                else:
+                    await self.step(UploadGone(upload.key))
+        finally:
+            self.ended(upload.key)
+
+    async def discard(self, key: str, upload: OpenUpload, secret: Secret | None) -> None:
+        """As `Resuming.discard`.
+
+        Raises:
+            TransferError: it may still be open.
+        """
+        if await find_own_object(self._transport, key, upload, sse_customer_key=secret) is not None:
+            # On some servers an abort would take the parts away from the object.
+            await self.step(UploadGone(key))
+            return
+        upload_ids = [upload.upload_id]
+        if not upload.upload_id:
+            # The run was killed before it heard the id. Uploads with parts are somebody's: they are left alone.
+            upload_ids = await empty_uploads_since(self._transport, key, upload.begun_seconds)
+        for upload_id in upload_ids:
+            await self._end(key, upload_id)
+        await self.step(UploadGone(key))
+
+    async def _create(
+        self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None, attributes: ObjectAttributes
+    ) -> MultipartUpload:
+        key, token, begun_seconds = transfer.key, self._own.token(transfer.key), time.time()
+        await self.step(UploadCreating(key, transfer.source, plan.part_size_bytes, algorithm, token))
+        try:
+            upload = await create_upload(
+                self._transport,
+                key=key,
+                plan=plan,
+                algorithm=algorithm,
+                attributes=attributes,
+                retry=self._retry,
+                write_token=token,
+                own=self._own,
+            )
+        except PermanentError:
+            # The server refused. After any other error there may be an upload that nobody heard of.
+            await self.step(UploadGone(key))
+            raise
+        try:
+            await self.step(UploadOpened(key, upload.upload_id))
+            if upload.attempts > 1:
+                await self._end_others(key, upload.upload_id, begun_seconds)
+        except BaseException:
+            await self.abort(upload)
+            raise
+        return upload
+
+    async def _end_others(self, key: str, upload_id: str, begun_seconds: float) -> None:
+        """An attempt whose answer was lost may have begun an upload too, which nobody heard of."""
+        for other in await empty_uploads_since(self._transport, key, begun_seconds):
+            if other != upload_id:
+                await self._end(key, other)
+
+    async def _resume(
+        self,
+        key: str,
+        known: OpenUpload,
+        plan: PartPlan,
+        algorithm: ChecksumAlgorithm | None,
+        attributes: ObjectAttributes,
+    ) -> MultipartUpload | AlreadyComplete | None:
+        secret = attributes.sse_customer_key
+        if can_go_on(known, plan, algorithm):
+            upload = MultipartUpload(
+                self._transport,
+                key=key,
+                upload_id=known.upload_id,
+                plan=plan,
+                algorithm=algorithm,
+                attributes=attributes,
+                retry=self._retry,
+                write_token=known.token,
+                own=self._own,
+            )
+            try:
+                kept = await parts_to_keep(
+                    self._transport, key, known, plan, etag_is_md5=upload.etag_is_md5, sse_customer_key=secret
+                )
+            except UploadMissing:
+                head = await find_own_object(self._transport, key, known, sse_customer_key=secret)
+                if head is not None:
+                    _take_over(upload, {part.part_number: (part, "nothing") for part in known.parts})
+                    return AlreadyComplete(upload, head)
+                await self.step(UploadGone(key))
+                return None
+            except AccessDenied:
+                kept = None  # these credentials may not look: nothing of the upload can be trusted
+            if kept is not None:
+                _take_over(upload, kept)
+                return upload
+        await self.discard(key, known, secret)
+        return None
+
+    async def _end(self, key: str, upload_id: str) -> None:
+        try:
+            problem = await end_upload(self._transport, key, upload_id, seconds=self._retry.abort_seconds)
+        except TimeoutError as error:
+            raise Stalled(
+                f"The multipart upload {upload_id} of {key!r}, which was left open, could not be aborted within "
+                f"{self._retry.abort_seconds:g} s; export the file again."
+            ) from error
+        if problem:
+            self._notice(problem)
+
+
+def _take_over(upload: MultipartUpload, kept: Kept) -> None:
+    for part, proof in kept.values():
+        upload.take_over(CompletedPart(part_number=part.part_number, etag=part.etag, checksum=part.checksum), proof)

@@ -1,0 +1,183 @@
+"""The journal in a run: what it knows goes into the transfers, and what they became goes into it before it is told.
+
+    producer ──attach──► Transfer.known, or a Skip there and then      (reader thread, batch by batch)
+    writers  ──step────► the uploads that are open                     (destinations.base.UploadLog)
+    recorder ──record──► what is published                             (before manifest, log and callers)
+
+One key has one row in the journal. Where the same file comes twice in one run, its two uploads take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Literal
+
+import anyio
+
+from asyncsink.config import Overwrite
+from asyncsink.destinations.local import LocalDestination
+from asyncsink.errors import DestinationFull, JournalError
+from asyncsink.integrity.sameness import UNCHANGED_REASON
+from asyncsink.journal.base import Journal
+from asyncsink.model import (
+    Failure,
+    Known,
+    Outcome,
+    Published,
+    Receipt,
+    Skip,
+    SourceProblem,
+    Transfer,
+    UploadCompleting,
+    UploadCreating,
+    UploadGone,
+    UploadStep,
+)
+
+Found = Transfer | SourceProblem | Skip
+COUNT_BATCH = 1000
+
+
+class RunJournal:
+    """A journal as one run uses it; satisfies `UploadLog`.
+
+    Args:
+        journal: open.
+        overwrite: the policy; with "journal" a known file is skipped without asking the server.
+        bucket: for the URLs of what is skipped.
+
+    Attributes:
+        copy: the local copy of the run, or None; set before the first transfer.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        overwrite: Overwrite,
+        bucket: str,
+    ) -> None:
+        self._journal = journal
+        self._trusted = overwrite == "journal"
+        self._compared = overwrite in ("journal", "checksum")
+        self._bucket = bucket
+        self.copy: LocalDestination | None = None
+        self._uploads: dict[str, Literal["open", "completing"]] = {}
+        self._ended = anyio.Event()
+
+    def __repr__(self) -> str:
+        return f"<RunJournal {self._journal.path!r}, {len(self._uploads)} uploads under way>"
+
+    def attach(self, found: Sequence[Found]) -> list[Found]:
+        """The same, with what the journal knows; what is published already becomes a Skip. Blocks.
+
+        Raises:
+            JournalError: it cannot be read; the run stops.
+        """
+        known = iter(self._journal.known([each for each in found if isinstance(each, Transfer)]))
+        return [self._with(each, next(known)) if isinstance(each, Transfer) else each for each in found]
+
+    def _with(self, transfer: Transfer, known: Known | None) -> Transfer | Skip:
+        if known is None:
+            return transfer
+        upload = known.upload
+        if upload is not None:
+            if transfer.key in self._uploads:
+                # The same key a second time: whoever came first continues, or aborts, what an earlier run began.
+                known = replace(known, upload=None)
+            else:
+                self._uploads[transfer.key] = "completing" if upload.completing else "open"
+        if self._trusted and known.published and known.upload is None and self._is_copied(transfer):
+            return Skip(
+                source=transfer.source.path,
+                key=transfer.key,
+                url=f"s3://{self._bucket}/{transfer.key}",
+                size_bytes=transfer.source.size_bytes,
+                reason=UNCHANGED_REASON,
+                checksum=known.checksum,
+                etag=known.etag,
+                local_copy="" if self.copy is None else self.copy.url(transfer),
+                entry=transfer.source.entry,
+            )
+        return Transfer(transfer.source, transfer.key, transfer.local, known)
+
+    def _is_copied(self, transfer: Transfer) -> bool:
+        return self.copy is None or self.copy.has_now(transfer)
+
+    def count_unknown(self, found: Iterable[Transfer | SourceProblem], objects_total: int) -> int:
+        """How many of the `objects_total` entries of a walk the journal does not have as published. Blocks.
+
+        Where it knows nothing of a whole batch, the rest counts as unknown too: a first run is not walked once more.
+        """
+        published, rest = 0, iter(found)
+        while batch := list(islice(rest, COUNT_BATCH)):
+            known = self._journal.known([each for each in batch if isinstance(each, Transfer)])
+            here = sum(each is not None and each.published for each in known)
+            if not here:
+                break
+            published += here
+        return objects_total - published
+
+    async def record(self, ended: Sequence[tuple[Sequence[Outcome], Transfer | None, Any]]) -> None:
+        """Write down what was published; on return it survives a kill -9 of this process.
+
+        Raises:
+            JournalError, DestinationFull: it is not written; the run stops.
+        """
+        published = []
+        for outcomes, transfer, _ in ended:
+            if transfer is not None and (entry := self._published(outcomes[0], transfer)) is not None:
+                published.append(entry)
+        if published:
+            await self._journal.publish(published)
+        if self._uploads:
+            for outcomes, transfer, _ in ended:
+                if transfer is not None and self._uploads.get(transfer.key) == "completing":
+                    if isinstance(outcomes[0], Failure):
+                        self._uploads[transfer.key] = "open"  # until somebody says that it is gone
+                    else:
+                        del self._uploads[transfer.key]
+            self._ended.set()
+            self._ended = anyio.Event()
+
+    def _published(self, outcome: Outcome, transfer: Transfer) -> Published | None:
+        if isinstance(outcome, Receipt):
+            version = outcome.version_id
+        elif isinstance(outcome, Skip) and self._compared and outcome.already_there:
+            # Found to be there with the same content: the next run need not look so closely.
+            if transfer.known is not None and transfer.known.published and transfer.known.upload is None:
+                return None
+            version = ""
+        else:
+            return None
+        if self._uploads.get(transfer.key) == "open":
+            # Another upload of the same key is under way (that of what is published is completing): this would end its
+            # row. It will have its own receipt.
+            return None
+        return Published(transfer.source, transfer.key, outcome.etag, version, outcome.checksum)
+
+    async def step(self, step: UploadStep) -> None:
+        """As `UploadLog.step`. UploadCreating waits while an object under the same key is complete and not recorded.
+
+        Raises:
+            JournalError: it cannot be written; the run stops.
+        """
+        if isinstance(step, UploadCreating):
+            while self._uploads.get(step.key) == "completing":
+                await self._ended.wait()
+            self._uploads[step.key] = "open"
+        elif isinstance(step, UploadCompleting):
+            self._uploads[step.key] = "completing"
+        elif isinstance(step, UploadGone) and self._uploads.pop(step.key, None) is None:
+            return  # what is gone was told already
+        try:
+            await self._journal.step(step)
+        except DestinationFull as full:
+            # For a leg this would be its own affair.
+            raise JournalError(str(full)) from full
+
+    async def aclose(self) -> None:
+        """Write everything down, and release the file. Shielded from cancellation."""
+        await self._journal.aclose()

@@ -1,0 +1,56 @@
+"""What a journal is: the memory of one S3 destination, from one run to the next.
+
+It knows two things: that a key holds the bytes of a source file as that file was, sent with these object options; and
+which multipart uploads no run has ended. A journal also satisfies `destinations.base.UploadLog`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from asyncsink.model import Known, Published, Transfer, UploadStep
+
+
+class Journal(Protocol):
+    """One journal, opened for one run. Every method may raise JournalError or DestinationFull, and the run stops then:
+    what a journal does not know any more would be sent, or left open, unknown to everybody."""
+
+    @property
+    def path(self) -> str:
+        """Absolute path of the file."""
+        ...
+
+    def known(self, transfers: Sequence[Transfer]) -> list[Known | None]:
+        """What is known of each transfer's key, in order; None where it is nothing.
+
+        Blocking: for a reader thread, one call for some hundred transfers. `published` is True only for the same
+        source file, unchanged, and the same object options. An upload that is open is told in any case, because it
+        has to be continued or aborted.
+        """
+        ...
+
+    async def publish(self, published: Sequence[Published]) -> None:
+        """Write down what is published; an upload of the same key is forgotten in the same commit.
+
+        On return it is committed: it survives a kill -9 of this process. Cancelled, it stops waiting; what was handed
+        over is committed all the same.
+        """
+        ...
+
+    async def step(self, step: UploadStep) -> None:
+        """Write down one step of a multipart upload; see `states` for those that may follow each other.
+
+        UploadCreating, UploadOpened and UploadCompleting are committed on return, UploadOpened is also on the disk
+        (fsync: it survives a power cut). The others are committed soon, and by `aclose` at the latest; where very many
+        wait already they are committed on return too. Cancellation as in `publish`.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Commit everything that was handed over, and release the file. Shielded from cancellation; twice is harmless.
+
+        Raises:
+            JournalError, DestinationFull: something could not be written, and nobody was told yet.
+        """
+        ...

@@ -1,0 +1,174 @@
+"""The journal in an SQLite file: one connection, one thread that owns it, one transaction for all who wait.
+
+The file is held alone (locking_mode=EXCLUSIVE): a second run is refused, and no shared memory is needed, so that a
+journal works on network file systems too (sqlite.org/wal.html, "Use of WAL Without Shared-Memory"). WAL with
+synchronous=NORMAL survives the end of the process at any moment; the commit that has an UploadOpened is FULL, which
+survives a power cut too (sqlite.org/pragma.html, "synchronous").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.to_thread
+
+from asyncsink.journal.faults import fault_of
+from asyncsink.journal.rows import Rows
+from asyncsink.model import (
+    Known,
+    Published,
+    Transfer,
+    UploadCompleting,
+    UploadCreating,
+    UploadOpened,
+    UploadStep,
+)
+
+WAITING_MAX = 1000
+"""So many requests may wait for the thread; whoever comes then waits for its commit."""
+_COMMITTED_ON_RETURN = (UploadCreating, UploadOpened, UploadCompleting)
+
+
+@dataclass(slots=True, eq=False)
+class _Write:
+    """Something to be committed; `done` tells a caller who waits for it."""
+
+    what: Sequence[Published] | UploadStep
+    done: Future[None] | None
+
+
+@dataclass(slots=True, eq=False)
+class _Question:
+    """Something to be looked up."""
+
+    transfers: Sequence[Transfer]
+    answer: Future[list[Known | None]] = field(default_factory=Future)
+
+
+class SqliteJournal:
+    """See `base.Journal`. Made by `place.open_journal`."""
+
+    def __init__(self, path: str, database: sqlite3.Connection, options: bytes) -> None:
+        """Take over a connection from `opening.open_database`; `options` is `rows.options_digest` of this run."""
+        self._path = path
+        self._database = database
+        self._rows = Rows(database, options)
+        self._requests: queue.SimpleQueue[_Write | _Question | None] = queue.SimpleQueue()
+        self._handing_over = threading.Lock()
+        self._error: Exception | None = None
+        self._error_told = False
+        self._closed = False
+        # The thread must not keep a process alive whose run was never closed: what is committed is safe.
+        self._thread = threading.Thread(target=self._run, name="asyncsink-journal", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<SqliteJournal {self._path!r}>"
+
+    @property
+    def path(self) -> str:
+        """Absolute path of the file."""
+        return self._path
+
+    def known(self, transfers: Sequence[Transfer]) -> list[Known | None]:
+        """See `base.Journal.known`."""
+        question = _Question(transfers)
+        self._hand_over(question)
+        return question.answer.result()
+
+    async def publish(self, published: Sequence[Published]) -> None:
+        """See `base.Journal.publish`."""
+        if published:
+            await self._commit(published)
+
+    async def step(self, step: UploadStep) -> None:
+        """See `base.Journal.step`."""
+        if isinstance(step, _COMMITTED_ON_RETURN) or self._requests.qsize() >= WAITING_MAX:
+            await self._commit(step)
+        else:
+            self._hand_over(_Write(step, None))
+
+    async def aclose(self) -> None:
+        """See `base.Journal.aclose`."""
+        with self._handing_over:
+            if not self._closed:
+                self._closed = True
+                self._requests.put(None)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._thread.join)
+        if self._error is not None and not self._error_told:
+            raise self._told()
+
+    async def _commit(self, what: Sequence[Published] | UploadStep) -> None:
+        done: Future[None] = Future()
+        self._hand_over(_Write(what, done))
+        try:
+            await asyncio.wrap_future(done)
+        except Exception:
+            self._error_told = True
+            raise
+
+    def _hand_over(self, request: _Write | _Question) -> None:
+        # Behind the request to close, nobody would answer.
+        with self._handing_over:
+            if self._closed:
+                raise AssertionError("a journal is not used after it was closed")
+            if self._error is not None:
+                raise self._told()
+            self._requests.put(request)
+
+    def _told(self) -> Exception:
+        assert self._error is not None
+        self._error_told = True
+        return self._error
+
+    def _run(self) -> None:
+        """The thread: take what waits, write it in one transaction, tell those who wait; until it is closed."""
+        last = False
+        while not last:
+            taken = [self._requests.get()]
+            while len(taken) < WAITING_MAX and not self._requests.empty():
+                taken.append(self._requests.get())
+            last = None in taken
+            self._write([request for request in taken if isinstance(request, _Write)])
+            for request in taken:
+                if isinstance(request, _Question):
+                    self._look_up(request)
+        try:
+            self._database.close()
+        except sqlite3.Error as error:
+            self._error = self._error or fault_of(error, self._path)
+
+    def _write(self, writes: list[_Write]) -> None:
+        # Who has stopped waiting gets no answer; what was handed over is written all the same.
+        waiting = [write.done for write in writes if write.done and write.done.set_running_or_notify_cancel()]
+        if writes and self._error is None:
+            try:
+                self._rows.write([write.what for write in writes])
+            except sqlite3.Error as error:
+                self._error = fault_of(error, self._path)
+            except Exception as error:  # noqa: BLE001 - a bug is told to whoever waits; the thread's end would hang them
+                self._error = error
+        for done in waiting:
+            if self._error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(self._error)
+
+    def _look_up(self, question: _Question) -> None:
+        try:
+            if self._error is not None:
+                raise self._told()
+            question.answer.set_result(self._rows.known(question.transfers))
+        except sqlite3.Error as error:
+            self._error = fault_of(error, self._path)
+            question.answer.set_exception(self._told())
+        except Exception as error:  # noqa: BLE001 - likewise
+            question.answer.set_exception(error)

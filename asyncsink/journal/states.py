@@ -1,0 +1,64 @@
+"""Pure: which step of a multipart upload may follow which, for one key.
+
+    none ──UploadCreating──► creating ──UploadOpened──► open ──UploadCompleting──► completing
+      ▲                          │                      │ ▲ ▲                           │ │
+      └── UploadGone, Published ─┴──────────────────────┘ │ └── UploadPartStored ───────┘ │
+                                                          └── UploadPartStored            └── UploadCompleting
+
+UploadCreating is legal everywhere: the upload it replaces is gone by then, which the caller sees to. A part that is
+stored after Complete proves that Complete was refused (S3 API, CompleteMultipartUpload: InvalidPart, EntityTooSmall);
+a run that resumes an upload sends Complete again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from asyncsink.errors import JournalError
+from asyncsink.model import (
+    Published,
+    UploadCompleting,
+    UploadCreating,
+    UploadGone,
+    UploadOpened,
+    UploadPartStored,
+    UploadStep,
+)
+
+State = Literal["none", "creating", "open", "completing"]
+
+NEXT: Final[Mapping[State, Mapping[type, State]]] = {
+    "none": {UploadCreating: "creating", Published: "none"},
+    "creating": {UploadCreating: "creating", UploadOpened: "open", UploadGone: "none", Published: "none"},
+    "open": {
+        UploadCreating: "creating",
+        UploadPartStored: "open",
+        UploadCompleting: "completing",
+        UploadGone: "none",
+        Published: "none",
+    },
+    "completing": {
+        UploadCreating: "creating",
+        UploadPartStored: "open",
+        UploadCompleting: "completing",
+        UploadGone: "none",
+        Published: "none",
+    },
+}
+"""State before, and what happens: state after. What is missing here is a bug of the caller."""
+
+
+def after(state: State, step: UploadStep | Published) -> State:
+    """The state of a key's upload after `step`.
+
+    Raises:
+        JournalError: the step cannot follow the state; a bug, which would leave an upload that nobody knows.
+    """
+    following = NEXT[state].get(type(step))
+    if following is None:
+        raise JournalError(
+            f"{type(step).__name__} of {step.key!r} cannot follow the state {state!r} of its upload; expected one of "
+            f"{', '.join(kind.__name__ for kind in NEXT[state])}. This is a bug in asyncsink; please report it."
+        )
+    return following

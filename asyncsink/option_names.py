@@ -1,0 +1,148 @@
+"""The options that callers write, by name and type: DataSink's own and asyncsink's. `options` checks their values."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict
+
+from asyncsink.config import (
+    AddressingStyle,
+    Compat,
+    LaneChoice,
+    LocalCopyMode,
+    OnCollision,
+    OnMissing,
+    OnUnreachable,
+    Overwrite,
+    RetryPolicy,
+    SignPayload,
+    StripDirMode,
+    SubstitutionScope,
+    Symlinks,
+)
+from asyncsink.errors import ConfigError
+
+
+class ExportOptions(TypedDict, total=False):
+    """The public options, with their defaults. DataSink's own names keep their meaning.
+
+    Names of the objects
+        container: folder below the destination; None.
+        parameterization: keep the folders of a source's path that begin with "_"; True.
+        parameterization_root: only folders below this directory count for that; None is all of them.
+        strip_dir: directory that is left out of the sources' paths; None.
+        strip_dir_mode: "prefix", or "replace" it anywhere (the default with compat="nipype").
+        substitutions: (old, new) pairs, applied one after another; ().
+        regexp_substitutions: (pattern, replacement) pairs, applied after them; ().
+        substitution_scope: "key" (below the destination), or "full" URL or path (the default with compat="nipype").
+        substitute_files: apply both to the files inside a directory of `outputs` too; False.
+        compat: "strict", or "nipype": DataSink's ways wherever they lose nothing.
+    Connection and credentials
+        endpoint_url: S3 server other than Amazon's, "http://host:port"; None.
+        region: region of the bucket; None is what the environment and the profile say.
+        profile: profile of ~/.aws; None.
+        creds_path: credentials file as Amazon hands it out; None is the usual chain (environment, profile, role).
+        anonymous: send unsigned requests; False.
+        bucket: a name, boto3 Bucket or aioboto3 Bucket to use instead of the destination's; None.
+        request_payer: accept the charges of a requester-pays bucket: True or "requester"; False.
+        addressing_style: "auto", "path" or "virtual".
+        sign_payload: whether the body's SHA-256 is part of the signature: "always", "never", or "auto": only over plain
+            HTTP to another machine, where nothing else guards the request.
+        ca_bundle: file of certificates to trust; None is the system's.
+        transport: how objects are sent: "auto", "wire" (own HTTP) or "aioboto3".
+    What every object is given
+        encrypt_bucket_keys: the same as sse="AES256"; False.
+        sse: "AES256", "aws:kms", "aws:kms:dsse", or your own key of 32 bytes; None.
+        sse_kms_key_id: key for the two kms kinds; None is the account's own.
+        storage_class: S3's name, such as "STANDARD_IA"; None.
+        acl: canned ACL, such as "bucket-owner-full-control"; None.
+        tags: {name: value}, up to 10; None.
+        metadata: {name: value}, up to 2 KiB; None.
+        content_type: "infer" (from the name), or one media type for all.
+        checksum: "CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5" or "none".
+    What to do when
+        overwrite: the object exists: send where the "checksum" differs, "size", "size-mtime", "never", "always"; or
+            "journal": skip what the journal has as published from the same unchanged file, without asking the server,
+            and go by the checksum for the rest. "journal" where a journal is named, else "checksum".
+        on_missing: a source is missing or no regular file: "error", or "skip" and report it.
+        on_collision: two sources have one key: "error", or the "last" wins.
+        on_unreachable: the bucket cannot be used: "error", or "local": keep all in ~/s3_datasink_<bucket>/<prefix>.
+        symlinks: a source is a link: "follow" (loops refused), "skip" (reported) or "error".
+    Local copy and records
+        local_copy: directory that gets a copy of everything; None.
+        local_copy_mode: "copy", "hardlink" or "reflink".
+        related_files: local copies bring .hdr/.img/.mat and .BRIK/.HEAD partners along; False.
+        remove_dest_dir: empty the local folders that directories are copied to first (never on S3); False.
+        manifest: file that gets a record of every object, for verify_manifest; None.
+        journal: file that remembers what was published and which uploads are open, so that the next run of the same
+            destination reads no unchanged file again, and goes on where a killed one stopped; None is a file of the
+            destination's own in ~/.local/state/asyncsink/journals, False is none. Local destinations have none.
+    Limits
+        concurrency: requests in flight; None (or "auto") adapts.
+        part_size_bytes: size of the parts of large files, as a number or "16MiB"; 8 MiB.
+        memory_bytes: most file content held at once, likewise; 256 MiB.
+        retry: a RetryPolicy.
+        processes: how many processes share the work, or "auto": as many as pay for this source; 1.
+        shard: publish only one part of N, on this machine: "I/N" or (I, N), I from 0 to N - 1; None is all.
+    """
+
+    container: str | None
+    parameterization: bool
+    strip_dir: str | None
+    substitutions: Iterable[tuple[str, str]]
+    regexp_substitutions: Iterable[tuple[str, str]]
+    creds_path: Any
+    encrypt_bucket_keys: bool
+    bucket: Any
+    local_copy: Any
+    remove_dest_dir: bool
+    endpoint_url: str | None
+    region: str | None
+    profile: str | None
+    anonymous: bool
+    request_payer: bool | str | None
+    addressing_style: AddressingStyle
+    sign_payload: SignPayload
+    ca_bundle: Any
+    sse: str | bytes | None
+    sse_kms_key_id: str | None
+    storage_class: str | None
+    acl: str | None
+    tags: Mapping[str, str] | None
+    metadata: Mapping[str, str] | None
+    content_type: str
+    checksum: str | None
+    overwrite: Overwrite
+    on_missing: OnMissing
+    on_collision: OnCollision
+    on_unreachable: OnUnreachable
+    symlinks: Symlinks
+    concurrency: int | str | None
+    part_size_bytes: int | str
+    memory_bytes: int | str
+    manifest: Any
+    journal: Any
+    compat: Compat
+    substitution_scope: SubstitutionScope
+    strip_dir_mode: StripDirMode
+    substitute_files: bool
+    parameterization_root: Any
+    local_copy_mode: LocalCopyMode
+    related_files: bool
+    retry: RetryPolicy
+    transport: LaneChoice
+    processes: int | str | None
+    shard: str | tuple[int, int] | None
+
+
+OPTION_NAMES: tuple[str, ...] = tuple(ExportOptions.__annotations__)
+
+
+def check_option_names(options: Mapping[str, object]) -> None:
+    """Raise ConfigError, with the nearest name, for the first option that does not exist."""
+    for name in options:
+        if name not in OPTION_NAMES:
+            near = difflib.get_close_matches(name, OPTION_NAMES, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{name!r} is no option of asyncsink.{hint}")

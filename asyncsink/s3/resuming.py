@@ -1,0 +1,159 @@
+"""What an earlier run left of a multipart upload: the parts to go on with, the object it became, or nothing.
+
+The journal says what was sent; only the server says what is there. A part counts where both agree.
+
+Source: S3 API Reference, ListParts, ListMultipartUploads, AbortMultipartUpload, HeadObject; S3 User Guide, "Uploading
+and copying objects using multipart upload".
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+
+from asyncsink.errors import AccessDenied, ObjectMissing, UploadMissing
+from asyncsink.integrity.checksums import digest_of, etag_md5
+from asyncsink.model import ChecksumAlgorithm, ConfirmedBy, OpenUpload, StoredPart
+from asyncsink.s3.aborting import ABORTS_MAX, open_uploads
+from asyncsink.s3.operations import (
+    AbortMultipartUpload,
+    ListedPart,
+    ListParts,
+    ObjectHead,
+)
+from asyncsink.s3.own_writes import whose
+from asyncsink.s3.part_plan import PartPlan
+from asyncsink.s3.transport import Transport
+
+CLOCK_DIFFERENCE = timedelta(minutes=5)
+"""So much earlier than asked for, by our clock, an upload may have been initiated by the server's."""
+
+Kept = dict[int, tuple[StoredPart, ConfirmedBy]]
+
+
+def can_go_on(upload: OpenUpload, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> bool:
+    """Whether the parts of `upload` are parts of what is to be sent now."""
+    same_parts = (upload.part_size_bytes, upload.algorithm) == (plan.part_size_bytes, algorithm)
+    return bool(upload.upload_id) and upload.same_source and same_parts
+
+
+async def parts_to_keep(
+    transport: Transport,
+    key: str,
+    upload: OpenUpload,
+    plan: PartPlan,
+    *,
+    etag_is_md5: bool,
+    sse_customer_key: Any = None,
+) -> Kept:
+    """The parts that the server has as the journal has them, by number, and what proves each.
+
+    Raises:
+        UploadMissing: the server does not know the upload any more.
+        TransferError: it cannot be asked.
+    """
+    journalled = {part.part_number: part for part in upload.parts}
+    kept: Kept = {}
+    otherwise: set[int] = set()
+    marker: int | None = 0
+    while marker is not None:
+        page = await transport.send(
+            ListParts(key=key, upload_id=upload.upload_id, marker=marker, sse_customer_key=sse_customer_key)
+        )
+        for listed in page.parts:
+            part = journalled.get(listed.part_number)
+            if part is None or not _agree(part, listed, plan):
+                otherwise.add(listed.part_number)  # SeaweedFS lists a part that was sent twice twice
+            else:
+                kept[part.part_number] = part, _proof(part, listed, etag_is_md5)
+        marker = page.next_marker
+    return {number: part for number, part in kept.items() if number not in otherwise}
+
+
+def _agree(part: StoredPart, listed: ListedPart, plan: PartPlan) -> bool:
+    if not 1 <= part.part_number <= plan.count or listed.size_bytes != plan.part(part.part_number).length:
+        return False
+    if listed.etag != part.etag:
+        return False
+    told = listed.checksum
+    return told is None or part.checksum is None or told.algorithm != part.checksum.algorithm or told == part.checksum
+
+
+def _proof(part: StoredPart, listed: ListedPart, etag_is_md5: bool) -> ConfirmedBy:
+    """What stands for the part now. Its bytes are not at hand, and how it was confirmed is not in the journal."""
+    if part.checksum is not None and listed.checksum == part.checksum:
+        return "server-checksum"
+    md5 = etag_md5(part.etag) if etag_is_md5 else None
+    if md5 is None:
+        return "nothing"
+    if part.checksum is None:
+        return "etag"  # without a checksum, an ETag that is an MD5 was compared with the bytes when they were sent
+    return "etag" if part.checksum.algorithm == "MD5" and digest_of(part.checksum) == md5 else "nothing"
+
+
+async def find_own_object(
+    transport: Transport, key: str, upload: OpenUpload, *, sse_customer_key: Any = None
+) -> ObjectHead | None:
+    """The object that the upload became: it has the upload's write token. None where there is none, or another's.
+
+    Raises:
+        RetryableError: nobody can say now.
+    """
+    if not upload.completing:
+        return None
+    try:
+        head, ours = await whose(transport, key, upload.token, sse_customer_key)
+    except ObjectMissing:
+        return None
+    return head if ours else None
+
+
+async def end_upload(transport: Transport, key: str, upload_id: str, *, seconds: float) -> str:
+    """Abort an upload of an earlier run. Returns "", or a sentence where these credentials may not abort it.
+
+    Raises:
+        TransferError: it may still be open.
+
+    Shielded from cancellation, and bounded by `seconds`.
+    """
+    with anyio.CancelScope(shield=True), anyio.fail_after(seconds):
+        for _ in range(ABORTS_MAX):
+            try:
+                await transport.send(AbortMultipartUpload(key=key, upload_id=upload_id))
+            except UploadMissing:
+                return ""
+            except AccessDenied as denied:
+                return (
+                    f"The multipart upload {upload_id} of {key!r}, which an earlier run began, stays open ({denied}); "
+                    "a lifecycle rule for incomplete uploads, or AbortMultipartUpload, removes it."
+                )
+            try:
+                await transport.send(ListParts(key=key, upload_id=upload_id))
+            except (UploadMissing, AccessDenied):
+                return ""
+    return ""
+
+
+async def empty_uploads_since(transport: Transport, key: str, begun_seconds: float) -> list[str]:
+    """The ids of the open uploads of exactly this key that have no part, and were not there before `begun_seconds`
+    (since the epoch, by our clock).
+
+    Raises:
+        TransferError: the server cannot be asked.
+    """
+    earliest = datetime.fromtimestamp(begun_seconds, UTC) - CLOCK_DIFFERENCE
+    found: list[str] = []
+    async for page in open_uploads(transport, key):
+        since = [upload for upload in page.uploads if upload.key == key and upload.initiated >= earliest]
+        found += [upload.upload_id for upload in since if await _has_no_part(transport, key, upload.upload_id)]
+    return found
+
+
+async def _has_no_part(transport: Transport, key: str, upload_id: str) -> bool:
+    try:
+        page = await transport.send(ListParts(key=key, upload_id=upload_id))
+    except UploadMissing:
+        return False
+    return not page.parts

@@ -1,0 +1,221 @@
+"""One key has one row in the journal: whoever comes second waits, or is given nothing that is not his."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import pytest
+
+from asyncsink.engine.journalling import COUNT_BATCH, RunJournal
+from asyncsink.engine.parent_log import ParentLog
+from asyncsink.engine.step_writer import StepWriter
+from asyncsink.errors import DestinationFull, JournalError
+from asyncsink.integrity.sameness import UNCHANGED_REASON
+from asyncsink.model import (
+    Failure,
+    Known,
+    OpenUpload,
+    Outcome,
+    Published,
+    Receipt,
+    Skip,
+    SourceFile,
+    StoredPart,
+    Transfer,
+    UploadCompleting,
+    UploadCreating,
+    UploadGone,
+    UploadOpened,
+    UploadPartStored,
+    UploadStep,
+)
+
+pytestmark = pytest.mark.anyio
+SOURCE = SourceFile("/s/f", 3, 4, ctime_ns=5, inode=6)
+TRANSFER = Transfer(SOURCE, "k", "k")
+CREATING = UploadCreating("k", SOURCE, 5, None, "t")
+
+
+class Kept:
+    """A Journal in memory."""
+
+    path = "/j"
+
+    def __init__(self, known: dict[str, Known] | None = None) -> None:
+        self.answers = known or {}
+        self.asked = 0
+        self.published: list[Published] = []
+        self.steps: list[UploadStep] = []
+
+    def known(self, transfers: Sequence[Transfer]) -> list[Known | None]:
+        self.asked += len(transfers)
+        return [self.answers.get(transfer.key) for transfer in transfers]
+
+    async def publish(self, published: Sequence[Published]) -> None:
+        self.published += published
+
+    async def step(self, step: UploadStep) -> None:
+        self.steps.append(step)
+
+    async def aclose(self) -> None:
+        pass
+
+
+def upload(**fields: Any) -> OpenUpload:
+    return OpenUpload(
+        **{"upload_id": "u", "part_size_bytes": 5, "algorithm": None, "token": "t", "begun_seconds": 0.0,
+           "completing": False, "same_source": True, **fields}
+    )  # fmt: skip
+
+
+def receipt(key: str = "k") -> Receipt:
+    return Receipt("/s/f", key, f"s3://b/{key}", 3, None, "e", "v", 1, 0.0, "", "etag")
+
+
+FAILURE = Failure("/s/f", "k", "s3://b/k", "Stalled", "No.", "upload")
+
+
+def ended(outcome: Outcome, transfer: Transfer | None = TRANSFER) -> list[tuple[list[Outcome], Transfer | None, None]]:
+    return [([outcome], transfer, None)]
+
+
+def run_journal(kept: Kept, overwrite: Any = "journal") -> RunJournal:
+    return RunJournal(kept, overwrite=overwrite, bucket="b")
+
+
+async def test_what_an_earlier_run_left_is_given_to_one_transfer_only() -> None:
+    journal = run_journal(Kept({"k": Known(upload=upload())}))
+    first, second = journal.attach([TRANSFER, TRANSFER])
+    assert isinstance(first, Transfer)
+    assert isinstance(second, Transfer)
+    assert first.known == Known(upload=upload())
+    assert second.known == Known()
+
+
+@pytest.mark.parametrize("outcome", [receipt(), FAILURE])
+async def test_a_second_upload_of_a_key_waits_until_the_first_is_recorded(outcome: Outcome) -> None:
+    kept = Kept()
+    journal = run_journal(kept)
+    for step in (CREATING, UploadOpened("k", "u"), UploadCompleting("k")):
+        await journal.step(step)
+    async with anyio.create_task_group() as group:
+        group.start_soon(journal.step, CREATING)
+        await anyio.wait_all_tasks_blocked()
+        assert kept.steps[-1] == UploadCompleting("k")
+        await journal.record(ended(outcome))
+    assert kept.steps[-1] == CREATING
+    assert bool(kept.published) == isinstance(outcome, Receipt)
+
+
+async def test_a_whole_object_does_not_end_the_row_of_an_upload_under_way() -> None:
+    kept = Kept()
+    journal = run_journal(kept)
+    await journal.step(CREATING)
+    await journal.record(ended(receipt()))
+    assert kept.published == []
+    await journal.step(UploadCompleting("k"))
+    await journal.record(ended(receipt()))
+    assert kept.published == [Published(SOURCE, "k", "e", "v", None)]
+
+
+async def test_what_is_gone_is_told_once_also_after_a_failure() -> None:
+    kept = Kept()
+    journal = run_journal(kept)
+    for step in (CREATING, UploadOpened("k", "u"), UploadCompleting("k")):
+        await journal.step(step)
+    await journal.record(ended(FAILURE))
+    await journal.step(UploadGone("k"))
+    await journal.step(UploadGone("k"))
+    assert kept.steps.count(UploadGone("k")) == 1
+
+
+@pytest.mark.parametrize(
+    ("overwrite", "written"), [("checksum", 1), ("journal", 1), ("never", 0), ("size", 0), ("size-mtime", 0)]
+)
+async def test_only_proved_sameness_is_written_down(overwrite: Any, written: int) -> None:
+    kept = Kept()
+    skip = Skip("/s/f", "k", "s3://b/k", 3, "same checksum", etag="e")
+    await run_journal(kept, overwrite).record(ended(skip) + ended(FAILURE) + ended(receipt(), None))
+    assert len(kept.published) == written
+
+
+async def test_what_is_known_already_is_not_written_again() -> None:
+    kept = Kept({"k": Known(True, "e")})
+    (skip,) = run_journal(kept).attach([TRANSFER])
+    assert isinstance(skip, Skip)
+    assert (skip.reason, skip.etag, skip.url) == (UNCHANGED_REASON, "e", "s3://b/k")
+    (transfer,) = run_journal(kept, "checksum").attach([TRANSFER])
+    assert isinstance(transfer, Transfer)
+    await run_journal(kept, "checksum").record(ended(skip, transfer))
+    assert kept.published == []
+
+
+def test_a_first_run_is_not_walked_once_more() -> None:
+    walk = [Transfer(SOURCE, str(number), "") for number in range(3 * COUNT_BATCH)]
+    kept = Kept()
+    assert run_journal(kept).count_unknown(walk, len(walk)) == len(walk)
+    assert kept.asked == COUNT_BATCH
+    kept = Kept({str(number): Known(published=True) for number in range(2 * COUNT_BATCH + 7)})
+    assert run_journal(kept).count_unknown(walk, len(walk)) == COUNT_BATCH - 7
+
+
+async def test_a_full_disk_under_the_journal_is_no_affair_of_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept()
+
+    async def full(_: UploadStep) -> None:
+        raise DestinationFull("full")
+
+    monkeypatch.setattr(kept, "step", full)
+    with pytest.raises(JournalError, match="full"):
+        await run_journal(kept).step(CREATING)
+
+
+async def test_a_process_waits_for_the_steps_that_must_be_written_first() -> None:
+    kept, log, noted, errors = Kept(), ParentLog(), list[int](), list[Exception]()
+    part = UploadPartStored("k", StoredPart(1, "e", None))
+
+    async def note(steps: int) -> None:
+        noted.append(steps)
+        log.noted(steps)
+
+    async def publish() -> None:
+        for step in (CREATING, UploadOpened("k", "u"), part, UploadCompleting("k")):
+            await log.step(step)
+
+    writer = StepWriter(run_journal(kept), note, errors.append)
+    async with anyio.create_task_group() as group:
+        group.start_soon(writer.run)
+        group.start_soon(publish)
+        for told in ([CREATING], [UploadOpened("k", "u")], [part, UploadCompleting("k")]):
+            await log.hurry.wait()
+            await anyio.wait_all_tasks_blocked()
+            taken = log.taken()
+            assert taken == told
+            await writer.add(taken)
+            await anyio.wait_all_tasks_blocked()
+        writer.gone()
+    assert noted == [1, 2, 4]
+    assert kept.steps == [CREATING, UploadOpened("k", "u"), part, UploadCompleting("k")]
+    assert errors == []
+
+
+async def test_a_process_that_is_gone_creates_nothing_any_more() -> None:
+    kept = Kept()
+    journal = run_journal(kept)
+    for step in (CREATING, UploadOpened("k", "u"), UploadCompleting("k")):
+        await journal.step(step)
+    noted = list[int]()
+
+    async def note(steps: int) -> None:
+        noted.append(steps)
+
+    writer = StepWriter(journal, note, lambda _: None)
+    async with anyio.create_task_group() as group:
+        group.start_soon(writer.run)
+        await writer.add([CREATING, UploadGone("k")])
+        await anyio.wait_all_tasks_blocked()
+        writer.gone()
+    assert kept.steps[-2:] == [UploadCompleting("k"), UploadGone("k")]
+    assert noted == []

@@ -1,0 +1,196 @@
+"""A run after a run, with a journal between them: what is known is neither read nor asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import asyncsink
+from asyncsink.errors import JournalError
+from asyncsink.integrity.sameness import UNCHANGED_REASON
+from asyncsink.testing.files import content_of
+
+pytestmark = pytest.mark.anyio
+Stored = Callable[[], dict[str, bytes]]
+
+_watched: dict[str, list[str]] = {}
+
+
+def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and isinstance(arguments[0], str):
+        for root, opened in list(_watched.items()):
+            if arguments[0].startswith(root):
+                opened.append(arguments[0])
+
+
+sys.addaudithook(_hear)
+
+
+@pytest.fixture
+def opened(tree: Path) -> Iterator[list[str]]:
+    """Every file of the tree that this process opens."""
+    _watched[f"{tree}{os.sep}"] = opened = []
+    yield opened
+    del _watched[f"{tree}{os.sep}"]
+
+
+@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_rerun_reads_nothing_and_sends_one_request(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], opened: list[str], lane: Any, named: bool
+) -> None:
+    options = {**options, "transport": lane, **({"journal": tmp_path / "j.sqlite"} if named else {})}
+    first = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert first.objects_uploaded == 5
+    assert len(opened) >= 5
+    opened.clear()
+    again = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert (again.objects_uploaded, again.objects_skipped, again.requests, opened) == (0, 5, 1, [])
+    expected = {UNCHANGED_REASON} if named else {"same ETag as when it was published"}
+    assert {skip.reason for skip in again.skips} == expected
+    kept = {(receipt.key, receipt.checksum, receipt.etag) for receipt in first.receipts}
+    assert {(skip.key, skip.checksum, skip.etag) for skip in again.skips} == kept
+
+
+async def test_what_changed_is_sent_and_only_that_is_read(
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], opened: list[str]
+) -> None:
+    options = {**options, "journal": tmp_path / "j.sqlite"}
+    await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    (tree / "a.txt").write_bytes(b"ALPHA")
+    (tree / "new").write_bytes(b"new")
+    opened.clear()
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert {receipt.key for receipt in report.receipts} == {"p/a.txt", "p/new"}
+    assert set(opened) == {str(tree / "a.txt"), str(tree / "new")}
+    assert stored() == {f"p/{name}": data for name, data in content_of(tree).items()}
+
+
+async def test_other_options_are_another_object(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], opened: list[str]
+) -> None:
+    options = {**options, "journal": tmp_path / "j.sqlite"}
+    await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    opened.clear()
+    await asyncsink.export_directory(tree, f"s3://{bucket}/p", checksum="SHA256", **options)
+    assert opened, "what was published with another checksum is compared again"
+
+
+async def test_what_is_gone_from_the_server_is_noticed_where_the_server_is_asked(
+    tree: Path, bucket: str, s3: Any, options: dict[str, Any]
+) -> None:
+    await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    s3.delete_object(Bucket=bucket, Key="p/a.txt")
+    s3.put_object(Bucket=bucket, Key="p/sub/deep/é✓.tsv", Body=b"other bytes!")
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert {receipt.key for receipt in report.receipts} == {"p/a.txt", "p/sub/deep/é✓.tsv"}
+
+
+async def test_a_first_run_over_objects_that_are_there_makes_the_next_one_cheap(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], opened: list[str]
+) -> None:
+    await asyncsink.export_directory(tree, f"s3://{bucket}/p", journal=False, **options)
+    options = {**options, "journal": tmp_path / "j.sqlite"}
+    compared = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert (compared.objects_uploaded, compared.objects_skipped) == (0, 5)
+    opened.clear()
+    again = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert ({skip.reason for skip in again.skips}, again.requests, opened) == ({UNCHANGED_REASON}, 1, [])
+
+
+async def test_size_proves_nothing_for_the_journal(
+    tree: Path, tmp_path: Path, bucket: str, s3: Any, stored: Stored, options: dict[str, Any]
+) -> None:
+    s3.put_object(Bucket=bucket, Key="p/a.txt", Body=b"omega")
+    options = {**options, "journal": tmp_path / "j.sqlite"}
+    skipped = await asyncsink.export_directory(tree, f"s3://{bucket}/p", overwrite="size", **options)
+    assert [skip.key for skip in skipped.skips] == ["p/a.txt"]
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert [receipt.key for receipt in report.receipts] == ["p/a.txt"]
+    assert stored()["p/a.txt"] == b"alpha"
+
+
+async def test_a_missing_local_copy_is_made_again(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], opened: list[str]
+) -> None:
+    copies = tmp_path / "copies"
+    options = {**options, "journal": tmp_path / "j.sqlite", "local_copy": copies}
+    await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    for name in ("a.txt", "sub/large.nii.gz"):
+        (copies / name).unlink()
+    opened.clear()
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert (report.objects_uploaded, report.objects_skipped, report.requests) == (0, 5, 1)
+    assert set(opened) == {str(tree / "a.txt"), str(tree / "sub/large.nii.gz")}
+    assert content_of(copies) == content_of(tree)
+    assert all(skip.local_copy for skip in report.skips)
+
+
+async def test_several_processes_share_one_journal(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any]
+) -> None:
+    options = {**options, "journal": tmp_path / "j.sqlite", "processes": 2}
+    first = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert (first.objects_uploaded, list(first.failures)) == (5, [])
+    again = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    # One LIST each: of the parent, and of its processes.
+    assert (again.objects_uploaded, again.objects_skipped, again.requests) == (0, 5, 3)
+    assert {skip.reason for skip in again.skips} == {UNCHANGED_REASON}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_the_same_large_file_twice_takes_turns(
+    tree: Path, tmp_path: Path, bucket: str, s3: Any, options: dict[str, Any], processes: int
+) -> None:
+    large = str(tree / "sub/large.nii.gz")
+    options = {**options, "journal": tmp_path / "j.sqlite", "processes": processes, "overwrite": "always"}
+    report = await asyncsink.export({"@a": [large] * 4}, f"s3://{bucket}/p", **options)
+    assert (len(report.receipts), list(report.failures)) == (4, [])
+    assert not s3.list_multipart_uploads(Bucket=bucket).get("Uploads")
+
+
+async def test_a_long_lived_sink_remembers(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], opened: list[str]
+) -> None:
+    options = {**options, "journal": tmp_path / "j.sqlite"}
+    async with asyncsink.AsyncSink(f"s3://{bucket}/p", **options) as sink:
+        await sink.put("@a", tree / "a.txt")
+        await sink.submit("@b", [tree / "sub/large.nii.gz", tree / "empty"])
+    opened.clear()
+    async with asyncsink.AsyncSink(f"s3://{bucket}/p", **options) as sink:
+        again = await sink.put("@a", tree / "a.txt")
+        assert isinstance(again, asyncsink.Skip)
+        await sink.submit("@b", [tree / "sub/large.nii.gz", tree / "empty"])
+    assert (sink.report.objects_skipped, sink.report.requests, opened) == (3, 1, [])
+
+
+async def test_a_journal_in_use_refuses_a_run_before_anything_is_sent(
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    options = {**options, "journal": tmp_path / "j.sqlite"}
+    async with asyncsink.AsyncSink(f"s3://{bucket}/p", **options):
+        with pytest.raises(JournalError, match="in use"):
+            await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert stored() == {}
+
+
+async def test_a_plan_tells_what_the_journal_knows_and_changes_nothing(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any]
+) -> None:
+    from asyncsink.options import parse_options
+    from asyncsink.sink import run_source
+    from asyncsink.sources.directory import DirectorySource
+
+    options = {**options, "journal": tmp_path / "j.sqlite"}
+    await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    (tree / "new").write_bytes(b"new")
+    settings = parse_options(f"s3://{bucket}/p", options)
+    for _ in range(2):
+        plan = await run_source(settings, DirectorySource(tree, symlinks="follow"), dry_run=True)
+        assert [planned.key for planned in plan.planned] == ["p/new"]
+        assert {skip.reason for skip in plan.skips} == {UNCHANGED_REASON}

@@ -1,0 +1,295 @@
+"""kill -9 in the middle of a large file, and the run after it: what the server has is not sent again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import asyncsink
+from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.errors import DestinationFull, JournalError
+from asyncsink.journal.sqlite import SqliteJournal
+from asyncsink.model import UploadCompleting, UploadCreating, UploadOpened, UploadPartStored, UploadStep
+from asyncsink.testing.holding_proxy import Held, HoldingProxy
+
+pytestmark = pytest.mark.anyio
+MIB = 1 << 20
+PARTS = 5
+KEY = "p/bold.nii"
+
+
+@dataclass
+class Bench:
+    """A folder with one large file, a server behind a proxy, and a journal."""
+
+    folder: Path
+    journal: Path
+    bucket: str
+    proxy: HoldingProxy
+    s3: Any
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "bold.nii"
+
+    @property
+    def destination(self) -> str:
+        return f"s3://{self.bucket}/p"
+
+    @property
+    def open_uploads(self) -> list[str]:
+        return [each["UploadId"] for each in self.s3.list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])]
+
+    @property
+    def content(self) -> bytes:
+        data: bytes = self.s3.get_object(Bucket=self.bucket, Key=KEY)["Body"].read()
+        return data
+
+    async def killed_at(self, operation: str, held: Held, *more: str) -> None:
+        """Run the command until the proxy holds `operation`, and kill it, and every process that it started."""
+        self.proxy.hold = lambda name: held if name == operation else ""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "asyncsink.cli.main", "export", str(self.folder), self.destination, "--quiet",
+            "--journal", str(self.journal), "--endpoint-url", self.proxy.endpoint_url, "--part-size", "5MiB", *more,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(60):
+                await self.proxy.held.wait()
+        finally:
+            # The parent stands still while its processes die: none of them gets to tidy up.
+            process.send_signal(signal.SIGSTOP)
+            for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+            process.kill()
+            await process.wait()
+        self.proxy.forget()
+
+    async def again(self, **more: Any) -> asyncsink.Report:
+        options: dict[str, Any] = {"journal": self.journal, "part_size_bytes": "5MiB", **more}
+        report = await asyncsink.export_directory(
+            self.folder, self.destination, endpoint_url=self.proxy.endpoint_url, **options
+        )
+        report.raise_for_failures()
+        return report
+
+
+@pytest.fixture
+async def bench(
+    tmp_path: Path, bucket: str, s3: Any, seaweed: DevServer, options: dict[str, Any]
+) -> AsyncIterator[Bench]:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    (folder / "bold.nii").write_bytes(os.urandom(MIB) * (5 * PARTS - 1))
+    async with HoldingProxy(seaweed.endpoint_url) as proxy:
+        yield Bench(folder, tmp_path / "j.sqlite", bucket, proxy, s3)
+
+
+ONE = ("--concurrency", "1")
+
+
+@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
+async def test_only_the_missing_parts_are_sent(bench: Bench, lane: Any) -> None:
+    await bench.killed_at("UploadPart 5", "request", *ONE, "--transport", lane)
+    (upload,) = bench.open_uploads
+    report = await bench.again(transport=lane)
+    # The part before the one that was held may have been confirmed and not yet written down.
+    assert bench.proxy.parts in ([5], [4, 5])
+    assert bench.proxy.seen[:2] == ["List", "ListParts"]
+    assert "Create" not in bench.proxy.seen
+    assert bench.content == bench.file.read_bytes()
+    assert (bench.open_uploads, report.objects_uploaded, report.bytes_uploaded) == ([], 1, (5 * PARTS - 1) * MIB)
+    (receipt,) = report.receipts
+    assert receipt.confirmed_by == "server-checksum"
+    assert receipt.checksum is not None
+    assert upload not in bench.open_uploads
+    assert (await bench.again(transport=lane)).objects_skipped == 1
+
+
+async def test_with_several_processes_too(bench: Bench) -> None:
+    (bench.folder / "second.nii").write_bytes(os.urandom(MIB) * 12)
+    await bench.killed_at("UploadPart 5", "request", "--processes", "2", "--concurrency", "2")
+    report = await bench.again(processes=2)
+    assert bench.proxy.parts_of("bold.nii") in ([5], [4, 5], [3, 4, 5])
+    assert bench.content == bench.file.read_bytes()
+    assert (bench.open_uploads, report.objects_uploaded + report.objects_skipped) == ([], 2)
+
+
+async def test_a_process_that_is_killed_leaves_its_upload_in_the_journal(bench: Bench) -> None:
+    (bench.folder / "second.nii").write_bytes(os.urandom(MIB) * 12)
+    bench.proxy.hold = lambda name: "request" if name == "UploadPart 5" else ""
+    options: dict[str, Any] = {
+        "journal": bench.journal,
+        "part_size_bytes": "5MiB",
+        "endpoint_url": bench.proxy.endpoint_url,
+    }
+
+    async def kill() -> None:
+        await bench.proxy.held.wait()
+        for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+            if b"engine.child" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(int(child), signal.SIGKILL)
+
+    killing = asyncio.create_task(kill())
+    report = await asyncsink.export_directory(bench.folder, bench.destination, processes=2, concurrency=2, **options)
+    await killing
+    assert KEY in [failure.key for failure in report.failures]
+    bench.proxy.forget()
+    await bench.again()
+    assert bench.proxy.parts_of("bold.nii") in ([5], [4, 5], [3, 4, 5])
+    assert bench.content == bench.file.read_bytes()
+    assert bench.open_uploads == []
+
+
+async def test_a_copy_is_read_for_and_nothing_is_sent_twice(bench: Bench, tmp_path: Path) -> None:
+    copies = tmp_path / "copies"
+    await bench.killed_at("UploadPart 5", "request", *ONE, "--local-copy", str(copies))
+    await bench.again(local_copy=copies)
+    assert bench.proxy.parts in ([5], [4, 5])
+    assert (copies / "bold.nii").read_bytes() == bench.content == bench.file.read_bytes()
+
+
+async def test_the_server_forgot_the_upload(bench: Bench) -> None:
+    await bench.killed_at("UploadPart 5", "request", *ONE)
+    (upload,) = bench.open_uploads
+    bench.s3.abort_multipart_upload(Bucket=bench.bucket, Key=KEY, UploadId=upload)
+    await bench.again()
+    assert bench.proxy.parts == [1, 2, 3, 4, 5]
+    assert (bench.content, bench.open_uploads) == (bench.file.read_bytes(), [])
+
+
+async def test_a_part_that_the_server_has_otherwise_is_sent_again(bench: Bench) -> None:
+    await bench.killed_at("UploadPart 5", "request", *ONE)
+    (upload,) = bench.open_uploads
+    named = {"Bucket": bench.bucket, "Key": KEY, "UploadId": upload}
+    for number, body in ((1, b"short"), (2, b"x" * (5 * MIB))):
+        bench.s3.upload_part(**named, PartNumber=number, Body=body, ChecksumAlgorithm="CRC64NVME")
+    await bench.again()
+    assert bench.proxy.parts[:2] == [1, 2]
+    assert 3 not in bench.proxy.parts
+    assert bench.content == bench.file.read_bytes()
+
+
+@pytest.mark.parametrize("change", ["source", "part size", "options", "small", "there", "never"])
+async def test_an_upload_that_is_of_no_use_is_aborted(bench: Bench, change: str) -> None:
+    await bench.killed_at("UploadPart 5", "request", *ONE)
+    more: dict[str, Any] = {}
+    if change == "source":
+        bench.file.write_bytes(os.urandom(MIB) * 24)
+    elif change == "small":
+        bench.file.write_bytes(b"small now")
+    elif change == "part size":
+        more = {"part_size_bytes": "6MiB"}
+    elif change == "options":
+        more = {"metadata": {"study": "7"}}
+    else:
+        bench.s3.put_object(Bucket=bench.bucket, Key=KEY, Body=bench.file.read_bytes())
+        more = {"overwrite": "never"} if change == "never" else {}
+    await bench.again(**more)
+    assert "Abort" in bench.proxy.seen
+    assert (bench.content, bench.open_uploads) == (bench.file.read_bytes(), [])
+    if change in ("source", "part size", "options"):
+        assert bench.proxy.seen.index("Abort") < bench.proxy.seen.index("Create")
+    else:
+        assert "Create" not in bench.proxy.seen
+    bench.proxy.forget()
+    await bench.again(**more)
+    assert bench.proxy.seen in (["List"], ["List", "Head"])
+
+
+@pytest.mark.parametrize("held", ["request", "answer"])
+async def test_killed_while_creating(bench: Bench, held: Held) -> None:
+    named = {"Bucket": bench.bucket, "Key": KEY}
+    foreign = bench.s3.create_multipart_upload(**named)["UploadId"]
+    bench.s3.upload_part(**named, UploadId=foreign, PartNumber=1, Body=b"somebody else's")
+    neighbour = bench.s3.create_multipart_upload(Bucket=bench.bucket, Key=f"{KEY}.gz")["UploadId"]
+    await bench.killed_at("Create", held)
+    assert len(bench.open_uploads) == (3 if held == "answer" else 2)
+    await bench.again()
+    assert bench.content == bench.file.read_bytes()
+    assert sorted(bench.open_uploads) == sorted([foreign, neighbour])
+
+
+@pytest.mark.parametrize("held", ["request", "answer"])
+@pytest.mark.parametrize("overwrite", ["journal", "checksum", "always"])
+async def test_killed_while_completing(bench: Bench, held: Held, overwrite: Any) -> None:
+    await bench.killed_at("Complete", held)
+    report = await bench.again(overwrite=overwrite)
+    assert bench.proxy.parts == []
+    assert "Create" not in bench.proxy.seen
+    assert ("Complete" in bench.proxy.seen) == (held == "request")
+    assert (bench.content, bench.open_uploads) == (bench.file.read_bytes(), [])
+    (receipt,) = report.receipts
+    assert receipt.confirmed_by == "server-checksum"
+    assert (await bench.again()).objects_skipped == 1
+
+
+async def test_killed_while_completing_and_replaced_by_somebody(bench: Bench) -> None:
+    await bench.killed_at("Complete", "answer")
+    bench.s3.put_object(Bucket=bench.bucket, Key=KEY, Body=bench.file.read_bytes()[::-1])
+    await bench.again()
+    assert bench.proxy.parts == [1, 2, 3, 4, 5]
+    assert bench.content == bench.file.read_bytes()
+
+
+async def test_a_run_that_is_killed_again_and_again_ends(bench: Bench) -> None:
+    for number in (2, 4, 5):
+        await bench.killed_at(f"UploadPart {number}", "request", *ONE)
+        assert len(bench.open_uploads) == 1
+    await bench.again()
+    assert bench.content == bench.file.read_bytes()
+    assert bench.open_uploads == []
+
+
+@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
+async def test_an_upload_whose_beginning_was_not_heard_of_is_ended(bench: Bench, lane: Any) -> None:
+    lost: list[str] = []
+
+    def lose(name: str) -> Held:
+        if name != "Create" or lost:
+            return ""
+        lost.append(name)
+        return "lost"
+
+    bench.proxy.hold = lose
+    report = await bench.again(transport=lane)
+    assert (lost, bench.proxy.seen.count("Create"), report.retries) == (["Create"], 2, 1)
+    assert (bench.content, bench.open_uploads) == (bench.file.read_bytes(), [])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("kind", [UploadCreating, UploadOpened, UploadPartStored, UploadCompleting])
+async def test_a_journal_that_fails_stops_the_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type[UploadStep], processes: int
+) -> None:
+    step = SqliteJournal.step
+
+    async def fail(journal: SqliteJournal, what: UploadStep) -> None:
+        if isinstance(what, kind):
+            raise JournalError("The disk is gone.")
+        await step(journal, what)
+
+    monkeypatch.setattr(SqliteJournal, "step", fail)
+    (bench.folder / "second").write_bytes(b"small")
+    with pytest.raises(JournalError, match="The disk is gone"):
+        await bench.again(processes=processes)
+    assert bench.open_uploads == []
+    assert "Contents" not in bench.s3.list_objects_v2(Bucket=bench.bucket, Prefix=KEY)
+
+
+async def test_receipts_that_cannot_be_written_are_not_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(_journal: SqliteJournal, _published: object) -> None:
+        raise DestinationFull("No space is left for the journal.")
+
+    monkeypatch.setattr(SqliteJournal, "publish", fail)
+    with pytest.raises(DestinationFull, match="for the journal"):
+        await bench.again(manifest=bench.journal.with_name("sent"))
+    assert '"receipt"' not in bench.journal.with_name("sent").read_text()
