@@ -7,7 +7,7 @@ BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-quick devserver clean
+.PHONY: help setup demo test test-all check bench bench-quick devserver clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ check: $(STAMP) ## Style, types and the walls between the rooms
 
 test: check ## check, then the whole test suite (starts its own S3 servers)
 	$(BIN)/python -m pytest -n auto
+
+test-all: check ## The same with every seed of the long loops
+	$(BIN)/python -m pytest -n auto -m "long or not long"
 
 $(BENCH_STAMP): pyproject.toml
 	@test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
