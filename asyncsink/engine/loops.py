@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from asyncsink.errors import ConfigError
+
 T = TypeVar("T")
 
 
@@ -17,6 +19,16 @@ def new_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def refuse_trio() -> None:
+    """Raise ConfigError where the caller's coroutine does not run on asyncio."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigError(
+            "asyncsink runs on asyncio (its S3 client is asyncio's); run it with asyncio, not with trio."
+        ) from None
 
 
 def run_to_end(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
