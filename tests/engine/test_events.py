@@ -1,4 +1,4 @@
-"""Every subscriber hears everything, in order; one that is stuck holds nobody up for ever, and is told what it missed."""
+"""Every subscriber hears everything, in order; a stuck one holds nobody up for ever, and is told what it missed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_a_reader_that_is_stuck_is_left_behind_and_told_so(monkeypatch: py
     assert len(seen) == QUEUE_EVENTS + 5
     for number in range(QUEUE_EVENTS):
         assert await anext(stuck) == event(number)
-    with pytest.raises(AsyncSinkError, match="left behind.*the report has every outcome"):
+    with pytest.raises(AsyncSinkError, match=r"left behind.*the report has every outcome"):
         await anext(stuck)
     assert await read(stuck) == []
 
