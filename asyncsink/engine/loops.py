@@ -36,7 +36,8 @@ def refuse_trio() -> None:
 def run_to_end(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run `main()` in a loop of its own and return its result.
 
-    Inside a running loop (Jupyter's, or trio's), that loop waits in a thread beside it, blocked as by any synchronous call.
+    Inside a running loop (Jupyter's, or trio's), it has a thread of its own, and that loop waits, blocked as by any
+    synchronous call.
     KeyboardInterrupt cancels `main`, waits until it has cleaned up, and is raised.
     """
     if _inside_a_loop():
