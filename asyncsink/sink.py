@@ -219,7 +219,7 @@ class AsyncSink:
             raise ConfigError("This AsyncSink was used before; make a new one for every `async with`.")
         async with AsyncExitStack() as exits:
             opening = Opening(self._settings, events=self._events)
-            self._run = await exits.enter_async_context(opening.open(open_end(self._settings.target)))
+            self._run = await exits.enter_async_context(opening.open(open_end(self._settings.target, lasting=True)))
             self._ledger = KeyLedger()
             exits.callback(self._ledger.close)
             exits.callback(self._events.close)

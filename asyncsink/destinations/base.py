@@ -45,11 +45,13 @@ class Outlook:
         objects_total: how many transfers will come, or None for a stream.
         common_prefix: the longest prefix that all keys share (whole key space of the destination).
         sample_key: one of the keys, or "" where there is none.
+        lasting: the run may go on for months, in which others write too.
     """
 
     objects_total: int | None
     common_prefix: str
     sample_key: str
+    lasting: bool = False
 
 
 class PartWriter(Protocol):

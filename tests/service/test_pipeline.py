@@ -226,3 +226,20 @@ async def test_a_source_that_a_policy_skips_is_puts_answer(
         assert (skip.reason, skip.already_there) == ("source is missing", False)
         assert await sink.submit("m", [tmp_path / "nowhere"]) == 0
     assert sink.report.objects_skipped == 2
+
+
+async def test_after_a_while_a_sink_looks_again_at_what_others_removed(
+    tmp_path: Path, bucket: str, s3: Any, stored: Stored, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was listed when the sink was opened says nothing about a bucket hours later."""
+    monkeypatch.setattr("asyncsink.destinations.s3_existing.LISTING_SECONDS_MAX", 0.0)
+    kept, removed, made = small(tmp_path, 3)
+    for path in (kept, removed):
+        s3.put_object(Bucket=bucket, Key=f"m/{path.name}", Body=path.read_bytes())
+    async with asyncsink.AsyncSink(f"s3://{bucket}", overwrite="never", **options) as sink:
+        s3.delete_object(Bucket=bucket, Key=f"m/{removed.name}")
+        s3.put_object(Bucket=bucket, Key=f"m/{made.name}", Body=b"theirs")
+        assert isinstance(await sink.put("m", kept), Skip)
+        assert isinstance(await sink.put("m", removed), Receipt)
+        assert isinstance(await sink.put("m", made), Skip)
+    assert stored() == {"m/0000": b"0", "m/0001": b"1", "m/0002": b"theirs"}
