@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -243,3 +245,39 @@ async def test_after_a_while_a_sink_looks_again_at_what_others_removed(
         assert isinstance(await sink.put("m", removed), Receipt)
         assert isinstance(await sink.put("m", made), Skip)
     assert stored() == {"m/0000": b"0", "m/0001": b"1", "m/0002": b"theirs"}
+
+
+async def test_a_sink_does_not_grow_with_its_files(
+    tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory and descriptors after 800 further files are those after the first 200, whatever became of them."""
+    monkeypatch.setattr("asyncsink.report.outcomes.MEMORY_BYTES", 1)  # outcomes go to the disk at once
+    paths = small(tmp_path, 20)
+
+    async def produce(sink: asyncsink.AsyncSink, number: int, path: Path) -> None:
+        with pytest.raises(SourceMissing):
+            await sink.put("m", tmp_path / "nowhere")
+        await sink.submit(f"a{number}", path)
+        await sink.put(f"b{number}", path)
+
+    async def held_after(sink: asyncsink.AsyncSink, numbers: range) -> tuple[int, int]:
+        for number in numbers:
+            reader = sink.events()
+            async with asyncio.TaskGroup() as group:
+                for path in paths:
+                    group.create_task(produce(sink, number, path))
+            for _ in range(2 * len(paths)):
+                await anext(reader)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0], len(list(Path("/proc/self/fd").iterdir()))
+
+    async with asyncio.timeout(100), asyncsink.AsyncSink(f"s3://{bucket}", concurrency=4, **options) as sink:
+        tracemalloc.start()
+        try:
+            memory, descriptors = await held_after(sink, range(5))
+            memory_later, descriptors_later = await held_after(sink, range(5, 25))
+        finally:
+            tracemalloc.stop()
+    assert sink.report.objects_uploaded == 1000
+    assert memory_later - memory < 200_000, "250 bytes for each file: its receipt alone has more"
+    assert descriptors_later <= descriptors + 4
