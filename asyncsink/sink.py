@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from types import TracebackType
 from typing import Any, Unpack
@@ -28,10 +27,10 @@ from asyncsink.engine.composing import (
 )
 from asyncsink.engine.discover import Discovery, batches
 from asyncsink.engine.division import check_division, processes_for
-from asyncsink.engine.events import Events
+from asyncsink.engine.events import Events, Subscription
 from asyncsink.engine.ledger import KeyLedger
-from asyncsink.engine.loops import run_to_end
-from asyncsink.engine.outcomes import is_skip
+from asyncsink.engine.loops import refuse_trio, run_to_end
+from asyncsink.engine.outcomes import is_skip, problem_outcome
 from asyncsink.engine.pipeline import Found, Submit, Work
 from asyncsink.engine.processes import available_cores, open_runner, outlook_of_parent
 from asyncsink.engine.producer import feed_discovery, first_only
@@ -91,7 +90,7 @@ async def run_source(
         observe: called with every event, on the event loop; it must return quickly.
         progress: counts for a display to poll.
     """
-    _refuse_trio()
+    refuse_trio()
     check_bucket_given(settings)
     check_division(settings, source)
     started = time.monotonic()
@@ -188,8 +187,11 @@ class AsyncSink:
             receipt = await sink.put("motion", path)
             await sink.submit("contrasts.@con", paths)
 
-    Entering checks destination and credentials. Leaving waits until everything that was submitted is published and
-    recorded; leaving with an exception, or being cancelled, aborts what is under way.
+    Entering checks destination and credentials. Leaving, in the same task, waits until everything that was submitted is
+    published and recorded; leaving with an exception, or being cancelled, aborts what is under way.
+
+    It may stay open for months: memory does not grow with the files. In the temporary directory it keeps every outcome,
+    some 400 bytes, for the report and, unless on_collision="last", every key with the source that has it.
     """
 
     def __init__(self, base_directory: Any, **options: Unpack[ExportOptions]) -> None:
@@ -209,18 +211,19 @@ class AsyncSink:
         self._closing = anyio.Event()
         self._tickets: set[Ticket] = set()
         self._report: Report | None = None
+        self._fault: BaseException | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self._report is not None else repr(self._run.pipeline) if self._run else "not opened"
         return f"<AsyncSink {self._settings.target.url}: {state}>"
 
     async def __aenter__(self) -> AsyncSink:
-        _refuse_trio()
-        if self._exits is not None:
+        refuse_trio()
+        if self._run is not None:
             raise ConfigError("This AsyncSink was used before; make a new one for every `async with`.")
         async with AsyncExitStack() as exits:
             opening = Opening(self._settings, events=self._events)
-            self._run = await exits.enter_async_context(opening.open(open_end(self._settings.target)))
+            self._run = await exits.enter_async_context(opening.open(open_end(self._settings.target, lasting=True)))
             self._ledger = KeyLedger()
             exits.callback(self._ledger.close)
             exits.callback(self._events.close)
@@ -244,6 +247,8 @@ class AsyncSink:
             swallowed = await self._group.__aexit__(kind, error, trace)
             self._run.interrupted = error is not None
         except BaseExceptionGroup as group:
+            if all(each is error for each in group.exceptions):
+                return False  # the block's own, with all its exceptions where it is a group itself
             raise surface(group) from None
         finally:
             self._report = report_of(self._run, None, dry_run=False)
@@ -253,6 +258,9 @@ class AsyncSink:
     async def _publish(self, run: Run) -> None:
         try:
             await run.pipeline.run(self._feed)
+        except BaseExceptionGroup as group:
+            self._fault = surface(group)
+            raise
         finally:
             # Whether it ended in order or not: nobody must wait for what will not come.
             self._closing.set()
@@ -275,16 +283,21 @@ class AsyncSink:
 
         Raises:
             ConfigError, SourceError: the file cannot be routed or read.
-            ExportFailed: it was not published; the message says why, `report` is the Failure.
+            ExportFailed: it was not published; the message says why, `report` is the Failure. It concerns this caller
+                only: the sink goes on, unless it cannot record any more, and then the message says that.
 
-        Cancelled, it stops waiting; the transfer itself goes on.
+        Cancelled, it stops waiting; the transfer itself goes on, and reads the file if that is still there.
         """
         run, ledger = self._opened()
-        found = [item async for item in self._discover(run, attribute, path)]
+        found: list[Transfer | Skip] = []
+        async with aclosing(self._discover(run, attribute, path)) as discovered:
+            async for item in discovered:
+                found.append(item)
+                if len(found) > 1:
+                    break
         if len(found) != 1:
-            raise ConfigError(
-                f"{path!r} has {len(found)} files; put takes one file, submit takes directories and lists."
-            )
+            number = "more than one file" if found else "no file"
+            raise ConfigError(f"{path!r} has {number}; put takes one file, submit takes directories and lists.")
         ticket = Ticket()
         self._tickets.add(ticket)
         try:
@@ -294,6 +307,7 @@ class AsyncSink:
         finally:
             self._tickets.discard(ticket)
         if not ticket.outcomes:
+            self._check_working()
             raise ExportFailed(f"The sink was closed before {path!r} was published; export it again.", report=None)
         outcome = ticket.outcomes[0]
         if isinstance(outcome, (Receipt, Skip)):
@@ -310,20 +324,29 @@ class AsyncSink:
         """
         run, ledger = self._opened()
         count = 0
-        async for transfer in self._discover(run, attribute, paths):
-            for claimed in await self._claimed(run, ledger, [transfer]):
+        async for found in self._discover(run, attribute, paths):
+            for claimed in await self._claimed(run, ledger, [found]):
                 await self._submit(Work(claimed))
-                count += 1
+                count += isinstance(found, Transfer)
         return count
 
-    def events(self) -> AsyncIterator[Event]:
-        """Events from now on, until the sink is closed; a slow reader slows the sink down, and loses nothing."""
+    def events(self) -> Subscription:
+        """Events from now on, until the sink is closed, or `aclose()` of what is returned is called.
+
+        Every reader gets every event. A slow one slows the sink down, and loses nothing; one that takes nothing for
+        half a minute while 1,000 events wait gets an AsyncSinkError in the end, and the sink goes on without it.
+        """
         return self._events.subscribe()
 
     async def _feed(self, _submit: Submit) -> None:
         await self._closing.wait()
 
+    def _check_working(self) -> None:
+        if self._fault is not None:
+            raise ExportFailed(f"The sink has stopped and takes nothing more: {self._fault}", report=None)
+
     def _opened(self) -> tuple[Run, KeyLedger]:
+        self._check_working()
         if self._run is None or self._ledger is None or self._closing.is_set():
             raise ConfigError("The sink is not open; use it inside its `async with` block.")
         return self._run, self._ledger
@@ -333,9 +356,10 @@ class AsyncSink:
         try:
             await run.pipeline.submit(work)
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            self._check_working()
             raise ConfigError("The sink was closed while a file waited for its queue; export it again.") from None
 
-    async def _discover(self, run: Run, attribute: str, paths: Any) -> AsyncIterator[Transfer]:
+    async def _discover(self, run: Run, attribute: str, paths: Any) -> AsyncGenerator[Transfer | Skip, None]:
         policies = self._settings.policies
         source = OutputsSource({attribute: paths}, symlinks=policies.symlinks, compat=self._settings.routing.compat)
         discovery = discovery_of(self._settings, run.target, source)
@@ -344,7 +368,9 @@ class AsyncSink:
                 if isinstance(item, Transfer):
                     yield item
                 elif is_skip(item, policies):
-                    await self._submit(Work(item))
+                    skip = problem_outcome(item, policies)
+                    assert isinstance(skip, Skip)
+                    yield skip
                 else:
                     raise item.error
 
@@ -367,12 +393,3 @@ class AsyncSink:
             return claimed if run.journal is None else run.journal.attach(claimed)
 
         return await anyio.to_thread.run_sync(claim)
-
-
-def _refuse_trio() -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        raise ConfigError(
-            "asyncsink runs on asyncio (its S3 client is asyncio's); run it with asyncio, not with trio."
-        ) from None

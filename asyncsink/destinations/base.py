@@ -57,12 +57,14 @@ class Outlook:
         unknown_total: how many of them are to be looked for; None is all.
         common_prefix: the longest prefix that all keys share (whole key space of the destination).
         sample_key: one of the keys, or "" where there is none.
+        lasting: the run may go on for months, in which others write too.
     """
 
     objects_total: int | None
     common_prefix: str
     sample_key: str
     unknown_total: int | None = None
+    lasting: bool = False
 
 
 class PartWriter(Protocol):

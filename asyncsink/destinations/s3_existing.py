@@ -7,6 +7,7 @@ settle the question.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -24,6 +25,8 @@ from asyncsink.s3.transport import Transport
 OBJECTS_PER_EXTRA_PAGE = 50
 """A further page of the listing (1,000 keys) is worth it for every so many transfers: it costs about as much as a few
 dozen HEADs, and spares up to 1,000."""
+LISTING_SECONDS_MAX = 60.0
+"""So long a run that may last for months believes the listing from its beginning; from then on, it asks by HEAD."""
 PROBE_UPLOAD_ID = "asyncsink-write-probe"
 
 
@@ -62,6 +65,7 @@ class ExistingObjects:
         self._encryption = encryption
         self._inventory: Inventory | None = None
         self._keys_return = True
+        self._listing_ends: float | None = None
         self._blind = False
 
     async def prepare(self, outlook: Outlook) -> None:
@@ -74,6 +78,7 @@ class ExistingObjects:
             BucketMissing, AccessDenied, CredentialsError, ConfigError, RetryableError: the run cannot start.
         """
         inventory = Inventory(outlook.common_prefix)
+        self._listing_ends = time.monotonic() + LISTING_SECONDS_MAX if outlook.lasting else None
         # A surveyed run meets every key once; in an open-ended one a key may come again after it was written.
         self._keys_return = outlook.objects_total is None
         wanted = outlook.objects_total if outlook.unknown_total is None else outlook.unknown_total
@@ -95,6 +100,12 @@ class ExistingObjects:
             inventory.close()
             raise
         self._inventory = inventory
+
+    @property
+    def _listing(self) -> Inventory | None:
+        """What was listed, while it can be believed."""
+        old = self._listing_ends is not None and time.monotonic() > self._listing_ends
+        return None if old else self._inventory
 
     async def _probe_writing(self, outlook: Outlook, denied: AccessDenied) -> None:
         """Tell credentials that may only write from credentials that may do nothing.
@@ -144,7 +155,7 @@ class ExistingObjects:
 
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
         """What is under the key: from the listing, or by HEAD where it is not covered or `closely` is asked for."""
-        inventory = self._inventory
+        inventory = self._listing
         if not closely and inventory is not None and transfer.key.startswith(inventory.prefix):
             if self._keys_return and await anyio.to_thread.run_sync(
                 inventory.forgot, transfer.key, limiter=self._threads
@@ -208,8 +219,9 @@ class ExistingObjects:
 
     async def forget(self, transfer: Transfer) -> None:
         """The object under the transfer's key is about to be written: what is known of it is out of date."""
-        if self._keys_return and self._inventory is not None:
-            await anyio.to_thread.run_sync(self._inventory.forget, transfer.key, limiter=self._threads)
+        inventory = self._listing
+        if self._keys_return and inventory is not None:
+            await anyio.to_thread.run_sync(inventory.forget, transfer.key, limiter=self._threads)
 
     def close(self) -> None:
         """Forget everything."""

@@ -81,10 +81,10 @@ def local_places(settings: Settings) -> list[str]:
     return [place.directory for place in (target, copy) if isinstance(place, LocalTarget)]
 
 
-def open_end(target: S3Target | LocalTarget) -> Outlook:
+def open_end(target: S3Target | LocalTarget, *, lasting: bool = False) -> Outlook:
     """The outlook of a run that nobody surveyed."""
     prefix = f"{target.prefix}/" if isinstance(target, S3Target) and target.prefix else ""
-    return Outlook(objects_total=None, common_prefix=prefix, sample_key=f"{prefix}asyncsink")
+    return Outlook(objects_total=None, common_prefix=prefix, sample_key=f"{prefix}asyncsink", lasting=lasting)
 
 
 def report_of(run: Run, discovery: Discovery | None, dry_run: bool) -> Report:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Callable
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from asyncsink.errors import AsyncSinkError
 from asyncsink.model import Event, Notice
 
 QUEUE_EVENTS = 1000
+PATIENCE_SECONDS = 30.0
+"""So long the run is held back by a subscriber that takes nothing: then it is stuck, and not merely slow."""
 CLOSING_SECONDS = 5.0
 """So long a subscriber with a full queue is waited for when the run is closing."""
 NOTICES_MAX = 100
@@ -22,60 +24,62 @@ _GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError)
 class Events:
     """Delivers events, in order.
 
-    A subscriber that is slower than the run holds the run back: it never loses an outcome. One that still has a full
-    queue `CLOSING_SECONDS` after the run began to close, or when it was cancelled, is left behind.
+    A subscriber that is slower than the run holds the run back, so that it misses no outcome. One that has a full queue
+    and takes nothing for `PATIENCE_SECONDS` (`CLOSING_SECONDS` after the run began to close, nothing when it was
+    cancelled) is left behind, and told so: it must not stop everybody else.
     """
 
     def __init__(self, observe: Callable[[Event], None] | None = None) -> None:
         self._observe = observe
-        self._subscribers: list[MemoryObjectSendStream[Event]] = []
-        self._waits: set[anyio.CancelScope] = set()
-        self._patience_seconds = math.inf
+        self._channels: list[_Channel] = []
+        self._patience_seconds = PATIENCE_SECONDS
         self._closed = False
         self.notices: list[str] = []
 
-    def subscribe(self) -> AsyncIterator[Event]:
+    def subscribe(self) -> Subscription:
         """Events from this call on, until the run is over; at once over where it is over already."""
         send, receive = anyio.create_memory_object_stream[Event](QUEUE_EVENTS)
+        channel = _Channel(send)
         if self._closed:
             send.close()
         else:
-            self._subscribers.append(send)
-        return _Subscription(receive)
+            self._channels.append(channel)
+        return Subscription(channel, receive)
 
     @property
     def heard(self) -> bool:
         """Whether anybody listens."""
-        return self._observe is not None or bool(self._subscribers)
+        return self._observe is not None or bool(self._channels)
 
     async def emit(self, event: Event) -> None:
         """Deliver; waits for subscribers whose queue is full."""
         if self._observe is not None:
             self._observe(event)
-        for subscriber in tuple(self._subscribers):
+        for channel in tuple(self._channels):
             try:
-                subscriber.send_nowait(event)
+                channel.send.send_nowait(event)
             except anyio.WouldBlock:
-                await self._wait_for(subscriber, event)
+                await self._wait_for(channel, event)
             except _GONE:
-                self._forget(subscriber)
+                self._forget(channel)
 
-    async def _wait_for(self, subscriber: MemoryObjectSendStream[Event], event: Event) -> None:
+    async def _wait_for(self, channel: _Channel, event: Event) -> None:
         with anyio.move_on_after(self._patience_seconds) as scope:
-            self._waits.add(scope)
+            channel.waits.add(scope)
             try:
-                await subscriber.send(event)
+                await channel.send.send(event)
             except _GONE:
-                self._forget(subscriber)
+                self._forget(channel)
             finally:
-                self._waits.discard(scope)
+                channel.waits.discard(scope)
         if scope.cancelled_caught:
-            self._forget(subscriber)
+            channel.left_behind = not channel.ended
+            self._forget(channel)
 
-    def _forget(self, subscriber: MemoryObjectSendStream[Event]) -> None:
-        subscriber.close()
-        if subscriber in self._subscribers:
-            self._subscribers.remove(subscriber)
+    def _forget(self, channel: _Channel) -> None:
+        channel.send.close()
+        if channel in self._channels:
+            self._channels.remove(channel)
 
     def notice(self, message: str) -> None:
         """Say something to people. A sentence that was said is not repeated."""
@@ -85,9 +89,9 @@ class Events:
         event = Notice(message)
         if self._observe is not None:
             self._observe(event)
-        for subscriber in tuple(self._subscribers):
+        for channel in self._channels:
             try:
-                subscriber.send_nowait(event)
+                channel.send.send_nowait(event)
             except (anyio.WouldBlock, *_GONE):
                 # A notice also stands in the report; outcomes keep their place in the queue.
                 continue
@@ -95,36 +99,64 @@ class Events:
     def closing(self, patience_seconds: float = CLOSING_SECONDS) -> None:
         """From now on nobody is waited for longer than this, those who are waited for now included."""
         self._patience_seconds = min(self._patience_seconds, patience_seconds)
-        for scope in self._waits:
-            scope.deadline = min(scope.deadline, anyio.current_time() + patience_seconds)
+        deadline = anyio.current_time() + patience_seconds
+        for channel in self._channels:
+            for scope in channel.waits:
+                scope.deadline = min(scope.deadline, deadline)
 
     def close(self) -> None:
         """End every subscription."""
         self._closed = True
-        for subscriber in self._subscribers:
-            subscriber.close()
-        self._subscribers.clear()
+        for channel in self._channels:
+            channel.send.close()
+        self._channels.clear()
 
 
-class _Subscription:
-    """What a subscriber iterates; forgotten, or closed, it receives nothing any more."""
+class _Channel:
+    """What the run knows of a subscriber. It does not hold the subscription: one that nobody holds ends by itself."""
 
-    def __init__(self, receive: MemoryObjectReceiveStream[Event]) -> None:
+    def __init__(self, send: MemoryObjectSendStream[Event]) -> None:
+        self.send = send
+        self.waits: set[anyio.CancelScope] = set()
+        self.ended = self.left_behind = False
+
+    def end(self) -> None:
+        """No further event; who waits for a place in the queue waits no more."""
+        self.ended = True
+        self.send.close()
+        for scope in self.waits:
+            scope.cancel()
+
+
+class Subscription(AsyncIterator[Event]):
+    """What a subscriber iterates; in one task at a time."""
+
+    def __init__(self, channel: _Channel, receive: MemoryObjectReceiveStream[Event]) -> None:
+        self._channel = channel
         self._receive = receive
 
-    def __aiter__(self) -> _Subscription:
-        return self
-
     async def __anext__(self) -> Event:
+        """The next event, when there is one.
+
+        Raises:
+            AsyncSinkError: this subscriber was left behind (see `Events`), and what comes now is lost to it.
+        """
         try:
             return await self._receive.receive()
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             self._receive.close()
-            raise StopAsyncIteration from None
+        if self._channel.left_behind:
+            self._channel.left_behind = False
+            raise AsyncSinkError(
+                f"A reader of events let {QUEUE_EVENTS:,} wait, took none for too long, and was left behind; expected "
+                "that they are read without delay, in a task of their own; the report has every outcome."
+            )
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Receive nothing more."""
-        self._receive.close()
+        """Subscribe to nothing more, from any task: the iteration ends after the events that are waiting in it."""
+        self._channel.end()
 
     def __del__(self) -> None:
+        self._channel.send.close()
         self._receive.close()

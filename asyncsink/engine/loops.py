@@ -7,6 +7,10 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+import anyio
+
+from asyncsink.errors import ConfigError
+
 T = TypeVar("T")
 
 
@@ -19,10 +23,21 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
+def refuse_trio() -> None:
+    """Raise ConfigError where the caller's coroutine does not run on asyncio."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigError(
+            "asyncsink runs on asyncio (its S3 client is asyncio's); run it with asyncio, not with trio."
+        ) from None
+
+
 def run_to_end(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run `main()` in a loop of its own and return its result.
 
-    Inside a running loop (Jupyter), that loop waits in a thread beside it, blocked as by any synchronous call.
+    Inside a running loop (Jupyter's, or trio's), it has a thread of its own, and that loop waits, blocked as by any
+    synchronous call.
     KeyboardInterrupt cancels `main`, waits until it has cleaned up, and is raised.
     """
     if _inside_a_loop():
@@ -34,6 +49,15 @@ def run_to_end(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 def _inside_a_loop() -> bool:
     try:
         asyncio.get_running_loop()
+    except RuntimeError:
+        return _inside_trio()
+    return True
+
+
+def _inside_trio() -> bool:
+    # A loop of ours in trio's own thread would be taken for trio by everything that asks where it runs.
+    try:
+        anyio.get_current_task()
     except RuntimeError:
         return False
     return True

@@ -1,6 +1,6 @@
-"""The outcomes of a run, kept in bounded memory: a temporary file of JSON lines, and eight bytes per outcome.
+"""The outcomes of a run, kept in bounded memory: a temporary file of JSON lines for each kind of outcome.
 
-Nothing is on disk before 1 MiB of lines; after that the file has no name, so it is gone with the process.
+Nothing is on disk before 1 MiB of lines; after that the files have no name, so they are gone with the process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from asyncsink.report.records import decode, encode_all
 T = TypeVar("T", Receipt, Skip, Failure, Planned)
 
 MEMORY_BYTES = 1 * MIB
-_READ_LINES = 256
+BLOCK_LINES = 256
+"""Lines are read by so many, and only where a block begins is remembered: 32 KB for a million outcomes."""
 
 
 class OutcomeLog:
@@ -35,12 +36,10 @@ class OutcomeLog:
 
     def __init__(self) -> None:
         """An empty log."""
-        self._file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115 - lives as long as the log
-        weakref.finalize(self, self._file.close)
         self._lock = threading.Lock()
-        self._end = 0
-        self._at_end = True
-        self._offsets: dict[type, array[int]] = {kind: array("Q") for kind in (Receipt, Skip, Failure, Planned)}
+        self._kinds = {kind: _Lines() for kind in (Receipt, Skip, Failure, Planned)}
+        for kind in self._kinds.values():
+            weakref.finalize(self, kind.file.close)
         self.counts = Counts()
 
     def append(self, outcome: Outcome) -> None:
@@ -55,76 +54,112 @@ class OutcomeLog:
         """
         if lines is None:
             lines = encode_all(outcomes)
-        text = "\n".join(lines).encode("ascii") + b"\n" if lines else b""
+        by_kind: dict[type[Outcome], list[str]] = {}
+        for outcome, line in zip(outcomes, lines, strict=True):
+            by_kind.setdefault(type(outcome), []).append(line)
         with self._lock:
             try:
-                if not self._at_end:
-                    self._file.seek(self._end)
-                self._at_end = False  # true again only when all of it is written
-                self._file.write(text)
-                self._file.flush()
+                for kind, its in by_kind.items():
+                    self._kinds[kind].write(its)
             except OSError as error:
                 raise JournalError(
                     f"The outcomes of the run cannot be kept in {tempfile.gettempdir()}: {error}; "
                     "free some space there, or set TMPDIR to a directory that has it."
                 ) from error
-            self._at_end = True
-            for outcome, line in zip(outcomes, lines, strict=True):
-                self._offsets[type(outcome)].append(self._end)
-                self._end += len(line) + 1
+            for kind, its in by_kind.items():
+                self._kinds[kind].keep(its)
+            for outcome in outcomes:
                 self.counts.add(outcome)
 
     @property
     def receipts(self) -> OutcomeView[Receipt]:
         """What was published."""
-        return OutcomeView(self, self._offsets[Receipt])
+        return OutcomeView(self, Receipt)
 
     @property
     def skips(self) -> OutcomeView[Skip]:
         """What was deliberately not sent."""
-        return OutcomeView(self, self._offsets[Skip])
+        return OutcomeView(self, Skip)
 
     @property
     def failures(self) -> OutcomeView[Failure]:
         """What was not published, and local copies that were not made."""
-        return OutcomeView(self, self._offsets[Failure])
+        return OutcomeView(self, Failure)
 
     @property
     def planned(self) -> OutcomeView[Planned]:
         """What a dry run would have sent."""
-        return OutcomeView(self, self._offsets[Planned])
+        return OutcomeView(self, Planned)
 
     def __len__(self) -> int:
         """All outcomes, of every kind."""
-        return sum(map(len, self._offsets.values()))
+        return sum(kind.count for kind in self._kinds.values())
 
-    def read(self, offsets: Sequence[int]) -> list[bytes]:
-        """The lines that begin at these offsets of the file. Blocking; for OutcomeView."""
+    def count(self, kind: type[Outcome]) -> int:
+        """Outcomes of one kind by now."""
+        return self._kinds[kind].count
+
+    def read(self, kind: type[Outcome], block: int) -> list[bytes]:
+        """The lines of one kind, BLOCK_LINES of them at most, that begin at a block. Blocking; for OutcomeView."""
         with self._lock:
-            self._at_end = False
-            lines = []
-            for offset in offsets:
-                self._file.seek(offset)
-                lines.append(self._file.readline())
-            return lines
+            return self._kinds[kind].read(block)
+
+
+class _Lines:
+    """The lines of one kind of outcome, in their order. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self.file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115 - lives as long as the log
+        self.count = 0
+        self._end = 0
+        self._at_end = True
+        self._blocks = array("Q")
+
+    def write(self, lines: Sequence[str]) -> None:
+        """Write lines behind those that are kept. They can be written over until `keep` is called with them."""
+        if not self._at_end:
+            self.file.seek(self._end)
+        self._at_end = False  # true again only when they are kept
+        self.file.write("\n".join(lines).encode("ascii") + b"\n")
+        self.file.flush()
+
+    def keep(self, lines: Sequence[str]) -> None:
+        """Count what was written last."""
+        for line in lines:
+            if self.count % BLOCK_LINES == 0:
+                self._blocks.append(self._end)
+            self.count += 1
+            self._end += len(line) + 1
+        self._at_end = True
+
+    def read(self, block: int) -> list[bytes]:
+        """The lines of a block that are kept by now."""
+        self._at_end = False
+        self.file.seek(self._blocks[block])
+        return [self.file.readline() for _ in range(min(BLOCK_LINES, self.count - block * BLOCK_LINES))]
 
 
 class OutcomeView(Sequence[T], Generic[T]):
-    """The outcomes of one kind, read back one by one: a sequence that holds none of them.
+    """The outcomes of one kind, read back as they are asked for: a sequence that holds none of them.
 
     A slice is such a view too. It equals a list or tuple of the same outcomes.
     """
 
-    __slots__ = ("_log", "_offsets")
+    __slots__ = ("_kind", "_log", "_slice")
 
-    def __init__(self, log: OutcomeLog, offsets: array[int]) -> None:
-        """Look at the outcomes of `log` at `offsets`, and at those that come to be appended there."""
+    def __init__(self, log: OutcomeLog, kind: type[T], numbers: range | None = None) -> None:
+        """Look at the outcomes of a kind with these numbers; None means all, those to come included."""
         self._log = log
-        self._offsets = offsets
+        self._kind: type[Outcome] = kind
+        self._slice = numbers
+
+    @property
+    def _numbers(self) -> range:
+        return range(self._log.count(self._kind)) if self._slice is None else self._slice
 
     def __len__(self) -> int:
         """How many there are by now."""
-        return len(self._offsets)
+        return len(self._numbers)
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -133,15 +168,19 @@ class OutcomeView(Sequence[T], Generic[T]):
     def __getitem__(self, index: int | slice) -> T | OutcomeView[T]:
         """One outcome, or a view of several. IndexError as for a list."""
         if isinstance(index, slice):
-            return OutcomeView(self._log, self._offsets[index])
-        (line,) = self._log.read((self._offsets[index],))
-        return cast("T", decode(line))
+            return OutcomeView(self._log, cast("type[T]", self._kind), self._numbers[index])
+        block, line = divmod(self._numbers[index], BLOCK_LINES)
+        return cast("T", decode(self._log.read(self._kind, block)[line]))
 
     def __iter__(self) -> Iterator[T]:
-        """Read them in order, some hundred at a time."""
-        for start in range(0, len(self._offsets), _READ_LINES):
-            for line in self._log.read(self._offsets[start : start + _READ_LINES]):
-                yield cast("T", decode(line))
+        """Read them in order, a block at a time."""
+        lines: list[bytes] = []
+        loaded = -1
+        for number in self._numbers:
+            block, line = divmod(number, BLOCK_LINES)
+            if block != loaded:
+                lines, loaded = self._log.read(self._kind, block), block
+            yield cast("T", decode(lines[line]))
 
     def __eq__(self, other: object) -> bool:
         """Whether `other`, a view, list or tuple, has equal outcomes in the same order."""

@@ -127,14 +127,31 @@ def test_the_synchronous_door_without_a_loop(tree: Path, bucket: str, stored: St
         asyncsink.export_sync({"bucket": "x"}, f"s3://{bucket}", **options)
 
 
-def test_trio_is_refused(bucket: str) -> None:
-    pytest.importorskip("trio")
+@pytest.mark.parametrize("door", ["export", "export_directory", "AsyncSink"])
+def test_trio_is_refused_before_anything_is_opened(tree: Path, tmp_path: Path, bucket: str, door: str) -> None:
+    async def main() -> None:
+        manifest = tmp_path / "manifest"
+        if door == "export":
+            await asyncsink.export({"m": tree}, f"s3://{bucket}", manifest=manifest)
+        elif door == "export_directory":
+            await asyncsink.export_directory(tree, f"s3://{bucket}", manifest=manifest)
+        else:
+            async with asyncsink.AsyncSink(f"s3://{bucket}", manifest=manifest):
+                pass
+
+    with pytest.raises(ConfigError, match=r"run it with asyncio, not with trio\.$"):
+        anyio.run(main, backend="trio")
+    assert not (tmp_path / "manifest").exists()
+
+
+def test_export_sync_works_inside_trio(tree: Path, bucket: str, stored: Stored, options: dict[str, Any]) -> None:
+    """It has a loop of its own, as inside Jupyter's; trio's waits."""
 
     async def main() -> None:
-        await asyncsink.export({}, f"s3://{bucket}")
+        asyncsink.export_sync({"m": tree / "a.txt"}, f"s3://{bucket}", **options).raise_for_failures()
 
-    with pytest.raises(ConfigError, match="asyncio"):
-        anyio.run(main, backend="trio")
+    anyio.run(main, backend="trio")
+    assert stored() == {"m/a.txt": b"alpha"}
 
 
 async def test_a_local_destination_follows_the_same_rules(tree: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from asyncsink.errors import JournalError
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Failure, Outcome, Planned, Receipt, Skip
 from asyncsink.report.counts import NOT_PUBLISHED_KEPT, OTHER_REASONS, REASONS_MAX
-from asyncsink.report.outcomes import MEMORY_BYTES, OutcomeLog
+from asyncsink.report.outcomes import BLOCK_LINES, MEMORY_BYTES, OutcomeLog
 from asyncsink.report.records import decode, encode, encode_all, parse_checksum
 
 # Names that are no UTF-8 hold the surrogates U+DC80 to U+DCFF (PEP 383); any other character may be there as well.
@@ -161,20 +161,37 @@ def test_reasons_are_grouped_in_bounded_memory() -> None:
     assert log.counts.skip_reasons[OTHER_REASONS] == 1001 - (REASONS_MAX - 1)
 
 
-def test_200_000_outcomes_in_little_memory() -> None:
+def test_memory_does_not_grow_with_the_outcomes() -> None:
     batch = [receipt(number) for number in range(200)]
     log = OutcomeLog()
     tracemalloc.start()
     try:
-        for _ in range(1000):
+        for _ in range(500):
             log.extend(batch)
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(500):
+            log.extend(batch)
+        after, _ = tracemalloc.get_traced_memory()
         assert sum(one.size_bytes for one in log.receipts[::1000]) > 0
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert len(log.receipts) == 200_000
     assert log.receipts[199_999] == batch[-1]
-    assert peak < 4 * MEMORY_BYTES + 16 * 200_000
+    assert after - before < 100_000, "less than a byte for each"
+    assert peak < 4 * MEMORY_BYTES
+
+
+@pytest.mark.parametrize("count", [BLOCK_LINES - 1, BLOCK_LINES, BLOCK_LINES + 1, 3 * BLOCK_LINES])
+def test_outcomes_around_the_blocks_they_are_read_by(count: int) -> None:
+    log = OutcomeLog()
+    given_receipts = [receipt(number) for number in range(count)]
+    for each in given_receipts:
+        log.extend([each, SKIPPED])
+    assert log.receipts == given_receipts
+    assert list(reversed(log.receipts)) == given_receipts[::-1]
+    assert log.receipts[count - 1 :: -BLOCK_LINES + 1] == given_receipts[count - 1 :: -BLOCK_LINES + 1]
+    assert list(log.skips) == [SKIPPED] * count
 
 
 def test_one_thread_may_read_while_another_appends() -> None:
@@ -197,6 +214,9 @@ def test_one_thread_may_read_while_another_appends() -> None:
     assert len(log.receipts) == 8000
 
 
+SKIPPED = Skip("/data/s", "", "", 0, "source is missing", already_there=False)
+
+
 def test_a_full_temporary_directory_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     log = OutcomeLog()
     log.append(receipt(0))
@@ -204,15 +224,18 @@ def test_a_full_temporary_directory_stops_the_run(monkeypatch: pytest.MonkeyPatc
     def full(_data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(log._file, "write", full)
+    monkeypatch.setattr(log._kinds[Receipt].file, "write", full)
     with pytest.raises(JournalError, match="No space left on device; free some space there, or set TMPDIR"):
-        log.append(receipt(1))
+        log.extend([SKIPPED, receipt(1)])
+    assert (len(log), log.counts.objects_total) == (1, 1)
     monkeypatch.undo()
     log.append(receipt(2))
+    log.append(SKIPPED)
     assert log.receipts == [receipt(0), receipt(2)]
+    assert log.skips == [SKIPPED]
 
 
-def test_a_collected_log_closes_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collected_log_closes_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[bool] = []
     make: Any = tempfile.SpooledTemporaryFile
 
@@ -225,4 +248,4 @@ def test_a_collected_log_closes_its_file(monkeypatch: pytest.MonkeyPatch) -> Non
     log = OutcomeLog()
     log.append(receipt(1))
     del log
-    assert closed == [True]
+    assert closed == [True] * 4

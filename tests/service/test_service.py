@@ -1,0 +1,153 @@
+"""AsyncSink in a FastAPI service, served by Uvicorn on loopback: uploads stream in, receipts out, shutdown drains."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+import asyncsink
+
+pytestmark = pytest.mark.anyio
+Stored = Callable[[], dict[str, bytes]]
+
+
+class Running:
+    """A served app: its server, a client, and what is being served in a task."""
+
+    def __init__(self, server: uvicorn.Server, client: httpx.AsyncClient, serving: asyncio.Task[None]) -> None:
+        self.server = server
+        self.client = client
+        self.serving = serving
+
+    @property
+    def sink(self) -> asyncsink.AsyncSink:
+        return self.server.config.app.state.sink  # type: ignore[union-attr]
+
+    def shut_down(self) -> None:
+        """What Uvicorn does on SIGTERM and SIGINT."""
+        self.server.should_exit = True
+
+
+@pytest.fixture
+def serve(service_module: ModuleType, bucket: str, options: dict[str, Any]) -> Callable[..., Any]:
+    @asynccontextmanager
+    async def running(**more: Any) -> AsyncIterator[Running]:
+        app = service_module.make_app(f"s3://{bucket}", **options, **more)
+        server = service_module.Service(uvicorn.Config(app, lifespan="on", ws="none", log_config=None))
+        # It listens already: a first request waits until the service is ready for it.
+        listening = socket.create_server(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            serving = group.create_task(server.serve([listening]))
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                yield Running(server, client, serving)
+            server.should_exit = True
+
+    return running
+
+
+async def pieces(data: bytes, pause: asyncio.Event | None = None) -> AsyncIterator[bytes]:
+    """A body that comes in pieces; after the first one it waits for `pause`."""
+    for start in range(0, len(data), 4096):
+        yield data[start : start + 4096]
+        if pause is not None:
+            await pause.wait()
+
+
+async def test_uploads_stream_in_and_receipts_stream_out(serve: Callable[..., Any], stored: Stored) -> None:
+    files = {f"sub-{n % 3}/scan-{n}.nii.gz": bytes([n]) * (n * 5000 + 1) for n in range(12)}
+    async with serve() as running:
+        client: httpx.AsyncClient = running.client
+        async with client.stream("GET", "/receipts") as first, client.stream("GET", "/receipts") as second:
+            answers = await asyncio.gather(
+                *[client.put(f"/scans/{name}", content=pieces(data)) for name, data in files.items()]
+            )
+            assert [answer.status_code for answer in answers] == [201] * len(files)
+            told = {answer.json()["key"]: answer.json() for answer in answers}
+            for reader in (first, second):
+                lines = reader.aiter_lines()
+                heard = [json.loads(await anext(lines)) for _ in files]
+                assert {receipt["key"]: receipt for receipt in heard} == told
+    assert stored() == files
+    assert {key: receipt["size_bytes"] for key, receipt in told.items()} == {k: len(d) for k, d in files.items()}
+    assert {receipt["confirmed_by"] for receipt in told.values()} == {"server-checksum"}
+
+
+async def test_the_same_name_again_replaces(serve: Callable[..., Any], stored: Stored) -> None:
+    async with serve() as running:
+        for data in (b"one", b"two", b"two"):
+            answer = await running.client.put("/scans/s/f", content=data)
+            assert answer.status_code == 201
+        assert answer.json()["reason"] == "same checksum"
+    assert stored() == {"s/f": b"two"}
+
+
+async def test_a_failed_upload_is_its_own_callers_business(
+    serve: Callable[..., Any], s3: Any, bucket: str, stored: Stored
+) -> None:
+    async with serve(retry=asyncsink.RetryPolicy(attempts=1)) as running:
+        client: httpx.AsyncClient = running.client
+        assert (await client.put("/scans/s/one", content=b"1")).status_code == 201
+        refused = await client.put("/scans/a..b/f", content=b"x")
+        assert (refused.status_code, "a..b" in refused.json()["detail"]) == (422, True)
+        s3.delete_bucket(Bucket=bucket)
+        try:
+            failed = await client.put("/scans/s/two", content=b"2")
+        finally:
+            s3.create_bucket(Bucket=bucket)
+        assert (failed.status_code, bucket in failed.json()["detail"]) == (502, True)
+        assert (await client.put("/scans/s/three", content=b"3")).status_code == 201
+    assert stored() == {"s/three": b"3"}
+    report = running.sink.report
+    assert (report.objects_uploaded, report.objects_failed, report.interrupted) == (2, 1, False)
+
+
+async def test_shutdown_drains(serve: Callable[..., Any], tmp_path: Path, stored: Stored) -> None:
+    """Streams of receipts end, an upload whose body is still coming is published, what was queued is published."""
+    for number in range(50):
+        (tmp_path / f"{number}").write_text(str(number))
+    goes_on, manifest = asyncio.Event(), tmp_path / "m.jsonl"
+    async with serve(manifest=manifest) as running:
+        client: httpx.AsyncClient = running.client
+        async with client.stream("GET", "/receipts") as reader:
+            upload = asyncio.create_task(client.put("/scans/s/slow", content=pieces(b"s" * 10_000, goes_on)))
+            await running.sink.submit("queued", [tmp_path / f"{number}" for number in range(50)])
+            running.shut_down()
+            heard = [json.loads(line) async for line in reader.aiter_lines()]  # ends, although the sink is open
+        goes_on.set()
+        assert (await upload).json()["key"] == "s/slow"
+        await running.serving
+        with pytest.raises(httpx.ConnectError):
+            await client.get("/receipts")
+    assert stored() == {"s/slow": b"s" * 10_000} | {f"queued/{n}": str(n).encode() for n in range(50)}
+    assert (running.sink.report.objects_uploaded, running.sink.report.interrupted) == (51, False)
+    records = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert {receipt["key"] for receipt in heard} <= {record["key"] for record in records[1:-1]} == set(stored())
+    assert (records[-1]["record"], records[-1]["interrupted"]) == ("end", False)
+
+
+async def test_a_client_that_goes_away_leaves_nothing(
+    serve: Callable[..., Any], tmp_path: Path, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    never = asyncio.Event()
+    async with serve() as running:
+        upload = asyncio.create_task(running.client.put("/scans/s/half", content=pieces(b"h" * 10_000, never)))
+        while not list(tmp_path.glob("*/half")):  # noqa: ASYNC110 - no event tells that it spools
+            await asyncio.sleep(0.01)
+        upload.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+        assert (await running.client.put("/scans/s/whole", content=b"w")).status_code == 201
+    assert stored() == {"s/whole": b"w"}
+    assert list(tmp_path.glob("*/*")) == []
