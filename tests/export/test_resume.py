@@ -101,10 +101,10 @@ ONE = ("--concurrency", "1")
 async def test_only_the_missing_parts_are_read_and_sent(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, lane: Any
 ) -> None:
-    read_part, offsets = OpenSource.read_part, set[int]()
+    read_part, read = OpenSource.read_part, set[int]()
 
     def reading(source: OpenSource, offset: int, length: int, into: Any = None) -> Any:
-        offsets.add(offset)
+        read.add(offset // (5 * MIB) + 1)
         return read_part(source, offset, length, into)
 
     monkeypatch.setattr(OpenSource, "read_part", reading)
@@ -113,7 +113,7 @@ async def test_only_the_missing_parts_are_read_and_sent(
     report = await bench.again(transport=lane)
     # The part before the one that was held may have been confirmed and not yet written down.
     assert bench.proxy.parts in ([5], [4, 5])
-    assert sorted(offsets) == [(number - 1) * 5 * MIB for number in bench.proxy.parts]
+    assert sorted(read) == bench.proxy.parts
     assert bench.proxy.seen[:2] == ["List", "ListParts"]
     assert "Create" not in bench.proxy.seen
     assert bench.content == bench.file.read_bytes()
