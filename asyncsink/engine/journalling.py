@@ -177,7 +177,3 @@ class RunJournal:
         except DestinationFull as full:
             # For a leg this would be its own affair.
             raise JournalError(str(full)) from full
-
-    async def aclose(self) -> None:
-        """Write everything down, and release the file. Shielded from cancellation."""
-        await self._journal.aclose()

@@ -18,6 +18,7 @@ from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.journal.sqlite import SqliteJournal
 from asyncsink.model import UploadCompleting, UploadCreating, UploadOpened, UploadPartStored, UploadStep
+from asyncsink.sources.reader import OpenSource
 from asyncsink.testing.holding_proxy import Held, HoldingProxy
 
 pytestmark = pytest.mark.anyio
@@ -97,12 +98,22 @@ ONE = ("--concurrency", "1")
 
 
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])
-async def test_only_the_missing_parts_are_sent(bench: Bench, lane: Any) -> None:
+async def test_only_the_missing_parts_are_read_and_sent(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, lane: Any
+) -> None:
+    read_part, read = OpenSource.read_part, set[int]()
+
+    def reading(source: OpenSource, offset: int, length: int, into: Any = None) -> Any:
+        read.add(offset // (5 * MIB) + 1)
+        return read_part(source, offset, length, into)
+
+    monkeypatch.setattr(OpenSource, "read_part", reading)
     await bench.killed_at("UploadPart 5", "request", *ONE, "--transport", lane)
     (upload,) = bench.open_uploads
     report = await bench.again(transport=lane)
     # The part before the one that was held may have been confirmed and not yet written down.
     assert bench.proxy.parts in ([5], [4, 5])
+    assert sorted(read) == bench.proxy.parts
     assert bench.proxy.seen[:2] == ["List", "ListParts"]
     assert "Create" not in bench.proxy.seen
     assert bench.content == bench.file.read_bytes()
