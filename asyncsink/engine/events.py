@@ -124,6 +124,7 @@ class _Channel:
         """No further event; who waits for a place in the queue waits no more."""
         self.ended = True
         self.send.close()
+        # Later versions of anyio wake them by themselves.
         for scope in self.waits:
             scope.cancel()
 

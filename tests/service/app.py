@@ -23,6 +23,7 @@ import aiofiles.tempfile
 import uvicorn
 from fastapi import FastAPI, HTTPException, Path, Request
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 
 import asyncsink
 
@@ -48,11 +49,13 @@ def make_app(destination: str, **options: Any) -> FastAPI:
         """Answers when the file is on S3 and checked, with its receipt."""
         async with aiofiles.tempfile.TemporaryDirectory() as spool:
             path = os.path.join(spool, name)
-            async with aiofiles.open(path, "wb") as file:
-                async for data in request.stream():
-                    await file.write(data)
             try:
+                async with aiofiles.open(path, "wb") as file:
+                    async for data in request.stream():
+                        await file.write(data)
                 return asdict(await app.state.sink.put(subject, path))
+            except ClientDisconnect as error:
+                raise HTTPException(400, "The upload broke off; send it again.") from error
             except asyncsink.ConfigError as error:
                 raise HTTPException(422, str(error)) from error
             except asyncsink.AsyncSinkError as error:

@@ -141,7 +141,7 @@ async def test_a_full_queue_holds_producers_back(
     assert sink.report.objects_uploaded == 30
 
 
-@pytest.mark.parametrize("how", ["exception", "cancellation"])
+@pytest.mark.parametrize("how", ["exception", "cancellation", "cancellation while it drains"])
 async def test_leaving_otherwise_aborts_what_is_under_way(
     tmp_path: Path, seaweed: DevServer, bucket: str, s3: Any, stored: Stored, options: dict[str, Any], how: str
 ) -> None:
@@ -159,13 +159,16 @@ async def test_leaving_otherwise_aborts_what_is_under_way(
             await proxy.hung.wait()
             if how == "exception":
                 _ = 1 / 0
-            await asyncio.Event().wait()
+            if how == "cancellation":
+                await asyncio.Event().wait()
 
     waiting: list[asyncio.Task[Any]] = []
     async with asyncio.timeout(60), PartsProxy(seaweed.endpoint_url, lambda n: HANG if n == 2 else FORWARD) as proxy:
         serving = asyncio.create_task(serve(proxy))
         await proxy.hung.wait()
-        if how == "cancellation":
+        if how == "cancellation while it drains":
+            await entered[0]._closing.wait()
+        if how != "exception":
             serving.cancel()
         with pytest.raises(ZeroDivisionError if how == "exception" else asyncio.CancelledError):
             await serving

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,8 @@ import pytest
 import uvicorn
 
 import asyncsink
+from asyncsink.errors import JournalError
+from asyncsink.report.outcomes import OutcomeLog
 
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]
@@ -137,7 +140,11 @@ async def test_shutdown_drains(serve: Callable[..., Any], tmp_path: Path, stored
 
 
 async def test_a_client_that_goes_away_leaves_nothing(
-    serve: Callable[..., Any], tmp_path: Path, stored: Stored, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Any],
+    tmp_path: Path,
+    stored: Stored,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     never = asyncio.Event()
@@ -151,3 +158,18 @@ async def test_a_client_that_goes_away_leaves_nothing(
         assert (await running.client.put("/scans/s/whole", content=b"w")).status_code == 201
     assert stored() == {"s/whole": b"w"}
     assert list(tmp_path.glob("*/*")) == []
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_service_whose_sink_has_stopped_says_so_and_ends(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise JournalError("no space for outcomes")
+
+    monkeypatch.setattr(OutcomeLog, "extend", full)
+    async with serve() as running:
+        for name in ("one", "two"):
+            answer = await running.client.put(f"/scans/s/{name}", content=b"x")
+            assert answer.status_code == 502
+            assert answer.json()["detail"].startswith("The sink has stopped and takes nothing more: no space")
