@@ -7,7 +7,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -203,18 +204,19 @@ for required, dry_run in ((True, False), (False, False), (True, True)):
 """
 
 
-async def test_what_may_only_be_read_serves_a_plan(open_it: Open, path: Path, tmp_path: Path) -> None:
-    journal = await open_it(choice=JournalChoice(path=f"{path}.imports"))
-    assert journal is not None
-    await journal.publish([published_of(1)])
-    await journal.aclose()
-    await filled(open_it)
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that anybody may enter; pytest closes its own to others, also while a test runs."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+async def test_what_may_only_be_read_serves_a_plan(open_it: Open, open_directory: Path) -> None:
+    path = open_directory / "journal.sqlite"
+    for each in (f"{path}.imports", str(path)):
+        await filled(open_it, choice=JournalChoice(path=each))
     path.chmod(0o444)
-    for parent in [tmp_path, *tmp_path.parents]:
-        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o055)
-            if parent.name.startswith("pytest-of-"):
-                break
     before = path.read_bytes()
     ran = await anyio.run_process([sys.executable, "-c", _AS_NOBODY, str(path)])
     _, _, refused, told, plan, etag = ran.stdout.decode().splitlines()
