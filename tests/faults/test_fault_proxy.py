@@ -17,6 +17,7 @@ from botocore.handlers import add_expect_header
 
 from asyncsink.config import MIB
 from asyncsink.devserver.seaweedfs import REGION, DevServer
+from asyncsink.testing import s3_toxics as s
 from asyncsink.testing import toxics as t
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
 from asyncsink.testing.passage import Passage
@@ -59,7 +60,7 @@ def through(seaweed: DevServer) -> Iterator[Callable[..., Any]]:
 
 
 def test_what_no_rule_names_passes_as_it_is(harm: Harm, through: Any, bucket: str) -> None:
-    proxy = harm(Rule(t.SLOW_DOWN, operation="DeleteBucket"))
+    proxy = harm(Rule(s.SLOW_DOWN, operation="DeleteBucket"))
     client = through(proxy)
     client.put_object(Bucket=bucket, Key="a b/ü+", Body=BODY)
     client.put_object(Bucket=bucket, Key="chunked", Body=BODY, ChecksumAlgorithm="CRC32")
@@ -102,19 +103,19 @@ def test_headers_are_not_shown(harm: Harm, through: Any, bucket: str) -> None:
 
 
 ANSWERS = [
-    (t.SLOW_DOWN, "SlowDown", 503),
-    (t.INTERNAL_ERROR, "InternalError", 500),
-    (t.TOO_MANY_REQUESTS, "TooManyRequests", 429),
-    (t.REQUEST_TIMEOUT, "RequestTimeout", 400),
-    (t.EXPIRED_TOKEN, "ExpiredToken", 400),
-    (t.REQUEST_TIME_TOO_SKEWED, "RequestTimeTooSkewed", 403),
-    (t.Status(503, "SlowDown", early=True), "SlowDown", 503),
+    (s.SLOW_DOWN, "SlowDown", 503),
+    (s.INTERNAL_ERROR, "InternalError", 500),
+    (s.TOO_MANY_REQUESTS, "TooManyRequests", 429),
+    (s.REQUEST_TIMEOUT, "RequestTimeout", 400),
+    (s.EXPIRED_TOKEN, "ExpiredToken", 400),
+    (s.REQUEST_TIME_TOO_SKEWED, "RequestTimeTooSkewed", 403),
+    (s.Status(503, "SlowDown", early=True), "SlowDown", 503),
 ]
 
 
 @pytest.mark.parametrize(("toxic", "code", "status"), ANSWERS, ids=lambda value: str(value)[:30])
 def test_answers_in_the_servers_place(
-    harm: Harm, through: Any, bucket: str, stored: Stored, toxic: t.Status, code: str, status: int
+    harm: Harm, through: Any, bucket: str, stored: Stored, toxic: s.Status, code: str, status: int
 ) -> None:
     proxy = harm(Rule(toxic, operation="PutObject", nth=2))
     client = through(proxy)
@@ -127,12 +128,12 @@ def test_answers_in_the_servers_place(
     assert stored() == {"1": BODY, "3": BODY}
     [hit] = proxy.hits
     assert (hit.request.key, hit.toxic, hit.what) == ("2", toxic, f"answered {status} {code}")
-    assert proxy.count() == proxy.count(t.Status) == proxy.count(toxic, operation="PutObject") == 1
+    assert proxy.count() == proxy.count(s.Status) == proxy.count(toxic, operation="PutObject") == 1
     assert proxy.count(t.Stall) == proxy.count(operation="HeadObject") == 0
 
 
 def test_headers_of_an_answer_and_the_answer_to_a_head(harm: Harm, through: Any, bucket: str) -> None:
-    client = through(harm(Rule(t.Status(503, "SlowDown", retry_after="7", date_offset_seconds=-86400 * 365))))
+    client = through(harm(Rule(s.Status(503, "SlowDown", retry_after="7", date_offset_seconds=-86400 * 365))))
     with pytest.raises(b.ClientError) as caught:
         client.list_objects_v2(Bucket=bucket)
     headers = caught.value.response["ResponseMetadata"]["HTTPHeaders"]
@@ -144,7 +145,7 @@ def test_headers_of_an_answer_and_the_answer_to_a_head(harm: Harm, through: Any,
 
 
 def test_who_waits_for_100_continue(harm: Harm, through: Any, bucket: str, stored: Stored) -> None:
-    proxy = harm(Rule(t.SLOW_DOWN, key="refused"), Rule(t.Stall("continue"), key="stalled"))
+    proxy = harm(Rule(s.SLOW_DOWN, key="refused"), Rule(t.Stall("continue"), key="stalled"))
     client = through(proxy, expects=True)
     client.put_object(Bucket=bucket, Key="taken", Body=BODY)
     with pytest.raises(b.ClientError, match="SlowDown"):
@@ -164,7 +165,7 @@ class Cut:
 
 
 CUTS = {
-    "lost answer": Cut(t.LostAnswer(), True, b.ConnectionClosedError),
+    "lost answer": Cut(s.LostAnswer(), True, b.ConnectionClosedError),
     "reset": Cut(t.ResetPeer(), False),
     "reset in the body": Cut(t.ResetPeer(100_000), False),
     "reset in a body that is shorter": Cut(t.ResetPeer(10 * MIB), False),
@@ -204,7 +205,7 @@ def test_cuts_and_stalls(harm: Harm, through: Any, bucket: str, stored: Stored, 
         t.Bandwidth(1e5, stream="downstream"),
         t.Slicer(7, 3),
         t.Slicer(9000, 500, 0.0001, stream="upstream"),
-        t.DropHeaders("x-amz-checksum-"),
+        s.DropHeaders("x-amz-checksum-"),
     ],
     ids=lambda toxic: repr(toxic)[:40],
 )
@@ -213,7 +214,7 @@ def test_what_only_slows_or_hides(harm: Harm, through: Any, bucket: str, stored:
     client = through(proxy)
     for key in ("1", "2"):
         answer = client.put_object(Bucket=bucket, Key=key, Body=BODY, ChecksumCRC32=crc32(BODY))
-        assert ("ChecksumCRC32" not in answer) == isinstance(toxic, t.DropHeaders)
+        assert ("ChecksumCRC32" not in answer) == isinstance(toxic, s.DropHeaders)
     assert stored() == {"1": BODY, "2": BODY}
     assert proxy.count(toxic) == 2
 
@@ -226,7 +227,7 @@ def crc32(data: bytes) -> str:
 
 
 def test_a_changed_byte(harm: Harm, through: Any, bucket: str, stored: Stored) -> None:
-    proxy = harm(Rule(t.CorruptBody()))
+    proxy = harm(Rule(s.CorruptBody()))
     client = through(proxy)
     client.put_object(Bucket=bucket, Key="unguarded", Body=BODY)
     client.put_object(Bucket=bucket, Key="empty", Body=b"")
@@ -238,7 +239,7 @@ def test_a_changed_byte(harm: Harm, through: Any, bucket: str, stored: Stored) -
 
 @pytest.mark.parametrize("committed", [False, True])
 def test_an_error_in_a_200(harm: Harm, through: Any, bucket: str, stored: Stored, committed: bool) -> None:
-    proxy = harm(Rule(t.ErrorIn200(committed=committed), operation="CompleteMultipartUpload", times=1))
+    proxy = harm(Rule(s.ErrorIn200(committed=committed), operation="CompleteMultipartUpload", times=1))
     client = through(proxy)
     complete = begin(client, bucket)
     with pytest.raises(b.ClientError, match="InternalError"):
@@ -247,14 +248,14 @@ def test_an_error_in_a_200(harm: Harm, through: Any, bucket: str, stored: Stored
     if not committed:
         complete()
         assert stored() == {"k": BODY}
-    assert proxy.count(t.ErrorIn200) == 1
+    assert proxy.count(s.ErrorIn200) == 1
 
 
 def test_spaces_before_an_answer(harm: Harm, through: Any, bucket: str) -> None:
-    proxy = harm(Rule(t.Whitespace(5, 0.001), operation="CompleteMultipartUpload"))
+    proxy = harm(Rule(s.Whitespace(5, 0.001), operation="CompleteMultipartUpload"))
     answer = begin(through(proxy), bucket)()
     assert answer["Key"] == "k"
-    assert proxy.count(t.Whitespace) == 1
+    assert proxy.count(s.Whitespace) == 1
 
 
 def begin(client: Any, bucket: str) -> Callable[[], Any]:
@@ -273,7 +274,7 @@ def test_a_slow_close(harm: Harm, through: Any, bucket: str, stored: Stored) -> 
 
 def test_the_servers_own_refusal_passes_in_mid_body(harm: Harm, bucket: str) -> None:
     """A server that does not wait for the body: its answer comes at once, and the connection is not used again."""
-    server = harm(Rule(t.Status(403, "AccessDenied", early=True)))
+    server = harm(Rule(s.Status(403, "AccessDenied", early=True)))
     with (
         FaultProxy(server.endpoint_url) as proxy,
         socket.create_connection(("127.0.0.1", int(proxy.endpoint_url.rsplit(":", 1)[1]))) as client,
@@ -283,7 +284,7 @@ def test_the_servers_own_refusal_passes_in_mid_body(harm: Harm, bucket: str) -> 
         client.shutdown(socket.SHUT_WR)
         while client.recv(65536):
             pass
-    assert server.count(t.Status) == 1
+    assert server.count(s.Status) == 1
 
 
 def put(key: str, number: int = 0) -> Head:
@@ -298,34 +299,34 @@ def chosen(rule: Rule, *heads: Head) -> list[int]:
 
 def test_rules_name_requests() -> None:
     heads = [put("a"), put("sub/b"), put("sub/b", 1), put("sub/c", 2), put("sub/d")]
-    assert chosen(Rule(t.SLOW_DOWN), *heads) == [1, 2, 3, 4, 5]
-    assert chosen(Rule(t.SLOW_DOWN, operation="UploadPart"), *heads) == [3, 4]
-    assert chosen(Rule(t.SLOW_DOWN, operation=("UploadPart", "PutObject"), nth=4), *heads) == [4]
-    assert chosen(Rule(t.SLOW_DOWN, key="sub/*", nth=2), *heads) == [3]
-    assert chosen(Rule(t.SLOW_DOWN, key="sub/*", times=2), *heads) == [2, 3]
-    assert chosen(Rule(t.SLOW_DOWN, part_number=2), *heads) == [4]
-    assert chosen(Rule(t.SLOW_DOWN, probability=0.0), *heads) == []
-    assert 5 < len(chosen(Rule(t.SLOW_DOWN, probability=0.1), *([put("a")] * 100))) < 20
-    for wrong in (Rule, lambda: Rule(t.SLOW_DOWN, probability=1.1)):
+    assert chosen(Rule(s.SLOW_DOWN), *heads) == [1, 2, 3, 4, 5]
+    assert chosen(Rule(s.SLOW_DOWN, operation="UploadPart"), *heads) == [3, 4]
+    assert chosen(Rule(s.SLOW_DOWN, operation=("UploadPart", "PutObject"), nth=4), *heads) == [4]
+    assert chosen(Rule(s.SLOW_DOWN, key="sub/*", nth=2), *heads) == [3]
+    assert chosen(Rule(s.SLOW_DOWN, key="sub/*", times=2), *heads) == [2, 3]
+    assert chosen(Rule(s.SLOW_DOWN, part_number=2), *heads) == [4]
+    assert chosen(Rule(s.SLOW_DOWN, probability=0.0), *heads) == []
+    assert 5 < len(chosen(Rule(s.SLOW_DOWN, probability=0.1), *([put("a")] * 100))) < 20
+    for wrong in (Rule, lambda: Rule(s.SLOW_DOWN, probability=1.1)):
         with pytest.raises(ValueError, match="needs a toxic and a probability"):
             wrong()
 
 
 def test_the_first_rule_that_fits_decides(harm: Harm, through: Any, bucket: str) -> None:
-    proxy = harm(Rule(t.SLOW_DOWN, times=1), Rule(t.INTERNAL_ERROR, times=1))
+    proxy = harm(Rule(s.SLOW_DOWN, times=1), Rule(s.INTERNAL_ERROR, times=1))
     client = through(proxy)
     for status in (503, 500):
         with pytest.raises(b.ClientError, match=str(status)):
             client.head_bucket(Bucket=bucket)
     client.head_bucket(Bucket=bucket)
-    proxy.rules = (Rule(t.TOO_MANY_REQUESTS),)
+    proxy.rules = (Rule(s.TOO_MANY_REQUESTS),)
     with pytest.raises(b.ClientError, match="429"):
         client.head_bucket(Bucket=bucket)
 
 
 def test_the_same_seed_harms_the_same_requests_in_any_order(harm: Harm, through: Any, bucket: str) -> None:
     def hits(seed: int, keys: list[str]) -> set[tuple[str, int, str]]:
-        proxy = harm(Rule(t.SLOW_DOWN, t.INTERNAL_ERROR, t.TOO_MANY_REQUESTS, probability=0.3), seed=seed)
+        proxy = harm(Rule(s.SLOW_DOWN, s.INTERNAL_ERROR, s.TOO_MANY_REQUESTS, probability=0.3), seed=seed)
         client = through(proxy)
         for key in keys:
             try:
@@ -342,7 +343,7 @@ def test_the_same_seed_harms_the_same_requests_in_any_order(harm: Harm, through:
 
 
 def test_waiting_for_a_fault(harm: Harm, through: Any, bucket: str) -> None:
-    proxy = harm(Rule(t.SLOW_DOWN))
+    proxy = harm(Rule(s.SLOW_DOWN))
     with pytest.raises(TimeoutError, match="0 of 1 faults"):
         proxy.wait_for_hits(seconds=0.0)
     with pytest.raises(b.ClientError):

@@ -13,33 +13,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import asyncsink
+from asyncsink.testing import s3_toxics as s
 from asyncsink.testing import toxics as t
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
 from asyncsink.testing.files import content_of
-from asyncsink.testing.passage import Passage
 
 pytestmark = pytest.mark.anyio
 Export = Callable[..., Awaitable[Any]]
 LARGE, MEDIUM, SMALL = "sub/parts.nii.gz", "sub/medium.nii", "small.json"
-
-
-@dataclass(frozen=True)
-class Do(t.Toxic):
-    """Something happens elsewhere while the request is on its way, which passes unharmed."""
-
-    what: Callable[[], Any]
-
-    async def play(self, passage: Passage) -> None:
-        self.what()
-        passage.hit("something happened")
-        await passage.relay()
 
 
 def truncate(path: Path) -> None:
@@ -66,12 +53,12 @@ async def test_a_file_that_changes_while_its_parts_are_sent(
     export: Export, tree: Path, change: Callable[[Path], Any]
 ) -> None:
     """Nothing appears under its key, its upload is aborted, and the rest of the run goes on."""
-    change_it = Do(lambda: change(tree / LARGE))
+    change_it = s.Meanwhile(lambda _: change(tree / LARGE))
     run = await export(Rule(change_it, operation="UploadPart", part_number=2, times=1))
     [failure] = run.report.failures
     run.failed("SourceMissing" if failure.error == "SourceMissing" else "SourceChanged", LARGE)
     assert (failure.error == "SourceMissing") <= (change is Path.unlink)
-    assert run.proxy.count(Do) == 1
+    assert run.proxy.count(s.Meanwhile) == 1
     assert run.proxy.sent("CompleteMultipartUpload") == []
     assert len(run.proxy.sent("AbortMultipartUpload")) >= 1
 
@@ -79,7 +66,7 @@ async def test_a_file_that_changes_while_its_parts_are_sent(
 async def test_a_refusal_costs_the_object_and_not_its_local_copy(
     export: Export, content: dict[str, bytes], tmp_path: Path
 ) -> None:
-    denied = t.Status(403, "AccessDenied", "No.")
+    denied = s.Status(403, "AccessDenied", "No.")
     run = await export(
         Rule(denied, operation="UploadPart", part_number=2),
         Rule(denied, operation="PutObject", key=SMALL),
@@ -103,7 +90,7 @@ async def test_a_disk_that_hangs_holds_up_its_own_file_only(export: Export, monk
         return preadv(descriptor, *arguments)
 
     monkeypatch.setattr(os, "preadv", reading)
-    run = await export(Rule(Do(published.set), operation="CompleteMultipartUpload"))
+    run = await export(Rule(s.Meanwhile(lambda _: published.set()), operation="CompleteMultipartUpload"))
     run.published()
     assert hung.is_set()
 
@@ -130,6 +117,30 @@ async def test_cancelled_more_than_once(
         await run
     assert open_uploads() == []
     assert proxy.count(t.Latency) >= 1
+
+
+@pytest.mark.parametrize("phase", ["continue", "body", "before_answer"])
+def test_killed_in_the_middle_of_a_part(
+    harm: Any, tree: Path, content: dict[str, bytes], tmp_path: Path, bucket: str, stored: Any, phase: Any,
+    open_uploads: Callable[[], list[str]],
+) -> None:  # fmt: skip
+    """SIGKILL: the next run with the journal goes on with the parts that the server has, and ends the upload."""
+    proxy: FaultProxy = harm(Rule(t.Stall(phase), operation="UploadPart", part_number=3))
+    command = [sys.executable, "-m", "asyncsink.cli.main", "export", str(tree), f"s3://{bucket}", "--json", "--quiet"]
+    command += ["--journal", str(tmp_path / "journal"), "--part-size", "5MiB", "--concurrency", "1"]
+    command += ["--endpoint-url", proxy.endpoint_url]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        proxy.wait_for_hits()
+    finally:
+        killed.kill()
+        killed.wait()
+    assert open_uploads() == [LARGE]
+    proxy.rules = ()
+    ended = subprocess.run(command, capture_output=True, check=False, text=True, timeout=100)
+    assert (ended.returncode, stored(), open_uploads()) == (0, content, [])
+    assert [request.part_number for request in proxy.sent("UploadPart")] == [1, 2, 3, 3]
+    assert len(proxy.sent("CreateMultipartUpload")) == len(proxy.sent("CompleteMultipartUpload")) == 1
 
 
 @pytest.mark.xfail(strict=True, reason="the reader does not wait for a descriptor: each file without one is a failure")
