@@ -219,7 +219,7 @@ class Policies:
         on_unreachable: the bucket cannot be reached: an error, or everything is kept in ~/s3_datasink_<bucket>.
         symlinks: follow (loops refused), skip (reported), or error.
         checksum: what is sent in the request header, or "none".
-        related_files: local copies bring .hdr/.img/.mat and .BRIK/.HEAD companions along (rule 30).
+        related_files: files written locally bring .hdr/.img/.mat and .BRIK/.HEAD companions along (rule 30).
     """
 
     overwrite: Overwrite = "checksum"
@@ -282,7 +282,7 @@ class ExportOptions(TypedDict, total=False):
     Local copy and records
         local_copy: directory that gets a copy of everything; None.
         local_copy_mode: "copy", "hardlink" or "reflink".
-        related_files: local copies bring .hdr/.img/.mat and .BRIK/.HEAD partners along; False.
+        related_files: files written locally bring .hdr/.img/.mat and .BRIK/.HEAD partners along; False.
         remove_dest_dir: empty the local folders that directories are copied to first (never on S3); False.
         manifest: file that gets a record of every object, for verify_manifest; None.
     Limits
