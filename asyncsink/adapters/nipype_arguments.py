@@ -41,6 +41,8 @@ OUR_OPTIONS = tuple(name for name in OPTION_NAMES if name not in DATASINK_OPTION
 FILES_WE_WRITE = ("journal", "manifest")
 _OF_S3 = ("creds_path", "encrypt_bucket_keys", "bucket", "local_copy")
 _PATHS = (*FILES_WE_WRITE, "ca_bundle", "parameterization_root")
+_EVENTS = ("trait_added", "trait_modified")
+"""Events of traits, which DataSink takes for outputs where a node with `infields` is copied: on S3 it then fails."""
 _SSE_KINDS = ("", "AES256", "aws:kms", "aws:kms:dsse")
 
 
@@ -77,7 +79,8 @@ def export_arguments(inputs: Any, installed: Mapping[str, Any]) -> ExportArgumen
     Raises:
         ConfigError: an input cannot be meant as it stands.
     """
-    outputs = {name: _as_list(value) for name, value in inputs._outputs.items() if isdefined(value)}
+    named = {name: value for name, value in inputs._outputs.items() if isdefined(value) and name not in _EVENTS}
+    outputs = {name: _as_list(value) for name, value in named.items()}
     given = {name: getattr(inputs, name) for name in (*DATASINK_OPTIONS, *OUR_OPTIONS) if name in inputs.traits()}
     options = {name: value for name, value in given.items() if isdefined(value) and name not in inputs._outputs}
     for name in OUR_OPTIONS:

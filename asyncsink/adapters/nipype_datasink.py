@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from nipype.interfaces import io as nio
-from nipype.interfaces.base import traits
+from nipype.interfaces.base import isdefined, traits
 
 from asyncsink.adapters.nipype_arguments import (
     FILES_WE_WRITE,
@@ -18,7 +18,7 @@ from asyncsink.adapters.nipype_arguments import (
     export_arguments,
 )
 from asyncsink.adapters.nipype_trees import make_empty_directories
-from asyncsink.errors import AsyncSinkError, CredentialsError
+from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError
 from asyncsink.report.report import Report
 from asyncsink.report.wording import inert
 from asyncsink.sink import export_sync
@@ -56,14 +56,26 @@ class Exporting:
         return {"out_file": report.out_file}
 
     def __getstate__(self) -> dict[str, Any]:
-        # A report reads from a file of this process; nodes are copied and pickled, into crash files too.
+        """What a copy or pickle of the interface has: every node of a workflow is copied, and written to its folder.
+
+        Raises:
+            ConfigError: `bucket` is a boto3 Bucket, which can be neither copied nor pickled (Nipype's own recurses).
+        """
+        bucket = self.inputs.bucket
+        if isdefined(bucket) and bucket is not None and not isinstance(bucket, str):
+            raise ConfigError(
+                f"bucket is a {type(bucket).__name__} object, which cannot be copied into a workflow; give the "
+                "bucket's name, and what it needs besides: endpoint_url, region, profile or creds_path."
+            )
+        # A report reads from a file of this process.
         return {name: value for name, value in self.__dict__.items() if name != "report"}
 
 
 class DataSinkInputSpec(nio.DataSinkInputSpec):
     """DataSink's inputs, and asyncsink's options as further ones (see `asyncsink.ExportOptions`).
 
-    A name that `infields` lists is an output, also where it is the name of one of our options.
+    A name that `infields` lists is an output, also where it is the name of one of our options. A relative `manifest` or
+    `journal` is written to the folder of each node, so that sinks made by iterables do not share one.
     """
 
     def __setattr__(self, key: str, value: Any) -> None:
