@@ -185,7 +185,7 @@ def test_many_sinks_of_two_files_at_once(tmp_path: Path, server: DevServer, buck
     shared = tmp_path / "work" / "provenance.json"
     shared.parent.mkdir()
     shared.write_text("{}")
-    together = threading.Barrier(8)
+    together = threading.Barrier(4)
 
     def publish(number: int, sink_class: Any, prefix: str) -> list[str]:
         subdir = ("anat", "func", "regressors", "xfm")[number % 4]
@@ -205,11 +205,11 @@ def test_many_sinks_of_two_files_at_once(tmp_path: Path, server: DevServer, buck
         found: list[str] = sink.run().outputs.out_file
         return found
 
-    with ThreadPoolExecutor(8) as threads:
-        ours = list(threads.map(lambda number: publish(number, DataSink, "ours"), range(24)))
-    theirs = [publish(number, NipypeDataSink, "nipype") for number in range(24)]
+    with ThreadPoolExecutor(4) as threads:
+        ours = list(threads.map(lambda number: publish(number, DataSink, "ours"), range(12)))
+    theirs = [publish(number, NipypeDataSink, "nipype") for number in range(12)]
     assert [[path.replace("/nipype/", "/ours/") for path in paths] for paths in theirs] == ours
     objects = stored(bucket)
     of_ours = {key: objects[key] for key in objects if key.startswith("ours/")}
     assert of_ours == {key.replace("nipype/", "ours/"): objects[key] for key in objects if key.startswith("nipype/")}
-    assert len(of_ours) == 24 + 12
+    assert len(of_ours) == 12 + 12
