@@ -81,12 +81,13 @@ def export_arguments(inputs: Any, installed: Mapping[str, Any]) -> ExportArgumen
     """
     named = {name: value for name, value in inputs._outputs.items() if isdefined(value) and name not in _EVENTS}
     outputs = {name: _as_list(value) for name, value in named.items()}
-    given = {name: getattr(inputs, name) for name in (*DATASINK_OPTIONS, *OUR_OPTIONS) if name in inputs.traits()}
-    options = {name: value for name, value in given.items() if isdefined(value) and name not in inputs._outputs}
+    there = set(inputs.copyable_trait_names()).difference(inputs._outputs)
+    given = {name: getattr(inputs, name) for name in (*DATASINK_OPTIONS, *OUR_OPTIONS) if name in there}
+    options = {name: value for name, value in given.items() if isdefined(value)}
     for name in OUR_OPTIONS:
         _check_no_output(name, options.get(name))
     base = inputs.base_directory if isdefined(inputs.base_directory) else ""
-    if base.lower().startswith("s3://"):
+    if _is_s3(base):
         _drop_what_is_not_there(options)
     else:
         base = _local_base(base or ".", options)
@@ -122,13 +123,15 @@ def _check_no_output(name: str, value: object) -> None:
 
 def _drop_what_is_not_there(options: dict[str, Any]) -> None:
     """Empty values that DataSink ignores, and a missing credentials file, instead of which it asks the environment."""
-    creds_path = options.get("creds_path")
+    bucket = options.get("bucket")
+    # A Bucket object has its own credentials.
+    creds_path = options.get("creds_path") if not bucket or isinstance(bucket, str) else ""
     if creds_path and not os.path.exists(creds_path):
         log.warning("creds_path=%r does not exist; the usual chain of credentials is asked instead.", creds_path)
         creds_path = ""  # rule 42
     if not creds_path:
         options.pop("creds_path", None)
-    if not options.get("bucket"):
+    if not bucket:
         options.pop("bucket", None)
 
 

@@ -65,8 +65,8 @@ def test_options_are_used(scan: Path, server: DevServer, bucket: str, tmp_path: 
     assert (tmp_path / "manifest.jsonl").read_text().count("receipt") > 0
 
 
-def test_a_bucket_of_boto3s(scan: Path, seaweed: DevServer, bucket: str, stored: Stored) -> None:
-    """Rule 47: endpoint, region and credentials come with it; nothing is in the environment."""
+def test_a_bucket_of_boto3s(scan: Path, tmp_path: Path, seaweed: DevServer, bucket: str, stored: Stored) -> None:
+    """Rule 47: endpoint, region and credentials come with it; nothing is in the environment, or asked of a file."""
     resource = boto3.resource(
         "s3",
         endpoint_url=seaweed.endpoint_url,
@@ -74,7 +74,9 @@ def test_a_bucket_of_boto3s(scan: Path, seaweed: DevServer, bucket: str, stored:
         aws_access_key_id=seaweed.access_key_id,
         aws_secret_access_key=seaweed.secret_access_key,
     )
-    ds = sink_of("s3://elsewhere/p", bucket=resource.Bucket(bucket), motion=str(scan))
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("no credentials")
+    ds = sink_of("s3://elsewhere/p", bucket=resource.Bucket(bucket), motion=str(scan), creds_path=str(wrong))
     assert ds.run().outputs.out_file == ["s3://elsewhere/p/motion/realigned_file1.nii.gz"]
     assert stored(bucket) == {"p/motion/realigned_file1.nii.gz": b"realigned"}
     resource.meta.client.close()
@@ -157,9 +159,11 @@ def test_a_link_upwards_does_not_hold_up_a_local_tree(tmp_path: Path) -> None:
     (tree / "a").mkdir(parents=True)
     (tree / "a" / "file").write_bytes(b"x")
     (tree / "a" / "up").symlink_to(tree)
+    (tree / "empty").mkdir()
     ds = sink_of(tmp_path / "out", t=str(tree))
     ds.run()
     assert content_of(tmp_path / "out") == {"t/tree/a/file": b"x"}
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["a", "empty", "file", "t", "tree"]
 
 
 @pytest.mark.parametrize(("hard", "links"), [("true", 2), ("false", 1)])
@@ -275,6 +279,8 @@ def test_installed_for_code_that_cannot_be_edited(
     assert nipype.DataSink is nio.DataSink
     ds = nio.DataSink(base_directory=f"s3://{bucket}")
     ds.inputs.metadata = str(scan)  # no option here: the code does not know of it
+    installed()  # for sinks to come
+    assert not nio.DataSink()._installed
     for sink in (ds, pickle.loads(pickle.dumps(ds))):
         sink.run()
         assert sink.report.objects_uploaded == 1
