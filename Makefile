@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "asyncsink needs Python 3.11 or newer; call make with PYTHON=/path/to/python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing asyncsink and its tools into $(VENV) (about a minute the first time) ..."
+	@echo "Installing asyncsink and its tools into $(VENV) (a minute or two the first time) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location -e '.[dev]' 2>$(VENV)/install.log \
 	  || { cat $(VENV)/install.log >&2; exit 1; }
 	@touch $@

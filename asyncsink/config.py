@@ -231,7 +231,7 @@ class Policies:
         symlinks: links below a directory: follow those that stay inside it (the others are refused), or all, or skip
             (reported), or error. Loops are refused.
         checksum: what is sent in the request header, or "none".
-        related_files: local copies bring .hdr/.img/.mat and .BRIK/.HEAD companions along (rule 30).
+        related_files: files written locally bring .hdr/.img/.mat and .BRIK/.HEAD companions along (rule 30).
     """
 
     overwrite: Overwrite = "checksum"

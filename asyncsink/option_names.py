@@ -74,7 +74,7 @@ class ExportOptions(TypedDict, total=False):
     Local copy and records
         local_copy: directory that gets a copy of everything; None.
         local_copy_mode: "copy", "hardlink" or "reflink".
-        related_files: local copies bring .hdr/.img/.mat and .BRIK/.HEAD partners along; False.
+        related_files: files written locally bring .hdr/.img/.mat and .BRIK/.HEAD partners along; False.
         remove_dest_dir: empty the local folders that directories are copied to first (never on S3); False.
         manifest: file that gets a record of every object, for verify_manifest; None.
         journal: file that remembers what was published and which uploads are open, so that the next run of the same

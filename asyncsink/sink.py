@@ -65,7 +65,7 @@ async def export(outputs: Mapping[str, Any], base_directory: Any, **options: Unp
     Cancelled, it aborts open multipart uploads (shielded, bounded in time) and leaves no temporary file.
     """
     settings = parse_options(base_directory, options)
-    source = OutputsSource(outputs, symlinks=settings.policies.symlinks, compat=settings.routing.compat)
+    source = OutputsSource(outputs, symlinks=settings.policies.symlinks, compat=settings.walk_compat)
     return await run_source(settings, source)
 
 
@@ -361,7 +361,7 @@ class AsyncSink:
 
     async def _discover(self, run: Run, attribute: str, paths: Any) -> AsyncGenerator[Transfer | Skip, None]:
         policies = self._settings.policies
-        source = OutputsSource({attribute: paths}, symlinks=policies.symlinks, compat=self._settings.routing.compat)
+        source = OutputsSource({attribute: paths}, symlinks=policies.symlinks, compat=self._settings.walk_compat)
         discovery = discovery_of(self._settings, run.target, source)
         async for batch in batches(iter(discovery), limiter=run.threads):
             for item in batch:

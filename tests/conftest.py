@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from functools import partial
@@ -33,6 +34,7 @@ hypothesis.settings.register_profile("explore", hypothesis.settings.get_profile(
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 _SECRETS = pytest.StashKey[set[str]]()
+_NIPYPE = pytest.StashKey["tempfile.TemporaryDirectory[str]"]()
 _FOREIGN = ("AWS_", "BOTO_", "ASYNCSINK_")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
@@ -44,11 +46,19 @@ def pytest_configure(config: pytest.Config) -> None:
     every command that a test starts, and would never be interrupted.
     """
     config.stash[_SECRETS] = set()
+    # Read when nipype is imported: it asks nobody for its newest version, and takes nobody's configuration.
+    config.stash[_NIPYPE] = tempfile.TemporaryDirectory(prefix="asyncsink-nipype-")
+    os.environ |= {"NO_ET": "1", "NIPYPE_NO_ET": "1", "NIPYPE_CONFIG_DIR": config.stash[_NIPYPE].name}
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what `pytest_configure` made."""
+    config.stash[_NIPYPE].cleanup()
 
 
 def pytest_report_header() -> str:

@@ -82,7 +82,7 @@ def test_no_blocking_sleep_and_no_stray_task(path: Path) -> None:
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    heavy = ("aioboto3", "anyio", "awscrt", "rich")
+    heavy = ("aioboto3", "anyio", "awscrt", "nipype", "rich")
     code = f"import sys, asyncsink; print(sorted(set({heavy}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

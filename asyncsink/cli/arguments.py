@@ -183,7 +183,7 @@ def _open_path(text: str, settings: Settings) -> Source:
         from asyncsink.sources.outputs import OutputsSource
         from asyncsink.sources.outputs_file import load_outputs_file
 
-        return OutputsSource(load_outputs_file(text), symlinks=symlinks, compat=settings.routing.compat)
+        return OutputsSource(load_outputs_file(text), symlinks=symlinks, compat=settings.walk_compat)
     if suffix in (".csv", ".tsv", ".jsonl"):
         from asyncsink.sources.manifest import ManifestSource
 

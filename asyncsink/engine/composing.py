@@ -104,7 +104,10 @@ def report_of(run: Run, discovery: Discovery | None, dry_run: bool) -> Report:
 
 
 def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
-    """Rule 34: for every top-level source its URL, then its local copy; what failed is left out."""
+    """Rule 34: for every top-level source its URL, then its local copy; what failed is left out.
+
+    With compat="nipype" a source whose name a later one took is listed too (rule 16): the name is there.
+    """
     if discovery is None:
         return []
     entries = discovery.source.entries
@@ -115,7 +118,8 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
     failed = {failure.entry for failure in run.log.failures if failure.stage != "local copy"}
     not_copied = {failure.entry for failure in run.log.failures}
     listed: list[str] = []
-    left_out = {skip.entry for skip in run.log.skips if not skip.already_there} if run.log.skips else set()
+    lists_both = run.settings.routing.compat == "nipype"
+    left_out = {skip.entry for skip in run.log.skips if not (skip.already_there or (lists_both and skip.key))}
     if run.settings.shard.count > 1:
         # The other shards list what they have published.
         ours = {outcome.entry for outcomes in (run.log.receipts, run.log.skips) for outcome in outcomes}

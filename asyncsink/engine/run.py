@@ -316,7 +316,9 @@ class Opening:
     async def _open_local(
         self, exits: AsyncExitStack, target: LocalTarget, threads: CapacityLimiter, *, use_local_key: bool = False
     ) -> LocalDestination:
-        related = self.settings.policies.related_files and use_local_key
+        # A directory that stands in for a bucket has what the bucket would have, and no companions.
+        wanted = use_local_key or target is self.settings.target
+        related = self.settings.policies.related_files and wanted
         destination = LocalDestination(target, limiter=threads, use_local_key=use_local_key, related_files=related)
         exits.push_async_callback(destination.aclose)
         if not self.dry_run:

@@ -1,0 +1,160 @@
+"""From the inputs of a Nipype DataSink to the arguments of an export, with the verdicts of compat="nipype".
+
+The rule numbers are those of DataSink's rules as routing names them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nipype import config
+from nipype.interfaces.base import isdefined
+from nipype.utils.misc import str2bool
+
+from asyncsink.config import OPTION_NAMES
+from asyncsink.errors import ConfigError
+from asyncsink.sources.outputs import OutputsSource
+
+log = logging.getLogger("nipype.interface")
+
+DATASINK_OPTIONS = (
+    "container",
+    "parameterization",
+    "strip_dir",
+    "substitutions",
+    "regexp_substitutions",
+    "remove_dest_dir",
+    "creds_path",
+    "encrypt_bucket_keys",
+    "bucket",
+    "local_copy",
+)
+"""DataSink's own inputs, as far as they are options of an export."""
+
+OUR_OPTIONS = tuple(name for name in OPTION_NAMES if name not in DATASINK_OPTIONS)
+"""What asyncsink adds."""
+
+FILES_WE_WRITE = ("journal", "manifest")
+_OF_S3 = ("creds_path", "encrypt_bucket_keys", "bucket", "local_copy")
+_PATHS = (*FILES_WE_WRITE, "ca_bundle", "parameterization_root")
+_EVENTS = ("trait_added", "trait_modified")
+"""Events of traits, which DataSink takes for outputs where a node with `infields` is copied: on S3 it then fails."""
+_SSE_KINDS = ("", "AES256", "aws:kms", "aws:kms:dsse")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportArguments:
+    """What `asyncsink.export_sync` is called with."""
+
+    outputs: dict[str, Any]
+    base_directory: str
+    options: dict[str, Any]
+
+
+def check_option(name: str, value: object) -> None:
+    """Refuse what must not become an input: Nipype writes inputs to hash files, result files and crash files.
+
+    Raises:
+        ConfigError: `value` is a customer key, which the message does not repeat.
+    """
+    if name == "sse" and isdefined(value) and value is not None and value not in _SSE_KINDS:
+        raise ConfigError(
+            "sse takes 'AES256', 'aws:kms' or 'aws:kms:dsse' here; a customer key would be written to Nipype's hash "
+            "and crash files; use asyncsink.export for that."
+        )
+
+
+def export_arguments(inputs: Any, installed: Mapping[str, Any]) -> ExportArguments:
+    """What a DataSink with these inputs is to export. Looks at the file system: which sources are directories.
+
+    Args:
+        inputs: DataSink's input spec, with or without our options. A name in `inputs._outputs` is an output, whatever
+            it is called.
+        installed: options for every sink; inputs go first.
+
+    Raises:
+        ConfigError: an input cannot be meant as it stands.
+    """
+    named = {name: value for name, value in inputs._outputs.items() if isdefined(value) and name not in _EVENTS}
+    outputs = {name: _as_list(value) for name, value in named.items()}
+    there = set(inputs.copyable_trait_names()).difference(inputs._outputs)
+    given = {name: getattr(inputs, name) for name in (*DATASINK_OPTIONS, *OUR_OPTIONS) if name in there}
+    options = {name: value for name, value in given.items() if isdefined(value)}
+    for name in OUR_OPTIONS:
+        _check_no_output(name, options.get(name))
+    base = inputs.base_directory if isdefined(inputs.base_directory) else ""
+    if _is_s3(base):
+        _drop_what_is_not_there(options)
+    else:
+        base = _local_base(base or ".", options)
+    verdicts = {
+        "compat": "nipype",
+        "on_collision": "last",  # rule 16
+        "on_missing": "error" if _is_s3(base) else "skip",  # rule 7
+        "related_files": True,  # rule 30
+    }
+    if not _is_s3(base) or "local_copy" in options:
+        verdicts["local_copy_mode"] = _local_copy_mode(outputs)
+    return ExportArguments(outputs, base, {**verdicts, **installed, **options})
+
+
+def _is_s3(base: str) -> bool:
+    return base.lower().startswith("s3://")
+
+
+def _as_list(value: object) -> object:
+    """Whatever can be iterated over holds paths (Nipype's ensure_list); what that means for the rest is rule 5."""
+    plain = isinstance(value, (str, bytes, bytearray, os.PathLike, list, tuple, Mapping))
+    return list(value) if isinstance(value, Iterable) and not plain else value
+
+
+def _check_no_output(name: str, value: object) -> None:
+    """An absolute path given to an option that takes none was meant as an output of that name."""
+    if name not in _PATHS and isinstance(value, (str, os.PathLike)) and os.path.isabs(value):
+        raise ConfigError(
+            f"The input {name!r} is an option of asyncsink's, and holds the path {os.fspath(value)!r}; to publish "
+            f"files under that name, make the sink with DataSink(infields=[{name!r}])."
+        )
+
+
+def _drop_what_is_not_there(options: dict[str, Any]) -> None:
+    """Empty values that DataSink ignores, and a missing credentials file, instead of which it asks the environment."""
+    bucket = options.get("bucket")
+    # A Bucket object has its own credentials.
+    creds_path = options.get("creds_path") if not bucket or isinstance(bucket, str) else ""
+    if creds_path and not os.path.exists(creds_path):
+        log.warning("creds_path=%r does not exist; the usual chain of credentials is asked instead.", creds_path)
+        creds_path = ""  # rule 42
+    if not creds_path:
+        options.pop("creds_path", None)
+    if not bucket:
+        options.pop("bucket", None)
+
+
+def _local_base(base: str, options: dict[str, Any]) -> str:
+    """Where a sink without S3 writes: local_copy goes before base_directory, an absolute container before both."""
+    local_copy = options.get("local_copy")
+    for name in _OF_S3:
+        options.pop(name, None)
+    if local_copy == "":
+        raise ConfigError("local_copy is empty; expected a directory (rule 35); leave it undefined instead.")
+    container = options.get("container", "")
+    if container.startswith("/"):
+        del options["container"]  # rule 11
+        return str(container)
+    return str(local_copy or base)
+
+
+def _local_copy_mode(outputs: Mapping[str, Any]) -> str:
+    """Hard links where Nipype's configuration says so, but never for directories (rule 36).
+
+    What edits a file in place inside a published directory would edit its copy too.
+    """
+    if not str2bool(config.get("execution", "try_hard_link_datasink")):
+        return "copy"
+    entries = OutputsSource(outputs, symlinks="follow").entries
+    return "copy" if any(os.path.isdir(entry.path) for entry in entries) else "hardlink"

@@ -1,0 +1,137 @@
+"""Nipype's DataSink on asyncsink: the same inputs, the same `out_file`, the same failures as Nipype sees them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+from nipype.interfaces import io as nio
+from nipype.interfaces.base import isdefined, traits
+
+from asyncsink.adapters.nipype_arguments import (
+    FILES_WE_WRITE,
+    OUR_OPTIONS,
+    ExportArguments,
+    check_option,
+    export_arguments,
+)
+from asyncsink.adapters.nipype_trees import make_empty_directories
+from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError
+from asyncsink.report.report import Report
+from asyncsink.report.wording import inert
+from asyncsink.sink import export_sync
+
+SKIPS_SHOWN = 5
+NipypeDataSink = nio.DataSink
+"""Nipype's own, also where `install()` has put another one in its place."""
+
+log = logging.getLogger("nipype.interface")
+
+
+class Exporting:
+    """What makes a subclass of Nipype's DataSink publish with asyncsink.
+
+    Attributes:
+        report: the Report of the latest run in this process, or None. Copies and pickles of the interface leave it out.
+    """
+
+    inputs: Any
+    report: Report | None = None
+    _installed: Mapping[str, Any] = {}
+
+    def _list_outputs(self) -> dict[str, list[str]]:
+        """Publish, and list what DataSink lists (rule 34). Works in any thread and beside a running event loop.
+
+        Raises:
+            ConfigError, SourceError, TransferError: the run could not start; nothing was sent.
+            ExportFailed: something was not published, or not copied; the message names the first.
+        """
+        arguments = export_arguments(self.inputs, self._installed)
+        report = self.report = _export(arguments)
+        _tell(report)
+        report.raise_for_failures()
+        make_empty_directories(arguments.outputs, arguments.base_directory, arguments.options)
+        return {"out_file": report.out_file}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or pickle of the interface has: every node of a workflow is copied, and written to its folder.
+
+        Raises:
+            ConfigError: `bucket` is a boto3 Bucket, which can be neither copied nor pickled (Nipype's own recurses).
+        """
+        bucket = self.inputs.bucket
+        if isdefined(bucket) and bucket is not None and not isinstance(bucket, str):
+            raise ConfigError(
+                f"bucket is a {type(bucket).__name__} object, which cannot be copied into a workflow; give the "
+                "bucket's name, and what it needs besides: endpoint_url, region, profile or creds_path."
+            )
+        # A report reads from a file of this process.
+        return {name: value for name, value in self.__dict__.items() if name != "report"}
+
+
+class DataSinkInputSpec(nio.DataSinkInputSpec):
+    """DataSink's inputs, and asyncsink's options as further ones (see `asyncsink.ExportOptions`).
+
+    A name that `infields` lists is an output, also where it is the name of one of our options. A relative `manifest` or
+    `journal` is written to the folder of each node, so that sinks made by iterables do not share one.
+    """
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        """As Nipype's: what is no input becomes an output.
+
+        Raises:
+            ConfigError: a customer key is given for `sse`.
+        """
+        if key not in self._outputs:
+            check_option(key, value)
+        super().__setattr__(key, value)
+
+
+for _name in OUR_OPTIONS:
+    DataSinkInputSpec.add_class_trait(
+        _name,
+        traits.Any(desc=f"asyncsink's option; see asyncsink.ExportOptions: {_name}", nohash=_name in FILES_WE_WRITE),
+    )
+
+
+class DataSink(Exporting, nio.DataSink):
+    """Publishes workflow outputs to S3 or to a directory; to be used like `nipype.interfaces.io.DataSink`.
+
+        sink = Node(DataSink(base_directory="s3://bucket/prefix", encrypt_bucket_keys=True), name="sink")
+        workflow.connect(realigner, "realigned_files", sink, "motion")
+        workflow.connect(contrasts, "con_images", sink, "contrasts.@con")
+
+    On every input with which Nipype's DataSink succeeds without losing or misplacing data, keys, bytes, local files and
+    `out_file` are the same. What differs: several files travel at once; an unchanged file of any size is not sent
+    again; every object is confirmed by its checksum; what cannot be published raises before anything is sent, or fails
+    the node with a sentence.
+    """
+
+    input_spec = DataSinkInputSpec
+
+
+def _export(arguments: ExportArguments) -> Report:
+    options = arguments.options
+    try:
+        return export_sync(arguments.outputs, arguments.base_directory, **options)
+    except CredentialsError as error:
+        if any(options.get(name) for name in ("anonymous", "creds_path", "profile", "bucket")):
+            raise
+        log.warning("%s The bucket is tried without, as DataSink does (rule 45).", error)
+        try:
+            return export_sync(arguments.outputs, arguments.base_directory, **{**options, "anonymous": True})
+        except AsyncSinkError:
+            raise error from None
+
+
+def _tell(report: Report) -> None:
+    log.info("%s", report.headline())
+    for notice in report.notices:
+        log.info("%s", notice)
+    left_out = list(islice((skip for skip in report.skips if not skip.already_there), SKIPS_SHOWN + 1))
+    for skip in left_out[:SKIPS_SHOWN]:
+        log.warning("Not published: %r (%s).", skip.source, inert(skip.reason))
+    if len(left_out) > SKIPS_SHOWN:
+        log.warning("Not published: and more; the report of the interface, or a manifest, has them all.")
