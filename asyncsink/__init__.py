@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ConfigError,
         CredentialsError,
         ExportFailed,
+        GrabFailed,
         IntegrityError,
         InvalidKey,
         JournalError,
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
         SourceUnreadable,
         TransferError,
     )
+    from asyncsink.grabber import S3Grabber, grab, grab_sync
+    from asyncsink.grabbing.options import GrabOptions
+    from asyncsink.grabbing.report import GrabReport
     from asyncsink.model import Checksum, Failure, Finished, LimitChanged, Notice, Planned, Receipt, Skip, Started
     from asyncsink.report.report import Report
     from asyncsink.sink import AsyncSink, export, export_directory, export_sync
@@ -49,6 +53,7 @@ _HOMES = {
         "ConfigError",
         "CredentialsError",
         "ExportFailed",
+        "GrabFailed",
         "IntegrityError",
         "InvalidKey",
         "JournalError",
@@ -62,6 +67,9 @@ _HOMES = {
         "SourceUnreadable",
         "TransferError",
     ),
+    "asyncsink.grabber": ("S3Grabber", "grab", "grab_sync"),
+    "asyncsink.grabbing.options": ("GrabOptions",),
+    "asyncsink.grabbing.report": ("GrabReport",),
     "asyncsink.model": (
         "Checksum",
         "Failure",
