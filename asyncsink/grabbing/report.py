@@ -9,7 +9,7 @@ from typing import Any
 
 from asyncsink.errors import GrabFailed
 from asyncsink.model import Failure, Receipt, Skip
-from asyncsink.report.counts import failure_as_dict
+from asyncsink.report.counts import Counts, failure_as_dict
 from asyncsink.report.outcomes import OutcomeLog, OutcomeView
 from asyncsink.report.wording import count, duration, failure_line, inert, size
 
@@ -86,7 +86,7 @@ class GrabReport:
         return {
             "source": self.source,
             "directory": self.directory,
-            **counts_as_dict(self.log),
+            **counts_as_dict(self.log.counts),
             "elapsed_seconds": self.elapsed_seconds,
             "requests": self.requests,
             "retries": self.retries,
@@ -129,9 +129,8 @@ class GrabReport:
         )
 
 
-def counts_as_dict(log: OutcomeLog) -> dict[str, Any]:
+def counts_as_dict(counts: Counts) -> dict[str, Any]:
     """The counts of a grab, under the names that `--json` prints."""
-    counts = log.counts
     return {
         "objects_total": counts.objects_total,
         "objects_fetched": counts.objects_uploaded,

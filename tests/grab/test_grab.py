@@ -132,9 +132,8 @@ async def test_the_objects_time_is_the_files(
 ) -> None:
     put({"k": b"x"})
     await asyncsink.grab(f"s3://{bucket}", tmp_path, **options)
-    assert int((tmp_path / "k").stat().st_mtime) == int(
-        s3.head_object(Bucket=bucket, Key="k")["LastModified"].timestamp()
-    )
+    modified = s3.head_object(Bucket=bucket, Key="k")["LastModified"]
+    assert int((tmp_path / "k").stat().st_mtime) == int(modified.timestamp())
 
 
 # Templates
@@ -169,9 +168,9 @@ async def test_outputs_in_the_shapes_of_s3datagrabber(
         "first": [paths("01", "anat", 1)[0], paths("02", "anat", 1)[0]],
         "all": paths("02", "anat", 1, 2, 10),
     }
-    expected = {
-        k.removeprefix("ds/"): v for k, v in COHORT.items() if "anat" not in k or "sub-02" in k or "run-1." in k
-    }
+    wanted = {k: v for k, v in COHORT.items() if "anat" not in k or "sub-02" in k or "run-1." in k}
+    expected = {key.removeprefix("ds/"): body for key, body in wanted.items()}
+
     assert tree_of(tmp_path) == expected
 
 
