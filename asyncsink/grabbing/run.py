@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import anyio
@@ -27,6 +28,7 @@ from asyncsink.grabbing.staging import Staging
 from asyncsink.grabbing.wanted import Wanted, check_relative
 from asyncsink.model import Event, Skip, Started
 from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.operations import ListedObject, ListObjects
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import S3Stack, open_stack
@@ -71,6 +73,7 @@ class GrabRun:
         Cancelled, it waits for the threads at work and records what is done; a later run continues large objects.
         """
         started = self._clock()
+        await self._take_over_bucket()
         settings = self._settings.settings
         try:
             async with open_stack(
@@ -94,6 +97,14 @@ class GrabRun:
             self._send.close()
             self._receive.close()
             self._events.close()
+
+    async def _take_over_bucket(self) -> None:
+        """A caller's own bucket replaces the source's (Nipype rule 24)."""
+        settings = self._settings.settings
+        if settings.caller_bucket is not None:
+            name = (await bucket_settings(settings.caller_bucket)).name
+            target = replace(self._settings.target, bucket=name)
+            self._settings = replace(self._settings, settings=replace(settings, target=target))
 
     async def _find(self, stack: S3Stack) -> tuple[Matches | None, ListedObject | None]:
         """One request that proves bucket and credentials; then what the templates match, or the one object named."""

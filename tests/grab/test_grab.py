@@ -263,6 +263,23 @@ async def test_a_directory_in_the_way_and_a_file_in_the_way(
     assert (tmp_path / "t" / "good").read_bytes() == b"y"
 
 
+async def test_a_callers_own_bucket(options: dict[str, Any], bucket: str, put: Put, s3: Any, tmp_path: Path) -> None:
+    import boto3
+
+    put({"p/k": b"x"})
+    own = boto3.resource(
+        "s3",
+        endpoint_url=options["endpoint_url"],
+        region_name="us-east-1",
+        aws_access_key_id=os.environ["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=os.environ["AWS_SECRET_ACCESS_KEY"],
+    ).Bucket(bucket)
+    report = await asyncsink.grab("s3://another/p", tmp_path, bucket=own)
+    assert (tmp_path / "k").read_bytes() == b"x"
+    assert [r.source for r in report.receipts] == [f"s3://{bucket}/p/k"]
+    own.meta.client.close()
+
+
 def test_grab_sync_and_inside_a_running_loop(options: dict[str, Any], bucket: str, put: Put, tmp_path: Path) -> None:
     import asyncio
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,9 @@ from typing import Any
 import pytest
 
 from asyncsink.cli.main import main
+from asyncsink.config import MIB
 from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.testing.object_peer import ObjectPeer
 
 Put = Callable[..., None]
 Run = Callable[..., tuple[int, str, str]]
@@ -77,3 +83,32 @@ def test_a_failure_ends_with_1(run: Run, bucket: str, put: Put, tmp_path: Path) 
     assert code == 1
     assert json.loads(out)["objects_failed"] == 1
     assert "is a directory and a file was expected" in err
+
+
+@pytest.mark.anyio
+async def test_interrupted_it_ends_with_130_and_goes_on_later(tmp_path: Path, tree_of: Any) -> None:
+    large = os.urandom(17 * MIB)
+    environment = os.environ | {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "of-nobody", "TERM": "dumb"}
+    async with ObjectPeer({"large": large, "small": b"s"}) as peer:
+        given = ("s3://bucket", tmp_path / "t", "--endpoint-url", peer.endpoint_url, "--region", "us-east-1", "--json")
+        command = [sys.executable, "-W", "error", "-m", "asyncsink.cli.main", "grab", *map(str, given)]
+
+        async def start() -> asyncio.subprocess.Process:
+            pipe = asyncio.subprocess.PIPE
+            return await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=environment)
+
+        peer.hold = {8 * MIB}
+        process = await start()
+        await peer.held.wait()
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+        assert process.returncode == 130
+        assert json.loads(out)["interrupted"] is True
+        assert "Run the same command again" in err.decode()
+        assert "Traceback" not in err.decode()
+        assert not (tmp_path / "t" / "large").exists()
+        peer.hold = set()
+        process = await start()
+        out, _ = await process.communicate()
+        assert (process.returncode, json.loads(out)["objects_failed"]) == (0, 0)
+    assert tree_of(tmp_path / "t") == {"large": large, "small": b"s"}
