@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ConfigError,
         CredentialsError,
         ExportFailed,
+        GrabFailed,
         IntegrityError,
         InvalidKey,
         JournalError,
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
         SourceUnreadable,
         TransferError,
     )
+    from asyncsink.grabber import S3Grabber, grab, grab_sync
+    from asyncsink.grabbing.options import GrabOptions
+    from asyncsink.grabbing.report import GrabReport
     from asyncsink.model import Checksum, Failure, Finished, LimitChanged, Notice, Planned, Receipt, Skip, Started
     from asyncsink.option_names import ExportOptions
     from asyncsink.report.report import Report
@@ -52,6 +56,7 @@ _HOMES = {
         "ConfigError",
         "CredentialsError",
         "ExportFailed",
+        "GrabFailed",
         "IntegrityError",
         "InvalidKey",
         "JournalError",
@@ -65,6 +70,9 @@ _HOMES = {
         "SourceUnreadable",
         "TransferError",
     ),
+    "asyncsink.grabber": ("S3Grabber", "grab", "grab_sync"),
+    "asyncsink.grabbing.options": ("GrabOptions",),
+    "asyncsink.grabbing.report": ("GrabReport",),
     "asyncsink.model": (
         "Checksum",
         "Failure",

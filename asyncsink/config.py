@@ -286,3 +286,8 @@ class Settings:
     shard: Shard = Shard()
     caller_bucket: Any = None
     """A boto3 or aioboto3 Bucket whose client settings are taken over (rule 47), or None."""
+
+    @property
+    def walk_compat(self) -> Compat:
+        """How directories are walked: DataSink leaves links to directories out on S3, and follows them locally (27)."""
+        return "strict" if isinstance(self.target, LocalTarget) else self.routing.compat

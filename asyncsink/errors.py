@@ -18,7 +18,8 @@
     │                          PartsRefused, ObjectMissing
     ├ IntegrityError           .expected .actual
     ├ JournalError             stops the run
-    └ ExportFailed             .report holds every Failure
+    ├ ExportFailed             .report holds every Failure
+    └ GrabFailed               .report likewise
 
 One file's failure is a value in the report. Only a ConfigError, a JournalError or a bug stops a run; an error that
 is raised before the first byte is sent also carries `.problems`, the other faults found in the same look.
@@ -216,6 +217,14 @@ class IntegrityError(AsyncSinkError):
 
 class JournalError(AsyncSinkError):
     """The journal cannot be read or written; the run stops."""
+
+
+class GrabFailed(AsyncSinkError):
+    """Something was not grabbed. `report` holds every Failure."""
+
+    def __init__(self, message: str, *, report: object) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class ExportFailed(AsyncSinkError):

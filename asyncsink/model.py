@@ -233,7 +233,7 @@ UploadStep = UploadCreating | UploadOpened | UploadPartStored | UploadCompleting
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Published, and confirmed.
+    """Published, and confirmed. Of a grab: `source` is the object's "s3://bucket/key", `url` the file's path.
 
     Attributes:
         source: absolute path of the file.
@@ -286,7 +286,7 @@ class Skip:
     entry: int = 0
 
 
-FailureStage = Literal["source", "routing", "upload", "local copy"]
+FailureStage = Literal["source", "routing", "upload", "local copy", "download"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from nipype import config
 from nipype.interfaces.base import isdefined
 from nipype.utils.misc import str2bool
 
-from asyncsink.config import OPTION_NAMES
 from asyncsink.errors import ConfigError
+from asyncsink.option_names import OPTION_NAMES
 from asyncsink.sources.outputs import OutputsSource
 
 log = logging.getLogger("nipype.interface")

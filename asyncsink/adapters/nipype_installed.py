@@ -10,8 +10,8 @@ from nipype.interfaces import io as nio
 
 from asyncsink.adapters.nipype_arguments import OUR_OPTIONS, check_option
 from asyncsink.adapters.nipype_datasink import Exporting, NipypeDataSink
-from asyncsink.config import ExportOptions, check_option_names
 from asyncsink.errors import ConfigError
+from asyncsink.option_names import ExportOptions, check_option_names
 
 
 class DataSink(Exporting, NipypeDataSink):

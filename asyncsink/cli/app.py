@@ -80,6 +80,19 @@ def _export(source: str, destination: str, given: dict[str, Any], *, dry_run: bo
     return export_command(source, destination, given, dry_run=dry_run, output=_output(given))
 
 
+@app.command(epilog="Example: asyncsink grab s3://my-bucket/raw data --template 'sub-0[1-3]/func/.*'")
+@flags.takes(flags.Templates, flags.Connection, flags.CustomerKey, flags.Transfers, flags.Output)
+def grab(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="s3://bucket/prefix, or a single object.")],
+    directory: Annotated[str, typer.Argument(metavar="DIRECTORY", help="Where the files go, without the prefix.")],
+    **given: Any,
+) -> int:
+    """Bring objects from S3 into DIRECTORY. What is here already with the same content is not received again."""
+    from asyncsink.cli.grab import grab_command
+
+    return grab_command(source, directory, given, output=_output(given))
+
+
 @app.command(epilog="Example: asyncsink verify study.jsonl --read-back")
 @flags.takes(flags.Connection, flags.CustomerKey, flags.Output)
 def verify(

@@ -16,6 +16,7 @@ F = TypeVar("F", bound=Callable[..., int])
 _CONNECTION = "Connection and credentials"
 _KEYS = "Names of the objects"
 _OBJECTS = "What every object is given"
+_TEMPLATES = "Which objects (all below SOURCE without a template)"
 _POLICY = "What to do when"
 _LOCAL = "Local copy and records"
 _SPEED = "Speed and memory"
@@ -135,6 +136,33 @@ class Objects:
     ] = None
 
 
+class Templates:
+    """Which objects: S3DataGrabber's templates."""
+
+    template: Annotated[
+        Text, _text("--template", "PATTERN", "Regular expression of the keys below SOURCE, with %s.", _TEMPLATES)
+    ] = None
+    field_template: Annotated[
+        list[str] | None,
+        _text("--field-template", "FIELD=PATTERN", "The template of one output; repeatable.", _TEMPLATES),
+    ] = None
+    template_args: Annotated[
+        Text,
+        _text("--template-args", "JSON", """What fills the %s: {"func": [["subject", "run-1"]]}.""", _TEMPLATES),
+    ] = None
+    infield: Annotated[
+        list[str] | None,
+        _text("--infield", "NAME=VALUE", "Value for an argument NAME; one name given again makes a list.", _TEMPLATES),
+    ] = None
+    glob: Annotated[bool, _flag("--glob", "Templates are globs: *, ?, [abc], and ** for any folders.", _TEMPLATES)] = (
+        False
+    )
+    match_start: Annotated[
+        bool, _flag("--match-start", "A template need only match the key's beginning.", _TEMPLATES)
+    ] = False
+    allow_empty: Annotated[bool, _flag("--allow-empty", "A template without objects is no error.", _TEMPLATES)] = False
+
+
 class Policies:
     """What to do where more than one thing would be reasonable."""
 
@@ -205,8 +233,8 @@ class Records:
     ] = False
 
 
-class Speed:
-    """Limits. The defaults adapt."""
+class Transfers:
+    """Limits of requests and memory. The defaults adapt."""
 
     concurrency: Annotated[
         Text, _text("--concurrency", "N", "Requests at the same time: a number, or auto (default).", _SPEED)
@@ -224,6 +252,11 @@ class Speed:
     bandwidth: Annotated[
         Text, _text("--bandwidth", "SIZE", "Most bytes sent in a second, such as 50MB (default no limit).", _SPEED)
     ] = None
+
+
+class Speed(Transfers):
+    """These, and how many share the work."""
+
     processes: Annotated[
         Text,
         _text("--processes", "N", "Processes that share the work (default 1), or auto: as many as pay.", _SPEED),

@@ -27,8 +27,9 @@ from asyncsink.config import LocalTarget
 from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored, Unknown
 from asyncsink.destinations.local_errors import shown, translated
 from asyncsink.destinations.local_files import PIECE_BYTES, make_directories, usual_mode
+from asyncsink.destinations.local_places import real_parent
 from asyncsink.destinations.local_publication import Publication, publish_companions
-from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, IntegrityError
+from asyncsink.errors import AsyncSinkError, ConfigError, IntegrityError
 from asyncsink.integrity.checksums import Digester
 from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
 from asyncsink.s3.part_plan import PartPlan
@@ -225,25 +226,10 @@ class LocalDestination:
 
     def _resolve(self, transfer: Transfer) -> str:
         """The path with every link in its parents followed; it lies below the directory."""
-        relative = self._relative(transfer)
-        if "\0" in relative or any(part in ("", ".", "..") for part in relative.split("/")):
-            raise AccessDenied(
-                f"{relative!r} is no path below {shown(self._target.directory)}; give a key without empty parts, "
-                "'.', '..' and NUL.",
-                transfer=transfer,
-                operation="local copy",
-            )
+        directory = self._target.directory
         if not self._real_root:
-            self._real_root = os.path.realpath(self._target.directory)
-        parent, name = os.path.split(self.url(transfer))
-        parent = os.path.realpath(parent)
-        if os.path.commonpath((parent, self._real_root)) != self._real_root:
-            raise AccessDenied(
-                f"{shown(self.url(transfer))} would be written outside {shown(self._target.directory)}, to "
-                f"{shown(parent)}; remove the symbolic link on the way.",
-                transfer=transfer,
-                operation="local copy",
-            )
+            self._real_root = os.path.realpath(directory)
+        parent, name = real_parent(directory, self._real_root, self._relative(transfer), transfer)
         return os.path.join(parent, name)
 
     def _place(self, transfer: Transfer) -> str:

@@ -114,9 +114,10 @@ class TemporaryFile:
     A call that comes after either raises UploadMissing.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, path: str = "") -> None:
+        """Becomes `target`; until then it is at `path`, on the same file system, or beside the target."""
         self._target = target
-        self.path = temporary_path(target)
+        self.path = path or temporary_path(target)
         self._descriptor = -1
         self._ended = False
         self._in_use = 0

@@ -25,7 +25,8 @@ from asyncsink.integrity.checksums import Digester, is_composite
 from asyncsink.model import Checksum, Failure, Planned, Receipt, Skip
 from asyncsink.options import parse_options
 from asyncsink.report.manifest import ManifestEnd, ManifestRecord, read_manifest
-from asyncsink.s3.operations import GetObject, HeadObject, ListObjects, ObjectHead
+from asyncsink.s3.get_object import GetObject
+from asyncsink.s3.operations import HeadObject, ListObjects, ObjectHead
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX, RetryingTransport
 from asyncsink.s3.stack import open_stack
 from asyncsink.s3.transport import Transport

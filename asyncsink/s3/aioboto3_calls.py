@@ -20,6 +20,7 @@ from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, is_composite
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.s3 import operations as o
 from asyncsink.s3.body import request_body
+from asyncsink.s3.get_object import GetObject, ObjectData
 
 Parameters = dict[str, Any]
 Progress = Callable[[int], None]
@@ -151,9 +152,9 @@ def _head(op: o.HeadObject, _: Progress) -> Parameters:
     return parameters
 
 
-def _get(op: o.GetObject, _: Progress) -> Parameters:
-    parameters = {"Key": op.key, **customer_key(op.sse_customer_key)}
-    if op.length:
+def _get(op: GetObject, _: Progress) -> Parameters:
+    parameters = {"Key": op.key, "ChecksumMode": "ENABLED", **customer_key(op.sse_customer_key)}
+    if not op.whole:
         parameters["Range"] = f"bytes={op.offset}-{op.offset + op.length - 1}"
     if op.if_match:
         parameters["IfMatch"] = f'"{op.if_match}"'
@@ -307,8 +308,21 @@ def _created(_: Any, answer: Mapping[str, Any]) -> o.UploadCreated:
     return o.UploadCreated(upload_id=answer["UploadId"])
 
 
-def _got(_: o.GetObject, answer: Mapping[str, Any]) -> o.ObjectData:
-    return o.ObjectData(data=answer["Body"], etag=plain_etag(answer))
+def _got(op: GetObject, answer: Mapping[str, Any]) -> ObjectData:
+    if op.whole and len(answer["Body"]) != op.length:
+        raise ServerFault(
+            f"{op.name} of {op.key} was answered with {len(answer['Body']):,} bytes; {op.length:,} were expected.",
+            operation=op.name,
+            status=200,
+        )
+    return ObjectData(
+        data=answer["Body"],
+        etag=plain_etag(answer),
+        checksums=checksums_of(answer),
+        composite=has_composite(answer),
+        version_id=answer.get("VersionId") or "",
+        sse=plain_sse(answer),
+    )
 
 
 CALLS: Final[dict[type[Any], Call]] = {
@@ -318,7 +332,7 @@ CALLS: Final[dict[type[Any], Call]] = {
     o.CompleteMultipartUpload: Call("complete_multipart_upload", _complete, _completed),
     o.AbortMultipartUpload: Call("abort_multipart_upload", _abort, _done),
     o.HeadObject: Call("head_object", _head, _headed),
-    o.GetObject: Call("get_object", _get, _got),
+    GetObject: Call("get_object", _get, _got),
     o.ListObjects: Call("list_objects_v2", _list, _listed),
     o.ListParts: Call("list_parts", _list_parts, _parts_listed),
     o.ListMultipartUploads: Call("list_multipart_uploads", _list_uploads, _uploads_listed),

@@ -31,15 +31,10 @@ from asyncsink.s3.body import SLICE_BYTES, WatchedBody
 from asyncsink.s3.client import error_from_opening, find_credentials, open_client
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.error_map import error_from_answer, one_line
+from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.mute_heads import is_mute, reason_of
-from asyncsink.s3.operations import (
-    AbortMultipartUpload,
-    CompleteMultipartUpload,
-    Done,
-    GetObject,
-    Operation,
-    Response,
-)
+from asyncsink.s3.operations import AbortMultipartUpload, CompleteMultipartUpload, Done, Operation, Response
+from asyncsink.s3.ranges import check_range
 from asyncsink.s3.resigning import Resigner
 
 R = TypeVar("R", bound=Response)
@@ -161,23 +156,18 @@ class Aioboto3Transport:
             answer["Body"] = await self._read_body(operation, answer, watchdog)
         return call.response(operation, answer)
 
-    async def _read_body(self, operation: GetObject, answer: Any, watchdog: Watchdog) -> bytes:
-        pieces: list[bytes] = []
-        missing = operation.length
+    async def _read_body(self, operation: GetObject, answer: Any, watchdog: Watchdog) -> memoryview:
+        into = operation.into if operation.into is not None else memoryview(bytearray(operation.length))
+        received = 0
         # Its own `async with` gives aiohttp's response, whose reads botocore's would no longer check.
         stream = answer["Body"]
         async with stream:
-            if missing and operation.offset and not answer.get("ContentRange"):
-                raise PermanentError(
-                    f"GetObject of s3://{self._bucket}/{operation.key} failed: the server sent the whole object "
-                    "instead of the range that was asked for; read it in one piece.",
-                    operation=operation.name,
-                )
-            while missing > 0 and (piece := await stream.read(min(missing, SLICE_BYTES))):
-                pieces.append(piece)
-                missing -= len(piece)
+            check_range(operation, self._bucket, answer.get("ContentRange") or "", answer.get("ContentLength"))
+            while piece := await stream.read(min(operation.length - received, SLICE_BYTES)):
+                into[received : received + len(piece)] = piece
+                received += len(piece)
                 watchdog.moved()
-        return b"".join(pieces)
+        return into[:received]
 
     def _translate(self, operation: Operation[Any], error: Exception, watchdog: Watchdog) -> AsyncSinkError | None:
         """The error of ours that an exception means, or None where it is a bug that must be seen as it is."""

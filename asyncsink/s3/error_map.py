@@ -90,6 +90,8 @@ BY_CODE: Final[dict[str, tuple[type[AsyncSinkError], str]]] = {
     "NoSuchKey": (ObjectMissing, "Check the key."),
     "NoSuchVersion": (ObjectMissing, "Check the version id."),
     "NotFound": (ObjectMissing, "Check the key."),
+    "InvalidObjectState": (PermanentError, "The object is archived: restore it first (S3 API, RestoreObject)."),
+    "InvalidRange": (PermanentError, "The object is shorter than it was: look at it again."),
     "PreconditionFailed": (PreconditionFailed, "The object under the key was changed by somebody else."),
     "EntityTooLarge": (EntityTooLarge, "Split the file, or use a server that stores larger objects."),
     "QuotaExceeded": (DestinationFull, "Free some space or raise the quota."),

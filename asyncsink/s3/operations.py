@@ -95,14 +95,6 @@ class ObjectHead(Response):
     parts_count: int | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class ObjectData(Response):
-    """Answer to GetObject: the bytes asked for, and the ETag of the object they came from."""
-
-    data: bytes
-    etag: str = ""
-
-
 @dataclass(slots=True, frozen=True)
 class ListedObject:
     """One object of a listing; `etag` without quotes, `last_modified` timezone-aware."""
@@ -342,19 +334,6 @@ class HeadObject(Operation[ObjectHead]):
     name: ClassVar[str] = "HeadObject"
     key: str
     part_number: int | None = None
-    version_id: str = ""
-    sse_customer_key: Any = None
-
-
-@dataclass(slots=True, frozen=True, kw_only=True)
-class GetObject(Operation[ObjectData]):
-    """`length` bytes from `offset`; `if_match` (an ETag) guards against a replaced object."""
-
-    name: ClassVar[str] = "GetObject"
-    key: str
-    offset: int = 0
-    length: int
-    if_match: str = ""
     version_id: str = ""
     sse_customer_key: Any = None
 

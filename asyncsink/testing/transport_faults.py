@@ -11,14 +11,8 @@ import pytest
 
 from asyncsink.config import MIB
 from asyncsink.errors import ConnectionLost, ObjectMissing, ServerFault, Stalled, Throttled
-from asyncsink.s3.operations import (
-    CompletedPart,
-    CompleteMultipartUpload,
-    GetObject,
-    HeadObject,
-    ListObjects,
-    PutObject,
-)
+from asyncsink.s3.get_object import GetObject
+from asyncsink.s3.operations import CompletedPart, CompleteMultipartUpload, HeadObject, ListObjects, PutObject
 from asyncsink.testing.faulty_peers import CannedPeer, Gate, SilentPeer
 from asyncsink.testing.transport_kit import IMPATIENT, OpenTransport, canned, crc64
 

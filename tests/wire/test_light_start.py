@@ -23,7 +23,7 @@ from asyncsink.s3.lazy import LazyTransport
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CreateMultipartUpload,
-    GetObject,
+    DeleteObject,
     HeadObject,
     ListMultipartUploads,
     ListObjects,
@@ -316,7 +316,6 @@ async def test_the_sdk_is_opened_by_the_first_operation_that_needs_it(
     created = await both.transport.send(CreateMultipartUpload(key="in parts"))
     await both.transport.send(AbortMultipartUpload(key="in parts", upload_id=created.upload_id))
     assert opened == []
-    found = await asyncio.gather(*(both.transport.send(GetObject(key="k", length=1)) for _ in range(5)))
-    assert [each.data for each in found] == [b"x"] * 5
+    await asyncio.gather(*(both.transport.send(DeleteObject(key="k")) for _ in range(5)))
     assert opened == [bucket]
     await both.transport.aclose()

@@ -15,7 +15,9 @@ from typing import Any, Final
 from asyncsink.errors import AsyncSinkError, ClockSkew, ServerFault
 from asyncsink.s3.aioboto3_calls import CALLS, HEADER_ALGORITHMS, http_date, plain_etag
 from asyncsink.s3.error_map import error_from_answer, one_line
+from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.operations import HeadObject, ObjectStored, PutObject, Response, UploadPart
+from asyncsink.s3.ranges import check_range
 from asyncsink.s3.wire.multipart_calls import BOOKKEEPING, told_by
 from asyncsink.s3.wire.requests import HotOperation, ObjectOperation
 
@@ -61,11 +63,13 @@ class Answer:
         status: of the final answer, 200 to 999.
         headers: lower-case names; of a repeated header the last one.
         body: without transfer coding.
+        data: the body instead, where it was received into a buffer of the caller's.
     """
 
     status: int
     headers: dict[bytes, bytes]
     body: bytes
+    data: memoryview | None = None
 
 
 def response_of(operation: ObjectOperation, answer: Answer) -> Response:
@@ -85,6 +89,8 @@ def response_of(operation: ObjectOperation, answer: Answer) -> Response:
             told[known] = _text(value)
     if isinstance(operation, HeadObject):
         _add_head(operation, answer, told)
+    elif isinstance(operation, GetObject):
+        told["Body"] = answer.data
     return CALLS[type(operation)].response(operation, told)
 
 
@@ -102,6 +108,11 @@ def _as_sent(operation: ObjectOperation, answer: Answer) -> ObjectStored | None:
         version_id=_header(answer, b"x-amz-version-id"),
         sse=_header(answer, _SSE) or ("customer" if headers.get(_SSE_C) else ""),
     )
+
+
+def check_answered_range(operation: GetObject, bucket: str, answer: Answer) -> None:
+    """Refuse an answer that holds other bytes than those that were asked for; raises as `ranges.check_range`."""
+    check_range(operation, bucket, _header(answer, b"content-range"), _number(answer, b"content-length"))
 
 
 def is_error(answer: Answer) -> bool:

@@ -49,6 +49,7 @@ class Connection(asyncio.BufferedProtocol):
         self._held = False
         self._reader = AnswerReader()
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._room: memoryview | None = None
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Answer] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -76,7 +77,13 @@ class Connection(asyncio.BufferedProtocol):
         return self._answer is not None and not self._answer.done()
 
     async def exchange(
-        self, head: bytes, body: ByteBody, *, bodiless: bool, answer_bytes_max: int = ANSWER_BYTES_MAX
+        self,
+        head: bytes,
+        body: ByteBody,
+        *,
+        bodiless: bool,
+        answer_bytes_max: int = ANSWER_BYTES_MAX,
+        into: memoryview | None = None,
     ) -> Answer:
         """Send a request and wait for the whole answer.
 
@@ -85,6 +92,7 @@ class Connection(asyncio.BufferedProtocol):
             body: sent after it; not to be changed until the exchange ended.
             bodiless: the answer has no body whatever its headers say (HEAD).
             answer_bytes_max: of the whole answer.
+            into: where the body of a 2xx answer is received; written to until the exchange ended, and not after.
 
         Raises:
             ExchangeError: there is none, or it is broken. The connection is closed.
@@ -95,7 +103,7 @@ class Connection(asyncio.BufferedProtocol):
             raise ExchangeError("the server hung up before it answered", unanswered=True)
         answer: asyncio.Future[Answer] = self._loop.create_future()
         self._answer = answer
-        self._reader.begin(bodiless=bodiless, bytes_max=answer_bytes_max)
+        self._reader.begin(bodiless=bodiless, bytes_max=answer_bytes_max, into=into)
         self._refused = False
         self._mark = None
         self._handed, self._unhanded = 0, len(body)
@@ -210,7 +218,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop names it
         """Where the next bytes go."""
-        return self._buffer
+        self._room = self._reader.room if self._busy else None
+        return self._buffer if self._room is None else self._room
 
     def buffer_updated(self, nbytes: int) -> None:
         """Read; a server that speaks without being asked says good-bye, or cannot count."""
@@ -218,7 +227,11 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
             return
         try:
-            self._reader.feed(self._buffer[:nbytes])
+            if self._room is not None:
+                self._room = None
+                self._reader.received_into_room(nbytes)
+            else:
+                self._reader.feed(self._buffer[:nbytes])
         except ExchangeError as error:
             self.fail(error)
             return

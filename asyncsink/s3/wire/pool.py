@@ -84,13 +84,14 @@ class Pool:
         once: bool = False,
         patient: bool = False,
         urgent: bool = False,
+        into: memoryview | None = None,
     ) -> Answer:
         """Send a request over an idle connection, or a new one, and return the answer.
 
         A request on an idle connection that the server had just closed is sent once more, on a new one.
 
         Args:
-            head, body, bodiless, answer_bytes_max: see `Connection.exchange`.
+            head, body, bodiless, answer_bytes_max, into: see `Connection.exchange`.
             once: never send it a second time; only a connection that was in use a moment ago, or a new one, will do.
             patient: it is Stalled after complete_seconds without a byte, not after stall_seconds.
             urgent: it does not wait for its turn where the bandwidth is limited; others wait the longer.
@@ -109,7 +110,9 @@ class Pool:
         if connection is not None:
             connection.stall_seconds = seconds
             try:
-                answer = await connection.exchange(head, body, bodiless=bodiless, answer_bytes_max=answer_bytes_max)
+                answer = await connection.exchange(
+                    head, body, bodiless=bodiless, answer_bytes_max=answer_bytes_max, into=into
+                )
             except ExchangeError as failure:
                 if once or not failure.unanswered:
                     raise
@@ -120,7 +123,7 @@ class Pool:
                 return answer
         connection = await self._connect()
         connection.stall_seconds = seconds
-        answer = await connection.exchange(head, body, bodiless=bodiless, answer_bytes_max=answer_bytes_max)
+        answer = await connection.exchange(head, body, bodiless=bodiless, answer_bytes_max=answer_bytes_max, into=into)
         self._give_back(connection)
         return answer
 

@@ -46,6 +46,9 @@ class AnswerReader:
         self._body: list[bytes] = []
         self._interim = 0
         self._bodiless = False
+        self._into: memoryview | None = None
+        self._filled = 0
+        self._unparsed = 0
         self._bytes_max = ANSWER_BYTES_MAX
         self.answer: Answer | None = None
         """The whole answer, once it is there."""
@@ -59,10 +62,20 @@ class AnswerReader:
     def __repr__(self) -> str:
         return f"<AnswerReader: {self.received} bytes, status {self.status}>"
 
-    def begin(self, *, bodiless: bool, bytes_max: int = ANSWER_BYTES_MAX) -> None:
+    @property
+    def room(self) -> memoryview | None:
+        """Where the next bytes may be received without being fed: what is left of a body with a length."""
+        if not self._unparsed or self._into is None:
+            return None
+        return self._into[self._filled : self._filled + self._unparsed]
+
+    def begin(self, *, bodiless: bool, bytes_max: int = ANSWER_BYTES_MAX, into: memoryview | None = None) -> None:
         """Wait for the next answer, of `bytes_max` at most; it has no body whatever its headers say where `bodiless`
-        (HEAD).
+        (HEAD). The body of a 2xx answer is received `into` a buffer, where one is given; one that does not fit is not
+        waited for.
         """
+        self._into = into
+        self._filled = self._unparsed = 0
         self._bytes_max = bytes_max
         self._headers, self._body = {}, []
         self._interim = self.status = self.received = 0
@@ -90,14 +103,25 @@ class AnswerReader:
             if self.answer is None:
                 text = one_line(str(error)) if isinstance(error, HttpParserError) else "another protocol"
                 raise ExchangeError(f"the answer is no HTTP answer that is understood ({text})") from error
-        if self.answer is not None:
+        if self.answer is not None and self._bytes_max:
             return
         if self._interim > INTERIM_ANSWERS_MAX:
             raise ExchangeError(f"there were {self._interim} interim answers and no final one", ServerFault)
         if not self.status and self.received > HEAD_BYTES_MAX:
             raise ExchangeError(f"the answer's headers are longer than {HEAD_BYTES_MAX} bytes", ServerFault)
+        if not self._bytes_max:
+            raise ExchangeError("more bytes came than were asked for", ServerFault)
         if self.received > self._bytes_max:
             raise ExchangeError(f"the answer is longer than {self._bytes_max} bytes", ServerFault)
+        self._leave_the_parser()
+
+    def received_into_room(self, count: int) -> None:
+        """`count` bytes were received into `room`: no parser looks at them, and none is copied."""
+        self.received += count
+        self._filled += count
+        self._unparsed -= count
+        if not self._unparsed:
+            self._complete()
 
     def end(self, reason: str) -> None:
         """There will be no more bytes: an answer without a length is whole now (RFC 9112, 6.3, rule 8).
@@ -113,8 +137,9 @@ class AnswerReader:
         raise ExchangeError(f"{reason} {when}", unanswered=not self.received)
 
     def close(self) -> None:
-        """Let go of the parser, which holds this object."""
+        """Let go of the parser, which holds this object, and of the caller's buffer."""
         self._parser = None
+        self._into = None
 
     # What the parser calls
 
@@ -142,13 +167,23 @@ class AnswerReader:
             # llhttp cannot be told; a fresh parser for the next answer is how the body is not waited for.
             self._parser = None
             self._complete()
+        elif self._into is not None and status >= 300:
+            self._into = None
+        elif self._into is not None and self._length() > len(self._into):
+            self.keep_alive = False
+            self._complete()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
-        if self.answer is None:
-            self._body.append(body)
-        else:
+        if self.answer is not None:
             self.keep_alive = False
+        elif self._into is None:
+            self._body.append(body)
+        elif self._filled + len(body) <= len(self._into):
+            self._into[self._filled : self._filled + len(body)] = body
+            self._filled += len(body)
+        else:
+            self._bytes_max = 0
 
     def on_message_complete(self) -> None:
         """The end of an answer."""
@@ -157,6 +192,21 @@ class AnswerReader:
         elif self.answer is None:
             self._headers = {}
 
+    def _length(self) -> int:
+        """The body's length where the headers say it, else 0."""
+        text = self._headers.get(b"content-length", b"")
+        coded = b"transfer-encoding" in self._headers
+        return int(text) if text.isdigit() and len(text) < 20 and not coded else 0
+
+    def _leave_the_parser(self) -> None:
+        """Of a body with a length, what is left needs no parser; llhttp cannot be told, so the next answer has a new
+        one.
+        """
+        if self._into is not None and self.status and self._filled < self._length() <= len(self._into):
+            self._unparsed = self._length() - self._filled
+            self._parser = None
+
     def _complete(self) -> None:
-        self.answer = Answer(self.status, self._headers, b"".join(self._body))
-        self._headers, self._body = {}, []
+        data = self._into[: self._filled] if self._into is not None else None
+        self.answer = Answer(self.status, self._headers, b"".join(self._body), data)
+        self._headers, self._body, self._into = {}, [], None

@@ -19,6 +19,7 @@ from asyncsink.errors import ConfigError, InvalidKey
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.s3.aioboto3_calls import HEADER_ALGORITHMS
+from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CompleteMultipartUpload,
@@ -34,7 +35,7 @@ from asyncsink.s3.wire.listing import listing_query
 from asyncsink.s3.wire.multipart_calls import BOOKKEEPING, METHODS, Bookkeeping, bookkeeping_query
 from asyncsink.s3.wire.signing import Signer, canonical_headers, canonical_query, encode_path
 
-ObjectOperation = PutObject | UploadPart | HeadObject | Bookkeeping
+ObjectOperation = PutObject | UploadPart | HeadObject | GetObject | Bookkeeping
 HotOperation = ObjectOperation | ListObjects
 Headers = list[tuple[str, str]]
 
@@ -110,7 +111,10 @@ class RequestWriter:
             raise InvalidKey(f"The key {named!r} is no valid Unicode; rename the file.") from None
         checksum: Checksum | None = None
         if isinstance(operation, HeadObject):
-            method, query = "HEAD", _head_query(operation)
+            method, query = "HEAD", _head_query(operation.part_number, operation.version_id)
+        elif isinstance(operation, GetObject):
+            # Neither header needs a signature, and both differ from request to request.
+            method, query, length = "GET", _head_query(None, operation.version_id), _get_headers(operation)
         elif isinstance(operation, BOOKKEEPING):
             method, query = METHODS[type(operation)], bookkeeping_query(operation)
             if method == "POST":
@@ -174,7 +178,7 @@ class RequestWriter:
             headers += attribute_headers(operation.attributes)
         elif not isinstance(operation, (ListObjects, AbortMultipartUpload)):
             headers += customer_key_headers(operation.sse_customer_key)
-        if isinstance(operation, HeadObject):
+        if isinstance(operation, (HeadObject, GetObject)):
             headers.append(("x-amz-checksum-mode", "ENABLED"))
         elif isinstance(operation, CreateMultipartUpload) and operation.algorithm in HEADER_ALGORITHMS:
             kind = "FULL_OBJECT" if operation.algorithm in FULL_OBJECT_ALGORITHMS else "COMPOSITE"
@@ -273,15 +277,24 @@ def _whole_checksum(operation: Bookkeeping) -> Checksum | None:
     return operation.checksum if operation.checksum.algorithm in FULL_OBJECT_ALGORITHMS else None
 
 
-def _head_query(operation: HeadObject) -> str:
-    if operation.part_number is None and not operation.version_id:
+def _head_query(part_number: int | None, version_id: str) -> str:
+    if part_number is None and not version_id:
         return ""
     parameters: Headers = []
-    if operation.part_number is not None:
-        parameters.append(("partNumber", str(operation.part_number)))
-    if operation.version_id:
-        parameters.append(("versionId", operation.version_id))
+    if part_number is not None:
+        parameters.append(("partNumber", str(part_number)))
+    if version_id:
+        parameters.append(("versionId", version_id))
     return canonical_query(parameters)
+
+
+def _get_headers(operation: GetObject) -> str:
+    """The lines that name the bytes, and the object that they are to come from."""
+    lines = "" if operation.whole else f"range: bytes={operation.offset}-{operation.offset + operation.length - 1}\r\n"
+    if operation.if_match:
+        _check("if-match", operation.if_match)
+        lines += f'if-match: "{operation.if_match}"\r\n'
+    return lines
 
 
 def _split(text: str, slots: tuple[bool, ...]) -> tuple[str, ...]:

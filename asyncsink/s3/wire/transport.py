@@ -17,6 +17,7 @@ from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCred
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import ByteBody
 from asyncsink.s3.error_map import one_line
+from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.mute_heads import is_mute, reason_of
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
@@ -30,7 +31,14 @@ from asyncsink.s3.operations import (
     Response,
     UploadPart,
 )
-from asyncsink.s3.wire.answers import Answer, corrected_time, error_of, is_error, response_of
+from asyncsink.s3.wire.answers import (
+    Answer,
+    check_answered_range,
+    corrected_time,
+    error_of,
+    is_error,
+    response_of,
+)
 from asyncsink.s3.wire.endpoint import Endpoint, endpoint_of
 from asyncsink.s3.wire.keyring import CredentialsProvider, Keyring
 from asyncsink.s3.wire.listing import LISTING_BYTES_MAX, page_of
@@ -42,7 +50,7 @@ from asyncsink.s3.wire.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
 
 R = TypeVar("R", bound=Response)
 
-HOT: Final = (PutObject, UploadPart, HeadObject, ListObjects, *BOOKKEEPING)
+HOT: Final = (PutObject, UploadPart, HeadObject, GetObject, ListObjects, *BOOKKEEPING)
 """The operations this lane sends."""
 
 _LISTS: Final = (ListObjects, ListParts)
@@ -129,11 +137,12 @@ class WireTransport:
                 head,
                 body,
                 bodiless=isinstance(operation, HeadObject),
-                answer_bytes_max=LISTING_BYTES_MAX if isinstance(operation, _LISTS) else ANSWER_BYTES_MAX,
+                answer_bytes_max=_answer_bytes_max(operation),
                 once=not operation.idempotent,
                 patient=isinstance(operation, CompleteMultipartUpload),
                 # An abort has seconds only; it must not spend them behind the bodies of other files.
                 urgent=not body and isinstance(operation, AbortMultipartUpload),
+                into=_into(operation) if isinstance(operation, GetObject) else None,
             )
         except ExchangeError as failure:
             raise self._failed(operation, failure) from failure.__cause__
@@ -169,6 +178,8 @@ class WireTransport:
     def _read(self, operation: HotOperation, answer: Answer) -> Response:
         if isinstance(operation, ListObjects):
             return page_of(operation, self._bucket, answer.body)
+        if isinstance(operation, GetObject):
+            check_answered_range(operation, self._bucket, answer)
         return response_of(operation, answer)
 
     def _learn(self, writer: RequestWriter, error: AsyncSinkError, answer: Answer) -> None:
@@ -194,6 +205,18 @@ def _body(operation: HotOperation) -> tuple[ByteBody, bytes]:
         return operation.body, b""
     document = parts_document(operation) if isinstance(operation, CompleteMultipartUpload) else b""
     return document, document
+
+
+def _into(operation: GetObject) -> memoryview:
+    room = operation.into if operation.into is not None else memoryview(bytearray(operation.length))
+    return room[: operation.length]
+
+
+def _answer_bytes_max(operation: HotOperation) -> int:
+    if isinstance(operation, _LISTS):
+        return LISTING_BYTES_MAX
+    # A coding in pieces may put as much around the bytes as there are bytes.
+    return ANSWER_BYTES_MAX + (2 * operation.length if isinstance(operation, GetObject) else 0)
 
 
 def tls_context(ca_bundle: str, verify: bool = True) -> ssl.SSLContext:

@@ -1,0 +1,109 @@
+"""`asyncsink grab`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from asyncsink.cli.arguments import options_of, split_pair
+from asyncsink.cli.displays import transfer_display
+from asyncsink.cli.output import Output, in_flags
+from asyncsink.cli.running import Interrupted, run_until_signalled
+from asyncsink.errors import AsyncSinkError, ConfigError
+from asyncsink.model import Event, Finished
+from asyncsink.report.counts import Counts
+from asyncsink.report.wording import count, failure_line, size
+
+_IN_FLAGS = (("template_syntax='glob'", "--glob"), ("raise_on_empty=False", "--allow-empty"))
+_OWN = ("field_template", "template_args", "infield", "glob", "match_start", "allow_empty")
+
+
+def grab_command(source: str, directory: str, given: Mapping[str, Any], *, output: Output) -> int:
+    """Grab, tell how it went, and return the exit code. Ctrl-C and SIGTERM end it in order."""
+    from asyncsink.engine.progress import Progress
+    from asyncsink.grabber import S3Grabber
+    from asyncsink.grabbing.report import GrabReport, counts_as_dict
+
+    progress, counts = Progress(), Counts()
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Finished):
+            counts.add(event.outcome)
+
+    def partial(*, interrupted: bool = False) -> dict[str, Any]:
+        return {"directory": directory, "interrupted": interrupted, **counts_as_dict(counts)}
+
+    try:
+        grabber = S3Grabber(source, directory, **grab_options(given))
+
+        async def main() -> GrabReport:
+            with transfer_display(source, progress, quiet=output.quiet):
+                return await grabber.run(observe=observe, progress=progress)
+
+        report = run_until_signalled(main)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        grabbed = f"{count(counts.objects_uploaded, 'object')} ({size(counts.bytes_uploaded)})"
+        output.note(f"interrupted: grabbed {grabbed}. Run the same command again to grab the rest.")
+        output.json_object(partial(interrupted=True))
+        return getattr(stop, "exit_code", 130)
+    except AsyncSinkError as error:
+        _word(error)
+        output.error(error, partial())
+        return 1 if progress.started else 2
+    except Exception as error:  # noqa: BLE001 - a bug, told as one
+        output.error(error, partial())
+        return 1
+    output.say(report.brief())
+    output.json_object({**report.as_dict(), "interrupted": False})
+    lines = (in_flags(failure_line(failure)) for failure in report.failures)
+    output.failures(lines, len(report.failures), more="--json lists all of them")
+    return 1 if report.failures else 0
+
+
+def grab_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The library's options from the flags that were given.
+
+    Raises:
+        ConfigError: a value is wrong; one sentence, naming the option.
+    """
+    options = options_of({name: value for name, value in given.items() if name not in _OWN})
+    for pair in given["field_template"] or ():
+        field, template = split_pair(pair, "--field-template", "FIELD=PATTERN")
+        options.setdefault("field_template", {})[field] = template
+    if given["template_args"] is not None:
+        options["template_args"] = _arguments(given["template_args"])
+    values: dict[str, list[str]] = {}
+    for pair in given["infield"] or ():
+        name, value = split_pair(pair, "--infield", "NAME=VALUE")
+        values.setdefault(name, []).append(value)
+    if values:
+        options["infields"] = {name: each[0] if len(each) == 1 else each for name, each in values.items()}
+    flags = {
+        "glob": ("template_syntax", "glob"),
+        "match_start": ("match", "start"),
+        "allow_empty": ("raise_on_empty", False),
+    }
+    options.update(option for name, option in flags.items() if given[name])
+    return options
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"""--template-args is no JSON ({error}); expected '{{"func": [["sub-01", "run-1"]]}}'."""
+        ) from None
+    if not isinstance(found, dict):
+        raise ConfigError("""--template-args is no JSON object; expected '{"func": [["sub-01", "run-1"]]}'.""")
+    return found
+
+
+def _word(error: AsyncSinkError) -> None:
+    """Bring an error's sentences into the words of this command."""
+    for each in (error, *error.problems):
+        text = str(each)
+        for name, flag in _IN_FLAGS:
+            text = text.replace(name, flag)
+        each.args = (text,)

@@ -1,0 +1,79 @@
+"""S3Grabber and the grab functions: the engine with its ends exchanged, from S3 into a directory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Unpack
+
+from asyncsink.engine.loops import run_to_end
+from asyncsink.engine.progress import Progress
+from asyncsink.errors import ConfigError
+from asyncsink.grabbing.options import GrabOptions, parse_grab
+from asyncsink.grabbing.report import GrabReport
+from asyncsink.grabbing.run import GrabRun
+from asyncsink.model import Event
+
+
+class S3Grabber:
+    """A grab that was checked, and can be run any number of times: what is here and identical is not received again.
+
+    grabber = S3Grabber("s3://bucket/raw", "data", template="sub-%s/func/.*", infields={"subject": ["01", "02"]})
+    report = await grabber.run()
+    """
+
+    def __init__(self, source: Any, directory: Any, **options: Unpack[GrabOptions]) -> None:
+        """See `grab` for the arguments. Nothing is asked for yet.
+
+        Raises:
+            ConfigError: an option is wrong.
+        """
+        self._settings = parse_grab(source, directory, options)
+
+    def __repr__(self) -> str:
+        return f"<S3Grabber {self._settings.target.url} -> {self._settings.directory}>"
+
+    async def run(
+        self, *, observe: Callable[[Event], None] | None = None, progress: Progress | None = None
+    ) -> GrabReport:
+        """Grab everything; see `grab` for what it returns and raises.
+
+        Args:
+            observe: called with every event, on the event loop; it must return quickly.
+            progress: counts for a display to poll.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigError("asyncsink runs on asyncio; run it with asyncio, not with trio.") from None
+        return await GrabRun(self._settings, observe=observe, progress=progress).run()
+
+
+async def grab(source: Any, directory: Any, **options: Unpack[GrabOptions]) -> GrabReport:
+    """Bring objects from S3 into a directory: S3DataGrabber's job.
+
+    Args:
+        source: "s3://bucket/prefix"; templates are below it, and it is left out of the paths. Also a single object.
+        directory: where the files go; made where it is missing.
+        options: see `GrabOptions`. Without a template, everything below the source is grabbed.
+
+    Returns:
+        A GrabReport, also where single objects failed: ask it with `raise_for_failures()`.
+
+    Raises:
+        ConfigError: an option is wrong; nothing was sent.
+        SourceMissing: a template, or the source, finds nothing, and raise_on_empty is True; nothing was received.
+        TransferError: the bucket cannot be listed.
+
+    Cancelled, it leaves whole files, and unfinished large ones in a hidden folder, where a later run continues them.
+    """
+    return await S3Grabber(source, directory, **options).run()
+
+
+def grab_sync(source: Any, directory: Any, **options: Unpack[GrabOptions]) -> GrabReport:
+    """`grab` for code without an event loop; also works inside a running one (Jupyter), in a thread of its own.
+
+    KeyboardInterrupt cancels the grab, waits for its clean-up, and is raised.
+    """
+    return run_to_end(partial(grab, source, directory, **options))

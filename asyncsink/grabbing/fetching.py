@@ -1,0 +1,255 @@
+"""Objects become files: compared with what is here, received whole or in ranges, proven, landed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.config import Secret
+from asyncsink.engine.budget import ByteBudget
+from asyncsink.engine.progress import Progress
+from asyncsink.engine.publishing import CHEAP_MD5_BYTES_MAX
+from asyncsink.errors import AsyncSinkError, ConfigError, IntegrityError, PreconditionFailed, TransferError
+from asyncsink.grabbing.landing import Body, Landing, pieces_of
+from asyncsink.grabbing.objects import existing_by_answer, existing_by_listing, look_closer
+from asyncsink.grabbing.ranges import fetch_in_ranges
+from asyncsink.grabbing.staging import Staging
+from asyncsink.grabbing.wanted import Wanted
+from asyncsink.integrity.existing import Existing
+from asyncsink.integrity.received import Proof
+from asyncsink.integrity.sameness import CompareWith, LookCloser, SamenessDigester, SkipIt, Upload, conclude, decide
+from asyncsink.model import Failure, Outcome, Receipt, Skip
+from asyncsink.s3.get_object import GetObject
+from asyncsink.s3.operations import ListedObject
+from asyncsink.s3.transport import Transport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetcher:
+    """What every worker of one grab shares.
+
+    Attributes:
+        secret: the customer's own key of the objects (SSE-C), or None.
+        range_bytes: objects larger than this are received in ranges of this size.
+        ranges_at_once: of one object.
+        budget: bounds the bytes that are received and not yet written, over all workers.
+        clock: seconds.
+    """
+
+    transport: Transport
+    bucket: str
+    secret: Secret | None
+    staging: Staging
+    landing: Landing
+    range_bytes: int
+    ranges_at_once: int
+    budget: ByteBudget
+    threads: CapacityLimiter
+    progress: Progress
+    clock: Callable[[], float]
+
+    def url(self, key: str) -> str:
+        """The object's URL."""
+        return f"s3://{self.bucket}/{key}"
+
+    async def grab(self, batch: Sequence[Wanted]) -> list[Outcome]:
+        """What became of each: small ones one after another, landed together, or a single large one.
+
+        Cancelled, it waits for the thread at work; a file is then there whole, or as it was before. A large one leaves
+        what a later run continues.
+        """
+        started = self.clock()
+        outcomes: list[Outcome] = []
+        missing: list[Wanted] = []
+        for wanted, there in zip(batch, await self._sizes_here(batch), strict=True):
+            try:
+                skip = await self._compared(wanted, there)
+            except AsyncSinkError as error:
+                outcomes.append(self._failure(wanted, error))
+            else:
+                outcomes += [skip] if skip is not None else []
+                missing += [] if skip is not None else [wanted]
+        if len(missing) == 1 and missing[0].listed.size_bytes > self.range_bytes:
+            outcomes.append(await self._grab_large(missing[0], started))
+        elif missing:
+            outcomes += await self._grab_small(missing, started)
+        return outcomes
+
+    async def _sizes_here(self, batch: Sequence[Wanted]) -> Sequence[int | AsyncSinkError | None]:
+        if self.staging.fresh:
+            return [None] * len(batch)
+
+        def look() -> list[int | AsyncSinkError | None]:
+            found: list[int | AsyncSinkError | None] = []
+            for wanted in batch:
+                try:
+                    found.append(self.landing.size(wanted.relative))
+                except AsyncSinkError as error:
+                    found.append(error)
+            return found
+
+        return await anyio.to_thread.run_sync(look, limiter=self.threads)
+
+    async def _compared(self, wanted: Wanted, there: int | AsyncSinkError | None) -> Skip | None:
+        """A Skip where the file that is here has the object's content."""
+        if isinstance(there, AsyncSinkError):
+            raise there
+        listed = wanted.listed
+        if there != listed.size_bytes:
+            return None
+        existing = existing_by_listing(listed, self.secret)
+        path = self.landing.path(wanted.relative)
+        for closely in (False, True):
+            if closely:
+                existing = await look_closer(self.transport, listed.key, self.secret)
+            decision = decide(
+                existing,
+                policy="checksum",
+                size_bytes=there,
+                mtime_ns=0,
+                wanted=None,
+                cheap_md5_bytes_max=CHEAP_MD5_BYTES_MAX,
+                part_sizes=(self.range_bytes,),
+            )
+            if isinstance(decision, CompareWith):
+                compare = partial(_compare, path, decision, existing)
+                decision = await anyio.to_thread.run_sync(compare, limiter=self.threads)
+            if isinstance(decision, SkipIt):
+                self.progress.bytes_done += there
+                return Skip(self.url(listed.key), listed.key, path, there, decision.reason, etag=existing.etag)
+            if not isinstance(decision, LookCloser):
+                return None
+        return None
+
+    async def _grab_small(self, batch: Sequence[Wanted], started: float) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for attempt in (1, 2):
+            again: list[Wanted] = []
+            async with self.budget.reserve(sum(wanted.listed.size_bytes for wanted in batch)):
+                received: list[tuple[Wanted, Body, _Answered]] = []
+                for wanted in batch:
+                    try:
+                        received.append((wanted, *await self._receive(wanted)))
+                    except PreconditionFailed as error:
+                        again += await self._replaced(wanted, error, attempt, outcomes)
+                    except AsyncSinkError as error:
+                        outcomes.append(self._failure(wanted, error))
+                land = partial(self.landing.land, [body for _, body, _ in received])
+                landed = await anyio.to_thread.run_sync(land, limiter=self.threads) if received else []
+            for (wanted, _, answered), result in zip(received, landed, strict=True):
+                if isinstance(result, IntegrityError) and attempt == 1:
+                    again.append(wanted)
+                elif isinstance(result, AsyncSinkError):
+                    outcomes.append(self._failure(wanted, result))
+                else:
+                    outcomes.append(self._receipt(wanted, answered, result, started))
+                    self.progress.bytes_done += wanted.listed.size_bytes
+            if not again:
+                break
+            batch = again
+        return outcomes
+
+    async def _receive(self, wanted: Wanted) -> tuple[Body, _Answered]:
+        listed = wanted.listed
+        answer = await self.transport.send(
+            GetObject(
+                key=listed.key,
+                length=listed.size_bytes,
+                whole=True,
+                if_match=listed.etag,
+                sse_customer_key=self.secret,
+            )
+        )
+        existing = existing_by_answer(answer, listed)
+        body = Body(wanted.relative, answer.data, existing, self.url(listed.key))
+        return body, _Answered(answer.etag or listed.etag, answer.version_id, answer.attempts)
+
+    async def _replaced(
+        self, wanted: Wanted, error: PreconditionFailed, attempt: int, outcomes: list[Outcome]
+    ) -> list[Wanted]:
+        """The same key as it is now, once; an object that is replaced again and again is told."""
+        try:
+            if attempt > 1:
+                raise error
+            return [await self._as_it_is_now(wanted)]
+        except AsyncSinkError as failed:
+            outcomes.append(self._failure(wanted, failed))
+            return []
+
+    async def _as_it_is_now(self, wanted: Wanted) -> Wanted:
+        now = await look_closer(self.transport, wanted.listed.key, self.secret)
+        modified = now.modified or wanted.listed.last_modified
+        return Wanted(ListedObject(wanted.listed.key, now.size_bytes, now.etag, modified), wanted.relative)
+
+    async def _grab_large(self, wanted: Wanted, started: float) -> Outcome:
+        for attempt in (1, 2):
+            before = self.progress.bytes_done
+            try:
+                fetched = await fetch_in_ranges(self, wanted)
+            except (IntegrityError, PreconditionFailed) as error:
+                if attempt > 1:
+                    return self._failure(wanted, error)
+                self.progress.bytes_done = before
+            except AsyncSinkError as error:
+                return self._failure(wanted, error)
+            else:
+                answered = _Answered(fetched.existing.etag, fetched.version_id, fetched.attempts)
+                return self._receipt(wanted, answered, fetched.proof, started, fetched.existing.size_bytes)
+        raise AssertionError("the second attempt returns")
+
+    def _receipt(
+        self, wanted: Wanted, answered: _Answered, proof: Proof, started: float, size_bytes: int | None = None
+    ) -> Receipt:
+        checksum, confirmed_by = proof
+        return Receipt(
+            source=self.url(wanted.listed.key),
+            key=wanted.listed.key,
+            url=self.landing.path(wanted.relative),
+            size_bytes=wanted.listed.size_bytes if size_bytes is None else size_bytes,
+            checksum=checksum,
+            etag=answered.etag,
+            version_id=answered.version_id,
+            attempts=answered.attempts,
+            seconds=self.clock() - started,
+            local_copy="",
+            confirmed_by=confirmed_by,
+        )
+
+    def _failure(self, wanted: Wanted, error: AsyncSinkError) -> Failure:
+        return failure_of(self.url(wanted.listed.key), wanted.listed.key, self.landing.path(wanted.relative), error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """What the receipt takes from the answer."""
+
+    etag: str
+    version_id: str
+    attempts: int
+
+
+def failure_of(url: str, key: str, path: str, error: AsyncSinkError) -> Failure:
+    """The Failure that an error amounts to."""
+    return Failure(
+        source=url,
+        key=key,
+        url=path,
+        error=type(error).__name__,
+        message=str(error),
+        stage="routing" if isinstance(error, ConfigError) else "download",
+        attempts=error.attempts if isinstance(error, TransferError) else 0,
+    )
+
+
+def _compare(path: str, compare: CompareWith, existing: Existing) -> Upload | SkipIt | LookCloser:
+    digester = SamenessDigester(compare)
+    try:
+        for piece in pieces_of(path):
+            digester.update(piece)
+    except OSError:
+        return Upload("cannot be read")  # it is replaced, or told when it cannot be
+    return conclude(compare, existing, digester.digests())

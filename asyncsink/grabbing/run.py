@@ -1,0 +1,252 @@
+"""One grab: find, queue, fetch by a pool of workers, record, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import anyio
+import anyio.to_thread
+from anyio import CapacityLimiter
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from asyncsink.engine.budget import ByteBudget
+from asyncsink.engine.events import Events
+from asyncsink.engine.progress import Progress
+from asyncsink.engine.recorder import Recorder
+from asyncsink.engine.run import surface
+from asyncsink.engine.tuner import Tuner
+from asyncsink.errors import InvalidKey, SourceMissing
+from asyncsink.grabbing.fetching import Fetcher, failure_of
+from asyncsink.grabbing.finding import Matches, find_matches, find_single
+from asyncsink.grabbing.landing import Landing
+from asyncsink.grabbing.options import GrabSettings
+from asyncsink.grabbing.report import GrabReport
+from asyncsink.grabbing.staging import Staging
+from asyncsink.grabbing.wanted import Wanted, check_relative
+from asyncsink.model import Event, Skip, Started
+from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.s3.credentials import bucket_settings
+from asyncsink.s3.operations import ListedObject, ListObjects
+from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
+from asyncsink.s3.stack import S3Stack, open_stack
+from asyncsink.sources.s3_listing import list_below
+
+BATCH_OBJECTS_MAX = 16
+"""Small objects that one worker receives one after another, and that land in one hop."""
+RANGES_AT_ONCE = 16
+"""Of one large object."""
+_MARKER = "is a folder marker, not a file"
+
+
+class GrabRun:
+    """The parts of one grab, put together; `run` it once."""
+
+    def __init__(
+        self,
+        settings: GrabSettings,
+        *,
+        observe: Callable[[Event], None] | None = None,
+        progress: Progress | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._limits = settings.settings.limits
+        self._clock = clock
+        self._events = Events(observe)
+        self._log = OutcomeLog()
+        self._recorder = Recorder(self._log, None, self._events)
+        self._progress = progress if progress is not None else Progress()
+        self._staging = Staging(settings.directory)
+        self._send: MemoryObjectSendStream[list[Wanted]]
+        self._receive: MemoryObjectReceiveStream[list[Wanted]]
+        self._send, self._receive = anyio.create_memory_object_stream[list[Wanted]](self._limits.concurrency_max)
+
+    async def run(self) -> GrabReport:
+        """Grab everything.
+
+        Raises:
+            ConfigError, SourceMissing, TransferError: the grab could not start, or could not be listed to its end.
+
+        Cancelled, it waits for the threads at work and records what is done; a later run continues large objects.
+        """
+        started = self._clock()
+        await self._take_over_bucket()
+        settings = self._settings.settings
+        try:
+            async with open_stack(
+                self._settings.target,
+                settings.retry,
+                settings.limits,
+                caller_bucket=settings.caller_bucket,
+                lane=settings.transport,
+            ) as stack:
+                matches, single = await self._find(stack)
+                try:
+                    await anyio.to_thread.run_sync(self._staging.open)
+                    await self._fetch_all(stack, matches, single)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.to_thread.run_sync(self._staging.close)
+                return await self._report(stack, matches, started)
+        except BaseExceptionGroup as group:
+            raise surface(group) from None
+        finally:
+            self._send.close()
+            self._receive.close()
+            self._events.close()
+
+    async def _take_over_bucket(self) -> None:
+        """A caller's own bucket replaces the source's (Nipype rule 24)."""
+        settings = self._settings.settings
+        if settings.caller_bucket is not None:
+            name = (await bucket_settings(settings.caller_bucket)).name
+            target = replace(self._settings.target, bucket=name)
+            self._settings = replace(self._settings, settings=replace(settings, target=target))
+
+    async def _find(self, stack: S3Stack) -> tuple[Matches | None, ListedObject | None]:
+        """One request that proves bucket and credentials; then what the templates match, or the one object named."""
+        prefixes, transport = self._settings.prefixes, stack.transport
+        with transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
+            first = await transport.send(ListObjects(prefix=prefixes[0], max_keys=1))
+            single = await find_single(transport, self._settings, self._settings.settings.objects.sse_customer_key)
+        if self._settings.fields:
+            matches = await find_matches(transport, self._settings)
+            self._progress.objects_total = len(matches.objects)
+            self._progress.bytes_total = sum(listed.size_bytes for listed in matches.objects.values())
+            return matches, None
+        if not first.objects and single is None and self._settings.raise_on_empty:
+            raise SourceMissing(
+                f"{self._settings.target.url} holds no objects; correct the source, or give raise_on_empty=False."
+            )
+        return None, single
+
+    async def _fetch_all(self, stack: S3Stack, matches: Matches | None, single: ListedObject | None) -> None:
+        fetcher = Fetcher(
+            transport=stack.transport,
+            bucket=self._settings.target.bucket,
+            secret=self._settings.settings.objects.sse_customer_key,
+            staging=self._staging,
+            landing=await anyio.to_thread.run_sync(Landing, self._staging),
+            range_bytes=self._limits.part_size_bytes,
+            ranges_at_once=RANGES_AT_ONCE,
+            budget=ByteBudget(self._limits.memory_bytes),
+            threads=CapacityLimiter(self._limits.reader_threads),
+            progress=self._progress,
+            clock=self._clock,
+        )
+        self._progress.started = True
+        await self._events.emit(Started(self._progress.objects_total, self._progress.bytes_total, stack.lane))
+        tuner = Tuner(stack.pacer, self._limits, self._events.emit)
+        async with anyio.create_task_group() as recording:
+            recording.start_soon(self._record)
+            try:
+                async with anyio.create_task_group() as tuning:
+                    tuning.start_soon(tuner.run)
+                    async with anyio.create_task_group() as workers:
+                        for _ in range(self._limits.concurrency_max):
+                            workers.start_soon(self._work, fetcher)
+                        await self._feed(fetcher, matches, single)
+                        self._send.close()
+                    tuning.cancel_scope.cancel()
+            except BaseException:
+                self._events.closing(0.0)
+                raise
+            finally:
+                # What the workers finished last is written down too.
+                self._recorder.finish()
+
+    async def _record(self) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._recorder.run()
+
+    async def _work(self, fetcher: Fetcher) -> None:
+        async for batch in self._receive:
+            outcomes = await fetcher.grab(batch)
+            self._progress.objects_done += len(outcomes)
+            self._recorder.add(outcomes)
+            await self._recorder.room()
+
+    async def _feed(self, fetcher: Fetcher, matches: Matches | None, single: ListedObject | None) -> None:
+        deliver = partial(self._deliver, fetcher)
+        if single is not None:
+            await self._deliver(fetcher, "", [single])
+        if matches is not None:
+            await deliver("", list(matches.objects.values()))
+        else:
+            await list_below(fetcher.transport, self._settings.prefixes, deliver)
+
+    async def _deliver(self, fetcher: Fetcher, _prefix: str, page: Sequence[ListedObject]) -> None:
+        """Queue a page; waits while the queue is full. That is the backpressure."""
+        small: list[Wanted] = []
+        for listed in page:
+            wanted = await self._wanted(fetcher, listed)
+            if wanted is None:
+                continue
+            if listed.size_bytes > fetcher.range_bytes:
+                await self._send.send([wanted])
+            else:
+                small.append(wanted)
+        for batch in _batches(small, fetcher.range_bytes, self._limits.concurrency_start):
+            await self._send.send(batch)
+
+    async def _wanted(self, fetcher: Fetcher, listed: ListedObject) -> Wanted | None:
+        key, base = listed.key, self._settings.base
+        url, relative = fetcher.url(key), key.removeprefix(base)
+        if not key.startswith(base):
+            relative = key.rpartition("/")[2]  # the one object that the source names
+        if key.endswith("/") and not listed.size_bytes:
+            self._recorder.add([Skip(url, key, "", 0, _MARKER, already_there=False)])
+            self._progress.objects_done += 1
+        else:
+            try:
+                check_relative(relative, key)
+            except InvalidKey as error:
+                self._recorder.add([failure_of(url, key, "", error)])
+                self._progress.objects_done += 1
+            else:
+                return Wanted(listed, relative)
+        await self._recorder.room()
+        return None
+
+    async def _report(self, stack: S3Stack, matches: Matches | None, started: float) -> GrabReport:
+        log = self._log
+
+        def outputs() -> dict[str, object]:
+            if matches is None:
+                return {}
+            failed = {failure.key for failure in log.failures}
+            directory, base = self._settings.directory, self._settings.base
+            return matches.outputs(
+                self._settings, lambda key: None if key in failed else f"{directory}/{key.removeprefix(base)}"
+            )
+
+        return GrabReport(
+            source=self._settings.target.url,
+            directory=self._settings.directory,
+            log=log,
+            outputs=await anyio.to_thread.run_sync(outputs),
+            elapsed_seconds=self._clock() - started,
+            transport=stack.lane,
+            requests=stack.requests,
+            retries=stack.retries,
+            notices=tuple(self._events.notices),
+        )
+
+
+def _batches(small: Sequence[Wanted], bytes_max: int, workers: int) -> Iterator[list[Wanted]]:
+    """Small objects in batches: enough of them for all workers, and none with more bytes than one range."""
+    objects_max = min(BATCH_OBJECTS_MAX, max(1, len(small) // workers))
+    batch: list[Wanted] = []
+    total = 0
+    for wanted in small:
+        size_bytes = wanted.listed.size_bytes
+        if batch and (len(batch) == objects_max or total + size_bytes > bytes_max):
+            yield batch
+            batch, total = [], 0
+        batch.append(wanted)
+        total += size_bytes
+    if batch:
+        yield batch

@@ -1,0 +1,55 @@
+"""Pure: what is to be grabbed, and whether its key can be a path below a directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asyncsink.errors import InvalidKey
+from asyncsink.grabbing.staging import FOLDER
+from asyncsink.routing.keys import show
+from asyncsink.s3.operations import ListedObject
+
+PATH_BYTES_MAX = 4095
+"""Longest path, in bytes (PATH_MAX without its closing NUL)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One object and its place.
+
+    Attributes:
+        listed: what a listing (or a HEAD) said of it.
+        relative: its path below the target directory.
+    """
+
+    listed: ListedObject
+    relative: str
+
+
+def check_relative(relative: str, key: str) -> None:
+    """Refuse a key that is no path below a directory; S3 takes any text of up to 1,024 bytes for a key.
+
+    Args:
+        relative: what comes after the prefix that is left out.
+        key: the whole key, for the message.
+
+    Raises:
+        InvalidKey: with the reason.
+    """
+    fault = ""
+    if "\0" in relative:
+        fault = "holds a NUL character"
+    elif relative.startswith("/"):
+        fault = 'would be an absolute path, since "//" stands in it or "/" before it'
+    else:
+        parts = relative.split("/")
+        if ".." in parts or "." in parts:
+            fault = "has '.' or '..' between slashes, which file systems resolve"
+        elif "" in parts:
+            fault = 'has an empty name between slashes ("//"), which file systems fold'
+        elif parts[0] == FOLDER:
+            fault = f"begins with {FOLDER}, which is where unfinished files lie"
+        elif len(relative.encode("utf-8", "surrogatepass")) > PATH_BYTES_MAX:
+            fault = f"is longer than a path may be ({PATH_BYTES_MAX} bytes)"
+    if fault:
+        raise InvalidKey(f"The key {show(key)} {fault}; nothing is written. Copy the object under another key first.")

@@ -1,0 +1,232 @@
+"""What a grab makes of kills, replaced objects, bytes that are wrong, keys that climb, and servers that hang up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import asyncsink
+from asyncsink.config import MIB, RetryPolicy
+from asyncsink.engine.progress import Progress
+from asyncsink.errors import InvalidKey, ServerFault
+from asyncsink.grabbing.staging import FOLDER, UNFINISHED_SECONDS_MAX
+from asyncsink.grabbing.wanted import check_relative
+from asyncsink.testing.object_peer import ObjectPeer
+
+pytestmark = pytest.mark.anyio
+TreeOf = Callable[[Path], dict[str, bytes]]
+
+LARGE = os.urandom(42 * MIB + 7)
+STARTS = [number * 8 * MIB for number in range(6)]
+QUICK = RetryPolicy(attempts=3, backoff_seconds_base=0.001, backoff_seconds_max=0.001)
+
+
+@pytest.fixture(autouse=True)
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-nobody")
+
+
+async def grab(peer: ObjectPeer, directory: Path, **options: Any) -> asyncsink.GrabReport:
+    given = {"retry": QUICK, "region": "us-east-1"} | options
+    return await asyncsink.grab("s3://bucket", directory, endpoint_url=peer.endpoint_url, **given)
+
+
+class Watched(Progress):
+    """Says when so many bytes are written."""
+
+    def __init__(self, bytes_wanted: int) -> None:
+        self.enough = asyncio.Event()
+        self._bytes_wanted = bytes_wanted
+        super().__init__()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "bytes_done" and value >= self._bytes_wanted:
+            self.enough.set()
+
+
+async def interrupted(peer: ObjectPeer, directory: Path, missing: set[int]) -> tuple[Path, Path]:
+    """Cancel a grab when all ranges but `missing` are there; what it left behind: the file and its state."""
+    peer.hold = missing
+    progress = Watched(sum(len(LARGE[start : start + 8 * MIB]) for start in STARTS if start not in missing))
+    grabber = asyncsink.S3Grabber("s3://bucket", directory, endpoint_url=peer.endpoint_url, region="us-east-1")
+    grabbing = asyncio.create_task(grabber.run(progress=progress))
+    await peer.held.wait()
+    await progress.enough.wait()
+    grabbing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await grabbing
+    peer.hold, peer.requests = set(), []
+    (part,), (state,) = (directory / FOLDER).glob("*.part"), (directory / FOLDER).glob("*.state")
+    return part, state
+
+
+async def test_a_large_object_goes_on_where_it_was_interrupted(tmp_path: Path, tree_of: TreeOf) -> None:
+    async with ObjectPeer({"large": LARGE}) as peer:
+        missing = {STARTS[2], STARTS[5]}
+        part, state = await interrupted(peer, tmp_path, missing)
+        assert not (tmp_path / "large").exists()
+        assert {stat.S_IMODE(path.stat().st_mode) for path in (part, state)} == {0o600}
+        report = await grab(peer, tmp_path)
+        assert {first for method, _, first in peer.requests if method == "GET"} == missing
+    report.raise_for_failures()
+    assert tree_of(tmp_path) == {"large": LARGE}
+    assert report.receipts[0].confirmed_by == "server-checksum"
+
+
+async def test_ranges_that_the_disk_lost_are_received_again(tmp_path: Path, tree_of: TreeOf) -> None:
+    async with ObjectPeer({"large": LARGE}) as peer:
+        part, state = await interrupted(peer, tmp_path, {STARTS[5]})
+        with part.open("r+b") as file:
+            file.seek(STARTS[1] + 5)
+            file.write(bytes(100))
+        with state.open("ab") as file:
+            file.write(b'{"part": 6, "checksum": "torn')
+        await grab(peer, tmp_path)
+        assert {first for method, _, first in peer.requests if method == "GET"} == {STARTS[1], STARTS[5]}
+    assert tree_of(tmp_path) == {"large": LARGE}
+
+
+async def test_what_is_unfinished_of_another_version_is_not_used(tmp_path: Path, tree_of: TreeOf) -> None:
+    newer = LARGE[::-1]
+    async with ObjectPeer({"large": LARGE}) as peer:
+        await interrupted(peer, tmp_path, {STARTS[5]})
+        peer.objects["large"] = newer
+        await grab(peer, tmp_path)
+        assert len([r for r in peer.requests if r[0] == "GET"]) == 6
+    assert tree_of(tmp_path) == {"large": newer}
+
+
+@pytest.mark.parametrize("name", ["small", "large"])
+async def test_an_object_that_is_replaced_on_the_way(tmp_path: Path, tree_of: TreeOf, name: str) -> None:
+    before, after = (b"before", b"after!!") if name == "small" else (LARGE, LARGE[1:])
+    async with ObjectPeer({name: before}) as peer:
+
+        def replace(method: str, _key: str, first: int) -> None:
+            if method == "GET" and first == (0 if name == "small" else STARTS[3]):
+                peer.objects[name] = after
+
+        peer.fault = replace
+        report = await grab(peer, tmp_path)
+    report.raise_for_failures()
+    assert tree_of(tmp_path) == {name: after}
+    assert report.receipts[0].size_bytes == len(after)
+
+
+@pytest.mark.parametrize("name", ["small", "large"])
+@pytest.mark.parametrize("times", [1, 1000])
+async def test_bytes_that_are_wrong(tmp_path: Path, tree_of: TreeOf, name: str, times: int) -> None:
+    data = b"small body" if name == "small" else LARGE
+    async with ObjectPeer({name: data}) as peer:
+        left = [times]
+
+        def flip(method: str, key: str, first: int) -> bytes | None:
+            if method != "GET" or first or not left[0]:
+                return None
+            left[0] -= 1
+            body = b"X" + data[1 : 8 * MIB]
+            ranged = f"Content-Range: bytes 0-{len(body) - 1}/{len(data)}\r\n" if name == "large" else ""
+            checksum = peer._object("HEAD", key, "", None).split(b"\r\n\r\n")[0].split(b"\r\n")[2:]
+            lines = b"\r\n".join(checksum) + b"\r\n" + ranged.encode()
+            return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n" % (len(body), lines) + body
+
+        peer.fault = flip
+        report = await grab(peer, tmp_path)
+    if times == 1:
+        report.raise_for_failures()
+        assert tree_of(tmp_path) == {name: data}
+    else:
+        (failure,) = report.failures
+        assert (failure.error, failure.stage) == ("IntegrityError", "download")
+        assert "are not those the server described" in failure.message
+        assert tree_of(tmp_path) == {}
+
+
+async def test_a_server_that_hangs_up_is_asked_again(tmp_path: Path, tree_of: TreeOf) -> None:
+    async with ObjectPeer({f"k{n}": bytes([n]) * 1000 for n in range(40)}) as peer:
+        seen: set[str] = set()
+
+        def hang_up(_method: str, key: str, _first: int) -> bytes | None:
+            known = key in seen
+            seen.add(key)
+            return None if known else b""
+
+        peer.fault = hang_up
+        report = await grab(peer, tmp_path)
+    report.raise_for_failures()
+    assert tree_of(tmp_path) == peer.objects
+    assert report.retries
+
+
+async def test_what_is_gone_since_it_was_listed_fails_alone(tmp_path: Path, tree_of: TreeOf) -> None:
+    gone = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+    async with ObjectPeer({"a": b"1", "b": b"2", "c": b"3"}) as peer:
+        peer.fault = lambda _, key, __: gone if key == "b" else None
+        report = await grab(peer, tmp_path)
+    assert [(f.key, f.error) for f in report.failures] == [("b", "ObjectMissing")]
+    assert tree_of(tmp_path) == {"a": b"1", "c": b"3"}
+
+
+CLIMBING = ("../evil", "a/../../evil", "/etc/evil", "a//evil", "./evil", "a/.", "a/..", "nul\0evil", f"{FOLDER}/lock")
+
+
+async def test_no_key_leaves_the_directory(tmp_path: Path, tree_of: TreeOf) -> None:
+    target = tmp_path / "deep" / "target"
+    async with ObjectPeer({**dict.fromkeys(CLIMBING, b"evil"), "good/..hidden": b"good"}) as peer:
+        report = await grab(peer, target)
+    assert tree_of(tmp_path) == {"deep/target/good/..hidden": b"good"}
+    assert sorted(f.key for f in report.failures) == sorted(CLIMBING)
+    assert {(f.error, f.stage) for f in report.failures} == {("InvalidKey", "routing")}
+    assert not any(method == "GET" and key in CLIMBING for method, key, _ in peer.requests)
+
+
+@pytest.mark.parametrize("relative", ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\0", "x/" * 2500 + "x"])
+async def test_names_that_are_no_paths(relative: str) -> None:
+    with pytest.raises(InvalidKey, match="nothing is written"):
+        check_relative(relative, f"prefix/{relative}")
+
+
+async def test_a_listing_that_does_not_go_on(tmp_path: Path) -> None:
+    async with ObjectPeer({"a": b"1"}) as peer:
+        peer.same_token = True
+        with pytest.raises(ServerFault, match="the same token came twice"):
+            await grab(peer, tmp_path)
+    assert list(tmp_path.iterdir()) in ([], [tmp_path / "a"])
+
+
+async def test_what_killed_runs_left_is_swept(tmp_path: Path, tree_of: TreeOf) -> None:
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    (folder / "0-1.whole").write_bytes(b"x")
+    (folder / "old.part").write_bytes(b"x")
+    (folder / "new.part").write_bytes(b"x")
+    age = (folder / "old.part").stat().st_mtime - UNFINISHED_SECONDS_MAX - 60
+    os.utime(folder / "old.part", (age, age))
+    async with ObjectPeer({"a": b"1"}) as peer:
+        await grab(peer, tmp_path)
+        assert tree_of(tmp_path) == {"a": b"1", f"{FOLDER}/new.part": b"x", f"{FOLDER}/lock": b""}
+        (folder / "new.part").unlink()
+        await grab(peer, tmp_path)
+    assert tree_of(tmp_path) == {"a": b"1"}
+    assert not folder.exists()
+
+
+async def test_two_grabs_of_one_object_at_once(tmp_path: Path, tree_of: TreeOf) -> None:
+    async with ObjectPeer({"large": LARGE, "small": b"s"}) as peer:
+        reports = await asyncio.gather(*(grab(peer, tmp_path) for _ in range(3)))
+    for report in reports:
+        report.raise_for_failures()
+    assert tree_of(tmp_path) == {"large": LARGE, "small": b"s"}
+
+
+async def test_a_multipart_object_without_a_checksum_is_confirmed_by_its_size(tmp_path: Path) -> None:
+    async with ObjectPeer({"large": LARGE, "small": b"s"}, multipart=True) as peer:
+        report = await grab(peer, tmp_path)
+    assert {r.key: r.confirmed_by for r in report.receipts} == {"large": "size", "small": "size"}
