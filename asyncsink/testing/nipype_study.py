@@ -155,10 +155,10 @@ def make_mask(mean_file: str) -> str:
     import nibabel
     import numpy as np
 
-    image = nibabel.load(mean_file)
+    image: Any = nibabel.load(mean_file)
     voxels = np.asanyarray(image.dataobj)
     path = os.path.abspath("mask.nii.gz")
-    nibabel.save(nibabel.Nifti1Image((voxels > voxels.mean()).astype("uint8"), image.affine), path)
+    nibabel.save(type(image)((voxels > voxels.mean()).astype("uint8"), image.affine), path)
     return path
 
 
@@ -170,8 +170,9 @@ def write_report(tsnr_file: str, mask: str) -> str:
     import nibabel
     import numpy as np
 
-    tsnr = np.asanyarray(nibabel.load(tsnr_file).dataobj)
-    inside = np.asanyarray(nibabel.load(mask).dataobj) > 0
+    image: Any = nibabel.load(tsnr_file)
+    inside_image: Any = nibabel.load(mask)
+    tsnr, inside = np.asanyarray(image.dataobj), np.asanyarray(inside_image.dataobj) > 0
     folder = os.path.abspath("report")
     os.makedirs(os.path.join(folder, "slices"), exist_ok=True)
     with open(os.path.join(folder, "summary.json"), "w") as file:
@@ -186,8 +187,9 @@ def measure_subject(subject: str, tsnr_file: str, mask: str) -> str:
     import nibabel
     import numpy as np
 
-    inside = np.asanyarray(nibabel.load(mask).dataobj) > 0
-    return f"{subject}\t{np.asanyarray(nibabel.load(tsnr_file).dataobj)[inside].mean():.4f}"
+    image: Any = nibabel.load(tsnr_file)
+    inside: Any = nibabel.load(mask)
+    return f"{subject}\t{np.asanyarray(image.dataobj)[np.asanyarray(inside.dataobj) > 0].mean():.4f}"
 
 
 def write_table(rows: list[str]) -> str:
