@@ -1,15 +1,17 @@
-"""The command line: run, quick, profile, list, table, readme, plot."""
+"""The command line: run, quick, profile, kill, soak, list, table, readme, plot."""
 
 from __future__ import annotations
 
 import json
 import signal
 import sys
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.chaos.cli import kill
 from benchmarks.contenders import CONTENDERS
 from benchmarks.plot import plot as draw
 from benchmarks.profile import profile
@@ -106,6 +108,13 @@ def profile_command(
     if output is not None:
         output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     typer.echo(render_profile(result))
+
+
+@app.command("kill")
+@wraps(kill)
+def kill_command(**given: Any) -> None:
+    _end_in_order()
+    kill(**given)
 
 
 @app.command("list")
