@@ -1,4 +1,5 @@
-"""The command line: run, quick, profile, kill, soak, list, table, readme, plot."""
+"""The command line: run, quick, profile, kill, soak,
+list, table, readme, plot, plot-soak."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.chaos.cli import kill
+from benchmarks.chaos import cli as chaos
 from benchmarks.contenders import CONTENDERS
 from benchmarks.plot import plot as draw
 from benchmarks.profile import profile
@@ -111,10 +112,22 @@ def profile_command(
 
 
 @app.command("kill")
-@wraps(kill)
+@wraps(chaos.kill)
 def kill_command(**given: Any) -> None:
+    """See `chaos.cli.kill`."""
     _end_in_order()
-    kill(**given)
+    chaos.kill(**given)
+
+
+@app.command("soak")
+@wraps(chaos.soak)
+def soak_command(**given: Any) -> None:
+    """See `chaos.cli.soak`."""
+    _end_in_order()
+    chaos.soak(**given)
+
+
+app.command("plot-soak")(chaos.plot_soak)
 
 
 @app.command("list")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from benchmarks.chaos.processes import end_group, living
 from benchmarks.chaos.traffic import Traffic, Watched
 from benchmarks.chaos.tree import PART_BYTES, Files, Found, compare, make_tree
 from benchmarks.machine import describe_machine, describe_versions
+from benchmarks.running import Tell
 from benchmarks.servers import RunningServer, running_server
 from benchmarks.verifying import reader_of
 
@@ -34,7 +34,6 @@ PART_SECONDS, OBJECT_SECONDS = 0.15, 0.01
 """Answers come up to so much later, so that large files take about as long as everything else together."""
 _LIMIT_SECONDS: Final = 120.0
 _ORPHANS_SECONDS: Final = 30.0
-Tell = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -93,7 +92,7 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         """For the result."""
         return {
-            "number": self.plan.number,
+            "number": self.plan.number + 1,
             "options": self.plan.options,
             "kills": [kill.as_dict() for kill in self.kills],
             "under_way": [attempt.under_way for attempt in self.attempts if attempt.exit_code is None],
@@ -110,7 +109,7 @@ def kill_runs(runs: int, seed: int, tell: Tell, *, only: Sequence[int] = ()) -> 
     """Do it, and return the result, ready for JSON. Blocking; leaves no process and no file behind.
 
     Args:
-        only: numbers of the runs to do, of the `runs` that are drawn; empty is all.
+        only: numbers, from 1, of the runs to do, of the `runs` that are drawn; empty is all.
     """
     started, began = datetime.now(UTC), time.monotonic()
     outcomes = []
@@ -122,7 +121,7 @@ def kill_runs(runs: int, seed: int, tell: Tell, *, only: Sequence[int] = ()) -> 
             try:
                 seconds = {plan: bench.undisturbed(plan) for plan in (1, 2)}
                 tell(f"undisturbed: {seconds[1]:.2f} s, with 2 processes {seconds[2]:.2f} s")
-                for plan in (plan for plan in draw(seed, runs) if not only or plan.number in only):
+                for plan in (plan for plan in draw(seed, runs) if not only or plan.number + 1 in only):
                     outcomes.append(bench.run(plan, seconds[plan.processes]))
                     tell(_line(outcomes[-1], runs))
             finally:
