@@ -1,15 +1,18 @@
-"""The command line: run, quick, profile, list, table, readme, plot."""
+"""The command line: run, quick, profile, kill, soak,
+list, table, readme, plot, plot-soak."""
 
 from __future__ import annotations
 
 import json
 import signal
 import sys
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.chaos import cli as chaos
 from benchmarks.contenders import CONTENDERS
 from benchmarks.plot import plot as draw
 from benchmarks.profile import profile
@@ -106,6 +109,25 @@ def profile_command(
     if output is not None:
         output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     typer.echo(render_profile(result))
+
+
+@app.command("kill")
+@wraps(chaos.kill)
+def kill_command(**given: Any) -> None:
+    """See `chaos.cli.kill`."""
+    _end_in_order()
+    chaos.kill(**given)
+
+
+@app.command("soak")
+@wraps(chaos.soak)
+def soak_command(**given: Any) -> None:
+    """See `chaos.cli.soak`."""
+    _end_in_order()
+    chaos.soak(**given)
+
+
+app.command("plot-soak")(chaos.plot_soak)
 
 
 @app.command("list")

@@ -28,7 +28,7 @@ from asyncsink.errors import (
 from asyncsink.s3.aioboto3_calls import CALLS, Call
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import SLICE_BYTES, WatchedBody
-from asyncsink.s3.client import error_from_opening, find_credentials, open_client
+from asyncsink.s3.client import ANSWER_MOVED, error_from_opening, find_credentials, open_client
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.error_map import error_from_answer, one_line
 from asyncsink.s3.get_object import GetObject
@@ -150,7 +150,12 @@ class Aioboto3Transport:
                 body.turn = turn
             else:
                 await turn(len(body))
-        answer = await getattr(self._client, call.method)(Bucket=self._bucket, **parameters, **self._payer)
+        # S3 may send spaces for minutes before it says how a Complete ended: each is a sign of life.
+        listening = ANSWER_MOVED.set(watchdog.moved if isinstance(operation, CompleteMultipartUpload) else None)
+        try:
+            answer = await getattr(self._client, call.method)(Bucket=self._bucket, **parameters, **self._payer)
+        finally:
+            ANSWER_MOVED.reset(listening)
         watchdog.moved()
         if isinstance(operation, GetObject):
             answer["Body"] = await self._read_body(operation, answer, watchdog)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,6 +36,9 @@ KEEP_ALIVE_SECONDS = 4
 
 CONNECTIONS_BESIDE_TRANSFERS = 8
 """Listing, aborting and looking must not wait for a transfer's connection."""
+
+ANSWER_MOVED: ContextVar[Callable[[int], None] | None] = ContextVar("ANSWER_MOVED", default=None)
+"""Called with the size of every piece of the answer to the request that this task sends, as it arrives."""
 
 _HOW_TO_LOG_IN = (
     "Give creds_path= or profile=, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -289,17 +293,27 @@ def _session_class() -> type[Any]:
 
 
 class _Unredirected:
-    """An aiohttp session that follows no redirect; botocore's layer calls nothing but `request`."""
+    """An aiohttp session that follows no redirect, and tells of an answer's progress where somebody asks for that.
+
+    botocore's layer calls nothing but `request`, and takes an answer's body only when all of it is there.
+    """
 
     __slots__ = ("_session",)
 
     def __init__(self, session: Any) -> None:
         self._session = session
 
-    def request(self, method: str, **named: Any) -> Any:
+    async def request(self, method: str, **named: Any) -> Any:
         """What the session's own `request` gives."""
         named["allow_redirects"] = False
-        return self._session.request(method, **named)
+        response = await self._session.request(method, **named)
+        if (moved := ANSWER_MOVED.get()) is not None:
+            pieces = []
+            async for piece in response.content.iter_any():
+                moved(len(piece))
+                pieces.append(piece)
+            response._body = b"".join(pieces)  # what `read` gives then
+        return response
 
 
 def _skip_continue(request: Any, **_: Any) -> None:

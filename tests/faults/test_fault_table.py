@@ -301,13 +301,8 @@ async def test_damage_that_the_server_does_not_see_is_seen_in_its_answer(export:
     assert run.proxy.count(s.CorruptBody) == 1
 
 
-async def test_spaces_while_parts_are_joined_are_progress(
-    export: Export, patient: RetryPolicy, lane: str, request: pytest.FixtureRequest
-) -> None:
+async def test_spaces_while_parts_are_joined_are_progress(export: Export, patient: RetryPolicy) -> None:
     """Longer altogether than the time in which something must move."""
-    if lane == "aioboto3":
-        reason = "the watchdog of the aioboto3 lane does not see the bytes of an answer that the client is reading"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     watchful = replace(patient, complete_seconds=1.5, attempts=2)
     run = await export(Rule(s.Whitespace(12, 0.2), operation=COMPLETE), retry=watchful)
     run.published()

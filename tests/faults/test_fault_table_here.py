@@ -143,7 +143,6 @@ def test_killed_in_the_middle_of_a_part(
     assert len(proxy.sent("CreateMultipartUpload")) == len(proxy.sent("CompleteMultipartUpload")) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="the reader does not wait for a descriptor: each file without one is a failure")
 def test_descriptors_run_out(harm: Any, tmp_path: Path, stored: Callable[[], dict[str, bytes]], bucket: str) -> None:
     """Far fewer descriptors than there are requests in flight: the run goes on with those that there are."""
     files = {f"{number:03}": str(number).encode() * 100 for number in range(300)}

@@ -15,11 +15,13 @@ import asyncsink
 from asyncsink.config import MIB, RetryPolicy
 from asyncsink.engine.progress import Progress
 from asyncsink.errors import InvalidKey, ServerFault
-from asyncsink.grabbing.staging import FOLDER, UNFINISHED_SECONDS_MAX
+from asyncsink.grabbing import unfinished as unfinished_module
+from asyncsink.grabbing.staging import FOLDER, UNFINISHED_SECONDS_MAX, Staging
+from asyncsink.grabbing.unfinished import UnfinishedFile
 from asyncsink.grabbing.wanted import check_relative
+from asyncsink.s3.part_plan import PartPlan
 from asyncsink.testing.object_peer import ObjectPeer
 
-pytestmark = pytest.mark.anyio
 TreeOf = Callable[[Path], dict[str, bytes]]
 
 LARGE = os.urandom(42 * MIB + 7)
@@ -68,6 +70,7 @@ async def interrupted(peer: ObjectPeer, directory: Path, missing: set[int]) -> t
     return part, state
 
 
+@pytest.mark.anyio
 async def test_a_large_object_goes_on_where_it_was_interrupted(tmp_path: Path, tree_of: TreeOf) -> None:
     async with ObjectPeer({"large": LARGE}) as peer:
         missing = {STARTS[2], STARTS[5]}
@@ -81,6 +84,7 @@ async def test_a_large_object_goes_on_where_it_was_interrupted(tmp_path: Path, t
     assert report.receipts[0].confirmed_by == "server-checksum"
 
 
+@pytest.mark.anyio
 async def test_ranges_that_the_disk_lost_are_received_again(tmp_path: Path, tree_of: TreeOf) -> None:
     async with ObjectPeer({"large": LARGE}) as peer:
         part, state = await interrupted(peer, tmp_path, {STARTS[5]})
@@ -94,6 +98,7 @@ async def test_ranges_that_the_disk_lost_are_received_again(tmp_path: Path, tree
     assert tree_of(tmp_path) == {"large": LARGE}
 
 
+@pytest.mark.anyio
 async def test_what_is_unfinished_of_another_version_is_not_used(tmp_path: Path, tree_of: TreeOf) -> None:
     newer = LARGE[::-1]
     async with ObjectPeer({"large": LARGE}) as peer:
@@ -104,6 +109,7 @@ async def test_what_is_unfinished_of_another_version_is_not_used(tmp_path: Path,
     assert tree_of(tmp_path) == {"large": newer}
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("name", ["small", "large"])
 async def test_an_object_that_is_replaced_on_the_way(tmp_path: Path, tree_of: TreeOf, name: str) -> None:
     before, after = (b"before", b"after!!") if name == "small" else (LARGE, LARGE[1:])
@@ -120,6 +126,7 @@ async def test_an_object_that_is_replaced_on_the_way(tmp_path: Path, tree_of: Tr
     assert report.receipts[0].size_bytes == len(after)
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("name", ["small", "large"])
 @pytest.mark.parametrize("times", [1, 1000])
 async def test_bytes_that_are_wrong(tmp_path: Path, tree_of: TreeOf, name: str, times: int) -> None:
@@ -149,6 +156,7 @@ async def test_bytes_that_are_wrong(tmp_path: Path, tree_of: TreeOf, name: str, 
         assert tree_of(tmp_path) == {}
 
 
+@pytest.mark.anyio
 async def test_a_server_that_hangs_up_is_asked_again(tmp_path: Path, tree_of: TreeOf) -> None:
     async with ObjectPeer({f"k{n}": bytes([n]) * 1000 for n in range(40)}) as peer:
         seen: set[str] = set()
@@ -165,6 +173,7 @@ async def test_a_server_that_hangs_up_is_asked_again(tmp_path: Path, tree_of: Tr
     assert report.retries
 
 
+@pytest.mark.anyio
 async def test_what_is_gone_since_it_was_listed_fails_alone(tmp_path: Path, tree_of: TreeOf) -> None:
     gone = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
     async with ObjectPeer({"a": b"1", "b": b"2", "c": b"3"}) as peer:
@@ -177,6 +186,7 @@ async def test_what_is_gone_since_it_was_listed_fails_alone(tmp_path: Path, tree
 CLIMBING = ("../evil", "a/../../evil", "/etc/evil", "a//evil", "./evil", "a/.", "a/..", "nul\0evil", f"{FOLDER}/lock")
 
 
+@pytest.mark.anyio
 async def test_no_key_leaves_the_directory(tmp_path: Path, tree_of: TreeOf) -> None:
     target = tmp_path / "deep" / "target"
     async with ObjectPeer({**dict.fromkeys(CLIMBING, b"evil"), "good/..hidden": b"good"}) as peer:
@@ -187,12 +197,14 @@ async def test_no_key_leaves_the_directory(tmp_path: Path, tree_of: TreeOf) -> N
     assert not any(method == "GET" and key in CLIMBING for method, key, _ in peer.requests)
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("relative", ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\0", "x/" * 2500 + "x"])
 async def test_names_that_are_no_paths(relative: str) -> None:
     with pytest.raises(InvalidKey, match="nothing is written"):
         check_relative(relative, f"prefix/{relative}")
 
 
+@pytest.mark.anyio
 async def test_a_listing_that_does_not_go_on(tmp_path: Path) -> None:
     async with ObjectPeer({"a": b"1"}) as peer:
         peer.same_token = True
@@ -201,6 +213,7 @@ async def test_a_listing_that_does_not_go_on(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) in ([], [tmp_path / "a"])
 
 
+@pytest.mark.anyio
 async def test_what_killed_runs_left_is_swept(tmp_path: Path, tree_of: TreeOf) -> None:
     folder = tmp_path / FOLDER
     folder.mkdir()
@@ -218,6 +231,7 @@ async def test_what_killed_runs_left_is_swept(tmp_path: Path, tree_of: TreeOf) -
     assert not folder.exists()
 
 
+@pytest.mark.anyio
 async def test_two_grabs_of_one_object_at_once(tmp_path: Path, tree_of: TreeOf) -> None:
     async with ObjectPeer({"large": LARGE, "small": b"s"}) as peer:
         reports = await asyncio.gather(*(grab(peer, tmp_path) for _ in range(3)))
@@ -226,7 +240,37 @@ async def test_two_grabs_of_one_object_at_once(tmp_path: Path, tree_of: TreeOf) 
     assert tree_of(tmp_path) == {"large": LARGE, "small": b"s"}
 
 
+@pytest.mark.anyio
 async def test_a_multipart_object_without_a_checksum_is_confirmed_by_its_size(tmp_path: Path) -> None:
     async with ObjectPeer({"large": LARGE, "small": b"s"}, multipart=True) as peer:
         report = await grab(peer, tmp_path)
     assert {r.key: r.confirmed_by for r in report.receipts} == {"large": "size", "small": "size"}
+
+
+def test_a_file_that_another_run_finishes_meanwhile_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = Staging(str(tmp_path))
+    staging.open()
+    target = tmp_path / "k"
+    plan = PartPlan(size_bytes=3, part_size_bytes=3)
+
+    def unfinished() -> UnfinishedFile:
+        return UnfinishedFile(staging, "k", str(target), etag="e", plan=plan, algorithm="CRC64NVME")
+
+    first, second = unfinished(), unfinished()
+    first.open()
+    first.write(1, b"abc")
+    locked = unfinished_module.lock
+
+    def finish_first(descriptor: int, how: int) -> bool:
+        first.publish(None)
+        first.close()
+        return locked(descriptor, how)
+
+    monkeypatch.setattr(unfinished_module, "lock", finish_first)
+    second.open()
+    assert target.read_bytes() == b"abc"
+    second.close()
+    staging.close()
+    assert os.listdir(tmp_path) == ["k"]

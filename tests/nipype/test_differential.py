@@ -296,12 +296,23 @@ def trees_differ(case: Case, theirs: Outcome, ours: Outcome) -> str:
     more, less = ours.tree.items() - theirs.tree.items(), theirs.tree.items() - ours.tree.items()
     if case.is_s3 and less and not more and "directory" in case.links.values():
         return "rule 27: links to directories are left out of the local copy too"
+    if more and not less and case.inputs.get("remove_dest_dir") and all(_lost(name, theirs) for name, _ in more):
+        return "remove_dest_dir: Nipype removes what the same run has just put there"
     if more and not less and all(name.endswith(".mat") for name, _ in more):
         return "rule 30: companions of compressed images come along"
     there_too = all(any(f"{other}/".startswith(f"{folder}/") for other in theirs.empty) for folder in ours.empty)
     if not (more or less) and there_too and "missing.nii" in str(case.outputs):
         return "rule 7: no empty folder is made for what is missing"
     return ""
+
+
+def _lost(name: str, theirs: Outcome) -> bool:
+    """Whether Nipype lists a file (or a directory above it) that it does not leave behind."""
+    return any(
+        path.endswith(f"/local/{name}") or f"/local/{name}".startswith(path[path.find("/local/") :] + "/")
+        for path in theirs.out_file
+        if "/local/" in path
+    )
 
 
 def both(place: Place, case: Case) -> tuple[Outcome, Outcome]:
@@ -317,7 +328,8 @@ def check(place: Place, case: Case) -> str:
     return reason
 
 
-everything = settings(suppress_health_check=list(HealthCheck), print_blob=True)
+# The same set-ups in every run, so that a red run is red for everybody.
+everything = settings(suppress_health_check=list(HealthCheck), print_blob=True, derandomize=True)
 
 
 @settings(everything, max_examples=25)
@@ -332,7 +344,7 @@ def test_five_hundred_cases(place: Place, capfd: pytest.CaptureFixture[str]) -> 
     """Tells how many set-ups Nipype itself fails on, and what ours does there."""
     seen: Counter[str] = Counter()
 
-    @settings(everything, max_examples=500, derandomize=True)
+    @settings(everything, max_examples=500)
     @given(case=cases())
     def try_them(case: Case) -> None:
         seen[check(place, case)] += 1
@@ -397,6 +409,16 @@ def test_where_nipype_fails(place: Place, rule: str) -> None:
 
 
 MISPLACED = {
+    # Nipype lists the first file in out_file, and then removes it.
+    "remove_dest_dir: what the same run has just put there": (
+        Case(
+            {"x/a.nii": b"A", "x/m/b.nii": b"B"},
+            {"n.m": "x/a.nii", "n": "x/m"},
+            None,
+            {"remove_dest_dir": True, "parameterization": False},
+        ),
+        {"cwd/n/m/a.nii", "cwd/n/m/b.nii"},
+    ),
     "rule 4: a text in a list of lists is read by its letters": (
         Case(B, {"m": [["a.nii"], "b.nii"]}),
         {"prefix/m/a.nii", "prefix/m/b.nii"},
@@ -416,9 +438,10 @@ def test_where_nipype_misplaces(place: Place, rule: str) -> None:
         case = replace(case, inputs={"bucket": boto3.resource("s3").Bucket(place.bucket)})
     theirs, ours = both(place, case)
     expected = {place.filled(key) for key in keys}
-    assert set(ours.objects) == expected
-    assert set(theirs.objects) != expected
-    assert sorted(content for content, _ in ours.objects.values()) == sorted(case.files.values())
+    contents = {key: content for key, (content, _) in ours.objects.items()} or ours.tree
+    assert set(contents) == expected
+    assert set(theirs.objects or theirs.tree) != expected
+    assert sorted(contents.values()) == sorted(case.files.values())
 
 
 REFUSED = {
