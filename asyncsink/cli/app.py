@@ -50,7 +50,7 @@ def _tool(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
     ] = False,
 ) -> None:
-    """Publish the outputs of workflows to S3, with proof for every object."""
+    """Publish the outputs of workflows to S3 and bring them back, with proof for every object."""
 
 
 @app.command(epilog="Example: asyncsink export derivatives s3://my-bucket/study --manifest study.jsonl")
@@ -117,7 +117,8 @@ def abort_uploads(
         str, typer.Argument(metavar="DESTINATION", help="s3://bucket/prefix: what lies below the prefix as a folder.")
     ],
     older_than: Annotated[
-        str, typer.Option("--older-than", metavar="AGE", help="Such as 90s, 15m, 24h or 7d; uploads that run stay.")
+        str,
+        typer.Option("--older-than", metavar="AGE", help="Such as 90s, 15m, 24h or 7d: longer than your longest run."),
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show them, and abort none.")] = False,
     **given: Any,
