@@ -11,8 +11,8 @@ from asyncsink.cli import flags
 from asyncsink.cli.output import Output, set_up_logging, usage_error
 
 EXIT_CODES = (
-    "Exit codes: 0 all published or already there; 1 something was not; 2 wrong usage or configuration, nothing was "
-    "sent; 130 interrupted (143 by SIGTERM)."
+    "Exit codes: 0 all published (or grabbed) or already there; 1 something was not; 2 wrong usage or configuration, "
+    "nothing was sent; 130 interrupted (143 by SIGTERM)."
 )
 
 app = typer.Typer(
