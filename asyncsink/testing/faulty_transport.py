@@ -34,14 +34,20 @@ Fault = Literal[
     "stall",  # nothing was sent; Stalled, after `stall_seconds`
 ]
 Choose = Callable[[int, Operation[Any]], Fault | None]
-"""Says how a request fails: given its number, from 1 in the order of all attempts, and what it is. None harms nothing."""
+"""Says how a request fails: given its number, from 1 in the order of all attempts, and what it is. None: not at all."""
 
 _PLACE = ("key", "upload_id", "part_number", "version_id", "prefix", "token", "marker", "key_marker")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that came: S3's name of its operation, its key ("" without one), and the fault that it met, or None."""
+    """A request that came.
+
+    Attributes:
+        operation: S3's name.
+        key: or the prefix that it lists.
+        fault: what it met, or None.
+    """
 
     operation: str
     key: str
@@ -75,7 +81,7 @@ class Faults:
     def meet(self, operation: Operation[Any]) -> Fault | None:
         """Count a request; how it fails, or None."""
         fault = self.choose(len(self.requests) + 1, operation)
-        self.requests.append(Request(operation.name, getattr(operation, "key", ""), fault))
+        self.requests.append(Request(operation.name, _key(operation), fault))
         return fault
 
     async def open_lanes(self, *args: Any, **kwargs: Any) -> Lanes:
@@ -107,7 +113,7 @@ class FaultyTransport:
         fault = self._faults.meet(operation)
         if fault is None:
             return await self._inner.send(operation)
-        what = f"{operation.name} of {getattr(operation, 'key', '') or 'the bucket'!r} failed on purpose"
+        what = f"{operation.name} of {_key(operation)!r} failed on purpose"
         if fault == "refuse":
             raise PermanentError(f"{what}: it was refused.", operation=operation.name, code="Invalid", status=400)
         if fault == "deny":
@@ -117,7 +123,8 @@ class FaultyTransport:
             raise Stalled(f"{what}: no byte moved.", operation=operation.name)
         if fault == "lose":
             await self._inner.send(_unheard(operation))
-        raise ConnectionLost(f"{what}: {'its answer was lost' if fault == 'lose' else 'it was not sent'}.")
+        how = "its answer was lost" if fault == "lose" else "it was not sent"
+        raise ConnectionLost(f"{what}: {how}.", operation=operation.name)
 
     async def aclose(self) -> None:
         """Close the inner transport."""
@@ -137,6 +144,10 @@ def nth_request(number: int, fault: Fault, *, for_good: bool = False) -> Choose:
         return fault if for_good and marked is not None and marked == _place(operation) else None
 
     return choose
+
+
+def _key(operation: Operation[Any]) -> str:
+    return str(getattr(operation, "key", "") or getattr(operation, "prefix", ""))
 
 
 def _place(operation: Operation[Any]) -> object:
