@@ -45,7 +45,7 @@ FAULTS: tuple[tuple[Fault, bool, Fault | None], ...] = (
 )
 """Each with whether it is for good: then every attempt fails alike; and what else every abort meets that follows."""
 RETRY = RetryPolicy(
-    attempts=3,
+    attempts=2,
     backoff_seconds_base=0.001,
     backoff_seconds_max=0.002,
     stall_seconds=20.0,
@@ -67,7 +67,6 @@ FRESH = {
 }
 LEFT = {
     "known.json": FRESH["known.json"],
-    "small.json": FRESH["small.json"],
     # What earlier runs left open, each in another state:
     "left/open.nii": dice.randbytes(5 * MIB + 1),  # with the first of its two parts
     "left/changed.nii": dice.randbytes(MIB + 1),
@@ -178,10 +177,10 @@ class World:
             rows = database.execute("SELECT key, state, upload_id FROM upload").fetchall()
         return {key.decode(): (state, upload_id or "") for key, state, upload_id in rows}
 
-    def open_uploads(self) -> list[dict[str, Any]]:
-        told = self.s3.list_multipart_uploads(Bucket=self.bucket, Prefix=f"{self.prefix}/")
-        found: list[dict[str, Any]] = told.get("Uploads", [])
-        return found
+    def open_uploads(self, notices: Sequence[str]) -> list[dict[str, Any]]:
+        """All but those that `notices` say cannot be aborted with these credentials: the user has to see to them."""
+        found = self.s3.list_multipart_uploads(Bucket=self.bucket, Prefix=f"{self.prefix}/").get("Uploads", [])
+        return [each for each in found if not any(f"{each['UploadId']} of {each['Key']!r}" in n for n in notices)]
 
     def stored(self) -> dict[str, bytes]:
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
@@ -196,8 +195,7 @@ class World:
     # -- what must be true --------------------------------------------------------------------------------------------
 
     def nothing_is_wrong(self, stored: dict[str, bytes], notices: Sequence[str]) -> None:
-        """Every object and every copy has its bytes, and the journal knows every upload that is open; or the user does,
-        where the credentials may not abort it, and the row of its key is another upload's by now."""
+        """Every object and every copy has its bytes, and the journal knows every upload that is open."""
         for key, data in stored.items():
             assert data == self.expected(key.removeprefix(f"{self.prefix}/")), f"{key} has wrong bytes"
         for name, data in self.copied().items():
@@ -205,10 +203,9 @@ class World:
             assert data == self.expected(name), f"the copy {name} has wrong bytes"
         assert [path.name for path in (self.own / "journal").iterdir()] == ["j.sqlite"]
         journalled = self.journalled()
-        for upload in self.open_uploads():
+        for upload in self.open_uploads(notices):
             state, upload_id = journalled.get(upload["Key"], ("unknown", ""))
-            told = any(f"{upload['UploadId']} of {upload['Key']!r}" in notice for notice in notices)
-            if upload_id != upload["UploadId"] and not told:
+            if upload_id != upload["UploadId"]:
                 # Its id was never heard: the next run looks for it, and knows it by its having no part.
                 assert state == "creating", f"nobody knows an open upload of {upload['Key']}; the row is {state}"
                 parts = self.s3.list_parts(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
@@ -227,22 +224,22 @@ class World:
         told = [*(outcome.key for outcome in there), *failed]
         assert sorted(told) == sorted(self.key(name) for name in self.content)
 
-    def completed(self, report: asyncsink.Report | AsyncSinkError) -> None:
+    def completed(self, report: asyncsink.Report | AsyncSinkError, notices: Sequence[str] = ()) -> None:
         """Everything is published and copied, and no upload is open."""
         assert isinstance(report, asyncsink.Report), report
         report.raise_for_failures()
         stored = self.stored()
-        self.nothing_is_wrong(stored, ())
+        self.nothing_is_wrong(stored, notices)
         self.told_truly(stored, report)
         assert sorted(stored) == sorted(self.key(name) for name in self.content)
         assert sorted(self.copied()) == (sorted(self.content) if self.copies else [])
-        assert self.open_uploads() == []
+        assert self.open_uploads(notices) == []
         assert self.journalled() == {}
 
 
 def held() -> set[str]:
     """Descriptors, threads of our own and tasks of this process."""
-    found = {f"task {task!r}" for task in asyncio.all_tasks()}
+    found = {f"task {task.get_name()} of {task.get_coro()!r:.60}" for task in asyncio.all_tasks()}
     found |= {f"thread {thread.name}" for thread in _threads()}
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # that of the listing itself
@@ -284,9 +281,9 @@ async def fails_well(world: World, number: int, fault: Fault, for_good: bool, ab
     faults, report = await world.run(chosen(number, fault, for_good, aborts))
     await nothing_leaks(before)
     assert faults.hits, f"only {len(faults.requests)} requests came"
-    denied = fault == "deny" and isinstance(report, asyncsink.Report)
+    notices = report.notices if fault == "deny" and isinstance(report, asyncsink.Report) else ()
     stored = world.stored()
-    world.nothing_is_wrong(stored, report.notices if denied else ())
+    world.nothing_is_wrong(stored, notices)
     if isinstance(report, asyncsink.Report):
         world.told_truly(stored, report)
         failed = {failure.key for failure in report.failures}
@@ -297,7 +294,7 @@ async def fails_well(world: World, number: int, fault: Fault, for_good: bool, ab
         assert for_good, report
         assert faults.hits[0].operation == "ListObjectsV2", report
     _, again = await world.run(lambda _number, _operation: None)
-    world.completed(again)
+    world.completed(again, notices)
 
 
 async def every_request_fails(world: World, every: int = 1, first: int = 0) -> tuple[int, int]:
@@ -355,7 +352,6 @@ async def test_some_requests_fail(
         pytest.param(LEFT, "wire", "journal", 32, id="left-32"),
         pytest.param(FRESH, "wire", "never", 32, id="fresh-never"),
         pytest.param(FRESH, "aioboto3", "journal", 32, id="fresh-aioboto3"),
-        pytest.param(LEFT, "aioboto3", "journal", 32, id="left-aioboto3"),
     ],
 )
 async def test_every_request_fails(
