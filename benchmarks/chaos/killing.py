@@ -268,7 +268,8 @@ class _Bench:
             process.kill()
             end = None if kill is not None and process.returncode == -signal.SIGKILL else process.returncode
             killed.set()
-        told = _json(said) or {"stderr": moaned.read_text(errors="replace") if due else "it took too long"}
+        text = moaned.read_text(errors="replace").replace(str(self._directory), "…")
+        told = _json(said) or {"stderr": text if due else "it took too long"}
         return Attempt(children, end, traffic.under_way_most, under_way, told)
 
     @property

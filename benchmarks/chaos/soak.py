@@ -204,9 +204,11 @@ def _trends(samples: list[Sample]) -> dict[str, dict[str, Any]]:
 
 
 def _total(rounds: list[dict[str, Any]], which: str) -> dict[str, int]:
+    """Without the errors' sentences, which name files of this machine."""
     total: Counter[str] = Counter()
     for each in rounds:
-        total.update(each[which])
+        for word, number in each[which].items():
+            total[word.partition(": ")[0]] += number
     return dict(total.most_common())
 
 

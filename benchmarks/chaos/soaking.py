@@ -70,7 +70,7 @@ async def _export(tree: Path, url: str, number: int, options: dict[str, Any]) ->
     try:
         report = await asyncsink.export_directory(tree, url, **options)
     except (SourceError, TransferError) as error:
-        return Counter({f"refused: {type(error).__name__}: {error}": 1})
+        return Counter({f"refused by {type(error).__name__}: {error}": 1})
     counted = Counter(_word(failure) for failure in report.failures)
     counted.update(published=report.objects_uploaded, skipped=report.objects_skipped, retries=report.retries)
     return counted
