@@ -7,7 +7,7 @@ BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check bench bench-quick devserver clean
+.PHONY: help setup demo demo-nipype test test-all check bench bench-quick devserver clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP) ## A real cohort into a real S3 server: export, verify, re-run
 	@$(BIN)/asyncsink demo
+
+demo-nipype: $(STAMP) ## Nipype workflows that publish to S3 and go on from there, beside Nipype's own DataSink
+	@$(BIN)/asyncsink demo --nipype
 
 check: $(STAMP) ## Style, types and the walls between the rooms
 	$(BIN)/ruff check .

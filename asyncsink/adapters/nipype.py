@@ -1,11 +1,12 @@
 """asyncsink in Nipype's place (extra "nipype").
 
-    from asyncsink.adapters.nipype import DataSink
+    from asyncsink.adapters.nipype import DataSink, S3DataGrabber
 
     sink = Node(DataSink(base_directory="s3://bucket/prefix", encrypt_bucket_keys=True), name="sink")
 
-`DataSink` has the inputs and the output of Nipype's own, and asyncsink's options as further inputs. Where code cannot
-be edited, `install()` puts one with Nipype's inputs only in the place of `nipype.interfaces.io.DataSink`.
+`DataSink` and `S3DataGrabber` have the inputs and outputs of Nipype's own, and asyncsink's options as further inputs.
+Where code cannot be edited, `install()` puts such with Nipype's inputs only in the place of those in
+`nipype.interfaces.io`.
 
 Nipype itself asks a server of its own for its newest version when the first interface is made. asyncsink adds nothing
 to that and changes nothing of it: NIPYPE_NO_ET=1 (and NO_ET=1) in the environment, or Nipype's configuration
@@ -22,6 +23,7 @@ except ImportError as error:
     ) from error
 
 from asyncsink.adapters.nipype_datasink import DataSink
+from asyncsink.adapters.nipype_grabber import S3DataGrabber
 from asyncsink.adapters.nipype_installed import install, uninstall
 
-__all__ = ["DataSink", "install", "uninstall"]
+__all__ = ["DataSink", "S3DataGrabber", "install", "uninstall"]

@@ -1,4 +1,4 @@
-"""DataSink for code that cannot be edited: `install()` puts it in the place of Nipype's own."""
+"""DataSink and S3DataGrabber for code that cannot be edited: `install()` puts them in the place of Nipype's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from nipype.interfaces import io as nio
 
 from asyncsink.adapters.nipype_arguments import OUR_OPTIONS, check_option
 from asyncsink.adapters.nipype_datasink import Exporting, NipypeDataSink
+from asyncsink.adapters.nipype_grabber import Grabbing, NipypeS3DataGrabber
 from asyncsink.errors import ConfigError
+from asyncsink.grabbing.options import GRAB_OPTION_NAMES
 from asyncsink.option_names import ExportOptions, check_option_names
 
 
@@ -28,15 +30,33 @@ class DataSink(Exporting, NipypeDataSink):
         super().__init__(*args, **inputs)
 
 
-def install(**options: Unpack[ExportOptions]) -> None:
-    """Make `nipype.interfaces.io.DataSink` publish with asyncsink, in every module that has it by that name.
+class S3DataGrabber(Grabbing, NipypeS3DataGrabber):
+    """Nipype's S3DataGrabber with Nipype's inputs only; what `install` was given says how to reach the bucket."""
 
-    Call it before workflows are built: sinks that exist keep what they are, and so does code that is yet to take
+    input_spec = nio.S3DataGrabberInputSpec
+
+    _options: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, *args: Any, **inputs: Any) -> None:
+        self._installed = dict(type(self)._options)
+        super().__init__(*args, **inputs)
+
+
+_PLACES: tuple[tuple[str, type, type], ...] = (
+    ("DataSink", NipypeDataSink, DataSink),
+    ("S3DataGrabber", NipypeS3DataGrabber, S3DataGrabber),
+)
+
+
+def install(**options: Unpack[ExportOptions]) -> None:
+    """Make `nipype.interfaces.io.DataSink` and `.S3DataGrabber` use asyncsink, in every module that has them by name.
+
+    Call it before workflows are built: interfaces that exist keep what they are, and so does code that is yet to take
     Nipype's own from elsewhere (a subclass, a name of its own). Called again, it replaces the options.
 
     Args:
         options: asyncsink's own, for every sink, such as `endpoint_url`, `overwrite` or `concurrency`; what DataSink
-            has an input for is given there.
+            has an input for is given there. Those that a grab has too are every grabber's as well.
 
     Raises:
         ConfigError: an option does not exist, is an input of DataSink, or may not stand in Nipype's files.
@@ -47,18 +67,22 @@ def install(**options: Unpack[ExportOptions]) -> None:
             raise ConfigError(f"install takes no {name!r}: it is an input of DataSink; set it on each sink.")
         check_option(name, value)
     DataSink._options = dict(options)
-    _put_in_place(NipypeDataSink, DataSink)
+    # The kinds of `sse` that may stand here need nothing for reading.
+    S3DataGrabber._options = {n: value for n, value in options.items() if n in GRAB_OPTION_NAMES and n != "sse"}
+    for name, theirs, ours in _PLACES:
+        _put_in_place(name, theirs, ours)
 
 
 def uninstall() -> None:
-    """Put Nipype's own DataSink back, in every module. Harmless where it is in place."""
-    _put_in_place(DataSink, NipypeDataSink)
+    """Put Nipype's own back, in every module. Harmless where they are in place."""
+    for name, theirs, ours in _PLACES:
+        _put_in_place(name, ours, theirs)
 
 
-def _put_in_place(old: type, new: type) -> None:
-    nio.DataSink = new
+def _put_in_place(name: str, old: type, new: type) -> None:
+    setattr(nio, name, new)
     for module_name, module in list(sys.modules.items()):
         # Its own dictionary only: asking a module that imports lazily would import what is not wanted.
         names = getattr(module, "__dict__", {})
-        if names.get("DataSink") is old and module_name != __name__:
-            names["DataSink"] = new
+        if names.get(name) is old and module_name != __name__:
+            names[name] = new

@@ -150,16 +150,21 @@ def devserver(
 
 @app.command(epilog="Example: asyncsink demo")
 def demo(
-    subjects: Annotated[int, typer.Option("--subjects", hidden=True, min=1)] = 12,
+    nipype: Annotated[bool, typer.Option("--nipype", help="Workflows in Nipype instead, beside its DataSink.")] = False,
+    subjects: Annotated[int | None, typer.Option("--subjects", hidden=True, min=1)] = None,
     large_file: Annotated[str, typer.Option("--large-file", hidden=True)] = "300MB",
 ) -> int:
     """Show the whole story on a small cohort and a server of its own, in half a minute.
 
     Needs 1 GB of free space for temporary files, and leaves nothing behind.
     """
+    if nipype:
+        from asyncsink.cli.demo_nipype import demo_nipype_command
+
+        return demo_nipype_command(subjects or 4)
     from asyncsink.cli.demo import demo_command
 
-    return demo_command(subjects, large_file)
+    return demo_command(subjects or 12, large_file)
 
 
 def _output(given: dict[str, Any]) -> Output:

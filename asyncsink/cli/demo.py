@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import filecmp
-import os
-import tempfile
-import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asyncsink.cli.displays import count_display, transfer_display
 from asyncsink.cli.output import Output
-from asyncsink.cli.running import Interrupted, run_until_signalled
+from asyncsink.cli.story import Broken, tell_story
 from asyncsink.config import S3Target, Settings
-from asyncsink.errors import AsyncSinkError
 from asyncsink.report.wording import count, duration, size
 from asyncsink.values import parse_size
 
@@ -39,10 +36,6 @@ Next, on your own data
   asyncsink devserver                                                   a local S3 server, if you have no bucket yet"""
 
 
-class _Broken(Exception):
-    """Something was not as promised."""
-
-
 def demo_command(subjects: int, large_file: str) -> int:
     """Tell the story and return the exit code: 0 where everything was as promised, 1 where something was not.
 
@@ -53,37 +46,11 @@ def demo_command(subjects: int, large_file: str) -> int:
         subjects: of the cohort; each has 27 files.
         large_file: size of one more file.
     """
-    output = Output()
-    started = time.monotonic()
-    try:
-        large_file_bytes = parse_size(large_file, "--large-file")
-        _forget_environment()
-        with tempfile.TemporaryDirectory(prefix="asyncsink-demo-") as folder:
-            story = _Story(output, Path(folder))
-            run_until_signalled(lambda: story.tell_all(subjects, large_file_bytes))
-    except Interrupted as stop:
-        output.note("interrupted: the server is stopped, and the demo's files are removed")
-        return stop.exit_code
-    except _Broken as broken:
-        output.note(f"asyncsink: error: Not as promised: {broken}")
-        return 1
-    except AsyncSinkError as error:
-        output.error(error)
-        return 2
-    except Exception as error:  # noqa: BLE001 - a bug, told as one
-        output.error(error)
-        return 1
-    output.say(
-        f"{EPILOGUE}\n\nDone in {duration(time.monotonic() - started)}. The server and all files are gone again."
-    )
-    return 0
 
+    def story(output: Output, folder: Path) -> Coroutine[Any, Any, None]:
+        return _Story(output, folder).tell_all(subjects, parse_size(large_file, "--large-file"))
 
-def _forget_environment() -> None:
-    """Nobody's own profile, credentials or proxy shall decide how the demo goes."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]
-    os.environ.update(AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull, no_proxy="127.0.0.1")
+    return tell_story(story, EPILOGUE)
 
 
 class _Story:
@@ -100,7 +67,7 @@ class _Story:
         """All steps in order.
 
         Raises:
-            _Broken: something was not as promised.
+            Broken: something was not as promised.
             AsyncSinkError: a step could not be taken.
         """
         from asyncsink.devserver.seaweedfs import DevServer
@@ -161,14 +128,14 @@ class _Story:
         with transfer_display("the cohort", progress, quiet=False):
             report = await run_source(settings, OutputsSource(outputs, symlinks="follow"), progress=progress)
         for failure in report.failures:
-            raise _Broken(f"{failure.source} was not published: {failure.message}")
+            raise Broken(f"{failure.source} was not published: {failure.message}")
         return report
 
     async def _publish(self, outputs: Outputs, settings: Settings) -> Report:
         report = await self._export(outputs, settings)
         proofs = report.as_dict()["confirmed_by"]
         if proofs != {"server-checksum": report.objects_uploaded}:
-            raise _Broken(f"expected every object to be confirmed by the server's checksum, found {proofs}.")
+            raise Broken(f"expected every object to be confirmed by the server's checksum, found {proofs}.")
         rate = size(report.bytes_uploaded / max(report.elapsed_seconds, 1e-9))
         self._tell(
             f"Published {count(report.objects_uploaded, 'object')} ({size(report.bytes_uploaded)}) in "
@@ -191,7 +158,7 @@ class _Story:
         with count_display("read back", lambda: checked, quiet=False):
             report = await verify_manifest(self._manifest, read_back=True, options=options, observe=observe)
         if not report.ok or report.confirmed_by != {"read-back": report.checked}:
-            raise _Broken(f"expected every object to be read back intact. {report.summary()}")
+            raise Broken(f"expected every object to be read back intact. {report.summary()}")
         self._tell(
             f"Downloaded all {count(report.checked, 'object')} again: every one has exactly the bytes of the manifest."
         )
@@ -200,14 +167,14 @@ class _Story:
         compared = 0
         for receipt in report.receipts:
             if not receipt.local_copy or not filecmp.cmp(receipt.source, receipt.local_copy, shallow=False):
-                raise _Broken(f"the local copy of {receipt.source} differs from it.")
+                raise Broken(f"the local copy of {receipt.source} differs from it.")
             compared += 1
         self._tell(f"Compared {count(compared, 'local file')} with the originals: equal, byte for byte.")
 
     async def _publish_again(self, outputs: Outputs, settings: Settings) -> None:
         report = await self._export(outputs, settings)
         if report.bytes_uploaded or report.objects_uploaded:
-            raise _Broken(f"expected the second run to send nothing; it sent {size(report.bytes_uploaded)}.")
+            raise Broken(f"expected the second run to send nothing; it sent {size(report.bytes_uploaded)}.")
         self._tell(
             f"Ran the same export again: {size(report.bytes_uploaded)} sent, all "
             f"{count(report.objects_skipped, 'object')} found unchanged, in {duration(report.elapsed_seconds)}."

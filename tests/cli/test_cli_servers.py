@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,28 @@ def test_the_demo_keeps_every_promise_and_leaves_nothing(cli: Cli, tmp_path: Pat
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_the_demo_in_nipype_keeps_every_promise_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
+    ended = cli("demo", "--nipype", "--subjects", "1")
+    assert (ended.code, ended.stderr) == (0, "")
+    steps = [line for line in ended.stdout.splitlines() if line.startswith("[")]
+    assert [step[:5] for step in steps] == [f"[{number}/6]" for number in range(1, 7)]
+    assert "the same 6 objects" in steps[2]
+    assert "5 objects" in steps[5]
+    assert "What this showed" in ended.stdout
+    assert "%" not in ended.stdout
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_the_demo_in_nipype_without_its_extra_is_one_sentence(cli: Cli, tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    absent.mkdir()
+    (absent / "sitecustomize.py").write_text("import sys\nsys.modules['nipype'] = None\n")
+    ended = cli("demo", "--nipype", PYTHONPATH=os.pathsep.join([str(absent), *sys.path]))
+    assert ended.code == 2
+    assert "pip install 'asyncsink[nipype]'" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_the_demo_goes_its_own_way(cli: Cli, tmp_path: Path) -> None:
     # Somebody's profile, endpoint and proxy must not decide how it goes.
     foreign = {
@@ -91,8 +115,9 @@ def test_the_demo_goes_its_own_way(cli: Cli, tmp_path: Path) -> None:
     assert cli("demo", "--subjects", "1", "--large-file", "6MB", **foreign).code == 0
 
 
-def test_the_demo_cleans_up_when_it_is_interrupted(cli: Cli, tmp_path: Path) -> None:
-    process = cli.start("demo", "--subjects", "2", "--large-file", "20MB")
+@pytest.mark.parametrize("which", [("--large-file", "20MB"), ("--nipype",)])
+def test_the_demo_cleans_up_when_it_is_interrupted(cli: Cli, tmp_path: Path, which: tuple[str, ...]) -> None:
+    process = cli.start("demo", "--subjects", "2", *which)
     for line in process.stdout:
         if line.startswith("[2/6]"):
             break

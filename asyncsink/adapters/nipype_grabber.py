@@ -1,0 +1,156 @@
+"""Nipype's S3DataGrabber on asyncsink: the same inputs and outputs, without boto."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from nipype.interfaces import io as nio
+from nipype.interfaces.base import Directory, Str, isdefined, traits
+
+from asyncsink.errors import ConfigError
+from asyncsink.grabber import grab_sync
+from asyncsink.grabbing.options import GRAB_OPTION_NAMES
+from asyncsink.grabbing.report import GrabReport
+
+NipypeS3DataGrabber = nio.S3DataGrabber
+"""Nipype's own, also where `install()` has put another one in its place."""
+
+_SAID_OTHERWISE = ("anonymous", "bucket", "infields", "outfields", "sse")
+OUR_GRAB_OPTIONS = tuple(
+    name
+    for name in GRAB_OPTION_NAMES
+    if name not in (*nio.S3DataGrabberInputSpec().copyable_trait_names(), "field_template", *_SAID_OTHERWISE)
+)
+"""What asyncsink adds. A customer key (`sse`) is not among them: Nipype would write it to hash and crash files."""
+
+log = logging.getLogger("nipype.interface")
+
+
+class Grabbing:
+    """What makes a subclass of Nipype's S3DataGrabber grab with asyncsink.
+
+    Attributes:
+        report: the GrabReport of the latest run in this process, or None. Copies and pickles of the interface leave it
+            out.
+    """
+
+    inputs: Any
+    report: GrabReport | None = None
+    _pkg = "asyncsink"
+    _infields: list[str] | None
+    _installed: Mapping[str, Any] = {}
+
+    def _list_outputs(self) -> dict[str, Any]:
+        """Grab, and list the local files of every output field. Works in any thread and beside a running event loop.
+
+        Raises:
+            ConfigError: an input is missing, or cannot be meant as it stands; nothing was sent.
+            SourceMissing: a template finds nothing, and raise_on_empty is True; nothing was received.
+            TransferError: the bucket cannot be listed.
+            GrabFailed: an object was not grabbed; the message names the first.
+        """
+        source, directory, options = grab_arguments(self.inputs, self._infields or [], self._installed)
+        report = self.report = grab_sync(source, directory, **options)
+        for line in report.brief().splitlines():
+            log.info("%s", line)
+        for notice in report.notices:
+            log.info("%s", notice)
+        report.raise_for_failures()
+        return dict(report.outputs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or pickle of the interface has: a report reads from a file of this process."""
+        return {name: value for name, value in self.__dict__.items() if name != "report"}
+
+
+def grab_arguments(inputs: Any, infields: list[str], installed: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Source, directory and options of the grab that an S3DataGrabber with these inputs is to do.
+
+    Args:
+        inputs: S3DataGrabber's input spec, with or without our options.
+        infields: names that are inputs of the templates, whatever they are called.
+        installed: options for every grabber; inputs go first.
+
+    Raises:
+        ConfigError: an input is missing, or names no output.
+    """
+    for name in infields:
+        if not isdefined(getattr(inputs, name)):
+            raise ConfigError(f"S3DataGrabber requires a value for input {name!r} because it was listed in 'infields'.")
+    if not isdefined(inputs.local_directory):
+        raise ConfigError("local_directory is not given; expected the directory that the files are to be grabbed into.")
+    if not inputs.template_args:
+        raise ConfigError("template_args names no output; expected {'outfiles': [['subject_id']]}, or leave it alone.")
+    there = set(inputs.copyable_trait_names()).difference(infields)
+    options = {name: getattr(inputs, name) for name in OUR_GRAB_OPTIONS if name in there}
+    options = {**installed, **{name: value for name, value in options.items() if isdefined(value)}}
+    # Nipype's own default is nobody's word, and was never used; the environment or the profile may know better.
+    if isdefined(inputs.region) and inputs.region != inputs.trait("region").default:
+        options["region"] = inputs.region
+    if inputs.anon:
+        options["anonymous"] = True
+    arguments = {field: [list(each) for each in lists] for field, lists in inputs.template_args.items()}
+    templates = inputs.field_template if isdefined(inputs.field_template) else {}
+    options |= {
+        "template": inputs.template,
+        # What template_args does not name is no output, in Nipype too.
+        "field_template": {field: text for field, text in templates.items() if field in arguments},
+        "template_args": arguments,
+        "infields": _values(inputs, infields, arguments),
+        "raise_on_empty": inputs.raise_on_empty,
+        "sort_filelist": inputs.sort_filelist,
+    }
+    options.setdefault("match", "start")
+    return f"s3://{inputs.bucket}/{inputs.bucket_path}", inputs.local_directory, options
+
+
+def _values(inputs: Any, infields: list[str], arguments: Mapping[str, list[list[Any]]]) -> dict[str, Any]:
+    """The inputs that arguments name: the infields, and any other of S3DataGrabber's, but none of ours.
+
+    Raises:
+        ConfigError: an argument names an input that has no value.
+    """
+    names = {each for lists in arguments.values() for one in lists for each in one if isinstance(each, str)}
+    known = set(inputs.copyable_trait_names()).difference(OUR_GRAB_OPTIONS).union(infields)
+    values = {name: getattr(inputs, name) for name in names & known}
+    for name, value in values.items():
+        if not isdefined(value):
+            raise ConfigError(f"template_args names the input {name!r}, which has no value; give it one.")
+    return values
+
+
+class S3DataGrabberInputSpec(nio.S3DataGrabberInputSpec):
+    """S3DataGrabber's inputs, and asyncsink's options as further ones (see `asyncsink.GrabOptions`).
+
+    A name that `infields` lists is an input of the templates, also where it is the name of one of our options.
+    """
+
+    region = Str(desc="Region of the bucket; where it is not given, what the environment or the profile says")
+    local_directory = Directory(desc="Directory that the files are grabbed into; made where it is missing")
+
+
+for _name in OUR_GRAB_OPTIONS:
+    S3DataGrabberInputSpec.add_class_trait(
+        _name, traits.Any(desc=f"asyncsink's option; see asyncsink.GrabOptions: {_name}")
+    )
+
+
+class S3DataGrabber(Grabbing, nio.S3DataGrabber):
+    """Brings objects from S3 into a directory; to be used like `nipype.interfaces.io.S3DataGrabber`.
+
+        grabber = Node(S3DataGrabber(infields=["subject"], outfields=["func", "anat"]), name="grabber")
+        grabber.inputs.bucket, grabber.inputs.bucket_path = "openneuro", "ds000101"
+        grabber.inputs.template = "*"
+        grabber.inputs.field_template = {"func": "%s/func/.*_bold.nii.gz", "anat": "%s/anat/%s_T1w.nii.gz"}
+        grabber.inputs.template_args = {"func": [["subject"]], "anat": [["subject", "subject"]]}
+        grabber.inputs.local_directory, grabber.inputs.sort_filelist = "/data", True
+
+    Templates are regular expressions that a key begins with, as in Nipype; `match="full"` asks for the whole key, and
+    `template_syntax="glob"` for globs. What differs: only keys below the templates' prefixes are listed; objects are
+    received at once, in ranges where they are large, and proven by their checksums; what is here and identical is not
+    received again; a subject for which nothing is found leaves None in its place, not an empty output.
+    """
+
+    input_spec = S3DataGrabberInputSpec
