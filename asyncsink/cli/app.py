@@ -11,8 +11,8 @@ from asyncsink.cli import flags
 from asyncsink.cli.output import Output, set_up_logging, usage_error
 
 EXIT_CODES = (
-    "Exit codes: 0 all published or already there; 1 something was not; 2 wrong usage or configuration, nothing was "
-    "sent; 130 interrupted (143 by SIGTERM)."
+    "Exit codes: 0 all published (or grabbed) or already there; 1 something was not; 2 wrong usage or configuration, "
+    "nothing was sent; 130 interrupted (143 by SIGTERM)."
 )
 
 app = typer.Typer(
@@ -50,7 +50,7 @@ def _tool(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
     ] = False,
 ) -> None:
-    """Publish the outputs of workflows to S3, with proof for every object."""
+    """Publish the outputs of workflows to S3 and bring them back, with proof for every object."""
 
 
 @app.command(epilog="Example: asyncsink export derivatives s3://my-bucket/study --manifest study.jsonl")
@@ -117,7 +117,8 @@ def abort_uploads(
         str, typer.Argument(metavar="DESTINATION", help="s3://bucket/prefix: what lies below the prefix as a folder.")
     ],
     older_than: Annotated[
-        str, typer.Option("--older-than", metavar="AGE", help="Such as 90s, 15m, 24h or 7d; uploads that run stay.")
+        str,
+        typer.Option("--older-than", metavar="AGE", help="Such as 90s, 15m, 24h or 7d: longer than your longest run."),
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show them, and abort none.")] = False,
     **given: Any,

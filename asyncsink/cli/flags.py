@@ -79,9 +79,9 @@ class Connection:
     ca_bundle: Annotated[
         Text, _text("--ca-bundle", "FILE", "Certificates to trust instead of the system's.", _CONNECTION)
     ] = None
-    bucket: Annotated[
-        Text, _text("--bucket", "NAME", "Bucket to use instead of the one in the destination.", _CONNECTION)
-    ] = None
+    bucket: Annotated[Text, _text("--bucket", "NAME", "Bucket to use instead of the one in the URL.", _CONNECTION)] = (
+        None
+    )
 
 
 class Keys:
@@ -154,9 +154,9 @@ class Templates:
         list[str] | None,
         _text("--infield", "NAME=VALUE", "Value for an argument NAME; one name given again makes a list.", _TEMPLATES),
     ] = None
-    glob: Annotated[bool, _flag("--glob", "Templates are globs: *, ?, [abc], and ** for any folders.", _TEMPLATES)] = (
-        False
-    )
+    glob: Annotated[
+        bool, _flag("--glob", "Templates are globs: *, ?, sets in brackets, and ** for any folders.", _TEMPLATES)
+    ] = False
     match_start: Annotated[
         bool, _flag("--match-start", "A template need only match the key's beginning.", _TEMPLATES)
     ] = False
@@ -244,19 +244,19 @@ class Transfers:
     ] = None
     transport: Annotated[
         Text,
-        _text("--transport", "LANE", "How objects are sent: auto (default), wire (own HTTP), or aioboto3.", _SPEED),
+        _text("--transport", "LANE", "How objects travel: auto (default), wire (own HTTP), or aioboto3.", _SPEED),
     ] = None
     memory: Annotated[Text, _text("--memory", "SIZE", "Most file content held at once (default 256MiB).", _SPEED)] = (
         None
     )
-    bandwidth: Annotated[
-        Text, _text("--bandwidth", "SIZE", "Most bytes sent in a second, such as 50MB (default no limit).", _SPEED)
-    ] = None
 
 
 class Speed(Transfers):
-    """These, and how many share the work."""
+    """These, and what only sending has: a rate, and how many share the work."""
 
+    bandwidth: Annotated[
+        Text, _text("--bandwidth", "SIZE", "Most bytes sent in a second, such as 50MB (default no limit).", _SPEED)
+    ] = None
     processes: Annotated[
         Text,
         _text("--processes", "N", "Processes that share the work (default 1), or auto: as many as pay.", _SPEED),

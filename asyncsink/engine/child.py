@@ -1,7 +1,9 @@
 """One of a run's processes: publishes what its parent hands it, and tells the parent what became of it.
 
 It walks nothing, checks nothing that was checked, and records nothing of its own: its parent does that once, for all.
-Where its pipe ends without `Finish` (the parent was interrupted, or is gone), it aborts what is under way and leaves.
+Told to leave (the parent was interrupted), it aborts what is under way. Where its pipe ends without a word, the parent
+was killed: with a journal it ends at once, because the next run goes on with the uploads that the journal has, and may
+have begun to; without one nobody else would ever abort them.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import anyio.to_thread
 
 from asyncsink.engine.events import Events
 from asyncsink.engine.loops import run_to_end
-from asyncsink.engine.messages import Begin, Finish, News, Noted, pack, receive
+from asyncsink.engine.messages import Begin, Finish, Leave, News, Noted, pack, receive
 from asyncsink.engine.parent_log import ParentLog
 from asyncsink.engine.pipeline import Submit
 from asyncsink.engine.progress import Progress
@@ -79,6 +81,7 @@ class Child:
         self._outcomes: list[Outcome] = []
         self._notices: list[str] = []
         self._log = ParentLog()
+        self._journalled = False
         self._limit = (0, "")
         self._told = News()
         self._run: Run | None = None
@@ -94,6 +97,7 @@ class Child:
         begin = await receive(self._read)
         assert isinstance(begin, Begin)
         self._limit = (begin.settings.limits.concurrency_start, "")
+        self._journalled = begin.journalled
         log = self._log if begin.journalled else None
         opening = Opening(begin.settings, self._progress, self._events, log=log)
         async with anyio.create_task_group() as group:
@@ -129,12 +133,18 @@ class Child:
                     self._finish.set()
                 elif isinstance(message, Noted):
                     self._log.noted(message.steps)
+                elif isinstance(message, Leave):
+                    self._code = 1
+                    scope.cancel()
+                    return
                 else:
                     assert self._run is not None  # no work comes before the parent has heard that all is ready
                     await self._run.pipeline.submit(message)
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):
             return  # the pipeline has failed, and says why
         except (asyncio.IncompleteReadError, OSError):
+            if self._journalled:
+                os._exit(1)
             self._code = 1
             scope.cancel()
 

@@ -57,7 +57,13 @@ class Noted:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """To a process, last: no more work will come. A pipe that ends without this message means: stop now."""
+    """To a process, last: no more work will come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """To a process: stop now, and abort what is under way. A pipe that ends without this message means that nobody is
+    left to tell: the parent was killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

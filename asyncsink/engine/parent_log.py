@@ -20,7 +20,8 @@ class ParentLog:
         self._noted = 0
         self._news = anyio.Event()
         self.hurry = anyio.Event()
-        """Set where somebody waits for the parent's answer."""
+        """Set where the parent should hear of a step at once: somebody waits for its answer, or a part that is not in
+        the journal would be sent again after a kill."""
 
     def __repr__(self) -> str:
         return f"<ParentLog {self._noted} of {self._told} steps noted>"
@@ -33,8 +34,8 @@ class ParentLog:
         self._steps.append(step)
         self._told += 1
         told = self._told
+        self.hurry.set()
         if isinstance(step, AWAITED):
-            self.hurry.set()
             while self._noted < told:
                 await self._news.wait()
 

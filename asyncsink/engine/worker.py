@@ -13,7 +13,7 @@ import anyio
 from anyio.abc import Process, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from asyncsink.engine.messages import Begin, Finish, News, Noted, pack, receive
+from asyncsink.engine.messages import Begin, Finish, Leave, News, Noted, pack, receive
 from asyncsink.engine.pipeline import Batch, Work
 from asyncsink.errors import ConfigError
 from asyncsink.model import Transfer
@@ -21,6 +21,8 @@ from asyncsink.report.wording import inert
 
 LAST_WORDS_SECONDS = 1.0
 """So long the stderr of a process that has ended is listened to."""
+LEAVE_MESSAGE_SECONDS = 1.0
+"""So long a process may take to read that it is to stop."""
 FILES_UNDER_WAY_MAX = 2_000
 """Transfers that a process is given before it has told what became of them."""
 BYTES_UNDER_WAY_MAX = 1 << 30
@@ -118,8 +120,12 @@ class Worker:
             await self._send(pack(Finish()))
 
     async def leave(self) -> None:
-        """Ask the process to stop, and to abort what is under way: its pipe ends."""
+        """Ask the process to stop, and to abort what is under way; then its pipe ends."""
         assert self._process.stdin is not None
+        if self.alive:
+            # One that reads nothing any more does not hear of it, and is killed in the end.
+            with anyio.move_on_after(LEAVE_MESSAGE_SECONDS):
+                await self._send(pack(Leave()))
         await self._process.stdin.aclose()
 
     def kill(self) -> None:

@@ -15,7 +15,7 @@ from asyncsink.s3.operations import HeadObject, ListObjects
 log = logging.getLogger("asyncsink.s3")
 
 
-def is_mute(operation: object, error: AsyncSinkError) -> bool:
+def is_mute(operation: object, error: BaseException) -> bool:
     """Whether `error` is a HEAD's bare 400. Pure."""
     return (
         isinstance(operation, HeadObject)

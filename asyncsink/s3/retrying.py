@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import anyio
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 from tenacity.wait import wait_random_exponential
 
 from asyncsink.config import RetryPolicy
 from asyncsink.errors import RetryableError, Throttled, TransferError
+from asyncsink.s3.mute_heads import is_mute
 from asyncsink.s3.operations import Operation, Response
 from asyncsink.s3.transport import Transport
 
@@ -38,6 +39,8 @@ class RetryingTransport:
     are in memory, PutObject and UploadPart replace what an earlier attempt stored. A Complete that had succeeded before
     its answer was lost ends as UploadMissing, and a conditional write as PreconditionFailed: both are resolved by
     looking for the write token.
+
+    A HEAD's bare 400 is asked for once more: nobody can tell what it means (see `mute_heads`).
 
     A CreateMultipartUpload whose answer was lost leaves an upload nobody knows: the answer tells how many attempts
     there were, and whoever creates looks for the others.
@@ -70,15 +73,15 @@ class RetryingTransport:
         try:
             # The retrying machinery is only for requests that need it: nearly all succeed at once.
             return await self._inner.send(operation)
-        except RetryableError as error:
-            first = error
         except TransferError as error:
-            error.elapsed_seconds = self._clock() - started
-            raise
+            if not isinstance(error, RetryableError) and not is_mute(operation, error):
+                error.elapsed_seconds = self._clock() - started
+                raise
+            first = error
         return await self._send_again(operation, first, started)
 
-    async def _send_again(self, operation: Operation[R], first: RetryableError, started: float) -> R:
-        number = faults = 0
+    async def _send_again(self, operation: Operation[R], first: TransferError, started: float) -> R:
+        number = faults = mute = 0
 
         def is_over(state: RetryCallState) -> bool:
             nonlocal faults
@@ -89,11 +92,19 @@ class RetryingTransport:
             faults += 1
             return faults >= self._attempts
 
+        def may_pass(error: BaseException) -> bool:
+            nonlocal mute
+            if is_mute(operation, error):
+                # RequestTimeout is a 400 too, and a HEAD does not show it. What is said twice is believed.
+                mute += 1
+                return mute == 1
+            return isinstance(error, RetryableError)
+
         # A retrying object per call: tenacity keeps the state of the iteration in the object.
         retrying = AsyncRetrying(
             stop=is_over,
             wait=self._wait,
-            retry=retry_if_exception_type(RetryableError),
+            retry=retry_if_exception(may_pass),
             sleep=self._sleep,
             before_sleep=self._count,
             reraise=True,

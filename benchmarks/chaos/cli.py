@@ -51,7 +51,7 @@ def soak(
 
 
 def plot_soak(
-    result: Annotated[Path, typer.Argument(help="What soak --output has written.")],
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="What soak --output has written.")],
     output: Annotated[Path, typer.Option(help="The picture.")] = Path("soak.png"),
 ) -> None:
     """Draw a soak as a PNG (needs matplotlib, from the bench extra)."""

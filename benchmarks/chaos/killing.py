@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
 from benchmarks.chaos.plans import Kill, Plan, draw
-from benchmarks.chaos.processes import end_group, living
+from benchmarks.chaos.processes import children_of, living
+from benchmarks.chaos.processes import kill as kill_all
 from benchmarks.chaos.traffic import Traffic, Watched
 from benchmarks.chaos.tree import PART_BYTES, Files, Found, compare, make_tree
 from benchmarks.machine import describe_machine, describe_versions
@@ -41,14 +42,14 @@ class Attempt:
     """One start of the command.
 
     Attributes:
-        group: its process group, which has the number of its first process.
+        processes: descriptors of those that it had started when it was killed.
         exit_code: what it said, or None where it was killed.
         connections: bodies that were under way at once, at most: each of them has a connection of its own.
         under_way: bodies that were under way when it was killed.
         told: its --json, or what it wrote to stderr.
     """
 
-    group: int
+    processes: list[int]
     exit_code: int | None
     connections: int
     under_way: int
@@ -225,13 +226,15 @@ class _Bench:
                     if attempts[-1].exit_code is not None:
                         break
                 seconds = time.monotonic() - began
-                groups = [attempt.group for attempt in attempts]
                 # Those whose parent was killed alone may still have something to end.
-                orphans = living(groups, within_seconds=_ORPHANS_SECONDS)
+                left = [each for attempt in attempts for each in attempt.processes]
+                orphans = living(left, within_seconds=_ORPHANS_SECONDS)
             finally:
                 traffic.killed.set()
                 for attempt in attempts:
-                    end_group(attempt.group)
+                    kill_all(attempt.processes)
+                    for each in attempt.processes:
+                        os.close(each)
         found = compare(self._client, self._bucket, prefix, self._files)
         again = traffic.body_bytes - sum(map(len, self._files.values()))
         return Outcome(plan, seconds, attempts, found, again, orphans, _problem(attempts[-1], len(self._files)))
@@ -243,28 +246,31 @@ class _Bench:
         traffic.watch(kill)
         said, moaned = state / "stdout", state / "stderr"
         with said.open("wb") as out, moaned.open("wb") as err:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=self._environment, start_new_session=True
-            )
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=self._environment)
         moment, killed = traffic.moment, traffic.killed
         watcher = threading.Thread(target=lambda: (process.wait(), moment.set()), daemon=True)
         watcher.start()
+        children: list[int] = []
         try:
             by_the_clock = kill is not None and not kill.operation
             limit = kill.fraction * undisturbed_seconds if kill is not None and by_the_clock else _LIMIT_SECONDS
             due = moment.wait(limit) or by_the_clock
             under_way = traffic.under_way
             if process.poll() is None:
-                if kill is not None and kill.victim == "parent":
-                    process.kill()
-                else:
-                    end_group(process.pid)
+                # The parent stands still while its processes die: none of them gets to tidy up.
+                process.send_signal(signal.SIGSTOP)
+                children = children_of(process.pid)
+                if kill is None or kill.victim == "group":
+                    kill_all(children)
+                process.kill()
             watcher.join()
         finally:
+            process.kill()
             end = None if kill is not None and process.returncode == -signal.SIGKILL else process.returncode
             killed.set()
-        told = _json(said) or {"stderr": moaned.read_text(errors="replace") if due else "it took too long"}
-        return Attempt(process.pid, end, traffic.under_way_most, under_way, told)
+        text = moaned.read_text(errors="replace").replace(str(self._directory), "…")
+        told = _json(said) or {"stderr": text if due else "it took too long"}
+        return Attempt(children, end, traffic.under_way_most, under_way, told)
 
     @property
     def _environment(self) -> dict[str, str]:

@@ -35,7 +35,7 @@ def draw_soak(result: Mapping[str, Any], path: Path) -> None:
         axis.plot(minutes, [sample[name] / scale for sample in samples], color=_OURS, linewidth=1)
         for level, label in ((trend["first_third"], "first third"), (trend["last_third"], "last third")):
             style = ":" if label.startswith("first") else "--"
-            axis.axhline(level / scale, color="#444444", linewidth=0.8, linestyle=style, label=f"{label}, median")
+            axis.axhline(level / scale, color="#444444", linewidth=0.8, linestyle=style, label=f"{label}, low tide")
         axis.set_ylim(bottom=0)
         axis.set_title(f"{title}: {trend['slope_per_minute'] / scale:+.2f} a minute", fontsize=10, loc="left")
         axis.legend(fontsize=8, loc="lower right")

@@ -31,9 +31,10 @@ KIND: Final = "soak"
 BUCKET: Final = "soak"
 SAMPLE_SECONDS: Final = 1.0
 ALLOWED_RSS_BYTES, ALLOWED_DESCRIPTORS, ALLOWED_THREADS = 8e6, 4, 4
-"""So much may the median of the last third lie above that of the first."""
+"""So much may the low tide of the last third lie above that of the first."""
 _LAST_ROUND_SECONDS: Final = 300.0
 _READERS: Final = 8
+_FLAT: Final = {True: "flat", False: "NOT FLAT", None: "too short to say"}
 _ANSWERED: Final = ("published", "skipped", "retries")
 
 
@@ -96,7 +97,7 @@ async def run_soak(minutes: float, seed: int, tell: Tell) -> dict[str, Any]:
         "machine": describe_machine(),
         "versions": describe_versions(),
         "summary": {
-            "good": good and all(each["flat"] for each in trends.values()),
+            "good": good and all(each["flat"] is not False for each in trends.values()),
             "minutes": minutes,
             "rounds": len(rounds),
             "trends": trends,
@@ -125,7 +126,7 @@ def render(result: dict[str, Any]) -> str:
     for name, unit, scale in (("rss_bytes", " MB", 1e6), ("descriptors", "", 1), ("threads", "", 1)):
         each = told["trends"][name]
         lines.append(
-            f"  {name}: {'flat' if each['flat'] else 'NOT FLAT'}; first third {each['first_third'] / scale:.1f}, last "
+            f"  {name}: {_FLAT[each['flat']]}; low tide at first {each['first_third'] / scale:.1f}, at last "
             f"{each['last_third'] / scale:.1f}, most {each['most'] / scale:.1f}, "
             f"{each['slope_per_minute'] / scale:+.2f}{unit} a minute"
         )
@@ -204,9 +205,11 @@ def _trends(samples: list[Sample]) -> dict[str, dict[str, Any]]:
 
 
 def _total(rounds: list[dict[str, Any]], which: str) -> dict[str, int]:
+    """Without the errors' sentences, which name files of this machine."""
     total: Counter[str] = Counter()
     for each in rounds:
-        total.update(each[which])
+        for word, number in each[which].items():
+            total[word.partition(": ")[0]] += number
     return dict(total.most_common())
 
 

@@ -24,7 +24,9 @@ from benchmarks.chaos.tree import PART_BYTES
 LASTING, AGAIN = "lasting", "again"
 """Folders of the bucket: of the sink that stays open, and of the exports that come one after the other."""
 # A stall is over in a second, so that a soak of minutes meets as many as a run of hours does.
-RETRY = RetryPolicy(backoff_seconds_base=0.05, backoff_seconds_max=1, connect_seconds=2, stall_seconds=1, complete_seconds=2)  # fmt: skip
+RETRY = RetryPolicy(
+    backoff_seconds_base=0.05, backoff_seconds_max=1, connect_seconds=2, stall_seconds=1, complete_seconds=2
+)
 _OTHER_LANE_EVERY, _ALL_COMPARED_EVERY = 5, 7
 _MEMORY_BYTES = 64 * MIB
 
@@ -68,7 +70,7 @@ async def _export(tree: Path, url: str, number: int, options: dict[str, Any]) ->
     try:
         report = await asyncsink.export_directory(tree, url, **options)
     except (SourceError, TransferError) as error:
-        return Counter({f"refused: {type(error).__name__}: {error}": 1})
+        return Counter({f"refused by {type(error).__name__}: {error}": 1})
     counted = Counter(_word(failure) for failure in report.failures)
     counted.update(published=report.objects_uploaded, skipped=report.objects_skipped, retries=report.retries)
     return counted

@@ -17,8 +17,8 @@ from benchmarks.servers import RunningServer
 
 REQUESTS_PER_CREDENTIALS: Final = 500
 PHASES: Final = (("fair", 0.3), ("faults", 0.3), ("SlowDown", 0.1), ("faults", 0.3))
-"""Shares of a cycle, one after the other."""
-CYCLE_SECONDS: Final = 60.0
+"""Shares of a cycle, one after the other. It is short, so that each third of a soak has all of them."""
+CYCLE_SECONDS: Final = 20.0
 T = TypeVar("T")
 _EXPIRED: Final = refusal(400, "ExpiredToken")
 _ANY_REQUEST: Final = (

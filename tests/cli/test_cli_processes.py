@@ -94,10 +94,11 @@ def test_a_signal_reaches_every_process(
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
-def test_processes_abort_when_their_parent_is_killed(
+def test_without_a_journal_processes_abort_when_their_parent_is_killed(
     cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, tmp_path: Path
 ) -> None:
-    process = start(cli, tree, bucket, stalling.url, "--manifest", "sent.jsonl")
+    """With one the next run goes on with their uploads; without, nobody else would ever end them."""
+    process = start(cli, tree, bucket, stalling.url, "--manifest", "sent.jsonl", "--no-journal")
     children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
     process.kill()
     process.communicate()

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from asyncsink.cli.app import export
+from asyncsink.cli.app import export, grab
+from asyncsink.cli.flags import Output, Templates
 from asyncsink.cli.output import FLAGS, WITHOUT_FLAG, in_flags
 from asyncsink.cli.tally import Tally
 from asyncsink.engine.progress import Progress
+from asyncsink.grabbing.options import GRAB_OPTION_NAMES
 from asyncsink.model import Failure, Finished, Notice, Outcome, Planned, Receipt, Skip, Started
 from asyncsink.option_names import OPTION_NAMES
 from asyncsink.report.outcomes import OutcomeLog
@@ -54,6 +56,13 @@ def test_every_flag_that_is_named_exists() -> None:
     parameters = {f"--{name.replace('_', '-')}" for name in inspect.signature(export).parameters}
     assert set(FLAGS.values()) <= parameters
     assert set(OPTION_NAMES) == FLAGS.keys() | WITHOUT_FLAG
+
+
+def test_a_grab_shows_no_flag_that_it_does_not_take() -> None:
+    names = {flag: name for name, flag in FLAGS.items()}
+    own = {"source", "directory", *Templates.__annotations__, *Output.__annotations__}
+    shown = {f"--{name.replace('_', '-')}" for name in inspect.signature(grab).parameters.keys() - own}
+    assert {names[flag] for flag in shown} <= set(GRAB_OPTION_NAMES)
 
 
 def tally_of(*outcomes: Outcome, total: int | None, dry_run: bool = False) -> tuple[Tally, list[str]]:

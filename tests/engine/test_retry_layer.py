@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from asyncsink.config import RetryPolicy
-from asyncsink.errors import AccessDenied, ConnectionLost, Throttled
+from asyncsink.errors import AccessDenied, ConnectionLost, PermanentError, Throttled
 from asyncsink.s3.operations import Done, HeadObject, ObjectHead
 from asyncsink.s3.pacing import PacedTransport, Pacer
 from asyncsink.s3.retrying import PREPARE_THROTTLED_SECONDS_MAX, RetryingTransport
@@ -91,6 +91,34 @@ async def test_a_permanent_error_is_not_repeated() -> None:
     with pytest.raises(AccessDenied, match=r"^no\.$"):
         await transport.send(HEAD)
     assert (inner.sent, sleeps.seconds) == (1, [])
+
+
+def mute(status: int = 400, code: str = "") -> PermanentError:
+    return PermanentError("refused.", operation="HeadObject", status=status, code=code)
+
+
+@pytest.mark.parametrize("before", [[], [throttled()]])
+async def test_a_bare_400_of_a_head_may_have_been_a_timeout(before: list[Exception]) -> None:
+    inner = Scripted(*before, mute(), ObjectHead(etag="e", size_bytes=1))
+    transport, _ = layer(inner)
+    assert (await transport.send(HeadObject(key="k"))).attempts == len(before) + 2
+    assert transport.retries == len(before) + 1
+
+
+async def test_a_bare_400_that_is_said_twice_is_believed() -> None:
+    inner = Scripted(mute(), mute(), ObjectHead(etag="e", size_bytes=1))
+    transport, _ = layer(inner)
+    with pytest.raises(PermanentError, match=r"It was tried 2 times") as caught:
+        await transport.send(HeadObject(key="k"))
+    assert (caught.value.attempts, inner.sent) == (2, 2)
+
+
+@pytest.mark.parametrize("error", [mute(403), mute(code="InvalidRequest")])
+async def test_what_a_head_says_with_other_words_is_believed_at_once(error: PermanentError) -> None:
+    inner = Scripted(error)
+    with pytest.raises(PermanentError):
+        await layer(inner)[0].send(HeadObject(key="k"))
+    assert inner.sent == 1
 
 
 async def test_full_jitter_stays_between_zero_and_the_doubling_bound() -> None:

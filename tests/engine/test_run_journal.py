@@ -219,3 +219,10 @@ async def test_a_process_that_is_gone_creates_nothing_any_more() -> None:
         writer.gone()
     assert kept.steps[-2:] == [UploadCompleting("k"), UploadGone("k")]
     assert noted == []
+
+
+async def test_a_process_tells_of_a_part_at_once() -> None:
+    """What its parent has not heard of when both are killed is sent again."""
+    log = ParentLog()
+    await log.step(UploadPartStored("k", StoredPart(1, "e", None)))
+    assert log.hurry.is_set()

@@ -7,10 +7,12 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 import asyncsink
@@ -54,8 +56,9 @@ class Bench:
         data: bytes = self.s3.get_object(Bucket=self.bucket, Key=KEY)["Body"].read()
         return data
 
-    async def killed_at(self, operation: str, held: Held, *more: str) -> None:
-        """Run the command until the proxy holds `operation`, and kill it, and every process that it started."""
+    async def killed_at(self, operation: str, held: Held, *more: str, alone: bool = False) -> None:
+        """Run the command until the proxy holds `operation`, and kill it, and every process that it started; or it
+        alone, and wait until they have ended by themselves."""
         self.proxy.hold = lambda name: held if name == operation else ""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "asyncsink.cli.main", "export", str(self.folder), self.destination, "--quiet",
@@ -68,10 +71,18 @@ class Bench:
         finally:
             # The parent stands still while its processes die: none of them gets to tidy up.
             process.send_signal(signal.SIGSTOP)
-            for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-                os.kill(int(child), signal.SIGKILL)
-            process.kill()
-            await process.wait()
+            with ExitStack() as descriptors:
+                children = []
+                for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+                    children.append(os.pidfd_open(int(child)))
+                    descriptors.callback(os.close, children[-1])
+                    if not alone:
+                        os.kill(int(child), signal.SIGKILL)
+                process.kill()
+                await process.wait()
+                for each in children:
+                    async with asyncio.timeout(60):
+                        await anyio.wait_readable(each)  # it has ended
         self.proxy.forget()
 
     async def again(self, **more: Any) -> asyncsink.Report:
@@ -132,6 +143,16 @@ async def test_with_several_processes_too(bench: Bench) -> None:
     assert bench.proxy.parts_of("bold.nii") in ([5], [4, 5], [3, 4, 5])
     assert bench.content == bench.file.read_bytes()
     assert (bench.open_uploads, report.objects_uploaded + report.objects_skipped) == ([], 2)
+
+
+async def test_processes_whose_parent_was_killed_leave_its_uploads_alone(bench: Bench) -> None:
+    """The next run may go on with them already: an abort would take the parts away from it."""
+    (bench.folder / "second.nii").write_bytes(os.urandom(MIB) * 12)
+    await bench.killed_at("UploadPart 5", "request", "--processes", "2", "--concurrency", "2", alone=True)
+    assert bench.open_uploads
+    await bench.again(processes=2)
+    assert bench.proxy.parts_of("bold.nii") in ([5], [4, 5], [3, 4, 5])
+    assert (bench.content, bench.open_uploads) == (bench.file.read_bytes(), [])
 
 
 async def test_a_process_that_is_killed_leaves_its_upload_in_the_journal(bench: Bench) -> None:

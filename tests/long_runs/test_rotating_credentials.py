@@ -211,9 +211,9 @@ async def test_a_look_at_an_object_with_credentials_that_have_ended(
     """The answer to a HEAD has no body that says ExpiredToken; the unchanged tree is not sent again all the same."""
     async with ActingPeer(issuer.serve) as endpoint, proxy(issuer.admit) as way:
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{endpoint.endpoint_url}/role")
-        export = partial(
-            asyncsink.export_directory, tree, f"s3://{bucket}", endpoint_url=way.endpoint_url, transport=lane
-        )
+        # A journal would know the objects by their ETags, and look at none.
+        options: dict[str, Any] = {"endpoint_url": way.endpoint_url, "transport": lane, "journal": False}
+        export = partial(asyncsink.export_directory, tree, f"s3://{bucket}", **options)
         assert not (await export()).failures
         issuer.lasts, issuer.used = 2, 0
         before = len(way.refused)
@@ -237,7 +237,7 @@ async def test_a_head_that_is_refused_for_another_reason_says_so(
         async with open_stack(target, RetryPolicy(), Limits(), lane=lane) as stack:  # type: ignore[arg-type]
             with pytest.raises(PermanentError, match="HeadObject") as caught:
                 await stack.transport.send(HeadObject(key="k"))
-    assert (caught.value.attempts, caught.value.status) == (1, 400)
+    assert (caught.value.attempts, caught.value.status) == (2, 400)
 
 
 async def test_the_command_line_with_a_credential_process(

@@ -1,0 +1,162 @@
+"""A transport around a real one that harms the requests it is told to harm: for runs in which any request may fail.
+
+`Faults` says which requests fail and how, and writes down what came. Its `open_lanes` takes the place of
+`s3.lanes.open_lanes` in `s3.stack`, so that the faults lie below pacing and retrying, and above both lanes and the
+sender threads:
+
+    faults = Faults(nth_request(7, "lose"))
+    monkeypatch.setattr("asyncsink.s3.stack.open_lanes", faults.open_lanes)
+    report = await asyncsink.export_directory(…)
+    assert faults.hits
+
+What a server or a network does to bytes that are on their way is `fault_proxy`'s to try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar, cast
+
+import anyio
+
+from asyncsink.errors import AccessDenied, ConnectionLost, PermanentError, Stalled
+from asyncsink.s3.lanes import Lanes, open_lanes
+from asyncsink.s3.operations import Operation, PutObjectFrom, Response, UploadPartFrom
+from asyncsink.s3.transport import Transport
+
+R = TypeVar("R", bound=Response)
+Fault = Literal[
+    "fail",  # ConnectionLost; nothing was sent
+    "refuse",  # PermanentError; nothing was sent
+    "deny",  # AccessDenied; nothing was sent
+    "lose",  # sent and done, then ConnectionLost: nobody hears of it
+    "stall",  # nothing was sent; Stalled, after `stall_seconds`
+]
+Choose = Callable[[int, Operation[Any]], Fault | None]
+"""Says how a request fails: given its number, from 1 in the order of all attempts, and what it is. None: not at all."""
+
+_PLACE = ("key", "upload_id", "part_number", "version_id", "prefix", "token", "marker", "key_marker")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that came.
+
+    Attributes:
+        operation: S3's name.
+        key: or the prefix that it lists.
+        fault: what it met, or None.
+    """
+
+    operation: str
+    key: str
+    fault: Fault | None
+
+
+class Faults:
+    """Which requests of a run fail, and what came. For one event loop; several transports may share it.
+
+    Args:
+        choose: asked about every request, retries included.
+        stall_seconds: what the watchdog of a real lane would wait; short here.
+
+    Attributes:
+        requests: all that came, in their order.
+    """
+
+    def __init__(self, choose: Choose = lambda _number, _operation: None, *, stall_seconds: float = 0.02) -> None:
+        self.choose = choose
+        self.stall_seconds = stall_seconds
+        self.requests: list[Request] = []
+
+    def __repr__(self) -> str:
+        return f"<Faults: {len(self.hits)} of {len(self.requests)} requests>"
+
+    @property
+    def hits(self) -> list[Request]:
+        """The requests that were harmed, in their order."""
+        return [request for request in self.requests if request.fault is not None]
+
+    def meet(self, operation: Operation[Any]) -> Fault | None:
+        """Count a request; how it fails, or None."""
+        fault = self.choose(len(self.requests) + 1, operation)
+        self.requests.append(Request(operation.name, _key(operation), fault))
+        return fault
+
+    async def open_lanes(self, *args: Any, **kwargs: Any) -> Lanes:
+        """`s3.lanes.open_lanes`, with these faults before the lanes; it takes the same and raises the same."""
+        lanes = await open_lanes(*args, **kwargs)
+        return replace(lanes, transport=FaultyTransport(lanes.transport, self))
+
+
+class FaultyTransport:
+    """A Transport that harms requests to `inner` as `faults` says, those to sender threads too."""
+
+    def __init__(self, inner: Transport, faults: Faults) -> None:
+        self._inner = inner
+        self._faults = faults
+
+    def __repr__(self) -> str:
+        return f"FaultyTransport({self._faults!r}, {self._inner!r})"
+
+    async def send(self, operation: Operation[R]) -> R:
+        """Send `operation`, or fail as it was chosen. Besides what `inner` raises:
+
+        Raises:
+            ConnectionLost: it was not sent ("fail"), or it was and its answer is lost ("lose").
+            Stalled: after `Faults.stall_seconds`.
+            PermanentError, AccessDenied: it was not sent.
+
+        Cancellation propagates, also out of a stall.
+        """
+        fault = self._faults.meet(operation)
+        if fault is None:
+            return await self._inner.send(operation)
+        what = f"{operation.name} of {_key(operation)!r} failed on purpose"
+        if fault == "refuse":
+            raise PermanentError(f"{what}: it was refused.", operation=operation.name, code="Invalid", status=400)
+        if fault == "deny":
+            raise AccessDenied(f"{what}: it was denied.", operation=operation.name, code="AccessDenied", status=403)
+        if fault == "stall":
+            await anyio.sleep(self._faults.stall_seconds)
+            raise Stalled(f"{what}: no byte moved.", operation=operation.name)
+        if fault == "lose":
+            await self._inner.send(_unheard(operation))
+        how = "its answer was lost" if fault == "lose" else "it was not sent"
+        raise ConnectionLost(f"{what}: {how}.", operation=operation.name)
+
+    async def aclose(self) -> None:
+        """Close the inner transport."""
+        await self._inner.aclose()
+
+
+def nth_request(number: int, fault: Fault, *, for_good: bool = False) -> Choose:
+    """Harm request `number` (from 1); `for_good` also harms every later one like it: of the same operation, on the
+    same key, upload and part. That is all its further attempts, and what is asked again because they failed."""
+    marked: object = None
+
+    def choose(count: int, operation: Operation[Any]) -> Fault | None:
+        nonlocal marked
+        if count == number:
+            marked = _place(operation)
+            return fault
+        return fault if for_good and marked is not None and marked == _place(operation) else None
+
+    return choose
+
+
+def _key(operation: Operation[Any]) -> str:
+    return str(getattr(operation, "key", "") or getattr(operation, "prefix", ""))
+
+
+def _place(operation: Operation[Any]) -> object:
+    """What a request is about. Not the request itself: its body may be a buffer that others use by now."""
+    return operation.name, [getattr(operation, name, None) for name in _PLACE]
+
+
+def _unheard(operation: Operation[R]) -> Operation[R]:
+    """The same, with nobody who takes the answer while the request is still under way."""
+    if isinstance(operation, (UploadPartFrom, PutObjectFrom)):
+        return cast("Operation[R]", replace(operation, confirm=None))
+    return operation
