@@ -50,7 +50,10 @@ def told() -> Iterator[io.StringIO]:
     handler = logging.StreamHandler(stream)
     logger = logging.getLogger("nipype.interface")
     logger.addHandler(handler)
+    before = logger.level
+    logger.setLevel(logging.INFO)  # whatever another test has told Nipype's configuration
     yield stream
+    logger.setLevel(before)
     logger.removeHandler(handler)
 
 

@@ -20,8 +20,8 @@ from nipype.interfaces.base import Undefined
 
 import asyncsink
 from asyncsink.adapters.nipype import DataSink
-from asyncsink.config import OPTION_NAMES
 from asyncsink.devserver.seaweedfs import REGION, DevServer
+from asyncsink.option_names import OPTION_NAMES
 from asyncsink.testing.files import content_of
 
 Stored = Callable[[str], dict[str, bytes]]
