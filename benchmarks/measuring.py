@@ -1,4 +1,4 @@
-"""One measurement: one contender publishes one data set once, in a fresh process."""
+"""One measurement: one contender publishes, or grabs, one data set once, in a fresh process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import launcher
-from benchmarks.contenders import Contender, Work
+from benchmarks.commands import Work
+from benchmarks.contenders import Contender
 
 Status = Literal["ok", "failed", "stopped at the limit"]
 _ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +28,7 @@ class Measurement:
         round, place: from 1; `place` is the turn within the round.
         wall_seconds, cpu_seconds, rss_bytes: of the whole process (peak of the largest process).
         engine_seconds, engine_cpu_seconds: by the engine's own clock; None where it has none.
-        objects, bytes: what arrived, by the server's count (SeaweedFS: by listing).
+        objects, bytes: what arrived, by the server's count (SeaweedFS: by listing; a grab: in its directory).
         server: the null server's counts, and its CPU seconds (nginx's included).
         load: the machine's load average (1 minute) before the start.
         notes: what the engine told of itself.
@@ -61,15 +62,15 @@ class Measurement:
 def measure(contender: Contender, work: Work, *, round_: int, place: int, limit_seconds: float) -> Measurement:
     """Run the contender once; at the limit it is killed, and what it sent until then counts. Blocking.
 
-    What arrived is compared with the data set where the server counts; see `verifying` for SeaweedFS.
+    What arrived is compared with the data set where the server counts; see `verifying` for SeaweedFS, and `grabbing`.
     """
     made = Measurement(
         scenario=work.data.scenario.name, contender=contender.name, round=round_, place=place, load=os.getloadavg()[0]
     )
-    work.server.reset()
+    work.server.reset(work.zeros)
     nginx_before = work.server.nginx_cpu_seconds()
     output = work.scratch / "output.txt"
-    measured = _launch(contender, work, output, limit_seconds)
+    measured = launch(contender.argv(work), work, output, limit_seconds)
     text = output.read_text(errors="replace")
     made.wall_seconds, made.cpu_seconds = measured["wall_seconds"], measured["cpu_seconds"]
     made.rss_bytes = measured["rss_bytes"]
@@ -85,6 +86,7 @@ def measure(contender: Contender, work: Work, *, round_: int, place: int, limit_
     if work.server.kind != "seaweed":
         made.server = work.server.stats()
         made.server["cpu_seconds"] += work.server.nginx_cpu_seconds() - nginx_before
+    if work.server.kind != "seaweed" and not work.data.scenario.grab:
         made.objects, made.bytes = made.server["objects"], made.server["bytes_stored"]
         expected = (work.data.objects, work.data.size_bytes)
         if made.status == "ok" and (made.objects, made.bytes) != expected:
@@ -94,7 +96,8 @@ def measure(contender: Contender, work: Work, *, round_: int, place: int, limit_
     return made
 
 
-def _launch(contender: Contender, work: Work, output: Path, limit_seconds: float) -> dict[str, Any]:
+def launch(command: list[str], work: Work, output: Path, limit_seconds: float) -> dict[str, Any]:
+    """Run a command as contenders are run, and return what the launcher measured. Blocking."""
     home = work.scratch / "home"
     if not work.data.scenario.repeat:
         # What a first publication remembers is not the next one's.
@@ -108,13 +111,13 @@ def _launch(contender: Contender, work: Work, output: Path, limit_seconds: float
         **work.server.environment,
     }
     order = {
-        "command": contender.command(work),
+        "command": command,
         "environment": environment,
         "limit_seconds": limit_seconds,
         "output": str(output),
     }
-    command = [sys.executable, "-I", "-S", launcher.__file__, json.dumps(order)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=work.scratch) as process:
+    launched = [sys.executable, "-I", "-S", launcher.__file__, json.dumps(order)]
+    with subprocess.Popen(launched, stdout=subprocess.PIPE, cwd=work.scratch) as process:
         try:
             told, _ = process.communicate()
         except BaseException:

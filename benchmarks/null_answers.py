@@ -5,14 +5,19 @@ Source: Amazon S3 API Reference, the page of each operation's name.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from dataclasses import dataclass
 from email.utils import formatdate
 from time import time
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
+from awscrt.checksums import crc64nvme
+
 _XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _CHECKSUM = b"\r\nx-amz-checksum-"
+ZEROS = bytes(8 * 1024 * 1024)
 _MODIFIED = "2026-01-01T00:00:00.000Z"
 
 
@@ -52,6 +57,37 @@ def checksum_lines(head: bytes, low: bytes) -> bytes:
         lines += head[at + 2 : end] + b"\r\n"
         at = low.find(_CHECKSUM, end)
     return lines
+
+
+def zeros_of(size_bytes: int) -> Stored:
+    """An object of zeros, with its MD5 and its CRC64NVME, as S3 describes each object that came in one PutObject."""
+    md5, crc, left = hashlib.md5(usedforsecurity=False), 0, size_bytes
+    while left:
+        piece = ZEROS[: min(left, len(ZEROS))]
+        md5.update(piece)
+        crc = crc64nvme(piece, crc)
+        left -= len(piece)
+    value = base64.b64encode(crc.to_bytes(8, "big"))
+    checksums = b"x-amz-checksum-crc64nvme: %s\r\nx-amz-checksum-type: FULL_OBJECT\r\n" % value
+    return Stored(size_bytes, f'"{md5.hexdigest()}"'.encode(), checksums)
+
+
+def object_range(found: Stored, wanted: bytes) -> tuple[bytes, int]:
+    """Status line's end and headers of an answer to GET, and how many bytes follow.
+
+    Args:
+        wanted: the value of the Range header ("bytes=0-99", "bytes=100-"), or b"".
+    """
+    if not wanted.startswith(b"bytes="):
+        return b"200 OK\r\n" + object_headers(found), found.size_bytes
+    first, _, last = wanted[6:].partition(b"-")
+    start, end = int(first), min(int(last or found.size_bytes), found.size_bytes - 1)
+    length = end - start + 1
+    # Without the checksums, which are of the whole object.
+    part_of = object_headers(Stored(length, found.etag, b""))
+    return b"206 Partial Content\r\nContent-Range: bytes %d-%d/%d\r\n%s" % (
+        start, end, found.size_bytes, part_of,
+    ), length  # fmt: skip
 
 
 def error(status: str, code: str) -> Answer:

@@ -1,4 +1,5 @@
-"""A null S3 server: it reads every body and keeps none, so that the client is what is measured.
+"""A null S3 server: it reads every body and keeps none, so that the client is what is measured. What is to be read
+from it is zeros, as many as it is told when it is reset.
 
 One process, one thread, HTTP/1.1 with keep-alive. Started by `benchmarks.servers`; prints its port and runs until it
 is stopped. Bodies land in one reused buffer; PutObject and UploadPart take a path of a few microseconds.
@@ -16,7 +17,7 @@ from typing import cast
 
 import uvloop
 
-from benchmarks.null_answers import Answer, Request, Stored, checksum_lines, error
+from benchmarks.null_answers import ZEROS, Answer, Request, Stored, checksum_lines, error, object_range
 from benchmarks.null_chunked import ChunkedBody
 from benchmarks.null_store import NullStore
 
@@ -24,6 +25,7 @@ BUFFER_BYTES = 256 * 1024
 HEAD_BYTES_MAX = 64 * 1024
 BODY_BYTES_MAX = 8 * 1024 * 1024
 """Of requests whose body is kept until it is whole (CompleteMultipartUpload: 10,000 parts are below 2 MB)."""
+_ZEROS = memoryview(ZEROS)
 _END = b"\r\n\r\n"
 _NO_ETAG = b'"%s-1"' % (b"0" * 32)
 """Shaped like a multipart ETag, which no client takes for the MD5 of the body."""
@@ -138,6 +140,8 @@ class NullProtocol(asyncio.BufferedProtocol):
     def _finish(self) -> None:
         if self._upload:
             self._send(self._answer_to_upload())
+        elif self._head.startswith(b"GET ") and (found := self._server.store.get(self._target)) is not None:
+            self._send(*self._answer_to_get(found))
         else:
             body, self._body = bytes(self._body or b""), None
             method = self._head[: self._head.find(b" ")].decode("latin-1")
@@ -164,17 +168,23 @@ class NullProtocol(asyncio.BufferedProtocol):
             return self._rendered(error("404 Not Found", "NoSuchUpload"))
         return b"HTTP/1.1 200 OK\r\n%sETag: %s\r\n%sContent-Length: 0\r\n\r\n" % (self._server.date, etag, checksums)
 
+    def _answer_to_get(self, found: Stored) -> list[bytes | memoryview]:
+        """Head and body; the body is the same zeros as often as needed, of which no copy is made."""
+        head, length = object_range(found, _value(self._low, self._head, b"\r\nrange:"))
+        whole, rest = divmod(length, len(_ZEROS))
+        return [b"HTTP/1.1 %s%s\r\n" % (head, self._server.date), *[_ZEROS] * whole, _ZEROS[:rest]]
+
     def _rendered(self, answer: Answer) -> bytes:
         head = b"HTTP/1.1 %s\r\n%s%s" % (answer.status.encode(), self._server.date, answer.headers)
         if b"Content-Length:" not in answer.headers and not answer.status.startswith("204"):
             head += b"Content-Length: %d\r\n" % len(answer.body)
         return head + b"\r\n" + (b"" if self._head.startswith(b"HEAD ") else answer.body)
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, *data: bytes | memoryview) -> None:
         if self._server.delay_seconds and not self._target.startswith("/-/"):
-            self._server.loop.call_later(self._server.delay_seconds, self._transport.write, data)
+            self._server.loop.call_later(self._server.delay_seconds, self._transport.writelines, data)
         else:
-            self._transport.write(data)
+            self._transport.writelines(data)
 
 
 def _value(low: bytes, head: bytes, name: bytes) -> bytes:

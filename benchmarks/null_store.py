@@ -9,6 +9,7 @@ import json
 import resource
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, quote, unquote
 
@@ -23,6 +24,7 @@ from benchmarks.null_answers import (
     part,
     tags,
     xml,
+    zeros_of,
 )
 
 STATS_TARGET = "/-/stats"
@@ -44,9 +46,12 @@ class NullStore:
         self._uploads_made = 0
         self.reset()
 
-    def reset(self) -> None:
-        """Forget everything, as a fresh server."""
-        self.objects: dict[str, Stored] = {}
+    def reset(self, zeros: Mapping[str, int] | None = None) -> None:
+        """Forget everything, as a fresh server; then have objects of zeros ({path: size}), which can be read."""
+        described = {size: zeros_of(size) for size in set((zeros or {}).values())}
+        self.objects: dict[str, Stored] = {path: described[size] for path, size in (zeros or {}).items()}
+        self.readable = frozenset(self.objects)
+        self.gets = 0
         self._uploads: dict[str, Upload] = {}
         self.puts = self.parts = self.bytes_received = self.others = 0
         self.checks: Counter[bytes] = Counter()
@@ -72,6 +77,16 @@ class NullStore:
         upload.parts[int(given["partNumber"])] = stored
         return True
 
+    def get(self, target: str) -> Stored | None:
+        """An object that can be read, or None."""
+        path = target.partition("?")[0]
+        if "%" in path:
+            path = unquote(path)
+        if path not in self.readable:
+            return None
+        self.gets += 1
+        return self.objects.get(path)
+
     # -- everything else ----------------------------------------------------------------------------------------
 
     def answer(self, request: Request) -> Answer:
@@ -81,7 +96,7 @@ class NullStore:
         if path == STATS_TARGET:
             return Answer("200 OK", body=json.dumps(self._stats()).encode())
         if path == RESET_TARGET:
-            self.reset()
+            self.reset(json.loads(request.body or b"{}"))
             return Answer("200 OK")
         self.others += 1
         bucket, _, key = path[1:].partition("/")
@@ -92,6 +107,7 @@ class NullStore:
     def _stats(self) -> dict[str, object]:
         return {
             "puts": self.puts,
+            "gets": self.gets,
             "parts": self.parts,
             "objects": len(self.objects),
             "bytes_received": self.bytes_received,

@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import BUCKET, CONTENDERS, Contender, Work
+from benchmarks.commands import Work
+from benchmarks.contenders import BUCKET, CONTENDERS, Contender
+from benchmarks.grabbing import fill, grab_once
 from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.measuring import Measurement, measure
 from benchmarks.scenarios import SCENARIOS, DataSet, make_data_set
@@ -102,6 +104,8 @@ def run(order: Order, tell: Tell) -> dict[str, Any]:
                     "name": name,
                     "title": scenario.title,
                     "repeat": scenario.repeat,
+                    "grab": scenario.grab,
+                    "reference": scenario.reference,
                     "objects": data.objects,
                     "bytes": data.size_bytes,
                 }
@@ -123,7 +127,8 @@ def run(order: Order, tell: Tell) -> dict[str, Any]:
         "versions": versions,
         "contenders": [
             {"name": name, "title": CONTENDERS[name].title, "checks": CONTENDERS[name].checks,
-             "repeats": CONTENDERS[name].repeats, "own_clock": CONTENDERS[name].own_clock}
+             "proves": CONTENDERS[name].proves, "repeats": CONTENDERS[name].repeats,
+             "own_clock": CONTENDERS[name].own_clock}
             for name in order.contenders
         ],
         "data_sets": state.data_sets,
@@ -152,7 +157,7 @@ def rotated(items: Sequence[str], by: int) -> list[str]:
 def _run_scenario(state: _Run, data: DataSet, server: RunningServer, scratch: Path) -> None:
     order, name = state.order, data.scenario.name
     able: list[str] = []
-    for contender in order.contenders:
+    for contender in (each for each in order.contenders if CONTENDERS[each].takes_part(data.scenario)):
         reason = CONTENDERS[contender].left_out(data)
         if server.kind != "seaweed" and data.scenario.repeat:
             reason = "the null server keeps nothing that could be there already"
@@ -171,6 +176,9 @@ def _run_scenario(state: _Run, data: DataSet, server: RunningServer, scratch: Pa
                 reason = f"its first publication ended with: {first.status}"
                 state.left_out.append({"scenario": name, "contender": contender, "reason": reason})
                 state.tell(f"  {contender} is left out: {reason}. {first.message}")
+        if data.scenario.grab:
+            kept = dict.fromkeys(able, buckets.enter_context(_bucket(server, BUCKET)))
+            fill(Work(data, server, BUCKET, scratch))
         for number in range(1, order.rounds + 1):
             if time.monotonic() > state.deadline:
                 state.complete = False
@@ -186,6 +194,8 @@ def _run_scenario(state: _Run, data: DataSet, server: RunningServer, scratch: Pa
 
 
 def _publish(state: _Run, contender: Contender, work: Work, number: int, place: int) -> Measurement:
+    if work.data.scenario.grab:
+        return grab_once(contender, work, round_=number, place=place, limit_seconds=state.order.limit_seconds)
     made = measure(contender, work, round_=number, place=place, limit_seconds=state.order.limit_seconds)
     if work.server.kind != "seaweed":
         return made

@@ -27,6 +27,9 @@ class Scenario:
         members: the files, as a function of `quick`.
         repeat: everything is there already, unchanged; the second publication is what is measured.
         linked: all files are names of one file (hard links).
+        grab: the files are in the bucket, and it is measured how they are brought back into a directory.
+        contenders: who can be compared here; () is everybody.
+        reference: whom the ratios are of; "" is asyncsink itself.
     """
 
     name: str
@@ -34,6 +37,13 @@ class Scenario:
     members: Callable[[bool], list[Member]]
     repeat: bool = False
     linked: bool = False
+    grab: bool = False
+    contenders: tuple[str, ...] = ()
+    reference: str = ""
+
+
+DATASINK, OUR_DATASINK = "datasink", "asyncsink-datasink"
+"""Contenders: Nipype's DataSink, and ours, which are compared with each other."""
 
 
 def _equal(count: int, quick_count: int, size_bytes: int) -> Callable[[bool], list[Member]]:
@@ -49,6 +59,25 @@ def _large(quick: bool) -> list[Member]:
     return [Member(f"volume-{n}.bin", size) for n in range(count)]
 
 
+def _one_large(quick: bool) -> list[Member]:
+    return [Member("volume.bin", 64 * MIB if quick else GIB)]
+
+
+def _two_large(quick: bool) -> list[Member]:
+    return [Member(f"volume-{n}.bin", 64 * MIB if quick else GIB) for n in range(2)]
+
+
+def _of_sinks(name: str, title: str, members: Callable[[bool], list[Member]]) -> tuple[Scenario, Scenario]:
+    """Nipype's DataSink beside ours: the first run, and the next one."""
+    sinks = (OUR_DATASINK, DATASINK)
+    return (
+        Scenario(name, f"DataSink: {title}", members, contenders=sinks, reference=OUR_DATASINK),
+        Scenario(
+            f"{name}-rerun", f"DataSink again: {title}", members, repeat=True, contenders=sinks, reference=OUR_DATASINK
+        ),
+    )
+
+
 def _cohort(quick: bool) -> list[Member]:
     return load_cohort(every=8) if quick else load_cohort()
 
@@ -62,6 +91,10 @@ SCENARIOS = {
         Scenario("large", "Large files", _large, linked=True),
         Scenario("cohort", "A cohort: fMRIPrep derivatives of ds000114, sizes ÷ 20", _cohort),
         Scenario("cohort-rerun", "The same cohort again, unchanged", _cohort, repeat=True),
+        *_of_sinks("sink-small", "files of 16 KiB", _equal(2_000, 200, 16 * KIB)),
+        *_of_sinks("sink-large", "one large file", _one_large),
+        Scenario("grab-small", "Grab: objects of 16 KiB", _equal(20_000, 2_000, 16 * KIB), grab=True),
+        Scenario("grab-large", "Grab: large objects", _two_large, grab=True),
     )
 }
 

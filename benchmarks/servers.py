@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -92,20 +92,20 @@ class RunningServer:
             variables |= {"AWS_CA_BUNDLE": self.ca_bundle, "SSL_CERT_FILE": self.ca_bundle}
         return variables
 
-    def reset(self) -> None:
-        """Make a null server forget everything, and its CPU clock start again."""
+    def reset(self, zeros: Mapping[str, int] | None = None) -> None:
+        """Make a null server forget everything, have objects of zeros ({path: size}), and start its CPU clock again."""
         if self.control_url:
-            self._ask(RESET_TARGET)
+            self._ask(RESET_TARGET, json.dumps(zeros or {}).encode())
 
     def stats(self) -> dict[str, Any]:
         """A null server's counts since `reset`; {} for others. "cpu_seconds" are its own, without nginx's."""
         counts: dict[str, Any] = json.loads(self._ask(STATS_TARGET)) if self.control_url else {}
         return counts
 
-    def _ask(self, target: str) -> bytes:
+    def _ask(self, target: str, body: bytes | None = None) -> bytes:
         secure = self.control_url.startswith("https:")
         context = ssl.create_default_context(cafile=self.ca_bundle) if secure else None
-        with urllib.request.urlopen(self.control_url + target, timeout=60, context=context) as answer:
+        with urllib.request.urlopen(self.control_url + target, body, timeout=60, context=context) as answer:
             content: bytes = answer.read()
             return content
 

@@ -7,7 +7,7 @@ ratio of medians on a machine whose speed drifts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
@@ -32,7 +32,8 @@ class Row:
     """A contender in a scenario, by one clock.
 
     Attributes:
-        checks, repeats: what it says it sends to be checked, and by what it knows that a file is there already.
+        checks, repeats: what it says it sends to be checked (or, of a grab, compares what it received with), and by
+            what it knows that a file is there already.
         seconds, cpu_seconds: by this clock; None where no round succeeded.
         rate: objects per second, or MB per second where objects are large (`unit` says which).
         rss_bytes: of the whole process.
@@ -41,6 +42,7 @@ class Row:
         server_busy: the null server's CPU seconds ÷ wall: near 1, the server's core was the limit.
         observed: integrity headers that the server saw, as "name (share of uploads)".
         status: "ok", or what happened in the rounds that did not end well.
+        reference: the ratios are of it.
     """
 
     scenario: str
@@ -59,6 +61,7 @@ class Row:
     server_busy: Spread | None = None
     observed: str = ""
     status: str = "ok"
+    reference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +92,15 @@ def rows_of(result: Mapping[str, Any], scenario: str, clock: Clock) -> list[Row]
     """
     data = next(data for data in result["data_sets"] if data["name"] == scenario)
     measurements = [m for m in result["measurements"] if m["scenario"] == scenario]
-    reference = REFERENCE_ENGINE if clock == "engine" else REFERENCE
+    reference = data.get("reference") or (REFERENCE_ENGINE if clock == "engine" else REFERENCE)
     other = REFERENCE if clock == "engine" else REFERENCE_ENGINE
     ours = _timed([m for m in measurements if m["contender"] == reference], data, clock)
     rows = []
     for contender in result["contenders"]:
         own = [m for m in measurements if m["contender"] == contender["name"]]
         if own and contender["name"] != other:
-            rows.append(_row(contender, own, ours, data, clock))
+            row = _row(contender, own, ours, data, clock)
+            rows.append(replace(row, reference=row.contender == reference))
     return sorted(rows, key=lambda row: -row.rate.median if row.rate else 0.0)
 
 
@@ -115,7 +119,7 @@ def _row(
         scenario=data["name"],
         contender=contender["name"],
         title=contender["title"],
-        checks=contender["checks"],
+        checks=contender["proves" if data.get("grab") else "checks"],
         repeats=contender["repeats"],
         unit="MB/s" if large else "objects/s",
         rounds=len(timed),

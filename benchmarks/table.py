@@ -7,8 +7,6 @@ from typing import Any
 
 from benchmarks.summary import CLOCKS, Row, Spread, rows_of
 
-_REFERENCES = ("asyncsink", "asyncsink-api")
-
 
 def render(results: Iterable[Mapping[str, Any]]) -> str:
     """One section per result, with the machine, and one table per scenario and clock."""
@@ -52,13 +50,16 @@ def _table(rows: Sequence[Row], data: Mapping[str, Any]) -> str:
     last = "sends a checksum (observed)" if observed else "sends to be checked"
     if data["repeat"]:
         last = "compares"
+    elif data.get("grab"):
+        last = "compares what it received with"
+    ours = data.get("reference") or "asyncsink"
     header = [
-        "", rows[0].unit, "seconds", f"CPU {cpu_unit}", "peak MB", "speed: asyncsink ÷ it", "CPU: asyncsink ÷ it",
+        "", rows[0].unit, "seconds", f"CPU {cpu_unit}", "peak MB", f"speed: {ours} ÷ it", f"CPU: {ours} ÷ it",
         "server busy", last,
     ]  # fmt: skip
     lines = [_line(header), _line(["---", *["---:"] * (len(header) - 2), "---"])]
     for row in rows:
-        name = f"**{row.title}**" if row.contender in _REFERENCES else row.title
+        name = f"**{row.title}**" if row.reference else row.title
         if row.status != "ok":
             name += f" ({row.status})"
         lines.append(
@@ -68,8 +69,8 @@ def _table(rows: Sequence[Row], data: Mapping[str, Any]) -> str:
                 _spread(row.seconds, 1),
                 _spread(row.cpu_seconds, cpu_scale),
                 _spread(row.rss_bytes, 1e-6),
-                "1" if row.contender in _REFERENCES else _spread(row.speed_ratio, 1, " x"),
-                "1" if row.contender in _REFERENCES else _spread(row.cpu_ratio, 1, " x"),
+                "1" if row.reference else _spread(row.speed_ratio, 1, " x"),
+                "1" if row.reference else _spread(row.cpu_ratio, 1, " x"),
                 _spread(row.server_busy, 100, " %"),
                 _last_cell(row, repeat=data["repeat"], observed=observed),
             ])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import contenders, launcher, running
+from benchmarks import commands, contenders, launcher, running
 from benchmarks.cli import app
 from benchmarks.cohort import Member, load_cohort
 from benchmarks.measuring import Measurement
@@ -21,6 +22,16 @@ from benchmarks.running import Order, rotated, run, save
 from benchmarks.scenarios import SCENARIOS, Scenario, make_data_set
 from benchmarks.summary import Spread, observed_checks, ratios_per_round, rows_of, spread
 from benchmarks.table import number, render
+
+SIZES = (7, 1, 3000, 20_000_000)
+WRONG = f"""
+import json, pathlib, sys
+folder = pathlib.Path(sys.argv[1], "d")
+folder.mkdir()
+for name, size in (("0", 0), ("2", 10), ("3", {SIZES[3]})):
+    (folder / name).write_bytes(b"x" * size)
+print(json.dumps({{"seconds": 1, "cpu_seconds": 1, "objects": 3}}))
+"""
 
 
 def measurement(contender: str, round_: int, wall: float, engine: float | None = None, **more: Any) -> dict[str, Any]:
@@ -185,6 +196,10 @@ def test_scenarios_have_the_promised_sizes() -> None:
     assert totals["tiny"] == (200_000, 200_000 * 512)
     assert totals["large"] == (8, 8 * 2**30)
     assert totals["cohort"] == totals["cohort-rerun"]
+    assert totals["sink-small"] == totals["sink-small-rerun"] == (2_000, 2_000 * 16384)
+    assert totals["sink-large"] == totals["sink-large-rerun"] == (1, 2**30)
+    assert totals["grab-small"] == (20_000, 20_000 * 16384)
+    assert totals["grab-large"] == (2, 2 * 2**30)
 
 
 def test_data_sets_are_the_same_for_the_same_seed_and_no_two_files_are_alike(tmp_path: Path) -> None:
@@ -265,6 +280,52 @@ def test_a_whole_run_measures_verifies_and_can_be_read_back(
     assert "asyncsink (command line)" in shown.output
 
 
+@pytest.mark.parametrize("server", ["null", "seaweed"])
+def test_grabs_are_measured_and_every_byte_is_compared(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever brings other bytes, or too few files, has failed; the others have not."""
+    few = Scenario("few", "Few", lambda quick: [Member(f"d/{n}", size) for n, size in enumerate(SIZES)], grab=True)
+    monkeypatch.setattr(running, "SCENARIOS", {"few": few})
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(WRONG)
+    liar = dataclasses.replace(
+        contenders.CONTENDERS["boto3"], name="liar", grabs=lambda work: [sys.executable, str(wrong), str(work.target)]
+    )
+    monkeypatch.setitem(contenders.CONTENDERS, "liar", liar)
+    names = ["asyncsink", "asyncsink-api", "boto3", "aioboto3", "liar"]
+    lines: list[str] = []
+    result = run(Order(scenarios=["few"], contenders=names, server=server, rounds=1, limit_seconds=60), lines.append)
+    *good, lied = result["measurements"]
+    assert [(one["contender"], one["status"]) for one in good] == [(name, "ok") for name in names[:3]], lines
+    assert {(one["objects"], one["bytes"], one["verified"]) for one in good} == {
+        (len(SIZES), sum(SIZES), "names, sizes and content of all")
+    }
+    assert good[1]["notes"]["confirmed_by"] == {"server-checksum": len(SIZES)}
+    assert lied["status"] == "failed"
+    assert lied["message"].startswith("4 differences: ")
+    for problem in ("d/1 is missing", "d/2 has 10 bytes, not 3000", "d/3 has other content"):
+        assert problem in lied["message"]
+    assert "server's checksum" in render([result])
+
+
+def test_nipypes_datasink_and_ours_publish_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = dataclasses.replace(SCENARIOS["sink-small"], name="few", members=lambda quick: [Member("d/1", 9_000_000)])
+    again = dataclasses.replace(SCENARIOS["sink-small-rerun"], name="again", members=few.members)
+    monkeypatch.setattr(running, "SCENARIOS", {"few": few, "again": again})
+    names = ["boto3", "datasink", "asyncsink-datasink"]
+    lines: list[str] = []
+    order = Order(scenarios=["few", "again"], contenders=names, server="seaweed", rounds=1, limit_seconds=60)
+    result = run(order, lines.append)
+    assert [(one["scenario"], one["contender"], one["status"]) for one in result["measurements"]] == [
+        (scenario, name, "ok") for scenario in ("few", "again") for name in names[1:]
+    ], lines
+    rows = {row.contender: row for row in rows_of(result, "again", "engine")}
+    assert rows["asyncsink-datasink"].reference
+    assert rows["datasink"].speed_ratio is not None
+    assert "speed: asyncsink-datasink ÷ it" in render([result])
+
+
 def test_no_scenario_begins_after_the_time_is_over() -> None:
     order = Order(scenarios=["large"], contenders=["asyncsink"], server="null", minutes_max=-1)
     result = run(order, lambda text: None)
@@ -280,7 +341,7 @@ def test_names_that_do_not_exist_are_told() -> None:
 
 
 def test_every_contender_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(contenders, "find_spec", lambda name: None)
+    monkeypatch.setattr(commands, "find_spec", lambda name: None)
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     for contender in contenders.CONTENDERS.values():

@@ -60,6 +60,28 @@ def test_put_is_counted_and_its_checksum_comes_back(client: Any, server: Running
     assert stats["checks"]["x-amz-checksum-sha256"] == 1
 
 
+def test_zeros_can_be_read_whole_and_in_ranges(client: Any, server: RunningServer) -> None:
+    """Those that it is told of when it is reset; boto3 compares the checksum of what is whole."""
+    size = 9 * MIB + 5
+    server.reset({"/bench/data/ü 1": size, "/bench/data/empty": 0})
+    listed = client.list_objects_v2(Bucket="bench", Prefix="data/")["Contents"]
+    assert {each["Key"]: each["Size"] for each in listed} == {"data/ü 1": size, "data/empty": 0}
+    whole = client.get_object(Bucket="bench", Key="data/ü 1", ChecksumMode="ENABLED")
+    assert whole["Body"].read() == bytes(size)
+    assert whole["ETag"] == f'"{hashlib.md5(bytes(size), usedforsecurity=False).hexdigest()}"'
+    assert (whole["ChecksumType"], len(base64.b64decode(whole["ChecksumCRC64NVME"]))) == ("FULL_OBJECT", 8)
+    assert client.get_object(Bucket="bench", Key="data/empty")["Body"].read() == b""
+    for wanted, length in (("bytes=0-0", 1), (f"bytes={size - 3}-{size + 9}", 3), (f"bytes={MIB}-", size - MIB)):
+        part = client.get_object(Bucket="bench", Key="data/ü 1", Range=wanted)
+        assert part["ResponseMetadata"]["HTTPStatusCode"] == 206
+        assert part["ContentRange"].endswith(f"/{size}")
+        assert part["Body"].read() == bytes(length)
+    assert server.stats()["gets"] == 5
+    server.reset()
+    with pytest.raises(ClientError, match="NotImplemented"):
+        client.get_object(Bucket="bench", Key="data/empty")
+
+
 def test_an_etag_is_the_md5_only_where_the_client_sent_it(client: Any) -> None:
     digest = hashlib.md5(b"hello", usedforsecurity=False)
     told = client.put_object(
