@@ -136,9 +136,9 @@ app.command("plot-soak")(chaos.plot_soak)
 def list_command() -> None:
     """Scenarios and contenders, and whether they can run here."""
     for scenario in SCENARIOS.values():
-        typer.echo(f"scenario   {scenario.name:18}{scenario.title}")
+        typer.echo(f"scenario   {scenario.name:20}{scenario.title}")
     for contender in CONTENDERS.values():
-        typer.echo(f"contender  {contender.name:18}{contender.title}: {contender.missing() or 'ready'}")
+        typer.echo(f"contender  {contender.name:20}{contender.title}: {contender.missing() or 'ready'}")
 
 
 @app.command()

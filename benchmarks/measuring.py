@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -98,6 +99,9 @@ def measure(contender: Contender, work: Work, *, round_: int, place: int, limit_
 def launch(command: list[str], work: Work, output: Path, limit_seconds: float) -> dict[str, Any]:
     """Run a command as contenders are run, and return what the launcher measured. Blocking."""
     home = work.scratch / "home"
+    if not work.data.scenario.repeat:
+        # What a first publication remembers is not the next one's.
+        shutil.rmtree(home, ignore_errors=True)
     home.mkdir(exist_ok=True)
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),

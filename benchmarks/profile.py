@@ -88,7 +88,7 @@ def profile(*, rounds: int, quick: bool, tell: Tell) -> dict[str, Any]:
     started, machine = datetime.now(UTC), describe_machine()
     with tempfile.TemporaryDirectory(prefix="asyncsink-profile-") as directory:
         data = make_data_set(SCENARIOS["small"], Path(directory), quick=quick)
-        with running_server("null", Path(directory)) as server, _environment(server):
+        with running_server("null", Path(directory)) as server, _environment(server, directory):
             parts = _Parts(data, server, Path(directory)).all()
             taken: dict[str, list[tuple[float, float, float]]] = {part.name: [] for part in parts}
             for number in range(rounds):
@@ -246,10 +246,10 @@ def _measure(part: Part, objects: int) -> tuple[float, float, float]:
 
 
 @contextlib.contextmanager
-def _environment(server: RunningServer) -> Iterator[None]:
-    """The server's variables in this process, for the block."""
+def _environment(server: RunningServer, home: str) -> Iterator[None]:
+    """The server's variables in this process, and a home of its own, for the block."""
     before = dict(os.environ)
-    os.environ.update(server.environment)
+    os.environ.update(server.environment, HOME=home)
     try:
         yield
     finally:

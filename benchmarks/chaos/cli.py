@@ -35,7 +35,7 @@ def kill(
 
 def soak(
     *,
-    minutes: Annotated[float, typer.Option(min=0.3)] = 10.0,
+    minutes: Annotated[float, typer.Option(min=1)] = 10.0,
     seed: Annotated[int, typer.Option(help="Of the changes and the faults.")] = 1,
     output: Output = None,
     plot: Annotated[Path | None, typer.Option(help="The picture (needs matplotlib, from the bench extra).")] = None,

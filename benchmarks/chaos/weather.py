@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from asyncsink.config import MIB, Secret
 from asyncsink.devserver.seaweedfs import REGION
-from asyncsink.testing import s3_toxics
+from asyncsink.testing import s3_toxics as s
 from asyncsink.testing import toxics as t
 from asyncsink.testing.admitting_proxy import AdmittingProxy, Asked, Identity, refusal
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
@@ -23,18 +23,18 @@ CYCLE_SECONDS: Final = 20.0
 T = TypeVar("T")
 _EXPIRED: Final = refusal(400, "ExpiredToken")
 _ANY_REQUEST: Final = (
-    s3_toxics.SLOW_DOWN,
-    s3_toxics.INTERNAL_ERROR,
-    s3_toxics.TOO_MANY_REQUESTS,
-    s3_toxics.REQUEST_TIMEOUT,
-    s3_toxics.EXPIRED_TOKEN,
-    s3_toxics.REQUEST_TIME_TOO_SKEWED,
+    s.SLOW_DOWN,
+    s.INTERNAL_ERROR,
+    s.TOO_MANY_REQUESTS,
+    s.REQUEST_TIMEOUT,
+    s.EXPIRED_TOKEN,
+    s.REQUEST_TIME_TOO_SKEWED,
     t.ResetPeer(),
     t.ResetPeer(300_000),
     t.ResetPeer(10, stream="downstream"),
     t.LimitData(10),
     t.HalfClose(1000),
-    s3_toxics.LostAnswer(),
+    s.LostAnswer(),
     t.Timeout(0.05),
     t.Stall("continue"),
     t.Stall("body"),
@@ -44,9 +44,9 @@ _ANY_REQUEST: Final = (
     t.Bandwidth(4 * MIB),
     t.Slicer(5, 4),
     t.SlowClose(0.01),
-    s3_toxics.DropHeaders("x-amz-checksum-"),
+    s.DropHeaders("x-amz-checksum-"),
 )
-_OF_COMPLETE: Final = (s3_toxics.ErrorIn200(), s3_toxics.ErrorIn200(committed=True), s3_toxics.Whitespace(3, 0.01))
+_OF_COMPLETE: Final = (s.ErrorIn200(), s.ErrorIn200(committed=True), s.Whitespace(3, 0.01))
 
 
 def phase_at(seconds: float) -> str:
@@ -62,12 +62,12 @@ def phase_at(seconds: float) -> str:
 def rules_for(phase: str) -> tuple[Rule, ...]:
     """What befalls requests meanwhile: a tenth of them something, or half of them SlowDown."""
     if phase == "SlowDown":
-        return (Rule(s3_toxics.SLOW_DOWN, probability=0.5),)
+        return (Rule(s.SLOW_DOWN, probability=0.5),)
     if phase == "fair":
         return ()
     return (
         Rule(*_OF_COMPLETE, operation="CompleteMultipartUpload", probability=0.3),
-        Rule(s3_toxics.CorruptBody(), operation=("PutObject", "UploadPart"), probability=0.005),
+        Rule(s.CorruptBody(), operation=("PutObject", "UploadPart"), probability=0.005),
         Rule(*_ANY_REQUEST, probability=0.1),
     )
 
@@ -164,4 +164,4 @@ def _taken(items: list[T]) -> list[T]:
 
 
 def _name(toxic: t.Toxic) -> str:
-    return toxic.code if isinstance(toxic, s3_toxics.Status) else type(toxic).__name__
+    return toxic.code if isinstance(toxic, s.Status) else type(toxic).__name__

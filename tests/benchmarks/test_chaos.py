@@ -129,7 +129,7 @@ def test_runs_that_are_killed() -> None:
 @pytest.mark.timeout(900)
 def test_a_short_soak() -> None:
     told: list[str] = []
-    result = asyncio.run(soak.run_soak(0.5, 1, told.append))
+    result = asyncio.run(soak.run_soak(1, 1, told.append))
     summary = result["summary"]
     bad = ("wrong", "missing", "mixed", "extra", "open_uploads", "unexpected_failures")
     assert {name: summary[name] for name in bad} == dict.fromkeys(bad, 0), told
