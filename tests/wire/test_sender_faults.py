@@ -166,7 +166,7 @@ async def test_slow_progress_is_no_stall(senders: Open, file: OpenSource, monkey
             writer.write(bytes([byte]))
             await asyncio.sleep(0.01)
 
-    async with ActingPeer(serve) as peer, senders(peer.endpoint_url, RetryPolicy(stall_seconds=0.5)) as pool:
+    async with ActingPeer(serve) as peer, senders(peer.endpoint_url, RetryPolicy(stall_seconds=1.0)) as pool:
         await pool.send_part(file, 0, 5 * MIB, PART)
 
 
