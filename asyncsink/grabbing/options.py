@@ -100,10 +100,8 @@ class GrabSettings:
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """What has to be listed."""
-        if not self.fields:
-            return (self.base,)
-        return covering(pattern.prefix for field in self.fields for pattern in field.patterns)
+        """What has to be listed: at least one prefix, also where no field asks for anything."""
+        return covering(pattern.prefix for field in self.fields for pattern in field.patterns) or (self.base,)
 
 
 def parse_grab(source: Any, directory: Any, options: GrabOptions | Mapping[str, Any]) -> GrabSettings:

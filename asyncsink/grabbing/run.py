@@ -18,7 +18,7 @@ from asyncsink.engine.progress import Progress
 from asyncsink.engine.recorder import Recorder
 from asyncsink.engine.run import surface
 from asyncsink.engine.tuner import Tuner
-from asyncsink.errors import InvalidKey, SourceMissing
+from asyncsink.errors import InvalidKey, KeyCollision, SourceMissing
 from asyncsink.grabbing.fetching import Fetcher, failure_of
 from asyncsink.grabbing.finding import Matches, find_matches, find_single
 from asyncsink.grabbing.landing import Landing
@@ -28,6 +28,7 @@ from asyncsink.grabbing.staging import Staging
 from asyncsink.grabbing.wanted import Wanted, check_relative
 from asyncsink.model import Event, Skip, Started
 from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.routing.keys import show
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.operations import ListedObject, ListObjects
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
@@ -60,6 +61,7 @@ class GrabRun:
         self._recorder = Recorder(self._log, None, self._events)
         self._progress = progress if progress is not None else Progress()
         self._staging = Staging(settings.directory)
+        self._single = False
         self._send: MemoryObjectSendStream[list[Wanted]]
         self._receive: MemoryObjectReceiveStream[list[Wanted]]
         self._send, self._receive = anyio.create_memory_object_stream[list[Wanted]](self._limits.concurrency_max)
@@ -172,6 +174,7 @@ class GrabRun:
     async def _feed(self, fetcher: Fetcher, matches: Matches | None, single: ListedObject | None) -> None:
         deliver = partial(self._deliver, fetcher)
         if single is not None:
+            self._single = True
             await self._deliver(fetcher, "", [single])
         if matches is not None:
             await deliver("", list(matches.objects.values()))
@@ -203,13 +206,27 @@ class GrabRun:
         else:
             try:
                 check_relative(relative, key)
-            except InvalidKey as error:
+                self._check_alone(relative, key)
+            except (InvalidKey, KeyCollision) as error:
                 self._recorder.add([failure_of(url, key, "", error)])
                 self._progress.objects_done += 1
             else:
                 return Wanted(listed, relative)
         await self._recorder.room()
         return None
+
+    def _check_alone(self, relative: str, key: str) -> None:
+        """Only the object that the source itself names ("a/x") can get another's path: that of the key "a/x/x".
+
+        Raises:
+            KeyCollision: this is the other one; it must not replace the object that was asked for by name.
+        """
+        single = self._settings.target.prefix
+        if self._single and key != single and relative == single.rpartition("/")[2]:
+            raise KeyCollision(
+                f"The key {show(key)} would be written to the path of {show(single)}, which the source names itself; "
+                "grab it into another directory, with a template that finds only this key."
+            )
 
     async def _report(self, stack: S3Stack, matches: Matches | None, started: float) -> GrabReport:
         log = self._log

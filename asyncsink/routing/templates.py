@@ -57,7 +57,8 @@ class Field:
     """One output, and the patterns whose keys it lists.
 
     Attributes:
-        patterns: one for each argument list and position; just one where there are no arguments.
+        patterns: one for each argument list and position; just one where there are no arguments; none where an argument
+            is an empty list.
     """
 
     name: str
@@ -220,16 +221,18 @@ def covering(prefixes: Iterable[str]) -> tuple[str, ...]:
 def natural_order(key: str) -> tuple[Any, ...]:
     """A sort key by which "run-2" comes before "run-10", as Nipype's human_order_sorted has it."""
     parts = re.split(r"(\d+)", key)
-    return (*(int(part) if number % 2 else part for number, part in enumerate(parts)), key)
+    # The key itself, where only leading zeros differ, stands apart: beside the parts its text would meet a number.
+    return tuple(int(part) if number % 2 else part for number, part in enumerate(parts)), key
 
 
 def shaped(entries: Sequence[Sequence[_T]], *, with_arguments: bool) -> Any:
     """The value of an output, in S3DataGrabber's shape: what one pattern found is a scalar, a list, or None; with
     arguments, the output lists that for each pattern, unless there is just one.
 
-    A pattern that found nothing keeps its place: the others stay beside the arguments they belong to.
+    A pattern that found nothing keeps its place: the others stay beside the arguments they belong to. No pattern at all
+    (an argument was an empty list) found nothing: None.
     """
     each = [None if not found else found[0] if len(found) == 1 else list(found) for found in entries]
-    if with_arguments and len(each) != 1:
+    if with_arguments and len(each) > 1:
         return each
     return each[0] if each else None

@@ -198,6 +198,23 @@ async def test_a_template_without_a_match_is_an_error_before_anything_is_receive
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("others", [{}, {"anat": "sub-01/anat/run-1.nii.gz"}])
+async def test_an_empty_list_as_an_argument_finds_nothing(
+    options: dict[str, Any], bucket: str, put: Put, tree_of: TreeOf, tmp_path: Path, others: dict[str, str]
+) -> None:
+    put(COHORT)
+    given: dict[str, Any] = {
+        "field_template": {"func": "%s/func/.*", **others},
+        "template_args": {"func": [["s"]]},
+        "infields": {"s": []},
+    } | ({"template_args": {"func": [["s"]], "anat": []}} if others else {})
+    with pytest.raises(SourceMissing, match="'func' finds nothing: one of its arguments is an empty list"):
+        await asyncsink.grab(f"s3://{bucket}/ds", tmp_path, **given, **options)
+    report = await asyncsink.grab(f"s3://{bucket}/ds", tmp_path, **given, raise_on_empty=False, **options)
+    assert report.outputs["func"] is None
+    assert sorted(tree_of(tmp_path)) == sorted(others.values())
+
+
 async def test_an_empty_source(options: dict[str, Any], bucket: str, put: Put, tmp_path: Path) -> None:
     put({"other/k": b"x"})
     with pytest.raises(SourceMissing, match="holds no objects"):

@@ -35,9 +35,11 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-nobody")
 
 
-async def grab(peer: ObjectPeer, directory: Path, **options: Any) -> asyncsink.GrabReport:
+async def grab(
+    peer: ObjectPeer, directory: Path, *, source: str = "s3://bucket", **options: Any
+) -> asyncsink.GrabReport:
     given = {"retry": QUICK, "region": "us-east-1"} | options
-    return await asyncsink.grab("s3://bucket", directory, endpoint_url=peer.endpoint_url, **given)
+    return await asyncsink.grab(source, directory, endpoint_url=peer.endpoint_url, **given)
 
 
 class Watched(Progress):
@@ -274,3 +276,13 @@ def test_a_file_that_another_run_finishes_meanwhile_is_not_written_to(
     second.close()
     staging.close()
     assert os.listdir(tmp_path) == ["k"]
+
+
+@pytest.mark.anyio
+async def test_no_key_takes_the_path_of_the_object_that_the_source_names(tmp_path: Path, tree_of: TreeOf) -> None:
+    objects = {"a/x": b"the one that was named", "a/x/x": b"another", "a/x/y": b"beside it"}
+    async with ObjectPeer(objects) as peer:
+        report = await grab(peer, tmp_path, source="s3://bucket/a/x")
+    assert tree_of(tmp_path) == {"x": objects["a/x"], "y": objects["a/x/y"]}
+    assert [(f.key, f.error, f.stage) for f in report.failures] == [("a/x/x", "KeyCollision", "routing")]
+    assert "'a/x'" in report.failures[0].message

@@ -142,12 +142,17 @@ def test_a_single_entry_is_not_wrapped() -> None:
     assert shaped([["a", "b"]], with_arguments=True) == ["a", "b"]
     assert shaped([["a"]], with_arguments=True) == "a"
     assert shaped([[]], with_arguments=True) is None
-    assert shaped([], with_arguments=True) == []
+    assert shaped([], with_arguments=True) is None
 
 
 def test_natural_sort() -> None:
     keys = ["run-10", "run-2", "a/1b", "run-1", "x²", "run-02"]
     assert sorted(keys, key=natural_order) == ["a/1b", "run-1", "run-02", "run-2", "run-10", "x²"]
+
+
+@given(keys=st.lists(st.text(alphabet="a0", max_size=5), max_size=6))
+def test_any_keys_can_be_sorted(keys: list[str]) -> None:
+    assert sorted([*keys, "run", "run1"], key=natural_order).index("run") < len(keys) + 1
 
 
 @pytest.mark.parametrize(
