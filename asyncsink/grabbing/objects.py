@@ -25,7 +25,7 @@ def existing_by_answer(answer: ObjectData, listed: ListedObject) -> Existing:
     """By the answer to a GET of the whole object."""
     return Existing(
         size_bytes=len(answer.data),
-        etag=answer.etag,
+        etag=answer.etag or listed.etag,
         modified=listed.last_modified,
         checksums={} if answer.composite else answer.checksums,
         looked_closely=True,

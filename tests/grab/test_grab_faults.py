@@ -413,3 +413,34 @@ async def test_what_becomes_large_on_the_way_is_received_in_ranges(tmp_path: Pat
     report.raise_for_failures()
     assert tree_of(tmp_path) == {"k": LARGE, "other": b"o"}
     assert sorted(received) == sorted([0, *STARTS])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
+async def test_an_answer_without_an_etag_is_compared_with_the_listings(
+    tmp_path: Path, tree_of: TreeOf, lane: str
+) -> None:
+    async with ObjectPeer({"k": b"abc", "good": b"xyz"}) as peer:
+        no_etag = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nxyz"
+        peer.fault = lambda method, _, __: no_etag if method == "GET" else None
+        report = await grab(peer, tmp_path, transport=lane)
+    assert [(r.key, r.confirmed_by) for r in report.receipts] == [("good", "etag")]
+    assert [(f.key, f.error) for f in report.failures] == [("k", "IntegrityError")]
+    assert tree_of(tmp_path) == {"good": b"xyz"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
+@pytest.mark.parametrize("size_bytes", [4, 300_000])
+async def test_more_bytes_than_there_are_are_not_cut(
+    tmp_path: Path, tree_of: TreeOf, lane: str, size_bytes: int
+) -> None:
+    # Only an answer without a length can say too much.
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % size_bytes
+    long = head + b"abcd".ljust(size_bytes, b"x") + b"\r\n0\r\n\r\n"
+    async with InParts({"k": b"abc"}, {"k": "0" * 32 + "-7"}) as peer:
+        peer.fault = lambda method, _, __: long if method == "GET" else None
+        report = await grab(peer, tmp_path, transport=lane)
+    assert [(f.key, f.error) for f in report.failures] == [("k", "ServerFault")]
+    assert "more bytes came than were asked for" in report.failures[0].message
+    assert tree_of(tmp_path) == {}
