@@ -128,7 +128,7 @@ class Aioboto3Transport:
             if translated is None:
                 raise
             if isinstance(translated, UploadMissing) and isinstance(operation, AbortMultipartUpload):
-                return cast("R", Done())
+                return cast("R", Done(was_there=False))
             if is_mute(operation, translated):
                 resigner = self._resigner
                 translated = await reason_of(operation, translated, self.send, lambda: resigner.renewals != renewals)
