@@ -34,6 +34,10 @@ ABORTS_AT_ONCE = 16
 Outcome = Literal["open"] | Ended
 _UNSAYABLE = "\ufffd"
 """Servers write it into a listing for characters that XML 1.0 does not have: the upload's key is another then."""
+_OTHERWISE = (
+    "its key holds characters that the server cannot list, so that it is not found under this one; abort it by the key "
+    "it was begun with, or with a lifecycle rule for incomplete uploads"
+)
 UPLOADS_KEPT = 10_000
 """Uploads that the report names; all are counted, and all are told to `observe`."""
 
@@ -212,13 +216,7 @@ async def _end_page(
                 continue
             outcome, problem = await abort_upload(transport, upload.key, upload.upload_id, seconds=abort_seconds)
             if outcome == "gone" and _UNSAYABLE in upload.key:
-                outcome, problem = (
-                    "failed",
-                    (
-                        "its key holds characters that the server cannot list, so that it is not found under this one; abort "
-                        "it by the key it was begun with, or with a lifecycle rule for incomplete uploads"
-                    ),
-                )
+                outcome, problem = "failed", _OTHERWISE
             ended(upload, age, outcome, problem)
             # The abort itself is shielded: this is where a cancellation is noticed.
             await anyio.lowlevel.checkpoint()
