@@ -160,7 +160,7 @@ def _fields(given: Mapping[str, Any], prefix: str) -> tuple[tuple[Field, ...], f
     arguments = _mapping(given, "template_args")
     infields = _mapping(given, "infields")
     outfields = given.get("outfields") or ()
-    if isinstance(outfields, str) or not all(isinstance(name, str) for name in outfields):
+    if not _is_list(outfields) or not all(isinstance(name, str) for name in outfields):
         raise ConfigError("outfields is no list of names; expected ['func', 'anat'].")
     if not template and not field_template:
         if arguments or infields or outfields:

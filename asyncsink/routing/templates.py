@@ -23,6 +23,8 @@ DEFAULT_FIELD = "outfiles"
 _T = TypeVar("_T")
 _META = frozenset(".^$*+?{}[]|()\\")
 _QUANTIFIERS_TO_ZERO = frozenset("*?{")
+_TOO_WIDE = re.compile(r"%(?:\([^)]*\))?[#0 +-]*(?:[0-9]{5}|[0-9]*\.[0-9]{5})")
+"""A conversion that would be padded to more than any key has, and more than memory may have."""
 _GLOB = re.compile(r"\*\*/|\*\*|\*|\?|\[!?+\]?+[^\]/]*+\]")
 
 
@@ -122,8 +124,10 @@ def _filled(field: str, template: str, arguments: Sequence[Any], infields: Mappi
 
 def _fill(field: str, template: str, values: tuple[Any, ...]) -> str:
     try:
+        if _TOO_WIDE.search(template.replace("%%", "")):
+            raise ValueError("a width of more than 9999 characters")
         return template % values
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, MemoryError, RecursionError) as error:
         raise RoutingError(
             f"The template {show(template)} of field {show(field)} cannot be filled with {len(values)} "
             f"{'value' if len(values) == 1 else 'values'} ({error}); give one argument for each %s, and write % as %%."

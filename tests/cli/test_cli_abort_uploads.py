@@ -52,6 +52,7 @@ def test_a_key_that_the_server_lists_otherwise_is_told_and_ends_with_1(cli: Any,
     [
         (["s3://bucket/p"], "--older-than"),
         (["s3://bucket/p", "--older-than", "yesterday"], "--older-than='yesterday' is no duration; expected"),
+        (["s3://bucket/p\udc80", "--older-than", "1h"], "not valid UTF-8"),
         (["somewhere", "--older-than", "1h"], "has no multipart uploads"),
         (["s3://no-such-bucket-here/p", "--older-than", "1h"], "no-such-bucket-here"),
     ],

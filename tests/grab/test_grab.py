@@ -244,6 +244,9 @@ async def test_a_missing_bucket(options: dict[str, Any], tmp_path: Path) -> None
         ("s3://bucket", "t", {"template": "%s", "template_args": {"f": ["x"]}}, "list of lists"),
         ("s3://bucket", "t", {"template": "a", "match": "end"}, "match='end' is not known"),
         ("s3://bucket", "t", {"overwrite": "never"}, "no option of a grab"),
+        ("s3://bucket", "t", {"template": "a", "outfields": 5}, "outfields is no list of names"),
+        ("s3://bucket/x\udc80", "t", {}, "not valid UTF-8"),
+        ("s3://bucket/x\udc80", "t", {"transport": "aioboto3"}, "not valid UTF-8"),
     ],
 )
 async def test_wrong_options(source: str, directory: str, given: dict[str, Any], told: str) -> None:

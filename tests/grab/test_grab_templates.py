@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from fnmatch import fnmatchcase
 from typing import Any
@@ -118,6 +119,28 @@ def test_a_star_alone_is_no_regular_expression_and_the_remedy_is_told() -> None:
 def test_templates_that_cannot_be_filled(template: str, values: list[str]) -> None:
     with pytest.raises(RoutingError, match="cannot be filled"):
         plan(template=template, template_args={"f": [values]})
+
+
+@pytest.mark.parametrize(
+    ("template", "value"),
+    [
+        ("%c", 10**12),
+        ("%d", float("inf")),
+        ("%999999999999s", "a"),
+        ("%-0999999999999d", 1),
+        ("%.999999999f", 1.5),
+        ("%(x)999999999s", {"x": 1}),
+        ("%s", functools.reduce(lambda inner, _: [inner], range(100_000), [0])),
+    ],
+)
+def test_values_that_are_too_much_for_a_template(template: str, value: Any) -> None:
+    with pytest.raises(RoutingError, match="of field 'f' cannot be filled"):
+        plan(template=template, template_args={"f": [[[value]]]})
+
+
+def test_percent_signs_before_numbers_are_no_widths() -> None:
+    (field,) = plan(template="a%%123456%s-%04d", template_args={"f": [["x", 7]]})
+    assert texts(field) == ["a%123456x-0007"]
 
 
 def test_a_field_without_a_template() -> None:
