@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 from asyncsink.config import AddressingStyle, LaneChoice, LocalTarget, RetryPolicy, S3Target, Settings, SignPayload
 from asyncsink.errors import ConfigError
 from asyncsink.options import parse_options
+from asyncsink.routing.keys import show
 from asyncsink.routing.templates import Field, Match, TemplateSyntax, covering, plan_fields
 from asyncsink.values import choice_of, flag_of, text_of
 
@@ -139,6 +140,11 @@ def _source(source: Any) -> Any:
         text = None
     if not isinstance(text, str) or not text.strip():
         raise ConfigError("The source of a grab is no text; expected s3://bucket/prefix.")
+    if "//" in text.partition("://")[2]:
+        raise ConfigError(
+            f'The source {show(text)} has an empty name between slashes ("//"), which S3 keeps apart from a single '
+            "slash; write a single one, or copy the objects under another prefix first."
+        )
     return text
 
 
@@ -162,6 +168,8 @@ def _fields(given: Mapping[str, Any], prefix: str) -> tuple[tuple[Field, ...], f
     outfields = given.get("outfields") or ()
     if not _is_list(outfields) or not all(isinstance(name, str) for name in outfields):
         raise ConfigError("outfields is no list of names; expected ['func', 'anat'].")
+    if given.get("template") is not None and not template and not field_template:
+        raise ConfigError("template is empty; leave it out to grab everything below the source, or give a pattern.")
     if not template and not field_template:
         if arguments or infields or outfields:
             raise ConfigError("template_args, infields and outfields need a template; give template or field_template.")

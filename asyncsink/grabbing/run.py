@@ -25,14 +25,15 @@ from asyncsink.grabbing.landing import Landing
 from asyncsink.grabbing.options import GrabSettings
 from asyncsink.grabbing.report import GrabReport
 from asyncsink.grabbing.staging import Staging
-from asyncsink.grabbing.wanted import Wanted, check_relative
+from asyncsink.grabbing.wanted import Wanted, check_relative, is_marker
 from asyncsink.model import Event, Skip, Started
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.routing.keys import show
 from asyncsink.s3.credentials import bucket_settings
-from asyncsink.s3.operations import ListedObject, ListObjects
+from asyncsink.s3.operations import ListedObject, ListObjects, ObjectPage
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import S3Stack, open_stack
+from asyncsink.s3.transport import Transport
 from asyncsink.sources.s3_listing import list_below
 
 BATCH_OBJECTS_MAX = 16
@@ -119,11 +120,24 @@ class GrabRun:
             self._progress.objects_total = len(matches.objects)
             self._progress.bytes_total = sum(listed.size_bytes for listed in matches.objects.values())
             return matches, None
-        if not first.objects and single is None and self._settings.raise_on_empty:
+        if single is None and self._settings.raise_on_empty and not await self._holds_objects(transport, first):
             raise SourceMissing(
                 f"{self._settings.target.url} holds no objects; correct the source, or give raise_on_empty=False."
             )
         return None, single
+
+    async def _holds_objects(self, transport: Transport, first: ObjectPage) -> bool:
+        """Whether anything but folder markers is below the source; asks on only while there is nothing else."""
+        if not all(map(is_marker, first.objects)):
+            return True
+        # From the beginning: SeaweedFS, asked for one key, says after a marker that there are no others.
+        token: str | None = "" if first.objects else None
+        while token is not None:
+            page = await transport.send(ListObjects(prefix=self._settings.base, token=token))
+            if not all(map(is_marker, page.objects)):
+                return True
+            token = page.next_token or None
+        return False
 
     async def _fetch_all(self, stack: S3Stack, matches: Matches | None, single: ListedObject | None) -> None:
         fetcher = Fetcher(
@@ -200,7 +214,7 @@ class GrabRun:
         url, relative = fetcher.url(key), key.removeprefix(base)
         if not key.startswith(base):
             relative = key.rpartition("/")[2]  # the one object that the source names
-        if key.endswith("/") and not listed.size_bytes:
+        if is_marker(listed):
             self._recorder.add([Skip(url, key, "", 0, _MARKER, already_there=False)])
             self._progress.objects_done += 1
         else:

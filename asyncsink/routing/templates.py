@@ -51,7 +51,8 @@ class Pattern:
         if not key.startswith(self.prefix):
             return False
         found = self.regex.fullmatch if self.full else self.regex.match
-        return found(key, len(self.base)) is not None
+        # A position instead of a slice would leave "^" at the key's own beginning.
+        return found(key[len(self.base) :]) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +177,11 @@ def _has_alternatives(expression: str) -> bool:
         if char == "\\":
             index += 1
         elif char == "[":
-            # A "]" that comes first stands for itself.
+            # What comes first stands for itself, also a "]"; an escaped one ends nothing.
             index += 1 + expression.startswith("^", index + 1)
-            index = expression.index("]", index + 1) if "]" in expression[index + 1 :] else len(expression)
+            first = index
+            while index < len(expression) and (index == first or expression[index] != "]"):
+                index += 2 if expression[index] == "\\" else 1
         elif char == "|" and not depth:
             return True
         depth += (char == "(") - (char == ")")

@@ -221,6 +221,13 @@ async def test_an_empty_source(options: dict[str, Any], bucket: str, put: Put, t
         await asyncsink.grab(f"s3://{bucket}/nothing", tmp_path / "t", **options)
     report = await asyncsink.grab(f"s3://{bucket}/nothing", tmp_path / "t", raise_on_empty=False, **options)
     assert report.objects_fetched == 0
+    put({"marked/": b"", "marked/too/": b""})
+    with pytest.raises(SourceMissing, match="holds no objects"):
+        await asyncsink.grab(f"s3://{bucket}/marked", tmp_path / "t", **options)
+    report = await asyncsink.grab(f"s3://{bucket}/marked", tmp_path / "t", raise_on_empty=False, **options)
+    assert (report.objects_fetched, len(report.skips)) == (0, 2)
+    put({"marked/too/k": b"x"})
+    assert (await asyncsink.grab(f"s3://{bucket}/marked", tmp_path / "t", **options)).objects_fetched == 1
 
 
 # What is refused
@@ -246,6 +253,9 @@ async def test_a_missing_bucket(options: dict[str, Any], tmp_path: Path) -> None
         ("s3://bucket", "t", {"overwrite": "never"}, "no option of a grab"),
         ("s3://bucket", "t", {"template": "a", "outfields": 5}, "outfields is no list of names"),
         ("s3://bucket/x\udc80", "t", {}, "not valid UTF-8"),
+        ("s3://bucket", "t", {"template": ""}, "template is empty"),
+        ("s3://bucket//h", "t", {}, r'between slashes \("//"\)'),
+        ("s3://bucket/q//a b", "t", {}, r'between slashes \("//"\)'),
         ("s3://bucket/x\udc80", "t", {"transport": "aioboto3"}, "not valid UTF-8"),
     ],
 )

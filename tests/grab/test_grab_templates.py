@@ -100,6 +100,13 @@ def test_bucket_path_ds_does_not_reach_ds2() -> None:
     assert not files.patterns[0].matches("ds2/x")
 
 
+@pytest.mark.parametrize("expression", ["^a.*", r"\Aa.*", r"(?<!x)a.*"])
+def test_an_anchor_means_the_beginning_below_the_bucket_path(expression: str) -> None:
+    (files,) = plan("ds/raw", template=expression)
+    assert files.patterns[0].matches("ds/raw/abc")
+    assert not files.patterns[0].matches("ds/raw/xabc")
+
+
 def test_matching_is_anchored_at_both_ends_unless_the_start_is_asked_for() -> None:
     for match, expected in (("full", False), ("start", True)):
         (files,) = plan(template=r"a\.nii\.gz", match=match)
@@ -192,6 +199,10 @@ def test_any_keys_can_be_sorted(keys: list[str]) -> None:
         ("a(b|c)", "a"),
         ("a[|]b", "a"),
         ("a[]|]b", "a"),
+        (r"abc[\](]|xyz", ""),
+        (r"abc[^\](]|xyz", ""),
+        (r"abc[\\]|xyz", ""),
+        (r"abc[\]|(]x", "abc"),
         (r"a\|b", "a|b"),
         (r"a\d", "a"),
         ("(?i)abc", ""),
