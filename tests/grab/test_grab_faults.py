@@ -238,6 +238,27 @@ async def test_what_killed_runs_left_is_swept(tmp_path: Path, tree_of: TreeOf) -
 
 
 @pytest.mark.anyio
+async def test_a_large_file_that_could_not_get_its_name_is_kept_for_the_next_run(
+    tmp_path: Path, tree_of: TreeOf
+) -> None:
+    (tmp_path / "large" / "in-the-way").mkdir(parents=True)
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    (folder / "orphan.state").write_bytes(b"x")
+    async with ObjectPeer({"large": LARGE}) as peer:
+        report = await grab(peer, tmp_path)
+        assert [f.key for f in report.failures] == ["large"]
+        assert sorted(path.suffix for path in folder.iterdir()) == ["", ".part", ".state"]
+        assert not (folder / "orphan.state").exists()
+        (tmp_path / "large" / "in-the-way").rmdir()
+        (tmp_path / "large").rmdir()
+        peer.requests = []
+        (await grab(peer, tmp_path)).raise_for_failures()
+        assert not [first for method, _, first in peer.requests if method == "GET"]
+    assert tree_of(tmp_path) == {"large": LARGE}
+
+
+@pytest.mark.anyio
 async def test_two_grabs_of_one_object_at_once(tmp_path: Path, tree_of: TreeOf) -> None:
     async with ObjectPeer({"large": LARGE, "small": b"s"}) as peer:
         reports = await asyncio.gather(*(grab(peer, tmp_path) for _ in range(3)))
