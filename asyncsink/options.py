@@ -141,6 +141,12 @@ def _split_bucket(text: str, rest: str) -> tuple[str, str]:
     else:
         bucket, _, prefix = rest.partition("/")
         _check_bucket(bucket, f"the destination {_shown(text)}")
+    try:
+        prefix.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"The destination {_shown(text)} has a prefix that is not valid UTF-8; S3 takes no other, so name another."
+        ) from None
     segments = [segment for segment in prefix.split("/") if segment]
     if any(segment in (".", "..") for segment in segments):
         raise ConfigError(f"The destination {_shown(text)} has '.' or '..' in its prefix; write it without them.")

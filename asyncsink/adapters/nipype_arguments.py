@@ -79,7 +79,11 @@ def export_arguments(inputs: Any, installed: Mapping[str, Any]) -> ExportArgumen
     Raises:
         ConfigError: an input cannot be meant as it stands.
     """
-    named = {name: value for name, value in inputs._outputs.items() if isdefined(value) and name not in _EVENTS}
+    named = {
+        name: value
+        for name, value in inputs._outputs.items()
+        if isdefined(value) and not (name in _EVENTS and _is_event(inputs, value))
+    }
     outputs = {name: _as_list(value) for name, value in named.items()}
     there = set(inputs.copyable_trait_names()).difference(inputs._outputs)
     given = {name: getattr(inputs, name) for name in (*DATASINK_OPTIONS, *OUR_OPTIONS) if name in there}
@@ -100,6 +104,13 @@ def export_arguments(inputs: Any, installed: Mapping[str, Any]) -> ExportArgumen
     if not _is_s3(base) or "local_copy" in options:
         verdicts["local_copy_mode"] = _local_copy_mode(outputs)
     return ExportArguments(outputs, base, {**verdicts, **installed, **options})
+
+
+def _is_event(inputs: Any, value: object) -> bool:
+    """Whether this is what traits sends: the name of a trait, or no path at all. Somebody's own output holds paths."""
+    if isinstance(value, str):
+        return value in inputs._outputs or value in inputs.copyable_trait_names()
+    return not isinstance(value, (os.PathLike, list, tuple))
 
 
 def _is_s3(base: str) -> bool:

@@ -28,7 +28,8 @@ def abort_uploads_command(
         if upload.problem:
             output.notice(f"{upload.key} may still be open, upload id {upload.upload_id}: {upload.problem}")
         else:
-            output.say(inert(f"{'would abort' if dry_run else 'aborted'}  {where}"))
+            done = {"open": "would abort", "gone": "was gone"}.get(upload.outcome, "aborted")
+            output.say(inert(f"{done}  {where}"))
 
     known = {"destination": destination, "dry_run": dry_run, "ok": False}
     try:

@@ -91,7 +91,7 @@ def grab_options(given: Mapping[str, Any]) -> dict[str, Any]:
 def _arguments(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"""--template-args is no JSON ({error}); expected '{{"func": [["sub-01", "run-1"]]}}'."""
         ) from None

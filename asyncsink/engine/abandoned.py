@@ -23,7 +23,7 @@ from asyncsink.errors import ConfigError
 from asyncsink.option_names import ExportOptions
 from asyncsink.options import parse_options
 from asyncsink.report.wording import count
-from asyncsink.s3.aborting import abort_upload, open_uploads
+from asyncsink.s3.aborting import Ended, abort_upload, open_uploads
 from asyncsink.s3.operations import ListedUpload, UploadPage
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import open_stack
@@ -31,6 +31,13 @@ from asyncsink.s3.transport import Transport
 from asyncsink.values import parse_duration
 
 ABORTS_AT_ONCE = 16
+Outcome = Literal["open"] | Ended
+_UNSAYABLE = "\ufffd"
+"""Servers write it into a listing for characters that XML 1.0 does not have: the upload's key is another then."""
+_OTHERWISE = (
+    "its key holds characters that the server cannot list, so that it is not found under this one; abort it by the key "
+    "it was begun with, or with a lifecycle rule for incomplete uploads"
+)
 UPLOADS_KEPT = 10_000
 """Uploads that the report names; all are counted, and all are told to `observe`."""
 
@@ -43,7 +50,8 @@ class AbandonedUpload:
         key, upload_id: S3's.
         initiated: when it began, by the server's clock.
         age_seconds: by the server's clock.
-        outcome: "open" in a dry run, "aborted", or "failed": it may still be open.
+        outcome: "open" in a dry run, "aborted", "gone" where the server did not know it any more, or "failed": it may
+            still be open.
         problem: why it failed, or "".
     """
 
@@ -51,7 +59,7 @@ class AbandonedUpload:
     upload_id: str
     initiated: datetime
     age_seconds: float
-    outcome: Literal["open", "aborted", "failed"]
+    outcome: Outcome
     problem: str = ""
 
 
@@ -64,7 +72,7 @@ class AbortReport:
         older_than_seconds: the age from which uploads were taken.
         dry_run: nothing was aborted.
         total: open uploads that were found, of any age.
-        old, aborted, failed: how many were old enough, and what became of them.
+        old, aborted, gone, failed: how many were old enough, and what became of them.
         uploads: the old ones, the first ten thousand of them.
     """
 
@@ -74,6 +82,7 @@ class AbortReport:
     total: int = 0
     old: int = 0
     aborted: int = 0
+    gone: int = 0
     failed: int = 0
     uploads: list[AbandonedUpload] = field(default_factory=list)
 
@@ -86,6 +95,7 @@ class AbortReport:
         """Count an old upload."""
         self.old += 1
         self.aborted += upload.outcome == "aborted"
+        self.gone += upload.outcome == "gone"
         self.failed += upload.outcome == "failed"
         if len(self.uploads) < UPLOADS_KEPT:
             self.uploads.append(upload)
@@ -100,6 +110,7 @@ class AbortReport:
             "uploads_total": self.total,
             "uploads_old": self.old,
             "uploads_aborted": self.aborted,
+            "uploads_gone": self.gone,
             "uploads_failed": self.failed,
             "uploads": [
                 {
@@ -119,7 +130,9 @@ class AbortReport:
         young = self.total - self.old
         done = f"{self.old:,} to abort" if self.dry_run else f"{self.aborted:,} aborted"
         failed = f", {self.failed:,} may still be open" if self.failed else ""
-        return f"{count(self.total, 'open upload')} below {self.destination}: {done}{failed}, {young:,} not old enough."
+        gone = f", {self.gone:,} gone before" if self.gone else ""
+        found = f"{count(self.total, 'open upload')} below {self.destination}"
+        return f"{found}: {done}{gone}{failed}, {young:,} not old enough."
 
 
 async def abort_uploads(
@@ -193,7 +206,7 @@ async def _end_page(
     waiting = iter([(upload, age) for upload, age in ages if age >= report.older_than_seconds])
     report.total += len(ages)
 
-    def ended(upload: ListedUpload, age: float, outcome: Literal["open", "aborted", "failed"], why: str = "") -> None:
+    def ended(upload: ListedUpload, age: float, outcome: Outcome, why: str = "") -> None:
         end(AbandonedUpload(upload.key, upload.upload_id, upload.initiated, age, outcome, why))
 
     async def work() -> None:
@@ -201,8 +214,10 @@ async def _end_page(
             if report.dry_run:
                 ended(upload, age, "open")
                 continue
-            problem = await abort_upload(transport, upload.key, upload.upload_id, seconds=abort_seconds)
-            ended(upload, age, "failed" if problem else "aborted", problem)
+            outcome, problem = await abort_upload(transport, upload.key, upload.upload_id, seconds=abort_seconds)
+            if outcome == "gone" and _UNSAYABLE in upload.key:
+                outcome, problem = "failed", _OTHERWISE
+            ended(upload, age, outcome, problem)
             # The abort itself is shielded: this is where a cancellation is noticed.
             await anyio.lowlevel.checkpoint()
 

@@ -127,13 +127,16 @@ class Fetcher:
 
     async def _grab_small(self, batch: Sequence[Wanted], started: float) -> list[Outcome]:
         outcomes: list[Outcome] = []
+        received_before: dict[str, str] = {}
         for attempt in (1, 2):
             again: list[Wanted] = []
             async with self.budget.reserve(sum(wanted.listed.size_bytes for wanted in batch)):
                 received: list[tuple[Wanted, Body, _Answered]] = []
                 for wanted in batch:
                     try:
-                        received.append((wanted, *await self._receive(wanted)))
+                        body, answered = await self._receive(wanted)
+                        body.received_before = received_before.get(wanted.relative, "")
+                        received.append((wanted, body, answered))
                     except PreconditionFailed as error:
                         again += await self._replaced(wanted, error, attempt, outcomes)
                     except AsyncSinkError as error:
@@ -143,6 +146,7 @@ class Fetcher:
             for (wanted, _, answered), result in zip(received, landed, strict=True):
                 if isinstance(result, IntegrityError) and attempt == 1:
                     again.append(wanted)
+                    received_before[wanted.relative] = result.actual
                 elif isinstance(result, AsyncSinkError):
                     outcomes.append(self._failure(wanted, result))
                 else:
@@ -150,7 +154,12 @@ class Fetcher:
                     self.progress.bytes_done += wanted.listed.size_bytes
             if not again:
                 break
-            batch = again
+            # What became large meanwhile is not received into memory.
+            batch = [wanted for wanted in again if wanted.listed.size_bytes <= self.range_bytes]
+            large = [wanted for wanted in again if wanted.listed.size_bytes > self.range_bytes]
+            outcomes += [await self._grab_large(wanted, started) for wanted in large]
+            if not batch:
+                break
         return outcomes
 
     async def _receive(self, wanted: Wanted) -> tuple[Body, _Answered]:
@@ -186,13 +195,15 @@ class Fetcher:
         return Wanted(ListedObject(wanted.listed.key, now.size_bytes, now.etag, modified), wanted.relative)
 
     async def _grab_large(self, wanted: Wanted, started: float) -> Outcome:
+        received_before = ""
         for attempt in (1, 2):
             before = self.progress.bytes_done
             try:
-                fetched = await fetch_in_ranges(self, wanted)
+                fetched = await fetch_in_ranges(self, wanted, received_before=received_before)
             except (IntegrityError, PreconditionFailed) as error:
                 if attempt > 1:
                     return self._failure(wanted, error)
+                received_before = error.actual if isinstance(error, IntegrityError) else ""
                 self.progress.bytes_done = before
             except AsyncSinkError as error:
                 return self._failure(wanted, error)

@@ -61,13 +61,21 @@ async def find_matches(transport: Transport, settings: GrabSettings) -> Matches:
                     found[id(pattern)].append(listed.key)
                     matches.objects[listed.key] = listed
 
-    await list_below(transport, settings.prefixes, match)
+    if patterns:
+        await list_below(transport, settings.prefixes, match)
     missing = []
     for each in settings.fields:
         matches.keys[each.name] = [found[id(pattern)] for pattern in each.patterns]
         for keys in matches.keys[each.name]:
             if settings.sort_filelist:
                 keys.sort(key=natural_order)
+        if not each.patterns:
+            missing.append(
+                SourceMissing(
+                    f"The output field {show(each.name)} finds nothing: one of its arguments is an empty list; give it "
+                    "values, or give raise_on_empty=False."
+                )
+            )
         missing += [
             SourceMissing(
                 f"The output field {show(each.name)} finds nothing: no key below s3://{settings.target.bucket}/"

@@ -36,12 +36,14 @@ class Body:
         data: its bytes.
         existing: what the server told of it.
         url: of the object, for messages.
+        received_before: as in `integrity.received.prove`.
     """
 
     relative: str
     data: ByteBody
     existing: Existing
     url: str
+    received_before: str = ""
 
 
 class Landing:
@@ -91,7 +93,8 @@ class Landing:
         try:
             for number, body in enumerate(bodies):
                 try:
-                    results.append(prove(body.existing, (body.data,), body.url))
+                    proof = prove(body.existing, (body.data,), body.url, received_before=body.received_before)
+                    results.append(proof)
                     written[number] = self._write(body)
                 except AsyncSinkError as error:
                     results[number:] = [error]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from asyncsink.config import Secret
 from asyncsink.errors import PermanentError
 from asyncsink.integrity.existing import Existing
+from asyncsink.integrity.part_sizes import parts_of_etag
 from asyncsink.s3.get_object import ObjectData
-from asyncsink.s3.operations import HeadObject, ListedObject
+from asyncsink.s3.operations import HeadObject, ListedObject, ObjectHead
 from asyncsink.s3.transport import Transport
 
 _PLAIN_ETAGS = ("", "AES256")
@@ -24,7 +25,7 @@ def existing_by_answer(answer: ObjectData, listed: ListedObject) -> Existing:
     """By the answer to a GET of the whole object."""
     return Existing(
         size_bytes=len(answer.data),
-        etag=answer.etag,
+        etag=answer.etag or listed.etag,
         modified=listed.last_modified,
         checksums={} if answer.composite else answer.checksums,
         looked_closely=True,
@@ -33,7 +34,7 @@ def existing_by_answer(answer: ObjectData, listed: ListedObject) -> Existing:
 
 
 async def look_closer(transport: Transport, key: str, secret: Secret | None) -> Existing:
-    """By a HEAD, and a second one of the first part where only a multipart ETag can prove the bytes.
+    """By a HEAD, and where only a multipart ETag can prove the bytes by others of the first and of the last part.
 
     Raises:
         ObjectMissing, AccessDenied, TransferError: it cannot be looked at.
@@ -43,10 +44,9 @@ async def look_closer(transport: Transport, key: str, secret: Secret | None) -> 
     part_size = None
     if "-" in head.etag and not checksums:
         try:
-            first = await transport.send(HeadObject(key=key, part_number=1, sse_customer_key=secret))
+            part_size = await _equal_part_size(transport, key, secret, head)
         except PermanentError:
-            first = head  # this server does not know parts any more: typical part sizes are tried
-        part_size = first.size_bytes if first.size_bytes < head.size_bytes else None
+            part_size = None  # this server does not know parts any more: typical part sizes are tried
     return Existing(
         size_bytes=head.size_bytes,
         etag=head.etag,
@@ -56,3 +56,18 @@ async def look_closer(transport: Transport, key: str, secret: Secret | None) -> 
         part_size_bytes=part_size,
         etag_is_md5=head.sse in _PLAIN_ETAGS,
     )
+
+
+async def _equal_part_size(transport: Transport, key: str, secret: Secret | None, head: ObjectHead) -> int | None:
+    """The size of the parts, or None where they were not equal, or where the server does not tell."""
+
+    async def size_of(part_number: int) -> int:
+        asked = HeadObject(key=key, part_number=part_number, sse_customer_key=secret)
+        return (await transport.send(asked)).size_bytes
+
+    first, count = await size_of(1), parts_of_etag(head.etag) or 0
+    if first >= head.size_bytes:
+        return None
+    # S3 takes parts of any sizes. Only where the last one is what equal parts leave were they equal.
+    equal = count <= 2 or await size_of(count) == head.size_bytes - first * (count - 1)
+    return first if equal else None

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 from asyncsink.config import AddressingStyle, LaneChoice, LocalTarget, RetryPolicy, S3Target, Settings, SignPayload
 from asyncsink.errors import ConfigError
 from asyncsink.options import parse_options
+from asyncsink.routing.keys import show
 from asyncsink.routing.templates import Field, Match, TemplateSyntax, covering, plan_fields
 from asyncsink.values import choice_of, flag_of, text_of
 
@@ -100,10 +101,8 @@ class GrabSettings:
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """What has to be listed."""
-        if not self.fields:
-            return (self.base,)
-        return covering(pattern.prefix for field in self.fields for pattern in field.patterns)
+        """What has to be listed: at least one prefix, also where no field asks for anything."""
+        return covering(pattern.prefix for field in self.fields for pattern in field.patterns) or (self.base,)
 
 
 def parse_grab(source: Any, directory: Any, options: GrabOptions | Mapping[str, Any]) -> GrabSettings:
@@ -141,6 +140,11 @@ def _source(source: Any) -> Any:
         text = None
     if not isinstance(text, str) or not text.strip():
         raise ConfigError("The source of a grab is no text; expected s3://bucket/prefix.")
+    if "//" in text.partition("://")[2]:
+        raise ConfigError(
+            f'The source {show(text)} has an empty name between slashes ("//"), which S3 keeps apart from a single '
+            "slash; write a single one, or copy the objects under another prefix first."
+        )
     return text
 
 
@@ -162,8 +166,10 @@ def _fields(given: Mapping[str, Any], prefix: str) -> tuple[tuple[Field, ...], f
     arguments = _mapping(given, "template_args")
     infields = _mapping(given, "infields")
     outfields = given.get("outfields") or ()
-    if isinstance(outfields, str) or not all(isinstance(name, str) for name in outfields):
+    if not _is_list(outfields) or not all(isinstance(name, str) for name in outfields):
         raise ConfigError("outfields is no list of names; expected ['func', 'anat'].")
+    if given.get("template") is not None and not template and not field_template:
+        raise ConfigError("template is empty; leave it out to grab everything below the source, or give a pattern.")
     if not template and not field_template:
         if arguments or infields or outfields:
             raise ConfigError("template_args, infields and outfields need a template; give template or field_template.")

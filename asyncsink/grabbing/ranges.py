@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
+from asyncsink.destinations.local_errors import translated
 from asyncsink.engine.buffers import BufferPool
 from asyncsink.errors import IntegrityError, PreconditionFailed
 from asyncsink.grabbing.landing import pieces_of
@@ -37,8 +38,11 @@ class Fetched:
     attempts: int
 
 
-async def fetch_in_ranges(fetcher: Fetcher, wanted: Wanted) -> Fetched:
+async def fetch_in_ranges(fetcher: Fetcher, wanted: Wanted, *, received_before: str = "") -> Fetched:
     """Receive one large object, prove it, and give it its name.
+
+    Args:
+        received_before: as in `integrity.received.prove`.
 
     Raises:
         IntegrityError: the bytes are not the object's; they are discarded.
@@ -49,6 +53,8 @@ async def fetch_in_ranges(fetcher: Fetcher, wanted: Wanted) -> Fetched:
     """
     key = wanted.listed.key
     existing = await look_closer(fetcher.transport, key, fetcher.secret)
+    # A server that tells no ETag here compares, and is compared with, the one it told in its listing.
+    existing = replace(existing, etag=existing.etag or wanted.listed.etag)
     if not existing.size_bytes:
         raise PreconditionFailed(f"{fetcher.url(key)} was replaced by an empty object; grab it again.")
     plan = plan_parts(existing.size_bytes, fetcher.range_bytes)
@@ -63,7 +69,9 @@ async def fetch_in_ranges(fetcher: Fetcher, wanted: Wanted) -> Fetched:
         ranges = _Ranges(fetcher, key, existing.etag, plan, file)
         await ranges.receive()
         try:
-            finish = partial(_finish, file, existing, plan, algorithm, fetcher.url(key))
+            finish = partial(
+                _finish, file, existing, plan, algorithm, fetcher.url(key), received_before=received_before
+            )
             proof = await anyio.to_thread.run_sync(finish, limiter=fetcher.threads)
         except IntegrityError:
             file.discard()
@@ -139,13 +147,22 @@ class _Ranges:
         fetcher.progress.bytes_done += part.length
 
 
-def _finish(file: UnfinishedFile, existing: Existing, plan: PartPlan, algorithm: ChecksumAlgorithm, url: str) -> Proof:
+def _finish(
+    file: UnfinishedFile,
+    existing: Existing,
+    plan: PartPlan,
+    algorithm: ChecksumAlgorithm,
+    url: str,
+    *,
+    received_before: str,
+) -> Proof:
     """Prove the whole object, from its ranges' checksums where they combine, else by reading it back; publish it."""
     compare = comparison(existing)
     if compare is not None and compare.algorithms == (algorithm,):
         whole = combine(algorithm, [(file.done[part.part_number], part.length) for part in plan])
         proof = conclude_proof(existing, compare, Digests(checksums={algorithm: whole}), url)
     else:
-        proof = prove(existing, pieces_of(file.path), url)
+        with translated(file.target, None, verb="read back"):
+            proof = prove(existing, pieces_of(file.path), url, received_before=received_before)
     file.publish(existing.modified)
     return proof

@@ -18,20 +18,22 @@ from asyncsink.engine.progress import Progress
 from asyncsink.engine.recorder import Recorder
 from asyncsink.engine.run import surface
 from asyncsink.engine.tuner import Tuner
-from asyncsink.errors import InvalidKey, SourceMissing
+from asyncsink.errors import InvalidKey, KeyCollision, SourceMissing
 from asyncsink.grabbing.fetching import Fetcher, failure_of
 from asyncsink.grabbing.finding import Matches, find_matches, find_single
 from asyncsink.grabbing.landing import Landing
 from asyncsink.grabbing.options import GrabSettings
 from asyncsink.grabbing.report import GrabReport
 from asyncsink.grabbing.staging import Staging
-from asyncsink.grabbing.wanted import Wanted, check_relative
+from asyncsink.grabbing.wanted import Wanted, check_relative, is_marker
 from asyncsink.model import Event, Skip, Started
 from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.routing.keys import show
 from asyncsink.s3.credentials import bucket_settings
-from asyncsink.s3.operations import ListedObject, ListObjects
+from asyncsink.s3.operations import ListedObject, ListObjects, ObjectPage
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import S3Stack, open_stack
+from asyncsink.s3.transport import Transport
 from asyncsink.sources.s3_listing import list_below
 
 BATCH_OBJECTS_MAX = 16
@@ -60,6 +62,7 @@ class GrabRun:
         self._recorder = Recorder(self._log, None, self._events)
         self._progress = progress if progress is not None else Progress()
         self._staging = Staging(settings.directory)
+        self._single = False
         self._send: MemoryObjectSendStream[list[Wanted]]
         self._receive: MemoryObjectReceiveStream[list[Wanted]]
         self._send, self._receive = anyio.create_memory_object_stream[list[Wanted]](self._limits.concurrency_max)
@@ -117,11 +120,24 @@ class GrabRun:
             self._progress.objects_total = len(matches.objects)
             self._progress.bytes_total = sum(listed.size_bytes for listed in matches.objects.values())
             return matches, None
-        if not first.objects and single is None and self._settings.raise_on_empty:
+        if single is None and self._settings.raise_on_empty and not await self._holds_objects(transport, first):
             raise SourceMissing(
                 f"{self._settings.target.url} holds no objects; correct the source, or give raise_on_empty=False."
             )
         return None, single
+
+    async def _holds_objects(self, transport: Transport, first: ObjectPage) -> bool:
+        """Whether anything but folder markers is below the source; asks on only while there is nothing else."""
+        if not all(map(is_marker, first.objects)):
+            return True
+        # From the beginning: SeaweedFS, asked for one key, says after a marker that there are no others.
+        token: str | None = "" if first.objects else None
+        while token is not None:
+            page = await transport.send(ListObjects(prefix=self._settings.base, token=token))
+            if not all(map(is_marker, page.objects)):
+                return True
+            token = page.next_token or None
+        return False
 
     async def _fetch_all(self, stack: S3Stack, matches: Matches | None, single: ListedObject | None) -> None:
         fetcher = Fetcher(
@@ -172,6 +188,7 @@ class GrabRun:
     async def _feed(self, fetcher: Fetcher, matches: Matches | None, single: ListedObject | None) -> None:
         deliver = partial(self._deliver, fetcher)
         if single is not None:
+            self._single = True
             await self._deliver(fetcher, "", [single])
         if matches is not None:
             await deliver("", list(matches.objects.values()))
@@ -197,19 +214,33 @@ class GrabRun:
         url, relative = fetcher.url(key), key.removeprefix(base)
         if not key.startswith(base):
             relative = key.rpartition("/")[2]  # the one object that the source names
-        if key.endswith("/") and not listed.size_bytes:
+        if is_marker(listed):
             self._recorder.add([Skip(url, key, "", 0, _MARKER, already_there=False)])
             self._progress.objects_done += 1
         else:
             try:
                 check_relative(relative, key)
-            except InvalidKey as error:
+                self._check_alone(relative, key)
+            except (InvalidKey, KeyCollision) as error:
                 self._recorder.add([failure_of(url, key, "", error)])
                 self._progress.objects_done += 1
             else:
                 return Wanted(listed, relative)
         await self._recorder.room()
         return None
+
+    def _check_alone(self, relative: str, key: str) -> None:
+        """Only the object that the source itself names ("a/x") can get another's path: that of the key "a/x/x".
+
+        Raises:
+            KeyCollision: this is the other one; it must not replace the object that was asked for by name.
+        """
+        single = self._settings.target.prefix
+        if self._single and key != single and relative == single.rpartition("/")[2]:
+            raise KeyCollision(
+                f"The key {show(key)} would be written to the path of {show(single)}, which the source names itself; "
+                "grab it into another directory, with a template that finds only this key."
+            )
 
     async def _report(self, stack: S3Stack, matches: Matches | None, started: float) -> GrabReport:
         log = self._log

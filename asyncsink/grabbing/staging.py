@@ -112,15 +112,18 @@ class Staging:
             self._lock = -1
 
     def _sweep(self) -> None:
-        kept = False
-        oldest = time.time() - UNFINISHED_SECONDS_MAX
         with os.scandir(self.folder) as entries:
-            for entry in entries:
-                unfinished = entry.name.endswith((_PART, _STATE))
-                if unfinished and entry.stat(follow_symlinks=False).st_mtime > oldest:
-                    kept = True
-                elif unfinished or entry.name.endswith(_WHOLE):
-                    os.unlink(entry.path)
+            modified = {entry.name: entry.stat(follow_symlinks=False).st_mtime for entry in entries}
+        oldest, kept = time.time() - UNFINISHED_SECONDS_MAX, False
+        for name in modified:
+            stem, suffix = os.path.splitext(name)
+            part, state = (modified.get(stem + each, 0.0) for each in (_PART, _STATE))
+            unfinished = suffix in {_PART, _STATE}
+            # A file that could not get its name has the object's time already; its state tells when it was written.
+            if unfinished and part and max(part, state) > oldest:
+                kept = True
+            elif unfinished or suffix == _WHOLE:
+                os.unlink(os.path.join(self.folder, name))
         if not kept:
             os.unlink(os.path.join(self.folder, _LOCK))
             try:

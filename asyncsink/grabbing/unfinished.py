@@ -39,6 +39,7 @@ class UnfinishedFile:
         algorithm: of the ranges' checksums.
 
     Attributes:
+        target: as given.
         path: where its bytes are now.
         done: the checksums of the ranges that are there, by part number.
     """
@@ -46,7 +47,7 @@ class UnfinishedFile:
     def __init__(
         self, staging: Staging, relative: str, target: str, *, etag: str, plan: PartPlan, algorithm: ChecksumAlgorithm
     ) -> None:
-        self._target = target
+        self.target = target
         self._mode = staging.mode
         self._plan = plan
         self._algorithm: ChecksumAlgorithm = algorithm
@@ -69,7 +70,7 @@ class UnfinishedFile:
         Raises:
             DestinationFull, AccessDenied, PermanentError: there is no room, or no right.
         """
-        with translated(self._target, None):
+        with translated(self.target, None):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._file = os.open(self.path, flags, 0o600)
             if not lock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB) or not _is_at(self._file, self.path):
@@ -121,7 +122,7 @@ class UnfinishedFile:
             DestinationFull, PermanentError: it cannot be written.
         """
         checksum = checksum_of(data, self._algorithm)
-        with translated(self._target, None):
+        with translated(self.target, None):
             write_all(self._file, self._plan.part(part_number).offset, data)
             if self._state >= 0:
                 self._note({"part": part_number, "checksum": checksum.value})
@@ -137,19 +138,24 @@ class UnfinishedFile:
         Raises:
             AccessDenied, DestinationFull, PermanentError: what was under the name is as it was.
         """
-        with translated(self._target, None):
+        with translated(self.target, None):
             finish(self._file, self._mode, modified)
             os.fsync(self._file)
-            os.rename(self.path, self._target)
+            os.rename(self.path, self.target)
             self._remove_state()
-            sync_directory(os.path.dirname(self._target))
+            sync_directory(os.path.dirname(self.target))
 
     def discard(self) -> None:
-        """Forget all of it: what is there is not the object."""
-        for path in (self.path, self._state_path):
-            if path:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+        """Forget all of it: what is there is not the object.
+
+        Raises:
+            AccessDenied, PermanentError: it cannot be removed.
+        """
+        with translated(self.path, None, verb="removed"):
+            for path in (self.path, self._state_path):
+                if path:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)
         self.close()
 
     def close(self) -> None:

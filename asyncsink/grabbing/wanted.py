@@ -26,6 +26,11 @@ class Wanted:
     relative: str
 
 
+def is_marker(listed: ListedObject) -> bool:
+    """Whether it only stands for a folder ("a/", empty), as the S3 console makes them; it is no file."""
+    return listed.key.endswith("/") and not listed.size_bytes
+
+
 def check_relative(relative: str, key: str) -> None:
     """Refuse a key that is no path below a directory; S3 takes any text of up to 1,024 bytes for a key.
 

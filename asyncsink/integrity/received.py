@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from asyncsink.errors import IntegrityError
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.integrity.existing import Existing
+from asyncsink.integrity.part_sizes import parts_of_etag
 from asyncsink.integrity.sameness import CompareWith, Digests, SamenessDigester, decide, same
 from asyncsink.model import Checksum, ConfirmedBy
 
@@ -26,15 +27,17 @@ def comparison(existing: Existing) -> CompareWith | None:
     return decision if isinstance(decision, CompareWith) else None
 
 
-def prove(existing: Existing, pieces: Iterable[ByteBody], where: str) -> Proof:
+def prove(existing: Existing, pieces: Iterable[ByteBody], where: str, *, received_before: str = "") -> Proof:
     """Compare all bytes of an object, in order, with what the server told of it.
 
     Args:
         existing: looked at closely; its size was compared already.
         where: for the message: the object's URL.
+        received_before: `actual` of the IntegrityError that the attempt before ended with, or "".
 
     Raises:
-        IntegrityError: they differ.
+        IntegrityError: they differ, or they may: where only usual part sizes could be tried on a multipart ETag, the
+            same bytes have to be received twice before their size is taken for a proof.
     """
     compare = comparison(existing)
     if compare is None:
@@ -42,23 +45,30 @@ def prove(existing: Existing, pieces: Iterable[ByteBody], where: str) -> Proof:
     digester = SamenessDigester(compare)
     for piece in pieces:
         digester.update(piece)
-    return conclude_proof(existing, compare, digester.digests(), where)
+    return conclude_proof(existing, compare, digester.digests(), where, received_before=received_before)
 
 
-def conclude_proof(existing: Existing, compare: CompareWith, digests: Digests, where: str) -> Proof:
+def conclude_proof(
+    existing: Existing, compare: CompareWith, digests: Digests, where: str, *, received_before: str = ""
+) -> Proof:
     """As `prove`, where the digests are known already."""
     found = digests.checksums.get(compare.algorithms[0]) if compare.algorithms else None
-    agrees = same(compare, existing, digests)
-    if found is None:
-        # Only some part sizes were tried: that none gives this ETag proves nothing.
-        return None, "etag" if agrees else "size"
-    told = existing.checksums.get(found.algorithm)
-    if not agrees:
-        expected = f"{found.algorithm}:{told}" if told is not None else f"ETag {existing.etag}"
-        raise IntegrityError(
-            f"The bytes received for {where} are not those the server described: {expected} was expected, they have "
-            f"{found}. Grab it again; if that repeats, suspect the network, a proxy on the way, or the server's disks.",
-            expected=expected,
-            actual=str(found),
-        )
-    return found, "server-checksum" if told is not None else "etag"
+    told = existing.checksums.get(found.algorithm) if found is not None else None
+    if same(compare, existing, digests):
+        return found, "server-checksum" if told is not None else "etag"
+    expected = f"{found.algorithm}:{told}" if found is not None and told is not None else f"ETag {existing.etag}"
+    actual = str(found) if found is not None else "ETag " + " or ".join(digests.etags.values())
+    if found is None and not _part_sizes_are_sure(existing) and actual == received_before:
+        # No part size that was tried gives this ETag, and what came on the way twice is what the server has.
+        return None, "size"
+    raise IntegrityError(
+        f"The bytes received for {where} are not those the server described: {expected} was expected, they have "
+        f"{actual}. Grab it again; if that repeats, suspect the network, a proxy on the way, or the server's disks.",
+        expected=expected,
+        actual=actual,
+    )
+
+
+def _part_sizes_are_sure(existing: Existing) -> bool:
+    """Whether the ETag can have been made of no other parts than those that were tried."""
+    return parts_of_etag(existing.etag) == 1 or existing.part_size_bytes is not None

@@ -28,6 +28,8 @@ FORMAT: Final = 1
 BUSY_SECONDS: Final = 0.1
 CACHE_KIB: Final = 8192
 SALT_BYTES: Final = 32
+SQLITE_HEADER_BYTES: Final = 100
+"""No database is shorter (SQLite, "Database File Format", 1.3), but an empty one."""
 
 _OPENING = threading.Lock()
 
@@ -110,6 +112,11 @@ def _look(path: str) -> os.stat_result | None:
     if not stat.S_ISREG(found.st_mode):
         kind = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
         raise JournalError(f"The journal {path!r} is {kind}; give the name of a file.")
+    if 0 < found.st_size < SQLITE_HEADER_BYTES:
+        # SQLite takes so short a file for an empty database, and would write over it.
+        raise JournalError(
+            f"{path!r} exists and is no journal of asyncsink, so it is left as it is; choose another name."
+        )
     return found
 
 

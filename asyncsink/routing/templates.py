@@ -23,6 +23,8 @@ DEFAULT_FIELD = "outfiles"
 _T = TypeVar("_T")
 _META = frozenset(".^$*+?{}[]|()\\")
 _QUANTIFIERS_TO_ZERO = frozenset("*?{")
+_TOO_WIDE = re.compile(r"%(?:\([^)]*\))?[#0 +-]*(?:[0-9]{5}|[0-9]*\.[0-9]{5})")
+"""A conversion that would be padded to more than any key has, and more than memory may have."""
 _GLOB = re.compile(r"\*\*/|\*\*|\*|\?|\[!?+\]?+[^\]/]*+\]")
 
 
@@ -49,7 +51,8 @@ class Pattern:
         if not key.startswith(self.prefix):
             return False
         found = self.regex.fullmatch if self.full else self.regex.match
-        return found(key, len(self.base)) is not None
+        # A position instead of a slice would leave "^" at the key's own beginning.
+        return found(key[len(self.base) :]) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,8 @@ class Field:
     """One output, and the patterns whose keys it lists.
 
     Attributes:
-        patterns: one for each argument list and position; just one where there are no arguments.
+        patterns: one for each argument list and position; just one where there are no arguments; none where an argument
+            is an empty list.
     """
 
     name: str
@@ -121,8 +125,10 @@ def _filled(field: str, template: str, arguments: Sequence[Any], infields: Mappi
 
 def _fill(field: str, template: str, values: tuple[Any, ...]) -> str:
     try:
+        if _TOO_WIDE.search(template.replace("%%", "")):
+            raise ValueError("a width of more than 9999 characters")
         return template % values
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, MemoryError, RecursionError) as error:
         raise RoutingError(
             f"The template {show(template)} of field {show(field)} cannot be filled with {len(values)} "
             f"{'value' if len(values) == 1 else 'values'} ({error}); give one argument for each %s, and write % as %%."
@@ -171,9 +177,11 @@ def _has_alternatives(expression: str) -> bool:
         if char == "\\":
             index += 1
         elif char == "[":
-            # A "]" that comes first stands for itself.
+            # What comes first stands for itself, also a "]"; an escaped one ends nothing.
             index += 1 + expression.startswith("^", index + 1)
-            index = expression.index("]", index + 1) if "]" in expression[index + 1 :] else len(expression)
+            first = index
+            while index < len(expression) and (index == first or expression[index] != "]"):
+                index += 2 if expression[index] == "\\" else 1
         elif char == "|" and not depth:
             return True
         depth += (char == "(") - (char == ")")
@@ -220,16 +228,18 @@ def covering(prefixes: Iterable[str]) -> tuple[str, ...]:
 def natural_order(key: str) -> tuple[Any, ...]:
     """A sort key by which "run-2" comes before "run-10", as Nipype's human_order_sorted has it."""
     parts = re.split(r"(\d+)", key)
-    return (*(int(part) if number % 2 else part for number, part in enumerate(parts)), key)
+    # The key itself, where only leading zeros differ, stands apart: beside the parts its text would meet a number.
+    return tuple(int(part) if number % 2 else part for number, part in enumerate(parts)), key
 
 
 def shaped(entries: Sequence[Sequence[_T]], *, with_arguments: bool) -> Any:
     """The value of an output, in S3DataGrabber's shape: what one pattern found is a scalar, a list, or None; with
     arguments, the output lists that for each pattern, unless there is just one.
 
-    A pattern that found nothing keeps its place: the others stay beside the arguments they belong to.
+    A pattern that found nothing keeps its place: the others stay beside the arguments they belong to. No pattern at all
+    (an argument was an empty list) found nothing: None.
     """
     each = [None if not found else found[0] if len(found) == 1 else list(found) for found in entries]
-    if with_arguments and len(each) != 1:
+    if with_arguments and len(each) > 1:
         return each
     return each[0] if each else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from typing import Literal
 
 import anyio
 
@@ -14,22 +15,28 @@ ABORTS_MAX = 3
 """A part that was in flight may land after an abort (S3 API, AbortMultipartUpload): look, and abort again."""
 
 
-async def abort_upload(transport: Transport, key: str, upload_id: str, *, seconds: float) -> str:
-    """Forget an upload and its parts. Returns "" or, where the server would not, why it may still be open.
+Ended = Literal["aborted", "gone", "failed"]
+"""What became of an upload: "gone" was not there (any more), "failed" may still be open."""
+
+
+async def abort_upload(transport: Transport, key: str, upload_id: str, *, seconds: float) -> tuple[Ended, str]:
+    """Forget an upload and its parts. Returns what became of it and, where it may still be open, why, else "".
 
     Shielded from cancellation, and bounded by `seconds`.
     """
     with anyio.move_on_after(seconds, shield=True):
         try:
-            for _ in range(ABORTS_MAX):
-                await transport.send(AbortMultipartUpload(key=key, upload_id=upload_id))
+            for number in range(ABORTS_MAX):
+                done = await transport.send(AbortMultipartUpload(key=key, upload_id=upload_id))
+                if not done.was_there and not number:
+                    return "gone", ""
                 await transport.send(ListParts(key=key, upload_id=upload_id))
         except UploadMissing:
-            return ""
+            return "aborted", ""
         except AsyncSinkError as error:
-            return str(error)
-        return "the server still lists it after the abort"
-    return f"the server did not answer within {seconds:g} s"
+            return "failed", str(error)
+        return "failed", "the server still lists it after the abort"
+    return "failed", f"the server did not answer within {seconds:g} s"
 
 
 async def open_uploads(transport: Transport, prefix: str) -> AsyncGenerator[UploadPage, None]:

@@ -128,7 +128,7 @@ class Aioboto3Transport:
             if translated is None:
                 raise
             if isinstance(translated, UploadMissing) and isinstance(operation, AbortMultipartUpload):
-                return cast("R", Done())
+                return cast("R", Done(was_there=False))
             if is_mute(operation, translated):
                 resigner = self._resigner
                 translated = await reason_of(operation, translated, self.send, lambda: resigner.renewals != renewals)
@@ -168,7 +168,15 @@ class Aioboto3Transport:
         stream = answer["Body"]
         async with stream:
             check_range(operation, self._bucket, answer.get("ContentRange") or "", answer.get("ContentLength"))
-            while piece := await stream.read(min(operation.length - received, SLICE_BYTES)):
+            # One byte more than there may be is asked for: an answer without a length may hold too much.
+            while piece := await stream.read(min(operation.length + 1 - received, SLICE_BYTES)):
+                if received + len(piece) > operation.length:
+                    stream.close()
+                    raise ServerFault(
+                        f"{operation.name} of s3://{self._bucket}/{operation.key} failed: more bytes came than were "
+                        f"asked for ({operation.length:,}); check that the endpoint is S3.",
+                        operation=operation.name,
+                    )
                 into[received : received + len(piece)] = piece
                 received += len(piece)
                 watchdog.moved()

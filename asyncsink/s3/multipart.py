@@ -266,7 +266,7 @@ class MultipartUpload:
 
         Shielded from cancellation, and bounded by `RetryPolicy.abort_seconds`.
         """
-        problem = await abort_upload(self._transport, self.key, self.upload_id, seconds=self._retry.abort_seconds)
+        _, problem = await abort_upload(self._transport, self.key, self.upload_id, seconds=self._retry.abort_seconds)
         if not problem:
             return ""
         return (

@@ -64,7 +64,13 @@ class UploadCreated(Response):
 
 @dataclass(slots=True, kw_only=True)
 class Done(Response):
-    """An answer that holds nothing of interest."""
+    """An answer that holds nothing of interest.
+
+    Attributes:
+        was_there: False where what was to be removed was not there, as far as the server tells.
+    """
+
+    was_there: bool = True
 
 
 @dataclass(slots=True, kw_only=True)

@@ -39,11 +39,20 @@ def test_uploads_are_shown_and_then_aborted(cli: Any, s3: Any, bucket: str, uplo
     assert left_open(s3, bucket) == ["study-2/c"]
 
 
+def test_a_key_that_the_server_lists_otherwise_is_told_and_ends_with_1(cli: Any, s3: Any, bucket: str) -> None:
+    s3.create_multipart_upload(Bucket=bucket, Key="p/x\x01y")
+    done = cli("abort-uploads", f"s3://{bucket}/p", "--older-than", "0s")
+    assert done.code == 1
+    assert "may still be open" in done.stderr
+    assert "0 aborted, 1 may still be open" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["s3://bucket/p"], "--older-than"),
         (["s3://bucket/p", "--older-than", "yesterday"], "--older-than='yesterday' is no duration; expected"),
+        (["s3://bucket/p\udc80", "--older-than", "1h"], "not valid UTF-8"),
         (["somewhere", "--older-than", "1h"], "has no multipart uploads"),
         (["s3://no-such-bucket-here/p", "--older-than", "1h"], "no-such-bucket-here"),
     ],

@@ -128,6 +128,19 @@ async def test_all_pages_are_read_and_ages_are_by_the_servers_clock() -> None:
     assert [head.split(b" ")[0] for head in peer.heads[1:5]] == [b"DELETE", b"GET", b"DELETE", b"GET"]
 
 
+@pytest.mark.usefixtures("credentials")
+async def test_what_the_server_does_not_know_is_not_called_aborted() -> None:
+    listed = page(("p/1", "2020-01-01T10:00:00Z"), ("p/x\ufffdy", "2020-01-01T10:00:00Z"))
+    async with CannedPeer(listed, GONE, GONE) as peer:
+        report = await asyncsink.abort_uploads(
+            "s3://bkt/p", older_than="1h", endpoint_url=peer.endpoint_url, region="us-east-1"
+        )
+    assert {u.key: u.outcome for u in report.uploads} == {"p/1": "gone", "p/x\ufffdy": "failed"}
+    assert (report.aborted, report.gone, report.failed, report.ok) == (0, 1, 1, False)
+    assert "characters that the server cannot list" in next(u.problem for u in report.uploads if u.problem)
+    assert "0 aborted, 1 gone before, 1 may still be open" in report.summary()
+
+
 def parts_of(upload_id: str) -> bytes:
     body = f"<ListPartsResult><UploadId>{upload_id}</UploadId><IsTruncated>false</IsTruncated></ListPartsResult>"
     return canned(200, body.encode(), "Content-Type: application/xml")

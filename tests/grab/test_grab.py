@@ -198,12 +198,36 @@ async def test_a_template_without_a_match_is_an_error_before_anything_is_receive
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("others", [{}, {"anat": "sub-01/anat/run-1.nii.gz"}])
+async def test_an_empty_list_as_an_argument_finds_nothing(
+    options: dict[str, Any], bucket: str, put: Put, tree_of: TreeOf, tmp_path: Path, others: dict[str, str]
+) -> None:
+    put(COHORT)
+    given: dict[str, Any] = {
+        "field_template": {"func": "%s/func/.*", **others},
+        "template_args": {"func": [["s"]]},
+        "infields": {"s": []},
+    } | ({"template_args": {"func": [["s"]], "anat": []}} if others else {})
+    with pytest.raises(SourceMissing, match="'func' finds nothing: one of its arguments is an empty list"):
+        await asyncsink.grab(f"s3://{bucket}/ds", tmp_path, **given, **options)
+    report = await asyncsink.grab(f"s3://{bucket}/ds", tmp_path, **given, raise_on_empty=False, **options)
+    assert report.outputs["func"] is None
+    assert sorted(tree_of(tmp_path)) == sorted(others.values())
+
+
 async def test_an_empty_source(options: dict[str, Any], bucket: str, put: Put, tmp_path: Path) -> None:
     put({"other/k": b"x"})
     with pytest.raises(SourceMissing, match="holds no objects"):
         await asyncsink.grab(f"s3://{bucket}/nothing", tmp_path / "t", **options)
     report = await asyncsink.grab(f"s3://{bucket}/nothing", tmp_path / "t", raise_on_empty=False, **options)
     assert report.objects_fetched == 0
+    put({"marked/": b"", "marked/too/": b""})
+    with pytest.raises(SourceMissing, match="holds no objects"):
+        await asyncsink.grab(f"s3://{bucket}/marked", tmp_path / "t", **options)
+    report = await asyncsink.grab(f"s3://{bucket}/marked", tmp_path / "t", raise_on_empty=False, **options)
+    assert (report.objects_fetched, len(report.skips)) == (0, 2)
+    put({"marked/too/k": b"x"})
+    assert (await asyncsink.grab(f"s3://{bucket}/marked", tmp_path / "t", **options)).objects_fetched == 1
 
 
 # What is refused
@@ -227,6 +251,12 @@ async def test_a_missing_bucket(options: dict[str, Any], tmp_path: Path) -> None
         ("s3://bucket", "t", {"template": "%s", "template_args": {"f": ["x"]}}, "list of lists"),
         ("s3://bucket", "t", {"template": "a", "match": "end"}, "match='end' is not known"),
         ("s3://bucket", "t", {"overwrite": "never"}, "no option of a grab"),
+        ("s3://bucket", "t", {"template": "a", "outfields": 5}, "outfields is no list of names"),
+        ("s3://bucket/x\udc80", "t", {}, "not valid UTF-8"),
+        ("s3://bucket", "t", {"template": ""}, "template is empty"),
+        ("s3://bucket//h", "t", {}, r'between slashes \("//"\)'),
+        ("s3://bucket/q//a b", "t", {}, r'between slashes \("//"\)'),
+        ("s3://bucket/x\udc80", "t", {"transport": "aioboto3"}, "not valid UTF-8"),
     ],
 )
 async def test_wrong_options(source: str, directory: str, given: dict[str, Any], told: str) -> None:

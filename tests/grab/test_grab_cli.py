@@ -69,6 +69,9 @@ def test_what_ends_with_2_before_anything_is_received(run: Run, bucket: str, put
         (("--template", "none"), "or give --allow-empty"),
         (("--template-args", "{"), "--template-args is no JSON"),
         (("--infield", "subject"), "--infield 'subject' is malformed"),
+        (("--template-args", "[" * 100_000), "--template-args is no JSON"),
+        (("--template", "%d", "--template-args", '{"f": [[1e999]]}'), "cannot be filled with 1 value"),
+        (("--template", "%999999999999s", "--infield", "a=b"), "cannot be filled with 1 value"),
     ):
         code, out, err = run(f"s3://{bucket}", tmp_path / "t", *given)
         assert (code, out) == (2, "")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import hashlib
 import os
+import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import asyncsink
 from asyncsink.config import MIB, RetryPolicy
 from asyncsink.engine.progress import Progress
 from asyncsink.errors import InvalidKey, ServerFault
+from asyncsink.grabbing import ranges as ranges_module
 from asyncsink.grabbing import unfinished as unfinished_module
 from asyncsink.grabbing.staging import FOLDER, UNFINISHED_SECONDS_MAX, Staging
 from asyncsink.grabbing.unfinished import UnfinishedFile
@@ -35,9 +39,11 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-nobody")
 
 
-async def grab(peer: ObjectPeer, directory: Path, **options: Any) -> asyncsink.GrabReport:
+async def grab(
+    peer: ObjectPeer, directory: Path, *, source: str = "s3://bucket", **options: Any
+) -> asyncsink.GrabReport:
     given = {"retry": QUICK, "region": "us-east-1"} | options
-    return await asyncsink.grab("s3://bucket", directory, endpoint_url=peer.endpoint_url, **given)
+    return await asyncsink.grab(source, directory, endpoint_url=peer.endpoint_url, **given)
 
 
 class Watched(Progress):
@@ -232,6 +238,27 @@ async def test_what_killed_runs_left_is_swept(tmp_path: Path, tree_of: TreeOf) -
 
 
 @pytest.mark.anyio
+async def test_a_large_file_that_could_not_get_its_name_is_kept_for_the_next_run(
+    tmp_path: Path, tree_of: TreeOf
+) -> None:
+    (tmp_path / "large" / "in-the-way").mkdir(parents=True)
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    (folder / "orphan.state").write_bytes(b"x")
+    async with ObjectPeer({"large": LARGE}) as peer:
+        report = await grab(peer, tmp_path)
+        assert [f.key for f in report.failures] == ["large"]
+        assert sorted(path.suffix for path in folder.iterdir()) == ["", ".part", ".state"]
+        assert not (folder / "orphan.state").exists()
+        (tmp_path / "large" / "in-the-way").rmdir()
+        (tmp_path / "large").rmdir()
+        peer.requests = []
+        (await grab(peer, tmp_path)).raise_for_failures()
+        assert not [first for method, _, first in peer.requests if method == "GET"]
+    assert tree_of(tmp_path) == {"large": LARGE}
+
+
+@pytest.mark.anyio
 async def test_two_grabs_of_one_object_at_once(tmp_path: Path, tree_of: TreeOf) -> None:
     async with ObjectPeer({"large": LARGE, "small": b"s"}) as peer:
         reports = await asyncio.gather(*(grab(peer, tmp_path) for _ in range(3)))
@@ -274,3 +301,167 @@ def test_a_file_that_another_run_finishes_meanwhile_is_not_written_to(
     second.close()
     staging.close()
     assert os.listdir(tmp_path) == ["k"]
+
+
+@pytest.mark.anyio
+async def test_no_key_takes_the_path_of_the_object_that_the_source_names(tmp_path: Path, tree_of: TreeOf) -> None:
+    objects = {"a/x": b"the one that was named", "a/x/x": b"another", "a/x/y": b"beside it"}
+    async with ObjectPeer(objects) as peer:
+        report = await grab(peer, tmp_path, source="s3://bucket/a/x")
+    assert tree_of(tmp_path) == {"x": objects["a/x"], "y": objects["a/x/y"]}
+    assert [(f.key, f.error, f.stage) for f in report.failures] == [("a/x/x", "KeyCollision", "routing")]
+    assert "'a/x'" in report.failures[0].message
+
+
+def etag_of_parts(data: bytes, part_bytes: int) -> str:
+    md5s = [hashlib.md5(data[at : at + part_bytes]).digest() for at in range(0, len(data), part_bytes)]
+    return f"{hashlib.md5(b''.join(md5s)).hexdigest()}-{len(md5s)}"
+
+
+class InParts(ObjectPeer):
+    """Tells multipart ETags, and no checksum; `wrong` GETs, counted over all objects, are answered with other bytes.
+
+    Attributes:
+        parts: {key: ETag}.
+        told: {key: sizes of its parts}, which HEAD tells.
+    """
+
+    def __init__(self, objects: dict[str, bytes], etags: dict[str, str], wrong: int = 0) -> None:
+        super().__init__(objects, multipart=True)
+        self.etags, self.wrong = etags, wrong
+        self.told: dict[str, list[int]] = {}
+
+    def etag(self, key: str) -> str:
+        return self.etags[key]
+
+    def _object(self, method: str, key: str, head: str, wanted: re.Match[str] | None) -> bytes:
+        answer = super()._object(method, key, head, wanted)
+        part = re.search(r"partNumber=(\d+)", head)
+        if part and key in self.told:
+            return re.sub(rb"Content-Length: \d+", b"Content-Length: %d" % self.told[key][int(part[1]) - 1], answer)
+        if method == "GET" and self.wrong:
+            self.wrong -= 1
+            return answer[:-1] + bytes([answer[-1] ^ 1])
+        return answer
+
+
+EIGHT = 8 * MIB
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("wrong", [1, 1000])
+@pytest.mark.parametrize(
+    ("data", "part_bytes", "told"),
+    [
+        (b"a small body", EIGHT, []),
+        (LARGE[: 2 * EIGHT + 5], 9 * MIB, [9 * MIB, 7 * MIB + 5]),
+        (LARGE[: 2 * EIGHT + 5], 6 * MIB, [6 * MIB, 6 * MIB, 4 * MIB + 5]),
+    ],
+)
+async def test_a_multipart_etag_of_known_parts_is_a_proof(
+    tmp_path: Path, tree_of: TreeOf, data: bytes, part_bytes: int, told: list[int], wrong: int
+) -> None:
+    async with InParts({"k": data}, {"k": etag_of_parts(data, part_bytes)}, wrong) as peer:
+        peer.told["k"] = told or [len(data)]
+        report = await grab(peer, tmp_path)
+    if wrong == 1:
+        assert [r.confirmed_by for r in report.receipts] == ["etag"]
+        assert tree_of(tmp_path) == {"k": data}
+    else:
+        assert [f.error for f in report.failures] == ["IntegrityError"]
+        assert tree_of(tmp_path) == {}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("told", [[], [5 * MIB, 7 * MIB, 4 * MIB + 5]])
+async def test_parts_of_unknown_sizes_are_received_twice_before_their_size_is_a_proof(
+    tmp_path: Path, tree_of: TreeOf, told: list[int]
+) -> None:
+    data = LARGE[: 2 * EIGHT + 5]
+    async with InParts({"k": data}, {"k": "0" * 32 + "-3"}) as peer:
+        peer.told["k"] = told or [len(data)]
+        report = await grab(peer, tmp_path)
+        assert sorted(first for method, _, first in peer.requests if method == "GET") == sorted(
+            [0, EIGHT, 2 * EIGHT] * 2
+        )
+    assert [r.confirmed_by for r in report.receipts] == ["size"]
+    assert tree_of(tmp_path) == {"k": data}
+
+
+@pytest.mark.anyio
+async def test_a_wrong_guess_and_wrong_bytes_are_told_apart(tmp_path: Path, tree_of: TreeOf) -> None:
+    objects = {"usual": LARGE[: 2 * EIGHT + 5], "small": LARGE[:6000]}
+    etags = {"usual": etag_of_parts(objects["usual"], EIGHT), "small": "0" * 32 + "-1"}
+    async with InParts(objects, etags, wrong=1) as peer:
+        peer.told = {key: [len(data)] for key, data in objects.items()}
+        report = await grab(peer, tmp_path)
+    assert [r.confirmed_by for r in report.receipts] == ["etag"]
+    assert [(f.key, f.error) for f in report.failures] == [("small", "IntegrityError")]
+    assert tree_of(tmp_path) == {"usual": objects["usual"]}
+
+
+@pytest.mark.anyio
+async def test_a_disk_that_cannot_be_read_back_fails_that_file_alone(
+    tmp_path: Path, tree_of: TreeOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: str) -> Iterator[memoryview]:
+        raise OSError(errno.EIO, "Input/output error")
+        yield memoryview(b"")
+
+    monkeypatch.setattr(ranges_module, "pieces_of", broken)
+    data = LARGE[: 2 * EIGHT + 5]
+    small = {f"small-{number}": b"%d" % number for number in range(20)}
+    etags = {key: hashlib.md5(body).hexdigest() for key, body in small.items()}
+    async with InParts({"k": data, **small}, {"k": etag_of_parts(data, EIGHT), **etags}) as peer:
+        peer.told["k"] = [len(data)]
+        report = await grab(peer, tmp_path)
+    assert [(f.key, f.error) for f in report.failures] == [("k", "PermanentError")]
+    assert "cannot be read back: Input/output error" in report.failures[0].message
+    assert {name: body for name, body in tree_of(tmp_path).items() if FOLDER not in name} == small
+
+
+@pytest.mark.anyio
+async def test_what_becomes_large_on_the_way_is_received_in_ranges(tmp_path: Path, tree_of: TreeOf) -> None:
+    async with ObjectPeer({"k": b"small", "other": b"o"}) as peer:
+
+        def grow(method: str, key: str, _first: int) -> None:
+            if method == "GET" and key == "k":
+                peer.objects["k"] = LARGE
+
+        peer.fault = grow
+        report = await grab(peer, tmp_path)
+        received = [first for method, key, first in peer.requests if (method, key) == ("GET", "k")]
+    report.raise_for_failures()
+    assert tree_of(tmp_path) == {"k": LARGE, "other": b"o"}
+    assert sorted(received) == sorted([0, *STARTS])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
+async def test_an_answer_without_an_etag_is_compared_with_the_listings(
+    tmp_path: Path, tree_of: TreeOf, lane: str
+) -> None:
+    async with ObjectPeer({"k": b"abc", "good": b"xyz"}) as peer:
+        no_etag = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nxyz"
+        peer.fault = lambda method, _, __: no_etag if method == "GET" else None
+        report = await grab(peer, tmp_path, transport=lane)
+    assert [(r.key, r.confirmed_by) for r in report.receipts] == [("good", "etag")]
+    assert [(f.key, f.error) for f in report.failures] == [("k", "IntegrityError")]
+    assert tree_of(tmp_path) == {"good": b"xyz"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
+@pytest.mark.parametrize("size_bytes", [4, 300_000])
+async def test_more_bytes_than_there_are_are_not_cut(
+    tmp_path: Path, tree_of: TreeOf, lane: str, size_bytes: int
+) -> None:
+    # Only an answer without a length can say too much.
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % size_bytes
+    long = head + b"abcd".ljust(size_bytes, b"x") + b"\r\n0\r\n\r\n"
+    async with InParts({"k": b"abc"}, {"k": "0" * 32 + "-7"}) as peer:
+        peer.fault = lambda method, _, __: long if method == "GET" else None
+        report = await grab(peer, tmp_path, transport=lane)
+    assert [(f.key, f.error) for f in report.failures] == [("k", "ServerFault")]
+    assert "more bytes came than were asked for" in report.failures[0].message
+    assert tree_of(tmp_path) == {}

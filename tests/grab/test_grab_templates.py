@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from fnmatch import fnmatchcase
 from typing import Any
@@ -99,6 +100,13 @@ def test_bucket_path_ds_does_not_reach_ds2() -> None:
     assert not files.patterns[0].matches("ds2/x")
 
 
+@pytest.mark.parametrize("expression", ["^a.*", r"\Aa.*", r"(?<!x)a.*"])
+def test_an_anchor_means_the_beginning_below_the_bucket_path(expression: str) -> None:
+    (files,) = plan("ds/raw", template=expression)
+    assert files.patterns[0].matches("ds/raw/abc")
+    assert not files.patterns[0].matches("ds/raw/xabc")
+
+
 def test_matching_is_anchored_at_both_ends_unless_the_start_is_asked_for() -> None:
     for match, expected in (("full", False), ("start", True)):
         (files,) = plan(template=r"a\.nii\.gz", match=match)
@@ -118,6 +126,28 @@ def test_a_star_alone_is_no_regular_expression_and_the_remedy_is_told() -> None:
 def test_templates_that_cannot_be_filled(template: str, values: list[str]) -> None:
     with pytest.raises(RoutingError, match="cannot be filled"):
         plan(template=template, template_args={"f": [values]})
+
+
+@pytest.mark.parametrize(
+    ("template", "value"),
+    [
+        ("%c", 10**12),
+        ("%d", float("inf")),
+        ("%999999999999s", "a"),
+        ("%-0999999999999d", 1),
+        ("%.999999999f", 1.5),
+        ("%(x)999999999s", {"x": 1}),
+        ("%s", functools.reduce(lambda inner, _: [inner], range(100_000), [0])),
+    ],
+)
+def test_values_that_are_too_much_for_a_template(template: str, value: Any) -> None:
+    with pytest.raises(RoutingError, match="of field 'f' cannot be filled"):
+        plan(template=template, template_args={"f": [[[value]]]})
+
+
+def test_percent_signs_before_numbers_are_no_widths() -> None:
+    (field,) = plan(template="a%%123456%s-%04d", template_args={"f": [["x", 7]]})
+    assert texts(field) == ["a%123456x-0007"]
 
 
 def test_a_field_without_a_template() -> None:
@@ -142,12 +172,17 @@ def test_a_single_entry_is_not_wrapped() -> None:
     assert shaped([["a", "b"]], with_arguments=True) == ["a", "b"]
     assert shaped([["a"]], with_arguments=True) == "a"
     assert shaped([[]], with_arguments=True) is None
-    assert shaped([], with_arguments=True) == []
+    assert shaped([], with_arguments=True) is None
 
 
 def test_natural_sort() -> None:
     keys = ["run-10", "run-2", "a/1b", "run-1", "x²", "run-02"]
     assert sorted(keys, key=natural_order) == ["a/1b", "run-1", "run-02", "run-2", "run-10", "x²"]
+
+
+@given(keys=st.lists(st.text(alphabet="a0", max_size=5), max_size=6))
+def test_any_keys_can_be_sorted(keys: list[str]) -> None:
+    assert sorted([*keys, "run", "run1"], key=natural_order).index("run") < len(keys) + 1
 
 
 @pytest.mark.parametrize(
@@ -164,6 +199,10 @@ def test_natural_sort() -> None:
         ("a(b|c)", "a"),
         ("a[|]b", "a"),
         ("a[]|]b", "a"),
+        (r"abc[\](]|xyz", ""),
+        (r"abc[^\](]|xyz", ""),
+        (r"abc[\\]|xyz", ""),
+        (r"abc[\]|(]x", "abc"),
         (r"a\|b", "a|b"),
         (r"a\d", "a"),
         ("(?i)abc", ""),

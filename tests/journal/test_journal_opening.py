@@ -49,6 +49,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: path.write_text("subject,age\n" * 100),
         "no journal at all .*remove the file",
     ),
+    "a file of one byte": (lambda path: path.write_bytes(b"x"), "is no journal of asyncsink, so it is left as it is"),
+    "a note": (lambda path: path.write_bytes(b"x" * 99), "is no journal of asyncsink, so it is left as it is"),
     "another database": (with_sql("CREATE TABLE x (y)"), "is no journal of asyncsink, so it is left as it is"),
     "a marked database": (with_sql("PRAGMA application_id=7"), "is no journal of asyncsink, so it is left as it is"),
     "another version": (

@@ -88,6 +88,20 @@ def test_a_name_in_infields_is_an_output(scan: Path, tmp_path: Path) -> None:
     assert ds.run().outputs.out_file == [str(tmp_path / "out" / "metadata" / scan.name)]
 
 
+@pytest.mark.parametrize("name", ["trait_added", "trait_modified"])
+def test_an_output_with_the_name_of_an_event_of_traits_is_published(scan: Path, tmp_path: Path, name: str) -> None:
+    ds = DataSink(base_directory=str(tmp_path / "out"))
+    setattr(ds.inputs, name, str(scan))
+    assert ds.run().outputs.out_file == [str(tmp_path / "out" / name / scan.name)]
+
+
+def test_the_event_of_traits_itself_is_no_output(scan: Path, tmp_path: Path) -> None:
+    ds = DataSink(infields=["motion"], base_directory=str(tmp_path / "out"))
+    ds.inputs.motion = str(scan)
+    assert ds.inputs._outputs["trait_added"] == "motion"
+    assert ds.run().outputs.out_file == [str(tmp_path / "out" / "motion" / scan.name)]
+
+
 def test_a_path_given_to_an_option_is_refused(scan: Path, tmp_path: Path) -> None:
     ds = sink_of(tmp_path / "out", motion=str(scan))
     ds.inputs.content_type = str(scan)

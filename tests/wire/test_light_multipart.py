@@ -454,7 +454,7 @@ async def test_an_upload_that_is_gone(provider: Any) -> None:
         CannedPeer(canned(404, ERROR % b"NoSuchUpload"), hang_up=False) as peer,
         opened(provider, peer.endpoint_url) as transport,
     ):
-        assert await transport.send(ABORT) == Done()
+        assert await transport.send(ABORT) == Done(was_there=False)
         for operation in (COMPLETE, LIST):
             with pytest.raises(UploadMissing, match=operation.name):
                 await transport.send(operation)

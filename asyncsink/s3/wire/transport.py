@@ -155,7 +155,7 @@ class WireTransport:
         if is_error(answer):
             refused = error_of(operation, self._bucket, answer, signed_at if writer.signs else None)
             if isinstance(refused, UploadMissing) and isinstance(operation, AbortMultipartUpload):
-                return cast("R", Done())
+                return cast("R", Done(was_there=False))
             self._learn(writer, refused, answer)
             if is_mute(operation, refused) and writer.temporary:
                 raise await reason_of(operation, refused, self.send, lambda: self._keyring.ready() is not writer)
