@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from asyncsink.errors import AsyncSinkError
+from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.operations import (
     CompletedPart,
     CompleteMultipartUpload,
     CreateMultipartUpload,
-    GetObject,
     HeadObject,
     ListObjects,
     Operation,
