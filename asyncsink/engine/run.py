@@ -311,7 +311,7 @@ class Opening:
         if journal is None:
             return None
         exits.push_async_callback(journal.aclose)
-        return RunJournal(journal, overwrite=settings.policies.overwrite, bucket=target.bucket)
+        return RunJournal(journal, overwrite=settings.policies.overwrite, bucket=target.bucket, dry_run=self.dry_run)
 
     async def _open_local(
         self, exits: AsyncExitStack, target: LocalTarget, threads: CapacityLimiter, *, use_local_key: bool = False

@@ -30,6 +30,13 @@ class Journal(Protocol):
         """
         ...
 
+    def forget(self, keys: Sequence[str]) -> None:
+        """From here on nothing is known of these keys: they will be written to, or were, with an unknown end.
+
+        Blocking: for a reader thread. On return it is committed, in one commit for all of them.
+        """
+        ...
+
     async def publish(self, published: Sequence[Published]) -> None:
         """Write down what is published; an upload of the same key is forgotten in the same commit.
 

@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 
 from asyncsink.journal.faults import fault_of
-from asyncsink.journal.rows import Rows
+from asyncsink.journal.rows import Forgotten, Rows, Writing
 from asyncsink.model import (
     Known,
     Published,
@@ -40,7 +40,7 @@ _COMMITTED_ON_RETURN = (UploadCreating, UploadOpened, UploadCompleting)
 class _Write:
     """Something to be committed; `done` tells a caller who waits for it."""
 
-    what: Sequence[Published] | UploadStep
+    what: Writing
     done: Future[None] | None
 
 
@@ -83,6 +83,12 @@ class SqliteJournal:
         self._hand_over(question)
         return question.answer.result()
 
+    def forget(self, keys: Sequence[str]) -> None:
+        """See `base.Journal.forget`."""
+        done: Future[None] = Future()
+        self._hand_over(_Write(Forgotten(tuple(keys)), done))
+        done.result()
+
     async def publish(self, published: Sequence[Published]) -> None:
         """See `base.Journal.publish`."""
         if published:
@@ -106,7 +112,7 @@ class SqliteJournal:
         if self._error is not None and not self._error_told:
             raise self._told()
 
-    async def _commit(self, what: Sequence[Published] | UploadStep) -> None:
+    async def _commit(self, what: Writing) -> None:
         done: Future[None] = Future()
         self._hand_over(_Write(what, done))
         try:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import asyncsink
+from asyncsink.engine.journalling import RunJournal
 from asyncsink.errors import JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.testing.files import content_of
@@ -79,6 +80,32 @@ async def test_other_options_are_another_object(
     opened.clear()
     await asyncsink.export_directory(tree, f"s3://{bucket}/p", checksum="SHA256", **options)
     assert opened, "what was published with another checksum is compared again"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_run_that_ended_without_recording_leaves_no_false_claim(
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], processes: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What it wrote over is not known any more: not that it is the old object, nor that it is the new one."""
+    other = tmp_path / "other/a.txt"
+    other.parent.mkdir()
+    other.write_bytes(b"OMEGA")
+    options = {**options, "journal": tmp_path / "j.sqlite", "processes": processes}
+    await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunJournal, "record", _lost)
+        for published, more in ((other.parent, {}), (tree, {"overwrite": "always", "metadata": {"study": "7"}})):
+            with pytest.raises(JournalError, match="lost"):
+                await asyncsink.export_directory(published, f"s3://{bucket}/p", **options, **more)
+            assert more or stored()["p/a.txt"] == b"OMEGA"
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert UNCHANGED_REASON not in {skip.reason for skip in report.skips}
+    assert stored()["p/a.txt"] == b"alpha"
+
+
+async def _lost(*_: object) -> None:
+    raise JournalError("The disk is lost.")
 
 
 async def test_what_is_gone_from_the_server_is_noticed_where_the_server_is_asked(
