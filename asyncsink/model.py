@@ -166,12 +166,14 @@ class Transfer:
         key: the whole key inside the bucket (prefix included), or the path below a local destination.
         local: path below local_copy, "/"-separated.
         known: what the journal has about it, or None.
+        refreshed: `source` is not as the walk found it: it was another file, or had changed, when it was opened.
     """
 
     source: SourceFile
     key: str
     local: str
     known: Known | None = None
+    refreshed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,8 +226,11 @@ class ProcessPool:
         self._run.retries_elsewhere += news.retries - before.retries
         if news.steps:
             await self._steps[worker.number].add(news.steps)
-        for outcome in news.outcomes:
-            self._recorder.add([outcome], worker.settle(outcome.key, outcome.source))
+        for number, outcome in enumerate(news.outcomes):
+            transfer = worker.settle(outcome.key, outcome.source)
+            if transfer is not None and number in news.read:
+                transfer = replace(transfer, source=news.read[number])
+            self._recorder.add([outcome], transfer)
         self._wake()
         for notice in news.notices:
             self._run.events.notice(notice)

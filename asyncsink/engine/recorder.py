@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import anyio
 
 from asyncsink.engine.events import Events
-from asyncsink.engine.journalling import RunJournal
 from asyncsink.model import Finished, Outcome, Transfer
 from asyncsink.report.manifest import ManifestWriter
 from asyncsink.report.outcomes import OutcomeLog
@@ -35,6 +35,18 @@ class Ticket:
 Record = tuple[Sequence[Outcome], Transfer | None, Ticket | None]
 
 
+class Recording(Protocol):
+    """Who is given every record before anybody else hears of it."""
+
+    async def record(self, ended: Sequence[Record]) -> None:
+        """On return, what was given survives the end of this process, or is told to who sees to that.
+
+        Raises:
+            JournalError, DestinationFull: it is not written; the run stops.
+        """
+        ...
+
+
 class Recorder:
     """Writes outcomes down, then reports them.
 
@@ -45,7 +57,7 @@ class Recorder:
     """
 
     def __init__(
-        self, log: OutcomeLog, manifest: ManifestWriter | None, events: Events, journal: RunJournal | None = None
+        self, log: OutcomeLog, manifest: ManifestWriter | None, events: Events, journal: Recording | None = None
     ) -> None:
         self._log = log
         self._manifest = manifest

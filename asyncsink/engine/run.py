@@ -24,7 +24,7 @@ from asyncsink.engine.journalling import RunJournal
 from asyncsink.engine.pipeline import Pipeline
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import Publisher
-from asyncsink.engine.recorder import Recorder
+from asyncsink.engine.recorder import Recorder, Recording
 from asyncsink.engine.small_files import SmallFiles
 from asyncsink.engine.tuner import Tuner
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, PermanentError, RetryableError
@@ -119,7 +119,7 @@ class Opening:
         threads: reader threads, shared with the survey.
         started: when the run began, by `clock`.
         found: everything that the survey found, once more; None where nothing was surveyed.
-        log: who remembers uploads where the run has no journal of its own: the parent of its process.
+        log, recording: who remembers uploads, and records, where the run has no journal: the parent of its process.
     """
 
     settings: Settings
@@ -131,6 +131,7 @@ class Opening:
     started: float = field(default_factory=time.monotonic)
     found: Iterable[Transfer | SourceProblem] | None = None
     log: UploadLog | None = None
+    recording: Recording | None = None
 
     @asynccontextmanager
     async def open(self, outlook: Outlook) -> AsyncIterator[Run]:
@@ -151,7 +152,7 @@ class Opening:
                 journal.copy = copy
             recorded = None if self.dry_run else journal
             manifest = None if self.dry_run else self._manifest(target, s3)
-            recorder = Recorder(log, manifest, self.events, recorded)
+            recorder = Recorder(log, manifest, self.events, recorded or self.recording)
             hops = Hops(settings.limits.reader_threads)
             exits.callback(hops.close)
             budget = ByteBudget(settings.limits.memory_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ import asyncsink
 from asyncsink.engine.journalling import RunJournal
 from asyncsink.errors import JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
+from asyncsink.model import Event, Started
+from asyncsink.options import parse_options
+from asyncsink.sink import run_source
+from asyncsink.sources.directory import DirectorySource
 from asyncsink.testing.files import content_of
 
 pytestmark = pytest.mark.anyio
@@ -171,6 +176,30 @@ async def test_several_processes_share_one_journal(
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+async def test_what_was_read_is_remembered_and_not_what_was_found(
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], processes: int
+) -> None:
+    """Another tool publishes its results by renaming, between the walk and the opening, and takes them back later."""
+    new, old = tmp_path / "new", tmp_path / "old"
+    shutil.copytree(tree / "sub", new)
+    (new / "b c+%.json").write_bytes(b'{"new": 1}')
+
+    def rename(event: Event) -> None:
+        if isinstance(event, Started):
+            (tree / "sub").rename(old)
+            new.rename(tree / "sub")
+
+    given = {**options, "journal": tmp_path / "j.sqlite", "processes": processes}
+    settings = parse_options(f"s3://{bucket}/p", given)
+    report = await run_source(settings, DirectorySource(tree, symlinks="follow"), observe=rename)
+    assert (report.objects_uploaded, stored()["p/sub/b c+%.json"]) == (5, b'{"new": 1}')
+    (tree / "sub").rename(new)
+    old.rename(tree / "sub")
+    again = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **given)
+    assert (again.objects_uploaded, stored()["p/sub/b c+%.json"]) == (1, b"{}")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
 async def test_the_same_large_file_twice_takes_turns(
     tree: Path, tmp_path: Path, bucket: str, s3: Any, options: dict[str, Any], processes: int
 ) -> None:
@@ -209,10 +238,6 @@ async def test_a_journal_in_use_refuses_a_run_before_anything_is_sent(
 async def test_a_plan_tells_what_the_journal_knows_and_changes_nothing(
     tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any]
 ) -> None:
-    from asyncsink.options import parse_options
-    from asyncsink.sink import run_source
-    from asyncsink.sources.directory import DirectorySource
-
     options = {**options, "journal": tmp_path / "j.sqlite"}
     await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
     (tree / "new").write_bytes(b"new")
