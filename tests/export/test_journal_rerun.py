@@ -13,7 +13,7 @@ import pytest
 
 import asyncsink
 from asyncsink.engine.journalling import RunJournal
-from asyncsink.errors import JournalError
+from asyncsink.errors import ConfigError, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.model import Event, Started
 from asyncsink.options import parse_options
@@ -223,6 +223,37 @@ async def test_a_long_lived_sink_remembers(
         assert isinstance(again, asyncsink.Skip)
         await sink.submit("@b", [tree / "sub/large.nii.gz", tree / "empty"])
     assert (sink.report.objects_skipped, sink.report.requests, opened) == (3, 1, [])
+
+
+@pytest.mark.parametrize("linked", [False, True])
+async def test_a_journal_is_never_published(
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], linked: bool
+) -> None:
+    """Reading it would take its lock away. Nothing is sent, and no file is made."""
+    (tmp_path / "link").symlink_to(tree)
+    journal = (tmp_path / "link" if linked else tree) / "sub/j.sqlite"
+    with pytest.raises(ConfigError, match=r"lies inside the source .*; name a file outside"):
+        await asyncsink.export_directory(tree, f"s3://{bucket}/p", journal=journal, **options)
+    assert stored() == {}
+    assert not journal.exists()
+    journal.write_bytes(b"")
+    with pytest.raises(ConfigError, match="lies inside the source"):
+        await asyncsink.export({"x": str(journal)}, f"s3://{bucket}/p", journal=journal, **options)
+
+
+async def test_a_default_journal_inside_the_source_is_left_out(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a whole home directory."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.txt").write_bytes(b"alpha")
+    report = await asyncsink.export_directory(tmp_path, f"s3://{bucket}", **options)
+    assert stored() == {"a.txt": b"alpha"}
+    (notice,) = report.notices
+    assert "goes on without a journal: The journal" in notice
+    assert "lies inside the source" in notice
+    with pytest.raises(JournalError, match="name one outside"):
+        await asyncsink.export_directory(tmp_path, f"s3://{bucket}", overwrite="journal", **options)
 
 
 async def test_a_journal_in_use_refuses_a_run_before_anything_is_sent(
