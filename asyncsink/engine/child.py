@@ -154,7 +154,7 @@ class Child:
         await self._finish.wait()
 
     async def record(self, ended: Sequence[Record]) -> None:
-        """As `Recording.record`: the parent is told with the next news."""
+        """As `Records.record`: the parent is told with the next news."""
         for outcomes, transfer, _ in ended:
             if transfer is not None and transfer.refreshed:
                 self._read_as[len(self._outcomes)] = transfer.source

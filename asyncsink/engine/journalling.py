@@ -75,6 +75,10 @@ class RunJournal:
     def __repr__(self) -> str:
         return f"<RunJournal {self._journal.path!r}, {len(self._uploads)} uploads under way>"
 
+    def stop_asking(self) -> None:
+        """The run is being cancelled: `attach` waits no more, and raises."""
+        self._journal.stop_asking()
+
     def attach(self, found: Sequence[Found]) -> list[Found]:
         """The same, with what the journal knows; what is published already becomes a Skip. Blocks.
 
@@ -84,7 +88,8 @@ class RunJournal:
         Raises:
             JournalError: it cannot be read or written; the run stops.
         """
-        known = iter(self._journal.known([each for each in found if isinstance(each, Transfer)]))
+        transfers = [each for each in found if isinstance(each, Transfer)]
+        known = iter(self._journal.known(transfers) if transfers else ())
         attached: list[Found] = []
         overwritten: list[str] = []
         for each in found:

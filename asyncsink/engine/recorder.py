@@ -13,6 +13,7 @@ from typing import Protocol
 import anyio
 
 from asyncsink.engine.events import Events
+from asyncsink.errors import JournalError
 from asyncsink.model import Finished, Outcome, Transfer
 from asyncsink.report.manifest import ManifestWriter
 from asyncsink.report.outcomes import OutcomeLog
@@ -35,7 +36,7 @@ class Ticket:
 Record = tuple[Sequence[Outcome], Transfer | None, Ticket | None]
 
 
-class Recording(Protocol):
+class Records(Protocol):
     """Who is given every record before anybody else hears of it."""
 
     async def record(self, ended: Sequence[Record]) -> None:
@@ -57,7 +58,7 @@ class Recorder:
     """
 
     def __init__(
-        self, log: OutcomeLog, manifest: ManifestWriter | None, events: Events, journal: Recording | None = None
+        self, log: OutcomeLog, manifest: ManifestWriter | None, events: Events, journal: Records | None = None
     ) -> None:
         self._log = log
         self._manifest = manifest
@@ -96,7 +97,7 @@ class Recorder:
         self._urgent.set()
 
     async def run(self) -> None:
-        """Record until `finish`. The pipeline shields it, so that nothing which ended is left unrecorded."""
+        """Record until `finish`; see `Recording`."""
         try:
             while True:
                 await self._some.wait()
@@ -138,3 +139,39 @@ class Recorder:
         if self._events.heard:
             for outcome in outcomes:
                 await self._events.emit(Finished(outcome))
+
+
+class Recording:
+    """A recorder at work: to its end, or, once the run is being stopped, for `seconds` more at the most."""
+
+    def __init__(self, recorder: Recorder, seconds: float) -> None:
+        self._recorder = recorder
+        self._seconds = seconds
+        self._scope = anyio.CancelScope(shield=True)
+        self._over = anyio.Event()
+
+    async def run(self) -> None:
+        """Record until the recorder's `finish`. Shielded, so that nothing which ended is left unrecorded.
+
+        Raises:
+            JournalError: what ended could not be recorded in time, after `stop`.
+        """
+        try:
+            with self._scope:
+                await self._recorder.run()
+        finally:
+            self._over.set()
+        if self._scope.cancelled_caught:
+            raise JournalError(
+                f"The run was stopped, and what it had published could not be recorded within {self._seconds:g} s; "
+                "look at the disk that journal and manifest are on. The next run compares it with the server."
+            )
+
+    async def finish(self) -> None:
+        """No more outcomes will come; wait until all are written. Cancelled, it stops waiting."""
+        self._recorder.finish()
+        await self._over.wait()
+
+    def stop(self) -> None:
+        """The run is being stopped: a disk that stalls is not waited for without end."""
+        self._scope.deadline = min(self._scope.deadline, anyio.current_time() + self._seconds)

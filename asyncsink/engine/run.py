@@ -24,7 +24,7 @@ from asyncsink.engine.journalling import RunJournal
 from asyncsink.engine.pipeline import Pipeline
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import Publisher
-from asyncsink.engine.recorder import Recorder, Recording
+from asyncsink.engine.recorder import Recorder, Records
 from asyncsink.engine.small_files import SmallFiles
 from asyncsink.engine.tuner import Tuner
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, PermanentError, RetryableError
@@ -131,7 +131,7 @@ class Opening:
     started: float = field(default_factory=time.monotonic)
     found: Iterable[Transfer | SourceProblem] | None = None
     log: UploadLog | None = None
-    recording: Recording | None = None
+    recording: Records | None = None
 
     @asynccontextmanager
     async def open(self, outlook: Outlook) -> AsyncIterator[Run]:
@@ -188,6 +188,7 @@ class Opening:
                 limits=settings.limits,
                 progress=self.progress,
                 hurry=partial(self.events.closing, 0.0),
+                record_seconds=settings.retry.abort_seconds,
             )
             exits.callback(pipeline.close)
             run = Run(
@@ -311,7 +312,12 @@ class Opening:
         )
         if journal is None:
             return None
-        exits.push_async_callback(journal.aclose)
+
+        async def close(_: object, error: BaseException | None, __: object) -> None:
+            # A run that ends in order waits for its journal; one that is stopped, only so long.
+            await journal.aclose(None if error is None else settings.retry.abort_seconds)
+
+        exits.push_async_exit(close)
         return RunJournal(journal, overwrite=settings.policies.overwrite, bucket=target.bucket, dry_run=self.dry_run)
 
     async def _open_local(

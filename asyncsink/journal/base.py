@@ -54,10 +54,16 @@ class Journal(Protocol):
         """
         ...
 
-    async def aclose(self) -> None:
-        """Commit everything that was handed over, and release the file. Shielded from cancellation; twice is harmless.
+    def stop_asking(self) -> None:
+        """The run is being cancelled: whoever waits in `known` or `forget` waits no more, and gets a JournalError."""
+        ...
+
+    async def aclose(self, seconds: float | None = None) -> None:
+        """Commit everything that was handed over, and release the file; wait at most `seconds` for that. Shielded from
+        cancellation; twice is harmless.
 
         Raises:
-            JournalError, DestinationFull: something could not be written, and nobody was told yet.
+            JournalError, DestinationFull: something could not be written, or not within `seconds`, and nobody was told
+                yet.
         """
         ...

@@ -64,7 +64,10 @@ class Kept:
     async def step(self, step: UploadStep) -> None:
         self.steps.append(step)
 
-    async def aclose(self) -> None:
+    def stop_asking(self) -> None:
+        pass
+
+    async def aclose(self, seconds: float | None = None) -> None:
         pass
 
 

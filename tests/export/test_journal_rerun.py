@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import asyncsink
 from asyncsink.engine.journalling import RunJournal
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
+from asyncsink.journal.rows import Rows
 from asyncsink.model import Event, Started
 from asyncsink.options import parse_options
 from asyncsink.sink import run_source
@@ -254,6 +258,34 @@ async def test_a_default_journal_inside_the_source_is_left_out(
     assert "lies inside the source" in notice
     with pytest.raises(JournalError, match="name one outside"):
         await asyncsink.export_directory(tmp_path, f"s3://{bucket}", overwrite="journal", **options)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_journal_on_a_stalled_disk_does_not_hold_a_cancelled_run(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, stalled, released = Rows.write, asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def stall(*arguments: Any) -> None:
+        loop.call_soon_threadsafe(stalled.set)
+        assert released.wait(30)
+        write(*arguments)
+
+    monkeypatch.setattr(Rows, "write", stall)
+    monkeypatch.setattr("asyncsink.engine.processes.LEAVE_SECONDS", 1.0)
+    given = {**options, "journal": tmp_path / "j.sqlite", "processes": processes}
+    settings = parse_options(f"s3://{bucket}/p", given)
+    settings = replace(settings, retry=replace(settings.retry, abort_seconds=0.1))
+    run = asyncio.create_task(run_source(settings, DirectorySource(tree / "sub/deep", symlinks="follow")))
+    try:
+        await stalled.wait()
+        run.cancel()
+        with pytest.raises(JournalError, match=r"could not be (recorded|written) within"):
+            async with asyncio.timeout(25):
+                await run
+    finally:
+        released.set()
 
 
 async def test_a_journal_in_use_refuses_a_run_before_anything_is_sent(
