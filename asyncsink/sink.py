@@ -106,7 +106,8 @@ async def run_source(
             events.notice(f"The {what} holds no files: there is nothing to publish.")
     outlook = survey.outlook if survey.sample_key else open_end(settings.target)
     walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
-    found = (walk if kept is None else kept) if source.replayable else None
+    # A tree that was too large to be kept is not walked once more to learn how much of the listing is worth reading.
+    found = kept if source.replayable else None
     opening = Opening(settings, progress, events, dry_run, threads=threads, started=started, found=found)
     try:
         async with (

@@ -9,7 +9,7 @@ One key has one row in the journal. Where the same file comes twice in one run, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
@@ -52,6 +52,8 @@ class RunJournal:
 
     Attributes:
         copy: the local copy of the run, or None; set before the first transfer.
+        contradicts: whether what the destination has listed proves that a key has another object than that with this
+            ETag; set before the first transfer, and called in reader threads.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class RunJournal:
         self._bucket = bucket
         self._dry_run = dry_run
         self.copy: LocalDestination | None = None
+        self.contradicts: Callable[[str, str], bool] | None = None
         self._uploads: dict[str, Literal["open", "completing"]] = {}
         self._ended = anyio.Event()
 
@@ -97,6 +100,9 @@ class RunJournal:
             if entry is None or not isinstance(each, Transfer):
                 attached.append(each)
                 continue
+            if self._trusted and entry.published and self.contradicts and self.contradicts(each.key, entry.etag):
+                # It costs no request to see that somebody has removed or replaced it.
+                entry = Known(upload=entry.upload, stale=True)
             if entry.stale or (entry.published and self._replaced):
                 overwritten.append(each.key)
             attached.append(self._with(each, entry))

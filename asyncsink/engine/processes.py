@@ -87,7 +87,7 @@ class ProcessPool:
         self._run = run
         self._settings = settings
         self._progress = progress
-        self._recorder = Recorder(run.log, run.manifest, run.events, run.recorded)
+        self._recorder = Recorder(run.log, run.manifest, run.events, run.recorded, commits=run.recorded is not None)
         # Its processes are seen off before its last outcomes are known.
         self._recording = Recording(self._recorder, settings.retry.abort_seconds + LEAVE_SECONDS)
         self._workers: list[Worker] = []

@@ -23,6 +23,8 @@ BATCH = 256
 QUEUE_RECORDS = 1000
 GATHER_SECONDS = 0.02
 """So long outcomes are gathered where nobody waits for one of them: what is written together costs one write."""
+COMMIT_GATHER_SECONDS = 0.1
+"""So long where that write is a commit, which costs more than the rows in it do, and no subscriber iterates."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,15 +57,23 @@ class Recorder:
         log: the run's own memory of them.
         manifest, journal: None where there is none.
         events: told last.
+        commits: `journal` is a real one, on a disk.
     """
 
     def __init__(
-        self, log: OutcomeLog, manifest: ManifestWriter | None, events: Events, journal: Records | None = None
+        self,
+        log: OutcomeLog,
+        manifest: ManifestWriter | None,
+        events: Events,
+        journal: Records | None = None,
+        *,
+        commits: bool = False,
     ) -> None:
         self._log = log
         self._manifest = manifest
         self._events = events
         self._journal = journal
+        self._commits = commits
         self._records: list[Record] = []
         self._finished = False
         self._broken = False
@@ -101,7 +111,8 @@ class Recorder:
         try:
             while True:
                 await self._some.wait()
-                with anyio.move_on_after(GATHER_SECONDS):
+                patient = self._commits and not self._events.subscribed
+                with anyio.move_on_after(COMMIT_GATHER_SECONDS if patient else GATHER_SECONDS):
                     await self._urgent.wait()
                 await self._write(self._taken())
                 if self._finished and not self._records:

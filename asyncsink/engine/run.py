@@ -152,7 +152,7 @@ class Opening:
                 journal.copy = copy
             recorded = None if self.dry_run else journal
             manifest = None if self.dry_run else self._manifest(target, s3)
-            recorder = Recorder(log, manifest, self.events, recorded or self.recording)
+            recorder = Recorder(log, manifest, self.events, recorded or self.recording, commits=recorded is not None)
             hops = Hops(settings.limits.reader_threads)
             exits.callback(hops.close)
             budget = ByteBudget(settings.limits.memory_bytes)
@@ -296,6 +296,8 @@ class Opening:
         exits.push_async_callback(destination.aclose)
         with s3.transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
             await destination.prepare(outlook)
+        if journal is not None:
+            journal.contradicts = destination.contradicts
         return _Opened(destination, target, s3, journal, outlook.unknown_total)
 
     async def _open_journal(self, exits: AsyncExitStack, target: S3Target, s3: S3Stack) -> RunJournal | None:

@@ -121,9 +121,10 @@ class Rows:
         self._database.executemany(
             "INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?, ?, ?)", self._published_rows(published)
         )
-        if self._execute("SELECT 1 FROM upload LIMIT 1").fetchone() is not None:
-            for each in published:
-                self._forget_upload(encoded(each.key))
+        uploads = {key for (key,) in self._execute("SELECT key FROM upload")}
+        if uploads:
+            for key in uploads.intersection([encoded(each.key) for each in published]):
+                self._forget_upload(key)
 
     def _published_rows(self, published: Sequence[Published]) -> Iterator[tuple[Any, ...]]:
         for each in published:

@@ -131,7 +131,7 @@ class SqliteJournal:
         if waited.cancelled_caught:
             raise JournalError(
                 f"The journal {self._path!r} could not be written within {seconds:g} s, and the run was stopped "
-                "without it; look at the disk it is on. What was published and not recorded is compared by the next run."
+                "without it; look at the disk it is on. What was not recorded is compared by the next run."
             )
         if self._error is not None and not self._error_told:
             raise self._told()

@@ -127,6 +127,37 @@ async def test_what_is_gone_from_the_server_is_noticed_where_the_server_is_asked
     assert {receipt.key for receipt in report.receipts} == {"p/a.txt", "p/sub/deep/é✓.tsv"}
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_what_the_listing_shows_to_be_gone_or_replaced_is_not_trusted(
+    tree: Path, tmp_path: Path, bucket: str, s3: Any, stored: Stored, options: dict[str, Any], processes: int
+) -> None:
+    """The one request that proves bucket and credentials says so anyway."""
+    options = {**options, "journal": tmp_path / "j.sqlite", "processes": processes}
+    await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    s3.delete_object(Bucket=bucket, Key="p/a.txt")
+    s3.put_object(Bucket=bucket, Key="p/sub/deep/é✓.tsv", Body=b"other bytes!")
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert {receipt.key for receipt in report.receipts} == {"p/a.txt", "p/sub/deep/é✓.tsv"}
+    assert stored() == {f"p/{name}": data for name, data in content_of(tree).items()}
+
+
+async def test_a_tree_too_large_to_be_kept_is_walked_twice_and_no_more(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncsink.engine.survey.KEPT_MAX", 2)
+    walks, scan = list[str](), DirectorySource.scan
+
+    def counted(source: DirectorySource) -> Any:
+        walks.append(source.directory)
+        return scan(source)
+
+    monkeypatch.setattr(DirectorySource, "scan", counted)
+    options = {**options, "journal": tmp_path / "j.sqlite"}
+    for _ in range(2):
+        report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert (len(walks), report.objects_skipped) == (4, 5)
+
+
 async def test_a_first_run_over_objects_that_are_there_makes_the_next_one_cheap(
     tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], opened: list[str]
 ) -> None:
