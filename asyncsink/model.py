@@ -144,6 +144,8 @@ class Known:
         published: the object was confirmed for this very source file (path, size, mtime, ctime, inode), sent with the
             same object options; the fields below are the object's, and "" or None otherwise.
         etag, version_id, checksum: of that object.
+        stale: what was confirmed under the key was of another source file, or sent with other object options: the
+            journal has to forget it before the key is written to.
         upload: an upload that is still open, or None.
     """
 
@@ -152,6 +154,7 @@ class Known:
     version_id: str = ""
     checksum: Checksum | None = None
     upload: OpenUpload | None = None
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +166,14 @@ class Transfer:
         key: the whole key inside the bucket (prefix included), or the path below a local destination.
         local: path below local_copy, "/"-separated.
         known: what the journal has about it, or None.
+        refreshed: `source` is not as the walk found it: it was another file, or had changed, when it was opened.
     """
 
     source: SourceFile
     key: str
     local: str
     known: Known | None = None
+    refreshed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

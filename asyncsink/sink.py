@@ -15,15 +15,14 @@ from anyio import CapacityLimiter
 from anyio.abc import TaskGroup
 
 from asyncsink.config import LocalTarget, Settings
-from asyncsink.engine.clearing import check_not_nested, clear_destinations
+from asyncsink.engine.clearing import clear_destinations
 from asyncsink.engine.composing import (
     CountedWalk,
     discovery_of,
-    local_places,
     open_end,
     report_of,
     shard_of_walk,
-    tops_of,
+    with_places_outside,
 )
 from asyncsink.engine.discover import Discovery, batches
 from asyncsink.engine.division import check_division, processes_for
@@ -97,8 +96,8 @@ async def run_source(
     progress = progress if progress is not None else Progress()
     events = Events(observe)
     threads = CapacityLimiter(settings.limits.reader_threads)
+    settings = await with_places_outside(settings, source, events.notice, dry_run=dry_run, limiter=threads)
     discovery = discovery_of(settings, settings.target, source)
-    await anyio.to_thread.run_sync(check_not_nested, tops_of(source), local_places(settings), limiter=threads)
     survey, processes = await _survey(discovery, settings, dry_run=dry_run, threads=threads)
     if source.replayable:
         progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
@@ -107,7 +106,8 @@ async def run_source(
             events.notice(f"The {what} holds no files: there is nothing to publish.")
     outlook = survey.outlook if survey.sample_key else open_end(settings.target)
     walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
-    found = (walk if kept is None else kept) if source.replayable else None
+    # A tree that was too large to be kept is not walked once more to learn how much of the listing is worth reading.
+    found = kept if source.replayable else None
     opening = Opening(settings, progress, events, dry_run, threads=threads, started=started, found=found)
     try:
         async with (

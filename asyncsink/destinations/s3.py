@@ -116,6 +116,10 @@ class S3Destination:
         """As `ExistingObjects.prepare`."""
         await self._existing.prepare(outlook)
 
+    def contradicts(self, key: str, etag: str) -> bool:
+        """As `ExistingObjects.contradicts`."""
+        return self._existing.contradicts(key, etag)
+
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
         """As `ExistingObjects.look_many`."""
         return await self._existing.look_many(transfers)

@@ -125,6 +125,19 @@ class ExistingObjects:
         except AccessDenied:
             raise denied from None
 
+    def contradicts(self, key: str, etag: str) -> bool:
+        """Whether the listing, followed to its end, has no object under `key`, or one with another ETag. Blocks.
+
+        False where it cannot say: it does not cover the key, or this run has written it since.
+        """
+        inventory = self._listing
+        if inventory is None or not inventory.complete or not key.startswith(inventory.prefix):
+            return False
+        if self._keys_return and inventory.forgot(key):
+            return False
+        listed = inventory.get(key)
+        return listed is None or listed.etag != etag
+
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
         """What the listing says: one thread hop, or none below a prefix that was found empty."""
         inventory = self._inventory

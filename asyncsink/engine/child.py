@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from io import RawIOBase
 
@@ -26,9 +26,10 @@ from asyncsink.engine.messages import Begin, Finish, Leave, News, Noted, pack, r
 from asyncsink.engine.parent_log import ParentLog
 from asyncsink.engine.pipeline import Submit
 from asyncsink.engine.progress import Progress
+from asyncsink.engine.recorder import Record
 from asyncsink.engine.run import Opening, Run, surface
 from asyncsink.errors import AsyncSinkError
-from asyncsink.model import Event, Finished, LimitChanged, Notice, Outcome
+from asyncsink.model import Event, LimitChanged, Notice, Outcome, SourceFile
 
 BEAT_SECONDS = 0.02
 """So often the parent hears of what is new."""
@@ -79,6 +80,7 @@ class Child:
         self._events = Events(self._observe)
         self._progress = Progress()
         self._outcomes: list[Outcome] = []
+        self._read_as: dict[int, SourceFile] = {}
         self._notices: list[str] = []
         self._log = ParentLog()
         self._journalled = False
@@ -99,7 +101,7 @@ class Child:
         self._limit = (begin.settings.limits.concurrency_start, "")
         self._journalled = begin.journalled
         log = self._log if begin.journalled else None
-        opening = Opening(begin.settings, self._progress, self._events, log=log)
+        opening = Opening(begin.settings, self._progress, self._events, log=log, recording=self)
         async with anyio.create_task_group() as group:
             self._stop_on_signals(group.cancel_scope)
             # From the first moment: the parent may have gone while the destination is being opened.
@@ -151,10 +153,15 @@ class Child:
     async def _feed(self, _submit: Submit) -> None:
         await self._finish.wait()
 
+    async def record(self, ended: Sequence[Record]) -> None:
+        """As `Records.record`: the parent is told with the next news."""
+        for outcomes, transfer, _ in ended:
+            if transfer is not None and transfer.refreshed:
+                self._read_as[len(self._outcomes)] = transfer.source
+            self._outcomes += outcomes
+
     def _observe(self, event: Event) -> None:
-        if isinstance(event, Finished):
-            self._outcomes.append(event.outcome)
-        elif isinstance(event, Notice):
+        if isinstance(event, Notice):
             self._notices.append(event.message)
         elif isinstance(event, LimitChanged):
             self._limit = (event.after, event.reason)
@@ -180,10 +187,12 @@ class Child:
             return
         self._told = counts
         outcomes, self._outcomes = self._outcomes, []
+        read, self._read_as = self._read_as, {}
         notices, self._notices = self._notices, []
         news = News(
             ready=ready,
             outcomes=outcomes,
+            read=read,
             steps=steps,
             notices=notices,
             objects_done=counts.objects_done,

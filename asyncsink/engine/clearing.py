@@ -9,8 +9,10 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 
+from asyncsink.config import JournalChoice
 from asyncsink.engine.discover import Discovery
-from asyncsink.errors import AccessDenied, ConfigError
+from asyncsink.errors import AccessDenied, ConfigError, JournalError
+from asyncsink.journal.place import default_directory
 
 
 def clear_destinations(discovery: Discovery, roots: tuple[str, str]) -> None:
@@ -64,6 +66,27 @@ def check_not_nested(sources: Iterable[str], places: Iterable[str]) -> None:
                     f"{place} lies inside the source {source}, so that every run would publish its own output again; "
                     "choose a directory outside."
                 )
+
+
+def check_journal_outside(sources: Iterable[str], journal: JournalChoice) -> JournalError | None:
+    """Refuse a named journal that would be published itself; the error where it is a default one. Blocks.
+
+    Whoever reads a journal's file takes this process's lock on it away, and a second run gets in (POSIX, fcntl: "All
+    locks associated with a file … shall be removed when a file descriptor for that file is closed").
+
+    Raises:
+        ConfigError: the journal that was named lies inside a source, or is one.
+    """
+    if not journal.enabled:
+        return None
+    place = journal.path or default_directory(journal.state_directory)
+    for source in sources:
+        if os.path.lexists(source) and is_inside(place, source):
+            said = f"The journal {place} lies inside the source {source}, so that it would be published itself"
+            if journal.required and journal.path:
+                raise ConfigError(f"{said}; name a file outside, or use journal=False.")
+            return JournalError(f"{said}; name one outside with journal=.")
+    return None
 
 
 def _targets(discovery: Discovery, roots: tuple[str, str]) -> Iterator[str]:

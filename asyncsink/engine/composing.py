@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from asyncsink.config import LocalTarget, S3Target, Settings, Shard
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.config import JournalChoice, LocalTarget, S3Target, Settings, Shard
 from asyncsink.destinations.base import Outlook
+from asyncsink.engine.clearing import check_journal_outside, check_not_nested
 from asyncsink.engine.discover import Discovery
 from asyncsink.engine.run import Run
 from asyncsink.engine.shards import holds
+from asyncsink.journal.place import without_journal
 from asyncsink.model import SourceProblem, Transfer
 from asyncsink.report.report import Report
 from asyncsink.routing.router import Router
@@ -79,6 +85,27 @@ def local_places(settings: Settings) -> list[str]:
     """The directories that a run writes to."""
     target, copy = settings.target, settings.local_copy
     return [place.directory for place in (target, copy) if isinstance(place, LocalTarget)]
+
+
+async def with_places_outside(
+    settings: Settings, source: Source, notice: Callable[[str], None], *, dry_run: bool, limiter: CapacityLimiter
+) -> Settings:
+    """The settings, where nothing that a run writes lies inside what it reads. A default journal that does is left out,
+    with a notice.
+
+    Raises:
+        ConfigError: a local destination, local copy or named journal lies inside a source.
+        JournalError: so does a default journal, and overwrite="journal" needs one.
+    """
+    sources = tops_of(source)
+    await anyio.to_thread.run_sync(check_not_nested, sources, local_places(settings), limiter=limiter)
+    inside = await anyio.to_thread.run_sync(check_journal_outside, sources, settings.journal, limiter=limiter)
+    if inside is None:
+        return settings
+    if settings.journal.required:
+        raise inside
+    notice(without_journal(inside, dry_run=dry_run))
+    return replace(settings, journal=JournalChoice(enabled=False))
 
 
 def open_end(target: S3Target | LocalTarget, *, lasting: bool = False) -> Outlook:

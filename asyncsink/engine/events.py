@@ -51,6 +51,11 @@ class Events:
         """Whether anybody listens."""
         return self._observe is not None or bool(self._channels)
 
+    @property
+    def subscribed(self) -> bool:
+        """Whether anybody iterates, and may be waiting for an event."""
+        return bool(self._channels)
+
     async def emit(self, event: Event) -> None:
         """Deliver; waits for subscribers whose queue is full."""
         if self._observe is not None:

@@ -9,12 +9,13 @@ One key has one row in the journal. Where the same file comes twice in one run, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
 
 import anyio
+import anyio.to_thread
 
 from asyncsink.config import Overwrite
 from asyncsink.destinations.local import LocalDestination
@@ -47,9 +48,12 @@ class RunJournal:
         journal: open.
         overwrite: the policy; with "journal" a known file is skipped without asking the server.
         bucket: for the URLs of what is skipped.
+        dry_run: nothing is changed.
 
     Attributes:
         copy: the local copy of the run, or None; set before the first transfer.
+        contradicts: whether what the destination has listed proves that a key has another object than that with this
+            ETag; set before the first transfer, and called in reader threads.
     """
 
     def __init__(
@@ -58,30 +62,55 @@ class RunJournal:
         *,
         overwrite: Overwrite,
         bucket: str,
+        dry_run: bool = False,
     ) -> None:
         self._journal = journal
         self._trusted = overwrite == "journal"
         self._compared = overwrite in ("journal", "checksum")
+        self._replaced = overwrite == "always"
         self._bucket = bucket
+        self._dry_run = dry_run
         self.copy: LocalDestination | None = None
+        self.contradicts: Callable[[str, str], bool] | None = None
         self._uploads: dict[str, Literal["open", "completing"]] = {}
         self._ended = anyio.Event()
 
     def __repr__(self) -> str:
         return f"<RunJournal {self._journal.path!r}, {len(self._uploads)} uploads under way>"
 
+    def stop_asking(self) -> None:
+        """The run is being cancelled: `attach` waits no more, and raises."""
+        self._journal.stop_asking()
+
     def attach(self, found: Sequence[Found]) -> list[Found]:
         """The same, with what the journal knows; what is published already becomes a Skip. Blocks.
 
-        Raises:
-            JournalError: it cannot be read; the run stops.
-        """
-        known = iter(self._journal.known([each for each in found if isinstance(each, Transfer)]))
-        return [self._with(each, next(known)) if isinstance(each, Transfer) else each for each in found]
+        What it says of keys that this run may give other content is forgotten, in one commit, before any of them is
+        written to: a run that is killed, or hears no answer, cannot say what they hold.
 
-    def _with(self, transfer: Transfer, known: Known | None) -> Transfer | Skip:
-        if known is None:
-            return transfer
+        Raises:
+            JournalError: it cannot be read or written; the run stops.
+        """
+        transfers = [each for each in found if isinstance(each, Transfer)]
+        known = iter(self._journal.known(transfers) if transfers else ())
+        attached: list[Found] = []
+        overwritten: list[str] = []
+        for each in found:
+            entry = next(known) if isinstance(each, Transfer) else None
+            if entry is None or not isinstance(each, Transfer):
+                attached.append(each)
+                continue
+            if self._trusted and entry.published and self.contradicts and self.contradicts(each.key, entry.etag):
+                # It costs no request to see that somebody has removed or replaced it.
+                entry = Known(upload=entry.upload, stale=True)
+            if entry.stale or (entry.published and self._replaced):
+                overwritten.append(each.key)
+            attached.append(self._with(each, entry))
+        if overwritten and not self._dry_run:
+            self._journal.forget(overwritten)
+        return attached
+
+    def _with(self, transfer: Transfer, known: Known) -> Transfer | Skip:
         upload = known.upload
         if upload is not None:
             if transfer.key in self._uploads:
@@ -126,10 +155,17 @@ class RunJournal:
         Raises:
             JournalError, DestinationFull: it is not written; the run stops.
         """
-        published = []
+        published, unknown = [], []
         for outcomes, transfer, _ in ended:
-            if transfer is not None and (entry := self._published(outcomes[0], transfer)) is not None:
+            if transfer is None:
+                continue
+            if (entry := self._published(outcomes[0], transfer)) is not None:
                 published.append(entry)
+            elif isinstance(outcomes[0], Failure) and outcomes[0].stage == "upload":
+                unknown.append(transfer.key)
+        if unknown:
+            # An answer may have been lost, or the server have stored other bytes.
+            await anyio.to_thread.run_sync(self._journal.forget, unknown)
         if published:
             await self._journal.publish(published)
         if self._uploads:

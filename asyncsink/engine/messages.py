@@ -73,6 +73,7 @@ class News:
     Attributes:
         ready: the destination is open, and work may come.
         outcomes, steps, notices: new ones; steps are those of multipart uploads, for the journal.
+        read: sources as they were read, by their outcome's position, where that is not as the walk found them.
         objects_done, bytes_done, requests, retries: since the start.
         limit: requests in flight that are allowed now; `reason`: why it is that.
         error: class name and sentence of the error that ended the process, or None.
@@ -80,6 +81,7 @@ class News:
 
     ready: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
+    read: dict[int, SourceFile] = field(default_factory=dict)
     steps: list[UploadStep] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     objects_done: int = 0

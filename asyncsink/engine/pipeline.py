@@ -16,7 +16,7 @@ from asyncsink.config import Limits, Policies
 from asyncsink.engine.outcomes import problem_outcome
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import Publisher
-from asyncsink.engine.recorder import Recorder, Ticket
+from asyncsink.engine.recorder import Recorder, Recording, Ticket
 from asyncsink.engine.small_files import SmallFiles
 from asyncsink.engine.tuner import Tuner
 from asyncsink.model import Outcome, Skip, SourceProblem, Transfer
@@ -51,7 +51,7 @@ Submit = Callable[[Entry], Awaitable[None]]
 
 
 class Pipeline:
-    """Queue, workers, recorder and tuner of one run."""
+    """Queue, workers, recorder and tuner of one run. Cancelled, it waits `record_seconds` for the recorder."""
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Pipeline:
         limits: Limits,
         progress: Progress,
         hurry: Callable[[], None],
+        record_seconds: float,
     ) -> None:
         self._publisher = publisher
         self._small_files = small_files
@@ -71,6 +72,7 @@ class Pipeline:
         self._tuner = tuner
         self._policies = policies
         self._hurry = hurry
+        self._recording = Recording(recorder, record_seconds)
         self._workers = limits.concurrency_max
         self._send: MemoryObjectSendStream[Entry]
         self._receive: MemoryObjectReceiveStream[Entry]
@@ -96,12 +98,14 @@ class Pipeline:
         Returns when all of it is recorded. Cancelled, it aborts what is under way, records what is done, and leaves.
         """
         async with anyio.create_task_group() as recording:
-            recording.start_soon(self._record)
+            recording.start_soon(self._recording.run)
             try:
                 await self._publish_all(feed)
+                await self._recording.finish()
             except BaseException:
                 # Nobody is waited for any more who only listens.
                 self._hurry()
+                self._recording.stop()
                 raise
             finally:
                 # The recorder outlives the workers, cancelled or not: what they finished last is written down too.
@@ -117,10 +121,6 @@ class Pipeline:
                 await feed(self.submit)
                 self._send.close()
             tuning.cancel_scope.cancel()
-
-    async def _record(self) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._recorder.run()
 
     async def _work(self) -> None:
         async for work in self._receive:

@@ -23,7 +23,7 @@ from asyncsink.engine.messages import Begin, News, told_error
 from asyncsink.engine.outcomes import problem_outcome
 from asyncsink.engine.pipeline import Batch, Entry, Skipped, Submit, Work
 from asyncsink.engine.progress import Progress
-from asyncsink.engine.recorder import Recorder
+from asyncsink.engine.recorder import Recorder, Recording
 from asyncsink.engine.run import Run
 from asyncsink.engine.step_writer import StepWriter
 from asyncsink.engine.worker import FILES_UNDER_WAY_MAX, Worker
@@ -87,7 +87,9 @@ class ProcessPool:
         self._run = run
         self._settings = settings
         self._progress = progress
-        self._recorder = Recorder(run.log, run.manifest, run.events, run.recorded)
+        self._recorder = Recorder(run.log, run.manifest, run.events, run.recorded, commits=run.recorded is not None)
+        # Its processes are seen off before its last outcomes are known.
+        self._recording = Recording(self._recorder, settings.retry.abort_seconds + LEAVE_SECONDS)
         self._workers: list[Worker] = []
         self._steps: dict[int, StepWriter] = {}
         self._room = anyio.Event()
@@ -144,7 +146,7 @@ class ProcessPool:
         done, and leaves.
         """
         async with anyio.create_task_group() as recording:
-            recording.start_soon(self._record)
+            recording.start_soon(self._recording.run)
             try:
                 with self._scope:
                     await feed(self._submit)
@@ -154,9 +156,14 @@ class ProcessPool:
                         await worker.ended.wait()
                 if self._error is not None:
                     raise self._error
+                await self.wind_down()
+                await self._recording.finish()
             except BaseException:
                 # Nobody is waited for any more who only listens.
                 self._run.events.closing(0.0)
+                self._recording.stop()
+                for writer in self._steps.values():
+                    writer.stop(self._settings.retry.abort_seconds + LEAVE_SECONDS)
                 raise
             finally:
                 await self.wind_down()
@@ -175,10 +182,6 @@ class ProcessPool:
                 worker.kill()
             for worker in self._workers:
                 await worker.ended.wait()
-
-    async def _record(self) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._recorder.run()
 
     async def _submit(self, work: Entry) -> None:
         """Give `work` to the process that has least before it; waits while all have enough."""
@@ -226,8 +229,11 @@ class ProcessPool:
         self._run.retries_elsewhere += news.retries - before.retries
         if news.steps:
             await self._steps[worker.number].add(news.steps)
-        for outcome in news.outcomes:
-            self._recorder.add([outcome], worker.settle(outcome.key, outcome.source))
+        for number, outcome in enumerate(news.outcomes):
+            transfer = worker.settle(outcome.key, outcome.source)
+            if transfer is not None and number in news.read:
+                transfer = replace(transfer, source=news.read[number])
+            self._recorder.add([outcome], transfer)
         self._wake()
         for notice in news.notices:
             self._run.events.notice(notice)

@@ -63,7 +63,7 @@ async def feed_discovery(
         if in_memory:
             batch = take()
         elif discovery.source.replayable:
-            batch = await hops.run(take)
+            batch = await hops.run(take, stop=None if journal is None else journal.stop_asking)
         else:
             # It may wait for hours, and tells nothing about how fast files are read.
             batch = await anyio.to_thread.run_sync(take, limiter=limiter)

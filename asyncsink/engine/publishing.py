@@ -102,7 +102,8 @@ class Publisher:
                     ending.source_error = still_outgrown(transfer.source)
                 else:
                     refreshed = True
-                    ending.transfer = Transfer(outgrown.found, transfer.key, transfer.local, outdated(transfer.known))
+                    known = outdated(transfer.known)
+                    ending.transfer = replace(transfer, source=outgrown.found, known=known, refreshed=True)
                     continue
             except JournalError:
                 raise

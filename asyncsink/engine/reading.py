@@ -49,7 +49,7 @@ def open_as_found(file: SourceFile) -> OpenSource:
 
     Raises:
         SourceError: it cannot be opened.
-        Outgrown: its size or time is not what the walk found, so that what was planned for it may not fit.
+        Outgrown: its size, times or inode are not what the walk found, so that what was planned for it may not fit.
     """
     try:
         return OpenSource(file)

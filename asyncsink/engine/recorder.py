@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import anyio
 
 from asyncsink.engine.events import Events
-from asyncsink.engine.journalling import RunJournal
+from asyncsink.errors import JournalError
 from asyncsink.model import Finished, Outcome, Transfer
 from asyncsink.report.manifest import ManifestWriter
 from asyncsink.report.outcomes import OutcomeLog
@@ -22,6 +23,8 @@ BATCH = 256
 QUEUE_RECORDS = 1000
 GATHER_SECONDS = 0.02
 """So long outcomes are gathered where nobody waits for one of them: what is written together costs one write."""
+COMMIT_GATHER_SECONDS = 0.1
+"""So long where that write is a commit, which costs more than the rows in it do, and no subscriber iterates."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +38,18 @@ class Ticket:
 Record = tuple[Sequence[Outcome], Transfer | None, Ticket | None]
 
 
+class Records(Protocol):
+    """Who is given every record before anybody else hears of it."""
+
+    async def record(self, ended: Sequence[Record]) -> None:
+        """On return, what was given survives the end of this process, or is told to who sees to that.
+
+        Raises:
+            JournalError, DestinationFull: it is not written; the run stops.
+        """
+        ...
+
+
 class Recorder:
     """Writes outcomes down, then reports them.
 
@@ -42,15 +57,23 @@ class Recorder:
         log: the run's own memory of them.
         manifest, journal: None where there is none.
         events: told last.
+        commits: `journal` is a real one, on a disk.
     """
 
     def __init__(
-        self, log: OutcomeLog, manifest: ManifestWriter | None, events: Events, journal: RunJournal | None = None
+        self,
+        log: OutcomeLog,
+        manifest: ManifestWriter | None,
+        events: Events,
+        journal: Records | None = None,
+        *,
+        commits: bool = False,
     ) -> None:
         self._log = log
         self._manifest = manifest
         self._events = events
         self._journal = journal
+        self._commits = commits
         self._records: list[Record] = []
         self._finished = False
         self._broken = False
@@ -84,11 +107,12 @@ class Recorder:
         self._urgent.set()
 
     async def run(self) -> None:
-        """Record until `finish`. The pipeline shields it, so that nothing which ended is left unrecorded."""
+        """Record until `finish`; see `Recording`."""
         try:
             while True:
                 await self._some.wait()
-                with anyio.move_on_after(GATHER_SECONDS):
+                patient = self._commits and not self._events.subscribed
+                with anyio.move_on_after(COMMIT_GATHER_SECONDS if patient else GATHER_SECONDS):
                     await self._urgent.wait()
                 await self._write(self._taken())
                 if self._finished and not self._records:
@@ -126,3 +150,39 @@ class Recorder:
         if self._events.heard:
             for outcome in outcomes:
                 await self._events.emit(Finished(outcome))
+
+
+class Recording:
+    """A recorder at work: to its end, or, once the run is being stopped, for `seconds` more at the most."""
+
+    def __init__(self, recorder: Recorder, seconds: float) -> None:
+        self._recorder = recorder
+        self._seconds = seconds
+        self._scope = anyio.CancelScope(shield=True)
+        self._over = anyio.Event()
+
+    async def run(self) -> None:
+        """Record until the recorder's `finish`. Shielded, so that nothing which ended is left unrecorded.
+
+        Raises:
+            JournalError: what ended could not be recorded in time, after `stop`.
+        """
+        try:
+            with self._scope:
+                await self._recorder.run()
+        finally:
+            self._over.set()
+        if self._scope.cancelled_caught:
+            raise JournalError(
+                f"The run was stopped, and what it had published could not be recorded within {self._seconds:g} s; "
+                "look at the disk that journal and manifest are on. The next run compares it with the server."
+            )
+
+    async def finish(self) -> None:
+        """No more outcomes will come; wait until all are written. Cancelled, it stops waiting."""
+        self._recorder.finish()
+        await self._over.wait()
+
+    def stop(self) -> None:
+        """The run is being stopped: a disk that stalls is not waited for without end."""
+        self._scope.deadline = min(self._scope.deadline, anyio.current_time() + self._seconds)

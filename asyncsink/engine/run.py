@@ -24,7 +24,7 @@ from asyncsink.engine.journalling import RunJournal
 from asyncsink.engine.pipeline import Pipeline
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import Publisher
-from asyncsink.engine.recorder import Recorder
+from asyncsink.engine.recorder import Recorder, Records
 from asyncsink.engine.small_files import SmallFiles
 from asyncsink.engine.tuner import Tuner
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, PermanentError, RetryableError
@@ -119,7 +119,7 @@ class Opening:
         threads: reader threads, shared with the survey.
         started: when the run began, by `clock`.
         found: everything that the survey found, once more; None where nothing was surveyed.
-        log: who remembers uploads where the run has no journal of its own: the parent of its process.
+        log, recording: who remembers uploads, and records, where the run has no journal: the parent of its process.
     """
 
     settings: Settings
@@ -131,6 +131,7 @@ class Opening:
     started: float = field(default_factory=time.monotonic)
     found: Iterable[Transfer | SourceProblem] | None = None
     log: UploadLog | None = None
+    recording: Records | None = None
 
     @asynccontextmanager
     async def open(self, outlook: Outlook) -> AsyncIterator[Run]:
@@ -151,7 +152,7 @@ class Opening:
                 journal.copy = copy
             recorded = None if self.dry_run else journal
             manifest = None if self.dry_run else self._manifest(target, s3)
-            recorder = Recorder(log, manifest, self.events, recorded)
+            recorder = Recorder(log, manifest, self.events, recorded or self.recording, commits=recorded is not None)
             hops = Hops(settings.limits.reader_threads)
             exits.callback(hops.close)
             budget = ByteBudget(settings.limits.memory_bytes)
@@ -187,6 +188,7 @@ class Opening:
                 limits=settings.limits,
                 progress=self.progress,
                 hurry=partial(self.events.closing, 0.0),
+                record_seconds=settings.retry.abort_seconds,
             )
             exits.callback(pipeline.close)
             run = Run(
@@ -294,6 +296,8 @@ class Opening:
         exits.push_async_callback(destination.aclose)
         with s3.transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
             await destination.prepare(outlook)
+        if journal is not None:
+            journal.contradicts = destination.contradicts
         return _Opened(destination, target, s3, journal, outlook.unknown_total)
 
     async def _open_journal(self, exits: AsyncExitStack, target: S3Target, s3: S3Stack) -> RunJournal | None:
@@ -310,8 +314,13 @@ class Opening:
         )
         if journal is None:
             return None
-        exits.push_async_callback(journal.aclose)
-        return RunJournal(journal, overwrite=settings.policies.overwrite, bucket=target.bucket)
+
+        async def close(_: object, error: BaseException | None, __: object) -> None:
+            # A run that ends in order waits for its journal; one that is stopped, only so long.
+            await journal.aclose(None if error is None else settings.retry.abort_seconds)
+
+        exits.push_async_exit(close)
+        return RunJournal(journal, overwrite=settings.policies.overwrite, bucket=target.bucket, dry_run=self.dry_run)
 
     async def _open_local(
         self, exits: AsyncExitStack, target: LocalTarget, threads: CapacityLimiter, *, use_local_key: bool = False

@@ -33,6 +33,7 @@ class StepWriter:
         self._written = 0
         self._gone = False
         self._creating = anyio.CancelScope()
+        self._scope = anyio.CancelScope(shield=True)
         self._send: MemoryObjectSendStream[UploadStep]
         self._receive: MemoryObjectReceiveStream[UploadStep]
         self._send, self._receive = anyio.create_memory_object_stream[UploadStep](STEPS_WAITING_MAX)
@@ -42,6 +43,10 @@ class StepWriter:
         for step in steps:
             await self._send.send(step)
 
+    def stop(self, seconds: float) -> None:
+        """The run is being stopped: nothing is written after so long; closing the journal tells what is missing."""
+        self._scope.deadline = min(self._scope.deadline, anyio.current_time() + seconds)
+
     def gone(self) -> None:
         """The process has ended: `run` ends when all it told is written."""
         self._gone = True
@@ -50,7 +55,7 @@ class StepWriter:
 
     async def run(self) -> None:
         """Write until `gone`. Shielded from cancellation: what a process told before it was stopped is written too."""
-        with anyio.CancelScope(shield=True), self._receive:
+        with self._scope, self._receive:
             async for step in self._receive:
                 try:
                     await self._write(step)

@@ -30,6 +30,13 @@ class Journal(Protocol):
         """
         ...
 
+    def forget(self, keys: Sequence[str]) -> None:
+        """From here on nothing is known of these keys: they will be written to, or were, with an unknown end.
+
+        Blocking: for a reader thread. On return it is committed, in one commit for all of them.
+        """
+        ...
+
     async def publish(self, published: Sequence[Published]) -> None:
         """Write down what is published; an upload of the same key is forgotten in the same commit.
 
@@ -47,10 +54,16 @@ class Journal(Protocol):
         """
         ...
 
-    async def aclose(self) -> None:
-        """Commit everything that was handed over, and release the file. Shielded from cancellation; twice is harmless.
+    def stop_asking(self) -> None:
+        """The run is being cancelled: whoever waits in `known` or `forget` waits no more, and gets a JournalError."""
+        ...
+
+    async def aclose(self, seconds: float | None = None) -> None:
+        """Commit everything that was handed over, and release the file; wait at most `seconds` for that. Shielded from
+        cancellation; twice is harmless.
 
         Raises:
-            JournalError, DestinationFull: something could not be written, and nobody was told yet.
+            JournalError, DestinationFull: something could not be written, or not within `seconds`, and nobody was told
+                yet.
         """
         ...

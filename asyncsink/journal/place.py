@@ -74,7 +74,12 @@ def default_path(state_directory: str, identity: Identity, shard: Shard) -> str:
     digest = blake2b(said, digest_size=DIGEST_BYTES).hexdigest()
     of_shard = f"-shard-{shard.index}-of-{shard.count}" if shard.count > 1 else ""
     name = f"{readable[:READABLE_CHARACTERS_MAX]}-{digest}{of_shard}.sqlite"
-    return os.path.join(os.path.expanduser(state_directory), "asyncsink", "journals", name)
+    return os.path.join(default_directory(state_directory), name)
+
+
+def default_directory(state_directory: str) -> str:
+    """Where default journals are kept."""
+    return os.path.join(os.path.expanduser(state_directory), "asyncsink", "journals")
 
 
 def without_journal(error: Exception, *, dry_run: bool) -> str:

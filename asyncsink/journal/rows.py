@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, cast
 
@@ -43,6 +44,17 @@ KEYS_PER_QUERY: Final = 500
 OPTIONS_DIGEST_BYTES: Final = 16
 
 
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """See `base.Journal.forget`."""
+
+    keys: tuple[str, ...]
+
+
+Writing = Sequence[Published] | UploadStep | Forgotten
+"""What a journal is given to write down."""
+
+
 def options_digest(objects: ObjectOptions, algorithm: ChecksumAlgorithm | None, salt: bytes) -> bytes:
     """What an object is given besides its bytes, in 16 bytes (BLAKE2b, RFC 7693, keyed with `salt`).
 
@@ -79,7 +91,7 @@ class Rows:
         self._execute = database.execute
         self._options = options
 
-    def write(self, everything: Sequence[Sequence[Published] | UploadStep]) -> None:
+    def write(self, everything: Sequence[Writing]) -> None:
         """Write all of it in one transaction, in order; or, where it raises, nothing.
 
         Raises:
@@ -96,6 +108,9 @@ class Rows:
                 for what in everything:
                     if isinstance(what, Sequence):
                         self._publish(what)
+                    elif isinstance(what, Forgotten):
+                        keys = [(encoded(key),) for key in what.keys]
+                        self._database.executemany("DELETE FROM published WHERE key = ?", keys)
                     else:
                         self._step(what)
         finally:
@@ -106,9 +121,10 @@ class Rows:
         self._database.executemany(
             "INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?, ?, ?)", self._published_rows(published)
         )
-        if self._execute("SELECT 1 FROM upload LIMIT 1").fetchone() is not None:
-            for each in published:
-                self._forget_upload(encoded(each.key))
+        uploads = {key for (key,) in self._execute("SELECT key FROM upload")}
+        if uploads:
+            for key in uploads.intersection([encoded(each.key) for each in published]):
+                self._forget_upload(key)
 
     def _published_rows(self, published: Sequence[Published]) -> Iterator[tuple[Any, ...]]:
         for each in published:
@@ -181,7 +197,7 @@ class Rows:
             if row is not None and self._is_same(transfer.source, *row[1:4]):
                 yield Known(True, row[4], row[5], _checksum(row[6]), upload)
             else:
-                yield None if upload is None else Known(upload=upload)
+                yield None if row is None and upload is None else Known(upload=upload, stale=row is not None)
 
     def _select(self, table: str, keys: list[bytes]) -> dict[bytes, tuple[Any, ...]]:
         wanted = ",".join("?" * len(keys))

@@ -13,14 +13,15 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import anyio
-import anyio.to_thread
 
+from asyncsink.errors import JournalError
 from asyncsink.journal.faults import fault_of
-from asyncsink.journal.rows import Rows
+from asyncsink.journal.rows import Forgotten, Rows, Writing
 from asyncsink.model import (
     Known,
     Published,
@@ -31,6 +32,8 @@ from asyncsink.model import (
     UploadStep,
 )
 
+T = TypeVar("T")
+
 WAITING_MAX = 1000
 """So many requests may wait for the thread; whoever comes then waits for its commit."""
 _COMMITTED_ON_RETURN = (UploadCreating, UploadOpened, UploadCompleting)
@@ -40,7 +43,7 @@ _COMMITTED_ON_RETURN = (UploadCreating, UploadOpened, UploadCompleting)
 class _Write:
     """Something to be committed; `done` tells a caller who waits for it."""
 
-    what: Sequence[Published] | UploadStep
+    what: Writing
     done: Future[None] | None
 
 
@@ -65,6 +68,8 @@ class SqliteJournal:
         self._error: Exception | None = None
         self._error_told = False
         self._closed = False
+        self._stopped: Future[None] = Future()
+        self._ended: Future[None] = Future()
         # The thread must not keep a process alive whose run was never closed: what is committed is safe.
         self._thread = threading.Thread(target=self._run, name="asyncsink-journal", daemon=True)
         self._thread.start()
@@ -81,7 +86,26 @@ class SqliteJournal:
         """See `base.Journal.known`."""
         question = _Question(transfers)
         self._hand_over(question)
-        return question.answer.result()
+        return self._wait(question.answer)
+
+    def stop_asking(self) -> None:
+        """See `base.Journal.stop_asking`."""
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+    def _wait(self, answer: Future[T]) -> T:
+        # A stalled disk holds the journal's thread for as long as it likes; only it can be waited out.
+        either: list[Future[Any]] = [answer, self._stopped]
+        wait(either, return_when=FIRST_COMPLETED)
+        if not answer.done():
+            raise JournalError(f"The journal {self._path!r} was not waited for: the run is being stopped.")
+        return answer.result()
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """See `base.Journal.forget`."""
+        done: Future[None] = Future()
+        self._hand_over(_Write(Forgotten(tuple(keys)), done))
+        self._wait(done)
 
     async def publish(self, published: Sequence[Published]) -> None:
         """See `base.Journal.publish`."""
@@ -95,18 +119,24 @@ class SqliteJournal:
         else:
             self._hand_over(_Write(step, None))
 
-    async def aclose(self) -> None:
+    async def aclose(self, seconds: float | None = None) -> None:
         """See `base.Journal.aclose`."""
         with self._handing_over:
             if not self._closed:
                 self._closed = True
                 self._requests.put(None)
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._thread.join)
+        with anyio.move_on_after(seconds, shield=True) as waited:
+            while not self._ended.done():
+                await asyncio.wait([asyncio.wrap_future(self._ended)])
+        if waited.cancelled_caught:
+            raise JournalError(
+                f"The journal {self._path!r} could not be written within {seconds:g} s, and the run was stopped "
+                "without it; look at the disk it is on. What was not recorded is compared by the next run."
+            )
         if self._error is not None and not self._error_told:
             raise self._told()
 
-    async def _commit(self, what: Sequence[Published] | UploadStep) -> None:
+    async def _commit(self, what: Writing) -> None:
         done: Future[None] = Future()
         self._hand_over(_Write(what, done))
         try:
@@ -145,6 +175,7 @@ class SqliteJournal:
             self._database.close()
         except sqlite3.Error as error:
             self._error = self._error or fault_of(error, self._path)
+        self._ended.set_result(None)
 
     def _write(self, writes: list[_Write]) -> None:
         # Who has stopped waiting gets no answer; what was handed over is written all the same.

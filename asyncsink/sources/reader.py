@@ -44,7 +44,7 @@ class OpenSource:
         Raises:
             SourceMissing: nothing is there any more.
             SourceUnreadable: it may not be read, is no regular file, or no descriptor is free.
-            SourceChanged: its size or modification time is not what was found.
+            SourceChanged: its size, modification time, ctime or inode is not what was found.
         """
         self._source = source
         self._descriptor = -1
@@ -154,8 +154,8 @@ class OpenSource:
             raise not_regular(source.path, first.st_mode)
         if first.st_size != source.size_bytes:
             raise self._changed(f"its size was {source.size_bytes} bytes when it was found, now {first.st_size}")
-        if first.st_mtime_ns != source.mtime_ns:
-            raise self._changed("it was modified after it was found")
+        if not _is_as_found(first, source):
+            raise self._changed("it was modified or replaced after it was found")
 
     def _open_descriptor(self) -> int:
         if self._descriptor == -1:
@@ -197,7 +197,7 @@ def read_at_rest(source: SourceFile) -> bytearray | None:
         return None
     try:
         first = os.fstat(descriptor)
-        if first.st_size != size or first.st_mtime_ns != source.mtime_ns or not stat.S_ISREG(first.st_mode):
+        if first.st_size != size or not _is_as_found(first, source) or not stat.S_ISREG(first.st_mode):
             return None
         body = bytearray(size)
         count = os.preadv(descriptor, (body,), 0) if size else 0
@@ -213,6 +213,16 @@ def read_at_rest(source: SourceFile) -> bytearray | None:
     if _only_linked(first, now):
         return None
     raise _changed(path, _differences(first, now))
+
+
+def _is_as_found(first: os.stat_result, source: SourceFile) -> bool:
+    """Whether times and inode are those that were found. Size and mtime alone can be kept by whoever edits the file
+    (utime(2)); the ctime cannot. What was not asked for when the file was found is not compared."""
+    return (
+        first.st_mtime_ns == source.mtime_ns
+        and (not source.ctime_ns or first.st_ctime_ns == source.ctime_ns)
+        and (not source.inode or first.st_ino == source.inode)
+    )
 
 
 def _fingerprint(status: os.stat_result) -> tuple[int, ...]:

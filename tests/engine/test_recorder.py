@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from asyncsink.engine.events import Events
-from asyncsink.engine.recorder import QUEUE_RECORDS, Recorder, Ticket
+from asyncsink.engine.recorder import BATCH, QUEUE_RECORDS, Record, Recorder, Ticket
 from asyncsink.errors import JournalError
 from asyncsink.model import Event, Finished, Receipt
 from asyncsink.report.manifest import ManifestHeader, ManifestWriter
@@ -87,3 +89,32 @@ async def test_a_full_queue_holds_back_and_a_broken_recorder_tells() -> None:
             await released.wait()
     with pytest.raises(anyio.BrokenResourceError):
         recorder.add([outcome(0)])
+
+
+async def test_commits_are_few_and_nobody_who_waits_waits_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the clock would end the gathering, a ticket, a full batch, a subscriber or the end does."""
+    monkeypatch.setattr("asyncsink.engine.recorder.COMMIT_GATHER_SECONDS", 3600.0)
+    events, commits = Events(), list[int]()
+
+    class Journal:
+        async def record(self, ended: Sequence[Record]) -> None:
+            commits.append(len(ended))
+
+    recorder = Recorder(OutcomeLog(), None, events, Journal(), commits=True)
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(recorder.run)
+            for number in range(BATCH):
+                recorder.add([outcome(number)])
+                await anyio.lowlevel.checkpoint()
+            await anyio.wait_all_tasks_blocked()
+            recorder.add([outcome(1)])
+            ticket = Ticket()
+            recorder.add([outcome(2)], ticket=ticket)
+            await ticket.done.wait()
+            subscription = events.subscribe()
+            recorder.add([outcome(3)])
+            await anext(subscription)
+            recorder.add([outcome(4)])
+            recorder.finish()
+    assert commits == [BATCH, 2, 1, 1]

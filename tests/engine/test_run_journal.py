@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -47,11 +48,15 @@ class Kept:
         self.answers = known or {}
         self.asked = 0
         self.published: list[Published] = []
+        self.forgotten: list[str] = []
         self.steps: list[UploadStep] = []
 
     def known(self, transfers: Sequence[Transfer]) -> list[Known | None]:
         self.asked += len(transfers)
         return [self.answers.get(transfer.key) for transfer in transfers]
+
+    def forget(self, keys: Sequence[str]) -> None:
+        self.forgotten += keys
 
     async def publish(self, published: Sequence[Published]) -> None:
         self.published += published
@@ -59,7 +64,10 @@ class Kept:
     async def step(self, step: UploadStep) -> None:
         self.steps.append(step)
 
-    async def aclose(self) -> None:
+    def stop_asking(self) -> None:
+        pass
+
+    async def aclose(self, seconds: float | None = None) -> None:
         pass
 
 
@@ -92,6 +100,33 @@ async def test_what_an_earlier_run_left_is_given_to_one_transfer_only() -> None:
     assert isinstance(second, Transfer)
     assert first.known == Known(upload=upload())
     assert second.known == Known()
+
+
+@pytest.mark.parametrize(
+    ("known", "overwrite", "forgotten"),
+    [
+        (Known(stale=True), "checksum", ["k"]),
+        (Known(stale=True), "journal", ["k"]),
+        (Known(True, "e"), "always", ["k"]),
+        (Known(True, "e"), "checksum", []),
+        (Known(True, "e"), "journal", []),
+        (Known(upload=upload()), "journal", []),
+    ],
+)
+def test_what_may_be_overwritten_is_forgotten_first(known: Known, overwrite: Any, forgotten: list[str]) -> None:
+    kept = Kept({"k": known})
+    run_journal(kept, overwrite).attach([TRANSFER])
+    assert kept.forgotten == forgotten
+    kept.forgotten = []
+    RunJournal(kept, overwrite=overwrite, bucket="b", dry_run=True).attach([TRANSFER])
+    assert kept.forgotten == []
+
+
+@pytest.mark.parametrize(("stage", "forgotten"), [("upload", ["k"]), ("source", [])])
+async def test_what_failed_may_have_been_written(stage: Any, forgotten: list[str]) -> None:
+    kept = Kept()
+    await run_journal(kept).record(ended(replace(FAILURE, stage=stage)))
+    assert kept.forgotten == forgotten
 
 
 @pytest.mark.parametrize("outcome", [receipt(), FAILURE])

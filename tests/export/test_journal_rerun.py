@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import asyncsink
-from asyncsink.errors import JournalError
+from asyncsink.engine.journalling import RunJournal
+from asyncsink.errors import ConfigError, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
+from asyncsink.journal.rows import Rows
+from asyncsink.model import Event, Started
+from asyncsink.options import parse_options
+from asyncsink.sink import run_source
+from asyncsink.sources.directory import DirectorySource
 from asyncsink.testing.files import content_of
 
 pytestmark = pytest.mark.anyio
@@ -81,6 +91,32 @@ async def test_other_options_are_another_object(
     assert opened, "what was published with another checksum is compared again"
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_run_that_ended_without_recording_leaves_no_false_claim(
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], processes: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What it wrote over is not known any more: not that it is the old object, nor that it is the new one."""
+    other = tmp_path / "other/a.txt"
+    other.parent.mkdir()
+    other.write_bytes(b"OMEGA")
+    options = {**options, "journal": tmp_path / "j.sqlite", "processes": processes}
+    await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunJournal, "record", _lost)
+        for published, more in ((other.parent, {}), (tree, {"overwrite": "always", "metadata": {"study": "7"}})):
+            with pytest.raises(JournalError, match="lost"):
+                await asyncsink.export_directory(published, f"s3://{bucket}/p", **options, **more)
+            assert more or stored()["p/a.txt"] == b"OMEGA"
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert UNCHANGED_REASON not in {skip.reason for skip in report.skips}
+    assert stored()["p/a.txt"] == b"alpha"
+
+
+async def _lost(*_: object) -> None:
+    raise JournalError("The disk is lost.")
+
+
 async def test_what_is_gone_from_the_server_is_noticed_where_the_server_is_asked(
     tree: Path, bucket: str, s3: Any, options: dict[str, Any]
 ) -> None:
@@ -89,6 +125,37 @@ async def test_what_is_gone_from_the_server_is_noticed_where_the_server_is_asked
     s3.put_object(Bucket=bucket, Key="p/sub/deep/é✓.tsv", Body=b"other bytes!")
     report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
     assert {receipt.key for receipt in report.receipts} == {"p/a.txt", "p/sub/deep/é✓.tsv"}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_what_the_listing_shows_to_be_gone_or_replaced_is_not_trusted(
+    tree: Path, tmp_path: Path, bucket: str, s3: Any, stored: Stored, options: dict[str, Any], processes: int
+) -> None:
+    """The one request that proves bucket and credentials says so anyway."""
+    options = {**options, "journal": tmp_path / "j.sqlite", "processes": processes}
+    await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    s3.delete_object(Bucket=bucket, Key="p/a.txt")
+    s3.put_object(Bucket=bucket, Key="p/sub/deep/é✓.tsv", Body=b"other bytes!")
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert {receipt.key for receipt in report.receipts} == {"p/a.txt", "p/sub/deep/é✓.tsv"}
+    assert stored() == {f"p/{name}": data for name, data in content_of(tree).items()}
+
+
+async def test_a_tree_too_large_to_be_kept_is_walked_twice_and_no_more(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncsink.engine.survey.KEPT_MAX", 2)
+    walks, scan = list[str](), DirectorySource.scan
+
+    def counted(source: DirectorySource) -> Any:
+        walks.append(source.directory)
+        return scan(source)
+
+    monkeypatch.setattr(DirectorySource, "scan", counted)
+    options = {**options, "journal": tmp_path / "j.sqlite"}
+    for _ in range(2):
+        report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert (len(walks), report.objects_skipped) == (4, 5)
 
 
 async def test_a_first_run_over_objects_that_are_there_makes_the_next_one_cheap(
@@ -144,6 +211,30 @@ async def test_several_processes_share_one_journal(
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+async def test_what_was_read_is_remembered_and_not_what_was_found(
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], processes: int
+) -> None:
+    """Another tool publishes its results by renaming, between the walk and the opening, and takes them back later."""
+    new, old = tmp_path / "new", tmp_path / "old"
+    shutil.copytree(tree / "sub", new)
+    (new / "b c+%.json").write_bytes(b'{"new": 1}')
+
+    def rename(event: Event) -> None:
+        if isinstance(event, Started):
+            (tree / "sub").rename(old)
+            new.rename(tree / "sub")
+
+    given = {**options, "journal": tmp_path / "j.sqlite", "processes": processes}
+    settings = parse_options(f"s3://{bucket}/p", given)
+    report = await run_source(settings, DirectorySource(tree, symlinks="follow"), observe=rename)
+    assert (report.objects_uploaded, stored()["p/sub/b c+%.json"]) == (5, b'{"new": 1}')
+    (tree / "sub").rename(new)
+    old.rename(tree / "sub")
+    again = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **given)
+    assert (again.objects_uploaded, stored()["p/sub/b c+%.json"]) == (1, b"{}")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
 async def test_the_same_large_file_twice_takes_turns(
     tree: Path, tmp_path: Path, bucket: str, s3: Any, options: dict[str, Any], processes: int
 ) -> None:
@@ -169,6 +260,65 @@ async def test_a_long_lived_sink_remembers(
     assert (sink.report.objects_skipped, sink.report.requests, opened) == (3, 1, [])
 
 
+@pytest.mark.parametrize("linked", [False, True])
+async def test_a_journal_is_never_published(
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], linked: bool
+) -> None:
+    """Reading it would take its lock away. Nothing is sent, and no file is made."""
+    (tmp_path / "link").symlink_to(tree)
+    journal = (tmp_path / "link" if linked else tree) / "sub/j.sqlite"
+    with pytest.raises(ConfigError, match=r"lies inside the source .*; name a file outside"):
+        await asyncsink.export_directory(tree, f"s3://{bucket}/p", journal=journal, **options)
+    assert stored() == {}
+    assert not journal.exists()
+    journal.write_bytes(b"")
+    with pytest.raises(ConfigError, match="lies inside the source"):
+        await asyncsink.export({"x": str(journal)}, f"s3://{bucket}/p", journal=journal, **options)
+
+
+async def test_a_default_journal_inside_the_source_is_left_out(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a whole home directory."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.txt").write_bytes(b"alpha")
+    report = await asyncsink.export_directory(tmp_path, f"s3://{bucket}", **options)
+    assert stored() == {"a.txt": b"alpha"}
+    (notice,) = report.notices
+    assert "goes on without a journal: The journal" in notice
+    assert "lies inside the source" in notice
+    with pytest.raises(JournalError, match="name one outside"):
+        await asyncsink.export_directory(tmp_path, f"s3://{bucket}", overwrite="journal", **options)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_journal_on_a_stalled_disk_does_not_hold_a_cancelled_run(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, stalled, released = Rows.write, asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def stall(*arguments: Any) -> None:
+        loop.call_soon_threadsafe(stalled.set)
+        assert released.wait(30)
+        write(*arguments)
+
+    monkeypatch.setattr(Rows, "write", stall)
+    monkeypatch.setattr("asyncsink.engine.processes.LEAVE_SECONDS", 1.0)
+    given = {**options, "journal": tmp_path / "j.sqlite", "processes": processes}
+    settings = parse_options(f"s3://{bucket}/p", given)
+    settings = replace(settings, retry=replace(settings.retry, abort_seconds=0.1))
+    run = asyncio.create_task(run_source(settings, DirectorySource(tree / "sub/deep", symlinks="follow")))
+    try:
+        await stalled.wait()
+        run.cancel()
+        with pytest.raises(JournalError, match=r"could not be (recorded|written) within"):
+            async with asyncio.timeout(25):
+                await run
+    finally:
+        released.set()
+
+
 async def test_a_journal_in_use_refuses_a_run_before_anything_is_sent(
     tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
 ) -> None:
@@ -182,10 +332,6 @@ async def test_a_journal_in_use_refuses_a_run_before_anything_is_sent(
 async def test_a_plan_tells_what_the_journal_knows_and_changes_nothing(
     tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any]
 ) -> None:
-    from asyncsink.options import parse_options
-    from asyncsink.sink import run_source
-    from asyncsink.sources.directory import DirectorySource
-
     options = {**options, "journal": tmp_path / "j.sqlite"}
     await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
     (tree / "new").write_bytes(b"new")

@@ -19,7 +19,18 @@ import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.journal.sqlite import SqliteJournal
-from asyncsink.model import UploadCompleting, UploadCreating, UploadOpened, UploadPartStored, UploadStep
+from asyncsink.model import (
+    Event,
+    Started,
+    UploadCompleting,
+    UploadCreating,
+    UploadOpened,
+    UploadPartStored,
+    UploadStep,
+)
+from asyncsink.options import parse_options
+from asyncsink.sink import run_source
+from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.reader import OpenSource
 from asyncsink.testing.holding_proxy import Held, HoldingProxy
 
@@ -134,6 +145,25 @@ async def test_only_the_missing_parts_are_read_and_sent(
     assert receipt.checksum is not None
     assert upload not in bench.open_uploads
     assert (await bench.again(transport=lane)).objects_skipped == 1
+
+
+async def test_kept_parts_are_not_joined_with_others_where_only_the_ctime_tells(bench: Bench) -> None:
+    """The file is edited between the walk and its opening: same size, same mtime."""
+    await bench.killed_at("UploadPart 5", "request", *ONE)
+
+    def edit(event: Event) -> None:
+        if isinstance(event, Started):
+            before = bench.file.stat()
+            with bench.file.open("r+b") as file:
+                for offset in range(0, before.st_size, MIB):
+                    os.pwrite(file.fileno(), b"other", offset)
+            os.utime(bench.file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    options: dict[str, Any] = {"journal": bench.journal, "part_size_bytes": "5MiB"}
+    settings = parse_options(bench.destination, {**options, "endpoint_url": bench.proxy.endpoint_url})
+    report = await run_source(settings, DirectorySource(bench.folder, symlinks="follow"), observe=edit)
+    report.raise_for_failures()
+    assert (bench.content, bench.open_uploads) == (bench.file.read_bytes(), [])
 
 
 async def test_with_several_processes_too(bench: Bench) -> None:

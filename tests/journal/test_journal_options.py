@@ -44,6 +44,7 @@ def test_a_relative_journal_is_where_the_run_was_started(tmp_path: Path, monkeyp
     [
         (BUCKET, {"journal": True}, "journal=True names no file"),
         (BUCKET, {"journal": " "}, "journal is empty"),
+        (BUCKET, {"journal": "a\0b"}, "journal holds a NUL"),
         (BUCKET, {"journal": 7}, "journal is of type int; expected a path"),
         (
             BUCKET,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import overload
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from asyncsink.config import ObjectOptions, Secret
@@ -83,7 +84,19 @@ async def test_what_was_published_is_known_of_the_same_file_only(open_it: Open) 
     await journal.aclose()
     of = published_of(1)
     assert found[1] == Known(True, of.etag, of.version_id, of.checksum, None)
-    assert [each is not None for each in found] == [True, True, *[False] * 7]
+    assert [each is not None and each.published for each in found] == [True, True, *[False] * 7]
+    assert [each is not None and each.stale for each in found] == [*[False] * 4, *[True] * 5]
+
+
+async def test_what_is_forgotten_is_forgotten_for_good(open_it: Open) -> None:
+    journal = await opened(open_it)
+    await journal.publish([published_of(1), published_of(2)])
+    await anyio.to_thread.run_sync(journal.forget, ["study/1.nii", "study/none"])
+    await journal.aclose()
+    journal = await opened(open_it)
+    found = journal.known([transfer_of(1), transfer_of(2)])
+    await journal.aclose()
+    assert [each is not None and each.published for each in found] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +118,7 @@ async def test_what_was_published_with_other_options_is_not_known(open_it: Open,
     await journal.publish([published_of(1)])
     await journal.aclose()
     journal = await opened(open_it, **other)
-    assert journal.known([transfer_of(1)]) == [None]
+    assert journal.known([transfer_of(1)]) == [Known(stale=True)]
     await journal.publish([published_of(1)])
     await journal.aclose()
     journal = await opened(open_it, **other)
@@ -120,7 +133,7 @@ async def test_another_customer_key_is_noticed_and_none_is_kept(open_it: Open, p
     await journal.aclose()
     assert one not in path.read_bytes()
     journal = await opened(open_it, objects=ObjectOptions(sse_customer_key=Secret(two)))
-    assert journal.known([transfer_of(1)]) == [None]
+    assert journal.known([transfer_of(1)]) == [Known(stale=True)]
     await journal.aclose()
 
 

@@ -133,10 +133,11 @@ def test_the_tables_hold_what_happened(history: list[UploadStep | Published]) ->
         for key, known in zip(KEYS, rows.known([Transfer(source, key, "") for key in KEYS]), strict=True):
             upload = expected.uploads.get(key)
             same = expected.published.get(key) == source
-            assert (known is not None) == (same or upload is not None)
+            assert (known is not None) == (key in expected.published or upload is not None)
             if known is None:
                 continue
             assert known.published == same
+            assert known.stale == (key in expected.published and not same)
             assert (known.upload is None) == (upload is None)
             if known.upload is not None and upload is not None:
                 assert known.upload.upload_id == upload.upload_id

@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,16 @@ def path(tmp_path: Path) -> Path:
     # An old time, so that a rewrite in the same tick of the clock moves it for certain.
     os.utime(result, ns=(10**18, 10**18))
     return result
+
+
+@pytest.mark.parametrize("other", [{"ctime_ns": 1}, {"inode": 1}])
+def test_a_file_whose_size_and_mtime_were_kept_is_another_one(path: Path, other: dict[str, int]) -> None:
+    status = path.stat()
+    as_found = replace(found(path), ctime_ns=status.st_ctime_ns, inode=status.st_ino)
+    assert read_at_rest(as_found) == CONTENT
+    assert read_at_rest(replace(as_found, **other)) is None
+    with pytest.raises(SourceChanged, match="modified or replaced"):
+        OpenSource(replace(as_found, **other))
 
 
 def test_reads_whole_into_a_new_buffer(path: Path) -> None:
