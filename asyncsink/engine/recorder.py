@@ -13,6 +13,7 @@ import anyio
 
 from asyncsink.engine.events import Events
 from asyncsink.engine.journalling import RunJournal
+from asyncsink.engine.turns import Turns
 from asyncsink.model import Finished, Outcome, Transfer
 from asyncsink.report.manifest import ManifestWriter
 from asyncsink.report.outcomes import OutcomeLog
@@ -42,15 +43,22 @@ class Recorder:
         log: the run's own memory of them.
         manifest, journal: None where there is none.
         events: told last.
+        turns: a key is free again once the journal has what became of it.
     """
 
     def __init__(
-        self, log: OutcomeLog, manifest: ManifestWriter | None, events: Events, journal: RunJournal | None = None
+        self,
+        log: OutcomeLog,
+        manifest: ManifestWriter | None,
+        events: Events,
+        journal: RunJournal | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._log = log
         self._manifest = manifest
         self._events = events
         self._journal = journal
+        self._turns = turns
         self._records: list[Record] = []
         self._finished = False
         self._broken = False
@@ -114,6 +122,8 @@ class Recorder:
     async def _write(self, batch: list[Record]) -> None:
         if self._journal is not None:
             await self._journal.record(batch)
+        if self._turns is not None:
+            self._turns.end(transfer.key for _, transfer, _ in batch if transfer is not None)
         outcomes = [outcome for group, _, _ in batch for outcome in group]
         lines = encode_all(outcomes)
         if self._manifest is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import asyncsink
+from asyncsink.engine.outcomes import REPEATED
 from asyncsink.errors import JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.testing.files import content_of
@@ -144,13 +145,15 @@ async def test_several_processes_share_one_journal(
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_the_same_large_file_twice_takes_turns(
+async def test_the_same_source_under_the_same_key_is_sent_once(
     tree: Path, tmp_path: Path, bucket: str, s3: Any, options: dict[str, Any], processes: int
 ) -> None:
     large = str(tree / "sub/large.nii.gz")
     options = {**options, "journal": tmp_path / "j.sqlite", "processes": processes, "overwrite": "always"}
     report = await asyncsink.export({"@a": [large] * 4}, f"s3://{bucket}/p", **options)
-    assert (len(report.receipts), list(report.failures)) == (4, [])
+    assert (len(report.receipts), list(report.failures)) == (1, [])
+    assert [skip.reason for skip in report.skips] == [REPEATED] * 3
+    assert report.out_file == [f"s3://{bucket}/p/{Path(large).name}"] * 4
     assert not s3.list_multipart_uploads(Bucket=bucket).get("Uploads")
 
 
