@@ -99,7 +99,8 @@ async def run_source(
     events = Events(observe)
     threads = CapacityLimiter(settings.limits.reader_threads)
     discovery = discovery_of(settings, settings.target, source)
-    await anyio.to_thread.run_sync(check_not_nested, tops_of(source), local_places(settings), limiter=threads)
+    tops = tops_of(source)
+    await anyio.to_thread.run_sync(check_not_nested, tops, local_places(settings), limiter=threads)
     survey, processes = await _survey(discovery, settings, dry_run=dry_run, threads=threads)
     if source.replayable:
         progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
@@ -109,7 +110,7 @@ async def run_source(
     outlook = survey.outlook if survey.sample_key else open_end(settings.target)
     walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
     found = (walk if kept is None else kept) if source.replayable else None
-    opening = Opening(settings, progress, events, dry_run, threads=threads, started=started, found=found)
+    opening = Opening(settings, progress, events, dry_run, threads=threads, started=started, found=found, tops=tops)
     try:
         async with (
             opening.open(outlook_of_parent(outlook, processes)) as run,

@@ -66,6 +66,37 @@ def check_not_nested(sources: Iterable[str], places: Iterable[str]) -> None:
                 )
 
 
+def check_journal_outside(sources: Iterable[str], journal: str) -> None:
+    """Refuse to publish a run's own journal. Blocks.
+
+    Whoever closes any descriptor of a file gives away all locks that the process has on it (POSIX, fcntl): once the
+    journal was read as a source, a second run could open it.
+
+    Raises:
+        ConfigError: it is a source, or lies inside a source directory.
+    """
+    place = os.path.realpath(journal)
+    around = {_identity(place)}
+    while place != os.path.dirname(place):
+        place = os.path.dirname(place)
+        around.add(_identity(place))
+    for source in sources:
+        # One stat for each: there may be very many sources.
+        if (found := _identity(source)) is not None and found in around:
+            raise ConfigError(
+                f"The journal {journal} lies inside the source {source}, so that it would be published while it is "
+                "written; choose a file outside."
+            )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None  # whoever publishes it, or opens it, says what is wrong
+    return found.st_dev, found.st_ino
+
+
 def _targets(discovery: Discovery, roots: tuple[str, str]) -> Iterator[str]:
     for entry in discovery.source.entries or ():
         if not os.path.isdir(entry.path):

@@ -17,6 +17,7 @@ from asyncsink.destinations.base import Destination, Outlook, UploadLog
 from asyncsink.destinations.local import LocalDestination
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.engine.budget import ByteBudget
+from asyncsink.engine.clearing import check_journal_outside
 from asyncsink.engine.descriptors import within_descriptors
 from asyncsink.engine.events import Events
 from asyncsink.engine.hops import Hops
@@ -122,6 +123,7 @@ class Opening:
         threads: reader threads, shared with the survey.
         started: when the run began, by `clock`.
         found: everything that the survey found, once more; None where nothing was surveyed.
+        tops: the directories and files that the run starts from.
         log: who remembers uploads where the run has no journal of its own: the parent of its process.
     """
 
@@ -133,6 +135,7 @@ class Opening:
     threads: CapacityLimiter | None = None
     started: float = field(default_factory=time.monotonic)
     found: Iterable[Transfer | SourceProblem] | None = None
+    tops: Sequence[str] = ()
     log: UploadLog | None = None
 
     @asynccontextmanager
@@ -311,6 +314,7 @@ class Opening:
             algorithm=settings.policies.algorithm,
             shard=settings.shard,
             dry_run=self.dry_run,
+            check=partial(check_journal_outside, self.tops),
             notice=self.events.notice,
         )
         if journal is None:

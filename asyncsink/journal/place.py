@@ -12,7 +12,7 @@ from typing import Final
 import anyio.to_thread
 
 from asyncsink.config import JournalChoice, ObjectOptions, S3Target, Shard
-from asyncsink.errors import JournalError
+from asyncsink.errors import ConfigError, JournalError
 from asyncsink.journal.base import Journal
 from asyncsink.journal.opening import Identity, Opened, UnusableJournal, open_database
 from asyncsink.journal.rows import options_digest
@@ -32,6 +32,7 @@ async def open_journal(
     algorithm: ChecksumAlgorithm | None,
     shard: Shard = Shard(),  # noqa: B008 - frozen
     dry_run: bool = False,
+    check: Callable[[str], None] = lambda _: None,
     notice: Callable[[str], None],
 ) -> Journal | None:
     """Open the journal of a run, or return None where it has none.
@@ -42,9 +43,11 @@ async def open_journal(
         objects, algorithm: what every object is given; what was published otherwise counts as not known.
         shard: each shard has a default journal of its own.
         dry_run: read the journal that is there; make none, change none.
+        check: of the path, before anything is made or opened; blocks, and raises ConfigError where it may not be.
         notice: told, on the event loop, that the run goes on without a default journal, and why.
 
     Raises:
+        ConfigError: `check` refuses the place of a journal that is required.
         JournalError: the journal is no file, no journal, damaged, of another version or destination; one that is
             required is in use or cannot be written.
         DestinationFull: one that is required cannot be made: no space is left.
@@ -55,7 +58,7 @@ async def open_journal(
     path = choice.path or default_path(choice.state_directory, identity, shard)
     try:
         opened = await anyio.to_thread.run_sync(
-            partial(_open, path, identity, dry_run=dry_run, default=not choice.path)
+            partial(_open, path, identity, check, dry_run=dry_run, default=not choice.path)
         )
     except UnusableJournal as unusable:
         if choice.required:
@@ -86,7 +89,13 @@ def without_journal(error: Exception, *, dry_run: bool) -> str:
     )
 
 
-def _open(path: str, identity: Identity, *, dry_run: bool, default: bool) -> Opened | None:
+def _open(
+    path: str, identity: Identity, check: Callable[[str], None], *, dry_run: bool, default: bool
+) -> Opened | None:
+    try:
+        check(path)
+    except ConfigError as error:
+        raise UnusableJournal(error) from error
     if default and not os.path.isabs(path):
         # There is no home directory: the file would be made wherever the run was started.
         raise UnusableJournal(

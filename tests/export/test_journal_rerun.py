@@ -12,7 +12,7 @@ import pytest
 
 import asyncsink
 from asyncsink.engine.outcomes import REPEATED
-from asyncsink.errors import JournalError
+from asyncsink.errors import ConfigError, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.testing.files import content_of
 
@@ -197,3 +197,38 @@ async def test_a_plan_tells_what_the_journal_knows_and_changes_nothing(
         plan = await run_source(settings, DirectorySource(tree, symlinks="follow"), dry_run=True)
         assert [planned.key for planned in plan.planned] == ["p/new"]
         assert {skip.reason for skip in plan.skips} == {UNCHANGED_REASON}
+
+
+@pytest.mark.parametrize("inside", ["j.sqlite", "new/er/j.sqlite", "linked"])
+async def test_a_journal_inside_what_is_published_is_refused(
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], inside: str
+) -> None:
+    """Reading it as a source would give its lock away."""
+    journal = tree / inside
+    if inside == "linked":
+        (tmp_path / "link").symlink_to(tree)
+        journal = tmp_path / "link/j.sqlite"
+    with pytest.raises(ConfigError, match="lies inside the source"):
+        await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options, journal=journal)
+    with pytest.raises(ConfigError, match="lies inside the source"):
+        await asyncsink.export({"@a": [tree / "a.txt", tree]}, f"s3://{bucket}/p", **options, journal=journal)
+    assert stored() == {}
+    assert not journal.exists()
+
+
+async def test_an_existing_journal_is_no_source_of_its_own_run(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any]
+) -> None:
+    options = {**options, "journal": tmp_path / "j.sqlite"}
+    await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    with pytest.raises(ConfigError, match="lies inside the source"):
+        await asyncsink.export({"@a": tmp_path / "j.sqlite"}, f"s3://{bucket}/p", **options)
+
+
+async def test_a_home_directory_is_published_without_the_journal_that_it_would_hold(
+    tree: Path, bucket: str, stored: Stored, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tree))
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert report.objects_uploaded == len(stored()) == 5
+    assert any("goes on without a journal" in notice for notice in report.notices)
