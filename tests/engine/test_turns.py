@@ -7,7 +7,10 @@ import asyncio
 import anyio
 import pytest
 
+from asyncsink.engine.pipeline import Work
+from asyncsink.engine.queueing import queue_in_turn
 from asyncsink.engine.turns import Turns
+from asyncsink.model import SourceFile, Transfer
 
 pytestmark = pytest.mark.anyio
 
@@ -64,3 +67,18 @@ async def test_nobody_waits_for_a_run_that_is_over() -> None:
         await anyio.wait_all_tasks_blocked()
         turns.close()
     await turns.take("k")
+
+
+@pytest.mark.parametrize("taken", [False, True])
+async def test_whoever_is_cancelled_at_the_queue_keeps_the_turn_only_of_what_has_begun(taken: bool) -> None:
+    turns = Turns()
+    work = Work(Transfer(SourceFile("/s/f", 3, 4), "k", "k"))
+
+    async def submit(handed_over: Work) -> None:
+        handed_over.taken = taken
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await queue_in_turn(work, submit, turns=turns, journal=None, ledger=None)
+    assert work.dropped != taken
+    assert repr(turns) == f"<Turns of {int(taken)} keys>"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.journal.place import open_journal
 from asyncsink.model import SourceFile, UploadCompleting, UploadCreating, UploadOpened
 from asyncsink.options import parse_options
+from asyncsink.sink import run_source
+from asyncsink.sources.stream import StreamSource
 from asyncsink.testing.holding_proxy import Held, HoldingProxy
 
 pytestmark = pytest.mark.anyio
@@ -147,3 +151,25 @@ async def test_what_is_known_is_no_skip_while_another_source_is_on_its_way_to_th
         await sink.submit("@", last)
     assert (sink.report.objects_uploaded, sink.report.objects_skipped) == (2, 0)
     assert stored() == {"p/f.bin": last.read_bytes()}
+
+
+@pytest.mark.parametrize("journalled", [True, False])
+async def test_the_last_line_of_a_stream_wins(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], proxy: HoldingProxy, journalled: bool
+) -> None:
+    files = two_files(tmp_path, 100)
+    options = {**options, "endpoint_url": proxy.endpoint_url, "journal": tmp_path / "j.sqlite" if journalled else False}
+    held: list[str] = []
+
+    def lose_first(name: str) -> Held:
+        if name != "Put" or held:
+            return ""
+        held.append(name)
+        return "lost"
+
+    proxy.hold = lose_first
+    lines = "".join(json.dumps({"source": str(path), "key": "k"}) + "\n" for path in (*files, *files))
+    settings = parse_options(f"s3://{bucket}/p", {**options, "on_collision": "last"})
+    report = await run_source(settings, StreamSource(io.StringIO(lines)))
+    assert (report.objects_uploaded, report.objects_failed) == (4, 0)
+    assert stored() == {"p/k": files[1].read_bytes()}
