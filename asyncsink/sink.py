@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from types import TracebackType
@@ -30,15 +30,16 @@ from asyncsink.engine.events import Events, Subscription
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.loops import refuse_trio, run_to_end
 from asyncsink.engine.outcomes import is_skip, problem_outcome
-from asyncsink.engine.pipeline import Found, Submit, Work
+from asyncsink.engine.pipeline import Submit, Work
 from asyncsink.engine.processes import available_cores, open_runner, outlook_of_parent
-from asyncsink.engine.producer import feed_discovery, first_only
+from asyncsink.engine.producer import feed_discovery
 from asyncsink.engine.progress import Progress
+from asyncsink.engine.queueing import queue_in_turn
 from asyncsink.engine.recorder import Ticket
 from asyncsink.engine.run import Opening, Run, check_bucket_given, surface
 from asyncsink.engine.survey import Survey, take_survey
 from asyncsink.errors import ConfigError, ExportFailed
-from asyncsink.model import Event, Failure, Receipt, Skip, SourceProblem, Started, Transfer
+from asyncsink.model import Event, Failure, Receipt, Skip, Started, Transfer
 from asyncsink.option_names import ExportOptions
 from asyncsink.options import parse_options
 from asyncsink.report.report import Report
@@ -133,6 +134,7 @@ async def run_source(
                 workers=settings.limits.concurrency_max,
                 hops=run.hops,
                 limiter=threads,
+                turns=run.turns,
                 journal=run.journal,
             )
             await runner.run(feed)
@@ -266,6 +268,7 @@ class AsyncSink:
             self._closing.set()
             for ticket in self._tickets:
                 ticket.done.set()
+            run.turns.close()
 
     @property
     def report(self) -> Report:
@@ -286,7 +289,11 @@ class AsyncSink:
             ExportFailed: it was not published; the message says why, `report` is the Failure. It concerns this caller
                 only: the sink goes on, unless it cannot record any more, and then the message says that.
 
-        Cancelled, it stops waiting; the transfer itself goes on, and reads the file if that is still there.
+        It waits for its turn where its key is under way already: of two that come together, the first is recorded
+        before the second begins.
+
+        Cancelled, it stops waiting; the transfer itself goes on once it is queued, and reads the file if that is still
+        there.
         """
         run, ledger = self._opened()
         found: list[Transfer | Skip] = []
@@ -301,8 +308,7 @@ class AsyncSink:
         ticket = Ticket()
         self._tickets.add(ticket)
         try:
-            for known in await self._claimed(run, ledger, found):
-                await self._submit(Work(known, ticket))
+            await self._queue(run, ledger, Work(found[0], ticket))
             await ticket.done.wait()
         finally:
             self._tickets.discard(ticket)
@@ -317,7 +323,7 @@ class AsyncSink:
 
     async def submit(self, attribute: str, paths: Any) -> int:
         """Queue a path, or nested lists of paths, and return their number when they are queued; waits while the queue
-        is full.
+        is full, and while another file is on its way to the same key.
 
         Raises:
             ConfigError, SourceError: something cannot be routed or read; what came before it is queued.
@@ -325,9 +331,8 @@ class AsyncSink:
         run, ledger = self._opened()
         count = 0
         async for found in self._discover(run, attribute, paths):
-            for claimed in await self._claimed(run, ledger, [found]):
-                await self._submit(Work(claimed))
-                count += isinstance(found, Transfer)
+            await self._queue(run, ledger, Work(found))
+            count += isinstance(found, Transfer)
         return count
 
     def events(self) -> Subscription:
@@ -374,22 +379,6 @@ class AsyncSink:
                 else:
                     raise item.error
 
-    async def _claimed(self, run: Run, ledger: KeyLedger, transfers: Sequence[Found]) -> Sequence[Found]:
-        """The transfers, whose keys are theirs now, with what the journal knows of them.
-
-        Raises:
-            KeyCollision: another source has one of the keys, and `on_collision` says that this is an error.
-            JournalError: the journal cannot be read.
-        """
-        colliding = self._settings.policies.on_collision != "last"
-        if run.journal is None and not colliding:
-            return transfers
-
-        def claim() -> Sequence[Found]:
-            claimed = list(first_only(iter(transfers), ledger) if colliding else transfers)
-            for item in claimed:
-                if isinstance(item, SourceProblem):
-                    raise item.error
-            return claimed if run.journal is None else run.journal.attach(claimed)
-
-        return await anyio.to_thread.run_sync(claim)
+    async def _queue(self, run: Run, ledger: KeyLedger, work: Work) -> None:
+        shared = self._settings.policies.on_collision == "last"
+        await queue_in_turn(work, self._submit, turns=run.turns, journal=run.journal, ledger=None if shared else ledger)

@@ -196,7 +196,7 @@ class S3Destination:
         upload = await self._uploads.begin(transfer, plan, algorithm, self._attributes(transfer))
         word = partial(self._stored, transfer)
         if isinstance(upload, AlreadyComplete):
-            return S3CompleteObject(self._uploads, upload, word)
+            return S3CompleteObject(upload, word)
         if self._senders:
             return S3PartSender(self._uploads, upload, word, self._senders)
         return S3PartWriter(self._uploads, upload, word)

@@ -51,7 +51,6 @@ class S3PartWriter:
         """CompleteMultipartUpload, with its answer compared."""
         await self._uploads.step(UploadCompleting(self._upload.key))
         stored, confirmed = await self._upload.complete(checksum)
-        self._uploads.ended(self._upload.key)
         return self._word(stored, confirmed, checksum)
 
     async def abort(self) -> None:
@@ -92,9 +91,8 @@ class S3PartSender(S3PartWriter):
 class S3CompleteObject:
     """A ResumedWriter of an object that is there: an earlier run was killed before it heard so. Nothing is sent."""
 
-    def __init__(self, uploads: S3Uploads, found: AlreadyComplete, word: Word) -> None:
-        """`found` by `uploads`; `word` as above."""
-        self._uploads = uploads
+    def __init__(self, found: AlreadyComplete, word: Word) -> None:
+        """`found` by S3Uploads; `word` as above."""
         self._found = found
         self._word = word
 
@@ -113,9 +111,7 @@ class S3CompleteObject:
             IntegrityError: it is not.
         """
         stored, confirmed = self._found.upload.prove(self._found.head, checksum)
-        self._uploads.ended(self._found.upload.key)
         return self._word(stored, confirmed, checksum)
 
     async def abort(self) -> None:
         """Nothing is open; an object that is not what was sent stays until it is replaced."""
-        self._uploads.ended(self._found.upload.key)

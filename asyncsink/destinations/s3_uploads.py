@@ -27,7 +27,7 @@ from asyncsink.s3.multipart import MultipartUpload, create_upload
 from asyncsink.s3.operations import CompletedPart, ObjectAttributes, ObjectHead
 from asyncsink.s3.own_writes import OwnWrites
 from asyncsink.s3.part_plan import PartPlan
-from asyncsink.s3.resuming import Kept, can_go_on, empty_uploads_since, end_upload, find_own_object, parts_to_keep
+from asyncsink.s3.resuming import Kept, can_go_on, empty_uploads_between, end_upload, find_own_object, parts_to_keep
 from asyncsink.s3.transport import Transport
 
 
@@ -39,8 +39,16 @@ class AlreadyComplete:
     head: ObjectHead
 
 
+@dataclass(frozen=True, slots=True)
+class _Unheard:
+    """When requests to begin an upload, whose answers were lost, were on their way: by our clock, since the epoch."""
+
+    begun_seconds: float
+    ended_seconds: float
+
+
 class S3Uploads:
-    """Begins and ends uploads, one at a time for each key.
+    """Begins and ends uploads; the caller sees to it that there is one at a time for each key.
 
     Args:
         transport, retry, own: of the run.
@@ -61,8 +69,8 @@ class S3Uploads:
         self._own = own
         self._log = log
         self._notice = notice
-        self._turns: dict[str, anyio.Event] = {}
         self._left_open: dict[str, str] = {}
+        self._unheard: dict[str, _Unheard] = {}
 
     async def step(self, step: UploadStep) -> None:
         """Write one step down, where anybody remembers.
@@ -76,47 +84,32 @@ class S3Uploads:
     async def begin(
         self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None, attributes: ObjectAttributes
     ) -> MultipartUpload | AlreadyComplete:
-        """A new upload, or the one that an earlier run left, with those of its parts that count. `ended` is owed.
-
-        Waits while another upload of the same key is under way: the journal has one row for each key.
+        """A new upload, or the one that an earlier run left, with those of its parts that count.
 
         Raises:
             TransferError, JournalError: there is none.
         """
         key = transfer.key
-        while key in self._turns:
-            await self._turns[key].wait()
-        self._turns[key] = anyio.Event()
-        try:
-            if key in self._left_open:
-                await self._end(key, self._left_open[key])
-                del self._left_open[key]
-            if transfer.known is not None and transfer.known.upload is not None:
-                found = await self._resume(key, transfer.known.upload, plan, algorithm, attributes)
-                if found is not None:
-                    return found
-            return await self._create(transfer, plan, algorithm, attributes)
-        except BaseException:
-            self.ended(key)
-            raise
-
-    def ended(self, key: str) -> None:
-        """The upload that `begin` gave is complete or aborted: another one of the same key may begin."""
-        turn = self._turns.pop(key, None)
-        if turn is not None:
-            turn.set()
+        if key in self._left_open:
+            await self._end(key, self._left_open[key])
+            del self._left_open[key]
+        if key in self._unheard:
+            await self._end_unheard(key, self._unheard[key])
+            del self._unheard[key]
+        if transfer.known is not None and transfer.known.upload is not None:
+            found = await self._resume(key, transfer.known.upload, plan, algorithm, attributes)
+            if found is not None:
+                return found
+        return await self._create(transfer, plan, algorithm, attributes)
 
     async def abort(self, upload: MultipartUpload) -> None:
         """Abort; what may have stayed open becomes a notice, and stays in the journal. Shielded, bounded in time."""
-        try:
-            with anyio.CancelScope(shield=True):
-                if problem := await upload.abort():
-                    self._left_open[upload.key] = upload.upload_id
-                    self._notice(problem)
-                else:
-                    await self.step(UploadGone(upload.key))
-        finally:
-            self.ended(upload.key)
+        with anyio.CancelScope(shield=True):
+            if problem := await upload.abort():
+                self._left_open[upload.key] = upload.upload_id
+                self._notice(problem)
+            else:
+                await self.step(UploadGone(upload.key))
 
     async def discard(self, key: str, upload: OpenUpload, secret: Secret | None) -> None:
         """As `Resuming.discard`.
@@ -128,12 +121,10 @@ class S3Uploads:
             # On some servers an abort would take the parts away from the object.
             await self.step(UploadGone(key))
             return
-        upload_ids = [upload.upload_id]
-        if not upload.upload_id:
-            # The run was killed before it heard the id. Uploads with parts are somebody's: they are left alone.
-            upload_ids = await empty_uploads_since(self._transport, key, upload.begun_seconds)
-        for upload_id in upload_ids:
-            await self._end(key, upload_id)
+        if upload.upload_id:
+            await self._end(key, upload.upload_id)
+        elif not await self._end_unheard(key, self._killed_in(upload)):
+            return  # it stays in the journal, so that a run which may look ends it
         await self.step(UploadGone(key))
 
     async def _create(
@@ -153,23 +144,55 @@ class S3Uploads:
                 own=self._own,
             )
         except PermanentError:
-            # The server refused. After any other error there may be an upload that nobody heard of.
             await self.step(UploadGone(key))
+            raise
+        except BaseException:
+            # The server did not refuse: there may be an upload that nobody heard of. A journal has that already.
+            if self._log is None:
+                self._unheard[key] = _Unheard(begun_seconds, time.time())
             raise
         try:
             await self.step(UploadOpened(key, upload.upload_id))
             if upload.attempts > 1:
-                await self._end_others(key, upload.upload_id, begun_seconds)
+                # An attempt whose answer was lost may have begun an upload too.
+                await self._end_unheard(key, _Unheard(begun_seconds, time.time()), except_for=upload.upload_id)
         except BaseException:
             await self.abort(upload)
             raise
         return upload
 
-    async def _end_others(self, key: str, upload_id: str, begun_seconds: float) -> None:
-        """An attempt whose answer was lost may have begun an upload too, which nobody heard of."""
-        for other in await empty_uploads_since(self._transport, key, begun_seconds):
-            if other != upload_id:
-                await self._end(key, other)
+    def _killed_in(self, upload: OpenUpload) -> _Unheard:
+        """When a run that was killed before it heard the id may have begun `upload`."""
+        retry = self._retry
+        attempt = retry.connect_seconds + 2 * retry.stall_seconds
+        pause = max(retry.backoff_seconds_max, retry.retry_after_seconds_max)
+        longest = retry.attempts * (attempt + pause) + retry.throttled_seconds
+        return _Unheard(upload.begun_seconds, upload.begun_seconds + longest)
+
+    async def _end_unheard(self, key: str, unheard: _Unheard, except_for: str = "") -> bool:
+        """Abort what requests whose answers were lost may have begun. Uploads with parts are somebody's, and so are
+        those of another time: they are left alone. False where these credentials may not look.
+
+        Raises:
+            RetryableError: nobody can say now.
+        """
+        try:
+            found = await empty_uploads_between(
+                self._transport, key, unheard.begun_seconds, unheard.ended_seconds, now_seconds=time.time()
+            )
+        except PermanentError as denied:
+            self._notice(
+                "An upload whose begin was not answered may stay open, because these credentials may not look for it "
+                f"({denied}); a lifecycle rule for incomplete uploads, or `asyncsink abort-uploads`, removes it."
+            )
+            return False
+        for upload_id in found:
+            if upload_id != except_for and await self._end(key, upload_id):
+                self._notice(
+                    f"The multipart upload {upload_id} of {key!r} was aborted: it had no part, and was begun while a "
+                    "request of asyncsink to begin one went unanswered."
+                )
+        return True
 
     async def _resume(
         self,
@@ -211,7 +234,8 @@ class S3Uploads:
         await self.discard(key, known, secret)
         return None
 
-    async def _end(self, key: str, upload_id: str) -> None:
+    async def _end(self, key: str, upload_id: str) -> bool:
+        """False, and a notice, where these credentials may not."""
         try:
             problem = await end_upload(self._transport, key, upload_id, seconds=self._retry.abort_seconds)
         except TimeoutError as error:
@@ -221,6 +245,7 @@ class S3Uploads:
             ) from error
         if problem:
             self._notice(problem)
+        return not problem
 
 
 def _take_over(upload: MultipartUpload, kept: Kept) -> None:

@@ -13,6 +13,7 @@ from asyncsink.config import JournalChoice, LocalTarget, S3Target, Settings, Sha
 from asyncsink.destinations.base import Outlook
 from asyncsink.engine.clearing import check_journal_outside, check_not_nested
 from asyncsink.engine.discover import Discovery
+from asyncsink.engine.outcomes import REPEATED
 from asyncsink.engine.run import Run
 from asyncsink.engine.shards import holds
 from asyncsink.journal.place import without_journal
@@ -143,10 +144,18 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
     if entries is None:
         return []
     failed = {failure.entry for failure in run.log.failures if failure.stage != "local copy"}
+    keys_failed = {failure.key for failure in run.log.failures if failure.stage != "local copy"}
     not_copied = {failure.entry for failure in run.log.failures}
     listed: list[str] = []
     lists_both = run.settings.routing.compat == "nipype"
-    left_out = {skip.entry for skip in run.log.skips if not (skip.already_there or (lists_both and skip.key))}
+    left_out = set[int]()
+    for skip in run.log.skips:
+        if skip.reason == REPEATED:
+            # It is where its first occurrence is.
+            if skip.key in keys_failed:
+                failed.add(skip.entry)
+        elif not (skip.already_there or (lists_both and skip.key)):
+            left_out.add(skip.entry)
     if run.settings.shard.count > 1:
         # The other shards list what they have published.
         ours = {outcome.entry for outcomes in (run.log.receipts, run.log.skips) for outcome in outcomes}

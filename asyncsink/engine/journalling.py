@@ -4,13 +4,12 @@
     writers  ──step────► the uploads that are open                     (destinations.base.UploadLog)
     recorder ──record──► what is published                             (before manifest, log and callers)
 
-One key has one row in the journal. Where the same file comes twice in one run, its two uploads take turns.
+One key has one row in the journal: no two transfers of a key are under way at once (see turns.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -73,7 +72,6 @@ class RunJournal:
         self.copy: LocalDestination | None = None
         self.contradicts: Callable[[str, str], bool] | None = None
         self._uploads: dict[str, Literal["open", "completing"]] = {}
-        self._ended = anyio.Event()
 
     def __repr__(self) -> str:
         return f"<RunJournal {self._journal.path!r}, {len(self._uploads)} uploads under way>"
@@ -111,13 +109,8 @@ class RunJournal:
         return attached
 
     def _with(self, transfer: Transfer, known: Known) -> Transfer | Skip:
-        upload = known.upload
-        if upload is not None:
-            if transfer.key in self._uploads:
-                # The same key a second time: whoever came first continues, or aborts, what an earlier run began.
-                known = replace(known, upload=None)
-            else:
-                self._uploads[transfer.key] = "completing" if upload.completing else "open"
+        if known.upload is not None:
+            self._uploads[transfer.key] = "completing" if known.upload.completing else "open"
         if self._trusted and known.published and known.upload is None and self._is_copied(transfer):
             return Skip(
                 source=transfer.source.path,
@@ -169,14 +162,8 @@ class RunJournal:
         if published:
             await self._journal.publish(published)
         if self._uploads:
-            for outcomes, transfer, _ in ended:
-                if transfer is not None and self._uploads.get(transfer.key) == "completing":
-                    if isinstance(outcomes[0], Failure):
-                        self._uploads[transfer.key] = "open"  # until somebody says that it is gone
-                    else:
-                        del self._uploads[transfer.key]
-            self._ended.set()
-            self._ended = anyio.Event()
+            for entry in published:
+                self._uploads.pop(entry.key, None)
 
     def _published(self, outcome: Outcome, transfer: Transfer) -> Published | None:
         if isinstance(outcome, Receipt):
@@ -189,20 +176,18 @@ class RunJournal:
         else:
             return None
         if self._uploads.get(transfer.key) == "open":
-            # Another upload of the same key is under way (that of what is published is completing): this would end its
-            # row. It will have its own receipt.
+            # An upload that could not be ended (that of what is published is completing): this would end its row, and
+            # with it all that is known of it.
             return None
         return Published(transfer.source, transfer.key, outcome.etag, version, outcome.checksum)
 
     async def step(self, step: UploadStep) -> None:
-        """As `UploadLog.step`. UploadCreating waits while an object under the same key is complete and not recorded.
+        """As `UploadLog.step`.
 
         Raises:
             JournalError: it cannot be written; the run stops.
         """
         if isinstance(step, UploadCreating):
-            while self._uploads.get(step.key) == "completing":
-                await self._ended.wait()
             self._uploads[step.key] = "open"
         elif isinstance(step, UploadCompleting):
             self._uploads[step.key] = "completing"

@@ -14,16 +14,22 @@ CACHE_KIB = 2048
 
 
 class KeyLedger:
-    """The first and the last source of every key, on disk. Methods block, and are called from worker threads."""
+    """The first and the last source of every key, on disk. Methods block, and are called from worker threads.
+
+    Attributes:
+        repeated: whether any key was claimed more than once.
+    """
 
     def __init__(self) -> None:
         # An empty name is a private file that SQLite makes, and removes when the connection closes.
+        self.repeated = False
         self._lock = threading.Lock()
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._database.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         self._database.execute("PRAGMA journal_mode=OFF")
         self._database.execute(
-            "CREATE TABLE claim (key BLOB PRIMARY KEY, first BLOB, last BLOB, ordinal INTEGER) WITHOUT ROWID"
+            "CREATE TABLE claim (key BLOB PRIMARY KEY, first BLOB, last BLOB, ordinal INTEGER, again INTEGER DEFAULT 0)"
+            " WITHOUT ROWID"
         )
 
     def claim(self, claims: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, str]]:
@@ -44,10 +50,15 @@ class KeyLedger:
                 row = execute("SELECT first FROM claim WHERE key = ?", (encoded,)).fetchone()
                 if row is None:
                     execute(
-                        "INSERT INTO claim VALUES (?, ?, ?, ?)", (encoded, _encode(source), _encode(source), ordinal)
+                        "INSERT INTO claim (key, first, last, ordinal) VALUES (?, ?, ?, ?)",
+                        (encoded, _encode(source), _encode(source), ordinal),
                     )
                     continue
-                execute("UPDATE claim SET last = ?, ordinal = ? WHERE key = ?", (_encode(source), ordinal, encoded))
+                self.repeated = True
+                execute(
+                    "UPDATE claim SET last = ?, ordinal = ?, again = 1 WHERE key = ?",
+                    (_encode(source), ordinal, encoded),
+                )
                 if _decode(row[0]) != source:
                     met.append((key, _decode(row[0]), source))
         finally:
@@ -59,6 +70,14 @@ class KeyLedger:
         with self._lock:
             row = self._database.execute("SELECT last, ordinal FROM claim WHERE key = ?", (_encode(key),)).fetchone()
         return None if row is None else (_decode(row[0]), int(row[1]))
+
+    def given_before(self, key: str) -> bool:
+        """Whether this was asked before of `key`, which several sources claimed, or one of them several times."""
+        with self._lock:
+            asked = self._database.execute(
+                "UPDATE claim SET again = again + 1 WHERE key = ? AND again > 0 RETURNING again", (_encode(key),)
+            ).fetchone()
+        return asked is not None and asked[0] > 2
 
     def close(self) -> None:
         """Release the file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from asyncsink.config import Policies
 from asyncsink.destinations.base import Stored
@@ -22,6 +23,9 @@ from asyncsink.model import (
     SourceProblem,
     Transfer,
 )
+
+SUPERSEDED: Final = "a later source has the same key"
+REPEATED: Final = "the same source came before, under the same key"
 
 
 @dataclass(slots=True)

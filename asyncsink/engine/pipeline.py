@@ -26,10 +26,16 @@ Found = Transfer | SourceProblem | Skip
 
 @dataclass(slots=True)
 class Work:
-    """One entry of the queue: a transfer (or what could not become one), and who waits for it."""
+    """One entry of the queue: a transfer (or what could not become one), and who waits for it.
+
+    A caller who is cancelled cannot tell whether the queue had it already: `dropped` asks that nobody takes it, and
+    `taken` says that this comes too late.
+    """
 
     found: Found
     ticket: Ticket | None = None
+    taken: bool = False
+    dropped: bool = False
 
 
 @dataclass(slots=True)
@@ -129,7 +135,8 @@ class Pipeline:
             elif isinstance(work, Skipped):
                 for skip in work.skips:
                     self._skipped(skip)
-            else:
+            elif not work.dropped:
+                work.taken = True
                 await self._work_on(work.found, work.ticket)
             await self._recorder.room()
 

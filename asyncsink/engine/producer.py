@@ -1,7 +1,8 @@
 """The producer: walks and routes in a thread, batch by batch, and puts every transfer on the queue.
 
-A surveyed run (see survey.py) knows the last source of every key; a stream cannot be surveyed, so there the second
-source that asks for a key is a Failure when it comes.
+A surveyed run (see survey.py) knows the last source of every key, and submits each key once; a stream cannot be
+surveyed, so there the second source that asks for a key is a Failure when it comes, and one that may have it takes
+turns.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from asyncsink.engine.discover import BATCH, Discovery, taken
 from asyncsink.engine.hops import Hops
 from asyncsink.engine.journalling import RunJournal
 from asyncsink.engine.ledger import KeyLedger
+from asyncsink.engine.outcomes import REPEATED, SUPERSEDED
 from asyncsink.engine.pipeline import Batch, Entry, Found, Skipped, Submit, Work
+from asyncsink.engine.turns import Turns
 from asyncsink.model import Skip, SourceProblem, Transfer
 from asyncsink.routing.collisions import collision_error
 
@@ -38,6 +41,7 @@ async def feed_discovery(
     workers: int,
     hops: Hops,
     limiter: CapacityLimiter,
+    turns: Turns,
     journal: RunJournal | None = None,
 ) -> None:
     """Submit everything that `discovery` yields.
@@ -46,6 +50,7 @@ async def feed_discovery(
         kept: everything, where the survey still has it; the source is not walked again then.
         ledger: None where keys cannot meet.
         objects_total: how many there are, or None; `workers` share them.
+        turns: of the run; a stream takes them.
         journal: of the run, or None.
 
     Raises:
@@ -56,7 +61,9 @@ async def feed_discovery(
         found = _last_only(found, ledger) if surveyed else first_only(found, ledger)
     # A stream's next line may be hours away: what has come must not wait for it.
     size = BATCH if discovery.source.replayable else 1
-    take = partial(taken, found, size) if journal is None else partial(_taken_with, journal, found, size)
+    take = partial(taken, found, size)
+    if journal is not None and discovery.source.replayable:
+        take = partial(_taken_with, journal, found, size)
     # What is in memory is not worth a hop; asking the ledger or the journal, which are on disk, is.
     in_memory = kept is not None and ledger is None and journal is None
     while True:
@@ -67,6 +74,7 @@ async def feed_discovery(
         else:
             # It may wait for hours, and tells nothing about how fast files are read.
             batch = await anyio.to_thread.run_sync(take, limiter=limiter)
+            batch = [await _in_turn(item, turns, journal, limiter) for item in batch]
         if not batch:
             return
         for work in _group(batch, batch_size(objects_total, workers)):
@@ -78,6 +86,19 @@ async def feed_discovery(
 def _taken_with(journal: RunJournal, found: Iterator[Found], size: int) -> list[Found]:
     """As `taken`, with what the journal knows. Blocks."""
     return journal.attach(taken(found, size))
+
+
+async def _in_turn(found: Found, turns: Turns, journal: RunJournal | None, limiter: CapacityLimiter) -> Found:
+    """The same when its key is free, with what the journal knows then."""
+    if not isinstance(found, Transfer):
+        return found
+    await turns.take(found.key)
+    if journal is None:
+        return found
+    (known,) = await anyio.to_thread.run_sync(journal.attach, [found], limiter=limiter)
+    if not isinstance(known, Transfer):
+        turns.end((found.key,))
+    return known
 
 
 def batch_size(objects_left: int | None, workers: int) -> int:
@@ -115,15 +136,19 @@ def _group(found: list[Found], batch_max: int) -> Iterator[Entry]:
 
 
 def _last_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
-    """Leave out the sources whose key a later source takes (on_collision="last", rule 16)."""
+    """Leave out the sources whose key a later source takes (on_collision="last", rule 16), and repetitions."""
     ordinal = 0
     for item in found:
         if not isinstance(item, Transfer):
             yield item
             continue
         last = ledger.last(item.key)
-        later = last is not None and last[1] > ordinal and last[0] != item.source.path
-        yield _superseded(item) if later else item
+        if last is not None and last[1] > ordinal and last[0] != item.source.path:
+            yield _left_out(item, SUPERSEDED)
+        elif ledger.repeated and ledger.given_before(item.key):
+            yield _left_out(item, REPEATED)
+        else:
+            yield item
         ordinal += 1
 
 
@@ -140,13 +165,13 @@ def _claim_first(transfer: Transfer, ledger: KeyLedger) -> Transfer | SourceProb
     return transfer
 
 
-def _superseded(transfer: Transfer) -> Skip:
+def _left_out(transfer: Transfer, reason: str) -> Skip:
     return Skip(
         source=transfer.source.path,
         key=transfer.key,
         url="",
         size_bytes=transfer.source.size_bytes,
-        reason="a later source has the same key",
+        reason=reason,
         already_there=False,
         entry=transfer.source.entry,
     )

@@ -13,6 +13,7 @@ from typing import Protocol
 import anyio
 
 from asyncsink.engine.events import Events
+from asyncsink.engine.turns import Turns
 from asyncsink.errors import JournalError
 from asyncsink.model import Finished, Outcome, Transfer
 from asyncsink.report.manifest import ManifestWriter
@@ -58,6 +59,7 @@ class Recorder:
         manifest, journal: None where there is none.
         events: told last.
         commits: `journal` is a real one, on a disk.
+        turns: a key is free again once the journal has what became of it.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Recorder:
         manifest: ManifestWriter | None,
         events: Events,
         journal: Records | None = None,
+        turns: Turns | None = None,
         *,
         commits: bool = False,
     ) -> None:
@@ -74,6 +77,7 @@ class Recorder:
         self._events = events
         self._journal = journal
         self._commits = commits
+        self._turns = turns
         self._records: list[Record] = []
         self._finished = False
         self._broken = False
@@ -138,6 +142,8 @@ class Recorder:
     async def _write(self, batch: list[Record]) -> None:
         if self._journal is not None:
             await self._journal.record(batch)
+        if self._turns is not None:
+            self._turns.end(transfer.key for _, transfer, _ in batch if transfer is not None)
         outcomes = [outcome for group, _, _ in batch for outcome in group]
         lines = encode_all(outcomes)
         if self._manifest is not None:

@@ -27,6 +27,7 @@ from asyncsink.engine.publishing import Publisher
 from asyncsink.engine.recorder import Recorder, Records
 from asyncsink.engine.small_files import SmallFiles
 from asyncsink.engine.tuner import Tuner
+from asyncsink.engine.turns import Turns
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, PermanentError, RetryableError
 from asyncsink.journal.place import open_journal
 from asyncsink.model import SourceProblem, Transfer
@@ -48,6 +49,7 @@ class Run:
         log: every outcome.
         journal: what is remembered from run to run, or None.
         recorded: the journal where this run writes to it; None in a dry run.
+        turns: of its keys; who feeds it takes them, where a key can come twice.
         unknown_total: as in Outlook.
         requests_elsewhere, retries_elsewhere: of the run's other processes.
     """
@@ -65,6 +67,7 @@ class Run:
     started: float
     clock: Callable[[], float]
     manifest: ManifestWriter | None
+    turns: Turns
     journal: RunJournal | None = None
     recorded: RunJournal | None = None
     unknown_total: int | None = None
@@ -152,7 +155,10 @@ class Opening:
                 journal.copy = copy
             recorded = None if self.dry_run else journal
             manifest = None if self.dry_run else self._manifest(target, s3)
-            recorder = Recorder(log, manifest, self.events, recorded or self.recording, commits=recorded is not None)
+            turns = Turns()
+            recorder = Recorder(
+                log, manifest, self.events, recorded or self.recording, turns, commits=recorded is not None
+            )
             hops = Hops(settings.limits.reader_threads)
             exits.callback(hops.close)
             budget = ByteBudget(settings.limits.memory_bytes)
@@ -205,6 +211,7 @@ class Opening:
                 started=self.started,
                 clock=self.clock,
                 manifest=manifest,
+                turns=turns,
                 journal=journal,
                 recorded=recorded,
                 unknown_total=opened.unknown_total,

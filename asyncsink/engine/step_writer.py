@@ -32,7 +32,6 @@ class StepWriter:
         self._give_up = give_up
         self._written = 0
         self._gone = False
-        self._creating = anyio.CancelScope()
         self._scope = anyio.CancelScope(shield=True)
         self._send: MemoryObjectSendStream[UploadStep]
         self._receive: MemoryObjectReceiveStream[UploadStep]
@@ -50,26 +49,19 @@ class StepWriter:
     def gone(self) -> None:
         """The process has ended: `run` ends when all it told is written."""
         self._gone = True
-        self._creating.cancel()
         self._send.close()
 
     async def run(self) -> None:
         """Write until `gone`. Shielded from cancellation: what a process told before it was stopped is written too."""
         with self._scope, self._receive:
             async for step in self._receive:
+                if self._gone and isinstance(step, UploadCreating):
+                    continue  # it waits for the answer: nothing was created
                 try:
-                    await self._write(step)
+                    await self._journal.step(step)
                 except Exception as error:  # noqa: BLE001 - raised where the run waits
                     self._give_up(error)
                     continue
                 self._written += 1
                 if isinstance(step, AWAITED) and not self._gone:
                     await self._note(self._written)
-
-    async def _write(self, step: UploadStep) -> None:
-        if not isinstance(step, UploadCreating):
-            await self._journal.step(step)
-        elif not self._gone:
-            # It may wait for another upload of the same key, and nobody creates anything once the process is gone.
-            with anyio.CancelScope() as self._creating:
-                await self._journal.step(step)

@@ -8,7 +8,6 @@ and copying objects using multipart upload".
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -27,8 +26,8 @@ from asyncsink.s3.own_writes import whose
 from asyncsink.s3.part_plan import PartPlan
 from asyncsink.s3.transport import Transport
 
-CLOCK_DIFFERENCE = timedelta(minutes=5)
-"""So much earlier than asked for, by our clock, an upload may have been initiated by the server's."""
+CLOCK_SLACK_SECONDS = 60.0
+"""So far the clocks may have moved against each other between a request and the look for what became of it."""
 
 Kept = dict[int, tuple[StoredPart, ConfirmedBy]]
 
@@ -136,18 +135,25 @@ async def end_upload(transport: Transport, key: str, upload_id: str, *, seconds:
     return ""
 
 
-async def empty_uploads_since(transport: Transport, key: str, begun_seconds: float) -> list[str]:
-    """The ids of the open uploads of exactly this key that have no part, and were not there before `begun_seconds`
-    (since the epoch, by our clock).
+async def empty_uploads_between(
+    transport: Transport, key: str, first_seconds: float, last_seconds: float, *, now_seconds: float
+) -> list[str]:
+    """The ids of the open uploads of exactly this key that have no part, and were initiated between two moments.
+
+    Moments are since the epoch, by our clock, which says `now_seconds`; the server's answer says what its own does.
 
     Raises:
         TransferError: the server cannot be asked.
     """
-    earliest = datetime.fromtimestamp(begun_seconds, UTC) - CLOCK_DIFFERENCE
     found: list[str] = []
     async for page in open_uploads(transport, key):
-        since = [upload for upload in page.uploads if upload.key == key and upload.initiated >= earliest]
-        found += [upload.upload_id for upload in since if await _has_no_part(transport, key, upload.upload_id)]
+        ahead_seconds = 0.0 if page.answered is None else page.answered.timestamp() - now_seconds
+        first = first_seconds + ahead_seconds - CLOCK_SLACK_SECONDS
+        last = last_seconds + ahead_seconds + CLOCK_SLACK_SECONDS
+        for upload in page.uploads:
+            within = upload.key == key and first <= upload.initiated.timestamp() <= last
+            if within and await _has_no_part(transport, key, upload.upload_id):
+                found.append(upload.upload_id)
     return found
 
 

@@ -1,4 +1,4 @@
-"""One key has one row in the journal: whoever comes second waits, or is given nothing that is not his."""
+"""One key has one row in the journal: what a run makes of it, and when it is written."""
 
 from __future__ import annotations
 
@@ -93,15 +93,6 @@ def run_journal(kept: Kept, overwrite: Any = "journal") -> RunJournal:
     return RunJournal(kept, overwrite=overwrite, bucket="b")
 
 
-async def test_what_an_earlier_run_left_is_given_to_one_transfer_only() -> None:
-    journal = run_journal(Kept({"k": Known(upload=upload())}))
-    first, second = journal.attach([TRANSFER, TRANSFER])
-    assert isinstance(first, Transfer)
-    assert isinstance(second, Transfer)
-    assert first.known == Known(upload=upload())
-    assert second.known == Known()
-
-
 @pytest.mark.parametrize(
     ("known", "overwrite", "forgotten"),
     [
@@ -127,21 +118,6 @@ async def test_what_failed_may_have_been_written(stage: Any, forgotten: list[str
     kept = Kept()
     await run_journal(kept).record(ended(replace(FAILURE, stage=stage)))
     assert kept.forgotten == forgotten
-
-
-@pytest.mark.parametrize("outcome", [receipt(), FAILURE])
-async def test_a_second_upload_of_a_key_waits_until_the_first_is_recorded(outcome: Outcome) -> None:
-    kept = Kept()
-    journal = run_journal(kept)
-    for step in (CREATING, UploadOpened("k", "u"), UploadCompleting("k")):
-        await journal.step(step)
-    async with anyio.create_task_group() as group:
-        group.start_soon(journal.step, CREATING)
-        await anyio.wait_all_tasks_blocked()
-        assert kept.steps[-1] == UploadCompleting("k")
-        await journal.record(ended(outcome))
-    assert kept.steps[-1] == CREATING
-    assert bool(kept.published) == isinstance(outcome, Receipt)
 
 
 async def test_a_whole_object_does_not_end_the_row_of_an_upload_under_way() -> None:
@@ -239,7 +215,7 @@ async def test_a_process_waits_for_the_steps_that_must_be_written_first() -> Non
 async def test_a_process_that_is_gone_creates_nothing_any_more() -> None:
     kept = Kept()
     journal = run_journal(kept)
-    for step in (CREATING, UploadOpened("k", "u"), UploadCompleting("k")):
+    for step in (CREATING, UploadOpened("k", "u")):
         await journal.step(step)
     noted = list[int]()
 
@@ -247,12 +223,10 @@ async def test_a_process_that_is_gone_creates_nothing_any_more() -> None:
         noted.append(steps)
 
     writer = StepWriter(journal, note, lambda _: None)
-    async with anyio.create_task_group() as group:
-        group.start_soon(writer.run)
-        await writer.add([CREATING, UploadGone("k")])
-        await anyio.wait_all_tasks_blocked()
-        writer.gone()
-    assert kept.steps[-2:] == [UploadCompleting("k"), UploadGone("k")]
+    await writer.add([UploadGone("k"), CREATING])
+    writer.gone()
+    await writer.run()
+    assert kept.steps[-1] == UploadGone("k")
     assert noted == []
 
 

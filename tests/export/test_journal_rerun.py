@@ -16,6 +16,7 @@ import pytest
 
 import asyncsink
 from asyncsink.engine.journalling import RunJournal
+from asyncsink.engine.outcomes import REPEATED
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.journal.rows import Rows
@@ -235,13 +236,15 @@ async def test_what_was_read_is_remembered_and_not_what_was_found(
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_the_same_large_file_twice_takes_turns(
+async def test_the_same_source_under_the_same_key_is_sent_once(
     tree: Path, tmp_path: Path, bucket: str, s3: Any, options: dict[str, Any], processes: int
 ) -> None:
     large = str(tree / "sub/large.nii.gz")
     options = {**options, "journal": tmp_path / "j.sqlite", "processes": processes, "overwrite": "always"}
     report = await asyncsink.export({"@a": [large] * 4}, f"s3://{bucket}/p", **options)
-    assert (len(report.receipts), list(report.failures)) == (4, [])
+    assert (len(report.receipts), list(report.failures)) == (1, [])
+    assert [skip.reason for skip in report.skips] == [REPEATED] * 3
+    assert report.out_file == [f"s3://{bucket}/p/{Path(large).name}"] * 4
     assert not s3.list_multipart_uploads(Bucket=bucket).get("Uploads")
 
 
@@ -340,3 +343,38 @@ async def test_a_plan_tells_what_the_journal_knows_and_changes_nothing(
         plan = await run_source(settings, DirectorySource(tree, symlinks="follow"), dry_run=True)
         assert [planned.key for planned in plan.planned] == ["p/new"]
         assert {skip.reason for skip in plan.skips} == {UNCHANGED_REASON}
+
+
+@pytest.mark.parametrize("inside", ["j.sqlite", "new/er/j.sqlite", "linked"])
+async def test_a_journal_inside_what_is_published_is_refused(
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], inside: str
+) -> None:
+    """Reading it as a source would give its lock away."""
+    journal = tree / inside
+    if inside == "linked":
+        (tmp_path / "link").symlink_to(tree)
+        journal = tmp_path / "link/j.sqlite"
+    with pytest.raises(ConfigError, match="lies inside the source"):
+        await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options, journal=journal)
+    with pytest.raises(ConfigError, match="lies inside the source"):
+        await asyncsink.export({"@a": [tree / "a.txt", tree]}, f"s3://{bucket}/p", **options, journal=journal)
+    assert stored() == {}
+    assert not journal.exists()
+
+
+async def test_an_existing_journal_is_no_source_of_its_own_run(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any]
+) -> None:
+    options = {**options, "journal": tmp_path / "j.sqlite"}
+    await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    with pytest.raises(ConfigError, match="lies inside the source"):
+        await asyncsink.export({"@a": tmp_path / "j.sqlite"}, f"s3://{bucket}/p", **options)
+
+
+async def test_a_home_directory_is_published_without_the_journal_that_it_would_hold(
+    tree: Path, bucket: str, stored: Stored, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tree))
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
+    assert report.objects_uploaded == len(stored()) == 5
+    assert any("goes on without a journal" in notice for notice in report.notices)
