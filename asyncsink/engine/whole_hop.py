@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from asyncsink.destinations.base import Stored
 from asyncsink.destinations.one_hop import BlockingDestination, ObjectSender
@@ -106,9 +107,11 @@ class _Attempts:
     def open(self) -> Iterator[OpenSource]:
         """The file, for one attempt; leaving the block proves that it stayed the same meanwhile."""
         # The server and the copy may have the file by now: another one that took its place is not sent under its name.
-        opening = OpenSource if self._opened else open_as_found
+        # Its ctime is not asked for again: a copy that is a hard link has moved it.
+        found = self._transfer.source
+        opened = OpenSource(replace(found, ctime_ns=0)) if self._opened else open_as_found(found)
         self._opened = True
-        with opening(self._transfer.source) as source:
+        with opened as source:
             yield source
             source.check_unchanged()
 

@@ -435,7 +435,7 @@ MISPLACED = {
 def test_where_nipype_misplaces(place: Place, rule: str) -> None:
     case, keys = MISPLACED[rule]
     if "24" in rule:
-        case = replace(case, inputs={"bucket": boto3.resource("s3").Bucket(place.bucket)})
+        case = replace(case, inputs={"bucket": boto3.session.Session().resource("s3").Bucket(place.bucket)})
     theirs, ours = both(place, case)
     expected = {place.filled(key) for key in keys}
     contents = {key: content for key, (content, _) in ours.objects.items()} or ours.tree
