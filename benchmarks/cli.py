@@ -144,7 +144,11 @@ def list_command() -> None:
 @app.command()
 def table(results: _Results) -> None:
     """Print results as Markdown."""
-    typer.echo(render(_load(path) for path in results), nl=False)
+    loaded = [_load(path) for path in results]
+    if runs := [result for result in loaded if not _is_profile(result)]:
+        typer.echo(render(runs), nl=False)
+    for result in filter(_is_profile, loaded):
+        typer.echo(render_profile(result))
 
 
 @app.command()
@@ -167,7 +171,8 @@ def plot(
     results: _Results, output: Annotated[Path, typer.Option(help="The picture.")] = Path("benchmarks.png")
 ) -> None:
     """Draw results as a PNG (needs matplotlib, from the bench extra)."""
-    draw([_load(path) for path in results], output)
+    # A profile is a table, and no comparison.
+    draw([result for path in results if not _is_profile(result := _load(path))], output)
 
 
 def _load(path: Path) -> dict[str, Any]:

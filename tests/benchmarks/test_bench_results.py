@@ -363,3 +363,5 @@ def test_the_profile_measures_every_step_of_an_export(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["readme", str(saved), "--file", str(readme)]).exit_code == 0
     assert "| survey |" in readme.read_text()
     assert "old" not in readme.read_text()
+    printed = CliRunner().invoke(app, ["table", str(saved)])
+    assert (printed.exit_code, "| survey |" in printed.output) == (0, True)
