@@ -439,7 +439,7 @@ def test_where_nipype_misplaces(place: Place, rule: str) -> None:
     theirs, ours = both(place, case)
     expected = {place.filled(key) for key in keys}
     contents = {key: content for key, (content, _) in ours.objects.items()} or ours.tree
-    assert set(contents) == expected
+    assert set(contents) == expected, ours.error
     assert set(theirs.objects or theirs.tree) != expected
     assert sorted(contents.values()) == sorted(case.files.values())
 

@@ -138,7 +138,7 @@ def test_a_crash_file(tmp_path: Path, server: DevServer, bucket: str, plugin: st
 
 def test_a_bucket_object_in_a_workflow_is_refused_in_words(tmp_path: Path, server: DevServer, bucket: str) -> None:
     """Nipype's own ends in a RecursionError there; the bucket's name does the same, and can be copied."""
-    client_bucket = boto3.resource("s3").Bucket(bucket)
+    client_bucket = boto3.session.Session().resource("s3").Bucket(bucket)
     for given in (client_bucket, bucket):
         workflow, _, images = workflow_of(tmp_path)
         workflow.connect(images, "bold", Node(DataSink(base_directory="s3://other/p", bucket=given), name="sink"), "m")
