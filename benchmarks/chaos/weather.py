@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from asyncsink.config import MIB, Secret
+from asyncsink.config import Secret
 from asyncsink.devserver.seaweedfs import REGION
 from asyncsink.testing import s3_toxics as s
 from asyncsink.testing import toxics as t
 from asyncsink.testing.admitting_proxy import AdmittingProxy, Asked, Identity, refusal
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
+from asyncsink.testing.storms import FAULTS, HARMLESS, OF_COMPLETE
 from benchmarks.servers import RunningServer
 
 REQUESTS_PER_CREDENTIALS: Final = 500
@@ -22,31 +23,6 @@ PHASES: Final = (("fair", 0.3), ("faults", 0.3), ("SlowDown", 0.1), ("faults", 0
 CYCLE_SECONDS: Final = 20.0
 T = TypeVar("T")
 _EXPIRED: Final = refusal(400, "ExpiredToken")
-_ANY_REQUEST: Final = (
-    s.SLOW_DOWN,
-    s.INTERNAL_ERROR,
-    s.TOO_MANY_REQUESTS,
-    s.REQUEST_TIMEOUT,
-    s.EXPIRED_TOKEN,
-    s.REQUEST_TIME_TOO_SKEWED,
-    t.ResetPeer(),
-    t.ResetPeer(300_000),
-    t.ResetPeer(10, stream="downstream"),
-    t.LimitData(10),
-    t.HalfClose(1000),
-    s.LostAnswer(),
-    t.Timeout(0.05),
-    t.Stall("continue"),
-    t.Stall("body"),
-    t.Stall("before_answer"),
-    t.Stall("answer"),
-    t.Latency(0.05, 0.05),
-    t.Bandwidth(4 * MIB),
-    t.Slicer(5, 4),
-    t.SlowClose(0.01),
-    s.DropHeaders("x-amz-checksum-"),
-)
-_OF_COMPLETE: Final = (s.ErrorIn200(), s.ErrorIn200(committed=True), s.Whitespace(3, 0.01))
 
 
 def phase_at(seconds: float) -> str:
@@ -66,9 +42,9 @@ def rules_for(phase: str) -> tuple[Rule, ...]:
     if phase == "fair":
         return ()
     return (
-        Rule(*_OF_COMPLETE, operation="CompleteMultipartUpload", probability=0.3),
+        Rule(*OF_COMPLETE, operation="CompleteMultipartUpload", probability=0.3),
         Rule(s.CorruptBody(), operation=("PutObject", "UploadPart"), probability=0.005),
-        Rule(*_ANY_REQUEST, probability=0.1),
+        Rule(*FAULTS, *HARMLESS, probability=0.1),
     )
 
 

@@ -16,36 +16,13 @@ from asyncsink.config import MIB, RetryPolicy
 from asyncsink.testing import s3_toxics as s
 from asyncsink.testing import toxics as t
 from asyncsink.testing.fault_proxy import Rule
+from asyncsink.testing.storms import FAULTS, HARMLESS, OF_COMPLETE
 
 ANY_REQUEST: tuple[t.Toxic, ...] = (
-    s.SLOW_DOWN,
+    *FAULTS,
     s.Status(503, "SlowDown", retry_after="1", early=True),
-    s.INTERNAL_ERROR,
-    s.TOO_MANY_REQUESTS,
-    s.REQUEST_TIMEOUT,
-    s.EXPIRED_TOKEN,
-    s.REQUEST_TIME_TOO_SKEWED,
-    t.ResetPeer(),
-    t.ResetPeer(300_000),
-    t.ResetPeer(10, stream="downstream"),
-    t.LimitData(10),
     t.LimitData(1000, stream="upstream"),
-    t.HalfClose(1000),
-    s.LostAnswer(),
-    t.Timeout(0.05),
-    t.Stall("continue"),
-    t.Stall("body"),
-    t.Stall("before_answer"),
-    t.Stall("answer"),
 )
-HARMLESS: tuple[t.Toxic, ...] = (
-    t.Latency(0.05, 0.05),
-    t.Bandwidth(4 * MIB),
-    t.Slicer(5, 4),
-    t.SlowClose(0.01),
-    s.DropHeaders("x-amz-checksum-"),
-)
-OF_COMPLETE: tuple[t.Toxic, ...] = (s.ErrorIn200(), s.ErrorIn200(committed=True), s.Whitespace(3, 0.01))
 DAMAGE = s.CorruptBody()
 
 
