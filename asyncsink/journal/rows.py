@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 from typing import Any, Final, cast
 
 from asyncsink.config import ObjectOptions
@@ -39,6 +40,7 @@ SCHEMA: Final = (
     "CREATE TABLE part (key BLOB, part_number INTEGER, etag TEXT, checksum TEXT, PRIMARY KEY (key, part_number)) "
     "WITHOUT ROWID",
 )
+ROWS_PER_INSERT: Final = 128
 KEYS_PER_QUERY: Final = 500
 """SQLite takes 999 variables in one statement where it is old (sqlite.org/limits.html, 9)."""
 OPTIONS_DIGEST_BYTES: Final = 16
@@ -118,9 +120,13 @@ class Rows:
                 self._execute("PRAGMA synchronous=NORMAL")
 
     def _publish(self, published: Sequence[Published]) -> None:
-        self._database.executemany(
-            "INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?, ?, ?)", self._published_rows(published)
-        )
+        for start in range(0, len(published), ROWS_PER_INSERT):
+            # One statement, not one for each row: around each, sqlite3 gives the interpreter's lock away, and waits
+            # for it again beside the loop that sends.
+            some = published[start : start + ROWS_PER_INSERT]
+            marks = ",".join(["(?,?,?,?,?,?,?)"] * len(some))
+            values = list(chain.from_iterable(self._published_rows(some)))
+            self._execute(f"INSERT OR REPLACE INTO published VALUES {marks}", values)  # noqa: S608 - marks alone
         uploads = {key for (key,) in self._execute("SELECT key FROM upload")}
         if uploads:
             for key in uploads.intersection([encoded(each.key) for each in published]):
