@@ -29,7 +29,7 @@ from asyncsink.engine.survey import take_survey
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Transfer
 from asyncsink.options import parse_options
-from asyncsink.report.records import encode_all
+from asyncsink.report.encoded import encoded
 from asyncsink.s3.operations import ObjectAttributes, PutObject
 from asyncsink.s3.stack import open_stack
 from asyncsink.s3.wire.answers import Answer, response_of
@@ -189,7 +189,7 @@ class _Parts:
     def _outcome(self) -> None:
         for transfer in self._transfers:
             stored = Stored(location=f"s3://{BUCKET}/{transfer.key}", etag="0" * 32, confirmed_by="server-checksum")
-            encode_all([receipt(transfer, stored, self._checksum, 0.01)])
+            encoded([receipt(transfer, stored, self._checksum, 0.01)])
 
     def _wire(self) -> None:
         async def send() -> None:

@@ -21,15 +21,18 @@ import anyio
 import anyio.to_thread
 
 from asyncsink.engine.events import Events
+from asyncsink.engine.journalling import is_compared, is_unknown, published_of
 from asyncsink.engine.loops import run_to_end
 from asyncsink.engine.messages import Begin, Finish, Leave, News, Noted, pack, receive
 from asyncsink.engine.parent_log import ParentLog
-from asyncsink.engine.pipeline import Submit
+from asyncsink.engine.pipeline import Batch, Submit, Work
 from asyncsink.engine.progress import Progress
-from asyncsink.engine.recorder import Record
+from asyncsink.engine.recorder import Passed, Record
 from asyncsink.engine.run import Opening, Run, surface
 from asyncsink.errors import AsyncSinkError
-from asyncsink.model import Event, LimitChanged, Notice, Outcome, SourceFile
+from asyncsink.journal.rows import published_row
+from asyncsink.model import Event, LimitChanged, Notice, Transfer
+from asyncsink.report.encoded import Encoded
 
 BEAT_SECONDS = 0.02
 """So often the parent hears of what is new."""
@@ -79,8 +82,11 @@ class Child:
         self._news = news
         self._events = Events(self._observe)
         self._progress = Progress()
-        self._outcomes: list[Outcome] = []
-        self._read_as: dict[int, SourceFile] = {}
+        self._given = 0
+        self._numbers: dict[tuple[str, str], list[int]] = {}
+        self._ended: list[int] = []
+        self._passed: list[Passed] = []
+        self._compared = False
         self._notices: list[str] = []
         self._log = ParentLog()
         self._journalled = False
@@ -100,6 +106,7 @@ class Child:
         assert isinstance(begin, Begin)
         self._limit = (begin.settings.limits.concurrency_start, "")
         self._journalled = begin.journalled
+        self._compared = is_compared(begin.settings.policies.overwrite)
         log = self._log if begin.journalled else None
         opening = Opening(begin.settings, self._progress, self._events, log=log, recording=self)
         async with anyio.create_task_group() as group:
@@ -141,7 +148,9 @@ class Child:
                     return
                 else:
                     assert self._run is not None  # no work comes before the parent has heard that all is ready
-                    await self._run.pipeline.submit(message)
+                    for work in message:
+                        self._number(work)
+                        await self._run.pipeline.submit(work)
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):
             return  # the pipeline has failed, and says why
         except (asyncio.IncompleteReadError, OSError):
@@ -153,12 +162,30 @@ class Child:
     async def _feed(self, _submit: Submit) -> None:
         await self._finish.wait()
 
-    async def record(self, ended: Sequence[Record]) -> None:
-        """As `Records.record`: the parent is told with the next news."""
+    def _number(self, work: Work | Batch) -> None:
+        """Count the transfers as the parent does. The same file under the same key may come twice."""
+        for transfer in work.transfers if isinstance(work, Batch) else [work.found]:
+            assert isinstance(transfer, Transfer)  # everything else has ended when it is found, in the parent
+            self._numbers.setdefault((transfer.key, transfer.source.path), []).append(self._given)
+            self._given += 1
+
+    async def record(self, ended: Sequence[Record], written: Encoded, _passed: Sequence[Passed], /) -> None:
+        """As `Records.record`: the parent is told with the next news, and writes it down."""
+        passed = Passed(written)
         for outcomes, transfer, _ in ended:
-            if transfer is not None and transfer.refreshed:
-                self._read_as[len(self._outcomes)] = transfer.source
-            self._outcomes += outcomes
+            assert transfer is not None
+            named = transfer.key, transfer.source.path
+            numbers = self._numbers[named]
+            self._ended.append(numbers.pop())
+            if not numbers:
+                del self._numbers[named]
+            if not self._journalled:
+                continue
+            if (published := published_of(outcomes[0], transfer, compared=self._compared)) is not None:
+                passed.rows.append(published_row(published))
+            elif is_unknown(outcomes[0]):
+                passed.unknown.append(transfer.key)
+        self._passed.append(passed)
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, Notice):
@@ -183,16 +210,16 @@ class Child:
             reason=self._limit[1],
         )
         steps = self._log.taken()
-        if not (ready or error or self._outcomes or steps or self._notices or counts != self._told):
+        if not (ready or error or self._passed or steps or self._notices or counts != self._told):
             return
         self._told = counts
-        outcomes, self._outcomes = self._outcomes, []
-        read, self._read_as = self._read_as, {}
+        ended, self._ended = self._ended, []
+        passed, self._passed = self._passed, []
         notices, self._notices = self._notices, []
         news = News(
             ready=ready,
-            outcomes=outcomes,
-            read=read,
+            ended=ended,
+            passed=passed,
             steps=steps,
             notices=notices,
             objects_done=counts.objects_done,

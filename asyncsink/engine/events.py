@@ -29,8 +29,10 @@ class Events:
     cancelled) is left behind, and told so: it must not stop everybody else.
     """
 
-    def __init__(self, observe: Callable[[Event], None] | None = None) -> None:
+    def __init__(self, observe: Callable[[Event], None] | None = None, *, failures_only: bool = False) -> None:
+        """With `failures_only` the observer hears of no outcome but failures; subscribers hear of all."""
         self._observe = observe
+        self._failures_only = failures_only
         self._channels: list[_Channel] = []
         self._patience_seconds = PATIENCE_SECONDS
         self._closed = False
@@ -50,6 +52,11 @@ class Events:
     def heard(self) -> bool:
         """Whether anybody listens."""
         return self._observe is not None or bool(self._channels)
+
+    @property
+    def heard_whole(self) -> bool:
+        """Whether anybody listens who wants every outcome, and not failures only."""
+        return bool(self._channels) or (self._observe is not None and not self._failures_only)
 
     @property
     def subscribed(self) -> bool:

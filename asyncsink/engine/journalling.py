@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import anyio
 import anyio.to_thread
 
 from asyncsink.config import Overwrite
 from asyncsink.destinations.local import LocalDestination
+from asyncsink.engine.recorder import Passed, Record
 from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.journal.base import Journal
+from asyncsink.journal.rows import PublishedRow, decoded
 from asyncsink.model import (
     Failure,
     Known,
@@ -35,6 +37,7 @@ from asyncsink.model import (
     UploadGone,
     UploadStep,
 )
+from asyncsink.report.encoded import Encoded
 
 Found = Transfer | SourceProblem | Skip
 COUNT_BATCH = 1000
@@ -65,7 +68,7 @@ class RunJournal:
     ) -> None:
         self._journal = journal
         self._trusted = overwrite == "journal"
-        self._compared = overwrite in ("journal", "checksum")
+        self._compared = is_compared(overwrite)
         self._replaced = overwrite == "always"
         self._bucket = bucket
         self._dry_run = dry_run
@@ -142,44 +145,43 @@ class RunJournal:
             published += here
         return objects_total - published
 
-    async def record(self, ended: Sequence[tuple[Sequence[Outcome], Transfer | None, Any]]) -> None:
+    async def record(
+        self, ended: Sequence[Record], _written: Encoded | None = None, passed: Sequence[Passed] = (), /
+    ) -> None:
         """Write down what was published; on return it survives a kill -9 of this process.
 
         Raises:
             JournalError, DestinationFull: it is not written; the run stops.
         """
-        published, unknown = [], []
+        published: list[Published | PublishedRow] = []
+        unknown: list[str] = []
         for outcomes, transfer, _ in ended:
             if transfer is None:
                 continue
-            if (entry := self._published(outcomes[0], transfer)) is not None:
-                published.append(entry)
-            elif isinstance(outcomes[0], Failure) and outcomes[0].stage == "upload":
+            if (entry := published_of(outcomes[0], transfer, compared=self._compared)) is not None:
+                if self._ends(entry.key):
+                    published.append(entry)
+            elif is_unknown(outcomes[0]):
                 unknown.append(transfer.key)
+        for told in passed:
+            published += [row for row in told.rows if self._ends(decoded(row[0]))] if self._uploads else told.rows
+            unknown += told.unknown
         if unknown:
             # An answer may have been lost, or the server have stored other bytes.
             await anyio.to_thread.run_sync(self._journal.forget, unknown)
         if published:
             await self._journal.publish(published)
         if self._uploads:
-            for entry in published:
-                self._uploads.pop(entry.key, None)
+            for each in published:
+                self._uploads.pop(decoded(each[0]) if isinstance(each, tuple) else each.key, None)
 
-    def _published(self, outcome: Outcome, transfer: Transfer) -> Published | None:
-        if isinstance(outcome, Receipt):
-            version = outcome.version_id
-        elif isinstance(outcome, Skip) and self._compared and outcome.already_there:
-            # Found to be there with the same content: the next run need not look so closely.
-            if transfer.known is not None and transfer.known.published and transfer.known.upload is None:
-                return None
-            version = ""
-        else:
-            return None
-        if self._uploads.get(transfer.key) == "open":
-            # An upload that could not be ended (that of what is published is completing): this would end its row, and
-            # with it all that is known of it.
-            return None
-        return Published(transfer.source, transfer.key, outcome.etag, version, outcome.checksum)
+    def _ends(self, key: str) -> bool:
+        """Whether what is published under the key is all that there is of it.
+
+        Not where an upload of it could not be ended (that of what is published is completing): the row would end, and
+        with it all that is known of that upload.
+        """
+        return self._uploads.get(key) != "open"
 
     async def step(self, step: UploadStep) -> None:
         """As `UploadLog.step`.
@@ -198,3 +200,33 @@ class RunJournal:
         except DestinationFull as full:
             # For a leg this would be its own affair.
             raise JournalError(str(full)) from full
+
+
+def published_of(outcome: Outcome, transfer: Transfer, *, compared: bool) -> Published | None:
+    """What the journal keeps of an outcome, or None. Pure.
+
+    Args:
+        outcome: of the object, not of its local copy.
+        transfer: as it was read.
+        compared: as `is_compared` says.
+    """
+    if isinstance(outcome, Receipt):
+        version = outcome.version_id
+    elif isinstance(outcome, Skip) and compared and outcome.already_there:
+        # Found to be there with the same content: the next run need not look so closely.
+        if transfer.known is not None and transfer.known.published and transfer.known.upload is None:
+            return None
+        version = ""
+    else:
+        return None
+    return Published(transfer.source, transfer.key, outcome.etag, version, outcome.checksum)
+
+
+def is_unknown(outcome: Outcome) -> bool:
+    """Whether nobody can say what the key holds now. Pure."""
+    return isinstance(outcome, Failure) and outcome.stage == "upload"
+
+
+def is_compared(overwrite: Overwrite) -> bool:
+    """Whether what is found to be there already is compared with the file's content. Pure."""
+    return overwrite in ("journal", "checksum")

@@ -18,8 +18,9 @@ from typing import Any
 from asyncsink import errors
 from asyncsink.config import Settings
 from asyncsink.destinations.base import Outlook
+from asyncsink.engine.recorder import Passed
 from asyncsink.errors import AsyncSinkError
-from asyncsink.model import Checksum, Failure, Outcome, Receipt, Skip, SourceFile, Transfer, UploadStep
+from asyncsink.model import SourceFile, Transfer, UploadStep
 
 LENGTH = struct.Struct("!Q")
 
@@ -32,16 +33,15 @@ def _reducer(kind: type[Any]) -> _Reducer:
     return lambda value: (kind, values(value))
 
 
-# A frozen dataclass with slots is otherwise pickled, and set up again, field by field in Python: five times as slow,
-# and a run does it four times per object.
-_HOT = (SourceFile, Transfer, Receipt, Skip, Failure, Checksum)
+# A frozen dataclass with slots is otherwise pickled, and set up again, field by field in Python: five times as slow.
+_HOT = (SourceFile, Transfer)
 _REDUCERS: dict[type, _Reducer] = {kind: _reducer(kind) for kind in _HOT}
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
     """To a process, first: what it is told, what the survey found, and whether the parent keeps a journal. After it
-    come `Work`, `Batch` and `Noted`."""
+    come lists of `Work` and `Batch`, and `Noted`."""
 
     settings: Settings
     outlook: Outlook
@@ -72,16 +72,17 @@ class News:
 
     Attributes:
         ready: the destination is open, and work may come.
-        outcomes, steps, notices: new ones; steps are those of multipart uploads, for the journal.
-        read: sources as they were read, by their outcome's position, where that is not as the walk found them.
+        ended: the transfers that have ended, by their number in the order in which they were given.
+        passed: what became of them.
+        steps, notices: new ones; steps are those of multipart uploads, for the journal.
         objects_done, bytes_done, requests, retries: since the start.
         limit: requests in flight that are allowed now; `reason`: why it is that.
         error: class name and sentence of the error that ended the process, or None.
     """
 
     ready: bool = False
-    outcomes: list[Outcome] = field(default_factory=list)
-    read: dict[int, SourceFile] = field(default_factory=dict)
+    ended: list[int] = field(default_factory=list)
+    passed: list[Passed] = field(default_factory=list)
     steps: list[UploadStep] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     objects_done: int = 0

@@ -151,7 +151,7 @@ class ProcessPool:
                 with self._scope:
                     await feed(self._submit)
                     for worker in self._workers:
-                        await worker.finish()
+                        worker.finish()
                     for worker in self._workers:
                         await worker.ended.wait()
                 if self._error is not None:
@@ -205,7 +205,7 @@ class ProcessPool:
                 break
             idlest = _holder(alive, work) or min(alive, key=lambda worker: worker.bytes_under_way)
             if idlest.has_room:
-                await idlest.give(work, given)
+                idlest.give(work, given)
                 break
             await self._room.wait()
         await self._recorder.room()
@@ -229,12 +229,11 @@ class ProcessPool:
         self._run.retries_elsewhere += news.retries - before.retries
         if news.steps:
             await self._steps[worker.number].add(news.steps)
-        for number, outcome in enumerate(news.outcomes):
-            transfer = worker.settle(outcome.key, outcome.source)
-            if transfer is not None and number in news.read:
-                transfer = replace(transfer, source=news.read[number])
-            self._recorder.add([outcome], transfer)
-        self._wake()
+        for passed in news.passed:
+            self._recorder.pass_on(passed)
+        if news.ended:
+            worker.settle(news.ended)
+            self._wake()
         for notice in news.notices:
             self._run.events.notice(notice)
         if news.error is not None:
@@ -262,7 +261,7 @@ class ProcessPool:
             if worker.under_way:
                 log.warning("process %d %s", worker.number + 1, worker.ending)
             try:
-                for transfer in [each for waiting in worker.under_way.values() for each in waiting]:
+                for transfer in worker.under_way.values():
                     self._ended(self._lost(transfer, worker), transfer)
             except anyio.BrokenResourceError as error:
                 self._give_up(error)
@@ -293,4 +292,4 @@ def _holder(workers: Sequence[Worker], work: Work | Batch) -> Worker | None:
     if not isinstance(found, Transfer):
         return None
     named = found.key, found.source.path
-    return next((worker for worker in workers if named in worker.under_way), None)
+    return next((worker for worker in workers if named in worker.alone), None)

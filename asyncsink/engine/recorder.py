@@ -15,13 +15,17 @@ import anyio
 from asyncsink.engine.events import Events
 from asyncsink.engine.turns import Turns
 from asyncsink.errors import JournalError
-from asyncsink.model import Finished, Outcome, Transfer
+from asyncsink.journal.rows import PublishedRow
+from asyncsink.model import Failure, Finished, Outcome, Transfer
+from asyncsink.report.encoded import Encoded, encoded
 from asyncsink.report.manifest import ManifestWriter
 from asyncsink.report.outcomes import OutcomeLog
-from asyncsink.report.records import encode_all
 
 BATCH = 256
 QUEUE_RECORDS = 1000
+PASSED_BATCH = 1000
+"""So many outcomes of other processes are written at once, where so many come: they cost little more than the write."""
+QUEUE_PASSED = 4000
 GATHER_SECONDS = 0.02
 """So long outcomes are gathered where nobody waits for one of them: what is written together costs one write."""
 COMMIT_GATHER_SECONDS = 0.1
@@ -42,8 +46,12 @@ Record = tuple[Sequence[Outcome], Transfer | None, Ticket | None]
 class Records(Protocol):
     """Who is given every record before anybody else hears of it."""
 
-    async def record(self, ended: Sequence[Record]) -> None:
+    async def record(self, ended: Sequence[Record], written: Encoded, passed: Sequence[Passed], /) -> None:
         """On return, what was given survives the end of this process, or is told to who sees to that.
+
+        Args:
+            ended: what ended in this process, and `written`, its outcomes as lines.
+            passed: what ended in others.
 
         Raises:
             JournalError, DestinationFull: it is not written; the run stops.
@@ -51,11 +59,26 @@ class Records(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Passed:
+    """Outcomes that another process of the run has made ready to be written down.
+
+    Attributes:
+        written: themselves.
+        rows: for the journal: what is published.
+        unknown: for the journal: keys of which nobody can say what they hold.
+    """
+
+    written: Encoded
+    rows: list[PublishedRow] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
 class Recorder:
     """Writes outcomes down, then reports them.
 
     Args:
-        log: the run's own memory of them.
+        log: the run's own memory of them; None where `journal` sees to that.
         manifest, journal: None where there is none.
         events: told last.
         commits: `journal` is a real one, on a disk.
@@ -64,7 +87,7 @@ class Recorder:
 
     def __init__(
         self,
-        log: OutcomeLog,
+        log: OutcomeLog | None,
         manifest: ManifestWriter | None,
         events: Events,
         journal: Records | None = None,
@@ -79,6 +102,8 @@ class Recorder:
         self._commits = commits
         self._turns = turns
         self._records: list[Record] = []
+        self._passed: list[Passed] = []
+        self._passed_outcomes = 0
         self._finished = False
         self._broken = False
         self._some = anyio.Event()
@@ -99,9 +124,19 @@ class Recorder:
         if ticket is not None or len(self._records) == BATCH:
             self._urgent.set()
 
+    def pass_on(self, passed: Passed) -> None:
+        """Hand over what ended in another process. As `add`."""
+        if self._broken:
+            raise anyio.BrokenResourceError
+        self._passed.append(passed)
+        self._passed_outcomes += len(passed.written)
+        self._some.set()
+        if self._passed_outcomes >= PASSED_BATCH:
+            self._urgent.set()
+
     async def room(self) -> None:
         """Wait while the recorder is behind by a whole queue: the backpressure."""
-        while len(self._records) >= QUEUE_RECORDS and not self._broken:
+        while (len(self._records) >= QUEUE_RECORDS or self._passed_outcomes >= QUEUE_PASSED) and not self._broken:
             await self._room.wait()
 
     def finish(self) -> None:
@@ -118,8 +153,8 @@ class Recorder:
                 patient = self._commits and not self._events.subscribed
                 with anyio.move_on_after(COMMIT_GATHER_SECONDS if patient else GATHER_SECONDS):
                     await self._urgent.wait()
-                await self._write(self._taken())
-                if self._finished and not self._records:
+                await self._write(*self._taken())
+                if self._finished and not self._records and not self._passed:
                     return
         except BaseException:
             # Whoever hands over an outcome now is told, and nobody waits for ever.
@@ -128,8 +163,9 @@ class Recorder:
         finally:
             self._room.set()
 
-    def _taken(self) -> list[Record]:
+    def _taken(self) -> tuple[list[Record], list[Passed]]:
         taken, self._records = self._records[:BATCH], self._records[BATCH:]
+        passed, self._passed, self._passed_outcomes = self._passed, [], 0
         if not self._finished:
             if not self._records:
                 self._some = anyio.Event()
@@ -137,24 +173,35 @@ class Recorder:
                 self._urgent = anyio.Event()
         self._room.set()
         self._room = anyio.Event()
-        return taken
+        return taken, passed
 
-    async def _write(self, batch: list[Record]) -> None:
+    async def _write(self, batch: list[Record], passed: list[Passed]) -> None:
+        outcomes = [outcome for group, _, _ in batch for outcome in group]
+        written = encoded(outcomes)
         if self._journal is not None:
-            await self._journal.record(batch)
+            await self._journal.record(batch, written, passed)
         if self._turns is not None:
             self._turns.end(transfer.key for _, transfer, _ in batch if transfer is not None)
-        outcomes = [outcome for group, _, _ in batch for outcome in group]
-        lines = encode_all(outcomes)
+        for each in passed:
+            written.add(each.written)
         if self._manifest is not None:
-            await self._manifest.write(outcomes, lines)
-        self._log.extend(outcomes, lines)
+            await self._manifest.write(written)
+        if self._log is not None:
+            self._log.extend(written)
         for group, _, ticket in batch:
             if ticket is not None:
                 ticket.outcomes.extend(group)
                 ticket.done.set()
         if self._events.heard:
-            for outcome in outcomes:
+            await self._tell(outcomes, passed)
+
+    async def _tell(self, outcomes: list[Outcome], passed: list[Passed]) -> None:
+        whole = self._events.heard_whole
+        for outcome in outcomes:
+            if whole or isinstance(outcome, Failure):
+                await self._events.emit(Finished(outcome))
+        for each in passed:
+            for outcome in each.written.outcomes(failures_only=not whole):
                 await self._events.emit(Finished(outcome))
 
 

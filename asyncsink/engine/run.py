@@ -157,7 +157,12 @@ class Opening:
             manifest = None if self.dry_run else self._manifest(target, s3)
             turns = Turns()
             recorder = Recorder(
-                log, manifest, self.events, recorded or self.recording, turns, commits=recorded is not None
+                None if self.recording is not None else log,
+                manifest,
+                self.events,
+                recorded or self.recording,
+                turns,
+                commits=recorded is not None,
             )
             hops = Hops(settings.limits.reader_threads)
             exits.callback(hops.close)

@@ -6,7 +6,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -43,7 +44,8 @@ class Worker:
     Attributes:
         number: from 0.
         news: the last it told.
-        under_way: transfers without an outcome, by key and source.
+        under_way: transfers that have not ended, by number: they are numbered in the order in which they were given.
+        alone: key and source of those of them that make no batch, with their number.
         bytes_under_way: their sizes, and FILE_COST_BYTES for each.
         alive: it may be given work.
         ready: set when it may be given work, or has ended.
@@ -53,11 +55,16 @@ class Worker:
     number: int
     _process: Process
     news: News = field(default_factory=News)
-    under_way: dict[tuple[str, str], list[Transfer]] = field(default_factory=dict)
+    under_way: dict[int, Transfer] = field(default_factory=dict)
+    alone: Counter[tuple[str, str]] = field(default_factory=Counter)
     bytes_under_way: int = 0
     alive: bool = True
     ready: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
+    _given: int = 0
+    _outbox: list[Work | Batch] = field(default_factory=list)
+    _complete: bool = False
+    _some: anyio.Event = field(default_factory=anyio.Event)
     _stderr: bytes = b""
     _sending: anyio.Lock = field(default_factory=anyio.Lock)
 
@@ -91,33 +98,53 @@ class Worker:
         """Whether it may be given more."""
         return self.bytes_under_way < BYTES_UNDER_WAY_MAX and len(self.under_way) < FILES_UNDER_WAY_MAX
 
-    async def give(self, work: Work | Batch, transfers: list[Transfer]) -> None:
-        """Hand over `work`, which consists of `transfers`. One call at a time."""
-        for transfer in transfers:
-            # The same file under the same key may come twice, and has an outcome for each.
-            self.under_way.setdefault((transfer.key, transfer.source.path), []).append(transfer)
-            self.bytes_under_way += transfer.source.size_bytes + FILE_COST_BYTES
-        await self._send(pack(work))
+    def give(self, work: Work | Batch, transfers: list[Transfer]) -> None:
+        """Hand over `work`, which consists of `transfers`. It is sent with what else is given until the pipe is free:
+        `has_room` bounds how much that is."""
+        self.under_way.update(enumerate(transfers, self._given))
+        self._given += len(transfers)
+        self.bytes_under_way += _weight(transfers)
+        if isinstance(work, Work):
+            self.alone.update(map(_named, transfers))
+        self._outbox.append(work)
+        self._some.set()
 
-    def settle(self, key: str, source: str) -> Transfer | None:
-        """Forget a transfer that has an outcome now."""
-        waiting = self.under_way.get((key, source))
-        if not waiting:
-            return None
-        transfer = waiting.pop()
-        if not waiting:
-            del self.under_way[key, source]
-        self.bytes_under_way -= transfer.source.size_bytes + FILE_COST_BYTES
-        return transfer
+    def settle(self, numbers: Sequence[int]) -> None:
+        """Forget transfers that have ended."""
+        transfers = [self.under_way.pop(number) for number in numbers]
+        self.bytes_under_way -= _weight(transfers)
+        if self.alone:
+            for named in map(_named, transfers):
+                if self.alone[named] > 1:
+                    self.alone[named] -= 1
+                else:
+                    del self.alone[named]  # a Counter allows this of what it does not have
 
     async def note(self, steps: int) -> None:
         """Say that the first `steps` upload steps that it told are in the journal."""
         await self._send(pack(Noted(steps)))
 
-    async def finish(self) -> None:
-        """Say that no more will come: the process ends when it has done what it has."""
-        if self.alive:
-            await self._send(pack(Finish()))
+    def finish(self) -> None:
+        """No more will come: the process is told so after all that was given, and ends when it has done that."""
+        self._complete = True
+        self._some.set()
+
+    async def _send_within(self, scope: anyio.CancelScope) -> None:
+        with scope:
+            await self._send_given()
+
+    async def _send_given(self) -> None:
+        while self.alive:
+            await self._some.wait()
+            self._some = anyio.Event()
+            given, self._outbox = self._outbox, []
+            if given:
+                await self._send(pack(given))
+            elif self._complete:
+                await self._send(pack(Finish()))
+                return
+            if self._complete:
+                self._some.set()
 
     async def leave(self) -> None:
         """Ask the process to stop, and to abort what is under way; then its pipe ends."""
@@ -153,7 +180,10 @@ class Worker:
             try:
                 async with anyio.create_task_group() as group:
                     self._keep_stderr(group)
+                    sending = anyio.CancelScope()
+                    group.start_soon(self._send_within, sending)
                     await self._hear(stream, take)
+                    sending.cancel()
                     await self._process.wait()
                     # Somebody whom the process started may hold its stderr open for ever.
                     group.cancel_scope.deadline = anyio.current_time() + LAST_WORDS_SECONDS
@@ -193,3 +223,11 @@ class Worker:
         lines = self._stderr.decode("utf-8", "replace").strip().splitlines()
         said = f": {inert(lines[-1])[:STDERR_SHOWN_CHARACTERS]}" if lines else ""
         return f"ended with exit code {code}{said}"
+
+
+def _named(transfer: Transfer) -> tuple[str, str]:
+    return transfer.key, transfer.source.path
+
+
+def _weight(transfers: Sequence[Transfer]) -> int:
+    return sum([transfer.source.size_bytes for transfer in transfers]) + FILE_COST_BYTES * len(transfers)

@@ -53,7 +53,10 @@ class Forgotten:
     keys: tuple[str, ...]
 
 
-Writing = Sequence[Published] | UploadStep | Forgotten
+PublishedRow = tuple[bytes, bytes, str, str, str, str]
+"""Key, path, stat, etag, version_id and checksum: a Published as `published_row` encodes it, in any process."""
+
+Writing = Sequence[Published | PublishedRow] | UploadStep | Forgotten
 """What a journal is given to write down."""
 
 
@@ -82,6 +85,11 @@ def options_digest(objects: ObjectOptions, algorithm: ChecksumAlgorithm | None, 
 def encoded(name: str) -> bytes:
     """A path or key as it is stored; never fails, also not on surrogates (PEP 383)."""
     return name.encode("utf-8", "surrogatepass")
+
+
+def decoded(name: bytes) -> str:
+    """The inverse of `encoded`."""
+    return name.decode("utf-8", "surrogatepass")
 
 
 class Rows:
@@ -119,30 +127,20 @@ class Rows:
             if durable:
                 self._execute("PRAGMA synchronous=NORMAL")
 
-    def _publish(self, published: Sequence[Published]) -> None:
-        for start in range(0, len(published), ROWS_PER_INSERT):
+    def _publish(self, published: Sequence[Published | PublishedRow]) -> None:
+        rows = [each if isinstance(each, tuple) else published_row(each) for each in published]
+        for start in range(0, len(rows), ROWS_PER_INSERT):
             # One statement, not one for each row: around each, sqlite3 gives the interpreter's lock away, and waits
             # for it again beside the loop that sends.
-            some = published[start : start + ROWS_PER_INSERT]
-            marks = ",".join(["(?,?,?,?,?,?,?)"] * len(some))
-            values = list(chain.from_iterable(self._published_rows(some)))
+            some = rows[start : start + ROWS_PER_INSERT]
+            # The digest is the same for all, and our own.
+            marks = ",".join([f"(?,?,?,x'{self._options.hex()}',?,?,?)"] * len(some))
+            values = list(chain.from_iterable(some))
             self._execute(f"INSERT OR REPLACE INTO published VALUES {marks}", values)  # noqa: S608 - marks alone
         uploads = {key for (key,) in self._execute("SELECT key FROM upload")}
         if uploads:
-            for key in uploads.intersection([encoded(each.key) for each in published]):
+            for key in uploads.intersection([row[0] for row in rows]):
                 self._forget_upload(key)
-
-    def _published_rows(self, published: Sequence[Published]) -> Iterator[tuple[Any, ...]]:
-        for each in published:
-            yield (
-                encoded(each.key),
-                encoded(each.source.path),
-                _stat(each.source),
-                self._options,
-                each.etag,
-                each.version_id,
-                _checksum_text(each.checksum),
-            )
 
     def _step(self, step: UploadStep) -> None:
         key = encoded(step.key)
@@ -228,6 +226,19 @@ class Rows:
             same_source=self._is_same(source, path, stat, options),
             parts=tuple(StoredPart(number, etag, _checksum(text)) for number, etag, text in parts),
         )
+
+
+def published_row(published: Published) -> PublishedRow:
+    """What the journal keeps of it. Pure."""
+    source = published.source
+    return (
+        encoded(published.key),
+        encoded(source.path),
+        _stat(source),
+        published.etag,
+        published.version_id,
+        _checksum_text(published.checksum),
+    )
 
 
 def _stat(source: SourceFile) -> str:

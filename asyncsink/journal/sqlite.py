@@ -21,7 +21,7 @@ import anyio
 
 from asyncsink.errors import JournalError
 from asyncsink.journal.faults import fault_of
-from asyncsink.journal.rows import Forgotten, Rows, Writing
+from asyncsink.journal.rows import Forgotten, PublishedRow, Rows, Writing
 from asyncsink.model import (
     Known,
     Published,
@@ -107,7 +107,7 @@ class SqliteJournal:
         self._hand_over(_Write(Forgotten(tuple(keys)), done))
         self._wait(done)
 
-    async def publish(self, published: Sequence[Published]) -> None:
+    async def publish(self, published: Sequence[Published | PublishedRow]) -> None:
         """See `base.Journal.publish`."""
         if published:
             await self._commit(published)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from asyncsink.model import Failure, Outcome, Receipt, Skip
@@ -63,13 +63,24 @@ class Counts:
         self.bytes_skipped += skip.size_bytes
         self.local_copies += skip.local_copy != ""
         # A reason that names its own file would be a reason of its own.
-        reason = skip.reason.replace(skip.source, "…") if skip.source else skip.reason
-        known = reason in self.skip_reasons or len(self.skip_reasons) < REASONS_MAX
-        self.skip_reasons[reason if known else OTHER_REASONS] += 1
+        self._add_reason(skip.reason.replace(skip.source, "…") if skip.source else skip.reason, 1)
         if not skip.already_there:
             self.not_published_total += 1
             if len(self.not_published) < NOT_PUBLISHED_KEPT:
                 self.not_published.append((skip.source or skip.key, skip.reason))
+
+    def _add_reason(self, reason: str, skips: int) -> None:
+        known = reason in self.skip_reasons or len(self.skip_reasons) < REASONS_MAX
+        self.skip_reasons[reason if known else OTHER_REASONS] += skips
+
+    def merge(self, other: Counts) -> None:
+        """Count everything that `other` has counted."""
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.confirmed_by.update(other.confirmed_by)
+        for reason, skips in other.skip_reasons.items():
+            self._add_reason(reason, skips)
+        self.not_published += other.not_published[: NOT_PUBLISHED_KEPT - len(self.not_published)]
 
     @property
     def objects_total(self) -> int:
@@ -97,6 +108,9 @@ class Counts:
             "skip_reasons": dict(self.skip_reasons),
             "not_published": [{"source": source, "reason": reason} for source, reason in self.not_published],
         }
+
+
+_SUMS = [each.name for each in fields(Counts) if each.type == "int"]
 
 
 def failure_as_dict(failure: Failure) -> dict[str, str]:

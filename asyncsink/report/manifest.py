@@ -28,7 +28,8 @@ import anyio.to_thread
 
 from asyncsink.errors import AsyncSinkError, ConfigError, DestinationFull, JournalError
 from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip
-from asyncsink.report.records import encode_all, outcome_of
+from asyncsink.report.encoded import Encoded, encoded
+from asyncsink.report.records import outcome_of
 
 _HEADER_RECORD, _END_RECORD = "run", "end"
 _KINDS: dict[type, str] = {Receipt: "receipts", Skip: "skips", Failure: "failures", Planned: "planned"}
@@ -115,8 +116,8 @@ class ManifestWriter:
                 await file.close()
             raise
 
-    async def write(self, outcomes: Sequence[Outcome], lines: Sequence[str] | None = None) -> None:
-        """Append a batch; `lines` are theirs from `records.encode_all`, where the caller has them already.
+    async def write(self, outcomes: Sequence[Outcome] | Encoded) -> None:
+        """Append a batch, which may be encoded already.
 
         Raises:
             DestinationFull: the disk or quota is full (ENOSPC, EDQUOT); no outcome of the batch is in the file.
@@ -124,10 +125,10 @@ class ManifestWriter:
         """
         if not outcomes:
             return
-        if lines is None:
-            lines = encode_all(outcomes)
-        await self._append("\n".join(lines).encode("ascii") + b"\n")
-        self._counts.update(_KINDS[type(outcome)] for outcome in outcomes)
+        batch = outcomes if isinstance(outcomes, Encoded) else encoded(outcomes)
+        await self._append(batch.text)
+        for run in batch.runs:
+            self._counts[_KINDS[run.kind]] += run.count
 
     async def close(self, *, interrupted: bool) -> None:
         """Write the last line, and return when the whole file is on the disk (fsync). Twice is harmless.

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import weakref
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar, cast, overload
 
@@ -16,13 +17,15 @@ from asyncsink.config import MIB
 from asyncsink.errors import JournalError
 from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip
 from asyncsink.report.counts import Counts
-from asyncsink.report.records import decode, encode_all
+from asyncsink.report.encoded import RUN_LINES_MAX, Encoded, LineRun, encoded
+from asyncsink.report.records import decode
 
 T = TypeVar("T", Receipt, Skip, Failure, Planned)
 
 MEMORY_BYTES = 1 * MIB
-BLOCK_LINES = 256
-"""Lines are read by so many, and only where a block begins is remembered: 32 KB for a million outcomes."""
+BLOCK_LINES = RUN_LINES_MAX
+"""Lines are read by so many at most, and only where a block begins is remembered: two blocks that follow each other
+have more lines together, so that this takes 128 KB at most for a million outcomes."""
 
 
 class OutcomeLog:
@@ -46,17 +49,16 @@ class OutcomeLog:
         """Keep one outcome. As `extend`."""
         self.extend((outcome,))
 
-    def extend(self, outcomes: Sequence[Outcome], lines: Sequence[str] | None = None) -> None:
-        """Keep several outcomes; `lines` are theirs from `records.encode_all`, where the caller has them already.
+    def extend(self, outcomes: Sequence[Outcome] | Encoded) -> None:
+        """Keep several outcomes, which may be encoded already.
 
         Raises:
             JournalError: the temporary directory cannot take them; none of them is kept.
         """
-        if lines is None:
-            lines = encode_all(outcomes)
-        by_kind: dict[type[Outcome], list[str]] = {}
-        for outcome, line in zip(outcomes, lines, strict=True):
-            by_kind.setdefault(type(outcome), []).append(line)
+        batch = outcomes if isinstance(outcomes, Encoded) else encoded(outcomes)
+        by_kind: dict[type[Outcome], list[LineRun]] = {}
+        for run in batch.runs:
+            by_kind.setdefault(run.kind, []).append(run)
         with self._lock:
             try:
                 for kind, its in by_kind.items():
@@ -68,8 +70,7 @@ class OutcomeLog:
                 ) from error
             for kind, its in by_kind.items():
                 self._kinds[kind].keep(its)
-            for outcome in outcomes:
-                self.counts.add(outcome)
+            self.counts.merge(batch.counts)
 
     @property
     def receipts(self) -> OutcomeView[Receipt]:
@@ -99,44 +100,51 @@ class OutcomeLog:
         """Outcomes of one kind by now."""
         return self._kinds[kind].count
 
-    def read(self, kind: type[Outcome], block: int) -> list[bytes]:
-        """The lines of one kind, BLOCK_LINES of them at most, that begin at a block. Blocking; for OutcomeView."""
+    def read(self, kind: type[Outcome], number: int) -> tuple[int, list[bytes]]:
+        """Line `number` of one kind among its neighbours, BLOCK_LINES at most, and the number of the first of these.
+        Blocking; for OutcomeView."""
         with self._lock:
-            return self._kinds[kind].read(block)
+            return self._kinds[kind].read(number)
 
 
 class _Lines:
-    """The lines of one kind of outcome, in their order. For one thread at a time."""
+    """The lines of one kind of outcome, in their order, in blocks. For one thread at a time."""
 
     def __init__(self) -> None:
         self.file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115 - lives as long as the log
         self.count = 0
         self._end = 0
         self._at_end = True
-        self._blocks = array("Q")
+        # Of each block: the number of its first line, and where that begins.
+        self._numbers = array("Q")
+        self._places = array("Q")
 
-    def write(self, lines: Sequence[str]) -> None:
+    def write(self, runs: Sequence[LineRun]) -> None:
         """Write lines behind those that are kept. They can be written over until `keep` is called with them."""
         if not self._at_end:
             self.file.seek(self._end)
         self._at_end = False  # true again only when they are kept
-        self.file.write("\n".join(lines).encode("ascii") + b"\n")
+        self.file.write(b"".join([run.text for run in runs]))
         self.file.flush()
 
-    def keep(self, lines: Sequence[str]) -> None:
+    def keep(self, runs: Sequence[LineRun]) -> None:
         """Count what was written last."""
-        for line in lines:
-            if self.count % BLOCK_LINES == 0:
-                self._blocks.append(self._end)
-            self.count += 1
-            self._end += len(line) + 1
+        for run in runs:
+            if not self._numbers or self.count + run.count - self._numbers[-1] > BLOCK_LINES:
+                self._numbers.append(self.count)
+                self._places.append(self._end)
+            self.count += run.count
+            self._end += len(run.text)
         self._at_end = True
 
-    def read(self, block: int) -> list[bytes]:
-        """The lines of a block that are kept by now."""
+    def read(self, number: int) -> tuple[int, list[bytes]]:
+        """The lines of the block that has this line, and the number of the first of them."""
+        block = bisect_right(self._numbers, number) - 1
+        first = self._numbers[block]
+        after = self._numbers[block + 1] if block + 1 < len(self._numbers) else self.count
         self._at_end = False
-        self.file.seek(self._blocks[block])
-        return [self.file.readline() for _ in range(min(BLOCK_LINES, self.count - block * BLOCK_LINES))]
+        self.file.seek(self._places[block])
+        return first, [self.file.readline() for _ in range(after - first)]
 
 
 class OutcomeView(Sequence[T], Generic[T]):
@@ -169,18 +177,17 @@ class OutcomeView(Sequence[T], Generic[T]):
         """One outcome, or a view of several. IndexError as for a list."""
         if isinstance(index, slice):
             return OutcomeView(self._log, cast("type[T]", self._kind), self._numbers[index])
-        block, line = divmod(self._numbers[index], BLOCK_LINES)
-        return cast("T", decode(self._log.read(self._kind, block)[line]))
+        number = self._numbers[index]
+        first, lines = self._log.read(self._kind, number)
+        return cast("T", decode(lines[number - first]))
 
     def __iter__(self) -> Iterator[T]:
         """Read them in order, a block at a time."""
-        lines: list[bytes] = []
-        loaded = -1
+        first, lines = 0, list[bytes]()
         for number in self._numbers:
-            block, line = divmod(number, BLOCK_LINES)
-            if block != loaded:
-                lines, loaded = self._log.read(self._kind, block), block
-            yield cast("T", decode(lines[line]))
+            if not first <= number < first + len(lines):
+                first, lines = self._log.read(self._kind, number)
+            yield cast("T", decode(lines[number - first]))
 
     def __eq__(self, other: object) -> bool:
         """Whether `other`, a view, list or tuple, has equal outcomes in the same order."""

@@ -7,7 +7,7 @@ escaped, so that a line is always one line, is inert on a terminal, and reads ba
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, cast, get_args
@@ -90,11 +90,6 @@ def encode(outcome: Outcome) -> str:
     Every field of the model is there under its own name; a checksum is "ALGORITHM:base64" or null.
     """
     return _ENCODERS[type(outcome)](outcome)
-
-
-def encode_all(outcomes: Iterable[Outcome]) -> list[str]:
-    """The lines of several outcomes; encode once, then give the lines to the log and to the manifest."""
-    return [_ENCODERS[type(outcome)](outcome) for outcome in outcomes]
 
 
 def decode(line: str | bytes) -> Outcome:

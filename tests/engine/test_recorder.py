@@ -12,9 +12,10 @@ import anyio.lowlevel
 import pytest
 
 from asyncsink.engine.events import Events
-from asyncsink.engine.recorder import BATCH, QUEUE_RECORDS, Record, Recorder, Ticket
+from asyncsink.engine.recorder import BATCH, QUEUE_RECORDS, Passed, Record, Recorder, Ticket
 from asyncsink.errors import JournalError
 from asyncsink.model import Event, Finished, Receipt
+from asyncsink.report.encoded import Encoded
 from asyncsink.report.manifest import ManifestHeader, ManifestWriter
 from asyncsink.report.outcomes import OutcomeLog
 
@@ -97,7 +98,7 @@ async def test_commits_are_few_and_nobody_who_waits_waits_longer(monkeypatch: py
     events, commits = Events(), list[int]()
 
     class Journal:
-        async def record(self, ended: Sequence[Record]) -> None:
+        async def record(self, ended: Sequence[Record], _written: Encoded, _passed: Sequence[Passed], /) -> None:
             commits.append(len(ended))
 
     recorder = Recorder(OutcomeLog(), None, events, Journal(), commits=True)

@@ -21,10 +21,13 @@ from asyncsink.engine.division import (
     processes_for,
 )
 from asyncsink.engine.messages import News, pack, receive, told_error
+from asyncsink.engine.recorder import Passed
 from asyncsink.engine.shards import holds, shard_of
 from asyncsink.errors import AsyncSinkError, ConfigError, JournalError, SourceMissing
-from asyncsink.model import Checksum, Failure, Receipt, Skip, SourceFile, SourceProblem, Transfer
+from asyncsink.journal.rows import PublishedRow
+from asyncsink.model import Checksum, Failure, Outcome, Receipt, Skip, SourceFile, SourceProblem, Transfer
 from asyncsink.options import parse_options
+from asyncsink.report.encoded import encoded
 from asyncsink.s3.part_plan import PARTS_MAX
 from asyncsink.sources.directory import DirectorySource
 
@@ -170,7 +173,17 @@ outcomes = st.one_of(
 )
 
 
-@given(st.one_of(st.builds(News, outcomes=st.lists(outcomes), error=st.none()), st.builds(transfer, keys)))
+def passed(all_outcomes: list[Outcome], rows: list[PublishedRow]) -> Passed:
+    return Passed(encoded(all_outcomes), rows, unknown=[outcome.key for outcome in all_outcomes])
+
+
+rows = st.tuples(st.binary(), st.binary(), keys, keys, keys, keys)
+news = st.builds(
+    News, passed=st.lists(st.builds(passed, st.lists(outcomes), st.lists(rows))), ended=st.lists(st.integers(0))
+)
+
+
+@given(st.one_of(news, st.builds(transfer, keys)))
 def test_messages_arrive_as_they_were_sent(message: object) -> None:
     pipe = io.BytesIO(pack(message))
 

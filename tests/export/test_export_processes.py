@@ -223,7 +223,6 @@ import json, sys
 sys.path[:] = json.loads(sys.argv.pop())
 from asyncsink import errors
 from asyncsink.engine import child, publishing, run
-from asyncsink.report import outcomes
 {body}
 child.main()
 """
@@ -292,7 +291,7 @@ publishing.Publisher.publish = fail
         assert isinstance(failure, Failure)
         assert failure.error == "TransferError"
         assert failure.source in failure.message
-        assert "its process ended with exit code 1: an unexpected ZeroDivisionError in <string>:9" in failure.message
+        assert "its process ended with exit code 1: an unexpected ZeroDivisionError in <string>:8" in failure.message
         assert "not-to-be-told" not in failure.message
 
 
@@ -331,9 +330,9 @@ async def test_a_run_whose_outcomes_cannot_be_kept_stops(
             await asyncsink.export_directory(many, f"s3://{bucket}", **arguments)
     code = program(
         """
-def refuse(*_):
+async def refuse(*_):
     raise errors.JournalError("The disk is full.")
-outcomes.OutcomeLog.extend = refuse
+child.Child.record = refuse
 """
     )
     monkeypatch.setattr("asyncsink.engine.worker._CODE", code)

@@ -14,8 +14,8 @@ import pytest
 
 from asyncsink.errors import ConfigError, DestinationFull, JournalError
 from asyncsink.model import Checksum, Failure, Outcome, Planned, Receipt, Skip
+from asyncsink.report.encoded import encoded
 from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, ManifestWriter, read_manifest
-from asyncsink.report.records import encode_all
 
 pytestmark = pytest.mark.anyio
 HEADER = ManifestHeader(destination="s3://b/p", endpoint_url="http://127.0.0.1:1", region="r", addressing_style="path")
@@ -45,7 +45,7 @@ async def test_a_manifest_reads_back(tmp_path: Path) -> None:
     await writer.open()
     await writer.write(OUTCOMES[:2])
     await writer.write([])
-    await writer.write(OUTCOMES[2:], encode_all(OUTCOMES[2:]))
+    await writer.write(encoded(OUTCOMES[2:]))
     await writer.close(interrupted=True)
     await writer.close(interrupted=True)
     header, records = read_manifest(path)

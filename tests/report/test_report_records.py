@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from asyncsink.errors import JournalError
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Failure, Outcome, Planned, Receipt, Skip
 from asyncsink.report.counts import NOT_PUBLISHED_KEPT, OTHER_REASONS, REASONS_MAX
+from asyncsink.report.encoded import encoded
 from asyncsink.report.outcomes import BLOCK_LINES, MEMORY_BYTES, OutcomeLog
-from asyncsink.report.records import decode, encode, encode_all, parse_checksum
+from asyncsink.report.records import decode, encode, parse_checksum
 
 # Names that are no UTF-8 hold the surrogates U+DC80 to U+DCFF (PEP 383); any other character may be there as well.
 texts = st.text(st.characters(codec="utf-8") | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
@@ -100,7 +101,7 @@ def test_fields_of_a_later_version_are_ignored_and_defaults_may_be_left_out() ->
 def test_the_log_gives_back_what_it_was_given_by_kind(given_outcomes: list[Outcome], in_batches: bool) -> None:
     log = OutcomeLog()
     if in_batches:
-        log.extend(given_outcomes, encode_all(given_outcomes))
+        log.extend(encoded(given_outcomes))
     else:
         for outcome in given_outcomes:
             log.append(outcome)

@@ -1,0 +1,79 @@
+"""Outcomes as the run's log and the manifest keep them: their lines, ready to be appended, and what they amount to.
+
+Whoever encodes a batch does the work that is done for each outcome; whoever keeps it, the work of one write. So the
+processes of a run encode, and their parent keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from asyncsink.model import Failure, Outcome
+from asyncsink.report.counts import Counts
+from asyncsink.report.records import decode, encode
+
+RUN_LINES_MAX = 256
+"""A run of lines is no longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineRun:
+    """Outcomes of one kind that follow each other.
+
+    Attributes:
+        kind: their class.
+        count: how many they are, 1 to RUN_LINES_MAX.
+        text: their lines in ASCII, each with its newline.
+    """
+
+    kind: type[Outcome]
+    count: int
+    text: bytes
+
+
+@dataclass(slots=True)
+class Encoded:
+    """Some outcomes, in order.
+
+    Attributes:
+        runs: all their lines.
+        counts: what they amount to.
+    """
+
+    runs: list[LineRun] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+
+    def __len__(self) -> int:
+        """How many outcomes."""
+        return sum([run.count for run in self.runs])
+
+    def add(self, other: Encoded) -> None:
+        """Append all of another one."""
+        self.runs += other.runs
+        self.counts.merge(other.counts)
+
+    @property
+    def text(self) -> bytes:
+        """The lines."""
+        return b"".join([run.text for run in self.runs])
+
+    def outcomes(self, *, failures_only: bool = False) -> Iterator[Outcome]:
+        """The outcomes again, read back from their lines."""
+        for run in self.runs:
+            if run.kind is Failure or not failures_only:
+                yield from map(decode, run.text.splitlines())
+
+
+def encoded(outcomes: Sequence[Outcome]) -> Encoded:
+    """The lines and counts of some outcomes. Pure."""
+    batch = Encoded()
+    for outcome in outcomes:
+        batch.counts.add(outcome)
+    for kind, group in groupby(outcomes, type):
+        lines = [encode(outcome) for outcome in group]
+        for start in range(0, len(lines), RUN_LINES_MAX):
+            some = lines[start : start + RUN_LINES_MAX]
+            batch.runs.append(LineRun(kind, len(some), "\n".join([*some, ""]).encode("ascii")))
+    return batch
