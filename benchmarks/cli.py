@@ -14,6 +14,7 @@ import typer
 
 from benchmarks.chaos import cli as chaos
 from benchmarks.contenders import CONTENDERS
+from benchmarks.plot import needs_matplotlib
 from benchmarks.plot import plot as draw
 from benchmarks.profile import profile
 from benchmarks.profile import render as render_profile
@@ -171,6 +172,7 @@ def plot(
     results: _Results, output: Annotated[Path, typer.Option(help="The picture.")] = Path("benchmarks.png")
 ) -> None:
     """Draw results as a PNG (needs matplotlib, from the bench extra)."""
+    needs_matplotlib()
     # A profile is a table, and no comparison.
     draw([result for path in results if not _is_profile(result := _load(path))], output)
 

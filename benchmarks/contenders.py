@@ -114,6 +114,23 @@ CONTENDERS = {
             proves=_PROVEN,
         ),
         Contender(
+            "asyncsink-auto",
+            "asyncsink, --processes auto",
+            lambda work: [*asyncsink(work), "--processes", "auto"],
+            lambda: "" if beside_python("asyncsink") else "asyncsink is not installed",
+            _OURS,
+            repeats="its journal, and the listing's ETag",
+            own_clock=False,
+        ),
+        Contender(
+            "asyncsink-api-auto",
+            'asyncsink (Python), processes="auto"',
+            lambda work: [*asyncsink_api(work), "auto"],
+            needs("asyncsink"),
+            _OURS,
+            repeats="its journal, and the listing's ETag",
+        ),
+        Contender(
             "asyncsink-checksum",
             "asyncsink, --no-journal",
             lambda work: [*asyncsink(work), "--no-journal"],

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from benchmarks.summary import CLOCKS, Row, rows_of
 from benchmarks.table import number
 
 _OURS, _OTHERS = "#1f6f8b", "#b8b8b8"
+
+
+def needs_matplotlib() -> None:
+    """Refuse to draw before anything is measured.
+
+    Raises:
+        typer.BadParameter: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise typer.BadParameter("a picture needs matplotlib; install the bench extra, or leave the picture out.")
 
 
 def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -79,6 +79,11 @@ class RunJournal:
     def __repr__(self) -> str:
         return f"<RunJournal {self._journal.path!r}, {len(self._uploads)} uploads under way>"
 
+    @property
+    def blank(self) -> bool:
+        """See `Journal.blank`: a key that comes once only is unknown to it."""
+        return self._journal.blank
+
     def stop_asking(self) -> None:
         """The run is being cancelled: `attach` waits no more, and raises."""
         self._journal.stop_asking()

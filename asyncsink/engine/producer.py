@@ -62,6 +62,9 @@ async def feed_discovery(
     # A stream's next line may be hours away: what has come must not wait for it.
     size = BATCH if discovery.source.replayable else 1
     take = partial(taken, found, size)
+    if surveyed and journal is not None and journal.blank:
+        # Every key comes once, and it had nothing of any.
+        journal = None
     if journal is not None and discovery.source.replayable:
         take = partial(_taken_with, journal, found, size)
     # What is in memory is not worth a hop; asking the ledger or the journal, which are on disk, is.

@@ -22,6 +22,11 @@ class Journal(Protocol):
         """Absolute path of the file."""
         ...
 
+    @property
+    def blank(self) -> bool:
+        """Whether it knew nothing when it was opened: what a run submits once only need not be asked for."""
+        ...
+
     def known(self, transfers: Sequence[Transfer]) -> list[Known | None]:
         """What is known of each transfer's key, in order; None where it is nothing.
 

@@ -28,6 +28,7 @@ FORMAT: Final = 1
 BUSY_SECONDS: Final = 0.1
 CACHE_KIB: Final = 8192
 SALT_BYTES: Final = 32
+_ANYTHING: Final = "SELECT EXISTS (SELECT 1 FROM published) OR EXISTS (SELECT 1 FROM upload)"
 SQLITE_HEADER_BYTES: Final = 100
 """No database is shorter (SQLite, "Database File Format", 1.3), but an empty one."""
 
@@ -57,10 +58,11 @@ class UnusableJournal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open journal: the connection, which holds the lock, and the salt of its digests."""
+    """An open journal: the connection, which holds the lock, the salt of its digests, and whether it knows nothing."""
 
     database: sqlite3.Connection
     salt: bytes
+    blank: bool
 
 
 def open_database(path: str, identity: Identity, *, dry_run: bool) -> Opened | None:
@@ -135,13 +137,14 @@ def _open(path: str, identity: Identity, *, dry_run: bool, only_read: bool) -> O
     database = _connect(path, only_read=only_read)
     try:
         salt = _checked(database, path, identity, dry_run=dry_run)
+        blank = salt is not None and not database.execute(_ANYTHING).fetchone()[0]
     except BaseException:
         database.close()
         raise
     if salt is None:
         database.close()
         return None
-    return Opened(database, salt)
+    return Opened(database, salt, blank)
 
 
 def _connect(path: str, *, only_read: bool) -> sqlite3.Connection:

@@ -64,7 +64,7 @@ async def open_journal(
         return None
     if opened is None:
         return None
-    return SqliteJournal(path, opened.database, options_digest(objects, algorithm, opened.salt))
+    return SqliteJournal(path, opened, options_digest(objects, algorithm, opened.salt))
 
 
 def default_path(state_directory: str, identity: Identity, shard: Shard) -> str:

@@ -21,6 +21,7 @@ import anyio
 
 from asyncsink.errors import JournalError
 from asyncsink.journal.faults import fault_of
+from asyncsink.journal.opening import Opened
 from asyncsink.journal.rows import Forgotten, PublishedRow, Rows, Writing
 from asyncsink.model import (
     Known,
@@ -58,11 +59,12 @@ class _Question:
 class SqliteJournal:
     """See `base.Journal`. Made by `place.open_journal`."""
 
-    def __init__(self, path: str, database: sqlite3.Connection, options: bytes) -> None:
-        """Take over a connection from `opening.open_database`; `options` is `rows.options_digest` of this run."""
+    def __init__(self, path: str, opened: Opened, options: bytes) -> None:
+        """Take over what `opening.open_database` opened; `options` is `rows.options_digest` of this run."""
         self._path = path
-        self._database = database
-        self._rows = Rows(database, options)
+        self._database = opened.database
+        self._blank = opened.blank
+        self._rows = Rows(opened.database, options)
         self._requests: queue.SimpleQueue[_Write | _Question | None] = queue.SimpleQueue()
         self._handing_over = threading.Lock()
         self._error: Exception | None = None
@@ -81,6 +83,11 @@ class SqliteJournal:
     def path(self) -> str:
         """Absolute path of the file."""
         return self._path
+
+    @property
+    def blank(self) -> bool:
+        """See `base.Journal.blank`."""
+        return self._blank
 
     def known(self, transfers: Sequence[Transfer]) -> list[Known | None]:
         """See `base.Journal.known`."""

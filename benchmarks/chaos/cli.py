@@ -14,6 +14,7 @@ from benchmarks.chaos import soak as soaks
 from benchmarks.chaos.killing import kill_runs
 from benchmarks.chaos.killing import render as render_kill
 from benchmarks.chaos.picture import draw_soak
+from benchmarks.plot import needs_matplotlib
 
 Output = Annotated[Path | None, typer.Option(help="Where the JSON goes (default: it is not kept).")]
 
@@ -41,6 +42,8 @@ def soak(
     plot: Annotated[Path | None, typer.Option(help="The picture (needs matplotlib, from the bench extra).")] = None,
 ) -> None:
     """Export a tree that changes, again and again in one process, with faults and credentials that end."""
+    if plot is not None:
+        needs_matplotlib()
     result = asyncio.run(soaks.run_soak(minutes, seed, _tell))
     _keep(result, output)
     typer.echo(soaks.render(result))
@@ -61,6 +64,7 @@ def plot_soak(
         raise typer.BadParameter(f"{result} cannot be read as JSON ({error}).") from error
     if not isinstance(loaded, dict) or loaded.get("kind") != soaks.KIND:
         raise typer.BadParameter(f"{result} is no soak; expected what soak --output has written.")
+    needs_matplotlib()
     draw_soak(loaded, output)
 
 

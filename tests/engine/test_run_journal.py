@@ -43,6 +43,7 @@ class Kept:
     """A Journal in memory."""
 
     path = "/j"
+    blank = False
 
     def __init__(self, known: dict[str, Known] | None = None) -> None:
         self.answers = known or {}

@@ -88,6 +88,27 @@ async def test_what_was_published_is_known_of_the_same_file_only(open_it: Open) 
     assert [each is not None and each.stale for each in found] == [*[False] * 4, *[True] * 5]
 
 
+async def test_a_journal_is_blank_until_something_is_published_or_open(open_it: Open) -> None:
+    journal = await opened(open_it)
+    assert journal.blank
+    await journal.publish([published_of(n) for n in range(300)])
+    assert journal.blank  # it says what was there when it was opened
+    await journal.aclose()
+    journal = await opened(open_it)
+    assert not journal.blank
+    asked = [transfer_of(n) for n in range(301)]
+    assert [each is not None and each.published for each in journal.known(asked)] == [*[True] * 300, False]
+    await anyio.to_thread.run_sync(journal.forget, [each.key for each in asked])
+    await journal.aclose()
+    journal = await opened(open_it)
+    assert journal.blank
+    await journal.step(UploadCreating("study/1.nii", source_of(1), 5, None, "token"))
+    await journal.aclose()
+    journal = await opened(open_it)
+    assert not journal.blank
+    await journal.aclose()
+
+
 async def test_what_is_forgotten_is_forgotten_for_good(open_it: Open) -> None:
     journal = await opened(open_it)
     await journal.publish([published_of(1), published_of(2)])
@@ -314,12 +335,18 @@ async def test_a_damaged_page_is_told(open_it: Open, path: Path) -> None:
         page = database.execute("PRAGMA page_size").fetchone()[0]
     database.close()
     with path.open("r+b") as file:
-        file.seek(2 * page)
-        file.write(b"\xff" * (path.stat().st_size - 2 * page))
+        whole = path.stat().st_size // page
+        file.seek(whole // 2 * page)
+        file.write(b"\xff" * (whole - whole // 2) * page)
     journal = await opened(open_it)
     with pytest.raises(JournalError, match=r"is damaged, or no journal at all .* remove the file"):
         journal.known([transfer_of(number) for number in range(5000)])
     await journal.aclose()
+    with path.open("r+b") as file:
+        file.seek(2 * page)
+        file.write(b"\xff" * (whole - 2) * page)
+    with pytest.raises(JournalError, match=r"is damaged, or no journal at all .* remove the file"):
+        await opened(open_it)
 
 
 KILLED = """
