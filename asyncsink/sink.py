@@ -81,6 +81,7 @@ async def run_source(
     *,
     dry_run: bool = False,
     observe: Callable[[Event], None] | None = None,
+    failures_only: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Publish everything that `source` has: survey it, prepare the destinations, run the pipeline, report.
@@ -88,6 +89,7 @@ async def run_source(
     Args:
         dry_run: look and compare, but send nothing; what would be sent is in `report.planned`.
         observe: called with every event, on the event loop; it must return quickly.
+        failures_only: of outcomes, it hears of failures only; the others stand in `progress.counts` and the report.
         progress: counts for a display to poll.
     """
     refuse_trio()
@@ -95,7 +97,7 @@ async def run_source(
     check_division(settings, source)
     started = time.monotonic()
     progress = progress if progress is not None else Progress()
-    events = Events(observe)
+    events = Events(observe, failures_only=failures_only)
     threads = CapacityLimiter(settings.limits.reader_threads)
     settings = await with_places_outside(settings, source, events.notice, dry_run=dry_run, limiter=threads)
     discovery = discovery_of(settings, settings.target, source)

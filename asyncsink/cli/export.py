@@ -42,7 +42,14 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
 
         async def main() -> Report:
             with transfer_display(source, progress, quiet=output.quiet):
-                return await run_source(settings, found, dry_run=dry_run, observe=tally.observe, progress=progress)
+                return await run_source(
+                    settings,
+                    found,
+                    dry_run=dry_run,
+                    observe=tally.observe,
+                    failures_only=tally.failures_only,
+                    progress=progress,
+                )
 
         def on_signal() -> None:
             give_up()

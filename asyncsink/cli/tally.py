@@ -21,7 +21,7 @@ class Tally:
     """Counts of recorded outcomes, named as in `Report.as_dict`. Its `observe` is called on the event loop.
 
     Attributes:
-        progress: knows how many objects there are, once they are counted.
+        progress: knows how many objects there are, once they are counted, and what became of them.
         on_notice: tells a person what should be known although it is no failure.
         destination: where to, once it is known to hold no secret.
     """
@@ -31,14 +31,22 @@ class Tally:
     on_notice: Callable[[str], None]
     destination: str = ""
     transport: str = ""
-    counts: Counts = field(default_factory=Counts)
     failures: list[Failure] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
+    @property
+    def failures_only(self) -> bool:
+        """Whether `observe` needs no outcome but failures: nobody reads the log of the others."""
+        return not log.isEnabledFor(logging.DEBUG)
+
+    @property
+    def counts(self) -> Counts:
+        """What is recorded."""
+        return self.progress.counts
+
     def observe(self, event: Event) -> None:
-        """Count, pass notices on, and log what --verbose shows."""
+        """Keep failures, pass notices on, and log what --verbose shows."""
         if isinstance(event, Finished):
-            self.counts.add(event.outcome)
             if isinstance(event.outcome, Failure) and len(self.failures) < FAILURES_KEPT:
                 self.failures.append(event.outcome)
             log.debug("%s", _Told(event.outcome))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from asyncsink.report.counts import Counts
 
 
 @dataclass(slots=True)
@@ -14,6 +16,7 @@ class Progress:
         objects_done: outcomes so far.
         bytes_done: bytes of files that were sent or found to be there already, part by part.
         started: True once transfers run.
+        counts: what was recorded so far amounts to; those of the report, in the end.
     """
 
     objects_total: int | None = None
@@ -21,3 +24,4 @@ class Progress:
     objects_done: int = 0
     bytes_done: int = 0
     started: bool = False
+    counts: Counts = field(default_factory=Counts)

@@ -147,7 +147,7 @@ class Opening:
         threads = self.threads or CapacityLimiter(settings.limits.reader_threads)
         threads.total_tokens = settings.limits.reader_threads
         async with AsyncExitStack() as exits:
-            log = OutcomeLog()
+            log = OutcomeLog(self.progress.counts)
             opened = await self._open_destination(exits, outlook, threads)
             destination, target, s3, journal = opened.destination, opened.target, opened.stack, opened.journal
             copy = await self._open_copy(exits, threads)

@@ -37,13 +37,13 @@ class OutcomeLog:
         counts: what they amount to.
     """
 
-    def __init__(self) -> None:
-        """An empty log."""
+    def __init__(self, counts: Counts | None = None) -> None:
+        """An empty log, which counts in `counts` where somebody else looks at them too."""
         self._lock = threading.Lock()
         self._kinds = {kind: _Lines() for kind in (Receipt, Skip, Failure, Planned)}
         for kind in self._kinds.values():
             weakref.finalize(self, kind.file.close)
-        self.counts = Counts()
+        self.counts = Counts() if counts is None else counts
 
     def append(self, outcome: Outcome) -> None:
         """Keep one outcome. As `extend`."""

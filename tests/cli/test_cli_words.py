@@ -70,6 +70,7 @@ def tally_of(*outcomes: Outcome, total: int | None, dry_run: bool = False) -> tu
     tally = Tally(dry_run, Progress(objects_total=total, started=True), told.append, destination="s3://b/p")
     tally.observe(Started(total, None, "wire"))
     for outcome in outcomes:
+        tally.progress.counts.add(outcome)
         tally.observe(Finished(outcome))
     return tally, told
 

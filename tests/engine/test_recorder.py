@@ -12,11 +12,11 @@ import anyio.lowlevel
 import pytest
 
 from asyncsink.engine.events import Events
-from asyncsink.engine.recorder import BATCH, QUEUE_RECORDS, Passed, Record, Recorder, Ticket
+from asyncsink.engine.recorder import BATCH, QUEUE_PASSED, QUEUE_RECORDS, Passed, Record, Recorder, Ticket
 from asyncsink.errors import JournalError
-from asyncsink.model import Event, Finished, Receipt
-from asyncsink.report.encoded import Encoded
-from asyncsink.report.manifest import ManifestHeader, ManifestWriter
+from asyncsink.model import Event, Failure, Finished, Receipt
+from asyncsink.report.encoded import Encoded, encoded
+from asyncsink.report.manifest import ManifestHeader, ManifestWriter, read_manifest
 from asyncsink.report.outcomes import OutcomeLog
 
 pytestmark = pytest.mark.anyio
@@ -56,6 +56,57 @@ async def test_everything_is_recorded_in_order_and_told_afterwards(tmp_path: Pat
     assert heard == [str(number) for number in range(702)]
     assert [receipt.key for receipt in log.receipts] == heard
     assert [json.loads(line).get("key") for line in (tmp_path / "m").read_text().splitlines()][1:-1] == heard
+
+
+FAILED = Failure("/s/f", "f", "s3://b/f", "Throttled", "Too many.", "upload")
+
+
+@pytest.mark.parametrize("failures_only", [False, True])
+async def test_what_other_processes_pass_on_is_recorded_before_it_is_told(tmp_path: Path, failures_only: bool) -> None:
+    manifest, log = ManifestWriter(tmp_path / "m", ManifestHeader(destination="d")), OutcomeLog()
+    await manifest.open()
+    order: list[object] = []
+
+    class Journal:
+        async def record(self, ended: Sequence[Record], _written: Encoded, passed: Sequence[Passed], /) -> None:
+            order.extend([*(group[0] for group, _, _ in ended), *(row[0] for each in passed for row in each.rows)])
+
+    def observe(event: Event) -> None:
+        assert isinstance(event, Finished)
+        order.append(event.outcome)
+
+    recorder = Recorder(log, manifest, Events(observe, failures_only=failures_only), Journal())
+    recorder.pass_on(Passed(encoded([outcome(1), outcome(2)]), [(b"1", b"", "", "", "", "")]))
+    recorder.add([outcome(3)])
+    recorder.pass_on(Passed(encoded([FAILED, outcome(4)])))
+    recorder.finish()
+    await recorder.run()
+    await manifest.close(interrupted=False)
+    told = [FAILED] if failures_only else [outcome(3), outcome(1), outcome(2), FAILED, outcome(4)]
+    assert order == [outcome(3), b"1", *told]
+    assert list(log.receipts) == [outcome(3), outcome(1), outcome(2), outcome(4)]
+    assert list(log.failures) == [FAILED]
+    assert (log.counts.objects_uploaded, log.counts.objects_failed, log.counts.bytes_uploaded) == (4, 1, 4)
+    _, records = read_manifest(tmp_path / "m")
+    assert list(records)[:-1] == [outcome(3), outcome(1), outcome(2), FAILED, outcome(4)]
+
+
+async def test_what_is_passed_on_holds_back_too() -> None:
+    recorder = Recorder(OutcomeLog(), None, Events())
+    recorder.pass_on(Passed(encoded([outcome(number) for number in range(QUEUE_PASSED)])))
+    waited = anyio.Event()
+
+    async def wait() -> None:
+        await recorder.room()
+        waited.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        assert not waited.is_set()
+        recorder.finish()
+        await recorder.run()
+        await waited.wait()
 
 
 async def test_finishing_an_empty_recorder() -> None:
