@@ -9,6 +9,7 @@ have begun to; without one nobody else would ever abort them.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -34,8 +35,8 @@ from asyncsink.journal.rows import published_row
 from asyncsink.model import Event, LimitChanged, Notice, Transfer
 from asyncsink.report.encoded import Encoded
 
-BEAT_SECONDS = 0.02
-"""So often the parent hears of what is new."""
+BEAT_SECONDS = 0.05
+"""So often the parent hears of what is new. Each message costs it as much as some tens of the outcomes in it."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Read = Callable[[int], Awaitable[bytes]]
@@ -46,6 +47,9 @@ def main() -> None:
 
     What ends it otherwise stands on stderr, and holds no text that nobody has looked at for secrets.
     """
+    # What was imported lives to the end of the process: it is not looked at again.
+    gc.freeze()
+    gc.enable()
     news = os.dup(1)
     with os.fdopen(os.dup(0), "rb", buffering=0) as work, open(os.devnull, "rb") as nothing:
         # The pipes are between parent and child alone: what a library prints goes to stderr.
