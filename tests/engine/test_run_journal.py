@@ -11,9 +11,11 @@ import pytest
 
 from asyncsink.engine.journalling import COUNT_BATCH, RunJournal
 from asyncsink.engine.parent_log import ParentLog
+from asyncsink.engine.recorder import Passed
 from asyncsink.engine.step_writer import StepWriter
 from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
+from asyncsink.journal.rows import PublishedRow, published_row
 from asyncsink.model import (
     Failure,
     Known,
@@ -32,6 +34,7 @@ from asyncsink.model import (
     UploadPartStored,
     UploadStep,
 )
+from asyncsink.report.encoded import Encoded
 
 pytestmark = pytest.mark.anyio
 SOURCE = SourceFile("/s/f", 3, 4, ctime_ns=5, inode=6)
@@ -48,7 +51,7 @@ class Kept:
     def __init__(self, known: dict[str, Known] | None = None) -> None:
         self.answers = known or {}
         self.asked = 0
-        self.published: list[Published] = []
+        self.published: list[Published | PublishedRow] = []
         self.forgotten: list[str] = []
         self.steps: list[UploadStep] = []
 
@@ -59,7 +62,7 @@ class Kept:
     def forget(self, keys: Sequence[str]) -> None:
         self.forgotten += keys
 
-    async def publish(self, published: Sequence[Published]) -> None:
+    async def publish(self, published: Sequence[Published | PublishedRow]) -> None:
         self.published += published
 
     async def step(self, step: UploadStep) -> None:
@@ -130,6 +133,21 @@ async def test_a_whole_object_does_not_end_the_row_of_an_upload_under_way() -> N
     await journal.step(UploadCompleting("k"))
     await journal.record(ended(receipt()))
     assert kept.published == [Published(SOURCE, "k", "e", "v", None)]
+
+
+async def test_what_another_process_passes_on_is_written_as_if_it_were_our_own() -> None:
+    """Rows of keys without an upload under way, and what failed on its way is forgotten."""
+    kept = Kept()
+    journal = run_journal(kept)
+    await journal.step(CREATING)
+    of_k, of_other = (published_row(Published(SOURCE, key, "e", "v", None)) for key in ("k", "other"))
+    await journal.record([], None, [Passed(Encoded(), [of_k, of_other], ["lost"])])
+    assert (kept.published, kept.forgotten) == ([of_other], ["lost"])
+    await journal.step(UploadCompleting("k"))
+    await journal.record([], None, [Passed(Encoded(), [of_k])])
+    assert kept.published == [of_other, of_k]
+    await journal.step(UploadGone("k"))
+    assert UploadGone("k") not in kept.steps, "what is published has ended its upload"
 
 
 async def test_what_is_gone_is_told_once_also_after_a_failure() -> None:

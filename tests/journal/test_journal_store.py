@@ -19,6 +19,7 @@ import pytest
 
 from asyncsink.config import ObjectOptions, Secret
 from asyncsink.errors import DestinationFull, JournalError
+from asyncsink.journal.rows import PublishedRow, published_row
 from asyncsink.journal.sqlite import WAITING_MAX, SqliteJournal
 from asyncsink.model import (
     Known,
@@ -64,9 +65,12 @@ async def opened(open_it: Open, **changed: object) -> SqliteJournal:
     return journal
 
 
-async def test_what_was_published_is_known_of_the_same_file_only(open_it: Open) -> None:
+@pytest.mark.parametrize("encode", [lambda published: published, published_row], ids=["as it is", "as a row"])
+async def test_what_was_published_is_known_of_the_same_file_only(
+    open_it: Open, encode: Callable[[Published], Published | PublishedRow]
+) -> None:
     journal = await opened(open_it)
-    await journal.publish([published_of(1), published_of(2)])
+    await journal.publish([encode(published_of(1)), encode(published_of(2))])
     await journal.aclose()
     journal = await opened(open_it)
     asked = [
