@@ -193,6 +193,7 @@ def test_outcomes_around_the_blocks_they_are_read_by(count: int) -> None:
     assert list(reversed(log.receipts)) == given_receipts[::-1]
     assert log.receipts[count - 1 :: -BLOCK_LINES + 1] == given_receipts[count - 1 :: -BLOCK_LINES + 1]
     assert list(log.skips) == [SKIPPED] * count
+    assert max(len(log.read(Receipt, number)[1]) for number in range(count)) <= BLOCK_LINES
 
 
 def test_one_thread_may_read_while_another_appends() -> None:
