@@ -37,6 +37,7 @@ class Fetcher:
         secret: the customer's own key of the objects (SSE-C), or None.
         range_bytes: objects larger than this are received in ranges of this size.
         ranges_at_once: of one object.
+        threads_receive: ranges are received by the lane's own threads; else into memory, within the budget.
         budget: bounds the bytes that are received and not yet written, over all workers.
         clock: seconds.
     """
@@ -49,6 +50,7 @@ class Fetcher:
     lander: Lander
     range_bytes: int
     ranges_at_once: int
+    threads_receive: bool
     budget: ByteBudget
     threads: CapacityLimiter
     progress: Progress

@@ -39,8 +39,8 @@ from asyncsink.sources.s3_listing import list_below
 
 BATCH_OBJECTS_MAX = 16
 """Small objects that one worker receives one after another, and that land in one hop."""
-RANGES_AT_ONCE = 16
-"""Of one large object."""
+RANGES_AT_ONCE = 8
+"""Of one large object: a file system lets one thread at a time write to a file, and more of them only wait."""
 _MARKER = "is a folder marker, not a file"
 
 
@@ -175,6 +175,7 @@ class GrabRun:
             lander=lander,
             range_bytes=self._limits.part_size_bytes,
             ranges_at_once=RANGES_AT_ONCE,
+            threads_receive=stack.senders > 0,
             budget=ByteBudget(self._limits.memory_bytes),
             threads=threads,
             progress=self._progress,
