@@ -86,7 +86,7 @@ class Contender:
 
 _OURS = "CRC64NVME of every object and part; the answer is compared; sources are watched for changes; manifest"
 _BOTOCORE = "CRC32, botocore's default; over plain HTTP also SHA-256 in the signature"
-_PROVEN = "CRC64NVME of every object, as the server has it; a file appears whole and on the disk (fsync), or not at all"
+_PROVEN = "CRC64NVME of every object, as the server has it; a file appears whole and proven, or not at all"
 _BOTOCORES_PROOF = "the server's checksum, where a request asks for the whole object"
 
 CONTENDERS = {

@@ -14,6 +14,7 @@ from asyncsink.engine.budget import ByteBudget
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import CHEAP_MD5_BYTES_MAX
 from asyncsink.errors import AsyncSinkError, ConfigError, IntegrityError, PreconditionFailed, TransferError
+from asyncsink.grabbing.lander import Lander
 from asyncsink.grabbing.landing import Body, Landing, pieces_of
 from asyncsink.grabbing.objects import existing_by_answer, existing_by_listing, look_closer
 from asyncsink.grabbing.ranges import fetch_in_ranges
@@ -36,6 +37,7 @@ class Fetcher:
         secret: the customer's own key of the objects (SSE-C), or None.
         range_bytes: objects larger than this are received in ranges of this size.
         ranges_at_once: of one object.
+        threads_receive: ranges are received by the lane's own threads; else into memory, within the budget.
         budget: bounds the bytes that are received and not yet written, over all workers.
         clock: seconds.
     """
@@ -45,8 +47,10 @@ class Fetcher:
     secret: Secret | None
     staging: Staging
     landing: Landing
+    lander: Lander
     range_bytes: int
     ranges_at_once: int
+    threads_receive: bool
     budget: ByteBudget
     threads: CapacityLimiter
     progress: Progress
@@ -141,8 +145,7 @@ class Fetcher:
                         again += await self._replaced(wanted, error, attempt, outcomes)
                     except AsyncSinkError as error:
                         outcomes.append(self._failure(wanted, error))
-                land = partial(self.landing.land, [body for _, body, _ in received])
-                landed = await anyio.to_thread.run_sync(land, limiter=self.threads) if received else []
+                landed = await self.lander.land([body for _, body, _ in received]) if received else []
             for (wanted, _, answered), result in zip(received, landed, strict=True):
                 if isinstance(result, IntegrityError) and attempt == 1:
                     again.append(wanted)

@@ -1,7 +1,7 @@
-"""Where received objects become files: whole, proven, synced, and only then under their names. Blocking; in threads.
+"""Where received objects become files: whole, proven, and only then under their names. Blocking; in threads.
 
-Many small files land in one hop: all are written, then all are synced (the first sync of a batch does most of the
-work for the others), renamed, and each directory is synced once. After `land` returned, a file survives a power loss.
+When a file reaches the disk is left to the system, as with every other copy: the object is still in S3, and the next
+grab compares what is here by its content, not by its size, so that a file which a power loss tore is received again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import anyio.from_thread
 
 from asyncsink.destinations.local_errors import translated
-from asyncsink.destinations.local_files import PIECE_BYTES, make_directories, sync_directory
+from asyncsink.destinations.local_files import PIECE_BYTES, make_directories
 from asyncsink.destinations.local_places import real_parent
 from asyncsink.errors import AsyncSinkError
 from asyncsink.grabbing.staging import Staging, regular_size
@@ -89,61 +89,30 @@ class Landing:
     def land(self, bodies: Sequence[Body]) -> list[Proof | AsyncSinkError]:
         """Prove and publish whole objects; one that fails leaves what was under its name as it was."""
         results: list[Proof | AsyncSinkError] = []
-        written: dict[int, tuple[str, str, int]] = {}
-        try:
-            for number, body in enumerate(bodies):
-                try:
-                    proof = prove(body.existing, (body.data,), body.url, received_before=body.received_before)
-                    results.append(proof)
-                    written[number] = self._write(body)
-                except AsyncSinkError as error:
-                    results[number:] = [error]
-            for number, (temporary, target, descriptor) in written.items():
-                try:
-                    with translated(target, None):
-                        os.fsync(descriptor)
-                        os.rename(temporary, target)
-                except AsyncSinkError as error:
-                    results[number] = error
-            self._sync_parents(bodies, written, results)
-        finally:
-            for temporary, _, descriptor in written.values():
-                os.close(descriptor)
-                _remove(temporary)
+        for body in bodies:
+            try:
+                results.append(self._land(body))
+            except AsyncSinkError as error:
+                results.append(error)
         return results
 
-    def _write(self, body: Body) -> tuple[str, str, int]:
+    def _land(self, body: Body) -> Proof:
+        proof = prove(body.existing, (body.data,), body.url, received_before=body.received_before)
         target, temporary = self.place(body.relative), self._staging.whole()
         with translated(target, None):
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                write_all(descriptor, 0, body.data)
-                finish(descriptor, self._staging.mode, body.existing.modified)
-            except BaseException:
-                os.close(descriptor)
-                _remove(temporary)
-                raise
-        return temporary, target, descriptor
-
-    def _sync_parents(
-        self,
-        bodies: Sequence[Body],
-        written: dict[int, tuple[str, str, int]],
-        results: list[Proof | AsyncSinkError],
-    ) -> None:
-        failed: dict[str, AsyncSinkError | None] = {}
-        for number, (_, target, _) in written.items():
-            parent = os.path.dirname(target)
-            if parent not in failed:
-                failed[parent] = None
                 try:
-                    with translated(self.path(bodies[number].relative), None):
-                        sync_directory(parent)
-                except AsyncSinkError as error:
-                    failed[parent] = error
-            error_of_parent = failed[parent]
-            if error_of_parent is not None and not isinstance(results[number], AsyncSinkError):
-                results[number] = error_of_parent
+                    write_all(descriptor, 0, body.data)
+                    finish(descriptor, self._staging.mode, body.existing.modified)
+                finally:
+                    # A network file system tells here that it has no room.
+                    os.close(descriptor)
+                os.rename(temporary, target)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+        return proof
 
 
 def finish(descriptor: int, mode: int, modified: datetime | None) -> None:
@@ -169,10 +138,3 @@ def pieces_of(path: str) -> Iterator[memoryview]:
         while length := file.readinto(buffer):
             anyio.from_thread.check_cancelled()
             yield buffer[:length]
-
-
-def _remove(temporary: str) -> None:
-    try:
-        os.unlink(temporary)
-    except FileNotFoundError:
-        return  # it has its name by now

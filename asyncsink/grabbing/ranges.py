@@ -21,7 +21,7 @@ from asyncsink.integrity.existing import Existing
 from asyncsink.integrity.received import Proof, comparison, conclude_proof, prove
 from asyncsink.integrity.sameness import Digests
 from asyncsink.model import ChecksumAlgorithm
-from asyncsink.s3.get_object import GetObject
+from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectData, ObjectReceived
 from asyncsink.s3.part_plan import Part, PartPlan, plan_parts
 
 if TYPE_CHECKING:
@@ -81,6 +81,47 @@ async def fetch_in_ranges(fetcher: Fetcher, wanted: Wanted, *, received_before: 
     return Fetched(existing, proof, ranges.version_id, ranges.attempts)
 
 
+class _Range:
+    """One range on its way into the file; a RangeTaker, whose methods are called in a thread."""
+
+    def __init__(self, part: Part, file: UnfinishedFile, etag: str, url: str) -> None:
+        self._part = part
+        self._file = file
+        self._etag = etag
+        self._url = url
+        self._digester = file.digester()
+
+    def take(self, position: int, piece: memoryview) -> None:
+        """Write the next bytes.
+
+        Raises:
+            DestinationFull, PermanentError: they cannot be written.
+        """
+        if not position:
+            self._digester = self._file.digester()
+        self._file.write(self._part.offset + position, piece, self._digester)
+
+    def end(self, answer: ObjectReceived) -> None:
+        """Note that the range is there.
+
+        Raises:
+            PreconditionFailed: these are other bytes than the object had when it was looked at.
+        """
+        length = self._part.length
+        if answer.length != length or (answer.etag and self._etag and answer.etag != self._etag):
+            raise PreconditionFailed(
+                f"{self._url} was replaced while it was received: {answer.length:,} bytes at {self._part.offset:,} "
+                f"came with the ETag {answer.etag}; {length:,} of {self._etag} were expected. Grab it again.",
+                operation=GetObjectTo.name,
+            )
+        self._file.note(self._part.part_number, self._digester)
+
+    def take_all(self, answer: ObjectData) -> None:
+        """What was received into memory."""
+        self.take(0, memoryview(answer.data))
+        self.end(ObjectReceived(length=len(answer.data), etag=answer.etag, version_id=answer.version_id))
+
+
 class _Ranges:
     """The ranges of one object that are still to be received."""
 
@@ -110,41 +151,47 @@ class _Ranges:
             raise errors[0]
 
     async def _run(self, scope: anyio.CancelScope, errors: list[Exception]) -> None:
+        receive = self._receive_in_thread if self._fetcher.threads_receive else self._receive_here
         try:
             while self._missing:
-                async with self._fetcher.budget.reserve(self._buffers.size_bytes):
-                    if not self._missing:
-                        return
-                    await self._receive_one(self._missing.pop())
+                part = self._missing.pop()
+                answer = await receive(part, _Range(part, self._file, self._etag, self._fetcher.url(self._key)))
+                self.attempts = max(self.attempts, answer.attempts)
+                self.version_id = answer.version_id or self.version_id
+                self._fetcher.progress.bytes_done += part.length
         except Exception as error:  # noqa: BLE001 - raised by `receive`, without the task group's wrapping
             errors.append(error)
             scope.cancel()
 
-    async def _receive_one(self, part: Part) -> None:
-        fetcher = self._fetcher
-        with self._buffers.lend(part.length) as into:
-            answer = await fetcher.transport.send(
-                GetObject(
-                    key=self._key,
-                    offset=part.offset,
-                    length=part.length,
-                    if_match=self._etag,
-                    into=into,
-                    sse_customer_key=fetcher.secret,
-                )
+    async def _receive_in_thread(self, part: Part, taker: _Range) -> ObjectReceived:
+        return await self._fetcher.transport.send(
+            GetObjectTo(
+                key=self._key,
+                offset=part.offset,
+                length=part.length,
+                taker=taker,
+                if_match=self._etag,
+                sse_customer_key=self._fetcher.secret,
             )
-            if len(answer.data) != part.length or (answer.etag and self._etag and answer.etag != self._etag):
-                raise PreconditionFailed(
-                    f"{fetcher.url(self._key)} was replaced while it was received: {len(answer.data):,} bytes at "
-                    f"{part.offset:,} came with the ETag {answer.etag}; {part.length:,} of {self._etag} were expected. "
-                    "Grab it again.",
-                    operation=GetObject.name,
+        )
+
+    async def _receive_here(self, part: Part, taker: _Range) -> ObjectData:
+        """Into memory, where the lane has no threads that receive."""
+        fetcher = self._fetcher
+        async with fetcher.budget.reserve(self._buffers.size_bytes):
+            with self._buffers.lend(part.length) as into:
+                answer = await fetcher.transport.send(
+                    GetObject(
+                        key=self._key,
+                        offset=part.offset,
+                        length=part.length,
+                        if_match=self._etag,
+                        into=into,
+                        sse_customer_key=fetcher.secret,
+                    )
                 )
-            self.attempts = max(self.attempts, answer.attempts)
-            self.version_id = answer.version_id or self.version_id
-            write = partial(self._file.write, part.part_number, answer.data)
-            await anyio.to_thread.run_sync(write, limiter=fetcher.threads)
-        fetcher.progress.bytes_done += part.length
+                await anyio.to_thread.run_sync(partial(taker.take_all, answer), limiter=fetcher.threads)
+        return answer
 
 
 def _finish(

@@ -21,6 +21,7 @@ from asyncsink.engine.tuner import Tuner
 from asyncsink.errors import InvalidKey, KeyCollision, SourceMissing
 from asyncsink.grabbing.fetching import Fetcher, failure_of
 from asyncsink.grabbing.finding import Matches, find_matches, find_single
+from asyncsink.grabbing.lander import Lander
 from asyncsink.grabbing.landing import Landing
 from asyncsink.grabbing.options import GrabSettings
 from asyncsink.grabbing.report import GrabReport
@@ -38,8 +39,8 @@ from asyncsink.sources.s3_listing import list_below
 
 BATCH_OBJECTS_MAX = 16
 """Small objects that one worker receives one after another, and that land in one hop."""
-RANGES_AT_ONCE = 16
-"""Of one large object."""
+RANGES_AT_ONCE = 8
+"""Of one large object: a file system lets one thread at a time write to a file, and more of them only wait."""
 _MARKER = "is a folder marker, not a file"
 
 
@@ -140,19 +141,8 @@ class GrabRun:
         return False
 
     async def _fetch_all(self, stack: S3Stack, matches: Matches | None, single: ListedObject | None) -> None:
-        fetcher = Fetcher(
-            transport=stack.transport,
-            bucket=self._settings.target.bucket,
-            secret=self._settings.settings.objects.sse_customer_key,
-            staging=self._staging,
-            landing=await anyio.to_thread.run_sync(Landing, self._staging),
-            range_bytes=self._limits.part_size_bytes,
-            ranges_at_once=RANGES_AT_ONCE,
-            budget=ByteBudget(self._limits.memory_bytes),
-            threads=CapacityLimiter(self._limits.reader_threads),
-            progress=self._progress,
-            clock=self._clock,
-        )
+        landing = await anyio.to_thread.run_sync(Landing, self._staging)
+        threads = CapacityLimiter(self._limits.reader_threads)
         self._progress.started = True
         await self._events.emit(Started(self._progress.objects_total, self._progress.bytes_total, stack.lane))
         tuner = Tuner(stack.pacer, self._limits, self._events.emit)
@@ -162,6 +152,7 @@ class GrabRun:
                 async with anyio.create_task_group() as tuning:
                     tuning.start_soon(tuner.run)
                     async with anyio.create_task_group() as workers:
+                        fetcher = self._fetcher(stack, landing, Lander(landing, threads, workers), threads)
                         for _ in range(self._limits.concurrency_max):
                             workers.start_soon(self._work, fetcher)
                         await self._feed(fetcher, matches, single)
@@ -173,6 +164,23 @@ class GrabRun:
             finally:
                 # What the workers finished last is written down too.
                 self._recorder.finish()
+
+    def _fetcher(self, stack: S3Stack, landing: Landing, lander: Lander, threads: CapacityLimiter) -> Fetcher:
+        return Fetcher(
+            transport=stack.transport,
+            bucket=self._settings.target.bucket,
+            secret=self._settings.settings.objects.sse_customer_key,
+            staging=self._staging,
+            landing=landing,
+            lander=lander,
+            range_bytes=self._limits.part_size_bytes,
+            ranges_at_once=RANGES_AT_ONCE,
+            threads_receive=stack.senders > 0,
+            budget=ByteBudget(self._limits.memory_bytes),
+            threads=threads,
+            progress=self._progress,
+            clock=self._clock,
+        )
 
     async def _record(self) -> None:
         with anyio.CancelScope(shield=True):

@@ -17,10 +17,9 @@ from datetime import datetime
 import anyio.from_thread
 
 from asyncsink.destinations.local_errors import translated
-from asyncsink.destinations.local_files import sync_directory
 from asyncsink.grabbing.landing import finish, write_all
 from asyncsink.grabbing.staging import Staging, lock
-from asyncsink.integrity.checksums import ByteBody, checksum_of
+from asyncsink.integrity.checksums import ByteBody, Digester, checksum_of
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.s3.part_plan import PartPlan
 
@@ -28,7 +27,7 @@ _NO_ALLOCATION = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 class UnfinishedFile:
-    """One large file; `open`, `write` from any thread, `publish`; `close` at the end, whatever happened.
+    """One large file; `open`, `write` and `note` each range, `publish`; `close` at the end, whatever happened.
 
     Args:
         staging: where it waits.
@@ -115,15 +114,32 @@ class UnfinishedFile:
             os.ftruncate(self._state, 0)
             self._note(self._identity)
 
-    def write(self, part_number: int, data: ByteBody) -> None:
-        """Write one range, and note that it is there.
+    def write(self, position: int, data: ByteBody, digester: Digester) -> None:
+        """Write bytes of a range, and add them to its checksum. From any thread.
+
+        Args:
+            position: in the whole file.
+            digester: made by `digester`; the range's own.
 
         Raises:
-            DestinationFull, PermanentError: it cannot be written.
+            DestinationFull, PermanentError: they cannot be written.
         """
-        checksum = checksum_of(data, self._algorithm)
+        digester.update(data)
         with translated(self.target, None):
-            write_all(self._file, self._plan.part(part_number).offset, data)
+            write_all(self._file, position, data)
+
+    def digester(self) -> Digester:
+        """For one range, which is written from its beginning."""
+        return Digester((self._algorithm,))
+
+    def note(self, part_number: int, digester: Digester) -> None:
+        """Note that a range is there: all of its bytes were written. From any thread.
+
+        Raises:
+            DestinationFull, PermanentError: it cannot be noted.
+        """
+        checksum = digester.result(self._algorithm)
+        with translated(self.target, None):
             if self._state >= 0:
                 self._note({"part": part_number, "checksum": checksum.value})
         self.done[part_number] = checksum
@@ -133,17 +149,15 @@ class UnfinishedFile:
         os.write(self._state, json.dumps(entry).encode() + b"\n")
 
     def publish(self, modified: datetime | None) -> None:
-        """Sync, rename to the target, sync the directory; the state goes.
+        """Rename to the target; the state goes.
 
         Raises:
             AccessDenied, DestinationFull, PermanentError: what was under the name is as it was.
         """
         with translated(self.target, None):
             finish(self._file, self._mode, modified)
-            os.fsync(self._file)
             os.rename(self.path, self.target)
             self._remove_state()
-            sync_directory(os.path.dirname(self.target))
 
     def discard(self) -> None:
         """Forget all of it: what is there is not the object.

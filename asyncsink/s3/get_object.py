@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from asyncsink.model import ChecksumAlgorithm
 from asyncsink.s3.operations import ByteBody, Operation, Response
@@ -44,3 +44,53 @@ class GetObject(Operation[ObjectData]):
     if_match: str = ""
     version_id: str = ""
     sse_customer_key: Any = None
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectReceived(Response):
+    """Answer to GetObjectTo: how many bytes were taken, and the object they came from; fields as in ObjectHead."""
+
+    length: int
+    etag: str = ""
+    version_id: str = ""
+
+
+class RangeTaker(Protocol):
+    """Who takes the bytes of a range, in a thread of the lane. What it raises ends the request, and is raised."""
+
+    def take(self, position: int, piece: memoryview) -> None:
+        """The next bytes, `position` of them came before in this range: 0 begins anew. They must not be kept."""
+        ...
+
+    def end(self, answer: ObjectReceived) -> None:
+        """Everything was taken, and it is the range that was asked for."""
+        ...
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class GetObjectTo(Operation[ObjectReceived]):
+    """GetObject of a range whose bytes are taken as they come, in a thread that holds a small piece of them at a time.
+
+    Only lanes with sender threads take it. Sending raises, besides what a Transport raises, what `taker` raises.
+    Other fields as in GetObject.
+    """
+
+    name: ClassVar[str] = "GetObject"
+    key: str
+    offset: int
+    length: int
+    taker: RangeTaker
+    if_match: str = ""
+    version_id: str = ""
+    sse_customer_key: Any = None
+
+    def request(self) -> GetObject:
+        """What is asked for."""
+        return GetObject(
+            key=self.key,
+            offset=self.offset,
+            length=self.length,
+            if_match=self.if_match,
+            version_id=self.version_id,
+            sse_customer_key=self.sse_customer_key,
+        )

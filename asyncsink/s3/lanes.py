@@ -25,6 +25,7 @@ from asyncsink.s3.aioboto3_transport import Aioboto3Transport
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.client import find_credentials
 from asyncsink.s3.environment import Connection, known_connection
+from asyncsink.s3.get_object import GetObjectTo
 from asyncsink.s3.lazy import LazyTransport
 from asyncsink.s3.operations import Operation, PutObjectFrom, Response, UploadPartFrom
 from asyncsink.s3.renewing import SharedCredentials
@@ -46,7 +47,7 @@ class Lanes:
         name: the lane of the hot ones: "wire" or "aioboto3".
         endpoint_url: the server, or "" for Amazon's own.
         region: or "" where none is known.
-        senders: how many threads take UploadPartFrom and PutObjectFrom; 0 where no lane does.
+        senders: how many threads take UploadPartFrom, PutObjectFrom and GetObjectTo; 0 where no lane does.
     """
 
     transport: Transport
@@ -57,7 +58,7 @@ class Lanes:
 
 
 class LaneRouter:
-    """A Transport: hot operations go to the wire, files and parts to sender threads, all others through aioboto3."""
+    """A Transport: hot operations go to the wire; files, parts and ranges to threads; all others through aioboto3."""
 
     def __init__(self, wire: WireTransport, other: Transport, senders: SenderLane) -> None:
         self._wire = wire
@@ -72,7 +73,7 @@ class LaneRouter:
         """Send `operation` in its lane."""
         if isinstance(operation, HOT):
             return self._wire.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
-        if isinstance(operation, (UploadPartFrom, PutObjectFrom)):
+        if isinstance(operation, (UploadPartFrom, PutObjectFrom, GetObjectTo)):
             return self._senders.send(operation)  # type: ignore[return-value] # it is an Operation[R]
         return self._other.send(operation)
 

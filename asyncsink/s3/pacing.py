@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from asyncsink.errors import RetryableError, Throttled
-from asyncsink.s3.get_object import GetObject
+from asyncsink.s3.get_object import GetObject, GetObjectTo
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     ListParts,
@@ -127,7 +127,7 @@ class Pacer:
             self._give()
         if isinstance(operation, (PutObject, UploadPart)):
             self._window.bytes += len(operation.body)
-        elif isinstance(operation, (UploadPartFrom, PutObjectFrom, GetObject)):
+        elif isinstance(operation, (UploadPartFrom, PutObjectFrom, GetObject, GetObjectTo)):
             self._window.bytes += operation.length
         return response
 

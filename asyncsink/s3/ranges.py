@@ -29,20 +29,19 @@ def check_range(operation: GetObject, bucket: str, content_range: str, length: i
         PermanentError: the server does not know ranges.
         ServerFault: the answer is about another range.
     """
-    where = f"{operation.name} of s3://{bucket}/{one_line(operation.key, 1200)} failed"
     if operation.whole:
         if length is not None and length != operation.length:
             raise PreconditionFailed(
-                f"{where}: the object has {length:,} bytes; {operation.length:,} were expected. It was replaced; "
-                "look at it again.",
+                f"{_where(operation, bucket)}: the object has {length:,} bytes; {operation.length:,} were expected. It "
+                "was replaced; look at it again.",
                 operation=operation.name,
             )
         return
     if not content_range:
         if operation.offset or (length is not None and length > operation.length):
             raise PermanentError(
-                f"{where}: the server sent the whole object instead of the range that was asked for; read it in one "
-                "piece.",
+                f"{_where(operation, bucket)}: the server sent the whole object instead of the range that was asked "
+                "for; read it in one piece.",
                 operation=operation.name,
             )
         return
@@ -50,7 +49,11 @@ def check_range(operation: GetObject, bucket: str, content_range: str, length: i
     first, last = (int(found[1]), int(found[2])) if found else (-1, -1)
     if first != operation.offset or not first <= last < first + operation.length:
         raise ServerFault(
-            f"{where}: the range from {operation.offset:,} was asked for, and {one_line(content_range)!r} was "
-            "answered; check that the endpoint is S3.",
+            f"{_where(operation, bucket)}: the range from {operation.offset:,} was asked for, and "
+            f"{one_line(content_range)!r} was answered; check that the endpoint is S3.",
             operation=operation.name,
         )
+
+
+def _where(operation: GetObject, bucket: str) -> str:
+    return f"{operation.name} of s3://{bucket}/{one_line(operation.key, 1200)} failed"

@@ -23,7 +23,7 @@ class S3Stack:
         lane: the name that the report gives.
         endpoint_url: the server in use, or "" for Amazon's own.
         region: the region in use, or "".
-        senders: how many threads take UploadPartFrom and PutObjectFrom; 0 where no lane does.
+        senders: how many threads take UploadPartFrom, PutObjectFrom and GetObjectTo; 0 where no lane does.
     """
 
     transport: RetryingTransport

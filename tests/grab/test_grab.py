@@ -320,3 +320,15 @@ def test_grab_sync_and_inside_a_running_loop(options: dict[str, Any], bucket: st
         return asyncsink.grab_sync(f"s3://{bucket}", tmp_path / "b", **options).objects_fetched
 
     assert asyncio.run(inside()) == 1
+
+
+@pytest.mark.anyio
+async def test_large_objects_through_the_lane_without_threads(
+    options: dict[str, Any], bucket: str, put_in_parts: Callable[..., None], tree_of: TreeOf, tmp_path: Path
+) -> None:
+    body = os.urandom(17 * 1024 * 1024 + 3)
+    put_in_parts("study/large", body)
+    report = await asyncsink.grab(f"s3://{bucket}/study", tmp_path, transport="aioboto3", **options)
+    report.raise_for_failures()
+    assert tree_of(tmp_path) == {"large": body}
+    assert report.receipts[0].confirmed_by == "server-checksum"

@@ -287,7 +287,9 @@ def test_a_file_that_another_run_finishes_meanwhile_is_not_written_to(
 
     first, second = unfinished(), unfinished()
     first.open()
-    first.write(1, b"abc")
+    digester = first.digester()
+    first.write(0, b"abc", digester)
+    first.note(1, digester)
     locked = unfinished_module.lock
 
     def finish_first(descriptor: int, how: int) -> bool:

@@ -17,8 +17,9 @@ from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.answers import Answer
 from asyncsink.s3.wire.reading import ANSWER_BYTES_MAX, AnswerReader, ExchangeError
 
-BUFFER_BYTES: Final = 16 * 1024
-"""What one read takes; answers are shorter. A buffer of our own spares the loops one of 256 KiB for every read."""
+BUFFER_BYTES: Final = 64 * 1024
+"""What one read takes: a small object with its headers, whole. A buffer of our own spares the loops one of 256 KiB for
+every read."""
 
 
 def at_once(head: bytes, body: ByteBody) -> int:

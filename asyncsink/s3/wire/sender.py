@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
@@ -24,6 +24,7 @@ from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCred
 from asyncsink.model import Checksum
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.error_map import one_line
+from asyncsink.s3.get_object import GetObjectTo, ObjectReceived
 from asyncsink.s3.operations import (
     Confirm,
     ObjectStored,
@@ -39,7 +40,7 @@ from asyncsink.s3.wire.endpoint import Endpoint
 from asyncsink.s3.wire.keyring import Keyring
 from asyncsink.s3.wire.reading import ExchangeError
 from asyncsink.s3.wire.requests import RequestWriter
-from asyncsink.s3.wire.sender_connection import Address, Interrupted, in_turn
+from asyncsink.s3.wire.sender_connection import Address, in_turn
 from asyncsink.s3.wire.sender_thread import (
     Assignment,
     Errand,
@@ -49,6 +50,7 @@ from asyncsink.s3.wire.sender_thread import (
     Refused,
     Sender,
 )
+from asyncsink.s3.wire.waiting import Interrupted
 
 __all__ = ["ObjectToSend", "PartToSend", "SenderPool"]
 
@@ -180,15 +182,32 @@ class SenderPool:
             local=local,
             confirm=confirm,
         )
-        return await self._carry(errand)
+        stored, sent = await self._carry(errand)
+        return stored, sent
 
-    async def _carry(self, errand: Errand) -> tuple[ObjectStored, Checksum | None]:
+    async def receive(self, operation: GetObjectTo) -> ObjectReceived:
+        """Have a thread receive a range, and give its bytes to the operation's `taker` as they come.
+
+        Receives it once; only a request on a kept connection that turns out to be closed is sent again, on a new one.
+
+        Raises:
+            ConfigError, CredentialsError, InvalidKey: nothing will succeed with this target or key.
+            ConnectionLost, Stalled, ServerFault, ClockSkew, ExpiredCredentials: as in `send_part`.
+            AsyncSinkError: as `s3.error_map` reads the answer; as `s3.ranges` does, where it holds other bytes.
+            Exception: what the taker raises.
+
+        Cancellation resets the connection, and propagates when the thread has let go of the taker.
+        """
+        received: ObjectReceived = await self._carry(operation)
+        return received
+
+    async def _carry(self, errand: Errand | GetObjectTo) -> Any:
         """Give it to a sender as soon as one is free."""
         async with self._slots:
             try:
                 sender = self._idle.pop() if self._idle else self._start()
             except ExchangeError as failure:
-                raise self._failed(errand.what, failure) from failure.__cause__
+                raise self._failed(errand, failure) from failure.__cause__
             try:
                 return await self._send(sender, errand)
             finally:
@@ -213,8 +232,8 @@ class SenderPool:
             if sender.ended in ended:
                 sender.thread.join()
 
-    async def _send(self, sender: Sender, errand: Errand) -> tuple[ObjectStored, Checksum | None]:
-        keyring, what = self._post.keyring, errand.what
+    async def _send(self, sender: Sender, errand: Errand | GetObjectTo) -> Any:
+        keyring = self._post.keyring
         kept = sender.connected
         while True:
             writer = keyring.ready() or await keyring.renewed()
@@ -226,7 +245,7 @@ class SenderPool:
                 return await self._run(sender, assignment)
             except ExchangeError as failure:
                 if not (kept and failure.unanswered):
-                    raise self._failed(what, failure) from failure.__cause__
+                    raise self._failed(errand, failure) from failure.__cause__
                 kept = False
             except Refused as refused:
                 self._learn(writer, refused)
@@ -234,11 +253,11 @@ class SenderPool:
             except ssl.SSLCertVerificationError as error:
                 reason = one_line(error.verify_message or str(error))
                 raise ConfigError(
-                    f"{self._where(what)} failed: the certificate of {self._post.endpoint.url} is not trusted "
+                    f"{self._where(errand)} failed: the certificate of {self._post.endpoint.url} is not trusted "
                     f"({reason}); give ca_bundle=."
                 ) from error
 
-    async def _run(self, sender: Sender, assignment: Assignment) -> tuple[ObjectStored, Checksum | None]:
+    async def _run(self, sender: Sender, assignment: Assignment) -> Any:
         if self._closed:
             raise ExchangeError("the pool was closed")
         self._under_way[sender] = assignment
@@ -297,16 +316,17 @@ class SenderPool:
             if server_time is not None:
                 keyring.correct_clock(server_time)
 
-    def _failed(self, what: PartToSend | ObjectToSend, failure: ExchangeError) -> AsyncSinkError:
+    def _failed(self, errand: Errand | GetObjectTo, failure: ExchangeError) -> AsyncSinkError:
         return failure.error(
-            f"{self._where(what)} failed: {failure.reason} at {self._post.endpoint.url}; "
+            f"{self._where(errand)} failed: {failure.reason} at {self._post.endpoint.url}; "
             "look at the server and the network.",
-            operation=_operation_name(what),
+            operation=_operation_name(errand),
         )
 
-    def _where(self, what: PartToSend | ObjectToSend) -> str:
+    def _where(self, errand: Errand | GetObjectTo) -> str:
+        what = errand if isinstance(errand, GetObjectTo) else errand.what
         part = f"part {what.part_number} of " if isinstance(what, PartToSend) else ""
-        return f"{_operation_name(what)} of {part}s3://{self._post.bucket}/{one_line(what.key, 1200)}"
+        return f"{_operation_name(errand)} of {part}s3://{self._post.bucket}/{one_line(what.key, 1200)}"
 
 
 async def _over(assignment: Assignment) -> None:
@@ -320,5 +340,7 @@ async def _over(assignment: Assignment) -> None:
     assignment.done.exception()
 
 
-def _operation_name(what: PartToSend | ObjectToSend) -> str:
-    return PutObject.name if isinstance(what, ObjectToSend) else UploadPart.name
+def _operation_name(errand: Errand | GetObjectTo) -> str:
+    if isinstance(errand, GetObjectTo):
+        return errand.name
+    return PutObject.name if isinstance(errand.what, ObjectToSend) else UploadPart.name

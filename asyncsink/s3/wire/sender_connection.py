@@ -16,7 +16,6 @@ import ssl
 import struct
 import sys
 import termios
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -28,7 +27,9 @@ from asyncsink.s3.client import KEEP_ALIVE_SECONDS
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.answers import Answer
 from asyncsink.s3.wire.endpoint import Endpoint
+from asyncsink.s3.wire.pieces import PieceReader
 from asyncsink.s3.wire.reading import AnswerReader, ExchangeError
+from asyncsink.s3.wire.waiting import Interrupt, Waiter
 
 Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
 """Family and socket address, as `socket.getaddrinfo` gives them."""
@@ -45,54 +46,7 @@ NEAR_SEND_BUFFER_BYTES: Final = 512 * 1024
 """What the kernel holds for a server that took a plain connection within NEAR_SECONDS: more than is needed to fill the
 path, and little enough to stay in the processor's caches. Elsewhere the kernel finds the size that the path needs."""
 _BOTH: Final = select.POLLIN | select.POLLOUT
-_POLL_MS_MAX: Final = 2**31 - 1
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-
-
-class Interrupted(Exception):
-    """Whoever wanted the answer has given up."""
-
-
-class Interrupt:
-    """Wakes the thread that waits for a connection. `signal` may be called from any thread, also after `close`.
-
-    Raises:
-        OSError: no descriptors are free.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._closed = False
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
-
-    def fileno(self) -> int:
-        """What becomes readable."""
-        return self._reader
-
-    def signal(self) -> None:
-        """End the present wait, and the ones to come until `clear`."""
-        # The lock: a descriptor that was closed may be somebody else's by now.
-        with self._lock:
-            if not self._closed:
-                # A full pipe wakes just as well.
-                with contextlib.suppress(BlockingIOError):
-                    os.write(self._writer, b"!")
-
-    def clear(self) -> None:
-        """Forget signals for what is over; only for the thread that waits."""
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._reader, 4096):
-                pass
-
-    def close(self) -> None:
-        """Give the descriptors back. Calling it twice is harmless."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                os.close(self._reader)
-                os.close(self._writer)
 
 
 class SenderConnection:
@@ -113,7 +67,7 @@ class SenderConnection:
         bandwidth: Bandwidth | None = None,
     ) -> None:
         self._socket = connected
-        self._waiter = _Waiter(connected, interrupt)
+        self._waiter = Waiter(connected, interrupt)
         self._stall_seconds = stall_seconds
         self._bandwidth = bandwidth
         self._reader = AnswerReader()
@@ -159,6 +113,22 @@ class SenderConnection:
         if not whole and answer.status < 300:
             raise ExchangeError(f"the server answered {answer.status} before it had the whole body", ServerFault)
         self._usable = whole and self._reader.keep_alive
+        self._idle_since = time.monotonic()
+        return answer
+
+    def fetch(self, head: bytes, reader: PieceReader) -> Answer:
+        """Send a request without a body; the body of its answer goes to `reader`, which has begun, piece by piece.
+
+        Raises:
+            ExchangeError, Interrupted: as `exchange`.
+            Exception: what the reader's `take` raises; the connection is not used again.
+        """
+        self._usable = False
+        self._reader = reader
+        self._send(memoryview(head))
+        while (answer := reader.answer) is None:
+            self._take(reader)
+        self._usable = reader.keep_alive
         self._idle_since = time.monotonic()
         return answer
 
@@ -243,6 +213,28 @@ class SenderConnection:
             else:
                 self._reader.end(reason)
 
+    def _take(self, reader: PieceReader) -> None:
+        """Take what has come, into the reader's own room where it has one; wait where nothing has."""
+        room = reader.room
+        data = b""
+        try:
+            if room is None:
+                data = self._socket.recv(RECEIVE_BYTES)
+            count = self._socket.recv_into(room) if room is not None else len(data)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            self._wait(select.POLLIN)
+        except ssl.SSLWantWriteError:
+            self._wait(select.POLLOUT)
+        except OSError as error:
+            reader.end(_reason(error))
+        else:
+            if not count:
+                reader.end("the server hung up")
+            elif room is not None:
+                reader.received_into_room(count)
+            else:
+                reader.feed(data)
+
     def _wait(self, events: int) -> int:
         queued = self._queued()
         while not (ready := self._waiter.wait(events, self._stall_seconds)):
@@ -325,7 +317,7 @@ def _open(
         opened.setblocking(False)
         # The last packet of a body must not wait for the acknowledgement of the one before.
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        waiter, began = _Waiter(opened, interrupt), time.monotonic()
+        waiter, began = Waiter(opened, interrupt), time.monotonic()
         code = opened.connect_ex(place)
         if code == errno.EINPROGRESS:
             waiter.wait_until(select.POLLOUT, deadline)
@@ -343,7 +335,7 @@ def _open(
     return opened
 
 
-def _shake_hands(wrapped: ssl.SSLSocket, waiter: _Waiter, deadline: float) -> None:
+def _shake_hands(wrapped: ssl.SSLSocket, waiter: Waiter, deadline: float) -> None:
     while True:
         try:
             wrapped.do_handshake()
@@ -353,41 +345,6 @@ def _shake_hands(wrapped: ssl.SSLSocket, waiter: _Waiter, deadline: float) -> No
             waiter.wait_until(select.POLLOUT, deadline)
         else:
             return
-
-
-class _Waiter:
-    """Waits for a socket and an interrupt at once."""
-
-    def __init__(self, watched: socket.socket, interrupt: Interrupt) -> None:
-        self._descriptor = watched.fileno()
-        self._interrupt = interrupt.fileno()
-        self._poll = select.poll()
-        self._poll.register(self._descriptor, 0)
-        self._poll.register(self._interrupt, select.POLLIN)
-
-    def wait(self, events: int, seconds: float) -> int:
-        """What the socket is ready for, or 0 where the time is up first.
-
-        Raises:
-            Interrupted: the interrupt came.
-        """
-        self._poll.modify(self._descriptor, events)
-        ready = 0
-        for descriptor, found in self._poll.poll(min(max(0.0, seconds * 1000), _POLL_MS_MAX)):
-            if descriptor == self._interrupt:
-                raise Interrupted
-            ready = found
-        return ready
-
-    def wait_until(self, events: int, deadline: float) -> None:
-        """Wait until the socket is ready.
-
-        Raises:
-            TimeoutError: the deadline (as of time.monotonic) came first.
-            Interrupted: the interrupt came.
-        """
-        if not self.wait(events, deadline - time.monotonic()):
-            raise TimeoutError("it did not answer in time")
 
 
 def _reason(error: OSError) -> str:

@@ -6,6 +6,7 @@ import asyncio
 
 from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.s3.bandwidth import Bandwidth
+from asyncsink.s3.get_object import GetObjectTo, ObjectReceived
 from asyncsink.s3.operations import PutObjectFrom, StoredFrom, UploadPartFrom
 from asyncsink.s3.wire.endpoint import endpoint_of
 from asyncsink.s3.wire.keyring import CredentialsProvider, Keyring
@@ -14,7 +15,7 @@ from asyncsink.s3.wire.transport import tls_context
 
 
 class SenderLane:
-    """Sends UploadPartFrom and PutObjectFrom, and nothing else. Belongs to the event loop it is used in.
+    """Sends UploadPartFrom, PutObjectFrom and GetObjectTo, and nothing else. Belongs to the event loop it is used in.
 
     Args:
         target: bucket, endpoint_url, addressing_style, anonymous, request_payer and ca_bundle count here.
@@ -51,14 +52,15 @@ class SenderLane:
     def __repr__(self) -> str:
         return f"<SenderLane s3://{self._target.bucket}: {self.threads} threads at most, {self._pool!r}>"
 
-    async def send(self, operation: UploadPartFrom | PutObjectFrom) -> StoredFrom:
-        """Send one part or file; see `SenderPool.send` for what is raised, and for cancellation.
+    async def send(self, operation: UploadPartFrom | PutObjectFrom | GetObjectTo) -> StoredFrom | ObjectReceived:
+        """Send one part or file, or receive a range; see `SenderPool.send` and `receive` for what is raised, and for
+        cancellation.
 
         Raises:
             ConfigError: besides, where the ca_bundle cannot be used.
         """
         pool = self._pool or await self._open()
-        return await pool.send(operation)
+        return await (pool.receive(operation) if isinstance(operation, GetObjectTo) else pool.send(operation))
 
     async def aclose(self) -> None:
         """End the threads; what is under way fails. Calling it twice is harmless."""

@@ -14,7 +14,7 @@ import threading
 from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from asyncsink.config import MIB, RetryPolicy, Secret
 from asyncsink.errors import AsyncSinkError
@@ -22,6 +22,7 @@ from asyncsink.integrity.checksums import Digester, digest_of
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.client import KEEP_ALIVE_SECONDS
+from asyncsink.s3.get_object import GetObjectTo, ObjectData, ObjectReceived
 from asyncsink.s3.operations import (
     NO_ATTRIBUTES,
     Confirm,
@@ -32,13 +33,15 @@ from asyncsink.s3.operations import (
     PutObject,
     UploadPart,
 )
-from asyncsink.s3.wire.answers import Answer, error_of, is_error, response_of
+from asyncsink.s3.wire import pieces
+from asyncsink.s3.wire.answers import Answer, check_answered_range, error_of, is_error, response_of
 from asyncsink.s3.wire.endpoint import Endpoint
 from asyncsink.s3.wire.keyring import Keyring
 from asyncsink.s3.wire.reading import ExchangeError
-from asyncsink.s3.wire.requests import RequestWriter
-from asyncsink.s3.wire.sender_connection import Address, Interrupt, Interrupted, SenderConnection, connect
+from asyncsink.s3.wire.requests import HotOperation, RequestWriter
+from asyncsink.s3.wire.sender_connection import Address, SenderConnection, connect
 from asyncsink.s3.wire.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
+from asyncsink.s3.wire.waiting import Interrupt, Interrupted
 
 PIECE_BYTES: Final = 2 * MIB
 """Read and checksummed at a time: small enough to be in the processor's cache still when the checksum reads it."""
@@ -158,7 +161,7 @@ class Errand:
 
 @dataclass(slots=True, kw_only=True)
 class Assignment:
-    """One attempt to send it.
+    """One attempt to send it, or to receive a range.
 
     Attributes:
         errand: what.
@@ -168,10 +171,10 @@ class Assignment:
         given_up: nobody waits for the answer any more.
     """
 
-    errand: Errand
+    errand: Errand | GetObjectTo
     writer: RequestWriter
     addresses: Sequence[Address]
-    done: Future[tuple[ObjectStored, Checksum | None]]
+    done: Future[Any]
     given_up: bool = False
 
 
@@ -251,36 +254,68 @@ class Sender:
             self._report(done, result, None)
         return True
 
-    def _serve(self, assignment: Assignment) -> tuple[ObjectStored, Checksum | None]:
-        errand, writer = assignment.errand, assignment.writer
+    def _serve(self, assignment: Assignment) -> tuple[ObjectStored, Checksum | None] | ObjectReceived:
         if not assignment.addresses and (self._connection is None or not self._connection.fit()):
             # Known before anything is read in vain.
             raise ExchangeError("the server hung up before it answered", unanswered=True)
+        errand = assignment.errand
+        return self._receive(assignment, errand) if isinstance(errand, GetObjectTo) else self._send(assignment, errand)
+
+    def _send(self, assignment: Assignment, errand: Errand) -> tuple[ObjectStored, Checksum | None]:
         with errand.source() as source:
-            body, checksum, payload_hash = self._read(assignment, source)
+            body, checksum, payload_hash = self._read(assignment, errand, source)
         if errand.local is not None:
             errand.local(body)
         operation = errand.what.operation(body, checksum)
-        connection = self._connected(assignment)
+        answer = self._answer(assignment, operation, payload_hash, lambda where, head: where.exchange(head, body))
+        response = cast("ObjectStored", response_of(operation, answer))
+        if errand.confirm is not None:
+            errand.confirm(response, body, checksum)
+        return response, checksum
+
+    def _receive(self, assignment: Assignment, wanted: GetObjectTo) -> ObjectReceived:
+        def take(position: int, piece: memoryview) -> None:
+            if assignment.given_up:
+                raise Interrupted
+            wanted.taker.take(position, piece)
+
+        reader = pieces.PieceReader(wanted.length, self._room(pieces.PIECE_BYTES), take)
+        request = wanted.request()
+        answer = self._answer(assignment, request, EMPTY_PAYLOAD, lambda where, head: where.fetch(head, reader))
+        check_answered_range(request, self._post.bucket, answer)
+        answer.data = memoryview(b"")
+        told = cast("ObjectData", response_of(request, answer))
+        received = ObjectReceived(length=reader.taken, etag=told.etag, version_id=told.version_id)
+        wanted.taker.end(received)
+        return received
+
+    def _answer(
+        self,
+        assignment: Assignment,
+        operation: HotOperation,
+        payload_hash: str,
+        exchange: Callable[[SenderConnection, bytes], Answer],
+    ) -> Answer:
+        """The answer to a request, over the connection that is there or a new one; raises Refused where it is one."""
+        writer, connection = assignment.writer, self._connected(assignment)
         try:
             with self._post.signing:
                 signed_at = self._post.keyring.now()
                 head = writer.head(operation, payload_hash, self._post.keyring.timestamp())
-            answer = connection.exchange(head, body)
+            answer = exchange(connection, head)
         finally:
             if not connection.recent:
                 self._disconnect()
         if is_error(answer):
             error = error_of(operation, self._post.bucket, answer, signed_at if writer.signs else None)
             raise Refused(error, answer)
-        response = cast("ObjectStored", response_of(operation, answer))
-        if errand.confirm is not None:
-            errand.confirm(response, body, checksum)
-        return response, checksum
+        return answer
 
-    def _read(self, assignment: Assignment, source: PartSource) -> tuple[memoryview, Checksum | None, str]:
+    def _read(
+        self, assignment: Assignment, errand: Errand, source: PartSource
+    ) -> tuple[memoryview, Checksum | None, str]:
         """Fill the buffer; the body, its checksum and the payload hash of its signature."""
-        errand, algorithm = assignment.errand, assignment.errand.what.algorithm
+        algorithm = errand.what.algorithm
         signed = self._post.endpoint.sign_payload and assignment.writer.signs
         wanted: set[ChecksumAlgorithm] = {algorithm} if algorithm is not None else set()
         if signed:
@@ -333,15 +368,10 @@ class Sender:
         self._disconnect()
         self._buffer = memoryview(b"")
 
-    def _report(
-        self,
-        done: Future[tuple[ObjectStored, Checksum | None]],
-        result: tuple[ObjectStored, Checksum | None] | None,
-        error: BaseException | None,
-    ) -> None:
-        if result is not None:
+    def _report(self, done: Future[Any], result: object, error: BaseException | None) -> None:
+        if error is None:
             self._tell(done.set_result, result)
-        elif error is not None:
+        else:
             self._tell(done.set_exception, error)
 
     def _tell(self, report: Callable[..., object], *values: object) -> None:
