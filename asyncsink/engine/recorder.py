@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -16,9 +16,11 @@ from asyncsink.engine.events import Events
 from asyncsink.engine.turns import Turns
 from asyncsink.errors import JournalError
 from asyncsink.model import Finished, Outcome, Transfer
-from asyncsink.report.manifest import ManifestWriter
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.records import encode_all
+
+if TYPE_CHECKING:
+    from asyncsink.report.manifest import ManifestWriter
 
 BATCH = 256
 QUEUE_RECORDS = 1000
