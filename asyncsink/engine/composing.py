@@ -149,7 +149,8 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
     listed: list[str] = []
     lists_both = run.settings.routing.compat == "nipype"
     left_out = set[int]()
-    for skip in run.log.skips:
+    # Reading a million skips back takes seconds, and one that is there already changes nothing here.
+    for skip in run.log.skips if run.log.counts.not_published_total else ():
         if skip.reason == REPEATED:
             # It is where its first occurrence is.
             if skip.key in keys_failed:

@@ -33,7 +33,16 @@ STDERR_KEPT_BYTES = 4096
 STDERR_SHOWN_CHARACTERS = 300
 
 _SIGNALS = frozenset(signal.Signals)
-_CODE = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from asyncsink.engine.child import main; main()"
+# Without the collector while it loads, as in cli/main.py: what was loaded lives to the end, and is not looked at again.
+_CODE = """
+import gc, json, sys
+gc.disable()
+sys.path[:] = json.loads(sys.argv.pop())
+from asyncsink.engine.child import main
+gc.freeze()
+gc.enable()
+main()
+"""
 
 
 @dataclass(slots=True, eq=False)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.operations import PutObjectFrom, StoredFrom, UploadPartFrom
 from asyncsink.s3.wire.endpoint import endpoint_of
 from asyncsink.s3.wire.keyring import CredentialsProvider, Keyring
-from asyncsink.s3.wire.sender import SenderPool
 from asyncsink.s3.wire.transport import tls_context
+
+if TYPE_CHECKING:
+    from asyncsink.s3.wire.sender import SenderPool
 
 
 class SenderLane:
@@ -68,6 +71,9 @@ class SenderLane:
     async def _open(self) -> SenderPool:
         async with self._opening:
             if self._pool is None:
+                # A run of small files, or of nothing new, does without all of it.
+                from asyncsink.s3.wire.sender import SenderPool
+
                 target = self._target
                 endpoint = endpoint_of(target, self._region)
                 tls = None
