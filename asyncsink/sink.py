@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nullcontext
 from functools import partial
 from types import TracebackType
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import anyio
 import anyio.to_thread
@@ -31,7 +31,6 @@ from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.loops import refuse_trio, run_to_end
 from asyncsink.engine.outcomes import is_skip, problem_outcome
 from asyncsink.engine.pipeline import Submit, Work
-from asyncsink.engine.processes import available_cores, open_runner, outlook_of_parent
 from asyncsink.engine.producer import feed_discovery
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.queueing import queue_in_turn
@@ -46,6 +45,9 @@ from asyncsink.report.report import Report
 from asyncsink.sources.base import Source
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.outputs import OutputsSource
+
+if TYPE_CHECKING:
+    from asyncsink.engine.processes import Runner
 
 
 async def export(outputs: Mapping[str, Any], base_directory: Any, **options: Unpack[ExportOptions]) -> Report:
@@ -112,10 +114,17 @@ async def run_source(
     # A tree that was too large to be kept is not walked once more to learn how much of the listing is worth reading.
     found = kept if source.replayable else None
     opening = Opening(settings, progress, events, dry_run, threads=threads, started=started, found=found)
+    parents_outlook, runner_of = outlook, _alone
+    if processes > 1:
+        # Here, because what starts processes and listens to them takes some time to load.
+        from asyncsink.engine.processes import open_runner, outlook_of_parent
+
+        parents_outlook = outlook_of_parent(outlook, processes)
+        runner_of = partial(open_runner, settings=settings, outlook=outlook, progress=progress, processes=processes)
     try:
         async with (
-            opening.open(outlook_of_parent(outlook, processes)) as run,
-            open_runner(run, settings, outlook, progress, processes) as runner,
+            opening.open(parents_outlook) as run,
+            runner_of(run) as runner,
         ):
             discovery = discovery_of(settings, run.target, source)
             if settings.remove_dest_dir and not dry_run:
@@ -150,6 +159,10 @@ async def run_source(
             survey.ledger.close()
 
 
+def _alone(run: Run) -> AbstractAsyncContextManager[Runner]:
+    return nullcontext(run.pipeline)
+
+
 async def _survey(
     discovery: Discovery, settings: Settings, *, dry_run: bool, threads: CapacityLimiter
 ) -> tuple[Survey, int]:
@@ -163,6 +176,8 @@ async def _survey(
         return Survey(ledger=KeyLedger() if collides else None), 1
     if settings.shard.count == 1 and settings.processes == 1:
         return await take_survey(discovery, settings, limiter=threads), 1
+    from asyncsink.engine.processes import available_cores
+
     walk = CountedWalk(discovery, settings.shard)
     survey = await take_survey(walk, settings, limiter=threads)
     survey.objects_total, survey.bytes_total = walk.objects_total, walk.bytes_total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Annotated, Any
 
 import typer
@@ -177,7 +178,7 @@ def run_app(arguments: Sequence[str]) -> int:
     if not arguments:
         arguments = ["--help"]
     try:
-        code = app(list(arguments), prog_name="asyncsink", standalone_mode=False)
+        code = _only(arguments[0])(list(arguments), prog_name="asyncsink", standalone_mode=False)
     except Exception as error:
         # typer carries its usage errors in classes that moved between its releases; this method did not.
         worded = getattr(error, "format_message", None)
@@ -187,6 +188,20 @@ def run_app(arguments: Sequence[str]) -> int:
         usage_error(_sentence(worded()), f"Try: {path} --help", as_json="--json" in arguments)
         return 2
     return int(code or 0)
+
+
+def _only(name: str) -> typer.Typer:
+    """The app with the command `name` alone, or all of it where there is none: typer builds every command it has."""
+    own = [
+        command
+        for command in app.registered_commands
+        if name in (command.name, getattr(command.callback, "__name__", ""))
+    ]
+    if not own:
+        return app
+    alone = copy(app)
+    alone.registered_commands = own
+    return alone
 
 
 def _sentence(message: str) -> str:

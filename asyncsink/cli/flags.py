@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from typer import Option
@@ -30,14 +31,21 @@ def takes(*groups: type) -> Callable[[F], F]:
         own = inspect.signature(command, eval_str=True)
         parameters = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         for group in groups:
-            for name, hint in get_type_hints(group, include_extras=True).items():
-                kind = inspect.Parameter.KEYWORD_ONLY
-                parameters.append(inspect.Parameter(name, kind, default=getattr(group, name), annotation=hint))
+            parameters += _options_of(group)
         command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": int}
         return command
 
     return declare
+
+
+@cache
+def _options_of(group: type) -> list[inspect.Parameter]:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(name, kind, default=getattr(group, name), annotation=hint)
+        for name, hint in get_type_hints(group, include_extras=True).items()
+    ]
 
 
 _NOTHING = " "

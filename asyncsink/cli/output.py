@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -45,20 +46,25 @@ FLAGS = {
 
 _PLAIN = re.compile(r"[\w:/@%+.,-]+")
 _TEXT = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
-_OPTION = re.compile(
-    # A quoted text (a path, say) stays as it is, and so does what is part of a longer word, a path or a URL.
-    rf"""(?<![\w=])(?:{_TEXT})(?!\w)
-    | (?<![^\s(])(?P<name>{"|".join(sorted(FLAGS, key=len, reverse=True))})
-      (?: \[\d+\] (?:=\((?P<pair>(?:{_TEXT}),\ (?:{_TEXT}))\))?
-        | = (?P<value>{_TEXT}|[\w:/@%+.,-]*\w|…|) )
-    | (?<![^\s(])(?P<bare>{"|".join(name for name in FLAGS if "_" in name)})(?![\w=/\[-]|\.\w)""",
-    re.VERBOSE,
-)
+
+
+@cache
+def _option() -> re.Pattern[str]:
+    # Compiled by the first message that needs it: most runs have none.
+    return re.compile(
+        # A quoted text (a path, say) stays as it is, and so does what is part of a longer word, a path or a URL.
+        rf"""(?<![\w=])(?:{_TEXT})(?!\w)
+        | (?<![^\s(])(?P<name>{"|".join(sorted(FLAGS, key=len, reverse=True))})
+          (?: \[\d+\] (?:=\((?P<pair>(?:{_TEXT}),\ (?:{_TEXT}))\))?
+            | = (?P<value>{_TEXT}|[\w:/@%+.,-]*\w|…|) )
+        | (?<![^\s(])(?P<bare>{"|".join(name for name in FLAGS if "_" in name)})(?![\w=/\[-]|\.\w)""",
+        re.VERBOSE,
+    )
 
 
 def in_flags(text: str) -> str:
     """A message of the library in the words of a command line: on_missing='skip' is --on-missing skip there. Pure."""
-    return _OPTION.sub(_in_flags, text)
+    return _option().sub(_in_flags, text)
 
 
 def _in_flags(found: re.Match[str]) -> str:

@@ -18,6 +18,7 @@ from asyncsink.engine.run import Run
 from asyncsink.engine.shards import holds
 from asyncsink.journal.place import without_journal
 from asyncsink.model import SourceProblem, Transfer
+from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report
 from asyncsink.routing.router import Router
 from asyncsink.sources.base import Entry, Source
@@ -149,7 +150,8 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
     listed: list[str] = []
     lists_both = run.settings.routing.compat == "nipype"
     left_out = set[int]()
-    for skip in run.log.skips:
+    # Reading a million skips back takes seconds, and one that is there already changes nothing here.
+    for skip in run.log.skips if run.log.counts.not_published_total else ():
         if skip.reason == REPEATED:
             # It is where its first occurrence is.
             if skip.key in keys_failed:
@@ -158,8 +160,7 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
             left_out.add(skip.entry)
     if run.settings.shard.count > 1:
         # The other shards list what they have published.
-        ours = {outcome.entry for outcomes in (run.log.receipts, run.log.skips) for outcome in outcomes}
-        failed |= set(range(len(entries))) - ours
+        failed |= set(range(len(entries))) - _not_failed(run.log, len(entries))
     for ordinal, entry in enumerate(entries):
         if ordinal in failed or (ordinal in left_out and not os.path.isdir(entry.path)):
             continue
@@ -168,3 +169,14 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
         if local and ordinal not in not_copied:
             listed.append(local)
     return listed
+
+
+def _not_failed(log: OutcomeLog, total: int) -> set[int]:
+    """The top-level sources that a receipt or skip belongs to; of a single directory, the first one tells."""
+    seen = set[int]()
+    for outcomes in (log.receipts, log.skips):
+        for outcome in outcomes:
+            seen.add(outcome.entry)
+            if len(seen) == total:
+                return seen
+    return seen

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -18,8 +18,10 @@ from asyncsink.errors import JournalError
 from asyncsink.journal.rows import PublishedRow
 from asyncsink.model import Failure, Finished, Outcome, Transfer
 from asyncsink.report.encoded import Encoded, encoded
-from asyncsink.report.manifest import ManifestWriter
 from asyncsink.report.outcomes import OutcomeLog
+
+if TYPE_CHECKING:
+    from asyncsink.report.manifest import ManifestWriter
 
 BATCH = 256
 QUEUE_RECORDS = 1000

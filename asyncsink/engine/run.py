@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio import CapacityLimiter
@@ -31,12 +32,14 @@ from asyncsink.engine.turns import Turns
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, PermanentError, RetryableError
 from asyncsink.journal.place import open_journal
 from asyncsink.model import SourceProblem, Transfer
-from asyncsink.report.manifest import ManifestHeader, ManifestWriter
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.wording import count
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import S3Stack, open_stack
+
+if TYPE_CHECKING:
+    from asyncsink.report.manifest import ManifestWriter
 
 
 @dataclass(slots=True)
@@ -242,6 +245,8 @@ class Opening:
     def _manifest(self, target: S3Target | LocalTarget, s3: S3Stack | None) -> ManifestWriter | None:
         if not self.settings.manifest:
             return None
+        from asyncsink.report.manifest import ManifestHeader, ManifestWriter  # most runs write none
+
         header = ManifestHeader(destination=target.url)
         if isinstance(target, S3Target) and s3 is not None:
             # What was really used, also where the environment or a profile said it: verify has nothing else to go by.

@@ -10,9 +10,8 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, NoReturn, Protocol
-
-from awscrt import checksums as crt
+from functools import cache
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 from asyncsink.model import Checksum, ChecksumAlgorithm
 
@@ -37,40 +36,56 @@ class _Running(Protocol):
 class _CrcKind(NamedTuple):
     compute: Callable[[ByteBody, int], int]
     combine: Callable[[int, int, int], int]
-    width_bytes: int
 
 
-_CRCS: Mapping[ChecksumAlgorithm, _CrcKind] = {
-    "CRC64NVME": _CrcKind(crt.crc64nvme, crt.combine_crc64nvme, 8),
-    "CRC32C": _CrcKind(crt.crc32c, crt.combine_crc32c, 4),
-    "CRC32": _CrcKind(crt.crc32, crt.combine_crc32, 4),
+_WIDTHS_BYTES: Final[Mapping[ChecksumAlgorithm, int]] = {
+    "CRC64NVME": 8,
+    "CRC32C": 4,
+    "CRC32": 4,
+    "SHA256": 32,
+    "MD5": 16,
 }
-_ALGORITHMS: tuple[ChecksumAlgorithm, ...] = (*_CRCS, "SHA256", "MD5")
+
+
+@cache
+def _crcs() -> Mapping[ChecksumAlgorithm, _CrcKind]:
+    # Loading awscrt takes longer than a run in which nothing has changed needs for all else: it is left to the first
+    # checksum, which a reader or sender thread computes.
+    from awscrt import checksums as crt
+
+    return {
+        "CRC64NVME": _CrcKind(crt.crc64nvme, crt.combine_crc64nvme),
+        "CRC32C": _CrcKind(crt.crc32c, crt.combine_crc32c),
+        "CRC32": _CrcKind(crt.crc32, crt.combine_crc32),
+    }
+
+
 _PLAIN_ETAG = re.compile(r"[0-9a-fA-F]{32}")
 
 
 class _Crc:
-    __slots__ = ("_compute", "_value", "_width_bytes")
+    __slots__ = ("_algorithm", "_value")
 
-    def __init__(self, kind: _CrcKind) -> None:
-        self._compute = kind.compute
-        self._width_bytes = kind.width_bytes
+    def __init__(self, algorithm: ChecksumAlgorithm) -> None:
+        self._algorithm = algorithm
         self._value = 0
 
     def update(self, piece: ByteBody, /) -> None:
-        self._value = self._compute(piece, self._value)
+        # No bytes leave it 0, which an unchanged empty file needs no library for.
+        if len(piece):
+            self._value = _crcs()[self._algorithm].compute(piece, self._value)
 
     def digest(self) -> bytes:
-        return self._value.to_bytes(self._width_bytes, "big")
+        return self._value.to_bytes(_WIDTHS_BYTES[self._algorithm], "big")
 
 
 def _unknown(algorithm: object) -> NoReturn:
-    raise ValueError(f"checksum algorithm {algorithm!r} is not known; expected one of {', '.join(_ALGORITHMS)}.")
+    raise ValueError(f"checksum algorithm {algorithm!r} is not known; expected one of {', '.join(_WIDTHS_BYTES)}.")
 
 
 def _begin(algorithm: ChecksumAlgorithm) -> _Running:
-    if (kind := _CRCS.get(algorithm)) is not None:
-        return _Crc(kind)
+    if algorithm in FULL_OBJECT_ALGORITHMS:
+        return _Crc(algorithm)
     if algorithm == "SHA256":
         return hashlib.sha256()
     if algorithm == "MD5":
@@ -92,7 +107,7 @@ def digest_of(checksum: Checksum) -> bytes:
         digest = base64.b64decode(checksum.value, validate=True)
     except ValueError:
         digest = b""
-    if len(digest) != len(_begin(checksum.algorithm).digest()):
+    if len(digest) != _WIDTHS_BYTES.get(checksum.algorithm):
         raise ValueError(f"{checksum} is no base64 of a {checksum.algorithm} digest.")
     return digest
 
@@ -144,16 +159,16 @@ def combine(algorithm: ChecksumAlgorithm, parts: Iterable[tuple[Checksum, int]])
     Raises:
         ValueError: the algorithm cannot be combined, or a part was given by another algorithm.
     """
-    kind = _CRCS.get(algorithm)
-    if kind is None:
+    if algorithm not in FULL_OBJECT_ALGORITHMS:
         raise ValueError(
             f"{algorithm} values of parts say nothing about the whole object; "
             f"only {', '.join(sorted(FULL_OBJECT_ALGORITHMS))} can be combined."
         )
+    join = _crcs()[algorithm].combine
     value = 0
     for checksum, length in parts:
-        value = kind.combine(value, int.from_bytes(_digest_by(algorithm, checksum), "big"), length)
-    return _as_s3_writes(algorithm, value.to_bytes(kind.width_bytes, "big"))
+        value = join(value, int.from_bytes(_digest_by(algorithm, checksum), "big"), length)
+    return _as_s3_writes(algorithm, value.to_bytes(_WIDTHS_BYTES[algorithm], "big"))
 
 
 def composite(algorithm: ChecksumAlgorithm, parts: Iterable[Checksum]) -> Checksum:

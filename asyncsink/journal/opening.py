@@ -13,7 +13,6 @@ import sqlite3
 import stat
 import threading
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Final
 from urllib.parse import quote
 
@@ -230,6 +229,8 @@ def _is_empty(database: sqlite3.Connection, path: str) -> bool:
 
 def _set_up(database: sqlite3.Connection, identity: Identity) -> bytes:
     """Make the tables, and return the salt. All or nothing: what is killed here is found empty by the next run."""
+    from importlib.metadata import version  # only a new journal asks, and it takes milliseconds to load
+
     execute = database.execute
     salt = os.urandom(SALT_BYTES)
     meta = {

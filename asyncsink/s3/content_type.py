@@ -7,12 +7,10 @@ make browsers and HTTP libraries decompress what readers of these files expect c
 from __future__ import annotations
 
 import mimetypes
-from functools import lru_cache
+from functools import cache, lru_cache
 
 DEFAULT = "application/octet-stream"
 
-# Only the table that ships with Python: the answer must not depend on the machine's mime.types.
-_KNOWN = mimetypes.MimeTypes(filenames=())
 _COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz",
                "compress": "application/x-compress", "br": DEFAULT}  # fmt: skip
 _FIELD = {
@@ -42,12 +40,19 @@ def infer_content_type(name: str) -> str:
     return _of_suffix(base[dot:]) if dot >= 0 else DEFAULT
 
 
+@cache
+def _known() -> mimetypes.MimeTypes:
+    # Only the table that ships with Python: the answer must not depend on the machine's mime.types. Made for the first
+    # object that is sent: a run in which nothing has changed needs none.
+    return mimetypes.MimeTypes(filenames=())
+
+
 @lru_cache(maxsize=1024)
 def _of_suffix(suffix: str) -> str:
     if known := _FIELD.get(suffix):
         return known
     # A name is no URL: "data:text/x" and "?" have no meaning in it.
-    kind, encoding = _KNOWN.guess_type("x" + suffix)
+    kind, encoding = _known().guess_type("x" + suffix)
     if encoding is not None:
         return _COMPRESSED.get(encoding, DEFAULT)
     return kind or DEFAULT

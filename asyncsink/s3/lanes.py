@@ -14,14 +14,13 @@ import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import anyio.to_thread
 
 from asyncsink.config import LaneChoice, Limits, RetryPolicy, S3Target
 from asyncsink.errors import ConfigError
-from asyncsink.s3.aioboto3_transport import Aioboto3Transport
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.client import find_credentials
 from asyncsink.s3.environment import Connection, known_connection
@@ -33,6 +32,9 @@ from asyncsink.s3.transport import Transport
 from asyncsink.s3.wire.keyring import CredentialsProvider
 from asyncsink.s3.wire.sender_lane import SenderLane
 from asyncsink.s3.wire.transport import HOT, WireTransport, tls_context
+
+if TYPE_CHECKING:
+    from asyncsink.s3.aioboto3_transport import Aioboto3Transport
 
 R = TypeVar("R", bound=Response)
 log = logging.getLogger("asyncsink.s3")
@@ -107,7 +109,7 @@ async def open_lanes(
         known = await anyio.to_thread.run_sync(known_connection, target)
         if known is not None:
             return await _open_known(target, retry, limits, known, bandwidth)
-    other = await Aioboto3Transport.open(target, retry, limits, caller_bucket=caller_bucket, bandwidth=bandwidth)
+    other = await _open_aioboto3(target, retry, limits, caller_bucket=caller_bucket, bandwidth=bandwidth)
     try:
         reason = "it was asked for" if choice == "aioboto3" else _ineligible(target, other.client, caller_bucket)
         if choice == "wire" and reason:
@@ -123,6 +125,20 @@ async def open_lanes(
     return Lanes(LaneRouter(wire, other, senders), "wire", *_place(other.client), senders.threads)
 
 
+async def _open_aioboto3(
+    target: S3Target,
+    retry: RetryPolicy,
+    limits: Limits,
+    *,
+    caller_bucket: Any = None,
+    bandwidth: Bandwidth | None,
+) -> Aioboto3Transport:
+    # Here, because a run whose connection is known never opens it.
+    from asyncsink.s3.aioboto3_transport import Aioboto3Transport
+
+    return await Aioboto3Transport.open(target, retry, limits, caller_bucket=caller_bucket, bandwidth=bandwidth)
+
+
 async def _open_known(
     target: S3Target, retry: RetryPolicy, limits: Limits, known: Connection, bandwidth: Bandwidth | None
 ) -> Lanes:
@@ -133,7 +149,7 @@ async def _open_known(
     provider, region = _providers(target, known.credentials), known.region
     wire = await WireTransport.open(bound, retry, region=region, credentials=provider(), bandwidth=bandwidth)
     senders = SenderLane(bound, retry, limits, region=region, credentials=provider(), bandwidth=bandwidth)
-    opener = partial(Aioboto3Transport.open, target, retry, limits, bandwidth=bandwidth)
+    opener = partial(_open_aioboto3, target, retry, limits, bandwidth=bandwidth)
     other = LazyTransport(f"aioboto3 s3://{target.bucket}", opener)
     _log_wire(target)
     return Lanes(LaneRouter(wire, other, senders), "wire", known.endpoint_url, region, senders.threads)

@@ -10,17 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
-from tenacity.wait import wait_random_exponential
 
 from asyncsink.config import RetryPolicy
 from asyncsink.errors import RetryableError, Throttled, TransferError
 from asyncsink.s3.mute_heads import is_mute
 from asyncsink.s3.operations import Operation, Response
 from asyncsink.s3.transport import Transport
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 R = TypeVar("R", bound=Response)
 PREPARE_ATTEMPTS_MAX = 4
@@ -60,7 +61,6 @@ class RetryingTransport:
         self._throttled_seconds = policy.throttled_seconds
         self._sleep = sleep
         self._clock = clock
-        self._jitter = wait_random_exponential(multiplier=policy.backoff_seconds_base, max=policy.backoff_seconds_max)
         self.retries = 0
         """Attempts beyond the first, over all operations."""
 
@@ -81,6 +81,12 @@ class RetryingTransport:
         return await self._send_again(operation, first, started)
 
     async def _send_again(self, operation: Operation[R], first: TransferError, started: float) -> R:
+        # Most runs send nothing again; those that do load this once, in a few milliseconds.
+        from tenacity import AsyncRetrying, retry_if_exception
+        from tenacity.wait import wait_random_exponential
+
+        policy = self._policy
+        jitter = wait_random_exponential(multiplier=policy.backoff_seconds_base, max=policy.backoff_seconds_max)
         number = faults = mute = 0
 
         def is_over(state: RetryCallState) -> bool:
@@ -103,7 +109,7 @@ class RetryingTransport:
         # A retrying object per call: tenacity keeps the state of the iteration in the object.
         retrying = AsyncRetrying(
             stop=is_over,
-            wait=self._wait,
+            wait=lambda state: self._at_least_asked(state, jitter(state)),
             retry=retry_if_exception(may_pass),
             sleep=self._sleep,
             before_sleep=self._count,
@@ -140,8 +146,7 @@ class RetryingTransport:
         finally:
             self._attempts, self._throttled_seconds = before
 
-    def _wait(self, state: RetryCallState) -> float:
-        wanted = self._jitter(state)
+    def _at_least_asked(self, state: RetryCallState, wanted: float) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
         if isinstance(error, RetryableError) and error.retry_after_seconds is not None:
             asked = min(error.retry_after_seconds, self._policy.retry_after_seconds_max)

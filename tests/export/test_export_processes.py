@@ -15,6 +15,7 @@ import pytest
 import asyncsink
 from asyncsink.model import Event, Failure, Finished, Notice, Started
 from asyncsink.options import parse_options
+from asyncsink.report.outcomes import BLOCK_LINES, OutcomeLog
 from asyncsink.sink import run_source
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.stream import StreamSource
@@ -166,6 +167,22 @@ async def test_out_file_lists_what_the_shard_published(tmp_path: Path) -> None:
         assert 0 < len(report.out_file) == report.objects_uploaded
         listed += report.out_file
     assert sorted(listed) == [str(tmp_path / "there" / path.name) for path in paths]
+
+
+async def test_what_is_there_already_is_not_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by a whole run, nor, beyond its first block, by a shard: a million skips would take seconds."""
+    source, there, blocks = tmp_path / "source", tmp_path / "there", list[int]()
+    source.mkdir()
+    for number in range(3 * BLOCK_LINES):
+        (source / f"{number}.txt").touch()
+    await asyncsink.export_directory(source, there)
+    real = OutcomeLog.read
+    monkeypatch.setattr(OutcomeLog, "read", lambda self, kind, block: blocks.append(block) or real(self, kind, block))
+    for shard, expected in ((None, []), ((0, 2), [0])):
+        report = await asyncsink.export_directory(source, there, **({"shard": shard} if shard else {}))
+        assert report.objects_skipped > BLOCK_LINES
+        assert report.out_file == [str(there)]
+        assert blocks == expected
 
 
 async def test_a_shard_refuses_what_the_whole_would_refuse(tmp_path: Path) -> None:

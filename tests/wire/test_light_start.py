@@ -1,4 +1,4 @@
-"""A cold start: the AWS SDK is loaded by those who need it, once, and by nobody else."""
+"""A cold start: what a run does not need is not loaded; the AWS SDK by those who need it, once, and by nobody else."""
 
 from __future__ import annotations
 
@@ -36,11 +36,16 @@ from asyncsink.testing.faulty_peers import CannedPeer
 from asyncsink.testing.transport_kit import canned
 
 HEAVY = ("aioboto3", "aiobotocore", "aiohttp", "boto3", "botocore", "http.client", "rich")
+AT_TIMES = ("aiofiles", "tenacity", "asyncsink.engine.processes", "asyncsink.report.manifest")
+"""Of a manifest, of what is sent again, of several processes: no plain run needs them."""
+CHECKSUMS = "_awscrt"
+SENDERS = "asyncsink.s3.wire.sender"
+WATCHED = (*HEAVY, *AT_TIMES, CHECKSUMS, SENDERS)
 TELL = f"""
 import json, sys
 from asyncsink.cli.main import main
 code = main(sys.argv[1:])
-print(json.dumps([code, sorted(set({HEAVY}) & set(sys.modules))]))
+print(json.dumps([code, sorted(set({WATCHED}) & set(sys.modules))]))
 """
 
 
@@ -68,7 +73,7 @@ def export(seaweed: DevServer, bucket: str) -> Callable[..., tuple[dict[str, Any
 def test_one_small_file(export: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     report, loaded = export(tmp_path)
-    assert loaded == []
+    assert loaded == [CHECKSUMS]
     assert (report["transport"], report["objects_uploaded"], report["requests"]) == ("wire", 1, 2)
 
 
@@ -76,7 +81,7 @@ def test_many_small_files_and_the_same_again(export: Callable[..., Any], tmp_pat
     for number in range(200):
         (tmp_path / f"ü {number}+%.txt").write_text(f"file {number}")
     report, loaded = export(tmp_path)
-    assert loaded == []
+    assert loaded == [CHECKSUMS]
     # One listing, and no look at each object.
     assert (report["transport"], report["objects_uploaded"], report["requests"]) == ("wire", 200, 201)
     report, loaded = export(tmp_path)
@@ -88,11 +93,45 @@ def test_large_files_in_parts(export: Callable[..., Any], tmp_path: Path) -> Non
     for number in range(3):
         (tmp_path / f"lärge {number}+%").write_bytes(os.urandom(9 * MIB))
     report, loaded = export(tmp_path)
-    assert loaded == []
+    assert loaded == [CHECKSUMS, SENDERS]
     assert (report["transport"], report["objects_uploaded"]) == ("wire", 3)
     report, loaded = export(tmp_path)
+    assert not {*HEAVY, *AT_TIMES, SENDERS} & set(loaded)
+    assert (report["objects_uploaded"], report["objects_skipped"]) == (0, 3)
+
+
+@pytest.mark.parametrize("options", ["--overwrite=checksum", "--overwrite=journal", "--overwrite=size --no-journal"])
+def test_known_without_reading(options: str, export: Callable[..., Any], tmp_path: Path) -> None:
+    source, journal = tmp_path / "source", f"--journal={tmp_path / 'journal'}"
+    source.mkdir()
+    for name, size_bytes in (("a", 1), ("empty", 0), ("large", 9 * MIB)):
+        (source / name).write_bytes(os.urandom(size_bytes))
+    export(source, journal)
+    report, loaded = export(source, *options.split(), *(() if "no-journal" in options else (journal,)))
     assert loaded == []
     assert (report["objects_uploaded"], report["objects_skipped"]) == (0, 3)
+
+
+def test_what_is_asked_for_is_loaded(export: Callable[..., Any], tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.txt").write_text("a")
+    _, loaded = export(source, "--manifest", str(tmp_path / "manifest.jsonl"))
+    assert "asyncsink.report.manifest" in loaded
+
+
+@pytest.mark.parametrize(
+    ("module", "unloaded"),
+    [
+        ("asyncsink.cli.app", (*WATCHED, "anyio", "asyncio", "sqlite3", "uvloop", "asyncsink.sink")),
+        ("asyncsink.engine.child", (*WATCHED, "typer", "uvloop")),
+        ("asyncsink.sink", (*WATCHED, "typer", "uvloop", "importlib.metadata")),
+    ],
+)
+def test_an_import_alone(module: str, unloaded: tuple[str, ...]) -> None:
+    code = f"import json, sys, {module}; print(json.dumps(sorted(set({unloaded}) & set(sys.modules))))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout) == []
 
 
 def test_the_other_lane_loads_the_sdk(export: Callable[..., Any], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Source: Amazon S3 API Reference, CreateMultipartUpload, CompleteMultipartUpload,
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -38,8 +39,13 @@ _ENTRIES: Final[dict[type[Any], tuple[str, tuple[str, ...]]]] = {
     ListParts: ("Part", ("PartNumber", "Size", "ETag", *_CHECKSUMS))
 }
 _PLAIN: Final = re.compile(r"[A-Za-z0-9+/=_.-]*")
-_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What an XML 1.0 document cannot say, not even escaped (XML 1.0, 2.2)."""
+
+
+@cache
+def _not_xml() -> re.Pattern[str]:
+    """What an XML 1.0 document cannot say, not even escaped (XML 1.0, 2.2)."""
+    # Compiling so large a class takes milliseconds; no server of the usual kind makes it needed.
+    return re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def bookkeeping_query(operation: Bookkeeping) -> str:
@@ -104,7 +110,7 @@ def _text(operation: CompleteMultipartUpload, value: str) -> str:
     # The usual ETag and checksum need no escaping.
     if _PLAIN.fullmatch(value):
         return value
-    if _NOT_XML.search(value):
+    if _not_xml().search(value):
         raise PermanentError(
             f"{operation.name} of {one_line(operation.key, 1200)} cannot be sent: the ETag or checksum "
             f"{one_line(value)!r} of a part holds characters that XML cannot say; check that the endpoint is S3.",

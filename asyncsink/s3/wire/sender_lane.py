@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.s3.bandwidth import Bandwidth
@@ -10,8 +11,10 @@ from asyncsink.s3.get_object import GetObjectTo, ObjectReceived
 from asyncsink.s3.operations import PutObjectFrom, StoredFrom, UploadPartFrom
 from asyncsink.s3.wire.endpoint import endpoint_of
 from asyncsink.s3.wire.keyring import CredentialsProvider, Keyring
-from asyncsink.s3.wire.sender import SenderPool
 from asyncsink.s3.wire.transport import tls_context
+
+if TYPE_CHECKING:
+    from asyncsink.s3.wire.sender import SenderPool
 
 
 class SenderLane:
@@ -70,6 +73,9 @@ class SenderLane:
     async def _open(self) -> SenderPool:
         async with self._opening:
             if self._pool is None:
+                # A run of small files, or of nothing new, does without all of it.
+                from asyncsink.s3.wire.sender import SenderPool
+
                 target = self._target
                 endpoint = endpoint_of(target, self._region)
                 tls = None
