@@ -2,52 +2,39 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nullcontext
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import anyio
 import anyio.to_thread
-from anyio import CapacityLimiter
 from anyio.abc import TaskGroup
 
-from asyncsink.config import LocalTarget, Settings
-from asyncsink.engine.clearing import clear_destinations
 from asyncsink.engine.composing import (
-    CountedWalk,
     discovery_of,
     open_end,
     report_of,
-    shard_of_walk,
-    with_places_outside,
 )
-from asyncsink.engine.discover import Discovery, batches
-from asyncsink.engine.division import check_division, processes_for
+from asyncsink.engine.discover import batches
+from asyncsink.engine.division import check_division
 from asyncsink.engine.events import Events, Subscription
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.loops import refuse_trio, run_to_end
 from asyncsink.engine.outcomes import is_skip, problem_outcome
 from asyncsink.engine.pipeline import Submit, Work
-from asyncsink.engine.producer import feed_discovery
-from asyncsink.engine.progress import Progress
 from asyncsink.engine.queueing import queue_in_turn
 from asyncsink.engine.recorder import Ticket
 from asyncsink.engine.run import Opening, Run, check_bucket_given, surface
-from asyncsink.engine.survey import Survey, take_survey
+from asyncsink.engine.whole_run import run_source
 from asyncsink.errors import ConfigError, ExportFailed
-from asyncsink.model import Event, Failure, Receipt, Skip, Started, Transfer
+from asyncsink.model import Failure, Receipt, Skip, Started, Transfer
 from asyncsink.option_names import ExportOptions
 from asyncsink.options import parse_options
 from asyncsink.report.report import Report
-from asyncsink.sources.base import Source
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.outputs import OutputsSource
-
-if TYPE_CHECKING:
-    from asyncsink.engine.processes import Runner
 
 
 async def export(outputs: Mapping[str, Any], base_directory: Any, **options: Unpack[ExportOptions]) -> Report:
@@ -75,120 +62,6 @@ async def export_directory(directory: Any, base_directory: Any, **options: Unpac
     """Publish a directory tree; keys keep the path relative to `directory`. Otherwise as `export`."""
     settings = parse_options(base_directory, options)
     return await run_source(settings, DirectorySource(directory, symlinks=settings.policies.symlinks))
-
-
-async def run_source(
-    settings: Settings,
-    source: Source,
-    *,
-    dry_run: bool = False,
-    observe: Callable[[Event], None] | None = None,
-    failures_only: bool = False,
-    progress: Progress | None = None,
-) -> Report:
-    """Publish everything that `source` has: survey it, prepare the destinations, run the pipeline, report.
-
-    Args:
-        dry_run: look and compare, but send nothing; what would be sent is in `report.planned`.
-        observe: called with every event, on the event loop; it must return quickly.
-        failures_only: of outcomes, it hears of failures only; the others stand in `progress.counts` and the report.
-        progress: counts for a display to poll.
-    """
-    refuse_trio()
-    check_bucket_given(settings)
-    check_division(settings, source)
-    started = time.monotonic()
-    progress = progress if progress is not None else Progress()
-    events = Events(observe, failures_only=failures_only)
-    threads = CapacityLimiter(settings.limits.reader_threads)
-    settings = await with_places_outside(settings, source, events.notice, dry_run=dry_run, limiter=threads)
-    discovery = discovery_of(settings, settings.target, source)
-    survey, processes = await _survey(discovery, settings, dry_run=dry_run, threads=threads)
-    if source.replayable:
-        progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
-        if not survey.objects_total:
-            what = "source" if settings.shard.count == 1 else f"shard {settings.shard} of the source"
-            events.notice(f"The {what} holds no files: there is nothing to publish.")
-    outlook = survey.outlook if survey.sample_key else open_end(settings.target)
-    walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
-    # A tree that was too large to be kept is not walked once more to learn how much of the listing is worth reading.
-    found = kept if source.replayable else None
-    opening = Opening(settings, progress, events, dry_run, threads=threads, started=started, found=found)
-    parents_outlook, runner_of = outlook, _alone
-    if processes > 1:
-        # Here, because what starts processes and listens to them takes some time to load.
-        from asyncsink.engine.processes import open_runner, outlook_of_parent
-
-        parents_outlook = outlook_of_parent(outlook, processes)
-        runner_of = partial(open_runner, settings=settings, outlook=outlook, progress=progress, processes=processes)
-    try:
-        async with (
-            opening.open(parents_outlook) as run,
-            runner_of(run) as runner,
-        ):
-            discovery = discovery_of(settings, run.target, source)
-            if settings.remove_dest_dir and not dry_run:
-                local = settings.local_copy.directory if settings.local_copy is not None else ""
-                roots = (run.target.url if isinstance(run.target, LocalTarget) else "", local)
-                await anyio.to_thread.run_sync(clear_destinations, discovery, roots, limiter=threads)
-            await run.begin()
-            progress.started = True
-            await events.emit(Started(progress.objects_total, progress.bytes_total, run.destination.lane))
-            walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
-            feed = partial(
-                feed_discovery,
-                walk,
-                kept=kept if run.target.url == settings.target.url else None,
-                surveyed=source.replayable,
-                ledger=survey.ledger,
-                objects_total=progress.objects_total,
-                workers=settings.limits.concurrency_max,
-                hops=run.hops,
-                limiter=threads,
-                turns=run.turns,
-                journal=run.journal,
-            )
-            await runner.run(feed)
-            run.interrupted = False
-            return report_of(run, discovery, dry_run)
-    except BaseExceptionGroup as group:
-        raise surface(group) from None
-    finally:
-        events.close()
-        if survey.ledger is not None:
-            survey.ledger.close()
-
-
-def _alone(run: Run) -> AbstractAsyncContextManager[Runner]:
-    return nullcontext(run.pipeline)
-
-
-async def _survey(
-    discovery: Discovery, settings: Settings, *, dry_run: bool, threads: CapacityLimiter
-) -> tuple[Survey, int]:
-    """The survey of the whole source, with the numbers of the run's shard; and how many processes are to publish it.
-
-    A stream is not surveyed: there, keys that could meet get a ledger, and that is all.
-    """
-    source = discovery.source
-    if not source.replayable:
-        collides = discovery.may_collide and settings.policies.on_collision == "error"
-        return Survey(ledger=KeyLedger() if collides else None), 1
-    if settings.shard.count == 1 and settings.processes == 1:
-        return await take_survey(discovery, settings, limiter=threads), 1
-    from asyncsink.engine.processes import available_cores
-
-    walk = CountedWalk(discovery, settings.shard)
-    survey = await take_survey(walk, settings, limiter=threads)
-    survey.objects_total, survey.bytes_total = walk.objects_total, walk.bytes_total
-    return survey, processes_for(
-        settings,
-        source,
-        objects=walk.objects_total,
-        largest_bytes=walk.largest_bytes,
-        cores=available_cores(),
-        dry_run=dry_run,
-    )
 
 
 def export_sync(outputs: Mapping[str, Any], base_directory: Any, **options: Unpack[ExportOptions]) -> Report:

@@ -121,7 +121,7 @@ class _Story:
 
     async def _export(self, outputs: Outputs, settings: Settings) -> Report:
         from asyncsink.engine.progress import Progress
-        from asyncsink.sink import run_source
+        from asyncsink.engine.whole_run import run_source
         from asyncsink.sources.outputs import OutputsSource
 
         progress = Progress()

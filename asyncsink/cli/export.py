@@ -23,8 +23,8 @@ PLANNED_SHOWN = 20
 def export_command(source: str, destination: str, given: Mapping[str, Any], *, dry_run: bool, output: Output) -> int:
     """Publish (or only look), tell how it went, and return the exit code. Ctrl-C and SIGTERM end it in order."""
     from asyncsink.engine.progress import Progress
+    from asyncsink.engine.whole_run import run_source
     from asyncsink.options import parse_options
-    from asyncsink.sink import run_source
 
     started = time.monotonic()
     progress = Progress()

@@ -13,10 +13,10 @@ import anyio
 import pytest
 
 import asyncsink
+from asyncsink.engine.whole_run import run_source
 from asyncsink.model import Event, Failure, Finished, Notice, Started
 from asyncsink.options import parse_options
 from asyncsink.report.outcomes import BLOCK_LINES, OutcomeLog
-from asyncsink.sink import run_source
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.stream import StreamSource
 

@@ -14,8 +14,8 @@ from botocore.config import Config
 
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.engine.whole_run import run_source
 from asyncsink.options import parse_options
-from asyncsink.sink import run_source
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.testing.files import content_of
 

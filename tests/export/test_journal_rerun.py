@@ -17,12 +17,12 @@ import pytest
 import asyncsink
 from asyncsink.engine.journalling import RunJournal
 from asyncsink.engine.outcomes import REPEATED
+from asyncsink.engine.whole_run import run_source
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.journal.rows import Rows
 from asyncsink.model import Event, Started
 from asyncsink.options import parse_options
-from asyncsink.sink import run_source
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.testing.files import content_of
 

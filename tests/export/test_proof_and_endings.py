@@ -16,6 +16,7 @@ import pytest
 import asyncsink
 from asyncsink.config import MIB, Limits, RetryPolicy, S3Target
 from asyncsink.destinations.inventory import Inventory
+from asyncsink.engine.whole_run import run_source
 from asyncsink.errors import ConfigError, ExportFailed, ServerFault, UploadMissing
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Receipt
@@ -24,7 +25,6 @@ from asyncsink.s3.multipart import create_upload
 from asyncsink.s3.operations import CompleteMultipartUpload, ListedObject, ObjectAttributes, Operation
 from asyncsink.s3.part_plan import plan_parts
 from asyncsink.s3.stack import S3Stack, open_stack
-from asyncsink.sink import run_source
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.testing.files import content_of
 

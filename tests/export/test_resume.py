@@ -17,6 +17,7 @@ import pytest
 
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.engine.whole_run import run_source
 from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.journal.sqlite import SqliteJournal
 from asyncsink.model import (
@@ -29,7 +30,6 @@ from asyncsink.model import (
     UploadStep,
 )
 from asyncsink.options import parse_options
-from asyncsink.sink import run_source
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.reader import OpenSource
 from asyncsink.testing.holding_proxy import Held, HoldingProxy

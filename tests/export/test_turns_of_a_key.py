@@ -15,11 +15,11 @@ import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.engine.outcomes import REPEATED
 from asyncsink.engine.publishing import open_as_found
+from asyncsink.engine.whole_run import run_source
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.journal.place import open_journal
 from asyncsink.model import SourceFile, UploadCompleting, UploadCreating, UploadOpened
 from asyncsink.options import parse_options
-from asyncsink.sink import run_source
 from asyncsink.sources.stream import StreamSource
 from asyncsink.testing.holding_proxy import Held, HoldingProxy
 
