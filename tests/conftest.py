@@ -8,6 +8,7 @@ import signal
 import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 _SECRETS = pytest.StashKey[set[str]]()
 _NIPYPE = pytest.StashKey["tempfile.TemporaryDirectory[str]"]()
 _FOREIGN = ("AWS_", "BOTO_", "ASYNCSINK_")
+BUCKETS_AT_ONCE = 16
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
@@ -149,11 +151,35 @@ def s3(seaweed: DevServer) -> Iterator[Any]:
     client.close()
 
 
+@pytest.fixture(scope="session")
+def new_bucket(s3: Any) -> Callable[[], str]:
+    """The name of a fresh, empty bucket.
+
+    The first object of a bucket waits 200 ms until SeaweedFS has made the bucket's volumes. Many buckets wait for that
+    together; between two calls nothing goes on, so that no test meets a thread or a connection that is not its own.
+    """
+    ready = list[str]()
+
+    def make(_: int) -> str:
+        name = f"test-{uuid.uuid4().hex[:20]}"
+        s3.create_bucket(Bucket=name)
+        s3.put_object(Bucket=name, Key="first", Body=b"1")
+        s3.delete_object(Bucket=name, Key="first")
+        return name
+
+    def take() -> str:
+        if not ready:
+            with ThreadPoolExecutor(BUCKETS_AT_ONCE) as threads:
+                ready.extend(threads.map(make, range(BUCKETS_AT_ONCE)))
+        return ready.pop()
+
+    return take
+
+
 @pytest.fixture
-def bucket(s3: Any) -> Iterator[str]:
+def bucket(s3: Any, new_bucket: Callable[[], str]) -> Iterator[str]:
     """A fresh, empty bucket of this test's own."""
-    name = f"test-{uuid.uuid4().hex[:20]}"
-    s3.create_bucket(Bucket=name)
+    name = new_bucket()
     yield name
     s3.delete_bucket(Bucket=name)  # SeaweedFS removes what is inside, and the bucket's volumes with it
 
