@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore
 import hypothesis
 import pytest
 from botocore.config import Config
+from botocore.loaders import JSONFileLoader
 
 from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.devserver.seaweedfs import REGION, DevServer
@@ -56,6 +59,13 @@ def pytest_configure(config: pytest.Config) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.hookimpl(optionalhook=True)  # one process needs no xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """Three for two cores, for `-n auto`: the tests wait for servers and watchdogs about as long as they compute."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + cores // 2
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -108,6 +118,20 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         # Everything the library logs is captured, so that a secret cannot hide below the usual level.
         logging.getLogger("asyncsink").setLevel(logging.DEBUG)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _read_models_once() -> Iterator[None]:
+    """Every session of botocore parses the same files for a fifth of a second; clients only read what they hold."""
+    own, load = str(Path(botocore.__file__).parent), JSONFileLoader.load_file
+    once = functools.cache(functools.partial(load, JSONFileLoader()))
+
+    def load_file(loader: JSONFileLoader, path: str) -> Any:
+        return once(path) if path.startswith(own) else load(loader, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", load_file)
         yield
 
 
