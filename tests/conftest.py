@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
 import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore
 import hypothesis
 import pytest
 from botocore.config import Config
+from botocore.loaders import JSONFileLoader
 
 from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.devserver.seaweedfs import REGION, DevServer
@@ -36,6 +40,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 _SECRETS = pytest.StashKey[set[str]]()
 _NIPYPE = pytest.StashKey["tempfile.TemporaryDirectory[str]"]()
 _FOREIGN = ("AWS_", "BOTO_", "ASYNCSINK_")
+BUCKETS_AT_ONCE = 16
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
@@ -54,6 +59,13 @@ def pytest_configure(config: pytest.Config) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.hookimpl(optionalhook=True)  # one process needs no xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """Three for two cores, for `-n auto`: the tests wait for servers and watchdogs about as long as they compute."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + cores // 2
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -109,6 +121,20 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _read_models_once() -> Iterator[None]:
+    """Every session of botocore parses the same files for a fifth of a second; clients only read what they hold."""
+    own, load = str(Path(botocore.__file__).parent), JSONFileLoader.load_file
+    once = functools.cache(functools.partial(load, JSONFileLoader()))
+
+    def load_file(loader: JSONFileLoader, path: str) -> Any:
+        return once(path) if path.startswith(own) else load(loader, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", load_file)
+        yield
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Tests marked `anyio` run on asyncio only, which is what asyncsink supports."""
@@ -149,11 +175,35 @@ def s3(seaweed: DevServer) -> Iterator[Any]:
     client.close()
 
 
+@pytest.fixture(scope="session")
+def new_bucket(s3: Any) -> Callable[[], str]:
+    """The name of a fresh, empty bucket.
+
+    The first object of a bucket waits 200 ms until SeaweedFS has made the bucket's volumes. Many buckets wait for that
+    together; between two calls nothing goes on, so that no test meets a thread or a connection that is not its own.
+    """
+    ready = list[str]()
+
+    def make(_: int) -> str:
+        name = f"test-{uuid.uuid4().hex[:20]}"
+        s3.create_bucket(Bucket=name)
+        s3.put_object(Bucket=name, Key="first", Body=b"1")
+        s3.delete_object(Bucket=name, Key="first")
+        return name
+
+    def take() -> str:
+        if not ready:
+            with ThreadPoolExecutor(BUCKETS_AT_ONCE) as threads:
+                ready.extend(threads.map(make, range(BUCKETS_AT_ONCE)))
+        return ready.pop()
+
+    return take
+
+
 @pytest.fixture
-def bucket(s3: Any) -> Iterator[str]:
+def bucket(s3: Any, new_bucket: Callable[[], str]) -> Iterator[str]:
     """A fresh, empty bucket of this test's own."""
-    name = f"test-{uuid.uuid4().hex[:20]}"
-    s3.create_bucket(Bucket=name)
+    name = new_bucket()
     yield name
     s3.delete_bucket(Bucket=name)  # SeaweedFS removes what is inside, and the bucket's volumes with it
 

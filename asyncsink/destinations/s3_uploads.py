@@ -171,7 +171,7 @@ class S3Uploads:
 
     async def _end_unheard(self, key: str, unheard: _Unheard, except_for: str = "") -> bool:
         """Abort what requests whose answers were lost may have begun. Uploads with parts are somebody's, and so are
-        those of another time: they are left alone. False where these credentials may not look.
+        those of another time: they are left alone. False, and a notice, where the server refuses to list them.
 
         Raises:
             RetryableError: nobody can say now.
@@ -182,7 +182,7 @@ class S3Uploads:
             )
         except PermanentError as denied:
             self._notice(
-                "An upload whose begin was not answered may stay open, because these credentials may not look for it "
+                f"An upload of {key!r} whose begin was not answered may stay open, because it could not be looked for "
                 f"({denied}); a lifecycle rule for incomplete uploads, or `asyncsink abort-uploads`, removes it."
             )
             return False

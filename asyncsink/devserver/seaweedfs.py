@@ -205,7 +205,8 @@ class DevServer:
             command.append(f"-bucket={','.join(self._buckets)}")
         order = {
             "command": command,
-            "grace_seconds": _GRACE_SECONDS,
+            # What is thrown away needs no second and a half to be put in order.
+            "grace_seconds": _GRACE_SECONDS if self._directory else 0.0,
             "directory": self._temporary,
             "leftovers": _sockets(ports),
         }

@@ -42,6 +42,8 @@ from asyncsink.model import Outcome, Transfer
 from asyncsink.s3.part_plan import PARTS_MAX, plan_parts
 from asyncsink.sources.reader import OpenSource
 
+_LOOKS_MAX = 16
+"""How often a file is looked at. Local copies of several runs link it at once, and each link changes its ctime."""
 _ONCE_MORE = (IntegrityError, UploadMissing, UploadConflict)
 CHEAP_MD5_BYTES_MAX = 8 * 1024 * 1024
 """Up to this size, an MD5 of the file costs less than asking the server for another checksum."""
@@ -92,16 +94,16 @@ class Publisher:
         """
         started = self._clock()
         ending = Ending(transfer)
-        corrected = refreshed = False
+        corrected, looks = False, 1
         while True:
             ending.reset(self._legs(ending.transfer))
             try:
                 await self._attempt(ending)
             except Outgrown as outgrown:
-                if refreshed:
+                if looks == _LOOKS_MAX:
                     ending.source_error = still_outgrown(transfer.source)
                 else:
-                    refreshed = True
+                    looks += 1
                     known = outdated(transfer.known)
                     ending.transfer = replace(transfer, source=outgrown.found, known=known, refreshed=True)
                     continue

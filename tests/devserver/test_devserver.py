@@ -169,13 +169,14 @@ def test_a_server_that_ends_shows_its_last_words(program: Callable[[str], Path])
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.parametrize("kept", [True, False])
 def test_a_server_that_never_answers_and_ignores_sigterm(
-    program: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    program: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kept: bool
 ) -> None:
     monkeypatch.setattr(seaweedfs, "_GRACE_SECONDS", 0.5)
     temporary = program("trap '' TERM; while :; do read -r line < /dev/zero; done")
     with pytest.raises(ConfigError, match=r"did not answer within 0\.3 seconds"):
-        DevServer(start_seconds=0.3).start()
+        DevServer(directory=tmp_path / "kept" if kept else None, start_seconds=0.3).start()
     assert list(temporary.iterdir()) == []
 
 

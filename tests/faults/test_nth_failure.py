@@ -178,9 +178,18 @@ class World:
         return {key.decode(): (state, upload_id or "") for key, state, upload_id in rows}
 
     def open_uploads(self, notices: Sequence[str]) -> list[dict[str, Any]]:
-        """All but those that `notices` say cannot be aborted with these credentials: the user has to see to them."""
+        """All but those that `notices` say stay open, or may: the user has to see to them."""
         found = self.s3.list_multipart_uploads(Bucket=self.bucket, Prefix=f"{self.prefix}/").get("Uploads", [])
-        return [each for each in found if not any(f"{each['UploadId']} of {each['Key']!r}" in n for n in notices)]
+        return [each for each in found if not self.told_of(each, notices)]
+
+    def told_of(self, upload: dict[str, Any], notices: Sequence[str]) -> bool:
+        """Whether a notice names it: by its id, or, where that was never heard, by its key; then it has no part."""
+        key, upload_id = upload["Key"], upload["UploadId"]
+        if any(f"{upload_id} of {key!r}" in notice for notice in notices):
+            return True
+        unheard = any(f"An upload of {key!r} whose begin was not answered" in notice for notice in notices)
+        parts = self.s3.list_parts(Bucket=self.bucket, Key=key, UploadId=upload_id)
+        return unheard and not parts.get("Parts")
 
     def stored(self) -> dict[str, bytes]:
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
@@ -281,7 +290,8 @@ async def fails_well(world: World, number: int, fault: Fault, for_good: bool, ab
     faults, report = await world.run(chosen(number, fault, for_good, aborts))
     await nothing_leaks(before)
     assert faults.hits, f"only {len(faults.requests)} requests came"
-    notices = report.notices if fault == "deny" and isinstance(report, asyncsink.Report) else ()
+    # What the server refuses for good is told to the user; all else is the next run's to end.
+    notices = report.notices if fault in ("deny", "refuse") and isinstance(report, asyncsink.Report) else ()
     stored = world.stored()
     world.nothing_is_wrong(stored, notices)
     if isinstance(report, asyncsink.Report):

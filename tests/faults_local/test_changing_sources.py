@@ -253,3 +253,46 @@ def test_the_command_says_it_in_one_sentence(
         assert words in told.err
     assert "Traceback" not in told.err
     assert stored() == {"at-rest.txt": b"as it was found"}
+
+
+@pytest.mark.parametrize("size_bytes", [WHOLE, PARTS])
+async def test_a_file_that_is_linked_before_every_look_is_published(
+    tmp_path: Path, bucket: str, stored: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, size_bytes: int
+) -> None:
+    """Several sinks at once make local copies of one file: its ctime changes, and nothing else."""
+    root, opened = tmp_path / "root", list[OpenSource]()
+    root.mkdir()
+    (root / "file").write_bytes(bytes(size_bytes))
+    look = OpenSource.__init__
+
+    def link_first(self: OpenSource, *given: Any) -> None:
+        opened.append(self)
+        if len(opened) <= 5:
+            os.link(root / "file", tmp_path / f"link-{len(opened)}")
+        look(self, *given)
+
+    monkeypatch.setattr(OpenSource, "__init__", link_first)
+    report = await asyncsink.export_directory(root, f"s3://{bucket}", **options)
+    report.raise_for_failures()
+    assert len(opened) > 5
+    assert stored() == {"file": bytes(size_bytes)}
+
+
+async def test_a_file_that_grows_before_every_look_is_not_published(
+    tmp_path: Path, bucket: str, stored: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "file").write_bytes(bytes(6 * MIB))
+    look = OpenSource.__init__
+
+    def grow_first(self: OpenSource, *given: Any) -> None:
+        with (root / "file").open("ab") as file:
+            file.write(b"more")
+        look(self, *given)
+
+    monkeypatch.setattr(OpenSource, "__init__", grow_first)
+    report = await asyncsink.export_directory(root, f"s3://{bucket}", **options)
+    [failure] = report.failures
+    assert "changes faster than it can be opened" in failure.message
+    assert stored() == {}
