@@ -51,29 +51,50 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def outlook_of_parent(outlook: Outlook, processes: int) -> Outlook:
-    """What the parent's own destination prepares for: with processes, one request that proves bucket and credentials.
-    What is there already, each of them learns for itself."""
-    return outlook if processes == 1 else replace(outlook, objects_total=1)
+def outlook_of_parent(outlook: Outlook) -> Outlook:
+    """What the parent's own destination prepares for: one request that proves bucket and credentials. What is there
+    already, each process learns for itself."""
+    return replace(outlook, objects_total=1)
+
+
+@asynccontextmanager
+async def processes_loading(wanted: int) -> AsyncIterator[list[Worker]]:
+    """Up to `wanted` processes, one for a core, that load what they need beside whatever the block does first.
+
+    `open_runner` takes them out of the list; leaving the block ends those that are left.
+
+    Raises:
+        ConfigError: a process cannot be started.
+    """
+    waiting: list[Worker] = []
+    try:
+        most = min(wanted, available_cores())
+        while len(waiting) < most:
+            waiting.append(await Worker.start(len(waiting)))
+        yield waiting
+    finally:
+        with anyio.CancelScope(shield=True):
+            for worker in waiting:
+                await worker.dismiss()
 
 
 @asynccontextmanager
 async def open_runner(
-    run: Run, settings: Settings, outlook: Outlook, progress: Progress, processes: int
+    run: Run, *, settings: Settings, outlook: Outlook, progress: Progress, processes: int, waiting: list[Worker]
 ) -> AsyncIterator[Runner]:
-    """The run's own pipeline, or `processes` processes that are ready to publish; leaving the block ends them.
+    """`processes` processes that are ready to publish; leaving the block ends them.
+
+    Args:
+        waiting: from `processes_loading`; those that are used are taken out.
 
     Raises:
         ConfigError, TransferError: a process cannot be started, or cannot use the destination; nothing was sent.
     """
-    if processes == 1:
-        yield run.pipeline
-        return
     log.info("%d processes publish", processes)
     pool = ProcessPool(run, settings, progress)
     async with anyio.create_task_group() as group:
         try:
-            await pool.start(group, replace(outlook, unknown_total=run.unknown_total), processes)
+            await pool.start(group, replace(outlook, unknown_total=run.unknown_total), processes, waiting)
             yield pool
         finally:
             await pool.wind_down()
@@ -100,7 +121,7 @@ class ProcessPool:
     def __repr__(self) -> str:
         return f"<ProcessPool of {len(self._workers)}, {sum(len(w.under_way) for w in self._workers)} under way>"
 
-    async def start(self, group: TaskGroup, outlook: Outlook, processes: int) -> None:
+    async def start(self, group: TaskGroup, outlook: Outlook, processes: int, waiting: list[Worker]) -> None:
         """Start the processes, and wait until all of them can begin: none sends before the last has looked.
 
         Raises:
@@ -108,7 +129,7 @@ class ProcessPool:
         """
         limits = divide(self._settings.limits, processes, FILES_UNDER_WAY_MAX)
         for number in range(processes):
-            worker = await Worker.start(number)
+            worker = waiting.pop(0) if waiting else await Worker.start(number)
             self._workers.append(worker)
             if self._run.recorded is not None:
                 writer = StepWriter(self._run.recorded, worker.note, self._give_up)

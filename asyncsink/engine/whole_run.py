@@ -22,7 +22,7 @@ from asyncsink.engine.composing import (
     with_places_outside,
 )
 from asyncsink.engine.discover import Discovery
-from asyncsink.engine.division import check_division, processes_for
+from asyncsink.engine.division import check_division, indivisible, processes_for
 from asyncsink.engine.events import Events
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.loops import refuse_trio
@@ -36,6 +36,7 @@ from asyncsink.sources.base import Source
 
 if TYPE_CHECKING:
     from asyncsink.engine.processes import Runner
+    from asyncsink.engine.worker import Worker
 
 
 async def run_source(
@@ -63,61 +64,74 @@ async def run_source(
     events = Events(observe, failures_only=failures_only)
     threads = CapacityLimiter(settings.limits.reader_threads)
     settings = await with_places_outside(settings, source, events.notice, dry_run=dry_run, limiter=threads)
-    discovery = discovery_of(settings, settings.target, source)
-    survey, processes = await _survey(discovery, settings, dry_run=dry_run, threads=threads)
-    if source.replayable:
-        progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
-        if not survey.objects_total:
-            what = "source" if settings.shard.count == 1 else f"shard {settings.shard} of the source"
-            events.notice(f"The {what} holds no files: there is nothing to publish.")
-    outlook = survey.outlook if survey.sample_key else open_end(settings.target)
-    walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
-    # A tree that was too large to be kept is not walked once more to learn how much of the listing is worth reading.
-    found = kept if source.replayable else None
-    opening = Opening(settings, progress, events, dry_run, threads=threads, started=started, found=found)
-    parents_outlook, runner_of = outlook, _alone
-    if processes > 1:
-        # Here, because what starts processes and listens to them takes some time to load.
-        from asyncsink.engine.processes import open_runner, outlook_of_parent
+    async with _loading_beside(settings, source, dry_run=dry_run) as waiting:
+        discovery = discovery_of(settings, settings.target, source)
+        survey, processes = await _survey(discovery, settings, dry_run=dry_run, threads=threads)
+        if source.replayable:
+            progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
+            if not survey.objects_total:
+                what = "source" if settings.shard.count == 1 else f"shard {settings.shard} of the source"
+                events.notice(f"The {what} holds no files: there is nothing to publish.")
+        outlook = survey.outlook if survey.sample_key else open_end(settings.target)
+        walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
+        # A tree that was too large to be kept is not walked once more to learn how much of the listing is worth
+        # reading.
+        found = kept if source.replayable else None
+        opening = Opening(settings, progress, events, dry_run, threads=threads, started=started, found=found)
+        parents_outlook, runner_of = outlook, _alone
+        if processes > 1:
+            # Here, because what starts processes and listens to them takes some time to load.
+            from asyncsink.engine.processes import open_runner, outlook_of_parent
 
-        parents_outlook = outlook_of_parent(outlook, processes)
-        runner_of = partial(open_runner, settings=settings, outlook=outlook, progress=progress, processes=processes)
-    try:
-        async with (
-            opening.open(parents_outlook) as run,
-            runner_of(run) as runner,
-        ):
-            discovery = discovery_of(settings, run.target, source)
-            if settings.remove_dest_dir and not dry_run:
-                local = settings.local_copy.directory if settings.local_copy is not None else ""
-                roots = (run.target.url if isinstance(run.target, LocalTarget) else "", local)
-                await anyio.to_thread.run_sync(clear_destinations, discovery, roots, limiter=threads)
-            await run.begin()
-            progress.started = True
-            await events.emit(Started(progress.objects_total, progress.bytes_total, run.destination.lane))
-            walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
-            feed = partial(
-                feed_discovery,
-                walk,
-                kept=kept if run.target.url == settings.target.url else None,
-                surveyed=source.replayable,
-                ledger=survey.ledger,
-                objects_total=progress.objects_total,
-                workers=settings.limits.concurrency_max,
-                hops=run.hops,
-                limiter=threads,
-                turns=run.turns,
-                journal=run.journal,
+            parents_outlook = outlook_of_parent(outlook)
+            runner_of = partial(
+                open_runner, waiting=waiting, settings=settings, outlook=outlook, progress=progress, processes=processes
             )
-            await runner.run(feed)
-            run.interrupted = False
-            return report_of(run, discovery, dry_run)
-    except BaseExceptionGroup as group:
-        raise surface(group) from None
-    finally:
-        events.close()
-        if survey.ledger is not None:
-            survey.ledger.close()
+        try:
+            async with (
+                opening.open(parents_outlook) as run,
+                runner_of(run) as runner,
+            ):
+                discovery = discovery_of(settings, run.target, source)
+                if settings.remove_dest_dir and not dry_run:
+                    local = settings.local_copy.directory if settings.local_copy is not None else ""
+                    roots = (run.target.url if isinstance(run.target, LocalTarget) else "", local)
+                    await anyio.to_thread.run_sync(clear_destinations, discovery, roots, limiter=threads)
+                await run.begin()
+                progress.started = True
+                await events.emit(Started(progress.objects_total, progress.bytes_total, run.destination.lane))
+                walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
+                feed = partial(
+                    feed_discovery,
+                    walk,
+                    kept=kept if run.target.url == settings.target.url else None,
+                    surveyed=source.replayable,
+                    ledger=survey.ledger,
+                    objects_total=progress.objects_total,
+                    workers=settings.limits.concurrency_max,
+                    hops=run.hops,
+                    limiter=threads,
+                    turns=run.turns,
+                    journal=run.journal,
+                )
+                await runner.run(feed)
+                run.interrupted = False
+                return report_of(run, discovery, dry_run)
+        except BaseExceptionGroup as group:
+            raise surface(group) from None
+        finally:
+            events.close()
+            if survey.ledger is not None:
+                survey.ledger.close()
+
+
+def _loading_beside(settings: Settings, source: Source, *, dry_run: bool) -> AbstractAsyncContextManager[list[Worker]]:
+    """The processes that were asked for, loading while the source is surveyed."""
+    if settings.processes in (1, "auto") or dry_run or indivisible(settings, source):
+        return nullcontext([])
+    from asyncsink.engine.processes import processes_loading
+
+    return processes_loading(int(settings.processes))
 
 
 def _alone(run: Run) -> AbstractAsyncContextManager[Runner]:

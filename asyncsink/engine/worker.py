@@ -93,6 +93,11 @@ class Worker:
             raise ConfigError(f"No process can be started ({error.strerror}); use processes=1.") from error
         return cls(number, process)
 
+    async def dismiss(self) -> None:
+        """End a process that was never told to begin."""
+        self.kill()
+        await self._process.aclose()
+
     async def begin(self, begin: Begin) -> None:
         """Tell the process what all its work has in common. Its `ready` follows."""
         await self._send(pack(begin))

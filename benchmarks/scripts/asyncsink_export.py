@@ -27,7 +27,7 @@ async def main(directory: str, bucket: str, prefix: str, manifest: str, processe
             ca_bundle=os.environ.get("AWS_CA_BUNDLE"),
             concurrency=CONCURRENCY,
             manifest=manifest,
-            processes=processes if processes == "auto" else int(processes),
+            processes=int(processes),
         )
         report.raise_for_failures()
         clock.objects = len(report.receipts) + len(report.skips)

@@ -14,6 +14,7 @@ import pytest
 
 import asyncsink
 from asyncsink.engine.whole_run import run_source
+from asyncsink.engine.worker import Worker
 from asyncsink.model import Event, Failure, Finished, Notice, Started
 from asyncsink.options import parse_options
 from asyncsink.report.outcomes import BLOCK_LINES, OutcomeLog
@@ -205,6 +206,31 @@ async def test_an_empty_shard_says_so(tmp_path: Path) -> None:
     assert sorted(report.objects_uploaded for report in reports) == [0, 1]
     (empty,) = [report for report in reports if not report.objects_total]
     assert "of the source holds no files" in empty.notices[0]
+
+
+async def test_processes_that_are_not_needed_end_with_the_run(
+    tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Worker] = []
+    start = Worker.start
+
+    async def noted(number: int) -> Worker:
+        started.append(await start(number))
+        return started[-1]
+
+    monkeypatch.setattr(Worker, "start", noted)
+    monkeypatch.setattr("asyncsink.engine.processes.available_cores", lambda: 2)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "one.txt").write_text("one")
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", processes=3, **options)
+    assert (report.objects_uploaded, len(started)) == (1, 2)
+    (tree / "nowhere").symlink_to(tmp_path / "gone")
+    with pytest.raises(asyncsink.SourceError, match="nowhere"):
+        await asyncsink.export_directory(tree, f"s3://{bucket}/q", processes=3, **options)
+    assert len(started) == 4
+    for worker in started:
+        assert worker.ending == "was killed by SIGKILL"
 
 
 async def test_a_stream_has_shards_but_one_process(tmp_path: Path) -> None:
