@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import json
 import tempfile
@@ -12,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import asyncsink
+import benchmarks
 from benchmarks.commands import Work
 from benchmarks.contenders import BUCKET, CONTENDERS, Contender
 from benchmarks.grabbing import fill, grab_once
@@ -86,6 +89,7 @@ class _Run:
 
 def run(order: Order, tell: Tell) -> dict[str, Any]:
     """Run everything and return the result, ready for JSON. Blocking; leaves no process and no file behind."""
+    _compile()
     started = datetime.now(UTC)
     machine, versions = describe_machine(), describe_versions()
     with tempfile.TemporaryDirectory(prefix="asyncsink-benchmarks-") as directory:
@@ -135,6 +139,14 @@ def run(order: Order, tell: Tell) -> dict[str, Any]:
         "left_out": state.left_out,
         "measurements": [measurement.as_dict() for measurement in state.measurements],
     }  # fmt: skip
+
+
+def _compile() -> None:
+    # As every other contender is when it is installed: an editable asyncsink would compile itself at each start where
+    # PYTHONDONTWRITEBYTECODE is set, or after a change.
+    for package in (asyncsink, benchmarks):
+        for place in package.__path__:
+            compileall.compile_dir(place, quiet=1)
 
 
 def save(result: dict[str, Any], path: Path | None = None) -> Path:
