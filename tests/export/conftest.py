@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.testing.holding_proxy import HoldingProxy
 
 
 @pytest.fixture
@@ -17,6 +18,13 @@ def options(seaweed: DevServer, monkeypatch: pytest.MonkeyPatch) -> dict[str, An
     for name, value in seaweed.environment.items():
         monkeypatch.setenv(name, value)
     return {"endpoint_url": seaweed.endpoint_url}
+
+
+@pytest.fixture
+async def proxy(seaweed: DevServer) -> AsyncIterator[HoldingProxy]:
+    """In front of the server; it holds the answers that a test names."""
+    async with HoldingProxy(seaweed.endpoint_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture

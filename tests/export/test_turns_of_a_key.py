@@ -5,33 +5,27 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import asyncsink
-from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.engine.outcomes import REPEATED
 from asyncsink.engine.publishing import open_as_found
 from asyncsink.engine.whole_run import run_source
 from asyncsink.integrity.sameness import UNCHANGED_REASON
-from asyncsink.journal.place import open_journal
-from asyncsink.model import SourceFile, UploadCompleting, UploadCreating, UploadOpened
+from asyncsink.model import SourceFile
 from asyncsink.options import parse_options
 from asyncsink.sources.stream import StreamSource
 from asyncsink.testing.holding_proxy import Held, HoldingProxy
 
+from .killed import killed_in_an_upload
+
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20
 Stored = Callable[[], dict[str, bytes]]
-
-
-@pytest.fixture
-async def proxy(seaweed: DevServer) -> AsyncIterator[HoldingProxy]:
-    async with HoldingProxy(seaweed.endpoint_url) as proxy:
-        yield proxy
 
 
 def two_files(tmp_path: Path, size_bytes: int) -> tuple[Path, Path]:
@@ -44,25 +38,9 @@ def two_files(tmp_path: Path, size_bytes: int) -> tuple[Path, Path]:
 
 async def left_by_a_killed_run(s3: Any, bucket: str, file: Path, options: dict[str, Any], state: str) -> None:
     """The journal of a run that was killed while it uploaded `file` to p/f.bin, and its upload."""
-    named = {"Bucket": bucket, "Key": "p/f.bin"}
-    upload_id = s3.create_multipart_upload(**named)["UploadId"]
-    settings = parse_options(f"s3://{bucket}/p", options)
-    journal = await open_journal(
-        settings.journal,
-        settings.target,  # type: ignore[arg-type]
-        endpoint_url=options["endpoint_url"],
-        objects=settings.objects,
-        algorithm=settings.policies.algorithm,
-        notice=print,
-    )
-    assert journal is not None
-    found = file.stat()
-    source = SourceFile(str(file), found.st_size, found.st_mtime_ns, ctime_ns=found.st_ctime_ns, inode=found.st_ino)
-    await journal.step(UploadCreating("p/f.bin", source, 5 * MIB, "CRC64NVME", "t" * 32))
-    await journal.step(UploadOpened("p/f.bin", upload_id))
-    if state == "completing":
-        await journal.step(UploadCompleting("p/f.bin"))
-    await journal.aclose()
+    upload_id = s3.create_multipart_upload(Bucket=bucket, Key="p/f.bin")["UploadId"]
+    completing = state == "completing"
+    await killed_in_an_upload(bucket, file, options, "p/f.bin", upload_id=upload_id, completing=completing)
 
 
 @pytest.mark.parametrize("state", ["open", "completing"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,7 @@ import pytest
 
 import asyncsink
 from asyncsink.config import Limits, RetryPolicy
-from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import AccessDenied, ExportFailed
-from asyncsink.journal.place import open_journal
-from asyncsink.model import SourceFile, UploadCreating
 from asyncsink.options import parse_options
 from asyncsink.s3.operations import ListMultipartUploads
 from asyncsink.s3.resuming import empty_uploads_between
@@ -22,17 +18,13 @@ from asyncsink.s3.retrying import RetryingTransport
 from asyncsink.s3.stack import open_stack
 from asyncsink.testing.holding_proxy import Held, HoldingProxy
 
+from .killed import killed_in_an_upload
+
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20
 KEY = "p/f.bin"
 DAY_SECONDS = 86_400.0
 ONE_ATTEMPT = RetryPolicy(attempts=1)
-
-
-@pytest.fixture
-async def proxy(seaweed: DevServer) -> AsyncIterator[HoldingProxy]:
-    async with HoldingProxy(seaweed.endpoint_url) as proxy:
-        yield proxy
 
 
 @pytest.fixture
@@ -68,24 +60,6 @@ def deny_looking(monkeypatch: pytest.MonkeyPatch) -> None:
         return await send(self, operation)
 
     monkeypatch.setattr(RetryingTransport, "send", denied)
-
-
-async def killed_while_creating(bucket: str, file: Path, options: dict[str, Any]) -> None:
-    """The journal of a run that was killed before it heard the id of its upload."""
-    settings = parse_options(f"s3://{bucket}/p", options)
-    journal = await open_journal(
-        settings.journal,
-        settings.target,  # type: ignore[arg-type]
-        endpoint_url=options["endpoint_url"],
-        objects=settings.objects,
-        algorithm=settings.policies.algorithm,
-        notice=print,
-    )
-    assert journal is not None
-    found = file.stat()
-    source = SourceFile(str(file), found.st_size, found.st_mtime_ns, ctime_ns=found.st_ctime_ns, inode=found.st_ino)
-    await journal.step(UploadCreating(KEY, source, 5 * MIB, "CRC64NVME", "t" * 32))
-    await journal.aclose()
 
 
 @pytest.mark.parametrize("journalled", [True, False])
@@ -138,7 +112,7 @@ async def test_whoever_may_not_look_can_publish(
         "journal": tmp_path / "j.sqlite",
         "part_size_bytes": "5MiB",
     }
-    await killed_while_creating(bucket, file, options)
+    await killed_in_an_upload(bucket, file, options, KEY)
     deny_looking(monkeypatch)
     lose_creates(proxy, 1)
     report = await asyncsink.export({"@": file}, f"s3://{bucket}/p", **options)
@@ -154,7 +128,7 @@ async def test_what_could_not_be_looked_for_stays_in_the_journal(
     tmp_path: Path, file: Path, bucket: str, s3: Any, options: dict[str, Any]
 ) -> None:
     options = {**options, "journal": tmp_path / "j.sqlite"}
-    await killed_while_creating(bucket, file, options)
+    await killed_in_an_upload(bucket, file, options, KEY)
     s3.create_multipart_upload(Bucket=bucket, Key=KEY)
     file.write_bytes(b"small now")
     with pytest.MonkeyPatch.context() as patch:
