@@ -176,8 +176,6 @@ async def test_the_server_never_gets_more(
     assert sum(size for _, size in turns) == pytest.approx(way.received_bytes, rel=0.001)
     # No part is one burst.
     assert max(size for _, size in turns) <= max(Bandwidth(RATE).slice_bytes, SMALL_BODY_BYTES + HEAD_BYTES_MAX)
-    # And the time is used: a machine that is busy otherwise may take longer, but not for ever.
-    assert way.received_bytes / (way.arrivals[-1][0] - first) > RATE / 2
     assert await asyncio.to_thread(all_there)
 
 
