@@ -38,14 +38,14 @@ async def soak(order: dict[str, str]) -> None:
         "part_size_bytes": PART_BYTES,
         "memory_bytes": _MEMORY_BYTES,
         "retry": RETRY,
+        # Who exports a tree that others change says so: what vanishes while it is walked does not refuse the rest.
+        "on_missing": "skip",
     }
     journals, tree, stop = Path(order["journals"]), Path(order["tree"]), Path(order["stop"])
     outcomes: Counter[str] = Counter()
     async with (
         asyncio.TaskGroup() as group,
-        asyncsink.AsyncSink(
-            f"{order['url']}/{LASTING}", journal=journals / LASTING, on_missing="skip", **options
-        ) as sink,
+        asyncsink.AsyncSink(f"{order['url']}/{LASTING}", journal=journals / LASTING, **options) as sink,
     ):
         watching = asyncio.Event()
         group.create_task(_count(sink, watching, outcomes))
