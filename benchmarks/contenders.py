@@ -89,6 +89,27 @@ _BOTOCORE = "CRC32, botocore's default; over plain HTTP also SHA-256 in the sign
 _PROVEN = "CRC64NVME of every object, as the server has it; a file appears whole and proven, or not at all"
 _BOTOCORES_PROOF = "the server's checksum, where a request asks for the whole object"
 
+_BY_DEFAULT = "its journal, and the listing's ETag"
+
+
+def _command_missing() -> str:
+    return "" if beside_python("asyncsink") else "asyncsink is not installed"
+
+
+def _command_line(name: str, flags: str, repeats: str, *, only_repeats: bool = True) -> Contender:
+    """Our command with other flags."""
+    return Contender(
+        name,
+        f"asyncsink, {flags}",
+        lambda work: [*asyncsink(work), *flags.split()],
+        _command_missing,
+        _OURS,
+        repeats=repeats,
+        own_clock=False,
+        only_repeats=only_repeats,
+    )
+
+
 CONTENDERS = {
     contender.name: contender
     for contender in (
@@ -96,9 +117,9 @@ CONTENDERS = {
             REFERENCE,
             "asyncsink (command line)",
             asyncsink,
-            lambda: "" if beside_python("asyncsink") else "asyncsink is not installed",
+            _command_missing,
             _OURS,
-            repeats="its journal, and the listing's ETag",
+            repeats=_BY_DEFAULT,
             own_clock=False,
             grabs=asyncsink_grab,
             proves=_PROVEN,
@@ -109,52 +130,26 @@ CONTENDERS = {
             asyncsink_api,
             needs("asyncsink"),
             _OURS,
-            repeats="its journal, and the listing's ETag",
+            repeats=_BY_DEFAULT,
             grabs=script("asyncsink_grab", grab=True),
             proves=_PROVEN,
         ),
-        Contender(
-            "asyncsink-2",
-            "asyncsink, --processes 2",
-            lambda work: [*asyncsink(work), "--processes", "2"],
-            lambda: "" if beside_python("asyncsink") else "asyncsink is not installed",
-            _OURS,
-            repeats="its journal, and the listing's ETag",
-            own_clock=False,
-        ),
+        _command_line("asyncsink-2", "--processes 2", _BY_DEFAULT, only_repeats=False),
         Contender(
             "asyncsink-api-2",
             "asyncsink (Python), processes=2",
             lambda work: [*asyncsink_api(work), "2"],
             needs("asyncsink"),
             _OURS,
-            repeats="its journal, and the listing's ETag",
+            repeats=_BY_DEFAULT,
         ),
-        Contender(
-            "asyncsink-checksum",
-            "asyncsink, --no-journal",
-            lambda work: [*asyncsink(work), "--no-journal"],
-            lambda: "" if beside_python("asyncsink") else "asyncsink is not installed",
-            _OURS,
-            repeats="checksum of every file",
-            own_clock=False,
-            only_repeats=True,
-        ),
-        Contender(
-            "asyncsink-mtime",
-            "asyncsink, --overwrite size-mtime",
-            lambda work: [*asyncsink(work), "--overwrite", "size-mtime"],
-            lambda: "" if beside_python("asyncsink") else "asyncsink is not installed",
-            _OURS,
-            repeats="size and time",
-            own_clock=False,
-            only_repeats=True,
-        ),
+        _command_line("asyncsink-checksum", "--no-journal", "checksum of every file"),
+        _command_line("asyncsink-mtime", "--overwrite size-mtime", "size and time"),
         Contender(
             "asyncsink-journal",
             "asyncsink, --journal FILE",
             lambda work: [*asyncsink(work), "--journal", str(work.scratch / f"{work.bucket}.journal")],
-            lambda: "" if beside_python("asyncsink") else "asyncsink is not installed",
+            _command_missing,
             _OURS,
             repeats="its journal: size, mtime, ctime, inode",
             own_clock=False,

@@ -36,6 +36,19 @@ def two_files(tmp_path: Path, size_bytes: int) -> tuple[Path, Path]:
     return tmp_path / "a/f.bin", tmp_path / "b/f.bin"
 
 
+def lose_the_first_put(proxy: HoldingProxy) -> None:
+    """The answer of the first PutObject never comes."""
+    held: list[str] = []
+
+    def lose_first(name: str) -> Held:
+        if name != "Put" or held:
+            return ""
+        held.append(name)
+        return "lost"
+
+    proxy.hold = lose_first
+
+
 async def left_by_a_killed_run(s3: Any, bucket: str, file: Path, options: dict[str, Any], state: str) -> None:
     """The journal of a run that was killed while it uploaded `file` to p/f.bin, and its upload."""
     upload_id = s3.create_multipart_upload(Bucket=bucket, Key="p/f.bin")["UploadId"]
@@ -97,15 +110,7 @@ async def test_an_attempt_that_was_begun_first_never_lands_last(
 ) -> None:
     file = tmp_path / "f.txt"
     options = {**options, "endpoint_url": proxy.endpoint_url, "journal": tmp_path / "j.sqlite" if journalled else False}
-    held: list[str] = []
-
-    def lose_first(name: str) -> Held:
-        if name != "Put" or held:
-            return ""
-        held.append(name)
-        return "lost"
-
-    proxy.hold = lose_first
+    lose_the_first_put(proxy)
     async with asyncsink.AsyncSink(f"s3://{bucket}/p", **options) as sink:
         for version in range(5):
             file.write_text(f"version {version}")
@@ -137,15 +142,7 @@ async def test_the_last_line_of_a_stream_wins(
 ) -> None:
     files = two_files(tmp_path, 100)
     options = {**options, "endpoint_url": proxy.endpoint_url, "journal": tmp_path / "j.sqlite" if journalled else False}
-    held: list[str] = []
-
-    def lose_first(name: str) -> Held:
-        if name != "Put" or held:
-            return ""
-        held.append(name)
-        return "lost"
-
-    proxy.hold = lose_first
+    lose_the_first_put(proxy)
     lines = "".join(json.dumps({"source": str(path), "key": "k"}) + "\n" for path in (*files, *files))
     settings = parse_options(f"s3://{bucket}/p", {**options, "on_collision": "last"})
     report = await run_source(settings, StreamSource(io.StringIO(lines)))

@@ -21,23 +21,28 @@ def framed(body: bytes, chunk: int) -> bytes:
     return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + coded + b"0\r\n\r\n"
 
 
+def receive(reader: AnswerReader, answer: bytes, data: st.DataObject) -> None:
+    """Cut the answer anywhere, and hand it over as a connection does: into the reader's room where it has one."""
+    wire = memoryview(answer)
+    while wire:
+        count = data.draw(st.integers(1, len(wire)))
+        into = reader.room
+        if into is None:
+            reader.feed(wire[:count])
+        else:
+            count = min(count, len(into))
+            into[:count] = wire[:count]
+            reader.received_into_room(count)
+        wire = wire[count:]
+
+
 @given(st.lists(st.tuples(bodies, st.integers(0, 50)), min_size=1, max_size=4), st.data())
 def test_bodies_arrive_whole_however_they_are_cut(answers: list[tuple[bytes, int]], data: st.DataObject) -> None:
     reader = AnswerReader()
     for body, chunk in answers:
         room = bytearray(b"\xee" * (len(body) + 3))
         reader.begin(bodiless=False, into=memoryview(room)[: len(body)])
-        wire = memoryview(framed(body, chunk))
-        while wire:
-            count = data.draw(st.integers(1, len(wire)))
-            into = reader.room
-            if into is None:
-                reader.feed(wire[:count])
-            else:
-                count = min(count, len(into))
-                into[:count] = wire[:count]
-                reader.received_into_room(count)
-            wire = wire[count:]
+        receive(reader, framed(body, chunk), data)
         assert reader.answer is not None
         assert reader.answer.data == body
         assert (bytes(room), reader.keep_alive) == (body + b"\xee" * 3, True)
@@ -55,17 +60,7 @@ def test_pieces_are_given_away_in_order_however_they_are_cut(
         taken.extend(piece)
 
     reader = PieceReader(len(body), memoryview(bytearray(room_bytes)), take)
-    wire = memoryview(framed(body, chunk))
-    while wire:
-        count = data.draw(st.integers(1, len(wire)))
-        into = reader.room
-        if into is None:
-            reader.feed(wire[:count])
-        else:
-            count = min(count, len(into))
-            into[:count] = wire[:count]
-            reader.received_into_room(count)
-        wire = wire[count:]
+    receive(reader, framed(body, chunk), data)
     assert reader.answer is not None
     assert (taken, reader.taken, reader.keep_alive) == (body, len(body), True)
     assert (reader.answer.data, reader.answer.body, reader.room) == (None, b"", None)
