@@ -57,7 +57,14 @@ Submit = Callable[[Entry], Awaitable[None]]
 
 
 class Pipeline:
-    """Queue, workers, recorder and tuner of one run. Cancelled, it waits `record_seconds` for the recorder."""
+    """Queue, workers, recorder and tuner of one run. Cancelled, it waits `record_seconds` for the recorder.
+
+    Attributes:
+        recorder: writes down what ended here, and what is passed on to it.
+        tuner: of the requests in flight, or None.
+        progress: counts what ended here, and whatever others add.
+        entry_done: called with every entry of the queue that needs nothing more.
+    """
 
     def __init__(
         self,
@@ -74,8 +81,8 @@ class Pipeline:
     ) -> None:
         self._publisher = publisher
         self._small_files = small_files
-        self._recorder = recorder
-        self._tuner = tuner
+        self.recorder = recorder
+        self.tuner = tuner
         self._policies = policies
         self._hurry = hurry
         self._recording = Recording(recorder, record_seconds)
@@ -84,6 +91,7 @@ class Pipeline:
         self._receive: MemoryObjectReceiveStream[Entry]
         self._send, self._receive = anyio.create_memory_object_stream[Entry](limits.queue_transfers)
         self.progress = progress
+        self.entry_done: Callable[[Entry], None] | None = None
 
     def __repr__(self) -> str:
         waiting = self._send.statistics().current_buffer_used
@@ -115,12 +123,12 @@ class Pipeline:
                 raise
             finally:
                 # The recorder outlives the workers, cancelled or not: what they finished last is written down too.
-                self._recorder.finish()
+                self.recorder.finish()
 
     async def _publish_all(self, feed: Callable[[Submit], Awaitable[None]]) -> None:
         async with anyio.create_task_group() as tuning:
-            if self._tuner is not None:
-                tuning.start_soon(self._tuner.run)
+            if self.tuner is not None:
+                tuning.start_soon(self.tuner.run)
             async with anyio.create_task_group() as workers:
                 for _ in range(self._workers):
                     workers.start_soon(self._work)
@@ -138,7 +146,9 @@ class Pipeline:
             elif not work.dropped:
                 work.taken = True
                 await self._work_on(work.found, work.ticket)
-            await self._recorder.room()
+            if self.entry_done is not None:
+                self.entry_done(work)
+            await self.recorder.room()
 
     async def _work_on(self, found: Found, ticket: Ticket | None) -> None:
         if isinstance(found, Skip):
@@ -154,4 +164,4 @@ class Pipeline:
 
     def _ended(self, outcomes: Sequence[Outcome], transfer: Transfer | None, ticket: Ticket | None = None) -> None:
         self.progress.objects_done += 1
-        self._recorder.add(outcomes, transfer, ticket)
+        self.recorder.add(outcomes, transfer, ticket)

@@ -1,4 +1,4 @@
-"""Several processes publish one run: the parent surveys, walks, shares out, records and reports; they do the rest.
+"""Several processes publish one run: the parent surveys, walks, shares out, records, reports, and is one of them.
 
 Work goes to whoever has least before it. A process that dies costs what it had in hand, each transfer a Failure, and
 the others go on.
@@ -11,24 +11,24 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
-from asyncsink.config import JournalChoice, Settings, Shard
+from asyncsink.config import JournalChoice, Limits, Settings, Shard
 from asyncsink.destinations.base import Outlook
-from asyncsink.engine.division import divide
 from asyncsink.engine.messages import Begin, News, told_error
 from asyncsink.engine.outcomes import problem_outcome
+from asyncsink.engine.own_share import OwnShare
 from asyncsink.engine.pipeline import Batch, Entry, Skipped, Submit, Work
 from asyncsink.engine.progress import Progress
-from asyncsink.engine.recorder import Recorder, Recording
 from asyncsink.engine.run import Run
 from asyncsink.engine.step_writer import StepWriter
-from asyncsink.engine.worker import FILES_UNDER_WAY_MAX, Worker
+from asyncsink.engine.worker import Worker
 from asyncsink.errors import ConfigError, TransferError
-from asyncsink.model import Failure, LimitChanged, Outcome, SourceProblem, Transfer
+from asyncsink.model import Failure, Outcome, SourceProblem, Transfer
 
 LEAVE_SECONDS = 10.0
 """So much longer than `abort_seconds` a process that is asked to stop may take before it is killed."""
@@ -51,15 +51,9 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def outlook_of_parent(outlook: Outlook) -> Outlook:
-    """What the parent's own destination prepares for: one request that proves bucket and credentials. What is there
-    already, each process learns for itself."""
-    return replace(outlook, objects_total=1)
-
-
 @asynccontextmanager
 async def processes_loading(wanted: int) -> AsyncIterator[list[Worker]]:
-    """Up to `wanted` processes, one for a core, that load what they need beside whatever the block does first.
+    """What this process needs beside it to be `wanted`, or one for a core; they load beside what the block does first.
 
     `open_runner` takes them out of the list; leaving the block ends those that are left.
 
@@ -68,9 +62,9 @@ async def processes_loading(wanted: int) -> AsyncIterator[list[Worker]]:
     """
     waiting: list[Worker] = []
     try:
-        most = min(wanted, available_cores())
+        most = min(wanted, available_cores()) - 1
         while len(waiting) < most:
-            waiting.append(await Worker.start(len(waiting)))
+            waiting.append(await Worker.start(1 + len(waiting)))
         yield waiting
     finally:
         with anyio.CancelScope(shield=True):
@@ -80,9 +74,15 @@ async def processes_loading(wanted: int) -> AsyncIterator[list[Worker]]:
 
 @asynccontextmanager
 async def open_runner(
-    run: Run, *, settings: Settings, outlook: Outlook, progress: Progress, processes: int, waiting: list[Worker]
+    run: Run,
+    *,
+    settings: Settings,
+    outlook: Outlook,
+    progress: Progress,
+    shares: Sequence[Limits],
+    waiting: list[Worker],
 ) -> AsyncIterator[Runner]:
-    """`processes` processes that are ready to publish; leaving the block ends them.
+    """One process more for each of `shares`, ready to publish beside this one; leaving the block ends them.
 
     Args:
         waiting: from `processes_loading`; those that are used are taken out.
@@ -90,11 +90,11 @@ async def open_runner(
     Raises:
         ConfigError, TransferError: a process cannot be started, or cannot use the destination; nothing was sent.
     """
-    log.info("%d processes publish", processes)
+    log.info("%d processes publish", 1 + len(shares))
     pool = ProcessPool(run, settings, progress)
     async with anyio.create_task_group() as group:
         try:
-            await pool.start(group, replace(outlook, unknown_total=run.unknown_total), processes, waiting)
+            await pool.start(group, replace(outlook, unknown_total=run.unknown_total), shares, waiting)
             yield pool
         finally:
             await pool.wind_down()
@@ -108,9 +108,9 @@ class ProcessPool:
         self._run = run
         self._settings = settings
         self._progress = progress
-        self._recorder = Recorder(run.log, run.manifest, run.events, run.recorded, commits=run.recorded is not None)
-        # Its processes are seen off before its last outcomes are known.
-        self._recording = Recording(self._recorder, settings.retry.abort_seconds + LEAVE_SECONDS)
+        self._recorder = run.pipeline.recorder
+        self._tuner = run.pipeline.tuner
+        self._own = OwnShare(run.pipeline, self._wake)
         self._workers: list[Worker] = []
         self._steps: dict[int, StepWriter] = {}
         self._room = anyio.Event()
@@ -121,14 +121,13 @@ class ProcessPool:
     def __repr__(self) -> str:
         return f"<ProcessPool of {len(self._workers)}, {sum(len(w.under_way) for w in self._workers)} under way>"
 
-    async def start(self, group: TaskGroup, outlook: Outlook, processes: int, waiting: list[Worker]) -> None:
+    async def start(self, group: TaskGroup, outlook: Outlook, shares: Sequence[Limits], waiting: list[Worker]) -> None:
         """Start the processes, and wait until all of them can begin: none sends before the last has looked.
 
         Raises:
             ConfigError, TransferError: one of them cannot.
         """
-        limits = divide(self._settings.limits, processes, FILES_UNDER_WAY_MAX)
-        for number in range(processes):
+        for number in range(1, 1 + len(shares)):
             worker = waiting.pop(0) if waiting else await Worker.start(number)
             self._workers.append(worker)
             if self._run.recorded is not None:
@@ -136,7 +135,7 @@ class ProcessPool:
                 self._steps[number] = writer
                 group.start_soon(writer.run)
             group.start_soon(worker.listen, self._take, self._gone)
-        for worker, share in zip(self._workers, limits, strict=True):
+        for worker, share in zip(self._workers, shares, strict=True):
             settings = replace(
                 self._settings,
                 target=self._run.target,
@@ -149,6 +148,8 @@ class ProcessPool:
                 shard=Shard(),
             )
             worker.news = News(limit=share.concurrency_start)
+            if self._tuner is not None:
+                self._tuner.limit_elsewhere += share.concurrency_start
             await worker.begin(Begin(settings, outlook, journalled=self._run.recorded is not None))
         for worker in self._workers:
             await worker.ready.wait()
@@ -156,7 +157,7 @@ class ProcessPool:
                 raise self._error
             if not worker.alive:
                 raise ConfigError(
-                    f"Process {worker.number + 1} of {processes} {worker.ending}, before anything was sent; use "
+                    f"Process {worker.number + 1} of {1 + len(shares)} {worker.ending}, before anything was sent; use "
                     "processes=1, or fewer."
                 )
 
@@ -166,29 +167,29 @@ class ProcessPool:
         Returns when all of it is recorded. Cancelled, it has the processes abort what is under way, records what is
         done, and leaves.
         """
-        async with anyio.create_task_group() as recording:
-            recording.start_soon(self._recording.run)
-            try:
-                with self._scope:
-                    await feed(self._submit)
-                    for worker in self._workers:
-                        worker.finish()
-                    for worker in self._workers:
-                        await worker.ended.wait()
-                if self._error is not None:
-                    raise self._error
-                await self.wind_down()
-                await self._recording.finish()
-            except BaseException:
-                # Nobody is waited for any more who only listens.
-                self._run.events.closing(0.0)
-                self._recording.stop()
-                for writer in self._steps.values():
-                    writer.stop(self._settings.retry.abort_seconds + LEAVE_SECONDS)
-                raise
-            finally:
-                await self.wind_down()
-                self._recorder.finish()
+        await self._run.pipeline.run(partial(self._share_out, feed))
+        if self._error is not None:
+            raise self._error
+
+    async def _share_out(self, feed: Callable[[Submit], Awaitable[None]], _submit: Submit) -> None:
+        """What the pipeline of this process is fed by: it goes on recording until the others are seen off."""
+        try:
+            with self._scope:
+                await feed(self._submit)
+                for worker in self._workers:
+                    worker.finish()
+                for worker in self._workers:
+                    await worker.ended.wait()
+            if self._error is not None:
+                raise self._error
+        except BaseException:
+            # Nobody is waited for any more who only listens.
+            self._run.events.closing(0.0)
+            for writer in self._steps.values():
+                writer.stop(self._settings.retry.abort_seconds + LEAVE_SECONDS)
+            raise
+        finally:
+            await self.wind_down()
 
     async def wind_down(self) -> None:
         """End all processes: ask them, wait (shielded, bounded), and kill those that do not go."""
@@ -218,15 +219,10 @@ class ProcessPool:
             if isinstance(found, SourceProblem):
                 self._ended(problem_outcome(found, self._settings.policies))
         while given:
-            alive = [worker for worker in self._workers if worker.alive]
-            if not alive:
-                await self._workers[0].ended.wait()
-                for transfer in given:
-                    self._ended(self._lost(transfer, self._workers[0]), transfer)
-                break
-            idlest = _holder(alive, work) or min(alive, key=lambda worker: worker.bytes_under_way)
-            if idlest.has_room:
-                idlest.give(work, given)
+            alive: list[Worker | OwnShare] = [self._own, *(worker for worker in self._workers if worker.alive)]
+            idlest = _holder(alive, work) or min(alive, key=lambda each: each.load.weight_bytes)
+            if idlest.load.has_room:
+                await idlest.give(work, given)
                 break
             await self._room.wait()
         await self._recorder.room()
@@ -260,12 +256,8 @@ class ProcessPool:
         if news.error is not None:
             self._give_up(told_error(*news.error))
         await self._recorder.room()
-        if news.limit != before.limit and not self._stopping:
-            await self._tell_limit(news.limit - before.limit, news.reason)
-
-    async def _tell_limit(self, change: int, reason: str) -> None:
-        before = sum(worker.news.limit for worker in self._workers)
-        await self._run.events.emit(LimitChanged(before, before + change, reason))
+        if news.limit != before.limit and not self._stopping and self._tuner is not None:
+            await self._tuner.tell_elsewhere(news.limit - before.limit, news.reason)
 
     def _give_up(self, error: Exception) -> None:
         if self._error is None:
@@ -307,10 +299,9 @@ class ProcessPool:
         self._room = anyio.Event()
 
 
-def _holder(workers: Sequence[Worker], work: Work | Batch) -> Worker | None:
+def _holder(workers: Sequence[Worker | OwnShare], work: Work | Batch) -> Worker | OwnShare | None:
     """The process that has the same large file under the same key already: there, its uploads take turns."""
     found = work.found if isinstance(work, Work) else None
     if not isinstance(found, Transfer):
         return None
-    named = found.key, found.source.path
-    return next((worker for worker in workers if named in worker.alone), None)
+    return next((worker for worker in workers if worker.load.holds(found)), None)

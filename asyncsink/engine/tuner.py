@@ -33,6 +33,8 @@ class Tuner:
         self._clock = clock
         self._sleep = sleep
         self._state = State(limit=pacer.limit)
+        self.limit_elsewhere = 0
+        """Requests that the run's other processes may have in flight; what is told is about all of them."""
 
     def __repr__(self) -> str:
         return f"<Tuner limit {self._state.limit} of {self._limit_max}: {self._state.reason}>"
@@ -53,5 +55,12 @@ class Tuner:
         state = next_state(self._state, sample, limit_min=1, limit_max=self._limit_max)
         if state.limit != self._state.limit:
             self._pacer.limit = state.limit
-            await self._emit(LimitChanged(self._state.limit, state.limit, state.reason))
+            elsewhere = self.limit_elsewhere
+            await self._emit(LimitChanged(self._state.limit + elsewhere, state.limit + elsewhere, state.reason))
         self._state = state
+
+    async def tell_elsewhere(self, change: int, reason: str) -> None:
+        """Another process of the run has changed its limit by `change`."""
+        before = self._state.limit + self.limit_elsewhere
+        self.limit_elsewhere += change
+        await self._emit(LimitChanged(before, before + change, reason))

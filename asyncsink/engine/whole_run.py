@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,10 @@ from asyncsink.engine.composing import (
     with_places_outside,
 )
 from asyncsink.engine.discover import Discovery
-from asyncsink.engine.division import check_division, indivisible, processes_for
+from asyncsink.engine.division import check_division, divide, indivisible, processes_for
 from asyncsink.engine.events import Events
 from asyncsink.engine.ledger import KeyLedger
+from asyncsink.engine.load import FILES_MAX
 from asyncsink.engine.loops import refuse_trio
 from asyncsink.engine.producer import feed_discovery
 from asyncsink.engine.progress import Progress
@@ -77,19 +79,20 @@ async def run_source(
         # A tree that was too large to be kept is not walked once more to learn how much of the listing is worth
         # reading.
         found = kept if source.replayable else None
-        opening = Opening(settings, progress, events, dry_run, threads=threads, started=started, found=found)
-        parents_outlook, runner_of = outlook, _alone
+        own, runner_of = settings, _alone
         if processes > 1:
             # Here, because what starts processes and listens to them takes some time to load.
-            from asyncsink.engine.processes import open_runner, outlook_of_parent
+            from asyncsink.engine.processes import open_runner
 
-            parents_outlook = outlook_of_parent(outlook)
+            first, *others = divide(settings.limits, processes, FILES_MAX)
+            own = replace(settings, limits=first)
             runner_of = partial(
-                open_runner, waiting=waiting, settings=settings, outlook=outlook, progress=progress, processes=processes
+                open_runner, waiting=waiting, settings=settings, outlook=outlook, progress=progress, shares=others
             )
+        opening = Opening(own, progress, events, dry_run, threads=threads, started=started, found=found)
         try:
             async with (
-                opening.open(parents_outlook) as run,
+                opening.open(outlook) as run,
                 runner_of(run) as runner,
             ):
                 discovery = discovery_of(settings, run.target, source)

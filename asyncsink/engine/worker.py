@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +13,7 @@ import anyio
 from anyio.abc import Process, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from asyncsink.engine.load import Load
 from asyncsink.engine.messages import Begin, Finish, Leave, News, Noted, pack, receive
 from asyncsink.engine.pipeline import Batch, Work
 from asyncsink.errors import ConfigError
@@ -24,12 +24,6 @@ LAST_WORDS_SECONDS = 1.0
 """So long the stderr of a process that has ended is listened to."""
 LEAVE_MESSAGE_SECONDS = 1.0
 """So long a process may take to read that it is to stop."""
-FILES_UNDER_WAY_MAX = 2_000
-"""Transfers that a process is given before it has told what became of them."""
-BYTES_UNDER_WAY_MAX = 1 << 30
-"""It is given nothing more while it has so many bytes before it: large files then go to whoever is free."""
-FILE_COST_BYTES = 256 * 1024
-"""What a file weighs besides its content where work is shared out."""
 STDERR_KEPT_BYTES = 4096
 STDERR_SHOWN_CHARACTERS = 300
 
@@ -46,11 +40,10 @@ class Worker:
     """A process and the work it has.
 
     Attributes:
-        number: from 0.
+        number: from 1; 0 is its parent.
         news: the last it told.
         under_way: transfers that have not ended, by number: they are numbered in the order in which they were given.
-        alone: key and source of those of them that make no batch, with their number.
-        bytes_under_way: their sizes, and FILE_COST_BYTES for each.
+        load: what they amount to.
         alive: it may be given work.
         ready: set when it may be given work, or has ended.
         ended: set when the process is gone, and everything it told is heard.
@@ -60,8 +53,7 @@ class Worker:
     _process: Process
     news: News = field(default_factory=News)
     under_way: dict[int, Transfer] = field(default_factory=dict)
-    alone: Counter[tuple[str, str]] = field(default_factory=Counter)
-    bytes_under_way: int = 0
+    load: Load = field(default_factory=Load)
     alive: bool = True
     ready: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
@@ -102,32 +94,18 @@ class Worker:
         """Tell the process what all its work has in common. Its `ready` follows."""
         await self._send(pack(begin))
 
-    @property
-    def has_room(self) -> bool:
-        """Whether it may be given more."""
-        return self.bytes_under_way < BYTES_UNDER_WAY_MAX and len(self.under_way) < FILES_UNDER_WAY_MAX
-
-    def give(self, work: Work | Batch, transfers: list[Transfer]) -> None:
+    async def give(self, work: Work | Batch, transfers: list[Transfer]) -> None:
         """Hand over `work`, which consists of `transfers`. It is sent with what else is given until the pipe is free:
-        `has_room` bounds how much that is."""
+        `load.has_room` bounds how much that is."""
         self.under_way.update(enumerate(transfers, self._given))
         self._given += len(transfers)
-        self.bytes_under_way += _weight(transfers)
-        if isinstance(work, Work):
-            self.alone.update(map(_named, transfers))
+        self.load.add(work, transfers)
         self._outbox.append(work)
         self._some.set()
 
     def settle(self, numbers: Sequence[int]) -> None:
         """Forget transfers that have ended."""
-        transfers = [self.under_way.pop(number) for number in numbers]
-        self.bytes_under_way -= _weight(transfers)
-        if self.alone:
-            for named in map(_named, transfers):
-                if self.alone[named] > 1:
-                    self.alone[named] -= 1
-                else:
-                    del self.alone[named]  # a Counter allows this of what it does not have
+        self.load.remove([self.under_way.pop(number) for number in numbers])
 
     async def note(self, steps: int) -> None:
         """Say that the first `steps` upload steps that it told are in the journal."""
@@ -232,11 +210,3 @@ class Worker:
         lines = self._stderr.decode("utf-8", "replace").strip().splitlines()
         said = f": {inert(lines[-1])[:STDERR_SHOWN_CHARACTERS]}" if lines else ""
         return f"ended with exit code {code}{said}"
-
-
-def _named(transfer: Transfer) -> tuple[str, str]:
-    return transfer.key, transfer.source.path
-
-
-def _weight(transfers: Sequence[Transfer]) -> int:
-    return sum([transfer.source.size_bytes for transfer in transfers]) + FILE_COST_BYTES * len(transfers)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
+
+from asyncsink.engine.load import FILE_COST_BYTES, FILES_MAX
 from asyncsink.engine.pipeline import Batch, Work
-from asyncsink.engine.worker import FILE_COST_BYTES, FILES_UNDER_WAY_MAX, Worker
+from asyncsink.engine.worker import Worker
 from asyncsink.model import SourceFile, Transfer
+
+pytestmark = pytest.mark.anyio
 
 
 def transfer(name: str, size_bytes: int = 1) -> Transfer:
@@ -17,37 +22,37 @@ def worker() -> Worker:
     return Worker(0, cast("Any", None))
 
 
-def test_transfers_are_numbered_as_they_are_given_and_end_in_any_order() -> None:
+async def test_transfers_are_numbered_as_they_are_given_and_end_in_any_order() -> None:
     one = worker()
     first, large, second = [transfer("a"), transfer("b")], transfer("large", 10**9), [transfer("c")]
-    one.give(Batch(first), first)
-    one.give(Work(large), [large])
-    one.give(Batch(second), second)
+    await one.give(Batch(first), first)
+    await one.give(Work(large), [large])
+    await one.give(Batch(second), second)
     assert one.under_way == {0: first[0], 1: first[1], 2: large, 3: second[0]}
-    assert one.bytes_under_way == 10**9 + 3 + 4 * FILE_COST_BYTES
-    assert ("large", "/s/large") in one.alone
+    assert one.load.weight_bytes == 10**9 + 3 + 4 * FILE_COST_BYTES
+    assert one.load.holds(large)
     one.settle([3, 0])
     assert one.under_way == {1: first[1], 2: large}
     one.settle([2])
-    assert ("large", "/s/large") not in one.alone
+    assert not one.load.holds(large)
     one.settle([1])
-    assert (one.under_way, one.bytes_under_way) == ({}, 0)
+    assert (one.under_way, one.load.weight_bytes) == ({}, 0)
 
 
-def test_the_same_large_file_twice_is_there_until_both_have_ended() -> None:
+async def test_the_same_large_file_twice_is_there_until_both_have_ended() -> None:
     one, large = worker(), transfer("large")
     for _ in range(2):
-        one.give(Work(large), [large])
+        await one.give(Work(large), [large])
     one.settle([1])
-    assert ("large", "/s/large") in one.alone
+    assert one.load.holds(large)
     one.settle([0])
-    assert ("large", "/s/large") not in one.alone
+    assert not one.load.holds(large)
 
 
-def test_it_takes_no_more_than_it_may_have_under_way() -> None:
+async def test_it_takes_no_more_than_it_may_have_under_way() -> None:
     one = worker()
-    many = [transfer(str(number)) for number in range(FILES_UNDER_WAY_MAX)]
-    one.give(Batch(many), many)
-    assert not one.has_room
+    many = [transfer(str(number)) for number in range(FILES_MAX)]
+    await one.give(Batch(many), many)
+    assert not one.load.has_room
     one.settle([5])
-    assert one.has_room
+    assert one.load.has_room

@@ -67,7 +67,7 @@ async def test_three_processes_publish_one_run(
     assert (report.objects_uploaded, report.objects_total, report.transport) == (302, 302, "wire")
     assert report.bytes_uploaded == sum(map(len, expected.values()))
     assert report.counts.confirmed_by == {"server-checksum": 302}
-    assert (report.requests, report.retries, list(report.failures)) == (300 + 2 * 5 + 1 + 3, 0, [])
+    assert (report.requests, report.retries, list(report.failures)) == (300 + 2 * 5 + 3, 0, [])
     assert not report.interrupted
     assert [type(event) for event in events if isinstance(event, Started)] == [Started]
     assert len([event for event in events if isinstance(event, Finished)]) == 302
@@ -224,11 +224,11 @@ async def test_processes_that_are_not_needed_end_with_the_run(
     tree.mkdir()
     (tree / "one.txt").write_text("one")
     report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", processes=3, **options)
-    assert (report.objects_uploaded, len(started)) == (1, 2)
+    assert (report.objects_uploaded, len(started)) == (1, 1)
     (tree / "nowhere").symlink_to(tmp_path / "gone")
     with pytest.raises(asyncsink.SourceError, match="nowhere"):
         await asyncsink.export_directory(tree, f"s3://{bucket}/q", processes=3, **options)
-    assert len(started) == 4
+    assert len(started) == 2
     for worker in started:
         assert worker.ending == "was killed by SIGKILL"
 
@@ -278,7 +278,7 @@ child.main()
         (
             "import sys, os, signal; os.kill(os.getpid(), signal.SIGKILL)",
             asyncsink.ConfigError,
-            r"Process 1 of 2 was killed by SIGKILL, before anything was sent; use processes=1",
+            r"Process 2 of 2 was killed by SIGKILL, before anything was sent; use processes=1",
         ),
         (
             program(
@@ -317,7 +317,7 @@ async def test_a_process_that_cannot_begin_refuses_the_run(
 async def test_a_bug_in_a_process_is_a_failure_of_what_it_had(
     many: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All processes die of it, one after another; nothing hangs, and every transfer has an outcome."""
+    """All that were started die of it, one after another; nothing hangs, and every transfer has an outcome."""
     code = program(
         """
 async def fail(*_):
@@ -326,10 +326,10 @@ publishing.Publisher.publish = fail
 """
     )
     monkeypatch.setattr("asyncsink.engine.worker._CODE", code)
-    report = await asyncsink.export_directory(many, f"s3://{bucket}", processes=2, **options)
-    assert report.objects_total == 302
+    report = await asyncsink.export_directory(many, f"s3://{bucket}", processes=3, **options)
     failures = list(report.failures)
-    assert {f"large-{number}.nii" for number in range(2)} <= {failure.key for failure in failures}
+    assert (report.objects_total, report.objects_uploaded) == (302, 302 - len(failures))
+    assert len([failure for failure in failures if failure.key.startswith("large-")]) in (1, 2)
     for failure in failures:
         assert isinstance(failure, Failure)
         assert failure.error == "TransferError"

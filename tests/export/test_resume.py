@@ -186,7 +186,8 @@ async def test_processes_whose_parent_was_killed_leave_its_uploads_alone(bench: 
 
 
 async def test_a_process_that_is_killed_leaves_its_upload_in_the_journal(bench: Bench) -> None:
-    (bench.folder / "second.nii").write_bytes(os.urandom(MIB) * 12)
+    # The process that is not killed, the parent, takes what comes first.
+    (bench.folder / "before.nii").write_bytes(os.urandom(MIB) * 12)
     bench.proxy.hold = lambda name: "request" if name == "UploadPart 5" else ""
     options: dict[str, Any] = {
         "journal": bench.journal,
