@@ -122,11 +122,13 @@ class LocalTarget:
         directory: absolute path.
         url: the destination as the user wrote it, without a trailing "/".
         mode: "copy", "hardlink" (falls back to a copy across file systems) or "reflink" (likewise).
+        stands_in: it is given what a bucket would have been given, because that cannot be used.
     """
 
     directory: str
     url: str = ""
     mode: LocalCopyMode = "copy"
+    stands_in: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

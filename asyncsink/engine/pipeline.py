@@ -57,12 +57,15 @@ Submit = Callable[[Entry], Awaitable[None]]
 
 
 class Pipeline:
-    """Queue, workers, recorder and tuner of one run. Cancelled, it waits `record_seconds` for the recorder.
+    """Queue, workers, recorder and tuner of one run. Cancelled, it waits `record_seconds` for the recorder, and for who
+    else hands over outcomes to it.
 
     Attributes:
         recorder: writes down what ended here, and what is passed on to it.
         tuner: of the requests in flight, or None.
+        recording: the recorder at work.
         progress: counts what ended here, and whatever others add.
+        see_off: ends others who hand over outcomes; awaited where the run is stopped, before the last are recorded.
         entry_done: called with every entry of the queue that needs nothing more.
     """
 
@@ -85,12 +88,13 @@ class Pipeline:
         self.tuner = tuner
         self._policies = policies
         self._hurry = hurry
-        self._recording = Recording(recorder, record_seconds)
+        self.recording = Recording(recorder, record_seconds)
         self._workers = limits.concurrency_max
         self._send: MemoryObjectSendStream[Entry]
         self._receive: MemoryObjectReceiveStream[Entry]
         self._send, self._receive = anyio.create_memory_object_stream[Entry](limits.queue_transfers)
         self.progress = progress
+        self.see_off: Callable[[], Awaitable[None]] | None = None
         self.entry_done: Callable[[Entry], None] | None = None
 
     def __repr__(self) -> str:
@@ -112,14 +116,16 @@ class Pipeline:
         Returns when all of it is recorded. Cancelled, it aborts what is under way, records what is done, and leaves.
         """
         async with anyio.create_task_group() as recording:
-            recording.start_soon(self._recording.run)
+            recording.start_soon(self.recording.run)
             try:
                 await self._publish_all(feed)
-                await self._recording.finish()
+                await self.recording.finish()
             except BaseException:
                 # Nobody is waited for any more who only listens.
                 self._hurry()
-                self._recording.stop()
+                self.recording.stop()
+                if self.see_off is not None:
+                    await self.see_off()
                 raise
             finally:
                 # The recorder outlives the workers, cancelled or not: what they finished last is written down too.

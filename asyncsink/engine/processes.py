@@ -55,21 +55,30 @@ def available_cores() -> int:
 async def processes_loading(wanted: int) -> AsyncIterator[list[Worker]]:
     """What this process needs beside it to be `wanted`, or one for a core; they load beside what the block does first.
 
-    `open_runner` takes them out of the list; leaving the block ends those that are left.
+    `start_loading` adds to the list, and `open_runner` takes out of it; leaving the block ends those that are left.
 
     Raises:
         ConfigError: a process cannot be started.
     """
     waiting: list[Worker] = []
     try:
-        most = min(wanted, available_cores()) - 1
-        while len(waiting) < most:
-            waiting.append(await Worker.start(1 + len(waiting)))
+        await start_loading(waiting, min(wanted, available_cores()))
         yield waiting
     finally:
         with anyio.CancelScope(shield=True):
             for worker in waiting:
                 await worker.dismiss()
+
+
+async def start_loading(waiting: list[Worker], processes: int) -> None:
+    """Start what `processes` have and `waiting` lacks. Before the destination is opened: their pipes are open files,
+    and what may be open besides is counted then.
+
+    Raises:
+        ConfigError: a process cannot be started.
+    """
+    while len(waiting) < processes - 1:
+        waiting.append(await Worker.start(1 + len(waiting)))
 
 
 @asynccontextmanager
@@ -85,16 +94,16 @@ async def open_runner(
     """One process more for each of `shares`, ready to publish beside this one; leaving the block ends them.
 
     Args:
-        waiting: from `processes_loading`; those that are used are taken out.
+        waiting: loading, at least as many; those that are used are taken out.
 
     Raises:
-        ConfigError, TransferError: a process cannot be started, or cannot use the destination; nothing was sent.
+        ConfigError, TransferError: a process cannot use the destination; nothing was sent.
     """
     log.info("%d processes publish", 1 + len(shares))
-    pool = ProcessPool(run, settings, progress)
     async with anyio.create_task_group() as group:
+        pool = ProcessPool(run, settings, progress, group)
         try:
-            await pool.start(group, replace(outlook, unknown_total=run.unknown_total), shares, waiting)
+            await pool.start(replace(outlook, unknown_total=run.unknown_total), shares, waiting)
             yield pool
         finally:
             await pool.wind_down()
@@ -103,38 +112,43 @@ async def open_runner(
 class ProcessPool:
     """The processes of one run."""
 
-    def __init__(self, run: Run, settings: Settings, progress: Progress) -> None:
-        """Nothing is started yet."""
+    def __init__(self, run: Run, settings: Settings, progress: Progress, group: TaskGroup) -> None:
+        """Nothing is started yet; `group` is where they are listened to."""
         self._run = run
+        self._group = group
         self._settings = settings
         self._progress = progress
         self._recorder = run.pipeline.recorder
         self._tuner = run.pipeline.tuner
         self._own = OwnShare(run.pipeline, self._wake)
+        run.pipeline.see_off = self._see_off
+        # The others are seen off before their last outcomes are known.
+        run.pipeline.recording.seconds += LEAVE_SECONDS
         self._workers: list[Worker] = []
         self._steps: dict[int, StepWriter] = {}
         self._room = anyio.Event()
         self._scope = anyio.CancelScope()
         self._error: Exception | None = None
         self._stopping = False
+        self._winding_down = anyio.Lock()
 
     def __repr__(self) -> str:
         return f"<ProcessPool of {len(self._workers)}, {sum(len(w.under_way) for w in self._workers)} under way>"
 
-    async def start(self, group: TaskGroup, outlook: Outlook, shares: Sequence[Limits], waiting: list[Worker]) -> None:
-        """Start the processes, and wait until all of them can begin: none sends before the last has looked.
+    async def start(self, outlook: Outlook, shares: Sequence[Limits], waiting: list[Worker]) -> None:
+        """Have the processes begin, and wait until all of them can: none sends before the last has looked.
 
         Raises:
             ConfigError, TransferError: one of them cannot.
         """
         for number in range(1, 1 + len(shares)):
-            worker = waiting.pop(0) if waiting else await Worker.start(number)
+            worker = waiting.pop(0)
             self._workers.append(worker)
             if self._run.recorded is not None:
                 writer = StepWriter(self._run.recorded, worker.note, self._give_up)
                 self._steps[number] = writer
-                group.start_soon(writer.run)
-            group.start_soon(worker.listen, self._take, self._gone)
+                self._group.start_soon(writer.run)
+            self._group.start_soon(worker.listen, self._take, self._gone)
         for worker, share in zip(self._workers, shares, strict=True):
             settings = replace(
                 self._settings,
@@ -167,43 +181,46 @@ class ProcessPool:
         Returns when all of it is recorded. Cancelled, it has the processes abort what is under way, records what is
         done, and leaves.
         """
-        await self._run.pipeline.run(partial(self._share_out, feed))
+        with self._scope:
+            await self._run.pipeline.run(partial(self._share_out, feed))
         if self._error is not None:
             raise self._error
 
     async def _share_out(self, feed: Callable[[Submit], Awaitable[None]], _submit: Submit) -> None:
-        """What the pipeline of this process is fed by: it goes on recording until the others are seen off."""
+        """What the pipeline of this process is fed by, while the other processes have their share."""
         try:
-            with self._scope:
-                await feed(self._submit)
-                for worker in self._workers:
-                    worker.finish()
-                for worker in self._workers:
-                    await worker.ended.wait()
-            if self._error is not None:
-                raise self._error
+            await feed(self._submit)
+            for worker in self._workers:
+                worker.finish()
+            for worker in self._workers:
+                await worker.ended.wait()
         except BaseException:
-            # Nobody is waited for any more who only listens.
-            self._run.events.closing(0.0)
-            for writer in self._steps.values():
-                writer.stop(self._settings.retry.abort_seconds + LEAVE_SECONDS)
+            # They abort what they have beside this process, which does so when this is raised.
+            self._group.start_soon(self._see_off)
             raise
-        finally:
-            await self.wind_down()
+
+    async def _see_off(self) -> None:
+        """The run is being stopped: end the other processes, and hear what became of the work they had."""
+        # Nobody is waited for any more who only listens.
+        self._run.events.closing(0.0)
+        for writer in self._steps.values():
+            writer.stop(self._settings.retry.abort_seconds + LEAVE_SECONDS)
+        await self.wind_down()
 
     async def wind_down(self) -> None:
         """End all processes: ask them, wait (shielded, bounded), and kill those that do not go."""
         self._stopping = True
         with anyio.CancelScope(shield=True):
-            for worker in self._workers:
-                await worker.leave()
-            with anyio.move_on_after(self._settings.retry.abort_seconds + LEAVE_SECONDS):
+            async with self._winding_down:
+                for worker in self._workers:
+                    await worker.leave()
+                with anyio.move_on_after(self._settings.retry.abort_seconds + LEAVE_SECONDS):
+                    for worker in self._workers:
+                        await worker.ended.wait()
+                for worker in self._workers:
+                    worker.kill()
                 for worker in self._workers:
                     await worker.ended.wait()
-            for worker in self._workers:
-                worker.kill()
-            for worker in self._workers:
-                await worker.ended.wait()
 
     async def _submit(self, work: Entry) -> None:
         """Give `work` to the process that has least before it; waits while all have enough."""

@@ -208,11 +208,15 @@ class Recorder:
 
 
 class Recording:
-    """A recorder at work: to its end, or, once the run is being stopped, for `seconds` more at the most."""
+    """A recorder at work: to its end, or, once the run is being stopped, for `seconds` more at the most.
+
+    Attributes:
+        seconds: more of them where others hand over outcomes, who take time to be seen off.
+    """
 
     def __init__(self, recorder: Recorder, seconds: float) -> None:
         self._recorder = recorder
-        self._seconds = seconds
+        self.seconds = seconds
         self._scope = anyio.CancelScope(shield=True)
         self._over = anyio.Event()
 
@@ -229,7 +233,7 @@ class Recording:
             self._over.set()
         if self._scope.cancelled_caught:
             raise JournalError(
-                f"The run was stopped, and what it had published could not be recorded within {self._seconds:g} s; "
+                f"The run was stopped, and what it had published could not be recorded within {self.seconds:g} s; "
                 "look at the disk that journal and manifest are on. The next run compares it with the server."
             )
 
@@ -240,4 +244,4 @@ class Recording:
 
     def stop(self) -> None:
         """The run is being stopped: a disk that stalls is not waited for without end."""
-        self._scope.deadline = min(self._scope.deadline, anyio.current_time() + self._seconds)
+        self._scope.deadline = min(self._scope.deadline, anyio.current_time() + self.seconds)

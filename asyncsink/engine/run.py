@@ -343,8 +343,7 @@ class Opening:
         self, exits: AsyncExitStack, target: LocalTarget, threads: CapacityLimiter, *, use_local_key: bool = False
     ) -> LocalDestination:
         # A directory that stands in for a bucket has what the bucket would have, and no companions.
-        wanted = use_local_key or target is self.settings.target
-        related = self.settings.policies.related_files and wanted
+        related = self.settings.policies.related_files and not target.stands_in
         destination = LocalDestination(target, limiter=threads, use_local_key=use_local_key, related_files=related)
         exits.push_async_callback(destination.aclose)
         if not self.dry_run:
@@ -363,7 +362,7 @@ def stand_in_directory(target: S3Target) -> LocalTarget:
     """
     name = target.bucket.replace("/", "_").replace(":", "_")
     directory = os.path.join(os.path.expanduser("~"), f"s3_datasink_{name}")
-    return LocalTarget(directory=directory, url=f"{directory}/{target.prefix}".rstrip("/"))
+    return LocalTarget(directory=directory, url=f"{directory}/{target.prefix}".rstrip("/"), stands_in=True)
 
 
 def surface(group: BaseExceptionGroup[BaseException]) -> BaseException:

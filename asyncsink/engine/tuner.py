@@ -53,11 +53,11 @@ class Tuner:
         window = self._pacer.take_window()
         sample = Sample(seconds, window.requests, window.bytes, window.throttled, window.errors, window.saturated)
         state = next_state(self._state, sample, limit_min=1, limit_max=self._limit_max)
-        if state.limit != self._state.limit:
+        before, self._state = self._state, state
+        if state.limit != before.limit:
             self._pacer.limit = state.limit
             elsewhere = self.limit_elsewhere
-            await self._emit(LimitChanged(self._state.limit + elsewhere, state.limit + elsewhere, state.reason))
-        self._state = state
+            await self._emit(LimitChanged(before.limit + elsewhere, state.limit + elsewhere, state.reason))
 
     async def tell_elsewhere(self, change: int, reason: str) -> None:
         """Another process of the run has changed its limit by `change`."""

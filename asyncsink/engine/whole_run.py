@@ -82,8 +82,9 @@ async def run_source(
         own, runner_of = settings, _alone
         if processes > 1:
             # Here, because what starts processes and listens to them takes some time to load.
-            from asyncsink.engine.processes import open_runner
+            from asyncsink.engine.processes import open_runner, start_loading
 
+            await start_loading(waiting, processes)
             first, *others = divide(settings.limits, processes, FILES_MAX)
             own = replace(settings, limits=first)
             runner_of = partial(
@@ -129,12 +130,12 @@ async def run_source(
 
 
 def _loading_beside(settings: Settings, source: Source, *, dry_run: bool) -> AbstractAsyncContextManager[list[Worker]]:
-    """The processes that were asked for, loading while the source is surveyed."""
-    if settings.processes in (1, "auto") or dry_run or indivisible(settings, source):
+    """The processes that were asked for, loading while the source is surveyed; "auto" waits for what that finds."""
+    if settings.processes == 1 or dry_run or indivisible(settings, source):
         return nullcontext([])
     from asyncsink.engine.processes import processes_loading
 
-    return processes_loading(int(settings.processes))
+    return processes_loading(1 if settings.processes == "auto" else settings.processes)
 
 
 def _alone(run: Run) -> AbstractAsyncContextManager[Runner]:

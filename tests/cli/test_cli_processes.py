@@ -127,6 +127,23 @@ def test_a_signal_to_one_process_ends_it_in_order(
     assert uploads(s3, bucket) == set()
 
 
+def test_a_process_that_hangs_does_not_hold_up_the_aborts_of_the_first(
+    cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, tmp_path: Path
+) -> None:
+    process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl")
+    children = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
+    for child in children:
+        os.kill(child, signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    while len(uploads(s3, bucket)) == LARGE:
+        assert process.poll() is None
+    for child in children:
+        os.kill(child, signal.SIGCONT)  # they are there still: nobody had to be killed
+    ended = cli.end(process)
+    assert (ended.code, ended.json["objects_uploaded"], ended.json["failures"]) == (130, SMALL, [])
+    assert uploads(s3, bucket) == set()
+
+
 def test_one_progress_bar(cli: Cli, tree: Path, bucket: str) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(

@@ -413,6 +413,20 @@ async def test_what_cannot_reach_the_bucket_is_kept_here_by_all(
     assert (report.objects_uploaded, report.transport, len(report.notices)) == (302, "local", 1)
 
 
+async def test_a_directory_that_stands_in_has_no_companions_from_anybody(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    headers = [tmp_path / f"{number}.hdr" for number in range(100)]
+    for path in headers:
+        path.touch()
+        path.with_suffix(".img").touch()
+    given = {**options, "on_unreachable": "local", "related_files": True, "processes": 2}
+    await asyncsink.export({"@f": headers}, "s3://no-such-bucket-here/p", **given)
+    there = contents(tmp_path / "home/s3_datasink_no-such-bucket-here/p")
+    assert there.keys() == {path.name for path in headers}
+
+
 async def test_an_observer_that_fails_ends_the_run(many: Path, bucket: str, options: dict[str, Any]) -> None:
     def observe(event: Event) -> None:
         if isinstance(event, Finished):

@@ -17,6 +17,7 @@ import pytest
 import asyncsink
 from asyncsink.engine.journalling import RunJournal
 from asyncsink.engine.outcomes import REPEATED
+from asyncsink.engine.recorder import Recorder
 from asyncsink.engine.whole_run import run_source
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
@@ -296,28 +297,39 @@ async def test_a_default_journal_inside_the_source_is_left_out(
 
 @pytest.mark.parametrize("processes", [1, 2])
 async def test_a_journal_on_a_stalled_disk_does_not_hold_a_cancelled_run(
-    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], processes: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bucket: str, options: dict[str, Any], processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, stalled, released = Rows.write, asyncio.Event(), threading.Event()
-    loop = asyncio.get_running_loop()
+    """Nor does it where all wait for the recorder, which waits for the journal."""
+    room, write, stalled, released = Recorder.room, Rows.write, asyncio.Event(), threading.Event()
+    (tmp_path / "many").mkdir()
+    for number in range(3000):
+        (tmp_path / f"many/{number}").touch()
 
     def stall(*arguments: Any) -> None:
-        loop.call_soon_threadsafe(stalled.set)
-        assert released.wait(30)
+        assert released.wait(120)
         write(*arguments)
 
+    async def noted(recorder: Recorder) -> None:
+        if recorder._passed if processes > 1 else recorder._records:
+            stalled.set()
+        await room(recorder)
+
     monkeypatch.setattr(Rows, "write", stall)
+    monkeypatch.setattr(Recorder, "room", noted)
+    monkeypatch.setattr("asyncsink.engine.recorder.QUEUE_RECORDS", 1)
+    monkeypatch.setattr("asyncsink.engine.recorder.QUEUE_PASSED", 1)
     monkeypatch.setattr("asyncsink.engine.processes.LEAVE_SECONDS", 1.0)
     given = {**options, "journal": tmp_path / "j.sqlite", "processes": processes}
     settings = parse_options(f"s3://{bucket}/p", given)
     settings = replace(settings, retry=replace(settings.retry, abort_seconds=0.1))
-    run = asyncio.create_task(run_source(settings, DirectorySource(tree / "sub/deep", symlinks="follow")))
+    run = asyncio.create_task(run_source(settings, DirectorySource(tmp_path / "many", symlinks="follow")))
     try:
         await stalled.wait()
         run.cancel()
+        ended, _ = await asyncio.wait({run}, timeout=25)
+        assert ended
         with pytest.raises(JournalError, match=r"could not be (recorded|written) within"):
-            async with asyncio.timeout(25):
-                await run
+            run.result()
     finally:
         released.set()
 
