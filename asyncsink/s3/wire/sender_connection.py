@@ -29,6 +29,7 @@ from asyncsink.s3.wire.answers import Answer
 from asyncsink.s3.wire.endpoint import Endpoint
 from asyncsink.s3.wire.pieces import PieceReader
 from asyncsink.s3.wire.reading import AnswerReader, ExchangeError
+from asyncsink.s3.wire.tls_socket import TlsSocket
 from asyncsink.s3.wire.waiting import Interrupt, Waiter
 
 Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
@@ -61,13 +62,13 @@ class SenderConnection:
 
     def __init__(
         self,
-        connected: socket.socket,
+        connected: socket.socket | TlsSocket,
         interrupt: Interrupt,
         stall_seconds: float,
         bandwidth: Bandwidth | None = None,
     ) -> None:
         self._socket = connected
-        self._waiter = Waiter(connected, interrupt)
+        self._waiter = Waiter(connected.fileno(), interrupt)
         self._stall_seconds = stall_seconds
         self._bandwidth = bandwidth
         self._reader = AnswerReader()
@@ -88,7 +89,7 @@ class SenderConnection:
             return False
         try:
             self._socket.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except BlockingIOError:
             return True
         except OSError:
             return False
@@ -143,14 +144,14 @@ class SenderConnection:
 
     def _send(self, piece: memoryview) -> bool:
         """Whether all of `piece` is sent; else the server has refused, and (part of) its answer is there."""
-        position, wanted = 0, _BOTH
+        position = 0
         bandwidth, paid = self._bandwidth, len(piece) if self._bandwidth is None else 0
         while position < len(piece):
             if bandwidth is not None and position == paid:
                 paid = min(paid + bandwidth.slice_bytes, len(piece))
                 if not self._hold(bandwidth.reserve(paid - position)):
                     return False
-            ready, wanted = self._wait(wanted), _BOTH
+            ready = self._wait(_BOTH)
             if ready & ~select.POLLOUT:
                 self._receive()
                 if self._reader.answer is not None or self._reader.status >= 300:
@@ -158,11 +159,9 @@ class SenderConnection:
             if not ready & select.POLLOUT:
                 continue
             try:
-                # After SSLWantWriteError, the same slice must be offered again: position has not moved.
+                # Where TLS waits, the same slice must be offered again: position has not moved.
                 position += self._socket.send(piece[position : min(position + SLICE_BYTES, paid)])
-            except ssl.SSLWantReadError:
-                wanted = select.POLLIN
-            except (BlockingIOError, ssl.SSLWantWriteError):
+            except BlockingIOError:
                 continue
             except OSError as error:
                 self._read_last_words(_reason(error))
@@ -185,7 +184,7 @@ class SenderConnection:
         while more and self._reader.answer is None:
             try:
                 data = self._socket.recv(RECEIVE_BYTES)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            except BlockingIOError:
                 return
             except OSError as error:
                 self._reader.end(_reason(error))
@@ -194,8 +193,8 @@ class SenderConnection:
                 self._reader.end("the server hung up")
                 return
             self._reader.feed(data)
-            # What TLS has decrypted already is seen by no poll.
-            more = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+            # What TLS has received already is seen by no poll.
+            more = isinstance(self._socket, TlsSocket) and self._socket.pending() > 0
 
     def _read_last_words(self, reason: str) -> None:
         """After a failed write: a server that refuses and hangs up has often said why.
@@ -221,10 +220,8 @@ class SenderConnection:
             if room is None:
                 data = self._socket.recv(RECEIVE_BYTES)
             count = self._socket.recv_into(room) if room is not None else len(data)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except BlockingIOError:
             self._wait(select.POLLIN)
-        except ssl.SSLWantWriteError:
-            self._wait(select.POLLOUT)
         except OSError as error:
             reader.end(_reason(error))
         else:
@@ -310,14 +307,14 @@ def in_turn(addresses: Sequence[Address], turn: int, failed_at: Mapping[Address,
 
 def _open(
     address: Address, host: str, tls: ssl.SSLContext | None, interrupt: Interrupt, deadline: float
-) -> socket.socket:
+) -> socket.socket | TlsSocket:
     family, place = address
     opened = socket.socket(family, socket.SOCK_STREAM)
     try:
         opened.setblocking(False)
         # The last packet of a body must not wait for the acknowledgement of the one before.
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        waiter, began = Waiter(opened, interrupt), time.monotonic()
+        waiter, began = Waiter(opened.fileno(), interrupt), time.monotonic()
         code = opened.connect_ex(place)
         if code == errno.EINPROGRESS:
             waiter.wait_until(select.POLLOUT, deadline)
@@ -326,16 +323,17 @@ def _open(
             raise OSError(code, os.strerror(code))
         if tls is None and time.monotonic() - began < NEAR_SECONDS:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, NEAR_SEND_BUFFER_BYTES)
-        if tls is not None:
-            opened = tls.wrap_socket(opened, server_hostname=host, do_handshake_on_connect=False)
-            _shake_hands(opened, waiter, deadline)
+        if tls is None:
+            return opened
+        wrapped = TlsSocket(opened, tls, host)
+        _shake_hands(wrapped, waiter, deadline)
+        return wrapped
     except BaseException:
         opened.close()
         raise
-    return opened
 
 
-def _shake_hands(wrapped: ssl.SSLSocket, waiter: Waiter, deadline: float) -> None:
+def _shake_hands(wrapped: TlsSocket, waiter: Waiter, deadline: float) -> None:
     while True:
         try:
             wrapped.do_handshake()

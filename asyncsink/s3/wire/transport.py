@@ -234,6 +234,8 @@ def tls_context(ca_bundle: str, verify: bool = True) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"ca_bundle={ca_bundle!r} cannot be used ({error}); expected PEM certificates.") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Else what is to be written could have to wait for what is to be read. TLS 1.3 has none, and S3 asks for none.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import socket
 import threading
 import time
 from typing import Final
@@ -60,10 +59,10 @@ class Interrupt:
 
 
 class Waiter:
-    """Waits for a socket and an interrupt at once."""
+    """Waits for a socket, given by its descriptor, and an interrupt at once."""
 
-    def __init__(self, watched: socket.socket, interrupt: Interrupt) -> None:
-        self._descriptor = watched.fileno()
+    def __init__(self, descriptor: int, interrupt: Interrupt) -> None:
+        self._descriptor = descriptor
         self._interrupt = interrupt.fileno()
         self._poll = select.poll()
         self._poll.register(self._descriptor, 0)
