@@ -28,6 +28,7 @@ from benchmarks.scenarios import DATASINK, OUR_DATASINK, DataSet, Scenario
 
 BUCKET = "bench"
 REFERENCE, REFERENCE_ENGINE = "asyncsink", "asyncsink-api"
+TWO_PROCESSES, TWO_PROCESSES_ENGINE = "asyncsink-2", "asyncsink-api-2"
 _WHOLE_FILE_BYTES_MAX = 256 * 1024 * 1024
 
 
@@ -134,9 +135,9 @@ CONTENDERS = {
             grabs=script("asyncsink_grab", grab=True),
             proves=_PROVEN,
         ),
-        _command_line("asyncsink-2", "--processes 2", _BY_DEFAULT, only_repeats=False),
+        _command_line(TWO_PROCESSES, "--processes 2", _BY_DEFAULT, only_repeats=False),
         Contender(
-            "asyncsink-api-2",
+            TWO_PROCESSES_ENGINE,
             "asyncsink (Python), processes=2",
             lambda work: [*asyncsink_api(work), "2"],
             needs("asyncsink"),
