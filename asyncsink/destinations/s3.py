@@ -132,16 +132,11 @@ class S3Destination:
 
     async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
         """PutObject, with its answer compared. Raises AlreadyThere where something is there that is to stay."""
-        if self._existing.keys_return:
-            await self._existing.forget(transfer)
+        await self._existing.forget(transfer)
         operation = PutObject(key=transfer.key, body=body, checksum=checksum, attributes=self._attributes(transfer))
         if self._own.conditional:
             return await self._own.put(self._transport, operation, partial(self._prove, transfer, body, checksum))
-        stored = await self._transport.send(operation)
-        if stored.checksum is checksum is not None:
-            # The usual answer, which repeats what was sent.
-            return self._stored(transfer, stored, "server-checksum", checksum)
-        return await self._prove(transfer, body, checksum, stored)
+        return await self._prove(transfer, body, checksum, await self._transport.send(operation))
 
     async def _prove(
         self, transfer: Transfer, body: ByteBody, checksum: Checksum | None, stored: ObjectStored

@@ -39,9 +39,6 @@ class ExistingObjects:
         look_first: whether what is there counts; without it one LIST proves bucket and credentials, and that is all.
         etag_is_md5: whether the ETag of a plain object of this run is its MD5.
         encryption: what objects of this run are encrypted with, as `ObjectHead.sse` says it, or "".
-
-    Attributes:
-        keys_return: whether a key may come again after it was written, so that `forget` must be told of each.
     """
 
     def __init__(
@@ -67,7 +64,7 @@ class ExistingObjects:
         self._etag_is_md5 = etag_is_md5
         self._encryption = encryption
         self._inventory: Inventory | None = None
-        self.keys_return = True
+        self._keys_return = True
         self._listing_ends: float | None = None
         self._blind = False
 
@@ -83,7 +80,7 @@ class ExistingObjects:
         inventory = Inventory(outlook.common_prefix)
         self._listing_ends = time.monotonic() + LISTING_SECONDS_MAX if outlook.lasting else None
         # A surveyed run meets every key once; in an open-ended one a key may come again after it was written.
-        self.keys_return = outlook.objects_total is None
+        self._keys_return = outlook.objects_total is None
         wanted = outlook.objects_total if outlook.unknown_total is None else outlook.unknown_total
         extra = (wanted or 0) // OBJECTS_PER_EXTRA_PAGE
         token = ""
@@ -136,7 +133,7 @@ class ExistingObjects:
         inventory = self._listing
         if inventory is None or not inventory.complete or not key.startswith(inventory.prefix):
             return False
-        if self.keys_return and inventory.forgot(key):
+        if self._keys_return and inventory.forgot(key):
             return False
         listed = inventory.get(key)
         return listed is None or listed.etag != etag
@@ -144,7 +141,7 @@ class ExistingObjects:
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
         """What the listing says: one thread hop, or none below a prefix that was found empty."""
         inventory = self._inventory
-        if inventory is None or self.keys_return:
+        if inventory is None or self._keys_return:
             return [Unknown.UNKNOWN] * len(transfers)
         inside = inventory.prefix
         if inventory.complete and not inventory.count:
@@ -173,7 +170,7 @@ class ExistingObjects:
         """What is under the key: from the listing, or by HEAD where it is not covered or `closely` is asked for."""
         inventory = self._listing
         if not closely and inventory is not None and transfer.key.startswith(inventory.prefix):
-            if self.keys_return and await anyio.to_thread.run_sync(
+            if self._keys_return and await anyio.to_thread.run_sync(
                 inventory.forgot, transfer.key, limiter=self._threads
             ):
                 return await self._head(transfer)
@@ -234,10 +231,9 @@ class ExistingObjects:
         return first.size_bytes if first.size_bytes < size_bytes else None
 
     async def forget(self, transfer: Transfer) -> None:
-        """The object under the transfer's key is about to be written: what is known of it is out of date. Does nothing
-        unless `keys_return`."""
+        """The object under the transfer's key is about to be written: what is known of it is out of date."""
         inventory = self._listing
-        if self.keys_return and inventory is not None:
+        if self._keys_return and inventory is not None:
             await anyio.to_thread.run_sync(inventory.forget, transfer.key, limiter=self._threads)
 
     def close(self) -> None:
