@@ -13,7 +13,10 @@ from benchmarks.table import number
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 PROFILE_BEGIN, PROFILE_END = "<!-- profile: begin -->", "<!-- profile: end -->"
 _OTHERS = ("obstore-unsigned", "obstore", "s5cmd", "rclone")
-_OURS = ((REFERENCE_ENGINE, REFERENCE, ""), (TWO_PROCESSES_ENGINE, TWO_PROCESSES, ", two processes"))
+_OURS: tuple[tuple[dict[Clock, str], str], ...] = (
+    ({"engine": REFERENCE_ENGINE, "whole process": REFERENCE}, ""),
+    ({"engine": TWO_PROCESSES_ENGINE, "whole process": TWO_PROCESSES}, ", two processes"),
+)
 _HEAD = (
     "| what, server, clock | asyncsink | obstore, unsigned | obstore | s5cmd | rclone | CPU ÷ obstore, unsigned |\n"
     "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
@@ -26,14 +29,13 @@ def short_table(results: Iterable[Mapping[str, Any]]) -> str:
     lines = [_HEAD]
     for result in results:
         for data in result["data_sets"]:
-            for one, two, note in _OURS:
-                ours = {"engine": one, "whole process": two}
+            for ours, note in _OURS:
                 lines += [line for clock in CLOCKS if (line := _line(result, data, clock, ours[clock], note))]
     return "\n".join(lines)
 
 
 def _line(result: Mapping[str, Any], data: Mapping[str, Any], clock: Clock, name: str, note: str) -> str:
-    rows = {row.contender: row for row in rows_of(result, data["name"], clock, data.get("reference") or name)}
+    rows = {row.contender: row for row in rows_of(result, data["name"], clock, name)}
     ours = rows.get(name)
     if ours is None or ours.rate is None:
         return ""

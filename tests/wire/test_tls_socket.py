@@ -62,10 +62,8 @@ def again(tls: TlsSocket, call: Callable[[], Any]) -> Any:
     while True:
         try:
             return call()
-        except (ssl.SSLWantReadError, BlockingIOError) as error:
-            wanted = [tls.fileno()]
-            reads = not isinstance(error, BlockingIOError)
-            assert any(select.select(wanted if reads else [], [] if reads else wanted, [], 30))
+        except ssl.SSLWantReadError:
+            assert any(select.select([tls.fileno()], [], [], 30))
         except ssl.SSLWantWriteError:
             assert any(select.select([], [tls.fileno()], [], 30))
 
@@ -135,7 +133,6 @@ def test_the_end(connected: Callable[[Serve], TlsSocket], orderly: bool) -> None
     def leave(peer: ssl.SSLSocket) -> None:
         peer.sendall(b"bye")
         if orderly:
-            peer.settimeout(30)
             try:
                 peer.unwrap()
             except (ssl.SSLError, OSError):
@@ -145,8 +142,6 @@ def test_the_end(connected: Callable[[Serve], TlsSocket], orderly: bool) -> None
     assert receive(tls, 10) == b"bye"
     assert tls.recv(1) == b""
     assert tls.recv_into(memoryview(bytearray(5))) == 0
-    if orderly:
-        tls.close()
 
 
 def test_a_peer_that_speaks_no_tls(authority: Any) -> None:
@@ -180,4 +175,4 @@ def test_a_peer_that_is_somebody_else_is_told(authority: Any, server_context: ss
         again(tls, tls.do_handshake)
     thread.join(30)
     tls.close()
-    assert "BAD_CERTIFICATE" in str(errors) or "CERTIFICATE" in str(errors)
+    assert "CERTIFICATE" in str(errors)

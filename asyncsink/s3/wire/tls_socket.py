@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from typing import Final, cast
+from typing import Any, Final
 
 PIECE_BYTES: Final = 256 * 1024
 """Encrypted at once, and received at once: what the processor's caches hold beside everything else."""
@@ -91,23 +91,11 @@ class TlsSocket:
             BlockingIOError: nothing has come.
             OSError: the connection is gone, or what came is no TLS.
         """
-        while True:
-            try:
-                return self._tls.read(size)
-            except ssl.SSLWantReadError:
-                self._fill()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return b""
+        return self._read(size) or b""
 
     def recv_into(self, room: memoryview) -> int:
         """As `recv`, into `room`; how much came."""
-        while True:
-            try:
-                return cast("int", self._tls.read(len(room), room))
-            except ssl.SSLWantReadError:
-                self._fill()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                return 0
+        return self._read(len(room), room) or 0
 
     def pending(self) -> int:
         """Bytes that are here already, so that no poll tells of them; some may be of a record that is not whole."""
@@ -116,6 +104,16 @@ class TlsSocket:
     def close(self) -> None:
         """Close at once."""
         self._plain.close()
+
+    def _read(self, *where: Any) -> Any:
+        """What `SSLObject.read` returns for these arguments, or None at the end."""
+        while True:
+            try:
+                return self._tls.read(*where)
+            except ssl.SSLWantReadError:
+                self._fill()
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return None
 
     def _flush(self) -> None:
         while self._unsent:
