@@ -11,7 +11,7 @@ from asyncsink.cli.displays import transfer_display
 from asyncsink.cli.output import Output, in_flags
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError, ConfigError
-from asyncsink.model import Event, Finished
+from asyncsink.model import Event, Finished, Notice
 from asyncsink.report.counts import Counts
 from asyncsink.report.wording import count, failure_line, size
 
@@ -30,6 +30,8 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
     def observe(event: Event) -> None:
         if isinstance(event, Finished):
             counts.add(event.outcome)
+        elif isinstance(event, Notice):
+            output.notice(event.message)
 
     def partial(*, interrupted: bool = False) -> dict[str, Any]:
         return {"directory": directory, "interrupted": interrupted, **counts_as_dict(counts)}

@@ -46,8 +46,8 @@ class Inventory:
         return self._objects is not None
 
     def add_page(self, objects: Iterable[ListedObject], *, last: bool) -> None:
-        """Take over one page of a listing; pages come in order."""
-        page = list(objects)
+        """Take over one page of a listing; pages come in order. What lies outside the prefix was not asked for."""
+        page = [listed for listed in objects if listed.key.startswith(self.prefix)]
         with self._lock:
             if self._objects is not None:
                 self._objects.update((listed.key, listed) for listed in page)

@@ -79,6 +79,7 @@ class GrabSettings:
         fields: the outputs; () grabs everything below the prefix.
         with_arguments: fields whose output lists one entry for each argument list.
         raise_on_empty, sort_filelist: as in GrabOptions.
+        names_folder: the source ends with "/", so that it stands for what is below it and for no object.
     """
 
     settings: Settings
@@ -87,6 +88,7 @@ class GrabSettings:
     with_arguments: frozenset[str]
     raise_on_empty: bool
     sort_filelist: bool
+    names_folder: bool = False
 
     @property
     def target(self) -> S3Target:
@@ -130,6 +132,7 @@ def parse_grab(source: Any, directory: Any, options: GrabOptions | Mapping[str, 
         with_arguments=with_arguments,
         raise_on_empty=flag_of(given, "raise_on_empty", True),
         sort_filelist=flag_of(given, "sort_filelist", True),
+        names_folder=os.fspath(source).endswith("/"),
     )
 
 

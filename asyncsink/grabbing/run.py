@@ -18,15 +18,15 @@ from asyncsink.engine.progress import Progress
 from asyncsink.engine.recorder import Recorder
 from asyncsink.engine.run import surface
 from asyncsink.engine.tuner import Tuner
-from asyncsink.errors import InvalidKey, KeyCollision, SourceMissing
+from asyncsink.errors import AccessDenied, AsyncSinkError, InvalidKey, KeyCollision, ServerFault, SourceMissing
 from asyncsink.grabbing.fetching import Fetcher, failure_of
-from asyncsink.grabbing.finding import Matches, find_matches, find_single
+from asyncsink.grabbing.finding import Matches, find_matches, find_single, find_unlisted
 from asyncsink.grabbing.lander import Lander
 from asyncsink.grabbing.landing import Landing
 from asyncsink.grabbing.options import GrabSettings
 from asyncsink.grabbing.report import GrabReport
 from asyncsink.grabbing.staging import Staging
-from asyncsink.grabbing.wanted import Wanted, check_relative, is_marker
+from asyncsink.grabbing.wanted import Wanted, check_asked_for, check_relative, is_marker
 from asyncsink.model import Event, Skip, Started
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.routing.keys import show
@@ -64,6 +64,7 @@ class GrabRun:
         self._progress = progress if progress is not None else Progress()
         self._staging = Staging(settings.directory)
         self._single = False
+        self._listable = True
         self._send: MemoryObjectSendStream[list[Wanted]]
         self._receive: MemoryObjectReceiveStream[list[Wanted]]
         self._send, self._receive = anyio.create_memory_object_stream[list[Wanted]](self._limits.concurrency_max)
@@ -113,14 +114,29 @@ class GrabRun:
     async def _find(self, stack: S3Stack) -> tuple[Matches | None, ListedObject | None]:
         """One request that proves bucket and credentials; then what the templates match, or the one object named."""
         prefixes, transport = self._settings.prefixes, stack.transport
+        secret = self._settings.settings.objects.sse_customer_key
         with transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
-            first = await transport.send(ListObjects(prefix=prefixes[0], max_keys=1))
-            single = await find_single(transport, self._settings, self._settings.settings.objects.sse_customer_key)
+            try:
+                first = await transport.send(ListObjects(prefix=prefixes[0], max_keys=1))
+            except AccessDenied as denied:
+                self._listable = False
+                matches, single = await find_unlisted(transport, self._settings, secret, denied)
+            else:
+                single = await find_single(transport, self._settings, secret)
         if self._settings.fields:
-            matches = await find_matches(transport, self._settings)
+            if self._listable:
+                matches = await find_matches(transport, self._settings, self._refuse)
+            else:
+                self._events.notice(
+                    f"{self._settings.target.url} may not be listed with these credentials: of what the templates "
+                    "match, the objects that they name by their whole keys are grabbed."
+                )
+            assert matches is not None
             self._progress.objects_total = len(matches.objects)
             self._progress.bytes_total = sum(listed.size_bytes for listed in matches.objects.values())
             return matches, None
+        if not self._listable:
+            return None, single
         if single is None and self._settings.raise_on_empty and not await self._holds_objects(transport, first):
             raise SourceMissing(
                 f"{self._settings.target.url} holds no objects; correct the source, or give raise_on_empty=False."
@@ -129,16 +145,19 @@ class GrabRun:
 
     async def _holds_objects(self, transport: Transport, first: ObjectPage) -> bool:
         """Whether anything but folder markers is below the source; asks on only while there is nothing else."""
-        if not all(map(is_marker, first.objects)):
+        if not all(map(self._is_nothing, first.objects)):
             return True
         # From the beginning: SeaweedFS, asked for one key, says after a marker that there are no others.
         token: str | None = "" if first.objects else None
         while token is not None:
             page = await transport.send(ListObjects(prefix=self._settings.base, token=token))
-            if not all(map(is_marker, page.objects)):
+            if not all(map(self._is_nothing, page.objects)):
                 return True
             token = page.next_token or None
         return False
+
+    def _is_nothing(self, listed: ListedObject) -> bool:
+        return is_marker(listed) or not listed.key.startswith(self._settings.base)
 
     async def _fetch_all(self, stack: S3Stack, matches: Matches | None, single: ListedObject | None) -> None:
         landing = await anyio.to_thread.run_sync(Landing, self._staging)
@@ -197,17 +216,17 @@ class GrabRun:
         deliver = partial(self._deliver, fetcher)
         if single is not None:
             self._single = True
-            await self._deliver(fetcher, "", [single])
+            await self._deliver(fetcher, single.key, [single])
         if matches is not None:
-            await deliver("", list(matches.objects.values()))
-        else:
+            await deliver(self._settings.base, list(matches.objects.values()))
+        elif self._listable:
             await list_below(fetcher.transport, self._settings.prefixes, deliver)
 
-    async def _deliver(self, fetcher: Fetcher, _prefix: str, page: Sequence[ListedObject]) -> None:
-        """Queue a page; waits while the queue is full. That is the backpressure."""
+    async def _deliver(self, fetcher: Fetcher, prefix: str, page: Sequence[ListedObject]) -> None:
+        """Queue a page of what was found below `prefix`; waits while the queue is full. That is the backpressure."""
         small: list[Wanted] = []
         for listed in page:
-            wanted = await self._wanted(fetcher, listed)
+            wanted = await self._wanted(fetcher, prefix, listed)
             if wanted is None:
                 continue
             if listed.size_bytes > fetcher.range_bytes:
@@ -217,25 +236,28 @@ class GrabRun:
         for batch in _batches(small, fetcher.range_bytes, self._limits.concurrency_start):
             await self._send.send(batch)
 
-    async def _wanted(self, fetcher: Fetcher, listed: ListedObject) -> Wanted | None:
+    async def _wanted(self, fetcher: Fetcher, prefix: str, listed: ListedObject) -> Wanted | None:
         key, base = listed.key, self._settings.base
-        url, relative = fetcher.url(key), key.removeprefix(base)
+        relative = key.removeprefix(base)
         if not key.startswith(base):
             relative = key.rpartition("/")[2]  # the one object that the source names
-        if is_marker(listed):
-            self._recorder.add([Skip(url, key, "", 0, _MARKER, already_there=False)])
-            self._progress.objects_done += 1
-        else:
-            try:
+        try:
+            check_asked_for(key, prefix)
+            if not is_marker(listed):
                 check_relative(relative, key)
                 self._check_alone(relative, key)
-            except (InvalidKey, KeyCollision) as error:
-                self._recorder.add([failure_of(url, key, "", error)])
-                self._progress.objects_done += 1
-            else:
                 return Wanted(listed, relative)
+        except (InvalidKey, KeyCollision, ServerFault) as error:
+            self._refuse(key, error)
+        else:
+            self._recorder.add([Skip(fetcher.url(key), key, "", 0, _MARKER, already_there=False)])
+            self._progress.objects_done += 1
         await self._recorder.room()
         return None
+
+    def _refuse(self, key: str, error: AsyncSinkError) -> None:
+        self._recorder.add([failure_of(f"s3://{self._settings.target.bucket}/{key}", key, "", error)])
+        self._progress.objects_done += 1
 
     def _check_alone(self, relative: str, key: str) -> None:
         """Only the object that the source itself names ("a/x") can get another's path: that of the key "a/x/x".

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from asyncsink.errors import InvalidKey
+from asyncsink.errors import InvalidKey, ServerFault
 from asyncsink.grabbing.staging import FOLDER
 from asyncsink.routing.keys import show
 from asyncsink.s3.operations import ListedObject
@@ -29,6 +29,20 @@ class Wanted:
 def is_marker(listed: ListedObject) -> bool:
     """Whether it only stands for a folder ("a/", empty), as the S3 console makes them; it is no file."""
     return listed.key.endswith("/") and not listed.size_bytes
+
+
+def check_asked_for(key: str, prefix: str) -> None:
+    """Refuse a key that a listing holds although it was not asked for.
+
+    Raises:
+        ServerFault: the key does not begin with `prefix`, which every key of the listing must begin with.
+    """
+    if not key.startswith(prefix):
+        raise ServerFault(
+            f"The server listed the key {show(key)}, which was not asked for: it does not begin with {show(prefix)}; "
+            "nothing is written. Check that the endpoint is S3.",
+            operation="ListObjectsV2",
+        )
 
 
 def check_relative(relative: str, key: str) -> None:

@@ -25,6 +25,8 @@ _META = frozenset(".^$*+?{}[]|()\\")
 _QUANTIFIERS_TO_ZERO = frozenset("*?{")
 _TOO_WIDE = re.compile(r"%(?:\([^)]*\))?[#0 +-]*(?:[0-9]{5}|[0-9]*\.[0-9]{5})")
 """A conversion that would be padded to more than any key has, and more than memory may have."""
+_NAME = re.compile(r"\^?((?:[^\\^$*+?{}\[\]|()]|\\[^A-Za-z0-9])*)\$?")
+"""An expression that names one text: plain characters, escaped ones, and dots, between "^" and "$"."""
 _GLOB = re.compile(r"\*\*/|\*\*|\*|\?|\[!?+\]?+[^\]/]*+\]")
 
 
@@ -38,6 +40,8 @@ class Pattern:
         prefix: the longest text, `base` included, that every matching key begins with.
         regex: of what comes after `base`.
         full: the whole key has to match, not only its beginning.
+        key: the one key that the template names where no character in it stands for others (a "." of a regular
+            expression is taken for itself), else "".
     """
 
     text: str
@@ -45,6 +49,7 @@ class Pattern:
     prefix: str
     regex: re.Pattern[str]
     full: bool
+    key: str
 
     def matches(self, key: str) -> bool:
         """Whether the field wants this key."""
@@ -145,7 +150,16 @@ def _pattern(field: str, text: str, base: str, syntax: TemplateSyntax, match: Ma
             "template_syntax='glob' where * stands for any name."
         ) from None
     literal = glob_prefix(text) if syntax == "glob" else regex_prefix(text)
-    return Pattern(text, base, base + literal, regex, match == "full" or syntax == "glob")
+    named = (text if literal == text else "") if syntax == "glob" else regex_name(text)
+    return Pattern(
+        text, base, base + literal, regex, match == "full" or syntax == "glob", base + named if named else ""
+    )
+
+
+def regex_name(expression: str) -> str:
+    """The text that the (valid) expression is where it has no special character but ".", or ""."""
+    found = _NAME.fullmatch(expression)
+    return re.sub(r"\\(.)", r"\1", found[1]) if found is not None else ""
 
 
 def regex_prefix(expression: str) -> str:

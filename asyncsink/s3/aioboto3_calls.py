@@ -269,6 +269,12 @@ def _listed(op: o.ListObjects, answer: Mapping[str, Any]) -> o.ObjectPage:
 
 
 def _parts_listed(op: o.ListParts, answer: Mapping[str, Any]) -> o.PartPage:
+    if (told := answer.get("UploadId")) and told != op.upload_id:
+        raise ServerFault(
+            f"{op.name} of {op.key!r} was answered with the parts of another upload; check that the endpoint is S3.",
+            operation=op.name,
+            status=200,
+        )
     found = answer.get("Parts") or ()
     return o.PartPage(
         parts=tuple(
