@@ -57,10 +57,10 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
         output.error(error, partial())
         return 1
     output.say(report.brief())
-    output.json_object({**report.as_dict(), "interrupted": False})
+    output.json_object(report.as_dict())
     lines = (in_flags(failure_line(failure)) for failure in report.failures)
     output.failures(lines, len(report.failures), more="--json lists all of them")
-    return 1 if report.failures else 0
+    return 1 if report.failures or report.interrupted else 0
 
 
 def grab_options(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class GrabReport:
         transport: the lane that was used.
         requests: requests sent, retries included. retries: those that repeated another one.
         notices: what a person should know that is no failure.
+        interrupted: the grab was stopped before everything was tried.
     """
 
     source: str
@@ -45,6 +46,7 @@ class GrabReport:
     requests: int = 0
     retries: int = 0
     notices: tuple[str, ...] = ()
+    interrupted: bool = False
 
     @property
     def receipts(self) -> OutcomeView[Receipt]:
@@ -72,20 +74,26 @@ class GrabReport:
         return self.log.counts.bytes_uploaded
 
     def raise_for_failures(self) -> None:
-        """Raise GrabFailed, with this report, unless `failures` is empty."""
+        """Return where everything was grabbed or here already.
+
+        Raises:
+            GrabFailed: `failures` is not empty, or the grab was `interrupted`; it holds this report.
+        """
+        said = ["interrupted before everything was tried; run it again to grab the rest"] if self.interrupted else []
         if self.failures:
-            total = count(self.log.counts.objects_total, "object")
-            raise GrabFailed(
-                f"{inert(self.source)}: {len(self.failures):,} of {total} not grabbed; the first: "
-                f"{failure_line(self.failures[0], with_error=False)} (all of them: .report.failures)",
-                report=self,
+            said.append(
+                f"{len(self.failures):,} of {count(self.log.counts.objects_total, 'object')} not grabbed; the first: "
+                f"{failure_line(self.failures[0], with_error=False)} (all of them: .report.failures)"
             )
+        if said:
+            raise GrabFailed(f"{inert(self.source)}: {'; '.join(said)}", report=self)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-ready values: what `--json` prints."""
         return {
             "source": self.source,
             "directory": self.directory,
+            "interrupted": self.interrupted,
             **counts_as_dict(self.log.counts),
             "elapsed_seconds": self.elapsed_seconds,
             "requests": self.requests,
@@ -110,6 +118,8 @@ class GrabReport:
         if counts.confirmed_by:
             proofs = ", ".join(f"{_PROOFS[by]}: {number:,}" for by, number in counts.confirmed_by.most_common())
             lines.append(f"Confirmed by {proofs}.")
+        if self.interrupted:
+            lines.append("Interrupted: not everything was tried. Run the same grab again to have the rest.")
         if self.failures:
             lines.append(f"Failed: {count(len(self.failures), 'object')} not grabbed.")
         return "\n".join(lines)

@@ -141,15 +141,19 @@ class Report:
         return self.counts.local_copies_failed
 
     def raise_for_failures(self) -> None:
-        """Raise ExportFailed, with this report, unless `failures` is empty."""
-        if not self.failures:
-            return
-        first = self.failures[0]
-        raise ExportFailed(
-            f"{inert(self.destination)}: {' and '.join(self._failed(of_all=True))}; the first: "
-            f"{failure_line(first, with_error=False)} (all of them: .report.failures)",
-            report=self,
-        )
+        """Return where everything was published or there already.
+
+        Raises:
+            ExportFailed: `failures` is not empty, or the run was `interrupted`; it holds this report.
+        """
+        said = ["interrupted before everything was tried; run it again to publish the rest"] if self.interrupted else []
+        if self.failures:
+            said.append(
+                f"{' and '.join(self._failed(of_all=True))}; the first: "
+                f"{failure_line(self.failures[0], with_error=False)} (all of them: .report.failures)"
+            )
+        if said:
+            raise ExportFailed(f"{inert(self.destination)}: {'; '.join(said)}", report=self)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-ready values: what `--json` prints. Holds every failure in memory, but no receipt."""

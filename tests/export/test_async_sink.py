@@ -13,6 +13,7 @@ import asyncsink
 from asyncsink.errors import ConfigError, ExportFailed, KeyCollision, RoutingError, SourceMissing
 from asyncsink.model import Event, Finished, Receipt, Skip
 from asyncsink.testing.files import content_of
+from asyncsink.testing.holding_proxy import HoldingProxy
 
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]
@@ -99,6 +100,35 @@ async def test_an_exception_in_the_block_is_what_the_caller_sees(
         async with asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
             await sink.submit("m", tree)
             _ = 1 / 0
+
+
+@pytest.mark.parametrize("how", ["an exception", "cancellation"])
+async def test_a_report_of_an_interrupted_sink_raises_though_nothing_failed(
+    tree: Path, bucket: str, proxy: HoldingProxy, options: dict[str, Any], how: str
+) -> None:
+    """Nothing was sent, and nothing failed: silence would say that all is published."""
+    proxy.hold = lambda name: "request" if name == "Put" else ""
+    sink = asyncsink.AsyncSink(f"s3://{bucket}", **{**options, "endpoint_url": proxy.endpoint_url})
+
+    async def publish(scope: anyio.CancelScope) -> None:
+        async with sink:
+            await sink.submit("m", tree / "a.txt")
+            await proxy.held.wait()
+            if how == "an exception":
+                raise ZeroDivisionError
+            scope.cancel()
+            await anyio.sleep_forever()
+
+    with anyio.CancelScope() as scope:
+        if how == "an exception":
+            with pytest.raises(ZeroDivisionError):
+                await publish(scope)
+        else:
+            await publish(scope)
+    assert (sink.report.interrupted, len(sink.report.failures)) == (True, 0)
+    with pytest.raises(ExportFailed, match="interrupted before everything was tried") as caught:
+        sink.report.raise_for_failures()
+    assert caught.value.report is sink.report
 
 
 async def test_a_failure_raises_from_put(tree: Path, bucket: str, s3: Any, options: dict[str, Any]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from asyncsink.errors import ExportFailed
+from asyncsink.errors import ExportFailed, GrabFailed
+from asyncsink.grabbing.report import GrabReport
 from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report
@@ -140,6 +142,18 @@ def test_raise_for_failures() -> None:
     assert caught.value.report is report
     with pytest.raises(ExportFailed, match=r"s3://b/p: 1 local copy not written; the first: /d/a: no space left"):
         report_of(PUBLISHED, NOT_COPIED).raise_for_failures()
+
+
+def test_raise_for_failures_of_what_was_interrupted() -> None:
+    for outcomes in ((), (PUBLISHED,)):
+        with pytest.raises(ExportFailed, match=r"s3://b/p: interrupted before everything was tried; run it again"):
+            report_of(*outcomes, interrupted=True).raise_for_failures()
+    with pytest.raises(ExportFailed, match=r"interrupted .*; 1 of 1 object not published; the first: "):
+        report_of(DENIED, interrupted=True).raise_for_failures()
+    grabbed = GrabReport("s3://b/p", "/d", OutcomeLog())
+    grabbed.raise_for_failures()
+    with pytest.raises(GrabFailed, match=r"s3://b/p: interrupted before everything was tried; run it again"):
+        replace(grabbed, interrupted=True).raise_for_failures()
 
 
 def test_a_report_is_read_only() -> None:
