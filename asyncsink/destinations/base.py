@@ -6,7 +6,7 @@ destination answers for itself, so that one's failure never costs the other its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, runtime_checkable
@@ -124,6 +124,11 @@ class ResumedWriter(PartWriter, Protocol):
     @property
     def stored(self) -> Mapping[int, Checksum | None]:
         """The parts that need not be written again, and their checksums, by part number."""
+        ...
+
+    @property
+    def unproven(self) -> Set[int]:
+        """Numbers of parts that are there, not known to be the file's: `write_part` compares them before it sends."""
         ...
 
 

@@ -5,7 +5,7 @@ What the server confirmed is written down at once, so that a run which is killed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 from asyncsink.destinations.base import ByteBody, Stored
 from asyncsink.destinations.s3_uploads import AlreadyComplete, S3Uploads
@@ -36,6 +36,11 @@ class S3PartWriter:
         """The parts that the server has, and their checksums."""
         return {number: part.checksum for number, part in self._upload.parts.items()}
 
+    @property
+    def unproven(self) -> Set[int]:
+        """Parts that the server has and the journal lacks."""
+        return self._upload.unproven
+
     async def write_part(
         self,
         part_number: int,
@@ -43,7 +48,7 @@ class S3PartWriter:
         body: ByteBody,
         checksum: Checksum | None,
     ) -> None:
-        """UploadPart, with its answer compared."""
+        """UploadPart, with its answer compared; nothing is sent where the server has the part already."""
         await self._upload.write_part(part_number, body, checksum)
         await self._remember(part_number)
 
@@ -100,6 +105,11 @@ class S3CompleteObject:
     def stored(self) -> Mapping[int, Checksum | None]:
         """All parts."""
         return {number: part.checksum for number, part in self._found.upload.parts.items()}
+
+    @property
+    def unproven(self) -> Set[int]:
+        """None."""
+        return frozenset()
 
     async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
         """Nothing: the part is there."""

@@ -6,7 +6,7 @@ Whatever happens between two lines here, the journal knows enough for the next r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import anyio
@@ -16,7 +16,9 @@ from asyncsink.destinations.base import UploadLog
 from asyncsink.errors import AccessDenied, PermanentError, Stalled, UploadMissing
 from asyncsink.model import (
     ChecksumAlgorithm,
+    ConfirmedBy,
     OpenUpload,
+    StoredPart,
     Transfer,
     UploadCreating,
     UploadGone,
@@ -27,7 +29,7 @@ from asyncsink.s3.multipart import MultipartUpload, create_upload
 from asyncsink.s3.operations import CompletedPart, ObjectAttributes, ObjectHead
 from asyncsink.s3.own_writes import OwnWrites
 from asyncsink.s3.part_plan import PartPlan
-from asyncsink.s3.resuming import Kept, can_go_on, empty_uploads_between, end_upload, find_own_object, parts_to_keep
+from asyncsink.s3.resuming import can_go_on, empty_uploads_between, end_upload, find_own_object, parts_to_keep
 from asyncsink.s3.transport import Transport
 
 
@@ -216,7 +218,7 @@ class S3Uploads:
                 own=self._own,
             )
             try:
-                kept = await parts_to_keep(
+                found = await parts_to_keep(
                     self._transport, key, known, plan, etag_is_md5=upload.etag_is_md5, sse_customer_key=secret
                 )
             except UploadMissing:
@@ -227,9 +229,10 @@ class S3Uploads:
                 await self.step(UploadGone(key))
                 return None
             except AccessDenied:
-                kept = None  # these credentials may not look: nothing of the upload can be trusted
-            if kept is not None:
-                _take_over(upload, kept)
+                found = None  # these credentials may not look: nothing of the upload can be trusted
+            if found is not None:
+                _take_over(upload, found.kept)
+                upload.offer(found.unproven)
                 return upload
         await self.discard(key, known, secret)
         return None
@@ -248,6 +251,6 @@ class S3Uploads:
         return not problem
 
 
-def _take_over(upload: MultipartUpload, kept: Kept) -> None:
+def _take_over(upload: MultipartUpload, kept: Mapping[int, tuple[StoredPart, ConfirmedBy]]) -> None:
     for part, proof in kept.values():
         upload.take_over(CompletedPart(part_number=part.part_number, etag=part.etag, checksum=part.checksum), proof)

@@ -67,6 +67,7 @@ class PartsTransfer:
         self._progress = progress
         self._writers: dict[int, PartWriter] = {}
         self._kept: dict[int, Mapping[int, Checksum | None]] = {}
+        self._unproven: set[int] = set()
         self._checksums: list[Checksum | None] = [None] * plan.count
         self._missing: deque[int] = deque(range(1, plan.count + 1))
         self._source_error: AsyncSinkError | None = None
@@ -105,6 +106,7 @@ class PartsTransfer:
         for leg in self._legs:
             writer = self._writers.get(id(leg))
             self._kept[id(leg)] = writer.stored if isinstance(writer, ResumedWriter) else {}
+            self._unproven |= writer.unproven if isinstance(writer, ResumedWriter) else set()
         kept = [self._kept[id(leg)] for leg in self._legs if leg.alive]
         everywhere = set(kept[0]).intersection(*kept) if kept else set[int]()
         for number in everywhere:
@@ -145,7 +147,7 @@ class PartsTransfer:
             SourceError: it cannot be read.
         """
         lacking = [leg for leg in self._legs if leg.alive and part.part_number not in self._kept[id(leg)]]
-        if hop is not None and hop.leg in lacking:
+        if hop is not None and hop.leg in lacking and part.part_number not in self._unproven:
             # The thread keeps a buffer of its own.
             self._shared_buffers.trim()
             self._checksums[part.part_number - 1] = await hop.send(part)

@@ -13,7 +13,7 @@ upload".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 import anyio
 
@@ -38,6 +38,7 @@ from asyncsink.s3.operations import (
     CompletedPart,
     CompleteMultipartUpload,
     CreateMultipartUpload,
+    ListedPart,
     ListParts,
     ObjectAttributes,
     ObjectHead,
@@ -82,6 +83,7 @@ class MultipartUpload:
         self._own = own or OwnWrites(only_new=False, notice=lambda _: None)
         self.etag_is_md5 = attributes.sse in ("", "AES256") and attributes.sse_customer_key is None
         self._parts: dict[int, CompletedPart] = {}
+        self._unproven: dict[int, ListedPart] = {}
         self._confirmed: set[ConfirmedBy] = set()
         self._proof = UploadProof(
             key, plan.size_bytes, algorithm, self.etag_is_md5, parts=self._parts, confirmed=self._confirmed
@@ -101,12 +103,24 @@ class MultipartUpload:
         self._parts[part.part_number] = part
         self._confirmed.add(confirmed)
 
+    @property
+    def unproven(self) -> Set[int]:
+        """Numbers of parts that the server has, and whose bytes nobody has compared yet; see `write_part`."""
+        return self._unproven.keys()
+
+    def offer(self, unproven: Mapping[int, ListedPart]) -> None:
+        """Have `write_part` compare these parts, which an earlier run sent, before it sends them again."""
+        self._unproven.update(unproven)
+
     async def write_part(self, part_number: int, body: ByteBody, checksum: Checksum | None) -> None:
-        """Send one part and compare the answer.
+        """Send one part and compare the answer; a part in `unproven` is sent only where the server's is another one.
 
         Raises:
             TransferError, IntegrityError: the part is not stored.
         """
+        listed = self._unproven.pop(part_number, None)
+        if listed is not None and await self._adopt(listed, body, checksum):
+            return
         stored = await self._transport.send(
             UploadPart(
                 key=self.key,
@@ -124,6 +138,18 @@ class MultipartUpload:
             )
         )
         self._parts[part_number] = CompletedPart(part_number=part_number, etag=stored.etag, checksum=checksum)
+
+    async def _adopt(self, listed: ListedPart, body: ByteBody, checksum: Checksum | None) -> bool:
+        """Whether the listed part is proven to be `body`, and counts from now on."""
+        told = ObjectStored(etag=listed.etag, checksum=listed.checksum)
+        number, where = listed.part_number, f"part {listed.part_number} of {self.key!r}"
+        try:
+            confirmed = await confirm_body(checksum, told, body, etag_is_md5=self.etag_is_md5, where=where)
+        except IntegrityError:
+            return False
+        if confirmed in ("server-checksum", "etag"):
+            self.take_over(CompletedPart(part_number=number, etag=listed.etag, checksum=checksum), confirmed)
+        return number in self._parts
 
     async def send_part(
         self, part: Part, source: PartSource, local: Callable[[memoryview], None] | None

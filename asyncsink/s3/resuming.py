@@ -1,6 +1,7 @@
 """What an earlier run left of a multipart upload: the parts to go on with, the object it became, or nothing.
 
-The journal says what was sent; only the server says what is there. A part counts where both agree.
+The journal says what was sent; only the server says what is there. A part counts where both agree. A part that the
+server has and the journal lacks (the run ended between the answer and its record) is compared with the file's bytes.
 
 Source: S3 API Reference, ListParts, ListMultipartUploads, AbortMultipartUpload, HeadObject; S3 User Guide, "Uploading
 and copying objects using multipart upload".
@@ -8,6 +9,8 @@ and copying objects using multipart upload".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -29,7 +32,18 @@ from asyncsink.s3.transport import Transport
 CLOCK_SLACK_SECONDS = 60.0
 """So far the clocks may have moved against each other between a request and the look for what became of it."""
 
-Kept = dict[int, tuple[StoredPart, ConfirmedBy]]
+
+@dataclass(frozen=True, slots=True)
+class FoundParts:
+    """What the server has of an upload, by part number.
+
+    Attributes:
+        kept: parts that the journal has alike, and what proves each.
+        unproven: parts of the right size that the journal lacks; their bytes decide.
+    """
+
+    kept: Mapping[int, tuple[StoredPart, ConfirmedBy]]
+    unproven: Mapping[int, ListedPart]
 
 
 def can_go_on(upload: OpenUpload, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> bool:
@@ -46,15 +60,16 @@ async def parts_to_keep(
     *,
     etag_is_md5: bool,
     sse_customer_key: Any = None,
-) -> Kept:
-    """The parts that the server has as the journal has them, by number, and what proves each.
+) -> FoundParts:
+    """The parts that the server has, as far as they are of use.
 
     Raises:
         UploadMissing: the server does not know the upload any more.
         TransferError: it cannot be asked.
     """
     journalled = {part.part_number: part for part in upload.parts}
-    kept: Kept = {}
+    kept: dict[int, tuple[StoredPart, ConfirmedBy]] = {}
+    unproven: dict[int, ListedPart] = {}
     otherwise: set[int] = set()
     marker: int | None = 0
     while marker is not None:
@@ -62,18 +77,29 @@ async def parts_to_keep(
             ListParts(key=key, upload_id=upload.upload_id, marker=marker, sse_customer_key=sse_customer_key)
         )
         for listed in page.parts:
-            part = journalled.get(listed.part_number)
-            if part is None or not _agree(part, listed, plan):
-                otherwise.add(listed.part_number)  # SeaweedFS lists a part that was sent twice twice
+            number = listed.part_number
+            part = journalled.get(number)
+            if not _fits(listed, plan) or number in unproven:
+                otherwise.add(number)  # SeaweedFS lists a part that was sent twice twice
+            elif part is None:
+                unproven[number] = listed
+            elif _agree(part, listed):
+                kept[number] = part, _proof(part, listed, etag_is_md5)
             else:
-                kept[part.part_number] = part, _proof(part, listed, etag_is_md5)
+                otherwise.add(number)
         marker = page.next_marker
-    return {number: part for number, part in kept.items() if number not in otherwise}
+    return FoundParts(
+        {number: part for number, part in kept.items() if number not in otherwise},
+        {number: part for number, part in unproven.items() if number not in otherwise},
+    )
 
 
-def _agree(part: StoredPart, listed: ListedPart, plan: PartPlan) -> bool:
-    if not 1 <= part.part_number <= plan.count or listed.size_bytes != plan.part(part.part_number).length:
-        return False
+def _fits(listed: ListedPart, plan: PartPlan) -> bool:
+    within = 1 <= listed.part_number <= plan.count
+    return within and listed.size_bytes == plan.part(listed.part_number).length
+
+
+def _agree(part: StoredPart, listed: ListedPart) -> bool:
     if listed.etag != part.etag:
         return False
     told = listed.checksum
