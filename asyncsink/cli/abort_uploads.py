@@ -25,7 +25,9 @@ def abort_uploads_command(
         nonlocal told
         told += 1
         where = f"{duration(upload.age_seconds)}  {upload.key}  {upload.upload_id}"
-        if upload.problem:
+        if upload.outcome == "undated":
+            output.notice(f"{upload.key}, upload id {upload.upload_id}: {upload.problem}")
+        elif upload.problem:
             output.notice(f"{upload.key} may still be open, upload id {upload.upload_id}: {upload.problem}")
         else:
             done = {"open": "would abort", "gone": "was gone"}.get(upload.outcome, "aborted")
@@ -50,6 +52,8 @@ def abort_uploads_command(
     except Exception as error:  # noqa: BLE001 - a bug, told as one
         output.error(error, known)
         return 1
+    for notice in report.notices:
+        output.notice(notice)
     output.say(report.summary())
     output.json_object({**report.as_dict(), "interrupted": False})
     return 0 if report.ok else 1

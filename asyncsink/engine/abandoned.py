@@ -31,33 +31,38 @@ from asyncsink.s3.transport import Transport
 from asyncsink.values import parse_duration
 
 ABORTS_AT_ONCE = 16
-Outcome = Literal["open"] | Ended
+Outcome = Literal["open", "undated"] | Ended
+CLOCKS_APART_SECONDS_MAX = 15 * 60
+"""S3 refuses requests that are signed this far from its own clock (S3 API, RequestTimeTooSkewed): clocks that differ by
+more are not both right."""
 _UNSAYABLE = "\ufffd"
 """Servers write it into a listing for characters that XML 1.0 does not have: the upload's key is another then."""
 _OTHERWISE = (
     "its key holds characters that the server cannot list, so that it is not found under this one; abort it by the key "
     "it was begun with, or with a lifecycle rule for incomplete uploads"
 )
+_UNDATED = "the server does not say when it was begun, so that it was left alone; abort it by its key and upload id"
+_FUTURE = "it would have begun in the future, so that it was left alone; abort it by its key and upload id"
 UPLOADS_KEPT = 10_000
 """Uploads that the report names; all are counted, and all are told to `observe`."""
 
 
 @dataclass(frozen=True, slots=True)
 class AbandonedUpload:
-    """An upload that is old enough.
+    """An upload that is old enough, or may be.
 
     Attributes:
         key, upload_id: S3's.
-        initiated: when it began, by the server's clock.
-        age_seconds: by the server's clock.
-        outcome: "open" in a dry run, "aborted", "gone" where the server did not know it any more, or "failed": it may
-            still be open.
-        problem: why it failed, or "".
+        initiated: when it began, by the server's clock; None where the server names no time.
+        age_seconds: by the clock, the server's or this machine's, that makes it younger.
+        outcome: "open" in a dry run, "aborted", "gone" where the server did not know it any more, "failed": it may
+            still be open, or "undated": its age is not known, so that it was left alone.
+        problem: why it failed or was left alone, or "".
     """
 
     key: str
     upload_id: str
-    initiated: datetime
+    initiated: datetime | None
     age_seconds: float
     outcome: Outcome
     problem: str = ""
@@ -73,7 +78,9 @@ class AbortReport:
         dry_run: nothing was aborted.
         total: open uploads that were found, of any age.
         old, aborted, gone, failed: how many were old enough, and what became of them.
-        uploads: the old ones, the first ten thousand of them.
+        undated: how many have no age that can be known; they were left alone.
+        uploads: the old and the undated ones, the first ten thousand of them.
+        notices: what a person should know that is no failure.
     """
 
     destination: str
@@ -84,16 +91,19 @@ class AbortReport:
     aborted: int = 0
     gone: int = 0
     failed: int = 0
+    undated: int = 0
     uploads: list[AbandonedUpload] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether no upload that was to be aborted may still be open."""
-        return not self.failed
+        return not self.failed and not self.undated
 
     def add(self, upload: AbandonedUpload) -> None:
-        """Count an old upload."""
-        self.old += 1
+        """Count an upload that is old or undated."""
+        self.old += upload.outcome != "undated"
+        self.undated += upload.outcome == "undated"
         self.aborted += upload.outcome == "aborted"
         self.gone += upload.outcome == "gone"
         self.failed += upload.outcome == "failed"
@@ -112,11 +122,13 @@ class AbortReport:
             "uploads_aborted": self.aborted,
             "uploads_gone": self.gone,
             "uploads_failed": self.failed,
+            "uploads_undated": self.undated,
+            "notices": list(self.notices),
             "uploads": [
                 {
                     "key": upload.key,
                     "upload_id": upload.upload_id,
-                    "initiated": upload.initiated.isoformat(),
+                    "initiated": upload.initiated.isoformat() if upload.initiated else None,
                     "age_seconds": upload.age_seconds,
                     "outcome": upload.outcome,
                     "message": upload.problem,
@@ -127,12 +139,13 @@ class AbortReport:
 
     def summary(self) -> str:
         """A line for a person."""
-        young = self.total - self.old
+        young = self.total - self.old - self.undated
         done = f"{self.old:,} to abort" if self.dry_run else f"{self.aborted:,} aborted"
         failed = f", {self.failed:,} may still be open" if self.failed else ""
         gone = f", {self.gone:,} gone before" if self.gone else ""
         found = f"{count(self.total, 'open upload')} below {self.destination}"
-        return f"{found}: {done}{gone}{failed}, {young:,} not old enough."
+        undated = f", {self.undated:,} left alone without a known age" if self.undated else ""
+        return f"{found}: {done}{gone}{failed}{undated}, {young:,} not old enough."
 
 
 async def abort_uploads(
@@ -145,7 +158,8 @@ async def abort_uploads(
 ) -> AbortReport:
     """Abort the multipart uploads below `destination` that began long ago: their parts are invisible, and cost money.
 
-    Uploads that run now must be younger than `older_than`. Ages are by the server's clock.
+    Uploads that run now must be younger than `older_than`. An age is the younger one by the server's clock and by this
+    machine's: no upload is taken for old because one clock is wrong. One without a time is left alone.
 
     Args:
         destination: "s3://bucket/prefix"; what lies below the prefix as a folder counts.
@@ -190,6 +204,31 @@ async def abort_uploads(
     return report
 
 
+def age_seconds(initiated: datetime | None, answered: datetime | None, here: datetime) -> float | None:
+    """How old an upload is at least, or None where nobody can say. Pure.
+
+    Args:
+        initiated: when it began, as the server says it.
+        answered: the server's clock, or None.
+        here: this machine's.
+    """
+    if initiated is None:
+        return None
+    ages = [(now - initiated).total_seconds() for now in (answered, here) if now is not None]
+    # Clocks differ a little, and a Date header has whole seconds: what began just now is not from the future.
+    return max(0.0, min(ages)) if max(ages) >= -CLOCKS_APART_SECONDS_MAX else None
+
+
+def _compare_clocks(answered: datetime | None, here: datetime, report: AbortReport) -> None:
+    if answered is None or report.notices:
+        return
+    if abs((answered - here).total_seconds()) > CLOCKS_APART_SECONDS_MAX:
+        report.notices.append(
+            f"The server's clock ({answered:%Y-%m-%d %H:%M} UTC) and this machine's ({here:%Y-%m-%d %H:%M} UTC) "
+            "disagree: what is not old enough by both is left alone; set the clock that is wrong, and run this again."
+        )
+
+
 async def _end_page(
     page: UploadPage,
     transport: Transport,
@@ -199,15 +238,21 @@ async def _end_page(
     abort_seconds: float,
 ) -> None:
     """Abort what is old enough on one page of the listing, several at once."""
-    # This machine's clock may be wrong, and then ages by it would be too.
-    now = page.answered or datetime.now(UTC)
-    # A Date header has whole seconds: what began within this one is not from the future.
-    ages = [(upload, max(0.0, (now - upload.initiated).total_seconds())) for upload in page.uploads]
-    waiting = iter([(upload, age) for upload, age in ages if age >= report.older_than_seconds])
-    report.total += len(ages)
+    here = datetime.now(UTC)
+    _compare_clocks(page.answered, here, report)
+    old: list[tuple[ListedUpload, float]] = []
+    report.total += len(page.uploads)
 
     def ended(upload: ListedUpload, age: float, outcome: Outcome, why: str = "") -> None:
         end(AbandonedUpload(upload.key, upload.upload_id, upload.initiated, age, outcome, why))
+
+    for upload in page.uploads:
+        age = age_seconds(upload.initiated, page.answered, here)
+        if age is None:
+            ended(upload, 0.0, "undated", _UNDATED if upload.initiated is None else _FUTURE)
+        elif age >= report.older_than_seconds:
+            old.append((upload, age))
+    waiting = iter(old)
 
     async def work() -> None:
         for upload, age in waiting:

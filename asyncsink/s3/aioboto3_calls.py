@@ -23,6 +23,7 @@ from asyncsink.s3.body import request_body
 from asyncsink.s3.get_object import GetObject, ObjectData
 
 Parameters = dict[str, Any]
+_S3_BEGAN: Final = datetime(2006, 3, 14, tzinfo=UTC)
 Progress = Callable[[int], None]
 
 HEADER_ALGORITHMS: Final[tuple[ChecksumAlgorithm, ...]] = tuple(a for a in get_args(ChecksumAlgorithm) if a != "MD5")
@@ -262,6 +263,12 @@ def _next(op: Any, answer: Mapping[str, Any], name: str) -> Any:
 
 def _listed(op: o.ListObjects, answer: Mapping[str, Any]) -> o.ObjectPage:
     found = answer.get("Contents") or ()
+    if not all(isinstance(e.get("LastModified"), datetime) for e in found):
+        raise ServerFault(
+            f"{op.name} was answered with an object that has no LastModified; check that the endpoint is S3.",
+            operation=op.name,
+            status=200,
+        )
     return o.ObjectPage(
         objects=tuple(o.ListedObject(e["Key"], e["Size"], plain_etag(e), e["LastModified"]) for e in found),
         next_token=_next(op, answer, "NextContinuationToken") or "",
@@ -290,10 +297,19 @@ def _uploads_listed(op: o.ListMultipartUploads, answer: Mapping[str, Any]) -> o.
     told = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
     return o.UploadPage(
         answered=http_date(told),
-        uploads=tuple(o.ListedUpload(e["Key"], e["UploadId"], e["Initiated"]) for e in found),
+        uploads=tuple(o.ListedUpload(e["Key"], e["UploadId"], _initiated(e)) for e in found),
         next_key_marker=marker or "",
         next_upload_id_marker=(answer.get("NextUploadIdMarker") or "") if marker else "",
     )
+
+
+def _initiated(entry: Mapping[str, Any]) -> datetime | None:
+    """When an upload began, or None where that is no time at which S3 could have taken it (zeros stand for none)."""
+    found = entry.get("Initiated")
+    if not isinstance(found, datetime):
+        return None
+    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    return found if found >= _S3_BEGAN else None
 
 
 def http_date(text: str) -> datetime | None:

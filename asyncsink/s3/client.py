@@ -87,6 +87,7 @@ async def open_client(
         client = await context.__aenter__()
     try:
         client.meta.events.register("before-send.s3.*", _skip_continue)
+        _read_times_leniently(client)
         yield client
     finally:
         await context.__aexit__(None, None, None)
@@ -314,6 +315,22 @@ class _Unredirected:
                 pieces.append(piece)
             response._body = b"".join(pieces)  # what `read` gives then
         return response
+
+
+def _read_times_leniently(client: Any) -> None:
+    """A time that is none is None: one odd entry of a listing must not make the whole answer unreadable."""
+    from aiobotocore.parsers import AioResponseParserFactory
+    from botocore.utils import parse_timestamp
+
+    def parse(value: Any) -> Any:
+        try:
+            return parse_timestamp(value)
+        except (ValueError, OverflowError):
+            return None
+
+    # Of this client alone: what an STS answers is not to be read so.
+    client._endpoint._response_parser_factory = factory = AioResponseParserFactory()
+    factory.set_parser_defaults(timestamp_parser=parse)
 
 
 def _skip_continue(request: Any, **_: Any) -> None:

@@ -139,11 +139,11 @@ class PartPage(Response):
 
 @dataclass(slots=True, frozen=True)
 class ListedUpload:
-    """One multipart upload that is neither complete nor aborted."""
+    """One multipart upload that is neither complete nor aborted. `initiated` is None where the server names no time."""
 
     key: str
     upload_id: str
-    initiated: datetime
+    initiated: datetime | None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -177,7 +177,8 @@ async def empty_uploads_between(
         first = first_seconds + ahead_seconds - CLOCK_SLACK_SECONDS
         last = last_seconds + ahead_seconds + CLOCK_SLACK_SECONDS
         for upload in page.uploads:
-            within = upload.key == key and first <= upload.initiated.timestamp() <= last
+            at = upload.initiated
+            within = upload.key == key and at is not None and first <= at.timestamp() <= last
             if within and await _has_no_part(transport, key, upload.upload_id):
                 found.append(upload.upload_id)
     return found

@@ -357,7 +357,9 @@ class TransportSuite(TransportConditionSuite, TransportFaultSuite, GetSuite):
             if "list-uploads" in self.capabilities:
                 uploads = await transport.send(ListMultipartUploads(prefix="in parts/"))
                 assert [(each.key, each.upload_id) for each in uploads.uploads] == [(key, created.upload_id)]
-                assert uploads.uploads[0].initiated.tzinfo is not None
+                initiated = uploads.uploads[0].initiated
+                assert initiated is not None
+                assert initiated.tzinfo is not None
             await transport.send(AbortMultipartUpload(key=key, upload_id=created.upload_id))
             await transport.send(AbortMultipartUpload(key=key, upload_id=created.upload_id))
             with pytest.raises(UploadMissing):

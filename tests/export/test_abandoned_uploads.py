@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 import asyncsink
+from asyncsink.config import RetryPolicy
+from asyncsink.engine.abandoned import age_seconds
 from asyncsink.errors import ConfigError
 from asyncsink.testing.faulty_peers import CannedPeer
 from asyncsink.testing.transport_kit import canned
@@ -83,7 +87,7 @@ async def test_uploads_below_a_folder_are_aborted_and_no_others(
     assert "3 aborted" in rest.summary()
 
 
-def page(*uploads: tuple[str, str], more: bool = False) -> bytes:
+def page(*uploads: tuple[str, str], more: bool = False, date: str = DATE) -> bytes:
     listed = "".join(
         f"<Upload><Key>{key}</Key><UploadId>id-{key}</UploadId><Initiated>{at}</Initiated></Upload>"
         for key, at in uploads
@@ -93,7 +97,7 @@ def page(*uploads: tuple[str, str], more: bool = False) -> bytes:
         f"<ListMultipartUploadsResult><IsTruncated>{str(more).lower()}</IsTruncated>{marker if more else ''}{listed}"
         "</ListMultipartUploadsResult>"
     )
-    return canned(200, body.encode(), "Content-Type: application/xml", DATE)
+    return canned(200, body.encode(), "Content-Type: application/xml", date)
 
 
 GONE = canned(404, b"<Error><Code>NoSuchUpload</Code><Message>m</Message></Error>")
@@ -111,7 +115,7 @@ async def test_all_pages_are_read_and_ages_are_by_the_servers_clock() -> None:
     first = page(("p/1", "2020-01-01T10:59:59Z"), more=True)
     # What is too young, and what a server lists although it is not below the prefix.
     last = page(("p/2", "2020-01-01T11:00:01Z"), ("p/3", "2020-01-01T11:00:00Z"), ("q/1", "2019-01-01T00:00:00Z"))
-    answers = [first, canned(204, b""), parts_of("id"), canned(204, b""), GONE, last, DENIED]
+    answers = [first, canned(204, b""), parts_of("id-p/1"), canned(204, b""), GONE, last, DENIED]
     async with CannedPeer(*answers) as peer:
         report = await asyncsink.abort_uploads(
             "s3://bkt/p", older_than="1h", endpoint_url=peer.endpoint_url, region="us-east-1"
@@ -165,3 +169,90 @@ def test_durations(value: Any, seconds: float) -> None:
 def test_what_is_no_duration(value: Any) -> None:
     with pytest.raises(ConfigError, match="is no duration; expected a number and a unit, as 90s, 15m, 24h or 7d"):
         parse_duration(value, "older_than")
+
+
+def stamp(**ago: float) -> str:
+    return (datetime.now(UTC) - timedelta(**ago)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize("date", ["Fri, 01 Jan 2038 12:00:00 GMT", "Thu, 01 Jan 1970 00:00:00 GMT", "soon"])
+async def test_no_young_upload_is_aborted_because_a_date_lies(date: str) -> None:
+    listed = page(("p/young", stamp(minutes=5)), date=f"Date: {date}")
+    async with CannedPeer(listed, canned(204, b""), GONE) as peer:
+        report = await asyncsink.abort_uploads(
+            "s3://bkt/p", older_than="7d", endpoint_url=peer.endpoint_url, region="us-east-1"
+        )
+    assert (report.total, report.old, report.ok) == (1, 0, True)
+    assert len(peer.heads) == 1
+    assert [notice.split(" (")[0] for notice in report.notices] == ([] if date == "soon" else ["The server's clock"])
+
+
+@pytest.mark.usefixtures("credentials")
+async def test_uploads_without_a_time_are_left_alone_and_told() -> None:
+    times = ("yesterday", "", "0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z", stamp(days=-2))
+    listed = page(*((f"p/{number}", time) for number, time in enumerate(times)), date="Date: now")
+    listed = listed.replace(b"<Initiated></Initiated>", b"         " + b" " * 14)  # missing, as long as before
+    async with CannedPeer(listed, canned(204, b""), GONE) as peer:
+        report = await asyncsink.abort_uploads(
+            "s3://bkt/p", older_than="0s", endpoint_url=peer.endpoint_url, region="us-east-1"
+        )
+    assert {upload.key: upload.outcome for upload in report.uploads} == dict.fromkeys(
+        [f"p/{number}" for number in range(5)], "undated"
+    )
+    assert (report.total, report.old, report.undated, report.ok) == (5, 0, 5, False)
+    assert all("left alone" in upload.problem for upload in report.uploads)
+    assert "5 left alone" in report.summary()
+    assert len(peer.heads) == 1
+
+
+@pytest.mark.usefixtures("credentials")
+async def test_a_time_without_a_zone_is_utc() -> None:
+    listed = page(("p/old", stamp(hours=3).removesuffix("Z")), date="Date: now")
+    async with CannedPeer(listed, canned(204, b""), GONE) as peer:
+        report = await asyncsink.abort_uploads(
+            "s3://bkt/p", older_than="2h", endpoint_url=peer.endpoint_url, region="us-east-1"
+        )
+    assert (report.aborted, report.undated) == (1, 0)
+
+
+@given(
+    began_seconds=st.floats(1.2e9, 4.1e9),
+    server_seconds=st.floats(-1e9, 4e9) | st.none(),
+    here_seconds=st.floats(-4e8, 4e8),
+)
+def test_an_age_is_never_more_than_either_clock_says(
+    began_seconds: float, server_seconds: float | None, here_seconds: float
+) -> None:
+    began = datetime.fromtimestamp(began_seconds, UTC)
+    here = began + timedelta(seconds=here_seconds)
+    answered = None if server_seconds is None else began + timedelta(seconds=server_seconds)
+    age = age_seconds(began, answered, here)
+    told = [now for now in (answered, here) if now is not None]
+    if age is None:
+        assert all(now < began for now in told)
+    else:
+        assert age >= 0
+        assert age == 0 or all(began + timedelta(seconds=age - 1) <= now for now in told)
+
+
+@pytest.mark.parametrize("age", [-1, "-1s", timedelta(seconds=-1), float("nan"), "0", True])
+async def test_an_age_that_is_none_is_refused(age: Any) -> None:
+    with pytest.raises(ConfigError, match=r"older_than=.* is no duration"):
+        await asyncsink.abort_uploads("s3://bkt/p", older_than=age)
+
+
+@pytest.mark.usefixtures("credentials")
+async def test_the_parts_of_another_upload_are_not_believed() -> None:
+    listed = page(("p/1", "2020-01-01T10:00:00Z"))
+    answers = [listed, canned(204, b""), *[parts_of("another")] * 20]
+    async with CannedPeer(*answers) as peer:
+        report = await asyncsink.abort_uploads(
+            "s3://bkt/p",
+            older_than="1h",
+            endpoint_url=peer.endpoint_url,
+            region="us-east-1",
+            retry=RetryPolicy(attempts=2, backoff_seconds_base=0.001, backoff_seconds_max=0.001),
+        )
+    assert (report.aborted, report.failed) == (0, 1)
+    assert "the parts of another upload" in report.uploads[0].problem
