@@ -232,7 +232,8 @@ class Policies:
         on_unreachable: the bucket cannot be reached: an error, or everything is kept in ~/s3_datasink_<bucket>.
         symlinks: links below a directory: follow those that stay inside it (the others are refused), or all, or skip
             (reported), or error. Loops are refused.
-        checksum: what is sent in the request header, or "none".
+        checksum: what is sent in the request header, or "none"; None is the default, CRC64NVME, as far as environment
+            and profile do not say otherwise.
         related_files: files written locally bring .hdr/.img/.mat and .BRIK/.HEAD companions along (rule 30).
     """
 
@@ -241,13 +242,13 @@ class Policies:
     on_collision: OnCollision = "error"
     on_unreachable: OnUnreachable = "error"
     symlinks: Symlinks = "inside"
-    checksum: ChecksumChoice = "CRC64NVME"
+    checksum: ChecksumChoice | None = None
     related_files: bool = False
 
     @property
     def algorithm(self) -> ChecksumAlgorithm | None:
         """The checksum's algorithm, or None where checksums are off."""
-        return None if self.checksum == "none" else self.checksum
+        return None if self.checksum == "none" else self.checksum or "CRC64NVME"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

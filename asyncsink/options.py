@@ -293,10 +293,11 @@ def _retry(given: Mapping[str, Any]) -> RetryPolicy:
 
 
 def _policies(given: Mapping[str, Any], journal: JournalChoice) -> Policies:
-    checksum = given.get("checksum", "CRC64NVME")
-    checksum = "none" if checksum is None else str(checksum)
-    checksum = "none" if checksum.lower() == "none" else checksum.upper().replace("-", "")
-    check_choice("checksum", checksum, choices_of(ChecksumChoice))
+    checksum: str | None = None
+    if "checksum" in given:
+        checksum = "none" if given["checksum"] is None else str(given["checksum"])
+        checksum = "none" if checksum.lower() == "none" else checksum.upper().replace("-", "")
+        check_choice("checksum", checksum, choices_of(ChecksumChoice))
     return Policies(
         overwrite=choice_of(given, "overwrite", "journal" if journal.path else "checksum", Overwrite),
         on_missing=choice_of(given, "on_missing", "error", OnMissing),
@@ -304,7 +305,7 @@ def _policies(given: Mapping[str, Any], journal: JournalChoice) -> Policies:
         on_unreachable=choice_of(given, "on_unreachable", "error", OnUnreachable),
         # Nipype follows every link, and its working directories are full of them.
         symlinks=choice_of(given, "symlinks", "follow" if given.get("compat") == "nipype" else "inside", Symlinks),
-        checksum=cast("ChecksumChoice", checksum),
+        checksum=cast("ChecksumChoice | None", checksum),
         related_files=flag_of(given, "related_files", False),
     )
 

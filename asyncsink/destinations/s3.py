@@ -259,6 +259,8 @@ class S3Destination:
                 "stored without it."
             )
         weaker = confirmed != "server-checksum" and sent is not None and confirmed not in self._weakest_noticed
+        # What the transport sent instead, it has said already.
+        weaker = weaker and not (stored.md5_instead and confirmed == "etag")
         if weaker and sent is not None and not _as_promised(confirmed, sent):
             self._weakest_noticed.add(confirmed)
             self._notice(f"The server ignores {sent.algorithm} checksums: objects are confirmed by {confirmed} only.")

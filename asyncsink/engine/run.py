@@ -291,6 +291,8 @@ class Opening:
                 settings.limits,
                 caller_bucket=settings.caller_bucket,
                 lane=settings.transport,
+                checksum=settings.policies.checksum,
+                notice=self.events.notice,
             )
         )
         journal = await self._open_journal(exits, target, s3)

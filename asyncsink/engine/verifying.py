@@ -287,5 +287,11 @@ async def _open_prover(settings: Settings, read_back: bool) -> AsyncIterator[Pro
         yield Prover(None, None, read_back)
         return
     assert isinstance(target, S3Target)
-    async with open_stack(target, settings.retry, settings.limits, caller_bucket=settings.caller_bucket) as stack:
+    async with open_stack(
+        target,
+        settings.retry,
+        settings.limits,
+        caller_bucket=settings.caller_bucket,
+        checksum=settings.policies.checksum,
+    ) as stack:
         yield Prover(stack.transport, settings.objects.sse_customer_key, read_back)

@@ -87,6 +87,8 @@ class GrabRun:
                 settings.limits,
                 caller_bucket=settings.caller_bucket,
                 lane=settings.transport,
+                checksum=settings.policies.checksum,
+                notice=self._events.notice,
             ) as stack:
                 matches, single = await self._find(stack)
                 try:

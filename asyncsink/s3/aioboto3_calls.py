@@ -144,8 +144,12 @@ def _abort(op: o.AbortMultipartUpload, _: Progress) -> Parameters:
     return {"Key": op.key, "UploadId": op.upload_id}
 
 
+def _checksum_mode(asked: bool) -> Parameters:
+    return {"ChecksumMode": "ENABLED"} if asked else {}
+
+
 def _head(op: o.HeadObject, _: Progress) -> Parameters:
-    parameters = {"Key": op.key, "ChecksumMode": "ENABLED", **customer_key(op.sse_customer_key)}
+    parameters = {"Key": op.key, **_checksum_mode(op.ask_checksum), **customer_key(op.sse_customer_key)}
     if op.part_number is not None:
         parameters["PartNumber"] = op.part_number
     if op.version_id:
@@ -154,7 +158,7 @@ def _head(op: o.HeadObject, _: Progress) -> Parameters:
 
 
 def _get(op: GetObject, _: Progress) -> Parameters:
-    parameters = {"Key": op.key, "ChecksumMode": "ENABLED", **customer_key(op.sse_customer_key)}
+    parameters = {"Key": op.key, **_checksum_mode(op.ask_checksum), **customer_key(op.sse_customer_key)}
     if not op.whole:
         parameters["Range"] = f"bytes={op.offset}-{op.offset + op.length - 1}"
     if op.if_match:

@@ -28,6 +28,7 @@ from asyncsink.errors import (
 from asyncsink.s3.aioboto3_calls import CALLS, Call
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import SLICE_BYTES, WatchedBody
+from asyncsink.s3.checksum_headers import USUAL
 from asyncsink.s3.client import ANSWER_MOVED, error_from_opening, find_credentials, open_client
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.error_map import error_from_answer, one_line
@@ -67,6 +68,8 @@ class Aioboto3Transport:
         self._payer = {"RequestPayer": "requester"} if request_payer else {}
         self._resigner = Resigner(client, renew)
         self._owned = AsyncExitStack()
+        self.checksums = USUAL
+        """Which checksum headers environment and profile want."""
         self._bandwidth = bandwidth
         if bandwidth is not None:
             client.meta.events.register("before-send.s3.*", partial(_charge_head, bandwidth))
@@ -92,10 +95,12 @@ class Aioboto3Transport:
         """
         name = (await bucket_settings(caller_bucket)).name if caller_bucket is not None else target.bucket
         async with AsyncExitStack() as stack:
-            client = await stack.enter_async_context(open_client(target, retry, limits, caller_bucket=caller_bucket))
+            opening = open_client(target, retry, limits, caller_bucket=caller_bucket)
+            client, checksums = await stack.enter_async_context(opening)
             renew = partial(find_credentials, target, caller_bucket=caller_bucket)
             payer = target.request_payer
             transport = cls(client, name, retry, request_payer=payer, renew=renew, bandwidth=bandwidth)
+            transport.checksums = checksums
             transport._owned = stack.pop_all()
         return transport
 

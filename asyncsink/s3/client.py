@@ -20,6 +20,8 @@ import anyio.to_thread
 
 from asyncsink.config import Limits, RetryPolicy, S3Target, SignPayload
 from asyncsink.errors import ConfigError, CredentialsError
+from asyncsink.s3.checksum_headers import SETTINGS as CHECKSUM_SETTINGS
+from asyncsink.s3.checksum_headers import ChecksumUse, checksum_use
 from asyncsink.s3.credentials import (
     BucketSettings,
     Credentials,
@@ -49,8 +51,10 @@ _HOW_TO_LOG_IN = (
 @asynccontextmanager
 async def open_client(
     target: S3Target, retry: RetryPolicy, limits: Limits, *, caller_bucket: Any = None
-) -> AsyncIterator[Any]:
+) -> AsyncIterator[tuple[Any, ChecksumUse]]:
     """Open an aiobotocore S3 client for `target`; leaving the block closes its connections.
+
+    With it comes which checksum headers environment and profile want: the client itself adds none.
 
     Over HTTPS and on loopback, payloads are not hashed (UNSIGNED-PAYLOAD: TLS and the checksum header guard the
     bytes); over plain HTTP to another machine they are signed, since nothing else would notice a changed byte on the
@@ -64,7 +68,8 @@ async def open_client(
 
     Raises:
         CredentialsError: none found, incomplete, unreadable, expired for good, or an unknown profile.
-        ConfigError: a malformed endpoint_url, an unusable ca_bundle or region, or no bucket in `caller_bucket`.
+        ConfigError: a malformed endpoint_url, an unusable ca_bundle or region, a checksum setting that is none, or no
+            bucket in `caller_bucket`.
     """
     settings = await bucket_settings(caller_bucket) if caller_bucket is not None else BucketSettings(name=target.bucket)
     endpoint = target.endpoint_url or settings.endpoint_url or endpoint_from_environment(os.environ)
@@ -75,6 +80,8 @@ async def open_client(
     # The import takes most of a second: other tasks go on meanwhile.
     session = await anyio.to_thread.run_sync(_new_session, target, settings)
     with _translated():
+        told = {name: session._session.get_config_variable(name) for name in CHECKSUM_SETTINGS}
+        checksums = checksum_use({**told, **settings.checksums})
         if not anonymous:
             await _require_credentials(session)
         context = session.client(
@@ -88,7 +95,7 @@ async def open_client(
     try:
         client.meta.events.register("before-send.s3.*", _skip_continue)
         _read_times_leniently(client)
-        yield client
+        yield client, checksums
     finally:
         await context.__aexit__(None, None, None)
 

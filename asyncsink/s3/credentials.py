@@ -19,6 +19,7 @@ from typing import Any
 
 from asyncsink.config import Secret
 from asyncsink.errors import ConfigError, CredentialsError
+from asyncsink.s3.checksum_headers import SETTINGS as CHECKSUM_SETTINGS
 
 FILE_BYTES_MAX = 64 * 1024
 ACCEPTED_FORMS = (
@@ -66,6 +67,7 @@ class BucketSettings:
         credentials: frozen at this moment, or None where the bucket is only a name or its client is anonymous.
         anonymous: the bucket's client sends unsigned requests.
         verify: path of a CA bundle, False where certificates are not checked, or None for the default.
+        checksums: its checksum settings that are "when_required", by the SDKs' names.
     """
 
     name: str
@@ -74,6 +76,7 @@ class BucketSettings:
     credentials: Credentials | None = None
     anonymous: bool = False
     verify: str | bool | None = None
+    checksums: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_credentials_file(path: str | os.PathLike[str]) -> Credentials:
@@ -154,6 +157,11 @@ async def _from_client(name: str, client: Any) -> BucketSettings:
         credentials=None if anonymous or held is None else await freeze(held),
         anonymous=anonymous,
         verify=verify if isinstance(verify, str) or verify is False else None,
+        checksums={
+            name: "when_required"
+            for name in CHECKSUM_SETTINGS
+            if getattr(client.meta.config, name, None) == "when_required"
+        },
     )
 
 

@@ -18,6 +18,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from asyncsink.config import S3Target, Secret
+from asyncsink.s3.checksum_headers import SETTINGS, USUAL, ChecksumUse, checksum_use
 from asyncsink.s3.credentials import Credentials, endpoint_from_environment, read_credentials_file
 
 USED: Final = frozenset(
@@ -31,6 +32,8 @@ USED: Final = frozenset(
         "AWS_CA_BUNDLE",
         "AWS_CONFIG_FILE",
         "AWS_SHARED_CREDENTIALS_FILE",
+        "AWS_REQUEST_CHECKSUM_CALCULATION",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION",
     }
 )
 HARMLESS: Final = frozenset(
@@ -70,12 +73,14 @@ class Connection:
         region: what requests are signed for.
         ca_bundle: file with the certificates to trust, or "" for the default.
         credentials: None where requests are not signed.
+        checksums: which checksum headers requests carry.
     """
 
     endpoint_url: str
     region: str
     ca_bundle: str
     credentials: Credentials | None
+    checksums: ChecksumUse = USUAL
 
 
 def known_connection(target: S3Target) -> Connection | None:
@@ -83,6 +88,7 @@ def known_connection(target: S3Target) -> Connection | None:
 
     Raises:
         CredentialsError: creds_path is unusable.
+        ConfigError: a checksum setting that the SDK does not know.
     """
     said = os.environ
     if target.profile or target.bucket.startswith("arn:") or target.bucket.endswith("--x-s3"):
@@ -105,7 +111,13 @@ def known_connection(target: S3Target) -> Connection | None:
         credentials = read_credentials_file(target.creds_path) if target.creds_path else _key_pair(said, profile)
         if credentials is None:
             return None
-    return Connection(endpoint_url=endpoint, region=region, ca_bundle=ca_bundle or "", credentials=credentials)
+    return Connection(
+        endpoint_url=endpoint,
+        region=region,
+        ca_bundle=ca_bundle or "",
+        credentials=credentials,
+        checksums=checksum_use({name: said.get(f"AWS_{name.upper()}") for name in SETTINGS}),
+    )
 
 
 def _region(target: S3Target, endpoint: str, usual: str) -> str:

@@ -33,6 +33,7 @@ class GetObject(Operation[ObjectData]):
         whole: ask for the object, not for a range of it: S3 sends the object's checksum only with all of its bytes.
             `length` is then its size.
         into: where the bytes are received, `length` bytes at least, overwritten by each attempt; None makes room.
+        ask_checksum: ask for the object's checksums too.
     """
 
     name: ClassVar[str] = "GetObject"
@@ -44,6 +45,7 @@ class GetObject(Operation[ObjectData]):
     if_match: str = ""
     version_id: str = ""
     sse_customer_key: Any = None
+    ask_checksum: bool = True
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,6 +85,7 @@ class GetObjectTo(Operation[ObjectReceived]):
     if_match: str = ""
     version_id: str = ""
     sse_customer_key: Any = None
+    ask_checksum: bool = True
 
     def request(self) -> GetObject:
         """What is asked for."""
@@ -93,4 +96,5 @@ class GetObjectTo(Operation[ObjectReceived]):
             if_match=self.if_match,
             version_id=self.version_id,
             sse_customer_key=self.sse_customer_key,
+            ask_checksum=self.ask_checksum,
         )

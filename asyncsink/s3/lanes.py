@@ -22,6 +22,7 @@ import anyio.to_thread
 from asyncsink.config import LaneChoice, Limits, RetryPolicy, S3Target
 from asyncsink.errors import ConfigError
 from asyncsink.s3.bandwidth import Bandwidth
+from asyncsink.s3.checksum_headers import USUAL, ChecksumUse
 from asyncsink.s3.client import find_credentials
 from asyncsink.s3.environment import Connection, known_connection
 from asyncsink.s3.get_object import GetObjectTo
@@ -50,6 +51,7 @@ class Lanes:
         endpoint_url: the server, or "" for Amazon's own.
         region: or "" where none is known.
         senders: how many threads take UploadPartFrom, PutObjectFrom and GetObjectTo; 0 where no lane does.
+        checksums: which checksum headers environment and profile want.
     """
 
     transport: Transport
@@ -57,6 +59,7 @@ class Lanes:
     endpoint_url: str
     region: str
     senders: int = 0
+    checksums: ChecksumUse = USUAL
 
 
 class LaneRouter:
@@ -116,13 +119,14 @@ async def open_lanes(
             raise ConfigError(f"transport='wire' cannot be used here: {reason}. Use transport='auto'.")
         if reason:
             log.info("transport aioboto3 for s3://%s: %s", target.bucket, reason)
-            return Lanes(other, "aioboto3", *_place(other.client))
+            return Lanes(other, "aioboto3", *_place(other.client), checksums=other.checksums)
         wire, senders = await _open_wire(target, retry, limits, other.client, bandwidth)
     except BaseException:
         await other.aclose()
         raise
     _log_wire(target)
-    return Lanes(LaneRouter(wire, other, senders), "wire", *_place(other.client), senders.threads)
+    router = LaneRouter(wire, other, senders)
+    return Lanes(router, "wire", *_place(other.client), senders.threads, other.checksums)
 
 
 async def _open_aioboto3(
@@ -152,7 +156,8 @@ async def _open_known(
     opener = partial(_open_aioboto3, target, retry, limits, bandwidth=bandwidth)
     other = LazyTransport(f"aioboto3 s3://{target.bucket}", opener)
     _log_wire(target)
-    return Lanes(LaneRouter(wire, other, senders), "wire", known.endpoint_url, region, senders.threads)
+    router = LaneRouter(wire, other, senders)
+    return Lanes(router, "wire", known.endpoint_url, region, senders.threads, known.checksums)
 
 
 def _log_wire(target: S3Target) -> None:

@@ -36,12 +36,14 @@ class ObjectStored(Response):
         checksum: the server's, or None where it sent none.
         version_id: or "".
         sse: the server-side encryption that was used ("AES256", "aws:kms", …, "customer" for SSE-C), or "".
+        md5_instead: the body went with Content-MD5 where another checksum was asked for (`s3.checksum_headers`).
     """
 
     etag: str = ""
     checksum: Checksum | None = None
     version_id: str = ""
     sse: str = ""
+    md5_instead: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +51,8 @@ class StoredFrom(ObjectStored):
     """Answer to UploadPartFrom and PutObjectFrom.
 
     Attributes:
-        sent: the checksum of the bytes that were read and sent, or None where none was asked for.
+        sent: the checksum of the bytes that were read and sent, or None where none was asked for; by the algorithm that
+            was asked for, whatever the header had.
     """
 
     sent: Checksum | None = None
@@ -255,6 +258,7 @@ class UploadPartFrom(Operation[StoredFrom]):
         algorithm: of the checksum to send, or None for none.
         local: called in the thread with the bytes before they are sent; must not keep them.
         confirm: called in the thread with the answer, while the bytes are still at hand.
+        md5_instead: the header has the MD5 (Content-MD5); the answer's `sent` is by `algorithm` all the same.
     """
 
     name: ClassVar[str] = "UploadPart"
@@ -268,6 +272,7 @@ class UploadPartFrom(Operation[StoredFrom]):
     sse_customer_key: Any = None
     local: Callable[[memoryview], None] | None = None
     confirm: Confirm | None = None
+    md5_instead: bool = False
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -285,6 +290,7 @@ class PutObjectFrom(Operation[StoredFrom]):
             them.
         confirm: called in the thread with the answer, while the bytes are still at hand.
         only_new, write_token: as in PutObject.
+        md5_instead: as in UploadPartFrom.
     """
 
     name: ClassVar[str] = "PutObject"
@@ -297,6 +303,7 @@ class PutObjectFrom(Operation[StoredFrom]):
     write_token: str = ""
     local: Callable[[memoryview], None] | None = None
     confirm: Confirm | None = None
+    md5_instead: bool = False
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -335,13 +342,14 @@ class AbortMultipartUpload(Operation[Done]):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class HeadObject(Operation[ObjectHead]):
-    """Size, ETag and checksums of an object, or of one of its parts."""
+    """Size, ETag and checksums of an object, or of one of its parts. `ask_checksum` asks for the checksums."""
 
     name: ClassVar[str] = "HeadObject"
     key: str
     part_number: int | None = None
     version_id: str = ""
     sse_customer_key: Any = None
+    ask_checksum: bool = True
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

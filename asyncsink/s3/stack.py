@@ -1,13 +1,14 @@
-"""The one place where transports are stacked: retrying around pacing around a lane."""
+"""The one place where transports are stacked: retrying around checksum headers around pacing around a lane."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from asyncsink.config import LaneChoice, Limits, RetryPolicy, S3Target
+from asyncsink.config import ChecksumChoice, LaneChoice, Limits, RetryPolicy, S3Target
+from asyncsink.s3.checksum_headers import ChecksumHeaders
 from asyncsink.s3.lanes import open_lanes
 from asyncsink.s3.pacing import PacedTransport, Pacer
 from asyncsink.s3.retrying import RetryingTransport
@@ -52,11 +53,15 @@ async def open_stack(
     *,
     caller_bucket: Any = None,
     lane: LaneChoice = "auto",
+    checksum: ChecksumChoice | None = None,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[S3Stack]:
     """Open a client for `target` and stack the layers on it; leaving the block closes its connections.
 
     Args:
         lane: which lane the hot requests take; see `lanes`.
+        checksum: the run's choice, or None where environment and profile decide whether checksum headers are sent.
+        notice: called with a sentence where the server does not take what it is sent.
 
     Raises:
         ConfigError, CredentialsError: nothing was sent.
@@ -64,7 +69,10 @@ async def open_stack(
     lanes = await open_lanes(target, retry, limits, choice=lane, caller_bucket=caller_bucket)
     try:
         pacer = Pacer(limits.concurrency_start)
-        transport = RetryingTransport(PacedTransport(lanes.transport, pacer), retry)
+        transport = RetryingTransport(
+            ChecksumHeaders(PacedTransport(lanes.transport, pacer), lanes.checksums, choice=checksum, notice=notice),
+            retry,
+        )
         yield S3Stack(transport, pacer, lanes.name, lanes.endpoint_url, lanes.region, lanes.senders)
     finally:
         await lanes.transport.aclose()

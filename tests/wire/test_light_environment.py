@@ -46,7 +46,7 @@ def known(target: S3Target, **variables: str) -> Connection | None:
 
 
 async def as_the_sdk_decides(target: S3Target) -> dict[str, Any]:
-    async with open_client(target, RetryPolicy(), Limits()) as client:
+    async with open_client(target, RetryPolicy(), Limits()) as (client, _):
         session = client._endpoint.http_session
         held = client._request_signer._credentials
         seen: list[str] = []

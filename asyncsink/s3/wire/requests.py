@@ -162,6 +162,8 @@ class RequestWriter:
                 given = given, operation.only_new, bool(operation.write_token)
         elif isinstance(operation, CreateMultipartUpload):
             given = operation.attributes, operation.algorithm, bool(operation.write_token)
+        elif isinstance(operation, (HeadObject, GetObject)):
+            given = operation.sse_customer_key, operation.ask_checksum
         elif not isinstance(operation, (ListObjects, AbortMultipartUpload)):
             given = operation.sse_customer_key
         place = (type(operation), given, algorithm)
@@ -179,7 +181,7 @@ class RequestWriter:
         elif not isinstance(operation, (ListObjects, AbortMultipartUpload)):
             headers += customer_key_headers(operation.sse_customer_key)
         if isinstance(operation, (HeadObject, GetObject)):
-            headers.append(("x-amz-checksum-mode", "ENABLED"))
+            headers += [("x-amz-checksum-mode", "ENABLED")] if operation.ask_checksum else []
         elif isinstance(operation, CreateMultipartUpload) and operation.algorithm in HEADER_ALGORITHMS:
             kind = "FULL_OBJECT" if operation.algorithm in FULL_OBJECT_ALGORITHMS else "COMPOSITE"
             headers += [("x-amz-checksum-algorithm", operation.algorithm), ("x-amz-checksum-type", kind)]

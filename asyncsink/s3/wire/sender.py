@@ -114,6 +114,7 @@ class SenderPool:
                 attributes=operation.attributes,
                 only_new=operation.only_new,
                 write_token=operation.write_token,
+                md5_instead=operation.md5_instead,
             )
             stored, sent = await self._carry(
                 Errand(
@@ -132,6 +133,7 @@ class SenderPool:
                 part_number=operation.part_number,
                 algorithm=operation.algorithm,
                 sse_customer_key=operation.sse_customer_key,
+                md5_instead=operation.md5_instead,
             )
             stored, sent = await self.send_part(
                 operation.source, operation.offset, operation.length, part, operation.local, confirm=operation.confirm

@@ -58,6 +58,7 @@ class PartToSend:
 
     Attributes:
         algorithm: of the checksum to send, or None for none.
+        md5_instead: the header has the MD5, whatever `algorithm` is.
     """
 
     key: str
@@ -65,6 +66,7 @@ class PartToSend:
     part_number: int
     algorithm: ChecksumAlgorithm | None = None
     sse_customer_key: Secret | None = None
+    md5_instead: bool = False
 
     def operation(self, body: memoryview, checksum: Checksum | None) -> UploadPart:
         """The whole operation."""
@@ -84,6 +86,7 @@ class ObjectToSend:
 
     Attributes:
         algorithm: of the checksum to send, or None for none.
+        md5_instead: as in PartToSend.
     """
 
     key: str
@@ -91,6 +94,7 @@ class ObjectToSend:
     attributes: ObjectAttributes = NO_ATTRIBUTES
     only_new: bool = False
     write_token: str = ""
+    md5_instead: bool = False
 
     def operation(self, body: memoryview, checksum: Checksum | None) -> PutObject:
         """The whole operation."""
@@ -263,14 +267,14 @@ class Sender:
 
     def _send(self, assignment: Assignment, errand: Errand) -> tuple[ObjectStored, Checksum | None]:
         with errand.source() as source:
-            body, checksum, payload_hash = self._read(assignment, errand, source)
+            body, checksum, header, payload_hash = self._read(assignment, errand, source)
         if errand.local is not None:
             errand.local(body)
-        operation = errand.what.operation(body, checksum)
+        operation = errand.what.operation(body, header)
         answer = self._answer(assignment, operation, payload_hash, lambda where, head: where.exchange(head, body))
         response = cast("ObjectStored", response_of(operation, answer))
         if errand.confirm is not None:
-            errand.confirm(response, body, checksum)
+            errand.confirm(response, body, header)
         return response, checksum
 
     def _receive(self, assignment: Assignment, wanted: GetObjectTo) -> ObjectReceived:
@@ -313,11 +317,12 @@ class Sender:
 
     def _read(
         self, assignment: Assignment, errand: Errand, source: PartSource
-    ) -> tuple[memoryview, Checksum | None, str]:
-        """Fill the buffer; the body, its checksum and the payload hash of its signature."""
+    ) -> tuple[memoryview, Checksum | None, Checksum | None, str]:
+        """Fill the buffer; the body, its checksum, that of the header, and the payload hash of its signature."""
         algorithm = errand.what.algorithm
         signed = self._post.endpoint.sign_payload and assignment.writer.signs
-        wanted: set[ChecksumAlgorithm] = {algorithm} if algorithm is not None else set()
+        named: ChecksumAlgorithm | None = "MD5" if errand.what.md5_instead else algorithm
+        wanted: set[ChecksumAlgorithm] = {each for each in (algorithm, named) if each is not None}
         if signed:
             wanted.add("SHA256")
         digester = Digester(wanted)
@@ -329,9 +334,10 @@ class Sender:
             source.read_part(errand.offset + start, len(piece), into=piece)
             digester.update(piece)
         checksum = digester.result(algorithm) if algorithm is not None else None
+        header = digester.result(named) if named is not None else None
         if not errand.length:
-            return body, checksum, EMPTY_PAYLOAD
-        return body, checksum, digest_of(digester.result("SHA256")).hex() if signed else UNSIGNED_PAYLOAD
+            return body, checksum, header, EMPTY_PAYLOAD
+        return body, checksum, header, digest_of(digester.result("SHA256")).hex() if signed else UNSIGNED_PAYLOAD
 
     def _room(self, length: int) -> memoryview:
         held = len(self._buffer)

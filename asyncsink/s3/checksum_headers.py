@@ -1,0 +1,221 @@
+"""Checksum headers: whether requests carry them, and what a run does at a server that refuses them.
+
+Several servers answer 400 or 501 to x-amz-checksum-… (Cloudflare R2, Backblaze B2 and older releases of others). The
+first such refusal is tried once without the headers: where that is answered otherwise, the rest of the run goes
+without, and a body is guarded by Content-MD5 and by the ETag that comes back.
+
+Sources: AWS SDKs and Tools Reference Guide, "Data Integrity Protections for Amazon S3"; RFC 1864 (Content-MD5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar, cast
+
+import anyio.to_thread
+
+from asyncsink.config import ChecksumChoice
+from asyncsink.errors import AsyncSinkError, ConfigError, PermanentError, RetryableError
+from asyncsink.integrity.checksums import checksum_of
+from asyncsink.model import Checksum
+from asyncsink.s3.confirming import MD5_INLINE_BYTES_MAX
+from asyncsink.s3.get_object import GetObject, GetObjectTo
+from asyncsink.s3.operations import (
+    ByteBody,
+    CompleteMultipartUpload,
+    CreateMultipartUpload,
+    HeadObject,
+    ObjectStored,
+    Operation,
+    PutObject,
+    PutObjectFrom,
+    Response,
+    UploadPart,
+    UploadPartFrom,
+)
+from asyncsink.s3.transport import Transport
+
+R = TypeVar("R", bound=Response)
+
+TRIALS_MAX: Final = 8
+"""Refusals that are tried without checksum headers in vain, before the headers are known not to be the cause."""
+REFUSING_STATUSES: Final = (400, 501)
+_BODIES: Final = (PutObject, UploadPart)
+_BODIES_FROM: Final = (PutObjectFrom, UploadPartFrom)
+_LOOKS: Final = (HeadObject, GetObject, GetObjectTo)
+_WRITES: Final = (*_BODIES, *_BODIES_FROM, CreateMultipartUpload, CompleteMultipartUpload)
+_WHEN: Final = ("when_supported", "when_required")
+SETTINGS: Final = ("request_checksum_calculation", "response_checksum_validation")
+"""The SDKs' names in a profile; in the environment they are upper case and begin with AWS_."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChecksumUse:
+    """Which checksum headers requests carry.
+
+    Attributes:
+        sent: x-amz-checksum-… with what is stored.
+        asked: x-amz-checksum-mode, which asks for the checksum of what is stored.
+    """
+
+    sent: bool = True
+    asked: bool = True
+
+
+USUAL: Final = ChecksumUse()
+"""Both."""
+
+
+def checksum_use(told: Mapping[str, str | None]) -> ChecksumUse:
+    """What the SDKs' two settings say, by their names in SETTINGS. Pure.
+
+    Raises:
+        ConfigError: a value that the SDKs do not know.
+    """
+    for name in SETTINGS:
+        value = told.get(name)
+        if value is not None and value.lower() not in _WHEN:
+            raise ConfigError(
+                f"{name} (AWS_{name.upper()} in the environment) is {value!r:.80}; expected {' or '.join(_WHEN)}."
+            )
+    sent, asked = ((told.get(name) or "").lower() != "when_required" for name in SETTINGS)
+    return ChecksumUse(sent, asked)
+
+
+class ChecksumHeaders:
+    """A Transport that leaves checksum headers out where they are not wanted, or not taken. Below the retries.
+
+    Args:
+        inner: sends each operation once.
+        configured: what environment and profile say.
+        choice: the run's `checksum` where it was named, which goes before the configuration; else None.
+        notice: called with a sentence when the run falls back.
+    """
+
+    def __init__(
+        self,
+        inner: Transport,
+        configured: ChecksumUse,
+        *,
+        choice: ChecksumChoice | None,
+        notice: Callable[[str], None],
+    ) -> None:
+        self._inner = inner
+        self._sent = configured.sent or choice is not None
+        self._asked = configured.asked and choice != "none"
+        self._notice = notice
+        self._taken: set[type[Operation[Any]]] = set()
+        self._trial = asyncio.Lock()
+        self._in_vain = 0
+
+    def __repr__(self) -> str:
+        return f"<ChecksumHeaders sent: {self._sent}, asked for: {self._asked}, {self._inner!r}>"
+
+    # No coroutine of its own in the usual case: every object passes here.
+    def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
+        """Send `operation`, once more where its checksum headers may be what was refused."""
+        if type(operation) in self._taken or not isinstance(operation, (*_WRITES, *_LOOKS)):
+            return self._inner.send(operation)
+        return self._send(cast("Operation[R]", operation))
+
+    async def aclose(self) -> None:
+        """Close the inner transport."""
+        await self._inner.aclose()
+
+    async def _send(self, operation: Operation[R]) -> R:
+        if not self._carried(operation):
+            return await self._send_without(operation)
+        try:
+            answer = await self._inner.send(operation)
+        except PermanentError as error:
+            if not _may_be_refused(operation, error):
+                raise
+            refused = error
+        else:
+            self._taken.add(type(operation))
+            return answer
+        # One request finds out; those that were refused with it wait for what it finds.
+        async with self._trial:
+            if self._carried(operation):
+                if self._in_vain >= TRIALS_MAX:
+                    raise refused
+                return await self._try_without(operation, refused)
+        return await self._send_without(operation)
+
+    async def _try_without(self, operation: Operation[R], refused: PermanentError) -> R:
+        try:
+            answer = await self._send_without(operation)
+        except RetryableError:
+            raise
+        except AsyncSinkError as error:
+            if isinstance(error, PermanentError) and (error.status, error.code) == (refused.status, refused.code):
+                self._in_vain += 1
+                raise refused from None
+            self._do_without(operation, refused)
+            raise
+        self._do_without(operation, refused)
+        return answer
+
+    def _carried(self, operation: Operation[Any]) -> bool:
+        """Whether checksum headers go with it now."""
+        if isinstance(operation, _LOOKS):
+            return self._asked
+        if not self._sent:
+            return False
+        if isinstance(operation, (*_BODIES, CompleteMultipartUpload)):
+            whole = operation.checksum is not None and operation.checksum.algorithm != "MD5"
+            return whole or (
+                isinstance(operation, CompleteMultipartUpload) and any(p.checksum for p in operation.parts)
+            )
+        return getattr(operation, "algorithm", None) not in (None, "MD5")
+
+    def _do_without(self, operation: Operation[Any], refused: PermanentError) -> None:
+        said = f"{refused.code or 'HTTP'} {refused.status}".strip()
+        if isinstance(operation, _LOOKS):
+            self._asked = False
+            self._notice(
+                f"This server refuses to be asked for checksums ({operation.name}: {said}): what is stored is compared "
+                "by ETag and size only."
+            )
+        else:
+            self._sent = False
+            self._notice(
+                f"This server refuses checksum headers ({operation.name}: {said}): bodies are sent with Content-MD5 "
+                "and confirmed by their ETag; checksum='MD5' does so from the beginning."
+            )
+
+    async def _send_without(self, operation: Operation[R]) -> R:
+        if isinstance(operation, _LOOKS):
+            return await self._inner.send(cast("Operation[R]", replace(operation, ask_checksum=False)))
+        changed: Any = operation
+        if isinstance(operation, _BODIES):
+            if operation.checksum is not None and operation.checksum.algorithm != "MD5":
+                changed = replace(operation, checksum=await _md5(operation.body))
+        elif isinstance(operation, _BODIES_FROM):
+            if operation.algorithm is not None:
+                changed = replace(operation, md5_instead=operation.algorithm != "MD5")
+        elif isinstance(operation, CreateMultipartUpload):
+            changed = replace(operation, algorithm=None)
+        elif isinstance(operation, CompleteMultipartUpload):
+            parts = tuple(replace(part, checksum=None) for part in operation.parts)
+            changed = replace(operation, checksum=None, parts=parts)
+        answer = await self._inner.send(changed)
+        if isinstance(answer, ObjectStored) and changed is not operation:
+            answer.md5_instead = True
+        return cast("R", answer)
+
+
+def _may_be_refused(operation: Operation[Any], error: PermanentError) -> bool:
+    # Refusals of other kinds (no right, no bucket, no such upload, a broken digest) have classes of their own. A bare
+    # 400 to a body comes from proxies; a HEAD has no other, since its answer has no body to say more in.
+    if type(error) is not PermanentError or error.status not in REFUSING_STATUSES:
+        return False
+    return isinstance(operation, HeadObject) or error.status == 501 or error.code not in ("", "400")
+
+
+async def _md5(body: ByteBody) -> Checksum:
+    if len(body) <= MD5_INLINE_BYTES_MAX:
+        return checksum_of(body, "MD5")
+    return await anyio.to_thread.run_sync(checksum_of, body, "MD5")
