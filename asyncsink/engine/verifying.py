@@ -22,11 +22,12 @@ from asyncsink.engine.discover import batches
 from asyncsink.engine.run import surface
 from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing
 from asyncsink.integrity.checksums import Digester, is_composite
-from asyncsink.model import Checksum, Failure, Planned, Receipt, Skip
+from asyncsink.model import Checksum, ChecksumAlgorithm, Failure, Planned, Receipt, Skip
 from asyncsink.options import parse_options
 from asyncsink.report.manifest import ManifestEnd, ManifestRecord, read_manifest
-from asyncsink.s3.get_object import GetObject
+from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived
 from asyncsink.s3.operations import HeadObject, ListObjects, ObjectHead
+from asyncsink.s3.ranges import RangesUnknown
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX, RetryingTransport
 from asyncsink.s3.stack import open_stack
 from asyncsink.s3.transport import Transport
@@ -139,6 +140,7 @@ class Prover:
         self._transport = transport
         self._secret = secret
         self._read_back = read_back
+        self._ranges = True
 
     async def check_reachable(self) -> None:
         """One request, so that a wrong secret, bucket or endpoint is told once, and not for every object.
@@ -171,7 +173,30 @@ class Prover:
         return _prove_head(promise, head)
 
     async def _read(self, transport: Transport, promise: Promise, checksum: Checksum, head: ObjectHead) -> str:
-        digester = Digester([checksum.algorithm])
+        taker = _Digesting(checksum.algorithm, promise.size_bytes)
+        try:
+            if self._ranges:
+                await self._read_ranges(transport, promise, head, taker.digester)
+        except RangesUnknown:
+            self._ranges = False
+        if not self._ranges and promise.size_bytes:
+            await transport.send(
+                GetObjectTo(
+                    key=promise.key,
+                    offset=0,
+                    length=promise.size_bytes,
+                    taker=taker,
+                    whole=True,
+                    if_match=head.etag,
+                    sse_customer_key=self._secret,
+                )
+            )
+        found = taker.digester.result(checksum.algorithm)
+        if found != checksum:
+            raise Unproven(f"its bytes have the checksum {found}; {checksum} was published")
+        return "read-back"
+
+    async def _read_ranges(self, transport: Transport, promise: Promise, head: ObjectHead, digester: Digester) -> None:
         for offset in range(0, promise.size_bytes, PIECE_BYTES):
             length = min(PIECE_BYTES, promise.size_bytes - offset)
             piece = await transport.send(
@@ -182,10 +207,26 @@ class Prover:
             if len(piece.data) != length:
                 raise Unproven(f"it ends after {offset + len(piece.data):,} bytes; expected {promise.size_bytes:,}")
             await anyio.to_thread.run_sync(digester.update, piece.data)
-        found = digester.result(checksum.algorithm)
-        if found != checksum:
-            raise Unproven(f"its bytes have the checksum {found}; {checksum} was published")
-        return "read-back"
+
+
+class _Digesting:
+    """The checksum of a whole object as it comes; a RangeTaker."""
+
+    def __init__(self, algorithm: ChecksumAlgorithm, size_bytes: int) -> None:
+        self.digester = Digester([algorithm])
+        self._algorithm: ChecksumAlgorithm = algorithm
+        self._size_bytes = size_bytes
+
+    def take(self, position: int, piece: memoryview) -> None:
+        """Take the next bytes."""
+        if not position:
+            self.digester = Digester([self._algorithm])
+        self.digester.update(piece)
+
+    def end(self, answer: ObjectReceived) -> None:
+        """Raise Unproven where it has another size."""
+        if answer.length != self._size_bytes:
+            raise Unproven(f"it ends after {answer.length:,} bytes; expected {self._size_bytes:,}")
 
 
 def _prove_head(promise: Promise, head: ObjectHead) -> str:

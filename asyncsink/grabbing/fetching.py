@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import anyio.to_thread
@@ -17,7 +17,7 @@ from asyncsink.errors import AsyncSinkError, ConfigError, IntegrityError, Precon
 from asyncsink.grabbing.lander import Lander
 from asyncsink.grabbing.landing import Body, Landing, pieces_of
 from asyncsink.grabbing.objects import existing_by_answer, existing_by_listing, look_closer
-from asyncsink.grabbing.ranges import fetch_in_ranges
+from asyncsink.grabbing.ranges import Served, fetch_in_ranges
 from asyncsink.grabbing.staging import Staging
 from asyncsink.grabbing.wanted import Wanted
 from asyncsink.integrity.existing import Existing
@@ -40,6 +40,7 @@ class Fetcher:
         threads_receive: ranges are received by the lane's own threads; else into memory, within the budget.
         budget: bounds the bytes that are received and not yet written, over all workers.
         clock: seconds.
+        served: what the server has shown of itself.
     """
 
     transport: Transport
@@ -55,6 +56,7 @@ class Fetcher:
     threads: CapacityLimiter
     progress: Progress
     clock: Callable[[], float]
+    served: Served = field(default_factory=Served)
 
     def url(self, key: str) -> str:
         """The object's URL."""

@@ -23,6 +23,7 @@ from asyncsink.integrity.sameness import Digests
 from asyncsink.model import ChecksumAlgorithm
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectData, ObjectReceived
 from asyncsink.s3.part_plan import Part, PartPlan, plan_parts
+from asyncsink.s3.ranges import RangesUnknown
 
 if TYPE_CHECKING:
     from asyncsink.grabbing.fetching import Fetcher
@@ -67,7 +68,13 @@ async def fetch_in_ranges(fetcher: Fetcher, wanted: Wanted, *, received_before: 
     try:
         await anyio.to_thread.run_sync(file.open, limiter=fetcher.threads)
         ranges = _Ranges(fetcher, key, existing.etag, plan, file)
-        await ranges.receive()
+        try:
+            if fetcher.served.ranges:
+                await ranges.receive()
+        except RangesUnknown:
+            fetcher.served.ranges = False
+        if not fetcher.served.ranges:
+            await ranges.receive_whole()
         try:
             finish = partial(
                 _finish, file, existing, plan, algorithm, fetcher.url(key), received_before=received_before
@@ -79,6 +86,27 @@ async def fetch_in_ranges(fetcher: Fetcher, wanted: Wanted, *, received_before: 
     finally:
         file.close()
     return Fetched(existing, proof, ranges.version_id, ranges.attempts)
+
+
+def check_same(url: str, answer: ObjectReceived, offset: int, length: int, etag: str) -> None:
+    """Refuse bytes of another object than the one that was looked at before.
+
+    Raises:
+        PreconditionFailed: their number or their ETag is another.
+    """
+    if answer.length != length or (answer.etag and etag and answer.etag != etag):
+        raise PreconditionFailed(
+            f"{url} was replaced while it was received: {answer.length:,} bytes at {offset:,} came with the ETag "
+            f"{answer.etag}; {length:,} of {etag} were expected. Grab it again.",
+            operation=GetObjectTo.name,
+        )
+
+
+@dataclass(slots=True)
+class Served:
+    """What a server has shown of itself in this grab. `ranges`: it has not yet ignored that a range was asked for."""
+
+    ranges: bool = True
 
 
 class _Range:
@@ -107,19 +135,42 @@ class _Range:
         Raises:
             PreconditionFailed: these are other bytes than the object had when it was looked at.
         """
-        length = self._part.length
-        if answer.length != length or (answer.etag and self._etag and answer.etag != self._etag):
-            raise PreconditionFailed(
-                f"{self._url} was replaced while it was received: {answer.length:,} bytes at {self._part.offset:,} "
-                f"came with the ETag {answer.etag}; {length:,} of {self._etag} were expected. Grab it again.",
-                operation=GetObjectTo.name,
-            )
+        check_same(self._url, answer, self._part.offset, self._part.length, self._etag)
         self._file.note(self._part.part_number, self._digester)
 
     def take_all(self, answer: ObjectData) -> None:
         """What was received into memory."""
         self.take(0, memoryview(answer.data))
         self.end(ObjectReceived(length=len(answer.data), etag=answer.etag, version_id=answer.version_id))
+
+
+class _Whole:
+    """A whole object on its way into the file, range after range; a RangeTaker, as above."""
+
+    def __init__(self, plan: PartPlan, file: UnfinishedFile, etag: str, url: str) -> None:
+        self._plan = plan
+        self._file = file
+        self._etag = etag
+        self._url = url
+        self._range = _Range(plan.part(1), file, etag, url)
+
+    def take(self, position: int, piece: memoryview) -> None:
+        """Write the next bytes, and note each range that is whole; raises as `_Range.take`."""
+        while piece:
+            part = self._plan.part(position // self._plan.part_size_bytes + 1)
+            within = position - part.offset
+            if not within:
+                self._range = _Range(part, self._file, self._etag, self._url)
+            head = piece[: part.length - within]
+            self._range.take(within, head)
+            if within + len(head) == part.length:
+                self._range.end(ObjectReceived(length=part.length))
+            position += len(head)
+            piece = piece[len(head) :]
+
+    def end(self, answer: ObjectReceived) -> None:
+        """The object is there; raises as `_Range.end`."""
+        check_same(self._url, answer, 0, self._plan.size_bytes, self._etag)
 
 
 class _Ranges:
@@ -130,6 +181,7 @@ class _Ranges:
         self._key = key
         self._etag = etag
         self._file = file
+        self._plan = plan
         self._missing = [part for part in plan if part.part_number not in file.done]
         self._missing.reverse()
         self._buffers = BufferPool(plan.part_size_bytes, idle_max=fetcher.ranges_at_once)
@@ -149,6 +201,30 @@ class _Ranges:
                 group.start_soon(self._run, group.cancel_scope, errors)
         if errors:
             raise errors[0]
+
+    async def receive_whole(self) -> None:
+        """Receive all of the object in one piece, from its beginning.
+
+        Raises:
+            AsyncSinkError: it cannot be received or written, or is another one by now.
+        """
+        missing = [part for part in self._plan if part.part_number not in self._file.done]
+        if not missing:
+            return
+        url = self._fetcher.url(self._key)
+        answer = await self._fetcher.transport.send(
+            GetObjectTo(
+                key=self._key,
+                offset=0,
+                length=self._plan.size_bytes,
+                taker=_Whole(self._plan, self._file, self._etag, url),
+                whole=True,
+                if_match=self._etag,
+                sse_customer_key=self._fetcher.secret,
+            )
+        )
+        self.attempts, self.version_id = answer.attempts, answer.version_id
+        self._fetcher.progress.bytes_done += sum(part.length for part in missing)
 
     async def _run(self, scope: anyio.CancelScope, errors: list[Exception]) -> None:
         receive = self._receive_in_thread if self._fetcher.threads_receive else self._receive_here

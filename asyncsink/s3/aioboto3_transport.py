@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, TypeVar, cast
+
+import anyio.to_thread
 
 from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.errors import (
@@ -25,22 +27,36 @@ from asyncsink.errors import (
     TransferError,
     UploadMissing,
 )
-from asyncsink.s3.aioboto3_calls import CALLS, Call
+from asyncsink.s3.aioboto3_calls import CALLS, Call, plain_etag
+from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import SLICE_BYTES, WatchedBody
 from asyncsink.s3.checksum_headers import USUAL
-from asyncsink.s3.client import ANSWER_MOVED, error_from_opening, find_credentials, open_client
+from asyncsink.s3.client import HEARING, AnswerTooLong, Hearing, error_from_opening, find_credentials, open_client
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.error_map import error_from_answer, one_line
-from asyncsink.s3.get_object import GetObject
+from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived
 from asyncsink.s3.mute_heads import is_mute, reason_of
-from asyncsink.s3.operations import AbortMultipartUpload, CompleteMultipartUpload, Done, Operation, Response
-from asyncsink.s3.ranges import check_range
+from asyncsink.s3.operations import (
+    AbortMultipartUpload,
+    CompleteMultipartUpload,
+    Done,
+    HeadObject,
+    ListMultipartUploads,
+    ListObjects,
+    ListParts,
+    Operation,
+    Response,
+)
+from asyncsink.s3.ranges import check_range, ranges_unknown
 from asyncsink.s3.resigning import Resigner
 
 R = TypeVar("R", bound=Response)
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 """What OpenSSL says, by release, where the answer to its greeting is no TLS (ERR_reason_error_string)."""
+
+
+_LISTS = (ListObjects, ListParts, ListMultipartUploads)
 
 
 class Aioboto3Transport:
@@ -119,7 +135,7 @@ class Aioboto3Transport:
             Stalled: no byte moved for `stall_seconds` (`complete_seconds` for CompleteMultipartUpload).
             AsyncSinkError: as `s3.error_map` reads the answer; ConnectionLost where there was none.
         """
-        call = CALLS[type(operation)]
+        call = CALLS[GetObject if isinstance(operation, GetObjectTo) else type(operation)]
         renewals = self._resigner.renewals
         patient = isinstance(operation, CompleteMultipartUpload)
         watchdog = Watchdog(self._retry.complete_seconds if patient else self._retry.stall_seconds)
@@ -147,7 +163,8 @@ class Aioboto3Transport:
         await self._owned.aclose()
 
     async def _call(self, call: Call, operation: Any, watchdog: Watchdog) -> Response:
-        parameters = call.parameters(operation, watchdog.moved)
+        asked = operation.request() if isinstance(operation, GetObjectTo) else operation
+        parameters = call.parameters(asked, watchdog.moved)
         if self._bandwidth is not None and (body := parameters.get("Body")):
             turn = partial(_turn, self._bandwidth, watchdog)
             if isinstance(body, WatchedBody):
@@ -155,37 +172,63 @@ class Aioboto3Transport:
                 body.turn = turn
             else:
                 await turn(len(body))
-        # S3 may send spaces for minutes before it says how a Complete ended: each is a sign of life.
-        listening = ANSWER_MOVED.set(watchdog.moved if isinstance(operation, CompleteMultipartUpload) else None)
+        hearing = HEARING.set(_hearing(operation, watchdog))
         try:
             answer = await getattr(self._client, call.method)(Bucket=self._bucket, **parameters, **self._payer)
         finally:
-            ANSWER_MOVED.reset(listening)
+            HEARING.reset(hearing)
         watchdog.moved()
+        if isinstance(operation, GetObjectTo):
+            return await self._hand_over(operation, answer, watchdog)
         if isinstance(operation, GetObject):
             answer["Body"] = await self._read_body(operation, answer, watchdog)
         return call.response(operation, answer)
 
+    async def _hand_over(self, operation: GetObjectTo, answer: Any, watchdog: Watchdog) -> ObjectReceived:
+        """Give the bytes to the operation's taker, in a thread, as they come."""
+        request, taken = operation.request(), 0
+        async for piece in self._pieces(request, answer, watchdog):
+            watchdog.pause()
+            await anyio.to_thread.run_sync(operation.taker.take, taken, memoryview(piece))
+            watchdog.moved()
+            taken += len(piece)
+        watchdog.pause()
+        received = ObjectReceived(
+            length=taken, etag=plain_etag(answer), version_id=answer.get("VersionId") or "", attempts=1
+        )
+        await anyio.to_thread.run_sync(operation.taker.end, received)
+        return received
+
     async def _read_body(self, operation: GetObject, answer: Any, watchdog: Watchdog) -> memoryview:
         into = operation.into if operation.into is not None else memoryview(bytearray(operation.length))
+        received = 0
+        async for piece in self._pieces(operation, answer, watchdog):
+            into[received : received + len(piece)] = piece
+            received += len(piece)
+        return into[:received]
+
+    async def _pieces(self, operation: GetObject, answer: Any, watchdog: Watchdog) -> AsyncIterator[bytes]:
+        """The body of an answer, which is checked to be the one that was asked for."""
         received = 0
         # Its own `async with` gives aiohttp's response, whose reads botocore's would no longer check.
         stream = answer["Body"]
         async with stream:
-            check_range(operation, self._bucket, answer.get("ContentRange") or "", answer.get("ContentLength"))
+            content_range = answer.get("ContentRange") or ""
+            check_range(operation, self._bucket, content_range, answer.get("ContentLength"))
             # One byte more than there may be is asked for: an answer without a length may hold too much.
             while piece := await stream.read(min(operation.length + 1 - received, SLICE_BYTES)):
-                if received + len(piece) > operation.length:
+                received += len(piece)
+                if received > operation.length:
                     stream.close()
+                    if not content_range and not operation.whole:
+                        raise ranges_unknown(operation, self._bucket)
                     raise ServerFault(
                         f"{operation.name} of s3://{self._bucket}/{operation.key} failed: more bytes came than were "
                         f"asked for ({operation.length:,}); check that the endpoint is S3.",
                         operation=operation.name,
                     )
-                into[received : received + len(piece)] = piece
-                received += len(piece)
                 watchdog.moved()
-        return into[:received]
+                yield piece
 
     def _translate(self, operation: Operation[Any], error: Exception, watchdog: Watchdog) -> AsyncSinkError | None:
         """The error of ours that an exception means, or None where it is a bug that must be seen as it is."""
@@ -273,6 +316,13 @@ class Watchdog:
         await self._timeout.__aexit__(*exception)
 
 
+def _hearing(operation: Operation[Any], watchdog: Watchdog) -> Hearing:
+    # S3 may send spaces for minutes before it says how a Complete ended: each is a sign of life.
+    moved = watchdog.moved if isinstance(operation, CompleteMultipartUpload) else None
+    bytes_max = LISTING_BYTES_MAX if isinstance(operation, _LISTS) else ANSWER_BYTES_MAX
+    return Hearing(bytes_max, moved, object_bytes=isinstance(operation, (GetObject, GetObjectTo, HeadObject)))
+
+
 async def _turn(bandwidth: Bandwidth, watchdog: Watchdog, size_bytes: int) -> None:
     """Wait until `size_bytes` may be sent, which is no stall."""
     watchdog.pause()
@@ -299,6 +349,8 @@ def _from_network(name: str, where: str, endpoint: str, error: Exception) -> Asy
     if isinstance(error, ResponseParserError):
         return ServerFault(f"{where} failed: the answer is no S3 answer; check that {endpoint} is S3.", operation=name)
     inner = error.kwargs.get("error") if isinstance(error, b.BotoCoreError) else error
+    if isinstance(inner, AnswerTooLong):
+        return ServerFault(f"{where} failed: {inner} at {endpoint}; check that it is S3.", operation=name)
     reason = _reason(inner) if inner is not None else type(error).__name__
     if isinstance(inner, aiohttp.ClientConnectorCertificateError):
         return ConfigError(f"{where} failed: the certificate of {endpoint} is not trusted ({reason}); give ca_bundle=.")

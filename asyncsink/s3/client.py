@@ -13,6 +13,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ import anyio.to_thread
 
 from asyncsink.config import Limits, RetryPolicy, S3Target, SignPayload
 from asyncsink.errors import ConfigError, CredentialsError
+from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX
 from asyncsink.s3.checksum_headers import SETTINGS as CHECKSUM_SETTINGS
 from asyncsink.s3.checksum_headers import ChecksumUse, checksum_use
 from asyncsink.s3.credentials import (
@@ -31,6 +33,7 @@ from asyncsink.s3.credentials import (
     read_credentials_file,
 )
 from asyncsink.s3.error_map import one_line
+from asyncsink.s3.get_object import AS_STORED
 from asyncsink.s3.redacting import redact_logs
 
 KEEP_ALIVE_SECONDS = 4
@@ -39,8 +42,29 @@ KEEP_ALIVE_SECONDS = 4
 CONNECTIONS_BESIDE_TRANSFERS = 8
 """Listing, aborting and looking must not wait for a transfer's connection."""
 
-ANSWER_MOVED: ContextVar[Callable[[int], None] | None] = ContextVar("ANSWER_MOVED", default=None)
-"""Called with the size of every piece of the answer to the request that this task sends, as it arrives."""
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """How the answer to a request is read.
+
+    Attributes:
+        bytes_max: most bytes of its body.
+        moved: called with the size of every piece of the body as it arrives, or None.
+        object_bytes: it has an object's bytes, which are taken as they are stored and read by who asked for them.
+    """
+
+    bytes_max: int = ANSWER_BYTES_MAX
+    moved: Callable[[int], None] | None = None
+    object_bytes: bool = False
+
+
+HEARING: ContextVar[Hearing] = ContextVar("HEARING", default=Hearing())  # noqa: B039 - it is frozen
+"""For the request that this task sends."""
+
+
+class AnswerTooLong(Exception):
+    """A body has more bytes than `Hearing.bytes_max`; the text is a phrase for a person."""
+
 
 _HOW_TO_LOG_IN = (
     "Give creds_path= or profile=, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -301,9 +325,10 @@ def _session_class() -> type[Any]:
 
 
 class _Unredirected:
-    """An aiohttp session that follows no redirect, and tells of an answer's progress where somebody asks for that.
+    """An aiohttp session that follows no redirect, and reads an answer within its limits (`HEARING`).
 
-    botocore's layer calls nothing but `request`, and takes an answer's body only when all of it is there.
+    botocore's layer calls nothing but `request`, and takes an answer's body only when all of it is there, however much
+    that is.
     """
 
     __slots__ = ("_session",)
@@ -312,16 +337,35 @@ class _Unredirected:
         self._session = session
 
     async def request(self, method: str, **named: Any) -> Any:
-        """What the session's own `request` gives."""
+        """What the session's own `request` gives; its body is there, unless it is an object's.
+
+        Raises:
+            AnswerTooLong: the body is longer than it may be.
+        """
+        hearing = HEARING.get()
         named["allow_redirects"] = False
+        if hearing.object_bytes:
+            named["headers"]["Accept-Encoding"] = AS_STORED
         response = await self._session.request(method, **named)
-        if (moved := ANSWER_MOVED.get()) is not None:
-            pieces = []
-            async for piece in response.content.iter_any():
-                moved(len(piece))
-                pieces.append(piece)
-            response._body = b"".join(pieces)  # what `read` gives then
+        if not (hearing.object_bytes and response.status < 300):
+            await _read_body(response, method, hearing)
         return response
+
+
+async def _read_body(response: Any, method: str, hearing: Hearing) -> None:
+    pieces: list[bytes] = []
+    left = hearing.bytes_max
+    if method == "HEAD":
+        return
+    async for piece in response.content.iter_any():
+        if hearing.moved is not None:
+            hearing.moved(len(piece))
+        pieces.append(piece)
+        left -= len(piece)
+        if left < 0:
+            response.close()
+            raise AnswerTooLong(f"the answer is longer than {hearing.bytes_max} bytes")
+    response._body = b"".join(pieces)  # what `read` gives then
 
 
 def _read_times_leniently(client: Any) -> None:

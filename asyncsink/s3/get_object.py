@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from asyncsink.model import ChecksumAlgorithm
 from asyncsink.s3.operations import ByteBody, Operation, Response
+
+AS_STORED: Final = "gzip, identity"
+"""Accept-Encoding of what reads objects. Without gzip in it, Google Cloud Storage unzips objects on the way that were
+stored with Content-Encoding: gzip; what comes is taken as it is."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,8 +77,7 @@ class RangeTaker(Protocol):
 class GetObjectTo(Operation[ObjectReceived]):
     """GetObject of a range whose bytes are taken as they come, in a thread that holds a small piece of them at a time.
 
-    Only lanes with sender threads take it. Sending raises, besides what a Transport raises, what `taker` raises.
-    Other fields as in GetObject.
+    Sending raises, besides what a Transport raises, what `taker` raises. Other fields as in GetObject.
     """
 
     name: ClassVar[str] = "GetObject"
@@ -82,6 +85,7 @@ class GetObjectTo(Operation[ObjectReceived]):
     offset: int
     length: int
     taker: RangeTaker
+    whole: bool = False
     if_match: str = ""
     version_id: str = ""
     sse_customer_key: Any = None
@@ -93,6 +97,7 @@ class GetObjectTo(Operation[ObjectReceived]):
             key=self.key,
             offset=self.offset,
             length=self.length,
+            whole=self.whole,
             if_match=self.if_match,
             version_id=self.version_id,
             sse_customer_key=self.sse_customer_key,

@@ -12,6 +12,20 @@ from asyncsink.errors import PermanentError, PreconditionFailed, ServerFault
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import GetObject
 
+
+class RangesUnknown(PermanentError):
+    """The server sends the whole object where a range of it was asked for, as RFC 9110, 14.2, lets it."""
+
+
+def ranges_unknown(operation: GetObject, bucket: str) -> RangesUnknown:
+    """The error that an answer with the whole object is to a request for a range. Pure."""
+    return RangesUnknown(
+        f"{_where(operation, bucket)}: the server sent the whole object instead of the range that was asked for; read "
+        "it in one piece.",
+        operation=operation.name,
+    )
+
+
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(?:[0-9]{1,19}|\*)")
 
 
@@ -26,7 +40,7 @@ def check_range(operation: GetObject, bucket: str, content_range: str, length: i
 
     Raises:
         PreconditionFailed: a whole object is not as long as it was said to be: it was replaced.
-        PermanentError: the server does not know ranges.
+        RangesUnknown: the server does not know ranges.
         ServerFault: the answer is about another range.
     """
     if operation.whole:
@@ -39,11 +53,7 @@ def check_range(operation: GetObject, bucket: str, content_range: str, length: i
         return
     if not content_range:
         if operation.offset or (length is not None and length > operation.length):
-            raise PermanentError(
-                f"{_where(operation, bucket)}: the server sent the whole object instead of the range that was asked "
-                "for; read it in one piece.",
-                operation=operation.name,
-            )
+            raise ranges_unknown(operation, bucket)
         return
     found = _CONTENT_RANGE.fullmatch(content_range.strip())
     first, last = (int(found[1]), int(found[2])) if found else (-1, -1)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from asyncsink.config import RetryPolicy, S3Target
 from asyncsink.errors import AsyncSinkError, ServerFault
+from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX
 from asyncsink.s3.operations import HeadObject, ObjectHead, ObjectStored, PutObject
 from asyncsink.s3.wire.answers import Answer, error_of, is_error, response_of
-from asyncsink.s3.wire.reading import ANSWER_BYTES_MAX, AnswerReader, ExchangeError
+from asyncsink.s3.wire.reading import AnswerReader, ExchangeError
 from asyncsink.s3.wire.transport import WireTransport
 from asyncsink.testing.faulty_peers import CannedPeer
 

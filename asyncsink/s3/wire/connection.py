@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from asyncsink.errors import ServerFault, Stalled
+from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import SLICE_BYTES, SMALL_BODY_BYTES, ByteBody
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.answers import Answer
-from asyncsink.s3.wire.reading import ANSWER_BYTES_MAX, AnswerReader, ExchangeError
+from asyncsink.s3.wire.reading import AnswerReader, ExchangeError
 
 BUFFER_BYTES: Final = 64 * 1024
 """What one read takes: a small object with its headers, whole. A buffer of our own spares the loops one of 256 KiB for

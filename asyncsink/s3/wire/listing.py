@@ -17,9 +17,6 @@ from asyncsink.s3.operations import ListObjects, ObjectPage
 from asyncsink.s3.wire.signing import canonical_query
 from asyncsink.s3.wire.xml_reader import NOT_UNDERSTOOD, XmlReader
 
-LISTING_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Of an answer: 1,000 keys of 1,024 bytes, three bytes for each once encoded, and 2 KiB of markup around each."""
-
 _ROOT: Final = "ListBucketResult"
 _TOLD: Final = ("IsTruncated", "NextContinuationToken", "EncodingType")
 _ENTRY: Final = ("Key", "Size", "ETag", "LastModified")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from asyncsink.s3.wire.reading import ANSWER_BYTES_MAX, AnswerReader
+from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX
+from asyncsink.s3.wire.reading import AnswerReader
 
 PIECE_BYTES: Final = 1024 * 1024
 

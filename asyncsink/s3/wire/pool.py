@@ -18,6 +18,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from asyncsink.config import RetryPolicy
+from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import ByteBody
 from asyncsink.s3.client import KEEP_ALIVE_SECONDS
@@ -25,7 +26,7 @@ from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.answers import Answer
 from asyncsink.s3.wire.connection import Connection, at_once
 from asyncsink.s3.wire.endpoint import Endpoint
-from asyncsink.s3.wire.reading import ANSWER_BYTES_MAX, ExchangeError
+from asyncsink.s3.wire.reading import ExchangeError
 
 ADDRESSES_TRIED_MAX: Final = 4
 """Per connection; they share connect_seconds."""

@@ -10,13 +10,10 @@ from typing import Final
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from asyncsink.errors import ConnectionLost, RetryableError, ServerFault
+from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX, HEAD_BYTES_MAX
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.answers import Answer
 
-HEAD_BYTES_MAX: Final = 64 * 1024
-"""Status line and headers of an answer, interim answers before it included."""
-ANSWER_BYTES_MAX: Final = HEAD_BYTES_MAX + 1024 * 1024
-"""A whole answer, with its transfer coding: nothing but a listing is answered with more."""
 INTERIM_ANSWERS_MAX: Final = 16
 """1xx answers before the final one."""
 
@@ -28,13 +25,22 @@ class ExchangeError(Exception):
         reason: a phrase for a person, without a full stop.
         error: what it is for the caller.
         unanswered: the connection ended before the first byte of an answer.
+        overfull: the status of an answer whose body had more bytes than were asked for, else 0.
     """
 
-    def __init__(self, reason: str, error: type[RetryableError] = ConnectionLost, *, unanswered: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        error: type[RetryableError] = ConnectionLost,
+        *,
+        unanswered: bool = False,
+        overfull: int = 0,
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.error = error
         self.unanswered = unanswered
+        self.overfull = overfull
 
 
 class AnswerReader:
@@ -110,7 +116,7 @@ class AnswerReader:
         if not self.status and self.received > HEAD_BYTES_MAX:
             raise ExchangeError(f"the answer's headers are longer than {HEAD_BYTES_MAX} bytes", ServerFault)
         if not self._bytes_max:
-            raise ExchangeError("more bytes came than were asked for", ServerFault)
+            raise ExchangeError("more bytes came than were asked for", ServerFault, overfull=self.status)
         if self.received > self._bytes_max:
             raise ExchangeError(f"the answer is longer than {self._bytes_max} bytes", ServerFault)
         self._leave_the_parser()

@@ -35,6 +35,7 @@ from asyncsink.s3.operations import (
     UploadPart,
     UploadPartFrom,
 )
+from asyncsink.s3.ranges import ranges_unknown
 from asyncsink.s3.wire.answers import corrected_time
 from asyncsink.s3.wire.endpoint import Endpoint
 from asyncsink.s3.wire.keyring import Keyring
@@ -319,6 +320,8 @@ class SenderPool:
                 keyring.correct_clock(server_time)
 
     def _failed(self, errand: Errand | GetObjectTo, failure: ExchangeError) -> AsyncSinkError:
+        if failure.overfull == 200 and isinstance(errand, GetObjectTo) and not errand.whole:
+            return ranges_unknown(errand.request(), self._post.bucket)
         return failure.error(
             f"{self._where(errand)} failed: {failure.reason} at {self._post.endpoint.url}; "
             "look at the server and the network.",

@@ -13,7 +13,7 @@ import ssl
 import threading
 from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 from asyncsink.config import MIB, RetryPolicy, Secret
@@ -288,7 +288,8 @@ class Sender:
         answer = self._answer(assignment, request, EMPTY_PAYLOAD, lambda where, head: where.fetch(head, reader))
         check_answered_range(request, self._post.bucket, answer)
         answer.data = memoryview(b"")
-        told = cast("ObjectData", response_of(request, answer))
+        # The bytes are with the taker, who counts them.
+        told = cast("ObjectData", response_of(replace(request, whole=False), answer))
         received = ObjectReceived(length=reader.taken, etag=told.etag, version_id=told.version_id)
         wanted.taker.end(received)
         return received

@@ -14,6 +14,7 @@ from typing import Final, TypeVar, cast
 
 from asyncsink.config import RetryPolicy, S3Target
 from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCredentials, UploadMissing
+from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import ByteBody
 from asyncsink.s3.error_map import one_line
@@ -31,6 +32,7 @@ from asyncsink.s3.operations import (
     Response,
     UploadPart,
 )
+from asyncsink.s3.ranges import ranges_unknown
 from asyncsink.s3.wire.answers import (
     Answer,
     check_answered_range,
@@ -41,10 +43,10 @@ from asyncsink.s3.wire.answers import (
 )
 from asyncsink.s3.wire.endpoint import Endpoint, endpoint_of
 from asyncsink.s3.wire.keyring import CredentialsProvider, Keyring
-from asyncsink.s3.wire.listing import LISTING_BYTES_MAX, page_of
+from asyncsink.s3.wire.listing import page_of
 from asyncsink.s3.wire.multipart_calls import BOOKKEEPING, parts_document
 from asyncsink.s3.wire.pool import Pool
-from asyncsink.s3.wire.reading import ANSWER_BYTES_MAX, ExchangeError
+from asyncsink.s3.wire.reading import ExchangeError
 from asyncsink.s3.wire.requests import HotOperation, RequestWriter
 from asyncsink.s3.wire.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
 
@@ -189,6 +191,8 @@ class WireTransport:
             self._keyring.correct_clock(server_time)
 
     def _failed(self, operation: HotOperation, failure: ExchangeError) -> AsyncSinkError:
+        if failure.overfull == 200 and isinstance(operation, GetObject) and not operation.whole:
+            return ranges_unknown(operation, self._bucket)
         return failure.error(
             f"{self._where(operation)} failed: {failure.reason} at {self._endpoint.url}; "
             "look at the server and the network.",
