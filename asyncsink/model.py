@@ -166,14 +166,15 @@ class Transfer:
         key: the whole key inside the bucket (prefix included), or the path below a local destination.
         local: path below local_copy, "/"-separated.
         known: what the journal has about it, or None.
-        refreshed: `source` is not as the walk found it: it was another file, or had changed, when it was opened.
+        replaces: the ETag of an object under the key that is known to have other content, or "": the new object cannot
+            have it.
     """
 
     source: SourceFile
     key: str
     local: str
     known: Known | None = None
-    refreshed: bool = False
+    replaces: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import get_args
 
 from anyio import CapacityLimiter
 
@@ -19,10 +20,12 @@ from asyncsink.errors import (
     AccessDenied,
     EntityTooLarge,
     IntegrityError,
+    ObjectMissing,
 )
-from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
+from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, checksum_of
+from asyncsink.integrity.sameness import contradiction
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
-from asyncsink.s3.confirming import confirm_body, confirm_body_now, confirm_without_body
+from asyncsink.s3.confirming import Compute, confirm_body, confirm_body_now, confirm_object, confirm_without_body
 from asyncsink.s3.content_type import infer_content_type
 from asyncsink.s3.operations import (
     HeadObject,
@@ -147,7 +150,7 @@ class S3Destination:
                 checksum, stored, body, etag_is_md5=self._etag_is_md5, where=self.url(transfer)
             )
             if confirmed == "nothing":
-                confirmed = await self._confirm_size(transfer, len(body))
+                confirmed = await self._look_at(transfer, stored, len(body), checksum, partial(checksum_of, body))
         return self._stored(transfer, stored, confirmed, checksum)
 
     async def send(
@@ -159,18 +162,24 @@ class S3Destination:
     ) -> tuple[Stored, Checksum | None]:
         """PutObject in one hop, with its answer compared. See `one_hop.ObjectSender`."""
         await self._existing.forget(transfer)
-        size_bytes, confirmed = transfer.source.size_bytes, list[ConfirmedBy]()
+        size_bytes, where = transfer.source.size_bytes, self.url(transfer)
+        confirmed: ConfirmedBy = "nothing"
+        digests: dict[ChecksumAlgorithm, Checksum] = {}
 
         def compare(stored: ObjectStored, body: memoryview, sent: Checksum | None) -> None:
-            word = confirm_body_now(sent, stored, body, etag_is_md5=self._etag_is_md5, where=self.url(transfer))
-            confirmed.append(word)
+            nonlocal confirmed
+            confirmed = confirm_body_now(sent, stored, body, etag_is_md5=self._etag_is_md5, where=where)
+            if confirmed == "nothing":
+                # The object is looked at when the body is no longer at hand, and may tell a checksum of any kind.
+                digests.update((each, checksum_of(body, each)) for each in get_args(ChecksumAlgorithm))
 
         async def prove(stored: ObjectStored) -> tuple[Stored, Checksum | None]:
-            sent = stored.sent if isinstance(stored, StoredFrom) else None
-            # There was no answer to compare where the object was found to be ours.
-            by = confirmed[0] if confirmed else confirm_without_body(sent, stored, etag_is_md5=self._etag_is_md5)
+            sent, by = stored.sent if isinstance(stored, StoredFrom) else None, confirmed
             if by == "nothing":
-                by = await self._confirm_size(transfer, size_bytes)
+                # There was no answer to compare where the object was found to be ours.
+                by = confirm_without_body(sent, stored, etag_is_md5=self._etag_is_md5, where=where)
+            if by == "nothing":
+                by = await self._look_at(transfer, stored, size_bytes, sent, digests.get)
             return self._stored(transfer, stored, by, sent), sent
 
         operation = PutObjectFrom(
@@ -235,24 +244,48 @@ class S3Destination:
             metadata=wanted.metadata,
         )
 
-    async def _confirm_size(self, transfer: Transfer, size_bytes: int) -> ConfirmedBy:
+    async def _look_at(
+        self, transfer: Transfer, stored: ObjectStored, size_bytes: int, sent: Checksum | None, compute: Compute
+    ) -> ConfirmedBy:
+        """What the object under the key proves, where the answer proves nothing; `stored` learns what it tells.
+
+        Raises:
+            IntegrityError: it is not what was sent, or nobody can say.
+            TransferError: it cannot be looked at now.
+        """
+        where = self.url(transfer)
         try:
             head = await self._transport.send(
                 HeadObject(key=transfer.key, sse_customer_key=self._objects.sse_customer_key)
             )
-        except AccessDenied:
-            return "nothing"
-        if head.size_bytes != size_bytes:
+        except ObjectMissing:
             raise IntegrityError(
-                f"{self.url(transfer)} has {head.size_bytes:,} bytes; {size_bytes:,} were sent. Export it again.",
-                expected=str(size_bytes),
-                actual=str(head.size_bytes),
-            )
-        return "size"
+                f"{where} is not there, although the server answered that it is stored; export it again. If that "
+                "repeats, suspect a proxy on the way that answers in the server's stead.",
+                expected=f"{size_bytes:,} bytes",
+                actual="nothing",
+            ) from None
+        except AccessDenied:
+            if stored.etag:
+                return "nothing"
+            raise IntegrityError(
+                f"Nothing proves that {where} is stored: the server answered with neither checksum nor ETag, and these "
+                "credentials may not look at it. Export it again; if that repeats, suspect a proxy on the way.",
+                expected=str(sent or "an ETag"),
+                actual="nothing",
+            ) from None
+        confirmed = await confirm_object(
+            sent, stored, head, size_bytes, compute, etag_is_md5=self._etag_is_md5, where=where
+        )
+        stored.etag, stored.version_id = stored.etag or head.etag, stored.version_id or head.version_id
+        stored.sse = stored.sse or head.sse
+        return confirmed
 
     def _stored(
         self, transfer: Transfer, stored: ObjectStored, confirmed: ConfirmedBy, sent: Checksum | None
     ) -> Stored:
+        if transfer.replaces and stored.etag == transfer.replaces:
+            raise contradiction(self.url(transfer), "other content", f"the ETag {stored.etag} of the object before")
         if self._encryption and stored.sse != self._encryption:
             self._notice(
                 f"The server did not confirm the encryption that was asked for ({self._encryption}); objects may be "

@@ -7,7 +7,7 @@ nothing else: one leg's failure never ends another.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -64,6 +64,13 @@ class Leg:
     def published_etag(self) -> str:
         """The ETag that the object had when this very file was published, or ""."""
         return self.known.etag if self.known is not None and self.known.published else ""
+
+    def outgoing(self, transfer: Transfer) -> Transfer:
+        """The transfer as the destination is given it: with the ETag that the new object cannot have."""
+        known_to_differ = isinstance(self.decision, Upload) and self.decision.differs
+        if not known_to_differ or self.existing is None or not self.existing.etag:
+            return transfer
+        return replace(transfer, replaces=self.existing.etag)
 
     def by_journal(self, policies: Policies) -> Decision | None:
         """What the journal alone decides, if anything."""

@@ -96,7 +96,7 @@ class PartsTransfer:
 
     async def _start(self, leg: Leg) -> None:
         async def start() -> None:
-            writer = await leg.destination.start(self._transfer, self._plan, self._algorithm)
+            writer = await leg.destination.start(leg.outgoing(self._transfer), self._plan, self._algorithm)
             self._writers[id(leg)] = writer
 
         await leg.attempt(start)

@@ -105,7 +105,7 @@ class Publisher:
                 else:
                     looks += 1
                     known = outdated(transfer.known)
-                    ending.transfer = replace(transfer, source=outgrown.found, known=known, refreshed=True)
+                    ending.transfer = replace(transfer, source=outgrown.found, known=known)
                     continue
             except JournalError:
                 raise
@@ -190,7 +190,7 @@ class Publisher:
             return
 
         async def put(leg: Leg) -> None:
-            await leg.attempt(lambda: leg.destination.put(transfer, reading.body, reading.checksum))
+            await leg.attempt(lambda: leg.destination.put(leg.outgoing(transfer), reading.body, reading.checksum))
 
         await each(sending, put)
 

@@ -214,7 +214,9 @@ class SmallFiles:
         transfer, primary = ending.transfer, ending.legs[0]
         if known.reading is not None:
             try:
-                primary.stored = await self._destination.put(transfer, known.reading.body, known.reading.checksum)
+                primary.stored = await self._destination.put(
+                    primary.outgoing(transfer), known.reading.body, known.reading.checksum
+                )
             except IntegrityError:
                 # Read and sent once more; the local copy, if there is one, is looked at once more too.
                 known.ordinary = True

@@ -69,7 +69,7 @@ class WholeHop:
             attempts = _Attempts(transfer, copies)
             try:
                 primary.stored, ending.checksum = await sender.send(
-                    transfer, attempts.open, self._algorithm, attempts.copy if copies else None
+                    primary.outgoing(transfer), attempts.open, self._algorithm, attempts.copy if copies else None
                 )
             except SourceError:
                 raise

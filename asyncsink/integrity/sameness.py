@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import assert_never
 
 from asyncsink.config import Overwrite
@@ -26,6 +27,7 @@ from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
 
 _BY_COST: tuple[ChecksumAlgorithm, ...] = ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5")
 UNCHANGED_REASON = "unchanged since it was published"
+SIZE_DIFFERS, CHECKSUM_DIFFERS = "size differs", "checksum differs"
 IS_THERE = "is there already"
 """Why overwrite="never" does not send."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,6 +38,11 @@ class Upload:
     """Send it. `reason` is one phrase for a person."""
 
     reason: str
+
+    @property
+    def differs(self) -> bool:
+        """Whether what is stored is known to have other content."""
+        return self.reason in (SIZE_DIFFERS, CHECKSUM_DIFFERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +115,7 @@ def decide(
     if existing.outdated:
         return Upload(existing.outdated)
     if existing.size_bytes != size_bytes:
-        return Upload("size differs")
+        return Upload(SIZE_DIFFERS)
     match policy:
         case "size":
             decision: Decision = SkipIt("size is equal")
@@ -198,7 +205,7 @@ def conclude(compare: CompareWith, existing: Existing, digests: Digests) -> Uplo
         return SkipIt("same checksum" if compare.algorithms else "same multipart ETag")
     if not compare.final and not existing.looked_closely:
         return LookCloser()
-    return Upload("checksum differs")
+    return Upload(CHECKSUM_DIFFERS)
 
 
 class SamenessDigester:
@@ -255,7 +262,7 @@ def confirm(
     sent: Checksum | None,
     answered: Checksum | None,
     etag: str,
-    md5_of_body: Callable[[], bytes] | None,
+    compute: Callable[[ChecksumAlgorithm], Checksum | None] | None,
     etag_is_md5: bool,
     *,
     where: str = "the object",
@@ -264,42 +271,77 @@ def confirm(
 
     Args:
         sent: the checksum that went with the body, or None.
-        answered: the checksum that the server sent back, or None.
+        answered: the checksum that the server sent back, or None; also one that it computed by an algorithm of its own.
         etag: the server's, without quotes.
-        md5_of_body: computes the body's MD5 (16 bytes); called only where nothing else settles it. None where the
-            body is not at hand.
+        compute: the body's checksum by any algorithm, or None where it is not known; called only where nothing else
+            settles it. None where the body is not at hand.
         etag_is_md5: whether a plain ETag is the body's MD5 (no SSE-KMS, no SSE-C).
         where: for the message: the key, or "part 3 of" the key.
 
     Returns:
-        "server-checksum", "etag", or "nothing" (the size is then worth a HEAD).
+        "server-checksum", "etag", or "nothing" (the object is then worth a HEAD). An equal checksum is the whole proof:
+        an ETag that differs beside it is none that is an MD5.
 
     Raises:
         IntegrityError: the answer contradicts what was sent.
     """
-    if sent is not None and answered is not None and _comparable(sent, answered):
-        if sent.value != answered.value:
-            raise _contradiction(where, str(sent), str(answered))
+    told = {answered.algorithm: answered.value} if answered is not None else {}
+    return compare_told(
+        told, etag, partial(checksum_by, sent, compute), etag_is_md5=etag_is_md5, where=where, otherwise="nothing"
+    )
+
+
+def checksum_by(
+    sent: Checksum | None,
+    compute: Callable[[ChecksumAlgorithm], Checksum | None] | None,
+    algorithm: ChecksumAlgorithm,
+) -> Checksum | None:
+    """The body's checksum by `algorithm`: the one that was sent, else one that is computed now, else None."""
+    if sent is not None and sent.algorithm == algorithm:
+        return sent
+    return compute(algorithm) if compute is not None else None
+
+
+def compare_told(
+    checksums: Mapping[ChecksumAlgorithm, str],
+    etag: str,
+    ours: Callable[[ChecksumAlgorithm], Checksum | None],
+    *,
+    etag_is_md5: bool,
+    where: str,
+    otherwise: ConfirmedBy,
+) -> ConfirmedBy:
+    """Compare every checksum that a server tells, and its ETag, with ours.
+
+    Args:
+        checksums: as the server writes them; checksums of part checksums are left to others.
+        ours: our checksum by an algorithm, or None where it is not known.
+        otherwise: what is returned where nothing could be compared.
+
+    Raises:
+        IntegrityError: one of them contradicts.
+    """
+    proved = False
+    for algorithm, value in checksums.items():
+        known = None if is_composite(value) else ours(algorithm)
+        if known is None or is_composite(known.value):
+            continue
+        if known.value != value:
+            raise contradiction(where, str(known), f"{algorithm}:{value}")
+        proved = True
+    if proved:
         return "server-checksum"
     stored_md5 = etag_md5(etag) if etag_is_md5 else None
-    if stored_md5 is None:
-        return "nothing"
-    if sent is not None and sent.algorithm == "MD5":
-        body_md5 = digest_of(sent)
-    elif md5_of_body is not None:
-        body_md5 = md5_of_body()
-    else:
-        return "nothing"
-    if body_md5 != stored_md5:
-        raise _contradiction(where, f"ETag {body_md5.hex()}", f"ETag {etag}")
+    md5 = ours("MD5") if stored_md5 is not None else None
+    if md5 is None:
+        return otherwise
+    if digest_of(md5) != stored_md5:
+        raise contradiction(where, f"ETag {digest_of(md5).hex()}", f"ETag {etag}")
     return "etag"
 
 
-def _comparable(sent: Checksum, answered: Checksum) -> bool:
-    return sent.algorithm == answered.algorithm and is_composite(sent.value) == is_composite(answered.value)
-
-
-def _contradiction(where: str, expected: str, actual: str) -> IntegrityError:
+def contradiction(where: str, expected: str, actual: str) -> IntegrityError:
+    """The error for an answer, or an object, that is not what was sent."""
     return IntegrityError(
         f"The server stored other bytes for {where} than were sent: {expected} was sent, it answered {actual}. "
         "Export it again; if that repeats, suspect the network or a proxy on the way.",

@@ -20,6 +20,7 @@ from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, is_composite
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.s3 import operations as o
 from asyncsink.s3.body import request_body
+from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import GetObject, ObjectData
 
 Parameters = dict[str, Any]
@@ -28,6 +29,9 @@ Progress = Callable[[int], None]
 
 HEADER_ALGORITHMS: Final[tuple[ChecksumAlgorithm, ...]] = tuple(a for a in get_args(ChecksumAlgorithm) if a != "MD5")
 """Those that S3 keeps and answers as x-amz-checksum-…; MD5 is Content-MD5 and comes back as the ETag."""
+
+_BESIDE_THE_BODY: Final = frozenset({"ResponseMetadata", "RequestCharged"})
+"""What boto3 says of an answer besides what is in its body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +217,10 @@ def checksums_of(answer: Mapping[str, Any]) -> dict[ChecksumAlgorithm, str]:
 
 
 def _answered_checksum(wanted: Checksum | None, answer: Mapping[str, Any]) -> Checksum | None:
-    if has_composite(answer):
-        # It says nothing about the object's bytes as a whole.
-        return None
     found = checksums_of(answer)
+    if has_composite(answer):
+        # Of the part checksums; one that does not even say so is compared with nothing.
+        found = {algorithm: value for algorithm, value in found.items() if is_composite(value)}
     algorithm = wanted.algorithm if wanted is not None and wanted.algorithm in found else next(iter(found), None)
     return Checksum(algorithm, found[algorithm]) if algorithm is not None else None
 
@@ -230,17 +234,32 @@ def _stored(op: Any, answer: Mapping[str, Any]) -> o.ObjectStored:
     )
 
 
-def _completed(op: o.CompleteMultipartUpload, answer: Mapping[str, Any]) -> o.ObjectStored:
+def _stored_for_sure(op: o.UploadPart | o.CompleteMultipartUpload, answer: Mapping[str, Any]) -> o.ObjectStored:
+    """Of a part, the ETag is needed to complete the upload; of a Complete, nothing else proves that it happened."""
     if not plain_etag(answer):
-        raise ServerFault(
-            f"{op.name} of {op.key} was answered without an ETag, so nothing proves that it happened.",
-            operation=op.name,
-            status=200,
-        )
+        raise _no_answer_of_s3(op, "has no ETag, so nothing proves that it happened")
     return _stored(op, answer)
 
 
-def _headed(_: o.HeadObject, answer: Mapping[str, Any]) -> o.ObjectHead:
+def _no_answer_of_s3(op: Any, why: str) -> ServerFault:
+    """A 200 that S3 does not give: a captive portal, a proxy or a gateway may have answered in its stead."""
+    what = f"{op.name} of {one_line(op.key, 1200)}" if getattr(op, "key", "") else op.name
+    return ServerFault(
+        f"{what} failed: the answer {why}; check that the endpoint is S3, and what answers on the way there.",
+        operation=op.name,
+        status=200,
+    )
+
+
+def _check_said(op: Any, answer: Mapping[str, Any]) -> None:
+    """Refuse an answer that says nothing of what S3 says, which would pass for an empty list."""
+    if not answer.keys() - _BESIDE_THE_BODY:
+        raise _no_answer_of_s3(op, "is none of S3's lists")
+
+
+def _headed(op: o.HeadObject, answer: Mapping[str, Any]) -> o.ObjectHead:
+    if not (answer.get("ETag") or answer.get("LastModified") or checksums_of(answer)):
+        raise _no_answer_of_s3(op, "describes no object (neither ETag nor date)")
     return o.ObjectHead(
         size_bytes=answer["ContentLength"],
         etag=plain_etag(answer),
@@ -266,6 +285,7 @@ def _next(op: Any, answer: Mapping[str, Any], name: str) -> Any:
 
 
 def _listed(op: o.ListObjects, answer: Mapping[str, Any]) -> o.ObjectPage:
+    _check_said(op, answer)
     found = answer.get("Contents") or ()
     if not all(isinstance(e.get("LastModified"), datetime) for e in found):
         raise ServerFault(
@@ -280,6 +300,7 @@ def _listed(op: o.ListObjects, answer: Mapping[str, Any]) -> o.ObjectPage:
 
 
 def _parts_listed(op: o.ListParts, answer: Mapping[str, Any]) -> o.PartPage:
+    _check_said(op, answer)
     if (told := answer.get("UploadId")) and told != op.upload_id:
         raise ServerFault(
             f"{op.name} of {op.key!r} was answered with the parts of another upload; check that the endpoint is S3.",
@@ -296,6 +317,7 @@ def _parts_listed(op: o.ListParts, answer: Mapping[str, Any]) -> o.PartPage:
 
 
 def _uploads_listed(op: o.ListMultipartUploads, answer: Mapping[str, Any]) -> o.UploadPage:
+    _check_said(op, answer)
     found = answer.get("Uploads") or ()
     marker = _next(op, answer, "NextKeyMarker")
     told = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
@@ -330,7 +352,9 @@ def _done(_: Any, __: Mapping[str, Any]) -> o.Done:
     return o.Done()
 
 
-def _created(_: Any, answer: Mapping[str, Any]) -> o.UploadCreated:
+def _created(op: o.CreateMultipartUpload, answer: Mapping[str, Any]) -> o.UploadCreated:
+    if not answer.get("UploadId"):
+        raise _no_answer_of_s3(op, "has no upload id")
     return o.UploadCreated(upload_id=answer["UploadId"])
 
 
@@ -354,8 +378,8 @@ def _got(op: GetObject, answer: Mapping[str, Any]) -> ObjectData:
 CALLS: Final[dict[type[Any], Call]] = {
     o.PutObject: Call("put_object", _put, _stored),
     o.CreateMultipartUpload: Call("create_multipart_upload", _create, _created),
-    o.UploadPart: Call("upload_part", _part, _stored),
-    o.CompleteMultipartUpload: Call("complete_multipart_upload", _complete, _completed),
+    o.UploadPart: Call("upload_part", _part, _stored_for_sure),
+    o.CompleteMultipartUpload: Call("complete_multipart_upload", _complete, _stored_for_sure),
     o.AbortMultipartUpload: Call("abort_multipart_upload", _abort, _done),
     o.HeadObject: Call("head_object", _head, _headed),
     GetObject: Call("get_object", _get, _got),

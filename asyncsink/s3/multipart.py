@@ -30,9 +30,10 @@ from asyncsink.errors import (
     UploadMissing,
 )
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
+from asyncsink.integrity.sameness import contradiction
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
 from asyncsink.s3.aborting import abort_upload
-from asyncsink.s3.confirming import confirm_body, confirm_body_now
+from asyncsink.s3.confirming import check_same_object, confirm_body, confirm_body_now
 from asyncsink.s3.operations import (
     ByteBody,
     CompletedPart,
@@ -304,15 +305,24 @@ class MultipartUpload:
         if (confirmed := self._proof.of_answer(stored, full)) is not None:
             return confirmed
         try:
-            head, _ = await whose(self._transport, self.key, self.write_token, self._attributes.sse_customer_key)
+            head, ours = await whose(self._transport, self.key, self.write_token, self._attributes.sse_customer_key)
         except ObjectMissing:
             raise IntegrityError(
                 f"{self.key!r} is not there, although the server confirmed its upload; export it again.",
                 expected=str(full or self._plan.size_bytes),
                 actual="nothing",
             ) from None
-        # Credentials that may only write: S3 said that it is complete, and nobody can say more.
-        return self._proof.of_object(head, full) if head is not None else "nothing"
+        if head is None:
+            # Credentials that may only write: S3 said that it is complete, and nobody can say more.
+            return "nothing"
+        check_same_object(stored, head, repr(self.key))
+        confirmed = self._proof.of_object(head, full)
+        if confirmed == "size" and not ours:
+            raise contradiction(
+                repr(self.key), "an object with a write token of this run", "an object of the same size without it"
+            )
+        stored.version_id, stored.sse = stored.version_id or head.version_id, stored.sse or head.sse
+        return confirmed
 
     def _as_stored(self, head: ObjectHead, full: Checksum | None) -> ObjectStored:
         return ObjectStored(

@@ -68,10 +68,11 @@ def already_there(refused: PreconditionFailed, head: ObjectHead | None) -> Alrea
 
 
 def answered_checksum(head: ObjectHead, algorithm: ChecksumAlgorithm | None) -> Checksum | None:
-    """The whole object's checksum where the server tells it, or None."""
-    if algorithm is None or head.composite or algorithm not in head.checksums:
+    """The whole object's checksum where the server tells one, by `algorithm` if it can be, or None."""
+    if head.composite or not head.checksums:
         return None
-    return Checksum(algorithm, head.checksums[algorithm])
+    told = algorithm if algorithm is not None and algorithm in head.checksums else next(iter(head.checksums))
+    return Checksum(told, head.checksums[told])
 
 
 class OwnWrites:

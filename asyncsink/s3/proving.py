@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from asyncsink.errors import IntegrityError
-from asyncsink.integrity.checksums import etag_md5, multipart_etag
-from asyncsink.integrity.sameness import confirm
+from asyncsink.integrity.checksums import COMPOSITE_ALGORITHMS, composite, etag_md5, is_composite, multipart_etag
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
 from asyncsink.s3.operations import CompletedPart, ObjectHead, ObjectStored
 
@@ -54,8 +53,8 @@ class UploadProof:
         Raises:
             IntegrityError: the answer contradicts it.
         """
-        if full is not None and stored.checksum is not None and stored.checksum.algorithm == full.algorithm:
-            return confirm(sent=full, answered=stored.checksum, etag="", md5_of_body=None, etag_is_md5=False)
+        if stored.checksum is not None and self._agrees(stored.checksum, full):
+            return "server-checksum"
         expected = self._expected_etag()
         if expected is not None and stored.etag == expected:
             # Every part's MD5 was compared or sent, and the ETag binds them together in order.
@@ -68,18 +67,42 @@ class UploadProof:
         Raises:
             IntegrityError: it is not what was sent.
         """
-        size, answered = self._size_bytes, full and head.checksums.get(full.algorithm)
-        if head.size_bytes != size:
-            raise self._other(f"{size:,} bytes", f"{head.size_bytes:,} bytes")
-        if full is not None and answered is not None and not head.composite:
-            if answered != full.value:
-                raise self._other(str(full), f"{full.algorithm}:{answered}")
+        if head.size_bytes != self._size_bytes:
+            raise self._other(f"{self._size_bytes:,} bytes", f"{head.size_bytes:,} bytes")
+        told = [
+            Checksum(algorithm, value)
+            for algorithm, value in head.checksums.items()
+            if is_composite(value) or not head.composite
+        ]
+        # Each is compared, also where one of them would do.
+        if [checksum for checksum in told if self._agrees(checksum, full)]:
             return "server-checksum"
         if (expected := self._expected_etag()) is not None:
             if head.etag != expected:
                 raise self._other(f"ETag {expected}", f"ETag {head.etag}")
             return "etag"
         return "server-checksum" if full is None and self._parts_are_proved() else "size"
+
+    def _agrees(self, told: Checksum, full: Checksum | None) -> bool:
+        """Whether a checksum that the server tells of the object is ours; False where ours is not known.
+
+        Raises:
+            IntegrityError: it is another.
+        """
+        ours = self._composite(told.algorithm) if is_composite(told.value) else full
+        if ours is None or ours.algorithm != told.algorithm:
+            return False
+        if ours != told:
+            raise self._other(str(ours), str(told))
+        return True
+
+    def _composite(self, algorithm: ChecksumAlgorithm) -> Checksum | None:
+        """The checksum of the parts' checksums, where those are known by `algorithm`."""
+        known = [self._parts[number].checksum for number in sorted(self._parts)]
+        parts = [checksum for checksum in known if checksum is not None and checksum.algorithm == algorithm]
+        if algorithm not in COMPOSITE_ALGORITHMS or len(parts) != len(known):
+            return None
+        return composite(algorithm, parts)
 
     def _parts_are_proved(self) -> bool:
         """The server repeated the checksum of every part, and Complete named them all."""

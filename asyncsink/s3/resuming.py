@@ -136,7 +136,8 @@ async def find_own_object(
 
 
 async def end_upload(transport: Transport, key: str, upload_id: str, *, seconds: float) -> str:
-    """Abort an upload of an earlier run. Returns "", or a sentence where these credentials may not abort it.
+    """Abort an upload of an earlier run. Returns "", or a sentence where it stays open: these credentials may not abort
+    it, or the server lists it whatever it answers.
 
     Raises:
         TransferError: it may still be open.
@@ -158,7 +159,11 @@ async def end_upload(transport: Transport, key: str, upload_id: str, *, seconds:
                 await transport.send(ListParts(key=key, upload_id=upload_id))
             except (UploadMissing, AccessDenied):
                 return ""
-    return ""
+    return (
+        f"The multipart upload {upload_id} of {key!r}, which an earlier run began, may still be open: the server "
+        f"lists it after {ABORTS_MAX} aborts; a lifecycle rule for incomplete uploads, or asyncsink abort-uploads, "
+        "removes it."
+    )
 
 
 async def empty_uploads_between(

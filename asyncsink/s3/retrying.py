@@ -15,15 +15,22 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from asyncsink.config import RetryPolicy
-from asyncsink.errors import RetryableError, Throttled, TransferError
+from asyncsink.errors import RetryableError, ServerFault, Throttled, TransferError
+from asyncsink.s3.error_map import one_line
 from asyncsink.s3.mute_heads import is_mute
-from asyncsink.s3.operations import Operation, Response
+from asyncsink.s3.operations import ObjectHead, ObjectPage, ObjectStored, Operation, Response
 from asyncsink.s3.transport import Transport
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
 R = TypeVar("R", bound=Response)
+
+
+class Unproved(ServerFault):
+    """A 200 that proves nothing, from a server whose answers do otherwise."""
+
+
 PREPARE_ATTEMPTS_MAX = 4
 """Attempts of a run's first request: a wrong endpoint should be told in seconds, not in minutes."""
 PREPARE_THROTTLED_SECONDS_MAX = 60.0
@@ -40,6 +47,9 @@ class RetryingTransport:
     are in memory, PutObject and UploadPart replace what an earlier attempt stored. A Complete that had succeeded before
     its answer was lost ends as UploadMissing, and a conditional write as PreconditionFailed: both are resolved by
     looking for the write token.
+
+    A body that is answered with neither ETag nor checksum is sent once more where this server has told such before:
+    what answered may not have been the server. The second answer is returned, whatever it is.
 
     A HEAD's bare 400 is asked for once more: nobody can tell what it means (see `mute_heads`).
 
@@ -61,6 +71,7 @@ class RetryingTransport:
         self._throttled_seconds = policy.throttled_seconds
         self._sleep = sleep
         self._clock = clock
+        self._proves = False
         self.retries = 0
         """Attempts beyond the first, over all operations."""
 
@@ -72,13 +83,33 @@ class RetryingTransport:
         started = self._clock()
         try:
             # The retrying machinery is only for requests that need it: nearly all succeed at once.
-            return await self._inner.send(operation)
+            return self._with_proof(operation, await self._inner.send(operation))
         except TransferError as error:
             if not isinstance(error, RetryableError) and not is_mute(operation, error):
                 error.elapsed_seconds = self._clock() - started
                 raise
             first = error
         return await self._send_again(operation, first, started)
+
+    def _with_proof(self, operation: Operation[R], response: R) -> R:
+        """The same answer.
+
+        Raises:
+            Unproved: it has no proof that bytes were stored, and others of this server had.
+        """
+        if isinstance(response, ObjectStored):
+            if response.etag or response.checksum is not None:
+                self._proves = True
+            elif self._proves:
+                raise Unproved(
+                    f"{operation.name} of {one_line(getattr(operation, 'key', ''), 1200)} was answered with neither "
+                    "ETag nor checksum, unlike others before.",
+                    operation=operation.name,
+                    status=200,
+                )
+        elif not self._proves and isinstance(response, (ObjectHead, ObjectPage)):
+            self._proves = isinstance(response, ObjectHead) or any(listed.etag for listed in response.objects)
+        return response
 
     async def _send_again(self, operation: Operation[R], first: TransferError, started: float) -> R:
         # Most runs send nothing again; those that do load this once, in a few milliseconds.
@@ -88,6 +119,7 @@ class RetryingTransport:
         policy = self._policy
         jitter = wait_random_exponential(multiplier=policy.backoff_seconds_base, max=policy.backoff_seconds_max)
         number = faults = mute = 0
+        unproved = isinstance(first, Unproved)
 
         def is_over(state: RetryCallState) -> bool:
             nonlocal faults
@@ -122,6 +154,9 @@ class RetryingTransport:
                     if number == 1:
                         raise first
                     response = await self._inner.send(operation)
+                    if not unproved:
+                        unproved = True
+                        self._with_proof(operation, response)
         except TransferError as error:
             error.attempts = number
             error.elapsed_seconds = self._clock() - started

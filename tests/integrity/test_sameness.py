@@ -322,12 +322,12 @@ MD5 = checksum_of(BODY, "MD5")
 OTHER_ETAG = hashlib.md5(b"b", usedforsecurity=False).hexdigest()
 
 
-def body_md5() -> bytes:
-    return hashlib.md5(BODY, usedforsecurity=False).digest()
+def of_body(algorithm: ChecksumAlgorithm) -> Checksum:
+    return checksum_of(BODY, algorithm)
 
 
-def not_called() -> bytes:
-    raise AssertionError("the body's MD5 was computed without need")
+def not_called(algorithm: ChecksumAlgorithm) -> Checksum:
+    raise AssertionError(f"the body's {algorithm} was computed without need")
 
 
 @pytest.mark.parametrize(
@@ -339,22 +339,29 @@ def not_called() -> bytes:
         (SENT, None, MANY, True, "nothing"),
         (SENT, None, "", True, "nothing"),
         (None, None, "", True, "nothing"),
-        (None, SENT, "", True, "nothing"),
-        (SENT, checksum_of(BODY, "SHA256"), "", True, "nothing"),
         (SENT, Checksum("CRC64NVME", f"{OTHER.value}-2"), "", True, "nothing"),
     ],
 )
-def test_proofs_without_the_bodys_md5(
+def test_proofs_for_which_nothing_is_computed(
     sent: Checksum | None, answered: Checksum | None, etag: str, etag_is_md5: bool, expected: str
 ) -> None:
     assert confirm(sent, answered, etag, not_called, etag_is_md5) == expected
 
 
 @pytest.mark.parametrize("sent", [SENT, None])
-@pytest.mark.parametrize("answered", [None, checksum_of(BODY, "CRC32")])
-def test_an_etag_is_proof_where_no_checksum_came_back(sent: Checksum | None, answered: Checksum | None) -> None:
-    assert confirm(sent, answered, PLAIN, body_md5, etag_is_md5=True) == "etag"
-    assert confirm(sent, answered, PLAIN, None, etag_is_md5=True) == "nothing"
+def test_an_etag_is_proof_where_no_checksum_came_back(sent: Checksum | None) -> None:
+    assert confirm(sent, None, PLAIN, of_body, etag_is_md5=True) == "etag"
+    assert confirm(sent, None, PLAIN, None, etag_is_md5=True) == "nothing"
+
+
+@pytest.mark.parametrize("sent", [SENT, None])
+@pytest.mark.parametrize("algorithm", ["CRC64NVME", "CRC32C", "CRC32", "SHA256"])
+def test_a_checksum_of_the_servers_own_choice_is_compared(sent: Checksum | None, algorithm: ChecksumAlgorithm) -> None:
+    assert confirm(sent, of_body(algorithm), "", of_body, etag_is_md5=True) == "server-checksum"
+    with pytest.raises(IntegrityError):
+        confirm(sent, checksum_of(b"b", algorithm), PLAIN, of_body, etag_is_md5=True)
+    if sent is None or sent.algorithm != algorithm:
+        assert confirm(sent, of_body(algorithm), "", None, etag_is_md5=True) == "nothing"
 
 
 @pytest.mark.parametrize(
@@ -363,7 +370,7 @@ def test_an_etag_is_proof_where_no_checksum_came_back(sent: Checksum | None, ans
 )
 def test_a_contradiction_is_an_error(sent: Checksum | None, answered: Checksum | None, etag: str) -> None:
     with pytest.raises(IntegrityError, match=r"other bytes for sub-01/T1w\.nii than were sent") as caught:
-        confirm(sent, answered, etag, body_md5, etag_is_md5=True, where="sub-01/T1w.nii")
+        confirm(sent, answered, etag, of_body, etag_is_md5=True, where="sub-01/T1w.nii")
     assert caught.value.expected in str(caught.value)
     assert caught.value.actual in str(caught.value)
     assert caught.value.expected != caught.value.actual

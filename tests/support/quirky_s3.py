@@ -292,7 +292,8 @@ class QuirkyS3:
             f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag><Size>{len(body)}</Size></Part>"
             for number, (body, etag) in sorted(upload["parts"].items())
         )
-        return _xml("ListPartsResult", f"<IsTruncated>false</IsTruncated>{rows}")
+        upload_id = f"<UploadId>{r.query['uploadId']}</UploadId>"
+        return _xml("ListPartsResult", f"{upload_id}<IsTruncated>false</IsTruncated>{rows}")
 
     def _checksums(self, r: Request) -> dict[str, str]:
         named = {name: value for name, value in r.headers.items() if name.startswith("x-amz-checksum-")}

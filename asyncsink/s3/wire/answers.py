@@ -102,8 +102,11 @@ def _as_sent(operation: ObjectOperation, answer: Answer) -> ObjectStored | None:
     name = _CHECKSUM_HEADERS.get(sent.algorithm)
     if name is None or headers.get(name) != sent.value.encode() or headers.get(_TYPE, _FULL) != _FULL:
         return None
+    etag = plain_etag({"ETag": _header(answer, b"etag")})
+    if not etag and isinstance(operation, UploadPart):
+        return None
     return ObjectStored(
-        etag=plain_etag({"ETag": _header(answer, b"etag")}),
+        etag=etag,
         checksum=sent,
         version_id=_header(answer, b"x-amz-version-id"),
         sse=_header(answer, _SSE) or ("customer" if headers.get(_SSE_C) else ""),
