@@ -232,7 +232,8 @@ class _Digesting:
 def _prove_head(promise: Promise, head: ObjectHead) -> str:
     wanted = promise.checksum
     stored = head.checksums.get(wanted.algorithm) if wanted is not None else None
-    if wanted is not None and stored is not None:
+    # A checksum of part checksums says nothing of one of the whole object, nor the reverse.
+    if wanted is not None and stored is not None and is_composite(stored) == is_composite(wanted.value):
         if stored != wanted.value:
             raise Unproven(f"its checksum is {wanted.algorithm}:{stored}; {wanted} was published")
         return "checksum"

@@ -20,7 +20,7 @@ from asyncsink.config import ChecksumChoice
 from asyncsink.errors import AsyncSinkError, ConfigError, PermanentError, RetryableError
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Checksum
-from asyncsink.s3.confirming import MD5_INLINE_BYTES_MAX
+from asyncsink.s3.confirming import COMPUTED_INLINE_BYTES_MAX
 from asyncsink.s3.get_object import GetObject, GetObjectTo
 from asyncsink.s3.operations import (
     ByteBody,
@@ -216,6 +216,6 @@ def _may_be_refused(operation: Operation[Any], error: PermanentError) -> bool:
 
 
 async def _md5(body: ByteBody) -> Checksum:
-    if len(body) <= MD5_INLINE_BYTES_MAX:
+    if len(body) <= COMPUTED_INLINE_BYTES_MAX:
         return checksum_of(body, "MD5")
     return await anyio.to_thread.run_sync(checksum_of, body, "MD5")

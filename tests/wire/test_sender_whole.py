@@ -234,16 +234,17 @@ async def test_a_server_that_always_says_other_bytes_is_reported(
     assert way.parts == [WHOLE, WHOLE]
 
 
-async def test_an_answer_that_says_nothing_is_confirmed_by_looking(
-    root: Path, bucket: str, s3: Any, seaweed: Any, options: dict[str, Any]
+@pytest.mark.parametrize("arrived", [True, False])
+async def test_an_answer_that_says_nothing_is_settled_by_looking(
+    root: Path, bucket: str, s3: Any, seaweed: Any, options: dict[str, Any], arrived: bool
 ) -> None:
-    s3.put_object(Bucket=bucket, Key="scan.json", Body=bytes(SIZE))
+    there = (root / "scan.json").read_bytes() if arrived else bytes(SIZE)
+    s3.put_object(Bucket=bucket, Key="scan.json", Body=there, ChecksumAlgorithm="CRC64NVME")
     async with PartsProxy(seaweed.endpoint_url, lambda number: SAYS_NOTHING) as way:
         options["endpoint_url"] = way.endpoint_url
         report = await asyncsink.export_directory(root, f"s3://{bucket}", overwrite="always", **options)
-    (receipt,) = report.receipts
-    assert receipt.confirmed_by == "size"
-    assert any("ignores CRC64NVME checksums" in notice for notice in report.notices)
+    assert [each.confirmed_by for each in report.receipts] == ["server-checksum"] * arrived
+    assert [each.error for each in report.failures] == ["IntegrityError"] * (not arrived)
 
 
 @pytest.mark.parametrize(
