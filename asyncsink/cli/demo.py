@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asyncsink.cli.displays import count_display, transfer_display
+from asyncsink.cli.displays import progress_display
 from asyncsink.cli.output import Output
 from asyncsink.cli.story import Broken, tell_story
 from asyncsink.config import S3Target, Settings
@@ -125,7 +125,7 @@ class _Story:
         from asyncsink.sources.outputs import OutputsSource
 
         progress = Progress()
-        with transfer_display("the cohort", progress, quiet=False):
+        with progress_display("looking at the cohort…", progress, quiet=False):
             report = await run_source(settings, OutputsSource(outputs, symlinks="follow"), progress=progress)
         for failure in report.failures:
             raise Broken(f"{failure.source} was not published: {failure.message}")
@@ -145,18 +145,14 @@ class _Story:
         return report
 
     async def _verify(self, settings: Settings) -> None:
+        from asyncsink.engine.progress import Progress
         from asyncsink.engine.verifying import verify_manifest
 
         assert isinstance(settings.target, S3Target)
-        checked = 0
-
-        def observe(number: int) -> None:
-            nonlocal checked
-            checked = number
-
+        progress = Progress()
         options = {"creds_path": settings.target.creds_path}
-        with count_display("read back", lambda: checked, quiet=False):
-            report = await verify_manifest(self._manifest, read_back=True, options=options, observe=observe)
+        with progress_display("reading the manifest…", progress, noun="object", quiet=False):
+            report = await verify_manifest(self._manifest, read_back=True, options=options, progress=progress)
         if not report.ok or report.confirmed_by != {"read-back": report.checked}:
             raise Broken(f"expected every object to be read back intact. {report.summary()}")
         self._tell(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -13,26 +12,18 @@ if TYPE_CHECKING:
     from asyncsink.cli.progress import Display
 
 
-def transfer_display(source: str, progress: Progress, *, quiet: bool) -> AbstractContextManager[Display | None]:
-    """The display of a run, or None where stderr is no terminal that can show one."""
-    if quiet or not _looked_at():
-        return nullcontext()
-    from asyncsink.cli.progress import TransferDisplay, terminal
+def progress_display(
+    opening: str, progress: Progress, *, quiet: bool, noun: str = "file"
+) -> AbstractContextManager[Display | None]:
+    """The display of a run, or None where stderr is no terminal that can show one.
 
-    console = terminal()
-    return TransferDisplay(console, source, progress) if console is not None else nullcontext()
-
-
-def count_display(text: str, done: Callable[[], int], *, quiet: bool) -> AbstractContextManager[Display | None]:
-    """The display of a growing number, or None where stderr is no terminal that can show one."""
-    if quiet or not _looked_at():
-        return nullcontext()
-    from asyncsink.cli.progress import CountDisplay, terminal
-
-    console = terminal()
-    return CountDisplay(console, text, done) if console is not None else nullcontext()
-
-
-def _looked_at() -> bool:
+    Args:
+        opening, noun: as in `ProgressLines`.
+    """
     # A process that was started with its stderr closed has none.
-    return sys.stderr is not None and sys.stderr.isatty()
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        return nullcontext()
+    from asyncsink.cli.progress import Display, ProgressLines, terminal
+
+    console = terminal()
+    return Display(console, ProgressLines(opening, progress, noun=noun)) if console is not None else nullcontext()

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from asyncsink.cli.arguments import open_source, options_of, with_state_directory
-from asyncsink.cli.displays import transfer_display
+from asyncsink.cli.displays import progress_display
 from asyncsink.cli.output import Output, in_flags
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.cli.tally import Tally
@@ -41,7 +41,7 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
         found, give_up = open_source(source, settings)
 
         async def main() -> Report:
-            with transfer_display(source, progress, quiet=output.quiet):
+            with progress_display(f"looking at {source}…", progress, quiet=output.quiet):
                 return await run_source(
                     settings,
                     found,
@@ -64,7 +64,7 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
         return getattr(stop, "exit_code", 130)
     except AsyncSinkError as error:
         output.error(error, partial())
-        if dry_run or not _was_sent(error, progress.started, progress.objects_done + progress.bytes_done):
+        if dry_run or not _was_sent(error, progress.started, progress.counts.objects_total + progress.bytes_moved):
             return 2
         output.note(tally.sentence())
         return 1

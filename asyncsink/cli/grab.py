@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asyncsink.cli.arguments import options_of, split_pair
-from asyncsink.cli.displays import transfer_display
+from asyncsink.cli.displays import progress_display
 from asyncsink.cli.output import Output, in_flags
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError, ConfigError
@@ -40,7 +40,7 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
         grabber = S3Grabber(source, directory, **grab_options(given))
 
         async def main() -> GrabReport:
-            with transfer_display(source, progress, quiet=output.quiet):
+            with progress_display(f"looking at {source}…", progress, quiet=output.quiet):
                 return await grabber.run(observe=observe, progress=progress)
 
         report = run_until_signalled(main)

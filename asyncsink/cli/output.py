@@ -201,6 +201,8 @@ def _bug(error: BaseException) -> str:
 def _write(stream: TextIO | None, text: str, *, flush: bool = True) -> None:
     if stream is None:
         return  # the process was started with it closed
+    if not (stream.encoding or "").lower().startswith("utf"):
+        text = text.replace("…", "...")
     try:
         stream.write(text)
         if flush:

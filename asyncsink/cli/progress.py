@@ -1,42 +1,46 @@
-"""The progress bar: on stderr, on a terminal, and nowhere else."""
+"""What a terminal shows while a run goes on: a bar and a line of counts, on stderr."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from itertools import cycle
 from types import TracebackType
 from typing import Self
 
-from rich import progress as rich_progress
 from rich.console import Console
+from rich.live import Live
 from rich.text import Text
 
-from asyncsink.engine.progress import Progress
-from asyncsink.report.wording import count, inert, size
+from asyncsink.engine.progress import Progress, Speed, Speedometer
+from asyncsink.report.wording import count, inert, share_of_size, size
 
 INTERVAL_SECONDS = 0.1
+BAR_WIDTH_MIN = 6
+BAR_WIDTH_MAX = 60
+MARGIN = 3
+"""Columns at the end of a line that stay free: a terminal that echoes ^C there would begin a new line, and a stale bar
+would stay above it."""
 
 
 class Display:
-    """A line on the terminal, redrawn from the event loop's timer; gone when its block ends. What is printed
-    to sys.stderr meanwhile stands above it."""
+    """Lines on the terminal, redrawn from the event loop's timer; gone when its block ends. What is printed to
+    sys.stderr meanwhile stands above them.
 
-    def __init__(self, console: Console, text: str) -> None:
-        """Describe a spinner beside `text`; entering shows it, on a running event loop."""
+    Args:
+        lines: what to show, given the columns that may be used and whether the terminal takes ASCII only.
+    """
+
+    def __init__(self, console: Console, lines: Callable[[int, bool], Sequence[str]]) -> None:
         self._console = console
-        self._text = text
+        self._lines = lines
         self._timer: asyncio.TimerHandle | None = None
-        self._bars = self._new(rich_progress.SpinnerColumn(), rich_progress.TextColumn("{task.description}"))
-        self._task = self._bars.add_task(_plain(text), total=None)
-
-    def _new(self, *columns: rich_progress.ProgressColumn) -> rich_progress.Progress:
         # No thread of rich's own: it would draw while the event loop prints, and outlive a run that fails.
-        return rich_progress.Progress(
-            *columns, console=self._console, transient=True, auto_refresh=False, redirect_stdout=False
-        )
+        self._live = Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False)
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        self._live.start()
         self._tick()
         return self
 
@@ -45,99 +49,115 @@ class Display:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._bars.stop()
+        self._live.stop()
 
     def _tick(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL_SECONDS, self._tick)
-        self.update()
-        self._bars.refresh()
+        ascii_only = self._console.options.ascii_only
+        columns = max(1, self._console.width - MARGIN)
+        lines = [_fitting(line, columns, ascii_only=ascii_only) for line in self._lines(columns, ascii_only)]
+        self._live.update(Text("\n".join(lines), no_wrap=True, overflow="crop"), refresh=True)
 
-    def update(self) -> None:
-        """Bring what is shown up to date."""
 
+class ProgressLines:
+    """The lines of a run: what it looks at until it has begun, then how far it is.
 
-class TransferDisplay(Display):
-    """Looks at SOURCE, then files, bytes, rate and (where the totals are known) time left."""
+    Args:
+        opening: shown until the run has begun.
+        noun: what is counted, in the singular.
+        clock: seconds, never falling.
+    """
 
-    def __init__(self, console: Console, source: str, progress: Progress) -> None:
-        """Show `progress`, which the engine moves."""
-        super().__init__(console, f"looking at {source}…")
+    def __init__(
+        self, opening: str, progress: Progress, *, noun: str = "file", clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._opening = inert(opening)
         self._progress = progress
-        self._sending = False
+        self._noun = noun
+        self._speedometer = Speedometer(progress, clock)
+        self._spinner = {True: cycle(r"|/-\\"), False: cycle("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")}
 
-    def update(self) -> None:
-        """Poll the counts."""
+    def __call__(self, columns: int, ascii_only: bool) -> list[str]:
+        """The lines now, none longer than `columns`."""
         progress = self._progress
+        spin = next(self._spinner[ascii_only])
         if not progress.started:
-            return
-        if not self._sending:
-            self._sending = True
-            self._show_bar()
-        # A run of empty files has no bytes to count by.
-        by_bytes = progress.bytes_total is None or progress.bytes_total > 0
-        done = progress.bytes_done if by_bytes else progress.objects_done
-        total = progress.bytes_total if by_bytes else progress.objects_total
-        self._bars.update(self._task, completed=done, total=total)
+            return [f"{spin} {self._opening}"]
+        speed = self._speedometer.read()
+        first = _bar_line(progress, speed, columns, ascii_only=ascii_only)
+        return [first or _joined([spin, *_amounts(progress, speed)], "  ", columns), self._counts(columns, ascii_only)]
 
-    def _show_bar(self) -> None:
-        self._bars.stop()
-        first: list[rich_progress.ProgressColumn] = [rich_progress.SpinnerColumn()]
-        last: list[rich_progress.ProgressColumn] = []
-        if self._progress.bytes_total is not None:
-            first.append(rich_progress.BarColumn(bar_width=None))
-            last.append(rich_progress.TimeRemainingColumn(compact=True))
-        self._bars = self._new(
-            *first,
-            _Files(self._progress),
-            rich_progress.DownloadColumn(binary_units=True),
-            _Rate(),
-            *last,
-        )
-        self._bars.expand = True
-        self._task = self._bars.add_task("", total=self._progress.bytes_total)
-        self._bars.start()
+    def _counts(self, columns: int, ascii_only: bool) -> str:
+        progress, counts = self._progress, self._progress.counts
+        done, total = progress.objects_done, progress.objects_total
+        parts = [count(done, self._noun) if total is None else f"{done:,}/{total:,} {self._noun}s"]
+        left_out = counts.not_published_total
+        parts += [f"{counts.objects_failed:,} failed"]
+        parts += [f"{counts.already_there:,} unchanged"] if counts.already_there else []
+        parts += [f"{left_out:,} left out"] if left_out else []
+        parts += [f"{progress.traffic.retries:,} retried"] if progress.traffic.retries else []
+        parts += [f"{size(progress.bytes_under_way)} under way"] if progress.bytes_under_way else []
+        return _joined(parts, ", " if ascii_only else " · ", columns)
 
 
-class CountDisplay(Display):
-    """A number of objects that grows."""
-
-    def __init__(self, console: Console, text: str, done: Callable[[], int]) -> None:
-        """Show `text` and what `done` returns."""
-        super().__init__(console, text)
-        self._done = done
-
-    def update(self) -> None:
-        """Poll the number."""
-        self._bars.update(self._task, description=_plain(f"{self._text} {count(self._done(), 'object')}"))
-
-
-class _Files(rich_progress.ProgressColumn):
-    """Files done, of how many."""
-
-    def __init__(self, progress: Progress) -> None:
-        super().__init__()
-        self._progress = progress
-
-    def render(self, task: rich_progress.Task) -> Text:  # noqa: ARG002 - rich gives it
-        """The counts as they are now."""
-        done, total = self._progress.objects_done, self._progress.objects_total
-        return Text(count(done, "file") if total is None else f"{done:,}/{total:,} files")
+def _bar_line(progress: Progress, speed: Speed, columns: int, *, ascii_only: bool) -> str:
+    """The bar, the share, the bytes, the rate and the time left; "" where no total is known."""
+    share = progress.done_share
+    if share is None:
+        return ""
+    figures = _joined([f"{int(share * 100):>3}%", *_amounts(progress, speed)], "  ", columns)
+    width = min(BAR_WIDTH_MAX, columns - len(figures) - 1)
+    if width < BAR_WIDTH_MIN:
+        return figures
+    filled = int(share * width)
+    full, empty = ("#", "-") if ascii_only else ("━", "╌")
+    return f"{full * filled}{empty * (width - filled)} {figures}"
 
 
-class _Rate(rich_progress.ProgressColumn):
-    """Bytes per second, in the units of the amount beside it."""
+def _amounts(progress: Progress, speed: Speed) -> list[str]:
+    """Bytes done, the rate, and the time left, as far as they are known."""
+    done, total = progress.bytes_done, progress.bytes_total
+    parts = []
+    if total is None:
+        parts.append(size(done))
+    elif total:
+        parts.append(share_of_size(done, total))
+    moves_files_only = not speed.bytes_per_second and speed.objects_per_second
+    rate = f"{speed.objects_per_second:,.0f} files" if moves_files_only else size(speed.bytes_per_second)
+    parts.append(f"{rate}/s")
+    if progress.bytes_total is not None:
+        parts.append("--:-- left" if speed.seconds_left is None else f"{_clock_time(speed.seconds_left)} left")
+    return parts
 
-    def render(self, task: rich_progress.Task) -> Text:
-        """The rate of the last seconds."""
-        return Text(f"{size(task.speed)}/s" if task.speed else "")
+
+def _clock_time(seconds: float) -> str:
+    """ "0:07", "12:34", "3:05:00"."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def _joined(parts: Sequence[str], separator: str, columns: int) -> str:
+    """The parts that fit, from the first on."""
+    line = parts[0]
+    for part in parts[1:]:
+        if len(line) + len(separator) + len(part) > columns:
+            break
+        line += separator + part
+    return line
+
+
+def _fitting(line: str, columns: int, *, ascii_only: bool) -> str:
+    """The line in characters that the terminal shows, cut where it is too long for it."""
+    if ascii_only:
+        line = line.replace("…", "...").encode("ascii", "backslashreplace").decode("ascii")
+    text = Text(line)
+    if text.cell_len > columns:
+        text.truncate(columns)
+    return text.plain
 
 
 def terminal() -> Console | None:
     """The terminal that stderr is, or None where it is none that can show a line that changes."""
     console = Console(stderr=True)
     return None if not console.is_terminal or console.is_dumb_terminal else console
-
-
-def _plain(text: str) -> str:
-    """A foreign text, with nothing in it that rich would read as markup."""
-    return inert(text).replace("[", r"\[")

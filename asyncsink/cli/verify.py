@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asyncsink.cli.arguments import options_of
-from asyncsink.cli.displays import count_display
+from asyncsink.cli.displays import progress_display
 from asyncsink.cli.output import Output, in_flags
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError
@@ -15,31 +15,31 @@ from asyncsink.report.wording import count
 
 def verify_command(manifest: str, given: Mapping[str, Any], *, read_back: bool, output: Output) -> int:
     """Look at every object of a manifest, tell what was found, and return the exit code."""
+    from asyncsink.engine.progress import Progress
     from asyncsink.engine.verifying import VerifyReport, verify_manifest
 
-    checked = 0
+    progress = Progress()
 
-    def observe(number: int) -> None:
-        nonlocal checked
-        checked = number
+    def checked() -> int:
+        return progress.counts.objects_total
 
     try:
         options = options_of(given)
 
         async def main() -> VerifyReport:
-            with count_display("checked", lambda: checked, quiet=output.quiet):
-                return await verify_manifest(manifest, read_back=read_back, options=options, observe=observe)
+            with progress_display(f"reading {manifest}…", progress, noun="object", quiet=output.quiet):
+                return await verify_manifest(manifest, read_back=read_back, options=options, progress=progress)
 
         report = run_until_signalled(main)
     except Interrupted as stop:
-        output.note(f"interrupted: checked {count(checked, 'object')}, not all of them")
-        output.json_object({"manifest": manifest, "ok": False, "objects_total": checked, "interrupted": True})
+        output.note(f"interrupted: checked {count(checked(), 'object')}, not all of them")
+        output.json_object({"manifest": manifest, "ok": False, "objects_total": checked(), "interrupted": True})
         return stop.exit_code
     except AsyncSinkError as error:
-        output.error(error, {"manifest": manifest, "ok": False, "objects_total": checked})
-        return 1 if checked else 2
+        output.error(error, {"manifest": manifest, "ok": False, "objects_total": checked()})
+        return 1 if checked() else 2
     except Exception as error:  # noqa: BLE001 - a bug, told as one
-        output.error(error, {"manifest": manifest, "ok": False, "objects_total": checked})
+        output.error(error, {"manifest": manifest, "ok": False, "objects_total": checked()})
         return 1
     output.say(report.summary())
     output.json_object({**report.as_dict(), "interrupted": False})

@@ -15,6 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from io import RawIOBase
 
@@ -206,10 +207,12 @@ class Child:
     async def tell(self, *, ready: bool = False, error: tuple[str, str] | None = None) -> None:
         """Tell the parent what is new, if anything is. Cancelled, it finishes the message first."""
         counts = News(
-            objects_done=self._progress.objects_done,
-            bytes_done=self._progress.bytes_done,
-            requests=self._run.requests if self._run is not None else 0,
-            retries=self._run.retries if self._run is not None else 0,
+            objects_in_hand=self._progress.objects_in_hand,
+            bytes_under_way=self._progress.bytes_under_way,
+            bytes_failed=self._progress.bytes_failed,
+            bytes_moved=self._progress.bytes_moved,
+            requests=self._progress.traffic.requests,
+            retries=self._progress.traffic.retries,
             limit=self._limit[0],
             reason=self._limit[1],
         )
@@ -220,20 +223,7 @@ class Child:
         ended, self._ended = self._ended, []
         passed, self._passed = self._passed, []
         notices, self._notices = self._notices, []
-        news = News(
-            ready=ready,
-            ended=ended,
-            passed=passed,
-            steps=steps,
-            notices=notices,
-            objects_done=counts.objects_done,
-            bytes_done=counts.bytes_done,
-            requests=counts.requests,
-            retries=counts.retries,
-            limit=counts.limit,
-            reason=counts.reason,
-            error=error,
-        )
+        news = replace(counts, ready=ready, ended=ended, passed=passed, steps=steps, notices=notices, error=error)
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(_write, self._news, pack(news))
 

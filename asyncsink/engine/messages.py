@@ -75,7 +75,7 @@ class News:
         ended: the transfers that have ended, by their number in the order in which they were given.
         passed: what became of them.
         steps, notices: new ones; steps are those of multipart uploads, for the journal.
-        objects_done, bytes_done, requests, retries: since the start.
+        objects_in_hand, bytes_under_way: now. bytes_failed, bytes_moved, requests, retries: since the start.
         limit: requests in flight that are allowed now; `reason`: why it is that.
         error: class name and sentence of the error that ended the process, or None.
     """
@@ -85,8 +85,10 @@ class News:
     passed: list[Passed] = field(default_factory=list)
     steps: list[UploadStep] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
-    objects_done: int = 0
-    bytes_done: int = 0
+    objects_in_hand: int = 0
+    bytes_under_way: int = 0
+    bytes_failed: int = 0
+    bytes_moved: int = 0
     requests: int = 0
     retries: int = 0
     limit: int = 0

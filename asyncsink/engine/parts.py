@@ -21,7 +21,7 @@ from asyncsink.engine.budget import ByteBudget
 from asyncsink.engine.buffers import BufferPool
 from asyncsink.engine.legs import Leg, each
 from asyncsink.engine.one_hop import OneHop, find_hop
-from asyncsink.engine.progress import Progress
+from asyncsink.engine.progress import Progress, UnderWay
 from asyncsink.engine.reading import read_part
 from asyncsink.engine.sender_slots import SenderSlots
 from asyncsink.errors import AsyncSinkError, JournalError, PartsRefused, SourceError
@@ -64,7 +64,7 @@ class PartsTransfer:
         self._threads = threads
         self._runners_max = runners_max
         self._slots = slots
-        self._progress = progress
+        self._under_way = UnderWay(progress)
         self._writers: dict[int, PartWriter] = {}
         self._kept: dict[int, Mapping[int, Checksum | None]] = {}
         self._unproven: set[int] = set()
@@ -92,6 +92,7 @@ class PartsTransfer:
             await each([leg for leg in self._legs if leg.alive], partial(self._complete, checksum=checksum))
             return checksum
         finally:
+            self._under_way.take_back()
             await self._abort_unfinished()
 
     async def _start(self, leg: Leg) -> None:
@@ -111,7 +112,7 @@ class PartsTransfer:
         everywhere = set(kept[0]).intersection(*kept) if kept else set[int]()
         for number in everywhere:
             self._checksums[number - 1] = kept[0][number]
-            self._progress.bytes_done += self._plan.part(number).length
+            self._under_way.there(self._plan.part(number).length)
         self._missing = deque(number for number in self._missing if number not in everywhere)
 
     async def _send_parts(self) -> None:
@@ -138,7 +139,14 @@ class PartsTransfer:
                     self._source_error = self._source_error or error
                     scope.cancel()
                     return
-                self._progress.bytes_done += part.length
+                self._count(part)
+
+    def _count(self, part: Part) -> None:
+        # The first leg decides what becomes of the transfer; what was sent for an object that has failed is nothing.
+        if self._legs[0].alive:
+            self._under_way.moved(part.length)
+        else:
+            self._under_way.take_back()
 
     async def _send_part(self, part: Part, hop: OneHop | None) -> None:
         """Give one part to every leg: in one hop where there is one, else read once for all.

@@ -19,7 +19,7 @@ from asyncsink.engine.publishing import Publisher
 from asyncsink.engine.recorder import Recorder, Recording, Ticket
 from asyncsink.engine.small_files import SmallFiles
 from asyncsink.engine.tuner import Tuner
-from asyncsink.model import Outcome, Skip, SourceProblem, Transfer
+from asyncsink.model import Failure, Outcome, Skip, SourceProblem, Transfer
 
 Found = Transfer | SourceProblem | Skip
 
@@ -145,12 +145,15 @@ class Pipeline:
     async def _work(self) -> None:
         async for work in self._receive:
             if isinstance(work, Batch):
+                self.progress.objects_in_hand += len(work.transfers)
                 await self._small_files.publish(work.transfers, self._ended)
             elif isinstance(work, Skipped):
+                self.progress.objects_in_hand += len(work.skips)
                 for skip in work.skips:
                     self._skipped(skip)
             elif not work.dropped:
                 work.taken = True
+                self.progress.objects_in_hand += 1
                 await self._work_on(work.found, work.ticket)
             if self.entry_done is not None:
                 self.entry_done(work)
@@ -165,9 +168,10 @@ class Pipeline:
             self._ended(*await self._publisher.publish(found), ticket)
 
     def _skipped(self, skip: Skip, ticket: Ticket | None = None) -> None:
-        self.progress.bytes_done += skip.size_bytes
         self._ended((skip,), None, ticket)
 
     def _ended(self, outcomes: Sequence[Outcome], transfer: Transfer | None, ticket: Ticket | None = None) -> None:
-        self.progress.objects_done += 1
+        self.progress.objects_in_hand -= 1
+        if transfer is not None and isinstance(outcomes[0], Failure):
+            self.progress.bytes_failed += transfer.source.size_bytes
         self.recorder.add(outcomes, transfer, ticket)

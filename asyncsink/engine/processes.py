@@ -226,7 +226,6 @@ class ProcessPool:
         """Give `work` to the process that has least before it; waits while all have enough."""
         if isinstance(work, Skipped):
             for skip in work.skips:
-                self._progress.bytes_done += skip.size_bytes
                 self._ended(skip)
             await self._recorder.room()
             return
@@ -245,7 +244,8 @@ class ProcessPool:
         await self._recorder.room()
 
     def _ended(self, outcome: Outcome, transfer: Transfer | None = None) -> None:
-        self._progress.objects_done += 1
+        if transfer is not None:
+            self._progress.bytes_failed += transfer.source.size_bytes  # one that was lost with its process
         self._recorder.add([outcome], transfer)
 
     async def _take(self, worker: Worker, news: News) -> None:
@@ -257,10 +257,12 @@ class ProcessPool:
 
     async def _bring(self, news: News, worker: Worker) -> None:
         before = worker.news
-        self._progress.objects_done += news.objects_done - before.objects_done
-        self._progress.bytes_done += news.bytes_done - before.bytes_done
-        self._run.requests_elsewhere += news.requests - before.requests
-        self._run.retries_elsewhere += news.retries - before.retries
+        self._progress.objects_in_hand += news.objects_in_hand - before.objects_in_hand
+        self._progress.bytes_under_way += news.bytes_under_way - before.bytes_under_way
+        self._progress.bytes_failed += news.bytes_failed - before.bytes_failed
+        self._progress.bytes_moved += news.bytes_moved - before.bytes_moved
+        self._progress.traffic.requests += news.requests - before.requests
+        self._progress.traffic.retries += news.retries - before.retries
         if news.steps:
             await self._steps[worker.number].add(news.steps)
         for passed in news.passed:
@@ -287,6 +289,8 @@ class ProcessPool:
         stay in the journal, for the next run to go on with."""
         if worker.number in self._steps:
             self._steps[worker.number].gone()
+        self._progress.objects_in_hand -= worker.news.objects_in_hand
+        self._progress.bytes_under_way -= worker.news.bytes_under_way
         if not self._stopping:
             if worker.under_way:
                 log.warning("process %d %s", worker.number + 1, worker.ending)

@@ -147,8 +147,6 @@ class Publisher:
             await self._whole(ending)
         else:
             await self._in_parts(ending)
-        if ending.legs[0].same:
-            self._progress.bytes_done += size
 
     async def _look(self, transfer: Transfer, legs: Sequence[Leg], *, closely: bool = False) -> None:
         size = transfer.source.size_bytes
@@ -172,7 +170,7 @@ class Publisher:
                 with self._buffers.lend(size) as into:
                     await self._read_and_put(ending, into)
         if legs[0].stored is not None:
-            self._progress.bytes_done += size
+            self._progress.bytes_moved += size
 
     async def _read_and_put(self, ending: Ending, into: memoryview) -> None:
         transfer, legs = ending.transfer, ending.legs

@@ -37,6 +37,7 @@ from asyncsink.report.wording import count
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import S3Stack, open_stack
+from asyncsink.s3.traffic import Traffic
 
 if TYPE_CHECKING:
     from asyncsink.report.manifest import ManifestWriter
@@ -54,7 +55,7 @@ class Run:
         recorded: the journal where this run writes to it; None in a dry run.
         turns: of its keys; who feeds it takes them, where a key can come twice.
         unknown_total: as in Outlook.
-        requests_elsewhere, retries_elsewhere: of the run's other processes.
+        traffic: requests of all processes of the run.
     """
 
     settings: Settings
@@ -69,6 +70,7 @@ class Run:
     hops: Hops
     started: float
     clock: Callable[[], float]
+    traffic: Traffic
     manifest: ManifestWriter | None
     turns: Turns
     journal: RunJournal | None = None
@@ -76,8 +78,6 @@ class Run:
     unknown_total: int | None = None
     interrupted: bool = True
     manifest_open: bool = False
-    requests_elsewhere: int = 0
-    retries_elsewhere: int = 0
 
     async def begin(self) -> None:
         """The last step before transfers run: empty and open the manifest. A run that is refused before leaves the
@@ -94,16 +94,6 @@ class Run:
     def elapsed_seconds(self) -> float:
         """Since the run began, its survey included."""
         return self.clock() - self.started
-
-    @property
-    def requests(self) -> int:
-        """Requests sent to S3."""
-        return self.requests_elsewhere + (self.stack.requests if self.stack is not None else 0)
-
-    @property
-    def retries(self) -> int:
-        """Attempts beyond the first."""
-        return self.retries_elsewhere + (self.stack.retries if self.stack is not None else 0)
 
 
 @dataclass(slots=True)
@@ -218,6 +208,7 @@ class Opening:
                 hops=hops,
                 started=self.started,
                 clock=self.clock,
+                traffic=self.progress.traffic,
                 manifest=manifest,
                 turns=turns,
                 journal=journal,
@@ -293,6 +284,7 @@ class Opening:
                 lane=settings.transport,
                 checksum=settings.policies.checksum,
                 notice=self.events.notice,
+                traffic=self.progress.traffic,
             )
         )
         journal = await self._open_journal(exits, target, s3)

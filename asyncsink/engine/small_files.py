@@ -117,7 +117,7 @@ class SmallFiles:
                     done((not_stored(transfer, self._destination.url(transfer), error),), transfer)
                 else:
                     ended = self._clock()
-                    self._progress.bytes_done += transfer.source.size_bytes
+                    self._progress.bytes_moved += transfer.source.size_bytes
                     done((receipt(transfer, stored, checksum, ended - started),), transfer)
                     started = ended
         return ordinary
@@ -223,6 +223,6 @@ class SmallFiles:
                 return
             except AsyncSinkError as error:
                 primary.error = error
-        if primary.stored is not None or primary.same:
-            self._progress.bytes_done += transfer.source.size_bytes
+        if primary.stored is not None:
+            self._progress.bytes_moved += transfer.source.size_bytes
         done(word_outcomes(ending, self._clock() - started, self._policies), transfer)

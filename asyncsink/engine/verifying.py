@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import anyio
 import anyio.to_thread
@@ -19,6 +19,7 @@ from anyio import CapacityLimiter
 
 from asyncsink.config import Limits, LocalTarget, S3Target, Secret, Settings
 from asyncsink.engine.discover import batches
+from asyncsink.engine.progress import Progress, UnderWay
 from asyncsink.engine.run import surface
 from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing
 from asyncsink.integrity.checksums import Digester, is_composite
@@ -104,6 +105,7 @@ async def verify_manifest(
     read_back: bool = False,
     options: Mapping[str, Any] | None = None,
     observe: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> VerifyReport:
     """Check every object that a manifest lists, receipts and "already there" alike.
 
@@ -113,6 +115,7 @@ async def verify_manifest(
         options: how to reach the bucket, where the manifest's own header does not say it or says it no longer
             (endpoint_url, region, profile, creds_path, sse for a customer key, …).
         observe: called with the number of records checked so far.
+        progress: for a display to poll: what is proven counts as done, and bytes with `read_back` only.
 
     Raises:
         ConfigError: the manifest is missing or malformed, or the options are wrong.
@@ -124,10 +127,13 @@ async def verify_manifest(
     header, records = await anyio.to_thread.run_sync(read_manifest, path, limiter=threads)
     settings = _settings(header.destination, header, options or {})
     report = VerifyReport(os.fspath(path))
-    async with _open_prover(settings, read_back) as prover:
+    progress = progress if progress is not None else Progress()
+    async with _open_prover(settings, progress, read_back=read_back) as prover:
         await prover.check_reachable()
         try:
-            await _check_all(records, report, prover, limits=settings.limits, threads=threads, observe=observe)
+            async with anyio.create_task_group() as group:
+                group.start_soon(_count_promises, path, prover)
+                await _check_all(records, report, prover, limits=settings.limits, threads=threads, observe=observe)
         except BaseExceptionGroup as group:
             raise surface(group) from None
     return report
@@ -136,10 +142,13 @@ async def verify_manifest(
 class Prover:
     """Proves promises against a bucket, or against local files."""
 
-    def __init__(self, transport: RetryingTransport | None, secret: Secret | None, read_back: bool) -> None:
+    def __init__(
+        self, transport: RetryingTransport | None, secret: Secret | None, progress: Progress, *, read_back: bool
+    ) -> None:
         self._transport = transport
+        self.progress = progress
         self._secret = secret
-        self._read_back = read_back
+        self.reads_back = read_back
         self._ranges = True
 
     async def check_reachable(self) -> None:
@@ -168,9 +177,22 @@ class Prover:
         head = await self._transport.send(HeadObject(key=promise.key, sse_customer_key=self._secret))
         if head.size_bytes != promise.size_bytes:
             raise Unproven(f"it has {head.size_bytes:,} bytes; {promise.size_bytes:,} were published")
-        if self._read_back and promise.checksum is not None and not is_composite(promise.checksum.value):
+        if self.reads_back and promise.checksum is not None and not is_composite(promise.checksum.value):
             return await self._read(self._transport, promise, promise.checksum, head)
         return _prove_head(promise, head)
+
+    def count(self, promise: Promise, *, proven: bool) -> None:
+        """Note how a look at `promise` ended, for displays."""
+        progress, counts = self.progress, self.progress.counts
+        size_bytes = promise.size_bytes if self.reads_back else 0
+        if proven:
+            counts.objects_uploaded += 1
+            counts.bytes_uploaded += size_bytes
+        else:
+            counts.objects_failed += 1
+            progress.bytes_failed += size_bytes
+        if self._transport is None:
+            progress.bytes_moved += size_bytes  # a local file is read at once
 
     async def _read(self, transport: Transport, promise: Promise, checksum: Checksum, head: ObjectHead) -> str:
         taker = _Digesting(checksum.algorithm, promise.size_bytes)
@@ -191,22 +213,28 @@ class Prover:
                     sse_customer_key=self._secret,
                 )
             )
+            self.progress.bytes_moved += promise.size_bytes
         found = taker.digester.result(checksum.algorithm)
         if found != checksum:
             raise Unproven(f"its bytes have the checksum {found}; {checksum} was published")
         return "read-back"
 
     async def _read_ranges(self, transport: Transport, promise: Promise, head: ObjectHead, digester: Digester) -> None:
-        for offset in range(0, promise.size_bytes, PIECE_BYTES):
-            length = min(PIECE_BYTES, promise.size_bytes - offset)
-            piece = await transport.send(
-                GetObject(
-                    key=promise.key, offset=offset, length=length, if_match=head.etag, sse_customer_key=self._secret
+        under_way = UnderWay(self.progress)
+        try:
+            for offset in range(0, promise.size_bytes, PIECE_BYTES):
+                length = min(PIECE_BYTES, promise.size_bytes - offset)
+                piece = await transport.send(
+                    GetObject(
+                        key=promise.key, offset=offset, length=length, if_match=head.etag, sse_customer_key=self._secret
+                    )
                 )
-            )
-            if len(piece.data) != length:
-                raise Unproven(f"it ends after {offset + len(piece.data):,} bytes; expected {promise.size_bytes:,}")
-            await anyio.to_thread.run_sync(digester.update, piece.data)
+                if len(piece.data) != length:
+                    raise Unproven(f"it ends after {offset + len(piece.data):,} bytes; expected {promise.size_bytes:,}")
+                await anyio.to_thread.run_sync(digester.update, piece.data)
+                under_way.moved(length)
+        finally:
+            under_way.take_back()
 
 
 class _Digesting:
@@ -262,6 +290,24 @@ def _prove_file(promise: Promise) -> str:
     return "read-back"
 
 
+def _is_promise(record: ManifestRecord) -> TypeGuard[Promise]:
+    return isinstance(record, Receipt) or (isinstance(record, Skip) and record.already_there)
+
+
+async def _count_promises(path: str | os.PathLike[str], prover: Prover) -> None:
+    """Learn how much there is to prove, while it is being proved."""
+
+    def count() -> Counter[str]:
+        counted = Counter[str]()
+        for record in read_manifest(path)[1]:
+            if _is_promise(record):
+                counted.update(objects=1, bytes=record.size_bytes if prover.reads_back else 0)
+        return counted
+
+    counted = await anyio.to_thread.run_sync(count, abandon_on_cancel=True)
+    prover.progress.objects_total, prover.progress.bytes_total = counted["objects"], counted["bytes"]
+
+
 async def _check_all(
     records: Iterator[ManifestRecord],
     report: VerifyReport,
@@ -277,16 +323,21 @@ async def _check_all(
 
     async def work() -> None:
         async for promise in receive:
+            problem = ""
             try:
                 report.confirmed_by[await prover.prove(promise)] += 1
             except ObjectMissing:
-                report.problem(promise, "it is not there")
+                problem = "it is not there"
             except AsyncSinkError as error:
-                report.problem(promise, str(error))
+                problem = str(error)
+            if problem:
+                report.problem(promise, problem)
             report.checked += 1
+            prover.count(promise, proven=not problem)
             if observe is not None:
                 observe(report.checked)
 
+    prover.progress.started = True
     with send, receive:
         async with anyio.create_task_group() as group:
             for _ in range(limits.concurrency_start):
@@ -295,7 +346,7 @@ async def _check_all(
                 for record in batch:
                     if isinstance(record, ManifestEnd):
                         ended = record
-                    elif isinstance(record, Receipt) or (isinstance(record, Skip) and record.already_there):
+                    elif _is_promise(record):
                         await send.send(record)
                     elif isinstance(record, Planned) or (isinstance(record, Failure) and record.stage != "local copy"):
                         failed += 1
@@ -323,10 +374,10 @@ def _settings(destination: str, header: Any, options: Mapping[str, Any]) -> Sett
 
 
 @asynccontextmanager
-async def _open_prover(settings: Settings, read_back: bool) -> AsyncIterator[Prover]:
+async def _open_prover(settings: Settings, progress: Progress, *, read_back: bool) -> AsyncIterator[Prover]:
     target = settings.target
     if isinstance(target, LocalTarget):
-        yield Prover(None, None, read_back)
+        yield Prover(None, None, progress, read_back=True)
         return
     assert isinstance(target, S3Target)
     async with open_stack(
@@ -335,5 +386,6 @@ async def _open_prover(settings: Settings, read_back: bool) -> AsyncIterator[Pro
         settings.limits,
         caller_bucket=settings.caller_bucket,
         checksum=settings.policies.checksum,
+        traffic=progress.traffic,
     ) as stack:
-        yield Prover(stack.transport, settings.objects.sse_customer_key, read_back)
+        yield Prover(stack.transport, settings.objects.sse_customer_key, progress, read_back=read_back)

@@ -125,7 +125,6 @@ class Fetcher:
                 compare = partial(_compare, path, decision, existing)
                 decision = await anyio.to_thread.run_sync(compare, limiter=self.threads)
             if isinstance(decision, SkipIt):
-                self.progress.bytes_done += there
                 return Skip(self.url(listed.key), listed.key, path, there, decision.reason, etag=existing.etag)
             if not isinstance(decision, LookCloser):
                 return None
@@ -156,7 +155,7 @@ class Fetcher:
                     outcomes.append(self._failure(wanted, result))
                 else:
                     outcomes.append(self._receipt(wanted, answered, result, started))
-                    self.progress.bytes_done += wanted.listed.size_bytes
+                    self.progress.bytes_moved += wanted.listed.size_bytes
             if not again:
                 break
             # What became large meanwhile is not received into memory.
@@ -202,14 +201,12 @@ class Fetcher:
     async def _grab_large(self, wanted: Wanted, started: float) -> Outcome:
         received_before = ""
         for attempt in (1, 2):
-            before = self.progress.bytes_done
             try:
                 fetched = await fetch_in_ranges(self, wanted, received_before=received_before)
             except (IntegrityError, PreconditionFailed) as error:
                 if attempt > 1:
                     return self._failure(wanted, error)
                 received_before = error.actual if isinstance(error, IntegrityError) else ""
-                self.progress.bytes_done = before
             except AsyncSinkError as error:
                 return self._failure(wanted, error)
             else:
@@ -236,6 +233,7 @@ class Fetcher:
         )
 
     def _failure(self, wanted: Wanted, error: AsyncSinkError) -> Failure:
+        self.progress.bytes_failed += wanted.listed.size_bytes
         return failure_of(self.url(wanted.listed.key), wanted.listed.key, self.landing.path(wanted.relative), error)
 
 

@@ -11,6 +11,7 @@ import anyio.to_thread
 
 from asyncsink.destinations.local_errors import translated
 from asyncsink.engine.buffers import BufferPool
+from asyncsink.engine.progress import UnderWay
 from asyncsink.errors import IntegrityError, PreconditionFailed
 from asyncsink.grabbing.landing import pieces_of
 from asyncsink.grabbing.objects import look_closer
@@ -65,9 +66,10 @@ async def fetch_in_ranges(fetcher: Fetcher, wanted: Wanted, *, received_before: 
         algorithm = compare.algorithms[0]
     target = await anyio.to_thread.run_sync(fetcher.landing.place, wanted.relative, limiter=fetcher.threads)
     file = UnfinishedFile(fetcher.staging, wanted.relative, target, etag=existing.etag, plan=plan, algorithm=algorithm)
+    under_way = UnderWay(fetcher.progress)
     try:
         await anyio.to_thread.run_sync(file.open, limiter=fetcher.threads)
-        ranges = _Ranges(fetcher, key, existing.etag, plan, file)
+        ranges = _Ranges(fetcher, key, existing.etag, plan, file, under_way=under_way)
         try:
             if fetcher.served.ranges:
                 await ranges.receive()
@@ -84,6 +86,7 @@ async def fetch_in_ranges(fetcher: Fetcher, wanted: Wanted, *, received_before: 
             file.discard()
             raise
     finally:
+        under_way.take_back()
         file.close()
     return Fetched(existing, proof, ranges.version_id, ranges.attempts)
 
@@ -176,7 +179,9 @@ class _Whole:
 class _Ranges:
     """The ranges of one object that are still to be received."""
 
-    def __init__(self, fetcher: Fetcher, key: str, etag: str, plan: PartPlan, file: UnfinishedFile) -> None:
+    def __init__(
+        self, fetcher: Fetcher, key: str, etag: str, plan: PartPlan, file: UnfinishedFile, *, under_way: UnderWay
+    ) -> None:
         self._fetcher = fetcher
         self._key = key
         self._etag = etag
@@ -185,7 +190,8 @@ class _Ranges:
         self._missing = [part for part in plan if part.part_number not in file.done]
         self._missing.reverse()
         self._buffers = BufferPool(plan.part_size_bytes, idle_max=fetcher.ranges_at_once)
-        fetcher.progress.bytes_done += sum(plan.part(number).length for number in file.done)
+        self._under_way = under_way
+        under_way.there(sum(plan.part(number).length for number in file.done))
         self.version_id = ""
         self.attempts = 1
 
@@ -224,7 +230,7 @@ class _Ranges:
             )
         )
         self.attempts, self.version_id = answer.attempts, answer.version_id
-        self._fetcher.progress.bytes_done += sum(part.length for part in missing)
+        self._under_way.moved(sum(part.length for part in missing))
 
     async def _run(self, scope: anyio.CancelScope, errors: list[Exception]) -> None:
         receive = self._receive_in_thread if self._fetcher.threads_receive else self._receive_here
@@ -234,7 +240,7 @@ class _Ranges:
                 answer = await receive(part, _Range(part, self._file, self._etag, self._fetcher.url(self._key)))
                 self.attempts = max(self.attempts, answer.attempts)
                 self.version_id = answer.version_id or self.version_id
-                self._fetcher.progress.bytes_done += part.length
+                self._under_way.moved(part.length)
         except Exception as error:  # noqa: BLE001 - raised by `receive`, without the task group's wrapping
             errors.append(error)
             scope.cancel()

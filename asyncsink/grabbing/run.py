@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -41,6 +40,9 @@ BATCH_OBJECTS_MAX = 16
 """Small objects that one worker receives one after another, and that land in one hop."""
 RANGES_AT_ONCE = 8
 """Of one large object: a file system lets one thread at a time write to a file, and more of them only wait."""
+PAGES_AHEAD = 64
+"""So many pages of a listing wait while objects are grabbed: some 20 MB, and totals that are known from the start where
+there are no more than 64,000 objects."""
 _MARKER = "is a folder marker, not a file"
 
 
@@ -59,9 +61,9 @@ class GrabRun:
         self._limits = settings.settings.limits
         self._clock = clock
         self._events = Events(observe)
-        self._log = OutcomeLog()
-        self._recorder = Recorder(self._log, None, self._events)
         self._progress = progress if progress is not None else Progress()
+        self._log = OutcomeLog(self._progress.counts)
+        self._recorder = Recorder(self._log, None, self._events)
         self._staging = Staging(settings.directory)
         self._single = False
         self._listable = True
@@ -209,20 +211,45 @@ class GrabRun:
 
     async def _work(self, fetcher: Fetcher) -> None:
         async for batch in self._receive:
+            self._progress.objects_in_hand += len(batch)
             outcomes = await fetcher.grab(batch)
-            self._progress.objects_done += len(outcomes)
+            self._progress.objects_in_hand -= len(batch)
             self._recorder.add(outcomes)
             await self._recorder.room()
 
     async def _feed(self, fetcher: Fetcher, matches: Matches | None, single: ListedObject | None) -> None:
-        deliver = partial(self._deliver, fetcher)
         if single is not None:
             self._single = True
+            self._progress.objects_total, self._progress.bytes_total = 1, single.size_bytes
             await self._deliver(fetcher, single.key, [single])
         if matches is not None:
-            await deliver(self._settings.base, list(matches.objects.values()))
+            await self._deliver(fetcher, self._settings.base, list(matches.objects.values()))
         elif self._listable:
-            await list_below(fetcher.transport, self._settings.prefixes, deliver)
+            await self._feed_listed(fetcher)
+
+    async def _feed_listed(self, fetcher: Fetcher) -> None:
+        """Queue what is below the source; the listing goes ahead of it, so that the totals are known early."""
+        progress = self._progress
+        objects, size_bytes = progress.objects_total or 0, progress.bytes_total or 0
+        progress.objects_total = progress.bytes_total = None
+        send, receive = anyio.create_memory_object_stream[tuple[str, Sequence[ListedObject]]](PAGES_AHEAD)
+
+        async def keep(prefix: str, page: Sequence[ListedObject]) -> None:
+            nonlocal objects, size_bytes
+            objects += len(page)
+            size_bytes += sum(listed.size_bytes for listed in page)
+            await send.send((prefix, page))
+
+        async def list_all() -> None:
+            with send:
+                await list_below(fetcher.transport, self._settings.prefixes, keep)
+                progress.objects_total, progress.bytes_total = objects, size_bytes
+
+        with receive:
+            async with anyio.create_task_group() as group:
+                group.start_soon(list_all)
+                async for prefix, page in receive:
+                    await self._deliver(fetcher, prefix, page)
 
     async def _deliver(self, fetcher: Fetcher, prefix: str, page: Sequence[ListedObject]) -> None:
         """Queue a page of what was found below `prefix`; waits while the queue is full. That is the backpressure."""
@@ -250,16 +277,15 @@ class GrabRun:
                 self._check_alone(relative, key)
                 return Wanted(listed, relative)
         except (InvalidKey, KeyCollision, ServerFault) as error:
+            self._progress.bytes_failed += listed.size_bytes
             self._refuse(key, error)
         else:
             self._recorder.add([Skip(fetcher.url(key), key, "", 0, _MARKER, already_there=False)])
-            self._progress.objects_done += 1
         await self._recorder.room()
         return None
 
     def _refuse(self, key: str, error: AsyncSinkError) -> None:
         self._recorder.add([failure_of(f"s3://{self._settings.target.bucket}/{key}", key, "", error)])
-        self._progress.objects_done += 1
 
     def _check_alone(self, relative: str, key: str) -> None:
         """Only the object that the source itself names ("a/x") can get another's path: that of the key "a/x/x".

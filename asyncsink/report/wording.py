@@ -17,6 +17,17 @@ def size(size_bytes: float) -> str:
     return f"{value:.0f} {_SIZES[unit]}" if value >= 100 else f"{value:.1f} {_SIZES[unit]}"
 
 
+def share_of_size(done_bytes: int, total_bytes: int) -> str:
+    """A number of bytes of a total, in the unit of the total: "34.8/215.1 MiB"; never rounded up to more than is
+    done."""
+    value, unit = float(total_bytes), 0
+    while value >= 1024 and unit < len(_SIZES) - 1:
+        value, unit = value / 1024, unit + 1
+    tenths = done_bytes * 10 // 1024**unit
+    done = f"{done_bytes:,}" if unit == 0 else f"{tenths // 10}.{tenths % 10}"
+    return f"{done}/{value:,.0f} {_SIZES[unit]}" if unit == 0 else f"{done}/{value:.1f} {_SIZES[unit]}"
+
+
 def count(number: int, noun: str) -> str:
     """A number of things: "1 object", "1,200 objects"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -23,6 +23,7 @@ from asyncsink.s3.operations import (
     UploadPart,
     UploadPartFrom,
 )
+from asyncsink.s3.traffic import Traffic
 from asyncsink.s3.transport import Transport
 
 R = TypeVar("R", bound=Response)
@@ -47,13 +48,13 @@ class Window:
 class Pacer:
     """The tokens that requests need, across files and parts together."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, traffic: Traffic | None = None) -> None:
+        """Let `limit` requests be in flight; they are counted in `traffic`."""
         self._limit = limit
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._window = Window()
-        self.requests = 0
-        """Requests sent since the start, retries included."""
+        self.traffic = traffic if traffic is not None else Traffic()
 
     def __repr__(self) -> str:
         return f"<Pacer {self._in_flight} of {self._limit} in flight, {len(self._waiting)} waiting>"
@@ -111,7 +112,7 @@ class Pacer:
             self._in_flight += 1
         else:
             await self._turn()
-        self.requests += 1
+        self.traffic.requests += 1
         if self._in_flight >= self._limit:
             self._window.saturated = True
         try:
@@ -146,7 +147,7 @@ class PacedTransport:
     def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
         """Send `operation` when a token is free; what ends an upload waits for nobody."""
         if isinstance(operation, UNPACED):
-            self.pacer.requests += 1
+            self.pacer.traffic.requests += 1
             return self._inner.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
         return self.pacer.send(self._inner, operation)
 

@@ -19,6 +19,7 @@ from asyncsink.errors import RetryableError, ServerFault, Throttled, TransferErr
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.mute_heads import is_mute
 from asyncsink.s3.operations import ObjectHead, ObjectPage, ObjectStored, Operation, Response
+from asyncsink.s3.traffic import Traffic
 from asyncsink.s3.transport import Transport
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class RetryingTransport:
         inner: Transport,
         policy: RetryPolicy,
         *,
+        traffic: Traffic | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -72,8 +74,7 @@ class RetryingTransport:
         self._sleep = sleep
         self._clock = clock
         self._proves = False
-        self.retries = 0
-        """Attempts beyond the first, over all operations."""
+        self._traffic = traffic if traffic is not None else Traffic()
 
     def __repr__(self) -> str:
         return f"RetryingTransport({self._policy.attempts}, {self._inner!r})"
@@ -166,6 +167,11 @@ class RetryingTransport:
         response.attempts = number
         return response
 
+    @property
+    def retries(self) -> int:
+        """Attempts beyond the first, over all operations."""
+        return self._traffic.retries
+
     async def aclose(self) -> None:
         """Close the inner transport."""
         await self._inner.aclose()
@@ -190,4 +196,4 @@ class RetryingTransport:
         return wanted
 
     def _count(self, _state: RetryCallState) -> None:
-        self.retries += 1
+        self._traffic.retries += 1

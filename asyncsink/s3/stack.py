@@ -12,6 +12,7 @@ from asyncsink.s3.checksum_headers import ChecksumHeaders
 from asyncsink.s3.lanes import open_lanes
 from asyncsink.s3.pacing import PacedTransport, Pacer
 from asyncsink.s3.retrying import RetryingTransport
+from asyncsink.s3.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,12 @@ class S3Stack:
     @property
     def requests(self) -> int:
         """Requests sent so far, retries included."""
-        return self.pacer.requests
+        return self.pacer.traffic.requests
 
     @property
     def retries(self) -> int:
         """Attempts beyond the first."""
-        return self.transport.retries
+        return self.pacer.traffic.retries
 
 
 @asynccontextmanager
@@ -55,6 +56,7 @@ async def open_stack(
     lane: LaneChoice = "auto",
     checksum: ChecksumChoice | None = None,
     notice: Callable[[str], None] = lambda _: None,
+    traffic: Traffic | None = None,
 ) -> AsyncIterator[S3Stack]:
     """Open a client for `target` and stack the layers on it; leaving the block closes its connections.
 
@@ -62,16 +64,18 @@ async def open_stack(
         lane: which lane the hot requests take; see `lanes`.
         checksum: the run's choice, or None where environment and profile decide whether checksum headers are sent.
         notice: called with a sentence where the server does not take what it is sent.
+        traffic: where requests are counted, for others to read; None for an own one.
 
     Raises:
         ConfigError, CredentialsError: nothing was sent.
     """
     lanes = await open_lanes(target, retry, limits, choice=lane, caller_bucket=caller_bucket)
     try:
-        pacer = Pacer(limits.concurrency_start)
+        pacer = Pacer(limits.concurrency_start, traffic)
         transport = RetryingTransport(
             ChecksumHeaders(PacedTransport(lanes.transport, pacer), lanes.checksums, choice=checksum, notice=notice),
             retry,
+            traffic=pacer.traffic,
         )
         yield S3Stack(transport, pacer, lanes.name, lanes.endpoint_url, lanes.region, lanes.senders)
     finally:

@@ -44,7 +44,7 @@ async def test_no_more_in_flight_than_the_limit() -> None:
         held.release.set()
     assert held.most == 3
     assert repr(pacer) == "<Pacer 0 of 3 in flight, 0 waiting>"
-    assert (pacer.requests, pacer.take_window().saturated) == (10, True)
+    assert (pacer.traffic.requests, pacer.take_window().saturated) == (10, True)
 
 
 async def test_a_higher_limit_lets_those_who_wait_go_at_once() -> None:

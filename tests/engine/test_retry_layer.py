@@ -203,5 +203,5 @@ async def test_the_pacer_counts_every_attempt_and_holds_no_token_between_them() 
     assert seen == [0, 0]
     window = pacer.take_window()
     assert (window.requests, window.throttled, window.errors, window.saturated) == (3, 1, 1, True)
-    assert pacer.requests == 3
+    assert pacer.traffic.requests == 3
     assert repr(pacer) == "<Pacer 0 of 1 in flight, 0 waiting>"

@@ -11,6 +11,7 @@ import pytest
 
 import asyncsink
 from asyncsink.config import RetryPolicy
+from asyncsink.engine.progress import Progress
 from asyncsink.errors import BucketMissing, ConfigError, ConnectionLost, CredentialsError
 from asyncsink.model import Failure
 from asyncsink.report.records import encode
@@ -38,6 +39,22 @@ async def test_a_kept_promise(manifest: Path, bucket: str) -> None:
 async def test_reading_back(manifest: Path) -> None:
     report = await asyncsink.verify_manifest(manifest, read_back=True)
     assert (report.ok, report.confirmed_by) == (True, {"read-back": 5})
+
+
+@pytest.mark.parametrize("read_back", [False, True])
+async def test_how_much_there_is_to_verify_is_known(
+    manifest: Path, tree: Path, bucket: str, s3: Any, read_back: bool
+) -> None:
+    """What is proven is done, what is not has failed; bytes are told where they are read."""
+    s3.delete_object(Bucket=bucket, Key="p/a.txt")
+    progress = Progress()
+    await asyncsink.verify_manifest(manifest, read_back=read_back, progress=progress)
+    total = sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()) if read_back else 0
+    assert (progress.objects_total, progress.bytes_total) == (5, total)
+    assert (progress.objects_done, progress.counts.objects_failed, progress.objects_left) == (4, 1, 0)
+    failed = 5 if read_back else 0
+    assert (progress.bytes_done, progress.bytes_failed, progress.bytes_under_way) == (total - failed, failed, 0)
+    assert progress.bytes_moved == progress.bytes_done
 
 
 async def test_a_rerun_that_sent_nothing_has_a_manifest_as_good(

@@ -47,7 +47,7 @@ async def grab(
 
 
 class Watched(Progress):
-    """Says when so many bytes are written."""
+    """Says when so many bytes of unfinished objects are written."""
 
     def __init__(self, bytes_wanted: int) -> None:
         self.enough = asyncio.Event()
@@ -56,7 +56,7 @@ class Watched(Progress):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == "bytes_done" and value >= self._bytes_wanted:
+        if name == "bytes_under_way" and value >= self._bytes_wanted:
             self.enough.set()
 
 
@@ -467,3 +467,43 @@ async def test_more_bytes_than_there_are_are_not_cut(
     assert [(f.key, f.error) for f in report.failures] == [("k", "ServerFault")]
     assert "more bytes came than were asked for" in report.failures[0].message
     assert tree_of(tmp_path) == {}
+
+
+@pytest.mark.anyio
+async def test_the_totals_are_known_while_the_first_object_is_on_its_way(tmp_path: Path) -> None:
+    progress = Progress()
+    async with ObjectPeer({"large": LARGE, "small": b"content"}) as peer:
+        peer.hold = {0}
+        grabber = asyncsink.S3Grabber("s3://bucket", tmp_path, endpoint_url=peer.endpoint_url, region="us-east-1")
+        grabbing = asyncio.create_task(grabber.run(progress=progress))
+        await peer.held.wait()
+        assert (progress.objects_total, progress.bytes_total) == (2, len(LARGE) + 7)
+        assert progress.bytes_done == 0
+        grabbing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await grabbing
+    assert progress.bytes_under_way == 0
+
+
+@pytest.mark.anyio
+async def test_bytes_that_turn_out_wrong_are_never_counted_as_done(tmp_path: Path) -> None:
+    """All ranges come, twice, and the proof fails: the bytes were under way, and then they are nothing."""
+    progress = Progress()
+    async with ObjectPeer({"large": LARGE, "small": b"content"}) as peer:
+
+        def corrupt(method: str, key: str, first: int) -> bytes | None:
+            if (method, key, first) != ("GET", "large", STARTS[3]):
+                return None
+            lines = ["206 Partial Content", f"Content-Length: {8 * MIB}", f'ETag: "{peer.etag("large")}"']
+            lines.append(f"Content-Range: bytes {first}-{first + 8 * MIB - 1}/{len(LARGE)}")
+            return ("HTTP/1.1 " + "\r\n".join([*lines, "", ""])).encode() + bytes(8 * MIB)
+
+        peer.fault = corrupt
+        grabber = asyncsink.S3Grabber(
+            "s3://bucket", tmp_path, endpoint_url=peer.endpoint_url, region="us-east-1", retry=QUICK
+        )
+        report = await grabber.run(progress=progress)
+    assert [failure.error for failure in report.failures] == ["IntegrityError"]
+    assert (progress.bytes_done, progress.bytes_under_way, progress.bytes_failed) == (7, 0, len(LARGE))
+    assert progress.bytes_moved >= 2 * len(LARGE)
+    assert report.bytes_fetched == 7

@@ -1,0 +1,18 @@
+"""Requests counted where they are sent, for the report and for displays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Requests to S3.
+
+    Attributes:
+        requests: sent so far, repeated ones included.
+        retries: of these, the ones that repeat an earlier one.
+    """
+
+    requests: int = 0
+    retries: int = 0
