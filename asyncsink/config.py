@@ -235,6 +235,7 @@ class Policies:
         checksum: what is sent in the request header, or "none"; None is the default, CRC64NVME, as far as environment
             and profile do not say otherwise.
         related_files: files written locally bring .hdr/.img/.mat and .BRIK/.HEAD companions along (rule 30).
+        abort_on_interrupt: a run that is stopped aborts its multipart uploads, also where the journal has their parts.
     """
 
     overwrite: Overwrite = "checksum"
@@ -244,6 +245,7 @@ class Policies:
     symlinks: Symlinks = "inside"
     checksum: ChecksumChoice | None = None
     related_files: bool = False
+    abort_on_interrupt: bool = False
 
     @property
     def algorithm(self) -> ChecksumAlgorithm | None:

@@ -234,6 +234,23 @@ class UploadGone:
     key: str
 
 
+@dataclass(frozen=True, slots=True)
+class Resumable:
+    """A large file that is not there yet, and that the next run goes on with: its multipart upload stays open, and the
+    journal has it; of a grab, its ranges wait in the target directory.
+
+    Attributes:
+        source, key: as in Receipt.
+        bytes_stored: of the parts that are there.
+        size_bytes: of all of it.
+    """
+
+    source: str
+    key: str
+    bytes_stored: int
+    size_bytes: int
+
+
 UploadStep = UploadCreating | UploadOpened | UploadPartStored | UploadCompleting | UploadGone
 
 

@@ -71,6 +71,8 @@ class ExportOptions(TypedDict, total=False):
         symlinks: a source is a link: "inside" follows one that was named, or that stays inside its directory, and
             refuses one that leads out; "follow" follows all (the default with compat="nipype"), "skip" (reported) or
             "error".
+        abort_on_interrupt: a run that is stopped (Ctrl-C, SIGTERM, cancellation) aborts its multipart uploads; False
+            leaves those that the journal has for the next run to go on with.
     Local copy and records
         local_copy: directory that gets a copy of everything; None.
         local_copy_mode: "copy", "hardlink" or "reflink".
@@ -121,6 +123,7 @@ class ExportOptions(TypedDict, total=False):
     on_collision: OnCollision
     on_unreachable: OnUnreachable
     symlinks: Symlinks
+    abort_on_interrupt: bool
     concurrency: int | str | None
     part_size_bytes: int | str
     memory_bytes: int | str

@@ -307,6 +307,7 @@ def _policies(given: Mapping[str, Any], journal: JournalChoice) -> Policies:
         symlinks=choice_of(given, "symlinks", "follow" if given.get("compat") == "nipype" else "inside", Symlinks),
         checksum=cast("ChecksumChoice | None", checksum),
         related_files=flag_of(given, "related_files", False),
+        abort_on_interrupt=flag_of(given, "abort_on_interrupt", False),
     )
 
 

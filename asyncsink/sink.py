@@ -51,7 +51,8 @@ async def export(outputs: Mapping[str, Any], base_directory: Any, **options: Unp
     Raises:
         ConfigError, SourceError, TransferError: the run could not start; nothing was sent.
 
-    Cancelled, it aborts open multipart uploads (shielded, bounded in time) and leaves no temporary file.
+    Cancelled, it leaves its multipart uploads to the next run, which goes on with what the journal has of them; without
+    a journal, or with abort_on_interrupt=True, it aborts them (shielded, bounded in time). No temporary file stays.
     """
     settings = parse_options(base_directory, options)
     source = OutputsSource(outputs, symlinks=settings.policies.symlinks, compat=settings.walk_compat)
@@ -80,7 +81,8 @@ class AsyncSink:
             await sink.submit("contrasts.@con", paths)
 
     Entering checks destination and credentials. Leaving, in the same task, waits until everything that was submitted is
-    published and recorded; leaving with an exception, or being cancelled, aborts what is under way.
+    published and recorded; leaving with an exception, or being cancelled, ends what is under way as a
+    cancelled `export` does.
 
     It may stay open for months: memory does not grow with the files. In the temporary directory it keeps every outcome,
     some 400 bytes, for the report and, unless on_collision="last", every key with the source that has it.

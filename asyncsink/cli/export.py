@@ -53,7 +53,7 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
 
         def on_signal() -> None:
             give_up()
-            output.note("interrupted: aborting open uploads…" if progress.started and not dry_run else "interrupted")
+            output.note("interrupted: ending what is under way…" if progress.started and not dry_run else "interrupted")
 
         report = run_until_signalled(main, on_signal)
     except (Interrupted, KeyboardInterrupt) as stop:

@@ -209,6 +209,14 @@ class Policies:
             _POLICY,
         ),
     ] = None
+    abort_on_interrupt: Annotated[
+        bool,
+        _flag(
+            "--abort-on-interrupt",
+            "Ctrl-C aborts open multipart uploads; without, the next run goes on with what the journal has of them.",
+            _POLICY,
+        ),
+    ] = False
 
 
 class Records:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from asyncsink.cli.arguments import options_of, split_pair
@@ -11,9 +12,8 @@ from asyncsink.cli.displays import progress_display
 from asyncsink.cli.output import Output, in_flags
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError, ConfigError
-from asyncsink.model import Event, Finished, Notice
-from asyncsink.report.counts import Counts
-from asyncsink.report.wording import count, failure_line, size
+from asyncsink.model import Event, Notice
+from asyncsink.report.wording import count, failure_line, goes_on, size
 
 _IN_FLAGS = (("template_syntax='glob'", "--glob"), ("raise_on_empty=False", "--allow-empty"))
 _OWN = ("field_template", "template_args", "infield", "glob", "match_start", "allow_empty")
@@ -25,16 +25,16 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
     from asyncsink.grabber import S3Grabber
     from asyncsink.grabbing.report import GrabReport, counts_as_dict
 
-    progress, counts = Progress(), Counts()
+    progress = Progress()
+    counts = progress.counts
 
     def observe(event: Event) -> None:
-        if isinstance(event, Finished):
-            counts.add(event.outcome)
-        elif isinstance(event, Notice):
+        if isinstance(event, Notice):
             output.notice(event.message)
 
     def partial(*, interrupted: bool = False) -> dict[str, Any]:
-        return {"directory": directory, "interrupted": interrupted, **counts_as_dict(counts)}
+        resumable = [asdict(each) for each in progress.resumable.values()]
+        return {"directory": directory, "interrupted": interrupted, **counts_as_dict(counts), "resumable": resumable}
 
     try:
         grabber = S3Grabber(source, directory, **grab_options(given))
@@ -46,7 +46,9 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
         report = run_until_signalled(main)
     except (Interrupted, KeyboardInterrupt) as stop:
         grabbed = f"{count(counts.objects_uploaded, 'object')} ({size(counts.bytes_uploaded)})"
-        output.note(f"interrupted: grabbed {grabbed}. Run the same command again to grab the rest.")
+        going_on = goes_on(progress.resumable.values())
+        again = "Run the same command again to grab the rest."
+        output.note(" ".join(filter(None, (f"interrupted: grabbed {grabbed}.", going_on, again))))
         output.json_object(partial(interrupted=True))
         return getattr(stop, "exit_code", 130)
     except AsyncSinkError as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from asyncsink.engine.progress import Progress
 from asyncsink.model import Event, Failure, Finished, LimitChanged, Notice, Outcome, Receipt, Skip, Started
 from asyncsink.report.counts import Counts, failure_as_dict
-from asyncsink.report.wording import count, inert, size
+from asyncsink.report.wording import count, goes_on, inert, size
 
 FAILURES_KEPT = 1000
 log = logging.getLogger("asyncsink.cli")
@@ -72,6 +72,7 @@ class Tally:
             "requests": None,
             "retries": None,
             "transport": self.transport,
+            "resumable": [asdict(left) for left in self.progress.resumable.values()],
             "notices": self.notices,
             "failures": [failure_as_dict(failure) for failure in self.failures],
         }
@@ -92,7 +93,9 @@ class Tally:
         elsewhere = self.transport == "local" and self.destination.lower().startswith("s3:")
         where = "" if elsewhere else f" to {inert(self.destination)}"
         published = f"Published {count(counts.objects_uploaded, 'object')} ({size(counts.bytes_uploaded)}){where}"
-        return f"{', '.join([published, *parts])}. Run the same command again to publish the rest."
+        going_on = goes_on(self.progress.resumable.values())
+        again = "Run the same command again to publish the rest."
+        return " ".join(filter(None, (f"{', '.join([published, *parts])}.", going_on, again)))
 
 
 class _Told:

@@ -119,7 +119,22 @@ class Resuming(Protocol):
 
 @runtime_checkable
 class ResumedWriter(PartWriter, Protocol):
-    """A PartWriter of an object that an earlier run began."""
+    """A PartWriter of an object that an earlier run may have begun, and that a later one may go on with."""
+
+    @property
+    def bytes_resumed(self) -> int:
+        """Bytes of the parts that an earlier run stored."""
+        ...
+
+    @property
+    def bytes_stored(self) -> int:
+        """Bytes of all parts that are stored by now."""
+        ...
+
+    def leave(self, transfer: Transfer) -> bool:
+        """End without `complete` or `abort`: a journal has what is stored, and a later run goes on from there. False
+        where nobody would: then an `abort` is owed."""
+        ...
 
     @property
     def stored(self) -> Mapping[int, Checksum | None]:

@@ -58,6 +58,7 @@ class S3Destination:
         only_new: bool = False,
         senders: int = 0,
         log: UploadLog | None = None,
+        abort_on_interrupt: bool = False,
     ) -> None:
         self._transport = transport
         self._target = target
@@ -66,7 +67,7 @@ class S3Destination:
         self._notice = notice
         self._own = OwnWrites(only_new=only_new, notice=notice)
         self._senders = senders
-        self._uploads = S3Uploads(transport, retry, self._own, log, notice)
+        self._uploads = S3Uploads(transport, retry, self._own, log, notice, abort_on_interrupt=abort_on_interrupt)
         self._weakest_noticed: set[ConfirmedBy] = set()
         self._attributes_of: dict[str, ObjectAttributes] = {}
         self._etag_is_md5 = objects.sse in ("", "AES256") and objects.sse_customer_key is None

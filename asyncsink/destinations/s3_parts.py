@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Set
 
 from asyncsink.destinations.base import ByteBody, Stored
 from asyncsink.destinations.s3_uploads import AlreadyComplete, S3Uploads
-from asyncsink.model import Checksum, ConfirmedBy, StoredPart, UploadCompleting, UploadPartStored
+from asyncsink.model import Checksum, ConfirmedBy, StoredPart, Transfer, UploadCompleting, UploadPartStored
 from asyncsink.s3.multipart import MultipartUpload
 from asyncsink.s3.operations import ObjectStored, PartSource
 from asyncsink.s3.part_plan import Part
@@ -40,6 +40,20 @@ class S3PartWriter:
     def unproven(self) -> Set[int]:
         """Parts that the server has and the journal lacks."""
         return self._upload.unproven
+
+    @property
+    def bytes_resumed(self) -> int:
+        """Bytes of the parts of an earlier run."""
+        return self._upload.bytes_taken_over
+
+    @property
+    def bytes_stored(self) -> int:
+        """Bytes of the parts that the server has."""
+        return self._upload.bytes_stored
+
+    def leave(self, transfer: Transfer) -> bool:
+        """As `S3Uploads.leave`."""
+        return self._uploads.leave(transfer, self._upload)
 
     async def write_part(
         self,
@@ -110,6 +124,20 @@ class S3CompleteObject:
     def unproven(self) -> Set[int]:
         """None."""
         return frozenset()
+
+    @property
+    def bytes_resumed(self) -> int:
+        """Bytes of the parts of an earlier run: all of them."""
+        return self._found.upload.bytes_taken_over
+
+    @property
+    def bytes_stored(self) -> int:
+        """The same."""
+        return self._found.upload.bytes_stored
+
+    def leave(self, transfer: Transfer) -> bool:  # noqa: ARG002 - it needs no reminder
+        """True: nothing is open, and the journal has it as being completed."""
+        return True
 
     async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
         """Nothing: the part is there."""

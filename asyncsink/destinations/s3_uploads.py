@@ -18,6 +18,7 @@ from asyncsink.model import (
     ChecksumAlgorithm,
     ConfirmedBy,
     OpenUpload,
+    SourceFile,
     StoredPart,
     Transfer,
     UploadCreating,
@@ -31,6 +32,9 @@ from asyncsink.s3.own_writes import OwnWrites
 from asyncsink.s3.part_plan import PartPlan
 from asyncsink.s3.resuming import can_go_on, empty_uploads_between, end_upload, find_own_object, parts_to_keep
 from asyncsink.s3.transport import Transport
+
+KEPT_MAX = 128
+"""Uploads left open whose parts are remembered; this run begins others anew, and a later one goes on with all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class S3Uploads:
     Args:
         transport, retry, own: of the run.
         log: remembers every step, or None.
+        abort_on_interrupt: also what a log remembers is aborted where it cannot be completed now.
         notice: told of what may stay open.
     """
 
@@ -65,12 +70,16 @@ class S3Uploads:
         own: OwnWrites,
         log: UploadLog | None,
         notice: Callable[[str], None],
+        *,
+        abort_on_interrupt: bool = False,
     ) -> None:
         self._transport = transport
         self._retry = retry
         self._own = own
         self._log = log
         self._notice = notice
+        self._keeps = log is not None and not abort_on_interrupt
+        self._kept: dict[str, tuple[SourceFile, MultipartUpload]] = {}
         self._left_open: dict[str, str] = {}
         self._unheard: dict[str, _Unheard] = {}
 
@@ -92,6 +101,11 @@ class S3Uploads:
             TransferError, JournalError: there is none.
         """
         key = transfer.key
+        if key in self._kept:
+            source, upload = self._kept.pop(key)
+            if source == transfer.source and upload.goes_on(plan, algorithm):
+                return upload
+            await self.abort(upload)
         if key in self._left_open:
             await self._end(key, self._left_open[key])
             del self._left_open[key]
@@ -103,6 +117,17 @@ class S3Uploads:
             if found is not None:
                 return found
         return await self._create(transfer, plan, algorithm, attributes)
+
+    def leave(self, transfer: Transfer, upload: MultipartUpload) -> bool:
+        """Leave an upload open for a later run, or for this one where the same file comes once more. False where no
+        journal has it, or that is not wanted: then it is to be aborted."""
+        if not self._keeps:
+            return False
+        self._kept[upload.key] = transfer.source, upload
+        if len(self._kept) > KEPT_MAX:
+            key = next(iter(self._kept))
+            self._left_open[key] = self._kept.pop(key)[1].upload_id
+        return True
 
     async def abort(self, upload: MultipartUpload) -> None:
         """Abort; what may have stayed open becomes a notice, and stays in the journal. Shielded, bounded in time."""

@@ -1,7 +1,7 @@
 """One of a run's processes: publishes what its parent hands it, and tells the parent what became of it.
 
 It walks nothing, checks nothing that was checked, and records nothing of its own: its parent does that once, for all.
-Told to leave (the parent was interrupted), it aborts what is under way. Where its pipe ends without a word, the parent
+Told to leave (the parent was interrupted), it ends what is under way. Where its pipe ends without a word, the parent
 was killed: with a journal it ends at once, because the next run goes on with the uploads that the journal has, and may
 have begun to; without one nobody else would ever abort them.
 """
@@ -211,6 +211,8 @@ class Child:
             bytes_under_way=self._progress.bytes_under_way,
             bytes_failed=self._progress.bytes_failed,
             bytes_moved=self._progress.bytes_moved,
+            bytes_resumed=self._progress.counts.bytes_resumed,
+            resumable=tuple(self._progress.resumable.values()),
             requests=self._progress.traffic.requests,
             retries=self._progress.traffic.retries,
             limit=self._limit[0],

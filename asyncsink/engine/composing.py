@@ -129,6 +129,7 @@ def report_of(run: Run, discovery: Discovery | None, dry_run: bool) -> Report:
         destination=run.target.url,
         dry_run=dry_run,
         interrupted=run.interrupted,
+        resumable=run.pipeline.progress.resumable.values(),
     )
 
 

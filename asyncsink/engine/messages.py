@@ -20,7 +20,7 @@ from asyncsink.config import Settings
 from asyncsink.destinations.base import Outlook
 from asyncsink.engine.recorder import Passed
 from asyncsink.errors import AsyncSinkError
-from asyncsink.model import SourceFile, Transfer, UploadStep
+from asyncsink.model import Resumable, SourceFile, Transfer, UploadStep
 
 LENGTH = struct.Struct("!Q")
 
@@ -62,7 +62,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """To a process: stop now, and abort what is under way. A pipe that ends without this message means that nobody is
+    """To a process: stop now, and end what is under way. A pipe that ends without this message means that nobody is
     left to tell: the parent was killed."""
 
 
@@ -75,7 +75,9 @@ class News:
         ended: the transfers that have ended, by their number in the order in which they were given.
         passed: what became of them.
         steps, notices: new ones; steps are those of multipart uploads, for the journal.
-        objects_in_hand, bytes_under_way: now. bytes_failed, bytes_moved, requests, retries: since the start.
+        objects_in_hand, bytes_under_way: now.
+        bytes_failed, bytes_moved, bytes_resumed, requests, retries: since the start.
+        resumable: the uploads that stay open for a later run.
         limit: requests in flight that are allowed now; `reason`: why it is that.
         error: class name and sentence of the error that ended the process, or None.
     """
@@ -89,8 +91,10 @@ class News:
     bytes_under_way: int = 0
     bytes_failed: int = 0
     bytes_moved: int = 0
+    bytes_resumed: int = 0
     requests: int = 0
     retries: int = 0
+    resumable: tuple[Resumable, ...] = ()
     limit: int = 0
     reason: str = ""
     error: tuple[str, str] | None = None

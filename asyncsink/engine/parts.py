@@ -2,7 +2,7 @@
 
 Runners take part numbers from one list; each waits for the byte budget before it reads, so a huge file shares
 memory and connections with everything else in the run. Where S3 has sender threads, a part is one hop to one of them
-(see one_hop.py). An upload ends complete or aborted: never in between.
+(see one_hop.py). An upload ends complete, aborted, or left to a later run where a journal has it: never in between.
 """
 
 from __future__ import annotations
@@ -24,12 +24,22 @@ from asyncsink.engine.one_hop import OneHop, find_hop
 from asyncsink.engine.progress import Progress, UnderWay
 from asyncsink.engine.reading import read_part
 from asyncsink.engine.sender_slots import SenderSlots
-from asyncsink.errors import AsyncSinkError, JournalError, PartsRefused, SourceError
+from asyncsink.errors import (
+    AccessDenied,
+    AsyncSinkError,
+    CredentialsError,
+    JournalError,
+    PartsRefused,
+    RetryableError,
+    SourceError,
+)
 from asyncsink.integrity.checksums import COMPOSITE_ALGORITHMS, FULL_OBJECT_ALGORITHMS, combine, composite
-from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
+from asyncsink.model import Checksum, ChecksumAlgorithm, Resumable, Transfer
 from asyncsink.s3.part_plan import Part, PartPlan
 from asyncsink.sources.reader import OpenSource
 
+_MAY_PASS = (RetryableError, AccessDenied, CredentialsError)
+"""Errors of an upload whose parts are as good as before."""
 REPAIRS_MAX = 2
 """How often parts that a destination lost are sent again before its word is final."""
 
@@ -64,6 +74,7 @@ class PartsTransfer:
         self._threads = threads
         self._runners_max = runners_max
         self._slots = slots
+        self._progress = progress
         self._under_way = UnderWay(progress)
         self._writers: dict[int, PartWriter] = {}
         self._kept: dict[int, Mapping[int, Checksum | None]] = {}
@@ -79,7 +90,11 @@ class PartsTransfer:
 
         Raises:
             SourceError: the file could not be read, or changed; every upload was aborted.
+
+        Whatever else ends it (cancellation, a journal that fails) leaves its uploads to a later run where that can go
+        on with them, and so does an error that may pass.
         """
+        stopped = True
         try:
             await each(self._legs, self._start)
             self._leave_out()
@@ -87,18 +102,22 @@ class PartsTransfer:
             if self._source_error is None:
                 await self._check_unchanged()
             if self._source_error is not None:
+                stopped = False
                 raise self._source_error
             checksum = self._combined()
             await each([leg for leg in self._legs if leg.alive], partial(self._complete, checksum=checksum))
+            stopped = False
             return checksum
         finally:
             self._under_way.take_back()
-            await self._abort_unfinished()
+            await self._end_unfinished(stopped)
 
     async def _start(self, leg: Leg) -> None:
         async def start() -> None:
             writer = await leg.destination.start(leg.outgoing(self._transfer), self._plan, self._algorithm)
             self._writers[id(leg)] = writer
+            if isinstance(writer, ResumedWriter):
+                self._progress.resumable.pop(self._transfer.key, None)
 
         await leg.attempt(start)
 
@@ -184,8 +203,11 @@ class PartsTransfer:
 
     async def _complete(self, leg: Leg, checksum: Checksum | None) -> None:
         async def complete() -> Stored:
-            stored = await self._complete_repaired(self._writers[id(leg)], checksum)
+            writer = self._writers[id(leg)]
+            stored = await self._complete_repaired(writer, checksum)
             del self._writers[id(leg)]
+            if isinstance(writer, ResumedWriter):
+                self._progress.counts.bytes_resumed += writer.bytes_resumed
             return stored
 
         await leg.attempt(complete)
@@ -220,8 +242,13 @@ class PartsTransfer:
             return combine(self._algorithm, zip(known, lengths, strict=True))
         return composite(self._algorithm, known) if self._algorithm in COMPOSITE_ALGORITHMS else None
 
-    async def _abort_unfinished(self) -> None:
-        """Abort what was not completed. Writers shield themselves; each is bounded in time."""
+    async def _end_unfinished(self, stopped: bool) -> None:
+        """Leave what was not completed to a later run, or abort it. Writers shield themselves; each is bounded in
+        time."""
+        for leg in self._legs:
+            writer = self._writers.get(id(leg))
+            if isinstance(writer, ResumedWriter) and (stopped or self._may_go_on(leg, writer)):
+                self._leave(leg, writer)
         if not self._writers:
             return
         with anyio.CancelScope(shield=True):
@@ -229,6 +256,17 @@ class PartsTransfer:
                 for leg in self._legs:
                     if id(leg) in self._writers:
                         group.start_soon(self._abort, leg)
+
+    def _may_go_on(self, leg: Leg, writer: ResumedWriter) -> bool:
+        return self._source_error is None and isinstance(leg.error, _MAY_PASS) and writer.bytes_stored > 0
+
+    def _leave(self, leg: Leg, writer: ResumedWriter) -> None:
+        transfer, stored = self._transfer, writer.bytes_stored
+        if writer.leave(transfer):
+            del self._writers[id(leg)]
+            left = Resumable(transfer.source.path, transfer.key, stored, self._plan.size_bytes)
+            self._progress.resumable[transfer.key] = left
+            self._progress.counts.bytes_resumed += writer.bytes_resumed
 
     async def _abort(self, leg: Leg) -> None:
         try:

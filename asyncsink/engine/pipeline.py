@@ -113,7 +113,7 @@ class Pipeline:
     async def run(self, feed: Callable[[Submit], Awaitable[None]]) -> None:
         """Publish everything that `feed` submits.
 
-        Returns when all of it is recorded. Cancelled, it aborts what is under way, records what is done, and leaves.
+        Returns when all of it is recorded. Cancelled, it ends what is under way, records what is done, and leaves.
         """
         async with anyio.create_task_group() as recording:
             recording.start_soon(self.recording.run)

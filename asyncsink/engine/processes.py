@@ -263,6 +263,10 @@ class ProcessPool:
         self._progress.bytes_moved += news.bytes_moved - before.bytes_moved
         self._progress.traffic.requests += news.requests - before.requests
         self._progress.traffic.retries += news.retries - before.retries
+        self._progress.counts.bytes_resumed += news.bytes_resumed - before.bytes_resumed
+        for gone in before.resumable:
+            self._progress.resumable.pop(gone.key, None)
+        self._progress.resumable.update((each.key, each) for each in news.resumable)
         if news.steps:
             await self._steps[worker.number].add(news.steps)
         for passed in news.passed:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from asyncsink.model import Resumable
 from asyncsink.report.counts import Counts
 from asyncsink.s3.traffic import Traffic
 
@@ -28,6 +29,7 @@ class Progress:
     Attributes:
         objects_total, bytes_total: from the survey, the listing or the manifest; None until then, and for streams.
         started: True once transfers run.
+        resumable: large files that a later run goes on with, by key.
         counts: what is recorded so far; those of the report, in the end. A verification counts what is proven there.
         traffic: requests sent, and how many of them repeated an earlier one.
         objects_in_hand: transfers that a worker has taken and that have no outcome yet.
@@ -40,6 +42,7 @@ class Progress:
     objects_total: int | None = None
     bytes_total: int | None = None
     started: bool = False
+    resumable: dict[str, Resumable] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
     traffic: Traffic = field(default_factory=Traffic)
     objects_in_hand: int = 0

@@ -90,7 +90,7 @@ class Publisher:
         Raises:
             JournalError: a step of an upload cannot be written down; the run stops.
 
-        Cancelled, it aborts what it began (shielded, bounded) and leaves nothing behind.
+        Cancelled, it aborts what it began (shielded, bounded), or leaves it to the next run; see parts.py.
         """
         started = self._clock()
         ending = Ending(transfer)

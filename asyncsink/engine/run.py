@@ -303,6 +303,7 @@ class Opening:
             only_new=settings.policies.overwrite == "never",
             senders=s3.senders,
             log=self.log if self.dry_run or journal is None else journal,
+            abort_on_interrupt=settings.policies.abort_on_interrupt,
         )
         exits.push_async_callback(destination.aclose)
         with s3.transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):

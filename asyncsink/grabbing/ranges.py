@@ -21,7 +21,7 @@ from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, combine
 from asyncsink.integrity.existing import Existing
 from asyncsink.integrity.received import Proof, comparison, conclude_proof, prove
 from asyncsink.integrity.sameness import Digests
-from asyncsink.model import ChecksumAlgorithm
+from asyncsink.model import ChecksumAlgorithm, Resumable
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectData, ObjectReceived
 from asyncsink.s3.part_plan import Part, PartPlan, plan_parts
 from asyncsink.s3.ranges import RangesUnknown
@@ -69,6 +69,9 @@ async def fetch_in_ranges(fetcher: Fetcher, wanted: Wanted, *, received_before: 
     under_way = UnderWay(fetcher.progress)
     try:
         await anyio.to_thread.run_sync(file.open, limiter=fetcher.threads)
+        resumed_bytes = sum(plan.part(number).length for number in file.done)
+        fetcher.progress.resumable.pop(key, None)
+        fetcher.progress.counts.bytes_resumed += resumed_bytes
         ranges = _Ranges(fetcher, key, existing.etag, plan, file, under_way=under_way)
         try:
             if fetcher.served.ranges:
@@ -84,10 +87,13 @@ async def fetch_in_ranges(fetcher: Fetcher, wanted: Wanted, *, received_before: 
             proof = await anyio.to_thread.run_sync(finish, limiter=fetcher.threads)
         except IntegrityError:
             file.discard()
+            fetcher.progress.counts.bytes_resumed -= resumed_bytes
             raise
     finally:
         under_way.take_back()
-        file.close()
+        if file.close():
+            stored = sum(plan.part(number).length for number in file.done)
+            fetcher.progress.resumable[key] = Resumable(fetcher.url(key), key, stored, plan.size_bytes)
     return Fetched(existing, proof, ranges.version_id, ranges.attempts)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
 from asyncsink.errors import GrabFailed
-from asyncsink.model import Failure, Receipt, Skip
+from asyncsink.model import Failure, Receipt, Resumable, Skip
 from asyncsink.report.counts import Counts, failure_as_dict
 from asyncsink.report.outcomes import OutcomeLog, OutcomeView
-from asyncsink.report.wording import count, duration, failure_line, inert, size
+from asyncsink.report.wording import count, duration, failure_line, goes_on, inert, size
 
 FAILURES_SHOWN = 5
 _PROOFS = {
@@ -35,6 +35,7 @@ class GrabReport:
         requests: requests sent, retries included. retries: those that repeated another one.
         notices: what a person should know that is no failure.
         interrupted: the grab was stopped before everything was tried.
+        resumable: large files whose ranges stay here: the next run goes on with them.
     """
 
     source: str
@@ -47,6 +48,7 @@ class GrabReport:
     retries: int = 0
     notices: tuple[str, ...] = ()
     interrupted: bool = False
+    resumable: tuple[Resumable, ...] = ()
 
     @property
     def receipts(self) -> OutcomeView[Receipt]:
@@ -72,6 +74,11 @@ class GrabReport:
     def bytes_fetched(self) -> int:
         """Bytes of content that were received and proven."""
         return self.log.counts.bytes_uploaded
+
+    @property
+    def bytes_resumed(self) -> int:
+        """Bytes of ranges that earlier runs had received, and that this run did not receive again."""
+        return self.log.counts.bytes_resumed
 
     def raise_for_failures(self) -> None:
         """Return where everything was grabbed or here already.
@@ -100,6 +107,7 @@ class GrabReport:
             "retries": self.retries,
             "transport": self.transport,
             "outputs": dict(self.outputs),
+            "resumable": [asdict(each) for each in self.resumable],
             "notices": list(self.notices),
             "failures": [failure_as_dict(failure) for failure in self.failures],
         }
@@ -111,6 +119,10 @@ class GrabReport:
         rate = f"{size(self.bytes_fetched / took)}/s, {self.objects_fetched / took:,.1f} objects/s"
         grabbed = f"{count(self.objects_fetched, 'object')} ({size(self.bytes_fetched)})"
         lines = [f"Grabbed {grabbed} from {inert(self.source)} in {duration(self.elapsed_seconds)}: {rate}."]
+        if counts.bytes_resumed:
+            lines.append(f"Received by earlier runs, and not again: {size(counts.bytes_resumed)}.")
+        if self.resumable:
+            lines.append(goes_on(self.resumable))
         if counts.already_there:
             lines.append(f"Here already: {count(counts.already_there, 'object')} ({size(counts.bytes_skipped)}).")
         if counts.not_published_total:
@@ -148,6 +160,7 @@ def counts_as_dict(counts: Counts) -> dict[str, Any]:
         "objects_failed": counts.objects_failed,
         "bytes_fetched": counts.bytes_uploaded,
         "bytes_skipped": counts.bytes_skipped,
+        "bytes_resumed": counts.bytes_resumed,
         "confirmed_by": dict(counts.confirmed_by),
         "skip_reasons": dict(counts.skip_reasons),
     }

@@ -322,6 +322,7 @@ class GrabRun:
             requests=stack.requests,
             retries=stack.retries,
             notices=tuple(self._events.notices),
+            resumable=tuple(self._progress.resumable.values()),
         )
 
 

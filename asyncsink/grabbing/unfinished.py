@@ -59,6 +59,7 @@ class UnfinishedFile:
             "algorithm": algorithm,
         }
         self._file = self._state = -1
+        self._ended = False
         self.done: dict[int, Checksum] = {}
 
     def open(self) -> None:
@@ -157,6 +158,7 @@ class UnfinishedFile:
         with translated(self.target, None):
             finish(self._file, self._mode, modified)
             os.rename(self.path, self.target)
+            self._ended = True
             self._remove_state()
 
     def discard(self) -> None:
@@ -165,6 +167,7 @@ class UnfinishedFile:
         Raises:
             AccessDenied, PermanentError: it cannot be removed.
         """
+        self._ended = True
         with translated(self.path, None, verb="removed"):
             for path in (self.path, self._state_path):
                 if path:
@@ -172,8 +175,12 @@ class UnfinishedFile:
                         os.unlink(path)
         self.close()
 
-    def close(self) -> None:
-        """Let go. A file that has a state stays for a later run, one without goes. Harmless when repeated."""
+    def close(self) -> bool:
+        """Let go. A file that has a state stays for a later run, one without goes. Harmless when repeated.
+
+        Returns whether a later run goes on with it.
+        """
+        stays = self._state >= 0 and not self._ended and bool(self.done)
         for descriptor in (self._file, self._state):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -181,6 +188,7 @@ class UnfinishedFile:
         if not self._state_path:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
+        return stays
 
     def _remove_state(self) -> None:
         if self._state_path:

@@ -20,6 +20,7 @@ class Counts:
     Attributes:
         objects_failed: without failures of local copies: their objects are published, or counted already.
         bytes_uploaded, bytes_skipped, bytes_planned: sums of size_bytes over the receipts, skips and planned transfers.
+        bytes_resumed: bytes that earlier runs had sent or received of large files, and this run did not once more.
         local_copies: how many receipts and skips have a local copy.
         local_copies_failed: how many failures are of the stage "local copy".
         confirmed_by: number of receipts by what the server's answer proved.
@@ -37,6 +38,7 @@ class Counts:
     bytes_uploaded: int = 0
     bytes_skipped: int = 0
     bytes_planned: int = 0
+    bytes_resumed: int = 0
     confirmed_by: Counter[str] = field(default_factory=Counter)
     skip_reasons: Counter[str] = field(default_factory=Counter)
     not_published: list[tuple[str, str]] = field(default_factory=list)
@@ -104,6 +106,7 @@ class Counts:
             "bytes_uploaded": self.bytes_uploaded,
             "bytes_skipped": self.bytes_skipped,
             "bytes_planned": self.bytes_planned,
+            "bytes_resumed": self.bytes_resumed,
             "confirmed_by": dict(self.confirmed_by),
             "skip_reasons": dict(self.skip_reasons),
             "not_published": [{"source": source, "reason": reason} for source, reason in self.not_published],

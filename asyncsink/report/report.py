@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
 from asyncsink.errors import ExportFailed
-from asyncsink.model import Failure, Planned, Receipt, Skip
+from asyncsink.model import Failure, Planned, Receipt, Resumable, Skip
 from asyncsink.report.counts import failure_as_dict
 from asyncsink.report.outcomes import OutcomeLog, OutcomeView
-from asyncsink.report.wording import count, duration, failure_line, inert, size
+from asyncsink.report.wording import count, duration, failure_line, goes_on, inert, size
 
 FAILURES_SHOWN = 5
 _CONFIRMED = {
@@ -36,6 +37,7 @@ class Report:
         destination: "s3://bucket/prefix", or a directory.
         dry_run: nothing was sent; see `planned`.
         interrupted: the run was stopped before everything was tried.
+        resumable: large files whose parts stay at the server, and in the journal: the next run goes on with them.
     """
 
     __slots__ = (
@@ -48,6 +50,7 @@ class Report:
         "notices",
         "out_file",
         "requests",
+        "resumable",
         "retries",
         "transport",
     )
@@ -65,6 +68,7 @@ class Report:
         notices: Iterable[str] = (),
         dry_run: bool = False,
         interrupted: bool = False,
+        resumable: Iterable[Resumable] = (),
     ) -> None:
         """Put a report over a log that gets no more outcomes. Arguments: see the class."""
         self._log = log
@@ -78,6 +82,7 @@ class Report:
         self.notices = tuple(notices)
         self.dry_run = dry_run
         self.interrupted = interrupted
+        self.resumable = tuple(resumable)
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set once, by the constructor; a report is a record of what happened."""
@@ -109,6 +114,11 @@ class Report:
     def bytes_uploaded(self) -> int:
         """Bytes of content that were sent and confirmed."""
         return self.counts.bytes_uploaded
+
+    @property
+    def bytes_resumed(self) -> int:
+        """Bytes of parts that earlier runs had sent, and that this run did not send again."""
+        return self.counts.bytes_resumed
 
     @property
     def objects_uploaded(self) -> int:
@@ -166,6 +176,7 @@ class Report:
             "requests": self.requests,
             "retries": self.retries,
             "transport": self.transport,
+            "resumable": [asdict(left) for left in self.resumable],
             "notices": list(self.notices),
             "failures": [failure_as_dict(failure) for failure in self.failures],
         }
@@ -194,6 +205,10 @@ class Report:
         if counts.confirmed_by:
             proofs = ", ".join(f"{_CONFIRMED.get(by, by)}: {n:,}" for by, n in counts.confirmed_by.most_common())
             lines.append(f"Confirmed: {proofs}.")
+        if counts.bytes_resumed:
+            lines.append(f"Sent by earlier runs, and not again: {size(counts.bytes_resumed)}.")
+        if self.resumable:
+            lines.append(goes_on(self.resumable))
         if counts.local_copies:
             lines.append(f"Local copies in place: {counts.local_copies:,}.")
         if self.retries:

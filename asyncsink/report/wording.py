@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from asyncsink.model import Failure
+from collections.abc import Iterable
 
+from asyncsink.model import Failure, Resumable
+
+GOING_ON_SHOWN = 5
 _SIZES = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -43,6 +46,21 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def goes_on(left: Iterable[Resumable]) -> str:
+    """How far large files are that a later run goes on with: "2 large files go on at 62 % and 18 % with the next run.",
+    or ""."""
+    shares = sorted((100 * each.bytes_stored // (each.size_bytes or 1) for each in left), reverse=True)
+    if not shares:
+        return ""
+    places = [f"{share} %" for share in shares[:GOING_ON_SHOWN]]
+    more = len(shares) - len(places)
+    if more:
+        places.append(f"{more:,} more")
+    where = f"{', '.join(places[:-1])} and {places[-1]}" if len(places) > 1 else places[0]
+    verb = "goes" if len(shares) == 1 else "go"
+    return f"{count(len(shares), 'large file')} {verb} on at {where} with the next run."
 
 
 def inert(text: str) -> str:

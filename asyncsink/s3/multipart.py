@@ -90,6 +90,8 @@ class MultipartUpload:
             key, plan.size_bytes, algorithm, self.etag_is_md5, parts=self._parts, confirmed=self._confirmed
         )
         self.attempts = 1
+        self.bytes_taken_over = 0
+        """Bytes of the parts that an earlier run sent."""
 
     def __repr__(self) -> str:
         return f"<MultipartUpload of {self.key!r}: {len(self._parts)} of {self._plan.count} parts>"
@@ -99,10 +101,21 @@ class MultipartUpload:
         """The parts that the server confirmed, by number."""
         return self._parts
 
+    @property
+    def bytes_stored(self) -> int:
+        """Bytes of these parts."""
+        return sum(self._plan.part(number).length for number in self._parts)
+
+    def goes_on(self, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> bool:
+        """Whether its parts are parts of what is to be sent by `plan`; from then on they count as this run's own."""
+        self.bytes_taken_over = 0
+        return (self._plan, self._algorithm) == (plan, algorithm)
+
     def take_over(self, part: CompletedPart, confirmed: ConfirmedBy) -> None:
         """Count a part that an earlier run sent, and that the server still has; `confirmed` is what proves it now."""
         self._parts[part.part_number] = part
         self._confirmed.add(confirmed)
+        self.bytes_taken_over += self._plan.part(part.part_number).length
 
     @property
     def unproven(self) -> Set[int]:

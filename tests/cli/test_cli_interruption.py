@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: open uploads are aborted, nothing is left behind, and the next run completes."""
+"""Ctrl-C and SIGTERM: nothing is left behind but what the next run goes on with, and that completes.
+
+What stays with a journal is in tests/export/test_interrupted.py.
+"""
 
 from __future__ import annotations
 
@@ -47,14 +50,15 @@ def lines_until(stream: Any, words: str) -> Iterator[str]:
 def test_a_signal_aborts_the_upload_and_the_next_run_completes(
     cli: Cli, large: Path, stalling: Any, s3: Any, bucket: str, tmp_path: Path, number: signal.Signals
 ) -> None:
-    arguments = ("export", large, f"s3://{bucket}", "--json", "--local-copy", tmp_path / "copies")
+    options = ("--json", "--local-copy", tmp_path / "copies", "--abort-on-interrupt")
+    arguments = ("export", large, f"s3://{bucket}", *options)
     process = cli.start(*arguments, "--part-size", "5MiB", "--endpoint-url", stalling.url)
     assert stalling.stalled.wait(60)
     assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads"), "the upload is open when the signal comes"
     process.send_signal(number)
     ended = cli.end(process)
     assert ended.code == 128 + number
-    assert ended.stderr.startswith("interrupted: aborting open uploads…\nPublished 0 objects (0 bytes)")
+    assert ended.stderr.startswith("interrupted: ending what is under way…\nPublished 0 objects (0 bytes)")
     assert ended.json["interrupted"] is True
     assert (ended.json["objects_uploaded"], ended.json["failures"]) == (0, [])
     assert not s3.list_multipart_uploads(Bucket=bucket).get("Uploads")
@@ -69,10 +73,10 @@ def test_a_signal_aborts_the_upload_and_the_next_run_completes(
 
 
 def test_more_signals_do_not_disturb_the_clean_up(cli: Cli, large: Path, stalling: Any, s3: Any, bucket: str) -> None:
-    process = cli.start("export", large, f"s3://{bucket}", "--endpoint-url", stalling.url)
+    process = cli.start("export", large, f"s3://{bucket}", "--endpoint-url", stalling.url, "--abort-on-interrupt")
     assert stalling.stalled.wait(60)
     process.send_signal(signal.SIGINT)
-    for _ in lines_until(process.stderr, "aborting open uploads"):
+    for _ in lines_until(process.stderr, "ending what is under way"):
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
     assert cli.end(process).code == 130
@@ -143,7 +147,7 @@ def test_progress_is_shown_on_a_terminal_and_removed_at_ctrl_c(
     assert (process.communicate(timeout=60)[0], process.returncode) == ("", 130)
     text = seen.decode()
     assert "24.0 MiB" in text
-    assert "interrupted: aborting open uploads…" in text
+    assert "interrupted: ending what is under way…" in text
     assert text.rstrip().endswith("publish the rest.")
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is visible again"
     assert "Traceback" not in text

@@ -65,7 +65,7 @@ def release(stalling: Any) -> None:
 def test_a_killed_process_costs_what_it_had_in_hand(
     cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, tmp_path: Path
 ) -> None:
-    process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl")
+    process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl", "--abort-on-interrupt")
     first, _ = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
     os.kill(first, signal.SIGKILL)
     release(stalling)
@@ -88,12 +88,12 @@ def test_a_killed_process_costs_what_it_had_in_hand(
 def test_a_signal_reaches_every_process(
     cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, number: signal.Signals, tmp_path: Path
 ) -> None:
-    process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl")
+    process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl", "--abort-on-interrupt")
     children = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
     process.send_signal(number)
     ended = cli.end(process)
     assert ended.code == 128 + number
-    assert ended.stderr.startswith("interrupted: aborting open uploads…\nPublished 60 objects")
+    assert ended.stderr.startswith("interrupted: ending what is under way…\nPublished 60 objects")
     assert (ended.json["objects_uploaded"], ended.json["failures"]) == (SMALL, [])
     assert uploads(s3, bucket) == set()
     assert not any(Path(f"/proc/{child}").exists() for child in children)
@@ -114,7 +114,7 @@ def test_without_a_journal_processes_abort_what_they_have_when_their_parent_is_k
 def test_a_signal_to_one_process_ends_it_in_order(
     cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, tmp_path: Path
 ) -> None:
-    process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl")
+    process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl", "--abort-on-interrupt")
     children = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
     for child in children:
         os.kill(child, signal.SIGTERM)
@@ -130,7 +130,7 @@ def test_a_signal_to_one_process_ends_it_in_order(
 def test_a_process_that_hangs_does_not_hold_up_the_aborts_of_the_first(
     cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, tmp_path: Path
 ) -> None:
-    process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl")
+    process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl", "--abort-on-interrupt")
     children = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
     for child in children:
         os.kill(child, signal.SIGSTOP)

@@ -197,7 +197,13 @@ async def test_cancellation_leaves_nothing_behind_and_the_next_run_completes(
 
     run = asyncio.create_task(
         asyncsink.export_directory(
-            root, destination, local_copy=tmp_path / "copy", manifest=tmp_path / "m", concurrency=2, **options
+            root,
+            destination,
+            local_copy=tmp_path / "copy",
+            manifest=tmp_path / "m",
+            concurrency=2,
+            abort_on_interrupt=True,
+            **options,
         )
     )
     with anyio.fail_after(30):

@@ -71,7 +71,7 @@ async def test_an_abort_that_is_not_answered_is_given_up(
     notices: list[str] = []
     copies = tmp_path / "copies"
     async with ActingPeer(way.serve) as peer:
-        given = {**options, "endpoint_url": peer.endpoint_url, "transport": lane, "retry": RETRY}
+        given = {**options, "endpoint_url": peer.endpoint_url, "transport": lane, "retry": RETRY, "journal": False}
         sink = asyncsink.AsyncSink(f"s3://{bucket}", local_copy=copies, **given)
 
         async def run() -> None:

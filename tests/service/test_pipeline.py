@@ -152,7 +152,7 @@ async def test_leaving_otherwise_aborts_what_is_under_way(
 
     async def serve(proxy: PartsProxy) -> None:
         where = options | {"endpoint_url": proxy.endpoint_url, "part_size_bytes": PART_BYTES}
-        async with asyncsink.AsyncSink(f"s3://{bucket}", **where) as sink:
+        async with asyncsink.AsyncSink(f"s3://{bucket}", abort_on_interrupt=True, **where) as sink:
             entered.append(sink)
             await sink.put("m", done)
             waiting.append(asyncio.create_task(sink.put("m", large)))
