@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from asyncsink.destinations.local_errors import NAME_BYTES_MAX, reading, shown
-from asyncsink.errors import SourceChanged, UploadMissing
+from asyncsink.errors import SourceChanged, SourceUnreadable, UploadMissing
 from asyncsink.integrity.checksums import ByteBody
 
 TEMPORARY_SUFFIX = ".asyncsink-part"
@@ -188,7 +188,13 @@ class TemporaryFile:
                 self.write(offset, buffer[:count])
                 offset += count
             after = os.fstat(file.fileno())
-        if not all(_unchanged(seen, size_bytes, mtime_ns) for seen in (before, after)) or offset != size_bytes:
+        at_rest = all(_unchanged(seen, size_bytes, mtime_ns) for seen in (before, after))
+        if at_rest and offset != size_bytes:
+            raise SourceUnreadable(
+                f"{shown(source)} has {offset:,} bytes, and its file system says {size_bytes:,}; copy it to an "
+                "ordinary file and export that."
+            )
+        if not at_rest:
             raise SourceChanged(f"{shown(source)} changed while it was copied; export it again when it is at rest.")
 
     def size_bytes(self) -> int:

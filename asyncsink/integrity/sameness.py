@@ -63,7 +63,8 @@ class CompareWith:
 
     Attributes:
         algorithms: full-object checksums; MD5 may stand for the plain ETag.
-        part_sizes_bytes: part sizes of the multipart ETags to try, where there is no full-object checksum.
+        part_sizes_bytes: part sizes of the multipart ETags to try, where there is no full-object checksum. Without
+            any, both are empty if the file can be read and has no byte.
         final: False where a difference may be the encryption's doing, so that a closer look may still find sameness.
     """
 
@@ -154,7 +155,8 @@ def _by_content(
     part_sizes: Sequence[int],
 ) -> Decision:
     if size_bytes == 0:
-        return SkipIt("both are empty")
+        # Nothing to compute; but only reading tells whether the file is as empty as it says.
+        return CompareWith()
     for algorithm in (wanted, *_BY_COST):
         if algorithm is not None and _stored_checksum(existing, algorithm) is not None:
             return CompareWith((algorithm,))
@@ -182,6 +184,8 @@ def same(compare: CompareWith, existing: Existing, digests: Digests) -> bool:
     Raises:
         KeyError: `digests` lacks an algorithm that `compare` asked for.
     """
+    if not compare.algorithms and not compare.part_sizes_bytes:
+        return True
     if compare.algorithms:
         return all(_agrees(existing, digests.checksums[algorithm]) for algorithm in compare.algorithms)
     return existing.etag.lower() in digests.etags.values()
@@ -202,7 +206,8 @@ def conclude(compare: CompareWith, existing: Existing, digests: Digests) -> Uplo
     gives a final one.
     """
     if same(compare, existing, digests):
-        return SkipIt("same checksum" if compare.algorithms else "same multipart ETag")
+        how = "same multipart ETag" if compare.part_sizes_bytes else "both are empty"
+        return SkipIt("same checksum" if compare.algorithms else how)
     if not compare.final and not existing.looked_closely:
         return LookCloser()
     return Upload(CHECKSUM_DIFFERS)

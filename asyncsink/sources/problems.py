@@ -70,6 +70,15 @@ def is_directory(path: str) -> SourceUnreadable:
     return SourceUnreadable(f"Source {path!r} is a directory; list its files: each with a key of its own.")
 
 
+def false_size(path: str, size_bytes: int, found: str) -> SourceUnreadable:
+    """The error of a file at rest that has other bytes than its size says; `found` is "more" or "fewer"."""
+    return SourceUnreadable(
+        f"{path} has {found} than the {size_bytes:,} bytes that its file system gives as its size, as files of /proc, "
+        "/sys and some FUSE file systems have; nothing was published under its key; copy it to an ordinary file and "
+        "export that."
+    )
+
+
 def impossible_name(path: str, error: ValueError) -> SourceMissing:
     """The error for a text that no file system can have as a path (a NUL, a surrogate that stands for no byte)."""
     return SourceMissing(f"Source {path!r} can be no file's path ({error}); expected a path; correct it.")

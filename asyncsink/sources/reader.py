@@ -12,9 +12,9 @@ import os
 import stat
 from types import TracebackType
 
-from asyncsink.errors import SourceChanged
+from asyncsink.errors import SourceChanged, SourceError
 from asyncsink.model import SourceFile
-from asyncsink.sources.problems import impossible_name, not_regular, translate
+from asyncsink.sources.problems import false_size, impossible_name, not_regular, translate
 
 # O_NONBLOCK: opening a FIFO that took the file's place returns at once; it means nothing to a regular file.
 # O_NOCTTY: a terminal that took its place does not become ours.
@@ -72,7 +72,7 @@ class OpenSource:
 
         Raises:
             SourceChanged: the file ended early.
-            SourceUnreadable: the storage failed.
+            SourceUnreadable: the storage failed, or the file has other bytes than its size says.
             ValueError: `into` is smaller than the file.
         """
         return self.read_part(0, self.size_bytes, into)
@@ -82,7 +82,7 @@ class OpenSource:
 
         Raises:
             SourceChanged: the file ended early.
-            SourceUnreadable: the storage failed.
+            SourceUnreadable: the storage failed, or the file has other bytes than its size says.
             ValueError: the part is not inside the file, `into` is smaller than `length`, or the file is closed.
         """
         if offset < 0 or length < 0 or offset + length > self.size_bytes:
@@ -164,17 +164,34 @@ class OpenSource:
 
     def _fill(self, view: memoryview, offset: int) -> None:
         # One read returns less than asked for at a signal, on some network file systems, and beyond 2 GiB (read(2)).
-        descriptor, filled = self._open_descriptor(), 0
-        while filled < len(view):
+        descriptor, filled, length = self._open_descriptor(), 0, len(view)
+        # Some file systems give 0 as the size of what has content (proc(5)): where the file should end, one byte more
+        # is asked for.
+        beyond = [bytearray(1)] if offset + length == self.size_bytes else []
+        while filled < length or beyond:
             try:
-                count = os.preadv(descriptor, [view[filled:]], offset + filled)
+                count = os.preadv(descriptor, [view[filled:], *beyond], offset + filled)
             except OSError as error:
                 raise translate(self._source.path, error) from error
-            if not count:
-                raise self._changed(
-                    f"expected {len(view)} bytes from offset {offset}, found only {filled}: the file was truncated"
+            if filled + count > length:
+                raise self._not_its_size(descriptor, "more")
+            if not count and filled < length:
+                raise self._not_its_size(
+                    descriptor, "fewer", f"expected {length} bytes from offset {offset}, found only {filled}: truncated"
                 )
             filled += count
+            if filled == length:
+                return
+
+    def _not_its_size(self, descriptor: int, found: str, change: str = "") -> SourceError:
+        """The error for an end that is elsewhere than it should be: the file changed, or its size was never true."""
+        try:
+            now = os.fstat(descriptor)
+        except OSError as error:
+            return translate(self._source.path, error)
+        if _fingerprint(now) == _fingerprint(self._first):
+            return false_size(self._source.path, self.size_bytes, found)
+        return self._changed(change or _differences(self._first, now))
 
     def _changed(self, what: str) -> SourceChanged:
         return _changed(self._source.path, what)
@@ -199,14 +216,16 @@ def read_at_rest(source: SourceFile) -> bytearray | None:
         first = os.fstat(descriptor)
         if first.st_size != size or not _is_as_found(first, source) or not stat.S_ISREG(first.st_mode):
             return None
-        body = bytearray(size)
-        count = os.preadv(descriptor, (body,), 0) if size else 0
+        # One byte more than there should be: see `OpenSource`.
+        body = bytearray(size + 1)
+        count = os.preadv(descriptor, (body,), 0)
         now = os.stat(path)
     except OSError:
         return None
     finally:
         os.close(descriptor)
     if _fingerprint(now) == _fingerprint(first):
+        del body[size:]
         return body if count == size else None
     if (now.st_dev, now.st_ino) != (first.st_dev, first.st_ino):
         raise _changed(path, _REPLACED)
