@@ -13,6 +13,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncsink.config import Limits, Policies
+from asyncsink.engine.descriptors import Share
 from asyncsink.engine.outcomes import problem_outcome
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import Publisher
@@ -75,6 +76,7 @@ class Pipeline:
         small_files: SmallFiles,
         recorder: Recorder,
         tuner: Tuner | None,
+        share: Share,
         *,
         policies: Policies,
         limits: Limits,
@@ -86,6 +88,7 @@ class Pipeline:
         self._small_files = small_files
         self.recorder = recorder
         self.tuner = tuner
+        self._share = share
         self._policies = policies
         self._hurry = hurry
         self.recording = Recording(recorder, record_seconds)
@@ -144,17 +147,21 @@ class Pipeline:
 
     async def _work(self) -> None:
         async for work in self._receive:
-            if isinstance(work, Batch):
-                self.progress.objects_in_hand += len(work.transfers)
-                await self._small_files.publish(work.transfers, self._ended)
-            elif isinstance(work, Skipped):
-                self.progress.objects_in_hand += len(work.skips)
-                for skip in work.skips:
-                    self._skipped(skip)
-            elif not work.dropped:
-                work.taken = True
-                self.progress.objects_in_hand += 1
-                await self._work_on(work.found, work.ticket)
+            await self._share.turn()
+            try:
+                if isinstance(work, Batch):
+                    self.progress.objects_in_hand += len(work.transfers)
+                    await self._small_files.publish(work.transfers, self._ended)
+                elif isinstance(work, Skipped):
+                    self.progress.objects_in_hand += len(work.skips)
+                    for skip in work.skips:
+                        self._skipped(skip)
+                elif not work.dropped:
+                    work.taken = True
+                    self.progress.objects_in_hand += 1
+                    await self._work_on(work.found, work.ticket)
+            finally:
+                self._share.over()
             if self.entry_done is not None:
                 self.entry_done(work)
             await self.recorder.room()

@@ -18,7 +18,7 @@ from asyncsink.destinations.base import Destination, Outlook, UploadLog
 from asyncsink.destinations.local import LocalDestination
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.engine.budget import ByteBudget
-from asyncsink.engine.descriptors import within_descriptors
+from asyncsink.engine.descriptors import ACCOUNT, Share
 from asyncsink.engine.events import Events
 from asyncsink.engine.hops import Hops
 from asyncsink.engine.journalling import RunJournal
@@ -136,13 +136,16 @@ class Opening:
         Raises:
             ConfigError, TransferError, JournalError: the run cannot start.
         """
-        settings = self.settings = self._bounded()
-        threads = self.threads or CapacityLimiter(settings.limits.reader_threads)
-        threads.total_tokens = settings.limits.reader_threads
         async with AsyncExitStack() as exits:
+            share = await self._share(exits)
+            settings = self.settings = replace(self.settings, limits=share.limits)
+            threads = self.threads or CapacityLimiter(settings.limits.reader_threads)
+            threads.total_tokens = settings.limits.reader_threads
             log = OutcomeLog(self.progress.counts)
             opened = await self._open_destination(exits, outlook, threads)
             destination, target, s3, journal = opened.destination, opened.target, opened.stack, opened.journal
+            if s3 is not None:
+                share.govern(s3.bound, s3.in_flight)
             copy = await self._open_copy(exits, threads)
             if journal is not None:
                 journal.copy = copy
@@ -188,6 +191,7 @@ class Opening:
                 small_files,
                 recorder,
                 tuner,
+                share,
                 policies=settings.policies,
                 limits=settings.limits,
                 progress=self.progress,
@@ -222,16 +226,14 @@ class Opening:
                     with anyio.CancelScope(shield=True):
                         await manifest.close(interrupted=run.interrupted)
 
-    def _bounded(self) -> Settings:
-        """The settings, with as much at a time as this process may have open files."""
+    async def _share(self, exits: AsyncExitStack) -> Share:
+        """What this run may have open of the files that this process may have."""
         asked = self.settings.limits
-        limits = within_descriptors(asked)
-        if 2 * limits.concurrency_max < asked.concurrency_start:
-            self.events.notice(
-                f"This process may have few open files: {count(limits.concurrency_max, 'transfer')} at a time at most, "
-                "instead of as many as bring speed; raise `ulimit -n`."
-            )
-        return replace(self.settings, limits=limits)
+        share = await ACCOUNT.open(asked)
+        exits.callback(share.close)
+        if 2 * share.allowed < asked.concurrency_start:
+            self.events.notice(few_files(share.allowed))
+        return share
 
     def _manifest(self, target: S3Target | LocalTarget, s3: S3Stack | None) -> ManifestWriter | None:
         if not self.settings.manifest:
@@ -348,6 +350,14 @@ class Opening:
     async def _open_copy(self, exits: AsyncExitStack, threads: CapacityLimiter) -> LocalDestination | None:
         target = self.settings.local_copy
         return None if target is None else await self._open_local(exits, target, threads, use_local_key=True)
+
+
+def few_files(transfers: int) -> str:
+    """The notice of a run that has few open files."""
+    return (
+        f"This process may have few open files: {count(transfers, 'transfer')} at a time at most, instead of as many "
+        "as bring speed; raise `ulimit -n`."
+    )
 
 
 def stand_in_directory(target: S3Target) -> LocalTarget:

@@ -52,7 +52,9 @@ class Tuner:
         """One look, `seconds` after the last."""
         window = self._pacer.take_window()
         sample = Sample(seconds, window.requests, window.bytes, window.throttled, window.errors, window.saturated)
-        state = next_state(self._state, sample, limit_min=1, limit_max=self._limit_max)
+        most = self._pacer.most
+        limit_max = self._limit_max if most is None else min(self._limit_max, most)
+        state = next_state(self._state, sample, limit_min=1, limit_max=limit_max)
         before, self._state = self._state, state
         if state.limit != before.limit:
             self._pacer.limit = state.limit

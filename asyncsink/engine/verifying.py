@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 import anyio
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from asyncsink.config import Limits, LocalTarget, S3Target, Secret, Settings
+from asyncsink.config import LocalTarget, S3Target, Secret, Settings
+from asyncsink.engine.descriptors import ACCOUNT, Share
 from asyncsink.engine.discover import batches
 from asyncsink.engine.progress import Progress, UnderWay
 from asyncsink.engine.run import surface
@@ -128,12 +129,14 @@ async def verify_manifest(
     settings = _settings(header.destination, header, options or {})
     report = VerifyReport(os.fspath(path))
     progress = progress if progress is not None else Progress()
-    async with _open_prover(settings, progress, read_back=read_back) as prover:
+    share = await ACCOUNT.open(settings.limits)
+    settings = replace(settings, limits=share.limits)
+    async with closing(share), _open_prover(settings, share, progress, read_back=read_back) as prover:
         await prover.check_reachable()
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(_count_promises, path, prover)
-                await _check_all(records, report, prover, limits=settings.limits, threads=threads, observe=observe)
+                await _check_all(records, report, prover, share, threads=threads, observe=observe)
         except BaseExceptionGroup as group:
             raise surface(group) from None
     return report
@@ -312,24 +315,27 @@ async def _check_all(
     records: Iterator[ManifestRecord],
     report: VerifyReport,
     prover: Prover,
+    share: Share,
     *,
-    limits: Limits,
     threads: CapacityLimiter,
     observe: Callable[[int], None] | None,
 ) -> None:
-    send, receive = anyio.create_memory_object_stream[Promise](limits.queue_transfers)
+    send, receive = anyio.create_memory_object_stream[Promise](share.limits.queue_transfers)
     ended: ManifestEnd | None = None
     failed = 0
 
     async def work() -> None:
         async for promise in receive:
             problem = ""
+            await share.turn()
             try:
                 report.confirmed_by[await prover.prove(promise)] += 1
             except ObjectMissing:
                 problem = "it is not there"
             except AsyncSinkError as error:
                 problem = str(error)
+            finally:
+                share.over()
             if problem:
                 report.problem(promise, problem)
             report.checked += 1
@@ -340,7 +346,7 @@ async def _check_all(
     prover.progress.started = True
     with send, receive:
         async with anyio.create_task_group() as group:
-            for _ in range(limits.concurrency_start):
+            for _ in range(share.limits.concurrency_start):
                 group.start_soon(work)
             async for batch in batches(records, limiter=threads):
                 for record in batch:
@@ -374,7 +380,9 @@ def _settings(destination: str, header: Any, options: Mapping[str, Any]) -> Sett
 
 
 @asynccontextmanager
-async def _open_prover(settings: Settings, progress: Progress, *, read_back: bool) -> AsyncIterator[Prover]:
+async def _open_prover(
+    settings: Settings, share: Share, progress: Progress, *, read_back: bool
+) -> AsyncIterator[Prover]:
     target = settings.target
     if isinstance(target, LocalTarget):
         yield Prover(None, None, progress, read_back=True)
@@ -388,4 +396,5 @@ async def _open_prover(settings: Settings, progress: Progress, *, read_back: boo
         checksum=settings.policies.checksum,
         traffic=progress.traffic,
     ) as stack:
+        share.govern(stack.bound, stack.in_flight)
         yield Prover(stack.transport, settings.objects.sse_customer_key, progress, read_back=read_back)

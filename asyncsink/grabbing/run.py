@@ -12,10 +12,11 @@ from anyio import CapacityLimiter
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncsink.engine.budget import ByteBudget
+from asyncsink.engine.descriptors import ACCOUNT, Share
 from asyncsink.engine.events import Events
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.recorder import Recorder
-from asyncsink.engine.run import surface
+from asyncsink.engine.run import few_files, surface
 from asyncsink.engine.tuner import Tuner
 from asyncsink.errors import AccessDenied, AsyncSinkError, InvalidKey, KeyCollision, ServerFault, SourceMissing
 from asyncsink.grabbing.fetching import Fetcher, failure_of
@@ -83,19 +84,25 @@ class GrabRun:
         await self._take_over_bucket()
         settings = self._settings.settings
         try:
+            share = await self._share()
+        except BaseException:
+            self._close()
+            raise
+        try:
             async with open_stack(
                 self._settings.target,
                 settings.retry,
-                settings.limits,
+                self._limits,
                 caller_bucket=settings.caller_bucket,
                 lane=settings.transport,
                 checksum=settings.policies.checksum,
                 notice=self._events.notice,
             ) as stack:
+                share.govern(stack.bound, stack.in_flight)
                 matches, single = await self._find(stack)
                 try:
                     await anyio.to_thread.run_sync(self._staging.open)
-                    await self._fetch_all(stack, matches, single)
+                    await self._fetch_all(stack, share, matches, single)
                 finally:
                     with anyio.CancelScope(shield=True):
                         await anyio.to_thread.run_sync(self._staging.close)
@@ -103,9 +110,21 @@ class GrabRun:
         except BaseExceptionGroup as group:
             raise surface(group) from None
         finally:
-            self._send.close()
-            self._receive.close()
-            self._events.close()
+            share.close()
+            self._close()
+
+    async def _share(self) -> Share:
+        """What this grab may have open of the files that this process may have."""
+        share = await ACCOUNT.open(self._limits)
+        if 2 * share.allowed < self._limits.concurrency_start:
+            self._events.notice(few_files(share.allowed))
+        self._limits = share.limits
+        return share
+
+    def _close(self) -> None:
+        self._send.close()
+        self._receive.close()
+        self._events.close()
 
     async def _take_over_bucket(self) -> None:
         """A caller's own bucket replaces the source's (Nipype rule 24)."""
@@ -163,7 +182,9 @@ class GrabRun:
     def _is_nothing(self, listed: ListedObject) -> bool:
         return is_marker(listed) or not listed.key.startswith(self._settings.base)
 
-    async def _fetch_all(self, stack: S3Stack, matches: Matches | None, single: ListedObject | None) -> None:
+    async def _fetch_all(
+        self, stack: S3Stack, share: Share, matches: Matches | None, single: ListedObject | None
+    ) -> None:
         landing = await anyio.to_thread.run_sync(Landing, self._staging)
         threads = CapacityLimiter(self._limits.reader_threads)
         self._progress.started = True
@@ -177,7 +198,7 @@ class GrabRun:
                     async with anyio.create_task_group() as workers:
                         fetcher = self._fetcher(stack, landing, Lander(landing, threads, workers), threads)
                         for _ in range(self._limits.concurrency_max):
-                            workers.start_soon(self._work, fetcher)
+                            workers.start_soon(self._work, fetcher, share)
                         await self._feed(fetcher, matches, single)
                         self._send.close()
                     tuning.cancel_scope.cancel()
@@ -209,11 +230,15 @@ class GrabRun:
         with anyio.CancelScope(shield=True):
             await self._recorder.run()
 
-    async def _work(self, fetcher: Fetcher) -> None:
+    async def _work(self, fetcher: Fetcher, share: Share) -> None:
         async for batch in self._receive:
-            self._progress.objects_in_hand += len(batch)
-            outcomes = await fetcher.grab(batch)
-            self._progress.objects_in_hand -= len(batch)
+            await share.turn()
+            try:
+                self._progress.objects_in_hand += len(batch)
+                outcomes = await fetcher.grab(batch)
+                self._progress.objects_in_hand -= len(batch)
+            finally:
+                share.over()
             self._recorder.add(outcomes)
             await self._recorder.room()
 

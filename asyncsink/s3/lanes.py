@@ -61,6 +61,11 @@ class Lanes:
     senders: int = 0
     checksums: ChecksumUse = USUAL
 
+    def bound(self, connections: int) -> None:
+        """Keep `connections` of each kind at most; those that rest beyond that are closed, and their threads end."""
+        if isinstance(self.transport, LaneRouter):
+            self.transport.bound(connections)
+
 
 class LaneRouter:
     """A Transport: hot operations go to the wire; files, parts and ranges to threads; all others through aioboto3."""
@@ -81,6 +86,11 @@ class LaneRouter:
         if isinstance(operation, (UploadPartFrom, PutObjectFrom, GetObjectTo)):
             return self._senders.send(operation)  # type: ignore[return-value] # it is an Operation[R]
         return self._other.send(operation)
+
+    def bound(self, connections: int) -> None:
+        """As `Lanes.bound`; aiohttp closes what rests after a few seconds."""
+        self._wire.bound(connections)
+        self._senders.bound(connections)
 
     async def aclose(self) -> None:
         """Close all lanes."""

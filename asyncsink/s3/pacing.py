@@ -51,13 +51,15 @@ class Pacer:
     def __init__(self, limit: int, traffic: Traffic | None = None) -> None:
         """Let `limit` requests be in flight; they are counted in `traffic`."""
         self._limit = limit
+        self._most: int | None = None
+        self._bound = limit
         self._in_flight = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._window = Window()
         self.traffic = traffic if traffic is not None else Traffic()
 
     def __repr__(self) -> str:
-        return f"<Pacer {self._in_flight} of {self._limit} in flight, {len(self._waiting)} waiting>"
+        return f"<Pacer {self._in_flight} of {self._bound} in flight, {len(self._waiting)} waiting>"
 
     @property
     def limit(self) -> int:
@@ -68,6 +70,20 @@ class Pacer:
     def limit(self, value: int) -> None:
         # Lowering it never cancels a request: tokens in use run out by themselves.
         self._limit = max(1, value)
+        self._set_bound()
+
+    @property
+    def most(self) -> int | None:
+        """What the limit may be at most, whatever the policy says; None is no bound."""
+        return self._most
+
+    @most.setter
+    def most(self, value: int | None) -> None:
+        self._most = value
+        self._set_bound()
+
+    def _set_bound(self) -> None:
+        self._bound = self._limit if self._most is None else min(self._limit, max(1, self._most))
         self._wake()
 
     @property
@@ -95,7 +111,7 @@ class Pacer:
         self._wake()
 
     def _wake(self) -> None:
-        while self._waiting and self._in_flight < self._limit:
+        while self._waiting and self._in_flight < self._bound:
             granted = self._waiting.popleft()
             if not granted.done():
                 self._in_flight += 1
@@ -108,12 +124,12 @@ class Pacer:
 
     async def send(self, transport: Transport, operation: Operation[R]) -> R:
         """Send one operation through `transport` while holding a token."""
-        if self._in_flight < self._limit and not self._waiting:
+        if self._in_flight < self._bound and not self._waiting:
             self._in_flight += 1
         else:
             await self._turn()
         self.traffic.requests += 1
-        if self._in_flight >= self._limit:
+        if self._in_flight >= self._bound:
             self._window.saturated = True
         try:
             response = await transport.send(operation)

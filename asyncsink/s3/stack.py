@@ -9,7 +9,7 @@ from typing import Any
 
 from asyncsink.config import ChecksumChoice, LaneChoice, Limits, RetryPolicy, S3Target
 from asyncsink.s3.checksum_headers import ChecksumHeaders
-from asyncsink.s3.lanes import open_lanes
+from asyncsink.s3.lanes import Lanes, open_lanes
 from asyncsink.s3.pacing import PacedTransport, Pacer
 from asyncsink.s3.retrying import RetryingTransport
 from asyncsink.s3.traffic import Traffic
@@ -26,6 +26,7 @@ class S3Stack:
         endpoint_url: the server in use, or "" for Amazon's own.
         region: the region in use, or "".
         senders: how many threads take UploadPartFrom, PutObjectFrom and GetObjectTo; 0 where no lane does.
+        lanes: below the layers.
     """
 
     transport: RetryingTransport
@@ -34,6 +35,16 @@ class S3Stack:
     endpoint_url: str
     region: str
     senders: int
+    lanes: Lanes
+
+    def bound(self, requests: int) -> None:
+        """From now on, `requests` are in flight at most, and so many connections of each kind rest."""
+        self.pacer.most = requests
+        self.lanes.bound(requests)
+
+    def in_flight(self) -> int:
+        """Requests in flight."""
+        return self.pacer.in_flight
 
     @property
     def requests(self) -> int:
@@ -77,6 +88,6 @@ async def open_stack(
             retry,
             traffic=pacer.traffic,
         )
-        yield S3Stack(transport, pacer, lanes.name, lanes.endpoint_url, lanes.region, lanes.senders)
+        yield S3Stack(transport, pacer, lanes.name, lanes.endpoint_url, lanes.region, lanes.senders, lanes)
     finally:
         await lanes.transport.aclose()

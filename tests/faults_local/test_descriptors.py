@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncsink.config import Limits
-from asyncsink.engine.descriptors import BESIDE, PER_READER, PER_TRANSFER, fitted, within_descriptors
+from asyncsink.engine.descriptors import BESIDE, PER_READER, PER_TRANSFER, SETTLE_SECONDS, Account, Share, fitted
 from asyncsink.errors import ConfigError
+from tests.support.quirky_s3 import Answer, QuirkyS3, Request, StoredObject, quirky_s3
 
 MIB = 1 << 20
+LARGE_BYTES = 256 * MIB
+COMMAND = (sys.executable, "-m", "asyncsink.cli.main")
 FEWEST = BESIDE + PER_READER + PER_TRANSFER
 
 
@@ -53,20 +60,182 @@ def test_the_usual_limit_of_a_system_lowers_nothing() -> None:
     assert fitted(limits, 1024 - 20, 1024) is limits
 
 
-def test_what_this_process_has_open_counts() -> None:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[1], 512), before[1]))
-    held: list[int] = []
-    try:
-        first = within_descriptors(Limits())
-        held = [os.open(os.devnull, os.O_RDONLY) for _ in range(70)]
-        second = within_descriptors(Limits())
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert first.concurrency_max - second.concurrency_max == 70 // PER_TRANSFER
-    assert replace(second, concurrency_max=128, concurrency_start=32) == Limits()
+async def settled(*shares: Share) -> None:
+    """Wait until every share has what it is to have: each look at the others comes by a timer."""
+    before: list[int] = []
+    while before != [share.allowed for share in shares]:
+        before = [share.allowed for share in shares]
+        await asyncio.sleep(2 * SETTLE_SECONDS)
+
+
+@pytest.mark.anyio
+async def test_what_this_process_has_open_counts() -> None:
+    few = (await Account(lambda: 512, lambda: 10).open(Limits())).limits
+    fewer = (await Account(lambda: 512, lambda: 80).open(Limits())).limits
+    assert few.concurrency_max - fewer.concurrency_max == 70 // PER_TRANSFER
+    assert replace(fewer, concurrency_max=128, concurrency_start=32) == Limits()
+
+
+@pytest.mark.anyio
+async def test_shares_are_even_when_others_open_and_grow_when_they_close() -> None:
+    account = Account(lambda: 256, lambda: 10)
+    first = await account.open(Limits())
+    alone = first.allowed
+    assert alone == first.limits.concurrency_max == fitted(Limits(), 246, 256).concurrency_max
+    second = await account.open(Limits())
+    third = await account.open(Limits(concurrency=2, concurrency_start=2, concurrency_max=2))
+    await settled(first, second, third)
+    assert (first.allowed, third.allowed) == (second.allowed, 2)
+    assert sum(share.held() for share in (first, second, third)) <= 246
+    second.close()
+    third.close()
+    await settled(first)
+    assert first.allowed == alone
+
+
+@pytest.mark.anyio
+async def test_what_is_under_way_is_waited_for_before_another_gets_it() -> None:
+    account = Account(lambda: 100, lambda: 10)
+    first = await account.open(Limits())
+    requests, bounds = first.allowed, list[int]()
+    first.govern(bounds.append, lambda: requests)
+    for _ in range(first.allowed):
+        await first.turn()
+    opening = asyncio.create_task(account.open(Limits()))
+    await asyncio.sleep(3 * SETTLE_SECONDS)
+    assert not opening.done()  # all that there is, is in use
+    assert bounds[-1] < bounds[0]  # and no new request begins beyond the even share
+    waiting = asyncio.create_task(first.turn())
+    requests = first.allowed
+    for _ in range(first.busy - first.allowed):
+        first.over()
+    second = await opening
+    await settled(first, second)
+    assert first.held() + second.held() <= 90
+    assert second.allowed == first.allowed
+    assert not waiting.done()
+    second.close()
+    await waiting
+    assert first.busy == first.allowed or first.busy < first.limits.concurrency_max
+
+
+@pytest.mark.anyio
+async def test_one_more_than_fits_is_refused_and_one_that_waits_can_be_cancelled() -> None:
+    account = Account(lambda: 80, lambda: 10)
+    first = await account.open(Limits())
+    for _ in range(first.allowed):
+        await first.turn()
+    requests = first.allowed
+    first.govern(lambda _: None, lambda: requests)
+    waiting = asyncio.create_task(account.open(Limits()))
+    await asyncio.sleep(SETTLE_SECONDS)
+    with pytest.raises(ConfigError, match=r"beside the 2 that run in it already.*ulimit -n"):
+        await account.open(Limits())
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await settled(first)
+    assert first.allowed == first.limits.concurrency_max
+
+
+SINKS = """
+import asyncio, sys, asyncsink
+async def one(bucket, number, small, large):
+    async with asyncsink.AsyncSink(f"s3://{bucket}/{number}", journal=False) as sink:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(sink.put("large", large))
+            for path in small:
+                group.create_task(sink.put("small", path))
+    return sink.report
+async def main(bucket, large, *small):
+    reports = await asyncio.gather(*(one(bucket, number, small, large) for number in range(3)))
+    print(sum(len(report.receipts) for report in reports), sum(len(report.failures) for report in reports))
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def distant() -> Iterator[QuirkyS3]:
+    """A server whose answers take their time, so that many requests are in flight. It forgets what parts hold."""
+    digests: dict[str, dict[int, bytes]] = {}
+
+    def late(r: Request) -> Answer | None:
+        if not r.key:
+            return None
+        threading.Event().wait(0.1)
+        upload_id = r.query.get("uploadId", "")
+        if r.method == "PUT" and upload_id:
+            digest = hashlib.md5(r.body)
+            digests.setdefault(upload_id, {})[int(r.query["partNumber"])] = digest.digest()
+            told = {name: value for name, value in r.headers.items() if name.startswith("x-amz-checksum-")}
+            return 200, {"ETag": f'"{digest.hexdigest()}"', **told}, b""
+        if r.method == "HEAD" and r.key.endswith("large.bin"):
+            stored = server.objects["tryout"][r.key]
+            modified = formatdate(stored.modified, usegmt=True)
+            return 200, {"ETag": stored.etag, "Last-Modified": modified, "Content-Length": str(LARGE_BYTES)}, b""
+        if r.method == "POST" and upload_id:
+            parts = digests[upload_id]
+            etag = hashlib.md5(b"".join(parts[number] for number in sorted(parts))).hexdigest()
+            server.objects["tryout"][r.key] = StoredObject(b"", {}, f'"{etag}-{len(parts)}"')
+            document = (
+                f"<CompleteMultipartUploadResult><ETag>{etag}-{len(parts)}</ETag></CompleteMultipartUploadResult>"
+            )
+            return 200, {"Content-Type": "application/xml"}, document.encode()
+        return None
+
+    with quirky_s3(late) as server:
+        yield server
+
+
+def limited_here(server: QuirkyS3, most: int, home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return limited(server.environment(home), most, *arguments)
+
+
+def test_three_sinks_of_one_process_share_the_limit(tmp_path: Path, distant: QuirkyS3) -> None:
+    small = [tmp_path / f"{number}.bin" for number in range(240)]
+    for path in small:
+        path.write_bytes(bytes(1000))
+    large = tmp_path / "large.bin"
+    with large.open("wb") as file:
+        file.truncate(LARGE_BYTES)
+    ended = limited_here(distant, 256, tmp_path, sys.executable, "-c", SINKS, "tryout", large, *small)
+    assert (ended.stdout, ended.returncode) == (f"{3 * 241} 0\n", 0), ended.stderr[-2000:]
+    assert len(distant.objects["tryout"]) == 3 * 241
+
+
+@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
+@pytest.mark.parametrize(("most", "large"), [(128, True), (96, True), (48, False)])
+def test_a_grab_ends_well_with_few(lane: str, most: int, large: bool, tmp_path: Path, distant: QuirkyS3) -> None:
+    body = bytes(21 * MIB) if large else b"small"
+    # One body, however many keys: the server need not hold it more than once.
+    distant.objects["tryout"] = {f"{number}": StoredObject(body) for number in range(10 if large else 150)}
+    target = tmp_path / "grabbed"
+    options = ("--transport", lane, "--part-size", "5MiB", "--json")
+    ended = limited_here(distant, most, tmp_path, *COMMAND, "grab", "s3://tryout", target, *options)
+    assert (ended.returncode, json.loads(ended.stdout)["failures"]) == (0, []), ended.stderr
+    assert "few open files" in ended.stderr
+    assert {path.name for path in target.iterdir()} == set(distant.objects["tryout"])
+
+
+def test_a_check_ends_well_with_few(tmp_path: Path, distant: QuirkyS3) -> None:
+    source, manifest = tmp_path / "source", tmp_path / "m.jsonl"
+    source.mkdir()
+    for number in range(120):
+        (source / f"{number}").write_bytes(bytes(1000))
+    sent = limited_here(distant, 1000, tmp_path, *COMMAND, "export", source, "s3://tryout", "--manifest", manifest)
+    assert sent.returncode == 0, sent.stderr
+    ended = limited_here(distant, 40, tmp_path, *COMMAND, "verify", manifest, "--read-back")
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("most", [30, 14])
+def test_a_grab_with_too_few_is_refused_in_one_sentence(most: int, tmp_path: Path, seaweed: Any, bucket: str) -> None:
+    environment = {**os.environ, **seaweed.environment}
+    ended = limited(environment, most, *COMMAND, "grab", f"s3://{bucket}", tmp_path / "grabbed")
+    assert ended.returncode in (1, 2)
+    assert "ulimit -n" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "grabbed").exists()
 
 
 @pytest.fixture
@@ -83,21 +252,26 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def export(seaweed: Any, most: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """The command in a process that may have `most` open files."""
+def limited(environment: dict[str, str], most: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A program in a process that may have `most` open files."""
 
     def lower() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     return subprocess.run(
-        [sys.executable, "-m", "asyncsink.cli.main", "export", *map(str, arguments), "--json"],
-        env={**os.environ, **seaweed.environment},
+        list(map(str, arguments)),
+        env=environment,
         preexec_fn=lower,
         capture_output=True,
         text=True,
         check=False,
         timeout=100,
     )
+
+
+def export(seaweed: Any, most: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process that may have `most` open files."""
+    return limited({**os.environ, **seaweed.environment}, most, *COMMAND, "export", *arguments, "--json")
 
 
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])

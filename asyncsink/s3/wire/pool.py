@@ -69,6 +69,7 @@ class Pool:
         self._empty = asyncio.Event()
         self._empty.set()
         self._closed = False
+        self._kept_max: int | None = None
         self.connections_total = 0
         """Connections made so far."""
 
@@ -139,6 +140,12 @@ class Pool:
             self._timer = None
         self._threads.shutdown(wait=False)
 
+    def bound(self, connections: int) -> None:
+        """Keep `connections` at most; idle ones beyond that are closed now, others when they are idle."""
+        self._kept_max = connections
+        for connection in self._idle[: max(0, len(self._open) - connections)]:
+            connection.abort()
+
     async def in_thread(self, function: Callable[[], T]) -> T:
         """Run something blocking and short in one of the pool's threads.
 
@@ -150,7 +157,9 @@ class Pool:
         return await self._loop.run_in_executor(self._threads, function)
 
     def _give_back(self, connection: Connection) -> None:
-        if connection.usable and not self._closed:
+        if self._kept_max is not None and len(self._open) > self._kept_max:
+            connection.abort()
+        elif connection.usable and not self._closed:
             connection.idle_since = self._loop.time()
             self._idle.append(connection)
 

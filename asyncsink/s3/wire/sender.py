@@ -93,6 +93,8 @@ class SenderPool:
         self._slots = asyncio.Semaphore(threads)
         self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="asyncsink-resolver")
         self._senders: list[Sender] = []
+        self._ending: list[Sender] = []
+        self._kept_max = threads
         self._idle: list[Sender] = []
         self._under_way: dict[Sender, Assignment] = {}
         self._closed = False
@@ -215,6 +217,20 @@ class SenderPool:
                 return await self._send(sender, errand)
             finally:
                 self._idle.append(sender)
+                self._end_surplus()
+
+    def bound(self, threads: int) -> None:
+        """Keep `threads` at most; those that rest beyond that end now, others when they have nothing to do."""
+        self._kept_max = threads
+        self._end_surplus()
+
+    def _end_surplus(self) -> None:
+        while self._idle and len(self._senders) > self._kept_max:
+            sender = self._idle.pop(0)
+            self._senders.remove(sender)
+            self._ending = [each for each in self._ending if not each.ended.done()]
+            self._ending.append(sender)
+            sender.stop()
 
     async def aclose(self) -> None:
         """End the threads and close their connections; what is under way fails. Calling it twice is harmless.
@@ -224,9 +240,9 @@ class SenderPool:
         self._closed = True
         for sender, assignment in self._under_way.items():
             sender.give_up(assignment)
-        senders, self._senders = self._senders, []
-        for sender in senders:
+        for sender in self._senders:
             sender.stop()
+        senders, self._senders, self._ending = [*self._senders, *self._ending], [], []
         self._resolvers.shutdown(wait=False)
         if not senders:
             return

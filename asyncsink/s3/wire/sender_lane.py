@@ -49,6 +49,7 @@ class SenderLane:
         self._bandwidth = bandwidth
         self._opening = asyncio.Lock()
         self._pool: SenderPool | None = None
+        self._bound: int | None = None
         self.threads = threads_for(limits)
         """Parts and whole files that are sent at once, at most."""
 
@@ -64,6 +65,12 @@ class SenderLane:
         """
         pool = self._pool or await self._open()
         return await (pool.receive(operation) if isinstance(operation, GetObjectTo) else pool.send(operation))
+
+    def bound(self, threads: int) -> None:
+        """As `SenderPool.bound`."""
+        self._bound = threads
+        if self._pool is not None:
+            self._pool.bound(threads)
 
     async def aclose(self) -> None:
         """End the threads; what is under way fails. Calling it twice is harmless."""
@@ -86,6 +93,8 @@ class SenderLane:
                 self._pool = SenderPool(
                     target.bucket, endpoint, keyring, self._retry, tls, threads=self.threads, bandwidth=self._bandwidth
                 )
+                if self._bound is not None:
+                    self._pool.bound(self._bound)
             return self._pool
 
 

@@ -166,6 +166,10 @@ class WireTransport:
             return cast("R", await asyncio.to_thread(self._read, operation, answer))
         return cast("R", self._read(operation, answer))
 
+    def bound(self, connections: int) -> None:
+        """As `Pool.bound`."""
+        self._pool.bound(connections)
+
     async def aclose(self) -> None:
         """Close every connection; requests under way fail. Calling it twice is harmless."""
         await self._pool.aclose()
