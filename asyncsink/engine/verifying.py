@@ -131,14 +131,15 @@ async def verify_manifest(
     progress = progress if progress is not None else Progress()
     share = await ACCOUNT.open(settings.limits)
     settings = replace(settings, limits=share.limits)
-    async with closing(share), _open_prover(settings, share, progress, read_back=read_back) as prover:
-        await prover.check_reachable()
-        try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(_count_promises, path, prover)
-                await _check_all(records, report, prover, share, threads=threads, observe=observe)
-        except BaseExceptionGroup as group:
-            raise surface(group) from None
+    with closing(share):
+        async with _open_prover(settings, share, progress, read_back=read_back) as prover:
+            await prover.check_reachable()
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_count_promises, path, prover)
+                    await _check_all(records, report, prover, share, threads=threads, observe=observe)
+            except BaseExceptionGroup as group:
+                raise surface(group) from None
     return report
 
 

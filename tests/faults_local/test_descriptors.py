@@ -159,28 +159,29 @@ def distant() -> Iterator[QuirkyS3]:
     """A server whose answers take their time, so that many requests are in flight. It forgets what parts hold."""
     digests: dict[str, dict[int, bytes]] = {}
 
+    def checksums(r: Request) -> dict[str, str]:
+        return {name: value for name, value in r.headers.items() if name.startswith("x-amz-checksum-")}
+
     def late(r: Request) -> Answer | None:
         if not r.key:
             return None
         threading.Event().wait(0.1)
-        upload_id = r.query.get("uploadId", "")
+        upload_id, stored = r.query.get("uploadId", ""), server.objects["tryout"].get(r.key)
         if r.method == "PUT" and upload_id:
             digest = hashlib.md5(r.body)
             digests.setdefault(upload_id, {})[int(r.query["partNumber"])] = digest.digest()
-            told = {name: value for name, value in r.headers.items() if name.startswith("x-amz-checksum-")}
-            return 200, {"ETag": f'"{digest.hexdigest()}"', **told}, b""
-        if r.method == "HEAD" and r.key.endswith("large.bin"):
-            stored = server.objects["tryout"][r.key]
-            modified = formatdate(stored.modified, usegmt=True)
-            return 200, {"ETag": stored.etag, "Last-Modified": modified, "Content-Length": str(LARGE_BYTES)}, b""
+            return 200, {"ETag": f'"{digest.hexdigest()}"', **checksums(r)}, b""
         if r.method == "POST" and upload_id:
             parts = digests[upload_id]
-            etag = hashlib.md5(b"".join(parts[number] for number in sorted(parts))).hexdigest()
-            server.objects["tryout"][r.key] = StoredObject(b"", {}, f'"{etag}-{len(parts)}"')
-            document = (
-                f"<CompleteMultipartUploadResult><ETag>{etag}-{len(parts)}</ETag></CompleteMultipartUploadResult>"
-            )
+            etag = f"{hashlib.md5(b''.join(parts[number] for number in sorted(parts))).hexdigest()}-{len(parts)}"
+            kept = server.uploads[upload_id]["headers"] | checksums(r)
+            server.objects["tryout"][r.key] = StoredObject(b"", kept, f'"{etag}"')
+            document = f"<CompleteMultipartUploadResult><ETag>{etag}</ETag></CompleteMultipartUploadResult>"
             return 200, {"Content-Type": "application/xml"}, document.encode()
+        if r.method == "HEAD" and stored is not None and r.key.endswith("large.bin"):
+            modified = formatdate(stored.modified, usegmt=True)
+            told = {"ETag": stored.etag, "Last-Modified": modified, "Content-Length": str(LARGE_BYTES)}
+            return 200, stored.headers | told, b""
         return None
 
     with quirky_s3(late) as server:
