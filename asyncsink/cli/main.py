@@ -11,12 +11,17 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from asyncsink.paths import IS_UTF8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `arguments` are those of the process unless given."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
     _fill_standard_streams()
+    if arguments is None and not (IS_UTF8 or sys.flags.utf8_mode):
+        return _start_in_utf8_mode()
+    given = list(sys.argv[1:] if arguments is None else arguments)
     # Looking for garbage among modules that are just being imported takes a fifth of a short run; the command's own
     # part begins with the collector on (cli/running.py).
     gc.disable()
@@ -37,6 +42,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         gc.enable()
+
+
+def _start_in_utf8_mode() -> int:
+    """Start this process anew in Python's UTF-8 mode: names on the command line, on disk and in what is printed are
+    UTF-8 then, as keys are, whatever the locale says. Returns only where that is not possible."""
+    try:
+        words = Path("/proc/self/cmdline").read_bytes().split(b"\0")[1:-1]
+    except OSError:
+        words = [os.fsencode(word) for word in sys.orig_argv[1:]]
+    try:
+        os.execv(sys.executable, [os.fsencode(sys.executable), b"-X", b"utf8", *words])  # noqa: S606 - this program
+    except (OSError, ValueError) as error:
+        print(
+            f"asyncsink: the locale's encoding is {sys.getfilesystemencoding()}, and names of files are UTF-8; Python "
+            f"cannot be started in UTF-8 mode ({error}); set PYTHONUTF8=1, or LC_ALL to a UTF-8 locale.",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def _fill_standard_streams() -> None:

@@ -75,7 +75,7 @@ class Worker:
         try:
             # A session of its own: Ctrl-C in the terminal reaches the parent alone, which ends its processes in order.
             process = await anyio.open_process(
-                [sys.executable, "-P", "-c", _CODE, json.dumps(places)],
+                [sys.executable, "-X", f"utf8={sys.flags.utf8_mode}", "-P", "-c", _CODE, json.dumps(places)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

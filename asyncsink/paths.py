@@ -1,0 +1,247 @@
+"""Paths as text that is the same in every locale, and directories opened so that no link leads elsewhere.
+
+Inside asyncsink a path is its bytes on disk, read as UTF-8; bytes that are no UTF-8 are surrogates (PEP 383). Keys are
+made of such texts, so that one file has one key whatever the locale says. The interpreter's own str is another text
+where its file system encoding is not UTF-8 (a Latin-1 locale, or the C locale without UTF-8 mode): `as_text` takes
+such a str in, `as_native` gives one out, and `on_disk` is what the functions of `os` are given.
+
+A directory is opened by a path whose links were followed before. Where a link has taken the place of a part of that
+path since then, opening it fails (ELOOP): whoever swaps directories under a run can make it fail, and cannot lead it
+to other files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import stat
+import struct
+import sys
+from collections.abc import Callable, Iterator
+
+IS_UTF8 = sys.getfilesystemencoding().lower().replace("_", "-") in ("utf-8", "utf8")
+
+SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+"""Flags of a directory whose entries are opened by name; the right to search it is enough."""
+LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+"""Flags of a directory that is listed or synced."""
+
+_OPENAT2 = 437
+_AT_FDCWD = -100
+_RESOLVE_NO_SYMLINKS = 0x04
+_OPEN_HOW = struct.Struct("=QQQ")
+
+
+def as_text(path: str) -> str:
+    """A path of this interpreter (an argument, the current directory, an entry of a directory) as asyncsink's text.
+
+    Raises:
+        UnicodeEncodeError: the file system encoding cannot write it, so that it names no file.
+    """
+    return path if IS_UTF8 else os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def as_native(text: str) -> str:
+    """The str by which this interpreter opens the path `text`."""
+    return text if IS_UTF8 else os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
+def on_disk(text: str) -> str | bytes:
+    """`text` as the functions of `os` take it.
+
+    Raises:
+        UnicodeEncodeError: `text` holds a surrogate that stands for no byte.
+    """
+    return text if IS_UTF8 else text.encode("utf-8", "surrogateescape")
+
+
+def current_directory() -> str:
+    """The current directory. Blocking.
+
+    Raises:
+        OSError: it was removed.
+    """
+    return as_text(os.getcwd())
+
+
+def real_path(path: str) -> str:
+    """The absolute `path` with its links followed, as far as it exists. Blocking."""
+    if IS_UTF8:
+        return os.path.realpath(path)
+    return os.path.realpath(path.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Pure: whether the absolute `path` is `directory` or lies below it."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def open_directory(path: str, flags: int = SEARCH) -> int:
+    """A descriptor of a directory that is reached without following a link. Blocking; the caller closes it.
+
+    Args:
+        path: absolute.
+        flags: SEARCH or LIST.
+
+    Raises:
+        OSError: it cannot be opened; ELOOP where a part of the path is a symbolic link.
+        ValueError: no directory can have this path (a NUL, a surrogate that stands for no byte).
+    """
+    if _open_at_once is not None:
+        return _open_at_once(path, flags)
+    return _open_by_steps(path, flags)
+
+
+def make_directory(path: str, flags: int = SEARCH) -> int:
+    """As `open_directory`; what is missing of the path is made, durably. Several threads and processes may do so at
+    once.
+
+    Raises:
+        OSError: it cannot be made or opened; ENOTDIR where a file stands in the place of a directory.
+    """
+    try:
+        return open_directory(path, flags)
+    except FileNotFoundError:
+        return _open_by_steps(path, flags, make=True)
+
+
+@contextlib.contextmanager
+def directory_of(path: str) -> Iterator[tuple[int, str | bytes]]:
+    """A descriptor of the directory that holds `path`, reached without following a link, and the last name of it.
+
+    Raises:
+        OSError, ValueError: as `open_directory`.
+    """
+    directory, _, name = path.rpartition("/")
+    descriptor = open_directory(directory or "/")
+    try:
+        yield descriptor, on_disk(name)
+    finally:
+        os.close(descriptor)
+
+
+class Folder:
+    """The directory of the file that was opened last: neighbours need not have it opened again.
+
+    For one thread and a moment: a directory that is renamed in the meantime is still the one that was opened.
+
+        with Folder() as folder:
+            descriptor = folder.open_file("/data/a", os.O_RDONLY)
+    """
+
+    __slots__ = ("_descriptor", "_path")
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._descriptor = -1
+
+    def open_file(self, path: str, flags: int) -> int:
+        """A descriptor of a file that is reached without following a link. Blocking; the caller closes it.
+
+        Raises:
+            OSError: it cannot be opened; ELOOP where it, or a part of its path, is a symbolic link.
+            ValueError: as `open_directory`.
+        """
+        directory, _, name = path.rpartition("/")
+        if directory != self._path or self._descriptor < 0:
+            self.close()
+            self._descriptor = open_directory(directory or "/")
+            self._path = directory
+        return os.open(on_disk(name), flags | os.O_NOFOLLOW, dir_fd=self._descriptor)
+
+    def close(self) -> None:
+        """Close the directory. Harmless when repeated."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def sync_directory(descriptor: int) -> None:
+    """Make the names in a directory durable; it was opened with LIST. Blocking."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network and FUSE file systems keep names durable by themselves and know no sync of a directory.
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+
+
+def _open_by_steps(path: str, flags: int, *, make: bool = False) -> int:
+    """One directory after the other, each relative to the one before."""
+    names = [name for name in path.split("/") if name]
+    descriptor = os.open("/", SEARCH if names else flags)
+    try:
+        for number, name in enumerate(names, 1):
+            entry = on_disk(name)
+            if make:
+                _make_if_missing(entry, descriptor)
+            below = _open_entry(entry, flags if number == len(names) else SEARCH, descriptor, path)
+            os.close(descriptor)
+            descriptor = below
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _make_if_missing(name: str | bytes, directory: int) -> None:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, dir_fd=directory)
+        listed = os.open(".", LIST, dir_fd=directory)
+        try:
+            sync_directory(listed)
+        finally:
+            os.close(listed)
+
+
+def _open_entry(name: str | bytes, flags: int, directory: int, path: str) -> int:
+    try:
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
+    except NotADirectoryError:
+        # open(2) says so of a link too, where only directories are wanted.
+        if stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+        raise
+
+
+def _find_openat2() -> Callable[[str, int], int] | None:
+    """openat2(2), which Python does not have: one system call instead of one for each part of a path. None where the
+    kernel is older than Linux 5.6, or a sandbox forbids it."""
+    if sys.platform != "linux":
+        return None
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    call.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
+    call.restype = ctypes.c_long
+    ways = {flags: _OPEN_HOW.pack(flags, 0, _RESOLVE_NO_SYMLINKS) for flags in (SEARCH, LIST)}
+
+    def open_at_once(path: str, flags: int) -> int:
+        name = path.encode("utf-8", "surrogateescape")
+        if b"\0" in name:
+            raise ValueError("embedded null byte")
+        while True:
+            descriptor = call(_OPENAT2, _AT_FDCWD, name, ways[flags], _OPEN_HOW.size)
+            if descriptor >= 0:
+                return int(descriptor)
+            number = ctypes.get_errno()
+            if number != errno.EINTR:
+                raise OSError(number, os.strerror(number), path)
+
+    try:
+        os.close(open_at_once("/", SEARCH))
+    except OSError:
+        return None
+    return open_at_once
+
+
+_open_at_once = _find_openat2()
