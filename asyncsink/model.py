@@ -40,7 +40,7 @@ class SourceFile:
     """A regular file that was found.
 
     Attributes:
-        path: absolute path; a name that is no UTF-8 holds surrogates (PEP 383).
+        path: absolute path, its bytes on disk read as UTF-8; a name that is no UTF-8 holds surrogates (PEP 383).
         size_bytes: size when it was found.
         mtime_ns: modification time when it was found, nanoseconds since the epoch.
         attribute: the DataSink attribute it arrived on ("contrasts.@con"), or "" outside DataSink's rules.
@@ -49,6 +49,8 @@ class SourceFile:
         relative: path below `root`, "/"-separated; "" when the entry is the file itself.
         key: a key given explicitly (manifest, stdin), relative to the destination; None where routing decides.
         ctime_ns, inode: as stat told them when it was found; 0 where it was not asked.
+        real_path: `path` with the links followed that lay on it when it was found, which is what is opened, without
+            following any; "" where that is `path`.
     """
 
     path: str
@@ -61,6 +63,7 @@ class SourceFile:
     key: str | None = None
     ctime_ns: int = 0
     inode: int = 0
+    real_path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from asyncsink.config import (
 from asyncsink.errors import ConfigError
 from asyncsink.object_options import object_options
 from asyncsink.option_names import ExportOptions, check_option_names
+from asyncsink.paths import as_text
 from asyncsink.values import (
     SIZE_BYTES_MAX,
     check_choice,
@@ -109,7 +110,8 @@ def parse_target(base_directory: Any, options: Mapping[str, Any]) -> S3Target | 
     match = _SCHEME.match(text)
     if match is None and not text.lower().startswith("s3:"):
         mode: LocalCopyMode = choice_of(given, "local_copy_mode", "copy", LocalCopyMode)
-        return LocalTarget(directory=os.path.abspath(text), url=os.path.abspath(text), mode=mode)
+        directory = _directory(text, "The destination")
+        return LocalTarget(directory=directory, url=directory, mode=mode)
     if match is None or match[1].lower() != "s3":
         fault = "is malformed" if match is None else f"has the unknown scheme {match[1]}://"
         raise ConfigError(f"The destination {_shown(text)} {fault}; expected s3://bucket/prefix or a directory.")
@@ -191,8 +193,8 @@ def _routing(given: Mapping[str, Any], compat: Compat) -> RoutingOptions:
     return RoutingOptions(
         container=text_of(given, "container"),
         parameterization=flag_of(given, "parameterization", True),
-        parameterization_root=os.path.abspath(root) if root else "",
-        strip_dir=strip_dir if nipype or not strip_dir else os.path.abspath(strip_dir),
+        parameterization_root=_directory(root, "parameterization_root") if root else "",
+        strip_dir=_directory(strip_dir, "strip_dir", absolute=not nipype) if strip_dir else "",
         substitutions=pairs_of(given, "substitutions"),
         regexp_substitutions=pairs_of(given, "regexp_substitutions"),
         compat=compat,
@@ -346,9 +348,17 @@ def _local_copy(given: Mapping[str, Any], target: S3Target | LocalTarget) -> Loc
         )
     if _SCHEME.match(text) or text.lower().startswith("s3:"):
         raise ConfigError("local_copy is a URL; expected a directory on this machine.")
-    directory = os.path.abspath(text)
+    directory = _directory(text, "local_copy")
     if isinstance(target, LocalTarget) and target.directory == directory:
         raise ConfigError(f"local_copy and the destination are the same directory, {directory}; leave local_copy out.")
     return LocalTarget(
         directory=directory, url=directory, mode=choice_of(given, "local_copy_mode", "copy", LocalCopyMode)
     )
+
+
+def _directory(path: str, what: str, *, absolute: bool = True) -> str:
+    """A directory that names are compared with, or made below, as asyncsink's text."""
+    try:
+        return as_text(os.path.abspath(path) if absolute else path)
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{what} {_shown(path)} can be no path ({error}); correct it.") from error

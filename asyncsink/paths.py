@@ -40,7 +40,23 @@ def as_text(path: str) -> str:
     Raises:
         UnicodeEncodeError: the file system encoding cannot write it, so that it names no file.
     """
-    return path if IS_UTF8 else os.fsencode(path).decode("utf-8", "surrogateescape")
+    if IS_UTF8:
+        return path
+    try:
+        name = os.fsencode(path)
+    except UnicodeEncodeError:
+        name = b"".join(map(_encoded, path))
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _encoded(character: str) -> bytes:
+    try:
+        return os.fsencode(character)
+    except UnicodeEncodeError:
+        # The C library reads arguments, and leaves bytes as control characters (EUC-JP) that Python's codec has not.
+        if "\x80" <= character <= "\x9f":
+            return character.encode("latin-1")
+        raise
 
 
 def as_native(text: str) -> str:
@@ -103,7 +119,8 @@ def make_directory(path: str, flags: int = SEARCH) -> int:
     """
     try:
         return open_directory(path, flags)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        # One step after the other: an error names the one that it is about.
         return _open_by_steps(path, flags, make=True)
 
 
@@ -181,9 +198,13 @@ def _open_by_steps(path: str, flags: int, *, make: bool = False) -> int:
     try:
         for number, name in enumerate(names, 1):
             entry = on_disk(name)
-            if make:
-                _make_if_missing(entry, descriptor)
-            below = _open_entry(entry, flags if number == len(names) else SEARCH, descriptor, path)
+            try:
+                if make:
+                    _make_if_missing(entry, descriptor)
+                below = _open_entry(entry, flags if number == len(names) else SEARCH, descriptor)
+            except OSError as error:
+                error.filename = "/" + "/".join(names[:number])
+                raise
             os.close(descriptor)
             descriptor = below
     except BaseException:
@@ -205,13 +226,13 @@ def _make_if_missing(name: str | bytes, directory: int) -> None:
             os.close(listed)
 
 
-def _open_entry(name: str | bytes, flags: int, directory: int, path: str) -> int:
+def _open_entry(name: str | bytes, flags: int, directory: int) -> int:
     try:
         return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
     except NotADirectoryError:
         # open(2) says so of a link too, where only directories are wanted.
         if stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
         raise
 
 

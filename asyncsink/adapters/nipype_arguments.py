@@ -17,6 +17,7 @@ from nipype.utils.misc import str2bool
 
 from asyncsink.errors import ConfigError
 from asyncsink.option_names import OPTION_NAMES
+from asyncsink.paths import on_disk
 from asyncsink.sources.outputs import OutputsSource
 
 log = logging.getLogger("nipype.interface")
@@ -168,4 +169,4 @@ def _local_copy_mode(outputs: Mapping[str, Any]) -> str:
     if not str2bool(config.get("execution", "try_hard_link_datasink")):
         return "copy"
     entries = OutputsSource(outputs, symlinks="follow").entries
-    return "copy" if any(os.path.isdir(entry.path) for entry in entries) else "hardlink"
+    return "copy" if any(os.path.isdir(on_disk(entry.path)) for entry in entries) else "hardlink"

@@ -25,13 +25,14 @@ from anyio import CancelScope, CapacityLimiter
 
 from asyncsink.config import LocalTarget
 from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored, Unknown
-from asyncsink.destinations.local_errors import shown, translated
+from asyncsink.destinations.local_errors import moved_meanwhile, shown, translated
 from asyncsink.destinations.local_files import PIECE_BYTES, make_directories, usual_mode
-from asyncsink.destinations.local_places import real_parent
+from asyncsink.destinations.local_places import Place, PlacesBelow
 from asyncsink.destinations.local_publication import Publication, publish_companions
 from asyncsink.errors import AsyncSinkError, ConfigError, IntegrityError
 from asyncsink.integrity.checksums import Digester
 from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
+from asyncsink.paths import SEARCH, on_disk
 from asyncsink.s3.part_plan import PartPlan
 
 LOOK_ALGORITHM: ChecksumAlgorithm = "CRC64NVME"
@@ -60,7 +61,7 @@ class LocalDestination:
         self._limiter = limiter
         self._use_local_key = use_local_key
         self._related_files = related_files
-        self._real_root = ""
+        self._places: PlacesBelow | None = None
         self._mode: int | None = None
         self._writers: set[LocalPartWriter] = set()
 
@@ -95,11 +96,13 @@ class LocalDestination:
 
     def _prepare_now(self) -> None:
         directory = self._target.directory
-        if os.path.lexists(directory) and not os.path.isdir(directory):
+        path = on_disk(directory)
+        if os.path.lexists(path) and not os.path.isdir(path):
             raise ConfigError(f"{shown(directory)} is no directory; move it, or choose another directory.")
         with translated(directory, None):
             make_directories(directory)
-            self._mode = usual_mode(directory)
+            with self._places_now().open("probe") as place:
+                self._mode = usual_mode(place)
 
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
         """Size and mtime of the file, `closely` its CRC64NVME too. None for a link: a copy takes its place.
@@ -133,21 +136,17 @@ class LocalDestination:
 
     def _look_now(self, transfer: Transfer, closely: bool) -> Existing | None:
         with translated(self.url(transfer), transfer, verb="looked at"):
-            path = self._resolve(transfer)
             try:
-                seen = os.lstat(path)
+                place = self._places_now().open(self._relative(transfer), transfer, flags=SEARCH)
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            if not stat.S_ISREG(seen.st_mode):
-                return None
-            digester = Digester([LOOK_ALGORITHM] if closely else [])
-            if closely:
-                with open(path, "rb", buffering=0) as file:
-                    buffer = memoryview(bytearray(PIECE_BYTES))
-                    while count := file.readinto(buffer):
-                        anyio.from_thread.check_cancelled()
-                        digester.update(buffer[:count])
-                    seen = os.fstat(file.fileno())
+            with place:
+                seen = place.status()
+                if seen is None or not stat.S_ISREG(seen.st_mode):
+                    return None
+                digester = Digester([LOOK_ALGORITHM] if closely else [])
+                if closely:
+                    seen = _digest(place, digester)
         return Existing(
             size_bytes=seen.st_size,
             modified=_EPOCH + timedelta(microseconds=seen.st_mtime_ns // 1000),
@@ -174,8 +173,7 @@ class LocalDestination:
             SourceError: a companion cannot be copied; nothing appeared under the name.
             IntegrityError: the file on disk has another length than the body.
         """
-        with translated(self.url(transfer), transfer):
-            target = self._place(transfer)
+        with translated(self.url(transfer), transfer), self._place(transfer) as target:
             publication = self._publication(transfer, target, len(body))
             try:
                 publication.begin()
@@ -184,6 +182,8 @@ class LocalDestination:
                 if not publication.publish():
                     publication.write(0, body)
                     publication.publish()
+                if not target.is_there():
+                    raise moved_meanwhile(self.url(transfer))
             finally:
                 publication.discard()
         return self._stored(transfer)
@@ -199,7 +199,7 @@ class LocalDestination:
         Raises:
             AccessDenied, DestinationFull, PermanentError: it cannot be begun; nothing was left behind.
         """
-        writer = LocalPartWriter(self, transfer, plan, await self._in_thread(self._place, transfer))
+        writer = LocalPartWriter(self, transfer, plan)
         self._writers.add(writer)
         try:
             await self._in_thread(writer.begin_now)
@@ -224,29 +224,28 @@ class LocalDestination:
     def _stored(self, transfer: Transfer) -> Stored:
         return Stored(location=self.url(transfer), confirmed_by="size")
 
-    def _resolve(self, transfer: Transfer) -> str:
-        """The path with every link in its parents followed; it lies below the directory."""
-        directory = self._target.directory
-        if not self._real_root:
-            self._real_root = os.path.realpath(directory)
-        parent, name = real_parent(directory, self._real_root, self._relative(transfer), transfer)
-        return os.path.join(parent, name)
+    def _places_now(self) -> PlacesBelow:
+        if self._places is None:
+            self._places = PlacesBelow(self._target.directory)
+        return self._places
 
-    def _place(self, transfer: Transfer) -> str:
-        """The real path to write to; its parents exist."""
-        with translated(self.url(transfer), transfer):
-            target = self._resolve(transfer)
-            make_directories(os.path.dirname(target))
+    def _place(self, transfer: Transfer) -> Place:
+        """Where to write; the caller closes it."""
+        place = self._places_now().open(self._relative(transfer), transfer, make=True)
+        try:
             if self._mode is None:
-                self._mode = usual_mode(os.path.dirname(target))
-            return target
+                self._mode = usual_mode(place)
+        except BaseException:
+            place.close()
+            raise
+        return place
 
-    def _publication(self, transfer: Transfer, target: str, size_bytes: int) -> Publication:
+    def _publication(self, transfer: Transfer, target: Place, size_bytes: int) -> Publication:
         return Publication(
             transfer.source, target, how=self._target.mode, size_bytes=size_bytes, mode=self._mode or _PRIVATE
         )
 
-    def _bring_companions(self, transfer: Transfer, target: str) -> None:
+    def _bring_companions(self, transfer: Transfer, target: Place) -> None:
         # Before the file itself: where that is found by a later run, its companions are there.
         if self._related_files:
             publish_companions(transfer.source, target, how=self._target.mode, mode=self._mode or _PRIVATE)
@@ -255,18 +254,25 @@ class LocalDestination:
 class LocalPartWriter:
     """One file on its way in parts. `abort` after `complete` is harmless."""
 
-    def __init__(self, destination: LocalDestination, transfer: Transfer, plan: PartPlan, target: str) -> None:
+    def __init__(self, destination: LocalDestination, transfer: Transfer, plan: PartPlan) -> None:
         self._destination = destination
         self._transfer = transfer
         self._plan = plan
-        self._target = target
-        self._publication = destination._publication(transfer, target, plan.size_bytes)
+        self._target: Place
+        self._publication: Publication | None = None
         self._written: set[int] = set()
 
     def begin_now(self) -> None:
-        """Make the temporary file. Blocking."""
+        """Make the temporary file, and the directories that are missing. Blocking."""
         with self._translated():
+            self._target = self._destination._place(self._transfer)
+            self._publication = self._destination._publication(self._transfer, self._target, self._plan.size_bytes)
             self._publication.begin()
+
+    @property
+    def _begun(self) -> Publication:
+        assert self._publication is not None  # `start` has begun it before anybody has the writer
+        return self._publication
 
     async def write_part(
         self,
@@ -294,7 +300,7 @@ class LocalPartWriter:
                 actual=f"{len(body)} bytes at {offset}",
             )
         with self._translated():
-            self._publication.write(offset, body)
+            self._begun.write(offset, body)
         self._written.add(part_number)
 
     async def complete(self, checksum: Checksum | None) -> Stored:  # noqa: ARG002 - part of the protocol
@@ -317,10 +323,14 @@ class LocalPartWriter:
             )
         with self._translated():
             self._destination._bring_companions(self._transfer, self._target)
-            if not self._publication.publish():
-                self._publication.copy_source()
-                self._publication.publish()
-            self._publication.discard()
+            publication = self._begun
+            if not publication.publish():
+                publication.copy_source()
+                publication.publish()
+            moved = not self._target.is_there()
+            self._end()
+            if moved:
+                raise moved_meanwhile(self._url)
         self._destination._writers.discard(self)
         return self._destination._stored(self._transfer)
 
@@ -336,7 +346,14 @@ class LocalPartWriter:
 
     def _discard_now(self) -> None:
         with self._translated():
-            self._publication.discard()
+            self._end()
+
+    def _end(self) -> None:
+        if self._publication is not None:
+            try:
+                self._publication.discard()
+            finally:
+                self._target.close()
 
     @property
     def _url(self) -> str:
@@ -344,3 +361,14 @@ class LocalPartWriter:
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self._url, self._transfer)
+
+
+def _digest(place: Place, digester: Digester) -> os.stat_result:
+    """Feed a file's bytes to `digester`; its status afterwards. Ends early where the caller is cancelled."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+    with open(os.open(place.name, flags, dir_fd=place.directory), "rb", buffering=0) as file:
+        buffer = memoryview(bytearray(PIECE_BYTES))
+        while count := file.readinto(buffer):
+            anyio.from_thread.check_cancelled()
+            digester.update(buffer[:count])
+        return os.fstat(file.fileno())

@@ -12,6 +12,7 @@ from asyncsink.errors import (
     DestinationFull,
     EntityTooLarge,
     PermanentError,
+    SourceChanged,
     SourceMissing,
     SourceUnreadable,
 )
@@ -25,7 +26,7 @@ _NO_DIRECTORY = frozenset({errno.ENOTDIR, errno.EEXIST})
 
 def shown(path: str) -> str:
     """A path for a message: a name that is no UTF-8 shows its bytes as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager
@@ -59,7 +60,12 @@ def _translate(error: OSError, path: str, transfer: object | None, verb: str) ->
     elif number == errno.EISDIR:
         text = f"{target} is a directory and a file was expected there; move the directory, or choose another key."
     elif number in _NO_DIRECTORY:
-        text = f"{target} needs a directory where a file stands ({shown(str(error.filename or directory))}); move it."
+        text = f"{target} needs a directory where a file stands ({_named(error, directory)}); move it."
+    elif number == errno.ELOOP:
+        text = (
+            f"{target} is not {verb}: a symbolic link took the place of a directory on the way to it, or links lead in "
+            "a circle; export it again when nobody moves them."
+        )
     elif number == errno.ENAMETOOLONG:
         text = f"{target} has a name longer than its file system allows ({NAME_BYTES_MAX} bytes); choose a shorter key."
     else:
@@ -67,14 +73,34 @@ def _translate(error: OSError, path: str, transfer: object | None, verb: str) ->
     return kind(text, transfer=transfer, operation="local copy")
 
 
+def moved_meanwhile(path: str) -> PermanentError:
+    """The error for a file whose directory is no longer where it was when the file was begun."""
+    return PermanentError(
+        f"The directory of {shown(path)} was moved, or a symbolic link took its place, while the file was written; "
+        "run it again when nobody moves directories there.",
+        operation="local copy",
+    )
+
+
+def _named(error: OSError, directory: str) -> str:
+    name = error.filename
+    path = name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name or directory)
+    return shown(path) if path.startswith("/") else directory
+
+
 @contextlib.contextmanager
 def reading(source: str) -> Iterator[None]:
-    """Turn the OSErrors of reading `source` into SourceMissing and SourceUnreadable."""
+    """Turn the OSErrors of reading `source` into SourceMissing, SourceChanged and SourceUnreadable."""
     try:
         yield
     except FileNotFoundError as error:
         raise SourceMissing(f"{shown(source)} does not exist any more; export it again when it is at rest.") from error
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise SourceChanged(
+                f"{shown(source)} changed: a symbolic link took its place, or that of a directory on the way to it; "
+                "export it again when it is at rest."
+            ) from error
         raise SourceUnreadable(
             f"{shown(source)} cannot be read: {error.strerror}; make it readable, then export it again."
         ) from error

@@ -1,6 +1,7 @@
 """Blocking primitives for files that appear whole or not at all. Called in threads only, never on the event loop.
 
-A file is written under a temporary name in its own directory, synced, renamed, and then its directory is synced: after
+A file is written under a temporary name in its own directory, which stays open, synced, renamed, and then that
+directory is synced: after
 `publish` returned, the file survives a power loss under its name; before that, the name is what it was. The kernel
 merges syncs that happen at the same time, so several threads share their cost.
 """
@@ -20,8 +21,11 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from asyncsink.destinations.local_errors import NAME_BYTES_MAX, reading, shown
+from asyncsink.destinations.local_places import Place
 from asyncsink.errors import SourceChanged, SourceUnreadable, UploadMissing
 from asyncsink.integrity.checksums import ByteBody
+from asyncsink.model import SourceFile
+from asyncsink.paths import Folder, directory_of, make_directory, on_disk, real_path, sync_directory
 
 TEMPORARY_SUFFIX = ".asyncsink-part"
 PIECE_BYTES = 1 << 20
@@ -47,63 +51,40 @@ _RELATED = ((".hdr", ".img", ".mat"), (".nii", ".mat"), (".BRIK", ".HEAD"))
 _MAYBE_COMPRESSED = frozenset({".hdr", ".img", ".BRIK", ".HEAD"})
 
 
-def temporary_path(target: str) -> str:
-    """A fresh name beside `target`, hidden and short enough for every file system."""
-    directory, name = os.path.split(target)
+def temporary_beside(place: Place) -> Place:
+    """A fresh name beside `place`, hidden and short enough for every file system."""
     tail = f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
     room = NAME_BYTES_MAX - len(tail) - 1
-    stem = os.fsencode(name)[:room].decode("utf-8", "ignore")
-    return os.path.join(directory, f".{stem}{tail}")
-
-
-def sync_directory(directory: str) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network and FUSE file systems keep names durable by themselves and know no sync of a directory.
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-            raise
-    finally:
-        os.close(descriptor)
+    name = place.path.rpartition("/")[2]
+    stem = name.encode("utf-8", "surrogateescape")[:room].decode("utf-8", "ignore")
+    return place.beside(f".{stem}{tail}")
 
 
 def make_directories(directory: str) -> None:
-    """Make a directory and its parents, durably; several threads and processes may do so at once.
+    """Make a directory and its parents, links on the way followed, durably; several threads and processes may do so at
+    once.
 
     Raises:
         FileExistsError, NotADirectoryError: a file stands where a directory is needed.
     """
-    missing: list[str] = []
-    while not os.path.isdir(directory):
-        missing.append(directory)
-        parent = os.path.dirname(directory)
-        if parent == directory:
-            break
-        directory = parent
-    for path in reversed(missing):
-        try:
-            os.mkdir(path)
-        except FileExistsError:
-            if not os.path.isdir(path):
-                raise
-        sync_directory(os.path.dirname(path))
+    os.close(make_directory(real_path(directory)))
 
 
-def usual_mode(directory: str) -> int:
-    """The mode a new file gets in `directory`; proves as well that files can be made, synced and removed there.
+def usual_mode(place: Place) -> int:
+    """The mode of a new file in the directory of `place`; proves as well that files can be made, synced and removed
+    there.
 
     The umask cannot be read without changing it for the whole process, so a file is made and looked at.
     """
-    path = temporary_path(os.path.join(directory, "probe"))
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    probe = temporary_beside(place.beside("probe"))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(probe.name, flags, 0o666, dir_fd=probe.directory)
     try:
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o666
     finally:
         os.close(descriptor)
-        os.unlink(path)
-    sync_directory(directory)
+        os.unlink(probe.name, dir_fd=probe.directory)
+    sync_directory(probe.directory)
     return mode
 
 
@@ -114,10 +95,10 @@ class TemporaryFile:
     A call that comes after either raises UploadMissing.
     """
 
-    def __init__(self, target: str, path: str = "") -> None:
-        """Becomes `target`; until then it is at `path`, on the same file system, or beside the target."""
+    def __init__(self, target: Place) -> None:
+        """Becomes `target`; until then it is beside it."""
         self._target = target
-        self.path = path or temporary_path(target)
+        self._temporary = temporary_beside(target)
         self._descriptor = -1
         self._ended = False
         self._in_use = 0
@@ -128,13 +109,14 @@ class TemporaryFile:
         with self._state:
             self.check()
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._descriptor = os.open(self.path, flags, 0o600)
+            self._descriptor = os.open(self._temporary.name, flags, 0o600, dir_fd=self._temporary.directory)
 
     def check(self) -> None:
         """Raise UploadMissing after the end."""
         if self._ended:
             raise UploadMissing(
-                f"{shown(self._target)} is not being written any more: it was completed or aborted; start it again.",
+                f"{shown(self._target.path)} is not being written any more: it was completed or aborted; start it "
+                "again.",
                 operation="local copy",
             )
 
@@ -158,14 +140,14 @@ class TemporaryFile:
                 written = os.pwrite(descriptor, view, offset)
                 view, offset = view[written:], offset + written
 
-    def clone(self, source: str, size_bytes: int, mtime_ns: int) -> bool:
+    def clone(self, source: SourceFile, size_bytes: int) -> bool:
         """Share the source's extents (reflink). False where that is not possible, or the source is another by now."""
         if sys.platform != "linux":
             return False
         with self._using() as descriptor:
             try:
-                with io.FileIO(source, opener=_without_waiting) as file:
-                    if not _unchanged(os.fstat(file.fileno()), size_bytes, mtime_ns):
+                with _open_source(source) as file:
+                    if not _unchanged(os.fstat(file.fileno()), source, size_bytes):
                         return False
                     fcntl.ioctl(descriptor, _FICLONE, file.fileno())
                     return True
@@ -174,28 +156,31 @@ class TemporaryFile:
                     return False
                 raise
 
-    def copy(self, source: str, size_bytes: int, mtime_ns: int) -> None:
+    def copy(self, source: SourceFile, size_bytes: int) -> None:
         """Fill the file with the source's bytes.
 
         Raises:
             SourceMissing, SourceUnreadable: it cannot be read.
             SourceChanged: it has another size or time than was seen before, or changed while it was read.
         """
-        with _open_source(source) as file:
+        path = source.path
+        with reading(path):
+            file = _open_source(source)
+        with file:
             before, offset = os.fstat(file.fileno()), 0
             buffer = memoryview(bytearray(PIECE_BYTES))
-            while count := _read(file, buffer, source):
+            while count := _read(file, buffer, path):
                 self.write(offset, buffer[:count])
                 offset += count
             after = os.fstat(file.fileno())
-        at_rest = all(_unchanged(seen, size_bytes, mtime_ns) for seen in (before, after))
+        at_rest = all(_unchanged(seen, source, size_bytes) for seen in (before, after))
         if at_rest and offset != size_bytes:
             raise SourceUnreadable(
-                f"{shown(source)} has {offset:,} bytes, and its file system says {size_bytes:,}; copy it to an "
+                f"{shown(path)} has {offset:,} bytes, and its file system says {size_bytes:,}; copy it to an "
                 "ordinary file and export that."
             )
         if not at_rest:
-            raise SourceChanged(f"{shown(source)} changed while it was copied; export it again when it is at rest.")
+            raise SourceChanged(f"{shown(path)} changed while it was copied; export it again when it is at rest.")
 
     def size_bytes(self) -> int:
         """How far the file reaches now."""
@@ -208,8 +193,8 @@ class TemporaryFile:
             os.fchmod(descriptor, mode)
             os.utime(descriptor, ns=(mtime_ns, mtime_ns))
             os.fsync(descriptor)
-            os.rename(self.path, self._target)
-            sync_directory(os.path.dirname(self._target))
+            _rename(self._temporary, self._target)
+            sync_directory(self._target.directory)
 
     def discard(self) -> None:
         """Close, and remove the temporary name if it is still there. Harmless after `publish`, and when repeated."""
@@ -220,17 +205,18 @@ class TemporaryFile:
         if descriptor >= 0:
             os.close(descriptor)
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path)
+                os.unlink(self._temporary.name, dir_fd=self._temporary.directory)
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    # A FIFO that took the file's place in the meantime must not block the thread.
-    return os.open(path, flags | os.O_NONBLOCK)
+def _rename(place: Place, target: Place) -> None:
+    os.rename(place.name, target.name, src_dir_fd=place.directory, dst_dir_fd=target.directory)
 
 
-def _open_source(source: str) -> io.FileIO:
-    with reading(source):
-        return io.FileIO(source, opener=_without_waiting)
+def _open_source(source: SourceFile) -> io.FileIO:
+    # O_NONBLOCK: a FIFO that took the file's place in the meantime must not block the thread.
+    with Folder() as folder:
+        descriptor = folder.open_file(source.real_path or source.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    return io.FileIO(descriptor)
 
 
 def _read(file: io.FileIO, buffer: memoryview, source: str) -> int:
@@ -238,38 +224,43 @@ def _read(file: io.FileIO, buffer: memoryview, source: str) -> int:
         return file.readinto(buffer)
 
 
-def _unchanged(seen: os.stat_result, size_bytes: int, mtime_ns: int) -> bool:
-    return seen.st_size == size_bytes and seen.st_mtime_ns == mtime_ns
+def _unchanged(seen: os.stat_result, source: SourceFile, size_bytes: int) -> bool:
+    return (
+        seen.st_size == size_bytes
+        and seen.st_mtime_ns == source.mtime_ns
+        and (not source.inode or seen.st_ino == source.inode)
+    )
 
 
-def link_file(source: str, target: str, size_bytes: int, mtime_ns: int) -> bool:
+def link_file(source: SourceFile, target: Place, size_bytes: int) -> bool:
     """Make `target` another name of `source`, atomically and durably.
 
     False where links are not possible between the two, or the source is not what was read: then nothing was done.
     """
-    # link(2) would take a symbolic link itself, not what it leads to.
-    source = os.path.realpath(source)
-    temporary = temporary_path(target)
+    temporary = temporary_beside(target)
     try:
-        os.link(source, temporary)
+        with directory_of(source.real_path or source.path) as (directory, name):
+            os.link(name, temporary.name, src_dir_fd=directory, dst_dir_fd=temporary.directory, follow_symlinks=False)
     except OSError as error:
         if error.errno in _CANNOT_SHARE:
             return False
         raise
     try:
-        descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        seen = temporary.status()
+        if seen is None or not stat.S_ISREG(seen.st_mode) or not _unchanged(seen, source, size_bytes):
+            return False
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+        descriptor = os.open(temporary.name, flags, dir_fd=temporary.directory)
         try:
-            if not _unchanged(os.fstat(descriptor), size_bytes, mtime_ns):
-                return False
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.rename(temporary, target)
+        _rename(temporary, target)
     finally:
         # rename(2) leaves both names where they belong to one file already.
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-    sync_directory(os.path.dirname(target))
+            os.unlink(temporary.name, dir_fd=temporary.directory)
+    sync_directory(target.directory)
     return True
 
 
@@ -290,4 +281,4 @@ def related_files(source: str, target: str) -> list[tuple[str, str]]:
         ending for other in others for ending in ((other, f"{other}.gz") if other in _MAYBE_COMPRESSED else (other,))
     ]
     stem, target_stem = plain.removesuffix(extension), target_plain.removesuffix(extension)
-    return [(stem + ending, target_stem + ending) for ending in endings if os.path.isfile(stem + ending)]
+    return [(stem + ending, target_stem + ending) for ending in endings if os.path.isfile(on_disk(stem + ending))]

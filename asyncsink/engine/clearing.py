@@ -10,9 +10,11 @@ import shutil
 from collections.abc import Iterable, Iterator
 
 from asyncsink.config import JournalChoice
+from asyncsink.destinations.local_places import PlacesBelow
 from asyncsink.engine.discover import Discovery
 from asyncsink.errors import AccessDenied, ConfigError, JournalError
 from asyncsink.journal.place import default_directory
+from asyncsink.paths import SEARCH, as_text, is_below, on_disk, real_path
 
 
 def clear_destinations(discovery: Discovery, roots: tuple[str, str]) -> None:
@@ -28,15 +30,17 @@ def clear_destinations(discovery: Discovery, roots: tuple[str, str]) -> None:
     """
     targets = list(dict.fromkeys(_targets(discovery, roots)))
     for entry in discovery.source.entries or ():
-        for target in targets:
+        for _, target in targets:
             if is_inside(entry.path, target):
                 raise ConfigError(
                     f"remove_dest_dir would remove {target}, which holds the source {entry.path}; publish to another "
                     "directory."
                 )
-    for target in targets:
+    for root, target in targets:
         try:
-            shutil.rmtree(target)
+            # Relative to its directory: a link that takes the place of one above it leads nobody to remove other files.
+            with PlacesBelow(root).open(target.removeprefix(root.rstrip("/") + "/"), flags=SEARCH) as place:
+                shutil.rmtree(place.name, dir_fd=place.directory)
         except FileNotFoundError:
             # It was inside another one of them.
             continue
@@ -49,8 +53,7 @@ def clear_destinations(discovery: Discovery, roots: tuple[str, str]) -> None:
 
 def is_inside(path: str, directory: str) -> bool:
     """Whether `path` is `directory` or lies below it, symbolic links resolved. Blocks."""
-    real, real_directory = os.path.realpath(path), os.path.realpath(directory)
-    return real == real_directory or real.startswith(real_directory.rstrip("/") + "/")
+    return is_below(real_path(path), real_path(directory))
 
 
 def check_not_nested(sources: Iterable[str], places: Iterable[str]) -> None:
@@ -61,7 +64,7 @@ def check_not_nested(sources: Iterable[str], places: Iterable[str]) -> None:
     """
     for source in sources:
         for place in places:
-            if os.path.isdir(source) and is_inside(place, source):
+            if os.path.isdir(on_disk(source)) and is_inside(place, source):
                 raise ConfigError(
                     f"{place} lies inside the source {source}, so that every run would publish its own output again; "
                     "choose a directory outside."
@@ -79,9 +82,9 @@ def check_journal_outside(sources: Iterable[str], journal: JournalChoice) -> Jou
     """
     if not journal.enabled:
         return None
-    place = journal.path or default_directory(journal.state_directory)
+    place = as_text(journal.path or default_directory(journal.state_directory))
     for source in sources:
-        if os.path.lexists(source) and is_inside(place, source):
+        if os.path.lexists(on_disk(source)) and is_inside(place, source):
             said = f"The journal {place} lies inside the source {source}, so that it would be published itself"
             if journal.required and journal.path:
                 raise ConfigError(f"{said}; name a file outside, or use journal=False.")
@@ -89,11 +92,12 @@ def check_journal_outside(sources: Iterable[str], journal: JournalChoice) -> Jou
     return None
 
 
-def _targets(discovery: Discovery, roots: tuple[str, str]) -> Iterator[str]:
+def _targets(discovery: Discovery, roots: tuple[str, str]) -> Iterator[tuple[str, str]]:
     for entry in discovery.source.entries or ():
-        if not os.path.isdir(entry.path):
+        if not os.path.isdir(on_disk(entry.path)):
             continue
         for target, root in zip(discovery.router.out_file(entry.attribute, entry.path), roots, strict=True):
-            replaceable = root and target and os.path.isdir(target) and not os.path.islink(target)
+            path = on_disk(target)
+            replaceable = root and target and os.path.isdir(path) and not os.path.islink(path)
             if replaceable and not is_inside(root, target):
-                yield target
+                yield root, target

@@ -18,6 +18,7 @@ from asyncsink.engine.run import Run
 from asyncsink.engine.shards import holds
 from asyncsink.journal.place import without_journal
 from asyncsink.model import SourceProblem, Transfer
+from asyncsink.paths import as_native, on_disk
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report
 from asyncsink.routing.router import Router
@@ -163,12 +164,12 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
         # The other shards list what they have published.
         failed |= set(range(len(entries))) - _not_failed(run.log, len(entries))
     for ordinal, entry in enumerate(entries):
-        if ordinal in failed or (ordinal in left_out and not os.path.isdir(entry.path)):
+        if ordinal in failed or (ordinal in left_out and not os.path.isdir(on_disk(entry.path))):
             continue
         url, local = discovery.router.out_file(entry.attribute, entry.path)
-        listed.append(url)
+        listed.append(as_native(url) if isinstance(run.target, LocalTarget) else url)
         if local and ordinal not in not_copied:
-            listed.append(local)
+            listed.append(as_native(local))
     return listed
 
 

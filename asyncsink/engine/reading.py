@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 from asyncsink.config import MIB
 from asyncsink.destinations.base import ByteBody
-from asyncsink.errors import ConfigError, SourceChanged, SourceUnreadable
+from asyncsink.errors import ConfigError, SourceChanged, SourceError, SourceUnreadable
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.integrity.sameness import CompareWith, Digests, SamenessDigester
 from asyncsink.model import Checksum, ChecksumAlgorithm, Known, SourceFile
+from asyncsink.paths import Folder, on_disk
 from asyncsink.s3.part_plan import PARTS_MAX
-from asyncsink.sources.problems import translate
-from asyncsink.sources.reader import OpenSource, read_at_rest
+from asyncsink.sources.reader import OpenSource, look_again, read_at_rest
 
 
 class Outgrown(Exception):
@@ -54,10 +54,7 @@ def open_as_found(file: SourceFile) -> OpenSource:
     try:
         return OpenSource(file)
     except SourceChanged:
-        try:
-            now = os.stat(file.path)
-        except OSError as error:
-            raise translate(file.path, error) from error
+        now = look_again(file)
         raise Outgrown(
             replace(file, size_bytes=now.st_size, mtime_ns=now.st_mtime_ns, ctime_ns=now.st_ctime_ns, inode=now.st_ino)
         ) from None
@@ -79,22 +76,23 @@ def read_whole(
     return Reading(body, checksum, digest_body(body, compares))
 
 
-NewReading = tuple[bytearray, Checksum | None] | SourceChanged | None
+NewReading = tuple[bytearray, Checksum | None] | SourceError | None
 
 
 def read_new(files: Sequence[SourceFile], algorithm: ChecksumAlgorithm | None) -> list[NewReading]:
-    """Body and checksum of several small files; the error of one that changed while it was read, and None for one
-    that is not simply there as it was found."""
-    bodies = [_at_rest(file) for file in files]
+    """Body and checksum of several small files; the error of one that changed while it was read (or whose handle is
+    stale for good), and None for one that is not simply there as it was found."""
+    with Folder() as folder:
+        bodies = [_at_rest(file, folder) for file in files]
     return [
         (body, algorithm and checksum_of(body, algorithm)) if isinstance(body, bytearray) else body for body in bodies
     ]
 
 
-def _at_rest(file: SourceFile) -> bytearray | SourceChanged | None:
+def _at_rest(file: SourceFile, folder: Folder) -> bytearray | SourceError | None:
     try:
-        return read_at_rest(file)
-    except SourceChanged as error:
+        return read_at_rest(file, folder)
+    except SourceError as error:
         return error
 
 
@@ -132,9 +130,10 @@ def compare_piece(source: OpenSource, offset: int, into: memoryview, digesters: 
 
 def unreadable(file: SourceFile) -> SourceUnreadable | None:
     """The error of a file that this process may not read, or None. It is not opened."""
-    if os.access(file.path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+    path = on_disk(file.path)
+    if os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
         return None
-    if not os.path.lexists(file.path):
+    if not os.path.lexists(path):
         return None
     return SourceUnreadable(f"{file.path} may not be read by this user; look at its permissions.")
 

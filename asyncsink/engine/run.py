@@ -32,6 +32,7 @@ from asyncsink.engine.turns import Turns
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, PermanentError, RetryableError
 from asyncsink.journal.place import open_journal
 from asyncsink.model import SourceProblem, Transfer
+from asyncsink.paths import as_text
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.wording import count
 from asyncsink.s3.credentials import bucket_settings
@@ -366,7 +367,7 @@ def stand_in_directory(target: S3Target) -> LocalTarget:
     Under the same keys: Nipype leaves the prefix out, so that two studies of one bucket would share a folder.
     """
     name = target.bucket.replace("/", "_").replace(":", "_")
-    directory = os.path.join(os.path.expanduser("~"), f"s3_datasink_{name}")
+    directory = f"{as_text(os.path.expanduser('~'))}/s3_datasink_{name}"
     return LocalTarget(directory=directory, url=f"{directory}/{target.prefix}".rstrip("/"), stands_in=True)
 
 

@@ -23,7 +23,7 @@ from asyncsink.engine.outcomes import Ending, failure, not_stored, receipt, word
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import CHEAP_MD5_BYTES_MAX, Publisher
 from asyncsink.engine.reading import Outgrown, Reading, read_new, read_small
-from asyncsink.errors import AsyncSinkError, IntegrityError, SourceChanged
+from asyncsink.errors import AsyncSinkError, IntegrityError, SourceChanged, SourceError
 from asyncsink.integrity.sameness import Decision, LookCloser, conclude, decide
 from asyncsink.model import Outcome, Transfer
 
@@ -105,7 +105,7 @@ class SmallFiles:
                 if reading is None:
                     ordinary.append(transfer)
                     continue
-                if isinstance(reading, SourceChanged):
+                if isinstance(reading, SourceError):
                     done((failure(transfer, self._destination.url(transfer), reading),), transfer)
                     continue
                 body, checksum = reading

@@ -26,6 +26,7 @@ from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing
 from asyncsink.integrity.checksums import Digester, is_composite
 from asyncsink.model import Checksum, ChecksumAlgorithm, Failure, Planned, Receipt, Skip
 from asyncsink.options import parse_options
+from asyncsink.paths import on_disk
 from asyncsink.report.manifest import ManifestEnd, ManifestRecord, read_manifest
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived
 from asyncsink.s3.operations import HeadObject, ListObjects, ObjectHead
@@ -281,7 +282,7 @@ def _prove_file(promise: Promise) -> str:
         raise Unproven("its checksum is not in the manifest")
     digester = Digester([promise.checksum.algorithm])
     try:
-        with open(promise.url, "rb") as file:
+        with open(on_disk(promise.url), "rb") as file:
             while piece := file.read(PIECE_BYTES):
                 digester.update(piece)
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -122,7 +123,7 @@ class Fetcher:
                 part_sizes=(self.range_bytes,),
             )
             if isinstance(decision, CompareWith):
-                compare = partial(_compare, path, decision, existing)
+                compare = partial(_compare, self.landing, wanted.relative, decision, existing)
                 decision = await anyio.to_thread.run_sync(compare, limiter=self.threads)
             if isinstance(decision, SkipIt):
                 return Skip(self.url(listed.key), listed.key, path, there, decision.reason, etag=existing.etag)
@@ -259,11 +260,15 @@ def failure_of(url: str, key: str, path: str, error: AsyncSinkError) -> Failure:
     )
 
 
-def _compare(path: str, compare: CompareWith, existing: Existing) -> Upload | SkipIt | LookCloser:
+def _compare(landing: Landing, relative: str, compare: CompareWith, existing: Existing) -> Upload | SkipIt | LookCloser:
     digester = SamenessDigester(compare)
     try:
-        for piece in pieces_of(path):
-            digester.update(piece)
+        descriptor = landing.open_file(relative)
+        try:
+            for piece in pieces_of(descriptor):
+                digester.update(piece)
+        finally:
+            os.close(descriptor)
     except OSError:
         return Upload("cannot be read")  # it is replaced, or told when it cannot be
     return conclude(compare, existing, digester.digests())

@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 from asyncsink.config import AddressingStyle, LaneChoice, LocalTarget, RetryPolicy, S3Target, Settings, SignPayload
 from asyncsink.errors import ConfigError
 from asyncsink.options import parse_options
+from asyncsink.paths import as_text
 from asyncsink.routing.keys import show
 from asyncsink.routing.templates import Field, Match, TemplateSyntax, covering, plan_fields
 from asyncsink.values import choice_of, flag_of, text_of
@@ -160,7 +161,10 @@ def _directory(directory: Any) -> str:
         raise ConfigError("The directory is empty or no path; expected one on this machine.")
     if re.match(r"(?i)s3:", text):
         raise ConfigError("The directory is a URL; expected a directory on this machine, after the source.")
-    return os.path.abspath(os.path.expanduser(text))
+    try:
+        return as_text(os.path.abspath(os.path.expanduser(text)))
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"The directory {show(text)} can be no path ({error}); correct it.") from error
 
 
 def _fields(given: Mapping[str, Any], prefix: str) -> tuple[tuple[Field, ...], frozenset[str]]:

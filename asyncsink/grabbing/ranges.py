@@ -64,8 +64,10 @@ async def fetch_in_ranges(fetcher: Fetcher, wanted: Wanted, *, received_before: 
     algorithm: ChecksumAlgorithm = "CRC64NVME"
     if compare is not None and compare.algorithms and compare.algorithms[0] in FULL_OBJECT_ALGORITHMS:
         algorithm = compare.algorithms[0]
-    target = await anyio.to_thread.run_sync(fetcher.landing.place, wanted.relative, limiter=fetcher.threads)
-    file = UnfinishedFile(fetcher.staging, wanted.relative, target, etag=existing.etag, plan=plan, algorithm=algorithm)
+    landing = fetcher.landing
+    # Before anything is received: it could not be put in its place.
+    await anyio.to_thread.run_sync(landing.check, wanted.relative, limiter=fetcher.threads)
+    file = UnfinishedFile(fetcher.staging, landing, wanted.relative, etag=existing.etag, plan=plan, algorithm=algorithm)
     under_way = UnderWay(fetcher.progress)
     try:
         await anyio.to_thread.run_sync(file.open, limiter=fetcher.threads)
@@ -298,6 +300,6 @@ def _finish(
         proof = conclude_proof(existing, compare, Digests(checksums={algorithm: whole}), url)
     else:
         with translated(file.target, None, verb="read back"):
-            proof = prove(existing, pieces_of(file.path), url, received_before=received_before)
+            proof = prove(existing, pieces_of(file.descriptor), url, received_before=received_before)
     file.publish(existing.modified)
     return proof

@@ -28,6 +28,7 @@ from asyncsink.grabbing.report import GrabReport
 from asyncsink.grabbing.staging import Staging
 from asyncsink.grabbing.wanted import Wanted, check_asked_for, check_relative, is_marker
 from asyncsink.model import Event, Skip, Started
+from asyncsink.paths import as_native
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.routing.keys import show
 from asyncsink.s3.credentials import bucket_settings
@@ -334,7 +335,8 @@ class GrabRun:
             failed = {failure.key for failure in log.failures}
             directory, base = self._settings.directory, self._settings.base
             return matches.outputs(
-                self._settings, lambda key: None if key in failed else f"{directory}/{key.removeprefix(base)}"
+                self._settings,
+                lambda key: None if key in failed else as_native(f"{directory}/{key.removeprefix(base)}"),
             )
 
         return GrabReport(

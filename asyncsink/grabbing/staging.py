@@ -1,8 +1,8 @@
 """Where files wait until they are whole: a hidden folder in the target directory, on its file system.
 
 Every run holds a shared lock on it. The run that leaves last sweeps it: files that a killed run left go at once,
-unfinished large files when nobody has continued them for a week; an empty folder goes too. Blocking; called in threads
-only.
+unfinished large files when nobody has continued them for a week; an empty folder goes too. It stays open, and all that
+is done in it is done relative to it, whatever its path leads to by then. Blocking; called in threads only.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import fcntl
 import hashlib
 import os
 import secrets
-import stat
 import time
 from itertools import count
 
 from asyncsink.destinations.local_errors import shown, translated
 from asyncsink.destinations.local_files import make_directories, usual_mode
+from asyncsink.destinations.local_places import Place, PlacesBelow
 from asyncsink.errors import ConfigError
+from asyncsink.paths import LIST, on_disk
 
 FOLDER = ".asyncsink-grab"
 UNFINISHED_SECONDS_MAX = 7 * 24 * 3600
@@ -39,10 +40,10 @@ class Staging:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
-        self.folder = os.path.join(directory, FOLDER)
+        self.folder = f"{directory.rstrip('/')}/{FOLDER}"
         self.fresh = False
         self.mode = 0o600
-        self._lock = -1
+        self._root = self._folder = self._lock = -1
         self._locked = False
         self._token = secrets.token_hex(8)
         self._numbers = count(1)
@@ -51,49 +52,87 @@ class Staging:
         """Make the target and the folder where they are missing.
 
         Raises:
-            ConfigError: a file stands in the place of either.
+            ConfigError: a file stands in the place of either, or the folder is another user's.
             AccessDenied, DestinationFull, PermanentError: nothing can be written there.
         """
         for path in (self.directory, self.folder):
-            if os.path.lexists(path) and not os.path.isdir(path):
+            if os.path.lexists(on_disk(path)) and not os.path.isdir(on_disk(path)):
                 raise ConfigError(f"{shown(path)} is no directory; move it, or choose another directory.")
-        if os.path.islink(self.folder):
+        if os.path.islink(on_disk(self.folder)):
             raise ConfigError(f"{shown(self.folder)} is a symbolic link; remove it, or choose another directory.")
         with translated(self.directory, None):
             make_directories(self.directory)
-            self.mode = usual_mode(self.directory)
+            with PlacesBelow(self.directory).open(FOLDER) as place:
+                self.mode = usual_mode(place)
+                self._root = os.dup(place.directory)
             while not self._enter():
                 continue  # another run was just taking the folder away
-            self.fresh = set(os.listdir(self.directory)) == {FOLDER} and set(os.listdir(self.folder)) == {_LOCK}
+            self.fresh = set(os.listdir(self._root)) == {FOLDER} and set(os.listdir(self._folder)) == {_LOCK}
 
     def _enter(self) -> bool:
         """Lock the folder; False where it vanished on the way."""
         with contextlib.suppress(FileExistsError):
-            os.mkdir(self.folder, 0o700)
-        path = os.path.join(self.folder, _LOCK)
+            os.mkdir(FOLDER, 0o700, dir_fd=self._root)
         try:
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._folder = os.open(FOLDER, LIST | os.O_NOFOLLOW, dir_fd=self._root)
+            if os.fstat(self._folder).st_uid != os.geteuid():
+                raise ConfigError(
+                    f"{shown(self.folder)} belongs to another user, who could exchange what is received there; remove "
+                    "it, or choose another directory."
+                )
+            self._lock = self.open_file(_LOCK, os.O_RDWR | os.O_CREAT)
+            self._locked = lock(self._lock, fcntl.LOCK_SH)
+            if self._is_at(FOLDER, self._root, self._folder) and self.holds(_LOCK, self._lock):
+                return True
         except FileNotFoundError:
-            return False
-        self._locked = lock(self._lock, fcntl.LOCK_SH)
-        try:
-            there = os.stat(path)
-        except FileNotFoundError:
-            there = None
-        if there is not None and os.path.samestat(there, os.fstat(self._lock)):
-            return True
-        os.close(self._lock)
-        self._lock = -1
+            pass
+        except BaseException:
+            self._let_go()
+            raise
+        self._let_go(keep_root=True)
         return False
 
+    def _let_go(self, *, keep_root: bool = False) -> None:
+        for descriptor in (self._lock, self._folder, *(() if keep_root else (self._root,))):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._lock = self._folder = -1
+        if not keep_root:
+            self._root = -1
+
     def whole(self) -> str:
-        """A fresh path for a file that is written at once."""
-        return os.path.join(self.folder, f"{self._token}-{next(self._numbers)}{_WHOLE}")
+        """A fresh name for a file that is written at once."""
+        return f"{self._token}-{next(self._numbers)}{_WHOLE}"
 
     def unfinished(self, relative: str) -> tuple[str, str]:
-        """The paths of a large file and of its state, the same in every run."""
-        stem = os.path.join(self.folder, hashlib.sha256(os.fsencode(relative)).hexdigest()[:32])
+        """The names of a large file and of its state, the same in every run."""
+        stem = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).hexdigest()[:32]
         return stem + _PART, stem + _STATE
+
+    def open_file(self, name: str, flags: int) -> int:
+        """A descriptor of a file in the folder; a link is not followed. The caller closes it."""
+        return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self._folder)
+
+    def holds(self, name: str, descriptor: int) -> bool:
+        """Whether `name` is that open file."""
+        return self._is_at(name, self._folder, descriptor)
+
+    @staticmethod
+    def _is_at(name: str, directory: int, descriptor: int) -> bool:
+        try:
+            there = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(descriptor))
+
+    def publish(self, name: str, place: Place) -> None:
+        """Give a file in the folder its place."""
+        os.rename(name, place.name, src_dir_fd=self._folder, dst_dir_fd=place.directory)
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the folder; harmless where it is gone."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._folder)
 
     def close(self) -> None:
         """Leave; the last one sweeps. Harmless when repeated, or where `open` failed.
@@ -108,11 +147,10 @@ class Staging:
                 with translated(self.folder, None, verb="removed"):
                     self._sweep()
         finally:
-            os.close(self._lock)
-            self._lock = -1
+            self._let_go()
 
     def _sweep(self) -> None:
-        with os.scandir(self.folder) as entries:
+        with os.scandir(self._folder) as entries:
             modified = {entry.name: entry.stat(follow_symlinks=False).st_mtime for entry in entries}
         oldest, kept = time.time() - UNFINISHED_SECONDS_MAX, False
         for name in modified:
@@ -123,11 +161,11 @@ class Staging:
             if unfinished and part and max(part, state) > oldest:
                 kept = True
             elif unfinished or suffix == _WHOLE:
-                os.unlink(os.path.join(self.folder, name))
+                self.remove(name)
         if not kept:
-            os.unlink(os.path.join(self.folder, _LOCK))
+            self.remove(_LOCK)
             try:
-                os.rmdir(self.folder)
+                os.rmdir(FOLDER, dir_fd=self._root)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # something of somebody else's lies there
                     raise
@@ -142,12 +180,3 @@ def lock(descriptor: int, how: int) -> bool:
             return False
         raise
     return True
-
-
-def regular_size(path: str) -> int | None:
-    """The size of the regular file at `path`, or None where there is none (a link is none)."""
-    try:
-        seen = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return seen.st_size if stat.S_ISREG(seen.st_mode) else None

@@ -7,22 +7,24 @@ that lost what it had not synced is taken for data. Blocking; called in threads 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import json
 import os
+import stat
 from datetime import datetime
 
 import anyio.from_thread
 
-from asyncsink.destinations.local_errors import translated
-from asyncsink.grabbing.landing import finish, write_all
+from asyncsink.destinations.local_errors import moved_meanwhile, translated
+from asyncsink.grabbing.landing import Landing, finish, write_all
 from asyncsink.grabbing.staging import Staging, lock
 from asyncsink.integrity.checksums import ByteBody, Digester, checksum_of
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.s3.part_plan import PartPlan
 
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK
+_NO_FILE_OF_OURS = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EACCES, errno.EPERM})
 _NO_ALLOCATION = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
@@ -31,34 +33,42 @@ class UnfinishedFile:
 
     Args:
         staging: where it waits.
+        landing: has the place it gets.
         relative: its path below the target directory.
-        target: the real path it becomes.
         etag: of the object; "" is never continued.
         plan: its ranges.
         algorithm: of the ranges' checksums.
 
     Attributes:
-        target: as given.
-        path: where its bytes are now.
+        descriptor: of the file, once it is open.
         done: the checksums of the ranges that are there, by part number.
     """
 
     def __init__(
-        self, staging: Staging, relative: str, target: str, *, etag: str, plan: PartPlan, algorithm: ChecksumAlgorithm
+        self,
+        staging: Staging,
+        landing: Landing,
+        relative: str,
+        *,
+        etag: str,
+        plan: PartPlan,
+        algorithm: ChecksumAlgorithm,
     ) -> None:
-        self.target = target
-        self._mode = staging.mode
+        self._staging = staging
+        self._landing = landing
+        self._relative = relative
+        self.target = landing.path(relative)
         self._plan = plan
         self._algorithm: ChecksumAlgorithm = algorithm
         self._alone = staging.whole()
-        self.path, self._state_path = staging.unfinished(relative)
+        self._name, self._state_name = staging.unfinished(relative)
         self._identity = {
             "etag": etag,
             "size_bytes": plan.size_bytes,
             "part_size_bytes": plan.part_size_bytes,
             "algorithm": algorithm,
         }
-        self._file = self._state = -1
+        self.descriptor = self._state = -1
         self._ended = False
         self.done: dict[int, Checksum] = {}
 
@@ -71,25 +81,42 @@ class UnfinishedFile:
             DestinationFull, AccessDenied, PermanentError: there is no room, or no right.
         """
         with translated(self.target, None):
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._file = os.open(self.path, flags, 0o600)
-            if not lock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB) or not _is_at(self._file, self.path):
-                # Another run is at the same object, or has just given it its name, or this file system has no locks:
-                # nothing is shared then.
-                os.close(self._file)
-                self.path, self._state_path = self._alone, ""
-                self._file = os.open(self.path, flags | os.O_EXCL, 0o600)
+            if not self._open_shared():
+                # Nothing is shared then, and nothing is kept for a later run.
+                self._name, self._state_name = self._alone, ""
+                self.descriptor = self._staging.open_file(self._name, _FLAGS | os.O_EXCL)
             else:
-                self._state = os.open(self._state_path, flags | os.O_APPEND, 0o600)
                 self._take_up()
             if not self.done:
                 self._begin()
+
+    def _open_shared(self) -> bool:
+        """Open the file that every run has for this object, and its state.
+
+        False where another run is at it, or has just given it its name; where this file system has no locks; and where
+        either was put there by somebody else: a link, another name of a file elsewhere, or another user's.
+        """
+        try:
+            self.descriptor = self._staging.open_file(self._name, _FLAGS)
+            if (
+                lock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                and self._staging.holds(self._name, self.descriptor)
+                and _is_our_own(self.descriptor)
+            ):
+                self._state = self._staging.open_file(self._state_name, _FLAGS | os.O_APPEND)
+                if _is_our_own(self._state):
+                    return True
+        except OSError as error:
+            if error.errno not in _NO_FILE_OF_OURS:
+                raise
+        self._let_go()
+        return False
 
     def _take_up(self) -> None:
         lines = _read_all(self._state).split(b"\n")[:-1]  # what follows the last line break is torn, or nothing
         if not self._identity["etag"] or not lines or _parsed(lines[0]) != self._identity:
             return
-        if os.fstat(self._file).st_size != self._plan.size_bytes:
+        if os.fstat(self.descriptor).st_size != self._plan.size_bytes:
             return
         for line in lines[1:]:
             entry = _parsed(line)
@@ -98,19 +125,19 @@ class UnfinishedFile:
                 continue
             anyio.from_thread.check_cancelled()
             part = self._plan.part(number)
-            found = checksum_of(os.pread(self._file, part.length, part.offset), self._algorithm)
+            found = checksum_of(os.pread(self.descriptor, part.length, part.offset), self._algorithm)
             if found.value == value:
                 self.done[number] = found
 
     def _begin(self) -> None:
-        os.ftruncate(self._file, 0)
+        os.ftruncate(self.descriptor, 0)
         try:
             # All of it now: a disk that is too small says so before anything is received.
-            os.posix_fallocate(self._file, 0, self._plan.size_bytes)
+            os.posix_fallocate(self.descriptor, 0, self._plan.size_bytes)
         except OSError as error:
             if error.errno not in _NO_ALLOCATION:
                 raise
-            os.ftruncate(self._file, self._plan.size_bytes)
+            os.ftruncate(self.descriptor, self._plan.size_bytes)
         if self._state >= 0:
             os.ftruncate(self._state, 0)
             self._note(self._identity)
@@ -127,7 +154,7 @@ class UnfinishedFile:
         """
         digester.update(data)
         with translated(self.target, None):
-            write_all(self._file, position, data)
+            write_all(self.descriptor, position, data)
 
     def digester(self) -> Digester:
         """For one range, which is written from its beginning."""
@@ -155,11 +182,13 @@ class UnfinishedFile:
         Raises:
             AccessDenied, DestinationFull, PermanentError: what was under the name is as it was.
         """
-        with translated(self.target, None):
-            finish(self._file, self._mode, modified)
-            os.rename(self.path, self.target)
+        with translated(self.target, None), self._landing.place(self._relative) as place:
+            finish(self.descriptor, self._staging.mode, modified)
+            self._staging.publish(self._name, place)
             self._ended = True
             self._remove_state()
+            if not place.is_there():
+                raise moved_meanwhile(self.target)
 
     def discard(self) -> None:
         """Forget all of it: what is there is not the object.
@@ -168,11 +197,9 @@ class UnfinishedFile:
             AccessDenied, PermanentError: it cannot be removed.
         """
         self._ended = True
-        with translated(self.path, None, verb="removed"):
-            for path in (self.path, self._state_path):
-                if path:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.unlink(path)
+        with translated(self._staging.folder, None, verb="removed"):
+            self._staging.remove(self._name)
+            self._remove_state()
         self.close()
 
     def close(self) -> bool:
@@ -181,26 +208,26 @@ class UnfinishedFile:
         Returns whether a later run goes on with it.
         """
         stays = self._state >= 0 and not self._ended and bool(self.done)
-        for descriptor in (self._file, self._state):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._file = self._state = -1
-        if not self._state_path:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path)
+        self._let_go()
+        if not self._state_name:
+            self._staging.remove(self._name)
         return stays
 
+    def _let_go(self) -> None:
+        for descriptor in (self.descriptor, self._state):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.descriptor = self._state = -1
+
     def _remove_state(self) -> None:
-        if self._state_path:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._state_path)
+        if self._state_name:
+            self._staging.remove(self._state_name)
 
 
-def _is_at(descriptor: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+def _is_our_own(descriptor: int) -> bool:
+    """Whether it is a regular file of this user's that has one name: what is written to it is written nowhere else."""
+    seen = os.fstat(descriptor)
+    return stat.S_ISREG(seen.st_mode) and seen.st_nlink == 1 and seen.st_uid == os.geteuid()
 
 
 def _read_all(descriptor: int) -> bytes:

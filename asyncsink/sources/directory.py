@@ -1,11 +1,15 @@
 """A directory tree, walked in bounded memory.
 
-The walk keeps one iterator for each directory on the way down, never a list of the tree. Names are sorted in batches,
-so that a directory of millions of files takes no more memory than one of `SORT_ENTRIES_MAX`.
+The walk keeps what is left of each directory on the way down, never a list of the tree. Entries are looked at and
+sorted in batches, so that a directory of millions of files takes no more memory than one of `SORT_ENTRIES_MAX`.
+
+A directory is opened without following a link, and its entries are looked at relative to it: whoever swaps directories
+under the walk cannot lead it out of the tree.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Generator, Iterator, Sequence
@@ -16,8 +20,20 @@ from operator import attrgetter
 from asyncsink.config import Compat, Symlinks
 from asyncsink.errors import ConfigError, SourceError
 from asyncsink.model import SourceFile, SourceProblem
+from asyncsink.paths import IS_UTF8, LIST, as_text, is_below, on_disk, open_directory, real_path
 from asyncsink.sources.base import Entry
-from asyncsink.sources.problems import broken_link, leaving_link, link_loop, not_regular, refused_link, unusable
+from asyncsink.sources.paths import given_path
+from asyncsink.sources.problems import (
+    again_if_stale,
+    broken_link,
+    impossible_name,
+    leaving_link,
+    link_loop,
+    not_regular,
+    refused_link,
+    took_its_place,
+    unusable,
+)
 
 SORT_ENTRIES_MAX = 16_384
 """A directory of up to so many entries is walked in the order of its names; a larger one in sorted stretches of the
@@ -53,7 +69,7 @@ class DirectorySource:
         given = os.fspath(directory)
         if not given:
             raise ConfigError("The source directory is ''; expected a path; use '.' for the current directory.")
-        self.directory = os.path.abspath(given)
+        self.directory = given_path(given, "Source directory")
         self._symlinks = symlinks
 
     def scan(self) -> Iterator[SourceFile | SourceProblem]:
@@ -63,7 +79,7 @@ class DirectorySource:
             ConfigError: the directory is missing, is no directory, or cannot be listed.
         """
         try:
-            with os.scandir(self.directory):
+            with os.scandir(on_disk(self.directory)):
                 pass
         except OSError as error:
             raise ConfigError(
@@ -90,31 +106,60 @@ def walk_files(
     problem. Closing the iterator early releases every descriptor.
     """
     walk = _Walk(root, symlinks, attribute, entry, compat)
-    top = walk.descend(root, "")
+    top = walk.start()
     if isinstance(top, SourceProblem):
         yield top
         return
     try:
         while walk.stack:
-            for step in walk.stack[-1].steps:
+            for step in walk.stack[-1].steps or ():
                 if isinstance(step, _Level):
                     break
                 yield step
             else:
-                walk.stack.pop()
+                walk.stack.pop().close()
     finally:
         for level in reversed(walk.stack):
-            level.steps.close()
+            level.close()
 
 
 @dataclass(slots=True, eq=False)
 class _Level:
-    """A directory on the way down: `prefix` leads the relative paths of its entries, `steps` yields what is in it."""
+    """A directory on the way down.
 
-    path: str
+    Attributes:
+        lead, real_lead: its path, as it was reached and with links followed, and a "/".
+        prefix: leads the relative paths of its entries.
+        identity: device and inode.
+        descriptor: open while entries are still to be looked at; else -1.
+    """
+
+    lead: str
+    real_lead: str
     prefix: str
     identity: _Identity
-    steps: Generator[_Step, None, None]
+    descriptor: int
+    steps: Generator[_Step, None, None] | None = None
+
+    def close(self) -> None:
+        """Release the descriptor. Harmless when repeated."""
+        if self.steps is not None:
+            self.steps.close()
+        self.release()
+
+    def release(self) -> None:
+        """The same, where `steps` itself says so: nothing is left to be looked at."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Below:
+    """A directory or a link in a directory, to be looked at when the walk comes to it."""
+
+    name: str
+    is_link: bool
 
 
 _Step = SourceFile | SourceProblem | _Level
@@ -126,77 +171,121 @@ class _Walk:
     def __init__(self, root: str, symlinks: Symlinks, attribute: str, entry: int, compat: Compat) -> None:
         self.stack: list[_Level] = []
         self._root = root
+        self._real_root = real_path(root)
         self._symlinks = symlinks
         self._attribute = attribute
         self._entry = entry
         self._follows_directories = compat == "strict"
         self._above: frozenset[_Identity] | None = None
-        self._real_root = ""
 
-    def descend(self, path: str, prefix: str) -> _Level | SourceProblem:
+    def start(self) -> _Level | SourceProblem:
+        """The root."""
+        return self.descend(self._root, self._real_root, "")
+
+    def descend(self, path: str, real: str, prefix: str) -> _Level | SourceProblem:
         """Put a directory on the stack, unless it is there already: then links led in a circle."""
         try:
-            identity = _identity(path)
+            descriptor, identity = again_if_stale(lambda: _opened(real))
         except OSError as error:
-            return unusable(path, error, entry=self._entry, attribute=self._attribute)
+            return self._unusable(path, error)
+        except ValueError as error:
+            return self._problem(path, impossible_name(path, error))
         if any(level.identity == identity for level in self.stack):
+            os.close(descriptor)
             return self._loop(path)
-        level = _Level(path, prefix, identity, self._steps(path, prefix))
+        level = _Level(_lead(path), _lead(real), prefix, identity, descriptor)
+        level.steps = self._steps(level)
         self.stack.append(level)
         return level
 
-    def _steps(self, path: str, prefix: str) -> Generator[_Step, None, None]:
+    def _steps(self, level: _Level) -> Generator[_Step, None, None]:
         """What is in a directory, in order. A directory that fails is a problem after what it gave so far."""
-        try:
-            with os.scandir(path) as entries:
-                while batch := sorted(islice(entries, SORT_ENTRIES_MAX), key=_NAME):
+        begun = False
+        while True:
+            try:
+                for batch in self._batches(level):
+                    begun = True
                     for found in batch:
-                        yield self._look(found, prefix)
-        except OSError as error:
-            yield unusable(path, error, entry=self._entry, attribute=self._attribute)
+                        yield self._come_to(found, level) if isinstance(found, _Below) else found
+                return
+            except OSError as error:
+                path = level.lead.rstrip("/") or "/"
+                if error.errno != errno.ESTALE or begun:
+                    yield self._unusable(path, error)
+                    return
+            # Nothing was given yet: it is listed once more, by a fresh handle.
+            begun = True
+            level.release()
+            try:
+                level.descriptor, level.identity = _opened(level.real_lead)
+            except OSError as error:
+                yield self._unusable(path, error)
+                return
 
-    def _look(self, found: os.DirEntry[str], prefix: str) -> _Step:
+    def _batches(self, level: _Level) -> Iterator[list[SourceFile | SourceProblem | _Below]]:
+        with os.scandir(level.descriptor) as entries:
+            while found := sorted(islice(entries, SORT_ENTRIES_MAX), key=_NAME):
+                batch = [self._look(entry, level) for entry in found]
+                if len(found) < SORT_ENTRIES_MAX:
+                    # Its end: no descriptor is kept while the walk is further down.
+                    level.release()
+                yield batch
+
+    def _look(self, found: os.DirEntry[str], level: _Level) -> SourceFile | SourceProblem | _Below:
         # The commonest case stands first and asks the file system once: the directory already told the type.
-        path = found.path
+        name = found.name if IS_UTF8 else as_text(found.name)
         try:
             if found.is_file(follow_symlinks=False):
-                return self._file(path, found.stat(follow_symlinks=False), prefix + found.name)
+                return self._file(level, name, found.stat(follow_symlinks=False))
             if found.is_dir(follow_symlinks=False):
-                return self.descend(path, f"{prefix}{found.name}/")
+                return _Below(name, is_link=False)
             if found.is_symlink():
-                return self._look_through(path, prefix + found.name)
+                return _Below(name, is_link=True)
+            path = level.lead + name
             return self._problem(path, not_regular(path, found.stat(follow_symlinks=False).st_mode))
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                raise
+            return self._unusable(level.lead + name, error)
+
+    def _come_to(self, below: _Below, level: _Level) -> _Step:
+        path, real, relative = level.lead + below.name, level.real_lead + below.name, level.prefix + below.name
+        if not below.is_link:
+            return self.descend(path, real, f"{relative}/")
+        try:
+            return self._look_through(path, real, relative)
         except OSError as error:
             return unusable(path, error, entry=self._entry, attribute=self._attribute)
 
-    def _look_through(self, path: str, relative: str) -> _Step:
-        """What a symbolic link becomes."""
+    def _look_through(self, path: str, link: str, relative: str) -> _Step:
+        """What a symbolic link becomes; `link` is its path with the links above it followed."""
         if self._symlinks in ("skip", "error"):
             return refused_link(path, self._symlinks, entry=self._entry, attribute=self._attribute)
+        real = real_path(link)
         try:
-            status = os.stat(path)
+            status = again_if_stale(lambda: os.stat(on_disk(real)))
         except FileNotFoundError:
             return self._problem(path, broken_link(path))
-        if self._symlinks == "inside" and self._leads_out(path):
+        if self._symlinks == "inside" and not is_below(real, self._real_root):
             return leaving_link(path, self._root, entry=self._entry, attribute=self._attribute)
         if stat.S_ISREG(status.st_mode):
-            return self._file(path, status, relative)
+            return self._source(path, real, status, relative)
         if not stat.S_ISDIR(status.st_mode):
             return self._problem(path, not_regular(path, status.st_mode))
         if not self._follows_directories:
             return refused_link(path, "skip", entry=self._entry, attribute=self._attribute)
         if self._above is None:
-            self._above = _identities_above(self._root)
+            self._above = _identities_above(self._real_root)
         if (status.st_dev, status.st_ino) in self._above:
             return self._loop(path)
-        return self.descend(path, f"{relative}/")
+        return self.descend(path, real, f"{relative}/")
 
-    def _leads_out(self, path: str) -> bool:
-        if not self._real_root:
-            self._real_root = os.path.realpath(self._root)
-        return os.path.commonpath((self._real_root, os.path.realpath(path))) != self._real_root
+    def _file(self, level: _Level, name: str, status: os.stat_result) -> SourceFile:
+        path = level.lead + name
+        real = "" if level.real_lead == level.lead else level.real_lead + name
+        return self._source(path, real, status, level.prefix + name)
 
-    def _file(self, path: str, status: os.stat_result, relative: str) -> SourceFile:
+    def _source(self, path: str, real: str, status: os.stat_result, relative: str) -> SourceFile:
         return SourceFile(
             path,
             status.st_size,
@@ -208,25 +297,43 @@ class _Walk:
             None,
             status.st_ctime_ns,
             status.st_ino,
+            real,
         )
 
     def _loop(self, path: str) -> SourceProblem:
         return self._problem(path, link_loop(path))
 
+    def _unusable(self, path: str, error: OSError) -> SourceProblem:
+        """The problem with a directory, or an entry of one, to which no link led when it was found."""
+        if error.errno == errno.ELOOP:
+            return SourceProblem(path, took_its_place(path), self._entry, self._attribute, skippable=False)
+        return unusable(path, error, entry=self._entry, attribute=self._attribute)
+
     def _problem(self, path: str, error: SourceError) -> SourceProblem:
         return SourceProblem(path, error, self._entry, self._attribute)
 
 
-def _identity(path: str) -> _Identity:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
+def _lead(path: str) -> str:
+    return path if path.endswith("/") else f"{path}/"
 
 
-def _identities_above(root: str) -> frozenset[_Identity]:
-    """The directories that hold `root`, up to the top: a link to one of them would publish `root` inside itself."""
+def _opened(real: str) -> tuple[int, _Identity]:
+    """A descriptor of a directory whose path holds no link, and its identity."""
+    descriptor = open_directory(real, LIST)
+    try:
+        status = os.fstat(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, (status.st_dev, status.st_ino)
+
+
+def _identities_above(real_root: str) -> frozenset[_Identity]:
+    """The directories that hold a root, up to the top: a link to one of them would publish the root inside itself."""
     above: set[_Identity] = set()
-    path = os.path.realpath(root)
+    path = real_root
     while (parent := os.path.dirname(path)) != path:
-        above.add(_identity(parent))
+        status = os.stat(on_disk(parent))
+        above.add((status.st_dev, status.st_ino))
         path = parent
     return frozenset(above)

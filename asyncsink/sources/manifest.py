@@ -11,7 +11,7 @@ from asyncsink.errors import ConfigError
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.sources.base import Entry
 from asyncsink.sources.lines import Line, bounded_lines
-from asyncsink.sources.paths import open_regular
+from asyncsink.sources.paths import given_path, open_regular
 from asyncsink.sources.records import Record, look_up, make_record, parse_record
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -40,7 +40,7 @@ class ManifestSource:
         Raises:
             ConfigError: the name does not end in .csv, .tsv or .jsonl.
         """
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = given_path(os.fspath(path), "Manifest")
         self._directory = os.path.dirname(self.path)
         self._suffix = os.path.splitext(self.path)[1].lower()
         self._symlinks = symlinks

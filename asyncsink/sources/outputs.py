@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from asyncsink.config import Compat, Symlinks
 from asyncsink.errors import ConfigError, SourceMissing
 from asyncsink.model import SourceFile, SourceProblem
+from asyncsink.paths import as_text
 from asyncsink.sources.base import Entry
 from asyncsink.sources.directory import walk_files
 from asyncsink.sources.paths import absolute
@@ -76,22 +77,13 @@ class OutputsSource:
 
     def _scan_entry(self, entry: Entry, ordinal: int) -> Iterator[SourceFile | SourceProblem]:
         path, attribute = entry.path, entry.attribute
-        status = examine(path, self._symlinks, entry=ordinal, attribute=attribute)
-        if isinstance(status, SourceProblem):
-            yield status
-        elif stat.S_ISDIR(status.st_mode):
+        seen = examine(path, self._symlinks, entry=ordinal, attribute=attribute)
+        if isinstance(seen, SourceProblem):
+            yield seen
+        elif stat.S_ISDIR(seen.status.st_mode):
             yield from walk_files(path, self._symlinks, attribute=attribute, entry=ordinal, compat=self._compat)
         else:
-            yield SourceFile(
-                path,
-                status.st_size,
-                status.st_mtime_ns,
-                attribute,
-                ordinal,
-                root=path,
-                ctime_ns=status.st_ctime_ns,
-                inode=status.st_ino,
-            )
+            yield seen.file(path, attribute=attribute, entry=ordinal)
 
 
 def flatten(value: object, attribute: str) -> Iterator[object]:
@@ -124,7 +116,7 @@ def _name(attribute: str, value: object, number: int) -> Entry | SourceProblem:
     if isinstance(value, (str, os.PathLike)):
         path = os.fspath(value)
         if isinstance(path, str):
-            return Entry(attribute, absolute(path, f"Output {attribute!r}"))
+            return Entry(attribute, absolute(_text_of(path, attribute), f"Output {attribute!r}"))
     if value is None or _is_undefined(value):
         what = f"outputs[{attribute!r}], value {number}"
         error = SourceMissing(
@@ -136,6 +128,16 @@ def _name(attribute: str, value: object, number: int) -> Entry | SourceProblem:
         f"Output {attribute!r} holds a value of type {type(value).__name__}; "
         f"expected a str, an os.PathLike, or lists and tuples of them; {hint}."
     )
+
+
+def _text_of(path: str, attribute: str) -> str:
+    try:
+        return as_text(path)
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"Output {attribute!r} is {path!r}, which can be no path in the interpreter's encoding ({error.encoding}); "
+            "correct it, or run Python in UTF-8 mode."
+        ) from error
 
 
 def _is_nothing(value: object) -> bool:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from asyncsink.errors import ConfigError
-from asyncsink.sources.paths import absolute, open_regular
+from asyncsink.paths import as_native
+from asyncsink.sources.paths import absolute, given_path, open_regular
 
 _EXPECTED = "expected a mapping of attributes to paths, such as {motion: [sub-01/motion.par]}"
 
@@ -29,7 +30,7 @@ def load_outputs_file(path: str | os.PathLike[str]) -> dict[str, object]:
         ConfigError: the file is missing or malformed, an attribute stands twice, the top level is no mapping, or a
             value is no path. The message names the file, the line and the column.
     """
-    name = os.path.abspath(os.fspath(path))
+    name = given_path(os.fspath(path), "Outputs file")
     suffix = os.path.splitext(name)[1].lower()
     if suffix not in (".json", ".yaml", ".yml"):
         raise ConfigError(f"Outputs file {name!r} is of no known kind; expected a name in .json, .yaml or .yml.")
@@ -90,7 +91,10 @@ def _resolve(value: object, member: _Member, directory: str) -> object:
             f"the attribute {member.attribute!r} holds {value!r:.60}; expected a path, a list of paths, or null",
         )
     try:
-        return absolute(value, f"the attribute {member.attribute!r}", directory)
+        # The file is UTF-8; what OutputsSource is given are paths of this interpreter.
+        return as_native(absolute(value, f"the attribute {member.attribute!r}", directory))
+    except UnicodeEncodeError as error:
+        raise _Fault(member.value_place, f"the attribute {member.attribute!r} holds no path ({error})") from error
     except ConfigError as error:
         raise _Fault(member.value_place, str(error).rstrip(".")) from error
 

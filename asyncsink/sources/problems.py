@@ -8,10 +8,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 from asyncsink.config import Symlinks
-from asyncsink.errors import SourceError, SourceMissing, SourceUnreadable
-from asyncsink.model import SourceProblem
+from asyncsink.errors import SourceChanged, SourceError, SourceMissing, SourceUnreadable
+from asyncsink.model import SourceFile, SourceProblem
+from asyncsink.paths import directory_of, on_disk, real_path
+
+_T = TypeVar("_T")
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO (named pipe)",
@@ -27,7 +33,8 @@ _ADVICE = {
     errno.EPERM: "expected read permission; change its mode or owner, or publish as a user who may read it",
     errno.ELOOP: "it is a symbolic link loop; expected a link to a file; remove or repair the link",
     errno.EIO: "expected readable storage; check the disk or the network mount, then publish again",
-    errno.ESTALE: "expected the file that was found on the network mount; remount it, then publish again",
+    errno.ESTALE: "its file handle is stale, also when it is opened once more; expected the file that was found; "
+    "remount the network file system, then publish again",
     errno.ENAMETOOLONG: "expected a path that this system can open; shorten it or move the files up",
     errno.EMFILE: "this process has too many open files; raise `ulimit -n` or lower `concurrency`",
     errno.ENFILE: "this machine has too many open files; raise the system's limit or lower `concurrency`",
@@ -119,7 +126,44 @@ def refused_link(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: st
     return SourceProblem(path, error, entry, attribute, skippable=skipped, skipped=skipped)
 
 
-def examine(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: str = "") -> os.stat_result | SourceProblem:
+def took_its_place(path: str) -> SourceChanged:
+    """The error for a path on which a symbolic link stands where none was when it was found."""
+    return SourceChanged(
+        f"Source {path!r} changed while it was being published: a symbolic link took its place, or that of a directory "
+        "on the way to it; expected what was found; nothing was published under its key; export it again when nobody "
+        "moves it."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A regular file or a directory that somebody named.
+
+    Attributes:
+        status: of what it leads to.
+        real_path: as in SourceFile.
+    """
+
+    status: os.stat_result
+    real_path: str
+
+    def file(self, path: str, *, attribute: str, entry: int, key: str | None = None) -> SourceFile:
+        """It as a source of its own."""
+        return SourceFile(
+            path,
+            self.status.st_size,
+            self.status.st_mtime_ns,
+            attribute,
+            entry,
+            path,
+            key=key,
+            ctime_ns=self.status.st_ctime_ns,
+            inode=self.status.st_ino,
+            real_path=self.real_path,
+        )
+
+
+def examine(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: str = "") -> Seen | SourceProblem:
     """Look at a path that somebody named, without opening it.
 
     Args:
@@ -127,17 +171,15 @@ def examine(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: str = "
         symlinks: applied to the last component of `path`; links above it are followed, as by every open. A link that
             was named leads where its namer wants: "inside" follows it.
         entry, attribute: where the path was named, for the problem.
-
-    Returns:
-        The status of a regular file or a directory, or the problem with what was found.
     """
     try:
-        status = os.lstat(path)
+        status, real = _seen(path)
         if stat.S_ISLNK(status.st_mode):
             if symlinks in ("skip", "error"):
                 return refused_link(path, symlinks, entry=entry, attribute=attribute)
+            real = real_path(path)
             try:
-                status = os.stat(path)
+                status = os.stat(on_disk(real))
             except FileNotFoundError:
                 return SourceProblem(path, broken_link(path), entry, attribute)
     except OSError as error:
@@ -145,5 +187,36 @@ def examine(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: str = "
     except ValueError as error:
         return SourceProblem(path, impossible_name(path, error), entry, attribute)
     if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
-        return status
+        return Seen(status, real)
     return SourceProblem(path, not_regular(path, status.st_mode), entry, attribute)
+
+
+def _seen(path: str) -> tuple[os.stat_result, str]:
+    """The status of `path` itself, links above it followed, and its real path as in SourceFile."""
+    try:
+        return again_if_stale(lambda: _status(path)), ""
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    directory, _, name = path.rpartition("/")
+    real = f"{real_path(directory or '/').rstrip('/')}/{name}"
+    return again_if_stale(lambda: _status(real)), real
+
+
+def _status(path: str) -> os.stat_result:
+    with directory_of(path) as (descriptor, name):
+        return os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+
+
+def again_if_stale(look: Callable[[], _T]) -> _T:
+    """What `look` returns; where its handle is stale (NFS forgot it), once more: looking by the path finds a fresh one.
+
+    Raises:
+        OSError: as `look`; ESTALE where it was stale twice.
+    """
+    try:
+        return look()
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+    return look()

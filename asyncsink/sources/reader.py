@@ -1,20 +1,32 @@
 """Reading one source file through one descriptor, and proof that it stayed the same.
 
-fstat before the first byte, fstat after the last: size, mtime, ctime and inode must be equal, and the path must still
-name that inode. A change that keeps the size and falls into the same tick of the file system's clock (up to 10 ms on
-Linux before 6.13) as the change before it cannot be seen from outside; nothing can. Nor can a store into a shared
-mapping whose page was dirty already: the kernel moves the times when a clean page is first written to (mmap(2)).
+The file is opened without following a link (`SourceFile.real_path`): whoever swaps directories or links under a run
+cannot lead it to another file. fstat before the first byte, fstat after the last: size, mtime, ctime and inode must be
+equal, and the path must still name that inode. A change that keeps the size and falls into the same tick of the file
+system's clock (up to 10 ms on Linux before 6.13) as the change before it cannot be seen from outside; nothing can. Nor
+can a store into a shared mapping whose page was dirty already: the kernel moves the times when a clean page is first
+written to (mmap(2)).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import threading
 from types import TracebackType
 
 from asyncsink.errors import SourceChanged, SourceError
 from asyncsink.model import SourceFile
-from asyncsink.sources.problems import false_size, impossible_name, not_regular, translate
+from asyncsink.paths import Folder, directory_of, on_disk
+from asyncsink.sources.problems import (
+    again_if_stale,
+    false_size,
+    impossible_name,
+    not_regular,
+    took_its_place,
+    translate,
+)
 
 # O_NONBLOCK: opening a FIFO that took the file's place returns at once; it means nothing to a regular file.
 # O_NOCTTY: a terminal that took its place does not become ours.
@@ -36,7 +48,7 @@ class OpenSource:
             file.check_unchanged()
     """
 
-    __slots__ = ("_descriptor", "_first", "_source")
+    __slots__ = ("_descriptor", "_first", "_reopened", "_reopening", "_source")
 
     def __init__(self, source: SourceFile) -> None:
         """Open `source.path` and compare it with what was found there.
@@ -44,18 +56,13 @@ class OpenSource:
         Raises:
             SourceMissing: nothing is there any more.
             SourceUnreadable: it may not be read, is no regular file, or no descriptor is free.
-            SourceChanged: its size, modification time, ctime or inode is not what was found.
+            SourceChanged: its size, modification time, ctime or inode is not what was found, or a link took its place.
         """
         self._source = source
         self._descriptor = -1
-        try:
-            self._descriptor = os.open(source.path, _FLAGS)
-            self._first = os.fstat(self._descriptor)
-        except OSError as error:
-            self.close()
-            raise translate(source.path, error) from error
-        except ValueError as error:
-            raise impossible_name(source.path, error) from error
+        self._reopened = False
+        self._reopening = threading.Lock()
+        self._descriptor, self._first = self._open()
         try:
             self._check_as_found()
         except BaseException:
@@ -108,14 +115,11 @@ class OpenSource:
             ValueError: the file is closed.
         """
         path = self._source.path
-        try:
-            now = os.fstat(self._open_descriptor())
-        except OSError as error:
-            raise translate(path, error) from error
+        now = self._status()
         if _fingerprint(now) != _fingerprint(self._first) and not _only_linked(self._first, now):
             raise self._changed(_differences(self._first, now))
         try:
-            named = os.stat(path)
+            named = again_if_stale(lambda: os.stat(on_disk(path)))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self._changed("it was removed or renamed") from error
         except OSError as error:
@@ -148,6 +152,51 @@ class OpenSource:
     def __repr__(self) -> str:
         return f"<OpenSource {self._source.path!r}, {self.size_bytes} bytes>"
 
+    def _open(self) -> tuple[int, os.stat_result]:
+        path = self._source.path
+        try:
+            with Folder() as folder:
+                return again_if_stale(lambda: _opened(self._source, folder))
+        except OSError as error:
+            raise _not_opened(path, error) from error
+        except ValueError as error:
+            raise impossible_name(path, error) from error
+
+    def _status(self) -> os.stat_result:
+        reopened = self._reopened
+        try:
+            return os.fstat(self._open_descriptor())
+        except OSError as error:
+            self._reopen(error, reopened)
+            return os.fstat(self._open_descriptor())
+
+    def _reopen(self, error: OSError, reopened: bool) -> None:
+        """Put a fresh handle in the place of a stale one, once: a server of NFS forgets handles, and the path has it.
+
+        Args:
+            reopened: whether it had been reopened when the call began that met `error`.
+
+        Raises:
+            SourceUnreadable: `error` is another one, or it is stale for the second time.
+            SourceChanged: the path has another file now.
+        """
+        if error.errno != errno.ESTALE:
+            raise translate(self._source.path, error) from error
+        with self._reopening:
+            if self._reopened:
+                if reopened:
+                    raise translate(self._source.path, error) from error
+                return  # another thread was first
+            descriptor, status = self._open()
+            try:
+                if _fingerprint(status)[:-1] != _fingerprint(self._first)[:-1]:
+                    raise self._changed(_REPLACED)
+                # In one step, and under the same number: other threads may be reading.
+                os.dup2(descriptor, self._open_descriptor(), inheritable=False)
+            finally:
+                os.close(descriptor)
+            self._reopened = True
+
     def _check_as_found(self) -> None:
         first, source = self._first, self._source
         if not stat.S_ISREG(first.st_mode):
@@ -169,10 +218,12 @@ class OpenSource:
         # is asked for.
         beyond = [bytearray(1)] if offset + length == self.size_bytes else []
         while filled < length or beyond:
+            reopened = self._reopened
             try:
                 count = os.preadv(descriptor, [view[filled:], *beyond], offset + filled)
             except OSError as error:
-                raise translate(self._source.path, error) from error
+                self._reopen(error, reopened)
+                continue
             if filled + count > length:
                 raise self._not_its_size(descriptor, "more")
             if not count and filled < length:
@@ -197,31 +248,43 @@ class OpenSource:
         return _changed(self._source.path, what)
 
 
-def read_at_rest(source: SourceFile) -> bytearray | None:
+def read_at_rest(source: SourceFile, folder: Folder | None = None) -> bytearray | None:
     """The whole content of a small file that is what was found, and stayed so; with as few system calls as that takes.
 
     None where it is not what was found, or cannot be read in one go: `OpenSource` then says what. The last `stat`
     proves what `check_unchanged` proves: where the path still names the inode that was read, its times and size are
     that inode's. Blocking.
 
+    Args:
+        folder: of a caller that reads neighbours one after another.
+
     Raises:
         SourceChanged: it was what was found, and is no more after it was read.
+        SourceUnreadable: its handle was stale twice.
     """
-    path, size = source.path, source.size_bytes
+    if folder is None:
+        with Folder() as own:
+            return read_at_rest(source, own)
     try:
-        descriptor = os.open(path, _FLAGS)
-    except (OSError, ValueError):
+        return again_if_stale(lambda: _read_at_rest(source, folder))
+    except OSError as error:
+        if error.errno == errno.ESTALE:
+            raise translate(source.path, error) from error
         return None
+    except ValueError:
+        return None
+
+
+def _read_at_rest(source: SourceFile, folder: Folder) -> bytearray | None:
+    path, size = source.path, source.size_bytes
+    descriptor, first = _opened(source, folder)
     try:
-        first = os.fstat(descriptor)
         if first.st_size != size or not _is_as_found(first, source) or not stat.S_ISREG(first.st_mode):
             return None
         # One byte more than there should be: see `OpenSource`.
         body = bytearray(size + 1)
         count = os.preadv(descriptor, (body,), 0)
-        now = os.stat(path)
-    except OSError:
-        return None
+        now = os.stat(on_disk(path))
     finally:
         os.close(descriptor)
     if _fingerprint(now) == _fingerprint(first):
@@ -232,6 +295,39 @@ def read_at_rest(source: SourceFile) -> bytearray | None:
     if _only_linked(first, now):
         return None
     raise _changed(path, _differences(first, now))
+
+
+def look_again(source: SourceFile) -> os.stat_result:
+    """The status of what `source.path` holds now, reached without following a link, as opening it would. Blocking.
+
+    Raises:
+        SourceError: as `OpenSource`.
+    """
+    try:
+        with directory_of(source.real_path or source.path) as (descriptor, name):
+            now = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+    except OSError as error:
+        raise _not_opened(source.path, error) from error
+    if stat.S_ISLNK(now.st_mode):
+        raise took_its_place(source.path)
+    return now
+
+
+def _opened(source: SourceFile, folder: Folder) -> tuple[int, os.stat_result]:
+    try:
+        descriptor = folder.open_file(source.real_path or source.path, _FLAGS)
+    except OSError:
+        folder.close()  # its handle may be the one that is stale
+        raise
+    try:
+        return descriptor, os.fstat(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _not_opened(path: str, error: OSError) -> SourceError:
+    return took_its_place(path) if error.errno == errno.ELOOP else translate(path, error)
 
 
 def _is_as_found(first: os.stat_result, source: SourceFile) -> bool:

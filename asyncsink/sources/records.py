@@ -76,21 +76,11 @@ def look_up(record: Record, entry: int, symlinks: Symlinks) -> Iterator[SourceFi
     problem.
     """
     path, attribute = record.source, record.attribute
-    status = examine(path, symlinks, entry=entry, attribute=attribute)
-    if isinstance(status, SourceProblem):
-        yield status
-    elif not stat.S_ISDIR(status.st_mode):
-        yield SourceFile(
-            path,
-            status.st_size,
-            status.st_mtime_ns,
-            attribute,
-            entry,
-            path,
-            key=record.key,
-            ctime_ns=status.st_ctime_ns,
-            inode=status.st_ino,
-        )
+    seen = examine(path, symlinks, entry=entry, attribute=attribute)
+    if isinstance(seen, SourceProblem):
+        yield seen
+    elif not stat.S_ISDIR(seen.status.st_mode):
+        yield seen.file(path, attribute=attribute, entry=entry, key=record.key)
     elif attribute:
         yield from walk_files(path, symlinks, attribute=attribute, entry=entry)
     else:

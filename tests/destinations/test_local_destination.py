@@ -166,9 +166,9 @@ async def test_everything_is_synced_before_and_after_the_name_appears(
         steps.append("sync directory" if directory else f"sync {os.fstat(descriptor).st_size} bytes")
         fsync(descriptor)
 
-    def note_rename(source: str, target: str) -> None:
+    def note_rename(source: str, target: str, **directories: int) -> None:
         steps.append("rename")
-        rename(source, target)
+        rename(source, target, **directories)
 
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "rename", note_rename)

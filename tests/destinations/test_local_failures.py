@@ -20,6 +20,7 @@ from asyncsink.config import LocalTarget
 from asyncsink.destinations.base import Outlook
 from asyncsink.destinations.local import LocalDestination
 from asyncsink.destinations.local_files import TEMPORARY_SUFFIX, TemporaryFile
+from asyncsink.destinations.local_places import PlacesBelow
 from asyncsink.errors import (
     AccessDenied,
     DestinationFull,
@@ -289,8 +290,9 @@ async def test_looking_closely_ends_soon_when_cancelled(out: Path) -> None:
 
 
 def test_a_temporary_file_that_was_discarded_is_not_opened(tmp_path: Path) -> None:
-    temporary = TemporaryFile(str(tmp_path / "x"))
-    temporary.discard()
-    with pytest.raises(PermanentError, match="is not being written any more"):
-        temporary.open()
+    with PlacesBelow(str(tmp_path)).open("x") as place:
+        temporary = TemporaryFile(place)
+        temporary.discard()
+        with pytest.raises(PermanentError, match="is not being written any more"):
+            temporary.open()
     assert tree(tmp_path) == []

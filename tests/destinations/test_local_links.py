@@ -38,7 +38,9 @@ def destination(directory: Path, *, mode: LocalCopyMode = "copy", related_files:
 
 def transfer_from(path: Path, key: str) -> Transfer:
     seen = path.stat()
-    return Transfer(SourceFile(path=str(path), size_bytes=seen.st_size, mtime_ns=seen.st_mtime_ns), key, key)
+    real = str(path.resolve()) if path.is_symlink() else ""
+    source = SourceFile(path=str(path), size_bytes=seen.st_size, mtime_ns=seen.st_mtime_ns, real_path=real)
+    return Transfer(source, key, key)
 
 
 def tree(directory: Path) -> list[str]:
@@ -107,7 +109,7 @@ async def test_hardlinks_that_are_refused_become_copies(
 ) -> None:
     source = source_file("work/x.nii", b"content")
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", refuse)

@@ -20,6 +20,7 @@ from asyncsink.engine.progress import Progress
 from asyncsink.errors import InvalidKey, ServerFault
 from asyncsink.grabbing import ranges as ranges_module
 from asyncsink.grabbing import unfinished as unfinished_module
+from asyncsink.grabbing.landing import Landing
 from asyncsink.grabbing.staging import FOLDER, UNFINISHED_SECONDS_MAX, Staging
 from asyncsink.grabbing.unfinished import UnfinishedFile
 from asyncsink.grabbing.wanted import check_relative
@@ -283,7 +284,7 @@ def test_a_file_that_another_run_finishes_meanwhile_is_not_written_to(
     plan = PartPlan(size_bytes=3, part_size_bytes=3)
 
     def unfinished() -> UnfinishedFile:
-        return UnfinishedFile(staging, "k", str(target), etag="e", plan=plan, algorithm="CRC64NVME")
+        return UnfinishedFile(staging, Landing(staging), "k", etag="e", plan=plan, algorithm="CRC64NVME")
 
     first, second = unfinished(), unfinished()
     first.open()
@@ -406,7 +407,7 @@ async def test_a_wrong_guess_and_wrong_bytes_are_told_apart(tmp_path: Path, tree
 async def test_a_disk_that_cannot_be_read_back_fails_that_file_alone(
     tmp_path: Path, tree_of: TreeOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: str) -> Iterator[memoryview]:
+    def broken(_: int) -> Iterator[memoryview]:
         raise OSError(errno.EIO, "Input/output error")
         yield memoryview(b"")
 

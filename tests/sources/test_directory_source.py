@@ -238,11 +238,12 @@ def test_names_that_are_no_utf8_are_found(tmp_path: Path) -> None:
 
 
 def test_files_that_vanish_during_the_walk_are_missing(tmp_path: Path) -> None:
-    for name in "abc":
+    for name in ("a", "b/inside", "c"):
         put(tmp_path / name)
     walk = walk_files(str(tmp_path), "follow")
     next(walk)
-    (tmp_path / "b").unlink()
+    (tmp_path / "b" / "inside").unlink()
+    (tmp_path / "b").rmdir()
     vanished, last = walk
     assert isinstance(vanished, SourceProblem)
     assert isinstance(vanished.error, SourceMissing)

@@ -207,7 +207,7 @@ def test_truncation_in_the_middle_of_reading_is_noticed(path: Path) -> None:
 def test_links_to_an_unchanged_file_are_read(path: Path) -> None:
     link = path.with_name("link")
     link.symlink_to(path)
-    with OpenSource(found(link)) as source:
+    with OpenSource(replace(found(link), real_path=str(path))) as source:
         assert bytes(source.read_all()) == CONTENT
         source.check_unchanged()
         link.unlink()
