@@ -208,6 +208,8 @@ class RetryPolicy:
         stall_seconds: no byte in either direction for so long is Stalled.
         complete_seconds: the same for CompleteMultipartUpload, whose answer S3 may prepare for minutes.
         abort_seconds: the longest that a cancelled run spends on aborting one multipart upload.
+        credentials_seconds: the longest wait for one answer of a source of credentials (a credential process, STS, SSO,
+            a metadata service).
     """
 
     attempts: int = 8
@@ -219,6 +221,7 @@ class RetryPolicy:
     stall_seconds: float = 30.0
     complete_seconds: float = 600.0
     abort_seconds: float = 10.0
+    credentials_seconds: float = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,6 +42,7 @@ from asyncsink.paths import as_text
 from asyncsink.values import (
     SIZE_BYTES_MAX,
     check_choice,
+    check_endpoint,
     choice_of,
     choices_of,
     flag_of,
@@ -125,7 +126,7 @@ def parse_target(base_directory: Any, options: Mapping[str, Any]) -> S3Target | 
         bucket=bucket,
         prefix=prefix,
         url=text.rstrip("/"),
-        endpoint_url=_endpoint(given),
+        endpoint_url=check_endpoint(text_of(given, "endpoint_url")),
         region=text_of(given, "region"),
         profile=text_of(given, "profile"),
         creds_path=path_of(given, "creds_path"),
@@ -165,17 +166,6 @@ def _check_bucket(bucket: str, where: str) -> str:
 def _shown(text: str) -> str:
     """A destination for a message, unless it may hold credentials, which stand before an "@" (RFC 3986, 3.2.1)."""
     return repr(text) if "@" not in text else "(not shown: it has an '@'; credentials belong in creds_path or profile)"
-
-
-def _endpoint(given: Mapping[str, Any]) -> str:
-    url = text_of(given, "endpoint_url")
-    if "@" in url:
-        raise ConfigError(
-            "endpoint_url has an '@'; expected http://host:port, and credentials by creds_path or profile."
-        )
-    if url and not re.fullmatch(r"https?://[^/?#\s]+/?", url):
-        raise ConfigError(f"endpoint_url={url!r} is malformed; expected http://host:port or https://host:port.")
-    return url.rstrip("/")
 
 
 def _anonymous(given: Mapping[str, Any]) -> bool:
@@ -335,7 +325,17 @@ def _journal(given: Mapping[str, Any], target: S3Target | LocalTarget) -> Journa
         raise ConfigError("journal is empty; expected the path of a file, None or False.")
     if "\0" in path:
         raise ConfigError("journal holds a NUL character, which no file name can; expected the path of a file.")
-    return JournalChoice(path=os.path.abspath(path) if path else "", required=bool(path) or asked_for)
+    return JournalChoice(
+        path=os.path.abspath(path) if path else "",
+        required=bool(path) or asked_for,
+        state_directory=_state_directory(),
+    )
+
+
+def _state_directory() -> str:
+    """Where the user keeps such files: $XDG_STATE_HOME, unless it is relative (XDG Base Directory Specification)."""
+    said = os.environ.get("XDG_STATE_HOME", "")
+    return said if os.path.isabs(said) else JournalChoice().state_directory
 
 
 def _local_copy(given: Mapping[str, Any], target: S3Target | LocalTarget) -> LocalTarget | None:

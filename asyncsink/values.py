@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 from asyncsink.errors import ConfigError
 
@@ -182,3 +183,34 @@ def mapping_of(given: Mapping[str, Any], name: str) -> tuple[tuple[str, str], ..
     if not isinstance(value, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
         raise ConfigError(f"{name} is no mapping of texts; expected {{'name': 'value'}}.")
     return tuple(value.items())
+
+
+def check_endpoint(endpoint_url: str, name: str = "endpoint_url") -> str:
+    """The endpoint in its usual form: the scheme in lower case, no slash at its end. "" is Amazon's own. Pure.
+
+    Args:
+        endpoint_url: as the user wrote it; it may have a path.
+        name: of the option or variable that it comes from, for messages.
+
+    Raises:
+        ConfigError: it is no http(s) URL, or holds a query or credentials; a password in it is not repeated.
+    """
+    if not endpoint_url:
+        return ""
+    try:
+        parts = urlsplit(endpoint_url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, urlsplit("")
+    if "@" in endpoint_url:
+        raise ConfigError(
+            f"{name} holds an '@', and perhaps a user name or password; expected such as 'https://s3.example.org', and "
+            "credentials by creds_path or profile."
+        )
+    malformed = port == 0 or any(c in endpoint_url for c in "?#\\") or re.search(r"\s", endpoint_url)
+    if parts.scheme not in ("http", "https") or not host or malformed:
+        raise ConfigError(
+            f"{name}={endpoint_url!r:.300} is malformed; expected a URL such as 'https://s3.example.org', "
+            "'http://127.0.0.1:8333' or 'https://example.org/storage/v1/s3', without a query."
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")

@@ -8,11 +8,9 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +77,6 @@ def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError("--journal and --no-journal contradict each other; give one of them.")
         options["journal"] = False
     return options
-
-
-def with_state_directory(settings: Settings) -> Settings:
-    """The settings, with default journals where the user keeps such files: $XDG_STATE_HOME, where it is absolute."""
-    directory = os.environ.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(directory):
-        return settings  # the XDG Base Directory Specification: a relative path is to be ignored
-    return replace(settings, journal=replace(settings.journal, state_directory=directory))
 
 
 def _check(name: str, value: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
 
-from asyncsink.cli.arguments import open_source, options_of, with_state_directory
+from asyncsink.cli.arguments import open_source, options_of
 from asyncsink.cli.displays import progress_display
 from asyncsink.cli.output import Output, in_flags
 from asyncsink.cli.running import Interrupted, run_until_signalled
@@ -36,7 +36,7 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
     try:
         if dry_run and given.get("manifest"):
             raise ConfigError("plan writes no manifest: nothing is published; leave --manifest out, or use export.")
-        settings = with_state_directory(parse_options(destination, options_of(given)))
+        settings = parse_options(destination, options_of(given))
         tally.destination = settings.target.url
         found, give_up = open_source(source, settings)
 

@@ -6,6 +6,7 @@ Each request is watched for progress, and every failure leaves as an error of as
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -32,7 +33,16 @@ from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import SLICE_BYTES, WatchedBody
 from asyncsink.s3.checksum_headers import USUAL
-from asyncsink.s3.client import HEARING, AnswerTooLong, Hearing, error_from_opening, find_credentials, open_client
+from asyncsink.s3.client import (
+    HEARING,
+    AnswerTooLong,
+    Hearing,
+    check_certificates,
+    find_credentials,
+    open_client,
+    proxy_variable,
+)
+from asyncsink.s3.credential_errors import configuration_error, no_credentials
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.error_map import error_from_answer, one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived
@@ -113,7 +123,8 @@ class Aioboto3Transport:
         async with AsyncExitStack() as stack:
             opening = open_client(target, retry, limits, caller_bucket=caller_bucket)
             client, checksums = await stack.enter_async_context(opening)
-            renew = partial(find_credentials, target, caller_bucket=caller_bucket)
+            await check_certificates(client)
+            renew = partial(find_credentials, target, retry, caller_bucket=caller_bucket)
             payer = target.request_payer
             transport = cls(client, name, retry, request_payer=payer, renew=renew, bandwidth=bandwidth)
             transport.checksums = checksums
@@ -238,9 +249,10 @@ class Aioboto3Transport:
             return self._from_answer(operation, error)
         if isinstance(error, TimeoutError) and watchdog.expired:
             return self._stalled(operation, watchdog.seconds)
-        opening = error_from_opening(error)
-        if opening is not None:
-            return opening
+        if isinstance(error, b.NoCredentialsError):
+            return no_credentials(os.environ)
+        if isinstance(error, _unusable()):
+            return configuration_error(error, None)
         where = f"{operation.name} of s3://{self._bucket}/{getattr(operation, 'key', '')}"
         if isinstance(error, b.ParamValidationError):
             report = "" if "SSECustomerKey" in str(error) else f": {one_line(str(error))}"
@@ -339,6 +351,23 @@ def _charge_head(bandwidth: Bandwidth, request: Any, **_: Any) -> None:
     bandwidth.reserve(len(request.url) + headers + document)
 
 
+def _unusable() -> tuple[type[Exception], ...]:
+    """What botocore raises where it cannot address a bucket: before anything is sent."""
+    from botocore import exceptions as b
+
+    return (
+        b.BaseEndpointResolverError,
+        b.EndpointProviderError,
+        b.InvalidEndpointConfigurationError,
+        b.InvalidRegionError,
+        b.InvalidProxiesConfigError,
+        b.UnsupportedS3ConfigurationError,
+        b.UnsupportedS3ArnError,
+        b.UnsupportedS3AccesspointConfigurationError,
+        b.InvalidS3AddressingStyleError,
+    )
+
+
 def _from_network(name: str, where: str, endpoint: str, error: Exception) -> AsyncSinkError | None:
     """What a failure without a usable answer means, or None for a bug."""
     import aiohttp
@@ -352,6 +381,17 @@ def _from_network(name: str, where: str, endpoint: str, error: Exception) -> Asy
     if isinstance(inner, AnswerTooLong):
         return ServerFault(f"{where} failed: {inner} at {endpoint}; check that it is S3.", operation=name)
     reason = _reason(inner) if inner is not None else type(error).__name__
+    if isinstance(error, b.ProxyConnectionError):
+        proxy = f"the proxy {one_line(str(error.kwargs.get('proxy_url', '')))} of {proxy_variable(endpoint)}"
+        if isinstance(inner, aiohttp.ClientHttpProxyError):
+            fault = f"{proxy} refuses to connect to {endpoint} (HTTP {inner.status}, {one_line(inner.message)})"
+        elif reason == "connection refused":
+            fault = f"{proxy} refuses connections"
+        else:
+            fault = f"{proxy} cannot be reached ({reason})"
+        return ConnectionLost(
+            f"{where} failed: {fault}; look at the proxy, or name the endpoint's host in NO_PROXY.", operation=name
+        )
     if isinstance(inner, aiohttp.ClientConnectorCertificateError):
         return ConfigError(f"{where} failed: the certificate of {endpoint} is not trusted ({reason}); give ca_bundle=.")
     if isinstance(inner, aiohttp.ClientConnectorSSLError) and getattr(inner.os_error, "reason", "") in _NO_TLS:

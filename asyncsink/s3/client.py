@@ -10,31 +10,28 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import anyio.to_thread
 
 from asyncsink.config import Limits, RetryPolicy, S3Target, SignPayload
-from asyncsink.errors import ConfigError, CredentialsError
+from asyncsink.errors import ConfigError
 from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX
 from asyncsink.s3.checksum_headers import SETTINGS as CHECKSUM_SETTINGS
 from asyncsink.s3.checksum_headers import ChecksumUse, checksum_use
-from asyncsink.s3.credentials import (
-    BucketSettings,
-    Credentials,
-    bucket_settings,
-    endpoint_from_environment,
-    freeze,
-    read_credentials_file,
-)
+from asyncsink.s3.credential_chain import new_session, source_of, translated_configuration
+from asyncsink.s3.credential_errors import no_credentials
+from asyncsink.s3.credentials import BucketSettings, bucket_settings, freeze
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import AS_STORED
 from asyncsink.s3.redacting import redact_logs
+from asyncsink.values import check_endpoint
 
 KEEP_ALIVE_SECONDS = 4
 """S3 closes idle connections after about 5 s; a connection must not be reused just as the server closes it."""
@@ -66,12 +63,6 @@ class AnswerTooLong(Exception):
     """A body has more bytes than `Hearing.bytes_max`; the text is a phrase for a person."""
 
 
-_HOW_TO_LOG_IN = (
-    "Give creds_path= or profile=, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-    "or say anonymous=True for a public bucket."
-)
-
-
 @asynccontextmanager
 async def open_client(
     target: S3Target, retry: RetryPolicy, limits: Limits, *, caller_bucket: Any = None
@@ -96,16 +87,16 @@ async def open_client(
             bucket in `caller_bucket`.
     """
     settings = await bucket_settings(caller_bucket) if caller_bucket is not None else BucketSettings(name=target.bucket)
-    endpoint = target.endpoint_url or settings.endpoint_url or endpoint_from_environment(os.environ)
-    check_endpoint(endpoint)
     verify = await anyio.to_thread.run_sync(_check_ca_bundle, target.ca_bundle) if target.ca_bundle else settings.verify
     anonymous = target.anonymous or (settings.anonymous and not target.creds_path and not target.profile)
     redact_logs()
     # The import takes most of a second: other tasks go on meanwhile.
-    session = await anyio.to_thread.run_sync(_new_session, target, settings)
-    with _translated():
+    session = await anyio.to_thread.run_sync(partial(new_session, target, settings, retry, ask=True))
+    with translated_configuration(session):
         told = {name: session._session.get_config_variable(name) for name in CHECKSUM_SETTINGS}
         checksums = checksum_use({**told, **settings.checksums})
+        endpoint = check_endpoint(target.endpoint_url or settings.endpoint_url) or _configured_endpoint(session)
+        config = _client_config(target, retry, limits, endpoint, anonymous=anonymous, section=_s3_section(session))
         if not anonymous:
             await _require_credentials(session)
         context = session.client(
@@ -113,73 +104,39 @@ async def open_client(
             region_name=target.region or settings.region or None,
             endpoint_url=endpoint or None,
             verify=verify,
-            config=_client_config(target, retry, limits, endpoint, anonymous),
+            config=config,
         )
         client = await context.__aenter__()
     try:
         client.meta.events.register("before-send.s3.*", _skip_continue)
         _read_times_leniently(client)
+        check_proxy(client)
         yield client, checksums
     finally:
         await context.__aexit__(None, None, None)
 
 
-async def find_credentials(target: S3Target, *, caller_bucket: Any = None) -> Any:
+async def find_credentials(target: S3Target, retry: RetryPolicy, *, caller_bucket: Any = None) -> Any:
     """Look up, from the beginning, what requests to `target` are signed with: botocore's own credentials object.
 
-    Files and environment are read again, roles and SSO are asked again.
+    Files and environment are read again, roles and SSO are asked again; nobody is asked for an MFA code.
 
     Raises:
         CredentialsError: there are none, or they cannot be retrieved.
-        ConfigError: `caller_bucket` is no bucket.
+        ConfigError: `caller_bucket` is no bucket, or the configuration cannot be used.
     """
     settings = await bucket_settings(caller_bucket) if caller_bucket is not None else BucketSettings(name=target.bucket)
-    session = await anyio.to_thread.run_sync(_new_session, target, settings)
-    with _translated():
-        return await _require_credentials(session)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        translated = error_from_opening(error)
-        if translated is None:
-            raise
-        # Causes may quote what a credential process printed.
-        raise translated from None
+    session = await anyio.to_thread.run_sync(partial(new_session, target, settings, retry, ask=False))
+    return await _require_credentials(session)
 
 
 async def _require_credentials(session: Any) -> Any:
     held = await session.get_credentials()
     if held is None:
-        raise CredentialsError(f"There are no credentials. {_HOW_TO_LOG_IN}")
+        raise no_credentials(os.environ)
     # Roles and SSO are asked here, so that a login that ended is known before the first request.
     await freeze(held)
     return held
-
-
-def check_endpoint(endpoint_url: str) -> None:
-    """Refuse an endpoint that is no plain http(s) URL. "" is Amazon's own. Pure.
-
-    Raises:
-        ConfigError: saying what is wrong; a password in the URL is not repeated.
-    """
-    if not endpoint_url:
-        return
-    try:
-        parts = urlsplit(endpoint_url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port, parts = None, None, urlsplit("")
-    if parts.username or parts.password:
-        raise ConfigError("endpoint_url holds a user name or password; give credentials by creds_path or profile.")
-    if parts.scheme not in ("http", "https") or not host or port == 0 or parts.query or parts.fragment or " " in host:
-        raise ConfigError(
-            f"endpoint_url={one_line(endpoint_url)!r} is no endpoint; expected a URL such as 'https://s3.example.org' "
-            "or 'http://127.0.0.1:8333'."
-        )
 
 
 def payload_must_be_signed(endpoint_url: str, choice: SignPayload = "auto") -> bool:
@@ -195,79 +152,64 @@ def payload_must_be_signed(endpoint_url: str, choice: SignPayload = "auto") -> b
         return True
 
 
-def error_from_opening(error: Exception) -> ConfigError | None:
-    """What a failure to open a session or client, or to find credentials, means; None for what is neither."""
-    from botocore import exceptions as b
+def check_proxy(client: Any) -> None:
+    """Refuse a SOCKS proxy, which neither aiohttp nor botocore speaks to, before it is taken for an HTTP proxy.
 
-    if isinstance(error, b.ProfileNotFound):
-        profile = one_line(str(error.kwargs.get("profile", "")))
-        return CredentialsError(f"The profile {profile!r} does not exist; see 'aws configure list-profiles'.")
-    if isinstance(error, b.PartialCredentialsError):
-        provider, missing = error.kwargs.get("provider", ""), error.kwargs.get("cred_var", "")
-        return CredentialsError(f"The credentials from {provider} are incomplete: {missing} is missing.")
-    if isinstance(error, (b.NoCredentialsError, b.NoAuthTokenError)):
-        return CredentialsError(f"There are no credentials. {_HOW_TO_LOG_IN}")
-    if isinstance(error, (b.ConfigParseError, b.ConfigNotFound)):
-        path = error.kwargs.get("path", "")
-        return CredentialsError(f"The AWS configuration file {path!r} cannot be read; repair it.")
-    retrieval = (
-        b.CredentialRetrievalError,
-        b.TokenRetrievalError,
-        b.SSOError,
-        b.UnknownCredentialError,
-        b.InfiniteLoopConfigError,
-        b.InvalidConfigError,
-        b.MetadataRetrievalError,
-        b.RefreshWithMFAUnsupportedError,
-    )
-    if isinstance(error, retrieval):
-        provider = error.kwargs.get("provider", "") if hasattr(error, "kwargs") else ""
-        source = f"from {provider} " if provider else ""
-        return CredentialsError(
-            f"The credentials {source}cannot be retrieved ({type(error).__name__}); log in again or check the profile."
-        )
-    configuration = (
-        b.BaseEndpointResolverError,
-        b.EndpointProviderError,
-        b.InvalidEndpointConfigurationError,
-        b.InvalidRegionError,
-        b.InvalidProxiesConfigError,
-        b.UnsupportedS3ConfigurationError,
-        b.UnsupportedS3ArnError,
-        b.UnsupportedS3AccesspointConfigurationError,
-        b.InvalidS3AddressingStyleError,
-    )
-    if isinstance(error, configuration) or (isinstance(error, ValueError) and "Invalid endpoint" in str(error)):
-        return ConfigError(f"The endpoint or region cannot be used: {one_line(str(error))}.")
-    return None
-
-
-def _new_session(target: S3Target, settings: BucketSettings) -> Any:
-    import aioboto3
-
-    credentials: Credentials | None = None
-    if target.creds_path:
-        credentials = read_credentials_file(target.creds_path)
-    elif not target.profile:
-        credentials = settings.credentials
-    with _translated():
-        if credentials is None:
-            return aioboto3.Session(profile_name=target.profile or None)
-        token = credentials.session_token
-        return aioboto3.Session(
-            aws_access_key_id=credentials.access_key_id,
-            aws_secret_access_key=credentials.secret_access_key.reveal().decode(),
-            aws_session_token=token.reveal().decode() if token is not None else None,
+    Raises:
+        ConfigError: naming the proxy and its variable.
+    """
+    url = client.meta.endpoint_url
+    proxy = client._endpoint.http_session._proxy_config.proxy_url_for(url)
+    # botocore makes "http://socks5h://…" of what has another scheme.
+    plain = (proxy or "").removeprefix("http://")
+    scheme = plain.partition("://")[0].lower() if "://" in plain else "http"
+    if proxy and scheme not in ("http", "https"):
+        raise ConfigError(
+            f"The proxy {one_line(plain)} of {proxy_variable(url)} cannot be used: {scheme} proxies are not supported; "
+            f"give an HTTP proxy, or name the endpoint's host in NO_PROXY."
         )
 
 
-def _client_config(target: S3Target, retry: RetryPolicy, limits: Limits, endpoint: str, anonymous: bool) -> Any:
+def proxy_variable(url: str) -> str:
+    """The environment variable that names the proxy for `url`."""
+    name = f"{urlsplit(url).scheme}_proxy"
+    return next((each for each in (name, name.upper()) if os.environ.get(each)), name.upper())
+
+
+def _configured_endpoint(session: Any) -> str:
+    """The endpoint that variables, the profile or its services section name, or ""."""
+    from botocore.configprovider import ConfiguredEndpointProvider
+
+    core = session._session
+    if core.get_config_variable("ignore_configured_endpoint_urls"):
+        return ""
+    found = ConfiguredEndpointProvider(
+        full_config=core.full_config, scoped_config=core.get_scoped_config(), client_name="s3"
+    ).provide()
+    said = (name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name))
+    return check_endpoint(str(found or ""), next(said, "endpoint_url"))
+
+
+def _s3_section(session: Any) -> dict[str, Any]:
+    """The profile's own settings of S3."""
+    found = session._session.get_scoped_config().get("s3", {})
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"The setting s3 = {one_line(str(found))} of {source_of(session).place} is no section; expected "
+            "indented lines below 's3 =', such as 'addressing_style = virtual'."
+        )
+    return found
+
+
+def _client_config(
+    target: S3Target, retry: RetryPolicy, limits: Limits, endpoint: str, *, anonymous: bool, section: dict[str, Any]
+) -> Any:
     from aiobotocore.config import AioConfig
     from botocore import UNSIGNED
 
     style = target.addressing_style
-    if style == "auto" and endpoint:
-        style = "path"
+    if style == "auto":
+        style = section.get("addressing_style") or ("path" if endpoint else "auto")
     signs = payload_must_be_signed(endpoint, target.sign_payload)
     return AioConfig(
         connector_args={"keepalive_timeout": KEEP_ALIVE_SECONDS},
@@ -387,6 +329,17 @@ def _read_times_leniently(client: Any) -> None:
 def _skip_continue(request: Any, **_: Any) -> None:
     """S3 needs no 100-continue, and aiohttp would wait for it without a limit."""
     request.headers.pop("Expect", None)
+
+
+async def check_certificates(client: Any) -> None:
+    """Refuse the certificates that a variable or a profile names for HTTPS, where they cannot be used.
+
+    Raises:
+        ConfigError: naming the file.
+    """
+    path = client._endpoint.http_session._verify
+    if isinstance(path, str) and client.meta.endpoint_url.startswith("https:"):
+        await anyio.to_thread.run_sync(_check_ca_bundle, path)
 
 
 def _check_ca_bundle(path: str) -> str:

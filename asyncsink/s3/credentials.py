@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asyncsink.config import Secret
-from asyncsink.errors import ConfigError, CredentialsError
+from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, ExpiredCredentials
 from asyncsink.s3.checksum_headers import SETTINGS as CHECKSUM_SETTINGS
+from asyncsink.s3.credential_errors import CredentialSource, credentials_error
 
 FILE_BYTES_MAX = 64 * 1024
 ACCEPTED_FORMS = (
@@ -170,23 +171,51 @@ async def freeze(held: Any) -> Credentials:
 
     Raises:
         CredentialsError: they cannot be renewed, or hold nothing.
+        ExpiredCredentials: they were there before, and cannot be renewed now.
     """
-    from botocore.exceptions import BotoCoreError
-
+    source = CredentialSource(method=str(getattr(held, "method", None) or ""))
     try:
         frozen = held.get_frozen_credentials()
         if inspect.isawaitable(frozen):
             frozen = await frozen
-    except BotoCoreError as error:
+    except AsyncSinkError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a provider may raise anything
         # The cause's text may quote what a credential process printed: it goes no further.
-        raise CredentialsError(f"The credentials cannot be renewed ({type(error).__name__}); log in again.") from None
-    if not frozen.access_key or not frozen.secret_key:
-        raise CredentialsError("The credentials hold no access key; check the profile or environment they come from.")
+        raise credentials_error(error, source) from None
+    check_keys(frozen, source)
     return Credentials(
         access_key_id=frozen.access_key,
         secret_access_key=Secret(frozen.secret_key.encode()),
         session_token=Secret(frozen.token.encode()) if frozen.token else None,
     )
+
+
+def check_keys(frozen: Any, source: CredentialSource) -> None:
+    """Refuse keys that no request can be signed with. Pure.
+
+    Raises:
+        CredentialsError: naming the source and what is wrong; no value is shown.
+    """
+    for what, value, needed in (
+        ("access key id", frozen.access_key, True),
+        ("secret access key", frozen.secret_key, True),
+        ("session token", frozen.token, False),
+    ):
+        if not value and not needed:
+            continue
+        if not isinstance(value, str) or not value:
+            raise CredentialsError(f"The credentials from {source.name} have no {what}. {source.advice}")
+        if not (value.isascii() and value.isprintable()) or " " in value:
+            raise CredentialsError(
+                f"The credentials from {source.name} are malformed: the {what} holds a blank, a line break or another "
+                f"character that no key has. {source.advice}"
+            )
+
+
+def lost(error: ConfigError) -> ExpiredCredentials:
+    """What a request fails with whose credentials have ended, where `error` is why there are no new ones."""
+    return ExpiredCredentials(f"The credentials have expired, and there are no new ones: {error}")
 
 
 def _read_text(name: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ USED: Final = frozenset(
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
         "AWS_SESSION_TOKEN",
+        "AWS_REGION",
         "AWS_DEFAULT_REGION",
         "AWS_ENDPOINT_URL",
         "AWS_ENDPOINT_URL_S3",
@@ -38,7 +40,6 @@ USED: Final = frozenset(
 )
 HARMLESS: Final = frozenset(
     {
-        "AWS_REGION",  # the SDK for Python reads AWS_DEFAULT_REGION only
         "AWS_EC2_METADATA_DISABLED",  # comes after the environment's key pair
         "AWS_DEFAULT_OUTPUT",  # the four others are the command line's
         "AWS_PAGER",
@@ -95,11 +96,13 @@ def known_connection(target: S3Target) -> Connection | None:
         return None
     if any(name.startswith("AWS_") and name not in USED and name not in HARMLESS for name in said):
         return None
-    endpoint = target.endpoint_url or endpoint_from_environment(said)
+    endpoint = (target.endpoint_url or endpoint_from_environment(said)).rstrip("/")
     profile = _default_profile(said)
     if profile is None or not _plain_endpoint(endpoint) or _proxied(endpoint, said):
         return None
-    region = _region(target, endpoint, said.get("AWS_DEFAULT_REGION", profile.get("region", SDK_REGION)))
+    # The SDK for Python reads AWS_DEFAULT_REGION only; those for Go and Rust and the command line read AWS_REGION.
+    usual = said.get("AWS_REGION") or said.get("AWS_DEFAULT_REGION", profile.get("region", SDK_REGION))
+    region = _region(target, endpoint, usual)
     if not region:
         return None
     ca_bundle = target.ca_bundle or said.get("AWS_CA_BUNDLE", said.get("REQUESTS_CA_BUNDLE"))
@@ -173,8 +176,16 @@ def _expanded(path: str) -> str:
 
 def _plain_sections(path: str, section: re.Pattern[str], line_of: re.Pattern[str]) -> dict[str, dict[str, str]] | None:
     """The sections of a file of the plainest kind, or None where it is of another: no line but those, nothing twice."""
-    if not os.path.isfile(path):
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISCHR(mode):
+            return {}  # /dev/null is a usual way to have none
+        if not stat.S_ISREG(mode):
+            return None  # what is wrong with it is told where a client is opened
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except (OSError, ValueError):
+        return None
     try:
         with open(path, encoding="ascii") as file:
             text = file.read(FILE_CHARACTERS_MAX)

@@ -160,7 +160,7 @@ async def _open_known(
         # Also where nothing needs it: an option that cannot be used is told.
         await anyio.to_thread.run_sync(tls_context, target.ca_bundle)
     bound = replace(target, endpoint_url=known.endpoint_url, ca_bundle=known.ca_bundle)
-    provider, region = _providers(target, known.credentials), known.region
+    provider, region = _providers(target, retry, known.credentials), known.region
     wire = await WireTransport.open(bound, retry, region=region, credentials=provider(), bandwidth=bandwidth)
     senders = SenderLane(bound, retry, limits, region=region, credentials=provider(), bandwidth=bandwidth)
     opener = partial(_open_aioboto3, target, retry, limits, bandwidth=bandwidth)
@@ -218,9 +218,10 @@ async def _open_wire(
         target,
         endpoint_url="" if amazon else endpoint,
         ca_bundle=target.ca_bundle or (verify if isinstance(verify, str) else ""),
+        addressing_style=(client.meta.config.s3 or {}).get("addressing_style") or target.addressing_style,
     )
     region, trusts = client.meta.region_name, verify is not False
-    provider = _providers(target, client._request_signer._credentials)
+    provider = _providers(target, retry, client._request_signer._credentials)
     wire = await WireTransport.open(
         bound, retry, region=region, credentials=provider(), verify=trusts, bandwidth=bandwidth
     )
@@ -230,7 +231,7 @@ async def _open_wire(
     return wire, senders
 
 
-def _providers(target: S3Target, first: Any) -> Callable[[], CredentialsProvider | None]:
+def _providers(target: S3Target, retry: RetryPolicy, first: Any) -> Callable[[], CredentialsProvider | None]:
     """Makes a provider for each keyring of `target`, beginning with `first`: ours, or the client's own."""
-    shared = SharedCredentials(first, partial(find_credentials, target))
+    shared = SharedCredentials(first, partial(find_credentials, target, retry))
     return lambda: None if target.anonymous else shared.provider()

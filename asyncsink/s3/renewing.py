@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from asyncsink.config import Secret
-from asyncsink.errors import CredentialsError, ExpiredCredentials
-from asyncsink.s3.credentials import Credentials, freeze
+from asyncsink.errors import ConfigError
+from asyncsink.s3.credentials import Credentials, freeze, lost
 from asyncsink.s3.wire.keyring import CredentialsLike, CredentialsProvider
 
 FAILED_SECONDS: Final = 1.0
@@ -45,7 +45,7 @@ class SharedCredentials:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._known: HeldCredentials | None = None
-        self._failed: tuple[float, CredentialsError] | None = None
+        self._failed: tuple[float, ConfigError] | None = None
 
     def __repr__(self) -> str:
         return f"<SharedCredentials {'known' if self._known else 'not asked yet'}>"
@@ -75,7 +75,7 @@ class SharedCredentials:
         try:
             source = first if first is not None else await self._find()
             frozen = source if isinstance(source, Credentials) else await freeze(source)
-        except CredentialsError as error:
+        except ConfigError as error:
             if self._known is None:
                 raise
             self._failed = (self._clock(), error)
@@ -87,8 +87,3 @@ class SharedCredentials:
             session_token=frozen.session_token,
             expires_at=getattr(source, "_expiry_time", None),
         )
-
-
-def lost(error: CredentialsError) -> ExpiredCredentials:
-    """What a request fails with whose credentials have ended, where `error` is why there are no new ones."""
-    return ExpiredCredentials(f"The credentials have expired, and there are no new ones: {error}")

@@ -11,9 +11,8 @@ from collections.abc import Awaitable, Callable
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from asyncsink.errors import CredentialsError
-from asyncsink.s3.credentials import Credentials, freeze
-from asyncsink.s3.renewing import lost
+from asyncsink.errors import ConfigError
+from asyncsink.s3.credentials import Credentials, freeze, lost
 
 Now = Callable[[], datetime.datetime]
 _SIGNER = "s3v4-asyncsink"
@@ -72,7 +71,7 @@ class Resigner:
             try:
                 held = await self._renew()
                 found = await freeze(held) if held is not None else None
-            except CredentialsError as error:
+            except ConfigError as error:
                 raise lost(error) from error
             finally:
                 # Afterwards: what was signed meanwhile has the old ones still, and its failure must not look again.

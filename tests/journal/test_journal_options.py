@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asyncsink.cli.arguments import options_of, with_state_directory
+from asyncsink.cli.arguments import options_of
 from asyncsink.config import JournalChoice
 from asyncsink.errors import ConfigError
 from asyncsink.options import parse_options
@@ -28,7 +28,10 @@ BUCKET = "s3://results/study"
         ({"journal": False, "overwrite": "size"}, JournalChoice(enabled=False), "size"),
     ],
 )
-def test_what_is_asked_for(options: dict[str, Any], journal: JournalChoice, overwrite: str) -> None:
+def test_what_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], journal: JournalChoice, overwrite: str
+) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     settings = parse_options(BUCKET, options)
     assert (settings.journal, settings.policies.overwrite) == (journal, overwrite)
 
@@ -73,4 +76,4 @@ def test_the_command_line_says_it_with_two_flags() -> None:
 )
 def test_default_journals_are_where_the_user_keeps_state(monkeypatch: pytest.MonkeyPatch, said: str, used: str) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", said)
-    assert with_state_directory(parse_options(BUCKET, {})).journal.state_directory == used
+    assert parse_options(BUCKET, {}).journal.state_directory == used

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 
 from asyncsink.config import S3Target
 from asyncsink.errors import ConfigError
-from asyncsink.s3.client import check_endpoint, payload_must_be_signed
+from asyncsink.s3.client import payload_must_be_signed
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.signing import encode_path
+from asyncsink.values import check_endpoint
 
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
@@ -30,7 +31,7 @@ class Endpoint:
     """Where requests for one bucket go.
 
     Attributes:
-        url: for messages: "https://s3.example.org:9000".
+        url: for messages: "https://s3.example.org:9000", with the path that an endpoint may have.
         host: a name or an IP address, without brackets: what is resolved and what the certificate must name.
         port: TCP port.
         tls: HTTPS.
@@ -59,12 +60,12 @@ def endpoint_of(target: S3Target, region: str) -> Endpoint:
         ConfigError: the endpoint_url or the region is malformed, the region is none whose host is known, or the bucket
             is of a kind that needs other requests than these (ARNs, S3 Express).
     """
-    check_endpoint(target.endpoint_url)
+    given = check_endpoint(target.endpoint_url)
     if not _REGION.fullmatch(region):
         raise ConfigError(f"region={region!r} is no region's name; expected one such as 'us-east-1'.")
     if target.bucket.startswith("arn:") or target.bucket.endswith("--x-s3"):
         raise ConfigError(f"The wire lane does not know the endpoint of the bucket {target.bucket!r}; use aioboto3.")
-    url = target.endpoint_url or _amazon(region)
+    url = given or _amazon(region)
     parts = urlsplit(url)
     name, tls = parts.hostname or "", parts.scheme == "https"
     if not name.isascii() or name.startswith(".") or ".." in name or not _PATH.fullmatch(parts.path):
@@ -77,7 +78,7 @@ def endpoint_of(target: S3Target, region: str) -> Endpoint:
     authority = shown if port == (443 if tls else 80) else f"{shown}:{port}"
     prefix = parts.path.rstrip("/") + "/"
     return Endpoint(
-        url=f"{parts.scheme}://{authority}",
+        url=f"{parts.scheme}://{authority}{parts.path}",
         host=host,
         port=port,
         tls=tls,
