@@ -3,6 +3,7 @@
     AsyncSinkError
     ├ ConfigError              before any I/O
     │  ├ CredentialsError
+    │  ├ WrongRegion           .region .signed_for
     │  └ RoutingError
     │     ├ InvalidKey
     │     └ KeyCollision
@@ -43,6 +44,20 @@ class ConfigError(AsyncSinkError):
 
 class CredentialsError(ConfigError):
     """Credentials are missing, unreadable, malformed or refused as unknown by the server."""
+
+
+class WrongRegion(ConfigError):
+    """The bucket is in another region than the request was signed for, and the request cannot be sent there.
+
+    Attributes:
+        region: the bucket's, as the server named it.
+        signed_for: the request's, or "".
+    """
+
+    def __init__(self, message: str, *, region: str = "", signed_for: str = "") -> None:
+        super().__init__(message)
+        self.region = region
+        self.signed_for = signed_for
 
 
 class RoutingError(ConfigError):

@@ -60,7 +60,8 @@ TURN_SECONDS_MAX = 10
 """S3 answers RequestTimeout where the next bytes of a body take about twice as long."""
 PART_SIZE_BYTES_MIN, PART_SIZE_BYTES_MAX = 5 * MIB, 5 * GIB
 
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_BUCKET = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,255}")
+"""What botocore sends: older buckets, and other servers, have names that are no DNS labels; the server decides."""
 _ACCESS_POINT = re.compile(r"^(arn:aws[\w-]*:s3[\w-]*:[^/]*?:(?:accesspoint|outpost)[/:][^/]+)(?:/(.*))?$", re.DOTALL)
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://(.*)$", re.DOTALL)
 
@@ -158,7 +159,7 @@ def _split_bucket(text: str, rest: str) -> tuple[str, str]:
 
 def _check_bucket(bucket: str, where: str) -> str:
     if not _BUCKET.fullmatch(bucket):
-        form = "3 to 63 lower-case letters, digits, '.' and '-', as in s3://my-bucket/prefix"
+        form = "letters, digits, '.', '-' and '_', as in s3://my-bucket/prefix"
         raise ConfigError(f"The bucket's name in {where} is not legal; expected {form}.")
     return bucket
 

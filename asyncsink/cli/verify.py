@@ -41,6 +41,8 @@ def verify_command(manifest: str, given: Mapping[str, Any], *, read_back: bool, 
     except Exception as error:  # noqa: BLE001 - a bug, told as one
         output.error(error, {"manifest": manifest, "ok": False, "objects_total": checked()})
         return 1
+    for notice in report.notices:
+        output.notice(notice)
     output.say(report.summary())
     output.json_object({**report.as_dict(), "interrupted": False})
     output.failures((f"{url}: {in_flags(message)}" for _, url, message in report.problems), report.problems_total)

@@ -187,7 +187,13 @@ async def abort_uploads(
         if observe is not None:
             observe(upload)
 
-    async with open_stack(target, settings.retry, settings.limits, caller_bucket=settings.caller_bucket) as stack:
+    async with open_stack(
+        target,
+        settings.retry,
+        settings.limits,
+        caller_bucket=settings.caller_bucket,
+        notice=report.notices.append,
+    ) as stack:
         prefix = f"{target.prefix}/" if target.prefix else ""
         try:
             async with aclosing(open_uploads(stack.transport, prefix)) as pages:
@@ -220,7 +226,7 @@ def age_seconds(initiated: datetime | None, answered: datetime | None, here: dat
 
 
 def _compare_clocks(answered: datetime | None, here: datetime, report: AbortReport) -> None:
-    if answered is None or report.notices:
+    if answered is None or any(each.startswith("The server's clock") for each in report.notices):
         return
     if abs((answered - here).total_seconds()) > CLOCKS_APART_SECONDS_MAX:
         report.notices.append(

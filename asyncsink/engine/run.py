@@ -313,6 +313,9 @@ class Opening:
             await destination.prepare(outlook)
         if journal is not None:
             journal.contradicts = destination.contradicts
+        if s3.moved:
+            # The run's other processes need not find out for themselves.
+            target = replace(target, region=s3.region)
         return _Opened(destination, target, s3, journal, outlook.unknown_total)
 
     async def _open_journal(self, exits: AsyncExitStack, target: S3Target, s3: S3Stack) -> RunJournal | None:

@@ -57,6 +57,7 @@ class VerifyReport:
         problems_total: how many were not.
         problems: (source, url, sentence), the first thousand of them.
         incomplete: "" or a sentence: the manifest's own run did not end in order, or did not publish everything.
+        notices: what a person should know that is no failure.
     """
 
     manifest: str
@@ -65,6 +66,7 @@ class VerifyReport:
     problems_total: int = 0
     problems: list[tuple[str, str, str]] = field(default_factory=list)
     incomplete: str = ""
+    notices: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -80,6 +82,7 @@ class VerifyReport:
             "objects_failed": self.problems_total,
             "confirmed_by": dict(self.confirmed_by),
             "incomplete": self.incomplete,
+            "notices": list(self.notices),
             "failures": [{"source": s, "url": u, "message": m} for s, u, m in self.problems],
         }
 
@@ -133,7 +136,7 @@ async def verify_manifest(
     share = await ACCOUNT.open(settings.limits)
     settings = replace(settings, limits=share.limits)
     with closing(share):
-        async with _open_prover(settings, share, progress, read_back=read_back) as prover:
+        async with _open_prover(settings, share, progress, read_back=read_back, notice=report.notices.append) as prover:
             await prover.check_reachable()
             try:
                 async with anyio.create_task_group() as tasks:
@@ -383,7 +386,7 @@ def _settings(destination: str, header: Any, options: Mapping[str, Any]) -> Sett
 
 @asynccontextmanager
 async def _open_prover(
-    settings: Settings, share: Share, progress: Progress, *, read_back: bool
+    settings: Settings, share: Share, progress: Progress, *, read_back: bool, notice: Callable[[str], None]
 ) -> AsyncIterator[Prover]:
     target = settings.target
     if isinstance(target, LocalTarget):
@@ -396,6 +399,7 @@ async def _open_prover(
         settings.limits,
         caller_bucket=settings.caller_bucket,
         checksum=settings.policies.checksum,
+        notice=notice,
         traffic=progress.traffic,
     ) as stack:
         share.govern(stack.bound, stack.in_flight)

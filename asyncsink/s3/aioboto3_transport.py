@@ -283,6 +283,7 @@ class Aioboto3Transport:
             headers.get("retry-after"),
             date=headers.get("date", ""),
             region=str(headers.get("x-amz-bucket-region") or told.get("Region") or ""),
+            signed_for=self._client.meta.region_name or "",
             expected=str(checksum) if checksum is not None else "",
             actual=one_line(str(told.get("CalculatedDigest") or told.get("Message") or "")),
         )

@@ -109,6 +109,7 @@ async def open_client(
         client = await context.__aenter__()
     try:
         client.meta.events.register("before-send.s3.*", _skip_continue)
+        client.meta.events.register_last("before-parameter-build.s3", _follow_no_region)
         _read_times_leniently(client)
         check_proxy(client)
         yield client, checksums
@@ -324,6 +325,11 @@ def _read_times_leniently(client: Any) -> None:
     # Of this client alone: what an STS answers is not to be read so.
     client._endpoint._response_parser_factory = factory = AioResponseParserFactory()
     factory.set_parser_defaults(timestamp_parser=parse)
+
+
+def _follow_no_region(context: dict[str, Any], **_: Any) -> None:
+    """botocore's own detour to another region is taken as gone: `following` takes it for both lanes, and says so."""
+    context.get("s3_redirect", {})["redirected"] = True
 
 
 def _skip_continue(request: Any, **_: Any) -> None:

@@ -22,6 +22,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+import anyio
+
 from asyncsink.config import RetryPolicy, S3Target
 from asyncsink.errors import ConfigError, CredentialsError
 from asyncsink.s3.credential_errors import (
@@ -31,6 +33,8 @@ from asyncsink.s3.credential_errors import (
 )
 from asyncsink.s3.credentials import BucketSettings, Credentials, check_keys, lost, read_credentials_file
 
+KILLED_SECONDS_MAX: Final = 5.0
+"""The longest wait for the end of a credential process that was killed."""
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 """A larger file is no configuration file of the AWS SDK."""
 _DEADLINE: ContextVar[tuple[asyncio.Timeout, float]] = ContextVar("_DEADLINE")
@@ -197,6 +201,10 @@ class _Program:
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.kill()
+                # Programs that it started may hold its pipes open, and wait() is over when these are closed.
+                self._process._transport.close()  # type: ignore[attr-defined]
+                with anyio.move_on_after(KILLED_SECONDS_MAX, shield=True):
+                    await self._process.wait()
 
 
 async def _start_program(*command: str, **named: Any) -> _Program:

@@ -34,6 +34,7 @@ from asyncsink.errors import (
     TransferError,
     UploadConflict,
     UploadMissing,
+    WrongRegion,
 )
 
 MESSAGE_CHARACTERS_MAX = 200
@@ -43,6 +44,7 @@ _CREDENTIALS = "Check creds_path, the profile or the AWS_ environment variables.
 _KEY_RIGHTS = "Check the rights of these credentials on the bucket and its encryption keys."
 _WRONG_REGION = "Give the bucket's own region."
 _USELESS = "Sending it again cannot help: correct the request's options."
+_EXPECTED_REGION: Final = re.compile(r"expecting '([A-Za-z0-9._-]{1,64})'")
 _CONFLICT: Final = "ConditionalRequestConflict"
 _CUSTOMER_KEY = " An object that is encrypted with a customer key can only be looked at with that key (sse=…)."
 """S3's answer to a HEAD without the key is a bare 400 (S3 API, HeadObject)."""
@@ -137,6 +139,7 @@ def error_from_answer(  # noqa: PLR0917 - an answer has so many parts
     *,
     date: str = "",
     region: str = "",
+    signed_for: str = "",
     expected: str = "",
     actual: str = "",
 ) -> AsyncSinkError:
@@ -151,6 +154,7 @@ def error_from_answer(  # noqa: PLR0917 - an answer has so many parts
         retry_after: the `Retry-After` header: seconds, or an HTTP date.
         date: the answer's `Date` header, which a `Retry-After` date is compared with (no local clock is needed).
         region: the bucket's region where the answer tells it (`x-amz-bucket-region`, `<Region>`).
+        signed_for: the region that the request was signed for, or "".
         expected, actual: the checksum that was sent and the one the server computed, for IntegrityError.
     """
     error_class, advice = classify(code, status)
@@ -161,6 +165,10 @@ def error_from_answer(  # noqa: PLR0917 - an answer has so many parts
         advice += _CUSTOMER_KEY
     where = f"s3://{bucket}/{key}" if key else f"bucket {bucket}"
     said = ", ".join(part for part in (_named(code, status), one_line(message)) if part)
+    if elsewhere := _elsewhere(operation_name, code, status, message, region, signed_for):
+        region = one_line(elsewhere)
+        text = f"{operation_name} of {one_line(where, 1200)} failed: {said}. The bucket is in region {region}: give "
+        return WrongRegion(f"{text}region={region!r}.", region=elsewhere, signed_for=signed_for)
     if advice == _WRONG_REGION and region:
         advice = f"The bucket is in region {one_line(region)}: give region={one_line(region)!r}."
     text = f"{operation_name} of {one_line(where, 1200)} failed: {said}. {advice}"
@@ -172,6 +180,18 @@ def error_from_answer(  # noqa: PLR0917 - an answer has so many parts
     if isinstance(error, RetryableError):
         error.retry_after_seconds = retry_after_seconds(retry_after, date)
     return error
+
+
+def _elsewhere(  # noqa: PLR0917 - an answer has so many parts
+    operation_name: str, code: str, status: int, message: str, region: str, signed_for: str
+) -> str:
+    """The region that the bucket is in, where the answer says that it is another than the request's; else "". Pure."""
+    about_region = classify(code, status)[1] == _WRONG_REGION or status in (301, 302, 307)
+    if about_region and not region and (found := _EXPECTED_REGION.search(message)):
+        region = found[1]
+    # A HEAD has no body for the code: a bare 400 that names another region is about that (botocore has it so too).
+    mute = operation_name == "HeadObject" and status == 400 and code in ("", "400")
+    return region if region != signed_for and (about_region or mute) else ""
 
 
 def classify(code: str, status: int) -> tuple[type[AsyncSinkError], str]:

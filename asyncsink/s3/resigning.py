@@ -39,6 +39,7 @@ class Resigner:
         self._lock = asyncio.Lock()
         self._held: Any = None
         self._known: Credentials | None = None
+        self._failed: ConfigError | None = None
         self.offset = datetime.timedelta(0)
         """The server's clock less the local one."""
         self.renewals = 0
@@ -67,12 +68,17 @@ class Resigner:
             return
         async with self._lock:
             if self.renewals != seen:
+                if self._failed is not None:
+                    raise lost(self._failed) from None
                 return
             try:
                 held = await self._renew()
                 found = await freeze(held) if held is not None else None
             except ConfigError as error:
+                self._failed = error
                 raise lost(error) from error
+            else:
+                self._failed = None
             finally:
                 # Afterwards: what was signed meanwhile has the old ones still, and its failure must not look again.
                 self.renewals += 1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from asyncsink.config import RetryPolicy
-from asyncsink.errors import RetryableError, ServerFault, Throttled, TransferError
+from asyncsink.errors import RetryableError, ServerFault, Throttled, TransferError, WrongRegion
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.mute_heads import is_mute
 from asyncsink.s3.operations import ObjectHead, ObjectPage, ObjectStored, Operation, Response
@@ -52,6 +52,9 @@ class RetryingTransport:
     A body that is answered with neither ETag nor checksum is sent once more where this server has told such before:
     what answered may not have been the server. The second answer is returned, whatever it is.
 
+    A request that was signed for another region than its bucket's is sent again for that one, once
+    `follow` has returned.
+
     A HEAD's bare 400 is asked for once more: nobody can tell what it means (see `mute_heads`).
 
     A CreateMultipartUpload whose answer was lost leaves an upload nobody knows: the answer tells how many attempts
@@ -64,6 +67,7 @@ class RetryingTransport:
         policy: RetryPolicy,
         *,
         traffic: Traffic | None = None,
+        follow: Callable[[WrongRegion], Awaitable[None]] | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -74,6 +78,7 @@ class RetryingTransport:
         self._sleep = sleep
         self._clock = clock
         self._proves = False
+        self._follow = follow
         self._traffic = traffic if traffic is not None else Traffic()
 
     def __repr__(self) -> str:
@@ -85,12 +90,25 @@ class RetryingTransport:
         try:
             # The retrying machinery is only for requests that need it: nearly all succeed at once.
             return self._with_proof(operation, await self._inner.send(operation))
+        except WrongRegion as error:
+            return await self._send_elsewhere(operation, error)
         except TransferError as error:
             if not isinstance(error, RetryableError) and not is_mute(operation, error):
                 error.elapsed_seconds = self._clock() - started
                 raise
             first = error
-        return await self._send_again(operation, first, started)
+        try:
+            return await self._send_again(operation, first, started)
+        except WrongRegion as error:
+            return await self._send_elsewhere(operation, error)
+
+    async def _send_elsewhere(self, operation: Operation[R], error: WrongRegion) -> R:
+        """Send `operation` signed for the region that `error` names; raises `error` where that cannot be done."""
+        if self._follow is None:
+            raise error
+        await self._follow(error)
+        self._traffic.retries += 1
+        return await self.send(operation)
 
     def _with_proof(self, operation: Operation[R], response: R) -> R:
         """The same answer.

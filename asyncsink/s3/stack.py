@@ -9,6 +9,7 @@ from typing import Any
 
 from asyncsink.config import ChecksumChoice, LaneChoice, Limits, RetryPolicy, S3Target
 from asyncsink.s3.checksum_headers import ChecksumHeaders
+from asyncsink.s3.following import FollowingLanes
 from asyncsink.s3.lanes import Lanes, open_lanes
 from asyncsink.s3.pacing import PacedTransport, Pacer
 from asyncsink.s3.retrying import RetryingTransport
@@ -24,27 +25,35 @@ class S3Stack:
         pacer: tokens and counts of requests.
         lane: the name that the report gives.
         endpoint_url: the server in use, or "" for Amazon's own.
-        region: the region in use, or "".
+        place: knows the region in use.
         senders: how many threads take UploadPartFrom, PutObjectFrom and GetObjectTo; 0 where no lane does.
-        lanes: below the layers.
     """
 
     transport: RetryingTransport
     pacer: Pacer
     lane: str
     endpoint_url: str
-    region: str
+    place: FollowingLanes
     senders: int
-    lanes: Lanes
 
     def bound(self, requests: int) -> None:
         """From now on, `requests` are in flight at most, and so many connections of each kind rest."""
         self.pacer.most = requests
-        self.lanes.bound(requests)
+        self.place.bound(requests)
 
     def in_flight(self) -> int:
         """Requests in flight."""
         return self.pacer.in_flight
+
+    @property
+    def region(self) -> str:
+        """The region that requests are signed for, or ""."""
+        return self.place.lanes.region
+
+    @property
+    def moved(self) -> bool:
+        """Whether that is another than options, environment or profile say."""
+        return self.place.moved
 
     @property
     def requests(self) -> int:
@@ -80,14 +89,20 @@ async def open_stack(
     Raises:
         ConfigError, CredentialsError: nothing was sent.
     """
-    lanes = await open_lanes(target, retry, limits, choice=lane, caller_bucket=caller_bucket)
+
+    async def opened(target: S3Target, lane: LaneChoice) -> Lanes:
+        return await open_lanes(target, retry, limits, choice=lane, caller_bucket=caller_bucket)
+
+    lanes = await opened(target, lane)
+    place = FollowingLanes(lanes, target, opened, notice)
     try:
         pacer = Pacer(limits.concurrency_start, traffic)
         transport = RetryingTransport(
-            ChecksumHeaders(PacedTransport(lanes.transport, pacer), lanes.checksums, choice=checksum, notice=notice),
+            ChecksumHeaders(PacedTransport(place, pacer), lanes.checksums, choice=checksum, notice=notice),
             retry,
             traffic=pacer.traffic,
+            follow=place.follow,
         )
-        yield S3Stack(transport, pacer, lanes.name, lanes.endpoint_url, lanes.region, lanes.senders, lanes)
+        yield S3Stack(transport, pacer, lanes.name, lanes.endpoint_url, place, lanes.senders)
     finally:
-        await lanes.transport.aclose()
+        await place.aclose()

@@ -32,7 +32,7 @@ def refused(ended: Any, *words: str) -> None:
     [
         (["export", "results", "s3:/bucket"], ["s3:/bucket", "expected s3://bucket/prefix"]),
         (["export", "results", "gs://bucket/p"], ["unknown scheme", "gs"]),
-        (["export", "results", "s3://Bad_Bucket/p"], ["Bad_Bucket", "not legal"]),
+        (["export", "results", "s3://Bad Bucket/p"], ["Bad Bucket", "not legal"]),
         (["export", "results", "s3://bucket/../p"], ["'..'"]),
         (["export", "results", ""], ["destination"]),
         (["export", "gone", "s3://bucket"], ["SOURCE 'gone'", "No such file"]),

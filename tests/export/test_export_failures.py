@@ -293,7 +293,7 @@ async def test_what_may_be_a_secret_is_not_repeated(tree: Path, destination: Any
 
 
 @pytest.mark.parametrize(
-    "destination", ["", "s3://", "s3:/bucket", "s3://B_ad", "gs://bucket", "s3://bucket/a/../b", None, 7]
+    "destination", ["", "s3://", "s3:/bucket", "s3://B ad", "gs://bucket", "s3://bucket/a/../b", None, 7]
 )
 async def test_malformed_destinations(tree: Path, destination: Any) -> None:
     with pytest.raises(ConfigError, match="destination"):

@@ -125,7 +125,9 @@ def is_error(answer: Answer) -> bool:
     return bool(answer.body) and (b"<Error" in answer.body[:1024] or _ERROR.match(answer.body) is not None)
 
 
-def error_of(operation: HotOperation, bucket: str, answer: Answer, signed_at: float | None) -> AsyncSinkError:
+def error_of(
+    operation: HotOperation, bucket: str, answer: Answer, signed_at: float | None, signed_for: str = ""
+) -> AsyncSinkError:
     """The error that an answer means.
 
     Args:
@@ -134,6 +136,7 @@ def error_of(operation: HotOperation, bucket: str, answer: Answer, signed_at: fl
         answer: a HEAD's has no body, so that only its status tells.
         signed_at: the time in the request's signature, seconds since the epoch, or None where it had none. A refused
             HEAD is a ClockSkew where the answer's Date is too far from it.
+        signed_for: the region in that signature.
     """
     status = 500 if 200 <= answer.status < 300 else answer.status
     told = {name: _field(name, answer.body) for name in _FIELDS} if answer.body else dict.fromkeys(_FIELDS, "")
@@ -153,6 +156,7 @@ def error_of(operation: HotOperation, bucket: str, answer: Answer, signed_at: fl
         _header(answer, b"retry-after") or None,
         date=_header(answer, b"date"),
         region=_header(answer, b"x-amz-bucket-region") or told["Region"],
+        signed_for=signed_for,
         expected=str(checksum) if checksum is not None else "",
         actual=one_line(told["CalculatedDigest"] or told["Message"]),
     )

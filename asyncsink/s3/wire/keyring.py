@@ -70,7 +70,8 @@ class Keyring:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._endpoint = endpoint
-        self._region = region
+        self.region = region
+        """Of the bucket."""
         self._provider = provider
         self._request_payer = request_payer
         self._clock = clock
@@ -151,5 +152,5 @@ class Keyring:
         else:
             self._expires_at = expires_at.timestamp()
             self._ask_at = max(self._expires_at - RENEW_BEFORE_SECONDS, self._clock() + ASK_AGAIN_SECONDS)
-        signer = Signer(found.access_key_id, found.secret_access_key, self._region, found.session_token)
+        signer = Signer(found.access_key_id, found.secret_access_key, self.region, found.session_token)
         return RequestWriter(self._endpoint, signer, request_payer=self._request_payer)

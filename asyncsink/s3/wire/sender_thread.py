@@ -312,7 +312,9 @@ class Sender:
             if not connection.recent:
                 self._disconnect()
         if is_error(answer):
-            error = error_of(operation, self._post.bucket, answer, signed_at if writer.signs else None)
+            error = error_of(
+                operation, self._post.bucket, answer, signed_at if writer.signs else None, self._post.keyring.region
+            )
             raise Refused(error, answer)
         return answer
 

@@ -155,7 +155,9 @@ class WireTransport:
                 "give ca_bundle=."
             ) from error
         if is_error(answer):
-            refused = error_of(operation, self._bucket, answer, signed_at if writer.signs else None)
+            refused = error_of(
+                operation, self._bucket, answer, signed_at if writer.signs else None, self._keyring.region
+            )
             if isinstance(refused, UploadMissing) and isinstance(operation, AbortMultipartUpload):
                 return cast("R", Done(was_there=False))
             self._learn(writer, refused, answer)
