@@ -53,7 +53,9 @@ def test_only_the_command_line_prints(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", outside("cli/", "s3/credentials.py", "s3/environment.py", "s3/client.py", "devserver/"), ids=name_of
+    "path",
+    outside("cli/", "options.py", "s3/credential_chain.py", "s3/environment.py", "s3/client.py", "devserver/"),
+    ids=name_of,
 )
 def test_the_environment_is_read_in_two_places(path: Path) -> None:
     """Wall 4. The devserver hands an environment on to the process it starts."""

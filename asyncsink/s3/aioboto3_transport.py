@@ -6,7 +6,6 @@ Each request is watched for progress, and every failure leaves as an error of as
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -42,7 +41,8 @@ from asyncsink.s3.client import (
     open_client,
     proxy_variable,
 )
-from asyncsink.s3.credential_errors import configuration_error, no_credentials
+from asyncsink.s3.credential_chain import none_found
+from asyncsink.s3.credential_errors import configuration_error
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.error_map import error_from_answer, one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived
@@ -250,7 +250,7 @@ class Aioboto3Transport:
         if isinstance(error, TimeoutError) and watchdog.expired:
             return self._stalled(operation, watchdog.seconds)
         if isinstance(error, b.NoCredentialsError):
-            return no_credentials(os.environ)
+            return none_found()
         if isinstance(error, _unusable()):
             return configuration_error(error, None)
         where = f"{operation.name} of s3://{self._bucket}/{getattr(operation, 'key', '')}"

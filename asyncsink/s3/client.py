@@ -25,8 +25,7 @@ from asyncsink.errors import ConfigError
 from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX
 from asyncsink.s3.checksum_headers import SETTINGS as CHECKSUM_SETTINGS
 from asyncsink.s3.checksum_headers import ChecksumUse, checksum_use
-from asyncsink.s3.credential_chain import new_session, source_of, translated_configuration
-from asyncsink.s3.credential_errors import no_credentials
+from asyncsink.s3.credential_chain import new_session, none_found, source_of, translated_configuration
 from asyncsink.s3.credentials import BucketSettings, bucket_settings, freeze
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import AS_STORED
@@ -134,7 +133,7 @@ async def find_credentials(target: S3Target, retry: RetryPolicy, *, caller_bucke
 async def _require_credentials(session: Any) -> Any:
     held = await session.get_credentials()
     if held is None:
-        raise no_credentials(os.environ)
+        raise none_found()
     # Roles and SSO are asked here, so that a login that ended is known before the first request.
     await freeze(held)
     return held

@@ -30,6 +30,7 @@ from asyncsink.s3.credential_errors import (
     CredentialSource,
     configuration_error,
     credentials_error,
+    no_credentials,
 )
 from asyncsink.s3.credentials import BucketSettings, Credentials, check_keys, lost, read_credentials_file
 
@@ -254,6 +255,11 @@ def _unreadable(path: str, variable: str, reason: str) -> CredentialsError:
     return CredentialsError(
         f"The AWS configuration file {path!r} cannot be read: {reason}. Repair it, or name another by {variable}."
     )
+
+
+def none_found() -> CredentialsError:
+    """That no provider has credentials."""
+    return no_credentials(os.environ)
 
 
 def source_of(session: Any) -> CredentialSource:

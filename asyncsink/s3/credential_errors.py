@@ -174,9 +174,9 @@ def configuration_error(error: Exception, source: Callable[[], CredentialSource]
 
     if isinstance(error, (b.ProfileNotFound, b.ConfigParseError, b.ConfigNotFound)):
         return _file_error(error)
-    if isinstance(error, b.NoCredentialsError):
-        return no_credentials(os.environ)
     found = source() if source is not None else None
+    if isinstance(error, b.NoCredentialsError):
+        return no_credentials(found.environment if found is not None else {})
     place = f"{found.place} and the AWS_ variables" if found is not None else "the options"
     words = one_line(str(error)) or type(error).__name__
     if isinstance(error, b.InvalidDefaultsMode):

@@ -84,6 +84,11 @@ class Connection:
     checksums: ChecksumUse = USUAL
 
 
+def named_endpoint(target: S3Target) -> str:
+    """The endpoint that the option, or else the environment, names, or ""."""
+    return (target.endpoint_url or endpoint_from_environment(os.environ)).rstrip("/")
+
+
 def known_connection(target: S3Target) -> Connection | None:
     """What the SDK would decide for `target`, or None where only the SDK can say. Blocking: looks for files.
 
@@ -96,7 +101,7 @@ def known_connection(target: S3Target) -> Connection | None:
         return None
     if any(name.startswith("AWS_") and name not in USED and name not in HARMLESS for name in said):
         return None
-    endpoint = (target.endpoint_url or endpoint_from_environment(said)).rstrip("/")
+    endpoint = named_endpoint(target)
     profile = _default_profile(said)
     if profile is None or not _plain_endpoint(endpoint) or _proxied(endpoint, said):
         return None

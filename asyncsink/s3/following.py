@@ -8,7 +8,6 @@ the same partition. Sources: S3 API Reference, "Error responses"; S3 User Guide,
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
@@ -16,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 from asyncsink.config import LaneChoice, S3Target
 from asyncsink.errors import WrongRegion
-from asyncsink.s3.credentials import endpoint_from_environment
+from asyncsink.s3.environment import named_endpoint
 from asyncsink.s3.lanes import Lanes
 from asyncsink.s3.operations import Operation, Response
 
@@ -114,8 +113,7 @@ class FollowingLanes:
 
     def _endpoint(self, region: str) -> str:
         """The endpoint to name: none where none was, and the other region's where Amazon's own regional one was."""
-        given = self._target.endpoint_url or endpoint_from_environment(os.environ)
-        regional = _REGIONAL.fullmatch(given)
+        regional = _REGIONAL.fullmatch(named_endpoint(self._target))
         return f"{regional[1]}{region}{regional[2]}" if regional else self._target.endpoint_url
 
 
