@@ -295,18 +295,21 @@ class _Unredirected:
 
 
 async def _read_body(response: Any, method: str, hearing: Hearing) -> None:
-    pieces: list[bytes] = []
-    left = hearing.bytes_max
     if method == "HEAD":
         return
-    async for piece in response.content.iter_any():
-        if hearing.moved is not None:
-            hearing.moved(len(piece))
-        pieces.append(piece)
-        left -= len(piece)
-        if left < 0:
-            response.close()
-            raise AnswerTooLong(f"the answer is longer than {hearing.bytes_max} bytes")
+    pieces: list[bytes] = []
+    left = hearing.bytes_max
+    try:
+        async for piece in response.content.iter_any():
+            if hearing.moved is not None:
+                hearing.moved(len(piece))
+            pieces.append(piece)
+            left -= len(piece)
+            if left < 0:
+                raise AnswerTooLong(f"the answer is longer than {hearing.bytes_max} bytes")
+    except BaseException:
+        response.close()
+        raise
     response._body = b"".join(pieces)  # what `read` gives then
 
 
