@@ -97,12 +97,12 @@ class Inventory:
         return self._disk
 
     def _store(self, objects: Iterable[ListedObject]) -> None:
-        rows = [(o.key, o.size_bytes, o.etag, o.last_modified.timestamp()) for o in objects]
+        rows = [(o.key, o.size_bytes, o.etag, o.last_modified and o.last_modified.timestamp()) for o in objects]
         database = self._database()
         database.execute("BEGIN")
         database.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?)", rows)
         database.execute("COMMIT")
 
 
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

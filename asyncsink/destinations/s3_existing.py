@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 
 import anyio.to_thread
@@ -19,7 +20,8 @@ from asyncsink.destinations.base import Existing, Outlook, Unknown
 from asyncsink.destinations.inventory import Inventory
 from asyncsink.errors import AccessDenied, ObjectMissing, PermanentError, UploadMissing
 from asyncsink.model import Transfer
-from asyncsink.s3.operations import HeadObject, ListedObject, ListObjects, UploadPart
+from asyncsink.s3.operations import HeadObject, ListedObject, UploadPart
+from asyncsink.s3.paging import object_pages
 from asyncsink.s3.transport import Transport
 
 OBJECTS_PER_EXTRA_PAGE = 50
@@ -83,15 +85,19 @@ class ExistingObjects:
         self._keys_return = outlook.objects_total is None
         wanted = outlook.objects_total if outlook.unknown_total is None else outlook.unknown_total
         extra = (wanted or 0) // OBJECTS_PER_EXTRA_PAGE
-        token = ""
+        pages_max = 1 + extra if self._look_first else 1
+        covers = True
         try:
-            for _ in range(1 + extra):
-                page = await self._transport.send(ListObjects(prefix=outlook.common_prefix, token=token))
-                token = page.next_token
-                add = partial(inventory.add_page, page.objects, last=not token)
-                await anyio.to_thread.run_sync(add, limiter=self._threads)
-                if not token or not self._look_first:
-                    break
+            async with aclosing(object_pages(self._transport, outlook.common_prefix)) as pages:
+                async for page in pages:
+                    # What an entry does not say, a HEAD does; it is no entry, and the listing covers less.
+                    covers = covers and not page.vague and not page.unnamed
+                    last = not page.next_token and not page.next_after and covers
+                    add = partial(inventory.add_page, page.objects, last=last)
+                    await anyio.to_thread.run_sync(add, limiter=self._threads)
+                    pages_max -= 1
+                    if not pages_max:
+                        break
         except AccessDenied as denied:
             inventory.close()
             await self._probe_writing(outlook, denied)

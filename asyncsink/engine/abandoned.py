@@ -23,8 +23,9 @@ from asyncsink.errors import ConfigError
 from asyncsink.option_names import ExportOptions
 from asyncsink.options import parse_options
 from asyncsink.report.wording import count
-from asyncsink.s3.aborting import Ended, abort_upload, open_uploads
+from asyncsink.s3.aborting import Ended, abort_upload
 from asyncsink.s3.operations import ListedUpload, UploadPage
+from asyncsink.s3.paging import upload_pages
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import open_stack
 from asyncsink.s3.transport import Transport
@@ -196,11 +197,16 @@ async def abort_uploads(
     ) as stack:
         prefix = f"{target.prefix}/" if target.prefix else ""
         try:
-            async with aclosing(open_uploads(stack.transport, prefix)) as pages:
+            async with aclosing(upload_pages(stack.transport, prefix)) as pages:
                 # A wrong endpoint is told in seconds; later pages are worth all attempts.
                 with stack.transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
                     page: UploadPage | None = await anext(pages, None)
                 while page is not None:
+                    if page.unnamed:
+                        report.notices.append(
+                            f"The server's list has {count(page.unnamed, 'upload')} without a key or an id; those are "
+                            "left alone."
+                        )
                     # Not every server keeps to the prefix.
                     page.uploads = tuple(upload for upload in page.uploads if upload.key.startswith(prefix))
                     await _end_page(page, stack.transport, report, end, abort_seconds=settings.retry.abort_seconds)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 import anyio
+import anyio.to_thread
 
 from asyncsink.config import Secret
 from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing, ServerFault, SourceMissing
@@ -17,74 +21,128 @@ from asyncsink.routing.keys import show
 from asyncsink.routing.templates import Pattern, natural_order, shaped
 from asyncsink.s3.operations import HeadObject, ListedObject
 from asyncsink.s3.transport import Transport
-from asyncsink.sources.s3_listing import list_below
+from asyncsink.sources.s3_listing import Refuse, list_below
 
 LOOKS_AT_ONCE = 16
 """Objects that are looked at, at the same time, where they may not be listed."""
 
 
-@dataclass(slots=True)
+PAGE_OBJECTS = 1000
+"""Objects that are taken out of the matches at once."""
+CACHE_KIB = 2048
+"""SQLite's page cache: what of the matches is in memory. The rest is in a file of its own, without a name."""
+_TABLES = """
+PRAGMA journal_mode=OFF;
+CREATE TABLE object (number INTEGER PRIMARY KEY, key TEXT UNIQUE, size INTEGER, etag TEXT, modified REAL);
+CREATE TABLE match (number INTEGER PRIMARY KEY, pattern INTEGER, key TEXT, UNIQUE (pattern, key));
+"""
+
+
 class Matches:
-    """What the templates found.
+    """What the templates found, on disk where it is much. Methods block for milliseconds; for any thread."""
 
-    Attributes:
-        objects: each once, by key.
-        keys: for each field, the keys of each of its patterns.
-    """
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._disk = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        self._disk.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        self._disk.executescript(_TABLES)
 
-    objects: dict[str, ListedObject] = field(default_factory=dict)
-    keys: dict[str, list[list[str]]] = field(default_factory=dict)
+    def add(self, found: Iterable[tuple[ListedObject, Sequence[int]]]) -> None:
+        """Add objects, each with the numbers of the patterns that it matches; one that was found before is replaced."""
+        rows, matched = [], []
+        for listed, patterns in found:
+            modified = listed.last_modified and listed.last_modified.timestamp()
+            rows.append((listed.key, listed.size_bytes, listed.etag, modified))
+            matched += [(number, listed.key) for number in patterns]
+        with self._lock:
+            self._disk.execute("BEGIN")
+            self._disk.executemany(
+                "INSERT OR REPLACE INTO object (key, size, etag, modified) VALUES (?, ?, ?, ?)", rows
+            )
+            self._disk.executemany("INSERT OR IGNORE INTO match (pattern, key) VALUES (?, ?)", matched)
+            self._disk.execute("COMMIT")
+
+    def totals(self) -> tuple[int, int]:
+        """How many objects, and how many bytes."""
+        (row,) = self._rows("SELECT count(*), total(size) FROM object")
+        return int(row[0]), int(row[1])
+
+    def has(self, pattern: int) -> bool:
+        """Whether the pattern of this number found anything."""
+        return bool(self._rows("SELECT 1 FROM match WHERE pattern = ? LIMIT 1", pattern))
+
+    def page(self, after: int) -> tuple[list[ListedObject], int]:
+        """Up to PAGE_OBJECTS objects, and what to ask for the next ones with; 0 is the beginning."""
+        query = "SELECT number, key, size, etag, modified FROM object WHERE number > ? ORDER BY number LIMIT ?"
+        rows = self._rows(query, after, PAGE_OBJECTS)
+        objects = [
+            ListedObject(row[1], row[2], row[3], None if row[4] is None else datetime.fromtimestamp(row[4], UTC))
+            for row in rows
+        ]
+        return objects, rows[-1][0] if rows else after
 
     def outputs(self, settings: GrabSettings, path_of: Callable[[str], str | None]) -> dict[str, Any]:
-        """The outputs of the fields, each key replaced by its path, or by None where it has none."""
+        """The outputs of the fields, each key replaced by its path, or by None where it has none. Holds all of them."""
+        numbers = count()
         return {
-            name: shaped(
-                [[path_of(key) for key in keys] for keys in patterns],
-                with_arguments=name in settings.with_arguments,
+            each.name: shaped(
+                [
+                    [path_of(key) for key in self._keys(next(numbers), in_order=settings.sort_filelist)]
+                    for _ in each.patterns
+                ],
+                with_arguments=each.name in settings.with_arguments,
             )
-            for name, patterns in self.keys.items()
+            for each in settings.fields
         }
 
+    def _keys(self, pattern: int, *, in_order: bool) -> list[str]:
+        keys = [str(row[0]) for row in self._rows("SELECT key FROM match WHERE pattern = ? ORDER BY number", pattern)]
+        return sorted(keys, key=natural_order) if in_order else keys
 
-async def find_matches(
-    transport: Transport, settings: GrabSettings, outside: Callable[[str, ServerFault], None]
-) -> Matches:
+    def _rows(self, query: str, *values: int) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._disk.execute(query, values).fetchall()
+
+
+async def find_matches(transport: Transport, settings: GrabSettings, refuse: Refuse, secret: Secret | None) -> Matches:
     """List below the templates' prefixes, and keep what they match; folder markers ("a/") never do.
 
     Args:
-        outside: called with each key that a listing holds although it was not asked for, and the error that this is.
+        refuse: called with each key that cannot be taken from a listing, and the error that this is.
+        secret: the customer's own key of the objects (SSE-C), or None.
 
     Raises:
         SourceMissing: a template matches nothing, and that is an error; the others are among its `problems`.
         TransferError: a listing failed.
     """
     patterns = [pattern for each in settings.fields for pattern in each.patterns]
-    by_prefix: Mapping[str, list[Pattern]] = _grouped(patterns, settings.prefixes)
-    found: dict[int, list[str]] = {id(pattern): [] for pattern in patterns}
+    by_prefix = _grouped(patterns, settings.prefixes)
     matches = Matches()
 
     async def match(prefix: str, page: Sequence[ListedObject]) -> None:
+        found: list[tuple[ListedObject, list[int]]] = []
         for listed in page:
             try:
                 check_asked_for(listed.key, prefix)
             except ServerFault as error:
-                outside(listed.key, error)
+                refuse(listed.key, error)
                 continue
             if listed.key.endswith("/"):
                 continue
-            for pattern in by_prefix[prefix]:
-                if pattern.matches(listed.key):
-                    found[id(pattern)].append(listed.key)
-                    matches.objects[listed.key] = listed
+            numbers = [number for number, pattern in by_prefix[prefix] if pattern.matches(listed.key)]
+            if numbers:
+                found.append((listed, numbers))
+        if found:
+            await anyio.to_thread.run_sync(matches.add, found)
 
     if patterns:
-        await list_below(transport, settings.prefixes, match)
-    _fill(matches, settings, found, f"no key below s3://{settings.target.bucket}/{settings.base} matches")
+        await list_below(transport, settings.prefixes, match, refuse, secret)
+    _check_all_found(matches, settings, f"no key below s3://{settings.target.bucket}/{settings.base} matches")
     return matches
 
 
-def _fill(matches: Matches, settings: GrabSettings, found: Mapping[int, list[str]], nothing: str) -> None:
-    """Give every field the keys that its patterns found, by the patterns' ids.
+def _check_all_found(matches: Matches, settings: GrabSettings, nothing: str) -> None:
+    """Refuse what found nothing.
 
     Args:
         nothing: why a pattern found nothing, before its text.
@@ -92,12 +150,8 @@ def _fill(matches: Matches, settings: GrabSettings, found: Mapping[int, list[str
     Raises:
         SourceMissing: as `find_matches`.
     """
-    missing = []
+    missing, numbers = [], count()
     for each in settings.fields:
-        matches.keys[each.name] = [found[id(pattern)] for pattern in each.patterns]
-        for keys in matches.keys[each.name]:
-            if settings.sort_filelist:
-                keys.sort(key=natural_order)
         if not each.patterns:
             missing.append(
                 SourceMissing(
@@ -111,18 +165,18 @@ def _fill(matches: Matches, settings: GrabSettings, found: Mapping[int, list[str
                 "template, or give raise_on_empty=False."
             )
             for pattern in each.patterns
-            if not found[id(pattern)]
+            if not matches.has(next(numbers))
         ]
     if missing and settings.raise_on_empty:
         missing[0].problems = missing[1:]
         raise missing[0]
 
 
-def _grouped(patterns: Iterable[Pattern], prefixes: Sequence[str]) -> Mapping[str, list[Pattern]]:
+def _grouped(patterns: Iterable[Pattern], prefixes: Sequence[str]) -> Mapping[str, list[tuple[int, Pattern]]]:
     grouped = defaultdict(list)
-    for pattern in patterns:
+    for number, pattern in enumerate(patterns):
         (prefix,) = (each for each in prefixes if pattern.prefix.startswith(each))
-        grouped[prefix].append(pattern)
+        grouped[prefix].append((number, pattern))
     return grouped
 
 
@@ -137,10 +191,8 @@ async def find_single(transport: Transport, settings: GrabSettings, secret: Secr
         return None  # the listing says what there is, and what is denied
 
 
-async def _by_key(transport: Transport, key: str, secret: Secret | None) -> ListedObject | None:
+async def _by_key(transport: Transport, key: str, secret: Secret | None) -> ListedObject:
     head = await transport.send(HeadObject(key=key, sse_customer_key=secret))
-    if head.last_modified is None:
-        return None
     return ListedObject(key, head.size_bytes, head.etag, head.last_modified)
 
 
@@ -175,10 +227,7 @@ async def find_unlisted(
             except (ObjectMissing, AccessDenied) as error:
                 errors.append((key, error))
             else:
-                if found is not None:
-                    objects[key] = found
-                else:
-                    errors.append((key, AccessDenied("The server does not say when it was modified.")))
+                objects[key] = found
 
     async with anyio.create_task_group() as group:
         for _ in range(LOOKS_AT_ONCE):
@@ -188,9 +237,10 @@ async def find_unlisted(
             raise _unlisted(denied, f"The object {show(key)} itself cannot be had either: {error}") from error
     if not settings.fields:
         return None, objects.get(settings.target.prefix)
-    matches = Matches(objects)
-    found = {id(pattern): [pattern.key] if pattern.key in objects else [] for pattern in patterns}
-    _fill(matches, settings, found, f"s3://{settings.target.bucket} may not be listed, and has no object")
+    matches = Matches()
+    numbers = {key: [number for number, pattern in enumerate(patterns) if pattern.key == key] for key in objects}
+    matches.add((listed, numbers[key]) for key, listed in objects.items())
+    _check_all_found(matches, settings, f"s3://{settings.target.bucket} may not be listed, and has no object")
     return matches, None
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
@@ -28,8 +28,7 @@ class GrabReport:
     Attributes:
         source: "s3://bucket/prefix".
         directory: absolute path of the target.
-        outputs: {field: path | [paths] | nested list | None} in S3DataGrabber's shapes; None stands for what was not
-            found or not grabbed. {} where no template was given: `receipts` and `skips` name the files then.
+        find_outputs: makes `outputs`.
         elapsed_seconds: from the first request to the last file.
         transport: the lane that was used.
         requests: requests sent, retries included. retries: those that repeated another one.
@@ -41,7 +40,7 @@ class GrabReport:
     source: str
     directory: str
     log: OutcomeLog
-    outputs: Mapping[str, Any] = field(default_factory=dict)
+    find_outputs: Callable[[], Mapping[str, Any]] = dict
     elapsed_seconds: float = 0.0
     transport: str = ""
     requests: int = 0
@@ -49,6 +48,15 @@ class GrabReport:
     notices: tuple[str, ...] = ()
     interrupted: bool = False
     resumable: tuple[Resumable, ...] = ()
+
+    @property
+    def outputs(self) -> Mapping[str, Any]:
+        """{field: path | [paths] | nested list | None} in S3DataGrabber's shapes; None stands for what was not found or
+        not grabbed. {} where no template was given: `receipts` and `skips` name the files then.
+
+        Made anew each time, with every path in memory.
+        """
+        return self.find_outputs()
 
     @property
     def receipts(self) -> OutcomeView[Receipt]:

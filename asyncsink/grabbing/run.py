@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
 import anyio
@@ -33,6 +34,7 @@ from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.routing.keys import show
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.operations import ListedObject, ListObjects, ObjectPage
+from asyncsink.s3.paging import object_pages
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import S3Stack, open_stack
 from asyncsink.s3.transport import Transport
@@ -149,15 +151,14 @@ class GrabRun:
                 single = await find_single(transport, self._settings, secret)
         if self._settings.fields:
             if self._listable:
-                matches = await find_matches(transport, self._settings, self._refuse)
+                matches = await find_matches(transport, self._settings, self._refuse, secret)
             else:
                 self._events.notice(
                     f"{self._settings.target.url} may not be listed with these credentials: of what the templates "
                     "match, the objects that they name by their whole keys are grabbed."
                 )
             assert matches is not None
-            self._progress.objects_total = len(matches.objects)
-            self._progress.bytes_total = sum(listed.size_bytes for listed in matches.objects.values())
+            self._progress.objects_total, self._progress.bytes_total = matches.totals()
             return matches, None
         if not self._listable:
             return None, single
@@ -169,15 +170,14 @@ class GrabRun:
 
     async def _holds_objects(self, transport: Transport, first: ObjectPage) -> bool:
         """Whether anything but folder markers is below the source; asks on only while there is nothing else."""
-        if not all(map(self._is_nothing, first.objects)):
+        if first.vague or not all(map(self._is_nothing, first.objects)):
             return True
         # From the beginning: SeaweedFS, asked for one key, says after a marker that there are no others.
-        token: str | None = "" if first.objects else None
-        while token is not None:
-            page = await transport.send(ListObjects(prefix=self._settings.base, token=token))
-            if not all(map(self._is_nothing, page.objects)):
-                return True
-            token = page.next_token or None
+        if first.objects or first.unnamed or first.next_token or first.next_after:
+            async with aclosing(object_pages(transport, self._settings.base)) as pages:
+                async for page in pages:
+                    if page.vague or not all(map(self._is_nothing, page.objects)):
+                        return True
         return False
 
     def _is_nothing(self, listed: ListedObject) -> bool:
@@ -249,7 +249,10 @@ class GrabRun:
             self._progress.objects_total, self._progress.bytes_total = 1, single.size_bytes
             await self._deliver(fetcher, single.key, [single])
         if matches is not None:
-            await self._deliver(fetcher, self._settings.base, list(matches.objects.values()))
+            objects, after = await anyio.to_thread.run_sync(matches.page, 0)
+            while objects:
+                await self._deliver(fetcher, self._settings.base, objects)
+                objects, after = await anyio.to_thread.run_sync(matches.page, after)
         elif self._listable:
             await self._feed_listed(fetcher)
 
@@ -266,9 +269,14 @@ class GrabRun:
             size_bytes += sum(listed.size_bytes for listed in page)
             await send.send((prefix, page))
 
+        def refuse(key: str, error: AsyncSinkError) -> None:
+            nonlocal objects
+            objects += 1
+            self._refuse(key, error)
+
         async def list_all() -> None:
             with send:
-                await list_below(fetcher.transport, self._settings.prefixes, keep)
+                await list_below(fetcher.transport, self._settings.prefixes, keep, refuse, fetcher.secret)
                 progress.objects_total, progress.bytes_total = objects, size_bytes
 
         with receive:
@@ -343,7 +351,7 @@ class GrabRun:
             source=self._settings.target.url,
             directory=self._settings.directory,
             log=log,
-            outputs=await anyio.to_thread.run_sync(outputs),
+            find_outputs=outputs,
             elapsed_seconds=self._clock() - started,
             transport=stack.lane,
             requests=stack.requests,

@@ -16,6 +16,7 @@ from datetime import datetime
 
 import anyio.from_thread
 
+from asyncsink.config import MIB
 from asyncsink.destinations.local_errors import moved_meanwhile, translated
 from asyncsink.grabbing.landing import Landing, finish, write_all
 from asyncsink.grabbing.staging import Staging, lock
@@ -25,6 +26,8 @@ from asyncsink.s3.part_plan import PartPlan
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK
 _NO_FILE_OF_OURS = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EACCES, errno.EPERM})
+STATE_BYTES_MAX = 4 * MIB
+"""Of a state file: 10,000 ranges, each noted a few times over, in some 80 bytes."""
 _NO_ALLOCATION = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
@@ -231,12 +234,14 @@ def _is_our_own(descriptor: int) -> bool:
 
 
 def _read_all(descriptor: int) -> bytes:
-    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    """What a state file says; "" for one that is longer than any of ours."""
+    size_bytes = os.fstat(descriptor).st_size
+    return os.pread(descriptor, size_bytes, 0) if size_bytes <= STATE_BYTES_MAX else b""
 
 
 def _parsed(line: bytes) -> dict[str, object]:
     try:
         value = json.loads(line)
-    except ValueError:
-        return {}
+    except (ValueError, RecursionError):
+        return {}  # not of our making: whatever it is, it says nothing
     return value if isinstance(value, dict) else {}

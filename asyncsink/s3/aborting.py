@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from typing import Literal
 
 import anyio
 
 from asyncsink.errors import AsyncSinkError, UploadMissing
-from asyncsink.s3.operations import AbortMultipartUpload, ListMultipartUploads, ListParts, UploadPage
+from asyncsink.s3.operations import AbortMultipartUpload, ListParts
 from asyncsink.s3.transport import Transport
 
 ABORTS_MAX = 3
@@ -37,22 +36,3 @@ async def abort_upload(transport: Transport, key: str, upload_id: str, *, second
             return "failed", str(error)
         return "failed", "the server still lists it after the abort"
     return "failed", f"the server did not answer within {seconds:g} s"
-
-
-async def open_uploads(transport: Transport, prefix: str) -> AsyncGenerator[UploadPage, None]:
-    """Every page of the uploads whose keys begin with `prefix` (S3 API, ListMultipartUploads).
-
-    Uploads that are ended meanwhile do not disturb it: the next page begins behind the last key of this one.
-
-    Raises:
-        TransferError: they cannot be listed.
-    """
-    key_marker = upload_id_marker = ""
-    while True:
-        page = await transport.send(
-            ListMultipartUploads(prefix=prefix, key_marker=key_marker, upload_id_marker=upload_id_marker)
-        )
-        yield page
-        key_marker, upload_id_marker = page.next_key_marker, page.next_upload_id_marker
-        if not key_marker:
-            return

@@ -15,13 +15,14 @@ from typing import Any, Final, get_args
 from urllib.parse import quote, urlencode
 
 from asyncsink.config import WRITE_METADATA_NAME, Secret
-from asyncsink.errors import ConfigError, ServerFault
+from asyncsink.errors import ConfigError, PermanentError, ServerFault
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, is_composite
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.s3 import operations as o
 from asyncsink.s3.body import request_body
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import GetObject, ObjectData
+from asyncsink.s3.part_plan import OBJECT_SIZE_BYTES_MAX, PART_SIZE_BYTES_MAX, PARTS_MAX
 
 Parameters = dict[str, Any]
 _S3_BEGAN: Final = datetime(2006, 3, 14, tzinfo=UTC)
@@ -32,6 +33,10 @@ HEADER_ALGORITHMS: Final[tuple[ChecksumAlgorithm, ...]] = tuple(a for a in get_a
 
 _BESIDE_THE_BODY: Final = frozenset({"ResponseMetadata", "RequestCharged"})
 """What boto3 says of an answer besides what is in its body."""
+
+
+_TRUTHS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
+"""How servers write IsTruncated, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +179,8 @@ def _get(op: GetObject, _: Progress) -> Parameters:
 
 def _list(op: o.ListObjects, _: Progress) -> Parameters:
     parameters: Parameters = {"Prefix": op.prefix, "MaxKeys": op.max_keys}
+    if op.after:
+        return parameters | {"Marker": op.after}
     return parameters | ({"ContinuationToken": op.token} if op.token else {})
 
 
@@ -198,7 +205,7 @@ def _delete(op: o.DeleteObject, _: Progress) -> Parameters:
 
 def plain_etag(answer: Mapping[str, Any]) -> str:
     """The ETag without quotes (and without a gateway's weakness mark), or ""."""
-    return str(answer.get("ETag") or "").removeprefix("W/").strip('"')
+    return str(answer.get("ETag") or "").strip().removeprefix("W/").strip('"')
 
 
 def plain_sse(answer: Mapping[str, Any]) -> str:
@@ -260,8 +267,16 @@ def _check_said(op: Any, answer: Mapping[str, Any]) -> None:
 def _headed(op: o.HeadObject, answer: Mapping[str, Any]) -> o.ObjectHead:
     if not (answer.get("ETag") or answer.get("LastModified") or checksums_of(answer)):
         raise _no_answer_of_s3(op, "describes no object (neither ETag nor date)")
+    size_bytes = _whole_number(answer.get("ContentLength"), OBJECT_SIZE_BYTES_MAX)
+    if size_bytes is None:
+        raise PermanentError(
+            f"{op.name} of {op.key!r} was answered with a size of {one_line(str(answer.get('ContentLength')))!r}; "
+            f"expected 0 to {OBJECT_SIZE_BYTES_MAX:,} bytes; check that the endpoint is S3.",
+            operation=op.name,
+            status=200,
+        )
     return o.ObjectHead(
-        size_bytes=answer["ContentLength"],
+        size_bytes=size_bytes,
         etag=plain_etag(answer),
         checksums=checksums_of(answer),
         composite=has_composite(answer),
@@ -275,28 +290,64 @@ def _headed(op: o.HeadObject, answer: Mapping[str, Any]) -> o.ObjectHead:
     )
 
 
+def _truncated(op: Any, answer: Mapping[str, Any], name: str) -> bool:
+    """Whether more follows. Servers write "true" in many ways, and some say only where it goes on (`name`)."""
+    told = answer.get("IsTruncated")
+    if told is None:
+        return bool(answer.get(name))
+    text = str(told).strip().lower()
+    if text not in _TRUTHS:
+        raise ServerFault(
+            f"{op.name} was answered with IsTruncated {one_line(text)!r}; check that the endpoint is S3.",
+            operation=op.name,
+            status=200,
+        )
+    return _TRUTHS[text]
+
+
 def _next(op: Any, answer: Mapping[str, Any], name: str) -> Any:
     """Where a truncated listing goes on; a listing that cannot go on must not pass for a whole one."""
-    if not answer.get("IsTruncated"):
+    if not _truncated(op, answer, name):
         return None
     if not answer.get(name):
-        raise ServerFault(f"{op.name} was answered with a truncated list and no {name}.", operation=op.name, status=200)
+        raise _endless(op, name)
     return answer[name]
+
+
+def _endless(op: Any, name: str) -> ServerFault:
+    return ServerFault(f"{op.name} was answered with a truncated list and no {name}.", operation=op.name, status=200)
+
+
+def _whole_number(value: Any, largest: int) -> int | None:
+    """A number from 0 to `largest`, or None for what is none."""
+    text = str(value).strip()
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+    return number if 0 <= number <= largest else None
 
 
 def _listed(op: o.ListObjects, answer: Mapping[str, Any]) -> o.ObjectPage:
     _check_said(op, answer)
-    found = answer.get("Contents") or ()
-    if not all(isinstance(e.get("LastModified"), datetime) for e in found):
-        raise ServerFault(
-            f"{op.name} was answered with an object that has no LastModified; check that the endpoint is S3.",
-            operation=op.name,
-            status=200,
-        )
-    return o.ObjectPage(
-        objects=tuple(o.ListedObject(e["Key"], e["Size"], plain_etag(e), e["LastModified"]) for e in found),
-        next_token=_next(op, answer, "NextContinuationToken") or "",
-    )
+    objects: list[o.ListedObject] = []
+    vague: list[str] = []
+    unnamed, key = 0, ""
+    for entry in answer.get("Contents") or ():
+        key = entry.get("Key") or ""
+        size_bytes = _whole_number(entry.get("Size"), OBJECT_SIZE_BYTES_MAX)
+        if not key:
+            unnamed += 1
+        elif size_bytes is None:
+            vague.append(key)
+        else:
+            objects.append(o.ListedObject(key, size_bytes, plain_etag(entry), _moment(entry.get("LastModified"))))
+    token = after = ""
+    if _truncated(op, answer, "NextContinuationToken"):
+        token = (answer.get("NextContinuationToken") or "").strip()
+        if not token and (op.after or "Marker" in answer or answer.get("NextMarker")):
+            # A server that knows the list of before 2016 only, which need not say where it goes on.
+            after = answer.get("NextMarker") or key
+        if not token and not after:
+            raise _endless(op, "NextContinuationToken")
+    return o.ObjectPage(objects=tuple(objects), vague=tuple(vague), unnamed=unnamed, next_token=token, next_after=after)
 
 
 def _parts_listed(op: o.ListParts, answer: Mapping[str, Any]) -> o.PartPage:
@@ -307,35 +358,58 @@ def _parts_listed(op: o.ListParts, answer: Mapping[str, Any]) -> o.PartPage:
             operation=op.name,
             status=200,
         )
-    found = answer.get("Parts") or ()
-    return o.PartPage(
-        parts=tuple(
-            o.ListedPart(e["PartNumber"], e["Size"], plain_etag(e), _answered_checksum(None, e)) for e in found
-        ),
-        next_marker=_next(op, answer, "NextPartNumberMarker"),
-    )
+    parts: list[o.ListedPart] = []
+    for entry in answer.get("Parts") or ():
+        number = _whole_number(entry.get("PartNumber"), PARTS_MAX)
+        size_bytes = _whole_number(entry.get("Size"), PART_SIZE_BYTES_MAX)
+        if not number or size_bytes is None:
+            raise ServerFault(
+                f"{op.name} of {op.key!r} was answered with part {one_line(str(entry.get('PartNumber')))!r} of "
+                f"{one_line(str(entry.get('Size')))!r} bytes; check that the endpoint is S3.",
+                operation=op.name,
+                status=200,
+            )
+        parts.append(o.ListedPart(number, size_bytes, plain_etag(entry), _answered_checksum(None, entry)))
+    # Some servers write 0 for none.
+    told = _next(op, answer, "NextPartNumberMarker") if answer.get("IsTruncated") is not None else None
+    marker = _whole_number(told, PARTS_MAX) if told is not None else None
+    if told is not None and not marker:
+        raise _endless(op, "NextPartNumberMarker")
+    return o.PartPage(parts=tuple(parts), next_marker=marker)
 
 
 def _uploads_listed(op: o.ListMultipartUploads, answer: Mapping[str, Any]) -> o.UploadPage:
     _check_said(op, answer)
     found = answer.get("Uploads") or ()
-    marker = _next(op, answer, "NextKeyMarker")
+    named = [entry for entry in found if entry.get("Key") and entry.get("UploadId")]
+    marker = _next(op, answer, "NextKeyMarker") if answer.get("IsTruncated") is not None else None
     told = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
     return o.UploadPage(
         answered=http_date(told),
-        uploads=tuple(o.ListedUpload(e["Key"], e["UploadId"], _initiated(e)) for e in found),
+        uploads=tuple(o.ListedUpload(entry["Key"], entry["UploadId"], _initiated(entry)) for entry in named),
+        unnamed=len(found) - len(named),
         next_key_marker=marker or "",
         next_upload_id_marker=(answer.get("NextUploadIdMarker") or "") if marker else "",
     )
 
 
+def _moment(value: Any) -> datetime | None:
+    """A time as a listing says it, timezone-aware, or None for what is none."""
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            value = datetime.fromisoformat(text)
+        except ValueError:
+            value = http_date(text)
+    if not isinstance(value, datetime):
+        return None
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
 def _initiated(entry: Mapping[str, Any]) -> datetime | None:
     """When an upload began, or None where that is no time at which S3 could have taken it (zeros stand for none)."""
-    found = entry.get("Initiated")
-    if not isinstance(found, datetime):
-        return None
-    found = found if found.tzinfo else found.replace(tzinfo=UTC)
-    return found if found >= _S3_BEGAN else None
+    found = _moment(entry.get("Initiated"))
+    return found if found is not None and found >= _S3_BEGAN else None
 
 
 def http_date(text: str) -> datetime | None:

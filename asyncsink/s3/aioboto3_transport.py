@@ -46,15 +46,13 @@ from asyncsink.s3.credential_errors import configuration_error
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.error_map import error_from_answer, one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived
+from asyncsink.s3.listings import LISTINGS, listing_told
 from asyncsink.s3.mute_heads import is_mute, reason_of
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CompleteMultipartUpload,
     Done,
     HeadObject,
-    ListMultipartUploads,
-    ListObjects,
-    ListParts,
     Operation,
     Response,
 )
@@ -66,7 +64,9 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LO
 """What OpenSSL says, by release, where the answer to its greeting is no TLS (ERR_reason_error_string)."""
 
 
-_LISTS = (ListObjects, ListParts, ListMultipartUploads)
+_BODY = "asyncsink-body"
+"""Where the XML of a listing stands in botocore's answer, which has nothing else of it."""
+_LISTINGS_AS_SENT = ("ListObjectsV2", "ListObjects", "ListParts", "ListMultipartUploads")
 
 
 class Aioboto3Transport:
@@ -97,6 +97,8 @@ class Aioboto3Transport:
         self.checksums = USUAL
         """Which checksum headers environment and profile want."""
         self._bandwidth = bandwidth
+        for name in _LISTINGS_AS_SENT:
+            client.meta.events.register(f"before-parse.s3.{name}", _keep_body)
         if bandwidth is not None:
             client.meta.events.register("before-send.s3.*", partial(_charge_head, bandwidth))
 
@@ -185,10 +187,14 @@ class Aioboto3Transport:
                 await turn(len(body))
         hearing = HEARING.set(_hearing(operation, watchdog))
         try:
-            answer = await getattr(self._client, call.method)(Bucket=self._bucket, **parameters, **self._payer)
+            method = "list_objects" if "Marker" in parameters else call.method
+            answer = await getattr(self._client, method)(Bucket=self._bucket, **parameters, **self._payer)
         finally:
             HEARING.reset(hearing)
         watchdog.moved()
+        if isinstance(operation, LISTINGS):
+            told = await asyncio.to_thread(listing_told, operation, answer.pop(_BODY, b""))
+            return call.response(operation, {**answer, **told})
         if isinstance(operation, GetObjectTo):
             return await self._hand_over(operation, answer, watchdog)
         if isinstance(operation, GetObject):
@@ -257,6 +263,11 @@ class Aioboto3Transport:
         if isinstance(error, b.ParamValidationError):
             report = "" if "SSECustomerKey" in str(error) else f": {one_line(str(error))}"
             return ConfigError(f"{where} cannot be sent: its parameters are not valid{report}.")
+        if isinstance(error, (ValueError, OverflowError, RecursionError)):
+            # From botocore's parser: what is wrong with the request has other names.
+            return ServerFault(
+                f"{where} failed: the answer is no S3 answer; check the endpoint.", operation=operation.name
+            )
         if isinstance(error, b.ReadTimeoutError) and not isinstance(error, b.ConnectTimeoutError):
             return self._stalled(operation, max(self._retry.stall_seconds, self._retry.complete_seconds))
         return _from_network(operation.name, where, self._client.meta.endpoint_url, error)
@@ -329,10 +340,17 @@ class Watchdog:
         await self._timeout.__aexit__(*exception)
 
 
+def _keep_body(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+    """Listings are read as the wire lane reads them: botocore's parser takes one odd entry for a broken answer."""
+    if response_dict["status_code"] < 300:
+        customized_response_dict[_BODY] = response_dict["body"]
+        response_dict["body"] = b""
+
+
 def _hearing(operation: Operation[Any], watchdog: Watchdog) -> Hearing:
     # S3 may send spaces for minutes before it says how a Complete ended: each is a sign of life.
     moved = watchdog.moved if isinstance(operation, CompleteMultipartUpload) else None
-    bytes_max = LISTING_BYTES_MAX if isinstance(operation, _LISTS) else ANSWER_BYTES_MAX
+    bytes_max = LISTING_BYTES_MAX if isinstance(operation, LISTINGS) else ANSWER_BYTES_MAX
     return Hearing(bytes_max, moved, object_bytes=isinstance(operation, (GetObject, GetObjectTo, HeadObject)))
 
 

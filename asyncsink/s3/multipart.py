@@ -40,7 +40,6 @@ from asyncsink.s3.operations import (
     CompleteMultipartUpload,
     CreateMultipartUpload,
     ListedPart,
-    ListParts,
     ObjectAttributes,
     ObjectHead,
     ObjectStored,
@@ -49,6 +48,7 @@ from asyncsink.s3.operations import (
     UploadPartFrom,
 )
 from asyncsink.s3.own_writes import OwnWrites, already_there, whose
+from asyncsink.s3.paging import part_pages
 from asyncsink.s3.part_plan import Part, PartPlan
 from asyncsink.s3.proving import UploadProof
 from asyncsink.s3.transport import Transport
@@ -283,19 +283,10 @@ class MultipartUpload:
         """ETag and size of what the server has, by part number; SeaweedFS lists a part that was replaced beside the new
         one."""
         listed: dict[int, set[tuple[str, int]]] = {}
-        marker: int | None = 0
-        while marker is not None:
-            page = await self._transport.send(
-                ListParts(
-                    key=self.key,
-                    upload_id=self.upload_id,
-                    marker=marker,
-                    sse_customer_key=self._attributes.sse_customer_key,
-                )
-            )
+        secret = self._attributes.sse_customer_key
+        async for page in part_pages(self._transport, self.key, self.upload_id, secret):
             for part in page.parts:
                 listed.setdefault(part.part_number, set()).add((part.etag, part.size_bytes))
-            marker = page.next_marker
         return listed
 
     def _as_listed(self, number: int) -> tuple[str, int]:

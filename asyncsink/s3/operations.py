@@ -106,20 +106,29 @@ class ObjectHead(Response):
 
 @dataclass(slots=True, frozen=True)
 class ListedObject:
-    """One object of a listing; `etag` without quotes, `last_modified` timezone-aware."""
+    """One object of a listing; `etag` without quotes or "", `last_modified` timezone-aware or None."""
 
     key: str
     size_bytes: int
     etag: str
-    last_modified: datetime
+    last_modified: datetime | None
 
 
 @dataclass(slots=True, kw_only=True)
 class ObjectPage(Response):
-    """One page of ListObjectsV2, keys in UTF-8 byte order; `next_token` is "" on the last one."""
+    """One page of ListObjectsV2, keys in UTF-8 byte order.
+
+    Attributes:
+        vague: keys of entries without a size, or with one that no object has; a HEAD tells more of them.
+        unnamed: entries without a key.
+        next_token, next_after: where the next page begins; on the last one both are "".
+    """
 
     objects: tuple[ListedObject, ...] = ()
+    vague: tuple[str, ...] = ()
+    unnamed: int = 0
     next_token: str = ""
+    next_after: str = ""
 
 
 @dataclass(slots=True, frozen=True)
@@ -151,10 +160,12 @@ class ListedUpload:
 
 @dataclass(slots=True, kw_only=True)
 class UploadPage(Response):
-    """One page of ListMultipartUploads; the markers are "" on the last one. `answered` is the server's time."""
+    """One page of ListMultipartUploads; the markers are "" on the last one. `answered` is the server's time; `unnamed`
+    counts entries without a key or an upload id."""
 
     answered: datetime | None = None
     uploads: tuple[ListedUpload, ...] = ()
+    unnamed: int = 0
     next_key_marker: str = ""
     next_upload_id_marker: str = ""
 
@@ -354,11 +365,12 @@ class HeadObject(Operation[ObjectHead]):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class ListObjects(Operation[ObjectPage]):
-    """One page of ListObjectsV2."""
+    """One page of ListObjectsV2; with `after`, one of the ListObjects before it, which goes on after a key."""
 
     name: ClassVar[str] = "ListObjectsV2"
     prefix: str = ""
     token: str = ""
+    after: str = ""
     max_keys: int = 1000
 
 

@@ -18,7 +18,7 @@ import anyio
 from asyncsink.errors import AccessDenied, ObjectMissing, UploadMissing
 from asyncsink.integrity.checksums import digest_of, etag_md5
 from asyncsink.model import ChecksumAlgorithm, ConfirmedBy, OpenUpload, StoredPart
-from asyncsink.s3.aborting import ABORTS_MAX, open_uploads
+from asyncsink.s3.aborting import ABORTS_MAX
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     ListedPart,
@@ -26,6 +26,7 @@ from asyncsink.s3.operations import (
     ObjectHead,
 )
 from asyncsink.s3.own_writes import whose
+from asyncsink.s3.paging import part_pages, upload_pages
 from asyncsink.s3.part_plan import PartPlan
 from asyncsink.s3.transport import Transport
 
@@ -71,11 +72,7 @@ async def parts_to_keep(
     kept: dict[int, tuple[StoredPart, ConfirmedBy]] = {}
     unproven: dict[int, ListedPart] = {}
     otherwise: set[int] = set()
-    marker: int | None = 0
-    while marker is not None:
-        page = await transport.send(
-            ListParts(key=key, upload_id=upload.upload_id, marker=marker, sse_customer_key=sse_customer_key)
-        )
+    async for page in part_pages(transport, key, upload.upload_id, sse_customer_key):
         for listed in page.parts:
             number = listed.part_number
             part = journalled.get(number)
@@ -87,7 +84,6 @@ async def parts_to_keep(
                 kept[number] = part, _proof(part, listed, etag_is_md5)
             else:
                 otherwise.add(number)
-        marker = page.next_marker
     return FoundParts(
         {number: part for number, part in kept.items() if number not in otherwise},
         {number: part for number, part in unproven.items() if number not in otherwise},
@@ -177,7 +173,7 @@ async def empty_uploads_between(
         TransferError: the server cannot be asked.
     """
     found: list[str] = []
-    async for page in open_uploads(transport, key):
+    async for page in upload_pages(transport, key):
         ahead_seconds = 0.0 if page.answered is None else page.answered.timestamp() - now_seconds
         first = first_seconds + ahead_seconds - CLOCK_SLACK_SECONDS
         last = last_seconds + ahead_seconds + CLOCK_SLACK_SECONDS

@@ -10,10 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from asyncsink.config import MIB
 from asyncsink.errors import ConfigError
 from asyncsink.paths import as_native
 from asyncsink.sources.paths import absolute, given_path, open_regular
 
+FILE_BYTES_MAX = 64 * MIB
+"""Of an outputs file: some 500,000 paths."""
+VALUES_MAX = 1_000_000
+"""Lists and paths of an outputs file, each alias of a YAML file counted as what it stands for: a few lines of aliases
+can stand for gigabytes."""
 _EXPECTED = "expected a mapping of attributes to paths, such as {motion: [sub-01/motion.par]}"
 
 
@@ -21,7 +27,7 @@ def load_outputs_file(path: str | os.PathLike[str]) -> dict[str, object]:
     """The outputs in a file, in its order, ready for OutputsSource.
 
     Relative paths inside count from the file's own directory, and come back absolute. null (and ~ in YAML) stays None.
-    Blocking: the file is read whole.
+    Blocking: the file is read whole, FILE_BYTES_MAX of it at most.
 
     Args:
         path: ends in .json, .yaml or .yml; relative paths count from the current directory.
@@ -36,7 +42,13 @@ def load_outputs_file(path: str | os.PathLike[str]) -> dict[str, object]:
         raise ConfigError(f"Outputs file {name!r} is of no known kind; expected a name in .json, .yaml or .yml.")
     with open_regular(name, "Outputs file") as stream:
         try:
-            text = stream.read().decode("utf-8-sig")
+            data = stream.read(FILE_BYTES_MAX + 1)
+            if len(data) > FILE_BYTES_MAX:
+                raise ConfigError(
+                    f"Outputs file {name!r} has more than {FILE_BYTES_MAX:,} bytes; write a manifest (.jsonl), whose "
+                    "lines are read one by one."
+                )
+            text = data.decode("utf-8-sig")
         except OSError as error:
             raise ConfigError(f"Outputs file {name!r} cannot be read ({error.strerror or error}).") from error
         except UnicodeDecodeError as error:
@@ -78,6 +90,26 @@ class _Fault(Exception):
         super().__init__(message)
         self.place = place
         self.message = message
+
+
+class _Count:
+    """How many values a file may still have."""
+
+    def __init__(self) -> None:
+        self._left = VALUES_MAX
+
+    def one(self, place: _Place) -> None:
+        """Count one.
+
+        Raises:
+            _Fault: it is too much.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise _Fault(
+                place,
+                f"the file has more than {VALUES_MAX:,} values, its aliases written out; write a manifest (.jsonl)",
+            )
 
 
 def _resolve(value: object, member: _Member, directory: str) -> object:
@@ -151,20 +183,22 @@ def _yaml_members(text: str) -> Iterator[_Member]:
         raise _Fault(place, f"{getattr(error, 'reason', error)}; {_EXPECTED}") from error
     if not isinstance(root, yaml.MappingNode):
         raise _Fault(_mark(root.start_mark) if root else (1, 1), f"the top level is no mapping; {_EXPECTED}")
+    values = _Count()
     for key, value in root.value:
         if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
             raise _Fault(_mark(key.start_mark), f"{_shown(key)} is no attribute's name; write it in quotes")
-        yield _Member(key.value, _yaml_value(value, ()), _mark(key.start_mark), _mark(value.start_mark))
+        yield _Member(key.value, _yaml_value(value, (), values), _mark(key.start_mark), _mark(value.start_mark))
 
 
-def _yaml_value(node: Any, inside: tuple[Any, ...]) -> object:
+def _yaml_value(node: Any, inside: tuple[Any, ...], values: _Count) -> object:
     """A node as str, None or list. YAML reads 2024-01-31, 12 and yes as other things than text: those are refused."""
     import yaml
 
+    values.one(_mark(node.start_mark))
     if isinstance(node, yaml.SequenceNode):
         if any(node is outer for outer in inside):
             raise _Fault(_mark(node.start_mark), "the list holds itself; expected paths; remove the alias")
-        return [_yaml_value(item, (*inside, node)) for item in node.value]
+        return [_yaml_value(item, (*inside, node), values) for item in node.value]
     if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null":
         return None
     if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":

@@ -1,28 +1,42 @@
 """What a bucket holds below prefixes: many of them listed at once, each page by page.
 
+An entry that does not say what it is, is looked at; where that does not help either, it is one failure.
+
 Source: Amazon S3 API Reference, ListObjectsV2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
 
 import anyio
 
-from asyncsink.errors import ServerFault
-from asyncsink.s3.operations import ListedObject, ListObjects
+from asyncsink.config import Secret
+from asyncsink.errors import AsyncSinkError, InvalidKey, ServerFault, TransferError
+from asyncsink.s3.operations import HeadObject, ListedObject, ListObjects
+from asyncsink.s3.paging import object_pages
 from asyncsink.s3.transport import Transport
 
 LISTINGS_MAX = 16
 """Prefixes that are listed at the same time; the pages of one prefix follow each other by a token."""
 
+LOOKS_MAX = 16
+"""Objects of a page that are looked at, at the same time, where the listing does not say enough of them."""
+
 Deliver = Callable[[str, Sequence[ListedObject]], Awaitable[None]]
+Refuse = Callable[[str, AsyncSinkError], None]
 
 
-async def list_below(transport: Transport, prefixes: Sequence[str], deliver: Deliver) -> None:
+async def list_below(
+    transport: Transport, prefixes: Sequence[str], deliver: Deliver, refuse: Refuse, secret: Secret | None = None
+) -> None:
     """List everything below each prefix, and hand over each page with its prefix as it comes.
 
-    `deliver` is awaited by the listing that found the page: pages do not pile up before a slow one.
+    Args:
+        deliver: awaited by the listing that found the page: pages do not pile up before a slow one.
+        refuse: called with the key of an entry that is of no use ("" where it has none), and with what is wrong.
+        secret: the customer's own key of the objects (SSE-C), or None.
 
     Raises:
         ExceptionGroup: of what the transport or `deliver` raised; the other listings are cancelled.
@@ -30,22 +44,49 @@ async def list_below(transport: Transport, prefixes: Sequence[str], deliver: Del
     waiting = iter(prefixes)
     async with anyio.create_task_group() as group:
         for _ in range(min(LISTINGS_MAX, len(prefixes))):
-            group.start_soon(_list_each, transport, waiting, deliver)
+            group.start_soon(_list_each, transport, waiting, deliver, refuse, secret)
 
 
-async def _list_each(transport: Transport, prefixes: Iterator[str], deliver: Deliver) -> None:
+async def _list_each(
+    transport: Transport, prefixes: Iterator[str], deliver: Deliver, refuse: Refuse, secret: Secret | None
+) -> None:
     for prefix in prefixes:
-        token = ""
-        while True:
-            page = await transport.send(ListObjects(prefix=prefix, token=token))
-            if page.objects:
-                await deliver(prefix, page.objects)
-            if not page.next_token:
-                break
-            if page.next_token == token:
-                raise ServerFault(
-                    f"ListObjectsV2 below {prefix!r} does not go on: the same token came twice; check that "
-                    "the endpoint is S3.",
-                    operation="ListObjectsV2",
-                )
-            token = page.next_token
+        async with aclosing(object_pages(transport, prefix)) as pages:
+            async for page in pages:
+                objects = page.objects
+                if page.vague:
+                    objects = (*objects, *await _looked_at(transport, page.vague, refuse, secret))
+                if page.unnamed:
+                    refuse("", _unnamed(prefix, page.unnamed))
+                if objects:
+                    await deliver(prefix, objects)
+
+
+async def _looked_at(
+    transport: Transport, keys: Sequence[str], refuse: Refuse, secret: Secret | None
+) -> list[ListedObject]:
+    found: list[ListedObject] = []
+    waiting = iter(keys)
+
+    async def look() -> None:
+        for key in waiting:
+            try:
+                head = await transport.send(HeadObject(key=key, sse_customer_key=secret))
+            except (TransferError, InvalidKey) as error:
+                refuse(key, error)
+            else:
+                found.append(ListedObject(key, head.size_bytes, head.etag, head.last_modified))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(min(LOOKS_MAX, len(keys))):
+            group.start_soon(look)
+    return found
+
+
+def _unnamed(prefix: str, number: int) -> ServerFault:
+    return ServerFault(
+        f"The listing below {prefix!r} has {number} {'entry' if number == 1 else 'entries'} without a key; check that "
+        "the endpoint is S3.",
+        operation=ListObjects.name,
+        status=200,
+    )

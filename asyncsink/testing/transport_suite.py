@@ -261,7 +261,9 @@ class TransportSuite(TransportConditionSuite, TransportFaultSuite, GetSuite):
             only = await transport.send(ListObjects(prefix="ünï/"))
             assert [found.key for found in only.objects] == ["ünï/cødé/日本語.txt"]
             assert only.objects[0].size_bytes == len("ünï/cødé/日本語.txt".encode())
-            assert only.objects[0].last_modified.tzinfo is not None
+            moment = only.objects[0].last_modified
+            assert moment is not None
+            assert moment.tzinfo is not None
             assert len(only.objects[0].etag) == 32
 
     async def test_listing_in_pages(self, open_transport: OpenTransport) -> None:

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from asyncsink.errors import ServerFault
 from asyncsink.s3.aioboto3_calls import CALLS
+from asyncsink.s3.listings import listing_told
 from asyncsink.s3.operations import ListedObject, ListObjects, ObjectPage
-from asyncsink.s3.wire.listing import listing_query, page_of
-from asyncsink.s3.wire.xml_reader import DEPTH_MAX
+from asyncsink.s3.wire.requests import listing_query
+from asyncsink.s3.xml_reader import DEPTH_MAX
 
 NAMESPACE = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 SHAPE = Session().get_service_model("s3").operation_model("ListObjectsV2").output_shape
@@ -36,6 +37,12 @@ def entry(key: str, size: int = 1, *, etag: str = "&quot;abc&quot;", modified: s
     return f"<Contents>{inside}</Contents>"
 
 
+def page_of(operation: ListObjects, bucket: str, body: bytes) -> ObjectPage:
+    page = CALLS[ListObjects].response(operation, listing_told(operation, body))
+    assert isinstance(page, ObjectPage)
+    return page
+
+
 def as_botocore_reads(body: bytes) -> ObjectPage:
     parsed: dict[str, Any] = create_parser("rest-xml").parse({"body": body, "headers": {}, "status_code": 200}, SHAPE)
     decode_list_object_v2(parsed, {"encoding_type_auto_set": True})
@@ -47,7 +54,7 @@ def as_botocore_reads(body: bytes) -> ObjectPage:
 @given(
     keys=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40), max_size=5),
     plus=st.booleans(),
-    sizes=st.integers(0, 50 * 2**40),
+    sizes=st.integers(0, 50 * 1000**4),
 )
 @settings(max_examples=150)
 def test_any_keys_are_read_as_botocore_reads_them(keys: list[str], plus: bool, sizes: int) -> None:
@@ -101,11 +108,9 @@ def test_a_time_without_a_zone_is_utc() -> None:
         b"hello",
         b"<html><body>a login page</body></html>",
         listing(entry("k"))[:-5],
-        listing("<Contents><Key>k</Key></Contents>"),
-        listing(entry("k", modified="yesterday")),
-        listing(entry("k").replace("<Size>1", "<Size>many")),
         listing(entry("\x01")),
         listing(told="<IsTruncated>true</IsTruncated>"),
+        listing(told="<IsTruncated>perhaps</IsTruncated>"),
         listing("<a>" * DEPTH_MAX + "</a>" * DEPTH_MAX),
         b'<!DOCTYPE l [<!ENTITY a "aaaa">]>' + listing(entry("&a;")).partition(b"\n")[2],
     ],

@@ -49,7 +49,7 @@ from asyncsink.s3.wire.endpoint import endpoint_of
 from asyncsink.s3.wire.multipart_calls import parts_document
 from asyncsink.s3.wire.requests import RequestWriter
 from asyncsink.s3.wire.transport import WireTransport
-from asyncsink.s3.wire.xml_reader import DEPTH_MAX
+from asyncsink.s3.xml_reader import DEPTH_MAX
 from asyncsink.testing.faulty_peers import ActingPeer, CannedPeer
 from asyncsink.testing.transport_kit import canned
 

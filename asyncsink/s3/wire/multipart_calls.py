@@ -13,6 +13,7 @@ from urllib.parse import quote
 from asyncsink.errors import PermanentError, ServerFault
 from asyncsink.s3.aioboto3_calls import HEADER_ALGORITHMS
 from asyncsink.s3.error_map import one_line
+from asyncsink.s3.listings import listing_told
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CompleteMultipartUpload,
@@ -20,7 +21,7 @@ from asyncsink.s3.operations import (
     ListParts,
 )
 from asyncsink.s3.wire.signing import canonical_query
-from asyncsink.s3.wire.xml_reader import NOT_UNDERSTOOD, Refused, XmlReader
+from asyncsink.s3.xml_reader import NOT_UNDERSTOOD, Refused, XmlReader
 
 Bookkeeping = CreateMultipartUpload | CompleteMultipartUpload | AbortMultipartUpload | ListParts
 BOOKKEEPING: Final = (CreateMultipartUpload, CompleteMultipartUpload, AbortMultipartUpload, ListParts)
@@ -34,10 +35,7 @@ METHODS: Final[dict[type[Any], str]] = {
 
 _NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 _CHECKSUMS: Final = tuple(f"Checksum{name}" for name in HEADER_ALGORITHMS)
-_TOLD: Final = ("UploadId", "ETag", "ChecksumType", "IsTruncated", "NextPartNumberMarker", *_CHECKSUMS)
-_ENTRIES: Final[dict[type[Any], tuple[str, tuple[str, ...]]]] = {
-    ListParts: ("Part", ("PartNumber", "Size", "ETag", *_CHECKSUMS))
-}
+_TOLD: Final = ("UploadId", "ETag", "ChecksumType", *_CHECKSUMS)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9+/=_.-]*")
 
 
@@ -82,14 +80,16 @@ def told_by(operation: Bookkeeping, body: bytes) -> dict[str, Any]:
     """
     if isinstance(operation, AbortMultipartUpload):
         return {}
+    if isinstance(operation, ListParts):
+        return listing_told(operation, body)
     try:
         # Not its outermost name but what it holds makes it an answer: servers differ in the name.
-        reader = XmlReader("", _TOLD, *_ENTRIES.get(type(operation), ("", ())))
+        reader = XmlReader("", _TOLD)
         reader.read(body)
         told: dict[str, Any] = dict(reader.told)
         if not told.get("UploadId") and not isinstance(operation, CompleteMultipartUpload):
             raise Refused("no UploadId")
-        return told | _listed(reader) if isinstance(operation, ListParts) else told
+        return told
     except NOT_UNDERSTOOD as error:
         raise ServerFault(
             f"{operation.name} of {one_line(operation.key, 1200)} failed: the answer is not the XML that S3 gives; "
@@ -97,13 +97,6 @@ def told_by(operation: Bookkeeping, body: bytes) -> dict[str, Any]:
             operation=operation.name,
             status=200,
         ) from error
-
-
-def _listed(reader: XmlReader) -> dict[str, Any]:
-    parts = [{**found, "PartNumber": int(found["PartNumber"]), "Size": int(found["Size"])} for found in reader.found]
-    truncated = reader.told.get("IsTruncated", "").strip() == "true"
-    marker = reader.told.get("NextPartNumberMarker", "").strip() if truncated else ""
-    return {"IsTruncated": truncated, "NextPartNumberMarker": int(marker or 0), "Parts": parts}
 
 
 def _text(operation: CompleteMultipartUpload, value: str) -> str:

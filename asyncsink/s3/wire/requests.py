@@ -31,7 +31,6 @@ from asyncsink.s3.operations import (
     UploadPart,
 )
 from asyncsink.s3.wire.endpoint import Endpoint
-from asyncsink.s3.wire.listing import listing_query
 from asyncsink.s3.wire.multipart_calls import BOOKKEEPING, METHODS, Bookkeeping, bookkeeping_query
 from asyncsink.s3.wire.signing import Signer, canonical_headers, canonical_query, encode_path
 
@@ -211,6 +210,22 @@ class RequestWriter:
         sent = "".join(f"{name}: {value}\r\n" for name, value in sorted(headers))
         agent = f"user-agent: {USER_AGENT}\r\n"
         return Template(_split(signed, slots), _split(agent + sent, slots), names)
+
+
+def listing_query(operation: ListObjects) -> str:
+    """The query string of a listing, as it is signed and sent.
+
+    Keys are asked for URL-encoded, since XML 1.0 cannot say every character that a key may hold.
+
+    Raises:
+        UnicodeEncodeError: the prefix holds a lone surrogate.
+    """
+    parameters = [("encoding-type", "url"), ("max-keys", str(operation.max_keys)), ("prefix", operation.prefix)]
+    # The list of before 2016 goes on after a key, for servers that know no other.
+    parameters.append(("marker", operation.after) if operation.after else ("list-type", "2"))
+    if operation.token:
+        parameters.append(("continuation-token", operation.token))
+    return canonical_query(parameters)
 
 
 def attribute_headers(attributes: ObjectAttributes) -> Headers:

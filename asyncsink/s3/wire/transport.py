@@ -14,11 +14,13 @@ from typing import Final, TypeVar, cast
 
 from asyncsink.config import RetryPolicy, S3Target
 from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCredentials, UploadMissing
+from asyncsink.s3.aioboto3_calls import CALLS
 from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import ByteBody
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import GetObject
+from asyncsink.s3.listings import listing_told
 from asyncsink.s3.mute_heads import is_mute, reason_of
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
@@ -43,7 +45,6 @@ from asyncsink.s3.wire.answers import (
 )
 from asyncsink.s3.wire.endpoint import Endpoint, endpoint_of
 from asyncsink.s3.wire.keyring import CredentialsProvider, Keyring
-from asyncsink.s3.wire.listing import page_of
 from asyncsink.s3.wire.multipart_calls import BOOKKEEPING, parts_document
 from asyncsink.s3.wire.pool import Pool
 from asyncsink.s3.wire.reading import ExchangeError
@@ -185,7 +186,8 @@ class WireTransport:
 
     def _read(self, operation: HotOperation, answer: Answer) -> Response:
         if isinstance(operation, ListObjects):
-            return page_of(operation, self._bucket, answer.body)
+            told = listing_told(operation, answer.body)
+            return CALLS[ListObjects].response(operation, told)
         if isinstance(operation, GetObject):
             check_answered_range(operation, self._bucket, answer)
         return response_of(operation, answer)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Final
 from xml.parsers import expat
 
+from asyncsink.s3.answer_limits import ENTRIES_MAX
+
 DEPTH_MAX: Final = 16
 """Of elements; S3's answers have four."""
 
@@ -68,6 +70,8 @@ class XmlReader:
         elif self._depth == 2:
             self._inside = plain == self._entry
             if self._inside:
+                if len(self.found) >= ENTRIES_MAX:
+                    raise Refused("too many entries")
                 self.found.append({})
             elif plain in self._wanted:
                 self._name, self._text = plain, []
@@ -84,9 +88,14 @@ class XmlReader:
     def _end(self, _: str) -> None:
         if self._text is not None:
             into = self.found[-1] if self._depth == 3 else self.told
-            into[self._name] = "".join(self._text)
+            into[self._name] = _unwrapped("".join(self._text))
             self._text = None
         self._depth -= 1
+
+
+def _unwrapped(text: str) -> str:
+    """A value without the line breaks and the indentation that a pretty-printer puts around it."""
+    return text.strip() if text[:1] == "\n" and text.rstrip(" \t")[-1:] == "\n" else text
 
 
 def _refuse_doctype(*_: object) -> None:
