@@ -298,6 +298,8 @@ class Skip:
         source, key, url, size_bytes, checksum, etag, local_copy, entry: as in Receipt ("" or None where unknown).
         reason: one phrase for a person ("same checksum", "size is equal", "source is missing").
         already_there: True where the object under the key is what would have been sent; False where none was sought.
+        version_id, attempts, confirmed_by: of the receipt that the skip rests on, as far as the journal or the manifest
+            of an earlier run has them; "", 0 and "" otherwise.
     """
 
     source: str
@@ -310,6 +312,9 @@ class Skip:
     etag: str = ""
     local_copy: str = ""
     entry: int = 0
+    version_id: str = ""
+    attempts: int = 0
+    confirmed_by: ConfirmedBy | Literal[""] = ""
 
 
 FailureStage = Literal["source", "routing", "upload", "local copy", "download"]

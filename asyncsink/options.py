@@ -324,8 +324,6 @@ def _journal(given: Mapping[str, Any], target: S3Target | LocalTarget) -> Journa
     path = path_of(given, "journal")
     if value is not None and not path.strip():
         raise ConfigError("journal is empty; expected the path of a file, None or False.")
-    if "\0" in path:
-        raise ConfigError("journal holds a NUL character, which no file name can; expected the path of a file.")
     return JournalChoice(
         path=os.path.abspath(path) if path else "",
         required=bool(path) or asked_for,

@@ -139,14 +139,17 @@ class AsyncSink:
         self._closing.set()
         try:
             swallowed = await self._group.__aexit__(kind, error, trace)
-            self._run.interrupted = error is not None
+            if error is None:
+                await self._run.end()
         except BaseExceptionGroup as group:
             if all(each is error for each in group.exceptions):
                 return False  # the block's own, with all its exceptions where it is a group itself
             raise surface(group) from None
         finally:
-            self._report = report_of(self._run, None, dry_run=False)
-            await self._exits.aclose()
+            try:
+                await self._exits.aclose()
+            finally:
+                self._report = report_of(self._run, None, dry_run=False)
         return swallowed
 
     async def _publish(self, run: Run) -> None:

@@ -121,7 +121,7 @@ def path_of(given: Mapping[str, Any], name: str) -> str:
     """A path with ~ expanded, or "" where the option is not given.
 
     Raises:
-        ConfigError: no path; for `creds_path` also the content of a file.
+        ConfigError: no path, or one with a NUL character; for `creds_path` also the content of a file.
     """
     value = given.get(name)
     if value is None:
@@ -134,6 +134,8 @@ def path_of(given: Mapping[str, Any], name: str) -> str:
     if name == "creds_path" and "\n" in text:
         # The content of a credentials file, say: it is not repeated.
         raise ConfigError(f"{name} has several lines; expected the path of a file.")
+    if "\0" in text:
+        raise ConfigError(f"{name} holds a NUL character, which no file name can; expected a path.")
     return os.path.expanduser(text)
 
 

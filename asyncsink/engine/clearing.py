@@ -84,12 +84,32 @@ def check_journal_outside(sources: Iterable[str], journal: JournalChoice) -> Jou
         return None
     place = as_text(journal.path or default_directory(journal.state_directory))
     for source in sources:
-        if os.path.lexists(on_disk(source)) and is_inside(place, source):
+        if os.path.lexists(on_disk(source)) and _would_be_found(place, source):
             said = f"The journal {place} lies inside the source {source}, so that it would be published itself"
             if journal.required and journal.path:
                 raise ConfigError(f"{said}; name a file outside, or use journal=False.")
             return JournalError(f"{said}; name one outside with journal=.")
     return None
+
+
+def check_manifest_outside(sources: Iterable[str], manifest: str) -> None:
+    """Refuse a manifest that would be published itself. Blocks.
+
+    Raises:
+        ConfigError: it lies inside a source, or is one.
+    """
+    place = as_text(os.path.abspath(manifest))
+    for source in sources if manifest else ():
+        if os.path.lexists(on_disk(source)) and _would_be_found(place, source):
+            raise ConfigError(
+                f"The manifest {manifest} lies inside the source {source}, so that it would be published itself; name "
+                "a file outside."
+            )
+
+
+def _would_be_found(place: str, source: str) -> bool:
+    """Whether a walk of `source` comes to a file that this run writes, or to a link that leads to it."""
+    return is_inside(place, source) or is_inside(os.path.dirname(place), source)
 
 
 def _targets(discovery: Discovery, roots: tuple[str, str]) -> Iterator[tuple[str, str]]:

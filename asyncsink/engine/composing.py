@@ -11,14 +11,15 @@ from anyio import CapacityLimiter
 
 from asyncsink.config import JournalChoice, LocalTarget, S3Target, Settings, Shard
 from asyncsink.destinations.base import Outlook
-from asyncsink.engine.clearing import check_journal_outside, check_not_nested
+from asyncsink.engine.clearing import check_journal_outside, check_manifest_outside, check_not_nested
 from asyncsink.engine.discover import Discovery
 from asyncsink.engine.outcomes import REPEATED
 from asyncsink.engine.run import Run
 from asyncsink.engine.shards import holds
 from asyncsink.journal.place import without_journal
 from asyncsink.model import SourceProblem, Transfer
-from asyncsink.paths import as_native, on_disk
+from asyncsink.paths import as_native, as_text, on_disk
+from asyncsink.report.manifest_file import PARTIAL
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report
 from asyncsink.routing.router import Router
@@ -30,8 +31,16 @@ def discovery_of(settings: Settings, target: S3Target | LocalTarget, source: Sou
     """Everything that `source` has, routed to `target`."""
     local = settings.local_copy.directory if settings.local_copy is not None else ""
     router = Router(settings.routing, base=target.url, local_base=local)
+    prefix = settings.target.prefix if isinstance(settings.target, S3Target) else ""
     # Also where a local directory stands in for the bucket: its keys are the bucket's.
-    return Discovery(source, router, settings.target.prefix if isinstance(settings.target, S3Target) else "")
+    return Discovery(source, router, prefix, records=_records_of(settings))
+
+
+def _records_of(settings: Settings) -> tuple[str, ...]:
+    """The files that this run keeps its records in, as far as they are named."""
+    manifest, journal = settings.manifest, settings.journal.path if settings.journal.enabled else ""
+    partial = os.path.abspath(manifest) + PARTIAL if manifest else ""
+    return tuple(as_text(os.path.abspath(path)) for path in (manifest, partial, journal) if path)
 
 
 class CountedWalk(Discovery):
@@ -43,7 +52,7 @@ class CountedWalk(Discovery):
     """
 
     def __init__(self, whole: Discovery, shard: Shard) -> None:
-        super().__init__(whole.source, whole.router, whole.prefix)
+        super().__init__(whole.source, whole.router, whole.prefix, records=whole.records)
         self._shard = shard
         self.objects_total = self.bytes_total = self.largest_bytes = 0
 
@@ -61,7 +70,7 @@ class ShardWalk(Discovery):
     """What a shard has of a walk."""
 
     def __init__(self, whole: Discovery, shard: Shard) -> None:
-        super().__init__(whole.source, whole.router, whole.prefix)
+        super().__init__(whole.source, whole.router, whole.prefix, records=whole.records)
         self._shard = shard
 
     def __iter__(self) -> Iterator[Transfer | SourceProblem]:
@@ -97,11 +106,12 @@ async def with_places_outside(
     with a notice.
 
     Raises:
-        ConfigError: a local destination, local copy or named journal lies inside a source.
+        ConfigError: a local destination, local copy, manifest or named journal lies inside a source.
         JournalError: so does a default journal, and overwrite="journal" needs one.
     """
     sources = tops_of(source)
     await anyio.to_thread.run_sync(check_not_nested, sources, local_places(settings), limiter=limiter)
+    await anyio.to_thread.run_sync(check_manifest_outside, sources, settings.manifest, limiter=limiter)
     inside = await anyio.to_thread.run_sync(check_journal_outside, sources, settings.journal, limiter=limiter)
     if inside is None:
         return settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from itertools import islice
@@ -10,8 +11,9 @@ from typing import TypeVar
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from asyncsink.errors import RoutingError
+from asyncsink.errors import ConfigError, RoutingError
 from asyncsink.model import SourceFile, SourceProblem, Transfer
+from asyncsink.paths import real_path
 from asyncsink.routing.router import Router
 from asyncsink.sources.base import Source
 
@@ -26,12 +28,16 @@ class Discovery:
     Attributes:
         source, router: what is walked, and what names it.
         prefix: the destination's prefix inside its bucket, or "".
+        records: absolute paths of the files that the run keeps its records in; they are not published.
     """
 
-    def __init__(self, source: Source, router: Router, prefix: str) -> None:
+    def __init__(self, source: Source, router: Router, prefix: str, *, records: tuple[str, ...] = ()) -> None:
         self.source = source
         self.router = router
         self.prefix = prefix
+        self.records = records
+        # Paths can lead to one file in many ways; only those with its name are worth a closer look.
+        self._record_names = tuple(f"/{os.path.basename(path)}" for path in records)
 
     @property
     def may_collide(self) -> bool:
@@ -40,12 +46,22 @@ class Discovery:
 
     def route(self, file: SourceFile) -> Transfer | SourceProblem:
         """The transfer of one file, or why it can have none."""
+        if self._record_names and file.path.endswith(self._record_names) and self._is_record(file.path):
+            error: ConfigError = ConfigError(
+                f"{file.path!r} is where this run keeps its own records, so it is not published; leave it out, or name "
+                "another file for them."
+            )
+            return SourceProblem(file.path, error, entry=file.entry, attribute=file.attribute, skippable=False)
         try:
             route = self.router.route(file)
-        except RoutingError as error:
-            return SourceProblem(file.path, error, entry=file.entry, attribute=file.attribute, skippable=False)
+        except RoutingError as unroutable:
+            return SourceProblem(file.path, unroutable, entry=file.entry, attribute=file.attribute, skippable=False)
         key = f"{self.prefix}/{route.key}" if self.prefix else route.key
         return Transfer(file, key, route.local)
+
+    def _is_record(self, path: str) -> bool:
+        real = real_path(path)
+        return any(real == real_path(record) for record in self.records)
 
     def __iter__(self) -> Iterator[Transfer | SourceProblem]:
         for found in self.source.scan():

@@ -130,6 +130,7 @@ class RunJournal:
                 etag=known.etag,
                 local_copy="" if self.copy is None else self.copy.url(transfer),
                 entry=transfer.source.entry,
+                version_id=known.version_id,
             )
         return Transfer(transfer.source, transfer.key, transfer.local, known)
 

@@ -93,6 +93,7 @@ def _primary_outcome(
             etag=existing.etag if existing is not None else proved.etag if proved is not None else "",
             local_copy=copied,
             entry=file.entry,
+            version_id=proved.version_id if proved is not None else "",
         )
     assert isinstance(primary.decision, Upload)  # a dry run ends here
     return Planned(

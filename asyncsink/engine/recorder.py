@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -178,7 +179,13 @@ class Recorder:
         return taken, passed
 
     async def _write(self, batch: list[Record], passed: list[Passed]) -> None:
-        outcomes = [outcome for group, _, _ in batch for outcome in group]
+        outcomes: Sequence[Outcome] = [outcome for group, _, _ in batch for outcome in group]
+        if self._manifest is not None and self._manifest.has_earlier:
+            outcomes = await self._manifest.carried(outcomes)
+            rest = iter(outcomes)
+            batch = [(list(islice(rest, len(group))), transfer, ticket) for group, transfer, ticket in batch]
+            for each in passed:
+                each.written = encoded(await self._manifest.carried(list(each.written.outcomes())))
         written = encoded(outcomes)
         if self._journal is not None:
             await self._journal.record(batch, written, passed)
@@ -197,7 +204,7 @@ class Recorder:
         if self._events.heard:
             await self._tell(outcomes, passed)
 
-    async def _tell(self, outcomes: list[Outcome], passed: list[Passed]) -> None:
+    async def _tell(self, outcomes: Sequence[Outcome], passed: list[Passed]) -> None:
         whole = self._events.heard_whole
         for outcome in outcomes:
             if whole or isinstance(outcome, Failure):

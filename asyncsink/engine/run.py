@@ -78,18 +78,26 @@ class Run:
     recorded: RunJournal | None = None
     unknown_total: int | None = None
     interrupted: bool = True
-    manifest_open: bool = False
 
     async def begin(self) -> None:
-        """The last step before transfers run: empty and open the manifest. A run that is refused before leaves the
-        manifest of the run before it alone.
+        """The last step before transfers run, and before anything that is there is changed: open the manifest.
 
         Raises:
-            ConfigError, DestinationFull, JournalError: it cannot be written.
+            ConfigError: another run is writing it, or as the errors below.
+            DestinationFull, JournalError: it cannot be written.
         """
         if self.manifest is not None:
             await self.manifest.open()
-            self.manifest_open = True
+
+    async def end(self) -> None:
+        """The last step of a run that tried everything: give the manifest its name.
+
+        Raises:
+            DestinationFull, JournalError: it cannot be written, or was removed while the run went on.
+        """
+        self.interrupted = False
+        if self.manifest is not None:
+            await self.manifest.close(interrupted=False)
 
     @property
     def elapsed_seconds(self) -> float:
@@ -223,9 +231,8 @@ class Opening:
             try:
                 yield run
             finally:
-                if manifest is not None and run.manifest_open:
-                    with anyio.CancelScope(shield=True):
-                        await manifest.close(interrupted=run.interrupted)
+                if manifest is not None:
+                    await manifest.close(interrupted=True)
 
     async def _share(self, exits: AsyncExitStack) -> Share:
         """What this run may have open of the files that this process may have."""
@@ -250,7 +257,7 @@ class Opening:
                 region=s3.region,
                 addressing_style=target.addressing_style,
             )
-        return ManifestWriter(self.settings.manifest, header)
+        return ManifestWriter(self.settings.manifest, header, self.events.notice)
 
     async def _open_destination(self, exits: AsyncExitStack, outlook: Outlook, threads: CapacityLimiter) -> _Opened:
         target = self.settings.target

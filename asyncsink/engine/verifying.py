@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeGuard
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -27,6 +27,7 @@ from asyncsink.integrity.checksums import Digester, is_composite
 from asyncsink.model import Checksum, ChecksumAlgorithm, Failure, Planned, Receipt, Skip
 from asyncsink.options import parse_options
 from asyncsink.paths import on_disk
+from asyncsink.report.earlier import promise_of
 from asyncsink.report.manifest import ManifestEnd, ManifestRecord, read_manifest
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived
 from asyncsink.s3.operations import HeadObject, ListObjects, ObjectHead
@@ -38,6 +39,8 @@ from asyncsink.s3.transport import Transport
 PIECE_BYTES = 8 * 1024 * 1024
 PROBLEMS_KEPT = 1000
 """Problems that are kept with their sentences; all are counted."""
+
+_RECORDS = {Receipt: "receipts", Skip: "skips", Failure: "failures", Planned: "planned objects"}
 
 Promise = Receipt | Skip
 
@@ -298,18 +301,14 @@ def _prove_file(promise: Promise) -> str:
     return "read-back"
 
 
-def _is_promise(record: ManifestRecord) -> TypeGuard[Promise]:
-    return isinstance(record, Receipt) or (isinstance(record, Skip) and record.already_there)
-
-
 async def _count_promises(path: str | os.PathLike[str], prover: Prover) -> None:
     """Learn how much there is to prove, while it is being proved."""
 
     def count() -> Counter[str]:
         counted = Counter[str]()
         for record in read_manifest(path)[1]:
-            if _is_promise(record):
-                counted.update(objects=1, bytes=record.size_bytes if prover.reads_back else 0)
+            if (promise := promise_of(record)) is not None:
+                counted.update(objects=1, bytes=promise.size_bytes if prover.reads_back else 0)
         return counted
 
     counted = await anyio.to_thread.run_sync(count, abandon_on_cancel=True)
@@ -328,6 +327,7 @@ async def _check_all(
     send, receive = anyio.create_memory_object_stream[Promise](share.limits.queue_transfers)
     ended: ManifestEnd | None = None
     failed = 0
+    found: Counter[type] = Counter()
 
     async def work() -> None:
         async for promise in receive:
@@ -355,24 +355,33 @@ async def _check_all(
                 group.start_soon(work)
             async for batch in batches(records, limiter=threads):
                 for record in batch:
+                    found[type(record)] += 1
                     if isinstance(record, ManifestEnd):
                         ended = record
-                    elif _is_promise(record):
-                        await send.send(record)
+                    elif (promise := promise_of(record)) is not None:
+                        await send.send(promise)
                     elif isinstance(record, Planned) or (isinstance(record, Failure) and record.stage != "local copy"):
                         failed += 1
             send.close()
-    report.incomplete = _incomplete(ended, failed)
+    report.incomplete = _incomplete(ended, found, failed)
 
 
-def _incomplete(ended: ManifestEnd | None, failed: int) -> str:
+def _incomplete(ended: ManifestEnd | None, found: Mapping[type, int], failed: int) -> str:
     if ended is None:
-        return "The manifest has no end: its run was killed, and may have published more than it lists."
+        return "The manifest has no end: its run was killed or goes on, and may have published more than it lists."
+    sentences = []
+    counted = {Receipt: ended.receipts, Skip: ended.skips, Failure: ended.failures, Planned: ended.planned}
+    for kind, number in counted.items():
+        has = found.get(kind, 0)
+        if has != number:
+            what = f"{abs(number - has):,} {'fewer' if has < number else 'more'} {_RECORDS[kind]}"
+            sentences.append(f"The manifest was changed: it has {what} than the {number:,} that its end counts.")
     if ended.interrupted:
-        return "The manifest's run was interrupted before everything was published."
-    if failed:
-        return f"The manifest's own run left {failed:,} {'entry' if failed == 1 else 'entries'} unpublished."
-    return ""
+        sentences.append("The manifest's run was interrupted before everything was published.")
+    elif failed:
+        left = f"{failed:,} {'entry' if failed == 1 else 'entries'}"
+        sentences.append(f"The manifest's own run left {left} unpublished.")
+    return " ".join(sentences)
 
 
 def _settings(destination: str, header: Any, options: Mapping[str, Any]) -> Settings:

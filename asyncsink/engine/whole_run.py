@@ -97,11 +97,11 @@ async def run_source(
                 runner_of(run) as runner,
             ):
                 discovery = discovery_of(settings, run.target, source)
+                await run.begin()
                 if settings.remove_dest_dir and not dry_run:
                     local = settings.local_copy.directory if settings.local_copy is not None else ""
                     roots = (run.target.url if isinstance(run.target, LocalTarget) else "", local)
                     await anyio.to_thread.run_sync(clear_destinations, discovery, roots, limiter=threads)
-                await run.begin()
                 progress.started = True
                 await events.emit(Started(progress.objects_total, progress.bytes_total, run.destination.lane))
                 walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
@@ -119,7 +119,7 @@ async def run_source(
                     journal=run.journal,
                 )
                 await runner.run(feed)
-                run.interrupted = False
+                await run.end()
                 return report_of(run, discovery, dry_run)
         except BaseExceptionGroup as group:
             raise surface(group) from None

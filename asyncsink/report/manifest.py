@@ -4,7 +4,8 @@
     {"record": "receipt" | "skip" | "failure" | "planned", …}     one per outcome, see asyncsink.model
     {"record": "end", …}                                  last line: see ManifestEnd; missing where a run was killed
 
-A batch of outcomes is in the file before any of them is reported, so what a killed run leaves behind is true.
+A batch of outcomes is in the file before any of them is reported, so what a killed run leaves behind is true. It is
+left as NAME.partial (see manifest_file.py); what has the name NAME is of a run that was not interrupted.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -28,7 +28,9 @@ import anyio.to_thread
 
 from asyncsink.errors import AsyncSinkError, ConfigError, DestinationFull, JournalError
 from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip
+from asyncsink.report.earlier import EarlierProofs, promise_of
 from asyncsink.report.encoded import Encoded, encoded
+from asyncsink.report.manifest_file import PARTIAL, ManifestFiles, open_files, open_regular
 from asyncsink.report.records import outcome_of
 
 _HEADER_RECORD, _END_RECORD = "run", "end"
@@ -60,6 +62,11 @@ class ManifestHeader:
     asyncsink: str = field(default_factory=lambda: version("asyncsink"))
     started: str = field(default_factory=_now)
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """The server and the destination; manifests of one place speak of the same objects."""
+        return self.endpoint_url.lower().rstrip("/"), self.destination.rstrip("/")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestEnd:
@@ -85,36 +92,83 @@ ManifestRecord = Outcome | ManifestEnd
 class ManifestWriter:
     """Writes one manifest. Not for concurrent use: one task writes.
 
-    Every method is shielded from cancellation while the disk is at work: a line is written whole or taken back.
+    Records go to NAME.partial, which is renamed to NAME when the run is complete. Every method is shielded from
+    cancellation while the disk is at work: a line is written whole or taken back.
+
+    Attributes:
+        has_earlier: whether there are manifests of earlier runs, from which `carried` takes proofs over.
     """
 
-    def __init__(self, path: str | os.PathLike[str], header: ManifestHeader) -> None:
-        """Describe a manifest; nothing is written before `open`."""
+    def __init__(
+        self, path: str | os.PathLike[str], header: ManifestHeader, notice: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Describe a manifest; nothing is written before `open`.
+
+        Args:
+            notice: called, on the event loop, with a sentence about files that are left or kept beside the manifest.
+        """
         self.path = str(Path(path).absolute())
+        self.has_earlier = False
         self._header = header
+        self._notice = notice
+        self._files: ManifestFiles | None = None
         self._file: aiofiles.threadpool.binary.AsyncFileIO | None = None
         self._end = 0
         self._counts: Counter[str] = Counter()
+        self._earlier: EarlierProofs | None = None
+        self._others: set[int] = set()
 
     async def open(self) -> None:
-        """Create the file, readable by its owner only (0600), or empty the manifest that is there; write the header.
+        """Make NAME.partial, readable by its owner only (0600), lock it, write the header, and read what earlier runs
+        have left: the manifest that will be replaced, and partial ones of interrupted runs.
 
         Raises:
-            ConfigError: the path is a directory or no regular file, holds something that is no manifest, or cannot be
-                written; nothing was changed.
+            ConfigError: the path is a directory, a stream or no regular file, holds something that is no manifest, is
+                being written by another run, or cannot be written; nothing was changed.
             DestinationFull, JournalError: as `write`.
         """
         with anyio.CancelScope(shield=True):
-            descriptor = await anyio.to_thread.run_sync(_open_for_writing, self.path)
-            file = self._file = await aiofiles.open(descriptor, "wb", buffering=0)
+            files = self._files = await anyio.to_thread.run_sync(open_files, self.path, _is_manifest)
+            file = self._file = await aiofiles.open(files.descriptor, "wb", buffering=0)
         record = {"record": _HEADER_RECORD, **asdict(self._header)}
         try:
             await self._append(json.dumps(record).encode("ascii") + b"\n")
+            await anyio.to_thread.run_sync(self._read_earlier, files)
         except BaseException:
             self._file = None
             with anyio.CancelScope(shield=True):
-                await file.close()
+                try:
+                    await anyio.to_thread.run_sync(files.withdraw)
+                finally:
+                    await file.close()
+                    if self._earlier is not None:
+                        self._earlier.close()
             raise
+
+    def _read_earlier(self, files: ManifestFiles) -> None:
+        paths = [*([files.real] if files.replaces is not None else []), *files.left]
+        if not paths:
+            return
+        self._earlier = EarlierProofs()
+        for number, path in enumerate(paths):
+            try:
+                header, records = read_manifest(path)
+                if header.place != self._header.place:
+                    # It proves nothing about this destination, and is not to be lost for all that.
+                    if any(map(promise_of, records)):
+                        self._others.add(number)
+                else:
+                    self._earlier.add(number, records)
+            except ConfigError:
+                if os.path.lexists(path) and os.path.getsize(path):
+                    self._others.add(number)  # damaged: what can still be read from it may be needed
+        self.has_earlier = True
+
+    async def carried(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+        """The same outcomes; what is there already has the proofs of the receipt of an earlier run that it rests on."""
+        if self._earlier is None:
+            return outcomes
+        return await anyio.to_thread.run_sync(self._earlier.carried, outcomes)
 
     async def write(self, outcomes: Sequence[Outcome] | Encoded) -> None:
         """Append a batch, which may be encoded already.
@@ -131,12 +185,17 @@ class ManifestWriter:
             self._counts[_KINDS[run.kind]] += run.count
 
     async def close(self, *, interrupted: bool) -> None:
-        """Write the last line, and return when the whole file is on the disk (fsync). Twice is harmless.
+        """Write the last line, and return when the whole file is on the disk (fsync) and, unless the run was
+        interrupted, has the manifest's name. Twice is harmless.
+
+        An interrupted run leaves NAME.partial, and the manifest of the run before as it was; one that recorded nothing
+        leaves the NAME.partial that it found.
 
         Raises:
-            DestinationFull, JournalError: as `write`; the file is closed all the same.
+            JournalError: the file was removed or replaced while the run went on, or as `write`.
+            DestinationFull: as `write`. The file is closed all the same.
         """
-        if self._file is None:
+        if self._file is None or self._files is None:
             return
         end = ManifestEnd(
             **{kind: self._counts[kind] for kind in _KINDS.values()}, interrupted=interrupted, ended=_now()
@@ -144,12 +203,49 @@ class ManifestWriter:
         with anyio.CancelScope(shield=True):
             try:
                 await self._append(json.dumps({"record": _END_RECORD, **asdict(end)}).encode("ascii") + b"\n")
-                await anyio.to_thread.run_sync(os.fsync, self._file.fileno())
+                leave = self._leave if interrupted else self._complete
+                for sentence in await anyio.to_thread.run_sync(leave, self._files, self._file.fileno()):
+                    self._notice(sentence)
             except OSError as error:
                 raise _disk_error(self.path, error) from error
             finally:
                 file, self._file = self._file, None
                 await file.close()
+                if self._earlier is not None:
+                    self._earlier.close()
+
+    def _leave(self, files: ManifestFiles, descriptor: int) -> list[str]:
+        """End an interrupted run; the sentences about it."""
+        if not self._counts.total() and files.moved:
+            files.withdraw()
+            return []
+        os.fsync(descriptor)
+        if not files.is_ours():
+            return [
+                f"The manifest's file {files.partial!r} was removed or replaced while the run went on, so the receipts "
+                "of this run are lost."
+            ]
+        done = f"The manifest of what this run did is {files.partial!r}"
+        if files.replaces is None:
+            return [f"{done}; the next run with the manifest {self.path!r} takes its receipts over."]
+        return [f"{done}; {self.path!r} is that of the run before. The next run takes the receipts of both over."]
+
+    def _complete(self, files: ManifestFiles, descriptor: int) -> list[str]:
+        """Give the manifest its name, and remove what it replaces; the sentences about what has to be kept."""
+        os.fsync(descriptor)
+        left = self._earlier.left() if self._earlier is not None else {}
+        needed = self._others.union(left)
+        first = 0 if files.replaces is None else 1
+        kept = files.complete(keep=bool(first) and 0 in needed)
+        sentences = []
+        if kept:
+            sentences.append(f"The manifest of an earlier run, which has receipts that this run's lacks, is {kept!r}.")
+        for number, path in enumerate(files.left, first):
+            if number in needed:
+                sentences.append(f"What an interrupted run left has receipts that this run's manifest lacks: {path!r}.")
+            else:
+                os.unlink(path)
+        return sentences
 
     async def _append(self, data: bytes) -> None:
         if self._file is None:
@@ -184,32 +280,8 @@ def _disk_error(path: str, error: OSError) -> AsyncSinkError:
     return JournalError(f"The manifest {path!r} cannot be written: {error.strerror}; look at the disk it is on.")
 
 
-def _open_for_writing(path: str) -> int:
-    """A descriptor of the empty file, mode 0600. Blocking. Never waits on a FIFO, never empties a foreign file."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(
-            f"The manifest {path!r} cannot be created: {error.strerror}; give the name of a file in a directory that "
-            "exists and that you may write to."
-        ) from error
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ConfigError(f"The manifest {path!r} is no regular file; give the name of a file.")
-        start = os.pread(descriptor, LINE_BYTES_MAX, 0)
-        if start and not _is_header(start.partition(b"\n")[0]):
-            raise ConfigError(
-                f"{path!r} exists and is no manifest, so it is left as it is; choose another name, or remove it first."
-            )
-        os.ftruncate(descriptor, 0)
-        os.fchmod(descriptor, 0o600)
-    except OSError as error:
-        os.close(descriptor)
-        raise ConfigError(f"The manifest {path!r} cannot be written: {error.strerror}; choose another name.") from error
-    except ConfigError:
-        os.close(descriptor)
-        raise
-    return descriptor
+def _is_manifest(descriptor: int) -> bool:
+    return _is_header(os.pread(descriptor, LINE_BYTES_MAX, 0).partition(b"\n")[0])
 
 
 def _is_header(line: bytes) -> bool:
@@ -269,7 +341,7 @@ def _end_of(record: dict[str, Any]) -> ManifestEnd:
 def _lines(name: str) -> Generator[tuple[int, dict[str, Any]], None, None]:
     """Every line's number and JSON object."""
     try:
-        with Path(name).open("rb") as file:
+        with open(open_regular(name), "rb") as file:
             number = 0
             while line := file.readline(LINE_BYTES_MAX):
                 number += 1
@@ -282,5 +354,10 @@ def _lines(name: str) -> Generator[tuple[int, dict[str, Any]], None, None]:
                 if not isinstance(record, dict):
                     raise ConfigError(f"{name!r}, line {number}: expected a JSON object.")
                 yield number, record
+    except FileNotFoundError as error:
+        left = f"; an interrupted run left {name + PARTIAL!r}" if os.path.exists(name + PARTIAL) else ""
+        raise ConfigError(f"The manifest {name!r} cannot be read: {error.strerror}{left}.") from error
     except OSError as error:
         raise ConfigError(f"The manifest {name!r} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"The manifest's name {name!r} is none that a file can have ({error}).") from error

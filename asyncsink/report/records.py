@@ -35,7 +35,8 @@ def _skip(o: Skip) -> str:
         f'{{"record":"skip","source":{_quote(o.source)},"key":{_quote(o.key)},"url":{_quote(o.url)},'
         f'"size_bytes":{o.size_bytes},"reason":{_quote(o.reason)},"already_there":{_bool(o.already_there)},'
         f'"checksum":{_checksum(o.checksum)},"etag":{_quote(o.etag)},"local_copy":{_quote(o.local_copy)},'
-        f'"entry":{o.entry}}}'
+        f'"entry":{o.entry},"version_id":{_quote(o.version_id)},"attempts":{o.attempts},'
+        f'"confirmed_by":{_quote(o.confirmed_by)}}}'
     )
 
 

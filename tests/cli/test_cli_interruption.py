@@ -97,10 +97,11 @@ def test_what_was_published_before_is_told(
     ended = cli.end(process)
     assert (ended.code, ended.stdout) == (130, "")
     assert "Published 4 objects (24 bytes)" in ended.stderr
-    records = [json.loads(line) for line in (tmp_path / "sent").read_text().splitlines()]
+    assert f"The manifest of what this run did is '{tmp_path}/sent.partial'" in ended.stderr
+    records = [json.loads(line) for line in (tmp_path / "sent.partial").read_text().splitlines()]
     assert [record["record"] for record in records] == ["run", *["receipt"] * 4, "end"]
     assert records[-1]["interrupted"] is True
-    assert cli("verify", "sent", "--json", "--endpoint-url", cli.environment["AWS_ENDPOINT_URL"]).code == 1
+    assert cli("verify", "sent.partial", "--json", "--endpoint-url", cli.environment["AWS_ENDPOINT_URL"]).code == 1
 
 
 def test_a_wait_for_stdin_is_given_up(cli: Cli, bucket: str, number: signal.Signals) -> None:

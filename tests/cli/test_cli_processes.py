@@ -66,7 +66,7 @@ def test_a_killed_process_costs_what_it_had_in_hand(
     cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, tmp_path: Path
 ) -> None:
     process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl", "--abort-on-interrupt")
-    first, _ = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
+    first, _ = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl.partial")
     os.kill(first, signal.SIGKILL)
     release(stalling)
     ended = cli.end(process)
@@ -89,7 +89,7 @@ def test_a_signal_reaches_every_process(
     cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, number: signal.Signals, tmp_path: Path
 ) -> None:
     process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl", "--abort-on-interrupt")
-    children = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
+    children = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl.partial")
     process.send_signal(number)
     ended = cli.end(process)
     assert ended.code == 128 + number
@@ -104,7 +104,7 @@ def test_without_a_journal_processes_abort_what_they_have_when_their_parent_is_k
 ) -> None:
     """With one the next run goes on with their uploads; without, only that of their parent is left."""
     process = start(cli, tree, bucket, stalling.url, "--manifest", "sent.jsonl", "--no-journal")
-    children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
+    children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl.partial")
     process.kill()
     process.communicate()
     while len(uploads(s3, bucket)) > 1:
@@ -115,7 +115,7 @@ def test_a_signal_to_one_process_ends_it_in_order(
     cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, tmp_path: Path
 ) -> None:
     process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl", "--abort-on-interrupt")
-    children = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
+    children = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl.partial")
     for child in children:
         os.kill(child, signal.SIGTERM)
     while any(Path(f"/proc/{child}").exists() for child in children):
@@ -131,7 +131,7 @@ def test_a_process_that_hangs_does_not_hold_up_the_aborts_of_the_first(
     cli: Cli, tree: Path, stalling: Any, s3: Any, bucket: str, tmp_path: Path
 ) -> None:
     process = start(cli, tree, bucket, stalling.url, "--json", "--manifest", "sent.jsonl", "--abort-on-interrupt")
-    children = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl")
+    children = children_in_the_middle(process, s3, bucket, tmp_path / "sent.jsonl.partial")
     for child in children:
         os.kill(child, signal.SIGSTOP)
     process.send_signal(signal.SIGINT)

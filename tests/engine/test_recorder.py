@@ -37,7 +37,7 @@ async def test_everything_is_recorded_in_order_and_told_afterwards(tmp_path: Pat
     def observe(event: Event) -> None:
         assert isinstance(event, Finished)
         assert isinstance(event.outcome, Receipt)
-        assert f'"key":"{event.outcome.key}"' in (tmp_path / "m").read_text()
+        assert f'"key":"{event.outcome.key}"' in (tmp_path / "m.partial").read_text()
         heard.append(event.outcome.key)
 
     recorder = Recorder(log, manifest, Events(observe))

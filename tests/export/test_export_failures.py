@@ -216,7 +216,7 @@ async def test_cancellation_leaves_nothing_behind_and_the_next_run_completes(
     assert open_uploads() == []
     assert stored() == {}
     assert content_of(tmp_path / "copy") == {}
-    assert '"interrupted": true' in (tmp_path / "m").read_text().splitlines()[-1]
+    assert '"interrupted": true' in (tmp_path / "m.partial").read_text().splitlines()[-1]
     report = await asyncsink.export_directory(root, destination, local_copy=tmp_path / "copy", **options)
     report.raise_for_failures()
     assert stored() == {"p/large": (root / "large").read_bytes()}

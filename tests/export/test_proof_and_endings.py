@@ -109,7 +109,7 @@ async def test_a_cancelled_run_records_everything_that_it_published(
     task = asyncio.ensure_future(run())
     await asyncio.wait([task])
     assert task.cancelled() or scope.cancelled_caught
-    records = [json.loads(line) for line in manifest.read_text().splitlines()]
+    records = [json.loads(line) for line in manifest.with_name("m.partial").read_text().splitlines()]
     receipts = {record["key"] for record in records if record["record"] == "receipt"}
     assert records[-1]["interrupted"] is True
     published = set(stored())

@@ -390,4 +390,4 @@ async def test_receipts_that_cannot_be_written_are_not_told(bench: Bench, monkey
     monkeypatch.setattr(SqliteJournal, "publish", fail)
     with pytest.raises(DestinationFull, match="for the journal"):
         await bench.again(manifest=bench.journal.with_name("sent"))
-    assert '"receipt"' not in bench.journal.with_name("sent").read_text()
+    assert '"receipt"' not in bench.journal.with_name("sent.partial").read_text()

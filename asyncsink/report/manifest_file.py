@@ -1,0 +1,279 @@
+"""The files of a manifest: NAME.partial while its run goes on, NAME once that is complete. Everything here blocks.
+
+NAME.partial is made anew, locked, and renamed to NAME at the end, so that NAME is always the whole manifest of a run
+that ended. What an interrupted run left as NAME.partial is never written to: the next run moves it to NAME.partial.1
+(.2, …), and removes it when its own manifest has all of its receipts.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from asyncsink.errors import ConfigError, JournalError
+
+PARTIAL = ".partial"
+ASIDE_MAX = 9999
+"""Most files that are kept beside one manifest."""
+OPEN_ATTEMPTS_MAX = 20
+"""How often the partial file is made anew where other runs take it away in the same moment."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_Place = tuple[int, int]
+
+
+@dataclass(slots=True)
+class ManifestFiles:
+    """What was opened for one run.
+
+    Attributes:
+        name: the manifest, as it was named.
+        real: the same, links resolved: a link stays, and the file that it leads to is replaced.
+        descriptor: of the partial file, locked; its creator closes it.
+        left: files that interrupted runs left, the oldest first.
+        replaces: device and inode of the manifest that is there, or None.
+        moved: what the run before this one left as the partial file, under the name that it has now, or "".
+    """
+
+    name: str
+    real: str
+    descriptor: int = -1
+    left: list[str] = field(default_factory=list)
+    replaces: _Place | None = None
+    moved: str = ""
+
+    @property
+    def partial(self) -> str:
+        """Where records are written until the run is complete."""
+        return self.real + PARTIAL
+
+    def is_ours(self) -> bool:
+        """Whether the partial file is still the one that was opened."""
+        return _place(self.partial) == _place_of(os.fstat(self.descriptor))
+
+    def complete(self, *, keep: bool) -> str:
+        """Rename the partial file to the manifest's name. Where `keep` is True the manifest that is there keeps its
+        receipts under another name, which is returned; else "" is.
+
+        Raises:
+            JournalError: the partial file is gone, or another file took a place of ours; nothing was changed.
+            OSError: the file system refuses.
+        """
+        if not self.is_ours():
+            raise JournalError(
+                f"The manifest's file {self.partial!r} was removed or replaced while the run went on, so the receipts "
+                "of this run are lost; run the same command again to have them written."
+            )
+        there = _place(self.real)
+        if there not in (None, self.replaces):
+            raise JournalError(
+                f"The manifest {self.name!r} was replaced by somebody else while the run went on, and is left as it "
+                f"is; the receipts of this run are in {self.partial!r}."
+            )
+        kept = _move_aside(self.real, keep_name=True) if keep and there is not None else ""
+        os.rename(self.partial, self.real)
+        _sync_directory(self.real)
+        return kept
+
+    def withdraw(self) -> None:
+        """Remove the partial file, which holds no records; what was moved aside for it gets its name back."""
+        if not self.is_ours():
+            return
+        if self.moved:
+            os.rename(self.moved, self.partial)
+        else:
+            os.unlink(self.partial)
+
+
+def open_files(path: str, is_manifest: Callable[[int], bool]) -> ManifestFiles:
+    """Make and lock the partial file of the manifest at `path`, an absolute one, readable by its owner only (0600).
+
+    Args:
+        is_manifest: whether what a descriptor reads begins as a manifest does.
+
+    Raises:
+        ConfigError: the name is a directory, a FIFO, a device or a stream, or holds something that is no manifest;
+            another run is writing the manifest; or the directory cannot be written. Nothing was changed.
+    """
+    try:
+        if _leads_to_a_stream(path):
+            raise ConfigError(f"The manifest {path!r} is a stream of this process; give the name of a file.")
+        files = ManifestFiles(path, os.path.realpath(path))
+        found = _look(path, is_manifest)
+        files.replaces = None if found is None else _place_of(found)
+        files.descriptor = _make_partial(files, is_manifest)
+        files.left = _asides(files.partial)
+        return files
+    except OSError as error:
+        raise ConfigError(
+            f"The manifest {path!r} cannot be created: {error.strerror}; give the name of a file in a directory that "
+            "exists and that you may write to."
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"The manifest's name {path!r} is none that a file can have ({error}).") from error
+
+
+def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of the regular file at `path`. Never waits for the other end of a FIFO, nor opens a device.
+
+    Raises:
+        ConfigError: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    # A device may do something when it is opened: it is looked at first, and what was opened once more.
+    _check_regular(os.stat(path, follow_symlinks=not flags & os.O_NOFOLLOW), path)
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_regular(os.fstat(descriptor), path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_regular(found: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        raise ConfigError(f"The manifest {path!r} is {kind}; give the name of a file.")
+
+
+def _look(path: str, is_manifest: Callable[[int], bool]) -> os.stat_result | None:
+    """What is there under a manifest's name, which has to be a manifest, or nothing yet."""
+    try:
+        descriptor = open_regular(path)
+    except FileNotFoundError:
+        return None
+    try:
+        found = os.fstat(descriptor)
+        if found.st_size and not is_manifest(descriptor):
+            raise ConfigError(
+                f"{path!r} exists and is no manifest, so it is left as it is; choose another name, or remove it first."
+            )
+        return found
+    finally:
+        os.close(descriptor)
+
+
+def _make_partial(files: ManifestFiles, is_manifest: Callable[[int], bool]) -> int:
+    for _ in range(OPEN_ATTEMPTS_MAX):
+        try:
+            descriptor = os.open(
+                files.partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+            )
+        except FileExistsError:
+            _take_over(files, is_manifest)
+            continue
+        try:
+            _lock(descriptor, files.name)
+            if _place(files.partial) == _place_of(os.fstat(descriptor)):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    raise _in_use(files.name)
+
+
+def _take_over(files: ManifestFiles, is_manifest: Callable[[int], bool]) -> None:
+    """Move what an interrupted run has left out of the way.
+
+    Raises:
+        ConfigError: a run that goes on has it, or it is none of ours.
+    """
+    try:
+        descriptor = open_regular(files.partial, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    try:
+        _lock(descriptor, files.name)
+        if _place(files.partial) != _place_of(os.fstat(descriptor)):
+            return  # it was renamed meanwhile: that run is complete
+        if not os.fstat(descriptor).st_size:
+            os.unlink(files.partial)
+        elif is_manifest(descriptor):
+            files.moved = _move_aside(files.partial)
+        else:
+            raise ConfigError(
+                f"{files.partial!r}, where the manifest is written until the run is complete, exists and is no "
+                "manifest; choose another name, or remove it first."
+            )
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, name: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use(name) from None
+    except OSError as error:
+        # Some network file systems have no locks. A second run then moves the first one's file, which notices it.
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def _in_use(name: str) -> ConfigError:
+    return ConfigError(
+        f"The manifest {name!r} is being written by another run; give every run a manifest of its own, or wait for the "
+        "other to end."
+    )
+
+
+def _move_aside(path: str, *, keep_name: bool = False) -> str:
+    """Give the file at `path` the first free name of path.1, path.2, …; with `keep_name` in addition to its own."""
+    for number in range(1, ASIDE_MAX + 1):
+        aside = f"{path}.{number}"
+        try:
+            os.link(path, aside, follow_symlinks=False)
+        except FileExistsError:
+            continue
+        except OSError:
+            # Not every file system has hard links.
+            if os.path.lexists(aside):
+                continue
+            os.rename(path, aside)
+            return aside
+        if not keep_name:
+            os.unlink(path)
+        return aside
+    raise ConfigError(f"More than {ASIDE_MAX:,} files stand beside {path!r}; move them away.")
+
+
+def _asides(partial: str) -> list[str]:
+    """The files that were moved aside, in the order of their numbers."""
+    directory, name = os.path.split(partial)
+    numbers = [entry.removeprefix(f"{name}.") for entry in os.listdir(directory) if entry.startswith(f"{name}.")]
+    return [f"{partial}.{number}" for number in sorted(map(int, filter(str.isdecimal, numbers)))]
+
+
+def _leads_to_a_stream(path: str) -> bool:
+    """Whether a name is that of a descriptor (/dev/stdout, /dev/fd/1, /proc/self/fd/1), itself or by links."""
+    for _ in range(40):
+        if os.path.realpath(os.path.dirname(path)).startswith("/proc/"):
+            return True
+        if not os.path.islink(path):
+            return False
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+    return False
+
+
+def _place(path: str) -> _Place | None:
+    try:
+        return _place_of(os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
+
+
+def _place_of(found: os.stat_result) -> _Place:
+    return found.st_dev, found.st_ino
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
