@@ -53,6 +53,7 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
 
         def on_signal() -> None:
             give_up()
+            tally.held = []
             output.note("interrupted: ending what is under way…" if progress.started and not dry_run else "interrupted")
 
         report = run_until_signalled(main, on_signal)
@@ -60,6 +61,8 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
         if stop.__cause__ is not None and output.verbose:
             output.note(f"while cleaning up: {inert(str(stop.__cause__))}")
         output.note(tally.sentence())
+        for notice in tally.held or ():
+            output.notice(notice)
         output.json_object(partial(interrupted=True))
         return getattr(stop, "exit_code", 130)
     except AsyncSinkError as error:

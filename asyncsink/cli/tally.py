@@ -24,6 +24,7 @@ class Tally:
         progress: knows how many objects there are, once they are counted, and what became of them.
         on_notice: tells a person what should be known although it is no failure.
         destination: where to, once it is known to hold no secret.
+        held: a list where notices are to wait until how the run ended is told; None where they are told as they come.
     """
 
     dry_run: bool
@@ -33,6 +34,7 @@ class Tally:
     transport: str = ""
     failures: list[Failure] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    held: list[str] | None = None
 
     @property
     def failures_only(self) -> bool:
@@ -57,7 +59,10 @@ class Tally:
             log.info("concurrency %d -> %d: %s", event.before, event.after, event.reason)
         elif isinstance(event, Notice):
             self.notices.append(event.message)
-            self.on_notice(event.message)
+            if self.held is None:
+                self.on_notice(event.message)
+            else:
+                self.held.append(event.message)
 
     def as_dict(self, *, elapsed_seconds: float, interrupted: bool) -> dict[str, Any]:
         """The keys of `Report.as_dict`. `requests` and `retries` are null: nobody told their number."""
