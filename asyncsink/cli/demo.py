@@ -140,7 +140,7 @@ class _Story:
         self._tell(
             f"Published {count(report.objects_uploaded, 'object')} ({size(report.bytes_uploaded)}) in "
             f"{duration(report.elapsed_seconds)}, {rate}/s: encrypted by the server, each confirmed by its checksum, "
-            f"{report.retries} requests repeated; and a local copy of each."
+            f"{count(report.retries, 'request')} repeated; and a local copy of each."
         )
         return report
 

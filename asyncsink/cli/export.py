@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
 from asyncsink.cli.arguments import open_source, options_of
 from asyncsink.cli.displays import progress_display
-from asyncsink.cli.output import Output, in_flags
+from asyncsink.cli.output import Output
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.cli.tally import Tally
 from asyncsink.errors import AsyncSinkError, ConfigError
+from asyncsink.integrity.sameness import NOT_THERE
 from asyncsink.report.report import Report
-from asyncsink.report.wording import count, failure_line, inert, size
+from asyncsink.report.sentences import reasons
+from asyncsink.report.wording import count, inert, size
 
 PLANNED_SHOWN = 20
 
@@ -60,7 +62,7 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
     except (Interrupted, KeyboardInterrupt) as stop:
         if stop.__cause__ is not None and output.verbose:
             output.note(f"while cleaning up: {inert(str(stop.__cause__))}")
-        output.note(tally.sentence())
+        output.note(tally.sentence(interrupted=True))
         for notice in tally.held or ():
             output.notice(notice)
         output.json_object(partial(interrupted=True))
@@ -69,7 +71,7 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
         output.error(error, partial())
         if dry_run or not _was_sent(error, progress.started, progress.counts.objects_total + progress.bytes_moved):
             return 2
-        output.note(tally.sentence())
+        output.note(tally.sentence(interrupted=False))
         return 1
     except Exception as error:  # noqa: BLE001 - a bug, told as one
         output.error(error, partial())
@@ -90,8 +92,9 @@ def _tell(report: Report, output: Output) -> int:
     else:
         output.say(report.brief())
         output.json_object(report.as_dict())
-    failures = (failure_line(replace(f, message=in_flags(f.message))) for f in report.failures)
-    output.failures(failures, len(report.failures))
+    output.causes(report.causes())
+    if report.objects_failed and not report.dry_run:
+        output.note("Run the same command again to publish what is missing.")
     if not output.quiet:
         left_out = (f"{source}: not sent: {reason}" for source, reason in report.counts.not_published)
         output.failures(left_out, report.counts.not_published_total, more="--json lists the first 1,000")
@@ -100,15 +103,17 @@ def _tell(report: Report, output: Output) -> int:
 
 def _plan_lines(report: Report) -> Iterator[str]:
     counts = report.counts
-    skipped = f"{size(counts.bytes_skipped)} ({report.skip_reasons()})" if counts.objects_skipped else ""
     rows = [
-        ("to send", counts.objects_planned, size(counts.bytes_planned)),
-        ("not to send", counts.objects_skipped, skipped),
+        ("new or changed", counts.objects_planned, size(counts.bytes_planned)),
+        ("there already", counts.already_there, f"{size(counts.bytes_skipped)} ({reasons(counts.there_reasons)})"),
+        ("left out", counts.not_published_total, f"({reasons(counts.left_out_reasons)})"),
         ("cannot be sent", counts.objects_failed, ""),
     ]
     for what, number, text in rows:
-        yield f"  {what:<15}{count(number, 'object'):>16}  {text}".rstrip()
+        if number:
+            yield f"  {what:<15}{count(number, 'file'):>16}  {text}".rstrip()
     for planned in islice(report.planned, PLANNED_SHOWN):
-        yield inert(f"  {planned.source} -> {planned.url} ({planned.reason})")
+        why = "" if planned.reason == NOT_THERE else f" ({planned.reason})"
+        yield inert(f"  {planned.source} -> {planned.url}{why}")
     if report.objects_planned > PLANNED_SHOWN:
         yield f"  … and {report.objects_planned - PLANNED_SHOWN:,} more; --json lists all of them."

@@ -9,11 +9,12 @@ from typing import Any
 
 from asyncsink.cli.arguments import options_of, split_pair
 from asyncsink.cli.displays import progress_display
-from asyncsink.cli.output import Output, in_flags
+from asyncsink.cli.output import Output
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.model import Event, Notice
-from asyncsink.report.wording import count, failure_line, goes_on, size
+from asyncsink.report.sentences import GRAB, early_end
+from asyncsink.report.wording import goes_on
 
 _IN_FLAGS = (("template_syntax='glob'", "--glob"), ("raise_on_empty=False", "--allow-empty"))
 _OWN = ("field_template", "template_args", "infield", "glob", "match_start", "allow_empty")
@@ -45,10 +46,9 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
 
         report = run_until_signalled(main)
     except (Interrupted, KeyboardInterrupt) as stop:
-        grabbed = f"{count(counts.objects_uploaded, 'object')} ({size(counts.bytes_uploaded)})"
         going_on = goes_on(progress.resumable.values())
-        again = "Run the same command again to grab the rest."
-        output.note(" ".join(filter(None, (f"interrupted: grabbed {grabbed}.", going_on, again))))
+        total = progress.objects_total
+        output.note(early_end(counts, directory, GRAB, total=total, reason="Interrupted", going_on=going_on))
         output.json_object(partial(interrupted=True))
         return getattr(stop, "exit_code", 130)
     except AsyncSinkError as error:
@@ -60,8 +60,7 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
         return 1
     output.say(report.brief())
     output.json_object(report.as_dict())
-    lines = (in_flags(failure_line(failure)) for failure in report.failures)
-    output.failures(lines, len(report.failures), more="--json lists all of them")
+    output.causes(report.causes(), noun="object", more="--json lists all of them")
     return 1 if report.failures or report.interrupted else 0
 
 

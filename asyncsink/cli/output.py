@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 from asyncsink.errors import AsyncSinkError, DestinationFull
 from asyncsink.option_names import OPTION_NAMES
+from asyncsink.report.causes import Cause, cause_lines
 from asyncsink.report.wording import inert
 
 PROBLEMS_SHOWN = 10
@@ -121,6 +122,16 @@ class Output:
         if total > FAILURES_SHOWN:
             _write(sys.stderr, f"  … and {total - FAILURES_SHOWN:,} more; {more}.\n")
 
+    def causes(
+        self, causes: list[Cause], *, noun: str = "file", more: str = "--json and --manifest list all of them"
+    ) -> None:
+        """What failed, grouped by cause, on stderr."""
+        for line in cause_lines(causes, noun=noun, shown=FAILURES_SHOWN, word=in_flags):
+            _write(sys.stderr, f"  {line}\n")
+        failures = sum(cause.failures for cause in causes)
+        if failures > sum(len(cause.examples) for cause in causes[:FAILURES_SHOWN]):
+            _write(sys.stderr, f"  ({more}.)\n")
+
     def json_object(self, values: Mapping[str, Any], *, long: str = "", items: Iterable[Any] = ()) -> None:
         """The one object, with --json. `items` become the list named `long`, written one by one."""
         if not self.json:
@@ -201,7 +212,8 @@ def _bug(error: BaseException) -> str:
 def _write(stream: TextIO | None, text: str, *, flush: bool = True) -> None:
     if stream is None:
         return  # the process was started with it closed
-    if not (stream.encoding or "").lower().startswith("utf"):
+    # What stands before a display's stream has no encoding of its own.
+    if not (getattr(stream, "rich_proxied_file", stream).encoding or "utf-8").lower().startswith("utf"):
         text = text.replace("…", "...")
     try:
         stream.write(text)

@@ -10,6 +10,7 @@ from typing import Any
 from asyncsink.engine.progress import Progress
 from asyncsink.model import Event, Failure, Finished, LimitChanged, Notice, Outcome, Receipt, Skip, Started
 from asyncsink.report.counts import Counts, failure_as_dict
+from asyncsink.report.sentences import EXPORT, early_end
 from asyncsink.report.wording import count, goes_on, inert, size
 
 FAILURES_KEPT = 1000
@@ -82,25 +83,18 @@ class Tally:
             "failures": [failure_as_dict(failure) for failure in self.failures],
         }
 
-    def sentence(self) -> str:
-        """One line: what is published in spite of the early end, and what is not."""
-        counts, total = self.counts, self.progress.objects_total
+    def sentence(self, *, interrupted: bool) -> str:
+        """One line: what is published in spite of the early end, what is not, and what the same command does next."""
+        counts, reason = self.counts, "Interrupted" if interrupted else "Stopped"
         if self.dry_run:
-            return f"Looked at {count(counts.objects_planned + counts.objects_skipped, 'object')}; nothing was sent."
+            looked = counts.objects_planned + counts.objects_skipped
+            return f"{reason}: looked at {count(looked, 'file')}; nothing was sent."
         if not self.progress.started:
-            return "Nothing was sent. Run the same command again."
-        # What was left out on purpose (a missing source, a link) is not sent either.
-        left = counts.not_published_total + max(0, (total or 0) - counts.objects_total)
-        others = (("already there", counts.already_there), ("failed", counts.objects_failed), ("not sent", left))
-        parts = [f"{number:,} {what}" for what, number in others if number]
-        if total is None:
-            parts.append("the rest of the stream not sent")
+            return f"{reason}: nothing was sent. Run the same command again."
         elsewhere = self.transport == "local" and self.destination.lower().startswith("s3:")
-        where = "" if elsewhere else f" to {inert(self.destination)}"
-        published = f"Published {count(counts.objects_uploaded, 'object')} ({size(counts.bytes_uploaded)}){where}"
-        going_on = goes_on(self.progress.resumable.values())
-        again = "Run the same command again to publish the rest."
-        return " ".join(filter(None, (f"{', '.join([published, *parts])}.", going_on, again)))
+        place = "the directory that stands in for the bucket" if elsewhere else self.destination
+        going_on, total = goes_on(self.progress.resumable.values()), self.progress.objects_total
+        return early_end(counts, place, EXPORT, total=total, reason=reason, going_on=going_on)
 
 
 class _Told:

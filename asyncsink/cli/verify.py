@@ -7,10 +7,11 @@ from typing import Any
 
 from asyncsink.cli.arguments import options_of
 from asyncsink.cli.displays import progress_display
-from asyncsink.cli.output import Output, in_flags
+from asyncsink.cli.output import Output
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError
-from asyncsink.report.wording import count
+from asyncsink.report.sentences import are
+from asyncsink.report.wording import count, inert
 
 
 def verify_command(manifest: str, given: Mapping[str, Any], *, read_back: bool, output: Output) -> int:
@@ -32,7 +33,11 @@ def verify_command(manifest: str, given: Mapping[str, Any], *, read_back: bool, 
 
         report = run_until_signalled(main)
     except Interrupted as stop:
-        output.note(f"interrupted: checked {count(checked(), 'object')}, not all of them")
+        total = progress.objects_total
+        of_all = count(checked(), "object") if total is None else f"{checked():,} of {count(total, 'object')}"
+        wrong = progress.counts.objects_failed
+        found = f"{wrong:,} of them {are(wrong)} not as {manifest} says" if wrong else "nothing wrong so far"
+        output.note(inert(f"Interrupted: looked at {of_all}, {found}."))
         output.json_object({"manifest": manifest, "ok": False, "objects_total": checked(), "interrupted": True})
         return stop.exit_code
     except AsyncSinkError as error:
@@ -45,5 +50,5 @@ def verify_command(manifest: str, given: Mapping[str, Any], *, read_back: bool, 
         output.notice(notice)
     output.say(report.summary())
     output.json_object({**report.as_dict(), "interrupted": False})
-    output.failures((f"{url}: {in_flags(message)}" for _, url, message in report.problems), report.problems_total)
+    output.causes(report.causes(), noun="object", more="--json lists the first 1,000")
     return 0 if report.ok else 1

@@ -22,7 +22,7 @@ from asyncsink.engine.run import surface
 from asyncsink.errors import ConfigError
 from asyncsink.option_names import ExportOptions
 from asyncsink.options import parse_options
-from asyncsink.report.wording import count
+from asyncsink.report.wording import count, inert
 from asyncsink.s3.aborting import Ended, abort_upload
 from asyncsink.s3.operations import ListedUpload, UploadPage
 from asyncsink.s3.paging import upload_pages
@@ -140,13 +140,28 @@ class AbortReport:
 
     def summary(self) -> str:
         """A line for a person."""
-        young = self.total - self.old - self.undated
-        done = f"{self.old:,} to abort" if self.dry_run else f"{self.aborted:,} aborted"
-        failed = f", {self.failed:,} may still be open" if self.failed else ""
-        gone = f", {self.gone:,} gone before" if self.gone else ""
-        found = f"{count(self.total, 'open upload')} below {self.destination}"
-        undated = f", {self.undated:,} left alone without a known age" if self.undated else ""
-        return f"{found}: {done}{gone}{failed}{undated}, {young:,} not old enough."
+        where, young = inert(self.destination), self.total - self.old - self.undated
+        if not self.total:
+            return f"No upload is open below {where}: there is nothing to abort."
+        if self.dry_run:
+            done = f"{self.old:,} of {count(self.total, 'open upload')} below {where} would be aborted; none was"
+        elif self.failed:
+            total = count(self.total, "upload")
+            done = f"{self.failed:,} of {total} below {where} may still be open; {self.aborted:,} aborted"
+        elif self.old:
+            done = f"Aborted {self.aborted:,} of {count(self.total, 'open upload')} below {where}"
+        else:
+            done = f"Nothing was aborted below {where}: no upload there is old enough"
+        parts = [done]
+        if self.gone:
+            parts.append(f"{self.gone:,} had ended before")
+        if self.undated:
+            parts.append(
+                f"{self.undated:,} left alone, since {'its' if self.undated == 1 else 'their'} age is not known"
+            )
+        if young and self.old:
+            parts.append(f"{young:,} not old enough")
+        return f"{', '.join(parts)}."
 
 
 async def abort_uploads(

@@ -27,8 +27,11 @@ from asyncsink.integrity.checksums import Digester, is_composite
 from asyncsink.model import Checksum, ChecksumAlgorithm, Failure, Planned, Receipt, Skip
 from asyncsink.options import parse_options
 from asyncsink.paths import on_disk
+from asyncsink.report.causes import Cause, grouped
 from asyncsink.report.earlier import promise_of
 from asyncsink.report.manifest import ManifestEnd, ManifestRecord, read_manifest
+from asyncsink.report.sentences import all_of, are
+from asyncsink.report.wording import count, inert
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived
 from asyncsink.s3.operations import HeadObject, ListObjects, ObjectHead
 from asyncsink.s3.ranges import RangesUnknown
@@ -36,6 +39,7 @@ from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX, RetryingTransport
 from asyncsink.s3.stack import open_stack
 from asyncsink.s3.transport import Transport
 
+_PROOFS = {"checksum": "checksum", "etag": "ETag", "read-back": "reading back"}
 PIECE_BYTES = 8 * 1024 * 1024
 PROBLEMS_KEPT = 1000
 """Problems that are kept with their sentences; all are counted."""
@@ -90,15 +94,32 @@ class VerifyReport:
         }
 
     def summary(self) -> str:
-        """A few lines for a person."""
-        proofs = ", ".join(f"{how}: {number:,}" for how, number in sorted(self.confirmed_by.items()))
-        good = self.checked - self.problems_total
-        lines = [f"{good:,} of {self.checked:,} objects are as {self.manifest} says{f' ({proofs})' if proofs else ''}."]
-        if self.problems_total:
-            lines.append(f"{self.problems_total:,} are not.")
+        """A few lines for a person; the first one says whether all is well."""
+        name, checked, wrong = inert(self.manifest), self.checked, self.problems_total
+        if wrong:
+            lines = [f"{wrong:,} of {count(checked, 'object')} {are(wrong)} not as {name} says."]
+        elif not checked:
+            lines = [f"{name} lists no objects: there is nothing to verify."]
+        elif self.incomplete:
+            lines = [
+                f"{name} does not list everything; {all_of(checked, 'object').lower()} in it {are(checked)} as it says."
+            ]
+        else:
+            lines = [f"{all_of(checked, 'object')} {are(checked)} as {name} says."]
         if self.incomplete:
             lines.append(self.incomplete)
+        if len(self.confirmed_by) == 1:
+            ((how, proven),) = self.confirmed_by.items()
+            number = f"{proven:,} proven" if wrong else "Proven"
+            lines.append(f"{number} by {_PROOFS[how]}.")
+        elif self.confirmed_by:
+            proofs = ", ".join(f"{_PROOFS[how]}: {number:,}" for how, number in self.confirmed_by.most_common())
+            lines.append(f"Proven by {proofs}.")
         return "\n".join(lines)
+
+    def causes(self) -> list[Cause]:
+        """The problems that are kept, by what they are."""
+        return grouped((message, f"{url}: {message}", url) for _, url, message in self.problems)
 
     def problem(self, promise: Promise, message: str) -> None:
         """Count a promise that does not hold."""

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 from asyncsink.errors import GrabFailed
 from asyncsink.model import Failure, Receipt, Resumable, Skip
+from asyncsink.report import sentences
+from asyncsink.report.causes import Cause, cause_lines, causes_of
 from asyncsink.report.counts import Counts, failure_as_dict
 from asyncsink.report.outcomes import OutcomeLog, OutcomeView
 from asyncsink.report.wording import count, duration, failure_line, goes_on, inert, size
-
-FAILURES_SHOWN = 5
-_PROOFS = {
-    "server-checksum": "the server's checksum",
-    "etag": "the ETag's MD5",
-    "size": "the size only",
-}
 
 
 @dataclass(slots=True, repr=False)
@@ -120,36 +114,40 @@ class GrabReport:
             "failures": [failure_as_dict(failure) for failure in self.failures],
         }
 
-    def brief(self) -> str:
-        """A few lines for a person, without single failures; no line break at the end."""
+    def headline(self) -> str:
+        """One sentence: what is in the directory now, or what is not."""
         counts = self.log.counts
-        took = max(self.elapsed_seconds, 1e-9)
-        rate = f"{size(self.bytes_fetched / took)}/s, {self.objects_fetched / took:,.1f} objects/s"
-        grabbed = f"{count(self.objects_fetched, 'object')} ({size(self.bytes_fetched)})"
-        lines = [f"Grabbed {grabbed} from {inert(self.source)} in {duration(self.elapsed_seconds)}: {rate}."]
-        if counts.bytes_resumed:
-            lines.append(f"Received by earlier runs, and not again: {size(counts.bytes_resumed)}.")
-        if self.resumable:
-            lines.append(goes_on(self.resumable))
-        if counts.already_there:
-            lines.append(f"Here already: {count(counts.already_there, 'object')} ({size(counts.bytes_skipped)}).")
-        if counts.not_published_total:
-            lines.append(f"Left out: {count(counts.not_published_total, 'folder marker')}.")
-        if counts.confirmed_by:
-            proofs = ", ".join(f"{_PROOFS[by]}: {number:,}" for by, number in counts.confirmed_by.most_common())
-            lines.append(f"Confirmed by {proofs}.")
         if self.interrupted:
-            lines.append("Interrupted: not everything was tried. Run the same grab again to have the rest.")
-        if self.failures:
-            lines.append(f"Failed: {count(len(self.failures), 'object')} not grabbed.")
-        return "\n".join(lines)
+            return sentences.early_end(
+                counts,
+                self.directory,
+                sentences.GRAB,
+                reason="Interrupted",
+                total=None,
+                going_on=goes_on(self.resumable),
+            )
+        return sentences.outcome(counts, self.directory, sentences.GRAB, elapsed_seconds=self.elapsed_seconds)
+
+    def brief(self) -> str:
+        """A few lines for a person, without notes and failures; no line break at the end."""
+        figures = sentences.figures(
+            self.log.counts,
+            sentences.GRAB,
+            elapsed_seconds=self.elapsed_seconds,
+            requests=self.requests,
+            retries=self.retries,
+        )
+        going_on = [goes_on(self.resumable)] if self.resumable and not self.interrupted else []
+        return "\n".join([self.headline(), *figures, *going_on])
+
+    def causes(self) -> list[Cause]:
+        """The failures by what caused them, the commonest cause first. Reads all of them."""
+        return causes_of(self.failures)
 
     def summary(self) -> str:
-        """As `brief`, with notices and the first failures."""
+        """As `brief`, with notices, and the failures by cause."""
         lines = [self.brief(), *(f"Note: {inert(notice)}" for notice in self.notices)]
-        lines += [f"  {failure_line(failure)}" for failure in islice(self.failures, FAILURES_SHOWN)]
-        if len(self.failures) > FAILURES_SHOWN:
-            lines.append(f"  … and {len(self.failures) - FAILURES_SHOWN:,} more.")
+        lines += [f"  {line}" for line in cause_lines(self.causes(), noun="object")]
         return "\n".join(lines)
 
     def __repr__(self) -> str:

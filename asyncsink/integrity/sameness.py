@@ -28,6 +28,7 @@ from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
 _BY_COST: tuple[ChecksumAlgorithm, ...] = ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5")
 UNCHANGED_REASON = "unchanged since it was published"
 SIZE_DIFFERS, CHECKSUM_DIFFERS = "size differs", "checksum differs"
+NOT_THERE = "not there"
 IS_THERE = "is there already"
 """Why overwrite="never" does not send."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -110,7 +111,7 @@ def decide(
     if policy == "always":
         return Upload("always")
     if existing is None:
-        return Upload("not there")
+        return Upload(NOT_THERE)
     if policy == "never":
         return SkipIt(IS_THERE)
     if existing.outdated:

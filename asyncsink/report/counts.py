@@ -25,6 +25,7 @@ class Counts:
         local_copies_failed: how many failures are of the stage "local copy".
         confirmed_by: number of receipts by what the server's answer proved.
         skip_reasons: number of skips by reason; from the 21st reason on they count as "other reasons".
+        left_out_reasons: of these, the skips that are not there already.
         not_published: source and reason of the first 1,000 skips that are not there already.
         not_published_total: number of all of these.
     """
@@ -41,6 +42,7 @@ class Counts:
     bytes_resumed: int = 0
     confirmed_by: Counter[str] = field(default_factory=Counter)
     skip_reasons: Counter[str] = field(default_factory=Counter)
+    left_out_reasons: Counter[str] = field(default_factory=Counter)
     not_published: list[tuple[str, str]] = field(default_factory=list)
     not_published_total: int = 0
 
@@ -65,15 +67,19 @@ class Counts:
         self.bytes_skipped += skip.size_bytes
         self.local_copies += skip.local_copy != ""
         # A reason that names its own file would be a reason of its own.
-        self._add_reason(skip.reason.replace(skip.source, "…") if skip.source else skip.reason, 1)
+        reason = skip.reason.replace(skip.source, "…") if skip.source else skip.reason
+        self._add_reason(reason, 1, left_out=0 if skip.already_there else 1)
         if not skip.already_there:
             self.not_published_total += 1
             if len(self.not_published) < NOT_PUBLISHED_KEPT:
                 self.not_published.append((skip.source or skip.key, skip.reason))
 
-    def _add_reason(self, reason: str, skips: int) -> None:
+    def _add_reason(self, reason: str, skips: int, *, left_out: int) -> None:
         known = reason in self.skip_reasons or len(self.skip_reasons) < REASONS_MAX
-        self.skip_reasons[reason if known else OTHER_REASONS] += skips
+        reason = reason if known else OTHER_REASONS
+        self.skip_reasons[reason] += skips
+        if left_out:
+            self.left_out_reasons[reason] += left_out
 
     def merge(self, other: Counts) -> None:
         """Count everything that `other` has counted."""
@@ -81,7 +87,7 @@ class Counts:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.confirmed_by.update(other.confirmed_by)
         for reason, skips in other.skip_reasons.items():
-            self._add_reason(reason, skips)
+            self._add_reason(reason, skips, left_out=other.left_out_reasons[reason])
         self.not_published += other.not_published[: NOT_PUBLISHED_KEPT - len(self.not_published)]
 
     @property
@@ -93,6 +99,11 @@ class Counts:
     def already_there(self) -> int:
         """Skips whose object is what would have been sent."""
         return self.objects_skipped - self.not_published_total
+
+    @property
+    def there_reasons(self) -> Counter[str]:
+        """`skip_reasons` of these."""
+        return self.skip_reasons - self.left_out_reasons
 
     def as_dict(self) -> dict[str, Any]:
         """The counts as JSON-ready values, under the names that `--json` prints."""

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 from asyncsink.errors import ExportFailed
 from asyncsink.model import Failure, Planned, Receipt, Resumable, Skip
+from asyncsink.report import sentences
+from asyncsink.report.causes import Cause, cause_lines, causes_of
 from asyncsink.report.counts import failure_as_dict
 from asyncsink.report.outcomes import OutcomeLog, OutcomeView
 from asyncsink.report.wording import count, duration, failure_line, goes_on, inert, size
-
-FAILURES_SHOWN = 5
-_CONFIRMED = {
-    "server-checksum": "the server repeated the checksum",
-    "etag": "its ETag is the MD5",
-    "size": "only the size was compared",
-    "nothing": "the server's answer proves nothing",
-}
 
 
 class Report:
@@ -183,54 +176,42 @@ class Report:
 
     def summary(self) -> str:
         """A few lines for a person who knows nothing of the run; no line break at the end."""
-        lines = [self.headline(), *self._figures(), *(f"Note: {inert(notice)}" for notice in self.notices)]
-        if self.failures:
-            lines.append(f"Failed: {', '.join(self._failed())}.")
-            lines += [f"  {failure_line(failure)}" for failure in islice(self.failures, FAILURES_SHOWN)]
-        if len(self.failures) > FAILURES_SHOWN:
-            lines.append(f"  … and {len(self.failures) - FAILURES_SHOWN:,} more.")
+        lines = [self.brief(), *(f"Note: {inert(notice)}" for notice in self.notices)]
+        lines += [f"  {line}" for line in cause_lines(self.causes())]
         return "\n".join(lines)
 
     def brief(self) -> str:
-        """The summary without its notes and single failures, for those who tell them elsewhere."""
-        failed = [f"Failed: {', '.join(self._failed())}."] if self.failures else []
-        return "\n".join([self.headline(), *self._figures(), *failed])
+        """The summary without its notes and failures, for those who tell them elsewhere."""
+        if self.dry_run:
+            return self.headline()
+        figures = sentences.figures(
+            self.counts,
+            sentences.EXPORT,
+            elapsed_seconds=self.elapsed_seconds,
+            requests=self.requests,
+            retries=self.retries,
+        )
+        going_on = [goes_on(self.resumable)] if self.resumable and not self.interrupted else []
+        return "\n".join([self.headline(), *figures, *going_on])
 
-    def _figures(self) -> list[str]:
-        counts, lines = self.counts, []
-        if self.interrupted:
-            lines.append("Interrupted: not everything was tried. Run the same command again to publish the rest.")
-        if self.objects_skipped:
-            lines.append(f"Not sent: {count(self.objects_skipped, 'object')} ({self.skip_reasons()}).")
-        if counts.confirmed_by:
-            proofs = ", ".join(f"{_CONFIRMED.get(by, by)}: {n:,}" for by, n in counts.confirmed_by.most_common())
-            lines.append(f"Confirmed: {proofs}.")
-        if counts.bytes_resumed:
-            lines.append(f"Sent by earlier runs, and not again: {size(counts.bytes_resumed)}.")
-        if self.resumable:
-            lines.append(goes_on(self.resumable))
-        if counts.local_copies:
-            lines.append(f"Local copies in place: {counts.local_copies:,}.")
-        if self.retries:
-            lines.append(f"Requests sent: {self.requests:,}, of which {self.retries:,} repeated an earlier one.")
-        return lines
-
-    def skip_reasons(self) -> str:
-        """Why objects were not sent, with their numbers, the commonest first."""
-        return ", ".join(f"{inert(why)}: {n:,}" for why, n in self.counts.skip_reasons.most_common())
+    def causes(self) -> list[Cause]:
+        """The failures by what caused them, the commonest cause first. Reads all of them."""
+        return causes_of(self.failures)
 
     def headline(self) -> str:
-        """One line: what was published, where, and how fast."""
-        where, took = inert(self.destination), duration(self.elapsed_seconds)
+        """One sentence: what is at the destination now, or what is not."""
         if self.dry_run:
-            planned = f"{count(self.objects_planned, 'object')} ({size(self.counts.bytes_planned)})"
-            return f"Dry run: {planned} would be published to {where}; nothing was sent. Looked for {took}."
-        if not self.objects_uploaded:
-            return f"Published nothing to {where} in {took}."
-        published = f"Published {count(self.objects_uploaded, 'object')} ({size(self.bytes_uploaded)}) to {where}"
-        seconds = max(self.elapsed_seconds, 1e-9)
-        rate = f"{size(self.bytes_uploaded / seconds)}/s, {self.objects_uploaded / seconds:,.1f} objects/s"
-        return f"{published} in {took}: {rate}, transport {inert(self.transport)}."
+            return sentences.plan(self.counts, self.destination, interrupted=self.interrupted)
+        if self.interrupted:
+            return sentences.early_end(
+                self.counts,
+                self.destination,
+                sentences.EXPORT,
+                reason="Interrupted",
+                total=None,
+                going_on=goes_on(self.resumable),
+            )
+        return sentences.outcome(self.counts, self.destination, sentences.EXPORT, elapsed_seconds=self.elapsed_seconds)
 
     def _failed(self, *, of_all: bool = False) -> list[str]:
         """What was not published, and what was not copied."""

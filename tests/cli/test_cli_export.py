@@ -25,7 +25,7 @@ def test_a_directory_is_published_and_the_second_run_sends_nothing(
 ) -> None:
     first = cli("export", results, f"s3://{bucket}/study")
     assert (first.code, first.stderr) == (0, "")
-    assert first.stdout.startswith(f"Published 4 objects (24 bytes) to s3://{bucket}/study in ")
+    assert first.stdout.startswith(f"All 4 files (24 bytes) are in s3://{bucket}/study.\n")
     assert keys() == ["study/a.txt", "study/sub/b=1.nii", "study/sub/deep/c.json", "study/é.par"]
     assert s3.get_object(Bucket=bucket, Key="study/sub/b=1.nii")["Body"].read() == b"beta"
     again = cli("export", results, f"s3://{bucket}/study", "--json")
@@ -67,7 +67,8 @@ def test_one_failure_among_successes_is_exit_1_and_is_told_once(
     ended = cli("export", "-", f"s3://{bucket}", stdin="\n".join(lines))
     assert ended.code == 1
     assert keys() == ["a.txt"]
-    assert "Failed: 1 object not published." in ended.stdout
+    assert ended.stdout.startswith(f"1 of 2 files was not published to s3://{bucket}.\n")
+    assert ended.stderr.endswith("Run the same command again to publish what is missing.\n")
     assert (ended.stdout + ended.stderr).count("gone.nii' does not exist") == 1
     assert "SourceMissing" in ended.stderr
     told = cli("export", "-", f"s3://{bucket}", "--json", stdin="\n".join(lines))
@@ -76,12 +77,13 @@ def test_one_failure_among_successes_is_exit_1_and_is_told_once(
     assert told.json["failures"][0]["error"] == "SourceMissing"
 
 
-def test_at_most_ten_failures_are_listed(cli: Cli, bucket: str) -> None:
+def test_failures_of_one_cause_are_told_once_with_three_names(cli: Cli, bucket: str) -> None:
     lines = [json.dumps({"source": f"gone-{number:02d}"}) for number in range(12)]
     ended = cli("export", "-", f"s3://{bucket}", stdin="\n".join(lines))
     assert ended.code == 1
-    assert ended.stderr.count("does not exist") == 10
-    assert "… and 2 more" in ended.stderr
+    assert ended.stderr.count("does not exist") == 1
+    assert "  12 files: SourceMissing: Source … does not exist" in ended.stderr
+    assert "gone-02 and 9 more\n  (--json and --manifest list all of them.)\n" in ended.stderr
 
 
 @pytest.mark.parametrize("suffix", ["json", "yaml", "yml"])
@@ -133,12 +135,16 @@ def test_plan_sends_nothing_and_says_what_would_be_sent(
     assert plan.code == 0
     assert keys() == ["a.txt"]
     lines = plan.stdout.splitlines()
-    assert lines[0].startswith(f"Dry run: 28 objects (119 bytes) would be published to s3://{bucket}")
-    assert [line.split()[-4:] for line in lines if line.startswith("  to send")] == [["28", "objects", "119", "bytes"]]
+    assert lines[0] == (
+        f"Plan: 28 files (119 bytes) would be sent to s3://{bucket}; 1 file is there already. Nothing was sent."
+    )
+    assert [line.split() for line in lines[1:3]] == [
+        ["new", "or", "changed", "28", "files", "119", "bytes"],
+        ["there", "already", "1", "file", "5", "bytes", "(same", "checksum)"],
+    ]
     assert sum(" -> s3://" in line for line in lines) == 20
     assert "… and 8 more" in plan.stdout
-    assert [line.split()[-3:] for line in lines if "not to send" in line] == [["(same", "checksum:", "1)"]]
-    assert "Not sent" not in plan.stdout
+    assert "cannot be sent" not in plan.stdout
     same = cli("export", results, f"s3://{bucket}", "--dry-run", "--json")
     assert (same.code, same.stderr) == (0, "")
     assert (same.json["objects_planned"], same.json["objects_skipped"], len(same.json["planned"])) == (28, 1, 28)

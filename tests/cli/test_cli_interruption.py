@@ -58,7 +58,9 @@ def test_a_signal_aborts_the_upload_and_the_next_run_completes(
     process.send_signal(number)
     ended = cli.end(process)
     assert ended.code == 128 + number
-    assert ended.stderr.startswith("interrupted: ending what is under way…\nPublished 0 objects (0 bytes)")
+    assert ended.stderr.startswith(
+        "interrupted: ending what is under way…\nInterrupted: nothing was published to s3://"
+    )
     assert ended.json["interrupted"] is True
     assert (ended.json["objects_uploaded"], ended.json["failures"]) == (0, [])
     assert not s3.list_multipart_uploads(Bucket=bucket).get("Uploads")
@@ -96,7 +98,7 @@ def test_what_was_published_before_is_told(
     process.send_signal(signal.SIGINT)
     ended = cli.end(process)
     assert (ended.code, ended.stdout) == (130, "")
-    assert "Published 4 objects (24 bytes)" in ended.stderr
+    assert "Interrupted: 4 of 5 files (24 bytes) are in s3://" in ended.stderr
     assert f"The manifest of what this run did is '{tmp_path}/sent.partial'" in ended.stderr
     records = [json.loads(line) for line in (tmp_path / "sent.partial").read_text().splitlines()]
     assert [record["record"] for record in records] == ["run", *["receipt"] * 4, "end"]

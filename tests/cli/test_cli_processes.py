@@ -93,7 +93,7 @@ def test_a_signal_reaches_every_process(
     process.send_signal(number)
     ended = cli.end(process)
     assert ended.code == 128 + number
-    assert ended.stderr.startswith("interrupted: ending what is under way…\nPublished 60 objects")
+    assert ended.stderr.startswith("interrupted: ending what is under way…\nInterrupted: 60 of ")
     assert (ended.json["objects_uploaded"], ended.json["failures"]) == (SMALL, [])
     assert uploads(s3, bucket) == set()
     assert not any(Path(f"/proc/{child}").exists() for child in children)
@@ -167,7 +167,7 @@ def test_one_progress_bar(cli: Cli, tree: Path, bucket: str) -> None:
         seen += data
     os.close(ours)
     out = process.communicate(timeout=60)[0]
-    assert (process.returncode, out.startswith("Published 63 objects (72.0 MiB)")) == (0, True)
+    assert (process.returncode, out.startswith("All 63 files (72.0 MiB) are in s3://")) == (0, True)
     text = seen.decode()
     assert set(re.findall(r"/(\d+) files", text)) == {"63"}
     assert text.count("2 processes publish") == 1

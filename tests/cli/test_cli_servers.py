@@ -24,14 +24,14 @@ def test_verify_proves_a_manifest_and_notices_what_changed(
     assert cli("export", results, f"s3://{bucket}", "--manifest", "sent.jsonl").code == 0
     good = cli("verify", "sent.jsonl")
     assert (good.code, good.stderr) == (0, "")
-    assert good.stdout.startswith("4 of 4 objects are as sent.jsonl says")
+    assert good.stdout.startswith("All 4 objects are as sent.jsonl says.\n")
     read_back = cli("verify", "sent.jsonl", "--read-back", "--json")
     assert (read_back.code, read_back.json["ok"], read_back.json["confirmed_by"]) == (0, True, {"read-back": 4})
     s3.put_object(Bucket=bucket, Key="a.txt", Body=b"ALPHA")
     s3.delete_object(Bucket=bucket, Key="é.par")
     bad = cli("verify", "sent.jsonl")
     assert bad.code == 1
-    assert "2 are not." in bad.stdout
+    assert bad.stdout.startswith("2 of 4 objects are not as sent.jsonl says.\n")
     assert len(bad.stderr.splitlines()) == 2
     assert f"s3://{bucket}/é.par: it is not there" in bad.stderr
     told = cli("verify", "sent.jsonl", "--json")

@@ -77,14 +77,16 @@ def tally_of(*outcomes: Outcome, total: int | None, dry_run: bool = False) -> tu
 
 def test_what_was_not_sent_is_counted_and_what_is_there_is_not_called_unsent() -> None:
     tally, _ = tally_of(SENT, SAME, GONE, DENIED, total=10)
-    assert tally.sentence() == (
-        "Published 1 object (2.0 KiB) to s3://b/p, 1 already there, 1 failed, 7 not sent. Run the same command again "
-        "to publish the rest."
+    assert tally.sentence(interrupted=True) == (
+        "Interrupted: 2 of 10 files (2.0 KiB) are in s3://b/p, 1 failed, 1 left out, 6 not tried. Run the same command "
+        "again to publish the rest."
     )
     stream, _ = tally_of(SENT, total=None)
-    assert "s3://b/p, the rest of the stream not sent. Run" in stream.sentence()
+    assert stream.sentence(interrupted=False).startswith(
+        "Stopped: 1 file (2.0 KiB) is in s3://b/p, not everything was tried. "
+    )
     tally.progress.started = False
-    assert tally.sentence() == "Nothing was sent. Run the same command again."
+    assert tally.sentence(interrupted=True) == "Interrupted: nothing was sent. Run the same command again."
 
 
 def test_an_early_end_has_the_names_of_a_report() -> None:
@@ -103,4 +105,4 @@ def test_notices_are_passed_on_once() -> None:
     tally, told = tally_of(Planned("/d/e", "p/e", "s3://b/p/e", 1, "not there"), total=1, dry_run=True)
     tally.observe(Notice("the server ignores checksums"))
     assert told == tally.notices == ["the server ignores checksums"]
-    assert tally.sentence() == "Looked at 1 object; nothing was sent."
+    assert tally.sentence(interrupted=True) == "Interrupted: looked at 1 file; nothing was sent."

@@ -84,7 +84,8 @@ async def test_uploads_below_a_folder_are_aborted_and_no_others(
     rest = await asyncsink.abort_uploads(f"s3://{bucket}", older_than="0s", **options)
     assert rest.aborted == 3
     assert left_open(client, bucket) == []
-    assert "3 aborted" in rest.summary()
+    assert rest.summary() == f"Aborted 3 of 3 open uploads below s3://{bucket}."
+    assert dry.summary().startswith("2 of 2 open uploads below ")
 
 
 def page(*uploads: tuple[str, str], more: bool = False, date: str = DATE) -> bytes:
@@ -142,7 +143,7 @@ async def test_what_the_server_does_not_know_is_not_called_aborted() -> None:
     assert {u.key: u.outcome for u in report.uploads} == {"p/1": "gone", "p/x\ufffdy": "failed"}
     assert (report.aborted, report.gone, report.failed, report.ok) == (0, 1, 1, False)
     assert "characters that the server cannot list" in next(u.problem for u in report.uploads if u.problem)
-    assert "0 aborted, 1 gone before, 1 may still be open" in report.summary()
+    assert "may still be open; 0 aborted, 1 had ended before" in report.summary()
 
 
 def parts_of(upload_id: str) -> bytes:

@@ -33,7 +33,7 @@ async def test_a_kept_promise(manifest: Path, bucket: str) -> None:
     report = await asyncsink.verify_manifest(manifest)
     assert report.ok
     assert report.confirmed_by == {"checksum": 5}
-    assert report.summary().startswith("5 of 5 objects are as ")
+    assert report.summary() == f"All 5 objects are as {manifest} says.\nProven by checksum."
 
 
 async def test_reading_back(manifest: Path) -> None:

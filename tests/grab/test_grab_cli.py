@@ -42,7 +42,7 @@ def test_a_prefix_into_a_directory(run: Run, bucket: str, put: Put, tmp_path: Pa
     put({"p/a": b"alpha", "p/sub/b": b"beta"})
     code, out, _ = run(f"s3://{bucket}/p", tmp_path / "t")
     assert code == 0
-    assert "Grabbed 2 objects (9 bytes)" in out
+    assert "All 2 files (9 bytes) are in " in out
     assert tree_of(tmp_path / "t") == {"a": b"alpha", "sub/b": b"beta"}
     code, out, _ = run(f"s3://{bucket}/p", tmp_path / "t", "--quiet")
     assert (code, out) == (0, "")

@@ -144,7 +144,7 @@ def test_what_is_here_is_not_grabbed_again(raw: str, tmp_path: Path, told: io.St
     assert (len(grab.report.receipts), len(grab.report.skips)) == (4, 0)
     grab.run()
     assert (len(grab.report.receipts), len(grab.report.skips)) == (0, 4)
-    assert "Here already: 4 objects" in told.getvalue()
+    assert "Already here: 4 files" in told.getvalue()
 
 
 def test_pickled_after_a_run(raw: str, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from asyncsink.errors import ExportFailed, GrabFailed
 from asyncsink.grabbing.report import GrabReport
+from asyncsink.integrity.sameness import IS_THERE
 from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip
+from asyncsink.report.causes import CAUSES_MAX, cause_lines, causes_of
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report
 from asyncsink.report.wording import duration, failure_line, inert, size
@@ -19,6 +21,8 @@ PUBLISHED = Receipt("/d/a", "p/a", "s3://b/p/a", 3 << 20, None, "e", "", 1, 0.1,
 SAME = Skip("/d/b", "p/b", "s3://b/p/b", 10, "same checksum")
 DENIED = Failure("/d/c", "p/c", "s3://b/p/c", "AccessDenied", "no permission to put p/c", "upload", 1)
 NOT_COPIED = Failure("/d/a", "p/a", "/copy/a", "DestinationFull", "no space left", "local copy")
+GONE = Skip("/d/g", "", "", 0, "source is missing", already_there=False)
+TAKEN = Skip("/d/t", "p/t", "s3://b/p/t", 10, IS_THERE)
 WANTED = Planned("/d/e", "p/e", "s3://b/p/e", 2048, "not there")
 
 
@@ -72,13 +76,13 @@ def test_the_dictionary_is_the_json_object_that_scripts_read() -> None:
 def test_summary_of_a_mixed_run() -> None:
     report = report_of(PUBLISHED, NOT_COPIED, SAME, DENIED, requests=9, retries=2, notices=["be careful"])
     assert report.summary().splitlines() == [
-        "Published 1 object (3.0 MiB) to s3://b/p in 2.00 s: 1.5 MiB/s, 0.5 objects/s, transport wire.",
-        "Not sent: 1 object (same checksum: 1).",
-        "Confirmed: the server repeated the checksum: 1.",
+        "1 of 3 files was not published to s3://b/p.",
+        "Sent: 1 file (3.0 MiB) in 2.00 s, 1.5 MiB/s.",
+        "Already there: 1 file (same checksum).",
+        "Confirmed by the server's checksum.",
         "Local copies in place: 1.",
-        "Requests sent: 9, of which 2 repeated an earlier one.",
+        "Requests: 9, of which 2 repeated an earlier one.",
         "Note: be careful",
-        "Failed: 1 object not published, 1 local copy not written.",
         "  /d/a: DestinationFull: no space left",
         "  /d/c: AccessDenied: no permission to put p/c",
     ]
@@ -87,7 +91,11 @@ def test_summary_of_a_mixed_run() -> None:
 def test_sources_that_were_left_out_are_counted_by_reason_and_listed() -> None:
     gone = [Skip(f"/d/{n}", "", "", 0, "source is missing", already_there=False) for n in range(3)]
     report = report_of(SAME, *gone, Skip("/d/l", "", "", 0, "symbolic link", already_there=False))
-    assert "Not sent: 5 objects (source is missing: 3, same checksum: 1, symbolic link: 1)." in report.summary()
+    assert report.summary().splitlines() == [
+        "1 of 5 files is in s3://b/p; 4 are left out.",
+        "Already there: 1 file (same checksum).",
+        "Left out: 4 files (source is missing: 3, symbolic link: 1).",
+    ]
     assert report.as_dict()["not_published"][0] == {"source": "/d/0", "reason": "source is missing"}
     assert len(report.as_dict()["not_published"]) == 4
 
@@ -102,26 +110,103 @@ def test_a_failure_names_its_source_once() -> None:
 
 def test_the_brief_leaves_notes_and_single_failures_out() -> None:
     report = report_of(PUBLISHED, DENIED, notices=["be careful"])
-    assert "Failed: 1 object not published." in report.brief()
+    assert report.brief().startswith("1 of 2 files was not published to s3://b/p.")
     assert "be careful" not in report.brief()
     assert "/d/c" not in report.brief()
 
 
 def test_summary_shows_five_failures_at_most() -> None:
-    lines = report_of(*[DENIED] * 1234).summary().splitlines()
-    assert lines[0] == "Published nothing to s3://b/p in 2.00 s."
-    assert lines[1] == "Failed: 1,234 objects not published."
-    assert len(lines) == 8
-    assert lines[-1] == "  … and 1,229 more."
+    assert report_of(*[DENIED] * 1234).summary().splitlines() == [
+        "None of 1,234 files was published to s3://b/p.",
+        "  1,234 files: AccessDenied: no permission to put …",
+        "    /d/c, /d/c, /d/c and 1,231 more",
+    ]
+
+
+def down(number: int, operation: str) -> Failure:
+    """A failure as a server that is gone causes it: the same for everybody but for the names and the numbers."""
+    message = (
+        f"{operation} of s3://b/p/{number} failed: Connection refused at http://127.0.0.1:1; look at the server. "
+        f"It was tried {number + 2} times in {number}.5 s."
+    )
+    return Failure(f"/d/{number}", f"p/{number}", f"s3://b/p/{number}", "ConnectionLost", message, "upload", 8)
+
+
+def test_failures_of_one_cause_are_one_line_whatever_the_request_was() -> None:
+    operations = ["PutObject", "HeadObject", "UploadPart of part 3", "CreateMultipartUpload"]
+    report = report_of(PUBLISHED, DENIED, *[down(n, operation) for n, operation in enumerate(operations)])
+    assert report.summary().splitlines()[-3:] == [
+        "  4 files: ConnectionLost: Connection refused at http://127.0.0.1:1; look at the server.",
+        "    /d/0, /d/1, /d/2 and 1 more",
+        "  /d/c: AccessDenied: no permission to put p/c",
+    ]
+
+
+def test_causes_are_bounded_and_all_failures_are_counted() -> None:
+    odd = [
+        Failure(f"/d/{n}", f"p/{n}", f"s3://b/p/{n}", "SourceChanged", f"reason {n * 7}", "source") for n in range(80)
+    ]
+    causes = causes_of(odd)
+    assert (len(causes), sum(cause.failures for cause in causes)) == (CAUSES_MAX + 1, 80)
+    assert list(cause_lines(causes))[-1] == "… and 75 files for other causes."
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "headline"),
+    [
+        ((), "There was nothing to publish: s3://b/p is as it was."),
+        ((PUBLISHED,), "The file (3.0 MiB) is in s3://b/p."),
+        ((PUBLISHED, PUBLISHED), "All 2 files (6.0 MiB) are in s3://b/p."),
+        ((PUBLISHED, SAME), "All 2 files (3.0 MiB) are in s3://b/p."),
+        ((SAME,), "The file (10 bytes) is already in s3://b/p: nothing had to be sent (2.00 s)."),
+        ((SAME, SAME), "All 2 files (20 bytes) are already in s3://b/p: nothing had to be sent (2.00 s)."),
+        ((DENIED,), "The file was not published to s3://b/p."),
+        ((DENIED, DENIED), "None of 2 files was published to s3://b/p."),
+        ((SAME, DENIED, DENIED), "2 of 3 files were not published to s3://b/p."),
+        ((PUBLISHED, NOT_COPIED), "The file (3.0 MiB) is in s3://b/p, but 1 local copy was not written."),
+        ((GONE,), "Nothing was published to s3://b/p: 1 file is left out."),
+        ((SAME, GONE, GONE), "1 of 3 files is in s3://b/p; 2 are left out."),
+        ((TAKEN,), "1 key in s3://b/p held something before and is left as it was; 0 files sent."),
+        ((PUBLISHED, TAKEN, TAKEN), "2 keys in s3://b/p held something before and are left as they were; 1 file sent."),
+    ],
+)
+def test_the_first_sentence_says_how_it_ended(outcomes: tuple[Outcome, ...], headline: str) -> None:
+    assert report_of(*outcomes).headline() == headline
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "headline"),
+    [
+        ((), "There was nothing to grab: /d is as it was."),
+        ((PUBLISHED, SAME), "All 2 files (3.0 MiB) are in /d."),
+        ((SAME, SAME), "All 2 files (20 bytes) are already in /d: nothing had to be received (2.00 s)."),
+        ((PUBLISHED, DENIED), "1 of 2 files was not grabbed into /d."),
+    ],
+)
+def test_the_first_sentence_about_a_grab(outcomes: tuple[Outcome, ...], headline: str) -> None:
+    log = OutcomeLog()
+    log.extend(outcomes)
+    report = GrabReport("s3://b/p", "/d", log, elapsed_seconds=2.0)
+    assert report.summary().splitlines()[0] == report.headline() == headline
 
 
 def test_summary_of_a_dry_run_and_of_an_interrupted_one() -> None:
     dry = report_of(WANTED, SAME, dry_run=True)
-    assert "Dry run: 1 object (2.0 KiB) would be published to s3://b/p; nothing was sent." in dry.summary()
+    assert dry.summary() == (
+        "Plan: 1 file (2.0 KiB) would be sent to s3://b/p; 1 file is there already. Nothing was sent."
+    )
+    unchanged = report_of(SAME, SAME, dry_run=True)
+    assert unchanged.headline() == (
+        "Plan: nothing would be sent to s3://b/p; all 2 files are there already. Nothing was sent."
+    )
     assert "1 planned" in repr(dry)
     assert dry.objects_total == 2
     assert dry.planned == [WANTED]
-    assert "Interrupted" in report_of(PUBLISHED, interrupted=True).summary()
+    assert report_of(PUBLISHED, interrupted=True).summary().startswith("Interrupted: 1 file (3.0 MiB) is in s3://b/p, ")
+    assert report_of(interrupted=True).headline() == (
+        "Interrupted: nothing was published to s3://b/p, not everything was tried. Run the same command again to "
+        "publish the rest."
+    )
 
 
 def test_foreign_texts_are_inert_in_what_a_terminal_shows() -> None:
