@@ -29,6 +29,7 @@ from asyncsink.s3.credential_chain import new_session, none_found, source_of, tr
 from asyncsink.s3.credentials import BucketSettings, bucket_settings, freeze
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import AS_STORED
+from asyncsink.s3.handlers import adopt, is_unsigned
 from asyncsink.s3.redacting import redact_logs
 from asyncsink.values import check_endpoint
 
@@ -78,7 +79,8 @@ async def open_client(
         target: where and how; what it says explicitly goes before what `caller_bucket` brings.
         retry: connect_seconds, stall_seconds and complete_seconds become the client's timeouts.
         limits: the pool has a connection per request in flight, and a few beside them.
-        caller_bucket: a bucket's name, a boto3 Bucket or an aioboto3 Bucket whose settings are taken over, or None.
+        caller_bucket: a bucket's name, a boto3 Bucket or an aioboto3 Bucket whose settings and event handlers are taken
+            over, or None. Handlers are called on the event loop.
 
     Raises:
         CredentialsError: none found, incomplete, unreadable, expired for good, or an unknown profile.
@@ -111,6 +113,7 @@ async def open_client(
         client.meta.events.register_last("before-parameter-build.s3", _follow_no_region)
         _read_times_leniently(client)
         check_proxy(client)
+        adopt(client, [each for each in settings.handlers if anonymous or not is_unsigned([each])])
         yield client, checksums
     finally:
         await context.__aexit__(None, None, None)

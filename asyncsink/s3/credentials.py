@@ -21,6 +21,7 @@ from asyncsink.config import Secret
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, ExpiredCredentials
 from asyncsink.s3.checksum_headers import SETTINGS as CHECKSUM_SETTINGS
 from asyncsink.s3.credential_errors import CredentialSource, credentials_error
+from asyncsink.s3.handlers import Handler, handlers_of, is_unsigned
 
 FILE_BYTES_MAX = 64 * 1024
 ACCEPTED_FORMS = (
@@ -69,6 +70,7 @@ class BucketSettings:
         anonymous: the bucket's client sends unsigned requests.
         verify: path of a CA bundle, False where certificates are not checked, or None for the default.
         checksums: its checksum settings that are "when_required", by the SDKs' names.
+        handlers: the event handlers that were registered on the bucket's client, or on its session before.
     """
 
     name: str
@@ -78,6 +80,7 @@ class BucketSettings:
     anonymous: bool = False
     verify: str | bool | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
+    handlers: tuple[Handler, ...] = ()
 
 
 def read_credentials_file(path: str | os.PathLike[str]) -> Credentials:
@@ -145,7 +148,8 @@ async def bucket_settings(bucket: Any) -> BucketSettings:
 async def _from_client(name: str, client: Any) -> BucketSettings:
     from botocore import UNSIGNED
 
-    anonymous = client.meta.config.signature_version is UNSIGNED
+    handlers = handlers_of(client)
+    anonymous = client.meta.config.signature_version is UNSIGNED or is_unsigned(handlers)
     # boto3 and aioboto3 have no public door to a client's credentials and certificates; both keep them here.
     held = getattr(getattr(client, "_request_signer", None), "_credentials", None)
     verify = getattr(getattr(getattr(client, "_endpoint", None), "http_session", None), "_verify", None)
@@ -163,6 +167,7 @@ async def _from_client(name: str, client: Any) -> BucketSettings:
             for name in CHECKSUM_SETTINGS
             if getattr(client.meta.config, name, None) == "when_required"
         },
+        handlers=tuple(handlers),
     )
 
 
