@@ -21,7 +21,7 @@ from asyncsink.engine.discover import batches
 from asyncsink.engine.division import check_division
 from asyncsink.engine.events import Events, Subscription
 from asyncsink.engine.ledger import KeyLedger
-from asyncsink.engine.loops import refuse_trio, run_to_end
+from asyncsink.engine.loops import Home, refuse_trio, run_to_end
 from asyncsink.engine.outcomes import is_skip, problem_outcome
 from asyncsink.engine.pipeline import Submit, Work
 from asyncsink.engine.queueing import queue_in_turn
@@ -84,6 +84,9 @@ class AsyncSink:
     published and recorded; leaving with an exception, or being cancelled, ends what is under way as a
     cancelled `export` does.
 
+    It belongs to the process and the event loop in which it was entered: anywhere else (in a forked child, in another
+    loop, in a thread without one) its methods raise ConfigError instead of waiting for ever.
+
     It may stay open for months: memory does not grow with the files. In the temporary directory it keeps every outcome,
     some 400 bytes, for the report and, unless on_collision="last", every key with the source that has it.
     """
@@ -98,6 +101,7 @@ class AsyncSink:
         check_bucket_given(self._settings)
         check_division(self._settings, None)
         self._events = Events()
+        self._home: Home | None = None
         self._ledger: KeyLedger | None = None
         self._exits: AsyncExitStack | None = None
         self._run: Run | None = None
@@ -115,6 +119,7 @@ class AsyncSink:
         refuse_trio()
         if self._run is not None:
             raise ConfigError("This AsyncSink was used before; make a new one for every `async with`.")
+        self._home = self._events.home = Home()
         async with AsyncExitStack() as exits:
             opening = Opening(self._settings, events=self._events)
             self._run = await exits.enter_async_context(opening.open(open_end(self._settings.target, lasting=True)))
@@ -135,6 +140,7 @@ class AsyncSink:
         assert self._group is not None
         assert self._run is not None
         assert self._exits is not None
+        self._check_here()
         self._events.closing()
         self._closing.set()
         try:
@@ -235,7 +241,11 @@ class AsyncSink:
 
         Every reader gets every event. A slow one slows the sink down, and loses nothing; one that takes nothing for
         half a minute while 1,000 events wait gets an AsyncSinkError in the end, and the sink goes on without it.
+
+        Raises:
+            ConfigError: the sink was opened in another process or event loop; so does the reading there.
         """
+        self._check_here()
         return self._events.subscribe()
 
     async def _feed(self, _submit: Submit) -> None:
@@ -245,7 +255,12 @@ class AsyncSink:
         if self._fault is not None:
             raise ExportFailed(f"The sink has stopped and takes nothing more: {self._fault}", report=None)
 
+    def _check_here(self) -> None:
+        if self._home is not None:
+            self._home.check(f"The sink to {self._settings.target.url}")
+
     def _opened(self) -> tuple[Run, KeyLedger]:
+        self._check_here()
         self._check_working()
         if self._run is None or self._ledger is None or self._closing.is_set():
             raise ConfigError("The sink is not open; use it inside its `async with` block.")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from asyncsink.engine.loops import Home
 from asyncsink.errors import AsyncSinkError
 from asyncsink.model import Event, Notice
 
@@ -37,6 +38,8 @@ class Events:
         self._patience_seconds = PATIENCE_SECONDS
         self._closed = False
         self.notices: list[str] = []
+        self.home: Home | None = None
+        """Where events are delivered, once that is decided; subscribers elsewhere would wait for ever."""
 
     def subscribe(self) -> Subscription:
         """Events from this call on, until the run is over; at once over where it is over already."""
@@ -46,7 +49,11 @@ class Events:
             send.close()
         else:
             self._channels.append(channel)
-        return Subscription(channel, receive)
+        return Subscription(channel, receive, self._check_here)
+
+    def _check_here(self) -> None:
+        if self.home is not None:
+            self.home.check("The source of these events")
 
     @property
     def heard(self) -> bool:
@@ -144,16 +151,21 @@ class _Channel:
 class Subscription(AsyncIterator[Event]):
     """What a subscriber iterates; in one task at a time."""
 
-    def __init__(self, channel: _Channel, receive: MemoryObjectReceiveStream[Event]) -> None:
+    def __init__(
+        self, channel: _Channel, receive: MemoryObjectReceiveStream[Event], check_here: Callable[[], None]
+    ) -> None:
         self._channel = channel
         self._receive = receive
+        self._check_here = check_here
 
     async def __anext__(self) -> Event:
         """The next event, when there is one.
 
         Raises:
             AsyncSinkError: this subscriber was left behind (see `Events`), and what comes now is lost to it.
+            ConfigError: this is another process or event loop than that of the run.
         """
+        self._check_here()
         try:
             return await self._receive.receive()
         except (anyio.EndOfStream, anyio.ClosedResourceError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -31,6 +32,41 @@ def refuse_trio() -> None:
         raise ConfigError(
             "asyncsink runs on asyncio (its S3 client is asyncio's); run it with asyncio, not with trio."
         ) from None
+
+
+class Home:
+    """The process and the event loop that something belongs to: those in which this is made."""
+
+    __slots__ = ("_loop", "_pid")
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop = asyncio.get_running_loop()
+
+    def check(self, what: str) -> None:
+        """Refuse a call from elsewhere, where it would wait for an event loop that does not run there.
+
+        Args:
+            what: names the thing, as the beginning of a sentence.
+
+        Raises:
+            ConfigError: this is another process, another event loop, or no event loop at all.
+        """
+        if os.getpid() != self._pid:
+            raise ConfigError(
+                f"{what} was opened in process {self._pid}, and this is its fork {os.getpid()}, in which nothing of it "
+                "runs; open another one here."
+            )
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is not self._loop:
+            where = "outside of any event loop" if here is None else "from another event loop"
+            raise ConfigError(
+                f"{what} is used {where}; use it in the one it was opened in, from other threads by "
+                "asyncio.run_coroutine_threadsafe(…, loop)."
+            )
 
 
 def run_to_end(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
