@@ -24,6 +24,7 @@ SubstitutionScope = Literal["key", "full"]
 StripDirMode = Literal["prefix", "replace"]
 Overwrite = Literal["never", "always", "size", "size-mtime", "checksum", "journal"]
 OnMissing = Literal["error", "skip"]
+OnUnreadable = Literal["error", "skip"]
 OnCollision = Literal["error", "last"]
 OnUnreachable = Literal["error", "local"]
 Symlinks = Literal["inside", "follow", "skip", "error"]
@@ -231,6 +232,8 @@ class Policies:
     Attributes:
         overwrite: when an object that is already there is sent again.
         on_missing: sources that do not exist or are no regular files: an error, or a reported Skip.
+        on_unreadable: sources that may not be read, or have no legal key: an error before anything is sent, or a
+            Failure each, and the rest is published.
         on_collision: two sources for one key: an error before anything is sent, or the last one wins.
         on_unreachable: the bucket cannot be reached: an error, or everything is kept in ~/s3_datasink_<bucket>.
         symlinks: links below a directory: follow those that stay inside it (the others are refused), or all, or skip
@@ -243,6 +246,7 @@ class Policies:
 
     overwrite: Overwrite = "checksum"
     on_missing: OnMissing = "error"
+    on_unreadable: OnUnreadable = "error"
     on_collision: OnCollision = "error"
     on_unreachable: OnUnreachable = "error"
     symlinks: Symlinks = "inside"

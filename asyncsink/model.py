@@ -76,7 +76,10 @@ class SourceProblem:
         entry: ordinal of the top-level source it belongs to.
         attribute: the DataSink attribute it arrived on, or "".
         skippable: True where `on_missing="skip"` turns it into a reported Skip.
-        skipped: True where `symlinks="skip"` has already made it a reported Skip, whatever `on_missing` says.
+        skipped: True where it is a reported Skip whatever `on_missing` says: `symlinks="skip"` has decided so, or it is
+            a FIFO, socket or device that was met in a directory.
+        unreadable: True where `on_unreadable="skip"` makes it a Failure of its own, and the rest is published.
+        reason: why it is skipped, as one phrase; "" for what `error` says.
     """
 
     path: str
@@ -85,6 +88,8 @@ class SourceProblem:
     attribute: str = ""
     skippable: bool = True
     skipped: bool = False
+    unreadable: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

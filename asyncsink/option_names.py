@@ -14,6 +14,7 @@ from asyncsink.config import (
     OnCollision,
     OnMissing,
     OnUnreachable,
+    OnUnreadable,
     Overwrite,
     RetryPolicy,
     SignPayload,
@@ -66,6 +67,9 @@ class ExportOptions(TypedDict, total=False):
             "journal": skip what the journal has as published from the same unchanged file, without asking the server,
             and go by the checksum for the rest. "journal" where a journal is named, else "checksum".
         on_missing: a source is missing or no regular file: "error", or "skip" and report it.
+        on_unreadable: a file or folder may not be read, or its name makes no legal key (no UTF-8, control characters,
+            over 1,024 bytes, ".."): "error" (nothing is sent), or "skip": it is a Failure in the report, and the rest
+            is sent. "skip" where on_missing="skip" is given, else "error".
         on_collision: two sources have one key: "error", or the "last" wins.
         on_unreachable: the bucket cannot be used: "error", or "local": keep all in ~/s3_datasink_<bucket>/<prefix>.
         symlinks: a source is a link: "inside" follows one that was named, or that stays inside its directory, and
@@ -120,6 +124,7 @@ class ExportOptions(TypedDict, total=False):
     checksum: str | None
     overwrite: Overwrite
     on_missing: OnMissing
+    on_unreadable: OnUnreadable
     on_collision: OnCollision
     on_unreachable: OnUnreachable
     symlinks: Symlinks

@@ -23,6 +23,7 @@ from asyncsink.config import (
     OnCollision,
     OnMissing,
     OnUnreachable,
+    OnUnreadable,
     Overwrite,
     Policies,
     RetryPolicy,
@@ -291,9 +292,11 @@ def _policies(given: Mapping[str, Any], journal: JournalChoice) -> Policies:
         checksum = "none" if given["checksum"] is None else str(given["checksum"])
         checksum = "none" if checksum.lower() == "none" else checksum.upper().replace("-", "")
         check_choice("checksum", checksum, choices_of(ChecksumChoice))
+    on_missing: OnMissing = choice_of(given, "on_missing", "error", OnMissing)
     return Policies(
         overwrite=choice_of(given, "overwrite", "journal" if journal.path else "checksum", Overwrite),
-        on_missing=choice_of(given, "on_missing", "error", OnMissing),
+        on_missing=on_missing,
+        on_unreadable=choice_of(given, "on_unreadable", on_missing, OnUnreadable),
         on_collision=choice_of(given, "on_collision", "error", OnCollision),
         on_unreachable=choice_of(given, "on_unreachable", "error", OnUnreachable),
         # Nipype follows every link, and its working directories are full of them.

@@ -22,8 +22,8 @@ from asyncsink.engine.division import check_division
 from asyncsink.engine.events import Events, Subscription
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.loops import Home, refuse_trio, run_to_end
-from asyncsink.engine.outcomes import is_skip, problem_outcome
-from asyncsink.engine.pipeline import Submit, Work
+from asyncsink.engine.outcomes import forbids_run, is_skip, problem_outcome
+from asyncsink.engine.pipeline import Found, Submit, Work
 from asyncsink.engine.queueing import queue_in_turn
 from asyncsink.engine.recorder import Ticket
 from asyncsink.engine.run import Opening, Run, check_bucket_given, surface
@@ -197,7 +197,7 @@ class AsyncSink:
         there.
         """
         run, ledger = self._opened()
-        found: list[Transfer | Skip] = []
+        found: list[Found] = []
         async with aclosing(self._discover(run, attribute, path)) as discovered:
             async for item in discovered:
                 found.append(item)
@@ -227,7 +227,8 @@ class AsyncSink:
         is full, and while another file is on its way to the same key.
 
         Raises:
-            ConfigError, SourceError: something cannot be routed or read; what came before it is queued.
+            ConfigError, SourceError: something cannot be routed or read (with on_unreadable="skip", that is a Failure
+                in the report, and the rest is queued); what came before it is queued.
         """
         run, ledger = self._opened()
         count = 0
@@ -274,7 +275,7 @@ class AsyncSink:
             self._check_working()
             raise ConfigError("The sink was closed while a file waited for its queue; export it again.") from None
 
-    async def _discover(self, run: Run, attribute: str, paths: Any) -> AsyncGenerator[Transfer | Skip, None]:
+    async def _discover(self, run: Run, attribute: str, paths: Any) -> AsyncGenerator[Found, None]:
         policies = self._settings.policies
         source = OutputsSource({attribute: paths}, symlinks=policies.symlinks, compat=self._settings.walk_compat)
         discovery = discovery_of(self._settings, run.target, source)
@@ -286,8 +287,10 @@ class AsyncSink:
                     skip = problem_outcome(item, policies)
                     assert isinstance(skip, Skip)
                     yield skip
-                else:
+                elif forbids_run(item, policies):
                     raise item.error
+                else:
+                    yield item
 
     async def _queue(self, run: Run, ledger: KeyLedger, work: Work) -> None:
         shared = self._settings.policies.on_collision == "last"

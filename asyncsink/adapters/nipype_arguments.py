@@ -100,6 +100,7 @@ def export_arguments(inputs: Any, installed: Mapping[str, Any]) -> ExportArgumen
         "compat": "nipype",
         "on_collision": "last",  # rule 16
         "on_missing": "error" if _is_s3(base) else "skip",  # rule 7
+        "on_unreadable": "error",  # DataSink's copy fails
         "related_files": True,  # rule 30
     }
     if not _is_s3(base) or "local_copy" in options:

@@ -31,6 +31,7 @@ _CHOICES = {
     "compat": config.Compat,
     "overwrite": config.Overwrite,
     "on_missing": config.OnMissing,
+    "on_unreadable": config.OnUnreadable,
     "on_collision": config.OnCollision,
     "on_unreachable": config.OnUnreachable,
     "symlinks": config.Symlinks,

@@ -187,6 +187,16 @@ class Policies:
     on_missing: Annotated[
         Text, _text("--on-missing", "POLICY", "A source is missing: error (default) or skip.", _POLICY)
     ] = None
+    on_unreadable: Annotated[
+        Text,
+        _text(
+            "--on-unreadable",
+            "POLICY",
+            "A file or folder cannot be read, or its name makes no legal key: error (default), or skip: report it "
+            "(exit code 1) and send the rest (default with --on-missing skip).",
+            _POLICY,
+        ),
+    ] = None
     on_collision: Annotated[
         Text,
         _text("--on-collision", "POLICY", "Two sources go to one key: error (default), or the last one.", _POLICY),

@@ -33,7 +33,8 @@ def discovery_of(settings: Settings, target: S3Target | LocalTarget, source: Sou
     router = Router(settings.routing, base=target.url, local_base=local)
     prefix = settings.target.prefix if isinstance(settings.target, S3Target) else ""
     # Also where a local directory stands in for the bucket: its keys are the bucket's.
-    return Discovery(source, router, prefix, records=_records_of(settings))
+    leave_out = settings.policies.on_unreadable == "skip"
+    return Discovery(source, router, prefix, records=_records_of(settings), leaves_out_unreadable=leave_out)
 
 
 def _records_of(settings: Settings) -> tuple[str, ...]:
@@ -52,7 +53,13 @@ class CountedWalk(Discovery):
     """
 
     def __init__(self, whole: Discovery, shard: Shard) -> None:
-        super().__init__(whole.source, whole.router, whole.prefix, records=whole.records)
+        super().__init__(
+            whole.source,
+            whole.router,
+            whole.prefix,
+            records=whole.records,
+            leaves_out_unreadable=whole.leaves_out_unreadable,
+        )
         self._shard = shard
         self.objects_total = self.bytes_total = self.largest_bytes = 0
 
@@ -70,7 +77,13 @@ class ShardWalk(Discovery):
     """What a shard has of a walk."""
 
     def __init__(self, whole: Discovery, shard: Shard) -> None:
-        super().__init__(whole.source, whole.router, whole.prefix, records=whole.records)
+        super().__init__(
+            whole.source,
+            whole.router,
+            whole.prefix,
+            records=whole.records,
+            leaves_out_unreadable=whole.leaves_out_unreadable,
+        )
         self._shard = shard
 
     def __iter__(self) -> Iterator[Transfer | SourceProblem]:

@@ -11,7 +11,8 @@ from typing import TypeVar
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from asyncsink.errors import ConfigError, RoutingError
+from asyncsink.engine.reading import unreadable
+from asyncsink.errors import ConfigError, InvalidKey, RoutingError
 from asyncsink.model import SourceFile, SourceProblem, Transfer
 from asyncsink.paths import real_path
 from asyncsink.routing.router import Router
@@ -29,13 +30,23 @@ class Discovery:
         source, router: what is walked, and what names it.
         prefix: the destination's prefix inside its bucket, or "".
         records: absolute paths of the files that the run keeps its records in; they are not published.
+        leaves_out_unreadable: files that may not be read are problems; else the survey refuses them.
     """
 
-    def __init__(self, source: Source, router: Router, prefix: str, *, records: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        source: Source,
+        router: Router,
+        prefix: str,
+        *,
+        records: tuple[str, ...] = (),
+        leaves_out_unreadable: bool = False,
+    ) -> None:
         self.source = source
         self.router = router
         self.prefix = prefix
         self.records = records
+        self.leaves_out_unreadable = leaves_out_unreadable
         # Paths can lead to one file in many ways; only those with its name are worth a closer look.
         self._record_names = tuple(f"/{os.path.basename(path)}" for path in records)
 
@@ -55,7 +66,18 @@ class Discovery:
         try:
             route = self.router.route(file)
         except RoutingError as unroutable:
-            return SourceProblem(file.path, unroutable, entry=file.entry, attribute=file.attribute, skippable=False)
+            return SourceProblem(
+                file.path,
+                unroutable,
+                entry=file.entry,
+                attribute=file.attribute,
+                skippable=False,
+                unreadable=isinstance(unroutable, InvalidKey),
+            )
+        if self.leaves_out_unreadable and (denied := unreadable(file)) is not None:
+            return SourceProblem(
+                file.path, denied, entry=file.entry, attribute=file.attribute, skippable=False, unreadable=True
+            )
         key = f"{self.prefix}/{route.key}" if self.prefix else route.key
         return Transfer(file, key, route.local)
 

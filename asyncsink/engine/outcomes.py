@@ -174,8 +174,15 @@ def is_skip(problem: SourceProblem, policies: Policies) -> bool:
     return problem.skipped or (problem.skippable and policies.on_missing == "skip")
 
 
+def forbids_run(problem: SourceProblem, policies: Policies) -> bool:
+    """Whether nothing may be sent because of it: no policy makes it a Skip, or a Failure beside which the rest goes."""
+    return not is_skip(problem, policies) and not (problem.unreadable and policies.on_unreadable == "skip")
+
+
 def _phrase(problem: SourceProblem) -> str:
     """Why a source was skipped, short enough to be counted."""
+    if problem.reason:
+        return problem.reason
     if problem.skipped:
         return "symbolic link"
     missing = isinstance(problem.error, SourceMissing)

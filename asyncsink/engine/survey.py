@@ -7,6 +7,7 @@ collisions while nothing has been sent yet, and learns the totals and the keys' 
 from __future__ import annotations
 
 import os.path
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,11 +18,13 @@ from asyncsink.config import Policies, Settings
 from asyncsink.destinations.base import Outlook
 from asyncsink.engine.discover import Discovery, batches
 from asyncsink.engine.ledger import KeyLedger
-from asyncsink.engine.outcomes import is_skip
+from asyncsink.engine.outcomes import forbids_run
 from asyncsink.engine.reading import too_large_for_memory, unreadable
 from asyncsink.errors import AsyncSinkError
 from asyncsink.model import SourceProblem, Transfer
+from asyncsink.report.wording import count
 from asyncsink.routing.collisions import collision_error
+from asyncsink.routing.keys import show
 from asyncsink.s3.part_plan import PARTS_MAX
 
 LOCAL_CLAIM = "\0local:"
@@ -41,6 +44,7 @@ class Survey:
         bytes_total: bytes of all files.
         kept: everything that was found, where that is little enough to be kept; else None.
         ledger: which source has which key, where keys could meet; else None. The caller closes it.
+        left_out: for each reason why something was left out, how often, and the first path.
     """
 
     objects_total: int = 0
@@ -48,10 +52,12 @@ class Survey:
     kept: list[Transfer | SourceProblem] | None = None
     ledger: KeyLedger | None = None
     sample_key: str = ""
+    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
     _least: str | None = None
     _greatest: str = ""
     _problems: list[AsyncSinkError] = field(default_factory=list)
     _problems_total: int = 0
+    _unreadable_total: int = 0
 
     @property
     def outlook(self) -> Outlook:
@@ -60,12 +66,24 @@ class Survey:
         prefix = os.path.commonprefix([self._least or "", self._greatest])  # noqa: RUF071
         return Outlook(objects_total=self.objects_total, common_prefix=prefix, sample_key=self.sample_key)
 
+    def notices(self, settings: Settings) -> Iterator[str]:
+        """What a person should know of it, besides its problems."""
+        if not self.objects_total:
+            what = "source" if settings.shard.count == 1 else f"shard {settings.shard} of the source"
+            yield f"The {what} holds no files: there is nothing to publish."
+        for reason, (number, first) in self.left_out.items():
+            others = f", and {count(number - 1, 'other')}" if number > 1 else ""
+            yield f"Left out ({reason}): {show(first)}{others}."
+
     def add(self, found: Transfer | SourceProblem, settings: Settings) -> None:
         """Count one entry of the walk."""
         self.objects_total += 1
         if isinstance(found, SourceProblem):
-            if not is_skip(found, settings.policies):
-                self.refuse(found.error)
+            if forbids_run(found, settings.policies):
+                self.refuse(found.error, unreadable=found.unreadable)
+            elif found.reason:
+                number, first = self.left_out.get(found.reason, (0, found.path))
+                self.left_out[found.reason] = number + 1, first
             return
         size = found.source.size_bytes
         if size > settings.limits.memory_bytes * PARTS_MAX:
@@ -86,9 +104,10 @@ class Survey:
             if len(self.kept) > KEPT_MAX:
                 self.kept = None
 
-    def refuse(self, error: AsyncSinkError) -> None:
-        """Remember a problem that forbids the run."""
+    def refuse(self, error: AsyncSinkError, *, unreadable: bool = False) -> None:
+        """Remember a problem that forbids the run; `unreadable` as in SourceProblem."""
         self._problems_total += 1
+        self._unreadable_total += unreadable
         if len(self._problems) < PROBLEMS_KEPT:
             self._problems.append(error)
 
@@ -97,6 +116,8 @@ class Survey:
         if not self._problems:
             return
         first = self._problems[0]
+        if self._unreadable_total == self._problems_total:
+            first.args = (f"{first} With on_unreadable='skip' it is reported, and the rest is sent.",)
         if self._problems_total > 1:
             others = self._problems_total - 1
             first.args = (
@@ -124,8 +145,9 @@ async def take_survey(discovery: Discovery, settings: Settings, *, limiter: Capa
             for found in batch:
                 survey.add(found, settings)
             survey.keep(batch)
-            for problem in await anyio.to_thread.run_sync(_unreadable, batch, limiter=limiter):
-                survey.refuse(problem)
+            if not discovery.leaves_out_unreadable:
+                for problem in await anyio.to_thread.run_sync(_unreadable, batch, limiter=limiter):
+                    survey.refuse(problem, unreadable=True)
             if survey.ledger is not None:
                 claim = partial(_claim, survey, batch, ordinal, settings.policies)
                 ordinal = await anyio.to_thread.run_sync(claim, limiter=limiter)

@@ -71,9 +71,8 @@ async def run_source(
         survey, processes = await _survey(discovery, settings, dry_run=dry_run, threads=threads)
         if source.replayable:
             progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
-            if not survey.objects_total:
-                what = "source" if settings.shard.count == 1 else f"shard {settings.shard} of the source"
-                events.notice(f"The {what} holds no files: there is nothing to publish.")
+            for notice in survey.notices(settings):
+                events.notice(notice)
         outlook = survey.outlook if survey.sample_key else open_end(settings.target)
         walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
         # A tree that was too large to be kept is not walked once more to learn how much of the listing is worth

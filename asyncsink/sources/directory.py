@@ -29,7 +29,7 @@ from asyncsink.sources.problems import (
     impossible_name,
     leaving_link,
     link_loop,
-    not_regular,
+    met_in_walk,
     refused_link,
     took_its_place,
     unusable,
@@ -48,8 +48,8 @@ class DirectorySource:
 
     The directory itself may be a symbolic link: it was named, so it is followed. Links below it obey `symlinks`
     ("inside" refuses those that lead out of it, "follow" refuses loops only, "skip" reports them, "error" makes each a
-    failure). FIFOs, sockets and devices are
-    problems and are never opened. Empty directories publish nothing.
+    failure). FIFOs, sockets and devices are never opened: they are left out, and
+    reported. Empty directories publish nothing.
     """
 
     replayable: bool = True
@@ -242,7 +242,7 @@ class _Walk:
             if found.is_symlink():
                 return _Below(name, is_link=True)
             path = level.lead + name
-            return self._problem(path, not_regular(path, found.stat(follow_symlinks=False).st_mode))
+            return self._special(path, found.stat(follow_symlinks=False).st_mode)
         except OSError as error:
             if error.errno == errno.ESTALE:
                 raise
@@ -271,7 +271,7 @@ class _Walk:
         if stat.S_ISREG(status.st_mode):
             return self._source(path, real, status, relative)
         if not stat.S_ISDIR(status.st_mode):
-            return self._problem(path, not_regular(path, status.st_mode))
+            return self._special(path, status.st_mode)
         if not self._follows_directories:
             return refused_link(path, "skip", entry=self._entry, attribute=self._attribute)
         if self._above is None:
@@ -306,8 +306,12 @@ class _Walk:
     def _unusable(self, path: str, error: OSError) -> SourceProblem:
         """The problem with a directory, or an entry of one, to which no link led when it was found."""
         if error.errno == errno.ELOOP:
-            return SourceProblem(path, took_its_place(path), self._entry, self._attribute, skippable=False)
+            error_now = took_its_place(path)
+            return SourceProblem(path, error_now, self._entry, self._attribute, skippable=False, unreadable=True)
         return unusable(path, error, entry=self._entry, attribute=self._attribute)
+
+    def _special(self, path: str, mode: int) -> SourceProblem:
+        return met_in_walk(path, mode, entry=self._entry, attribute=self._attribute)
 
     def _problem(self, path: str, error: SourceError) -> SourceProblem:
         return SourceProblem(path, error, self._entry, self._attribute)

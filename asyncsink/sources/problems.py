@@ -61,7 +61,7 @@ def unusable(path: str, error: OSError, *, entry: int = 0, attribute: str = "") 
     A directory that may not be read holds files that nobody has seen: skipping it would leave them out silently.
     """
     skippable = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-    return SourceProblem(path, translate(path, error), entry, attribute, skippable=skippable)
+    return SourceProblem(path, translate(path, error), entry, attribute, skippable=skippable, unreadable=not skippable)
 
 
 def not_regular(path: str, mode: int) -> SourceUnreadable:
@@ -70,6 +70,13 @@ def not_regular(path: str, mode: int) -> SourceUnreadable:
     return SourceUnreadable(
         f"Source {path!r} is {kind}; expected a regular file; remove it from the outputs, or use on_missing='skip'."
     )
+
+
+def met_in_walk(path: str, mode: int, *, entry: int = 0, attribute: str = "") -> SourceProblem:
+    """What a FIFO, socket or device becomes that is met in a directory: it is left out, and reported. Nobody named it,
+    and a directory of a running program has some."""
+    kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+    return SourceProblem(path, not_regular(path, mode), entry, attribute, skipped=True, reason=f"{kind}, not a file")
 
 
 def is_directory(path: str) -> SourceUnreadable:

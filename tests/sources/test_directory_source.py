@@ -106,7 +106,7 @@ def test_attribute_entry_and_root_are_copied(tmp_path: Path) -> None:
     assert (found.attribute, found.entry, found.root, found.relative) == ("contrasts.@con", 3, str(tmp_path), "sub/f")
 
 
-def test_special_files_are_unreadable_problems_and_never_opened(tmp_path: Path) -> None:
+def test_special_files_that_are_met_are_left_out_and_never_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link-to-fifo").symlink_to("fifo")
     with socket.socket(socket.AF_UNIX) as server:
@@ -114,7 +114,11 @@ def test_special_files_are_unreadable_problems_and_never_opened(tmp_path: Path) 
         found = problems(tmp_path)
     assert [os.path.basename(problem.path) for problem in found] == ["fifo", "link-to-fifo", "socket"]
     assert all(isinstance(problem.error, SourceUnreadable) and problem.skippable for problem in found)
-    assert not any(problem.skipped for problem in found)
+    assert [(problem.skipped, problem.reason) for problem in found] == [
+        (True, "a FIFO (named pipe), not a file"),
+        (True, "a FIFO (named pipe), not a file"),
+        (True, "a socket, not a file"),
+    ]
     assert ["FIFO" in str(problem.error) for problem in found] == [True, True, False]
     assert "socket" in str(found[2].error)
 
