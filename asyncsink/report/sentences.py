@@ -35,16 +35,18 @@ class Words:
     Attributes:
         moved: "sent" or "received". here: "there" or "here". do, done: what the command does, "publish" and
             "published to".
+        aside: what is left out where that is no file, such as a folder marker: no sentence counts it among the files.
     """
 
     moved: str
     here: str
     do: str
     done: str
+    aside: str = ""
 
 
 EXPORT = Words("sent", "there", "publish", "published to")
-GRAB = Words("received", "here", "grab", "grabbed into")
+GRAB = Words("received", "here", "grab", "grabbed into", aside="folder marker")
 
 
 def outcome(counts: Counts, place: str, words: Words, *, elapsed_seconds: float) -> str:
@@ -59,6 +61,8 @@ def outcome(counts: Counts, place: str, words: Words, *, elapsed_seconds: float)
         counts.objects_failed,
         counts.not_published_total,
     )
+    if words.aside:
+        total, left_out = total - left_out, 0
     if not total:
         return f"There was nothing to {words.do}: {place} is as it was."
     if failed:
@@ -141,7 +145,9 @@ def figures(counts: Counts, words: Words, *, elapsed_seconds: float, requests: i
         (f"Already {words.here}", counts.already_there, counts.there_reasons),
         ("Left out", counts.not_published_total, counts.left_out_reasons),
     ):
-        if number:
+        if number and why is counts.left_out_reasons and words.aside:
+            lines.append(f"{named}: {count(number, words.aside)}.")
+        elif number:
             lines.append(f"{named}: {count(number, 'file')} ({reasons(why)}).")
     if counts.confirmed_by:
         lines.append(_confirmed(counts.confirmed_by))

@@ -23,6 +23,7 @@ DENIED = Failure("/d/c", "p/c", "s3://b/p/c", "AccessDenied", "no permission to 
 NOT_COPIED = Failure("/d/a", "p/a", "/copy/a", "DestinationFull", "no space left", "local copy")
 GONE = Skip("/d/g", "", "", 0, "source is missing", already_there=False)
 TAKEN = Skip("/d/t", "p/t", "s3://b/p/t", 10, IS_THERE)
+MARKER = Skip("s3://b/p/f/", "p/f/", "", 0, "is a folder marker, not a file", already_there=False)
 WANTED = Planned("/d/e", "p/e", "s3://b/p/e", 2048, "not there")
 
 
@@ -181,6 +182,8 @@ def test_the_first_sentence_says_how_it_ended(outcomes: tuple[Outcome, ...], hea
         ((PUBLISHED, SAME), "All 2 files (3.0 MiB) are in /d."),
         ((SAME, SAME), "All 2 files (20 bytes) are already in /d: nothing had to be received (2.00 s)."),
         ((PUBLISHED, DENIED), "1 of 2 files was not grabbed into /d."),
+        ((PUBLISHED, MARKER), "The file (3.0 MiB) is in /d."),
+        ((MARKER,), "There was nothing to grab: /d is as it was."),
     ],
 )
 def test_the_first_sentence_about_a_grab(outcomes: tuple[Outcome, ...], headline: str) -> None:
