@@ -41,6 +41,7 @@ from asyncsink.object_options import object_options
 from asyncsink.option_names import ExportOptions, check_option_names
 from asyncsink.paths import as_text
 from asyncsink.values import (
+    ARN,
     SIZE_BYTES_MAX,
     check_choice,
     check_endpoint,
@@ -50,6 +51,7 @@ from asyncsink.values import (
     pairs_of,
     path_of,
     size_of,
+    split_bucket,
     text_of,
 )
 
@@ -63,7 +65,6 @@ PART_SIZE_BYTES_MIN, PART_SIZE_BYTES_MAX = 5 * MIB, 5 * GIB
 
 _BUCKET = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,255}")
 """What botocore sends: older buckets, and other servers, have names that are no DNS labels; the server decides."""
-_ACCESS_POINT = re.compile(r"^(arn:aws[\w-]*:s3[\w-]*:[^/]*?:(?:accesspoint|outpost)[/:][^/]+)(?:/(.*))?$", re.DOTALL)
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://(.*)$", re.DOTALL)
 
 
@@ -141,11 +142,8 @@ def parse_target(base_directory: Any, options: Mapping[str, Any]) -> S3Target | 
 
 
 def _split_bucket(text: str, rest: str) -> tuple[str, str]:
-    if match := _ACCESS_POINT.match(rest):
-        bucket, prefix = match.group(1), match.group(2) or ""
-    else:
-        bucket, _, prefix = rest.partition("/")
-        _check_bucket(bucket, f"the destination {_shown(text)}")
+    bucket, prefix = split_bucket(rest)
+    _check_bucket(bucket, f"the destination {_shown(text)}")
     try:
         prefix.encode()
     except UnicodeEncodeError:
@@ -159,7 +157,12 @@ def _split_bucket(text: str, rest: str) -> tuple[str, str]:
 
 
 def _check_bucket(bucket: str, where: str) -> str:
-    if not _BUCKET.fullmatch(bucket):
+    if bucket.startswith("arn:") and not ARN.fullmatch(bucket):
+        raise ConfigError(
+            f"The ARN in {where} is none of an access point, an Object Lambda access point or an access point of an "
+            "Outpost; expected such as s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/NAME/prefix."
+        )
+    if not bucket.startswith("arn:") and not _BUCKET.fullmatch(bucket):
         form = "letters, digits, '.', '-' and '_', as in s3://my-bucket/prefix"
         raise ConfigError(f"The bucket's name in {where} is not legal; expected {form}.")
     return bucket

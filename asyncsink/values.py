@@ -16,6 +16,11 @@ from asyncsink.errors import ConfigError
 SIZE_BYTES_MAX = 2**63 - 1
 
 _SIZE = re.compile(r"(?i)^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$")
+ARN = re.compile(
+    r"arn:aws[a-z-]*:(?:s3|s3-object-lambda):[a-z0-9-]*:[0-9]{12}:accesspoint[/:][A-Za-z0-9.-]{1,63}"
+    r"|arn:aws[a-z-]*:s3-outposts:[a-z0-9-]+:[0-9]{12}:outpost[/:][A-Za-z0-9-]{1,63}[/:]accesspoint[/:][A-Za-z0-9-]{1,63}"
+)
+"""What S3 takes instead of a bucket's name (botocore's handlers.py); an access point's may hold slashes."""
 _DURATION = re.compile(r"([0-9]{1,9})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -185,6 +190,15 @@ def mapping_of(given: Mapping[str, Any], name: str) -> tuple[tuple[str, str], ..
     if not isinstance(value, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
         raise ConfigError(f"{name} is no mapping of texts; expected {{'name': 'value'}}.")
     return tuple(value.items())
+
+
+def split_bucket(rest: str) -> tuple[str, str]:
+    """The bucket, or the ARN in its place, and the prefix in what follows "s3://". Pure."""
+    match = ARN.match(rest)
+    if match is not None and rest[match.end() : match.end() + 1] in ("", "/"):
+        return match[0], rest[match.end() + 1 :]
+    bucket, _, prefix = rest.partition("/")
+    return bucket, prefix
 
 
 def check_endpoint(endpoint_url: str, name: str = "endpoint_url") -> str:

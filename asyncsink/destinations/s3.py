@@ -25,6 +25,7 @@ from asyncsink.errors import (
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, checksum_of
 from asyncsink.integrity.sameness import contradiction
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
+from asyncsink.s3.addresses import is_directory_bucket
 from asyncsink.s3.confirming import Compute, confirm_body, confirm_body_now, confirm_object, confirm_without_body
 from asyncsink.s3.content_type import infer_content_type
 from asyncsink.s3.operations import (
@@ -70,7 +71,8 @@ class S3Destination:
         self._uploads = S3Uploads(transport, retry, self._own, log, notice, abort_on_interrupt=abort_on_interrupt)
         self._weakest_noticed: set[ConfirmedBy] = set()
         self._attributes_of: dict[str, ObjectAttributes] = {}
-        self._etag_is_md5 = objects.sse in ("", "AES256") and objects.sse_customer_key is None
+        plain = objects.sse in ("", "AES256") and objects.sse_customer_key is None
+        self._etag_is_md5 = plain and not is_directory_bucket(target.bucket)
         self._encryption = "customer" if objects.sse_customer_key is not None else objects.sse
         self._existing = ExistingObjects(
             transport,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from asyncsink.config import RoutingOptions
 from asyncsink.errors import RoutingError
 from asyncsink.routing.keys import KEY_BYTES_MAX, PATH_BYTES_MAX, join_key, show
+from asyncsink.values import split_bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def make_end(options: RoutingOptions, base: str) -> End:
     """
     base = base.rstrip("/")
     if base.lower().startswith("s3://"):
-        prefix = base[len("s3://") :].partition("/")[2]
+        _, prefix = split_bucket(base[len("s3://") :])
         taken, bytes_max = (f"{prefix}/" if prefix else ""), KEY_BYTES_MAX
     else:
         taken, bytes_max = f"{base}/", PATH_BYTES_MAX

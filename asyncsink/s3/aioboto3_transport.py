@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -27,6 +28,7 @@ from asyncsink.errors import (
     TransferError,
     UploadMissing,
 )
+from asyncsink.s3.addresses import is_directory_bucket
 from asyncsink.s3.aioboto3_calls import CALLS, Call, plain_etag
 from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
 from asyncsink.s3.bandwidth import Bandwidth
@@ -53,8 +55,12 @@ from asyncsink.s3.operations import (
     CompleteMultipartUpload,
     Done,
     HeadObject,
+    ListMultipartUploads,
+    ListObjects,
+    ObjectPage,
     Operation,
     Response,
+    UploadPage,
 )
 from asyncsink.s3.ranges import check_range, ranges_unknown
 from asyncsink.s3.resigning import Resigner
@@ -90,6 +96,7 @@ class Aioboto3Transport:
     ) -> None:
         self._client = client
         self._bucket = bucket
+        self._directories = is_directory_bucket(bucket)
         self._retry = retry
         self._payer = {"RequestPayer": "requester"} if request_payer else {}
         self._resigner = Resigner(client, renew)
@@ -177,6 +184,9 @@ class Aioboto3Transport:
 
     async def _call(self, call: Call, operation: Any, watchdog: Watchdog) -> Response:
         asked = operation.request() if isinstance(operation, GetObjectTo) else operation
+        if self._directories and isinstance(operation, (ListObjects, ListMultipartUploads)):
+            # A directory bucket lists directories only (S3 API, ListObjectsV2): what else is in this one is left out.
+            asked = replace(operation, prefix=operation.prefix[: operation.prefix.rfind("/") + 1])
         parameters = call.parameters(asked, watchdog.moved)
         if self._bandwidth is not None and (body := parameters.get("Body")):
             turn = partial(_turn, self._bandwidth, watchdog)
@@ -199,7 +209,12 @@ class Aioboto3Transport:
             return await self._hand_over(operation, answer, watchdog)
         if isinstance(operation, GetObject):
             answer["Body"] = await self._read_body(operation, answer, watchdog)
-        return call.response(operation, answer)
+        response = call.response(operation, answer)
+        if isinstance(response, ObjectPage) and asked is not operation:
+            response.objects = tuple(each for each in response.objects if each.key.startswith(operation.prefix))
+        elif isinstance(response, UploadPage) and asked is not operation:
+            response.uploads = tuple(each for each in response.uploads if each.key.startswith(operation.prefix))
+        return response
 
     async def _hand_over(self, operation: GetObjectTo, answer: Any, watchdog: Watchdog) -> ObjectReceived:
         """Give the bytes to the operation's taker, in a thread, as they come."""

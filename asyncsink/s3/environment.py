@@ -19,6 +19,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from asyncsink.config import S3Target, Secret
+from asyncsink.s3.addresses import is_special
 from asyncsink.s3.checksum_headers import SETTINGS, USUAL, ChecksumUse, checksum_use
 from asyncsink.s3.credentials import Credentials, endpoint_from_environment, read_credentials_file
 
@@ -97,7 +98,7 @@ def known_connection(target: S3Target) -> Connection | None:
         ConfigError: a checksum setting that the SDK does not know.
     """
     said = os.environ
-    if target.profile or target.bucket.startswith("arn:") or target.bucket.endswith("--x-s3"):
+    if target.profile or is_special(target.bucket):
         return None
     if any(name.startswith("AWS_") and name not in USED and name not in HARMLESS for name in said):
         return None

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from asyncsink.config import LaneChoice, S3Target
 from asyncsink.errors import WrongRegion
+from asyncsink.s3.addresses import is_arn
 from asyncsink.s3.environment import named_endpoint
 from asyncsink.s3.lanes import Lanes
 from asyncsink.s3.operations import Operation, Response
@@ -78,7 +79,8 @@ class FollowingLanes:
             ConfigError, CredentialsError: lanes for that region cannot be opened.
         """
         async with self._moving:
-            if error.region == error.signed_for:
+            # An ARN names its region itself.
+            if error.region == error.signed_for or is_arn(self._target.bucket):
                 raise error
             if self.lanes.region == error.region:
                 return  # moved since that request was signed

@@ -21,6 +21,7 @@ import anyio.to_thread
 
 from asyncsink.config import LaneChoice, Limits, RetryPolicy, S3Target
 from asyncsink.errors import ConfigError
+from asyncsink.s3.addresses import is_special
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.checksum_headers import USUAL, ChecksumUse
 from asyncsink.s3.client import find_credentials
@@ -183,8 +184,8 @@ def _ineligible(target: S3Target, client: Any, caller_bucket: Any) -> str:
     """Why the wire lane is not for this target, or ""."""
     if caller_bucket is not None and not isinstance(caller_bucket, str):
         return "the bucket object is the caller's own, with its own client"
-    if target.bucket.startswith("arn:") or target.bucket.endswith("--x-s3"):
-        return "ARN and S3 Express buckets need other requests"
+    if is_special(target.bucket):
+        return "ARN, Outposts and S3 Express buckets need other requests"
     session = client._endpoint.http_session
     if session._proxy_config.proxy_url_for(client.meta.endpoint_url):
         return "a proxy is configured"

@@ -15,7 +15,9 @@ from asyncsink.errors import ConfigError
 from asyncsink.s3.credentials import Credentials, freeze, lost
 
 Now = Callable[[], datetime.datetime]
-_SIGNER = "s3v4-asyncsink"
+_SUFFIX = "-asyncsink"
+_CORRECTED = {"s3v4": "s3v4", "v4": "s3v4", "v4-s3express": "v4-s3express"}
+"""Kinds of signature, and how S3 is signed for them. SigV4A is the CRT's, which reads the local clock."""
 
 
 def utc_now() -> datetime.datetime:
@@ -92,21 +94,24 @@ class Resigner:
             return None
         if self._held is not None:
             context.setdefault("signing", {})["request_credentials"] = self._held
-        if not self.offset or signature_version not in ("s3v4", "v4"):
+        if not self.offset or signature_version not in _CORRECTED:
             return None
         context["asyncsink_now"] = self._now() + self.offset
-        return _corrected_signer()
+        return _corrected_signer(_CORRECTED[signature_version])
 
 
-def _corrected_signer() -> str:
-    """The name under which botocore finds a SigV4 signer that takes the time from the request's context."""
-    from botocore.auth import AUTH_TYPE_MAPS, SIGV4_TIMESTAMP, S3SigV4Auth
+def _corrected_signer(signature_version: str) -> str:
+    """The name under which botocore finds that signer, taking the time from the request's context."""
+    from botocore.auth import AUTH_TYPE_MAPS, SIGV4_TIMESTAMP
 
-    class CorrectedSigV4(S3SigV4Auth):  # type: ignore[misc, unused-ignore]
-        def _modify_request_before_signing(self, request: Any) -> None:
-            # The timestamp was just set from the local clock, and nothing was derived from it yet.
-            request.context["timestamp"] = request.context["asyncsink_now"].strftime(SIGV4_TIMESTAMP)
-            super()._modify_request_before_signing(request)
+    name = f"{signature_version}{_SUFFIX}"
+    if name not in AUTH_TYPE_MAPS:
 
-    AUTH_TYPE_MAPS.setdefault(_SIGNER, CorrectedSigV4)
-    return _SIGNER
+        class Corrected(AUTH_TYPE_MAPS[signature_version]):  # type: ignore[misc, unused-ignore]
+            def _modify_request_before_signing(self, request: Any) -> None:
+                # The timestamp was just set from the local clock, and nothing was derived from it yet.
+                request.context["timestamp"] = request.context["asyncsink_now"].strftime(SIGV4_TIMESTAMP)
+                super()._modify_request_before_signing(request)
+
+        AUTH_TYPE_MAPS[name] = Corrected
+    return name

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from asyncsink.config import S3Target
 from asyncsink.errors import ConfigError
+from asyncsink.s3.addresses import is_special
 from asyncsink.s3.client import payload_must_be_signed
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.wire.signing import encode_path
@@ -63,7 +64,7 @@ def endpoint_of(target: S3Target, region: str) -> Endpoint:
     given = check_endpoint(target.endpoint_url)
     if not _REGION.fullmatch(region):
         raise ConfigError(f"region={region!r} is no region's name; expected one such as 'us-east-1'.")
-    if target.bucket.startswith("arn:") or target.bucket.endswith("--x-s3"):
+    if is_special(target.bucket):
         raise ConfigError(f"The wire lane does not know the endpoint of the bucket {target.bucket!r}; use aioboto3.")
     url = given or _amazon(region)
     parts = urlsplit(url)
