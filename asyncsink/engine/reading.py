@@ -131,7 +131,9 @@ def compare_piece(source: OpenSource, offset: int, into: memoryview, digesters: 
 def unreadable(file: SourceFile) -> SourceUnreadable | None:
     """The error of a file that this process may not read, or None. It is not opened."""
     path = on_disk(file.path)
-    if os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+    effective = os.access in os.supports_effective_ids
+    # Twice: it gives no reason, and one may be a handle that a server of NFS forgot.
+    if any(os.access(path, os.R_OK, effective_ids=effective) for _ in range(2)):
         return None
     if not os.path.lexists(path):
         return None

@@ -79,8 +79,7 @@ class DirectorySource:
             ConfigError: the directory is missing, is no directory, or cannot be listed.
         """
         try:
-            with os.scandir(on_disk(self.directory)):
-                pass
+            again_if_stale(lambda: os.scandir(on_disk(self.directory)).close())
         except OSError as error:
             raise ConfigError(
                 f"Source directory {self.directory!r} cannot be listed ({error.strerror or error}); "

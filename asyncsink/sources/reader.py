@@ -304,13 +304,17 @@ def look_again(source: SourceFile) -> os.stat_result:
         SourceError: as `OpenSource`.
     """
     try:
-        with directory_of(source.real_path or source.path) as (descriptor, name):
-            now = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        now = again_if_stale(lambda: _status_of(source.real_path or source.path))
     except OSError as error:
         raise _not_opened(source.path, error) from error
     if stat.S_ISLNK(now.st_mode):
         raise took_its_place(source.path)
     return now
+
+
+def _status_of(path: str) -> os.stat_result:
+    with directory_of(path) as (descriptor, name):
+        return os.stat(name, dir_fd=descriptor, follow_symlinks=False)
 
 
 def _opened(source: SourceFile, folder: Folder) -> tuple[int, os.stat_result]:
