@@ -6,6 +6,7 @@ is a ConfigError of one sentence. No value here touches the network or the disk.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -35,6 +36,29 @@ LocalCopyMode = Literal["copy", "hardlink", "reflink"]
 ChecksumChoice = Literal["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5", "none"]
 
 
+SECRETS_MAX = 256
+"""Secrets that are remembered, the newest: credentials that were renewed every hour for ten days."""
+_known: tuple[bytes, ...] = ()
+_knowing = threading.Lock()
+
+
+def known_secrets() -> tuple[bytes, ...]:
+    """The values of every Secret of this process, those of credentials that have ended among them.
+
+    Of the whole process, because what must not show must not show in anybody's messages or logs, also where one sink's
+    server repeats what another sink was given.
+    """
+    return _known
+
+
+def _remember(value: bytes) -> None:
+    global _known  # noqa: PLW0603 - see known_secrets
+    if value in _known:
+        return
+    with _knowing:
+        _known = (*(each for each in _known if each != value), value)[-SECRETS_MAX:]
+
+
 class Secret:
     """Bytes that never show: neither in a repr, nor in a log, nor in an error message."""
 
@@ -42,6 +66,7 @@ class Secret:
 
     def __init__(self, value: bytes) -> None:
         self._value = value
+        _remember(value)
 
     def reveal(self) -> bytes:
         """The bytes themselves; only for the code that sends them."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -23,6 +23,7 @@ from asyncsink.s3.body import request_body
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import GetObject, ObjectData
 from asyncsink.s3.part_plan import OBJECT_SIZE_BYTES_MAX, PART_SIZE_BYTES_MAX, PARTS_MAX
+from asyncsink.s3.redacting import kept, keys_hold_secret
 
 Parameters = dict[str, Any]
 _S3_BEGAN: Final = datetime(2006, 3, 14, tzinfo=UTC)
@@ -449,16 +450,68 @@ def _got(op: GetObject, answer: Mapping[str, Any]) -> ObjectData:
     )
 
 
+_KEPT: Final = frozenset(
+    {"ETag", "VersionId", "ServerSideEncryption", "SSECustomerAlgorithm", "ChecksumType", "ContentType", "StorageClass"}
+    | {f"Checksum{name}" for name in HEADER_ALGORITHMS}
+)
+_ENTRIES: Final = ("Contents", "Parts", "Uploads")
+
+
+def _without_secrets(
+    response: Callable[[Any, Mapping[str, Any]], o.Response],
+) -> Callable[[Any, Mapping[str, Any]], o.Response]:
+    """What an answer says is kept in receipts, manifests and journals: nothing of it may repeat a secret."""
+
+    def read(operation: Any, answer: Mapping[str, Any]) -> o.Response:
+        told: dict[str, Any] = {
+            name: kept(value) if name in _KEPT and isinstance(value, str) else value for name, value in answer.items()
+        }
+        if "Metadata" in told:
+            told["Metadata"] = {name: kept(value) for name, value in told["Metadata"].items()}
+        if (
+            (upload_id := told.get("UploadId"))
+            and isinstance(operation, o.CreateMultipartUpload)
+            and not kept(upload_id)
+        ):
+            raise PermanentError(
+                f"{operation.name} of {one_line(operation.key, 1200)} was answered with an upload id that repeats a "
+                "secret; check that the endpoint is S3.",
+                operation=operation.name,
+                status=200,
+            )
+        for name in _ENTRIES:
+            if told.get(name):
+                told[name] = _entries_without_secrets(told[name])
+        return response(operation, told)
+
+    return read
+
+
+def _entries_without_secrets(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The entries of a page; one whose key repeats a secret loses it, and is then of no use."""
+    odd = keys_hold_secret("\n".join(str(entry.get("Key", "")) for entry in entries))
+    found = []
+    for entry in entries:
+        told = dict(entry)
+        for name in ("ETag", "UploadId"):
+            if isinstance(told.get(name), str):
+                told[name] = kept(told[name])
+        if odd and keys_hold_secret(str(told.get("Key", ""))):
+            told["Key"] = ""
+        found.append(told)
+    return found
+
+
 CALLS: Final[dict[type[Any], Call]] = {
-    o.PutObject: Call("put_object", _put, _stored),
-    o.CreateMultipartUpload: Call("create_multipart_upload", _create, _created),
-    o.UploadPart: Call("upload_part", _part, _stored_for_sure),
-    o.CompleteMultipartUpload: Call("complete_multipart_upload", _complete, _stored_for_sure),
-    o.AbortMultipartUpload: Call("abort_multipart_upload", _abort, _done),
-    o.HeadObject: Call("head_object", _head, _headed),
-    GetObject: Call("get_object", _get, _got),
-    o.ListObjects: Call("list_objects_v2", _list, _listed),
-    o.ListParts: Call("list_parts", _list_parts, _parts_listed),
-    o.ListMultipartUploads: Call("list_multipart_uploads", _list_uploads, _uploads_listed),
-    o.DeleteObject: Call("delete_object", _delete, _done),
+    o.PutObject: Call("put_object", _put, _without_secrets(_stored)),
+    o.CreateMultipartUpload: Call("create_multipart_upload", _create, _without_secrets(_created)),
+    o.UploadPart: Call("upload_part", _part, _without_secrets(_stored_for_sure)),
+    o.CompleteMultipartUpload: Call("complete_multipart_upload", _complete, _without_secrets(_stored_for_sure)),
+    o.AbortMultipartUpload: Call("abort_multipart_upload", _abort, _without_secrets(_done)),
+    o.HeadObject: Call("head_object", _head, _without_secrets(_headed)),
+    GetObject: Call("get_object", _get, _without_secrets(_got)),
+    o.ListObjects: Call("list_objects_v2", _list, _without_secrets(_listed)),
+    o.ListParts: Call("list_parts", _list_parts, _without_secrets(_parts_listed)),
+    o.ListMultipartUploads: Call("list_multipart_uploads", _list_uploads, _without_secrets(_uploads_listed)),
+    o.DeleteObject: Call("delete_object", _delete, _without_secrets(_done)),
 }

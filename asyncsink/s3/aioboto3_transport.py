@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 import anyio.to_thread
 
-from asyncsink.config import Limits, RetryPolicy, S3Target
+from asyncsink.config import Limits, RetryPolicy, S3Target, Secret
 from asyncsink.errors import (
     AsyncSinkError,
     ClockSkew,
@@ -164,19 +164,29 @@ class Aioboto3Transport:
                 return cast("R", await self._call(call, operation, watchdog))
         except AsyncSinkError:
             raise
-        except Exception as error:
-            translated = self._translate(operation, error, watchdog)
-            if translated is None:
-                raise
-            if isinstance(translated, UploadMissing) and isinstance(operation, AbortMultipartUpload):
-                return cast("R", Done(was_there=False))
-            if is_mute(operation, translated):
-                resigner = self._resigner
-                translated = await reason_of(operation, translated, self.send, lambda: resigner.renewals != renewals)
-            elif isinstance(translated, ExpiredCredentials):
-                await self._resigner.renew(renewals)
-            # Texts of configuration and credential errors may hold what must not be shown.
-            raise translated from (error if isinstance(translated, TransferError) else None)
+        except Exception as failed:  # noqa: BLE001 - raised below, where nothing of a server's hangs on it
+            error = failed
+        self._secrets()
+        translated = self._translate(operation, error, watchdog)
+        if translated is None:
+            raise error
+        if isinstance(translated, UploadMissing) and isinstance(operation, AbortMultipartUpload):
+            return cast("R", Done(was_there=False))
+        if is_mute(operation, translated):
+            resigner = self._resigner
+            translated = await reason_of(operation, translated, self.send, lambda: resigner.renewals != renewals)
+        elif isinstance(translated, ExpiredCredentials):
+            await self._resigner.renew(renewals)
+        # What a server said, and the texts of credential errors, may hold what must not be shown.
+        raise translated from (error if isinstance(error, OSError) and isinstance(translated, TransferError) else None)
+
+    def _secrets(self) -> None:
+        """Have the credentials of this moment known as secrets: botocore renews some by itself."""
+        held = getattr(self._client._request_signer, "_credentials", None)
+        for name in ("_secret_key", "_token", "secret_key", "token"):
+            value = vars(held).get(name) if held is not None else None
+            if isinstance(value, str) and value:
+                Secret(value.encode())
 
     async def aclose(self) -> None:
         """Close the client's connections where the transport owns it. Calling it twice is harmless."""

@@ -36,9 +36,15 @@ from asyncsink.errors import (
     UploadMissing,
     WrongRegion,
 )
+from asyncsink.s3.redacting import holds_secret, kept, shown
 
 MESSAGE_CHARACTERS_MAX = 200
 """So much of the server's own text is quoted."""
+
+TEXT_CHARACTERS_MAX = 8192
+"""So much of it is looked at."""
+_SIGNED = re.compile(r"(?i)(\b(?:x-amz-)?(?:signature|credential|security-token)=)[^&\s,;'\"]+")
+"""Parts of a presigned URL, and of an Authorization header."""
 
 _CREDENTIALS = "Check creds_path, the profile or the AWS_ environment variables."
 _KEY_RIGHTS = "Check the rights of these credentials on the bucket and its encryption keys."
@@ -157,6 +163,8 @@ def error_from_answer(  # noqa: PLR0917 - an answer has so many parts
         signed_for: the region that the request was signed for, or "".
         expected, actual: the checksum that was sent and the one the server computed, for IntegrityError.
     """
+    code = "" if holds_secret(code) else code
+    region, message = kept(region), shown(message[:TEXT_CHARACTERS_MAX])
     error_class, advice = classify(code, status)
     if code == _CONFLICT and operation_name == "CompleteMultipartUpload":
         # S3 API, CompleteMultipartUpload: on a 409, the upload is to be initiated again, and each part sent again.
@@ -227,12 +235,14 @@ def retry_after_seconds(value: str | None, date: str = "") -> float | None:
 
 
 def one_line(text: str, characters_max: int = MESSAGE_CHARACTERS_MAX) -> str:
-    """One line of printable text, shortened, without passwords in URLs. Pure.
+    """One line of printable text, shortened, without passwords in URLs, or signatures; none where it holds a secret.
 
     A server's answer must not be able to write to a terminal or to forge a line of a log.
     """
+    text = shown(text[:TEXT_CHARACTERS_MAX])
     line = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in text)).strip().rstrip(".")
     line = re.sub(r"\b([a-z][a-z0-9+]*)://[^/@\s]+@", r"\1://", line)
+    line = _SIGNED.sub(r"\1…", line)
     return line if len(line) <= characters_max else line[: characters_max - 1] + "…"
 
 

@@ -66,7 +66,7 @@ class XmlReader:
         self._text = None
         if self._depth == 1:
             if self._root and plain != self._root:
-                raise Refused(plain)
+                raise Refused("another outermost element")
         elif self._depth == 2:
             self._inside = plain == self._entry
             if self._inside:

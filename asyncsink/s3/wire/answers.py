@@ -18,6 +18,7 @@ from asyncsink.s3.error_map import error_from_answer, one_line
 from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.operations import HeadObject, ObjectStored, PutObject, Response, UploadPart
 from asyncsink.s3.ranges import check_range
+from asyncsink.s3.redacting import kept
 from asyncsink.s3.wire.multipart_calls import BOOKKEEPING, told_by
 from asyncsink.s3.wire.requests import HotOperation, ObjectOperation
 
@@ -102,14 +103,14 @@ def _as_sent(operation: ObjectOperation, answer: Answer) -> ObjectStored | None:
     name = _CHECKSUM_HEADERS.get(sent.algorithm)
     if name is None or headers.get(name) != sent.value.encode() or headers.get(_TYPE, _FULL) != _FULL:
         return None
-    etag = plain_etag({"ETag": _header(answer, b"etag")})
+    etag = plain_etag({"ETag": kept(_header(answer, b"etag"))})
     if not etag and isinstance(operation, UploadPart):
         return None
     return ObjectStored(
         etag=etag,
         checksum=sent,
-        version_id=_header(answer, b"x-amz-version-id"),
-        sse=_header(answer, _SSE) or ("customer" if headers.get(_SSE_C) else ""),
+        version_id=kept(_header(answer, b"x-amz-version-id")),
+        sse=kept(_header(answer, _SSE)) or ("customer" if headers.get(_SSE_C) else ""),
     )
 
 
@@ -212,7 +213,7 @@ def _field(name: str, body: bytes) -> str:
     found = _FIELDS[name].search(body)
     if found is None:
         return ""
-    return _unescape(found[1].decode("utf-8", "replace").strip())
+    return _unescape(found[1].decode("utf-8", "surrogateescape").strip())
 
 
 def _unescape(text: str) -> str:
