@@ -41,7 +41,7 @@ from asyncsink.s3.client import (
     check_certificates,
     find_credentials,
     open_client,
-    proxy_variable,
+    proxy_of,
 )
 from asyncsink.s3.credential_chain import none_found
 from asyncsink.s3.credential_errors import configuration_error
@@ -295,7 +295,8 @@ class Aioboto3Transport:
             )
         if isinstance(error, b.ReadTimeoutError) and not isinstance(error, b.ConnectTimeoutError):
             return self._stalled(operation, max(self._retry.stall_seconds, self._retry.complete_seconds))
-        return _from_network(operation.name, where, self._client.meta.endpoint_url, error)
+        endpoint = self._client.meta.endpoint_url
+        return _from_network(operation.name, where, endpoint, error, proxy_of(self._client))
 
     def _stalled(self, operation: Operation[Any], seconds: float) -> Stalled:
         return Stalled(
@@ -412,7 +413,7 @@ def _unusable() -> tuple[type[Exception], ...]:
     )
 
 
-def _from_network(name: str, where: str, endpoint: str, error: Exception) -> AsyncSinkError | None:
+def _from_network(name: str, where: str, endpoint: str, error: Exception, proxy: str) -> AsyncSinkError | None:
     """What a failure without a usable answer means, or None for a bug."""
     import aiohttp
     from aiohttp.http_exceptions import HttpProcessingError
@@ -425,8 +426,10 @@ def _from_network(name: str, where: str, endpoint: str, error: Exception) -> Asy
     if isinstance(inner, AnswerTooLong):
         return ServerFault(f"{where} failed: {inner} at {endpoint}; check that it is S3.", operation=name)
     reason = _reason(inner) if inner is not None else type(error).__name__
-    if isinstance(error, b.ProxyConnectionError):
-        proxy = f"the proxy {one_line(str(error.kwargs.get('proxy_url', '')))} of {proxy_variable(endpoint)}"
+    to_proxy = isinstance(error, (b.ProxyConnectionError, b.ConnectTimeoutError)) or (
+        isinstance(inner, aiohttp.ClientConnectorError) and not isinstance(inner, aiohttp.ClientSSLError)
+    )
+    if proxy and to_proxy:
         if isinstance(inner, aiohttp.ClientHttpProxyError):
             fault = f"{proxy} refuses to connect to {endpoint} (HTTP {inner.status}, {one_line(inner.message)})"
         elif reason == "connection refused":

@@ -161,22 +161,27 @@ def check_proxy(client: Any) -> None:
     Raises:
         ConfigError: naming the proxy and its variable.
     """
-    url = client.meta.endpoint_url
-    proxy = client._endpoint.http_session._proxy_config.proxy_url_for(url)
-    # botocore makes "http://socks5h://…" of what has another scheme.
-    plain = (proxy or "").removeprefix("http://")
-    scheme = plain.partition("://")[0].lower() if "://" in plain else "http"
+    proxy = proxy_of(client)
+    scheme = proxy.partition("://")[0].rpartition(" ")[2].lower()
     if proxy and scheme not in ("http", "https"):
         raise ConfigError(
-            f"The proxy {one_line(plain)} of {proxy_variable(url)} cannot be used: {scheme} proxies are not supported; "
-            f"give an HTTP proxy, or name the endpoint's host in NO_PROXY."
+            f"{proxy[0].upper()}{proxy[1:]} cannot be used: {scheme} proxies are not supported; give an HTTP proxy, or "
+            "name the endpoint's host in NO_PROXY."
         )
 
 
-def proxy_variable(url: str) -> str:
-    """The environment variable that names the proxy for `url`."""
-    name = f"{urlsplit(url).scheme}_proxy"
-    return next((each for each in (name, name.upper()) if os.environ.get(each)), name.upper())
+def proxy_of(client: Any) -> str:
+    """The proxy between us and the endpoint, for a sentence: "the proxy http://… of HTTP_PROXY"; "" where none is."""
+    url = client.meta.endpoint_url
+    found = client._endpoint.http_session._proxy_config.proxy_url_for(url)
+    if not found:
+        return ""
+    # botocore makes "http://socks5h://…" of what has another scheme.
+    scheme, _, rest = (found.removeprefix("http://") if "://" in found[len("http://") :] else found).partition("://")
+    variable = f"{urlsplit(url).scheme}_proxy"
+    name = next((each for each in (variable, variable.upper()) if os.environ.get(each)), variable.upper())
+    # Before an "@" stand a user and a password, whatever characters they have.
+    return f"the proxy {one_line(scheme)}://{one_line(rest.rpartition('@')[2])} of {name}"
 
 
 def _configured_endpoint(session: Any) -> str:

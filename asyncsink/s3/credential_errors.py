@@ -257,7 +257,7 @@ def _reason(error: Exception, source: CredentialSource, seconds: float) -> str:
         said = ", ".join(one_line(str(told.get(name) or "")) for name in ("Code", "Message"))
         return f"{error.operation_name} was refused ({said})"
     if isinstance(error, b.ProxyConnectionError):
-        return f"the proxy {one_line(str(kwargs.get('proxy_url', '')))} cannot be reached"
+        return f"the proxy {_plain_url(str(kwargs.get('proxy_url', '')), path=False)} cannot be reached"
     if isinstance(error, b.SSLError):
         return f"the certificate of {_host(kwargs)} is not trusted"
     if isinstance(error, (b.HTTPClientError, b.ConnectionError)):

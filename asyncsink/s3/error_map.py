@@ -123,6 +123,7 @@ BY_STATUS: Final[dict[int, tuple[type[AsyncSinkError], str]]] = {
     401: (CredentialsError, _CREDENTIALS),
     403: (AccessDenied, _KEY_RIGHTS),
     404: (ObjectMissing, "Check the bucket and the key."),
+    407: (ConfigError, "The proxy on the way asks for a login: look at HTTP_PROXY and HTTPS_PROXY."),
     408: (RequestTimeout, "The request came too slowly; look at the network."),
     409: (ServerFault, "A conflicting request is in progress; it is safe to try again."),
     412: (PreconditionFailed, "The object under the key was changed by somebody else."),
@@ -241,7 +242,7 @@ def one_line(text: str, characters_max: int = MESSAGE_CHARACTERS_MAX) -> str:
     """
     text = shown(text[:TEXT_CHARACTERS_MAX])
     line = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in text)).strip().rstrip(".")
-    line = re.sub(r"\b([a-z][a-z0-9+]*)://[^/@\s]+@", r"\1://", line)
+    line = re.sub(r"(?i)\b([a-z][a-z0-9+]*)://[^/@\s]+@", r"\1://", line)
     line = _SIGNED.sub(r"\1…", line)
     return line if len(line) <= characters_max else line[: characters_max - 1] + "…"
 

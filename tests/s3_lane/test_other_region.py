@@ -225,3 +225,26 @@ def test_names_that_the_server_decides_about(tree: Path, lane: LaneChoice, bucke
 def test_names_that_are_none(bucket: str) -> None:
     with pytest.raises(ConfigError, match=r"bucket|destination"):
         asyncsink.export_sync({}, f"s3://{bucket}/p", journal=False, endpoint_url="http://127.0.0.1:1")
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("bucket", ["tryout", "My_Bucket"])
+def test_the_datasinks_publish_where_nipypes_own_does(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nipype.interfaces import io as nio
+
+    from asyncsink.adapters.nipype import DataSink
+
+    source = tmp_path / "a"
+    source.write_text("x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with quirky_s3(Regional(), buckets=(bucket,)) as s3:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+        for kind, folder in ((nio.DataSink, "theirs"), (DataSink, "ours")):
+            sink = kind()
+            sink.inputs.base_directory = f"s3://{bucket}/{folder}"
+            sink.inputs.m = str(source)
+            sink.run()
+        assert sorted(s3.bodies(bucket)) == ["ours/m/a", "theirs/m/a"]
