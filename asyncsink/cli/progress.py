@@ -82,7 +82,8 @@ class ProgressLines:
         progress = self._progress
         spin = next(self._spinner[ascii_only])
         if not progress.started:
-            return [f"{spin} {self._opening}"]
+            found = f" {count(progress.objects_found, self._noun)}" if progress.objects_found else ""
+            return [_joined([f"{spin} {self._opening}", found], "", columns)]
         speed = self._speedometer.read()
         first = _bar_line(progress, speed, columns, ascii_only=ascii_only)
         return [first or _joined([spin, *_amounts(progress, speed)], "  ", columns), self._counts(columns, ascii_only)]

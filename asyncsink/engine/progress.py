@@ -28,6 +28,7 @@ class Progress:
 
     Attributes:
         objects_total, bytes_total: from the survey, the listing or the manifest; None until then, and for streams.
+        objects_found: how many the survey has found so far.
         started: True once transfers run.
         resumable: large files that a later run goes on with, by key.
         counts: what is recorded so far; those of the report, in the end. A verification counts what is proven there.
@@ -41,6 +42,7 @@ class Progress:
 
     objects_total: int | None = None
     bytes_total: int | None = None
+    objects_found: int = 0
     started: bool = False
     resumable: dict[str, Resumable] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)

@@ -19,6 +19,7 @@ from asyncsink.destinations.base import Outlook
 from asyncsink.engine.discover import Discovery, batches
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.outcomes import forbids_run
+from asyncsink.engine.progress import Progress
 from asyncsink.engine.reading import too_large_for_memory, unreadable
 from asyncsink.errors import AsyncSinkError
 from asyncsink.model import SourceProblem, Transfer
@@ -127,8 +128,10 @@ class Survey:
         raise first
 
 
-async def take_survey(discovery: Discovery, settings: Settings, *, limiter: CapacityLimiter) -> Survey:
-    """Walk the source once, sending nothing.
+async def take_survey(
+    discovery: Discovery, settings: Settings, *, limiter: CapacityLimiter, progress: Progress
+) -> Survey:
+    """Walk the source once, sending nothing; `progress.objects_found` grows meanwhile.
 
     Raises:
         ConfigError, SourceError: something cannot be published and no policy says to skip it.
@@ -144,6 +147,7 @@ async def take_survey(discovery: Discovery, settings: Settings, *, limiter: Capa
         async for batch in batches(iter(discovery), limiter=limiter, size=SURVEY_BATCH):
             for found in batch:
                 survey.add(found, settings)
+            progress.objects_found += len(batch)
             survey.keep(batch)
             if not discovery.leaves_out_unreadable:
                 for problem in await anyio.to_thread.run_sync(_unreadable, batch, limiter=limiter):

@@ -68,7 +68,7 @@ async def run_source(
     settings = await with_places_outside(settings, source, events.notice, dry_run=dry_run, limiter=threads)
     async with _loading_beside(settings, source, dry_run=dry_run) as waiting:
         discovery = discovery_of(settings, settings.target, source)
-        survey, processes = await _survey(discovery, settings, dry_run=dry_run, threads=threads)
+        survey, processes = await _survey(discovery, settings, dry_run=dry_run, threads=threads, progress=progress)
         if source.replayable:
             progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
             for notice in survey.notices(settings):
@@ -142,7 +142,7 @@ def _alone(run: Run) -> AbstractAsyncContextManager[Runner]:
 
 
 async def _survey(
-    discovery: Discovery, settings: Settings, *, dry_run: bool, threads: CapacityLimiter
+    discovery: Discovery, settings: Settings, *, dry_run: bool, threads: CapacityLimiter, progress: Progress
 ) -> tuple[Survey, int]:
     """The survey of the whole source, with the numbers of the run's shard; and how many processes are to publish it.
 
@@ -153,11 +153,11 @@ async def _survey(
         collides = discovery.may_collide and settings.policies.on_collision == "error"
         return Survey(ledger=KeyLedger() if collides else None), 1
     if settings.shard.count == 1 and settings.processes == 1:
-        return await take_survey(discovery, settings, limiter=threads), 1
+        return await take_survey(discovery, settings, limiter=threads, progress=progress), 1
     from asyncsink.engine.processes import available_cores
 
     walk = CountedWalk(discovery, settings.shard)
-    survey = await take_survey(walk, settings, limiter=threads)
+    survey = await take_survey(walk, settings, limiter=threads, progress=progress)
     survey.objects_total, survey.bytes_total = walk.objects_total, walk.bytes_total
     return survey, processes_for(
         settings,

@@ -81,6 +81,12 @@ def test_without_utf_8_the_lines_are_ascii() -> None:
     assert ProgressLines("looking at é…", Progress())(80, True)[0].startswith("|")
 
 
+def test_what_a_survey_has_found_is_shown() -> None:
+    lines = ProgressLines("looking at data…", Progress(objects_found=1200))
+    assert lines(80, False)[0].endswith("looking at data… 1,200 files")
+    assert lines(20, False)[0].endswith("looking at data…")
+
+
 def test_a_stream_has_no_bar_and_no_time_left() -> None:
     progress = Progress(started=True, counts=Counts(objects_uploaded=1, bytes_uploaded=MIB))
     first, counts = lines_after(5, progress, 80)
