@@ -101,12 +101,21 @@ def verify(
     read_back: Annotated[
         bool, typer.Option("--read-back", help="Download every object and compute its checksum again.")
     ] = False,
+    manifest_endpoint: Annotated[
+        bool,
+        typer.Option(
+            "--manifest-endpoint",
+            help="Ask the server that MANIFEST names, though nothing else names it: it is sent your credentials.",
+        ),
+    ] = False,
     **given: Any,
 ) -> int:
     """Check that every object of a manifest is still there, with its recorded size and checksum."""
     from asyncsink.cli.verify import verify_command
 
-    return verify_command(manifest, given, read_back=read_back, output=_output(given))
+    return verify_command(
+        manifest, given, read_back=read_back, manifest_endpoint=manifest_endpoint, output=_output(given)
+    )
 
 
 @app.command(

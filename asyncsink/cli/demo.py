@@ -150,7 +150,7 @@ class _Story:
 
         assert isinstance(settings.target, S3Target)
         progress = Progress()
-        options = {"creds_path": settings.target.creds_path}
+        options = {"creds_path": settings.target.creds_path, "endpoint_url": settings.target.endpoint_url}
         with progress_display("reading the manifest…", progress, noun="object", quiet=False):
             report = await verify_manifest(self._manifest, read_back=True, options=options, progress=progress)
         if not report.ok or report.confirmed_by != {"read-back": report.checked}:

@@ -42,7 +42,7 @@ WITHOUT_FLAG = {
 }  # fmt: skip
 FLAGS = {
     name: _OTHER_FLAGS.get(name, f"--{name.replace('_', '-')}") for name in OPTION_NAMES if name not in WITHOUT_FLAG
-}
+} | {"manifest_endpoint": "--manifest-endpoint"}
 """Options of the library, and how a command line writes them."""
 
 _PLAIN = re.compile(r"[\w:/@%+.,-]+")

@@ -14,7 +14,9 @@ from asyncsink.report.sentences import are
 from asyncsink.report.wording import count, inert
 
 
-def verify_command(manifest: str, given: Mapping[str, Any], *, read_back: bool, output: Output) -> int:
+def verify_command(
+    manifest: str, given: Mapping[str, Any], *, read_back: bool, manifest_endpoint: bool, output: Output
+) -> int:
     """Look at every object of a manifest, tell what was found, and return the exit code."""
     from asyncsink.engine.progress import Progress
     from asyncsink.engine.verifying import VerifyReport, verify_manifest
@@ -29,7 +31,13 @@ def verify_command(manifest: str, given: Mapping[str, Any], *, read_back: bool, 
 
         async def main() -> VerifyReport:
             with progress_display(f"reading {manifest}…", progress, noun="object", quiet=output.quiet):
-                return await verify_manifest(manifest, read_back=read_back, options=options, progress=progress)
+                return await verify_manifest(
+                    manifest,
+                    read_back=read_back,
+                    options=options,
+                    progress=progress,
+                    manifest_endpoint=manifest_endpoint,
+                )
 
         report = run_until_signalled(main)
     except Interrupted as stop:

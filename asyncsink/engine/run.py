@@ -293,6 +293,7 @@ class Opening:
                 caller_bucket=settings.caller_bucket,
                 lane=settings.transport,
                 checksum=settings.policies.checksum,
+                customer_key=settings.objects.sse_customer_key is not None,
                 notice=self.events.notice,
                 traffic=self.progress.traffic,
             )

@@ -7,6 +7,7 @@ A record is proven by the strongest thing both sides know: the full-object check
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing
@@ -22,16 +23,17 @@ from asyncsink.engine.descriptors import ACCOUNT, Share
 from asyncsink.engine.discover import batches
 from asyncsink.engine.progress import Progress, UnderWay
 from asyncsink.engine.run import surface
-from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing
+from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, ObjectMissing
 from asyncsink.integrity.checksums import Digester, is_composite
 from asyncsink.model import Checksum, ChecksumAlgorithm, Failure, Planned, Receipt, Skip
 from asyncsink.options import parse_options
-from asyncsink.paths import on_disk
+from asyncsink.paths import is_below, on_disk
 from asyncsink.report.causes import Cause, grouped
 from asyncsink.report.earlier import promise_of
-from asyncsink.report.manifest import ManifestEnd, ManifestRecord, read_manifest
+from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, read_manifest
 from asyncsink.report.sentences import all_of, are
 from asyncsink.report.wording import count, inert
+from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived
 from asyncsink.s3.operations import HeadObject, ListObjects, ObjectHead
 from asyncsink.s3.ranges import RangesUnknown
@@ -135,32 +137,39 @@ async def verify_manifest(
     options: Mapping[str, Any] | None = None,
     observe: Callable[[int], None] | None = None,
     progress: Progress | None = None,
+    manifest_endpoint: bool = False,
 ) -> VerifyReport:
     """Check every object that a manifest lists, receipts and "already there" alike.
 
     Args:
         path: a manifest that `export` wrote.
         read_back: download every object and compute its checksum again.
-        options: how to reach the bucket, where the manifest's own header does not say it or says it no longer
-            (endpoint_url, region, profile, creds_path, sse for a customer key, …).
+        options: how to reach the bucket (endpoint_url, region, profile, creds_path, sse for a customer key, …); the
+            bucket, and where nothing else is said its region and addressing style, are the manifest's.
         observe: called with the number of records checked so far.
         progress: for a display to poll: what is proven counts as done, and bytes with `read_back` only.
+        manifest_endpoint: ask the server that the manifest names. Whoever wrote the manifest chose it, and it is sent
+            what requests are signed with, a session token, and a customer key: it is not asked because the manifest
+            names it, but where `options`, the environment or the profile name it too.
 
     Raises:
-        ConfigError: the manifest is missing or malformed, or the options are wrong.
+        ConfigError: the manifest is missing or malformed, the options are wrong, or the endpoint that the manifest
+            names is to be confirmed; nothing was sent.
         TransferError: the bucket cannot be reached at all.
 
     Cancelled, it stops; nothing is written anywhere.
     """
     threads = CapacityLimiter(2)
     header, records = await anyio.to_thread.run_sync(read_manifest, path, limiter=threads)
-    settings = _settings(header.destination, header, options or {})
+    settings = _settings(header, options or {}, manifest_endpoint=manifest_endpoint)
     report = VerifyReport(os.fspath(path))
     progress = progress if progress is not None else Progress()
     share = await ACCOUNT.open(settings.limits)
     settings = replace(settings, limits=share.limits)
     with closing(share):
-        async with _open_prover(settings, share, progress, read_back=read_back, notice=report.notices.append) as prover:
+        async with _open_prover(
+            header, settings, share, progress, read_back=read_back, notice=report.notices.append
+        ) as prover:
             await prover.check_reachable()
             try:
                 async with anyio.create_task_group() as tasks:
@@ -175,9 +184,17 @@ class Prover:
     """Proves promises against a bucket, or against local files."""
 
     def __init__(
-        self, transport: RetryingTransport | None, secret: Secret | None, progress: Progress, *, read_back: bool
+        self,
+        transport: RetryingTransport | None,
+        secret: Secret | None,
+        progress: Progress,
+        *,
+        read_back: bool,
+        directory: str = "",
     ) -> None:
+        """Without a `transport`, files below `directory` are read, and no others."""
         self._transport = transport
+        self._directory = directory
         self.progress = progress
         self._secret = secret
         self.reads_back = read_back
@@ -205,7 +222,9 @@ class Prover:
             AsyncSinkError: it was not; the sentence says why.
         """
         if self._transport is None:
-            return await anyio.to_thread.run_sync(_prove_file, promise)
+            return await anyio.to_thread.run_sync(_prove_file, promise, self._directory)
+        if not promise.key:
+            raise Unproven("the manifest names no key for it")
         head = await self._transport.send(HeadObject(key=promise.key, sse_customer_key=self._secret))
         if head.size_bytes != promise.size_bytes:
             raise Unproven(f"it has {head.size_bytes:,} bytes; {promise.size_bytes:,} were published")
@@ -304,21 +323,32 @@ def _prove_head(promise: Promise, head: ObjectHead) -> str:
     raise Unproven("the server tells neither checksum nor ETag; verify with read_back (--read-back)")
 
 
-def _prove_file(promise: Promise) -> str:
+def _prove_file(promise: Promise, directory: str) -> str:
     if promise.checksum is None or is_composite(promise.checksum.value):
         raise Unproven("its checksum is not in the manifest")
+    if not is_below(os.path.normpath(promise.url), directory):
+        # A manifest can name any file of this machine; what is below its destination is all that it can speak of.
+        raise Unproven(f"it lies outside of {directory}, where the manifest's run has written, so it is not read")
     digester = Digester([promise.checksum.algorithm])
     try:
-        with open(on_disk(promise.url), "rb") as file:
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        with open(os.open(on_disk(promise.url), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise Unproven("it is no regular file")
+            if found.st_size != promise.size_bytes:
+                raise Unproven(f"it has {found.st_size:,} bytes; {promise.size_bytes:,} were published")
             while piece := file.read(PIECE_BYTES):
                 digester.update(piece)
     except FileNotFoundError:
         raise Unproven("it is not there") from None
     except OSError as error:
         raise Unproven(f"it cannot be read ({error.strerror})") from None
-    found = digester.result(promise.checksum.algorithm)
-    if found != promise.checksum:
-        raise Unproven(f"its bytes have the checksum {found}; {promise.checksum} was published")
+    except ValueError:
+        raise Unproven("its path is none that a file can have") from None
+    checksum = digester.result(promise.checksum.algorithm)
+    if checksum != promise.checksum:
+        raise Unproven(f"its bytes have the checksum {checksum}; {promise.checksum} was published")
     return "read-back"
 
 
@@ -405,22 +435,52 @@ def _incomplete(ended: ManifestEnd | None, found: Mapping[type, int], failed: in
     return " ".join(sentences)
 
 
-def _settings(destination: str, header: Any, options: Mapping[str, Any]) -> Settings:
-    known = {
-        "endpoint_url": header.endpoint_url or None,
-        "region": header.region or None,
-        "addressing_style": header.addressing_style or None,
-    }
-    return parse_options(destination, {**known, **{k: v for k, v in options.items() if v is not None}})
+def _settings(header: ManifestHeader, options: Mapping[str, Any], *, manifest_endpoint: bool) -> Settings:
+    known = {"region": header.region or None, "addressing_style": header.addressing_style or None}
+    given = {name: value for name, value in options.items() if value is not None}
+    if manifest_endpoint and header.endpoint_url:
+        known["endpoint_url"] = header.endpoint_url
+        if "endpoint_url" in given and not _same(str(given["endpoint_url"]), header.endpoint_url):
+            raise ConfigError(
+                f"manifest_endpoint=True asks for the manifest's endpoint, {one_line(header.endpoint_url)!r}, and "
+                "endpoint_url for another one; give one of them."
+            )
+    return parse_options(header.destination, {**known, **given})
+
+
+def _check_endpoint(header: ManifestHeader, endpoint_url: str, notice: Callable[[str], None]) -> None:
+    """Refuse to be led by a manifest to a server that nobody else names. `endpoint_url` is the one in use."""
+    if not header.endpoint_url or _same(header.endpoint_url, endpoint_url):
+        return
+    named = one_line(header.endpoint_url)
+    if not endpoint_url:
+        raise ConfigError(
+            f"The manifest names the endpoint {named!r}, and neither an option, the environment nor the profile does; "
+            f"give manifest_endpoint=True to ask it, if you trust who wrote the manifest, or endpoint_url={named!r}."
+        )
+    notice(
+        f"The manifest names the endpoint {named!r}; {one_line(endpoint_url)!r}, which an option, the environment or "
+        "the profile names, was asked instead."
+    )
+
+
+def _same(one: str, other: str) -> bool:
+    return one.lower().rstrip("/") == other.lower().rstrip("/")
 
 
 @asynccontextmanager
 async def _open_prover(
-    settings: Settings, share: Share, progress: Progress, *, read_back: bool, notice: Callable[[str], None]
+    header: ManifestHeader,
+    settings: Settings,
+    share: Share,
+    progress: Progress,
+    *,
+    read_back: bool,
+    notice: Callable[[str], None],
 ) -> AsyncIterator[Prover]:
     target = settings.target
     if isinstance(target, LocalTarget):
-        yield Prover(None, None, progress, read_back=True)
+        yield Prover(None, None, progress, read_back=True, directory=target.directory)
         return
     assert isinstance(target, S3Target)
     async with open_stack(
@@ -429,8 +489,10 @@ async def _open_prover(
         settings.limits,
         caller_bucket=settings.caller_bucket,
         checksum=settings.policies.checksum,
+        customer_key=settings.objects.sse_customer_key is not None,
         notice=notice,
         traffic=progress.traffic,
     ) as stack:
+        _check_endpoint(header, stack.endpoint_url, notice)
         share.govern(stack.bound, stack.in_flight)
         yield Prover(stack.transport, settings.objects.sse_customer_key, progress, read_back=read_back)

@@ -99,6 +99,7 @@ class GrabRun:
                 caller_bucket=settings.caller_bucket,
                 lane=settings.transport,
                 checksum=settings.policies.checksum,
+                customer_key=settings.objects.sse_customer_key is not None,
                 notice=self._events.notice,
             ) as stack:
                 share.govern(stack.bound, stack.in_flight)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -23,6 +22,7 @@ import anyio.to_thread
 from asyncsink.config import Limits, RetryPolicy, S3Target, SignPayload
 from asyncsink.errors import ConfigError
 from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX
+from asyncsink.s3.certificates import context_trusting
 from asyncsink.s3.checksum_headers import SETTINGS as CHECKSUM_SETTINGS
 from asyncsink.s3.checksum_headers import ChecksumUse, checksum_use
 from asyncsink.s3.credential_chain import new_session, none_found, source_of, translated_configuration
@@ -144,15 +144,29 @@ async def _require_credentials(session: Any) -> Any:
 
 def payload_must_be_signed(endpoint_url: str, choice: SignPayload = "auto") -> bool:
     """Whether the signature holds the body's SHA-256: by choice, else only over plain HTTP to another machine. Pure."""
-    if choice != "auto":
-        return choice == "always"
-    parts = urlsplit(endpoint_url)
-    if parts.scheme != "http" or parts.hostname is None or parts.hostname == "localhost":
-        return False
+    return choice == "always" if choice != "auto" else bool(exposed_to(endpoint_url))
+
+
+def exposed_to(endpoint_url: str, proxy_url: str = "") -> str:
+    """The host to which requests travel over plain HTTP, unless that is this machine; "" otherwise. Pure.
+
+    Args:
+        proxy_url: the proxy that they pass, or "".
+    """
+    if urlsplit(endpoint_url).scheme != "http":
+        return ""  # also by a proxy, which passes what is encrypted on
+    for url in filter(None, (proxy_url, endpoint_url)):
+        host = urlsplit(url if "://" in url else f"//{url}").hostname or ""
+        if host and not _is_this_machine(host):
+            return host
+    return ""
+
+
+def _is_this_machine(host: str) -> bool:
     try:
-        return not ipaddress.ip_address(parts.hostname).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return True
+        return False
 
 
 def check_proxy(client: Any) -> None:
@@ -348,19 +362,16 @@ def _skip_continue(request: Any, **_: Any) -> None:
 
 
 async def check_certificates(client: Any) -> None:
-    """Refuse the certificates that a variable or a profile names for HTTPS, where they cannot be used.
+    """Refuse the certificates that a variable or a profile names, where they cannot be used.
 
     Raises:
         ConfigError: naming the file.
     """
     path = client._endpoint.http_session._verify
-    if isinstance(path, str) and client.meta.endpoint_url.startswith("https:"):
+    if isinstance(path, str):  # over plain HTTP too: aiohttp opens the file all the same
         await anyio.to_thread.run_sync(_check_ca_bundle, path)
 
 
 def _check_ca_bundle(path: str) -> str:
-    try:
-        ssl.create_default_context(cafile=path)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"ca_bundle={path!r} cannot be used ({error}); expected PEM certificates.") from error
+    context_trusting(path)
     return path

@@ -24,7 +24,7 @@ from asyncsink.errors import ConfigError
 from asyncsink.s3.addresses import is_special
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.checksum_headers import USUAL, ChecksumUse
-from asyncsink.s3.client import find_credentials
+from asyncsink.s3.client import exposed_to, find_credentials
 from asyncsink.s3.environment import Connection, known_connection
 from asyncsink.s3.get_object import GetObjectTo
 from asyncsink.s3.lazy import LazyTransport
@@ -53,6 +53,7 @@ class Lanes:
         region: or "" where none is known.
         senders: how many threads take UploadPartFrom, PutObjectFrom and GetObjectTo; 0 where no lane does.
         checksums: which checksum headers environment and profile want.
+        exposed_to: as `client.exposed_to`.
     """
 
     transport: Transport
@@ -61,6 +62,7 @@ class Lanes:
     region: str
     senders: int = 0
     checksums: ChecksumUse = USUAL
+    exposed_to: str = ""
 
     def bound(self, connections: int) -> None:
         """Keep `connections` of each kind at most; those that rest beyond that are closed, and their threads end."""
@@ -130,14 +132,15 @@ async def open_lanes(
             raise ConfigError(f"transport='wire' cannot be used here: {reason}. Use transport='auto'.")
         if reason:
             log.info("transport aioboto3 for s3://%s: %s", target.bucket, reason)
-            return Lanes(other, "aioboto3", *_place(other.client), checksums=other.checksums)
+            exposed = _exposed_to(other.client)
+            return Lanes(other, "aioboto3", *_place(other.client), checksums=other.checksums, exposed_to=exposed)
         wire, senders = await _open_wire(target, retry, limits, other.client, bandwidth)
     except BaseException:
         await other.aclose()
         raise
     _log_wire(target)
     router = LaneRouter(wire, other, senders)
-    return Lanes(router, "wire", *_place(other.client), senders.threads, other.checksums)
+    return Lanes(router, "wire", *_place(other.client), senders.threads, other.checksums, _exposed_to(other.client))
 
 
 async def _open_aioboto3(
@@ -168,7 +171,8 @@ async def _open_known(
     other = LazyTransport(f"aioboto3 s3://{target.bucket}", opener)
     _log_wire(target)
     router = LaneRouter(wire, other, senders)
-    return Lanes(router, "wire", known.endpoint_url, region, senders.threads, known.checksums)
+    exposed = exposed_to(known.endpoint_url)
+    return Lanes(router, "wire", known.endpoint_url, region, senders.threads, known.checksums, exposed)
 
 
 def _log_wire(target: S3Target) -> None:
@@ -178,6 +182,11 @@ def _log_wire(target: S3Target) -> None:
 def _place(client: Any) -> tuple[str, str]:
     endpoint = client.meta.endpoint_url
     return "" if _is_amazon(urlsplit(endpoint).hostname or "") else endpoint, client.meta.region_name or ""
+
+
+def _exposed_to(client: Any) -> str:
+    endpoint = client.meta.endpoint_url
+    return exposed_to(endpoint, client._endpoint.http_session._proxy_config.proxy_url_for(endpoint) or "")
 
 
 def _ineligible(target: S3Target, client: Any, caller_bucket: Any) -> str:

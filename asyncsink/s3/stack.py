@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from asyncsink.config import ChecksumChoice, LaneChoice, Limits, RetryPolicy, S3Target
+from asyncsink.errors import ConfigError
 from asyncsink.s3.checksum_headers import ChecksumHeaders
+from asyncsink.s3.error_map import one_line
 from asyncsink.s3.following import FollowingLanes
 from asyncsink.s3.lanes import Lanes, open_lanes
 from asyncsink.s3.pacing import PacedTransport, Pacer
@@ -75,6 +77,7 @@ async def open_stack(
     caller_bucket: Any = None,
     lane: LaneChoice = "auto",
     checksum: ChecksumChoice | None = None,
+    customer_key: bool = False,
     notice: Callable[[str], None] = lambda _: None,
     traffic: Traffic | None = None,
 ) -> AsyncIterator[S3Stack]:
@@ -83,15 +86,24 @@ async def open_stack(
     Args:
         lane: which lane the hot requests take; see `lanes`.
         checksum: the run's choice, or None where environment and profile decide whether checksum headers are sent.
+        customer_key: whether requests carry a key of the customer's own.
         notice: called with a sentence where the server does not take what it is sent.
         traffic: where requests are counted, for others to read; None for an own one.
 
     Raises:
-        ConfigError, CredentialsError: nothing was sent.
+        ConfigError: a customer key would leave this machine over plain HTTP, or as `open_lanes`; nothing was sent.
+        CredentialsError: as `open_lanes`.
     """
 
     async def opened(target: S3Target, lane: LaneChoice) -> Lanes:
-        return await open_lanes(target, retry, limits, choice=lane, caller_bucket=caller_bucket)
+        lanes = await open_lanes(target, retry, limits, choice=lane, caller_bucket=caller_bucket)
+        if customer_key and lanes.exposed_to:
+            await lanes.transport.aclose()
+            raise ConfigError(
+                f"The customer key of sse would travel to {one_line(lanes.exposed_to)!r} over plain HTTP, where others "
+                "can read it; give an endpoint that begins with https://. Only a server on this machine may have it so."
+            )
+        return lanes
 
     lanes = await opened(target, lane)
     place = FollowingLanes(lanes, target, opened, notice)

@@ -18,6 +18,7 @@ from asyncsink.s3.aioboto3_calls import CALLS
 from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.body import ByteBody
+from asyncsink.s3.certificates import context_trusting
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.listings import listing_told
@@ -241,10 +242,7 @@ def tls_context(ca_bundle: str, verify: bool = True) -> ssl.SSLContext:
     Raises:
         ConfigError: the ca_bundle cannot be used.
     """
-    try:
-        context = ssl.create_default_context(cafile=ca_bundle or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"ca_bundle={ca_bundle!r} cannot be used ({error}); expected PEM certificates.") from error
+    context = context_trusting(ca_bundle)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Else what is to be written could have to wait for what is to be read. TLS 1.3 has none, and S3 asks for none.
     context.options |= ssl.OP_NO_RENEGOTIATION
