@@ -58,6 +58,7 @@ class Outlook:
         common_prefix: the longest prefix that all keys share (whole key space of the destination).
         sample_key: one of the keys, or "" where there is none.
         lasting: the run may go on for months, in which others write too.
+        alike: `routing.spelling.fingerprint` of the keys that some server takes for one.
     """
 
     objects_total: int | None
@@ -65,6 +66,7 @@ class Outlook:
     sample_key: str
     unknown_total: int | None = None
     lasting: bool = False
+    alike: frozenset[int] = frozenset()
 
 
 class PartWriter(Protocol):

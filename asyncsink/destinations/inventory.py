@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from asyncsink.routing.spelling import fingerprint
 from asyncsink.s3.operations import ListedObject
 
 IN_MEMORY_MAX = 25_000
@@ -20,8 +21,10 @@ CACHE_KIB = 2048
 _GET = "SELECT size, etag, modified FROM object WHERE key = ?"
 _TABLES = """
 PRAGMA journal_mode=OFF;
-CREATE TABLE forgotten (key TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE object (key TEXT PRIMARY KEY, size INTEGER, etag TEXT, modified REAL) WITHOUT ROWID;
+CREATE TABLE forgotten (key TEXT PRIMARY KEY, alike INTEGER) WITHOUT ROWID;
+CREATE INDEX forgotten_alike ON forgotten (alike);
+CREATE TABLE object (key TEXT PRIMARY KEY, size INTEGER, etag TEXT, modified REAL, alike INTEGER) WITHOUT ROWID;
+CREATE INDEX object_alike ON object (alike);
 """
 
 
@@ -34,6 +37,7 @@ class Inventory:
         self.complete = False
         self._lock = threading.Lock()
         self._objects: dict[str, ListedObject] | None = {}
+        self._spellings: dict[int, str] | None = None
         self._disk: sqlite3.Connection | None = None
 
     def __repr__(self) -> str:
@@ -49,6 +53,7 @@ class Inventory:
         """Take over one page of a listing; pages come in order. What lies outside the prefix was not asked for."""
         page = [listed for listed in objects if listed.key.startswith(self.prefix)]
         with self._lock:
+            self._spellings = None
             if self._objects is not None:
                 self._objects.update((listed.key, listed) for listed in page)
                 if len(self._objects) > IN_MEMORY_MAX:
@@ -59,10 +64,14 @@ class Inventory:
         self.count += len(page)
         self.complete = last
 
-    def forget(self, key: str) -> None:
-        """The object under `key` is no longer what was listed."""
+    def forget(self, key: str) -> str | None:
+        """The object under `key` is no longer what was listed. Returns another key that was forgotten and is alike."""
+        ask = "SELECT key FROM forgotten WHERE alike = ? AND key <> ? LIMIT 1"
         with self._lock:
-            self._database().execute("INSERT OR IGNORE INTO forgotten VALUES (?)", (key,))
+            number = fingerprint(key)
+            row = self._database().execute(ask, (number, key)).fetchone()
+            self._database().execute("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", (key, number))
+        return None if row is None else str(row[0])
 
     def forgot(self, key: str) -> bool:
         """Whether `key` was forgotten."""
@@ -82,6 +91,20 @@ class Inventory:
             rows = [(key, self._database().execute(_GET, (key,)).fetchone()) for key in keys]
         return {key: ListedObject(key, row[0], row[1], _time(row[2])) for key, row in rows if row is not None}
 
+    def alike(self, key: str) -> str | None:
+        """Another listed key that some server takes for `key`, where `key` itself was not listed."""
+        number = fingerprint(key)
+        with self._lock:
+            if self._objects is not None:
+                if self._spellings is None:
+                    self._spellings = {fingerprint(listed): listed for listed in self._objects}
+                return None if key in self._objects else self._spellings.get(number)
+            ask = self._database().execute
+            if ask("SELECT 1 FROM object WHERE key = ?", (key,)).fetchone() is not None:
+                return None
+            row = ask("SELECT key FROM object WHERE alike = ? LIMIT 1", (number,)).fetchone()
+        return None if row is None else str(row[0])
+
     def close(self) -> None:
         """Release the file."""
         with self._lock:
@@ -97,10 +120,13 @@ class Inventory:
         return self._disk
 
     def _store(self, objects: Iterable[ListedObject]) -> None:
-        rows = [(o.key, o.size_bytes, o.etag, o.last_modified and o.last_modified.timestamp()) for o in objects]
+        rows = [
+            (o.key, o.size_bytes, o.etag, o.last_modified and o.last_modified.timestamp(), fingerprint(o.key))
+            for o in objects
+        ]
         database = self._database()
         database.execute("BEGIN")
-        database.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?)", rows)
+        database.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?)", rows)
         database.execute("COMMIT")
 
 

@@ -16,6 +16,7 @@ from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored, Unk
 from asyncsink.destinations.s3_existing import ExistingObjects
 from asyncsink.destinations.s3_parts import S3CompleteObject, S3PartSender, S3PartWriter
 from asyncsink.destinations.s3_uploads import AlreadyComplete, S3Uploads
+from asyncsink.destinations.spellings import Spellings
 from asyncsink.errors import (
     AccessDenied,
     EntityTooLarge,
@@ -74,7 +75,7 @@ class S3Destination:
         plain = objects.sse in ("", "AES256") and objects.sse_customer_key is None
         self._etag_is_md5 = plain and not is_directory_bucket(target.bucket)
         self._encryption = "customer" if objects.sse_customer_key is not None else objects.sse
-        self._existing = ExistingObjects(
+        self._existing = existing = ExistingObjects(
             transport,
             target,
             name=self.name,
@@ -85,6 +86,7 @@ class S3Destination:
             etag_is_md5=self._etag_is_md5,
             encryption=self._encryption,
         )
+        self._spellings = Spellings(transport, existing, objects.sse_customer_key)
 
     def __repr__(self) -> str:
         return f"S3Destination({self.name!r}, {self._transport!r})"
@@ -120,6 +122,7 @@ class S3Destination:
 
     async def prepare(self, outlook: Outlook) -> None:
         """As `ExistingObjects.prepare`."""
+        self._spellings.alike = outlook.alike
         await self._existing.prepare(outlook)
 
     def contradicts(self, key: str, etag: str) -> bool:
@@ -139,6 +142,12 @@ class S3Destination:
     async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
         """PutObject, with its answer compared. Raises AlreadyThere where something is there that is to stay."""
         await self._existing.forget(transfer)
+        if not self._spellings.plain(transfer.key):
+            async with self._spellings.writing(transfer.key):
+                return await self._put(transfer, body, checksum)
+        return await self._put(transfer, body, checksum)
+
+    async def _put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
         operation = PutObject(key=transfer.key, body=body, checksum=checksum, attributes=self._attributes(transfer))
         if self._own.conditional:
             return await self._own.put(self._transport, operation, partial(self._prove, transfer, body, checksum))
@@ -194,10 +203,11 @@ class S3Destination:
             local=local,
             confirm=compare,
         )
-        if self._own.conditional:
-            return await self._own.put(self._transport, operation, prove)
-        answer = await self._transport.send(operation)
-        return await prove(answer)
+        async with self._spellings.writing(transfer.key):
+            if self._own.conditional:
+                return await self._own.put(self._transport, operation, prove)
+            answer = await self._transport.send(operation)
+            return await prove(answer)
 
     async def start(
         self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None
@@ -210,8 +220,8 @@ class S3Destination:
         if isinstance(upload, AlreadyComplete):
             return S3CompleteObject(upload, word)
         if self._senders:
-            return S3PartSender(self._uploads, upload, word, self._senders)
-        return S3PartWriter(self._uploads, upload, word)
+            return S3PartSender(self._uploads, upload, word, self._spellings.writing, self._senders)
+        return S3PartWriter(self._uploads, upload, word, self._spellings.writing)
 
     async def discard(self, transfer: Transfer) -> None:
         """As `Resuming.discard`."""

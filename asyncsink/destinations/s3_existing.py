@@ -69,9 +69,13 @@ class ExistingObjects:
         self._keys_return = True
         self._listing_ends: float | None = None
         self._blind = False
+        self._others: dict[str, str] = {}
 
     async def prepare(self, outlook: Outlook) -> None:
         """List below the keys' common prefix: proves bucket and credentials, and learns what is there.
+
+        One page of the whole folder serves as well where it is all there is, and tells besides which keys the server
+        may take for ours.
 
         Credentials that may write but not list (rule 28) are recognised by a probe that stores nothing; then every
         file counts as new.
@@ -79,25 +83,20 @@ class ExistingObjects:
         Raises:
             BucketMissing, AccessDenied, CredentialsError, ConfigError, RetryableError: the run cannot start.
         """
-        inventory = Inventory(outlook.common_prefix)
+        inventory = Inventory(outlook.common_prefix[: outlook.common_prefix.rfind("/") + 1])
         self._listing_ends = time.monotonic() + LISTING_SECONDS_MAX if outlook.lasting else None
         # A surveyed run meets every key once; in an open-ended one a key may come again after it was written.
         self._keys_return = outlook.objects_total is None
         wanted = outlook.objects_total if outlook.unknown_total is None else outlook.unknown_total
         extra = (wanted or 0) // OBJECTS_PER_EXTRA_PAGE
         pages_max = 1 + extra if self._look_first else 1
-        covers = True
         try:
-            async with aclosing(object_pages(self._transport, outlook.common_prefix)) as pages:
-                async for page in pages:
-                    # What an entry does not say, a HEAD does; it is no entry, and the listing covers less.
-                    covers = covers and not page.vague and not page.unnamed
-                    last = not page.next_token and not page.next_after and covers
-                    add = partial(inventory.add_page, page.objects, last=last)
-                    await anyio.to_thread.run_sync(add, limiter=self._threads)
-                    pages_max -= 1
-                    if not pages_max:
-                        break
+            if inventory.prefix == outlook.common_prefix:
+                await self._list(inventory, pages_max)
+            elif not await self._list_folder(inventory):
+                inventory.close()
+                inventory = Inventory(outlook.common_prefix)
+                await self._list(inventory, pages_max)
         except AccessDenied as denied:
             inventory.close()
             await self._probe_writing(outlook, denied)
@@ -106,6 +105,28 @@ class ExistingObjects:
             inventory.close()
             raise
         self._inventory = inventory
+
+    async def _list_folder(self, inventory: Inventory) -> bool:
+        """Fill an inventory with one page; whether that is all of it. False where it may not be listed."""
+        try:
+            return await self._list(inventory, 1)
+        except AccessDenied:
+            return False
+
+    async def _list(self, inventory: Inventory, pages_max: int) -> bool:
+        """Fill an inventory with some pages of the listing; whether they are all of it."""
+        covers = True
+        async with aclosing(object_pages(self._transport, inventory.prefix)) as pages:
+            async for page in pages:
+                # What an entry does not say, a HEAD does; it is no entry, and the listing covers less.
+                covers = covers and not page.vague and not page.unnamed
+                last = not page.next_token and not page.next_after
+                add = partial(inventory.add_page, page.objects, last=last and covers)
+                await anyio.to_thread.run_sync(add, limiter=self._threads)
+                pages_max -= 1
+                if last or not pages_max:
+                    return last
+        return True
 
     @property
     def _listing(self) -> Inventory | None:
@@ -156,7 +177,7 @@ class ExistingObjects:
         if inventory.in_memory:
             listed = inventory.get_many(keys)
         else:
-            listed = await anyio.to_thread.run_sync(inventory.get_many, keys, limiter=self._threads)
+            listed = await anyio.to_thread.run_sync(self._get_many, inventory, keys, limiter=self._threads)
         return [self._as_listed(listed.get(key), key.startswith(inside) and inventory.complete) for key in keys]
 
     def _as_listed(self, listed: ListedObject | None, covered: bool) -> Existing | Unknown | None:
@@ -182,7 +203,8 @@ class ExistingObjects:
                 return await self._head(transfer)
             if not inventory.count and inventory.complete:
                 return None
-            listed = await anyio.to_thread.run_sync(inventory.get, transfer.key, limiter=self._threads)
+            get = partial(self._get_many, inventory, (transfer.key,))
+            listed = (await anyio.to_thread.run_sync(get, limiter=self._threads)).get(transfer.key)
             # A listing that was not followed to its end does not tell what is missing: not every server lists in the
             # order of the keys.
             found = self._as_listed(listed, inventory.complete)
@@ -236,11 +258,31 @@ class ExistingObjects:
             return None
         return first.size_bytes if first.size_bytes < size_bytes else None
 
+    def _get_many(self, inventory: Inventory, keys: Sequence[str]) -> dict[str, ListedObject]:
+        """The listed ones, where asking is best done in a thread; remembers which of the others are alike."""
+        listed = inventory.get_many(keys)
+        if not inventory.in_memory:
+            for key in keys:
+                if key not in listed and (other := inventory.alike(key)) is not None:
+                    self._others[key] = other
+        return listed
+
+    def other_spelling(self, key: str) -> str | None:
+        """Another key that some server takes for this one: it was listed, or written by this run. Known for a key that
+        was looked at, or is about to be written."""
+        inventory = self._inventory
+        if inventory is None or not (inventory.count or self._others):
+            return None
+        other = self._others.get(key)
+        return inventory.alike(key) if other is None and inventory.in_memory and inventory.count else other
+
     async def forget(self, transfer: Transfer) -> None:
         """The object under the transfer's key is about to be written: what is known of it is out of date."""
         inventory = self._listing
         if self._keys_return and inventory is not None:
-            await anyio.to_thread.run_sync(inventory.forget, transfer.key, limiter=self._threads)
+            other = await anyio.to_thread.run_sync(inventory.forget, transfer.key, limiter=self._threads)
+            if other is not None:
+                self._others[transfer.key] = other
 
     def close(self) -> None:
         """Forget everything."""

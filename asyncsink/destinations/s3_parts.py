@@ -6,6 +6,7 @@ What the server confirmed is written down at once, so that a run which is killed
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from contextlib import AbstractAsyncContextManager
 
 from asyncsink.destinations.base import ByteBody, Stored
 from asyncsink.destinations.s3_uploads import AlreadyComplete, S3Uploads
@@ -15,6 +16,8 @@ from asyncsink.s3.operations import ObjectStored, PartSource
 from asyncsink.s3.part_plan import Part
 
 Word = Callable[[ObjectStored, ConfirmedBy, Checksum | None], Stored]
+Writing = Callable[[str], AbstractAsyncContextManager[None]]
+"""Around what writes a key; see `Spellings.writing`."""
 
 
 class S3PartWriter:
@@ -24,12 +27,14 @@ class S3PartWriter:
         uploads: of the run; `upload` began there.
         upload: at its beginning, or with the parts of an earlier run.
         word: makes the destination's proof of S3's answer.
+        writing: around the completion.
     """
 
-    def __init__(self, uploads: S3Uploads, upload: MultipartUpload, word: Word) -> None:
+    def __init__(self, uploads: S3Uploads, upload: MultipartUpload, word: Word, writing: Writing) -> None:
         self._uploads = uploads
         self._upload = upload
         self._word = word
+        self._writing = writing
 
     @property
     def stored(self) -> Mapping[int, Checksum | None]:
@@ -68,9 +73,10 @@ class S3PartWriter:
 
     async def complete(self, checksum: Checksum | None) -> Stored:
         """CompleteMultipartUpload, with its answer compared."""
-        await self._uploads.step(UploadCompleting(self._upload.key))
-        stored, confirmed = await self._upload.complete(checksum)
-        return self._word(stored, confirmed, checksum)
+        async with self._writing(self._upload.key):
+            await self._uploads.step(UploadCompleting(self._upload.key))
+            stored, confirmed = await self._upload.complete(checksum)
+            return self._word(stored, confirmed, checksum)
 
     async def abort(self) -> None:
         """AbortMultipartUpload; an upload that may have stayed open becomes a notice, and stays in the journal."""
@@ -85,12 +91,12 @@ class S3PartSender(S3PartWriter):
     """The same over a transport with sender threads; see `one_hop.PartSender`.
 
     Args:
-        uploads, upload, word: as above.
+        uploads, upload, word, writing: as above.
         threads: how many there are at most, over all uploads.
     """
 
-    def __init__(self, uploads: S3Uploads, upload: MultipartUpload, word: Word, threads: int) -> None:
-        super().__init__(uploads, upload, word)
+    def __init__(self, uploads: S3Uploads, upload: MultipartUpload, word: Word, writing: Writing, threads: int) -> None:
+        super().__init__(uploads, upload, word, writing)
         self._threads = threads
 
     @property

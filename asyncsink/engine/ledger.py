@@ -9,6 +9,10 @@ import sqlite3
 import threading
 from collections.abc import Iterable
 
+from asyncsink.routing.spelling import fingerprint
+
+ALIKE_IN_MEMORY_MAX = 250_000
+"""Keys whose fingerprints are kept in memory: about 15 MB."""
 CACHE_KIB = 2048
 """SQLite's page cache: the part of a ledger that is held in memory."""
 
@@ -83,6 +87,46 @@ class KeyLedger:
         """Release the file."""
         with self._lock:
             self._database.close()
+
+
+class AlikeKeys:
+    """Which keys some server takes for one: in memory while they are few, on disk so that memory does not grow.
+
+    Attributes:
+        found: fingerprints that more than one key has (see `routing.spelling`).
+    """
+
+    def __init__(self) -> None:
+        self.found: set[int] = set()
+        self._seen: set[int] | None = set()
+        self._disk: sqlite3.Connection | None = None
+
+    def add(self, keys: Iterable[str]) -> None:
+        """Take over some keys. Blocks where they are on disk."""
+        for number in map(fingerprint, keys):
+            if self._seen is not None:
+                if number in self._seen:
+                    self.found.add(number)
+                self._seen.add(number)
+            elif self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (number,)).rowcount == 0:
+                self.found.add(number)
+        if self._seen is not None and len(self._seen) > ALIKE_IN_MEMORY_MAX:
+            seen, self._seen = self._seen, None
+            self._database.executemany("INSERT INTO seen VALUES (?)", ((number,) for number in seen))
+
+    def close(self) -> None:
+        """Release the file."""
+        if self._disk is not None:
+            self._disk.close()
+
+    @property
+    def _database(self) -> sqlite3.Connection:
+        if self._disk is None:
+            self._disk = sqlite3.connect("", check_same_thread=False)
+            self._disk.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            self._disk.execute("PRAGMA journal_mode=OFF")
+            self._disk.execute("CREATE TABLE seen (number INTEGER PRIMARY KEY)")
+        return self._disk
 
 
 def _encode(text: str) -> bytes:

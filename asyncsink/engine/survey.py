@@ -17,7 +17,7 @@ from anyio import CapacityLimiter
 from asyncsink.config import Policies, Settings
 from asyncsink.destinations.base import Outlook
 from asyncsink.engine.discover import Discovery, batches
-from asyncsink.engine.ledger import KeyLedger
+from asyncsink.engine.ledger import AlikeKeys, KeyLedger
 from asyncsink.engine.outcomes import forbids_run
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.reading import too_large_for_memory, unreadable
@@ -46,6 +46,7 @@ class Survey:
         kept: everything that was found, where that is little enough to be kept; else None.
         ledger: which source has which key, where keys could meet; else None. The caller closes it.
         left_out: for each reason why something was left out, how often, and the first path.
+        alike: as in Outlook.
     """
 
     objects_total: int = 0
@@ -54,6 +55,7 @@ class Survey:
     ledger: KeyLedger | None = None
     sample_key: str = ""
     left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+    alike: frozenset[int] = frozenset()
     _least: str | None = None
     _greatest: str = ""
     _problems: list[AsyncSinkError] = field(default_factory=list)
@@ -65,7 +67,9 @@ class Survey:
         """What a destination wants to know."""
         # Character by character: S3 prefixes need not end at a "/".
         prefix = os.path.commonprefix([self._least or "", self._greatest])  # noqa: RUF071
-        return Outlook(objects_total=self.objects_total, common_prefix=prefix, sample_key=self.sample_key)
+        return Outlook(
+            objects_total=self.objects_total, common_prefix=prefix, sample_key=self.sample_key, alike=self.alike
+        )
 
     def notices(self, settings: Settings) -> Iterator[str]:
         """What a person should know of it, besides its problems."""
@@ -136,7 +140,7 @@ async def take_survey(
     Raises:
         ConfigError, SourceError: something cannot be published and no policy says to skip it.
     """
-    survey = Survey(kept=[])
+    survey, spellings = Survey(kept=[]), AlikeKeys()
     for attribute in {entry.attribute: None for entry in discovery.source.entries or () if entry.attribute}:
         # Before the walk: a wrong name is the first thing to know, also where its sources are missing.
         discovery.router.check_attribute(attribute)
@@ -149,22 +153,27 @@ async def take_survey(
                 survey.add(found, settings)
             progress.objects_found += len(batch)
             survey.keep(batch)
-            if not discovery.leaves_out_unreadable:
-                for problem in await anyio.to_thread.run_sync(_unreadable, batch, limiter=limiter):
-                    survey.refuse(problem, unreadable=True)
+            examine = partial(_examine, batch, spellings, not discovery.leaves_out_unreadable)
+            for problem in await anyio.to_thread.run_sync(examine, limiter=limiter):
+                survey.refuse(problem, unreadable=True)
             if survey.ledger is not None:
                 claim = partial(_claim, survey, batch, ordinal, settings.policies)
                 ordinal = await anyio.to_thread.run_sync(claim, limiter=limiter)
         survey.raise_problems()
+        survey.alike = frozenset(spellings.found)
     except BaseException:
         if survey.ledger is not None:
             survey.ledger.close()
         raise
+    finally:
+        spellings.close()
     return survey
 
 
-def _unreadable(batch: list[Transfer | SourceProblem]) -> list[AsyncSinkError]:
-    found = (unreadable(transfer.source) for transfer in batch if isinstance(transfer, Transfer))
+def _examine(batch: list[Transfer | SourceProblem], spellings: AlikeKeys, check_readable: bool) -> list[AsyncSinkError]:
+    transfers = [found for found in batch if isinstance(found, Transfer)]
+    spellings.add(transfer.key for transfer in transfers)
+    found = (unreadable(transfer.source) for transfer in transfers) if check_readable else ()
     return [error for error in found if error is not None]
 
 

@@ -12,9 +12,13 @@ from collections.abc import Iterable
 
 import anyio
 
+from asyncsink.routing.spelling import alike
+
 
 class Turns:
-    """Who has which key. What it holds is bounded by the transfers under way, and by the callers that wait.
+    """Who has which key; keys that a server may take for one are one.
+
+    What it holds is bounded by the transfers under way, and by the callers that wait.
 
     Attributes:
         closed: the run is over.
@@ -35,6 +39,7 @@ class Turns:
         """
         if self.closed:
             return
+        key = alike(key)
         waiting = self._waiting.get(key)
         if waiting is None:
             self._waiting[key] = deque()
@@ -54,7 +59,7 @@ class Turns:
         """Hand each key to whoever waits longest for it. A key that nobody took is nothing to end."""
         if not self._waiting:
             return
-        for key in keys:
+        for key in map(alike, keys):
             waiting = self._waiting.get(key)
             if waiting:
                 waiting.popleft().set()

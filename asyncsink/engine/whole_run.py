@@ -159,6 +159,9 @@ async def _survey(
     walk = CountedWalk(discovery, settings.shard)
     survey = await take_survey(walk, settings, limiter=threads, progress=progress)
     survey.objects_total, survey.bytes_total = walk.objects_total, walk.bytes_total
+    if survey.alike:
+        # Keys that a server may take for one are written one after another, which only one process can see to.
+        return survey, 1
     return survey, processes_for(
         settings,
         source,

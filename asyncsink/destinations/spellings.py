@@ -1,0 +1,109 @@
+"""Whether the server keeps the keys of a run apart.
+
+A server that takes two keys for one replaces the first object by the second, and both writes are confirmed. Keys that
+could meet are therefore written one at a time, each after a look: an object that is there under the new key, is the
+very object that is there under the other one, and is not listed under the new one, shows that the two are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+
+from asyncsink.config import Secret
+from asyncsink.destinations.s3_existing import ExistingObjects
+from asyncsink.errors import AccessDenied, KeyCollision, ObjectMissing
+from asyncsink.routing.keys import show
+from asyncsink.routing.spelling import fingerprint
+from asyncsink.s3.operations import HeadObject, ListObjects, ObjectHead
+from asyncsink.s3.transport import Transport
+
+
+class Spellings:
+    """The keys of one destination.
+
+    Args:
+        existing: knows what was listed, and what this run has written.
+        secret: the customer's own key (SSE-C), or None.
+    """
+
+    def __init__(self, transport: Transport, existing: ExistingObjects, secret: Secret | None) -> None:
+        self._transport = transport
+        self._existing = existing
+        self._secret = secret
+        self._one_at_a_time = anyio.Lock()
+        self._written: dict[int, str] = {}
+        self._keeps_backslashes = False
+        self.alike: frozenset[int] = frozenset()
+        """Fingerprints of the keys of the run that some server takes for one; known before the first is written."""
+
+    def plain(self, key: str) -> bool:
+        """Whether the key can be written without a look."""
+        if "\\" in key and not self._keeps_backslashes:
+            return False
+        if self.alike and fingerprint(key) in self.alike:
+            return False
+        return self._existing.other_spelling(key) is None
+
+    @asynccontextmanager
+    async def writing(self, key: str) -> AsyncIterator[None]:
+        """Within the block the key is written.
+
+        Raises:
+            KeyCollision: the server takes it for another one.
+            TransferError: that cannot be found out now.
+        """
+        if self.plain(key):
+            yield
+            return
+        async with self._one_at_a_time:
+            others = self._others(key)
+            if (other := await self._same_as(key, others)) is not None:
+                raise KeyCollision(
+                    f"This server takes the keys {show(key)} and {show(other)} for one, and would replace the one "
+                    "object by the other; nothing was written. Rename one of the files, or substitute the characters."
+                )
+            yield
+            if "\\" in key and not self._keeps_backslashes:
+                if (other := await self._same_as(key, others)) is not None:
+                    raise KeyCollision(
+                        f"This server has stored {show(key)} as {show(other)}: another file could replace it there. "
+                        "Rename the file, or substitute the backslash."
+                    )
+                self._keeps_backslashes = True
+            self._written[fingerprint(key)] = key
+
+    def _others(self, key: str) -> list[str]:
+        """Keys that may be the same."""
+        known = (key.replace("\\", "/"), self._existing.other_spelling(key), self._written.get(fingerprint(key)))
+        return list(dict.fromkeys(other for other in known if other is not None and other != key))
+
+    async def _same_as(self, key: str, others: list[str]) -> str | None:
+        """Which of `others` is the same object as `key` now."""
+        there = await self._head(key) if others else None
+        if there is None:
+            return None
+        for other in others:
+            found = await self._head(other)
+            if found is not None and _identity(found) == _identity(there):
+                return None if await self._is_listed(key) else other
+        return None
+
+    async def _head(self, key: str) -> ObjectHead | None:
+        try:
+            return await self._transport.send(HeadObject(key=key, sse_customer_key=self._secret))
+        except (ObjectMissing, AccessDenied):
+            return None
+
+    async def _is_listed(self, key: str) -> bool:
+        try:
+            page = await self._transport.send(ListObjects(prefix=key))
+        except AccessDenied:
+            return False
+        return any(listed.key == key for listed in page.objects)
+
+
+def _identity(head: ObjectHead) -> tuple[object, ...]:
+    return head.etag, head.size_bytes, head.last_modified, head.version_id
