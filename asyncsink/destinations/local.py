@@ -268,6 +268,7 @@ class LocalPartWriter:
             self._target = self._destination._place(self._transfer)
             self._publication = self._destination._publication(self._transfer, self._target, self._plan.size_bytes)
             self._publication.begin()
+            self._target.rest()
 
     @property
     def _begun(self) -> Publication:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from types import TracebackType
 
@@ -10,22 +11,63 @@ from asyncsink.errors import AccessDenied
 from asyncsink.paths import LIST, is_below, make_directory, on_disk, open_directory, real_path
 
 
+class _Directory:
+    """A directory that is open, or rests: closed until it is needed again, and then it must be the same."""
+
+    __slots__ = ("_identity", "descriptor", "path")
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self._identity: os.stat_result | None = None
+
+    def rest(self) -> None:
+        self._identity = os.fstat(self.descriptor)
+        self.close()
+
+    def wake(self) -> int:
+        if self.descriptor < 0 and self._identity is not None:
+            descriptor = open_directory(self.path, LIST)
+            if not os.path.samestat(self._identity, os.fstat(descriptor)):
+                os.close(descriptor)
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), self.path)
+            self.descriptor = descriptor
+        return self.descriptor
+
+    def close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
 class Place:
     """A name in a directory that is open: what is done there is done in that directory, whatever its path leads to by
-    then. Close it at the end; threads may share it.
+    then. Close it at the end.
 
     Attributes:
         path: where it lay when it was opened, links followed; for messages and comparisons.
-        directory: descriptor of the directory.
         name: as the functions of `os` take it, with `dir_fd=directory`.
     """
 
-    __slots__ = ("directory", "name", "path")
+    __slots__ = ("_directory", "name", "path")
 
-    def __init__(self, path: str, directory: int) -> None:
+    def __init__(self, path: str, directory: _Directory) -> None:
         self.path = path
-        self.directory = directory
         self.name = on_disk(path.rpartition("/")[2])
+        self._directory = directory
+
+    @property
+    def directory(self) -> int:
+        """Descriptor of the directory.
+
+        Raises:
+            OSError: it rested, and its path leads to another directory by now (ELOOP), or to none.
+        """
+        return self._directory.wake()
+
+    def rest(self) -> None:
+        """Close the directory until it is needed again: a large file is hours on its way."""
+        self._directory.rest()
 
     def status(self) -> os.stat_result | None:
         """Of what is there, a link itself; None where nothing is."""
@@ -37,7 +79,7 @@ class Place:
     def is_there(self) -> bool:
         """Whether its path still leads to this directory, without a link on the way."""
         try:
-            now = open_directory(self.path.rpartition("/")[0] or "/")
+            now = open_directory(self._directory.path)
         except (OSError, ValueError):
             return False
         try:
@@ -47,13 +89,11 @@ class Place:
 
     def beside(self, name: str) -> Place:
         """Another name in the same directory, to be used while this one is open."""
-        return Place(f"{self.path.rpartition('/')[0]}/{name}", self.directory)
+        return Place(f"{self.path.rpartition('/')[0]}/{name}", self._directory)
 
     def close(self) -> None:
         """Release the directory. Harmless when repeated."""
-        descriptor, self.directory = self.directory, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        self._directory.close()
 
     def __enter__(self) -> Place:
         return self
@@ -99,7 +139,7 @@ class PlacesBelow:
         place = f"{self._real_root.rstrip('/')}/{relative}"
         parent, _, name = place.rpartition("/")
         try:
-            return Place(place, open_it(parent or "/", flags))
+            return Place(place, _Directory(parent or "/", open_it(parent or "/", flags)))
         except OSError:
             real = real_path(parent)
             if real == parent:
@@ -111,4 +151,4 @@ class PlacesBelow:
                 transfer=transfer,
                 operation="local copy",
             )
-        return Place(f"{real}/{name}", open_it(real, flags))
+        return Place(f"{real}/{name}", _Directory(real, open_it(real, flags)))

@@ -23,8 +23,8 @@ from asyncsink.errors import ConfigError
 
 BESIDE = 16
 """What a run opens once: the event loop's own, its log of outcomes, manifest, journal, the walk, a name's look-up."""
-PER_READER = 3
-"""A source, a file that is written, and the directory that is synced."""
+PER_READER = 4
+"""A file that is written and its directory, a companion of its source, and what is written of that."""
 PER_FILE = 2
 """A source in parts and its local copy, or a received file and its state: open from the first part to the last."""
 PER_REQUEST = 5

@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio import CapacityLimiter
 
 import asyncsink
 import asyncsink.paths as paths_module
+from asyncsink.config import LocalTarget
+from asyncsink.destinations.local import LocalDestination
 from asyncsink.grabbing.staging import FOLDER
-from asyncsink.model import SourceFile, SourceProblem
+from asyncsink.model import SourceFile, SourceProblem, Transfer
+from asyncsink.s3.part_plan import PartPlan
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.reader import OpenSource, read_at_rest
 from tests.support.quirky_s3 import QuirkyS3, Request, StoredObject, quirky_s3
@@ -248,6 +252,31 @@ async def test_nothing_is_written_outside_a_local_copy(server: QuirkyS3, tree: P
             )
         )
     assert not [path for path in elsewhere.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("becomes", ["a link", "another directory"])
+async def test_a_directory_that_is_moved_while_a_large_file_is_written_to_it(tmp_path: Path, becomes: str) -> None:
+    target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
+    target.mkdir()
+    elsewhere.mkdir()
+    source = tmp_path / "large"
+    source.write_bytes(bytes(20 << 20))
+    found = source.stat()
+    local = LocalDestination(LocalTarget(directory=str(target)), limiter=CapacityLimiter(2), use_local_key=False)
+    transfer = Transfer(SourceFile(str(source), found.st_size, found.st_mtime_ns), "a/large", "a/large")
+    plan = PartPlan(size_bytes=found.st_size, part_size_bytes=found.st_size)
+    writer = await local.start(transfer, plan, None)
+    await writer.write_part(1, 0, source.read_bytes(), None)
+    swap_once(target / "a", elsewhere)
+    if becomes != "a link":
+        (target / "a").unlink()
+        (target / "a").mkdir()
+    with pytest.raises(asyncsink.PermanentError, match="took the place of a directory"):
+        await writer.complete(None)
+    with contextlib.suppress(asyncsink.PermanentError):
+        await writer.abort()
+    assert not list(elsewhere.iterdir())
+    assert not list(target.rglob("large"))
 
 
 @pytest.mark.parametrize("where", ["a", "a/b"])
