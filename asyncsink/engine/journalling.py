@@ -84,6 +84,15 @@ class RunJournal:
         """See `Journal.blank`: a key that comes once only is unknown to it."""
         return self._journal.blank
 
+    def lost(self) -> str:
+        """A sentence where the next run will not find what this one has written down, or "". Blocking."""
+        if self._journal.in_place():
+            return ""
+        return (
+            f"The journal {self._journal.path!r} was removed or replaced while the run went on; the next run compares "
+            "everything with the server."
+        )
+
     def stop_asking(self) -> None:
         """The run is being cancelled: `attach` waits no more, and raises."""
         self._journal.stop_asking()

@@ -29,7 +29,14 @@ from asyncsink.engine.recorder import Recorder, Records
 from asyncsink.engine.small_files import SmallFiles
 from asyncsink.engine.tuner import Tuner
 from asyncsink.engine.turns import Turns
-from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, PermanentError, RetryableError
+from asyncsink.errors import (
+    AsyncSinkError,
+    ConfigError,
+    CredentialsError,
+    JournalError,
+    PermanentError,
+    RetryableError,
+)
 from asyncsink.journal.place import open_journal
 from asyncsink.model import SourceProblem, Transfer
 from asyncsink.paths import as_text
@@ -93,11 +100,16 @@ class Run:
         """The last step of a run that tried everything: give the manifest its name.
 
         Raises:
-            DestinationFull, JournalError: it cannot be written, or was removed while the run went on.
+            DestinationFull, JournalError: it cannot be written, or was removed while the run went on; or the journal
+                was, where the run was to have one.
         """
         self.interrupted = False
         if self.manifest is not None:
             await self.manifest.close(interrupted=False)
+        if self.recorded is not None and (lost := await anyio.to_thread.run_sync(self.recorded.lost)):
+            if self.settings.journal.required:
+                raise JournalError(lost)
+            self.events.notice(lost)
 
     @property
     def elapsed_seconds(self) -> float:

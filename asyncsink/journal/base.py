@@ -27,6 +27,10 @@ class Journal(Protocol):
         """Whether it knew nothing when it was opened: what a run submits once only need not be asked for."""
         ...
 
+    def in_place(self) -> bool:
+        """Whether the file that was opened still has its name, so that the next run will find it. Blocking."""
+        ...
+
     def known(self, transfers: Sequence[Transfer]) -> list[Known | None]:
         """What is known of each transfer's key, in order; None where it is nothing.
 

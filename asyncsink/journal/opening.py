@@ -57,11 +57,14 @@ class UnusableJournal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open journal: the connection, which holds the lock, the salt of its digests, and whether it knows nothing."""
+    """An open journal: the connection, which holds the lock, the salt of its digests, whether it knows nothing, and its
+    file: the path, links resolved, and device and inode."""
 
     database: sqlite3.Connection
     salt: bytes
     blank: bool
+    real: str
+    place: tuple[int, int]
 
 
 def open_database(path: str, identity: Identity, *, dry_run: bool) -> Opened | None:
@@ -137,13 +140,14 @@ def _open(path: str, identity: Identity, *, dry_run: bool, only_read: bool) -> O
     try:
         salt = _checked(database, path, identity, dry_run=dry_run)
         blank = salt is not None and not database.execute(_ANYTHING).fetchone()[0]
+        found = os.stat(path)
     except BaseException:
         database.close()
         raise
     if salt is None:
         database.close()
         return None
-    return Opened(database, salt, blank)
+    return Opened(database, salt, blank, path, (found.st_dev, found.st_ino))
 
 
 def _connect(path: str, *, only_read: bool) -> sqlite3.Connection:

@@ -9,6 +9,7 @@ survives a power cut too (sqlite.org/pragma.html, "synchronous").
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import sqlite3
 import threading
@@ -64,6 +65,7 @@ class SqliteJournal:
         self._path = path
         self._database = opened.database
         self._blank = opened.blank
+        self._real, self._place = opened.real, opened.place
         self._rows = Rows(opened.database, options)
         self._requests: queue.SimpleQueue[_Write | _Question | None] = queue.SimpleQueue()
         self._handing_over = threading.Lock()
@@ -88,6 +90,14 @@ class SqliteJournal:
     def blank(self) -> bool:
         """See `base.Journal.blank`."""
         return self._blank
+
+    def in_place(self) -> bool:
+        """See `base.Journal.in_place`."""
+        try:
+            found = os.stat(self._real)
+        except FileNotFoundError:
+            return False
+        return (found.st_dev, found.st_ino) == self._place
 
     def known(self, transfers: Sequence[Transfer]) -> list[Known | None]:
         """See `base.Journal.known`."""

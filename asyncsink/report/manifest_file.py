@@ -19,6 +19,8 @@ from asyncsink.errors import ConfigError, JournalError
 PARTIAL = ".partial"
 ASIDE_MAX = 9999
 """Most files that are kept beside one manifest."""
+LEFT_MAX = 16
+"""Most files of interrupted runs whose receipts are taken over, the latest; what is older stays as it is."""
 OPEN_ATTEMPTS_MAX = 20
 """How often the partial file is made anew where other runs take it away in the same moment."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -105,7 +107,7 @@ def open_files(path: str, is_manifest: Callable[[int], bool]) -> ManifestFiles:
         found = _look(path, is_manifest)
         files.replaces = None if found is None else _place_of(found)
         files.descriptor = _make_partial(files, is_manifest)
-        files.left = _asides(files.partial)
+        files.left = _asides(files.partial)[-LEFT_MAX:]
         return files
     except OSError as error:
         raise ConfigError(

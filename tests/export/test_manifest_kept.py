@@ -349,3 +349,39 @@ async def test_where_only_an_interrupted_run_was_verify_says_so(tree: Path, tmp_
     await interrupted_after(1, tree, str(tmp_path / "out"), manifest=manifest)
     with pytest.raises(ConfigError, match=r"No such file or directory; an interrupted run left '.*m\.partial'"):
         await asyncsink.verify_manifest(manifest)
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced"])
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_journal_that_is_taken_away_in_mid_run_is_told(
+    many: Path,
+    tmp_path: Path,
+    bucket: str,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    named: bool,
+) -> None:
+    """An error where the run was to have one; else a note, since everything is compared with the server next time."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    journal = {"journal": tmp_path / "state" / "mine"} if named else {}
+    (tmp_path / "state").mkdir()
+    settings = parse_options(f"s3://{bucket}/p", {**options, **journal})
+
+    def observe(event: Any) -> None:
+        if isinstance(event, Finished):
+            for file in filter(Path.is_file, (tmp_path / "state").rglob("*")):
+                if what == "removed":
+                    file.unlink()
+                else:
+                    shutil.copy(file, tmp_path / "copy")
+                    os.replace(tmp_path / "copy", file)
+
+    run = run_source(settings, DirectorySource(many, symlinks="follow"), observe=observe)
+    if named:
+        with pytest.raises(JournalError, match="was removed or replaced while the run went on"):
+            await run
+    else:
+        report = await run
+        assert report.objects_uploaded == FILES
+        assert any("was removed or replaced while the run went on" in notice for notice in report.notices)
