@@ -27,7 +27,7 @@ from asyncsink.grabbing.landing import Landing
 from asyncsink.grabbing.options import GrabSettings
 from asyncsink.grabbing.report import GrabReport
 from asyncsink.grabbing.staging import Staging
-from asyncsink.grabbing.wanted import Wanted, check_asked_for, check_relative, is_marker
+from asyncsink.grabbing.wanted import Placeholders, Wanted, check_asked_for, check_relative, is_marker
 from asyncsink.model import Event, Skip, Started
 from asyncsink.paths import as_native
 from asyncsink.report.outcomes import OutcomeLog
@@ -70,6 +70,7 @@ class GrabRun:
         self._recorder = Recorder(self._log, None, self._events)
         self._staging = Staging(settings.directory)
         self._single = False
+        self._placeholders = Placeholders()
         self._listable = True
         self._send: MemoryObjectSendStream[list[Wanted]]
         self._receive: MemoryObjectReceiveStream[list[Wanted]]
@@ -202,6 +203,7 @@ class GrabRun:
                         for _ in range(self._limits.concurrency_max):
                             workers.start_soon(self._work, fetcher, share)
                         await self._feed(fetcher, matches, single)
+                        await self._deliver_empty(fetcher)
                         self._send.close()
                     tuning.cancel_scope.cancel()
             except BaseException:
@@ -291,14 +293,26 @@ class GrabRun:
         small: list[Wanted] = []
         for listed in page:
             wanted = await self._wanted(fetcher, prefix, listed)
-            if wanted is None:
+            if wanted is None or self._placeholders.add(wanted):
                 continue
             if listed.size_bytes > fetcher.range_bytes:
                 await self._send.send([wanted])
             else:
                 small.append(wanted)
+        await self._send_small(fetcher, small)
+
+    async def _send_small(self, fetcher: Fetcher, small: Sequence[Wanted]) -> None:
         for batch in _batches(small, fetcher.range_bytes, self._limits.concurrency_start):
             await self._send.send(batch)
+
+    async def _deliver_empty(self, fetcher: Fetcher) -> None:
+        """Queue the empty objects, when everything was listed; those that only stand for a folder are left out."""
+        files, folders = self._placeholders.sort_out()
+        for wanted in folders:
+            key = wanted.listed.key
+            self._recorder.add([Skip(fetcher.url(key), key, "", 0, _MARKER, already_there=False)])
+            await self._recorder.room()
+        await self._send_small(fetcher, files)
 
     async def _wanted(self, fetcher: Fetcher, prefix: str, listed: ListedObject) -> Wanted | None:
         key, base = listed.key, self._settings.base

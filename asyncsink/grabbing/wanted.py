@@ -9,6 +9,8 @@ from asyncsink.grabbing.staging import FOLDER
 from asyncsink.routing.keys import show
 from asyncsink.s3.operations import ListedObject
 
+PLACEHOLDERS_MAX = 50_000
+"""Empty objects, and folders, that are remembered until a listing has ended: about 20 MB."""
 PATH_BYTES_MAX = 4095
 """Longest path, in bytes (PATH_MAX without its closing NUL)."""
 
@@ -27,8 +29,36 @@ class Wanted:
 
 
 def is_marker(listed: ListedObject) -> bool:
-    """Whether it only stands for a folder ("a/", empty), as the S3 console makes them; it is no file."""
-    return listed.key.endswith("/") and not listed.size_bytes
+    """Whether it only stands for a folder ("a/" as the S3 console makes it, "a_$folder$" as Hadoop does, empty)."""
+    return listed.key.endswith(("/", "_$folder$")) and not listed.size_bytes
+
+
+class Placeholders:
+    """Empty objects that may stand for folders: "a" beside "a/b", as some tools make them. A file system has one place.
+
+    They wait until everything was listed, since an order of keys cannot be relied on. Beyond PLACEHOLDERS_MAX empty
+    objects, or as many folders, nothing more is known: what cannot be written is a failure then.
+    """
+
+    def __init__(self) -> None:
+        self._folders: set[str] = set()
+        self._waiting: list[Wanted] = []
+
+    def add(self, wanted: Wanted) -> bool:
+        """Take note of an object; whether it is to wait."""
+        folder = wanted.relative.rpartition("/")[0]
+        while folder and folder not in self._folders and len(self._folders) < PLACEHOLDERS_MAX:
+            self._folders.add(folder)
+            folder = folder.rpartition("/")[0]
+        if wanted.listed.size_bytes or len(self._waiting) >= PLACEHOLDERS_MAX:
+            return False
+        self._waiting.append(wanted)
+        return True
+
+    def sort_out(self) -> tuple[list[Wanted], list[Wanted]]:
+        """What waited: the files, and what only stands for a folder."""
+        files = [wanted for wanted in self._waiting if wanted.relative not in self._folders]
+        return files, [wanted for wanted in self._waiting if wanted.relative in self._folders]
 
 
 def check_asked_for(key: str, prefix: str) -> None:
