@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import anyio
 
-from asyncsink.config import RetryPolicy, S3Target
+from asyncsink.config import RetryPolicy, S3Target, Secret
 from asyncsink.errors import ConfigError, CredentialsError
 from asyncsink.s3.credential_errors import (
     CredentialSource,
@@ -160,6 +160,7 @@ class GuardedCredentials:
         self._source = source
         self._chain = chain
         self._given = False
+        self._frozen: Any = None
 
     def __repr__(self) -> str:
         return f"<GuardedCredentials from {self._source.method}>"
@@ -181,7 +182,11 @@ class GuardedCredentials:
             if self._given:
                 raise lost(error) from None
             raise
-        self._given = True
+        if not self._given or frozen != self._frozen:
+            # From now on no text shows them, whoever repeats them.
+            for value in filter(None, (frozen.secret_key, frozen.token)):
+                Secret(value.encode())
+        self._given, self._frozen = True, frozen
         return frozen
 
 

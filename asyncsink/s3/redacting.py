@@ -49,6 +49,7 @@ _LOGGERS = (
     "botocore.retryhandler",
     "botocore.utils",
 )
+_OF_CREDENTIALS = ("aiobotocore.credentials", "aiobotocore.tokens", "botocore.credentials", "botocore.tokens")
 _SECRET = re.compile(
     r"""(?ix) ( (?: x-amz-security-token | [\w-]*server-side-encryption-customer-key(?:-md5)? | SSECustomerKey(?:MD5)? )
     ['"]? \s* [:=] \s* b? ['"]? ) (?! AES256) [A-Za-z0-9+/=_%-]+"""
@@ -190,10 +191,22 @@ class _Redacting(logging.Filter):
         return True
 
 
+class _Untraced(logging.Filter):
+    """Lets every record pass without its exception, which may quote what a credential process or a service said."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Always True."""
+        record.exc_info = record.exc_text = None
+        return True
+
+
 _REDACTING = _Redacting()
+_UNTRACED = _Untraced()
 
 
 def redact_logs() -> None:
     """Attach the filter. Calling it again is harmless."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_REDACTING)
+    for name in _OF_CREDENTIALS:
+        logging.getLogger(name).addFilter(_UNTRACED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import os
@@ -421,6 +422,19 @@ def test_credentials_that_cannot_be_renewed_fail_their_files(
         assert words in failure.message
         assert "credential_process" in failure.message
         assert "hidden-word" not in failure.message
+
+
+def test_what_a_failing_helper_says_is_not_logged(s3: QuirkyS3, home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    program, count = home / "helper", home / "count"
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=1)
+    text = RENEWED.replace("2099-01-01T00:00:00Z", f"{soon:%Y-%m-%dT%H:%M:%SZ}")
+    program.write_text(text.format(count=count, then="echo hidden-word >&2; exit 3"))
+    program.chmod(0o700)
+    (home / ".aws" / "config").write_text(process(str(program)))
+    with caplog.at_level("DEBUG"):
+        refused(s3, home)
+    assert "Refreshing temporary credentials failed" in caplog.text
+    assert "hidden-word" not in caplog.text
 
 
 @pytest.mark.parametrize(
