@@ -220,13 +220,13 @@ def check_endpoint(endpoint_url: str, name: str = "endpoint_url") -> str:
         host, port, parts = None, None, urlsplit("")
     if "@" in endpoint_url:
         raise ConfigError(
-            f"{name} holds an '@', and perhaps a user name or password; expected such as 'https://s3.example.org', and "
-            "credentials by creds_path or profile."
+            f"{name} holds an '@', and perhaps a user name or password; expected an endpoint such as "
+            "'https://s3.example.org', and credentials by creds_path or profile."
         )
     malformed = port == 0 or any(c in endpoint_url for c in "?#\\") or re.search(r"\s", endpoint_url)
     if parts.scheme not in ("http", "https") or not host or malformed:
         raise ConfigError(
-            f"{name}={endpoint_url!r:.300} is malformed; expected a URL such as 'https://s3.example.org', "
+            f"{name}={endpoint_url!r:.300} is malformed; expected an endpoint such as 'https://s3.example.org', "
             "'http://127.0.0.1:8333' or 'https://example.org/storage/v1/s3', without a query."
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
