@@ -193,7 +193,7 @@ class TemporaryFile:
             os.fchmod(descriptor, mode)
             os.utime(descriptor, ns=(mtime_ns, mtime_ns))
             os.fsync(descriptor)
-            _rename(self._temporary, self._target)
+            self._target.take(self._temporary.name, self._temporary.directory)
             sync_directory(self._target.directory)
 
     def discard(self) -> None:
@@ -206,10 +206,6 @@ class TemporaryFile:
             os.close(descriptor)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._temporary.name, dir_fd=self._temporary.directory)
-
-
-def _rename(place: Place, target: Place) -> None:
-    os.rename(place.name, target.name, src_dir_fd=place.directory, dst_dir_fd=target.directory)
 
 
 def _open_source(source: SourceFile) -> io.FileIO:
@@ -255,7 +251,7 @@ def link_file(source: SourceFile, target: Place, size_bytes: int) -> bool:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        _rename(temporary, target)
+        target.take(temporary.name, temporary.directory)
     finally:
         # rename(2) leaves both names where they belong to one file already.
         with contextlib.suppress(FileNotFoundError):

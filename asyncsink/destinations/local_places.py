@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import unicodedata
+from collections.abc import Iterable
 from types import TracebackType
 
 from asyncsink.destinations.local_errors import shown
-from asyncsink.errors import AccessDenied
-from asyncsink.paths import LIST, is_below, make_directory, on_disk, open_directory, real_path
+from asyncsink.errors import AccessDenied, PermanentError
+from asyncsink.paths import LIST, as_text, is_below, make_directory, on_disk, open_directory, real_path
 
 
 class _Directory:
@@ -91,6 +94,21 @@ class Place:
         """Another name in the same directory, to be used while this one is open."""
         return Place(f"{self.path.rpartition('/')[0]}/{name}", self._directory)
 
+    def take(self, name: str | bytes, directory: int) -> None:
+        """Rename the file `name` in `directory` to this place; what was there is replaced.
+
+        Raises:
+            PermanentError: there is the file of another name, which this file system does not keep apart from this one.
+            OSError: it cannot be renamed.
+        """
+        # Of two names that a file system may fold, the second is to see the first.
+        with _LOCKS[hash(_folded(self.path)) % len(_LOCKS)]:
+            if (seen := self.status()) is not None:
+                folder, _, own = self.path.rpartition("/")
+                if (other := _other_name(own, seen, folder, self.directory)) is not None:
+                    raise _not_kept_apart(self.path, f"{folder}/{other}")
+            os.rename(name, self.name, src_dir_fd=directory, dst_dir_fd=self.directory)
+
     def close(self) -> None:
         """Release the directory. Harmless when repeated."""
         self._directory.close()
@@ -104,6 +122,61 @@ class Place:
         self.close()
 
 
+CHECKED_MAX = 4096
+"""Directories that are remembered as having the names that their paths say."""
+_LOCKS = [threading.Lock() for _ in range(64)]
+
+
+def _not_kept_apart(path: str, other: str) -> PermanentError:
+    return PermanentError(
+        f"{shown(path)} is not written: its file system does not keep that name apart from {shown(other)}, which is "
+        "there already; write into a directory of another file system, or rename one of the two.",
+        operation="local copy",
+    )
+
+
+def _folded(path: str) -> str:
+    """The same text for all names that some file system takes for one."""
+    return unicodedata.normalize("NFKD", path).casefold().replace(". ", "").rstrip(". ")
+
+
+def _spellings(name: str) -> Iterable[str]:
+    """Names that file systems which fold take for `name`: by case, composed letters, and dots or spaces at the end."""
+    found = (name.swapcase(), *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")), f"{name}.", f"{name} ")
+    return dict.fromkeys(each for each in found if each != name)
+
+
+def _other_name(name: str, seen: os.stat_result, folder: str, directory: int | None) -> str | None:
+    """The name that the entry has to which `name` leads, where that is another.
+
+    The directory is read only where another spelling leads to the same entry: it folds names then, or the entry has
+    several.
+
+    Args:
+        seen: status of the entry.
+        folder, directory: the path of its directory, and a descriptor of it, if there is one.
+    """
+    prefix = "" if directory is not None else f"{folder}/"
+    for spelling in _spellings(name):
+        try:
+            same = os.path.samestat(os.stat(on_disk(prefix + spelling), dir_fd=directory, follow_symlinks=False), seen)
+        except (OSError, ValueError):
+            continue
+        if same:
+            break
+    else:
+        return None
+    descriptor = os.open("." if directory is not None else on_disk(folder or "/"), LIST, dir_fd=directory)
+    try:
+        with os.scandir(descriptor) as entries:
+            inodes = {as_text(entry.name): entry.inode() for entry in entries}
+    finally:
+        os.close(descriptor)
+    if name in inodes:
+        return None
+    return next((each for each, inode in inodes.items() if inode == seen.st_ino), None)
+
+
 class PlacesBelow:
     """The places below one directory. Links on the way to a place are followed where they stay below it.
 
@@ -114,6 +187,7 @@ class PlacesBelow:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._real_root = real_path(directory)
+        self._checked: dict[str, None] = {}
 
     def open(self, relative: str, transfer: object | None = None, *, make: bool = False, flags: int = LIST) -> Place:
         """The place of a name.
@@ -121,7 +195,7 @@ class PlacesBelow:
         Args:
             relative: below the directory, "/"-separated.
             transfer: for the error.
-            make: make the directories that are missing.
+            make: make the directories that are missing, and refuse those that have another name.
             flags: of the directory, as in `paths.open_directory`.
 
         Raises:
@@ -139,11 +213,15 @@ class PlacesBelow:
         place = f"{self._real_root.rstrip('/')}/{relative}"
         parent, _, name = place.rpartition("/")
         try:
-            return Place(place, _Directory(parent or "/", open_it(parent or "/", flags)))
+            opened = Place(place, _Directory(parent or "/", open_it(parent or "/", flags)))
         except OSError:
             real = real_path(parent)
             if real == parent:
                 raise
+        else:
+            if make and parent not in self._checked:
+                self._check_names(opened, parent)
+            return opened
         if not is_below(real, self._real_root):
             raise AccessDenied(
                 f"{shown(f'{self._directory}/{relative}')} would be written outside {shown(self._directory)}, to "
@@ -152,3 +230,25 @@ class PlacesBelow:
                 operation="local copy",
             )
         return Place(f"{real}/{name}", _Directory(real, open_it(real, flags)))
+
+    def _check_names(self, opened: Place, folder: str) -> None:
+        """Refuse a directory that is there under a name that its file system folds with the one in its path.
+
+        Raises:
+            PermanentError: it is; the place is closed.
+        """
+        above, _, name = folder.rpartition("/")
+        while len(above) >= len(self._real_root.rstrip("/")) and folder not in self._checked:
+            try:
+                seen = os.stat(on_disk(folder), follow_symlinks=False)
+                other = _other_name(name, seen, above, None)
+            except OSError:
+                other = None  # moved meanwhile, which is noticed by itself
+            if other is not None:
+                opened.close()
+                raise _not_kept_apart(folder, f"{above}/{other}")
+            if len(self._checked) >= CHECKED_MAX:
+                self._checked.clear()
+            self._checked[folder] = None
+            folder = above
+            above, _, name = folder.rpartition("/")

@@ -126,8 +126,12 @@ class Staging:
         return os.path.samestat(there, os.fstat(descriptor))
 
     def publish(self, name: str, place: Place) -> None:
-        """Give a file in the folder its place."""
-        os.rename(name, place.name, src_dir_fd=self._folder, dst_dir_fd=place.directory)
+        """Give a file in the folder its place.
+
+        Raises:
+            OSError, PermanentError: as `Place.take`.
+        """
+        place.take(name, self._folder)
 
     def remove(self, name: str) -> None:
         """Remove a file of the folder; harmless where it is gone."""

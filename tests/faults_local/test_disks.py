@@ -82,11 +82,14 @@ async def test_a_disk_that_fails_costs_only_the_copies(
     copies = tmp_path / "copies"
     real = getattr(os, call)
 
-    def fail(target: Any, *given: Any) -> Any:
-        path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else str(target)
+    def fail(target: Any, *given: Any, **named: Any) -> Any:
+        opened = target if isinstance(target, int) else named["src_dir_fd"]
+        path = os.readlink(f"/proc/self/fd/{opened}")
+        if not isinstance(target, int):
+            path = f"{path}/{target}"
         if path.startswith(str(copies)) and path.endswith(".asyncsink-part") and "probe" not in path:
             raise OSError(number, os.strerror(number), path)
-        return real(target, *given)
+        return real(target, *given, **named)
 
     monkeypatch.setattr(os, call, fail)
     report = await asyncsink.export_directory(root, f"s3://{bucket}", **{**options, "local_copy": copies})
@@ -172,7 +175,8 @@ async def test_a_directory_that_may_not_be_written_to_is_refused_before_anything
 
     def refuse(path: Any, flags: int, *given: Any, **named: Any) -> int:
         # Root may write anywhere but on a file system that is mounted read-only: it answers with EROFS.
-        if flags & os.O_CREAT and str(path).startswith(str(tmp_path / "copies")):
+        folder = f"{os.readlink('/proc/self/fd/' + str(named['dir_fd']))}/" if named.get("dir_fd") is not None else ""
+        if flags & os.O_CREAT and f"{folder}{path}".startswith(str(tmp_path / "copies")):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
         return opened(path, flags, *given, **named)
 
