@@ -266,19 +266,24 @@ def read_at_rest(source: SourceFile, folder: Folder | None = None) -> bytearray 
         with Folder() as own:
             return read_at_rest(source, own)
     try:
-        return again_if_stale(lambda: _read_at_rest(source, folder))
+        return _read_at_rest(source, folder)
+    except (OSError, ValueError) as error:
+        if not isinstance(error, OSError) or error.errno != errno.ESTALE:
+            return None
+    folder.close()
+    try:
+        return _read_at_rest(source, folder)
     except OSError as error:
         if error.errno == errno.ESTALE:
             raise translate(source.path, error) from error
-        return None
-    except ValueError:
         return None
 
 
 def _read_at_rest(source: SourceFile, folder: Folder) -> bytearray | None:
     path, size = source.path, source.size_bytes
-    descriptor, first = _opened(source, folder)
+    descriptor = folder.open_file(source.real_path or path, _FLAGS)
     try:
+        first = os.fstat(descriptor)
         if first.st_size != size or not _is_as_found(first, source) or not stat.S_ISREG(first.st_mode):
             return None
         # One byte more than there should be: see `OpenSource`.
