@@ -259,6 +259,7 @@ class Policies:
         on_missing: sources that do not exist or are no regular files: an error, or a reported Skip.
         on_unreadable: sources that may not be read, or have no legal key: an error before anything is sent, or a
             Failure each, and the rest is published.
+        exclude: patterns as in .gitignore: what they match in a directory is left out, and reported.
         on_collision: two sources for one key: an error before anything is sent, or the last one wins.
         on_unreachable: the bucket cannot be reached: an error, or everything is kept in ~/s3_datasink_<bucket>.
         symlinks: links below a directory: follow those that stay inside it (the others are refused), or all, or skip
@@ -272,6 +273,7 @@ class Policies:
     overwrite: Overwrite = "checksum"
     on_missing: OnMissing = "error"
     on_unreadable: OnUnreadable = "error"
+    exclude: tuple[str, ...] = ()
     on_collision: OnCollision = "error"
     on_unreachable: OnUnreachable = "error"
     symlinks: Symlinks = "inside"

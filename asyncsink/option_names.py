@@ -70,6 +70,8 @@ class ExportOptions(TypedDict, total=False):
         on_unreadable: a file or folder may not be read, or its name makes no legal key (no UTF-8, control characters,
             over 1,024 bytes, ".."): "error" (nothing is sent), or "skip": it is a Failure in the report, and the rest
             is sent. "skip" where on_missing="skip" is given, else "error".
+        exclude: patterns as in a .gitignore file: what they match in a directory that is published is left out, and
+            reported; ().
         on_collision: two sources have one key: "error", or the "last" wins.
         on_unreachable: the bucket cannot be used: "error", or "local": keep all in ~/s3_datasink_<bucket>/<prefix>.
         symlinks: a source is a link: "inside" follows one that was named, or that stays inside its directory, and
@@ -125,6 +127,7 @@ class ExportOptions(TypedDict, total=False):
     overwrite: Overwrite
     on_missing: OnMissing
     on_unreadable: OnUnreadable
+    exclude: Iterable[str]
     on_collision: OnCollision
     on_unreachable: OnUnreachable
     symlinks: Symlinks

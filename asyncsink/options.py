@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast
 
 from asyncsink.config import (
@@ -300,6 +300,7 @@ def _policies(given: Mapping[str, Any], journal: JournalChoice) -> Policies:
         overwrite=choice_of(given, "overwrite", "journal" if journal.path else "checksum", Overwrite),
         on_missing=on_missing,
         on_unreadable=choice_of(given, "on_unreadable", on_missing, OnUnreadable),
+        exclude=_exclude(given),
         on_collision=choice_of(given, "on_collision", "error", OnCollision),
         on_unreachable=choice_of(given, "on_unreachable", "error", OnUnreachable),
         # Nipype follows every link, and its working directories are full of them.
@@ -341,6 +342,18 @@ def _state_directory() -> str:
     """Where the user keeps such files: $XDG_STATE_HOME, unless it is relative (XDG Base Directory Specification)."""
     said = os.environ.get("XDG_STATE_HOME", "")
     return said if os.path.isabs(said) else JournalChoice().state_directory
+
+
+def _exclude(given: Mapping[str, Any]) -> tuple[str, ...]:
+    patterns = given.get("exclude")
+    if patterns is None:
+        return ()
+    if isinstance(patterns, str) or not isinstance(patterns, Iterable):
+        raise ConfigError(f"exclude is of type {type(patterns).__name__}; expected a list of patterns, ['*.tmp'].")
+    found = tuple(patterns)
+    if not all(isinstance(pattern, str) for pattern in found):
+        raise ConfigError("exclude holds something that is no text; expected a list of patterns, ['*.tmp'].")
+    return found
 
 
 def _local_copy(given: Mapping[str, Any], target: S3Target | LocalTarget) -> LocalTarget | None:

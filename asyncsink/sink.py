@@ -34,6 +34,7 @@ from asyncsink.option_names import ExportOptions
 from asyncsink.options import parse_options
 from asyncsink.report.report import Report
 from asyncsink.sources.directory import DirectorySource
+from asyncsink.sources.exclusion import exclusion_of
 from asyncsink.sources.outputs import OutputsSource
 
 
@@ -55,14 +56,24 @@ async def export(outputs: Mapping[str, Any], base_directory: Any, **options: Unp
     a journal, or with abort_on_interrupt=True, it aborts them (shielded, bounded in time). No temporary file stays.
     """
     settings = parse_options(base_directory, options)
-    source = OutputsSource(outputs, symlinks=settings.policies.symlinks, compat=settings.walk_compat)
+    source = OutputsSource(
+        outputs,
+        symlinks=settings.policies.symlinks,
+        compat=settings.walk_compat,
+        exclude=exclusion_of(settings.policies.exclude),
+    )
     return await run_source(settings, source)
 
 
 async def export_directory(directory: Any, base_directory: Any, **options: Unpack[ExportOptions]) -> Report:
     """Publish a directory tree; keys keep the path relative to `directory`. Otherwise as `export`."""
     settings = parse_options(base_directory, options)
-    return await run_source(settings, DirectorySource(directory, symlinks=settings.policies.symlinks))
+    return await run_source(
+        settings,
+        DirectorySource(
+            directory, symlinks=settings.policies.symlinks, exclude=exclusion_of(settings.policies.exclude)
+        ),
+    )
 
 
 def export_sync(outputs: Mapping[str, Any], base_directory: Any, **options: Unpack[ExportOptions]) -> Report:
@@ -99,6 +110,7 @@ class AsyncSink:
         """
         self._settings = parse_options(base_directory, options)
         check_bucket_given(self._settings)
+        self._exclude = exclusion_of(self._settings.policies.exclude)
         check_division(self._settings, None)
         self._events = Events()
         self._home: Home | None = None
@@ -277,7 +289,12 @@ class AsyncSink:
 
     async def _discover(self, run: Run, attribute: str, paths: Any) -> AsyncGenerator[Found, None]:
         policies = self._settings.policies
-        source = OutputsSource({attribute: paths}, symlinks=policies.symlinks, compat=self._settings.walk_compat)
+        source = OutputsSource(
+            {attribute: paths},
+            symlinks=policies.symlinks,
+            compat=self._settings.walk_compat,
+            exclude=self._exclude,
+        )
         discovery = discovery_of(self._settings, run.target, source)
         async for batch in batches(iter(discovery), limiter=run.threads):
             for item in batch:

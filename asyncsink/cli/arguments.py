@@ -19,6 +19,7 @@ from asyncsink.cli.stdin import InterruptibleStdin
 from asyncsink.config import Settings
 from asyncsink.errors import ConfigError
 from asyncsink.sources.base import Source
+from asyncsink.sources.exclusion import exclusion_of
 from asyncsink.sources.paths import open_regular
 from asyncsink.values import check_choice, choices_of
 
@@ -148,17 +149,17 @@ def open_source(text: str, settings: Settings) -> tuple[Source, Callable[[], Non
     Raises:
         ConfigError: it does not exist, or is of no known kind.
     """
-    symlinks = settings.policies.symlinks
+    symlinks, exclude = settings.policies.symlinks, exclusion_of(settings.policies.exclude)
     if text == "-":
         from asyncsink.sources.stream import StreamSource
 
         stdin = InterruptibleStdin.open()
-        return StreamSource(io.BufferedReader(stdin), symlinks=symlinks), stdin.give_up
+        return StreamSource(io.BufferedReader(stdin), symlinks=symlinks, exclude=exclude), stdin.give_up
     return _open_path(text, settings), lambda: None
 
 
 def _open_path(text: str, settings: Settings) -> Source:
-    symlinks = settings.policies.symlinks
+    symlinks, exclude = settings.policies.symlinks, exclusion_of(settings.policies.exclude)
     try:
         mode = Path(text).stat().st_mode
     except OSError as error:
@@ -169,14 +170,14 @@ def _open_path(text: str, settings: Settings) -> Source:
     if stat.S_ISDIR(mode):
         from asyncsink.sources.directory import DirectorySource
 
-        return DirectorySource(text, symlinks=symlinks)
+        return DirectorySource(text, symlinks=symlinks, exclude=exclude)
     if suffix in (".json", ".yaml", ".yml"):
         from asyncsink.sources.outputs import OutputsSource
         from asyncsink.sources.outputs_file import load_outputs_file
 
-        return OutputsSource(load_outputs_file(text), symlinks=symlinks, compat=settings.walk_compat)
+        return OutputsSource(load_outputs_file(text), symlinks=symlinks, compat=settings.walk_compat, exclude=exclude)
     if suffix in (".csv", ".tsv", ".jsonl"):
         from asyncsink.sources.manifest import ManifestSource
 
-        return ManifestSource(text, symlinks=symlinks)
+        return ManifestSource(text, symlinks=symlinks, exclude=exclude)
     raise ConfigError(f"SOURCE {text!r} is of no known kind; expected {SOURCE_KINDS}.")

@@ -187,6 +187,10 @@ class Policies:
     on_missing: Annotated[
         Text, _text("--on-missing", "POLICY", "A source is missing: error (default) or skip.", _POLICY)
     ] = None
+    exclude: Annotated[
+        list[str] | None,
+        _text("--exclude", "PATTERN", "Leave out what matches in a directory, as in .gitignore; repeatable.", _POLICY),
+    ] = None
     on_unreadable: Annotated[
         Text,
         _text(

@@ -22,6 +22,7 @@ from asyncsink.errors import ConfigError, SourceError
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.paths import IS_UTF8, LIST, as_text, is_below, on_disk, open_directory, real_path
 from asyncsink.sources.base import Entry
+from asyncsink.sources.exclusion import Exclusion, excluded
 from asyncsink.sources.paths import given_path
 from asyncsink.sources.problems import (
     again_if_stale,
@@ -56,12 +57,15 @@ class DirectorySource:
     injective: bool = True
     entries: Sequence[Entry] | None = None
 
-    def __init__(self, directory: str | os.PathLike[str], *, symlinks: Symlinks) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], *, symlinks: Symlinks, exclude: Exclusion | None = None
+    ) -> None:
         """Remember what to walk; nothing is looked at before `scan`.
 
         Args:
             directory: relative paths count from the current directory.
             symlinks: "inside", "follow", "skip" or "error".
+            exclude: what is left out of it.
 
         Raises:
             ConfigError: `directory` is empty.
@@ -71,6 +75,7 @@ class DirectorySource:
             raise ConfigError("The source directory is ''; expected a path; use '.' for the current directory.")
         self.directory = given_path(given, "Source directory")
         self._symlinks = symlinks
+        self._exclude = exclude
 
     def scan(self) -> Iterator[SourceFile | SourceProblem]:
         """Walk the tree in a repeatable order. Blocking; closing the iterator early releases every descriptor.
@@ -87,11 +92,17 @@ class DirectorySource:
             ) from error
         except ValueError as error:
             raise ConfigError(f"Source directory {self.directory!r} can be no path ({error}); correct it.") from error
-        yield from walk_files(self.directory, self._symlinks)
+        yield from walk_files(self.directory, self._symlinks, exclude=self._exclude)
 
 
 def walk_files(
-    root: str, symlinks: Symlinks, *, attribute: str = "", entry: int = 0, compat: Compat = "strict"
+    root: str,
+    symlinks: Symlinks,
+    *,
+    attribute: str = "",
+    entry: int = 0,
+    compat: Compat = "strict",
+    exclude: Exclusion | None = None,
 ) -> Generator[SourceFile | SourceProblem, None, None]:
     """Every regular file below `root`, and a problem for whatever else is met.
 
@@ -100,11 +111,12 @@ def walk_files(
         symlinks: what to do with symbolic links below `root`.
         attribute, entry: copied into every result.
         compat: with "nipype", links to directories are reported and not followed, links to files are (rule 27).
+        exclude: what is left out, and reported.
 
     Blocking. Never raises for what it finds: a directory that cannot be listed (never skippable), or vanishes, is one
     problem. Closing the iterator early releases every descriptor.
     """
-    walk = _Walk(root, symlinks, attribute, entry, compat)
+    walk = _Walk(root, symlinks, attribute, entry, compat, exclude=exclude)
     top = walk.start()
     if isinstance(top, SourceProblem):
         yield top
@@ -167,7 +179,17 @@ _Step = SourceFile | SourceProblem | _Level
 class _Walk:
     """The state of one walk: its parameters, and the directories from the root down to the current one."""
 
-    def __init__(self, root: str, symlinks: Symlinks, attribute: str, entry: int, compat: Compat) -> None:
+    def __init__(
+        self,
+        root: str,
+        symlinks: Symlinks,
+        attribute: str,
+        entry: int,
+        compat: Compat,
+        *,
+        exclude: Exclusion | None,
+    ) -> None:
+        self._exclude = exclude
         self.stack: list[_Level] = []
         self._root = root
         self._real_root = real_path(root)
@@ -223,10 +245,12 @@ class _Walk:
 
     def _batches(self, level: _Level) -> Iterator[list[SourceFile | SourceProblem | _Below]]:
         with os.scandir(level.descriptor) as entries:
-            while found := sorted(islice(entries, SORT_ENTRIES_MAX), key=_NAME):
+            is_end = False
+            while not is_end:
+                found = sorted(islice(entries, SORT_ENTRIES_MAX), key=_NAME)
                 batch = [self._look(entry, level) for entry in found]
-                if len(found) < SORT_ENTRIES_MAX:
-                    # Its end: no descriptor is kept while the walk is further down.
+                if is_end := len(found) < SORT_ENTRIES_MAX:
+                    # No descriptor is kept while the walk is further down.
                     level.release()
                 yield batch
 
@@ -234,6 +258,10 @@ class _Walk:
         # The commonest case stands first and asks the file system once: the directory already told the type.
         name = found.name if IS_UTF8 else as_text(found.name)
         try:
+            if self._exclude is not None:
+                slash = "/" if found.is_dir(follow_symlinks=False) else ""
+                if pattern := self._exclude.pattern(f"{level.prefix}{name}{slash}"):
+                    return excluded(level.lead + name, pattern, entry=self._entry, attribute=self._attribute)
             if found.is_file(follow_symlinks=False):
                 return self._file(level, name, found.stat(follow_symlinks=False))
             if found.is_dir(follow_symlinks=False):

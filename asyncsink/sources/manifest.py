@@ -10,6 +10,7 @@ from asyncsink.config import Symlinks
 from asyncsink.errors import ConfigError
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.sources.base import Entry
+from asyncsink.sources.exclusion import Exclusion
 from asyncsink.sources.lines import Line, bounded_lines
 from asyncsink.sources.paths import given_path, open_regular
 from asyncsink.sources.records import Record, look_up, make_record, parse_record
@@ -30,12 +31,15 @@ class ManifestSource:
     injective: bool = False
     entries: Sequence[Entry] | None = None
 
-    def __init__(self, path: str | os.PathLike[str], *, symlinks: Symlinks = "follow") -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, symlinks: Symlinks = "follow", exclude: Exclusion | None = None
+    ) -> None:
         """Remember which manifest to read; it is not opened before `scan`.
 
         Args:
             path: relative paths count from the current directory.
             symlinks: for the sources that the manifest names.
+            exclude: what is left out of the directories among them.
 
         Raises:
             ConfigError: the name does not end in .csv, .tsv or .jsonl.
@@ -44,6 +48,7 @@ class ManifestSource:
         self._directory = os.path.dirname(self.path)
         self._suffix = os.path.splitext(self.path)[1].lower()
         self._symlinks = symlinks
+        self._exclude = exclude
         if self._suffix not in (*_DELIMITERS, ".jsonl"):
             raise ConfigError(f"Manifest {self.path!r} is of no known kind; expected a name in .csv, .tsv or .jsonl.")
 
@@ -54,7 +59,7 @@ class ManifestSource:
             ConfigError: the manifest cannot be read, or a row is malformed; the message names the file and the line.
         """
         for entry, record in enumerate(self._records()):
-            yield from look_up(record, entry, self._symlinks)
+            yield from look_up(record, entry, self._symlinks, self._exclude)
 
     def _records(self) -> Iterator[Record]:
         with open_regular(self.path, "Manifest") as stream:

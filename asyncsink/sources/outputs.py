@@ -15,6 +15,7 @@ from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.paths import as_text
 from asyncsink.sources.base import Entry
 from asyncsink.sources.directory import walk_files
+from asyncsink.sources.exclusion import Exclusion
 from asyncsink.sources.paths import absolute
 from asyncsink.sources.problems import examine
 
@@ -33,13 +34,21 @@ class OutputsSource:
     replayable: bool = True
     injective: bool = False
 
-    def __init__(self, outputs: Mapping[str, object], *, symlinks: Symlinks, compat: Compat = "strict") -> None:
+    def __init__(
+        self,
+        outputs: Mapping[str, object],
+        *,
+        symlinks: Symlinks,
+        compat: Compat = "strict",
+        exclude: Exclusion | None = None,
+    ) -> None:
         """Flatten `outputs` in its own order; the file system is not looked at before `scan`.
 
         Args:
             outputs: relative paths count from the current directory of this moment.
             symlinks: for the paths named here and for what is below directories.
             compat: with "nipype", links to directories below a directory are reported and not followed (rule 27).
+            exclude: what is left out of directories.
 
         Raises:
             ConfigError: a value is of another type, holds itself, or is "", "/" or no possible path.
@@ -50,6 +59,7 @@ class OutputsSource:
             )
         self._symlinks = symlinks
         self._compat: Compat = compat
+        self._exclude = exclude
         self._named: list[Entry | SourceProblem] = []
         for attribute, value in outputs.items():
             if not isinstance(attribute, str):
@@ -81,7 +91,9 @@ class OutputsSource:
         if isinstance(seen, SourceProblem):
             yield seen
         elif stat.S_ISDIR(seen.status.st_mode):
-            yield from walk_files(path, self._symlinks, attribute=attribute, entry=ordinal, compat=self._compat)
+            yield from walk_files(
+                path, self._symlinks, attribute=attribute, entry=ordinal, compat=self._compat, exclude=self._exclude
+            )
         else:
             yield seen.file(path, attribute=attribute, entry=ordinal)
 

@@ -12,6 +12,7 @@ from asyncsink.config import Symlinks
 from asyncsink.errors import ConfigError
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.sources.directory import walk_files
+from asyncsink.sources.exclusion import Exclusion
 from asyncsink.sources.paths import absolute
 from asyncsink.sources.problems import examine, is_directory
 
@@ -69,7 +70,9 @@ def parse_record(text: str, where: str, directory: str = "") -> Record:
     return make_record(where, directory, *texts)
 
 
-def look_up(record: Record, entry: int, symlinks: Symlinks) -> Iterator[SourceFile | SourceProblem]:
+def look_up(
+    record: Record, entry: int, symlinks: Symlinks, exclude: Exclusion | None = None
+) -> Iterator[SourceFile | SourceProblem]:
     """What a record's source is now. Blocking; raises nothing.
 
     A directory is walked where an attribute routes it (as DataSink does); a key names one object, so there it is a
@@ -82,7 +85,7 @@ def look_up(record: Record, entry: int, symlinks: Symlinks) -> Iterator[SourceFi
     elif not stat.S_ISDIR(seen.status.st_mode):
         yield seen.file(path, attribute=attribute, entry=entry, key=record.key)
     elif attribute:
-        yield from walk_files(path, symlinks, attribute=attribute, entry=entry)
+        yield from walk_files(path, symlinks, attribute=attribute, entry=entry, exclude=exclude)
     else:
         yield SourceProblem(path, is_directory(path), entry)
 

@@ -11,6 +11,7 @@ from asyncsink.config import Symlinks
 from asyncsink.errors import ConfigError
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.sources.base import Entry
+from asyncsink.sources.exclusion import Exclusion
 from asyncsink.sources.lines import bounded_lines
 from asyncsink.sources.records import look_up, parse_record
 
@@ -27,16 +28,25 @@ class StreamSource:
     injective: bool = False
     entries: Sequence[Entry] | None = None
 
-    def __init__(self, stream: IO[str] | IO[bytes], *, symlinks: Symlinks = "follow", name: str = "stdin") -> None:
+    def __init__(
+        self,
+        stream: IO[str] | IO[bytes],
+        *,
+        symlinks: Symlinks = "follow",
+        name: str = "stdin",
+        exclude: Exclusion | None = None,
+    ) -> None:
         """Remember the stream; nothing is read before `scan`, and it is never closed here.
 
         Args:
             stream: binary (UTF-8) or text. Prefer sys.stdin.buffer: a text stream ends at a byte it cannot decode.
             symlinks: for the sources that the lines name.
+            exclude: what is left out of the directories among them.
             name: for messages: "stdin line 7".
         """
         self._stream = stream
         self._symlinks = symlinks
+        self._exclude = exclude
         self._name = name
         self._read = False
 
@@ -66,7 +76,7 @@ class StreamSource:
             except ConfigError as error:
                 yield SourceProblem(where, error, entry, skippable=False)
             else:
-                yield from look_up(record, entry, self._symlinks)
+                yield from look_up(record, entry, self._symlinks, self._exclude)
 
 
 def _is_non_blocking(stream: IO[str] | IO[bytes]) -> bool:
