@@ -42,7 +42,21 @@ if TYPE_CHECKING:
     from asyncsink.grabber import S3Grabber, grab, grab_sync
     from asyncsink.grabbing.options import GrabOptions
     from asyncsink.grabbing.report import GrabReport
-    from asyncsink.model import Checksum, Failure, Finished, LimitChanged, Notice, Planned, Receipt, Skip, Started
+    from asyncsink.model import (
+        Checksum,
+        Failure,
+        Finished,
+        GaveUp,
+        LimitChanged,
+        Notice,
+        Paused,
+        Planned,
+        Receipt,
+        Resumable,
+        Resumed,
+        Skip,
+        Started,
+    )
     from asyncsink.option_names import ExportOptions
     from asyncsink.report.report import Report
     from asyncsink.sink import AsyncSink, export, export_directory, export_sync
@@ -77,10 +91,14 @@ _HOMES = {
         "Checksum",
         "Failure",
         "Finished",
+        "GaveUp",
         "LimitChanged",
         "Notice",
+        "Paused",
         "Planned",
         "Receipt",
+        "Resumable",
+        "Resumed",
         "Skip",
         "Started",
     ),

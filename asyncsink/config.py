@@ -267,6 +267,9 @@ class Policies:
         checksum: what is sent in the request header, or "none"; None is the default, CRC64NVME, as far as environment
             and profile do not say otherwise.
         related_files: files written locally bring .hdr/.img/.mat and .BRIK/.HEAD companions along (rule 30).
+        retries: further rounds, at the end of a run whose source can be walked again, over files that failed for a
+            cause that may pass.
+        give_up_after_seconds: the longest that a run waits for a server that is gone.
         abort_on_interrupt: a run that is stopped aborts its multipart uploads, also where the journal has their parts.
     """
 
@@ -279,6 +282,8 @@ class Policies:
     symlinks: Symlinks = "inside"
     checksum: ChecksumChoice | None = None
     related_files: bool = False
+    retries: int = 1
+    give_up_after_seconds: float = 600.0
     abort_on_interrupt: bool = False
 
     @property

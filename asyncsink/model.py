@@ -404,4 +404,54 @@ class Notice:
     message: str
 
 
-Event = Started | Finished | LimitChanged | Notice
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """Event: the server is gone, and the run waits for it; once more every half minute while it does.
+
+    Attributes:
+        endpoint: the server, "127.0.0.1:9000".
+        cause: what it does ("refuses connections").
+        seconds: since its first failure.
+        files: that wait; 0 where what waits is no file's request.
+        seconds_left: until the run gives up.
+    """
+
+    endpoint: str
+    cause: str
+    seconds: float
+    files: int
+    seconds_left: float
+
+    def __str__(self) -> str:
+        """One sentence: "127.0.0.1:9000 refuses connections for 14 s; 16 files wait; gives up in 9:46"."""
+        files = f"; {self.files:,} {'file waits' if self.files == 1 else 'files wait'}" if self.files else ""
+        left = max(0, round(self.seconds_left))
+        return f"{self.endpoint} {self.cause} for {self.seconds:.0f} s{files}; gives up in {left // 60}:{left % 60:02}"
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Event: the server is back after so many `seconds`, and the run goes on."""
+
+    endpoint: str
+    seconds: float
+
+    def __str__(self) -> str:
+        """One sentence."""
+        return f"{self.endpoint} is back after {self.seconds:.0f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """Event: the server did not come back in time; attributes as in Paused."""
+
+    endpoint: str
+    cause: str
+    seconds: float
+
+    def __str__(self) -> str:
+        """One sentence."""
+        return f"{self.endpoint} {self.cause} for {self.seconds:.0f} s; given up"
+
+
+Event = Started | Finished | LimitChanged | Notice | Paused | Resumed | GaveUp

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any, TypedDict
 
 from asyncsink.config import (
@@ -77,6 +78,10 @@ class ExportOptions(TypedDict, total=False):
         symlinks: a source is a link: "inside" follows one that was named, or that stays inside its directory, and
             refuses one that leads out; "follow" follows all (the default with compat="nipype"), "skip" (reported) or
             "error".
+        retries: further rounds at the end of a run over the files that failed for a cause that may pass; 1. AsyncSink
+            and streams have none.
+        give_up_after_seconds: a server that is gone is waited for so long, as a number, a timedelta or "10m"; then the
+            run stops, and a put fails; 600.
         abort_on_interrupt: a run that is stopped (Ctrl-C, SIGTERM, cancellation) aborts its multipart uploads; False
             leaves those that the journal has for the next run to go on with.
     Local copy and records
@@ -131,6 +136,8 @@ class ExportOptions(TypedDict, total=False):
     on_collision: OnCollision
     on_unreachable: OnUnreachable
     symlinks: Symlinks
+    retries: int
+    give_up_after_seconds: float | str | timedelta
     abort_on_interrupt: bool
     concurrency: int | str | None
     part_size_bytes: int | str

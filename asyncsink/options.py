@@ -49,6 +49,7 @@ from asyncsink.values import (
     choices_of,
     flag_of,
     pairs_of,
+    parse_duration,
     path_of,
     size_of,
     split_bucket,
@@ -57,6 +58,7 @@ from asyncsink.values import (
 
 CONCURRENCY_MAX = 1024
 PROCESSES_MAX = 64
+RETRIES_MAX = 100
 SMALL_REQUEST_BYTES = 64 * KIB
 """Bodies up to this size are sent in one piece."""
 TURN_SECONDS_MAX = 10
@@ -276,6 +278,19 @@ def _whole(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else -1
 
 
+def _retries(given: Mapping[str, Any]) -> int:
+    value = given.get("retries")
+    rounds = Policies().retries if value is None else _whole(value)
+    if not 0 <= rounds <= RETRIES_MAX:
+        raise ConfigError(f"retries={value!r:.60} is out of range; expected 0 to {RETRIES_MAX} further rounds.")
+    return rounds
+
+
+def _give_up_after(given: Mapping[str, Any]) -> float:
+    value = given.get("give_up_after_seconds")
+    return Policies().give_up_after_seconds if value is None else parse_duration(value, "give_up_after_seconds")
+
+
 def _retry(given: Mapping[str, Any]) -> RetryPolicy:
     retry = given.get("retry")
     if retry is None:
@@ -307,6 +322,8 @@ def _policies(given: Mapping[str, Any], journal: JournalChoice) -> Policies:
         symlinks=choice_of(given, "symlinks", "follow" if given.get("compat") == "nipype" else "inside", Symlinks),
         checksum=cast("ChecksumChoice | None", checksum),
         related_files=flag_of(given, "related_files", False),
+        retries=_retries(given),
+        give_up_after_seconds=_give_up_after(given),
         abort_on_interrupt=flag_of(given, "abort_on_interrupt", False),
     )
 

@@ -82,7 +82,7 @@ def _export(source: str, destination: str, given: dict[str, Any], *, dry_run: bo
 
 
 @app.command(epilog="Example: asyncsink grab s3://my-bucket/raw data --template 'sub-0[1-3]/func/.*'")
-@flags.takes(flags.Templates, flags.Connection, flags.CustomerKey, flags.Transfers, flags.Output)
+@flags.takes(flags.Templates, flags.Patience, flags.Connection, flags.CustomerKey, flags.Transfers, flags.Output)
 def grab(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="s3://bucket/prefix, or a single object.")],
     directory: Annotated[str, typer.Argument(metavar="DIRECTORY", help="Where the files go, without the prefix.")],
@@ -95,7 +95,7 @@ def grab(
 
 
 @app.command(epilog="Example: asyncsink verify study.jsonl --read-back")
-@flags.takes(flags.Connection, flags.CustomerKey, flags.Output)
+@flags.takes(flags.GiveUp, flags.Connection, flags.CustomerKey, flags.Output)
 def verify(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="What export --manifest wrote.")],
     read_back: Annotated[

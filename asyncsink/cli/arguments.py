@@ -43,6 +43,7 @@ _RENAMED = {
     "memory": "memory_bytes",
     "bandwidth": "bandwidth_bytes_per_second",
     "tag": "tags",
+    "give_up_after": "give_up_after_seconds",
 }
 _NOT_OPTIONS = {"json", "quiet", "verbose", "no_parameterization", "no_journal"}
 _EQUALS = re.compile(r"(?<!\\)=")

@@ -171,7 +171,24 @@ class Templates:
     allow_empty: Annotated[bool, _flag("--allow-empty", "A template without objects is no error.", _TEMPLATES)] = False
 
 
-class Policies:
+class GiveUp:
+    """How long a server that is gone is waited for."""
+
+    give_up_after: Annotated[
+        Text, _text("--give-up-after", "TIME", "The server is gone: wait so long, and stop (default 10m).", _POLICY)
+    ] = None
+
+
+class Patience(GiveUp):
+    """This, and what is tried once more."""
+
+    retries: Annotated[
+        Text,
+        _text("--retries", "N", "Further rounds over files that failed for a passing cause (default 1).", _POLICY),
+    ] = None
+
+
+class Policies(Patience):
     """What to do where more than one thing would be reasonable."""
 
     overwrite: Annotated[

@@ -12,7 +12,7 @@ from asyncsink.cli.displays import progress_display
 from asyncsink.cli.output import Output
 from asyncsink.cli.running import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError, ConfigError
-from asyncsink.model import Event, Notice
+from asyncsink.model import Event, GaveUp, Notice, Paused, Resumed
 from asyncsink.report.sentences import GRAB, early_end
 from asyncsink.report.wording import goes_on
 
@@ -32,6 +32,8 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
     def observe(event: Event) -> None:
         if isinstance(event, Notice):
             output.notice(event.message)
+        elif isinstance(event, (Paused, Resumed, GaveUp)):
+            output.notice(f"{event}.")
 
     def partial(*, interrupted: bool = False) -> dict[str, Any]:
         resumable = [asdict(each) for each in progress.resumable.values()]

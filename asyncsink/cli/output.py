@@ -36,6 +36,7 @@ _OTHER_FLAGS = {
     "memory_bytes": "--memory",
     "bandwidth_bytes_per_second": "--bandwidth",
     "tags": "--tag",
+    "give_up_after_seconds": "--give-up-after",
 }
 WITHOUT_FLAG = {
     "remove_dest_dir", "substitution_scope", "strip_dir_mode", "substitute_files", "parameterization_root", "retry",

@@ -8,7 +8,20 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from asyncsink.engine.progress import Progress
-from asyncsink.model import Event, Failure, Finished, LimitChanged, Notice, Outcome, Receipt, Skip, Started
+from asyncsink.model import (
+    Event,
+    Failure,
+    Finished,
+    GaveUp,
+    LimitChanged,
+    Notice,
+    Outcome,
+    Paused,
+    Receipt,
+    Resumed,
+    Skip,
+    Started,
+)
 from asyncsink.report.counts import Counts, failure_as_dict
 from asyncsink.report.sentences import EXPORT, early_end
 from asyncsink.report.wording import count, goes_on, inert, size
@@ -58,6 +71,8 @@ class Tally:
             log.info("sending by %s", event.transport)
         elif isinstance(event, LimitChanged):
             log.info("concurrency %d -> %d: %s", event.before, event.after, event.reason)
+        elif isinstance(event, (Paused, Resumed, GaveUp)):
+            self.on_notice(f"{event}.")
         elif isinstance(event, Notice):
             self.notices.append(event.message)
             if self.held is None:
@@ -72,6 +87,8 @@ class Tally:
             "destination": self.destination,
             "dry_run": self.dry_run,
             "interrupted": interrupted,
+            "stop_reason": "",
+            "objects_unfinished": max(0, (total or 0) - self.counts.objects_total) if interrupted else 0,
             **self.counts.as_dict(),
             "objects_total": self.counts.objects_total if total is None else total,
             "elapsed_seconds": elapsed_seconds,

@@ -37,6 +37,7 @@ def verify_command(
                     options=options,
                     progress=progress,
                     manifest_endpoint=manifest_endpoint,
+                    tell=lambda event: output.notice(f"{event}."),
                 )
 
         report = run_until_signalled(main)

@@ -23,6 +23,7 @@ import anyio
 import anyio.to_thread
 
 from asyncsink.engine.events import Events
+from asyncsink.engine.halt import Halt
 from asyncsink.engine.journalling import is_compared, is_unknown, published_of
 from asyncsink.engine.loops import run_to_end
 from asyncsink.engine.messages import Begin, Finish, Leave, News, Noted, pack, receive
@@ -33,7 +34,7 @@ from asyncsink.engine.recorder import Passed, Record
 from asyncsink.engine.run import Opening, Run, surface
 from asyncsink.errors import AsyncSinkError
 from asyncsink.journal.rows import published_row
-from asyncsink.model import Event, LimitChanged, Notice, Transfer
+from asyncsink.model import Event, GaveUp, LimitChanged, Notice, Outcome, Paused, Resumed, Transfer
 from asyncsink.report.encoded import Encoded
 
 BEAT_SECONDS = 0.05
@@ -93,6 +94,9 @@ class Child:
         self._passed: list[Passed] = []
         self._compared = False
         self._notices: list[str] = []
+        self._put_off: list[tuple[int, Sequence[Outcome]]] = []
+        self._outages: list[Event] = []
+        self._halt = Halt()
         self._log = ParentLog()
         self._journalled = False
         self._limit = (0, "")
@@ -113,7 +117,15 @@ class Child:
         self._journalled = begin.journalled
         self._compared = is_compared(begin.settings.policies.overwrite)
         log = self._log if begin.journalled else None
-        opening = Opening(begin.settings, self._progress, self._events, log=log, recording=self)
+        opening = Opening(
+            begin.settings,
+            self._progress,
+            self._events,
+            log=log,
+            recording=self,
+            put_off=self._put_off_transfer if begin.settings.policies.retries else None,
+            halt=self._halt,
+        )
         async with anyio.create_task_group() as group:
             self._stop_on_signals(group.cancel_scope)
             # From the first moment: the parent may have gone while the destination is being opened.
@@ -179,11 +191,7 @@ class Child:
         passed = Passed(written)
         for outcomes, transfer, _ in ended:
             assert transfer is not None
-            named = transfer.key, transfer.source.path
-            numbers = self._numbers[named]
-            self._ended.append(numbers.pop())
-            if not numbers:
-                del self._numbers[named]
+            self._ended.append(self._number_of(transfer))
             if not self._journalled:
                 continue
             if (published := published_of(outcomes[0], transfer, compared=self._compared)) is not None:
@@ -192,11 +200,25 @@ class Child:
                 passed.unknown.append(transfer.key)
         self._passed.append(passed)
 
+    def _number_of(self, transfer: Transfer) -> int:
+        named = transfer.key, transfer.source.path
+        numbers = self._numbers[named]
+        number = numbers.pop()
+        if not numbers:
+            del self._numbers[named]
+        return number
+
+    def _put_off_transfer(self, outcomes: Sequence[Outcome], transfer: Transfer) -> bool:
+        self._put_off.append((self._number_of(transfer), outcomes))
+        return True
+
     def _observe(self, event: Event) -> None:
         if isinstance(event, Notice):
             self._notices.append(event.message)
         elif isinstance(event, LimitChanged):
             self._limit = (event.after, event.reason)
+        elif isinstance(event, (Paused, Resumed, GaveUp)):
+            self._outages.append(event)
 
     async def _beat(self) -> None:
         while True:
@@ -215,17 +237,31 @@ class Child:
             resumable=tuple(self._progress.resumable.values()),
             requests=self._progress.traffic.requests,
             retries=self._progress.traffic.retries,
+            stopped=self._halt.reason,
             limit=self._limit[0],
             reason=self._limit[1],
         )
         steps = self._log.taken()
-        if not (ready or error or self._passed or steps or self._notices or counts != self._told):
+        new = self._passed or steps or self._notices or self._put_off or self._outages
+        if not (ready or error or new or counts != self._told):
             return
         self._told = counts
         ended, self._ended = self._ended, []
         passed, self._passed = self._passed, []
         notices, self._notices = self._notices, []
-        news = replace(counts, ready=ready, ended=ended, passed=passed, steps=steps, notices=notices, error=error)
+        put_off, self._put_off = self._put_off, []
+        outages, self._outages = self._outages, []
+        news = replace(
+            counts,
+            ready=ready,
+            ended=ended,
+            passed=passed,
+            put_off=put_off,
+            events=outages,
+            steps=steps,
+            notices=notices,
+            error=error,
+        )
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(_write, self._news, pack(news))
 

@@ -153,6 +153,8 @@ def report_of(run: Run, discovery: Discovery | None, dry_run: bool) -> Report:
         destination=run.target.url,
         dry_run=dry_run,
         interrupted=run.interrupted,
+        stop_reason=run.pipeline.halt.reason,
+        objects_found=run.pipeline.progress.objects_total,
         resumable=run.pipeline.progress.resumable.values(),
     )
 

@@ -105,14 +105,17 @@ class Events:
         if message in self.notices or len(self.notices) >= NOTICES_MAX:
             return
         self.notices.append(message)
-        event = Notice(message)
+        self.tell(Notice(message))
+
+    def tell(self, event: Event) -> None:
+        """Deliver without waiting: a subscriber whose queue is full misses it."""
         if self._observe is not None:
             self._observe(event)
         for channel in self._channels:
             try:
                 channel.send.send_nowait(event)
             except (anyio.WouldBlock, *_GONE):
-                # A notice also stands in the report; outcomes keep their place in the queue.
+                # Outcomes keep their place in the queue.
                 continue
 
     def closing(self, patience_seconds: float = CLOSING_SECONDS) -> None:

@@ -10,7 +10,7 @@ import copyreg
 import io
 import pickle
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any
@@ -20,7 +20,7 @@ from asyncsink.config import Settings
 from asyncsink.destinations.base import Outlook
 from asyncsink.engine.recorder import Passed
 from asyncsink.errors import AsyncSinkError
-from asyncsink.model import Resumable, SourceFile, Transfer, UploadStep
+from asyncsink.model import Event, Outcome, Resumable, SourceFile, Transfer, UploadStep
 
 LENGTH = struct.Struct("!Q")
 
@@ -74,6 +74,8 @@ class News:
         ready: the destination is open, and work may come.
         ended: the transfers that have ended, by their number in the order in which they were given.
         passed: what became of them.
+        put_off: transfers, by number, that failed for a cause that may pass, and how.
+        events: of the server's being gone. stopped: why the process stopped by itself, or "".
         steps, notices: new ones; steps are those of multipart uploads, for the journal.
         objects_in_hand, bytes_under_way: now.
         bytes_failed, bytes_moved, bytes_resumed, requests, retries: since the start.
@@ -85,6 +87,9 @@ class News:
     ready: bool = False
     ended: list[int] = field(default_factory=list)
     passed: list[Passed] = field(default_factory=list)
+    put_off: list[tuple[int, Sequence[Outcome]]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    stopped: str = ""
     steps: list[UploadStep] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     objects_in_hand: int = 0

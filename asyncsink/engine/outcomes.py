@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from asyncsink import errors
 from asyncsink.config import Policies
 from asyncsink.destinations.base import Stored
 from asyncsink.engine.legs import Leg
@@ -25,6 +26,9 @@ from asyncsink.model import (
 )
 
 SUPERSEDED: Final = "a later source has the same key"
+_RETRYABLE = frozenset(
+    name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.RetryableError)
+) | {"Unproved"}
 REPEATED: Final = "the same source came before, under the same key"
 
 
@@ -152,6 +156,11 @@ def not_stored(transfer: Transfer, url: str, error: AsyncSinkError, local_copy: 
         local_copy=local_copy,
         entry=transfer.source.entry,
     )
+
+
+def may_pass(outcome: Outcome) -> bool:
+    """Whether the same transfer may succeed later: it failed for a cause that passes."""
+    return isinstance(outcome, Failure) and outcome.stage in ("upload", "download") and outcome.error in _RETRYABLE
 
 
 def failure(transfer: Transfer, url: str, error: AsyncSinkError, *, stage: FailureStage | None = None) -> Failure:

@@ -6,17 +6,20 @@ transfer ends as a receipt, a skip or a failure, recorded before it is reported.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncsink.config import Limits, Policies
 from asyncsink.engine.descriptors import Share
-from asyncsink.engine.outcomes import problem_outcome
+from asyncsink.engine.halt import Halt
+from asyncsink.engine.outcomes import may_pass, problem_outcome
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import Publisher
+from asyncsink.engine.reading import outdated
 from asyncsink.engine.recorder import Recorder, Recording, Ticket
 from asyncsink.engine.small_files import SmallFiles
 from asyncsink.engine.tuner import Tuner
@@ -55,6 +58,10 @@ class Skipped:
 
 Entry = Work | Batch | Skipped
 Submit = Callable[[Entry], Awaitable[None]]
+PutOff = Callable[[Sequence[Outcome], Transfer], bool]
+LATER_MAX = 10_000
+"""Files that failed and wait for a further round; what fails besides is final."""
+log = logging.getLogger("asyncsink.engine")
 
 
 class Pipeline:
@@ -66,6 +73,7 @@ class Pipeline:
         tuner: of the requests in flight, or None.
         recording: the recorder at work.
         progress: counts what ended here, and whatever others add.
+        halt: stops the run from inside.
         see_off: ends others who hand over outcomes; awaited where the run is stopped, before the last are recorded.
         entry_done: called with every entry of the queue that needs nothing more.
     """
@@ -83,7 +91,12 @@ class Pipeline:
         progress: Progress,
         hurry: Callable[[], None],
         record_seconds: float,
+        halt: Halt,
+        rounds: int = 0,
+        put_off: PutOff | None = None,
     ) -> None:
+        """`rounds` more are made, at the end, over what failed for a cause that may pass, where such transfers are not
+        handed to `put_off`."""
         self._publisher = publisher
         self._small_files = small_files
         self.recorder = recorder
@@ -95,8 +108,13 @@ class Pipeline:
         self._workers = limits.concurrency_max
         self._send: MemoryObjectSendStream[Entry]
         self._receive: MemoryObjectReceiveStream[Entry]
+        self._queue_transfers = limits.queue_transfers
         self._send, self._receive = anyio.create_memory_object_stream[Entry](limits.queue_transfers)
         self.progress = progress
+        self.halt = halt
+        self._rounds = rounds
+        self._put_off_elsewhere = put_off
+        self._later: list[tuple[Sequence[Outcome], Transfer]] = []
         self.see_off: Callable[[], Awaitable[None]] | None = None
         self.entry_done: Callable[[Entry], None] | None = None
 
@@ -121,29 +139,64 @@ class Pipeline:
         async with anyio.create_task_group() as recording:
             recording.start_soon(self.recording.run)
             try:
-                await self._publish_all(feed)
+                with self.halt.bounds():
+                    await self._publish_all(feed)
+                if self.halt.reason:
+                    await self._stop()
                 await self.recording.finish()
             except BaseException:
-                # Nobody is waited for any more who only listens.
-                self._hurry()
-                self.recording.stop()
-                if self.see_off is not None:
-                    await self.see_off()
+                await self._stop()
                 raise
             finally:
                 # The recorder outlives the workers, cancelled or not: what they finished last is written down too.
                 self.recorder.finish()
 
+    async def _stop(self) -> None:
+        # Nobody is waited for any more who only listens.
+        self._hurry()
+        self.recording.stop()
+        if self.see_off is not None:
+            await self.see_off()
+
     async def _publish_all(self, feed: Callable[[Submit], Awaitable[None]]) -> None:
         async with anyio.create_task_group() as tuning:
             if self.tuner is not None:
                 tuning.start_soon(self.tuner.run)
-            async with anyio.create_task_group() as workers:
-                for _ in range(self._workers):
-                    workers.start_soon(self._work)
-                await feed(self.submit)
-                self._send.close()
+            try:
+                await self._publish_round(feed)
+                while self._later and self._rounds:
+                    self._rounds -= 1
+                    await self._publish_later()
+            finally:
+                # A run that is stopped has tried them all the same.
+                for outcomes, transfer in self._later:
+                    self._final(outcomes, transfer)
             tuning.cancel_scope.cancel()
+
+    async def _publish_round(self, feed: Callable[[Submit], Awaitable[None]]) -> None:
+        async with anyio.create_task_group() as workers:
+            for _ in range(self._workers):
+                workers.start_soon(self._work)
+            await feed(self.submit)
+            self._send.close()
+
+    async def _publish_later(self) -> None:
+        """One more round, over what failed in the last."""
+        later, self._later = self._later, []
+        log.info("%d files that failed are tried once more", len(later))
+        self.close()
+        self._send, self._receive = anyio.create_memory_object_stream[Entry](self._queue_transfers)
+
+        async def feed(submit: Submit) -> None:
+            while later:
+                _, transfer = later[-1]
+                await submit(Work(replace(transfer, known=outdated(transfer.known))))
+                later.pop()
+
+        try:
+            await self._publish_round(feed)
+        finally:
+            self._later += later
 
     async def _work(self) -> None:
         async for work in self._receive:
@@ -177,8 +230,25 @@ class Pipeline:
     def _skipped(self, skip: Skip, ticket: Ticket | None = None) -> None:
         self._ended((skip,), None, ticket)
 
+    def put_off(self, outcomes: Sequence[Outcome], transfer: Transfer) -> bool:
+        """Try a transfer that failed once more, at the end of the run; False where that cannot help, or there are too
+        many of them."""
+        if not may_pass(outcomes[0]):
+            return False
+        if self._put_off_elsewhere is not None:
+            return self._put_off_elsewhere(outcomes, transfer)
+        if not self._rounds or len(self._later) >= LATER_MAX:
+            return False
+        self._later.append((outcomes, transfer))
+        return True
+
     def _ended(self, outcomes: Sequence[Outcome], transfer: Transfer | None, ticket: Ticket | None = None) -> None:
         self.progress.objects_in_hand -= 1
+        if transfer is not None and isinstance(outcomes[0], Failure) and self.put_off(outcomes, transfer):
+            return
+        self._final(outcomes, transfer, ticket)
+
+    def _final(self, outcomes: Sequence[Outcome], transfer: Transfer | None, ticket: Ticket | None = None) -> None:
         if transfer is not None and isinstance(outcomes[0], Failure):
             self.progress.bytes_failed += transfer.source.size_bytes
         self.recorder.add(outcomes, transfer, ticket)

@@ -28,7 +28,7 @@ from asyncsink.engine.run import Run
 from asyncsink.engine.step_writer import StepWriter
 from asyncsink.engine.worker import Worker
 from asyncsink.errors import ConfigError, TransferError
-from asyncsink.model import Failure, Outcome, SourceProblem, Transfer
+from asyncsink.model import Event, Failure, GaveUp, Outcome, Paused, SourceProblem, Transfer
 
 LEAVE_SECONDS = 10.0
 """So much longer than `abort_seconds` a process that is asked to stop may take before it is killed."""
@@ -130,6 +130,7 @@ class ProcessPool:
         self._scope = anyio.CancelScope()
         self._error: Exception | None = None
         self._stopping = False
+        self._waiting: set[int] = set()
         self._winding_down = anyio.Lock()
 
     def __repr__(self) -> str:
@@ -271,9 +272,16 @@ class ProcessPool:
             await self._steps[worker.number].add(news.steps)
         for passed in news.passed:
             self._recorder.pass_on(passed)
-        if news.ended:
-            worker.settle(news.ended)
+        for number, outcomes in news.put_off:
+            self._put_off(worker.under_way[number], outcomes)
+        if news.ended or news.put_off:
+            worker.settle([*news.ended, *(number for number, _ in news.put_off)])
             self._wake()
+        for event in news.events:
+            self._bring_outage(worker, event)
+        if news.stopped:
+            self._stopping = True
+            self._run.pipeline.halt.stop(news.stopped)
         for notice in news.notices:
             self._run.events.notice(notice)
         if news.error is not None:
@@ -281,6 +289,26 @@ class ProcessPool:
         await self._recorder.room()
         if news.limit != before.limit and not self._stopping and self._tuner is not None:
             await self._tuner.tell_elsewhere(news.limit - before.limit, news.reason)
+
+    def _put_off(self, transfer: Transfer, outcomes: Sequence[Outcome]) -> None:
+        """This process tries it once more, when all else is done."""
+        if not self._run.pipeline.put_off(outcomes, transfer):
+            self._progress.bytes_failed += transfer.source.size_bytes
+            self._recorder.add(outcomes, transfer)
+
+    def _bring_outage(self, worker: Worker, event: Event) -> None:
+        """One process after another notices: the first speaks for all."""
+        waiting, paused_here = self._waiting, self._run.stack is not None and self._run.stack.transport.paused
+        if isinstance(event, Paused):
+            waiting.add(worker.number)
+            first = not paused_here and worker.number == min(waiting)
+        elif isinstance(event, GaveUp):
+            first = not self._run.pipeline.halt.reason
+        else:
+            waiting.discard(worker.number)
+            first = not paused_here and not waiting
+        if first:
+            self._run.events.tell(event)
 
     def _give_up(self, error: Exception) -> None:
         if self._error is None:

@@ -20,9 +20,10 @@ from asyncsink.destinations.s3 import S3Destination
 from asyncsink.engine.budget import ByteBudget
 from asyncsink.engine.descriptors import ACCOUNT, Share
 from asyncsink.engine.events import Events
+from asyncsink.engine.halt import Halt
 from asyncsink.engine.hops import Hops
 from asyncsink.engine.journalling import RunJournal
-from asyncsink.engine.pipeline import Pipeline
+from asyncsink.engine.pipeline import Pipeline, PutOff
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import Publisher
 from asyncsink.engine.recorder import Recorder, Records
@@ -42,6 +43,7 @@ from asyncsink.model import SourceProblem, Transfer
 from asyncsink.paths import as_text
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.wording import count
+from asyncsink.s3.availability import Watch
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import S3Stack, open_stack
@@ -136,6 +138,9 @@ class Opening:
         threads: reader threads, shared with the survey.
         started: when the run began, by `clock`.
         found: everything that the survey found, once more; None where nothing was surveyed.
+        retries: further rounds over what failed for a cause that may pass; put_off: who takes that instead.
+        halt: stops the run where its server is gone for good or refuses everything; None where it has no end of its
+            own, and each file fails for itself.
         log, recording: who remembers uploads, and records, where the run has no journal: the parent of its process.
     """
 
@@ -149,6 +154,9 @@ class Opening:
     found: Iterable[Transfer | SourceProblem] | None = None
     log: UploadLog | None = None
     recording: Records | None = None
+    put_off: PutOff | None = None
+    retries: int = 0
+    halt: Halt | None = None
 
     @asynccontextmanager
     async def open(self, outlook: Outlook) -> AsyncIterator[Run]:
@@ -218,6 +226,9 @@ class Opening:
                 progress=self.progress,
                 hurry=partial(self.events.closing, 0.0),
                 record_seconds=settings.retry.abort_seconds,
+                halt=self.halt or Halt(),
+                rounds=self.retries,
+                put_off=self.put_off,
             )
             exits.callback(pipeline.close)
             run = Run(
@@ -308,6 +319,11 @@ class Opening:
                 customer_key=settings.objects.sse_customer_key is not None,
                 notice=self.events.notice,
                 traffic=self.progress.traffic,
+                watch=Watch(
+                    give_up_after_seconds=settings.policies.give_up_after_seconds,
+                    tell=self.events.tell,
+                    stop=self.halt.stop if self.halt is not None else None,
+                ),
             )
         )
         journal = await self._open_journal(exits, target, s3)

@@ -21,11 +21,12 @@ from anyio import CapacityLimiter
 from asyncsink.config import LocalTarget, S3Target, Secret, Settings
 from asyncsink.engine.descriptors import ACCOUNT, Share
 from asyncsink.engine.discover import batches
+from asyncsink.engine.halt import Halt
 from asyncsink.engine.progress import Progress, UnderWay
 from asyncsink.engine.run import surface
 from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, ObjectMissing
 from asyncsink.integrity.checksums import Digester, is_composite
-from asyncsink.model import Checksum, ChecksumAlgorithm, Failure, Planned, Receipt, Skip
+from asyncsink.model import Checksum, ChecksumAlgorithm, Event, Failure, Planned, Receipt, Skip
 from asyncsink.options import parse_options
 from asyncsink.paths import is_below, on_disk
 from asyncsink.report.causes import Cause, grouped
@@ -33,6 +34,7 @@ from asyncsink.report.earlier import promise_of
 from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, read_manifest
 from asyncsink.report.sentences import all_of, are
 from asyncsink.report.wording import count, inert
+from asyncsink.s3.availability import Watch
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived
 from asyncsink.s3.operations import HeadObject, ListObjects, ObjectHead
@@ -138,6 +140,7 @@ async def verify_manifest(
     observe: Callable[[int], None] | None = None,
     progress: Progress | None = None,
     manifest_endpoint: bool = False,
+    tell: Callable[[Event], None] | None = None,
 ) -> VerifyReport:
     """Check every object that a manifest lists, receipts and "already there" alike.
 
@@ -147,6 +150,7 @@ async def verify_manifest(
         options: how to reach the bucket (endpoint_url, region, profile, creds_path, sse for a customer key, …); the
             bucket, and where nothing else is said its region and addressing style, are the manifest's.
         observe: called with the number of records checked so far.
+        tell: called with events about a server that is gone, on the event loop.
         progress: for a display to poll: what is proven counts as done, and bytes with `read_back` only.
         manifest_endpoint: ask the server that the manifest names. Whoever wrote the manifest chose it, and it is sent
             what requests are signed with, a session token, and a customer key: it is not asked because the manifest
@@ -166,17 +170,24 @@ async def verify_manifest(
     progress = progress if progress is not None else Progress()
     share = await ACCOUNT.open(settings.limits)
     settings = replace(settings, limits=share.limits)
+    halt = Halt()
+    watch = Watch(
+        give_up_after_seconds=settings.policies.give_up_after_seconds, tell=tell or (lambda _: None), stop=halt.stop
+    )
     with closing(share):
         async with _open_prover(
-            header, settings, share, progress, read_back=read_back, notice=report.notices.append
+            header, settings, share, progress, read_back=read_back, notice=report.notices.append, watch=watch
         ) as prover:
             await prover.check_reachable()
             try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_count_promises, path, prover)
-                    await _check_all(records, report, prover, share, threads=threads, observe=observe)
+                with halt.bounds():
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(_count_promises, path, prover)
+                        await _check_all(records, report, prover, share, threads=threads, observe=observe)
             except BaseExceptionGroup as group:
                 raise surface(group) from None
+    if halt.reason:
+        report.incomplete = f"Stopped: {halt.reason.rstrip('.')}. Not all objects were looked at; run it again."
     return report
 
 
@@ -477,6 +488,7 @@ async def _open_prover(
     *,
     read_back: bool,
     notice: Callable[[str], None],
+    watch: Watch,
 ) -> AsyncIterator[Prover]:
     target = settings.target
     if isinstance(target, LocalTarget):
@@ -492,6 +504,7 @@ async def _open_prover(
         customer_key=settings.objects.sse_customer_key is not None,
         notice=notice,
         traffic=progress.traffic,
+        watch=watch,
     ) as stack:
         _check_endpoint(header, stack.endpoint_url, notice)
         share.govern(stack.bound, stack.in_flight)

@@ -25,6 +25,7 @@ from asyncsink.engine.composing import (
 from asyncsink.engine.discover import Discovery
 from asyncsink.engine.division import check_division, divide, indivisible, processes_for
 from asyncsink.engine.events import Events
+from asyncsink.engine.halt import Halt
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.load import FILES_MAX
 from asyncsink.engine.loops import refuse_trio
@@ -89,7 +90,17 @@ async def run_source(
             runner_of = partial(
                 open_runner, waiting=waiting, settings=settings, outlook=outlook, progress=progress, shares=others
             )
-        opening = Opening(own, progress, events, dry_run, threads=threads, started=started, found=found)
+        opening = Opening(
+            own,
+            progress,
+            events,
+            dry_run,
+            threads=threads,
+            started=started,
+            found=found,
+            retries=settings.policies.retries if source.replayable and not dry_run else 0,
+            halt=Halt(),
+        )
         try:
             async with (
                 opening.open(outlook) as run,
@@ -118,7 +129,8 @@ async def run_source(
                     journal=run.journal,
                 )
                 await runner.run(feed)
-                await run.end()
+                if not run.pipeline.halt.reason:
+                    await run.end()
                 return report_of(run, discovery, dry_run)
         except BaseExceptionGroup as group:
             raise surface(group) from None

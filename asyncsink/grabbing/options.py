@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypedDict
 
 from asyncsink.config import AddressingStyle, LaneChoice, LocalTarget, RetryPolicy, S3Target, Settings, SignPayload
@@ -34,8 +35,8 @@ class GrabOptions(TypedDict, total=False):
         sort_filelist: sort what a template found, run-2 before run-10; True.
     Connection and credentials, limits
         endpoint_url, region, profile, creds_path, anonymous, bucket, request_payer, addressing_style, sign_payload,
-        ca_bundle, transport, concurrency, part_size_bytes, memory_bytes, retry: as in ExportOptions; larger objects are
-        received in ranges of part_size_bytes.
+        ca_bundle, transport, concurrency, part_size_bytes, memory_bytes, retry, retries,
+        give_up_after_seconds: as in ExportOptions; larger objects are received in ranges of part_size_bytes.
         sse: your own key of 32 bytes, where the objects are encrypted with it; None.
     """
 
@@ -63,6 +64,8 @@ class GrabOptions(TypedDict, total=False):
     part_size_bytes: int | str
     memory_bytes: int | str
     retry: RetryPolicy
+    retries: int
+    give_up_after_seconds: float | str | timedelta
     sse: bytes | None
 
 

@@ -28,6 +28,7 @@ class GrabReport:
         requests: requests sent, retries included. retries: those that repeated another one.
         notices: what a person should know that is no failure.
         interrupted: the grab was stopped before everything was tried.
+        stop_reason: why it stopped by itself, or "".
         resumable: large files whose ranges stay here: the next run goes on with them.
     """
 
@@ -41,6 +42,7 @@ class GrabReport:
     retries: int = 0
     notices: tuple[str, ...] = ()
     interrupted: bool = False
+    stop_reason: str = ""
     resumable: tuple[Resumable, ...] = ()
 
     @property
@@ -89,6 +91,8 @@ class GrabReport:
             GrabFailed: `failures` is not empty, or the grab was `interrupted`; it holds this report.
         """
         said = ["interrupted before everything was tried; run it again to grab the rest"] if self.interrupted else []
+        if self.stop_reason:
+            said = [f"stopped: {inert(self.stop_reason).rstrip('.')}; run it again to grab the rest"]
         if self.failures:
             said.append(
                 f"{len(self.failures):,} of {count(self.log.counts.objects_total, 'object')} not grabbed; the first: "
@@ -103,6 +107,7 @@ class GrabReport:
             "source": self.source,
             "directory": self.directory,
             "interrupted": self.interrupted,
+            "stop_reason": self.stop_reason,
             **counts_as_dict(self.log.counts),
             "elapsed_seconds": self.elapsed_seconds,
             "requests": self.requests,
@@ -122,7 +127,7 @@ class GrabReport:
                 counts,
                 self.directory,
                 sentences.GRAB,
-                reason="Interrupted",
+                reason=sentences.stopped(self.stop_reason),
                 total=None,
                 going_on=goes_on(self.resumable),
             )

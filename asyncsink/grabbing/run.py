@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -15,6 +17,9 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from asyncsink.engine.budget import ByteBudget
 from asyncsink.engine.descriptors import ACCOUNT, Share
 from asyncsink.engine.events import Events
+from asyncsink.engine.halt import Halt
+from asyncsink.engine.outcomes import may_pass
+from asyncsink.engine.pipeline import LATER_MAX
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.recorder import Recorder
 from asyncsink.engine.run import few_files, surface
@@ -28,10 +33,11 @@ from asyncsink.grabbing.options import GrabSettings
 from asyncsink.grabbing.report import GrabReport
 from asyncsink.grabbing.staging import Staging
 from asyncsink.grabbing.wanted import Placeholders, Wanted, check_asked_for, check_relative, is_marker
-from asyncsink.model import Event, Skip, Started
+from asyncsink.model import Event, Outcome, Skip, Started
 from asyncsink.paths import as_native
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.routing.keys import show
+from asyncsink.s3.availability import Watch
 from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.operations import ListedObject, ListObjects, ObjectPage
 from asyncsink.s3.paging import object_pages
@@ -47,6 +53,7 @@ RANGES_AT_ONCE = 8
 PAGES_AHEAD = 64
 """So many pages of a listing wait while objects are grabbed: some 20 MB, and totals that are known from the start where
 there are no more than 64,000 objects."""
+log = logging.getLogger("asyncsink.grabbing")
 _MARKER = "is a folder marker, not a file"
 
 
@@ -69,6 +76,9 @@ class GrabRun:
         self._log = OutcomeLog(self._progress.counts)
         self._recorder = Recorder(self._log, None, self._events)
         self._staging = Staging(settings.directory)
+        self._halt = Halt()
+        self._rounds = settings.settings.policies.retries
+        self._later: list[tuple[Outcome, Wanted]] = []
         self._single = False
         self._placeholders = Placeholders()
         self._listable = True
@@ -102,6 +112,11 @@ class GrabRun:
                 checksum=settings.policies.checksum,
                 customer_key=settings.objects.sse_customer_key is not None,
                 notice=self._events.notice,
+                watch=Watch(
+                    give_up_after_seconds=settings.policies.give_up_after_seconds,
+                    tell=self._events.tell,
+                    stop=self._halt.stop,
+                ),
             ) as stack:
                 share.govern(stack.bound, stack.in_flight)
                 matches, single = await self._find(stack)
@@ -196,22 +211,54 @@ class GrabRun:
         async with anyio.create_task_group() as recording:
             recording.start_soon(self._record)
             try:
-                async with anyio.create_task_group() as tuning:
-                    tuning.start_soon(tuner.run)
-                    async with anyio.create_task_group() as workers:
-                        fetcher = self._fetcher(stack, landing, Lander(landing, threads, workers), threads)
-                        for _ in range(self._limits.concurrency_max):
-                            workers.start_soon(self._work, fetcher, share)
-                        await self._feed(fetcher, matches, single)
-                        await self._deliver_empty(fetcher)
-                        self._send.close()
-                    tuning.cancel_scope.cancel()
+                with self._halt.bounds():
+                    async with anyio.create_task_group() as tuning:
+                        tuning.start_soon(tuner.run)
+                        fetch = partial(self._fetch_round, stack, landing, threads, share)
+                        await fetch(partial(self._feed_all, matches, single))
+                        while self._later and self._rounds:
+                            self._rounds -= 1
+                            await self._fetch_later(fetch)
+                        tuning.cancel_scope.cancel()
             except BaseException:
                 self._events.closing(0.0)
                 raise
             finally:
-                # What the workers finished last is written down too.
+                # What the workers finished last is written down too, and what would have been tried once more.
+                self._recorder.add([outcome for outcome, _ in self._later])
                 self._recorder.finish()
+
+    async def _fetch_round(
+        self,
+        stack: S3Stack,
+        landing: Landing,
+        threads: CapacityLimiter,
+        share: Share,
+        feed: Callable[[Fetcher], Awaitable[None]],
+    ) -> None:
+        async with anyio.create_task_group() as workers:
+            fetcher = self._fetcher(stack, landing, Lander(landing, threads, workers), threads)
+            for _ in range(self._limits.concurrency_max):
+                workers.start_soon(self._work, fetcher, share)
+            await feed(fetcher)
+            self._send.close()
+
+    async def _fetch_later(self, fetch: Callable[[Callable[[Fetcher], Awaitable[None]]], Awaitable[None]]) -> None:
+        """One more round, over what failed in the last for a cause that may pass."""
+        later, self._later = self._later, []
+        log.info("%d objects that failed are tried once more", len(later))
+        self._receive.close()
+        self._send, self._receive = anyio.create_memory_object_stream[list[Wanted]](self._limits.concurrency_max)
+
+        async def feed(_: Fetcher) -> None:
+            while later:
+                await self._send.send([later[-1][1]])
+                later.pop()
+
+        try:
+            await fetch(feed)
+        finally:
+            self._later += later
 
     def _fetcher(self, stack: S3Stack, landing: Landing, lander: Lander, threads: CapacityLimiter) -> Fetcher:
         return Fetcher(
@@ -243,10 +290,26 @@ class GrabRun:
                 self._progress.objects_in_hand -= len(batch)
             finally:
                 share.over()
-            self._recorder.add(outcomes)
+            self._recorder.add(self._without_later(batch, outcomes))
             await self._recorder.room()
 
-    async def _feed(self, fetcher: Fetcher, matches: Matches | None, single: ListedObject | None) -> None:
+    def _without_later(self, batch: Sequence[Wanted], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+        """The outcomes that are final; the others' objects are tried once more in the end."""
+        if not self._rounds or not any(map(may_pass, outcomes)):
+            return outcomes
+        wanted, final = {each.listed.key: each for each in batch}, list[Outcome]()
+        for outcome in outcomes:
+            if may_pass(outcome) and len(self._later) < LATER_MAX:
+                self._later.append((outcome, wanted[outcome.key]))
+            else:
+                final.append(outcome)
+        return final
+
+    async def _feed_all(self, matches: Matches | None, single: ListedObject | None, fetcher: Fetcher) -> None:
+        await self._feed(matches, single, fetcher)
+        await self._deliver_empty(fetcher)
+
+    async def _feed(self, matches: Matches | None, single: ListedObject | None, fetcher: Fetcher) -> None:
         if single is not None:
             self._single = True
             self._progress.objects_total, self._progress.bytes_total = 1, single.size_bytes
@@ -372,6 +435,8 @@ class GrabRun:
             requests=stack.requests,
             retries=stack.retries,
             notices=tuple(self._events.notices),
+            interrupted=bool(self._halt.reason),
+            stop_reason=self._halt.reason,
             resumable=tuple(self._progress.resumable.values()),
         )
 

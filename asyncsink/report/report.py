@@ -30,6 +30,8 @@ class Report:
         destination: "s3://bucket/prefix", or a directory.
         dry_run: nothing was sent; see `planned`.
         interrupted: the run was stopped before everything was tried.
+        stop_reason: why the run stopped by itself before everything was tried, or "".
+        objects_unfinished: files that were found and have no outcome, because the run was stopped.
         resumable: large files whose parts stay at the server, and in the journal: the next run goes on with them.
     """
 
@@ -41,10 +43,12 @@ class Report:
         "elapsed_seconds",
         "interrupted",
         "notices",
+        "objects_unfinished",
         "out_file",
         "requests",
         "resumable",
         "retries",
+        "stop_reason",
         "transport",
     )
 
@@ -62,6 +66,8 @@ class Report:
         dry_run: bool = False,
         interrupted: bool = False,
         resumable: Iterable[Resumable] = (),
+        stop_reason: str = "",
+        objects_found: int | None = None,
     ) -> None:
         """Put a report over a log that gets no more outcomes. Arguments: see the class."""
         self._log = log
@@ -76,6 +82,8 @@ class Report:
         self.dry_run = dry_run
         self.interrupted = interrupted
         self.resumable = tuple(resumable)
+        self.stop_reason = stop_reason
+        self.objects_unfinished = max(0, (objects_found or 0) - log.counts.objects_total) if interrupted else 0
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set once, by the constructor; a report is a record of what happened."""
@@ -150,6 +158,9 @@ class Report:
             ExportFailed: `failures` is not empty, or the run was `interrupted`; it holds this report.
         """
         said = ["interrupted before everything was tried; run it again to publish the rest"] if self.interrupted else []
+        if self.stop_reason:
+            rest = f"{count(self.objects_unfinished, 'object')} not sent; " if self.objects_unfinished else ""
+            said = [f"stopped: {inert(self.stop_reason).rstrip('.')}; {rest}run it again to publish the rest"]
         if self.failures:
             said.append(
                 f"{' and '.join(self._failed(of_all=True))}; the first: "
@@ -164,6 +175,8 @@ class Report:
             "destination": self.destination,
             "dry_run": self.dry_run,
             "interrupted": self.interrupted,
+            "stop_reason": self.stop_reason,
+            "objects_unfinished": self.objects_unfinished,
             **self.counts.as_dict(),
             "elapsed_seconds": self.elapsed_seconds,
             "requests": self.requests,
@@ -207,8 +220,8 @@ class Report:
                 self.counts,
                 self.destination,
                 sentences.EXPORT,
-                reason="Interrupted",
-                total=None,
+                reason=sentences.stopped(self.stop_reason),
+                total=self.objects_total + self.objects_unfinished if self.objects_unfinished else None,
                 going_on=goes_on(self.resumable),
             )
         return sentences.outcome(self.counts, self.destination, sentences.EXPORT, elapsed_seconds=self.elapsed_seconds)

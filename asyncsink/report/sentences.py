@@ -116,6 +116,11 @@ def early_end(counts: Counts, place: str, words: Words, *, total: int | None, re
     return f"{opening}. {f'{going_on} ' if going_on else ''}Run the same command again to {words.do} the rest."
 
 
+def stopped(reason: str) -> str:
+    """Why a run did not come to its end, for `early_end`: the reason that it had itself, or that somebody ended it."""
+    return f"Stopped: {reason.rstrip('.')}." if reason else "Interrupted"
+
+
 def plan(counts: Counts, place: str, *, interrupted: bool) -> str:
     """The first sentence about a run that sent nothing on purpose."""
     place, there, failed = inert(place), counts.already_there, counts.objects_failed

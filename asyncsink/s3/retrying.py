@@ -10,15 +10,24 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
 from asyncsink.config import RetryPolicy
-from asyncsink.errors import RetryableError, ServerFault, Throttled, TransferError, WrongRegion
+from asyncsink.errors import (
+    AsyncSinkError,
+    ConfigError,
+    RetryableError,
+    ServerFault,
+    Throttled,
+    TransferError,
+    WrongRegion,
+)
+from asyncsink.s3.availability import Availability, Verdict
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.mute_heads import is_mute
-from asyncsink.s3.operations import ObjectHead, ObjectPage, ObjectStored, Operation, Response
+from asyncsink.s3.operations import AbortMultipartUpload, ObjectHead, ObjectPage, ObjectStored, Operation, Response
 from asyncsink.s3.traffic import Traffic
 from asyncsink.s3.transport import Transport
 
@@ -38,8 +47,59 @@ PREPARE_THROTTLED_SECONDS_MAX = 60.0
 """The same for a server that throttles: it may be one that is down behind a proxy (503 without an S3 code)."""
 
 
+class _Attempts:
+    """The attempts of one request: how many count, and whether there is another one.
+
+    Attributes:
+        faults: that counted, those of being throttled apart.
+        succeeded_before: requests of the run that had succeeded when the first attempt failed.
+        given_up: the server is gone for good.
+    """
+
+    def __init__(
+        self,
+        operation: Operation[Any],
+        *,
+        most: int,
+        throttled_seconds: float,
+        started: float,
+        clock: Callable[[], float],
+        succeeded_before: int,
+    ) -> None:
+        self._operation = operation
+        self._most = most
+        self._throttled_seconds = throttled_seconds
+        self._started = started
+        self._clock = clock
+        self._mute = 0
+        self.faults = 0
+        self.succeeded_before = succeeded_before
+        self.given_up = False
+
+    def are_over(self, state: RetryCallState) -> bool:
+        """Whether the attempt that `state` is about was the last."""
+        if self.given_up:
+            return True
+        error = state.outcome.exception() if state.outcome is not None else None
+        if isinstance(error, Throttled):
+            elapsed = self._clock() - self._started
+            return state.attempt_number >= self._most and elapsed >= self._throttled_seconds
+        self.faults += 1
+        return self.faults >= self._most
+
+    def may_pass(self, error: BaseException) -> bool:
+        """Whether the same request may succeed after `error`."""
+        if is_mute(self._operation, error):
+            # RequestTimeout is a 400 too, and a HEAD does not show it. What is said twice is believed.
+            self._mute += 1
+            return self._mute == 1
+        return isinstance(error, RetryableError)
+
+
 class RetryingTransport:
     """Sends an operation until it succeeds, cannot succeed, or `policy.attempts` are used up.
+
+    An attempt that failed because the server is gone is none either (see `availability`).
 
     A throttled attempt is none of them, as long as `policy.throttled_seconds` are not over: a request that could still
     succeed does not fail because others were admitted before it.
@@ -68,6 +128,7 @@ class RetryingTransport:
         *,
         traffic: Traffic | None = None,
         follow: Callable[[WrongRegion], Awaitable[None]] | None = None,
+        availability: Availability | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,6 +140,7 @@ class RetryingTransport:
         self._clock = clock
         self._proves = False
         self._follow = follow
+        self._availability = availability
         self._traffic = traffic if traffic is not None else Traffic()
 
     def __repr__(self) -> str:
@@ -89,14 +151,22 @@ class RetryingTransport:
         started = self._clock()
         try:
             # The retrying machinery is only for requests that need it: nearly all succeed at once.
-            return self._with_proof(operation, await self._inner.send(operation))
+            response = self._with_proof(operation, await self._inner.send(operation))
         except WrongRegion as error:
             return await self._send_elsewhere(operation, error)
         except TransferError as error:
             if not isinstance(error, RetryableError) and not is_mute(operation, error):
                 error.elapsed_seconds = self._clock() - started
+                await self._refused(operation, error)
                 raise
             first = error
+        except ConfigError as error:
+            await self._refused(operation, error)
+            raise
+        else:
+            if self._availability is not None:
+                self._availability.successes[operation.name] += 1
+            return response
         try:
             return await self._send_again(operation, first, started)
         except WrongRegion as error:
@@ -109,6 +179,10 @@ class RetryingTransport:
         await self._follow(error)
         self._traffic.retries += 1
         return await self.send(operation)
+
+    async def _refused(self, operation: Operation[R], error: AsyncSinkError) -> None:
+        if self._availability is not None:
+            await self._availability.refused(operation.name, getattr(operation, "key", ""), error)
 
     def _with_proof(self, operation: Operation[R], response: R) -> R:
         """The same answer.
@@ -137,31 +211,22 @@ class RetryingTransport:
 
         policy = self._policy
         jitter = wait_random_exponential(multiplier=policy.backoff_seconds_base, max=policy.backoff_seconds_max)
-        number = faults = mute = 0
+        succeeded = self._availability.succeeded if self._availability is not None else 0
+        attempts = _Attempts(
+            operation,
+            most=self._attempts,
+            throttled_seconds=self._throttled_seconds,
+            started=started,
+            clock=self._clock,
+            succeeded_before=succeeded,
+        )
+        number = 0
         unproved = isinstance(first, Unproved)
-
-        def is_over(state: RetryCallState) -> bool:
-            nonlocal faults
-            error = state.outcome.exception() if state.outcome is not None else None
-            if isinstance(error, Throttled):
-                elapsed = self._clock() - started
-                return state.attempt_number >= self._attempts and elapsed >= self._throttled_seconds
-            faults += 1
-            return faults >= self._attempts
-
-        def may_pass(error: BaseException) -> bool:
-            nonlocal mute
-            if is_mute(operation, error):
-                # RequestTimeout is a 400 too, and a HEAD does not show it. What is said twice is believed.
-                mute += 1
-                return mute == 1
-            return isinstance(error, RetryableError)
-
         # A retrying object per call: tenacity keeps the state of the iteration in the object.
         retrying = AsyncRetrying(
-            stop=is_over,
+            stop=attempts.are_over,
             wait=lambda state: self._at_least_asked(state, jitter(state)),
-            retry=retry_if_exception(may_pass),
+            retry=retry_if_exception(attempts.may_pass),
             sleep=self._sleep,
             before_sleep=self._count,
             reraise=True,
@@ -170,9 +235,7 @@ class RetryingTransport:
             async for attempt in retrying:
                 with attempt:
                     number = attempt.retry_state.attempt_number
-                    if number == 1:
-                        raise first
-                    response = await self._inner.send(operation)
+                    response = await self._attempt(operation, first if number == 1 else None, attempts)
                     if not unproved:
                         unproved = True
                         self._with_proof(operation, response)
@@ -181,9 +244,55 @@ class RetryingTransport:
             error.elapsed_seconds = self._clock() - started
             if number > 1:
                 error.args = (f"{error} It was tried {number} times in {error.elapsed_seconds:.1f} s.",)
+            if not isinstance(error, RetryableError):
+                await self._refused(operation, error)
+            raise
+        except ConfigError as error:
+            await self._refused(operation, error)
             raise
         response.attempts = number
+        if self._availability is not None:
+            self._availability.successes[operation.name] += 1
         return response
+
+    async def _attempt(self, operation: Operation[R], failed: TransferError | None, attempts: _Attempts) -> R:
+        """One attempt, made once more after each time that the server was gone meanwhile.
+
+        Args:
+            failed: how it has ended already; None where it is still to be made.
+
+        Raises:
+            TransferError: the failure that counts.
+        """
+        while True:
+            if failed is None:
+                try:
+                    return await self._inner.send(operation)
+                except RetryableError as error:
+                    failed = error
+            verdict = await self._verdict(operation, failed, attempts)
+            if verdict is not Verdict.AGAIN:
+                attempts.given_up = verdict is Verdict.OVER
+                raise failed
+            attempts.faults = 0
+            self._traffic.retries += 1
+            failed = None
+
+    async def _verdict(self, operation: Operation[R], error: TransferError, attempts: _Attempts) -> Verdict:
+        """Whether an attempt that failed counts; waits while the server is gone."""
+        health = self._availability
+        if health is None or not isinstance(error, RetryableError):
+            return Verdict.COUNT
+        if isinstance(operation, AbortMultipartUpload):
+            # It has seconds only, and a server that is gone takes none.
+            return Verdict.OVER if health.paused else Verdict.COUNT
+        key, last = getattr(operation, "key", ""), attempts.faults + 1 >= self._attempts
+        return await health.after(error, key, last=last, succeeded_before=attempts.succeeded_before)
+
+    @property
+    def paused(self) -> bool:
+        """Whether requests wait for a server that is gone."""
+        return self._availability is not None and self._availability.paused
 
     @property
     def retries(self) -> int:

@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from asyncsink.config import ChecksumChoice, LaneChoice, Limits, RetryPolicy, S3Target
 from asyncsink.errors import ConfigError
+from asyncsink.s3.availability import Availability, Watch
 from asyncsink.s3.checksum_headers import ChecksumHeaders
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.following import FollowingLanes
 from asyncsink.s3.lanes import Lanes, open_lanes
+from asyncsink.s3.operations import ListObjects, ObjectPage
 from asyncsink.s3.pacing import PacedTransport, Pacer
 from asyncsink.s3.retrying import RetryingTransport
 from asyncsink.s3.traffic import Traffic
@@ -80,6 +83,7 @@ async def open_stack(
     customer_key: bool = False,
     notice: Callable[[str], None] = lambda _: None,
     traffic: Traffic | None = None,
+    watch: Watch | None = None,
 ) -> AsyncIterator[S3Stack]:
     """Open a client for `target` and stack the layers on it; leaving the block closes its connections.
 
@@ -88,6 +92,7 @@ async def open_stack(
         checksum: the run's choice, or None where environment and profile decide whether checksum headers are sent.
         customer_key: whether requests carry a key of the customer's own.
         notice: called with a sentence where the server does not take what it is sent.
+        watch: what to do where the server is gone; None leaves each request to its own attempts.
         traffic: where requests are counted, for others to read; None for an own one.
 
     Raises:
@@ -109,11 +114,22 @@ async def open_stack(
     place = FollowingLanes(lanes, target, opened, notice)
     try:
         pacer = Pacer(limits.concurrency_start, traffic)
+        availability = None
+        if watch is not None:
+            prefix = f"{target.prefix}/" if target.prefix else ""
+
+            async def probe() -> ObjectPage:
+                pacer.traffic.requests += 1
+                return await place.send(ListObjects(prefix=prefix, max_keys=1))
+
+            named = urlsplit(lanes.endpoint_url).netloc or f"bucket {target.bucket}"
+            availability = Availability(named, watch, probe, stall_seconds=retry.stall_seconds)
         transport = RetryingTransport(
             ChecksumHeaders(PacedTransport(place, pacer), lanes.checksums, choice=checksum, notice=notice),
             retry,
             traffic=pacer.traffic,
             follow=place.follow,
+            availability=availability,
         )
         yield S3Stack(transport, pacer, lanes.name, lanes.endpoint_url, place, lanes.senders)
     finally:
