@@ -62,7 +62,7 @@ from asyncsink.s3.operations import (
     Response,
     UploadPage,
 )
-from asyncsink.s3.ranges import check_range, ranges_unknown
+from asyncsink.s3.ranges import check_range, check_received, ranges_unknown
 from asyncsink.s3.resigning import Resigner
 
 R = TypeVar("R", bound=Response)
@@ -256,7 +256,14 @@ class Aioboto3Transport:
         stream = answer["Body"]
         async with stream:
             content_range = answer.get("ContentRange") or ""
-            check_range(operation, self._bucket, content_range, answer.get("ContentLength"))
+            expected = check_range(
+                operation,
+                self._bucket,
+                content_range,
+                answer.get("ContentLength"),
+                etag=plain_etag(answer),
+                dated=bool(answer.get("LastModified")),
+            )
             # One byte more than there may be is asked for: an answer without a length may hold too much.
             while piece := await stream.read(min(operation.length + 1 - received, SLICE_BYTES)):
                 received += len(piece)
@@ -271,6 +278,7 @@ class Aioboto3Transport:
                     )
                 watchdog.moved()
                 yield piece
+            check_received(operation, self._bucket, expected, received)
 
     def _translate(self, operation: Operation[Any], error: Exception, watchdog: Watchdog) -> AsyncSinkError | None:
         """The error of ours that an exception means, or None where it is a bug that must be seen as it is."""

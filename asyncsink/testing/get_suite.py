@@ -118,6 +118,39 @@ class GetSuite:
             with pytest.raises(ServerFault, match="range from 5 was asked for"):
                 await transport.send(GetObject(key="k", offset=5, length=5))
 
+    @pytest.mark.parametrize("told", ["bytes 5-8/100", "bytes 5-9/8"])
+    async def test_fewer_bytes_than_were_asked_for_although_there_are_more(
+        self, open_transport: OpenTransport, told: str
+    ) -> None:
+        answer = canned(206, b"1234", f"Content-Range: {told}", 'ETag: "e"')
+        async with CannedPeer(answer) as peer, open_transport(endpoint_url=peer.endpoint_url) as transport:
+            with pytest.raises(ServerFault, match="range from 5 was asked for"):
+                await transport.send(GetObject(key="k", offset=5, length=5))
+
+    async def test_a_range_whose_body_is_shorter_than_the_range(self, open_transport: OpenTransport) -> None:
+        head = b'HTTP/1.1 206 Partial Content\r\nTransfer-Encoding: chunked\r\nETag: "e"\r\n'
+        answer = head + b"Content-Range: bytes 5-9/100\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        async with CannedPeer(answer) as peer, open_transport(endpoint_url=peer.endpoint_url) as transport:
+            with pytest.raises(ServerFault, match="5 bytes from 5 were announced, and 3 came"):
+                await transport.send(GetObject(key="k", offset=5, length=5))
+
+    @pytest.mark.parametrize("whole", [True, False])
+    async def test_another_object_than_the_one_that_was_asked_for(
+        self, open_transport: OpenTransport, whole: bool
+    ) -> None:
+        """From a server that does not know If-Match."""
+        answer = canned(200, b"12345", 'ETag: "other"')
+        async with CannedPeer(answer) as peer, open_transport(endpoint_url=peer.endpoint_url) as transport:
+            with pytest.raises(PreconditionFailed, match="has the ETag other; mine was expected"):
+                await transport.send(GetObject(key="k", length=5, whole=whole, if_match="mine"))
+
+    @pytest.mark.parametrize("whole", [True, False])
+    async def test_an_answer_that_describes_no_object(self, open_transport: OpenTransport, whole: bool) -> None:
+        answer = canned(200, b"<html>", "Content-Type: text/html")
+        async with CannedPeer(answer) as peer, open_transport(endpoint_url=peer.endpoint_url) as transport:
+            with pytest.raises(ServerFault, match="describes no object"):
+                await transport.send(GetObject(key="k", length=6, whole=whole, if_match="mine"))
+
     async def test_a_body_in_pieces_without_a_length(self, open_transport: OpenTransport) -> None:
         head = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nETag: "e"\r\n\r\n'
         pieces = b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"

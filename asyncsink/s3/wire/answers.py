@@ -17,7 +17,7 @@ from asyncsink.s3.aioboto3_calls import CALLS, HEADER_ALGORITHMS, http_date, pla
 from asyncsink.s3.error_map import error_from_answer, one_line
 from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.operations import HeadObject, ObjectStored, PutObject, Response, UploadPart
-from asyncsink.s3.ranges import check_range
+from asyncsink.s3.ranges import check_range, check_received
 from asyncsink.s3.redacting import kept
 from asyncsink.s3.wire.multipart_calls import BOOKKEEPING, told_by
 from asyncsink.s3.wire.requests import HotOperation, ObjectOperation
@@ -114,9 +114,18 @@ def _as_sent(operation: ObjectOperation, answer: Answer) -> ObjectStored | None:
     )
 
 
-def check_answered_range(operation: GetObject, bucket: str, answer: Answer) -> None:
-    """Refuse an answer that holds other bytes than those that were asked for; raises as `ranges.check_range`."""
-    check_range(operation, bucket, _header(answer, b"content-range"), _number(answer, b"content-length"))
+def check_answered_range(operation: GetObject, bucket: str, answer: Answer, received: int) -> None:
+    """Refuse an answer that holds other bytes than those that were asked for; raises as `ranges.check_range` and
+    `check_received`. `received`: bytes of its body."""
+    expected = check_range(
+        operation,
+        bucket,
+        _header(answer, b"content-range"),
+        _number(answer, b"content-length"),
+        etag=plain_etag({"ETag": _header(answer, b"etag")}),
+        dated=b"last-modified" in answer.headers,
+    )
+    check_received(operation, bucket, expected, received)
 
 
 def is_error(answer: Answer) -> bool:

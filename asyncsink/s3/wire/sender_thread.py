@@ -286,7 +286,7 @@ class Sender:
         reader = pieces.PieceReader(wanted.length, self._room(pieces.PIECE_BYTES), take)
         request = wanted.request()
         answer = self._answer(assignment, request, EMPTY_PAYLOAD, lambda where, head: where.fetch(head, reader))
-        check_answered_range(request, self._post.bucket, answer)
+        check_answered_range(request, self._post.bucket, answer, reader.taken)
         answer.data = memoryview(b"")
         # The bytes are with the taker, who counts them.
         told = cast("ObjectData", response_of(replace(request, whole=False), answer))

@@ -190,7 +190,8 @@ class WireTransport:
             told = listing_told(operation, answer.body)
             return CALLS[ListObjects].response(operation, told)
         if isinstance(operation, GetObject):
-            check_answered_range(operation, self._bucket, answer)
+            received = len(answer.data) if answer.data is not None else 0
+            check_answered_range(operation, self._bucket, answer, received)
         return response_of(operation, answer)
 
     def _learn(self, writer: RequestWriter, error: AsyncSinkError, answer: Answer) -> None:

@@ -1,0 +1,68 @@
+"""Ranges that are not what was asked for are asked for again, on both lanes, until what comes is the object."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import asyncsink
+from asyncsink.config import RetryPolicy
+from tests.support.quirky_s3 import Answer, Request, StoredObject, error, quirky_s3
+
+pytestmark = pytest.mark.anyio
+SIZE = 21 << 20
+CONTENT = random.Random(1).randbytes(SIZE)
+QUICK = RetryPolicy(attempts=3, backoff_seconds_base=0.001, backoff_seconds_max=0.001)
+
+
+def shorter(answer: Answer) -> Answer:
+    status, headers, body = answer
+    span, _, total = headers["Content-Range"].removeprefix("bytes ").partition("/")
+    first, last = map(int, span.split("-"))
+    return status, {**headers, "Content-Range": f"bytes {first}-{last - 10}/{total}"}, body[:-10]
+
+
+def in_pieces(answer: Answer) -> Answer:
+    """Without a length, and with an end that comes too early."""
+    status, headers, body = answer
+    return status, {**headers, "Transfer-Encoding": "chunked"}, b"3\r\n" + body[:3] + b"\r\n0\r\n\r\n"
+
+
+BENT: dict[str, Callable[[Answer], Answer]] = {
+    "fewer bytes": shorter,
+    "a body that ends early": in_pieces,
+    "another range": lambda answer: (206, {**answer[1], "Content-Range": f"bytes 0-99/{SIZE}"}, answer[2][:100]),
+    "a page": lambda _: (200, {"Content-Type": "text/html"}, b"<html>Please log in.</html>"),
+    "another ETag": lambda answer: (206, {**answer[1], "ETag": '"other"'}, answer[2]),
+    "a fault": lambda _: error(503, "SlowDown"),
+}
+
+
+@pytest.mark.parametrize("transport", ["wire", "aioboto3"])
+@pytest.mark.parametrize("bend", list(BENT.values()), ids=list(BENT))
+async def test_an_answer_to_a_range_that_is_wrong_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: Any, bend: Callable[[Answer], Answer]
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    bent: list[int] = []
+
+    def quirk(r: Request) -> Answer | None:
+        wanted = r.headers.get("range", "")
+        if r.method != "GET" or not wanted or wanted.startswith("bytes=0-") or bent:
+            return None
+        bent.append(r.number)
+        return bend(s3.ordinary(r))
+
+    with quirky_s3(quirk) as s3:
+        s3.objects["tryout"]["p/large"] = StoredObject(CONTENT)
+        report = await asyncsink.grab(
+            "s3://tryout/p", tmp_path, endpoint_url=s3.url, region="us-east-1", transport=transport, retry=QUICK
+        )
+    assert bent
+    assert [each.message for each in report.failures] == []
+    assert (tmp_path / "large").read_bytes() == CONTENT
