@@ -44,16 +44,18 @@ BENT: dict[str, Callable[[Answer], Answer]] = {
 
 @pytest.mark.parametrize("transport", ["wire", "aioboto3"])
 @pytest.mark.parametrize("bend", list(BENT.values()), ids=list(BENT))
-async def test_an_answer_to_a_range_that_is_wrong_once(
+async def test_answers_to_a_range_that_are_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: Any, bend: Callable[[Answer], Answer]
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     bent: list[int] = []
+    # Of an object that was replaced, everything is received anew, and once only.
+    times = 1 if bend is BENT["another ETag"] else 2
 
     def quirk(r: Request) -> Answer | None:
         wanted = r.headers.get("range", "")
-        if r.method != "GET" or not wanted or wanted.startswith("bytes=0-") or bent:
+        if r.method != "GET" or not wanted or wanted.startswith("bytes=0-") or len(bent) == times:
             return None
         bent.append(r.number)
         return bend(s3.ordinary(r))
@@ -63,6 +65,6 @@ async def test_an_answer_to_a_range_that_is_wrong_once(
         report = await asyncsink.grab(
             "s3://tryout/p", tmp_path, endpoint_url=s3.url, region="us-east-1", transport=transport, retry=QUICK
         )
-    assert bent
+    assert len(bent) == times
     assert [each.message for each in report.failures] == []
     assert (tmp_path / "large").read_bytes() == CONTENT
