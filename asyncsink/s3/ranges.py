@@ -48,7 +48,8 @@ def check_range(
         RangesUnknown: the server does not know ranges.
         ServerFault: the answer is about another range, or about no object.
     """
-    if operation.if_match and not etag and not dated:
+    if not operation.whole and operation.if_match and not etag and not dated:
+        # Of a whole object, the bytes themselves are compared.
         raise ServerFault(
             f"{_where(operation, bucket)}: the answer describes no object (neither ETag nor date); check that the "
             "endpoint is S3, and what answers on the way there.",
