@@ -76,6 +76,8 @@ class DirectorySource:
         self.directory = given_path(given, "Source directory")
         self._symlinks = symlinks
         self._exclude = exclude
+        # What was walked first is what is walked again, whatever the name leads to by then.
+        self._real_root = ""
 
     def scan(self) -> Iterator[SourceFile | SourceProblem]:
         """Walk the tree in a repeatable order. Blocking; closing the iterator early releases every descriptor.
@@ -92,7 +94,8 @@ class DirectorySource:
             ) from error
         except ValueError as error:
             raise ConfigError(f"Source directory {self.directory!r} can be no path ({error}); correct it.") from error
-        yield from walk_files(self.directory, self._symlinks, exclude=self._exclude)
+        self._real_root = self._real_root or real_path(self.directory)
+        yield from walk_files(self.directory, self._symlinks, real_root=self._real_root, exclude=self._exclude)
 
 
 def walk_files(
@@ -102,6 +105,7 @@ def walk_files(
     attribute: str = "",
     entry: int = 0,
     compat: Compat = "strict",
+    real_root: str = "",
     exclude: Exclusion | None = None,
 ) -> Generator[SourceFile | SourceProblem, None, None]:
     """Every regular file below `root`, and a problem for whatever else is met.
@@ -111,12 +115,13 @@ def walk_files(
         symlinks: what to do with symbolic links below `root`.
         attribute, entry: copied into every result.
         compat: with "nipype", links to directories are reported and not followed, links to files are (rule 27).
+        real_root: `root` with its links followed, as an earlier walk found it; "" where none was.
         exclude: what is left out, and reported.
 
     Blocking. Never raises for what it finds: a directory that cannot be listed (never skippable), or vanishes, is one
     problem. Closing the iterator early releases every descriptor.
     """
-    walk = _Walk(root, symlinks, attribute, entry, compat, exclude=exclude)
+    walk = _Walk(root, symlinks, attribute, entry, compat, real_root=real_root or real_path(root), exclude=exclude)
     top = walk.start()
     if isinstance(top, SourceProblem):
         yield top
@@ -187,12 +192,13 @@ class _Walk:
         entry: int,
         compat: Compat,
         *,
+        real_root: str,
         exclude: Exclusion | None,
     ) -> None:
         self._exclude = exclude
         self.stack: list[_Level] = []
         self._root = root
-        self._real_root = real_path(root)
+        self._real_root = real_root
         self._symlinks = symlinks
         self._attribute = attribute
         self._entry = entry

@@ -60,6 +60,8 @@ class OutputsSource:
         self._symlinks = symlinks
         self._compat: Compat = compat
         self._exclude = exclude
+        # What was walked first is what is walked again, whatever a name leads to by then.
+        self._real_roots: dict[str, str] = {}
         self._named: list[Entry | SourceProblem] = []
         for attribute, value in outputs.items():
             if not isinstance(attribute, str):
@@ -91,8 +93,15 @@ class OutputsSource:
         if isinstance(seen, SourceProblem):
             yield seen
         elif stat.S_ISDIR(seen.status.st_mode):
+            real_root = self._real_roots.setdefault(path, seen.real_path or path)
             yield from walk_files(
-                path, self._symlinks, attribute=attribute, entry=ordinal, compat=self._compat, exclude=self._exclude
+                path,
+                self._symlinks,
+                attribute=attribute,
+                entry=ordinal,
+                compat=self._compat,
+                real_root=real_root,
+                exclude=self._exclude,
             )
         else:
             yield seen.file(path, attribute=attribute, entry=ordinal)

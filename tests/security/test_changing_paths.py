@@ -15,6 +15,7 @@ import pytest
 from anyio import CapacityLimiter
 
 import asyncsink
+import asyncsink.engine.survey as survey_module
 import asyncsink.paths as paths_module
 from asyncsink.config import LocalTarget
 from asyncsink.destinations.local import LocalDestination
@@ -133,6 +134,28 @@ async def test_what_is_swapped_after_the_survey_is_not_published(
     assert not server.bodies()
     assert [failure.error for failure in report.failures] == ["SourceChanged"] * FILES
     assert "a symbolic link took its place" in report.failures[0].message
+
+
+@pytest.mark.parametrize("kind", ["directory", "outputs"])
+async def test_a_root_that_becomes_a_link_is_not_walked_again(
+    server: QuirkyS3, tree: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tree that is too large to be kept in memory is walked twice: to count it, and to publish it."""
+    monkeypatch.setattr(survey_module, "KEPT_MAX", 1)
+    (tree.parent / "elsewhere" / "a").mkdir(parents=True)
+    (tree.parent / "outside" / "b").rename(tree.parent / "elsewhere" / "a" / "b")
+
+    def swap(_: Request) -> None:
+        if not tree.is_symlink():
+            swap_once(tree, tree.parent / "elsewhere")
+
+    server.quirk = swap
+    if kind == "directory":
+        report = await asyncsink.export_directory(tree, "s3://tryout/p", journal=False)
+    else:
+        report = await asyncsink.export({"@": [str(tree)]}, "s3://tryout/p", journal=False)
+    assert not server.bodies()
+    assert [failure.error for failure in report.failures] == ["SourceChanged"]
 
 
 @pytest.mark.parametrize(("where", "symlinks", "large"), [("a", "inside", True), ("a/b", "skip", False)])

@@ -167,6 +167,20 @@ def test_a_grab_by_the_command(variables: dict[str, str], server: QuirkyS3, tmp_
     assert names_below(tmp_path / "some") == ["d\u00fc/caf\u00e9.txt"]
 
 
+def test_a_command_that_cannot_be_started_anew_says_so(server: QuirkyS3, tree: Path, tmp_path: Path) -> None:
+    code = "import sys; sys.executable = ''; from asyncsink.cli.main import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "export", tree, "s3://tryout/p"],
+        env=server.environment(tmp_path, **PLAIN_C),
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"set PYTHONUTF8=1" in done.stderr
+    assert not server.bodies()
+
+
 # -- the API, in an interpreter whose own encoding is another ---------------------------------------------------------
 
 
