@@ -60,7 +60,7 @@ FORMS: dict[str, Callable[[str], str]] = {
     "dashes": lambda text: "-".join(text[at : at + 4] for at in range(0, len(text), 4)),
 }
 
-PLACES = ["message", "code", "region", "etag", "version", "upload id", "key", "status line"]
+PLACES = ["message", "code", "region", "etag", "version", "upload id", "key"]
 
 
 def xml_text(text: str) -> str:
@@ -127,14 +127,15 @@ def leaks(outputs: list[str], told: str, forms: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])
-@pytest.mark.parametrize("place", PLACES[:-1])
+@pytest.mark.parametrize("place", PLACES)
 async def test_no_secret_that_is_repeated_comes_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, lane: Any, place: str
 ) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "small").write_bytes(b"1")
-    (source / "large").write_bytes(os.urandom(9 << 20))
+    if place == "upload id":
+        (source / "large").write_bytes(os.urandom(9 << 20))
     found: list[tuple[str, str]] = []
     with quirky_s3() as s3:
         for name, value in s3.environment(tmp_path).items():
@@ -142,11 +143,11 @@ async def test_no_secret_that_is_repeated_comes_out(
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
         monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
         options: dict[str, Any] = {"transport": lane, "retry": IMPATIENT, "sse": CUSTOMER_KEY}
-        every_form = (
-            FORMS if place in {"message", "etag"} else {name: FORMS[name] for name in ("plain", "base64 of more")}
-        )
-        for number, (what, form) in enumerate(itertools.product(TEXTS, every_form)):
-            told = every_form[form](TEXTS[what])
+        cases = list(itertools.product(TEXTS, ("plain", "base64 of more")))
+        if place == "message":
+            cases += itertools.product(("secret key", "customer key"), FORMS)
+        for number, (what, form) in enumerate(cases):
+            told = FORMS[form](TEXTS[what])
             s3.quirk = hostile(s3, place, told)
             s3.objects["tryout"].clear()
             manifest = tmp_path / f"m{number}.jsonl"
