@@ -26,7 +26,7 @@ def kill(
     only: Annotated[list[int] | None, typer.Option(help="Only this run (from 1) of them; repeatable.")] = None,
     output: Output = None,
 ) -> None:
-    """Kill exports with SIGKILL at random moments, let them go on, and compare every byte."""
+    """Kill exports with SIGKILL, SIGINT and SIGTERM at random moments, let them go on, and compare every byte."""
     result = kill_runs(runs, seed, _tell, only=only or ())
     _keep(result, output)
     typer.echo(render_kill(result))

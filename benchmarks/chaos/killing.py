@@ -1,4 +1,7 @@
-"""kill -9 at random moments, and again to the end: what is wrong afterwards, and what was sent twice."""
+"""kill -9, Ctrl-C and SIGTERM at random moments, then to the end: what is wrong afterwards, and what was sent twice.
+
+With a journal, a run that was asked to stop leaves what one that was killed leaves: the same bounds hold for both.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
-from benchmarks.chaos.plans import Kill, Plan, draw
+from benchmarks.chaos.plans import How, Kill, Plan, draw
 from benchmarks.chaos.processes import children_of, living
 from benchmarks.chaos.processes import kill as kill_all
 from benchmarks.chaos.traffic import Traffic, Watched
@@ -34,6 +37,9 @@ RUNS_PER_BUCKET: Final = 20
 PART_SECONDS, OBJECT_SECONDS = 0.15, 0.01
 """Answers come up to so much later, so that large files take about as long as everything else together."""
 _LIMIT_SECONDS: Final = 120.0
+_STOP_SECONDS: Final = 30.0
+"""Seconds within which a run that is asked to stop has ended."""
+_SIGNALS: Final = {"KILL": signal.SIGKILL, "INT": signal.SIGINT, "TERM": signal.SIGTERM}
 _ORPHANS_SECONDS: Final = 30.0
 
 
@@ -256,17 +262,26 @@ class _Bench:
             limit = kill.fraction * undisturbed_seconds if kill is not None and by_the_clock else _LIMIT_SECONDS
             due = moment.wait(limit) or by_the_clock
             under_way = traffic.under_way
-            if process.poll() is None:
+            if process.poll() is None and kill is not None and kill.how != "KILL":
+                children = children_of(process.pid)
+                process.send_signal(_SIGNALS[kill.how])
+                watcher.join(_STOP_SECONDS)
+            elif process.poll() is None:
                 # The parent stands still while its processes die: none of them gets to tidy up.
                 process.send_signal(signal.SIGSTOP)
                 children = children_of(process.pid)
                 if kill is None or kill.victim == "group":
                     kill_all(children)
                 process.kill()
-            watcher.join()
+                watcher.join()
+            else:
+                watcher.join()
         finally:
+            late = process.poll() is None
             process.kill()
-            end = None if kill is not None and process.returncode == -signal.SIGKILL else process.returncode
+            watcher.join()
+            stopped = kill is not None and not late and process.returncode in _stopped_by(kill.how)
+            end = None if stopped else process.returncode
             killed.set()
         text = moaned.read_text(errors="replace").replace(str(self._directory), "…")
         told = _json(said) or {"stderr": text if due else "it took too long"}
@@ -283,6 +298,11 @@ class _Bench:
         self._client.create_bucket(Bucket=self._bucket)
         # SeaweedFS lays out a bucket's volumes at its first write, which takes a second and is nobody's doing.
         self._client.put_object(Bucket=self._bucket, Key="first", Body=b"first")
+
+
+def _stopped_by(how: How) -> tuple[int, ...]:
+    """Exit codes of a command that the signal ended, before or after it listens for signals. Pure."""
+    return (-_SIGNALS[how],) if how == "KILL" else (128 + _SIGNALS[how], -_SIGNALS[how])
 
 
 def _problem(last: Attempt, files: int) -> str:
@@ -315,4 +335,5 @@ def _line(outcome: Outcome, runs: int) -> str:
 
 
 def _moment(kill: Kill) -> str:
-    return f"{kill.operation} {kill.nth} {kill.phase}" if kill.operation else f"at {kill.fraction:.0%}"
+    when = f"{kill.operation} {kill.nth} {kill.phase}" if kill.operation else f"at {kill.fraction:.0%}"
+    return when if kill.how == "KILL" else f"{when} (SIG{kill.how})"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Victim = Literal["group", "parent"]
+How = Literal["KILL", "INT", "TERM"]
 Phase = Literal["request", "late", "body", "answer"]
 KILLS_MAX: Final = 3
 _OPERATIONS: Final = {
@@ -19,12 +20,13 @@ _OPERATIONS: Final = {
     "CompleteMultipartUpload": 3,
 }
 _ONLY_AFTER_A_KILL: Final = {"ListParts": 3}
+_SIGNALS: Final[tuple[How, ...]] = ("KILL", "KILL", "INT", "TERM")
 _WITH_A_BODY: Final = ("PutObject", "UploadPart")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kill:
-    """One SIGKILL.
+    """One SIGKILL, or one of the signals that ask a run to stop: what it leaves is to be the same.
 
     Attributes:
         fraction: of the time that an undisturbed run takes; where there is no operation.
@@ -32,6 +34,7 @@ class Kill:
             gets no further; "late": the same, but it reaches the server after its sender is dead; "body": half of its
             body came; "answer": the server has done it, and the client does not hear of it.
         victim: the command with all its processes, or the command alone, so that they must notice.
+        how: the signal. SIGINT and SIGTERM go to the command alone, as from a terminal or from Slurm.
     """
 
     fraction: float = 0.0
@@ -39,12 +42,14 @@ class Kill:
     nth: int = 0
     phase: Phase = "request"
     victim: Victim = "group"
+    how: How = "KILL"
 
     def as_dict(self) -> dict[str, object]:
         """For the result."""
-        if not self.operation:
-            return {"fraction": round(self.fraction, 4), "victim": self.victim}
-        return {"operation": self.operation, "nth": self.nth, "phase": self.phase, "victim": self.victim}
+        place: dict[str, object] = {"fraction": round(self.fraction, 4)}
+        if self.operation:
+            place = {"operation": self.operation, "nth": self.nth, "phase": self.phase}
+        return {**place, "victim": self.victim, "how": self.how}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,14 +89,15 @@ def _plan(number: int, moment: float, dice: random.Random) -> Plan:
         victim: Victim = "parent" if processes > 1 and dice.random() < 0.5 else "group"
         if dice.random() < 0.5:
             fraction = moment if not place else dice.random()
-            kills.append(Kill(fraction=fraction, victim=victim))
+            kills.append(Kill(fraction=fraction, victim=victim, how=dice.choice(_SIGNALS)))
             continue
         known = _OPERATIONS | (_ONLY_AFTER_A_KILL if place else {})
         operation = dice.choice(list(known))
         phases: list[Phase] = ["request", "late", "answer"]
         phases += ["body"] if operation in _WITH_A_BODY else []
         nth = dice.randint(1, known[operation])
-        kills.append(Kill(operation=operation, nth=nth, phase=dice.choice(phases), victim=victim))
+        how = dice.choice(_SIGNALS)
+        kills.append(Kill(operation=operation, nth=nth, phase=dice.choice(phases), victim=victim, how=how))
     return Plan(
         number=number,
         processes=processes,

@@ -35,6 +35,7 @@ def test_plans_come_from_the_seed_alone_and_reach_every_moment() -> None:
     for operation in ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "PutObject"):
         assert {kill.phase for kill in kills if kill.operation == operation} >= {"request", "late", "answer"}
     assert {plan.processes for plan in plans} == {1, 2}
+    assert {kill.how for plan in plans for kill in plan.kills} == {"KILL", "INT", "TERM"}
     assert all(kill.victim == "group" for plan in plans if plan.processes == 1 for kill in plan.kills)
 
 
