@@ -212,6 +212,8 @@ def _may_be_refused(operation: Operation[Any], error: PermanentError) -> bool:
     # 400 to a body comes from proxies; a HEAD has no other, since its answer has no body to say more in.
     if type(error) is not PermanentError or error.status not in REFUSING_STATUSES:
         return False
+    if error.status == 501 and getattr(operation, "only_new", False):
+        return False  # If-None-Match is what fewer servers know; who asked for it sends without it
     return isinstance(operation, HeadObject) or error.status == 501 or error.code not in ("", "400")
 
 

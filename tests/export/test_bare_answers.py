@@ -358,7 +358,7 @@ async def test_verify_believes_no_bare_answer(
         await export(s3, tree(0, SMALL), options, manifest=manifest)
         for answer in (BARE, PAGE):
             s3.quirk = lambda r, a=answer: a if r.key else None
-            report = await verify_manifest(manifest, options={"retry": QUICK})
+            report = await verify_manifest(manifest, options={"retry": QUICK, "endpoint_url": s3.url})
             assert (report.ok, report.problems_total, dict(report.confirmed_by)) == (False, 2, {})
 
 
