@@ -16,6 +16,7 @@ from asyncsink.errors import (
     SourceMissing,
     SourceUnreadable,
 )
+from asyncsink.os_errors import remedy
 
 NAME_BYTES_MAX = 255
 
@@ -64,12 +65,13 @@ def _translate(error: OSError, path: str, transfer: object | None, verb: str) ->
     elif number == errno.ELOOP:
         text = (
             f"{target} is not {verb}: a symbolic link took the place of a directory on the way to it, or links lead in "
-            "a circle; export it again when nobody moves them."
+            "a circle; run it again when nobody moves them."
         )
     elif number == errno.ENAMETOOLONG:
         text = f"{target} has a name longer than its file system allows ({NAME_BYTES_MAX} bytes); choose a shorter key."
     else:
-        text = f"{target} cannot be {verb}: {error.strerror}; check the disk and the mount, then export it again."
+        what = remedy(number) or "check the disk and the mount, then run it again"
+        text = f"{target} cannot be {verb}: {error.strerror}; {what}."
     return kind(text, transfer=transfer, operation="local copy")
 
 

@@ -241,7 +241,7 @@ class Recording:
         if self._scope.cancelled_caught:
             raise JournalError(
                 f"The run was stopped, and what it had published could not be recorded within {self.seconds:g} s; "
-                "look at the disk that journal and manifest are on. The next run compares it with the server."
+                "look at the disks of journal, manifest and temporary files (TMPDIR). The next run compares it."
             )
 
     async def finish(self) -> None:

@@ -21,7 +21,7 @@ from asyncsink.engine.halt import Halt
 from asyncsink.engine.outcomes import may_pass
 from asyncsink.engine.pipeline import LATER_MAX
 from asyncsink.engine.progress import Progress
-from asyncsink.engine.recorder import Recorder
+from asyncsink.engine.recorder import Recorder, Recording
 from asyncsink.engine.run import few_files, surface
 from asyncsink.engine.tuner import Tuner
 from asyncsink.errors import AccessDenied, AsyncSinkError, InvalidKey, KeyCollision, ServerFault, SourceMissing
@@ -75,6 +75,7 @@ class GrabRun:
         self._progress = progress if progress is not None else Progress()
         self._log = OutcomeLog(self._progress.counts)
         self._recorder = Recorder(self._log, None, self._events)
+        self._recording = Recording(self._recorder, settings.settings.retry.abort_seconds)
         self._staging = Staging(settings.directory)
         self._halt = Halt()
         self._rounds = settings.settings.policies.retries
@@ -209,7 +210,7 @@ class GrabRun:
         await self._events.emit(Started(self._progress.objects_total, self._progress.bytes_total, stack.lane))
         tuner = Tuner(stack.pacer, self._limits, self._events.emit)
         async with anyio.create_task_group() as recording:
-            recording.start_soon(self._record)
+            recording.start_soon(self._recording.run)
             try:
                 with self._halt.bounds():
                     async with anyio.create_task_group() as tuning:
@@ -220,13 +221,21 @@ class GrabRun:
                             self._rounds -= 1
                             await self._fetch_later(fetch)
                         tuning.cancel_scope.cancel()
+                self._record_later()
+                await self._recording.finish()
             except BaseException:
                 self._events.closing(0.0)
+                self._recording.stop()
                 raise
             finally:
                 # What the workers finished last is written down too, and what would have been tried once more.
-                self._recorder.add([outcome for outcome, _ in self._later])
+                self._record_later()
                 self._recorder.finish()
+
+    def _record_later(self) -> None:
+        later, self._later = self._later, []
+        if later:
+            self._recorder.add([outcome for outcome, _ in later])
 
     async def _fetch_round(
         self,
@@ -276,10 +285,6 @@ class GrabRun:
             progress=self._progress,
             clock=self._clock,
         )
-
-    async def _record(self) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._recorder.run()
 
     async def _work(self, fetcher: Fetcher, share: Share) -> None:
         async for batch in self._receive:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from asyncsink.config import Symlinks
 from asyncsink.errors import SourceChanged, SourceError, SourceMissing, SourceUnreadable
 from asyncsink.model import SourceFile, SourceProblem
+from asyncsink.os_errors import remedy
 from asyncsink.paths import directory_of, on_disk, real_path
 
 _T = TypeVar("_T")
@@ -32,12 +33,7 @@ _ADVICE = {
     errno.EACCES: "expected read permission; change its mode or owner, or publish as a user who may read it",
     errno.EPERM: "expected read permission; change its mode or owner, or publish as a user who may read it",
     errno.ELOOP: "it is a symbolic link loop; expected a link to a file; remove or repair the link",
-    errno.EIO: "expected readable storage; check the disk or the network mount, then publish again",
-    errno.ESTALE: "its file handle is stale, also when it is opened once more; expected the file that was found; "
-    "remount the network file system, then publish again",
     errno.ENAMETOOLONG: "expected a path that this system can open; shorten it or move the files up",
-    errno.EMFILE: "this process has too many open files; raise `ulimit -n` or lower `concurrency`",
-    errno.ENFILE: "this machine has too many open files; raise the system's limit or lower `concurrency`",
     errno.ENXIO: "expected a regular file; sockets and devices cannot be published; remove it from the outputs",
 }
 
@@ -51,7 +47,8 @@ def translate(path: str, error: OSError) -> SourceError:
         return SourceMissing(
             f"Source {path!r} does not exist; expected a file; check the path, or use on_missing='skip'."
         )
-    advice = _ADVICE.get(error.errno or 0, "expected a readable file; check the file system, then publish again")
+    usual = "expected a readable file; check the file system, then publish again"
+    advice = remedy(error.errno) or _ADVICE.get(error.errno or 0, usual)
     return SourceUnreadable(f"Source {path!r} cannot be read ({error.strerror or error}): {advice}.")
 
 

@@ -56,7 +56,7 @@ def temporaries(directory: Path) -> list[Path]:
         (errno.EACCES, AccessDenied, "cannot be written"),
         (errno.EROFS, AccessDenied, "cannot be written"),
         (errno.EFBIG, EntityTooLarge, "is larger than its file system stores"),
-        (errno.EIO, PermanentError, "check the disk and the mount"),
+        (errno.EIO, PermanentError, "check the disk or the network mount"),
     ],
 )
 @pytest.mark.parametrize("call", ["open", "pwrite", "fsync", "rename"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +12,8 @@ from typing import Any, Literal
 import pytest
 
 import asyncsink
+from asyncsink.config import RetryPolicy
+from asyncsink.engine.recorder import Recorder
 from asyncsink.errors import AccessDenied, SourceMissing
 from tests.support.quirky_s3 import Answer, Request, StoredObject, error, quirky_s3, run_command
 
@@ -150,3 +155,46 @@ def test_the_command_grabs_one_key_that_it_may_not_list(extra: tuple[str, ...], 
         )
     assert ended.returncode == 0, ended.stderr
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["T1w.nii.gz"]
+
+
+async def test_a_stopped_grab_does_not_wait_without_end_for_its_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = asyncio.Event()
+
+    async def hang(*_: Any) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Recorder, "_write", hang)
+    with quirky_s3() as server:
+        server.objects["tryout"]["a"] = StoredObject(b"abc")
+        retry = RetryPolicy(abort_seconds=0.05)
+        grabbing = asyncio.create_task(
+            asyncsink.grab("s3://tryout", tmp_path, endpoint_url=server.url, region="us-east-1", retry=retry)
+        )
+        await reached.wait()
+        grabbing.cancel()
+        done, _ = await asyncio.wait([grabbing], timeout=30)
+    assert done
+    with pytest.raises((asyncsink.errors.JournalError, asyncio.CancelledError)):
+        await grabbing
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(errno.EMFILE, "ulimit -n"), (errno.ENOMEM, "no memory"), (errno.EIO, "")]
+)
+async def test_a_fault_of_the_system_is_worded_for_a_grab(
+    number: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with quirky_s3() as server:
+        server.objects["tryout"]["a"] = StoredObject(b"abc")
+        monkeypatch.setattr(os, "pwrite", fail)
+        report = await asyncsink.grab("s3://tryout", tmp_path, endpoint_url=server.url, region="us-east-1")
+    (failure,) = report.failures
+    assert os.strerror(number) in failure.message
+    assert told in failure.message
+    assert "export" not in failure.message
