@@ -17,7 +17,7 @@ import anyio.from_thread
 
 from asyncsink.destinations.local_errors import moved_meanwhile, translated
 from asyncsink.destinations.local_files import PIECE_BYTES
-from asyncsink.destinations.local_places import Place, PlacesBelow
+from asyncsink.destinations.local_places import Place
 from asyncsink.errors import AsyncSinkError
 from asyncsink.grabbing.staging import Staging
 from asyncsink.integrity.checksums import ByteBody
@@ -53,7 +53,7 @@ class Landing:
     def __init__(self, staging: Staging) -> None:
         self._staging = staging
         self._directory = staging.directory
-        self._places = PlacesBelow(staging.directory)
+        self._places = staging.places
 
     def path(self, relative: str) -> str:
         """The path a file has, as the user knows it."""

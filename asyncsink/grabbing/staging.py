@@ -35,6 +35,7 @@ class Staging:
     Attributes:
         directory: absolute path of the target.
         fresh: nothing was in the target when the run began.
+        places: below the target, as it was when it was opened, whatever its path leads to later.
         mode: what files are given when they appear: what the target gives to new ones.
     """
 
@@ -43,6 +44,7 @@ class Staging:
         self.folder = f"{directory.rstrip('/')}/{FOLDER}"
         self.fresh = False
         self.mode = 0o600
+        self.places: PlacesBelow
         self._root = self._folder = self._lock = -1
         self._locked = False
         self._token = secrets.token_hex(8)
@@ -62,7 +64,8 @@ class Staging:
             raise ConfigError(f"{shown(self.folder)} is a symbolic link; remove it, or choose another directory.")
         with translated(self.directory, None):
             make_directories(self.directory)
-            with PlacesBelow(self.directory).open(FOLDER) as place:
+            self.places = PlacesBelow(self.directory)
+            with self.places.open(FOLDER) as place:
                 self.mode = usual_mode(place)
                 self._root = os.dup(place.directory)
             while not self._enter():

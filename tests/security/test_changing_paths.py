@@ -19,7 +19,7 @@ import asyncsink.engine.survey as survey_module
 import asyncsink.paths as paths_module
 from asyncsink.config import LocalTarget
 from asyncsink.destinations.local import LocalDestination
-from asyncsink.grabbing.staging import FOLDER
+from asyncsink.grabbing.staging import FOLDER, Staging
 from asyncsink.model import SourceFile, SourceProblem, Transfer
 from asyncsink.s3.part_plan import PartPlan
 from asyncsink.sources.directory import DirectorySource
@@ -322,6 +322,25 @@ async def test_nothing_is_written_outside_the_target_of_a_grab(
     with swapping(target / where, elsewhere if where == "a" else elsewhere / "b"):
         await attempts(grab)
     assert not [path for path in elsewhere.rglob("*") if path.is_file()]
+
+
+async def test_a_target_that_becomes_a_link_is_not_followed(
+    server: QuirkyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the moment when the target is opened and the first file."""
+    server.objects["tryout"]["g/x"] = StoredObject(INSIDE)
+    target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    opened = Staging.open
+
+    def swap(staging: Staging) -> None:
+        opened(staging)
+        swap_once(target, elsewhere)
+
+    monkeypatch.setattr(Staging, "open", swap)
+    report = await asyncsink.grab("s3://tryout/g", target)
+    assert [failure.error for failure in report.failures] == ["PermanentError"]
+    assert not list(elsewhere.iterdir())
 
 
 async def test_a_link_to_the_outside_by_name_is_not_written_through(server: QuirkyS3, tmp_path: Path) -> None:
