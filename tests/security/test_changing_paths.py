@@ -339,7 +339,7 @@ async def test_a_target_that_becomes_a_link_is_not_followed(
 
     monkeypatch.setattr(Staging, "open", swap)
     report = await asyncsink.grab("s3://tryout/g", target)
-    assert [failure.error for failure in report.failures] == ["PermanentError"]
+    assert [failure.error for failure in report.failures] == ["AccessDenied"]
     assert not list(elsewhere.iterdir())
 
 
