@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 _REMEDIES = {
     errno.EMFILE: "this process has too many open files; raise `ulimit -n` or lower `concurrency`, then run it again",
@@ -19,3 +20,26 @@ _REMEDIES = {
 def remedy(number: int | None) -> str:
     """What to do about an errno that is not of one file alone, as the end of a sentence; "" for all others."""
     return _REMEDIES.get(number or 0, "")
+
+
+def shortage(error: BaseException) -> str:
+    """A sentence where an exception means that the process may not have more memory, threads or open files; else "".
+
+    Python says so in many ways: a MemoryError, a RuntimeError where no thread can be started, an ImportError where a
+    library cannot be mapped, an OSError.
+    """
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EMFILE, errno.ENFILE):
+        return f"The run cannot go on: {os.strerror(number)}; raise `ulimit -n`, or close other programs."
+    if isinstance(error, RuntimeError) and "start new thread" in text:
+        return (
+            "The run cannot go on: the system has no thread, or no memory for one, left for this process; raise "
+            "`ulimit -u` and `ulimit -v` or the container's limits, or lower `concurrency`."
+        )
+    unmapped = isinstance(error, ImportError) and ("failed to map" in text or "cannot allocate memory" in text.lower())
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or unmapped:
+        return f"The run cannot go on: {remedy(errno.ENOMEM)}."
+    if number == errno.EAGAIN:
+        return f"The run cannot go on: {os.strerror(number)}; raise `ulimit -u`, or close other programs."
+    return ""

@@ -7,7 +7,6 @@ not end in order has the same names, with what is known until then, and, where a
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from typing import Any, TextIO
 
 from asyncsink.errors import AsyncSinkError, DestinationFull
 from asyncsink.option_names import OPTION_NAMES
+from asyncsink.os_errors import shortage
 from asyncsink.report.causes import Cause, cause_lines
 from asyncsink.report.wording import inert
 
@@ -199,8 +199,8 @@ def _inert_lines(text: str) -> str:
 
 
 def _bug(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return f"The run cannot go on: {error.strerror}; raise `ulimit -n`, or close other programs."
+    if sentence := shortage(error):
+        return sentence
     # Not the error's own text: nobody has checked that it holds no secret.
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"

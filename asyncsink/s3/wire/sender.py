@@ -20,8 +20,9 @@ from typing import Any, Final
 import anyio
 
 from asyncsink.config import RetryPolicy
-from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCredentials
+from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ConnectionLost, ExpiredCredentials
 from asyncsink.model import Checksum
+from asyncsink.os_errors import shortage
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import GetObjectTo, ObjectReceived
@@ -213,6 +214,13 @@ class SenderPool:
                 sender = self._idle.pop() if self._idle else self._start()
             except ExchangeError as failure:
                 raise self._failed(errand, failure) from failure.__cause__
+            except (OSError, RuntimeError) as error:
+                # Others have threads, which may end: it is tried again.
+                why = shortage(error) or one_line(str(error))
+                raise ConnectionLost(
+                    f"{self._where(errand)} failed: no thread could be started to send it. {why}",
+                    operation=_operation_name(errand),
+                ) from error
             try:
                 return await self._send(sender, errand)
             finally:
@@ -319,10 +327,7 @@ class SenderPool:
     def _start(self) -> Sender:
         if self._closed:
             raise ExchangeError("the pool was closed")
-        try:
-            sender = Sender(self._post, len(self._senders))
-        except (OSError, RuntimeError) as error:
-            raise ExchangeError(f"no thread could be started to send it ({one_line(str(error))})") from error
+        sender = Sender(self._post, len(self._senders))
         self._senders.append(sender)
         return sender
 

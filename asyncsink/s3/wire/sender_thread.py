@@ -17,9 +17,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 from asyncsink.config import MIB, RetryPolicy, Secret
-from asyncsink.errors import AsyncSinkError
+from asyncsink.errors import AsyncSinkError, ConnectionLost
 from asyncsink.integrity.checksums import Digester, digest_of
 from asyncsink.model import Checksum, ChecksumAlgorithm
+from asyncsink.os_errors import shortage
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.client import KEEP_ALIVE_SECONDS
 from asyncsink.s3.get_object import GetObjectTo, ObjectData, ObjectReceived
@@ -349,7 +350,11 @@ class Sender:
             # The old one goes before the new one comes.
             self._buffer = memoryview(b"")
             # Anonymous memory begins on a page: the kernel copies to and from it a fifth cheaper than with a bytearray.
-            self._buffer = memoryview(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            try:
+                self._buffer = memoryview(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            except OSError as error:
+                # Others have buffers, which may go: it is tried again.
+                raise ConnectionLost(f"A buffer of {size_bytes:,} bytes cannot be had. {shortage(error)}") from error
         return self._buffer[:length]
 
     def _connected(self, assignment: Assignment) -> SenderConnection:
