@@ -22,6 +22,7 @@ from asyncsink.engine.recorder import Passed, Record
 from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.journal.base import Journal
+from asyncsink.journal.opening import remove_database
 from asyncsink.journal.rows import PublishedRow, decoded
 from asyncsink.model import (
     Failure,
@@ -51,6 +52,8 @@ class RunJournal:
         overwrite: the policy; with "journal" a known file is skipped without asking the server.
         bucket: for the URLs of what is skipped.
         dry_run: nothing is changed.
+        notice: called, on the event loop, when a journal that nobody asked for cannot be used any more, and the run
+            goes on without it; None where the run was to have one, which stops it then.
 
     Attributes:
         copy: the local copy of the run, or None; set before the first transfer.
@@ -65,8 +68,12 @@ class RunJournal:
         overwrite: Overwrite,
         bucket: str,
         dry_run: bool = False,
+        notice: Callable[[str], None] | None = None,
     ) -> None:
         self._journal = journal
+        self._notice = notice
+        self._stopping = False
+        self._given_up = ""
         self._trusted = overwrite == "journal"
         self._compared = is_compared(overwrite)
         self._replaced = overwrite == "always"
@@ -86,8 +93,8 @@ class RunJournal:
 
     def lost(self) -> str:
         """A sentence where the next run will not find what this one has written down, or "". Blocking."""
-        if self._journal.in_place():
-            return ""
+        if self._given_up or self._journal.in_place():
+            return self._given_up
         return (
             f"The journal {self._journal.path!r} was removed or replaced while the run went on; the next run compares "
             "everything with the server."
@@ -95,7 +102,36 @@ class RunJournal:
 
     def stop_asking(self) -> None:
         """The run is being cancelled: `attach` waits no more, and raises."""
+        self._stopping = True
         self._journal.stop_asking()
+
+    async def aclose(self, seconds: float | None) -> None:
+        """As `Journal.aclose`. What was given up is removed: it does not know what this run has done since.
+
+        Raises:
+            JournalError, DestinationFull: a fault that nobody was told of; none of a journal that was given up.
+        """
+        try:
+            await self._journal.aclose(seconds)
+        except (JournalError, DestinationFull):
+            if not self._given_up:
+                raise
+        if self._given_up:
+            await anyio.to_thread.run_sync(remove_database, self._journal.path)
+
+    def _go_on(self, error: JournalError | DestinationFull) -> None:
+        """Give the journal up; `error` is raised where the run was to have it, or is being stopped anyway."""
+        if self._notice is None or self._stopping:
+            raise error
+        if not self._given_up:
+            self._given_up = (
+                f"This run goes on without its journal, which is removed: {error} The next run compares everything "
+                "with the server; a run that is killed leaves its open uploads behind."
+            )
+
+    def _tell(self) -> None:
+        if self._given_up and self._notice is not None:
+            self._notice(self._given_up)  # a notice that was given is not repeated
 
     def attach(self, found: Sequence[Found]) -> list[Found]:
         """The same, with what the journal knows; what is published already becomes a Skip. Blocks.
@@ -104,8 +140,16 @@ class RunJournal:
         written to: a run that is killed, or hears no answer, cannot say what they hold.
 
         Raises:
-            JournalError: it cannot be read or written; the run stops.
+            JournalError: it cannot be read or written, and the run was to have it, or is being stopped.
         """
+        if not self._given_up:
+            try:
+                return self._attached(found)
+            except (JournalError, DestinationFull) as error:
+                self._go_on(error)
+        return list(found)
+
+    def _attached(self, found: Sequence[Found]) -> list[Found]:
         transfers = [each for each in found if isinstance(each, Transfer)]
         known = iter(self._journal.known(transfers) if transfers else ())
         attached: list[Found] = []
@@ -151,6 +195,13 @@ class RunJournal:
 
         Where it knows nothing of a whole batch, the rest counts as unknown too: a first run is not walked once more.
         """
+        try:
+            return self._unknown_among(found, objects_total)
+        except (JournalError, DestinationFull) as error:
+            self._go_on(error)
+            return objects_total
+
+    def _unknown_among(self, found: Iterable[Transfer | SourceProblem], objects_total: int) -> int:
         published, rest = 0, iter(found)
         while batch := list(islice(rest, COUNT_BATCH)):
             known = self._journal.known([each for each in batch if isinstance(each, Transfer)])
@@ -166,8 +217,16 @@ class RunJournal:
         """Write down what was published; on return it survives a kill -9 of this process.
 
         Raises:
-            JournalError, DestinationFull: it is not written; the run stops.
+            JournalError, DestinationFull: it is not written, and the run was to have it: the run stops.
         """
+        if not self._given_up:
+            try:
+                await self._record(ended, passed)
+            except (JournalError, DestinationFull) as error:
+                self._go_on(error)
+        self._tell()
+
+    async def _record(self, ended: Sequence[Record], passed: Sequence[Passed]) -> None:
         published: list[Published | PublishedRow] = []
         unknown: list[str] = []
         for outcomes, transfer, _ in ended:
@@ -202,7 +261,7 @@ class RunJournal:
         """As `UploadLog.step`.
 
         Raises:
-            JournalError: it cannot be written; the run stops.
+            JournalError: it cannot be written, and the run was to have it: the run stops.
         """
         if isinstance(step, UploadCreating):
             self._uploads[step.key] = "open"
@@ -210,11 +269,13 @@ class RunJournal:
             self._uploads[step.key] = "completing"
         elif isinstance(step, UploadGone) and self._uploads.pop(step.key, None) is None:
             return  # what is gone was told already
-        try:
-            await self._journal.step(step)
-        except DestinationFull as full:
-            # For a leg this would be its own affair.
-            raise JournalError(str(full)) from full
+        if not self._given_up:
+            try:
+                await self._journal.step(step)
+            except (JournalError, DestinationFull) as error:
+                # For a leg a DestinationFull would be its own affair.
+                self._go_on(error if isinstance(error, JournalError) else JournalError(str(error)))
+        self._tell()
 
 
 def published_of(outcome: Outcome, transfer: Transfer, *, compared: bool) -> Published | None:

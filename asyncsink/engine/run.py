@@ -369,12 +369,20 @@ class Opening:
         if journal is None:
             return None
 
+        kept = RunJournal(
+            journal,
+            overwrite=settings.policies.overwrite,
+            bucket=target.bucket,
+            dry_run=self.dry_run,
+            notice=None if settings.journal.required else self.events.notice,
+        )
+
         async def close(_: object, error: BaseException | None, __: object) -> None:
             # A run that ends in order waits for its journal; one that is stopped, only so long.
-            await journal.aclose(None if error is None else settings.retry.abort_seconds)
+            await kept.aclose(None if error is None else settings.retry.abort_seconds)
 
         exits.push_async_exit(close)
-        return RunJournal(journal, overwrite=settings.policies.overwrite, bucket=target.bucket, dry_run=self.dry_run)
+        return kept
 
     async def _open_local(
         self, exits: AsyncExitStack, target: LocalTarget, threads: CapacityLimiter, *, use_local_key: bool = False

@@ -7,6 +7,7 @@ closed"). That is also why one thread opens at a time.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -250,3 +251,11 @@ def _set_up(database: sqlite3.Connection, identity: Identity) -> bytes:
         execute(f"PRAGMA application_id={APPLICATION_ID}")
         execute(f"PRAGMA user_version={FORMAT}")
     return salt
+
+
+def remove_database(path: str) -> None:
+    """Remove a journal that is closed, with what SQLite keeps beside it, as far as that can be removed. Blocking."""
+    real = os.path.realpath(path)
+    for name in (real, f"{real}-wal", f"{real}-journal", f"{real}-shm"):
+        with contextlib.suppress(OSError):
+            os.unlink(name)
