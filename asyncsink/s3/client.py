@@ -7,6 +7,7 @@ connections, the 100-continue round trip. Credentials are looked up before anyth
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 from collections.abc import AsyncIterator, Callable
@@ -110,6 +111,7 @@ async def open_client(
         client = await context.__aenter__()
     try:
         client.meta.events.register("before-send.s3.*", _skip_continue)
+        client.meta.events.register_last("before-sign.s3", _Sessions().lend)
         client.meta.events.register_last("before-parameter-build.s3", _follow_no_region)
         _read_times_leniently(client)
         check_proxy(client)
@@ -349,6 +351,34 @@ def _read_times_leniently(client: Any) -> None:
     # Of this client alone: what an STS answers is not to be read so.
     client._endpoint._response_parser_factory = factory = AioResponseParserFactory()
     factory.set_parser_defaults(timestamp_parser=parse)
+
+
+class _Sessions:
+    """A client's sessions with directory buckets (S3 API, CreateSession), in the place of aiobotocore's cache.
+
+    That one keeps what it began: a session that was refused once, or whose first request was cancelled, would fail
+    every later request of the client.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._held: dict[str, Any] = {}
+        self._cache: Any = None
+
+    def lend(self, request: Any, **_: Any) -> None:
+        """Take the place of the cache that the request would ask."""
+        signing = request.context.get("signing", {})
+        if (cache := signing.get("identity_cache")) is not None and cache is not self:
+            self._cache, signing["identity_cache"] = cache, self
+
+    async def get_credentials(self, bucket: str) -> Any:
+        """A session with `bucket`; botocore's own errors where there is none now. Renews itself before it expires."""
+        async with self._lock:
+            if bucket not in self._held:
+                from aiobotocore.utils import AioIdentityCache
+
+                self._held[bucket] = await AioIdentityCache.get_credentials(self._cache, bucket=bucket)
+            return self._held[bucket]
 
 
 def _follow_no_region(context: dict[str, Any], **_: Any) -> None:

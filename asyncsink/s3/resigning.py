@@ -16,8 +16,11 @@ from asyncsink.s3.credentials import Credentials, freeze, lost
 
 Now = Callable[[], datetime.datetime]
 _SUFFIX = "-asyncsink"
-_CORRECTED = {"s3v4": "s3v4", "v4": "s3v4", "v4-s3express": "v4-s3express"}
-"""Kinds of signature, and how S3 is signed for them. SigV4A is the CRT's, which reads the local clock."""
+_CORRECTED = {"s3v4": "S3SigV4Auth", "v4": "S3SigV4Auth", "v4-s3express": "S3ExpressAuth"}
+"""Kinds of signature, and the class of botocore's that signs S3's requests so. SigV4A has none but the CRT's.
+
+Named here, because where awscrt is installed botocore's own table has the CRT's signers, which read the local clock.
+"""
 
 
 def utc_now() -> datetime.datetime:
@@ -97,21 +100,22 @@ class Resigner:
         if not self.offset or signature_version not in _CORRECTED:
             return None
         context["asyncsink_now"] = self._now() + self.offset
-        return _corrected_signer(_CORRECTED[signature_version])
+        return _corrected_signer(signature_version)
 
 
 def _corrected_signer(signature_version: str) -> str:
     """The name under which botocore finds that signer, taking the time from the request's context."""
-    from botocore.auth import AUTH_TYPE_MAPS, SIGV4_TIMESTAMP
+    from botocore import auth
 
     name = f"{signature_version}{_SUFFIX}"
-    if name not in AUTH_TYPE_MAPS:
+    if name not in auth.AUTH_TYPE_MAPS:
+        signer = getattr(auth, _CORRECTED[signature_version])
 
-        class Corrected(AUTH_TYPE_MAPS[signature_version]):  # type: ignore[misc, unused-ignore]
+        class Corrected(signer):  # type: ignore[misc, unused-ignore]
             def _modify_request_before_signing(self, request: Any) -> None:
                 # The timestamp was just set from the local clock, and nothing was derived from it yet.
-                request.context["timestamp"] = request.context["asyncsink_now"].strftime(SIGV4_TIMESTAMP)
+                request.context["timestamp"] = request.context["asyncsink_now"].strftime(auth.SIGV4_TIMESTAMP)
                 super()._modify_request_before_signing(request)
 
-        AUTH_TYPE_MAPS[name] = Corrected
+        auth.AUTH_TYPE_MAPS[name] = Corrected
     return name

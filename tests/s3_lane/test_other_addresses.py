@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -22,7 +24,7 @@ from asyncsink.options import parse_options, parse_target
 from asyncsink.routing.ends import make_end
 from asyncsink.s3.wire.endpoint import endpoint_of
 from tests.support.hosts import ConnectProxy, certificate_for
-from tests.support.quirky_s3 import Answer, QuirkyS3, Request
+from tests.support.quirky_s3 import Answer, QuirkyS3, Request, error
 
 REGION = "us-west-2"
 ACCOUNT = "123456789012"
@@ -127,7 +129,16 @@ class Recording(QuirkyS3):
     base = ""
 
     def answer(self, r: Request) -> Answer | Any:
+        if self.behind:
+            now = datetime.datetime.now(datetime.UTC) - self.behind
+            signed_at = datetime.datetime.strptime(r.headers["x-amz-date"] + "+0000", "%Y%m%dT%H%M%SZ%z")
+            if abs(now - signed_at) > datetime.timedelta(minutes=15):
+                refused = error(403, "RequestTimeTooSkewed", headers={"Date": format_datetime(now, usegmt=True)})
+                return refused if r.method != "HEAD" else (*refused[:2], b"")
         if "session" in r.query:
+            if self.refused_sessions:
+                self.refused_sessions -= 1
+                return error(503, "SlowDown")
             return 200, {"Content-Type": "application/xml"}, SESSION
         path = f"{unquote(r.path.partition('?')[0])}/".removeprefix(f"/{self.base}").removesuffix("/")
         if not path and "prefix" in r.query and self.directories:
@@ -142,6 +153,8 @@ class Recording(QuirkyS3):
         return status, headers, body
 
     directories = False
+    behind = datetime.timedelta(0)
+    refused_sessions = 0
 
 
 @pytest.fixture
@@ -192,6 +205,26 @@ async def test_each_form_is_addressed_as_botocore_does(here: Path, served: Any, 
     for r in requests:
         assert replace(address(r.headers["host"], r.path, r.headers), base=expected.base) == expected
         assert unquote(r.path.partition("?")[0]).startswith(expected.base.rstrip("/") or "/")
+    assert sorted(server.bodies()) == ["p/q/a", "p/q/b c", "p/q/d", "p/q/large"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("form", ["ordinary", "access point", "object lambda", "directory bucket"])
+async def test_a_clock_that_is_wrong_is_corrected_at_each_form(here: Path, served: Any, form: str) -> None:
+    server = served(truth(BUCKETS[form]))
+    server.behind = datetime.timedelta(days=2)
+    await published_verified_grabbed(here, BUCKETS[form])
+    assert sorted(server.bodies()) == ["p/q/a", "p/q/b c", "p/q/d", "p/q/large"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("refused", [1, 2])
+async def test_a_session_that_is_refused_is_asked_for_again(here: Path, served: Any, refused: int) -> None:
+    bucket = BUCKETS["directory bucket"]
+    server = served(truth(bucket))
+    server.refused_sessions = refused
+    await published_verified_grabbed(here, bucket)
+    assert server.refused_sessions == 0
     assert sorted(server.bodies()) == ["p/q/a", "p/q/b c", "p/q/d", "p/q/large"]
 
 

@@ -355,7 +355,8 @@ def _server(s3: QuirkyS3, host: str) -> ThreadingHTTPServer:
                 self.close_connection = True
                 return
             status, out, content = answer
-            self.send_response(status)
+            # With a Date and a Server of its own, unless the answer brings a Date.
+            (self.send_response_only if "Date" in out else self.send_response)(status)
             for name, value in out.items():
                 self.send_header(name, value)
             if not {"Content-Length", "Transfer-Encoding"} & set(out):
