@@ -159,9 +159,10 @@ def test_the_short_way_to_read_an_answer_means_what_the_long_way_means(
     headers: dict[bytes, bytes], operation: PutObject | UploadPart
 ) -> None:
     short = answers._as_sent(operation, Answer(200, headers, b""))
+    if short is None:
+        return
     with mock.patch.object(answers, "_as_sent", return_value=None):
-        long = response_of(operation, Answer(200, headers, b""))
-    assert short is None or short == long
+        assert short == response_of(operation, Answer(200, headers, b""))
 
 
 def test_an_answer_to_a_head() -> None:
@@ -197,9 +198,13 @@ def test_a_head_without_a_size_is_a_fault(size: bytes | None) -> None:
 
 @pytest.mark.parametrize("date", [b"", b"nonsense", b"Sun, 99 Nov 2026 12:00:00 GMT", b"\xff"])
 def test_dates_that_are_none(date: bytes) -> None:
-    head = response_of(HeadObject(key="k"), Answer(200, {b"content-length": b"1", b"last-modified": date}, b""))
+    headers = {b"content-length": b"1", b"last-modified": date}
+    head = response_of(HeadObject(key="k"), Answer(200, {**headers, b"etag": b'"e"'}, b""))
     assert isinstance(head, ObjectHead)
     assert head.last_modified is None
+    # S3 gives every object an ETag and a date: an answer with neither is not about an object.
+    with pytest.raises(ServerFault, match="describes no object"):
+        response_of(HeadObject(key="k"), Answer(200, headers, b""))
 
 
 def test_an_error_in_a_200() -> None:
