@@ -7,6 +7,7 @@ can be asked to commit; everything else is tested on real ones.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import re
 from collections.abc import Callable
@@ -18,6 +19,17 @@ from asyncsink.testing.faulty_peers import ActingPeer
 
 Fault = Callable[[str, str, int], bytes | None]
 """Given method, key and first byte: the answer to give instead (b"" hangs up), or None for the right one."""
+
+
+# Large objects are served in ranges, each with a checksum of the whole: the peer must not pause for it every time.
+@functools.lru_cache(maxsize=8)
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+@functools.lru_cache(maxsize=8)
+def _crc64nvme(data: bytes) -> str:
+    return checksum_of(data, "CRC64NVME").value
 
 
 class ObjectPeer(ActingPeer):
@@ -40,7 +52,7 @@ class ObjectPeer(ActingPeer):
 
     def etag(self, key: str) -> str:
         """The ETag that is told: the MD5, or one that proves nothing."""
-        digest = hashlib.md5(self.objects[key], usedforsecurity=False).hexdigest()
+        digest = _md5(self.objects[key])
         return f"{digest}-99" if self._multipart else digest
 
     async def _serve_requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -75,7 +87,7 @@ class ObjectPeer(ActingPeer):
             return b"HTTP/1.1 412 Precondition Failed\r\nContent-Length: 0\r\n\r\n"
         lines = [f'ETag: "{etag}"', "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT"]
         if not self._multipart:
-            lines.append(f"x-amz-checksum-crc64nvme: {checksum_of(data, 'CRC64NVME').value}")
+            lines.append(f"x-amz-checksum-crc64nvme: {_crc64nvme(data)}")
         status, body = "200 OK", data
         if wanted:
             first, last = int(wanted[1]), min(int(wanted[2]), len(data) - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ TreeOf = Callable[[Path], dict[str, bytes]]
 # The same in every worker: pieces of it name tests.
 LARGE = random.Random(1).randbytes(18 * MIB + 7)
 RANGE = 8 * MIB
-IMPATIENT = RetryPolicy(attempts=3, backoff_seconds_base=0.001, backoff_seconds_max=0.001, stall_seconds=0.3)
+QUICK = RetryPolicy(attempts=3, backoff_seconds_base=0.001, backoff_seconds_max=0.001)
+# Peer and grab share a process: on a busy machine, ranges that nobody holds back pause for some tenths of a second too.
+IMPATIENT = replace(QUICK, stall_seconds=1.5)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +33,7 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def grab(peer: ObjectPeer, directory: Path, **options: Any) -> asyncsink.GrabReport:
-    given: dict[str, Any] = {"retry": IMPATIENT, "region": "us-east-1"} | options
+    given: dict[str, Any] = {"retry": QUICK, "region": "us-east-1"} | options
     return await asyncsink.grab("s3://bucket", directory, endpoint_url=peer.endpoint_url, **given)
 
 
@@ -56,7 +59,7 @@ async def test_a_range_that_stalls_in_the_middle_is_received_again(tmp_path: Pat
             return answered(peer, first, b"?" * RANGE, sent)
 
         peer.fault = stall
-        report = await grab(peer, tmp_path)
+        report = await grab(peer, tmp_path, retry=IMPATIENT)
     report.raise_for_failures()
     assert (stalled, report.retries, report.receipts[0].attempts) == ([RANGE], 1, 2)
     assert tree_of(tmp_path) == {"k": LARGE}
