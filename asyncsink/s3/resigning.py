@@ -109,7 +109,7 @@ def _corrected_signer(signature_version: str) -> str:
 
     name = f"{signature_version}{_SUFFIX}"
     if name not in auth.AUTH_TYPE_MAPS:
-        signer = getattr(auth, _CORRECTED[signature_version])
+        signer: Any = getattr(auth, _CORRECTED[signature_version])
 
         class Corrected(signer):  # type: ignore[misc, unused-ignore]
             def _modify_request_before_signing(self, request: Any) -> None:
