@@ -97,7 +97,7 @@ def test_an_early_end_has_the_names_of_a_report() -> None:
     early = tally.as_dict(elapsed_seconds=1.0, interrupted=True)
     different = {name for name in report.keys() | early.keys() if report.get(name) != early.get(name)}
     assert report.keys() == early.keys()
-    assert different == {"interrupted", "objects_total", "requests", "retries"}
+    assert different == {"interrupted", "objects_total", "objects_unfinished", "requests", "retries"}
     assert (early["objects_total"], early["bytes_skipped"]) == (10, 10)
 
 
