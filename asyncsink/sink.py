@@ -199,8 +199,10 @@ class AsyncSink:
 
         Raises:
             ConfigError, SourceError: the file cannot be routed or read.
-            ExportFailed: it was not published; the message says why, `report` is the Failure. It concerns this caller
-                only: the sink goes on, unless it cannot record any more, and then the message says that.
+            ExportFailed: it was not published; the message says why, `report` is the Failure, and `__cause__` an error
+                of the class that it names. A server that is gone is waited for, for give_up_after_seconds at most. It
+                concerns this caller only: the sink goes on, unless it cannot record any more, and then the message
+                says that.
 
         It waits for its turn where its key is under way already: of two that come together, the first is recorded
         before the second begins.
@@ -232,7 +234,9 @@ class AsyncSink:
         if isinstance(outcome, (Receipt, Skip)):
             return outcome
         assert isinstance(outcome, Failure)  # nothing is planned here
-        raise ExportFailed(outcome.message, report=outcome)
+        from asyncsink.engine.messages import told_error  # only where a put has failed
+
+        raise ExportFailed(outcome.message, report=outcome) from told_error(outcome.error, outcome.message)
 
     async def submit(self, attribute: str, paths: Any) -> int:
         """Queue a path, or nested lists of paths, and return their number when they are queued; waits while the queue

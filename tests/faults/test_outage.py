@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,9 +22,11 @@ from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.verifying import verify_manifest
 from asyncsink.engine.whole_run import run_source
+from asyncsink.errors import ConnectionLost
 from asyncsink.grabber import S3Grabber
 from asyncsink.model import Event, Finished, GaveUp, Paused, Resumed
 from asyncsink.options import parse_options
+from asyncsink.s3 import availability
 from asyncsink.sources.directory import DirectorySource
 
 pytestmark = pytest.mark.anyio
@@ -69,6 +72,13 @@ def mortal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mortal]:
         yield mortal
     finally:
         mortal.die()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes seconds takes less of them, where it is in this process."""
+    monkeypatch.setattr(availability, "PAUSE_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(availability, "PROBE_SECONDS_MAX", 1.0)
 
 
 @pytest.fixture
@@ -151,7 +161,7 @@ async def test_several_processes_wait_and_go_on(mortal: Mortal, tree: Path) -> N
 @pytest.mark.parametrize("processes", [1, 2])
 async def test_a_server_that_stays_away_ends_the_run(mortal: Mortal, tree: Path, processes: int) -> None:
     watching = Watching(mortal, 5, comes_back=False)
-    report = await export(tree, watching, processes=processes, give_up_after_seconds=8)
+    report = await export(tree, watching, processes=processes, give_up_after_seconds=8 if processes > 1 else 3)
     assert report.interrupted
     assert "refuses connections for" in report.stop_reason
     assert report.objects_uploaded >= 5
@@ -187,7 +197,7 @@ async def test_a_grab_gives_up(mortal: Mortal, tree: Path, tmp_path: Path) -> No
     watching = Watching(mortal, 5, comes_back=False)
     options: dict[str, Any] = {"endpoint_url": mortal.url, "retry": QUICK, "concurrency": 2}
     async with asyncio.timeout(60):
-        grabber = S3Grabber("s3://outage", tmp_path / "here", give_up_after_seconds="8s", **options)
+        grabber = S3Grabber("s3://outage", tmp_path / "here", give_up_after_seconds="3s", **options)
         report = await grabber.run(observe=watching)
     assert report.interrupted
     assert "refuses connections for" in report.stop_reason
@@ -217,13 +227,17 @@ async def test_verify_waits_too(mortal: Mortal, tree: Path, tmp_path: Path) -> N
     assert any(isinstance(event, Resumed) for event in events)
 
 
-async def test_a_put_of_a_service_waits_and_then_fails_with_the_cause(mortal: Mortal, tree: Path) -> None:
-    options: dict[str, Any] = {"endpoint_url": mortal.url, "retry": QUICK, "give_up_after_seconds": 7}
+async def test_a_put_of_a_service_waits_and_then_fails_with_the_cause(
+    mortal: Mortal, tree: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {"endpoint_url": mortal.url, "retry": QUICK, "give_up_after_seconds": 3}
     async with asyncio.timeout(120), asyncsink.AsyncSink("s3://outage", **options) as sink:
         await sink.put("a", tree / "s000")
         mortal.die()
-        with pytest.raises(asyncsink.ExportFailed, match="could not be made"):
+        with pytest.raises(asyncsink.ExportFailed, match="could not be made") as caught:
             await sink.put("a", tree / "s001")
+        assert isinstance(caught.value.__cause__, ConnectionLost)
+        assert re.search(r"refuses connections for \d+ s; given up", caplog.text)
         # The sink lives: what comes later is tried, at once refused while nothing is there, and taken again then.
         with pytest.raises(asyncsink.ExportFailed, match="could not be made"):
             await sink.put("a", tree / "s002")
