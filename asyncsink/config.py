@@ -16,6 +16,10 @@ KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 BANDWIDTH_BYTES_PER_SECOND_MIN = 16 * KIB
 """Of each process: with less, two requests at a time would keep the server waiting too long."""
 
+WORKERS_MAX = 128
+"""Tasks that work on files at a time, at most, where nobody asks for more: each may have several requests in flight,
+and holds a file open."""
+
 WRITE_METADATA_NAME = "asyncsink-write"
 """User metadata (x-amz-meta-…) by which a write whose answer was lost is told from somebody else's."""
 WRITE_TOKEN_CHARACTERS = 32
@@ -186,7 +190,8 @@ class Limits:
 
     Attributes:
         concurrency: most requests in flight; None lets the policy go from `concurrency_start` up to `concurrency_max`.
-        concurrency_start, concurrency_max: for the adaptive limit.
+        concurrency_start, concurrency_max: for the adaptive limit. How far it goes, the network decides
+            (engine/concurrency.py): 1,024 in flight are 10,000 requests a second to a server that is 100 ms away.
         part_size_bytes: wanted size of a part; grows where 10,000 parts would not suffice.
         multipart_threshold_bytes: files of this size and more are sent in parts.
         memory_bytes: bytes of file content held at any moment, over all files and parts.
@@ -197,14 +202,24 @@ class Limits:
     """
 
     concurrency: int | None = None
-    concurrency_start: int = 32
-    concurrency_max: int = 128
+    concurrency_start: int = 64
+    concurrency_max: int = 1024
     part_size_bytes: int = 8 * MIB
     multipart_threshold_bytes: int = 8 * MIB
     memory_bytes: int = 256 * MIB
     queue_transfers: int = 1000
     reader_threads: int = 8
     bandwidth_bytes_per_second: int | None = None
+
+    @property
+    def workers(self) -> int:
+        """Tasks that work on files at a time. Requests in flight have their own limit."""
+        return self.concurrency or min(self.concurrency_max, WORKERS_MAX)
+
+    @property
+    def parts_held(self) -> int:
+        """Parts that may be in memory, or in sender threads, at a time."""
+        return max(1, min(self.workers, self.memory_bytes // self.part_size_bytes))
 
 
 @dataclass(frozen=True, slots=True)

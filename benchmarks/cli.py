@@ -1,5 +1,5 @@
 """The command line: run, quick, profile, kill, soak,
-list, table, readme, plot, plot-soak."""
+policy, list, table, readme, plot, plot-soak."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ import typer
 
 from benchmarks.chaos import cli as chaos
 from benchmarks.contenders import CONTENDERS
+from benchmarks.network_models import MODELS, simulate
 from benchmarks.plot import needs_matplotlib
 from benchmarks.plot import plot as draw
+from benchmarks.policy_plot import draw as draw_policy
+from benchmarks.policy_plot import summary
 from benchmarks.profile import profile
 from benchmarks.profile import render as render_profile
 from benchmarks.readme import PROFILE_BEGIN, PROFILE_END, replace_table, short_table
-from benchmarks.running import FORMAT, Order, run, save
+from benchmarks.running import FORMAT, RESULTS, Order, run, save
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.servers import ServerKind, TlsBy
 from benchmarks.table import render
@@ -131,6 +134,20 @@ def soak_command(**given: Any) -> None:
 
 
 app.command("plot-soak")(chaos.plot_soak)
+
+
+@app.command("policy")
+def policy_command(
+    output: Annotated[Path, typer.Option(help="Where the picture goes.")] = RESULTS / "policy.png",
+) -> None:
+    """The concurrency policy against models of networks and servers, as a picture. Nothing is sent."""
+    needs_matplotlib()
+    courses = []
+    for model in MODELS:
+        courses.append(simulate(model))
+        typer.echo(summary(courses[-1]))
+    draw_policy(courses, output)
+    _tell(f"written: {output.name}")
 
 
 @app.command("list")

@@ -9,11 +9,16 @@ from __future__ import annotations
 import gc
 import io
 import os
+import resource
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from asyncsink.paths import IS_UTF8
+
+OPEN_FILES = 8192
+"""Enough for 1,024 requests in flight, with their files."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _fill_standard_streams()
     if arguments is None and not (IS_UTF8 or sys.flags.utf8_mode):
         return _start_in_utf8_mode()
+    _allow_open_files()
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Looking for garbage among modules that are just being imported takes a fifth of a short run; the command's own
     # part begins with the collector on (cli/running.py).
@@ -42,6 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         gc.enable()
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit of open files as far as the system lets everybody, up to `OPEN_FILES`: it is low for the
+    sake of programs that use select(2), and a distant server needs many connections. The library leaves it alone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    with suppress(OSError, ValueError):  # then the run goes on with fewer, and says so where they are few
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _start_in_utf8_mode() -> int:

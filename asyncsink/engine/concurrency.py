@@ -1,25 +1,61 @@
 """Pure: how many requests should be in flight.
 
-Grow while throughput grows; halve when the server says SlowDown or errors rise; leave the limit alone while the
-source, not the limit, is what holds the run back. After a halving, growth is by small steps.
+The network decides. Where the server is far away, throughput doubles with the limit, and so the limit doubles every
+two round trips until that brings nothing. Where the server throttles or fails, the limit is halved, once in a round
+trip, and grows by small steps from there. While the source, not the limit, holds the run back, nothing is learned and
+nothing changes.
+
+    start ──doubling brings little──► steady ──now and then a step up, or down: kept where it brings something──► steady
+      ▲                                 │ ▲
+      └──throughput fell: the network ──┘ └── SlowDown or errors: half, then one small step a second
+         has changed
+
+A limit is judged by what comes after it has settled: first one round trip (the limit divided by the rate) is let pass,
+then the next ones are measured.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 REQUEST_COST_BYTES = 256 * 1024
 """What a request weighs besides its body: tiny objects are limited by requests, large ones by bytes."""
+DOUBLING_GAIN = 1.25
+"""Doubling goes on where it raised the throughput by this factor."""
 GAIN = 1.05
-"""A step up is kept when throughput rose by this factor."""
+"""Any step is kept where it raised the throughput by this factor."""
+FALL = 0.6
+"""A throughput below this share of the best one means that the network has changed."""
 ERROR_SHARE = 0.05
-PATIENCE_SAMPLES = 10
-"""Samples to rest after a step up that brought nothing, before the next try."""
+"""Of the requests in flight, or answered in one measurement. One error alone is never too many."""
+MEASURE_SECONDS_MIN = 0.05
+MEASURE_SECONDS_MAX = 2.0
+"""Seconds for which a limit is measured: one round trip, within these bounds."""
+STEADY_SECONDS_MIN = 0.25
+STEADY_ROUND_TRIPS = 3
+"""The same in the steady phase, where nothing is urgent, and chance has less to say."""
+PATIENCE_SECONDS = 4.0
+PATIENCE_SECONDS_MAX = 60.0
+"""Seconds from a step that brought nothing to the next try; doubled each time."""
+RECOVER_SECONDS = 0.1
+"""Seconds after a halving, at least, in which further SlowDowns are answers to what was sent before it."""
+RECOVER_ROUND_TRIPS = 1.5
+"""The same, where round trips take longer: some answers are later than most."""
+GENTLE_SECONDS = 30.0
+"""Seconds without a SlowDown after which steps up are large again."""
+GENTLE_STEP_SECONDS = 0.75
+"""Seconds from one small step that was kept to the next: a server's allowance for bursts is used up in between."""
+
+Phase = Literal["start", "steady"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look at the run: `seconds` long; counts as in s3.pacing.Window."""
+    """One look at the run: `seconds` long; counts as in s3.pacing.Window.
+
+    `idle` is True where nothing was in flight: its seconds say nothing about the network.
+    """
 
     seconds: float
     requests: int
@@ -27,11 +63,7 @@ class Sample:
     throttled: int
     errors: int
     saturated: bool
-
-    @property
-    def rate(self) -> float:
-        """Weighted bytes a second."""
-        return (self.bytes + self.requests * REQUEST_COST_BYTES) / self.seconds if self.seconds > 0 else 0.0
+    idle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,46 +72,151 @@ class State:
 
     Attributes:
         limit: requests in flight that are allowed now.
-        limit_before: the limit before the last step up, to return to when the step brought nothing.
-        rate_before: the throughput that the last step up has to beat.
-        rest: samples to wait before the next step up.
-        gentle: True once the server has throttled: steps are then small.
-        reason: why the last step was taken, for people.
+        phase: "start" doubles, "steady" tries a step now and then.
+        settle_seconds: to let pass before the limit is measured.
+        seconds, requests, weight, saturated: measured so far at this limit, and whether the limit was reached.
+        errors: since the measurement before this one.
+        round_trip_seconds: as the last whole measurement showed, or 0.
+        trying_from: the limit before the step that is being measured, or 0.
+        down: the step that is being measured, or the next one, leads down.
+        rate: weighted bytes a second at the limit before that step, or the best one seen.
+        patience_seconds, rest_seconds: from one try to the next, and what is left of it.
+        recover_seconds: in which further SlowDowns do not count.
+        gentle_seconds: for which steps up stay small.
+        reason: why the limit was changed last, for people.
     """
 
     limit: int
-    limit_before: int = 0
-    rate_before: float = 0.0
-    rest: int = 0
-    gentle: bool = False
+    phase: Phase = "start"
+    settle_seconds: float = 0.0
+    seconds: float = 0.0
+    requests: int = 0
+    weight: int = 0
+    saturated: bool = False
+    errors: int = 0
+    round_trip_seconds: float = 0.0
+    trying_from: int = 0
+    down: bool = False
+    rate: float = 0.0
+    patience_seconds: float = PATIENCE_SECONDS
+    rest_seconds: float = 0.0
+    recover_seconds: float = 0.0
+    gentle_seconds: float = 0.0
     reason: str = "start"
 
 
 def next_state(state: State, sample: Sample, *, limit_min: int, limit_max: int) -> State:
-    """The limit to use from now on, given what the last sample showed."""
-    if sample.throttled or sample.errors > max(1, sample.requests * ERROR_SHARE):
-        reason = "the server throttles" if sample.throttled else "errors rise"
-        limit = max(limit_min, state.limit // 2)
-        return State(limit=limit, rest=PATIENCE_SAMPLES // 2, gentle=True, reason=reason)
-    if state.rest:
-        return replace(state, rest=state.rest - 1)
-    if not sample.saturated or not sample.requests:
-        return state
-    if state.limit_before and sample.rate < state.rate_before * GAIN:
-        return State(
-            limit=state.limit_before,
-            rest=PATIENCE_SAMPLES,
-            gentle=state.gentle,
-            reason="more in flight brought nothing",
-        )
-    step = max(1, state.limit // 8) if state.gentle else max(1, state.limit // 2)
-    limit = min(limit_max, state.limit + step)
-    if limit == state.limit:
-        return replace(state, limit_before=0, rest=PATIENCE_SAMPLES)
-    return State(
-        limit=limit,
-        limit_before=state.limit,
-        rate_before=sample.rate,
-        gentle=state.gentle,
-        reason="throughput grows",
+    """The state after one more sample; its limit is to be used from now on."""
+    if state.limit > limit_max:
+        # What may be in flight was lowered from outside: what the rate was before is no measure any more.
+        state = replace(_moved(state, limit_max, "no more is allowed"), trying_from=0, rate=0.0)
+    state = replace(
+        state,
+        recover_seconds=max(0.0, state.recover_seconds - sample.seconds),
+        gentle_seconds=max(0.0, state.gentle_seconds - sample.seconds),
+        rest_seconds=max(0.0, state.rest_seconds - sample.seconds),
+        errors=state.errors + sample.errors,
     )
+    if sample.throttled or state.errors > max(1.0, max(state.limit, state.requests + sample.requests) * ERROR_SHARE):
+        return _halved(state, sample, limit_min)
+    if sample.idle:
+        # The first requests after a pause are no measure either.
+        return replace(_measure_anew(state), settle_seconds=MEASURE_SECONDS_MIN)
+    if state.settle_seconds > 0.0:
+        return replace(state, settle_seconds=max(0.0, state.settle_seconds - sample.seconds))
+    state = replace(
+        state,
+        seconds=state.seconds + sample.seconds,
+        requests=state.requests + sample.requests,
+        weight=state.weight + sample.bytes + sample.requests * REQUEST_COST_BYTES,
+        saturated=state.saturated or sample.saturated,
+    )
+    if state.phase == "start":
+        enough = state.seconds >= MEASURE_SECONDS_MIN and state.requests >= state.limit
+    else:
+        enough = state.seconds >= STEADY_SECONDS_MIN and state.requests >= STEADY_ROUND_TRIPS * state.limit
+    if not enough and state.seconds < MEASURE_SECONDS_MAX:
+        return state
+    if not state.saturated or not state.requests:
+        # Something else than the limit holds the run back: this measurement says nothing about it.
+        return _measure_anew(state)
+    round_trip = min(MEASURE_SECONDS_MAX, state.limit * state.seconds / state.requests)
+    return _judged(replace(state, round_trip_seconds=round_trip), limit_min, limit_max)
+
+
+def _judged(state: State, limit_min: int, limit_max: int) -> State:
+    """What a whole measurement at a limit that was reached comes to."""
+    rate = state.weight / state.seconds
+    if state.trying_from:
+        if rate < state.rate * GAIN:
+            return _back(state)
+        doubling = state.phase == "start" and rate >= state.rate * DOUBLING_GAIN
+        state = replace(state, phase="start" if doubling else "steady", patience_seconds=PATIENCE_SECONDS)
+        if state.gentle_seconds:
+            rested = replace(state, trying_from=0, rate=rate, rest_seconds=GENTLE_STEP_SECONDS)
+            return _measure_anew(rested)
+        return _step(state, rate, limit_min, limit_max, "fewer bring more" if state.down else "throughput grows")
+    if state.phase == "start":
+        return _step(state, rate, limit_min, limit_max, "throughput grows")
+    if rate < state.rate * FALL and not state.gentle_seconds:
+        # Answers take longer than they did: what was enough in flight is no more.
+        return _step(replace(state, phase="start", down=False), rate, limit_min, limit_max, "throughput fell")
+    if state.rest_seconds:
+        # The best rate fades, so that one lucky measurement is not the measure for ever.
+        return replace(_measure_anew(state), rate=max(rate, 0.9 * state.rate + 0.1 * rate))
+    reason = "fewer may bring more" if state.down else "throughput may grow"
+    return _step(state, rate, limit_min, limit_max, reason)
+
+
+def _step(state: State, rate: float, limit_min: int, limit_max: int, reason: str) -> State:
+    """Another limit to try, or a rest where there is none in that direction."""
+    if state.down:
+        limit = max(limit_min, state.limit - max(1, state.limit // 5))
+    elif state.gentle_seconds:
+        limit = min(limit_max, state.limit + max(1, state.limit // 8))
+    else:
+        limit = min(limit_max, 2 * state.limit if state.phase == "start" else state.limit + max(1, state.limit // 4))
+    if limit == state.limit:
+        return _rested(replace(state, rate=rate))
+    return _moved(replace(state, rate=rate, trying_from=state.limit), limit, reason)
+
+
+def _back(state: State) -> State:
+    """To the limit before a step that brought nothing."""
+    reason = "fewer bring less" if state.down else "more in flight brought nothing"
+    return _moved(_rested(state), state.trying_from, reason)
+
+
+def _rested(state: State) -> State:
+    """Stay for a while, and try the other direction then; a server that throttles is not suspected of crowding."""
+    patience = min(PATIENCE_SECONDS_MAX, 2 * state.patience_seconds)
+    down = not state.down and not state.gentle_seconds
+    rested = replace(state, phase="steady", trying_from=0, down=down, rest_seconds=state.patience_seconds)
+    return _measure_anew(replace(rested, patience_seconds=patience))
+
+
+def _halved(state: State, sample: Sample, limit_min: int) -> State:
+    state = replace(
+        _measure_anew(state),
+        phase="steady",
+        trying_from=0,
+        down=False,
+        rate=0.0,
+        rest_seconds=GENTLE_STEP_SECONDS,
+        gentle_seconds=GENTLE_SECONDS,
+        patience_seconds=PATIENCE_SECONDS,
+    )
+    if state.recover_seconds:
+        return state
+    reason = "the server throttles" if sample.throttled else "errors rise"
+    recover = max(RECOVER_SECONDS, RECOVER_ROUND_TRIPS * state.round_trip_seconds)
+    return replace(_moved(state, max(limit_min, state.limit // 2), reason), recover_seconds=recover)
+
+
+def _moved(state: State, limit: int, reason: str) -> State:
+    """At another limit; what was sent at the old one is let pass first."""
+    return replace(_measure_anew(state), limit=limit, settle_seconds=state.round_trip_seconds, reason=reason)
+
+
+def _measure_anew(state: State) -> State:
+    return replace(state, seconds=0.0, requests=0, weight=0, saturated=False, errors=0)

@@ -27,9 +27,13 @@ PER_READER = 4
 """A file that is written and its directory, a companion of its source, and what is written of that."""
 PER_FILE = 2
 """A source in parts and its local copy, or a received file and its state: open from the first part to the last."""
-PER_REQUEST = 5
-"""A sender thread with its connection and its pipe, and a connection that each lane keeps."""
-PER_TRANSFER = PER_FILE + PER_REQUEST
+PER_SENDER = 3
+"""A sender thread's connection and its pipe; there are as many as memory has room for parts."""
+PER_REQUEST = 2
+"""A connection that each lane keeps."""
+PER_TRANSFER = PER_FILE + PER_SENDER + PER_REQUEST
+"""Of the first transfers. Where more requests are in flight than there are sender threads, or than there are tasks that
+work on files, one more costs less."""
 SETTLE_SECONDS = 0.05
 """Pause between two looks at whether others have let go of what a share is to get."""
 
@@ -93,17 +97,13 @@ class Share:
         self._account.close(self)
 
     def cost(self, transfers: int) -> int:
-        """Descriptors that so many transfers at a time take at most."""
-        return self._cost(transfers, transfers)
+        """Descriptors that so many requests at a time take at most, with the files that they are for."""
+        return _cost(self.limits, transfers, transfers)
 
     def held(self) -> int:
         """Descriptors that are taken at most until what is under way, beyond what is allowed now, is over."""
         requests = self._in_flight() if self._in_flight is not None else 0
-        return self._cost(max(self.allowed, self.busy), max(self.allowed, requests))
-
-    def _cost(self, files: int, requests: int) -> int:
-        readers = min(self.limits.reader_threads, files)
-        return BESIDE + readers * PER_READER + files * PER_FILE + requests * PER_REQUEST
+        return _cost(self.limits, max(self.allowed, self.busy), max(self.allowed, requests))
 
     def allow(self, transfers: int) -> None:
         """Set `allowed`. From any thread."""
@@ -229,6 +229,12 @@ def _affordable(share: Share, free: int) -> int:
     return bisect.bisect_right(range(1, share.limits.concurrency_max + 1), free, key=share.cost)
 
 
+def _cost(limits: Limits, files: int, requests: int) -> int:
+    files = min(files, limits.workers)
+    readers, senders = min(limits.reader_threads, files), min(limits.parts_held, requests)
+    return BESIDE + readers * PER_READER + files * PER_FILE + senders * PER_SENDER + requests * PER_REQUEST
+
+
 def fitted(limits: Limits, free: int, most: int) -> Limits:
     """Pure: `limits`, lowered to what `free` of `most` open files allow; the same object where that is not needed.
 
@@ -240,8 +246,11 @@ def fitted(limits: Limits, free: int, most: int) -> Limits:
         raise _too_few(most)
     # A fifth reads, the rest sends.
     readers = min(limits.reader_threads, max(1, rest // (5 * PER_READER)))
-    transfers = (rest - readers * PER_READER) // PER_TRANSFER
-    if transfers >= limits.concurrency_max and readers == limits.reader_threads:
+    reading = replace(limits, reader_threads=readers)
+    transfers = bisect.bisect_right(
+        range(1, limits.concurrency_max + 1), free, key=lambda requests: _cost(reading, requests, requests)
+    )
+    if transfers == limits.concurrency_max and readers == limits.reader_threads:
         return limits
     return replace(
         limits,

@@ -105,7 +105,7 @@ class Pipeline:
         self._policies = policies
         self._hurry = hurry
         self.recording = Recording(recorder, record_seconds)
-        self._workers = limits.concurrency_max
+        self._workers = limits.workers
         self._send: MemoryObjectSendStream[Entry]
         self._receive: MemoryObjectReceiveStream[Entry]
         self._queue_transfers = limits.queue_transfers

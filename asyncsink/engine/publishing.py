@@ -215,7 +215,7 @@ class Publisher:
                 budget=self._budget,
                 buffers=self._buffers,
                 threads=self._threads,
-                runners_max=self._limits.concurrency_max,
+                runners_max=self._limits.parts_held,
                 slots=self._slots,
                 progress=self._progress,
             )

@@ -10,17 +10,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from anyio import CapacityLimiter
 
 from asyncsink.engine.concurrency import Sample, State, next_state
-from asyncsink.engine.tuner import BEAT_SECONDS
 
 SLOTS_PER_CORE = 2
 """To begin with: one body is being sent while another is read."""
 SLOTS_START_MIN = 4
-RAMP_FACTOR = 3
+WINDOW_SECONDS = 0.25
+"""Over which the processor's share is taken: the tuner's beat is too short for that."""
 CPU_SHARE_MAX = 0.25
 """Of all cores. A process that uses more is held back by them, or by a server that it shares them with."""
 
@@ -45,9 +44,8 @@ class SenderSlots:
         self._cpu_clock = cpu_clock
         self._cores = cores or _usable_cores()
         self._limiter: CapacityLimiter | None = None
-        self._slots_max = max(SLOTS_START_MIN, SLOTS_PER_CORE * self._cores)
+        self._slots_min = self._slots_max = max(SLOTS_START_MIN, SLOTS_PER_CORE * self._cores)
         self._state = State(limit=self._slots_max)
-        self._ramp = True
         self._begin_window()
 
     def __repr__(self) -> str:
@@ -61,8 +59,8 @@ class SenderSlots:
     def open(self, slots_max: int) -> CapacityLimiter:
         """The tokens; `slots_max` (at least 1) is how many there may be at most."""
         if self._limiter is None:
-            self._slots_max = slots_max
-            self._state = State(limit=min(self._state.limit, slots_max))
+            self._slots_min, self._slots_max = min(self._slots_min, slots_max), slots_max
+            self._state = State(limit=self._slots_min)
             self._limiter = CapacityLimiter(self._state.limit)
             self._begin_window()
         return self._limiter
@@ -76,25 +74,15 @@ class SenderSlots:
         if limiter.available_tokens <= 0:
             self._saturated = True
         seconds = self._clock() - self._began
-        if seconds < BEAT_SECONDS:
+        if seconds < WINDOW_SECONDS:
             return
         cpu_share = (self._cpu_clock() - self._cpu_began) / (seconds * self._cores)
         more_could_help = self._saturated and cpu_share < CPU_SHARE_MAX
         # What throttles and fails is the pacer's business: its tokens bound these.
         sample = Sample(seconds, self._requests, self._bytes, 0, 0, more_could_help)
-        self._state = self._step(sample)
+        self._state = next_state(self._state, sample, limit_min=self._slots_min, limit_max=self._slots_max)
         limiter.total_tokens = self._state.limit
         self._begin_window()
-
-    def _step(self, sample: Sample) -> State:
-        before = self._state.limit
-        state = next_state(self._state, sample, limit_min=1, limit_max=self._slots_max)
-        if state.limit < before:
-            self._ramp = False
-        if self._ramp and state.limit > before:
-            # Until a step brings nothing, larger ones: short runs have no time for many.
-            state = replace(state, limit=min(self._slots_max, before * RAMP_FACTOR))
-        return state
 
     def _begin_window(self) -> None:
         self._began = self._clock()

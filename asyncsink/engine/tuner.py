@@ -12,7 +12,11 @@ from asyncsink.engine.concurrency import Sample, State, next_state
 from asyncsink.model import Event, LimitChanged
 from asyncsink.s3.pacing import Pacer
 
-BEAT_SECONDS = 0.5
+BEAT_SECONDS = 0.025
+"""A run of a few seconds has time for many steps only where a round trip is seen soon after it has ended."""
+IDLE_AFTER_SECONDS = 1.0
+IDLE_BEAT_SECONDS = 0.25
+"""The beat of a service that publishes nothing at the moment: it should not wake a processor 40 times a second."""
 
 
 class Tuner:
@@ -33,6 +37,7 @@ class Tuner:
         self._clock = clock
         self._sleep = sleep
         self._state = State(limit=pacer.limit)
+        self._idle_seconds = 0.0
         self.limit_elsewhere = 0
         """Requests that the run's other processes may have in flight; what is told is about all of them."""
 
@@ -43,7 +48,7 @@ class Tuner:
         """Tune until cancelled."""
         before = self._clock()
         while True:
-            await self._sleep(BEAT_SECONDS)
+            await self._sleep(BEAT_SECONDS if self._idle_seconds < IDLE_AFTER_SECONDS else IDLE_BEAT_SECONDS)
             now = self._clock()
             await self.step(now - before)
             before = now
@@ -51,7 +56,17 @@ class Tuner:
     async def step(self, seconds: float) -> None:
         """One look, `seconds` after the last."""
         window = self._pacer.take_window()
-        sample = Sample(seconds, window.requests, window.bytes, window.throttled, window.errors, window.saturated)
+        idle = not window.requests and not self._pacer.in_flight
+        self._idle_seconds = self._idle_seconds + seconds if idle else 0.0
+        sample = Sample(
+            seconds=seconds,
+            requests=window.requests,
+            bytes=window.bytes,
+            throttled=window.throttled,
+            errors=window.errors,
+            saturated=window.saturated,
+            idle=idle,
+        )
         most = self._pacer.most
         limit_max = self._limit_max if most is None else min(self._limit_max, most)
         state = next_state(self._state, sample, limit_min=1, limit_max=limit_max)

@@ -122,7 +122,7 @@ async def run_source(
                     surveyed=source.replayable,
                     ledger=survey.ledger,
                     objects_total=progress.objects_total,
-                    workers=settings.limits.concurrency_max,
+                    workers=settings.limits.workers,
                     hops=run.hops,
                     limiter=threads,
                     turns=run.turns,

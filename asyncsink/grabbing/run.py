@@ -20,6 +20,7 @@ from asyncsink.engine.events import Events
 from asyncsink.engine.halt import Halt
 from asyncsink.engine.outcomes import may_pass
 from asyncsink.engine.pipeline import LATER_MAX
+from asyncsink.engine.producer import WORKERS_USUAL
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.recorder import Recorder, Recording
 from asyncsink.engine.run import few_files, surface
@@ -85,7 +86,7 @@ class GrabRun:
         self._listable = True
         self._send: MemoryObjectSendStream[list[Wanted]]
         self._receive: MemoryObjectReceiveStream[list[Wanted]]
-        self._send, self._receive = anyio.create_memory_object_stream[list[Wanted]](self._limits.concurrency_max)
+        self._send, self._receive = anyio.create_memory_object_stream[list[Wanted]](self._limits.workers)
 
     async def run(self) -> GrabReport:
         """Grab everything.
@@ -247,7 +248,7 @@ class GrabRun:
     ) -> None:
         async with anyio.create_task_group() as workers:
             fetcher = self._fetcher(stack, landing, Lander(landing, threads, workers), threads)
-            for _ in range(self._limits.concurrency_max):
+            for _ in range(self._limits.workers):
                 workers.start_soon(self._work, fetcher, share)
             await feed(fetcher)
             self._send.close()
@@ -257,7 +258,7 @@ class GrabRun:
         later, self._later = self._later, []
         log.info("%d objects that failed are tried once more", len(later))
         self._receive.close()
-        self._send, self._receive = anyio.create_memory_object_stream[list[Wanted]](self._limits.concurrency_max)
+        self._send, self._receive = anyio.create_memory_object_stream[list[Wanted]](self._limits.workers)
 
         async def feed(_: Fetcher) -> None:
             while later:
@@ -370,7 +371,7 @@ class GrabRun:
         await self._send_small(fetcher, small)
 
     async def _send_small(self, fetcher: Fetcher, small: Sequence[Wanted]) -> None:
-        for batch in _batches(small, fetcher.range_bytes, self._limits.concurrency_start):
+        for batch in _batches(small, fetcher.range_bytes, min(self._limits.workers, WORKERS_USUAL)):
             await self._send.send(batch)
 
     async def _deliver_empty(self, fetcher: Fetcher) -> None:

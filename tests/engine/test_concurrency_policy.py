@@ -2,128 +2,215 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import astuple
 from itertools import pairwise
+from typing import Any
 
 import hypothesis.strategies as st
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 
-from asyncsink.engine.concurrency import PATIENCE_SAMPLES, Sample, State, next_state
+from asyncsink.engine.concurrency import (
+    GENTLE_SECONDS,
+    PATIENCE_SECONDS,
+    RECOVER_SECONDS,
+    Sample,
+    State,
+    next_state,
+)
+
+BEAT_SECONDS = 0.025
 
 
-def sample(requests: int = 100, size: int = 0, throttled: int = 0, errors: int = 0, saturated: bool = True) -> Sample:
-    return Sample(0.5, requests, size, throttled, errors, saturated)
+def beat(requests: int = 100, **other: Any) -> Sample:
+    given = {"seconds": BEAT_SECONDS, "bytes": 0, "throttled": 0, "errors": 0, "saturated": True, **other}
+    return Sample(requests=requests, **given)
 
 
-def step(state: State, seen: Sample, limit_max: int = 128) -> State:
+def step(state: State, seen: Sample, limit_max: int = 1024) -> State:
     return next_state(state, seen, limit_min=1, limit_max=limit_max)
 
 
-def test_grows_while_throughput_grows() -> None:
-    state = State(limit=32)
+def go_on(state: State, seconds: float, requests_per_second: float, limit_max: int = 1024) -> list[int]:
+    """The limits over so many seconds at a throughput that does not depend on them."""
     limits = []
-    for requests in (100, 150, 220, 330, 500):
-        state = step(state, sample(requests))
+    for _ in range(round(seconds / BEAT_SECONDS)):
+        state = step(state, beat(round(requests_per_second * BEAT_SECONDS)), limit_max)
         limits.append(state.limit)
-    assert limits == [48, 72, 108, 128, 128]
+    return limits
 
 
-def test_goes_back_when_a_step_brought_nothing_and_rests() -> None:
-    state = step(State(limit=32), sample(100))
-    assert state.limit == 48
-    state = step(state, sample(101))
-    assert (state.limit, state.reason) == (32, "more in flight brought nothing")
-    for _ in range(PATIENCE_SAMPLES):
-        state = step(state, sample(300))
-        assert state.limit == 32
-    assert step(state, sample(300)).limit == 48
+def climbed(limit: int, requests_per_second: float) -> State:
+    """After the first measurement, which is followed by a step up in any case."""
+    state = State(limit=limit)
+    while state.limit == limit:
+        state = step(state, beat(round(requests_per_second * BEAT_SECONDS)))
+    return state
 
 
-def test_halves_when_the_server_throttles_and_recovers_gently() -> None:
-    state = step(State(limit=64), sample(throttled=1))
+def test_the_limit_doubles_while_throughput_doubles() -> None:
+    state, limits = State(limit=64), [64]
+    for _ in range(40):
+        # A server that is 50 ms away: two beats for a round trip.
+        state = step(state, beat(state.limit // 2))
+        if state.limit != limits[-1]:
+            limits.append(state.limit)
+    assert limits == [64, 128, 256, 512, 1024]
+
+
+def test_doubling_that_brings_nothing_is_taken_back_and_not_tried_for_a_while() -> None:
+    assert climbed(64, 4000).limit == 128
+    limits = go_on(climbed(64, 4000), PATIENCE_SECONDS, 4000)
+    assert limits[0] == 128
+    first = limits.index(64)
+    assert first < 10
+    assert set(limits[first:]) == {64}
+
+
+def test_tries_become_rare_where_they_bring_nothing() -> None:
+    limits = go_on(climbed(64, 4000), 300, 4000)
+    tries = sum(after != before == 64 for before, after in pairwise(limits))
+    assert 5 <= tries <= 9
+    assert sum(limit == 64 for limit in limits) > 0.95 * len(limits)
+    assert {80, 52} <= set(limits), "a step up as well as a step down was tried"
+
+
+def test_a_throttling_server_halves_the_limit_which_then_grows_by_small_steps() -> None:
+    state = step(State(limit=64), beat(throttled=1))
     assert (state.limit, state.reason) == (32, "the server throttles")
-    for _ in range(PATIENCE_SAMPLES // 2):
-        state = step(state, sample())
-    assert state.limit == 32
-    assert step(state, sample()).limit == 36
-
-
-def test_halves_when_errors_rise_but_not_for_one() -> None:
-    assert step(State(limit=64), sample(errors=10)).limit == 32
-    assert step(State(limit=64), sample(requests=3, errors=1)).limit == 96
-
-
-def test_stays_where_the_source_is_the_bottleneck() -> None:
-    state = State(limit=32)
-    assert step(state, sample(saturated=False)) == state
-
-
-def test_idle_changes_nothing() -> None:
-    state = State(limit=32)
-    assert step(state, sample(requests=0)) == state
-
-
-@given(
-    st.lists(
-        st.builds(
-            Sample,
-            seconds=st.floats(0.01, 10),
-            requests=st.integers(0, 10_000),
-            bytes=st.integers(0, 1 << 40),
-            throttled=st.integers(0, 3),
-            errors=st.integers(0, 100),
-            saturated=st.booleans(),
-        ),
-        max_size=60,
-    ),
-    st.integers(1, 300),
-)
-def test_the_limit_never_leaves_its_bounds_and_moves_by_at_most_half(samples: list[Sample], limit_max: int) -> None:
-    states = [State(limit=min(32, limit_max))]
-    for seen in samples:
-        states.append(step(states[-1], seen, limit_max))
-    for before, after in pairwise(states):
-        assert 1 <= after.limit <= limit_max
-        assert after.limit >= before.limit // 2
-        assert after.limit <= max(before.limit + max(1, before.limit // 2), before.limit_before)
-
-
-@given(st.integers(1, 1024), st.integers(1, 1024), st.integers(1, 20))
-def test_a_storm_ends_with_one_request_in_flight_and_not_below(start: int, limit_max: int, beats: int) -> None:
-    state = State(limit=min(start, limit_max))
-    for _ in range(beats):
-        state = step(state, sample(throttled=1), limit_max)
-    assert state.limit == max(1, min(start, limit_max) >> beats)
-    assert state.gentle
-
-
-@given(st.integers(1, 20), st.integers(1, 256), st.floats(0.001, 1.0))
-def test_after_a_storm_the_limit_comes_back_where_the_server_keeps_up(
-    beats: int, limit_max: int, latency_seconds: float
-) -> None:
-    """Throughput that rises with the limit, as where latency is what a request costs: back to the top, in steps."""
-    state = State(limit=limit_max)
-    for _ in range(beats):
-        state = step(state, sample(throttled=1), limit_max)
-    samples = 0
-    while state.limit < limit_max:
-        samples += 1
-        before = state
-        seen = Sample(1.0, max(1, round(1000 * state.limit / latency_seconds)), 0, 0, 0, saturated=True)
-        state = step(state, seen, limit_max)
-        assert state.limit >= before.limit
-        assert samples <= PATIENCE_SAMPLES + 16 + 6 * limit_max.bit_length()
-
-
-@given(st.integers(2, 100), st.integers(1, 128))
-def test_a_server_that_takes_so_many_keeps_most_of_them(capacity: int, start: int) -> None:
-    """It throttles whenever more are in flight: the limit swings around its capacity, and rarely goes too far."""
-    state = State(limit=start)
-    limits: list[int] = []
-    for _ in range(400):
-        over = max(0, state.limit - capacity)
-        state = step(state, Sample(1.0, 1000 * min(state.limit, capacity), 0, over, 0, saturated=True))
+    limits = [32]
+    for _ in range(round(10 / BEAT_SECONDS)):
+        state = step(state, beat(state.limit))
         limits.append(state.limit)
-    steady = limits[100:]
-    assert max(steady) <= capacity + max(1, capacity // 8)
-    assert min(steady) >= capacity // 2
-    assert sum(limit > capacity for limit in steady) < len(steady) / 6
+    assert 40 < limits[-1] < 120
+    assert all(after - before <= max(1, before // 8) for before, after in pairwise(limits))
+
+
+def test_what_was_sent_before_a_halving_does_not_halve_again() -> None:
+    state = climbed(64, 640)  # a round trip takes 0.1 s
+    state = step(state, beat(throttled=40))
+    assert state.limit == 64
+    for _ in range(5):
+        state = step(state, beat(throttled=20))
+    assert state.limit == 64
+    state = step(step(state, beat(throttled=20)), beat(throttled=20))
+    assert state.limit == 32
+
+
+@pytest.mark.parametrize(("errors", "after"), [(1, 64), (3, 64), (4, 32), (64, 32)])
+def test_errors_halve_where_they_are_a_share_of_what_is_in_flight(errors: int, after: int) -> None:
+    state = State(limit=64)
+    for number in range(4):
+        # One after another, as they are seen at a beat that is much shorter than a round trip.
+        state = step(state, beat(1, errors=errors // 4 + (number < errors % 4)))
+    assert state.limit == after
+
+
+def test_one_error_alone_is_never_too_many() -> None:
+    assert step(State(limit=1), beat(1, errors=1)).limit == 1
+    assert step(step(State(limit=8), beat(1, errors=1)), beat(1, errors=1)).limit == 4
+
+
+def test_the_limit_stays_where_the_source_is_what_holds_the_run_back() -> None:
+    state = State(limit=64)
+    for _ in range(4000):
+        state = step(state, beat(saturated=False))
+    assert state.limit == 64
+
+
+def test_a_pause_is_no_measure() -> None:
+    """A limit that is being tried is not given up because a service had nothing to publish for a while."""
+    state = climbed(64, 1000)
+    for _ in range(400):
+        state = step(state, beat(0, saturated=False, idle=True))
+    limits = []
+    for _ in range(40):
+        state = step(state, beat(state.limit // 2))
+        limits.append(state.limit)
+    assert limits[0] == 128
+    assert limits[-1] == 1024
+
+
+def test_a_bound_that_is_lowered_lowers_the_limit() -> None:
+    state = step(climbed(64, 1000), beat(), limit_max=20)
+    assert (state.limit, state.reason) == (20, "no more is allowed")
+
+
+SAMPLES = st.lists(
+    st.builds(
+        Sample,
+        seconds=st.floats(0, 10) | st.just(BEAT_SECONDS),
+        requests=st.integers(0, 10_000),
+        bytes=st.integers(0, 1 << 40),
+        throttled=st.sampled_from([0, 0, 0, 0, 1, 100]),
+        errors=st.sampled_from([0, 0, 0, 1, 100]),
+        saturated=st.booleans() | st.just(True),
+        idle=st.sampled_from([False, False, False, True]),
+    ),
+    max_size=120,
+)
+
+
+@given(SAMPLES, st.integers(1, 2000), st.integers(1, 2000))
+def test_any_sequence_of_samples_keeps_the_bounds(samples: list[Sample], limit_max: int, start: int) -> None:
+    """Within the bounds, never more than doubled, never less than halved but back to where a step began; finite."""
+    state = State(limit=min(start, limit_max))
+    for seen in samples:
+        before = state
+        state = step(before, seen, limit_max)
+        assert state == step(before, seen, limit_max), "pure"
+        assert 1 <= state.limit <= limit_max
+        assert state.limit <= max(2 * before.limit, before.trying_from)
+        assert state.limit >= before.limit // 2
+        assert all(math.isfinite(value) and value >= 0 for value in astuple(state) if isinstance(value, int | float))
+        assert state.trying_from <= limit_max
+
+
+@given(SAMPLES, st.integers(1, 2000))
+def test_throttling_halves_once_in_the_seconds_after_a_halving(samples: list[Sample], limit_max: int) -> None:
+    state = State(limit=limit_max)
+    since = math.inf
+    for seen in samples:
+        before = state
+        state = step(before, seen, limit_max)
+        since += seen.seconds
+        halved = state.limit < before.limit and state.reason in ("the server throttles", "errors rise")
+        if halved:
+            assert state.limit == max(1, before.limit // 2)
+            assert since >= RECOVER_SECONDS * (1 - 1e-9)
+            since = 0.0
+        elif seen.throttled and not before.recover_seconds:
+            assert before.limit == 1
+            since = 0.0
+        if seen.throttled:
+            assert state.limit <= before.limit
+            assert state.gentle_seconds == GENTLE_SECONDS
+
+
+@given(st.integers(1, 1024), st.floats(0.5, 20.0))
+def test_a_storm_ends_with_one_request_in_flight_and_not_below(start: int, seconds: float) -> None:
+    state = State(limit=start)
+    for _ in range(round(seconds / BEAT_SECONDS)):
+        state = step(state, beat(throttled=50))
+    assert state.limit >= max(1, start >> math.ceil(seconds / RECOVER_SECONDS))
+    assert state.limit <= max(1, start >> math.floor(seconds / (RECOVER_SECONDS + 2 * BEAT_SECONDS)))
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 1024), st.integers(1, 1024), st.floats(0.001, 0.5))
+def test_after_a_storm_the_limit_comes_back_where_the_server_keeps_up(
+    start: int, limit_max: int, latency_seconds: float
+) -> None:
+    """Throughput that rises with the limit, as where latency is what a request costs: back to the top, though one step
+    or another is taken back where few requests fall into a measurement."""
+    state = State(limit=min(start, limit_max))
+    for _ in range(100):
+        state = step(state, beat(throttled=5), limit_max)
+    seconds, owed = 0.0, 0.0
+    while state.limit < limit_max:
+        owed += BEAT_SECONDS * state.limit / latency_seconds
+        state = step(state, beat(int(owed)), limit_max)
+        owed -= int(owed)
+        seconds += BEAT_SECONDS
+        assert seconds < 180

@@ -8,7 +8,7 @@ import pytest
 from anyio import CapacityLimiter
 
 from asyncsink.config import MIB, Limits
-from asyncsink.engine.sender_slots import RAMP_FACTOR, SLOTS_PER_CORE, SLOTS_START_MIN, SenderSlots
+from asyncsink.engine.sender_slots import SLOTS_PER_CORE, SLOTS_START_MIN, SenderSlots
 from asyncsink.s3.wire.sender_lane import threads_for
 
 pytestmark = pytest.mark.anyio
@@ -71,8 +71,8 @@ async def test_connections_that_bring_nothing_are_given_up() -> None:
         machine.send_for(0.5, slots, limiter)
         seen.add(limiter.total_tokens)
     assert min(seen) == SLOTS_START
-    assert max(seen) <= RAMP_FACTOR * SLOTS_START
-    assert limiter.total_tokens <= 1.5 * SLOTS_START, "the first step in vain was the last large one"
+    assert max(seen) == 2 * SLOTS_START
+    assert limiter.total_tokens <= 1.25 * SLOTS_START, "the first step in vain was the last large one"
 
 
 async def test_slots_that_are_not_all_in_use_stay_as_they_are() -> None:

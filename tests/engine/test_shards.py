@@ -73,8 +73,8 @@ def test_shards_are_of_about_equal_size(count: int) -> None:
 def test_limits_are_shared_out_and_never_multiplied(processes: int, concurrency: int | None, memory: int) -> None:
     whole = Limits(
         concurrency=concurrency,
-        concurrency_start=concurrency or 32,
-        concurrency_max=concurrency or 128,
+        concurrency_start=concurrency or 64,
+        concurrency_max=concurrency or 1024,
         memory_bytes=memory * MIB,
     )
     shares = divide(whole, processes, 10)

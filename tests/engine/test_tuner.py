@@ -1,11 +1,11 @@
-"""What is told of the limit on requests is about all processes of a run."""
+"""The tuner: what is said of the limit is about all processes of a run, and its beat rests with the run."""
 
 from __future__ import annotations
 
 import pytest
 
 from asyncsink.config import Limits
-from asyncsink.engine.tuner import Tuner
+from asyncsink.engine.tuner import BEAT_SECONDS, IDLE_BEAT_SECONDS, Tuner
 from asyncsink.model import Event, LimitChanged
 from asyncsink.s3.pacing import Pacer
 
@@ -28,3 +28,30 @@ async def test_the_limits_of_other_processes_count() -> None:
     await tuner.step(0.5)
     assert pacer.limit == 4
     assert told == [LimitChanged(18, 14, "the server throttles"), LimitChanged(14, 11, "errors rise")]
+
+
+async def test_a_service_that_publishes_nothing_is_woken_seldom() -> None:
+    slept: list[float] = []
+    now = 0.0
+    pacer = Pacer(8)
+
+    class Stopped(Exception):
+        pass
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        slept.append(seconds)
+        if len(slept) == 100:
+            pacer._window.requests = 1  # a file is published again
+        if len(slept) == 110:
+            raise Stopped
+
+    async def emit(event: Event) -> None:
+        raise AssertionError(event)
+
+    with pytest.raises(Stopped):
+        await Tuner(pacer, Limits(), emit, clock=lambda: now, sleep=sleep).run()
+    assert set(slept[:40]) == {BEAT_SECONDS}
+    assert set(slept[50:100]) == {IDLE_BEAT_SECONDS}
+    assert set(slept[100:]) == {BEAT_SECONDS}

@@ -21,7 +21,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncsink.config import Limits
-from asyncsink.engine.descriptors import BESIDE, PER_READER, PER_TRANSFER, SETTLE_SECONDS, Account, Share, fitted
+from asyncsink.engine.descriptors import (
+    BESIDE,
+    PER_FILE,
+    PER_READER,
+    PER_REQUEST,
+    PER_SENDER,
+    PER_TRANSFER,
+    SETTLE_SECONDS,
+    Account,
+    Share,
+    fitted,
+)
 from asyncsink.errors import ConfigError
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, StoredObject, quirky_s3
 
@@ -32,17 +43,19 @@ FEWEST = BESIDE + PER_READER + PER_TRANSFER
 
 
 @given(
-    free=st.integers(FEWEST, 3000),
-    fixed=st.none() | st.integers(1, 300),
+    free=st.integers(FEWEST, 9000),
+    fixed=st.none() | st.integers(1, 1024),
     readers=st.integers(1, 64),
 )
 def test_what_is_taken_fits(free: int, fixed: int | None, readers: int) -> None:
     asked = Limits(
-        concurrency=fixed, concurrency_start=fixed or 32, concurrency_max=fixed or 128, reader_threads=readers
+        concurrency=fixed, concurrency_start=fixed or 64, concurrency_max=fixed or 1024, reader_threads=readers
     )
     limits = fitted(asked, free, free)
-    taken = BESIDE + limits.reader_threads * PER_READER + limits.concurrency_max * PER_TRANSFER
+    taken = BESIDE + limits.reader_threads * PER_READER + limits.concurrency_max * PER_REQUEST
+    taken += limits.workers * PER_FILE + limits.parts_held * PER_SENDER
     assert taken <= free
+    assert limits.concurrency_max == asked.concurrency_max or taken > free - PER_TRANSFER, "no fewer than fit"
     assert 1 <= limits.reader_threads <= readers
     assert 1 <= limits.concurrency_start <= limits.concurrency_max <= asked.concurrency_max
     assert limits.concurrency is None or limits.concurrency == limits.concurrency_max
@@ -55,9 +68,18 @@ def test_too_few_are_refused(free: int) -> None:
         fitted(Limits(), free, 20)
 
 
-def test_the_usual_limit_of_a_system_lowers_nothing() -> None:
-    limits = Limits()
-    assert fitted(limits, 1024 - 20, 1024) is limits
+@pytest.mark.parametrize(
+    ("most", "requests", "workers"), [(256, 24, 24), (1024, 300, 128), (4096, 1024, 128), (8192, 1024, 128)]
+)
+def test_the_usual_limits_of_systems(most: int, requests: int, workers: int) -> None:
+    """256 on macOS, 1,024 on Linux, and what the command asks for: from 3,000 on, nothing is lowered."""
+    asked = Limits()
+    limits = fitted(asked, most - 20, most)
+    assert requests <= limits.concurrency_max <= 1.1 * requests
+    assert workers <= limits.workers <= 1.1 * workers
+    assert limits.concurrency_start == min(64, limits.concurrency_max)
+    assert limits.reader_threads == asked.reader_threads
+    assert (limits is asked) == (limits.concurrency_max == asked.concurrency_max)
 
 
 async def settled(*shares: Share) -> None:
@@ -70,10 +92,10 @@ async def settled(*shares: Share) -> None:
 
 @pytest.mark.anyio
 async def test_what_this_process_has_open_counts() -> None:
-    few = (await Account(lambda: 512, lambda: 10).open(Limits())).limits
-    fewer = (await Account(lambda: 512, lambda: 80).open(Limits())).limits
-    assert few.concurrency_max - fewer.concurrency_max == 70 // PER_TRANSFER
-    assert replace(fewer, concurrency_max=128, concurrency_start=32) == Limits()
+    few = (await Account(lambda: 1024, lambda: 10).open(Limits())).limits
+    fewer = (await Account(lambda: 1024, lambda: 80).open(Limits())).limits
+    assert few.concurrency_max - fewer.concurrency_max == 70 // PER_REQUEST
+    assert replace(fewer, concurrency_max=1024) == Limits()
 
 
 @pytest.mark.anyio
@@ -188,8 +210,10 @@ def distant() -> Iterator[QuirkyS3]:
         yield server
 
 
-def limited_here(server: QuirkyS3, most: int, home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return limited(server.environment(home), most, *arguments)
+def limited_here(
+    server: QuirkyS3, most: int, home: Path, *arguments: object, hard: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    return limited(server.environment(home), most, *arguments, hard=hard)
 
 
 def test_three_sinks_of_one_process_share_the_limit(tmp_path: Path, distant: QuirkyS3) -> None:
@@ -216,6 +240,30 @@ def test_a_grab_ends_well_with_few(lane: str, most: int, large: bool, tmp_path: 
     assert (ended.returncode, json.loads(ended.stdout)["failures"]) == (0, []), ended.stderr
     assert "few open files" in ended.stderr
     assert {path.name for path in target.iterdir()} == set(distant.objects["tryout"])
+
+
+LIBRARY = """
+import asyncio, asyncsink, resource, sys
+report = asyncio.run(asyncsink.export_directory(sys.argv[1], "s3://tryout", overwrite="always", journal=False))
+print(len(report.receipts), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+def test_the_command_raises_a_soft_limit_and_the_library_does_not(tmp_path: Path, distant: QuirkyS3) -> None:
+    """A system's soft limit is low for the sake of old programs; a process that embeds the library has its own mind."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(60):
+        (source / f"{number}").write_bytes(bytes(1000))
+    command = (*COMMAND, "export", source, "s3://tryout", "--json")
+    raised = limited_here(distant, 64, tmp_path, *command, hard=4096)
+    assert (raised.returncode, json.loads(raised.stdout)["objects_uploaded"]) == (0, 60), raised.stderr
+    assert "few open files" not in raised.stderr
+    lowered = limited_here(distant, 64, tmp_path, *command, "--overwrite", "always", hard=70)
+    assert (lowered.returncode, json.loads(lowered.stdout)["objects_uploaded"]) == (0, 60), lowered.stderr
+    assert "few open files" in lowered.stderr
+    left = limited_here(distant, 64, tmp_path, sys.executable, "-c", LIBRARY, source, hard=4096)
+    assert left.stdout == "60 64\n", left.stderr
 
 
 def test_a_check_ends_well_with_few(tmp_path: Path, distant: QuirkyS3) -> None:
@@ -253,11 +301,13 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def limited(environment: dict[str, str], most: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """A program in a process that may have `most` open files."""
+def limited(
+    environment: dict[str, str], most: int, *arguments: object, hard: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A program in a process that may have `most` open files, and may raise that to `hard`."""
 
     def lower() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard or most))
 
     return subprocess.run(
         list(map(str, arguments)),

@@ -115,7 +115,7 @@ def test_a_low_rate_has_few_requests_in_flight() -> None:
     limits = parse_options("s3://bucket", low).limits
     assert (limits.concurrency_start, limits.concurrency_max) == (10, 10)
     assert parse_options("s3://bucket", {**low, "concurrency": 64}).limits.concurrency == 10
-    assert parse_options("s3://bucket", {"bandwidth_bytes_per_second": "50MB"}).limits.concurrency_max == 128
+    assert parse_options("s3://bucket", {"bandwidth_bytes_per_second": "50MB"}).limits.concurrency_max == 1024
 
 
 @given(st.integers(BANDWIDTH_BYTES_PER_SECOND_MIN, 10**10), st.integers(1, 64))

@@ -100,5 +100,4 @@ class SenderLane:
 
 def threads_for(limits: Limits) -> int:
     """As many as the run may have requests in flight, and as its memory has room for parts."""
-    in_flight = limits.concurrency or limits.concurrency_max
-    return max(1, min(in_flight, limits.memory_bytes // limits.part_size_bytes))
+    return limits.parts_held
