@@ -231,7 +231,7 @@ class IntegrityError(AsyncSinkError):
 
 
 class JournalError(AsyncSinkError):
-    """The journal cannot be read or written; the run stops."""
+    """The journal, a manifest or a temporary file of the run cannot be read or written; the run stops."""
 
 
 class GrabFailed(AsyncSinkError):

@@ -6,21 +6,18 @@ order, but S3 Express and look-alikes (SeaweedFS, between "a/" and "a.txt") do n
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from asyncsink.routing.spelling import fingerprint
 from asyncsink.s3.operations import ListedObject
+from asyncsink.temporary import TemporaryDatabase
 
 IN_MEMORY_MAX = 25_000
 """Listed objects that are kept in memory: about 10 MB. More go into a database on disk."""
-CACHE_KIB = 2048
-"""SQLite's page cache: the part of the database that is held in memory."""
 _GET = "SELECT size, etag, modified FROM object WHERE key = ?"
 _TABLES = """
-PRAGMA journal_mode=OFF;
 CREATE TABLE forgotten (key TEXT PRIMARY KEY, alike INTEGER) WITHOUT ROWID;
 CREATE INDEX forgotten_alike ON forgotten (alike);
 CREATE TABLE object (key TEXT PRIMARY KEY, size INTEGER, etag TEXT, modified REAL, alike INTEGER) WITHOUT ROWID;
@@ -29,7 +26,10 @@ CREATE INDEX object_alike ON object (alike);
 
 
 class Inventory:
-    """Listed objects by key. Unless it is `in_memory`, methods block for microseconds: call them in worker threads."""
+    """Listed objects by key. Unless it is `in_memory`, methods block for microseconds: call them in worker threads.
+
+    They raise a JournalError where the directory for temporary files cannot take what is kept.
+    """
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -38,7 +38,7 @@ class Inventory:
         self._lock = threading.Lock()
         self._objects: dict[str, ListedObject] | None = {}
         self._spellings: dict[int, str] | None = None
-        self._disk: sqlite3.Connection | None = None
+        self._disk: TemporaryDatabase | None = None
 
     def __repr__(self) -> str:
         extent = "complete" if self.complete else "in part"
@@ -69,14 +69,14 @@ class Inventory:
         ask = "SELECT key FROM forgotten WHERE alike = ? AND key <> ? LIMIT 1"
         with self._lock:
             number = fingerprint(key)
-            row = self._database().execute(ask, (number, key)).fetchone()
-            self._database().execute("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", (key, number))
+            row = self._database().row(ask, number, key)
+            self._database().change("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", key, number)
         return None if row is None else str(row[0])
 
     def forgot(self, key: str) -> bool:
         """Whether `key` was forgotten."""
         with self._lock:
-            row = self._database().execute("SELECT 1 FROM forgotten WHERE key = ?", (key,)).fetchone()
+            row = self._database().row("SELECT 1 FROM forgotten WHERE key = ?", key)
         return row is not None
 
     def get(self, key: str) -> ListedObject | None:
@@ -88,7 +88,7 @@ class Inventory:
         with self._lock:
             if self._objects is not None:
                 return {key: self._objects[key] for key in keys if key in self._objects}
-            rows = [(key, self._database().execute(_GET, (key,)).fetchone()) for key in keys]
+            rows = [(key, self._database().row(_GET, key)) for key in keys]
         return {key: ListedObject(key, row[0], row[1], _time(row[2])) for key, row in rows if row is not None}
 
     def alike(self, key: str) -> str | None:
@@ -99,10 +99,10 @@ class Inventory:
                 if self._spellings is None:
                     self._spellings = {fingerprint(listed): listed for listed in self._objects}
                 return None if key in self._objects else self._spellings.get(number)
-            ask = self._database().execute
-            if ask("SELECT 1 FROM object WHERE key = ?", (key,)).fetchone() is not None:
+            ask = self._database().row
+            if ask("SELECT 1 FROM object WHERE key = ?", key) is not None:
                 return None
-            row = ask("SELECT key FROM object WHERE alike = ? LIMIT 1", (number,)).fetchone()
+            row = ask("SELECT key FROM object WHERE alike = ? LIMIT 1", number)
         return None if row is None else str(row[0])
 
     def close(self) -> None:
@@ -111,12 +111,9 @@ class Inventory:
             if self._disk is not None:
                 self._disk.close()
 
-    def _database(self) -> sqlite3.Connection:
+    def _database(self) -> TemporaryDatabase:
         if self._disk is None:
-            # An empty name is a private file that SQLite makes, and removes when the connection closes.
-            self._disk = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-            self._disk.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-            self._disk.executescript(_TABLES)
+            self._disk = TemporaryDatabase("The objects that were listed", _TABLES)
         return self._disk
 
     def _store(self, objects: Iterable[ListedObject]) -> None:
@@ -125,9 +122,8 @@ class Inventory:
             for o in objects
         ]
         database = self._database()
-        database.execute("BEGIN")
-        database.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?)", rows)
-        database.execute("COMMIT")
+        with database.at_once():
+            database.change_many("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def _time(seconds: float | None) -> datetime | None:

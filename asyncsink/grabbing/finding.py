@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from asyncsink.routing.templates import Pattern, natural_order, shaped
 from asyncsink.s3.operations import HeadObject, ListedObject
 from asyncsink.s3.transport import Transport
 from asyncsink.sources.s3_listing import Refuse, list_below
+from asyncsink.temporary import TemporaryDatabase
 
 LOOKS_AT_ONCE = 16
 """Objects that are looked at, at the same time, where they may not be listed."""
@@ -29,23 +29,21 @@ LOOKS_AT_ONCE = 16
 
 PAGE_OBJECTS = 1000
 """Objects that are taken out of the matches at once."""
-CACHE_KIB = 2048
-"""SQLite's page cache: what of the matches is in memory. The rest is in a file of its own, without a name."""
 _TABLES = """
-PRAGMA journal_mode=OFF;
 CREATE TABLE object (number INTEGER PRIMARY KEY, key TEXT UNIQUE, size INTEGER, etag TEXT, modified REAL);
 CREATE TABLE match (number INTEGER PRIMARY KEY, pattern INTEGER, key TEXT, UNIQUE (pattern, key));
 """
 
 
 class Matches:
-    """What the templates found, on disk where it is much. Methods block for milliseconds; for any thread."""
+    """What the templates found, on disk where it is much. Methods block for milliseconds; for any thread.
+
+    They raise a JournalError where the directory for temporary files cannot take it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._disk = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        self._disk.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-        self._disk.executescript(_TABLES)
+        self._disk = TemporaryDatabase("The objects that match", _TABLES)
 
     def add(self, found: Iterable[tuple[ListedObject, Sequence[int]]]) -> None:
         """Add objects, each with the numbers of the patterns that it matches; one that was found before is replaced."""
@@ -54,13 +52,10 @@ class Matches:
             modified = listed.last_modified and listed.last_modified.timestamp()
             rows.append((listed.key, listed.size_bytes, listed.etag, modified))
             matched += [(number, listed.key) for number in patterns]
-        with self._lock:
-            self._disk.execute("BEGIN")
-            self._disk.executemany(
-                "INSERT OR REPLACE INTO object (key, size, etag, modified) VALUES (?, ?, ?, ?)", rows
-            )
-            self._disk.executemany("INSERT OR IGNORE INTO match (pattern, key) VALUES (?, ?)", matched)
-            self._disk.execute("COMMIT")
+        replace_objects = "INSERT OR REPLACE INTO object (key, size, etag, modified) VALUES (?, ?, ?, ?)"
+        with self._lock, self._disk.at_once():
+            self._disk.change_many(replace_objects, rows)
+            self._disk.change_many("INSERT OR IGNORE INTO match (pattern, key) VALUES (?, ?)", matched)
 
     def totals(self) -> tuple[int, int]:
         """How many objects, and how many bytes."""
@@ -101,7 +96,7 @@ class Matches:
 
     def _rows(self, query: str, *values: int) -> list[tuple[Any, ...]]:
         with self._lock:
-            return self._disk.execute(query, values).fetchall()
+            return self._disk.rows(query, *values)
 
 
 async def find_matches(transport: Transport, settings: GrabSettings, refuse: Refuse, secret: Secret | None) -> Matches:

@@ -170,6 +170,9 @@ def _checked(database: sqlite3.Connection, path: str, identity: Identity, *, dry
     execute = database.execute
     execute("PRAGMA locking_mode=EXCLUSIVE")
     execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+    # What takes back a statement that fails would be in the directory for temporary files, whose faults are not those
+    # of the journal's disk.
+    execute("PRAGMA temp_store=MEMORY")
     if dry_run:
         execute("PRAGMA query_only=ON")
     # Of two runs that come at the same time one gets the lock here; in this locking mode it is kept to the end.

@@ -6,22 +6,17 @@ carried over, so that a run that finishes loses nothing that the manifest it rep
 
 from __future__ import annotations
 
-import sqlite3
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from asyncsink.errors import JournalError
 from asyncsink.model import Outcome, Receipt, Skip
 from asyncsink.report.records import parse_checksum
+from asyncsink.temporary import TemporaryDatabase
 
-CACHE_KIB = 2048
-"""SQLite's page cache: the part of the proofs that is held in memory."""
 _TABLE = (
     "CREATE TABLE proof (key BLOB, file INTEGER, checksum TEXT, etag TEXT, version_id TEXT, attempts INTEGER,"
-    " confirmed_by TEXT, PRIMARY KEY (key, file)) WITHOUT ROWID"
+    " confirmed_by TEXT, PRIMARY KEY (key, file)) WITHOUT ROWID;"
 )
 _PROOFS = "SELECT checksum, etag, version_id, attempts, confirmed_by FROM proof WHERE key = ? ORDER BY file DESC"
 
@@ -38,12 +33,7 @@ class EarlierProofs:
     """
 
     def __init__(self) -> None:
-        # An empty name is a private file that SQLite makes, and removes when the connection closes.
-        self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        with _kept():
-            self._database.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-            self._database.execute("PRAGMA journal_mode=OFF")
-            self._database.execute(_TABLE)
+        self._database = TemporaryDatabase("The receipts of earlier manifests", _TABLE)
 
     def add(self, file: int, records: Iterable[object]) -> None:
         """Take over the promises among `records`; a higher number of `file` is a later manifest.
@@ -51,22 +41,19 @@ class EarlierProofs:
         Raises:
             ConfigError: a record is malformed; the promises before it are taken over.
         """
-        execute = self._database.execute
-        with self._at_once():
+        with self._database.at_once():
             for record in records:
                 promise = promise_of(record)
                 if promise is not None:
-                    execute(
+                    self._database.change(
                         "INSERT OR REPLACE INTO proof VALUES (?, ?, ?, ?, ?, ?, ?)",
-                        (
-                            _encode(promise.key),
-                            file,
-                            "" if promise.checksum is None else str(promise.checksum),
-                            promise.etag,
-                            promise.version_id,
-                            promise.attempts,
-                            promise.confirmed_by,
-                        ),
+                        _encode(promise.key),
+                        file,
+                        "" if promise.checksum is None else str(promise.checksum),
+                        promise.etag,
+                        promise.version_id,
+                        promise.attempts,
+                        promise.confirmed_by,
                     )
 
     def carried(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -74,52 +61,29 @@ class EarlierProofs:
 
         A key that is published, or found to be there, is no longer in the care of the earlier manifests.
         """
-        execute = self._database.execute
         carried: list[Outcome] = []
-        with self._at_once():
+        with self._database.at_once():
             for outcome in outcomes:
                 promise = promise_of(outcome)
                 if promise is None:
                     carried.append(outcome)
                     continue
-                key = (_encode(promise.key),)
+                key = _encode(promise.key)
                 if isinstance(promise, Skip):
-                    rows = execute(_PROOFS, key).fetchall()
+                    rows = self._database.rows(_PROOFS, key)
                     promise = next((_resting_on(promise, row) for row in rows if _is_of(promise, row)), promise)
                 carried.append(promise)
-                execute("DELETE FROM proof WHERE key = ?", key)
+                self._database.change("DELETE FROM proof WHERE key = ?", key)
         return carried
 
     def left(self) -> dict[int, int]:
         """How many promises of each manifest were not carried over; manifests without any are left out."""
-        with _kept():
-            rows = self._database.execute("SELECT file, count(*) FROM proof GROUP BY file").fetchall()
+        rows = self._database.rows("SELECT file, count(*) FROM proof GROUP BY file")
         return {int(file): int(number) for file, number in rows}
 
     def close(self) -> None:
         """Release the file."""
         self._database.close()
-
-    @contextmanager
-    def _at_once(self) -> Iterator[None]:
-        """One transaction, ended whatever happens."""
-        with _kept():
-            self._database.execute("BEGIN")
-            try:
-                yield
-            finally:
-                self._database.execute("COMMIT")
-
-
-@contextmanager
-def _kept() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise JournalError(
-            f"What earlier manifests prove cannot be kept in {tempfile.gettempdir()}: {error}; free some space there, "
-            "or set TMPDIR to a directory that has it."
-        ) from error
 
 
 def _is_of(skip: Skip, row: tuple[Any, ...]) -> bool:

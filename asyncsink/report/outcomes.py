@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar, cast, overload
 
 from asyncsink.config import MIB
-from asyncsink.errors import JournalError
 from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip
 from asyncsink.report.counts import Counts
 from asyncsink.report.encoded import RUN_LINES_MAX, Encoded, LineRun, encoded
 from asyncsink.report.records import decode
+from asyncsink.temporary import file_fault
 
 T = TypeVar("T", Receipt, Skip, Failure, Planned)
 
@@ -64,10 +64,7 @@ class OutcomeLog:
                 for kind, its in by_kind.items():
                     self._kinds[kind].write(its)
             except OSError as error:
-                raise JournalError(
-                    f"The outcomes of the run cannot be kept in {tempfile.gettempdir()}: {error}; "
-                    "free some space there, or set TMPDIR to a directory that has it."
-                ) from error
+                raise file_fault("The outcomes of the run", error) from error
             for kind, its in by_kind.items():
                 self._kinds[kind].keep(its)
             self.counts.merge(batch.counts)
