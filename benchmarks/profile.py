@@ -30,13 +30,13 @@ from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Transfer
 from asyncsink.options import parse_options
 from asyncsink.report.encoded import encoded
+from asyncsink.s3.http.answers import Answer, response_of
+from asyncsink.s3.http.endpoint import endpoint_of
+from asyncsink.s3.http.reading import AnswerReader
+from asyncsink.s3.http.requests import RequestWriter
+from asyncsink.s3.http.signing import UNSIGNED_PAYLOAD, Signer
 from asyncsink.s3.operations import ObjectAttributes, PutObject
 from asyncsink.s3.stack import open_stack
-from asyncsink.s3.wire.answers import Answer, response_of
-from asyncsink.s3.wire.endpoint import endpoint_of
-from asyncsink.s3.wire.reading import AnswerReader
-from asyncsink.s3.wire.requests import RequestWriter
-from asyncsink.s3.wire.signing import UNSIGNED_PAYLOAD, Signer
 from asyncsink.sink import export_directory
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.reader import read_at_rest

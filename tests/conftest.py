@@ -26,6 +26,7 @@ from asyncsink.devserver.seaweedfs import REGION, DevServer
 from asyncsink.model import SourceFile
 from asyncsink.s3.lanes import open_lanes
 from asyncsink.s3.operations import Operation, PutObject, PutObjectFrom
+from asyncsink.s3.pacing import Pacer
 from asyncsink.sources.reader import OpenSource
 
 # Failing examples are printed so that they can be pasted back. The "ci" profile tries the same examples on every run,
@@ -234,6 +235,7 @@ def put_once(
             S3Target(bucket="bkt", endpoint_url=endpoint_url, region="x", **target),
             retry or RetryPolicy(),
             Limits(),
+            Pacer(64),
             choice="aioboto3" if way == "aioboto3" else "wire",
         )
         try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from asyncsink.destinations.base import ByteBody, PartWriter, Stored
 from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
 from asyncsink.s3.operations import OpenPartSource, PartSource
 from asyncsink.s3.part_plan import Part
+from asyncsink.s3.put_files import FileReader, FileResult
 
 
 @runtime_checkable
@@ -90,4 +91,27 @@ class BlockingDestination(Protocol):
 
     def put_now(self, transfer: Transfer, body: ByteBody) -> Stored:
         """`put`, blocking; several threads may put different files at once."""
+        ...
+
+
+@runtime_checkable
+class FileTaker(Protocol):
+    """A destination whose lanes read the small files that they send, many to a batch."""
+
+    def takes_files(self, algorithm: ChecksumAlgorithm | None) -> bool:
+        """Whether it does so with this checksum, as things are."""
+        ...
+
+    async def put_files(
+        self, transfers: Sequence[Transfer], algorithm: ChecksumAlgorithm, reader: FileReader
+    ) -> Sequence[FileResult]:
+        """Store small files whose keys come once; a result for each.
+
+        Raises:
+            TransferError, CredentialsError: nothing of the batch was begun.
+        """
+        ...
+
+    def url(self, transfer: Transfer) -> str:
+        """Where the object is."""
         ...

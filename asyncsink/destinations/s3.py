@@ -27,6 +27,7 @@ from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, checksum_of
 from asyncsink.integrity.sameness import contradiction
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
 from asyncsink.s3.addresses import is_directory_bucket
+from asyncsink.s3.aioboto3_calls import HEADER_ALGORITHMS
 from asyncsink.s3.confirming import Compute, confirm_body, confirm_body_now, confirm_object, confirm_without_body
 from asyncsink.s3.content_type import infer_content_type
 from asyncsink.s3.operations import (
@@ -40,6 +41,7 @@ from asyncsink.s3.operations import (
 )
 from asyncsink.s3.own_writes import OwnWrites
 from asyncsink.s3.part_plan import OBJECT_SIZE_BYTES_MAX, PartPlan
+from asyncsink.s3.put_files import FileReader, FileResult, FileStored, FileToPut, PutFiles
 from asyncsink.s3.transport import Transport
 
 
@@ -164,6 +166,30 @@ class S3Destination:
             if confirmed == "nothing":
                 confirmed = await self._look_at(transfer, stored, len(body), checksum, partial(checksum_of, body))
         return self._stored(transfer, stored, confirmed, checksum)
+
+    def takes_files(self, algorithm: ChecksumAlgorithm | None) -> bool:
+        """Whether `put_files` is of use: there are lanes, and a PUT is not to depend on what is there."""
+        return bool(self._senders) and algorithm in HEADER_ALGORITHMS and not self._own.conditional
+
+    async def put_files(
+        self, transfers: Sequence[Transfer], algorithm: ChecksumAlgorithm, reader: FileReader
+    ) -> Sequence[FileResult]:
+        """PutObject of many small files whose keys come once, each read by `reader` in the lane that sends it.
+
+        Returns a result for each: see `put_files.FileResult`.
+
+        Raises:
+            TransferError, CredentialsError: nothing of the batch was begun.
+        """
+        files = [
+            FileToPut(transfer.key, transfer.source.size_bytes, self._attributes(transfer), transfer.source)
+            for transfer in transfers
+        ]
+        results = (await self._transport.send(PutFiles(files=files, algorithm=algorithm, reader=reader))).results
+        for result in results if self._encryption else ():
+            if isinstance(result, FileStored):
+                self._check_encryption(result.sse)
+        return results
 
     async def send(
         self,
@@ -294,16 +320,19 @@ class S3Destination:
         stored.sse = stored.sse or head.sse
         return confirmed
 
+    def _check_encryption(self, told: str) -> None:
+        if self._encryption and told != self._encryption:
+            self._notice(
+                f"The server did not confirm the encryption that was asked for ({self._encryption}); objects may be "
+                "stored without it."
+            )
+
     def _stored(
         self, transfer: Transfer, stored: ObjectStored, confirmed: ConfirmedBy, sent: Checksum | None
     ) -> Stored:
         if transfer.replaces and stored.etag == transfer.replaces:
             raise contradiction(self.url(transfer), "other content", f"the ETag {stored.etag} of the object before")
-        if self._encryption and stored.sse != self._encryption:
-            self._notice(
-                f"The server did not confirm the encryption that was asked for ({self._encryption}); objects may be "
-                "stored without it."
-            )
+        self._check_encryption(stored.sse)
         weaker = confirmed != "server-checksum" and sent is not None and confirmed not in self._weakest_noticed
         # What the transport sent instead, it has said already.
         weaker = weaker and not (stored.md5_instead and confirmed == "etag")

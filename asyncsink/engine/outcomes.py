@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,9 +10,11 @@ from asyncsink import errors
 from asyncsink.config import Policies
 from asyncsink.destinations.base import Stored
 from asyncsink.engine.legs import Leg
+from asyncsink.engine.recorder import Passed
 from asyncsink.errors import AlreadyThere, AsyncSinkError, ConfigError, SourceError, SourceMissing, TransferError
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.integrity.sameness import IS_THERE, SkipIt, Upload
+from asyncsink.journal.rows import row_of
 from asyncsink.model import (
     Checksum,
     Failure,
@@ -24,6 +26,9 @@ from asyncsink.model import (
     SourceProblem,
     Transfer,
 )
+from asyncsink.report.encoded import encoded_receipts
+from asyncsink.report.records import receipt_line
+from asyncsink.s3.put_files import FileStored
 
 SUPERSEDED: Final = "a later source has the same key"
 _RETRYABLE = frozenset(
@@ -140,6 +145,32 @@ def receipt(
         confirmed_by=stored.confirmed_by,
         entry=transfer.source.entry,
     )
+
+
+def passed_of(stored: Sequence[tuple[Transfer, FileStored]], url: Callable[[Transfer], str]) -> Passed:
+    """The receipts of small files, as lines, with their journal rows: what a Receipt for each would come to. Pure."""
+    lines, rows, size_bytes = [], [], 0
+    for transfer, told in stored:
+        source = transfer.source
+        size_bytes += source.size_bytes
+        lines.append(
+            receipt_line(
+                source.path,
+                transfer.key,
+                url(transfer),
+                source.size_bytes,
+                checksum=told.checksum,
+                etag=told.etag,
+                version_id=told.version_id,
+                attempts=1,
+                seconds=told.seconds,
+                local_copy="",
+                confirmed_by="server-checksum",
+                entry=source.entry,
+            )
+        )
+        rows.append(row_of(source, transfer.key, told.etag, told.version_id, told.checksum))
+    return Passed(encoded_receipts(lines, size_bytes, "server-checksum"), rows)
 
 
 def not_stored(transfer: Transfer, url: str, error: AsyncSinkError, local_copy: str = "") -> Skip | Failure:

@@ -20,7 +20,7 @@ from asyncsink.engine.outcomes import may_pass, problem_outcome
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import Publisher
 from asyncsink.engine.reading import outdated
-from asyncsink.engine.recorder import Recorder, Recording, Ticket
+from asyncsink.engine.recorder import Passed, Recorder, Recording, Ticket
 from asyncsink.engine.small_files import SmallFiles
 from asyncsink.engine.tuner import Tuner
 from asyncsink.model import Failure, Outcome, Skip, SourceProblem, Transfer
@@ -204,7 +204,9 @@ class Pipeline:
             try:
                 if isinstance(work, Batch):
                     self.progress.objects_in_hand += len(work.transfers)
-                    await self._small_files.publish(work.transfers, self._ended)
+                    # A process of a run accounts for each transfer to the one that gave it.
+                    pass_on = self._passed_on if self._put_off_elsewhere is None else None
+                    await self._small_files.publish(work.transfers, self._ended, pass_on)
                 elif isinstance(work, Skipped):
                     self.progress.objects_in_hand += len(work.skips)
                     for skip in work.skips:
@@ -247,6 +249,10 @@ class Pipeline:
         if transfer is not None and isinstance(outcomes[0], Failure) and self.put_off(outcomes, transfer):
             return
         self._final(outcomes, transfer, ticket)
+
+    def _passed_on(self, passed: Passed) -> None:
+        self.progress.objects_in_hand -= len(passed.written)
+        self.recorder.pass_on(passed)
 
     def _final(self, outcomes: Sequence[Outcome], transfer: Transfer | None, ticket: Ticket | None = None) -> None:
         if transfer is not None and isinstance(outcomes[0], Failure):

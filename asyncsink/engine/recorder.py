@@ -64,7 +64,7 @@ class Records(Protocol):
 
 @dataclass(slots=True)
 class Passed:
-    """Outcomes that another process of the run has made ready to be written down.
+    """Outcomes that are ready to be written down: of a batch of small files, or of another process of the run.
 
     Attributes:
         written: themselves.
@@ -128,7 +128,7 @@ class Recorder:
             self._urgent.set()
 
     def pass_on(self, passed: Passed) -> None:
-        """Hand over what ended in another process. As `add`."""
+        """Hand over outcomes that are ready to be written down. As `add`."""
         if self._broken:
             raise anyio.BrokenResourceError
         self._passed.append(passed)

@@ -14,20 +14,25 @@ from functools import partial
 from threading import Event
 
 from asyncsink.config import Policies
-from asyncsink.destinations.base import Destination, Existing, Unknown
+from asyncsink.destinations.base import Destination, Existing, Stored, Unknown
 from asyncsink.destinations.local import LocalDestination
+from asyncsink.destinations.one_hop import FileTaker
 from asyncsink.engine.budget import ByteBudget
 from asyncsink.engine.hops import Hops
 from asyncsink.engine.legs import Leg
-from asyncsink.engine.outcomes import Ending, failure, not_stored, receipt, word_outcomes
+from asyncsink.engine.outcomes import Ending, failure, not_stored, passed_of, receipt, word_outcomes
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import CHEAP_MD5_BYTES_MAX, Publisher
 from asyncsink.engine.reading import Outgrown, Reading, read_new, read_small
+from asyncsink.engine.recorder import Passed
 from asyncsink.errors import AsyncSinkError, IntegrityError, SourceChanged, SourceError
 from asyncsink.integrity.sameness import Decision, LookCloser, conclude, decide
-from asyncsink.model import Outcome, Transfer
+from asyncsink.model import ChecksumAlgorithm, Outcome, Transfer
+from asyncsink.s3.put_files import FileStored
+from asyncsink.sources.reader import AtRest
 
 Done = Callable[[Sequence[Outcome], Transfer], None]
+PassOn = Callable[[Passed], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -71,14 +76,15 @@ class SmallFiles:
         self._dry_run = dry_run
         self._clock = clock
 
-    async def publish(self, transfers: Sequence[Transfer], done: Done) -> None:
-        """Publish a batch; `done` is called with each transfer's outcomes as soon as they are known.
+    async def publish(self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn | None = None) -> None:
+        """Publish a batch; `done` is called with each transfer's outcomes as soon as they are known, or `pass_on` with
+        those of many at once, where it is not None.
 
         Cancellation as `Publisher.publish`.
         """
         found = await self._found(self._destination, transfers)
         if self._copy is None and not self._dry_run and not any(found):
-            ordinary = await self._publish_new(transfers, done)
+            ordinary = await self._publish_new(transfers, done, pass_on)
         else:
             ordinary = await self._publish_known(transfers, found, done)
         for transfer in ordinary:
@@ -94,8 +100,15 @@ class SmallFiles:
 
     # -- nothing is there, and nothing is copied: the way of nearly every object of a first export --------------------
 
-    async def _publish_new(self, transfers: Sequence[Transfer], done: Done) -> list[Transfer]:
+    async def _publish_new(self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn | None) -> list[Transfer]:
         """Returns the transfers that were not sent, and need the ordinary way."""
+        algorithm = self._policies.algorithm
+        if (
+            algorithm is not None
+            and isinstance(self._destination, FileTaker)
+            and self._destination.takes_files(algorithm)
+        ):
+            return await self._put_files(self._destination, transfers, algorithm, done, pass_on)
         ordinary: list[Transfer] = []
         started = self._clock()
         async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
@@ -120,6 +133,40 @@ class SmallFiles:
                     self._progress.bytes_moved += transfer.source.size_bytes
                     done((receipt(transfer, stored, checksum, ended - started),), transfer)
                     started = ended
+        return ordinary
+
+    async def _put_files(
+        self,
+        destination: FileTaker,
+        transfers: Sequence[Transfer],
+        algorithm: ChecksumAlgorithm,
+        done: Done,
+        pass_on: PassOn | None,
+    ) -> list[Transfer]:
+        """The same where the destination's lanes read the files that they send."""
+        ordinary: list[Transfer] = []
+        async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
+            results = await destination.put_files(transfers, algorithm, AtRest())
+        stored: list[tuple[Transfer, FileStored]] = []
+        for transfer, result in zip(transfers, results, strict=True):
+            if isinstance(result, FileStored):
+                stored.append((transfer, result))
+            elif result is None:
+                ordinary.append(transfer)
+            else:
+                done((failure(transfer, destination.url(transfer), result),), transfer)
+        self._progress.bytes_moved += sum([transfer.source.size_bytes for transfer, _ in stored])
+        if stored and pass_on is not None:
+            pass_on(passed_of(stored, destination.url))
+        elif stored:
+            for transfer, told in stored:
+                proof = Stored(
+                    location=destination.url(transfer),
+                    etag=told.etag,
+                    version_id=told.version_id,
+                    confirmed_by="server-checksum",
+                )
+                done((receipt(transfer, proof, told.checksum, told.seconds),), transfer)
         return ordinary
 
     # -- something is there, or a local copy is made ------------------------------------------------------------------

@@ -230,15 +230,12 @@ class Rows:
 
 def published_row(published: Published) -> PublishedRow:
     """What the journal keeps of it. Pure."""
-    source = published.source
-    return (
-        encoded(published.key),
-        encoded(source.path),
-        _stat(source),
-        published.etag,
-        published.version_id,
-        _checksum_text(published.checksum),
-    )
+    return row_of(published.source, published.key, published.etag, published.version_id, published.checksum)
+
+
+def row_of(source: SourceFile, key: str, etag: str, version_id: str, checksum: Checksum | None) -> PublishedRow:
+    """What the journal keeps of a published file. Pure."""
+    return encoded(key), encoded(source.path), _stat(source), etag, version_id, _checksum_text(checksum)
 
 
 def _stat(source: SourceFile) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from asyncsink.model import Failure, Outcome
+from asyncsink.model import ConfirmedBy, Failure, Outcome, Receipt
 from asyncsink.report.counts import Counts
 from asyncsink.report.records import decode, encode
 
@@ -66,14 +66,27 @@ class Encoded:
                 yield from map(decode, run.text.splitlines())
 
 
+def encoded_receipts(lines: Sequence[str], bytes_uploaded: int, confirmed_by: ConfirmedBy) -> Encoded:
+    """Receipts without local copies, from their lines (`records.receipt_line`), all confirmed alike. Pure."""
+    batch = Encoded()
+    batch.counts.objects_uploaded = len(lines)
+    batch.counts.bytes_uploaded = bytes_uploaded
+    batch.counts.confirmed_by[confirmed_by] = len(lines)
+    _add_lines(batch, Receipt, lines)
+    return batch
+
+
 def encoded(outcomes: Sequence[Outcome]) -> Encoded:
     """The lines and counts of some outcomes. Pure."""
     batch = Encoded()
     for outcome in outcomes:
         batch.counts.add(outcome)
     for kind, group in groupby(outcomes, type):
-        lines = [encode(outcome) for outcome in group]
-        for start in range(0, len(lines), RUN_LINES_MAX):
-            some = lines[start : start + RUN_LINES_MAX]
-            batch.runs.append(LineRun(kind, len(some), "\n".join([*some, ""]).encode("ascii")))
+        _add_lines(batch, kind, [encode(outcome) for outcome in group])
     return batch
+
+
+def _add_lines(batch: Encoded, kind: type[Outcome], lines: Sequence[str]) -> None:
+    for start in range(0, len(lines), RUN_LINES_MAX):
+        some = lines[start : start + RUN_LINES_MAX]
+        batch.runs.append(LineRun(kind, len(some), "\n".join([*some, ""]).encode("ascii")))

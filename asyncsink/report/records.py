@@ -21,12 +21,44 @@ def _checksum(checksum: Checksum | None) -> str:
     return "null" if checksum is None else _quote(f"{checksum.algorithm}:{checksum.value}")
 
 
-def _receipt(o: Receipt) -> str:
+def receipt_line(
+    source: str,
+    key: str,
+    url: str,
+    size_bytes: int,
+    *,
+    checksum: Checksum | None,
+    etag: str,
+    version_id: str,
+    attempts: int,
+    seconds: float,
+    local_copy: str,
+    confirmed_by: str,
+    entry: int,
+) -> str:
+    """The line of a Receipt with these fields, for those who make many and need no Receipt."""
     return (
-        f'{{"record":"receipt","source":{_quote(o.source)},"key":{_quote(o.key)},"url":{_quote(o.url)},'
-        f'"size_bytes":{o.size_bytes},"checksum":{_checksum(o.checksum)},"etag":{_quote(o.etag)},'
-        f'"version_id":{_quote(o.version_id)},"attempts":{o.attempts},"seconds":{o.seconds!r},'
-        f'"local_copy":{_quote(o.local_copy)},"confirmed_by":{_quote(o.confirmed_by)},"entry":{o.entry}}}'
+        f'{{"record":"receipt","source":{_quote(source)},"key":{_quote(key)},"url":{_quote(url)},'
+        f'"size_bytes":{size_bytes},"checksum":{_checksum(checksum)},"etag":{_quote(etag)},'
+        f'"version_id":{_quote(version_id)},"attempts":{attempts},"seconds":{seconds!r},'
+        f'"local_copy":{_quote(local_copy)},"confirmed_by":{_quote(confirmed_by)},"entry":{entry}}}'
+    )
+
+
+def _receipt(o: Receipt) -> str:
+    return receipt_line(
+        o.source,
+        o.key,
+        o.url,
+        o.size_bytes,
+        checksum=o.checksum,
+        etag=o.etag,
+        version_id=o.version_id,
+        attempts=o.attempts,
+        seconds=o.seconds,
+        local_copy=o.local_copy,
+        confirmed_by=o.confirmed_by,
+        entry=o.entry,
     )
 
 

@@ -35,6 +35,7 @@ from asyncsink.s3.operations import (
     UploadPart,
     UploadPartFrom,
 )
+from asyncsink.s3.put_files import FilesPut, PutFiles
 from asyncsink.s3.transport import Transport
 
 R = TypeVar("R", bound=Response)
@@ -116,6 +117,8 @@ class ChecksumHeaders:
     # No coroutine of its own in the usual case: every object passes here.
     def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
         """Send `operation`, once more where its checksum headers may be what was refused."""
+        if isinstance(operation, PutFiles) and not self._sent:
+            return _ordinary(operation)
         if type(operation) in self._taken or not isinstance(operation, (*_WRITES, *_LOOKS)):
             return self._inner.send(operation)
         return self._send(cast("Operation[R]", operation))
@@ -205,6 +208,12 @@ class ChecksumHeaders:
         if isinstance(answer, ObjectStored) and changed is not operation:
             answer.md5_instead = True
         return cast("R", answer)
+
+
+async def _ordinary(operation: PutFiles) -> Any:
+    """Nothing is sent: each file needs the ordinary way, where its checksum is replaced."""
+    operation.reader.close()
+    return FilesPut(results=[None] * len(operation.files))
 
 
 def _may_be_refused(operation: Operation[Any], error: PermanentError) -> bool:

@@ -11,7 +11,7 @@ that needs it, which an export never sends.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,14 +26,13 @@ from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.checksum_headers import USUAL, ChecksumUse
 from asyncsink.s3.client import exposed_to, find_credentials
 from asyncsink.s3.environment import Connection, known_connection
-from asyncsink.s3.get_object import GetObjectTo
+from asyncsink.s3.http.client import HOT, HttpTransport, tls_context
+from asyncsink.s3.http.keyring import CredentialsProvider
 from asyncsink.s3.lazy import LazyTransport
-from asyncsink.s3.operations import Operation, PutObjectFrom, Response, UploadPartFrom
+from asyncsink.s3.operations import Operation, Response
+from asyncsink.s3.pacing import PacedTransport, Pacer
 from asyncsink.s3.renewing import SharedCredentials
 from asyncsink.s3.transport import Transport
-from asyncsink.s3.wire.keyring import CredentialsProvider
-from asyncsink.s3.wire.sender_lane import SenderLane
-from asyncsink.s3.wire.transport import HOT, WireTransport, tls_context
 
 if TYPE_CHECKING:
     from asyncsink.s3.aioboto3_transport import Aioboto3Transport
@@ -51,7 +50,7 @@ class Lanes:
         name: the lane of the hot ones: "wire" or "aioboto3".
         endpoint_url: the server, or "" for Amazon's own.
         region: or "" where none is known.
-        senders: how many threads take UploadPartFrom, PutObjectFrom and GetObjectTo; 0 where no lane does.
+        senders: how many UploadPartFrom and PutObjectFrom may be under way at once; 0 where no lane takes them.
         checksums: which checksum headers environment and profile want.
         exposed_to: as `client.exposed_to`.
     """
@@ -65,56 +64,51 @@ class Lanes:
     exposed_to: str = ""
 
     def bound(self, connections: int) -> None:
-        """Keep `connections` of each kind at most; those that rest beyond that are closed, and their threads end."""
+        """Keep `connections` of each lane at most; those that rest beyond that are closed."""
         if isinstance(self.transport, LaneRouter):
             self.transport.bound(connections)
 
 
 class LaneRouter:
-    """A Transport: hot operations go to the wire; files, parts and ranges to threads; all others through aioboto3."""
+    """A Transport: hot operations go to the wire, all others through aioboto3."""
 
-    def __init__(self, wire: WireTransport, other: Transport, senders: SenderLane) -> None:
+    def __init__(self, wire: HttpTransport, other: Transport) -> None:
         self._wire = wire
         self._other = other
-        self._senders = senders
 
     def __repr__(self) -> str:
-        return f"LaneRouter({self._wire!r}, {self._other!r}, {self._senders!r})"
+        return f"LaneRouter({self._wire!r}, {self._other!r})"
 
     # No coroutine of its own: every object passes here.
     def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
         """Send `operation` in its lane."""
         if isinstance(operation, HOT):
             return self._wire.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
-        if isinstance(operation, (UploadPartFrom, PutObjectFrom, GetObjectTo)):
-            return self._senders.send(operation)  # type: ignore[return-value] # it is an Operation[R]
         return self._other.send(operation)
 
     def bound(self, connections: int) -> None:
         """As `Lanes.bound`; aiohttp closes what rests after a few seconds."""
         self._wire.bound(connections)
-        self._senders.bound(connections)
 
     async def aclose(self) -> None:
-        """Close all lanes."""
+        """Close both lanes."""
         try:
-            await self._senders.aclose()
+            await self._wire.aclose()
         finally:
-            try:
-                await self._wire.aclose()
-            finally:
-                await self._other.aclose()
+            await self._other.aclose()
 
 
 async def open_lanes(
     target: S3Target,
     retry: RetryPolicy,
     limits: Limits,
+    pacer: Pacer,
     *,
     choice: LaneChoice,
     caller_bucket: Any = None,
 ) -> Lanes:
-    """Open the lanes for `target`, and decide between them. All of them share one limit on what is sent in a second.
+    """Open the lanes for `target`, and decide between them. All of them share one limit on what is sent in a second,
+    and the pacer's tokens.
 
     Raises:
         ConfigError: `choice` is "wire" and the target is not eligible; or as `Aioboto3Transport.open`.
@@ -124,7 +118,7 @@ async def open_lanes(
     if choice != "aioboto3" and (caller_bucket is None or isinstance(caller_bucket, str)):
         known = await anyio.to_thread.run_sync(known_connection, target)
         if known is not None:
-            return await _open_known(target, retry, limits, known, bandwidth)
+            return await _open_known(target, retry, limits, known, pacer=pacer, bandwidth=bandwidth)
     other = await _open_aioboto3(target, retry, limits, caller_bucket=caller_bucket, bandwidth=bandwidth)
     try:
         reason = "it was asked for" if choice == "aioboto3" else _ineligible(target, other.client, caller_bucket)
@@ -133,14 +127,15 @@ async def open_lanes(
         if reason:
             log.info("transport aioboto3 for s3://%s: %s", target.bucket, reason)
             exposed = _exposed_to(other.client)
-            return Lanes(other, "aioboto3", *_place(other.client), checksums=other.checksums, exposed_to=exposed)
-        wire, senders = await _open_wire(target, retry, limits, other.client, bandwidth)
+            paced = PacedTransport(other, pacer)
+            return Lanes(paced, "aioboto3", *_place(other.client), checksums=other.checksums, exposed_to=exposed)
+        wire = await _open_wire(target, retry, other.client, pacer, bandwidth)
     except BaseException:
         await other.aclose()
         raise
     _log_wire(target)
-    router = LaneRouter(wire, other, senders)
-    return Lanes(router, "wire", *_place(other.client), senders.threads, other.checksums, _exposed_to(other.client))
+    router, exposed = LaneRouter(wire, PacedTransport(other, pacer)), _exposed_to(other.client)
+    return Lanes(router, "wire", *_place(other.client), bodies_at_once(limits), other.checksums, exposed)
 
 
 async def _open_aioboto3(
@@ -158,21 +153,31 @@ async def _open_aioboto3(
 
 
 async def _open_known(
-    target: S3Target, retry: RetryPolicy, limits: Limits, known: Connection, bandwidth: Bandwidth | None
+    target: S3Target,
+    retry: RetryPolicy,
+    limits: Limits,
+    known: Connection,
+    *,
+    pacer: Pacer,
+    bandwidth: Bandwidth | None,
 ) -> Lanes:
     if target.ca_bundle:
         # Also where nothing needs it: an option that cannot be used is told.
         await anyio.to_thread.run_sync(tls_context, target.ca_bundle)
     bound = replace(target, endpoint_url=known.endpoint_url, ca_bundle=known.ca_bundle)
-    provider, region = _providers(target, retry, known.credentials), known.region
-    wire = await WireTransport.open(bound, retry, region=region, credentials=provider(), bandwidth=bandwidth)
-    senders = SenderLane(bound, retry, limits, region=region, credentials=provider(), bandwidth=bandwidth)
+    provider, region = _provider(target, retry, known.credentials), known.region
+    wire = await HttpTransport.open(bound, retry, region=region, credentials=provider, pacer=pacer, bandwidth=bandwidth)
     opener = partial(_open_aioboto3, target, retry, limits, bandwidth=bandwidth)
-    other = LazyTransport(f"aioboto3 s3://{target.bucket}", opener)
+    other = PacedTransport(LazyTransport(f"aioboto3 s3://{target.bucket}", opener), pacer)
     _log_wire(target)
-    router = LaneRouter(wire, other, senders)
-    exposed = exposed_to(known.endpoint_url)
-    return Lanes(router, "wire", known.endpoint_url, region, senders.threads, known.checksums, exposed)
+    router, exposed = LaneRouter(wire, other), exposed_to(known.endpoint_url)
+    return Lanes(router, "wire", known.endpoint_url, region, bodies_at_once(limits), known.checksums, exposed)
+
+
+def bodies_at_once(limits: Limits) -> int:
+    """How many parts and whole files may be sent at once: as many as requests may be in flight, and as memory holds."""
+    in_flight = limits.concurrency or limits.concurrency_max
+    return max(1, min(in_flight, limits.memory_bytes // limits.part_size_bytes))
 
 
 def _log_wire(target: S3Target) -> None:
@@ -219,8 +224,8 @@ def _is_amazon(host: str) -> bool:
 
 
 async def _open_wire(
-    target: S3Target, retry: RetryPolicy, limits: Limits, client: Any, bandwidth: Bandwidth | None
-) -> tuple[WireTransport, SenderLane]:
+    target: S3Target, retry: RetryPolicy, client: Any, pacer: Pacer, bandwidth: Bandwidth | None
+) -> HttpTransport:
     endpoint = client.meta.endpoint_url
     amazon = _is_amazon(urlsplit(endpoint).hostname or "")
     verify = client._endpoint.http_session._verify
@@ -231,17 +236,12 @@ async def _open_wire(
         addressing_style=(client.meta.config.s3 or {}).get("addressing_style") or target.addressing_style,
     )
     region, trusts = client.meta.region_name, verify is not False
-    provider = _providers(target, retry, client._request_signer._credentials)
-    wire = await WireTransport.open(
-        bound, retry, region=region, credentials=provider(), verify=trusts, bandwidth=bandwidth
+    provider = _provider(target, retry, client._request_signer._credentials)
+    return await HttpTransport.open(
+        bound, retry, region=region, credentials=provider, pacer=pacer, verify=trusts, bandwidth=bandwidth
     )
-    senders = SenderLane(
-        bound, retry, limits, region=region, credentials=provider(), verify=trusts, bandwidth=bandwidth
-    )
-    return wire, senders
 
 
-def _providers(target: S3Target, retry: RetryPolicy, first: Any) -> Callable[[], CredentialsProvider | None]:
-    """Makes a provider for each keyring of `target`, beginning with `first`: ours, or the client's own."""
-    shared = SharedCredentials(first, partial(find_credentials, target, retry))
-    return lambda: None if target.anonymous else shared.provider()
+def _provider(target: S3Target, retry: RetryPolicy, first: Any) -> CredentialsProvider | None:
+    """A provider of credentials for `target`, beginning with `first`: ours, or the client's own."""
+    return None if target.anonymous else SharedCredentials(first, partial(find_credentials, target, retry)).provider()

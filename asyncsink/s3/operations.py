@@ -26,6 +26,11 @@ class Response:
 
     attempts: int = 1
 
+    @property
+    def successes(self) -> int:
+        """How many requests of the operation the server did as asked."""
+        return 1
+
 
 @dataclass(slots=True, kw_only=True)
 class ObjectStored(Response):

@@ -1,15 +1,18 @@
 """How many requests are in flight, and what became of them: the mechanism under adaptive concurrency.
 
-The policy that moves the limit is pure and lives in the engine; this room only holds the tokens and the counts.
+The policy that moves the limit is pure and lives in the engine; this room only holds the tokens and the counts. Lanes
+take tokens in their threads, everything else on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from asyncsink.errors import RetryableError, Throttled
 from asyncsink.s3.get_object import GetObject, GetObjectTo
@@ -27,6 +30,8 @@ from asyncsink.s3.traffic import Traffic
 from asyncsink.s3.transport import Transport
 
 R = TypeVar("R", bound=Response)
+Problem = Literal["", "throttled", "error"]
+"""What went wrong with a request, as far as concurrency is concerned."""
 UNPACED = (AbortMultipartUpload, ListParts)
 """An abort has seconds only; it must not spend them behind the parts of other files."""
 
@@ -46,15 +51,21 @@ class Window:
 
 
 class Pacer:
-    """The tokens that requests need, across files and parts together."""
+    """The tokens that requests need, across lanes, files and parts together. May be used from any thread.
+
+    Args:
+        limit: most requests in flight, 1 or more.
+        traffic: where requests are counted; None for an own one.
+    """
 
     def __init__(self, limit: int, traffic: Traffic | None = None) -> None:
-        """Let `limit` requests be in flight; they are counted in `traffic`."""
         self._limit = limit
         self._most: int | None = None
+        self._hanging = 0
         self._bound = limit
+        self._lock = threading.Lock()
         self._in_flight = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[Callable[[], None]] = deque()
         self._window = Window()
         self.traffic = traffic if traffic is not None else Traffic()
 
@@ -82,71 +93,144 @@ class Pacer:
         self._most = value
         self._set_bound()
 
+    def hang(self, more: int) -> None:
+        """So many more requests in flight hang in a file system, together with all that their thread carries; others
+        may be in flight beside them. Negative where they go on."""
+        self._hanging += more
+        self._set_bound()
+
     def _set_bound(self) -> None:
-        self._bound = self._limit if self._most is None else min(self._limit, max(1, self._most))
-        self._wake()
+        with self._lock:
+            bound = self._limit if self._most is None else min(self._limit, max(1, self._most))
+            self._bound = bound + self._hanging
+            granted = self._grants()
+        for grant in granted:
+            grant()
 
     @property
     def in_flight(self) -> int:
         """Requests in flight now."""
         return self._in_flight
 
-    async def _turn(self) -> None:
-        """Wait for a token, first come, first served. Cancelled while waiting, it holds none."""
-        # A bare future: this is passed for every request of a run that has more workers than tokens.
-        granted = asyncio.get_running_loop().create_future()
-        self._waiting.append(granted)
-        try:
-            await granted
-        except BaseException:
-            if granted.done() and not granted.cancelled():
-                # Granted and cancelled in the same turn of the loop: the token goes back.
-                self._give()
-            elif granted in self._waiting:
-                self._waiting.remove(granted)
-            raise
+    def take(self, grant: Callable[[], None]) -> bool:
+        """Take a token. False where there is none: `grant` is called, in any thread, with one that is the caller's.
 
-    def _give(self) -> None:
-        self._in_flight -= 1
-        self._wake()
+        First come, first served. `grant` must neither block nor raise.
+        """
+        with self._lock:
+            if self._in_flight >= self._bound or self._waiting:
+                self._window.saturated = True
+                self._waiting.append(grant)
+                return False
+            self._in_flight += 1
+            if self._in_flight == self._bound:
+                self._window.saturated = True
+            return True
 
-    def _wake(self) -> None:
-        while self._waiting and self._in_flight < self._bound:
-            granted = self._waiting.popleft()
-            if not granted.done():
-                self._in_flight += 1
-                granted.set_result(None)
+    def give(self, size_bytes: int = 0, problem: Problem = "") -> None:
+        """Give a token back after a request: bytes of the body that went either way, and what went wrong."""
+        with self._lock:
+            self.traffic.requests += 1
+            window = self._window
+            window.requests += 1
+            window.bytes += size_bytes
+            if problem == "throttled":
+                window.throttled += 1
+            elif problem:
+                window.errors += 1
+            self._in_flight -= 1
+            if not self._waiting:
+                return
+            granted = self._grants()
+        for grant in granted:
+            grant()
+
+    def give_back(self) -> None:
+        """Give a token back with which nothing was sent."""
+        with self._lock:
+            self._in_flight -= 1
+            granted = self._grants()
+        for grant in granted:
+            grant()
+
+    def withdraw(self, grant: Callable[[], None]) -> bool:
+        """Wait no longer. False where `grant` was called, or is about to be: the token is to be given back."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._waiting.remove(grant)
+            return True
+        return False
+
+    def count(self) -> None:
+        """Count a request that needs no token."""
+        with self._lock:
+            self.traffic.requests += 1
+
+    def count_retries(self, number: int) -> None:
+        """Count requests that are about to be sent again, where no retrying transport sees them."""
+        with self._lock:
+            self.traffic.retries += number
 
     def take_window(self) -> Window:
         """What happened since the last call."""
-        window, self._window = self._window, Window()
+        with self._lock:
+            window, self._window = self._window, Window()
         return window
 
     async def send(self, transport: Transport, operation: Operation[R]) -> R:
-        """Send one operation through `transport` while holding a token."""
-        if self._in_flight < self._bound and not self._waiting:
-            self._in_flight += 1
-        else:
-            await self._turn()
-        self.traffic.requests += 1
-        if self._in_flight >= self._bound:
-            self._window.saturated = True
+        """Send one operation through `transport` while holding a token; for the event loop."""
+        await self._turn()
+        problem: Problem = "error"
         try:
             response = await transport.send(operation)
+            problem = ""
         except Throttled:
-            self._window.throttled += 1
+            problem = "throttled"
             raise
         except RetryableError:
-            self._window.errors += 1
+            raise
+        except BaseException:
+            problem = ""
             raise
         finally:
-            self._window.requests += 1
-            self._give()
-        if isinstance(operation, (PutObject, UploadPart)):
-            self._window.bytes += len(operation.body)
-        elif isinstance(operation, (UploadPartFrom, PutObjectFrom, GetObject, GetObjectTo)):
-            self._window.bytes += operation.length
+            self.give(0 if problem else body_bytes(operation), problem)
         return response
+
+    async def _turn(self) -> None:
+        """Wait for a token. Cancelled while waiting, it holds none."""
+        loop = asyncio.get_running_loop()
+        granted = loop.create_future()
+
+        def granted_now() -> None:
+            if not granted.done():
+                granted.set_result(None)
+
+        def grant() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                loop.call_soon_threadsafe(granted_now)
+
+        if self.take(grant):
+            return
+        try:
+            await granted
+        except BaseException:
+            if not self.withdraw(grant):
+                # Granted and cancelled in the same turn of the loop: the token goes back.
+                self.give_back()
+            raise
+
+    def _grants(self) -> list[Callable[[], None]]:
+        granted = []
+        while self._waiting and self._in_flight < self._bound:
+            self._in_flight += 1
+            granted.append(self._waiting.popleft())
+        return granted
+
+
+def body_bytes(operation: Operation[Any]) -> int:
+    """What an operation weighs: bytes of its body, or of its answer's."""
+    if isinstance(operation, (PutObject, UploadPart)):
+        return len(operation.body)
+    return operation.length if isinstance(operation, (UploadPartFrom, PutObjectFrom, GetObject, GetObjectTo)) else 0
 
 
 class PacedTransport:
@@ -163,7 +247,7 @@ class PacedTransport:
     def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
         """Send `operation` when a token is free; what ends an upload waits for nobody."""
         if isinstance(operation, UNPACED):
-            self.pacer.traffic.requests += 1
+            self.pacer.count()
             return self._inner.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
         return self.pacer.send(self._inner, operation)
 

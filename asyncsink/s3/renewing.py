@@ -12,7 +12,7 @@ from typing import Any, Final
 from asyncsink.config import Secret
 from asyncsink.errors import ConfigError
 from asyncsink.s3.credentials import Credentials, freeze, lost
-from asyncsink.s3.wire.keyring import CredentialsLike, CredentialsProvider
+from asyncsink.s3.http.keyring import CredentialsLike, CredentialsProvider
 
 FAILED_SECONDS: Final = 1.0
 """So long a look-up that failed is not repeated: each of many waiting requests would repeat it for itself."""

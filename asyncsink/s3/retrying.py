@@ -28,6 +28,7 @@ from asyncsink.s3.availability import Availability, Verdict
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.mute_heads import is_mute
 from asyncsink.s3.operations import AbortMultipartUpload, ObjectHead, ObjectPage, ObjectStored, Operation, Response
+from asyncsink.s3.put_files import FilesPut
 from asyncsink.s3.traffic import Traffic
 from asyncsink.s3.transport import Transport
 
@@ -165,7 +166,7 @@ class RetryingTransport:
             raise
         else:
             if self._availability is not None:
-                self._availability.successes[operation.name] += 1
+                self._availability.successes[operation.name] += response.successes
             return response
         try:
             return await self._send_again(operation, first, started)
@@ -200,6 +201,8 @@ class RetryingTransport:
                     operation=operation.name,
                     status=200,
                 )
+        elif isinstance(response, FilesPut):
+            self._proves = self._proves or response.stored > 0
         elif not self._proves and isinstance(response, (ObjectHead, ObjectPage)):
             self._proves = isinstance(response, ObjectHead) or any(listed.etag for listed in response.objects)
         return response
@@ -252,7 +255,7 @@ class RetryingTransport:
             raise
         response.attempts = number
         if self._availability is not None:
-            self._availability.successes[operation.name] += 1
+            self._availability.successes[operation.name] += response.successes
         return response
 
     async def _attempt(self, operation: Operation[R], failed: TransferError | None, attempts: _Attempts) -> R:

@@ -1,4 +1,4 @@
-"""The one place where transports are stacked: retrying around checksum headers around pacing around a lane."""
+"""The one place where transports are stacked: retrying around checksum headers around lanes, which pace themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asyncsink.s3.error_map import one_line
 from asyncsink.s3.following import FollowingLanes
 from asyncsink.s3.lanes import Lanes, open_lanes
 from asyncsink.s3.operations import ListObjects, ObjectPage
-from asyncsink.s3.pacing import PacedTransport, Pacer
+from asyncsink.s3.pacing import Pacer
 from asyncsink.s3.retrying import RetryingTransport
 from asyncsink.s3.traffic import Traffic
 
@@ -31,7 +31,7 @@ class S3Stack:
         lane: the name that the report gives.
         endpoint_url: the server in use, or "" for Amazon's own.
         place: knows the region in use.
-        senders: how many threads take UploadPartFrom, PutObjectFrom and GetObjectTo; 0 where no lane does.
+        senders: how many UploadPartFrom and PutObjectFrom may be under way at once; 0 where no lane takes them.
     """
 
     transport: RetryingTransport
@@ -101,7 +101,7 @@ async def open_stack(
     """
 
     async def opened(target: S3Target, lane: LaneChoice) -> Lanes:
-        lanes = await open_lanes(target, retry, limits, choice=lane, caller_bucket=caller_bucket)
+        lanes = await open_lanes(target, retry, limits, pacer, choice=lane, caller_bucket=caller_bucket)
         if customer_key and lanes.exposed_to:
             await lanes.transport.aclose()
             raise ConfigError(
@@ -110,22 +110,21 @@ async def open_stack(
             )
         return lanes
 
+    pacer = Pacer(limits.concurrency_start, traffic)
     lanes = await opened(target, lane)
     place = FollowingLanes(lanes, target, opened, notice)
     try:
-        pacer = Pacer(limits.concurrency_start, traffic)
         availability = None
         if watch is not None:
             prefix = f"{target.prefix}/" if target.prefix else ""
 
             async def probe() -> ObjectPage:
-                pacer.traffic.requests += 1
                 return await place.send(ListObjects(prefix=prefix, max_keys=1))
 
             named = urlsplit(lanes.endpoint_url).netloc or f"bucket {target.bucket}"
             availability = Availability(named, watch, probe, stall_seconds=retry.stall_seconds)
         transport = RetryingTransport(
-            ChecksumHeaders(PacedTransport(place, pacer), lanes.checksums, choice=checksum, notice=notice),
+            ChecksumHeaders(place, lanes.checksums, choice=checksum, notice=notice),
             retry,
             traffic=pacer.traffic,
             follow=place.follow,

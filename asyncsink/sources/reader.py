@@ -249,56 +249,85 @@ class OpenSource:
 
 
 def read_at_rest(source: SourceFile, folder: Folder | None = None) -> bytearray | None:
-    """The whole content of a small file that is what was found, and stayed so; with as few system calls as that takes.
+    """As `read_at_rest_into`, with memory of its own; None where that returns False.
 
-    None where it is not what was found, or cannot be read in one go: `OpenSource` then says what. The last `stat`
+    Args:
+        folder: of a caller that reads neighbours one after another.
+    """
+    if folder is None:
+        with Folder() as own:
+            return read_at_rest(source, own)
+    body = bytearray(source.size_bytes + 1)
+    if not read_at_rest_into(source, memoryview(body), folder):
+        return None
+    del body[-1]
+    return body
+
+
+def read_at_rest_into(source: SourceFile, room: memoryview, folder: Folder) -> bool:
+    """Read a small file that is what was found, and stayed so; with as few system calls as that takes.
+
+    False where it is not what was found, or cannot be read in one go: `OpenSource` then says what. The last `stat`
     proves what `check_unchanged` proves: where the path still names the inode that was read, its times and size are
     that inode's. Blocking.
 
     Args:
+        source: as it was found.
+        room: one byte more than the file has: see `OpenSource`.
         folder: of a caller that reads neighbours one after another.
 
     Raises:
         SourceChanged: it was what was found, and is no more after it was read.
         SourceUnreadable: its handle was stale twice.
     """
-    if folder is None:
-        with Folder() as own:
-            return read_at_rest(source, own)
     try:
-        return _read_at_rest(source, folder)
+        return _read_at_rest(source, room, folder)
     except (OSError, ValueError) as error:
         if not isinstance(error, OSError) or error.errno != errno.ESTALE:
-            return None
+            return False
     folder.close()
     try:
-        return _read_at_rest(source, folder)
+        return _read_at_rest(source, room, folder)
     except OSError as error:
         if error.errno == errno.ESTALE:
             raise translate(source.path, error) from error
-        return None
+        return False
 
 
-def _read_at_rest(source: SourceFile, folder: Folder) -> bytearray | None:
+class AtRest:
+    """Reads small files at rest for a lane, which calls it in one thread; see `read_at_rest_into`."""
+
+    __slots__ = ("_folder",)
+
+    def __init__(self) -> None:
+        self._folder = Folder()
+
+    def read(self, source: SourceFile, room: memoryview) -> bool:
+        """As `read_at_rest_into`."""
+        return read_at_rest_into(source, room, self._folder)
+
+    def close(self) -> None:
+        """Let go of the folder that was read last."""
+        self._folder.close()
+
+
+def _read_at_rest(source: SourceFile, room: memoryview, folder: Folder) -> bool:
     path, size = source.path, source.size_bytes
     descriptor = folder.open_file(source.real_path or path, _FLAGS)
     try:
         first = os.fstat(descriptor)
         if first.st_size != size or not _is_as_found(first, source) or not stat.S_ISREG(first.st_mode):
-            return None
-        # One byte more than there should be: see `OpenSource`.
-        body = bytearray(size + 1)
-        count = os.preadv(descriptor, (body,), 0)
+            return False
+        count = os.preadv(descriptor, (room,), 0)
         now = os.stat(on_disk(path))
     finally:
         os.close(descriptor)
     if _fingerprint(now) == _fingerprint(first):
-        del body[size:]
-        return body if count == size else None
+        return count == size
     if (now.st_dev, now.st_ino) != (first.st_dev, first.st_ino):
         raise _changed(path, _REPLACED)
     if _only_linked(first, now):
-        return None
+        return False
     raise _changed(path, _differences(first, now))
 
 

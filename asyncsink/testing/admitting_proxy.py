@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from asyncsink.config import Secret
-from asyncsink.s3.wire.signing import Signer, canonical_headers
+from asyncsink.s3.http.signing import Signer, canonical_headers
 from asyncsink.testing.faulty_peers import ActingPeer
 from asyncsink.testing.transport_kit import canned
 

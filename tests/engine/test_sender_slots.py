@@ -9,7 +9,7 @@ from anyio import CapacityLimiter
 
 from asyncsink.config import MIB, Limits
 from asyncsink.engine.sender_slots import SLOTS_PER_CORE, SLOTS_START_MIN, SenderSlots
-from asyncsink.s3.wire.sender_lane import threads_for
+from asyncsink.s3.lanes import bodies_at_once
 
 pytestmark = pytest.mark.anyio
 CORES = 4
@@ -98,7 +98,7 @@ async def test_one_core_begins_with_a_few() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "threads"),
+    ("limits", "bodies"),
     [
         ({}, 32),
         ({"concurrency": 4}, 4),
@@ -107,5 +107,5 @@ async def test_one_core_begins_with_a_few() -> None:
         ({"memory_bytes": 5 * MIB}, 1),
     ],
 )
-def test_threads_are_bounded_by_concurrency_and_memory(limits: dict[str, Any], threads: int) -> None:
-    assert threads_for(Limits(**limits)) == threads
+def test_bodies_in_lanes_are_bounded_by_concurrency_and_memory(limits: dict[str, Any], bodies: int) -> None:
+    assert bodies_at_once(Limits(**limits)) == bodies

@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 import asyncsink
+from asyncsink.config import WRITE_METADATA_NAME
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.engine.whole_run import run_source
 from asyncsink.errors import DestinationFull, JournalError
@@ -159,7 +160,8 @@ async def test_parts_that_the_journal_lacks_are_compared_and_not_sent(
     bench: Bench, lane: Any, with_copy: bool, algorithm: Any, tmp_path: Path
 ) -> None:
     """Their answers had come, or were lost, when the run was killed: 1 to 3 and 5 are ours, 4 has other bytes."""
-    upload = bench.s3.create_multipart_upload(Bucket=bench.bucket, Key=KEY)["UploadId"]
+    token = {WRITE_METADATA_NAME: "t" * 32}  # the journal's
+    upload = bench.s3.create_multipart_upload(Bucket=bench.bucket, Key=KEY, Metadata=token)["UploadId"]
     data = bench.file.read_bytes()
     for number in range(1, PARTS + 1):
         body = data[(number - 1) * 5 * MIB : number * 5 * MIB]

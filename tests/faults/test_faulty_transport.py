@@ -16,6 +16,7 @@ from asyncsink.devserver.seaweedfs import REGION, DevServer
 from asyncsink.errors import AccessDenied, ConnectionLost, PermanentError, Stalled
 from asyncsink.model import SourceFile
 from asyncsink.s3.operations import HeadObject, Operation, PutObject, PutObjectFrom
+from asyncsink.s3.pacing import Pacer
 from asyncsink.s3.transport import Transport
 from asyncsink.sources.reader import OpenSource
 from asyncsink.testing.faulty_transport import Faults, Request, nth_request
@@ -39,7 +40,7 @@ def harmed(seaweed: DevServer, bucket: str, monkeypatch: pytest.MonkeyPatch) -> 
     @asynccontextmanager
     async def open_transport(faults: Faults, lane: Any) -> AsyncIterator[Transport]:
         target = S3Target(bucket=bucket, endpoint_url=seaweed.endpoint_url, region=REGION)
-        lanes = await faults.open_lanes(target, RetryPolicy(), Limits(), choice=lane)
+        lanes = await faults.open_lanes(target, RetryPolicy(), Limits(), Pacer(64), choice=lane)
         async with aclosing(lanes.transport):
             yield lanes.transport
 

@@ -23,8 +23,9 @@ from asyncsink.options import parse_options
 from asyncsink.s3.aioboto3_transport import Aioboto3Transport
 from asyncsink.s3.bandwidth import BURST_SECONDS, SLICE_BYTES_MAX, SLICE_BYTES_MIN, Bandwidth
 from asyncsink.s3.body import SMALL_BODY_BYTES
+from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.operations import AbortMultipartUpload, PutObject
-from asyncsink.s3.wire.transport import WireTransport
+from asyncsink.s3.pacing import Pacer
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.testing.admitting_proxy import Asked
 from asyncsink.testing.faulty_peers import CannedPeer
@@ -187,7 +188,9 @@ async def test_an_abort_does_not_wait_for_its_turn() -> None:
     async with CannedPeer(canned(204, b""), hang_up=False) as peer:
         target = S3Target(bucket="bkt", endpoint_url=peer.endpoint_url, anonymous=True)
         for lane in (
-            await WireTransport.open(target, RetryPolicy(), region="x", credentials=None, bandwidth=bandwidth),
+            await HttpTransport.open(
+                target, RetryPolicy(), region="x", credentials=None, pacer=Pacer(4), bandwidth=bandwidth
+            ),
             await Aioboto3Transport.open(target, RetryPolicy(), Limits(), bandwidth=bandwidth),
         ):
             with anyio.fail_after(60):

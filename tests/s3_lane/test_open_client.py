@@ -27,9 +27,9 @@ from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, Connecti
 from asyncsink.s3.aioboto3_transport import Aioboto3Transport
 from asyncsink.s3.client import open_client, payload_must_be_signed
 from asyncsink.s3.credentials import bucket_settings
+from asyncsink.s3.http.endpoint import endpoint_of
 from asyncsink.s3.operations import HeadObject, ListObjects, PutObject
 from asyncsink.s3.stack import open_stack
-from asyncsink.s3.wire.endpoint import endpoint_of
 from asyncsink.testing.faulty_peers import CannedPeer, SilentPeer
 from asyncsink.testing.transport_kit import canned
 from asyncsink.values import check_endpoint

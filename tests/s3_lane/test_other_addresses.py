@@ -22,7 +22,7 @@ from asyncsink.engine.verifying import verify_manifest
 from asyncsink.errors import ConfigError
 from asyncsink.options import parse_options, parse_target
 from asyncsink.routing.ends import make_end
-from asyncsink.s3.wire.endpoint import endpoint_of
+from asyncsink.s3.http.endpoint import endpoint_of
 from tests.support.hosts import ConnectProxy, certificate_for
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, error
 

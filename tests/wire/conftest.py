@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,10 +25,11 @@ from cryptography.x509.oid import NameOID
 
 from asyncsink.config import MIB, RetryPolicy, S3Target, Secret
 from asyncsink.model import SourceFile
-from asyncsink.s3.wire.endpoint import endpoint_of
-from asyncsink.s3.wire.keyring import Keyring
-from asyncsink.s3.wire.sender import SenderPool
+from asyncsink.s3.bandwidth import Bandwidth
+from asyncsink.s3.http.client import HttpTransport
+from asyncsink.s3.pacing import Pacer
 from asyncsink.sources.reader import OpenSource
+from tests.support.requests import Bodies, Open
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,23 +190,58 @@ def tls_proxy() -> type[TlsProxy]:
     return TlsProxy
 
 
-@pytest.fixture
-def senders(provider: Any) -> Callable[..., contextlib.AbstractAsyncContextManager[SenderPool]]:
-    @contextlib.asynccontextmanager
-    async def open_pool(
-        url: str, retry: RetryPolicy | None = None, *, threads: int = 4, credentials: Any = None
-    ) -> AsyncIterator[SenderPool]:
-        endpoint = endpoint_of(S3Target(bucket="bkt", endpoint_url=url), "x")
-        keyring = Keyring(endpoint, "x", credentials or provider("AKID", "secret"))
-        pool = SenderPool("bkt", endpoint, keyring, retry or RetryPolicy(), None, threads=threads)
-        started = pool._senders
-        try:
-            yield pool
-        finally:
-            await pool.aclose()
-            assert not any(sender.thread.is_alive() for sender in started)
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"], scope="module")
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Both event loops that asyncsink runs on."""
+    return "asyncio", {"use_uvloop": request.param}
 
-    return open_pool
+
+@pytest.fixture(scope="session")
+def wire(provider: Any) -> Open:
+    """Opens a transport, and looks that nothing of it stays."""
+
+    @contextlib.asynccontextmanager
+    async def open_wire(
+        url: str,
+        retry: RetryPolicy | None = None,
+        *,
+        credentials: Any = None,
+        pacer: Pacer | None = None,
+        bandwidth: Bandwidth | None = None,
+        verify: bool = True,
+        bucket: str = "bkt",
+        **target: Any,
+    ) -> AsyncIterator[HttpTransport]:
+        before = {thread.ident for thread in threading.enumerate()}
+        pacer = pacer or Pacer(64)
+        transport = await HttpTransport.open(
+            S3Target(bucket=bucket, endpoint_url=url, **target),
+            retry or RetryPolicy(),
+            region="us-east-1",
+            credentials=credentials or provider("AKID", "secret"),
+            pacer=pacer,
+            bandwidth=bandwidth,
+            verify=verify,
+        )
+        try:
+            yield transport
+        finally:
+            lanes = [*transport._small, *transport._large]
+            await transport.aclose()
+            for thread in threading.enumerate():
+                if thread.ident not in before and thread.name.startswith(("asyncsink-small", "asyncsink-large")):
+                    thread.join(30)
+                    assert not thread.is_alive()
+            assert not any(lane._connections or lane._busy or lane._lent for lane in lanes)
+            assert pacer.in_flight == 0, "a token was lost"
+
+    return open_wire
+
+
+@pytest.fixture(params=["memory", "part", "whole"])
+def bodies(request: pytest.FixtureRequest, file: OpenSource) -> Bodies:
+    """Requests with a body that is in memory, or is read as a part or as a whole file."""
+    return Bodies(request.param, file)
 
 
 @pytest.fixture(scope="module")

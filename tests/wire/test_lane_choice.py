@@ -12,6 +12,7 @@ from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import ConfigError
 from asyncsink.s3.lanes import LaneRouter, open_lanes
 from asyncsink.s3.operations import HeadObject, ListObjects, PutObject
+from asyncsink.s3.pacing import Pacer
 
 pytestmark = pytest.mark.anyio
 
@@ -23,14 +24,14 @@ def _credentials(seaweed: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def lane_of(target: S3Target, choice: LaneChoice = "auto", caller_bucket: Any = None) -> str:
-    lanes = await open_lanes(target, RetryPolicy(), Limits(), choice=choice, caller_bucket=caller_bucket)
+    lanes = await open_lanes(target, RetryPolicy(), Limits(), Pacer(64), choice=choice, caller_bucket=caller_bucket)
     await lanes.transport.aclose()
     return lanes.name
 
 
 async def test_both_lanes_serve_one_bucket(seaweed: DevServer, bucket: str) -> None:
     target = S3Target(bucket=bucket, endpoint_url=seaweed.endpoint_url)
-    lanes = await open_lanes(target, RetryPolicy(), Limits(), choice="auto")
+    lanes = await open_lanes(target, RetryPolicy(), Limits(), Pacer(64), choice="auto")
     transport = lanes.transport
     assert (lanes.name, lanes.endpoint_url) == ("wire", seaweed.endpoint_url)
     assert isinstance(transport, LaneRouter)
@@ -49,7 +50,7 @@ async def test_the_lane_can_be_asked_for(seaweed: DevServer, bucket: str) -> Non
 
 async def test_the_environments_endpoint_counts(seaweed: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", seaweed.endpoint_url)
-    lanes = await open_lanes(S3Target(bucket="some-bucket"), RetryPolicy(), Limits(), choice="auto")
+    lanes = await open_lanes(S3Target(bucket="some-bucket"), RetryPolicy(), Limits(), Pacer(64), choice="auto")
     assert (lanes.name, lanes.endpoint_url) == ("wire", seaweed.endpoint_url)
     await lanes.transport.aclose()
 

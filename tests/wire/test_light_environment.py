@@ -20,7 +20,7 @@ from asyncsink.errors import AsyncSinkError, CredentialsError
 from asyncsink.s3.client import open_client
 from asyncsink.s3.credentials import freeze
 from asyncsink.s3.environment import Connection, known_connection
-from asyncsink.s3.wire.endpoint import endpoint_of
+from asyncsink.s3.http.endpoint import endpoint_of
 
 HERE = "http://127.0.0.1:8333"
 PAIR = {"AWS_ACCESS_KEY_ID": "AKIDENV", "AWS_SECRET_ACCESS_KEY": "env-secret"}

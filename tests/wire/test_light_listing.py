@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from asyncsink.errors import ServerFault
 from asyncsink.s3.aioboto3_calls import CALLS
+from asyncsink.s3.http.requests import listing_query
 from asyncsink.s3.listings import listing_told
 from asyncsink.s3.operations import ListedObject, ListObjects, ObjectPage
-from asyncsink.s3.wire.requests import listing_query
 from asyncsink.s3.xml_reader import DEPTH_MAX
 
 NAMESPACE = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'

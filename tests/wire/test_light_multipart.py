@@ -29,6 +29,10 @@ from asyncsink.errors import (
 )
 from asyncsink.model import Checksum
 from asyncsink.s3.aioboto3_calls import CALLS
+from asyncsink.s3.http import lane as lane_module
+from asyncsink.s3.http.answers import Answer, error_of, is_error, response_of
+from asyncsink.s3.http.endpoint import endpoint_of
+from asyncsink.s3.http.requests import RequestWriter, parts_document
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CompletedPart,
@@ -43,15 +47,10 @@ from asyncsink.s3.operations import (
     PutObject,
     UploadCreated,
 )
-from asyncsink.s3.wire import pool as pool_module
-from asyncsink.s3.wire.answers import Answer, error_of, is_error, response_of
-from asyncsink.s3.wire.endpoint import endpoint_of
-from asyncsink.s3.wire.multipart_calls import parts_document
-from asyncsink.s3.wire.requests import RequestWriter
-from asyncsink.s3.wire.transport import WireTransport
 from asyncsink.s3.xml_reader import DEPTH_MAX
 from asyncsink.testing.faulty_peers import ActingPeer, CannedPeer
 from asyncsink.testing.transport_kit import canned
+from tests.support.requests import Open, read_request
 
 SERVICE = Session().get_service_model("s3")
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -338,37 +337,17 @@ def test_broken_answers_are_typed_errors(
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def read_request(reader: asyncio.StreamReader) -> bytes:
-    head = await reader.readuntil(b"\r\n\r\n")
-    for line in head.lower().split(b"\r\n"):
-        if line.startswith(b"content-length:"):
-            await reader.readexactly(int(line[15:]))
-    return head
-
-
-@contextlib.asynccontextmanager
-async def opened(provider: Any, url: str, retry: RetryPolicy | None = None) -> Any:
-    target = S3Target(bucket="bkt", endpoint_url=url)
-    transport = await WireTransport.open(
-        target, retry or RetryPolicy(), region="x", credentials=provider("AKID", "secret")
-    )
-    try:
-        yield transport
-    finally:
-        await transport.aclose()
-
-
 @pytest.mark.anyio
 @pytest.mark.parametrize("operation", [CREATE, COMPLETE])
-async def test_what_may_have_happened_is_not_sent_again(provider: Any, operation: Any) -> None:
+async def test_what_may_have_happened_is_not_sent_again(wire: Open, operation: Any) -> None:
     requests: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        requests.append((await read_request(reader)).split()[0])
+        requests.append((await read_request(reader))[0].split()[0])
         writer.write(canned(200, b"", 'ETag: "e"'))
-        requests.append((await read_request(reader)).split()[0])
+        requests.append((await read_request(reader))[0].split()[0])
 
-    async with ActingPeer(serve) as peer, opened(provider, peer.endpoint_url) as transport:
+    async with ActingPeer(serve) as peer, wire(peer.endpoint_url) as transport:
         await transport.send(PutObject(key="k", body=b"x"))
         with pytest.raises(ConnectionLost, match=operation.name):
             await transport.send(operation)
@@ -377,17 +356,17 @@ async def test_what_may_have_happened_is_not_sent_again(provider: Any, operation
 
 @pytest.mark.anyio
 async def test_what_must_not_be_repeated_avoids_a_connection_that_has_waited(
-    provider: Any, monkeypatch: pytest.MonkeyPatch
+    wire: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(lane_module, "FRESH_SECONDS", 0.0)
     answers = {b"PUT": canned(200, b"", 'ETag: "e"'), b"POST": canned(200, CREATED), b"DELETE": canned(204, b"")}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):
             while True:
-                writer.write(answers[(await read_request(reader)).split()[0]])
+                writer.write(answers[(await read_request(reader))[0].split()[0]])
 
-    async with ActingPeer(serve) as peer, opened(provider, peer.endpoint_url) as transport:
+    async with ActingPeer(serve) as peer, wire(peer.endpoint_url) as transport:
         await transport.send(PutObject(key="k", body=b"x"))
         assert await transport.send(CREATE) == UploadCreated(upload_id="u")
         assert peer.connections_total == 2
@@ -397,7 +376,7 @@ async def test_what_must_not_be_repeated_avoids_a_connection_that_has_waited(
 
 
 @pytest.mark.anyio
-async def test_complete_may_be_silent_for_longer_than_others(provider: Any) -> None:
+async def test_complete_may_be_silent_for_longer_than_others(wire: Open) -> None:
     release = asyncio.Event()
 
     async def serve(release_after: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -410,7 +389,7 @@ async def test_complete_may_be_silent_for_longer_than_others(provider: Any) -> N
             await asyncio.Event().wait()
 
     quick = RetryPolicy(stall_seconds=0.05, complete_seconds=30)
-    async with ActingPeer(partial(serve, True)) as peer, opened(provider, peer.endpoint_url, quick) as transport:
+    async with ActingPeer(partial(serve, True)) as peer, wire(peer.endpoint_url, quick) as transport:
         completing = asyncio.ensure_future(transport.send(COMPLETE))
         # A request of the same pool stalls first, for sure after the other's patience would have ended.
         with pytest.raises(Stalled, match=r"CreateMultipartUpload.*0\.05 s"):
@@ -419,13 +398,13 @@ async def test_complete_may_be_silent_for_longer_than_others(provider: Any) -> N
         release.set()
         assert await completing == ObjectStored(etag="e-1")
     short = RetryPolicy(stall_seconds=30, complete_seconds=0.05)
-    async with ActingPeer(partial(serve, False)) as peer, opened(provider, peer.endpoint_url, short) as transport:
+    async with ActingPeer(partial(serve, False)) as peer, wire(peer.endpoint_url, short) as transport:
         with pytest.raises(Stalled, match=r"CompleteMultipartUpload.*0\.05 s"):
             await transport.send(COMPLETE)
 
 
 @pytest.mark.anyio
-async def test_spaces_while_it_joins_the_parts_are_progress(provider: Any) -> None:
+async def test_spaces_while_it_joins_the_parts_are_progress(wire: Open) -> None:
     async def serve(ending: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -439,20 +418,20 @@ async def test_spaces_while_it_joins_the_parts_are_progress(provider: Any) -> No
     patience = RetryPolicy(complete_seconds=0.5)
     async with (
         ActingPeer(partial(serve, COMPLETED)) as peer,
-        opened(provider, peer.endpoint_url, patience) as transport,
+        wire(peer.endpoint_url, patience) as transport,
     ):
         assert await transport.send(COMPLETE) == ObjectStored(etag="e-1")
     ending = ERROR % b"InvalidPart"
-    async with ActingPeer(partial(serve, ending)) as peer, opened(provider, peer.endpoint_url, patience) as transport:
+    async with ActingPeer(partial(serve, ending)) as peer, wire(peer.endpoint_url, patience) as transport:
         with pytest.raises(AsyncSinkError, match="InvalidPart"):
             await transport.send(COMPLETE)
 
 
 @pytest.mark.anyio
-async def test_an_upload_that_is_gone(provider: Any) -> None:
+async def test_an_upload_that_is_gone(wire: Open) -> None:
     async with (
         CannedPeer(canned(404, ERROR % b"NoSuchUpload"), hang_up=False) as peer,
-        opened(provider, peer.endpoint_url) as transport,
+        wire(peer.endpoint_url) as transport,
     ):
         assert await transport.send(ABORT) == Done(was_there=False)
         for operation in (COMPLETE, LIST):

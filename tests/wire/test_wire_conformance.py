@@ -18,8 +18,10 @@ from moto.server import ThreadedMotoServer
 
 from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.s3.aioboto3_transport import Aioboto3Transport
+from asyncsink.s3.http.client import HOT
+from asyncsink.s3.http.client import HttpTransport as WireTransport
 from asyncsink.s3.operations import HeadObject, ObjectAttributes, Operation, PutObject, Response
-from asyncsink.s3.wire.transport import HOT, WireTransport
+from asyncsink.s3.pacing import Pacer
 from asyncsink.testing.transport_kit import Capability, OpenTransport, crc64
 from asyncsink.testing.transport_suite import TransportSuite
 
@@ -78,7 +80,7 @@ def open_lanes(
         )
         policy = retry or RetryPolicy()
         credentials = provider(key_id, secret_access_key or secret)
-        wire = await WireTransport.open(target, policy, region="us-east-1", credentials=credentials)
+        wire = await WireTransport.open(target, policy, region="us-east-1", credentials=credentials, pacer=Pacer(64))
         transport = BothLanes(wire, await Aioboto3Transport.open(target, policy, Limits()))
         try:
             yield transport

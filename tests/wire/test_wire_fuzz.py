@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from asyncsink.config import RetryPolicy, S3Target
 from asyncsink.errors import AsyncSinkError, ServerFault
 from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX
-from asyncsink.s3.operations import HeadObject, ObjectHead, ObjectStored, PutObject
-from asyncsink.s3.wire.answers import Answer, error_of, is_error, response_of
-from asyncsink.s3.wire.reading import AnswerReader, ExchangeError
-from asyncsink.s3.wire.transport import WireTransport
+from asyncsink.s3.http.answers import Answer, error_of, is_error, response_of
+from asyncsink.s3.http.client import HttpTransport
+from asyncsink.s3.http.reading import AnswerReader, ExchangeError
+from asyncsink.s3.operations import NO_ATTRIBUTES, HeadObject, ObjectHead, ObjectStored, PutObject
+from asyncsink.s3.pacing import Pacer
+from asyncsink.s3.put_files import FilesPut, FileToPut, PutFiles
 from asyncsink.testing.faulty_peers import CannedPeer
 
 GOOD = [
@@ -46,6 +48,22 @@ def mutated(draw: Any) -> bytes:
 
 ANSWERS = mutated() | st.lists(st.sampled_from(FRAGMENTS), max_size=20).map(b"".join) | st.binary(max_size=200)
 OPERATIONS = st.sampled_from([PutObject(key="k", body=b"x" * 100), HeadObject(key="k")])
+
+
+class OneByte:
+    """Reads files of one byte."""
+
+    def read(self, source: Any, room: memoryview) -> bool:
+        room[0] = source
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+SMALL = PutFiles(
+    files=[FileToPut("k", 1, NO_ATTRIBUTES, number) for number in range(3)], algorithm="CRC32", reader=OneByte()
+)
 
 
 def understood(operation: Any, answer: Answer) -> None:
@@ -134,7 +152,7 @@ class FuzzPeer(CannedPeer):
     cut=st.integers(0, 200),
     ending=st.sampled_from(["close", "close", "close", "reset", "reset", "stall"]),
     before=st.sampled_from([0, 1, 150]),
-    operation=OPERATIONS | st.just(PutObject(key="k", body=bytes(300_000))),
+    operation=OPERATIONS | st.just(PutObject(key="k", body=bytes(300_000))) | st.just(SMALL),
     again=st.booleans(),
 )
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -145,14 +163,18 @@ async def test_every_request_ends(
     quick = RetryPolicy(stall_seconds=0.03, connect_seconds=5)
     async with FuzzPeer([data[:cut], data[cut:]], ending, before) as peer:
         target = S3Target(bucket="bkt", endpoint_url=peer.endpoint_url)
-        transport = await WireTransport.open(target, quick, region="x", credentials=provider("AKID", "secret"))
+        pacer = Pacer(4)
+        transport = await HttpTransport.open(
+            target, quick, region="x", credentials=provider("AKID", "secret"), pacer=pacer
+        )
         try:
             for _ in range(1 + again):
                 async with asyncio.timeout(20):
                     response = await transport.send(operation)
-                assert isinstance(response, (ObjectStored, ObjectHead))
+                assert isinstance(response, (ObjectStored, ObjectHead, FilesPut))
         except AsyncSinkError as error:
             refused = str(error)
             assert "s3://bkt/k" in refused or "HeadObject of k" in refused
         finally:
             await transport.aclose()
+            assert pacer.in_flight == 0

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncsink.s3.wire.pieces import PieceReader
-from asyncsink.s3.wire.reading import AnswerReader
+from asyncsink.s3.http.reading import AnswerReader, PieceReader
 
 bodies = st.binary(max_size=300)
 

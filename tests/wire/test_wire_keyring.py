@@ -14,10 +14,11 @@ import pytest
 
 from asyncsink.config import RetryPolicy, S3Target, Secret
 from asyncsink.errors import AccessDenied, ClockSkew, ConfigError, CredentialsError, ExpiredCredentials
+from asyncsink.s3.http.client import HttpTransport
+from asyncsink.s3.http.endpoint import endpoint_of
+from asyncsink.s3.http.keyring import ASK_AGAIN_SECONDS, RENEW_BEFORE_SECONDS, CredentialsProvider, Keyring
 from asyncsink.s3.operations import HeadObject, PutObject
-from asyncsink.s3.wire.endpoint import endpoint_of
-from asyncsink.s3.wire.keyring import ASK_AGAIN_SECONDS, RENEW_BEFORE_SECONDS, CredentialsProvider, Keyring
-from asyncsink.s3.wire.transport import WireTransport
+from asyncsink.s3.pacing import Pacer
 from asyncsink.testing.faulty_peers import CannedPeer
 from asyncsink.testing.transport_kit import canned
 
@@ -58,12 +59,13 @@ class Clock:
 
 
 @contextlib.asynccontextmanager
-async def open_wire(url: str, credentials: CredentialsProvider | None, **target: bool) -> AsyncIterator[WireTransport]:
-    transport = await WireTransport.open(
+async def open_wire(url: str, credentials: CredentialsProvider | None, **target: bool) -> AsyncIterator[HttpTransport]:
+    transport = await HttpTransport.open(
         S3Target(bucket="bkt", endpoint_url=url, **target),  # type: ignore[arg-type]
         RetryPolicy(),
         region="us-east-1",
         credentials=credentials,
+        pacer=Pacer(4),
     )
     try:
         yield transport
@@ -228,6 +230,6 @@ async def test_nothing_secret_shows(keys: Any) -> None:
     async with open_wire("http://127.0.0.1:1", Provider(keys)) as transport:
         ring = transport._keyring
         await ring.renewed()
-        shown = repr((transport, ring, transport._pool))
+        shown = repr((transport, ring, transport._shared, transport._addresses))
     assert "secret" not in shown
     assert "token1" not in shown

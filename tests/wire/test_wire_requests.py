@@ -13,12 +13,12 @@ from asyncsink.config import S3Target, Secret
 from asyncsink.errors import AccessDenied, ClockSkew, ConfigError, IntegrityError, InvalidKey, ServerFault
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Checksum
+from asyncsink.s3.http import answers
+from asyncsink.s3.http.answers import Answer, error_of, is_error, response_of
+from asyncsink.s3.http.endpoint import endpoint_of
+from asyncsink.s3.http.requests import TEMPLATES_MAX, RequestWriter
+from asyncsink.s3.http.signing import UNSIGNED_PAYLOAD, Signer
 from asyncsink.s3.operations import HeadObject, ObjectAttributes, ObjectHead, ObjectStored, PutObject, UploadPart
-from asyncsink.s3.wire import answers
-from asyncsink.s3.wire.answers import Answer, error_of, is_error, response_of
-from asyncsink.s3.wire.endpoint import endpoint_of
-from asyncsink.s3.wire.requests import TEMPLATES_MAX, RequestWriter
-from asyncsink.s3.wire.signing import UNSIGNED_PAYLOAD, Signer
 
 ENDPOINT = endpoint_of(S3Target(bucket="bkt", endpoint_url="http://127.0.0.1:1"), "us-east-1")
 STAMP = "20260131T235959Z"

@@ -18,6 +18,16 @@ from hypothesis import strategies as st
 
 from asyncsink.config import S3Target, Secret
 from asyncsink.integrity.checksums import checksum_of
+from asyncsink.s3.http.endpoint import Endpoint, endpoint_of
+from asyncsink.s3.http.requests import ObjectOperation, RequestWriter
+from asyncsink.s3.http.signing import (
+    EMPTY_PAYLOAD,
+    UNSIGNED_PAYLOAD,
+    Signer,
+    canonical_headers,
+    canonical_query,
+    encode_path,
+)
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CompleteMultipartUpload,
@@ -27,16 +37,6 @@ from asyncsink.s3.operations import (
     ObjectAttributes,
     PutObject,
     UploadPart,
-)
-from asyncsink.s3.wire.endpoint import Endpoint, endpoint_of
-from asyncsink.s3.wire.requests import ObjectOperation, RequestWriter
-from asyncsink.s3.wire.signing import (
-    EMPTY_PAYLOAD,
-    UNSIGNED_PAYLOAD,
-    Signer,
-    canonical_headers,
-    canonical_query,
-    encode_path,
 )
 
 PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))

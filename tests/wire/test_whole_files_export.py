@@ -1,4 +1,4 @@
-"""Whole files of a few MiB through sender threads: real servers, faults on the way, and what is left behind."""
+"""Whole files of a few MiB in whole runs: real servers, faults on the way, and what is left behind."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from asyncsink.destinations.local_publication import Publication
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.errors import Throttled
 from asyncsink.model import SourceFile
+from asyncsink.s3.http.client import HttpTransport
+from asyncsink.s3.http.lane import Lane
 from asyncsink.s3.operations import PutObject, PutObjectFrom
 from asyncsink.s3.stack import open_stack
-from asyncsink.s3.wire.reading import ExchangeError
-from asyncsink.s3.wire.sender import SenderPool
-from asyncsink.s3.wire.transport import WireTransport
 from asyncsink.sources.reader import OpenSource
 from asyncsink.testing.parts_proxy import DROP, FORWARD, HANG, WHOLE, PartsProxy
 from asyncsink.testing.transport_kit import canned
@@ -57,26 +56,22 @@ def root(tmp_path: Path) -> Path:
 def options(seaweed: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for name, value in seaweed.environment.items():
         monkeypatch.setenv(name, value)
-    return {"endpoint_url": seaweed.endpoint_url, "retry": QUICK}
+    return {"endpoint_url": seaweed.endpoint_url, "retry": QUICK, "retries": 0, "journal": False}
 
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[PutObjectFrom]:
-    """The whole files that the sender threads were given; none may go another way."""
+    """The whole files that lanes were given to read; none may go another way."""
     seen: list[PutObjectFrom] = []
-    send, wire_send = SenderPool.send, WireTransport.send
+    send = HttpTransport.send
 
-    async def watched(self: SenderPool, operation: Any) -> Any:
+    async def watched(self: HttpTransport, operation: Any) -> Any:
+        assert not isinstance(operation, PutObject) or len(operation.body) <= MIB
         if isinstance(operation, PutObjectFrom):
             seen.append(operation)
         return await send(self, operation)
 
-    async def small_only(self: WireTransport, operation: Any) -> Any:
-        assert not isinstance(operation, PutObject) or len(operation.body) <= MIB
-        return await wire_send(self, operation)
-
-    monkeypatch.setattr(SenderPool, "send", watched)
-    monkeypatch.setattr(WireTransport, "send", small_only)
+    monkeypatch.setattr(HttpTransport, "send", watched)
     return seen
 
 
@@ -87,7 +82,11 @@ def _nothing_stays() -> Iterator[None]:
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("asyncsink-sender")]
+    return [
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith(("asyncsink-small", "asyncsink-large"))
+    ]
 
 
 def once(fate: bytes) -> Callable[[int], bytes | None]:
@@ -182,7 +181,7 @@ async def test_customer_keys(
     assert data == (root / "scan.json").read_bytes()
 
 
-async def test_the_other_lane_has_no_sender_threads(
+async def test_the_other_lane_reads_no_files(
     root: Path, bucket: str, s3: Any, options: dict[str, Any], sent: list[PutObjectFrom]
 ) -> None:
     report = await asyncsink.export_directory(root, f"s3://{bucket}", transport="aioboto3", **options)
@@ -275,10 +274,14 @@ async def test_a_file_that_cannot_be_sent_costs_the_object_and_not_the_copy(
 async def test_sending_that_never_begins_does_not_cost_the_copy(
     root: Path, tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none_left(self: SenderPool) -> None:
-        raise ExchangeError("no thread could be started")
+    begin = Lane.__init__
 
-    monkeypatch.setattr(SenderPool, "_start", none_left)
+    def none_left(self: Lane, shared: Any, name: str, *, large: bool) -> None:
+        if large:
+            raise RuntimeError("can't start new thread")
+        begin(self, shared, name, large=large)
+
+    monkeypatch.setattr(Lane, "__init__", none_left)
     report = await asyncsink.export_directory(root, f"s3://{bucket}", local_copy=tmp_path / "copy", **options)
     assert [failure.stage for failure in report.failures] == ["upload"]
     assert (tmp_path / "copy" / "scan.json").read_bytes() == (root / "scan.json").read_bytes()

@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from asyncsink.config import MIB, RetryPolicy, S3Target
+from asyncsink.config import MIB, RetryPolicy
 from asyncsink.errors import (
     AsyncSinkError,
     ConnectionLost,
@@ -24,16 +23,13 @@ from asyncsink.errors import (
     Throttled,
 )
 from asyncsink.s3.get_object import GetObjectTo, ObjectReceived
-from asyncsink.s3.wire.endpoint import endpoint_of
-from asyncsink.s3.wire.keyring import Keyring
-from asyncsink.s3.wire.pieces import PIECE_BYTES
-from asyncsink.s3.wire.sender import SenderPool
-from asyncsink.s3.wire.transport import tls_context
+from asyncsink.s3.http.reading import PIECE_BYTES
+from asyncsink.s3.pacing import Pacer
 from asyncsink.testing.faulty_peers import ActingPeer, CannedPeer
 from asyncsink.testing.transport_kit import IMPATIENT, canned
+from tests.support.requests import Open, until
 
 pytestmark = pytest.mark.anyio
-Open = Callable[..., contextlib.AbstractAsyncContextManager[SenderPool]]
 # The same in every worker: pieces of it name tests.
 DATA = random.Random(1).randbytes(3 * MIB + 17)
 
@@ -71,80 +67,76 @@ def part(data: bytes, offset: int = 0) -> bytes:
     return canned(206, data, told, 'ETag: "e"')
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - what is waited for happens in a thread
-        await asyncio.sleep(0.001)
-
-
-async def test_bytes_are_given_away_in_order_by_a_thread(senders: Open) -> None:
-    async with CannedPeer(part(DATA), part(b"12", 7), hang_up=False) as peer, senders(peer.endpoint_url) as pool:
+async def test_bytes_are_given_away_in_order_by_a_thread(wire: Open) -> None:
+    async with CannedPeer(part(DATA), part(b"12", 7), hang_up=False) as peer, wire(peer.endpoint_url) as transport:
         first, second = Taken(), Taken()
-        answer = await pool.receive(get(first))
+        answer = await transport.send(get(first))
         assert (answer.length, answer.etag) == (len(DATA), "e")
-        await pool.receive(get(second, 7, 2))
+        await transport.send(get(second, 7, 2))
         assert (first.data, second.data) == (DATA, b"12")
         assert [each.length for each in first.ended + second.ended] == [len(DATA), 2]
         assert max(first.pieces) <= PIECE_BYTES
-        assert all(name.startswith("asyncsink-sender") for name in first.threads)
+        assert all(name.startswith("asyncsink-large") for name in first.threads)
         assert peer.connections_total == 1, "the connection serves again"
         assert b"range: bytes=7-8\r\n" in peer.heads[1]
         assert b'if-match: "e"\r\n' in peer.heads[1]
 
 
-async def test_a_body_in_pieces_of_the_servers(senders: Open) -> None:
+async def test_a_body_in_pieces_of_the_servers(wire: Open) -> None:
     head = b'HTTP/1.1 206 Partial\r\nTransfer-Encoding: chunked\r\nContent-Range: bytes 0-6/9\r\nETag: "e"\r\n\r\n'
     answer = head + b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
-    async with CannedPeer(answer, hang_up=False) as peer, senders(peer.endpoint_url) as pool:
-        for length in (7, 8):
-            taker = Taken()
-            assert (await pool.receive(get(taker, 0, length))).length == 7
-            assert taker.data == b"abcdefg"
+    async with CannedPeer(answer, hang_up=False) as peer, wire(peer.endpoint_url) as transport:
+        taker = Taken()
+        assert (await transport.send(get(taker, 0, 7))).length == 7
+        assert taker.data == b"abcdefg"
+        with pytest.raises(ServerFault, match="range from 0 was asked for"):
+            await transport.send(get(Taken(), 0, 8))
         with pytest.raises(ServerFault, match="more bytes came than were asked for"):
-            await pool.receive(get(Taken(), 0, 6))
+            await transport.send(get(Taken(), 0, 6))
         assert peer.connections_total == 1
 
 
 @pytest.mark.parametrize("sent", [0, 10, PIECE_BYTES + 10])
 @pytest.mark.parametrize(("hang_up", "expected"), [(True, ConnectionLost), (False, Stalled)])
 async def test_a_body_that_ends_early_or_stalls(
-    senders: Open, sent: int, hang_up: bool, expected: type[AsyncSinkError]
+    wire: Open, sent: int, hang_up: bool, expected: type[AsyncSinkError]
 ) -> None:
     begun = part(DATA)[: -len(DATA)] + DATA[:sent]
     async with (
         CannedPeer(begun, hang_up=hang_up) as peer,
-        senders(peer.endpoint_url, IMPATIENT) as pool,
+        wire(peer.endpoint_url, IMPATIENT) as transport,
     ):
         taker = Taken()
         with pytest.raises(expected, match="GetObject of s3://bkt/k failed"):
-            await pool.receive(get(taker))
+            await transport.send(get(taker))
         assert not taker.ended
         assert DATA.startswith(taker.data)
 
 
-async def test_a_server_that_says_nothing(senders: Open) -> None:
-    async with CannedPeer(b"", hang_up=False) as peer, senders(peer.endpoint_url, IMPATIENT) as pool:
+async def test_a_server_that_says_nothing(wire: Open) -> None:
+    async with CannedPeer(b"", hang_up=False) as peer, wire(peer.endpoint_url, IMPATIENT) as transport:
         with pytest.raises(Stalled, match=r"no byte moved for 0\.2 s"):
-            await pool.receive(get(Taken()))
+            await transport.send(get(Taken()))
 
 
-async def test_slow_progress_is_no_stall(senders: Open) -> None:
+async def test_slow_progress_is_no_stall(wire: Open) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        answer = part(b"x" * 20)
-        writer.write(answer[:-20])
+        answer = part(b"x" * 400)
+        writer.write(answer[:-400])
         for _ in range(20):
             await asyncio.sleep(0.1)
-            writer.write(b"x")
+            writer.write(b"x" * 20)
         await reader.read()
 
-    async with ActingPeer(serve) as peer, senders(peer.endpoint_url, RetryPolicy(stall_seconds=1.0)) as pool:
+    async with ActingPeer(serve) as peer, wire(peer.endpoint_url, RetryPolicy(stall_seconds=1.0)) as transport:
         taker = Taken()
-        await pool.receive(get(taker, 0, 20))
-        assert taker.data == b"x" * 20
+        await transport.send(get(taker, 0, 400))
+        assert taker.data == b"x" * 400
 
 
 @pytest.mark.parametrize("before", [100, PIECE_BYTES + 100])
-async def test_cancelled_in_mid_body_nothing_is_given_away_any_more(senders: Open, before: int) -> None:
+async def test_cancelled_in_mid_body_nothing_is_given_away_any_more(wire: Open, before: int) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -157,9 +149,9 @@ async def test_cancelled_in_mid_body_nothing_is_given_away_any_more(senders: Ope
         finally:
             ended.set()
 
-    async with ActingPeer(serve) as peer, senders(peer.endpoint_url, threads=1) as pool:
+    async with ActingPeer(serve) as peer, wire(peer.endpoint_url) as transport:
         taker = Taken()
-        receiving = asyncio.create_task(pool.receive(get(taker)))
+        receiving = asyncio.create_task(transport.send(get(taker)))
         await begun.wait()
         receiving.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -168,10 +160,9 @@ async def test_cancelled_in_mid_body_nothing_is_given_away_any_more(senders: Ope
         await ended.wait()
         assert len(taker.data) == there
         assert not taker.ended
-        assert not pool._under_way
 
 
-async def test_a_taker_is_not_let_go_of_while_it_writes(senders: Open) -> None:
+async def test_a_taker_is_not_let_go_of_while_it_writes(wire: Open) -> None:
     entered, release = threading.Event(), threading.Event()
 
     class Slow(Taken):
@@ -180,9 +171,9 @@ async def test_a_taker_is_not_let_go_of_while_it_writes(senders: Open) -> None:
             release.wait()
             super().take(position, piece)
 
-    async with CannedPeer(part(DATA)) as peer, senders(peer.endpoint_url) as pool:
+    async with CannedPeer(part(DATA)) as peer, wire(peer.endpoint_url) as transport:
         taker = Slow()
-        receiving = asyncio.create_task(pool.receive(get(taker)))
+        receiving = asyncio.create_task(transport.send(get(taker)))
         await asyncio.to_thread(entered.wait)
         for _ in range(3):
             receiving.cancel()
@@ -195,12 +186,12 @@ async def test_a_taker_is_not_let_go_of_while_it_writes(senders: Open) -> None:
 
 
 @pytest.mark.parametrize("failing_at", [0, PIECE_BYTES])
-async def test_a_disk_that_is_full_ends_it(senders: Open, failing_at: int) -> None:
-    async with CannedPeer(part(DATA), hang_up=False) as peer, senders(peer.endpoint_url, threads=1) as pool:
+async def test_a_disk_that_is_full_ends_it(wire: Open, failing_at: int) -> None:
+    async with CannedPeer(part(DATA), hang_up=False) as peer, wire(peer.endpoint_url) as transport:
         with pytest.raises(DestinationFull, match="no room"):
-            await pool.receive(get(Taken(failing_at)))
+            await transport.send(get(Taken(failing_at)))
         taker = Taken()
-        await pool.receive(get(taker))
+        await transport.send(get(taker))
         assert taker.data == DATA
         assert peer.connections_total == 2, "a connection with half an answer is not used again"
 
@@ -217,64 +208,63 @@ async def test_a_disk_that_is_full_ends_it(senders: Open, failing_at: int) -> No
     ],
 )
 async def test_answers_that_are_not_the_range(
-    senders: Open, answer: bytes, error: type[AsyncSinkError], message: str
+    wire: Open, answer: bytes, error: type[AsyncSinkError], message: str
 ) -> None:
-    async with CannedPeer(answer) as peer, senders(peer.endpoint_url) as pool:
+    async with CannedPeer(answer) as peer, wire(peer.endpoint_url) as transport:
         taker = Taken()
         with pytest.raises(error, match=message):
-            await pool.receive(get(taker, 5, 10))
+            await transport.send(get(taker, 5, 10))
         assert not taker.ended
 
 
-async def test_a_kept_connection_that_was_closed_is_replaced(senders: Open) -> None:
-    async with CannedPeer(part(b"12")) as peer, senders(peer.endpoint_url, threads=1) as pool:
+async def test_a_kept_connection_that_was_closed_is_replaced(wire: Open) -> None:
+    async with CannedPeer(part(b"12")) as peer, wire(peer.endpoint_url) as transport:
         for number in (1, 2):
             taker = Taken()
-            await pool.receive(get(taker, 0, 2))
+            await transport.send(get(taker, 0, 2))
             assert (taker.data, peer.connections_total) == (b"12", number)
 
 
-async def test_a_connection_that_the_server_is_about_to_close_is_not_used_again(senders: Open) -> None:
+async def test_a_connection_that_the_server_is_about_to_close_is_not_used_again(wire: Open) -> None:
     closing = part(b"12").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
-    async with CannedPeer(closing, hang_up=False) as peer, senders(peer.endpoint_url, threads=1) as pool:
+    async with CannedPeer(closing, hang_up=False) as peer, wire(peer.endpoint_url) as transport:
         for number in (1, 2):
-            await pool.receive(get(Taken(), 0, 2))
+            await transport.send(get(Taken(), 0, 2))
             assert peer.connections_total == number
 
 
-async def test_closing_ends_what_is_under_way(senders: Open) -> None:
-    async with CannedPeer(b"", hang_up=False) as peer, senders(peer.endpoint_url) as pool:
-        receiving = asyncio.create_task(pool.receive(get(Taken())))
+async def test_closing_ends_what_is_under_way(wire: Open) -> None:
+    async with CannedPeer(b"", hang_up=False) as peer, wire(peer.endpoint_url) as transport:
+        receiving = asyncio.create_task(transport.send(get(Taken())))
         await until(lambda: bool(peer.heads))
-        await pool.aclose()
-        with pytest.raises(ConnectionLost, match="the pool was closed"):
+        await transport.aclose()
+        with pytest.raises(ConnectionLost, match="the transport was closed"):
             await receiving
 
 
 @pytest.mark.parametrize("kind", ["http", "https"])
 async def test_ranges_of_a_real_server(
-    s3: Any, bucket: str, seaweed: Any, provider: Any, authority: Any, tls_proxy: Any, kind: str
+    wire: Open, s3: Any, bucket: str, seaweed: Any, provider: Any, authority: Any, tls_proxy: Any, kind: str
 ) -> None:
     s3.put_object(Bucket=bucket, Key="k", Body=DATA)
     etag = s3.head_object(Bucket=bucket, Key="k")["ETag"].strip('"')
     async with contextlib.AsyncExitStack() as stack:
-        url, context = seaweed.endpoint_url, None
+        url, ca_bundle = seaweed.endpoint_url, ""
         if kind == "https":
             server = urlsplit(url)
             proxy = tls_proxy(server.hostname, server.port, authority.server_context("localhost"))
-            url, context = (await stack.enter_async_context(proxy)).url, tls_context(authority.path)
-        endpoint = endpoint_of(S3Target(bucket=bucket, endpoint_url=url), "us-east-1")
-        keyring = Keyring(endpoint, "us-east-1", provider(seaweed.access_key_id, seaweed.secret_access_key))
-        pool = SenderPool(bucket, endpoint, keyring, RetryPolicy(), context, threads=3)
-        stack.push_async_callback(pool.aclose)
+            url, ca_bundle = (await stack.enter_async_context(proxy)).url, authority.path
+        credentials = provider(seaweed.access_key_id, seaweed.secret_access_key)
+        opened = wire(url, credentials=credentials, bucket=bucket, ca_bundle=ca_bundle, pacer=Pacer(3))
+        transport = await stack.enter_async_context(opened)
 
         async def received(offset: int, length: int) -> bool:
             taker = Taken()
             wanted = GetObjectTo(key="k", offset=offset, length=length, taker=taker, if_match=etag)
-            answer = await pool.receive(wanted)
+            answer = await transport.send(wanted)
             return answer.etag == etag and taker.data == DATA[offset : offset + length]
 
         places = [(0, MIB), (MIB - 3, 2 * MIB + 5), (len(DATA) - 1, 1), (0, len(DATA))]
         assert all(await asyncio.gather(*(received(*each) for each in places)))
         with pytest.raises(PreconditionFailed):
-            await pool.receive(GetObjectTo(key="k", offset=0, length=1, taker=Taken(), if_match="0" * 32))
+            await transport.send(GetObjectTo(key="k", offset=0, length=1, taker=Taken(), if_match="0" * 32))

@@ -16,11 +16,10 @@ from asyncsink.errors import AsyncSinkError, ClockSkew, ServerFault
 from asyncsink.s3.aioboto3_calls import CALLS, HEADER_ALGORITHMS, http_date, plain_etag
 from asyncsink.s3.error_map import error_from_answer, one_line
 from asyncsink.s3.get_object import GetObject
+from asyncsink.s3.http.requests import BOOKKEEPING, HotOperation, ObjectOperation, told_by
 from asyncsink.s3.operations import HeadObject, ObjectStored, PutObject, Response, UploadPart
 from asyncsink.s3.ranges import check_range, check_received
 from asyncsink.s3.redacting import kept
-from asyncsink.s3.wire.multipart_calls import BOOKKEEPING, told_by
-from asyncsink.s3.wire.requests import HotOperation, ObjectOperation
 
 SKEW_SECONDS_MAX: Final = 15 * 60
 """S3 refuses requests whose date is further from its own (S3 API Reference, RequestTimeTooSkewed)."""

@@ -1,4 +1,4 @@
-"""Parts in sender threads are retried and paced as all other requests are."""
+"""Parts that lanes read are retried and paced as all other requests are."""
 
 from __future__ import annotations
 

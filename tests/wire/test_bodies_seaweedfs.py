@@ -1,11 +1,12 @@
-"""Sender threads against a real server, over plain HTTP and through a proxy that ends TLS: what arrived is compared."""
+"""Bodies that lanes read, against a real server, with and without TLS: what arrived is compared."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,47 +14,42 @@ from urllib.parse import urlsplit
 import anyio
 import pytest
 
-from asyncsink.config import MIB, LocalTarget, RetryPolicy, S3Target, Secret
+from asyncsink.config import MIB, LocalTarget, Secret
 from asyncsink.destinations.local import LocalDestination
 from asyncsink.errors import AccessDenied, BucketMissing, CredentialsError, UploadMissing
 from asyncsink.integrity.checksums import checksum_of, combine
-from asyncsink.model import Checksum, SourceFile, Transfer
+from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile, Transfer
+from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.operations import ObjectAttributes
+from asyncsink.s3.pacing import Pacer
 from asyncsink.s3.part_plan import Part, plan_parts
-from asyncsink.s3.wire.endpoint import endpoint_of
-from asyncsink.s3.wire.keyring import Keyring
-from asyncsink.s3.wire.sender import ObjectToSend, PartToSend, SenderPool
-from asyncsink.s3.wire.transport import tls_context
 from asyncsink.sources.reader import OpenSource
+from tests.support.requests import Open, whole
+from tests.support.requests import part as part_of
 
 pytestmark = pytest.mark.anyio
 KEY = "sub-01/func/a b+ä.nii"
-Open = Callable[..., contextlib.AbstractAsyncContextManager[SenderPool]]
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    return "asyncio", {"use_uvloop": request.param}
 
 
 @pytest.fixture(params=["http", "https"])
-def senders(request: pytest.FixtureRequest, seaweed: Any, provider: Any, authority: Any, tls_proxy: Any) -> Open:
+def opened(
+    wire: Open, request: pytest.FixtureRequest, seaweed: Any, provider: Any, authority: Any, tls_proxy: Any
+) -> Open:
     @contextlib.asynccontextmanager
-    async def open_pool(bucket: str, *, secret: str = "", threads: int = 4) -> AsyncIterator[SenderPool]:
+    async def open_transport(
+        bucket: str, *, secret: str = "", pacer: Pacer | None = None
+    ) -> AsyncIterator[HttpTransport]:
         async with contextlib.AsyncExitStack() as stack:
-            url, context = seaweed.endpoint_url, None
+            url, ca_bundle = seaweed.endpoint_url, ""
             if request.param == "https":
                 server = urlsplit(url)
                 proxy = tls_proxy(server.hostname, server.port, authority.server_context("localhost"))
-                url, context = (await stack.enter_async_context(proxy)).url, tls_context(authority.path)
-            endpoint = endpoint_of(S3Target(bucket=bucket, endpoint_url=url), "us-east-1")
+                url, ca_bundle = (await stack.enter_async_context(proxy)).url, authority.path
             credentials = provider(seaweed.access_key_id, secret or seaweed.secret_access_key)
-            keyring = Keyring(endpoint, "us-east-1", credentials)
-            pool = SenderPool(bucket, endpoint, keyring, RetryPolicy(), context, threads=threads)
-            stack.push_async_callback(pool.aclose)
-            yield pool
+            way = wire(url, credentials=credentials, bucket=bucket, ca_bundle=ca_bundle, pacer=pacer)
+            yield await stack.enter_async_context(way)
 
-    return open_pool
+    return open_transport
 
 
 @pytest.fixture
@@ -66,7 +62,7 @@ def source(tmp_path: Path) -> SourceFile:
 
 
 async def test_an_object_in_parts_beside_its_local_copy(
-    senders: Open, s3: Any, bucket: str, source: SourceFile, tmp_path: Path
+    opened: Open, s3: Any, bucket: str, source: SourceFile, tmp_path: Path
 ) -> None:
     plan = plan_parts(source.size_bytes, 5 * MIB)
     upload_id = s3.create_multipart_upload(
@@ -78,18 +74,23 @@ async def test_an_object_in_parts_beside_its_local_copy(
     parts: dict[int, dict[str, Any]] = {}
     checksums: dict[int, tuple[Checksum, int]] = {}
 
-    async with senders(bucket) as pool:
+    async with opened(bucket) as transport:
         with OpenSource(source) as file:
 
             async def send(part: Part) -> None:
                 number = part.part_number
-                response, checksum = await pool.send_part(
-                    file,
-                    part.offset,
-                    part.length,
-                    PartToSend(key=KEY, upload_id=upload_id, part_number=number, algorithm="CRC64NVME"),
-                    lambda body: copy.write_part_now(number, part.offset, body),
+                response = await transport.send(
+                    part_of(
+                        file,
+                        part.offset,
+                        part.length,
+                        key=KEY,
+                        upload_id=upload_id,
+                        part_number=number,
+                        local=lambda body: copy.write_part_now(number, part.offset, body),
+                    )
                 )
+                checksum = response.sent
                 assert checksum is not None
                 assert response.checksum in (checksum, None)
                 checksums[number] = (checksum, part.length)
@@ -121,15 +122,16 @@ async def test_an_object_in_parts_beside_its_local_copy(
     assert (tmp_path / "copies" / "copy.nii").read_bytes() == data
 
 
-async def test_a_whole_object(senders: Open, s3: Any, bucket: str, source: SourceFile) -> None:
+async def test_a_whole_object(opened: Open, s3: Any, bucket: str, source: SourceFile) -> None:
     attributes = ObjectAttributes(content_type="text/x", metadata=(("run", "7  of 8"),), sse="AES256")
-    async with senders(bucket) as pool:
+    async with opened(bucket) as transport:
         with OpenSource(source) as file:
-            for algorithm in ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5", None):
-                what = ObjectToSend(key=KEY, algorithm=algorithm, attributes=attributes)
-                response, checksum = await pool.send_part(file, 3, 2 * MIB, what)
-                body = bytes(file.read_part(3, 2 * MIB))
-                assert checksum == (checksum_of(body, what.algorithm) if what.algorithm else None)
+            algorithms: tuple[ChecksumAlgorithm | None, ...] = ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5", None)
+            for algorithm in algorithms:
+                what = whole(file, 2 * MIB, key=KEY, algorithm=algorithm, attributes=attributes)
+                response = await transport.send(what)
+                body = bytes(file.read_part(0, 2 * MIB))
+                assert response.sent == (checksum_of(body, algorithm) if algorithm else None)
                 found = s3.get_object(Bucket=bucket, Key=KEY)
                 assert found["Body"].read() == body
                 assert (found["ContentType"], found["Metadata"]) == ("text/x", {"run": "7  of 8"})
@@ -137,16 +139,14 @@ async def test_a_whole_object(senders: Open, s3: Any, bucket: str, source: Sourc
                 assert response.sse == "AES256"
 
 
-async def test_customer_keys(senders: Open, s3: Any, bucket: str, source: SourceFile) -> None:
+async def test_customer_keys(opened: Open, s3: Any, bucket: str, source: SourceFile) -> None:
     key = os.urandom(32)
     customer = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": key}
     upload_id = s3.create_multipart_upload(Bucket=bucket, Key=KEY, **customer)["UploadId"]
-    async with senders(bucket) as pool:
+    async with opened(bucket) as transport:
         with OpenSource(source) as file:
-            part = PartToSend(
-                key=KEY, upload_id=upload_id, part_number=1, algorithm="CRC32C", sse_customer_key=Secret(key)
-            )
-            response, _ = await pool.send_part(file, 0, MIB, part)
+            named = {"key": KEY, "upload_id": upload_id, "part_number": 1, "sse_customer_key": Secret(key)}
+            response = await transport.send(part_of(file, 0, MIB, algorithm="CRC32C", **named))
     s3.complete_multipart_upload(
         Bucket=bucket,
         Key=KEY,
@@ -158,23 +158,23 @@ async def test_customer_keys(senders: Open, s3: Any, bucket: str, source: Source
     assert stored == Path(source.path).read_bytes()[:MIB]
 
 
-async def test_what_the_server_refuses(senders: Open, bucket: str, source: SourceFile) -> None:
+async def test_what_the_server_refuses(opened: Open, bucket: str, source: SourceFile) -> None:
     with OpenSource(source) as file:
-        async with senders(bucket) as pool:
+        async with opened(bucket) as transport:
             for _ in range(2):
                 with pytest.raises(UploadMissing):
-                    await pool.send_part(file, 0, 5 * MIB, PartToSend(key=KEY, upload_id="none", part_number=1))
-        async with senders("no-such-bucket") as pool:
+                    await transport.send(part_of(file, 0, 5 * MIB, key=KEY, upload_id="none", part_number=1))
+        async with opened("no-such-bucket") as transport:
             with pytest.raises((BucketMissing, AccessDenied)):
-                await pool.send_part(file, 0, 5 * MIB, ObjectToSend(key=KEY))
-        async with senders(bucket, secret="wrong") as pool:
+                await transport.send(whole(file, 5 * MIB, key=KEY))
+        async with opened(bucket, secret="wrong") as transport:
             with pytest.raises((CredentialsError, AccessDenied)):
-                await pool.send_part(file, 0, 5 * MIB, ObjectToSend(key=KEY))
+                await transport.send(whole(file, 5 * MIB, key=KEY))
 
 
-async def test_a_cancelled_part_is_not_stored(senders: Open, s3: Any, bucket: str, source: SourceFile) -> None:
+async def test_a_cancelled_part_is_not_stored(opened: Open, s3: Any, bucket: str, source: SourceFile) -> None:
     upload_id = s3.create_multipart_upload(Bucket=bucket, Key=KEY)["UploadId"]
-    async with senders(bucket, threads=1) as pool:
+    async with opened(bucket) as transport:
         with OpenSource(source) as file:
             reached = asyncio.Event()
             loop = asyncio.get_running_loop()
@@ -186,15 +186,16 @@ async def test_a_cancelled_part_is_not_stored(senders: Open, s3: Any, bucket: st
             async def cancel() -> None:
                 reached.set()
                 sending.cancel()
-                while not any(one.given_up for one in pool._under_way.values()):  # noqa: ASYNC110 - no event tells it
+                [lane] = transport._large
+                while not any(exchange.given_up for exchange in lane._busy):  # noqa: ASYNC110 - no event tells it
                     await asyncio.sleep(0)
 
-            part = PartToSend(key=KEY, upload_id=upload_id, part_number=1)
-            sending = asyncio.ensure_future(pool.send_part(file, 0, 8 * MIB, part, local))
+            part = part_of(file, 0, 8 * MIB, key=KEY, upload_id=upload_id, part_number=1)
+            sending = asyncio.ensure_future(transport.send(replace(part, local=local)))
             with pytest.raises(asyncio.CancelledError):
                 await sending
             assert reached.is_set()
             assert not s3.list_parts(Bucket=bucket, Key=KEY, UploadId=upload_id).get("Parts")
-            await pool.send_part(file, 0, 8 * MIB, part)
+            await transport.send(part)
             assert len(s3.list_parts(Bucket=bucket, Key=KEY, UploadId=upload_id)["Parts"]) == 1
     s3.abort_multipart_upload(Bucket=bucket, Key=KEY, UploadId=upload_id)

@@ -1,4 +1,4 @@
-"""Large files through sender threads in whole runs: real servers, faults on the way, and what is left behind."""
+"""Large files in whole runs: real servers, faults on the way, and what is left behind."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ import asyncsink
 from asyncsink.config import MIB, RetryPolicy
 from asyncsink.destinations.local_publication import Publication
 from asyncsink.errors import SourceChanged
+from asyncsink.s3.http.client import HttpTransport
+from asyncsink.s3.http.lane import Lane
 from asyncsink.s3.operations import UploadPart, UploadPartFrom
-from asyncsink.s3.wire.sender import SenderPool
-from asyncsink.s3.wire.transport import WireTransport
-from asyncsink.sources.reader import OpenSource
 from asyncsink.testing.parts_proxy import DROP, FORWARD, HANG, PartsProxy
 from asyncsink.testing.transport_kit import canned
 
@@ -53,32 +52,39 @@ def root(tmp_path: Path) -> Path:
 def options(seaweed: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for name, value in seaweed.environment.items():
         monkeypatch.setenv(name, value)
-    return {"endpoint_url": seaweed.endpoint_url, "part_size_bytes": PART, "retry": QUICK}
+    return {
+        "endpoint_url": seaweed.endpoint_url,
+        "part_size_bytes": PART,
+        "retry": QUICK,
+        "retries": 0,
+        "journal": False,
+    }
 
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[UploadPartFrom]:
-    """What the sender threads were given; no part may go another way."""
+    """What lanes were given to read; no part may go another way."""
     seen: list[UploadPartFrom] = []
-    send, wire_send = SenderPool.send, WireTransport.send
+    send = HttpTransport.send
 
-    async def watched(self: SenderPool, operation: UploadPartFrom) -> Any:
-        seen.append(operation)
+    async def watched(self: HttpTransport, operation: Any) -> Any:
+        assert not isinstance(operation, UploadPart)
+        if isinstance(operation, UploadPartFrom):
+            seen.append(operation)
         return await send(self, operation)
 
-    async def no_parts(self: WireTransport, operation: Any) -> Any:
-        assert not isinstance(operation, UploadPart)
-        return await wire_send(self, operation)
-
-    monkeypatch.setattr(SenderPool, "send", watched)
-    monkeypatch.setattr(WireTransport, "send", no_parts)
+    monkeypatch.setattr(HttpTransport, "send", watched)
     return seen
 
 
 @pytest.fixture(autouse=True)
 def _nothing_stays() -> Iterator[None]:
     yield
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("asyncsink-sender")] == []
+    assert [
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith(("asyncsink-small", "asyncsink-large"))
+    ] == []
 
 
 def once(fate: bytes, number: int = 2) -> Callable[[int], bytes | None]:
@@ -141,7 +147,7 @@ async def test_other_checksums(
     assert content(s3, bucket) == (root / "large").read_bytes()
 
 
-async def test_the_other_lane_has_no_sender_threads(
+async def test_the_other_lane_reads_no_parts(
     root: Path, bucket: str, s3: Any, options: dict[str, Any], sent: list[UploadPartFrom]
 ) -> None:
     report = await asyncsink.export_directory(root, f"s3://{bucket}", transport="aioboto3", **options)
@@ -294,7 +300,9 @@ async def test_a_cancelled_run_leaves_no_upload_no_thread_and_no_descriptor(
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
-            assert not [one for one in threading.enumerate() if one.name.startswith("asyncsink-sender")]
+            assert not [
+                one for one in threading.enumerate() if one.name.startswith(("asyncsink-small", "asyncsink-large"))
+            ]
         assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
         assert open_uploads(s3, bucket) == []
         assert [path for path in (tmp_path / "copy").rglob("*") if path.is_file()] == []
@@ -303,18 +311,27 @@ async def test_a_cancelled_run_leaves_no_upload_no_thread_and_no_descriptor(
         assert turn == 0 or descriptors <= before
 
 
-async def test_no_more_threads_than_the_memory_has_room_for(
+async def test_no_more_parts_at_a_time_than_the_memory_has_room_for(
     root: Path, bucket: str, s3: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names: set[str] = set()
-    read_part = OpenSource.read_part
+    lent: list[int] = []
+    lend = Lane.lend
 
-    def counted(self: OpenSource, offset: int, length: int, into: Any = None) -> Any:
-        names.add(threading.current_thread().name)
-        return read_part(self, offset, length, into)
+    def counted(self: Lane, size_bytes: int) -> memoryview:
+        buffer = lend(self, size_bytes)
+        lent.append(sum(lane._lent for lane in lanes if lane is not None))
+        return buffer
 
-    monkeypatch.setattr(OpenSource, "read_part", counted)
+    begin, lanes = Lane.__init__, list[Lane]()
+
+    def begun(self: Lane, *given: Any, **named: Any) -> None:
+        begin(self, *given, **named)
+        lanes.append(self)
+
+    monkeypatch.setattr(Lane, "__init__", begun)
+    monkeypatch.setattr(Lane, "lend", counted)
     report = await asyncsink.export_directory(root, f"s3://{bucket}", memory_bytes=2 * PART, **options)
     report.raise_for_failures()
-    assert names <= {"asyncsink-sender-0", "asyncsink-sender-1"}
+    assert 1 <= max(lent) <= 2
+    assert len(lent) == PARTS
     assert content(s3, bucket) == (root / "large").read_bytes()

@@ -10,9 +10,9 @@ from typing import Final, Protocol
 
 from asyncsink.config import Secret
 from asyncsink.errors import AsyncSinkError, CredentialsError
-from asyncsink.s3.wire.endpoint import Endpoint
-from asyncsink.s3.wire.requests import RequestWriter
-from asyncsink.s3.wire.signing import Signer
+from asyncsink.s3.http.endpoint import Endpoint
+from asyncsink.s3.http.requests import RequestWriter
+from asyncsink.s3.http.signing import Signer
 
 RENEW_BEFORE_SECONDS: Final = 300.0
 """So long before they expire, credentials are asked for again."""

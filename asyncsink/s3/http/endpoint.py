@@ -17,7 +17,7 @@ from asyncsink.errors import ConfigError
 from asyncsink.s3.addresses import is_special
 from asyncsink.s3.client import payload_must_be_signed
 from asyncsink.s3.error_map import one_line
-from asyncsink.s3.wire.signing import encode_path
+from asyncsink.s3.http.signing import encode_path
 from asyncsink.values import check_endpoint
 
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"

@@ -1,0 +1,542 @@
+"""The kinds of exchanges: an operation whose body is in memory, a body read from a file, a range that is taken as it
+comes, and small files by the batch."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from asyncsink.config import MIB
+from asyncsink.errors import AsyncSinkError, ClockSkew, ExpiredCredentials, RetryableError, Throttled
+from asyncsink.integrity.checksums import Digester, checksum_of, digest_of
+from asyncsink.model import Checksum, ChecksumAlgorithm
+from asyncsink.s3.aioboto3_calls import CALLS
+from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
+from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectData, ObjectReceived
+from asyncsink.s3.http.answers import (
+    Answer,
+    check_answered_range,
+    corrected_time,
+    error_of,
+    is_error,
+    response_of,
+)
+from asyncsink.s3.http.exchange import NO_BODY, Body, Exchange, Interrupted
+from asyncsink.s3.http.reading import PIECE_BYTES, AnswerReader, ExchangeError, PieceReader
+from asyncsink.s3.http.requests import HotOperation, RequestWriter, parts_document
+from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
+from asyncsink.s3.listings import listing_told
+from asyncsink.s3.operations import (
+    AbortMultipartUpload,
+    CompleteMultipartUpload,
+    HeadObject,
+    ListObjects,
+    ListParts,
+    ObjectStored,
+    PartSource,
+    PutObject,
+    PutObjectFrom,
+    StoredFrom,
+    UploadPart,
+    UploadPartFrom,
+)
+from asyncsink.s3.put_files import FileResult, FilesPut, FileStored, FileToPut, PutFiles
+
+if TYPE_CHECKING:
+    from asyncsink.s3.http.exchange import Outbox
+    from asyncsink.s3.http.keyring import Keyring
+    from asyncsink.s3.http.lane import Lane
+
+READ_PIECE_BYTES: Final = 2 * MIB
+"""Read and checksummed at a time: small enough to be in the processor's cache still when the checksum reads it."""
+
+
+class Refused(Exception):
+    """The server answered with an error.
+
+    Attributes:
+        error: what it means.
+        answer: the answer itself.
+    """
+
+    def __init__(self, error: AsyncSinkError, answer: Answer) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.answer = answer
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where requests go, and what signs them.
+
+    Attributes:
+        bucket: its name, for messages.
+        keyring: says the server's time.
+        sign_payload: the body's SHA-256 belongs into the signature.
+    """
+
+    bucket: str
+    keyring: Keyring
+    sign_payload: bool
+
+    def checked(self, operation: HotOperation, answer: Answer, signed_at: float | None) -> None:
+        """Raises Refused where the answer is an error."""
+        if is_error(answer):
+            raise Refused(error_of(operation, self.bucket, answer, signed_at, self.keyring.region), answer)
+
+    def learn(self, writer: RequestWriter, refused: Refused) -> None:
+        """What a refusal teaches about the next requests; may be called from any thread.
+
+        Args:
+            writer: signed the request that was refused.
+            refused: the refusal.
+        """
+        if isinstance(refused.error, ExpiredCredentials):
+            self.keyring.expire(writer)
+        elif isinstance(refused.error, ClockSkew):
+            server_time = corrected_time(refused.error, refused.answer)
+            if server_time is not None:
+                self.keyring.correct_clock(server_time)
+
+
+class Awaited(Exchange):
+    """An exchange whose end a caller awaits on the event loop."""
+
+    __slots__ = ("_error", "_outbox", "_place", "_result", "_signed_at", "_writer", "done")
+
+    def __init__(self, place: Place, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]) -> None:
+        super().__init__()
+        self._place = place
+        self._writer = writer
+        self._outbox = outbox
+        self.done = done
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._signed_at: float | None = None
+
+    def head(self, operation: HotOperation, payload_hash: str, document: bytes = b"") -> bytes:
+        """The signed head of `operation`."""
+        keyring = self._place.keyring
+        self._signed_at = keyring.now() if self._writer.signs else None
+        return self._writer.head(operation, payload_hash, keyring.timestamp(), document)
+
+    def failed(self, error: BaseException) -> None:
+        """Keep the error for the caller."""
+        self._result, self._error = None, error
+        cause = error.error if isinstance(error, (Refused, ExchangeError)) else error
+        if isinstance(cause, Throttled):
+            self.problem = "throttled"
+        elif isinstance(cause, RetryableError) or (isinstance(cause, type) and issubclass(cause, RetryableError)):
+            self.problem = "error"
+
+    def over(self, lane: Lane) -> None:
+        """Complete `done` on the event loop."""
+        del lane
+        self._outbox.put(self._settle)
+
+    def _settle(self) -> None:
+        if self.done.done():
+            return
+        if self._error is not None:
+            self.done.set_exception(self._error)
+            self.done.exception()  # a caller who was cancelled does not ask
+        else:
+            self.done.set_result(self._result)
+
+
+class InMemory(Awaited):
+    """An operation that has its body, if it has one, in memory."""
+
+    __slots__ = ("_operation", "answer_bytes_max", "bodiless", "once", "patient", "urgent")
+
+    def __init__(
+        self,
+        operation: HotOperation,
+        place: Place,
+        writer: RequestWriter,
+        outbox: Outbox,
+        done: asyncio.Future[Any],
+    ) -> None:
+        super().__init__(place, writer, outbox, done)
+        self._operation = operation
+        self.bodiless = isinstance(operation, HeadObject)
+        self.once = not operation.idempotent
+        self.patient = isinstance(operation, CompleteMultipartUpload)
+        # An abort has seconds only; it must not spend them behind the bodies of other files.
+        self.urgent = isinstance(operation, (AbortMultipartUpload, ListParts))
+        self.answer_bytes_max = _answer_bytes_max(operation)
+
+    def begin(self, lane: Lane) -> tuple[bytes, Body]:
+        """Sign it."""
+        del lane
+        operation, document = self._operation, b""
+        body: Body = NO_BODY
+        if isinstance(operation, (PutObject, UploadPart)):
+            body = operation.body
+        elif isinstance(operation, CompleteMultipartUpload):
+            body = document = parts_document(operation)
+        payload_hash = UNSIGNED_PAYLOAD
+        if not len(body):
+            payload_hash = EMPTY_PAYLOAD
+        elif self._place.sign_payload and self._writer.signs:
+            payload_hash = hashlib.sha256(body).hexdigest()
+        self.weight_bytes = len(body)
+        return self.head(operation, payload_hash, document), body
+
+    def reader(self, kept: AnswerReader) -> AnswerReader:
+        """With room for the bytes of a range."""
+        operation, into = self._operation, None
+        if isinstance(operation, GetObject):
+            into = operation.into if operation.into is not None else memoryview(bytearray(operation.length))
+            into = into[: operation.length]
+        kept.begin(bodiless=self.bodiless, bytes_max=self.answer_bytes_max, into=into)
+        return kept
+
+    def answered(self, answer: Answer) -> None:
+        """Read it."""
+        operation, place = self._operation, self._place
+        place.checked(operation, answer, self._signed_at)
+        if isinstance(operation, ListObjects):
+            self._result = CALLS[ListObjects].response(operation, listing_told(operation, answer.body))
+            return
+        if isinstance(operation, GetObject):
+            received = len(answer.data) if answer.data is not None else 0
+            check_answered_range(operation, place.bucket, answer, received)
+            self.weight_bytes = operation.length
+        self._result = response_of(operation, answer)
+
+
+class FromFile(Awaited):
+    """A part, or a whole object, that the lane reads from a file, checksums and sends."""
+
+    __slots__ = ("_body", "_checksum", "_header", "_operation", "_put")
+
+    def __init__(
+        self,
+        operation: UploadPartFrom | PutObjectFrom,
+        place: Place,
+        writer: RequestWriter,
+        outbox: Outbox,
+        done: asyncio.Future[Any],
+    ) -> None:
+        super().__init__(place, writer, outbox, done)
+        self._operation = operation
+        self._body: memoryview | None = None
+        self._checksum: Checksum | None = None
+        self._header: Checksum | None = None
+        self._put: UploadPart | PutObject | None = None
+
+    def begin(self, lane: Lane) -> tuple[bytes, Body]:
+        """Read the body, make the local copy, and sign."""
+        operation = self._operation
+        body = self._body
+        if body is None:
+            body = self._body = lane.lend(operation.length)
+        if isinstance(operation, PutObjectFrom):
+            with operation.source() as source:
+                payload_hash = self._read(lane, source, 0, body)
+        else:
+            payload_hash = self._read(lane, operation.source, operation.offset, body)
+        if operation.local is not None:
+            operation.local(body)
+        if isinstance(operation, PutObjectFrom):
+            self._put = PutObject(
+                key=operation.key,
+                body=body,
+                checksum=self._header,
+                attributes=operation.attributes,
+                only_new=operation.only_new,
+                write_token=operation.write_token,
+            )
+        else:
+            self._put = UploadPart(
+                key=operation.key,
+                upload_id=operation.upload_id,
+                part_number=operation.part_number,
+                body=body,
+                checksum=self._header,
+                sse_customer_key=operation.sse_customer_key,
+            )
+        self.weight_bytes = operation.length
+        return self.head(self._put, payload_hash), body
+
+    def _read(self, lane: Lane, source: PartSource, offset: int, body: memoryview) -> str:
+        """Fill the body, and compute its checksum and that of the header; the payload hash of its signature."""
+        algorithm = self._operation.algorithm
+        named: ChecksumAlgorithm | None = "MD5" if self._operation.md5_instead else algorithm
+        signed = self._place.sign_payload and self._writer.signs
+        wanted: set[ChecksumAlgorithm] = {each for each in (algorithm, named) if each is not None}
+        if signed:
+            wanted.add("SHA256")
+        digester = Digester(wanted)
+        for start in range(0, len(body), READ_PIECE_BYTES):
+            if self.given_up:
+                raise Interrupted
+            piece = body[start : start + READ_PIECE_BYTES]
+            lane.began_at = lane.clock()
+            source.read_part(offset + start, len(piece), into=piece)
+            digester.update(piece)
+        self._checksum = digester.result(algorithm) if algorithm is not None else None
+        self._header = digester.result(named) if named is not None else None
+        if not len(body):
+            return EMPTY_PAYLOAD
+        return digest_of(digester.result("SHA256")).hex() if signed else UNSIGNED_PAYLOAD
+
+    def answered(self, answer: Answer) -> None:
+        """Compare it with the body."""
+        assert self._put is not None
+        assert self._body is not None
+        self._place.checked(self._put, answer, self._signed_at)
+        stored = cast("ObjectStored", response_of(self._put, answer))
+        if self._operation.confirm is not None:
+            self._operation.confirm(stored, self._body, self._header)
+        self._result = StoredFrom(
+            etag=stored.etag,
+            checksum=stored.checksum,
+            version_id=stored.version_id,
+            sse=stored.sse,
+            sent=self._checksum,
+        )
+
+    def over(self, lane: Lane) -> None:
+        """Give the buffer back."""
+        self._put = None
+        if self._body is not None:
+            body, self._body = self._body, None
+            lane.take_in(body)
+        super().over(lane)
+
+
+class Range(Awaited):
+    """A range whose bytes are taken as they come."""
+
+    __slots__ = ("_buffer", "_operation", "_pieces")
+
+    def __init__(
+        self,
+        operation: GetObjectTo,
+        place: Place,
+        writer: RequestWriter,
+        outbox: Outbox,
+        done: asyncio.Future[Any],
+    ) -> None:
+        super().__init__(place, writer, outbox, done)
+        self._operation = operation
+        self._buffer: memoryview | None = None
+        self._pieces: PieceReader | None = None
+
+    def begin(self, lane: Lane) -> tuple[bytes, Body]:
+        """Sign it."""
+        if self._buffer is None:
+            self._buffer = lane.lend(PIECE_BYTES)
+        return self.head(self._operation.request(), EMPTY_PAYLOAD), NO_BODY
+
+    def reader(self, kept: AnswerReader) -> AnswerReader:
+        """One that gives the bytes to the taker."""
+        del kept
+        assert self._buffer is not None
+        self._pieces = PieceReader(self._operation.length, self._buffer, self._take)
+        return self._pieces
+
+    def _take(self, position: int, piece: memoryview) -> None:
+        if self.given_up:
+            raise Interrupted
+        self._operation.taker.take(position, piece)
+
+    def answered(self, answer: Answer) -> None:
+        """Look whether it was the range that was asked for."""
+        assert self._pieces is not None
+        request = self._operation.request()
+        self._place.checked(request, answer, self._signed_at)
+        check_answered_range(request, self._place.bucket, answer, self._pieces.taken)
+        answer.data = memoryview(b"")
+        # The bytes are with the taker, who counts them.
+        told = cast("ObjectData", response_of(replace(request, whole=False), answer))
+        received = ObjectReceived(length=self._pieces.taken, etag=told.etag, version_id=told.version_id)
+        self._operation.taker.end(received)
+        self.weight_bytes = received.length
+        self._result = received
+
+    def over(self, lane: Lane) -> None:
+        """Give the buffer back."""
+        self._pieces = None
+        if self._buffer is not None:
+            buffer, self._buffer = self._buffer, None
+            lane.take_in(buffer)
+        super().over(lane)
+
+
+# -- small files ------------------------------------------------------------------------------------------------------
+
+_HEADERS: Final = re.compile(
+    rb"\r\n(?i:(etag|content-length|connection|transfer-encoding|content-md5|x-amz-checksum-[a-z0-9]+"
+    rb"|x-amz-version-id|x-amz-server-side-encryption(?:-customer-algorithm)?)): *([^\r\n]*)"
+)
+"""The headers of an answer that count for a small file."""
+_PLAIN: Final = re.compile(rb'"?([A-Za-z0-9+/=._-]{0,128})"?')
+"""An ETag or a version id as servers make them; others are read the ordinary way."""
+
+
+class SmallFiles:
+    """A batch of small files on its way; `take` makes the exchanges, one for each file, when there is room for them."""
+
+    def __init__(
+        self, operation: PutFiles, place: Place, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]
+    ) -> None:
+        self.operation = operation
+        self.place = place
+        self.writer = writer
+        self.done = done
+        self.header = f"x-amz-checksum-{operation.algorithm.lower()}".encode()
+        self.signed = place.sign_payload and writer.signs
+        self.results: list[FileResult] = [None] * len(operation.files)
+        self.sent_in_vain = 0
+        self.given_up = self.refused = False
+        """Whether nobody wants the results any more; and whether an answer refused what all files have in common: the
+        credentials, or the clock."""
+        self._outbox = outbox
+        # Counted in one step: where one lane hangs, the rest is sent by another.
+        self._others = iter(range(len(operation.files) - 1))
+        self._files: Iterator[tuple[int, FileToPut]] = iter(enumerate(operation.files))
+
+    def take(self) -> SmallPut | None:
+        """The next exchange."""
+        found = next(self._files, None)
+        if found is None:
+            return None
+        return SmallPut(self, *found)
+
+    def has(self, exchange: Exchange) -> bool:
+        """Whether an exchange is one of the batch's."""
+        return isinstance(exchange, SmallPut) and exchange.batch is self
+
+    def one_over(self) -> None:
+        """One exchange is over; the last one completes `done`."""
+        if next(self._others, None) is None:
+            self.operation.reader.close()
+            self._outbox.put(self._settle)
+
+    def _settle(self) -> None:
+        if not self.done.done():
+            stored = [
+                file.size_bytes
+                for file, result in zip(self.operation.files, self.results, strict=True)
+                if isinstance(result, FileStored)
+            ]
+            self.done.set_result(FilesPut(results=self.results, stored=len(stored), stored_bytes=sum(stored)))
+
+
+class SmallPut(Exchange):
+    """One small file: read into the lane's own buffer, checksummed, signed and sent in one go."""
+
+    __slots__ = ("_began", "_checksum", "_clock", "_file", "_number", "batch")
+
+    borrowed = True
+
+    def __init__(self, batch: SmallFiles, number: int, file: FileToPut) -> None:
+        super().__init__()
+        self.batch = batch
+        self._number = number
+        self._file = file
+        self._checksum: Checksum | None = None
+        self._began = 0.0
+
+    def begin(self, lane: Lane) -> tuple[bytes, Body]:
+        """Read, checksum and sign."""
+        batch, file = self.batch, self._file
+        operation, size = batch.operation, file.size_bytes
+        self._clock = lane.clock
+        self._began = lane.began_at = lane.clock()
+        room = lane.room(size + 1)
+        if batch.refused or not operation.reader.read(file.source, room):
+            raise _Ordinary
+        if batch.given_up:
+            raise Interrupted
+        body = room[:size]
+        checksum = self._checksum = checksum_of(body, operation.algorithm)
+        payload_hash = UNSIGNED_PAYLOAD
+        if not size:
+            payload_hash = EMPTY_PAYLOAD
+        elif batch.signed:
+            payload_hash = hashlib.sha256(body).hexdigest()
+        put = PutObject(key=file.key, body=body, checksum=checksum, attributes=file.attributes)
+        return batch.writer.head(put, payload_hash, batch.place.keyring.timestamp()), body
+
+    def quick(self, data: memoryview) -> bool:
+        """Whether this is 200 with our checksum, and nothing else."""
+        raw = bytes(data)
+        if (
+            not raw.startswith(b"HTTP/1.1 200 ")
+            or not raw.endswith(b"\r\n\r\n")
+            or raw.find(b"\r\n\r\n") != len(raw) - 4
+        ):
+            return False
+        told = {name.lower(): value for name, value in _HEADERS.findall(raw)}
+        checksum, batch = self._checksum, self.batch
+        assert checksum is not None
+        if (
+            told.get(b"content-length") != b"0"
+            or told.get(batch.header) != checksum.value.encode()
+            or told.get(b"x-amz-checksum-type", b"FULL_OBJECT") != b"FULL_OBJECT"
+            or b"connection" in told
+            or b"transfer-encoding" in told
+        ):
+            return False
+        etag, version = _PLAIN.fullmatch(told.get(b"etag", b"")), _PLAIN.fullmatch(told.get(b"x-amz-version-id", b""))
+        if etag is None or version is None:
+            return False
+        sse = told.get(b"x-amz-server-side-encryption", b"").decode("latin-1") or (
+            "customer" if told.get(b"x-amz-server-side-encryption-customer-algorithm") else ""
+        )
+        self._stored(etag[1].decode(), version[1].decode(), sse)
+        return True
+
+    def answered(self, answer: Answer) -> None:
+        """An answer in other words may prove the same; any other is for the ordinary way."""
+        file, batch = self._file, self.batch
+        put = PutObject(key=file.key, body=NO_BODY, checksum=self._checksum, attributes=file.attributes)
+        batch.place.checked(put, answer, None)
+        stored = cast("ObjectStored", response_of(put, answer))
+        if self._checksum is not None and stored.checksum == self._checksum:
+            self._stored(stored.etag, stored.version_id, stored.sse)
+
+    def _stored(self, etag: str, version_id: str, sse: str) -> None:
+        assert self._checksum is not None
+        batch, size = self.batch, self._file.size_bytes
+        seconds = self._clock() - self._began
+        batch.results[self._number] = FileStored(etag, self._checksum, version_id, sse, seconds)
+        self.weight_bytes = size
+
+    def failed(self, error: BaseException) -> None:
+        """A file that changed is the file's own failure; everything else needs the ordinary way."""
+        if isinstance(error, AsyncSinkError):
+            self.batch.results[self._number] = error
+        elif isinstance(error, Refused):
+            if isinstance(error.error, (ExpiredCredentials, ClockSkew)):
+                self.batch.refused = True
+            self.problem = "throttled" if isinstance(error.error, Throttled) else "error"
+            self.batch.sent_in_vain += 1
+            self.batch.place.learn(self.batch.writer, error)
+        elif isinstance(error, ExchangeError):
+            self.problem = "error"
+            self.batch.sent_in_vain += 1
+
+    def over(self, lane: Lane) -> None:
+        """Count it."""
+        del lane
+        self.batch.one_over()
+
+
+class _Ordinary(Exception):
+    """A file that is not simply there as it was found."""
+
+
+def _answer_bytes_max(operation: HotOperation) -> int:
+    if isinstance(operation, (ListObjects, ListParts)):
+        return LISTING_BYTES_MAX
+    # A coding in pieces may put as much around the bytes as there are bytes.
+    return ANSWER_BYTES_MAX + (2 * operation.length if isinstance(operation, GetObject) else 0)

@@ -1,0 +1,95 @@
+"""Many small files as one operation: each is read, checksummed, signed and sent by the lane that takes it.
+
+An operation for each of them would cost more than sending it. Whatever is not "200 with the checksum that was sent" is
+given back unsent or unproven, for the ordinary way: a small fast way has no exceptions to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from asyncsink.errors import AsyncSinkError
+from asyncsink.model import Checksum, ChecksumAlgorithm
+from asyncsink.s3.operations import ObjectAttributes, Operation, Response
+
+
+class FileReader(Protocol):
+    """Reads the files of a batch."""
+
+    def read(self, source: Any, room: memoryview) -> bool:
+        """Read a file into `room`, which has one byte more than the file was found to have; whether it is still what
+        was found. Raises an AsyncSinkError where it changed meanwhile."""
+        ...
+
+    def close(self) -> None:
+        """There are no more files. Calling it twice is harmless."""
+        ...
+
+
+class FileToPut(NamedTuple):
+    """One small file.
+
+    Attributes:
+        key: where it goes.
+        size_bytes: as it was found.
+        attributes: of the object; the same value for all of a kind, so that headers are laid out once.
+        source: for `FileReader.read`.
+    """
+
+    key: str
+    size_bytes: int
+    attributes: ObjectAttributes
+    source: Any
+
+
+class FileStored(NamedTuple):
+    """What the server answered to one file: 200, and the checksum that was sent.
+
+    Attributes:
+        etag: without quotes, or "".
+        checksum: that was sent, and that the server repeated.
+        version_id, sse: as in `operations.ObjectStored`.
+        seconds: from reading to the answer.
+    """
+
+    etag: str
+    checksum: Checksum
+    version_id: str
+    sse: str
+    seconds: float
+
+
+FileResult = FileStored | AsyncSinkError | None
+"""Stored and proven; or why it cannot be read as it was found; or None: it needs the ordinary way."""
+
+
+@dataclass(slots=True, kw_only=True)
+class FilesPut(Response):
+    """Answer to PutFiles: a result for each file, in their order, and how many files and bytes are stored."""
+
+    results: Sequence[FileResult]
+    stored: int = 0
+    stored_bytes: int = 0
+
+    @property
+    def successes(self) -> int:
+        """Files stored."""
+        return self.stored
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class PutFiles(Operation[FilesPut]):
+    """PutObject of many small files, unconditionally; sending raises for the whole batch only where nothing was begun.
+
+    Attributes:
+        files: at least one.
+        algorithm: of the checksum, one that servers repeat.
+        reader: reads them; used in the lane's thread, and closed there when all are read.
+    """
+
+    name: ClassVar[str] = "PutObject"
+    files: Sequence[FileToPut]
+    algorithm: ChecksumAlgorithm
+    reader: FileReader
