@@ -246,14 +246,17 @@ async def test_an_answer_that_says_nothing_is_settled_by_looking(
     assert [each.error for each in report.failures] == ["IntegrityError"] * (not arrived)
 
 
+@pytest.mark.parametrize("retries", [0, 1])
 @pytest.mark.parametrize(
     ("fate", "error", "attempts"),
     [(SLOW_DOWN, "Throttled", 3), (DENIED, "AccessDenied", 1), (DROP, "ConnectionLost", 3)],
+    ids=["slow down", "denied", "dropped"],
 )
 async def test_a_file_that_cannot_be_sent_costs_the_object_and_not_the_copy(
     fate: bytes,
     error: str,
     attempts: int,
+    retries: int,
     root: Path,
     tmp_path: Path,
     bucket: str,
@@ -262,18 +265,28 @@ async def test_a_file_that_cannot_be_sent_costs_the_object_and_not_the_copy(
     options: dict[str, Any],
 ) -> None:
     async with PartsProxy(seaweed.endpoint_url, lambda number: fate) as way:
-        options["endpoint_url"] = way.endpoint_url
+        options |= {"endpoint_url": way.endpoint_url, "retries": retries}
         report = await asyncsink.export_directory(root, f"s3://{bucket}", local_copy=tmp_path / "copy", **options)
     (failure,) = report.failures
     assert (failure.error, failure.attempts, failure.stage) == (error, attempts, "upload")
-    assert len(way.parts) == attempts
+    # A further round sends the file anew; a refusal for good has none.
+    assert len(way.parts) == attempts * (1 if fate == DENIED else 1 + retries)
+    assert not report.receipts
     assert (tmp_path / "copy" / "scan.json").read_bytes() == (root / "scan.json").read_bytes()
     assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
 
 
+@pytest.mark.parametrize("retries", [0, 1])
 async def test_sending_that_never_begins_does_not_cost_the_copy(
-    root: Path, tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    retries: int,
+    root: Path,
+    tmp_path: Path,
+    bucket: str,
+    s3: Any,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The further round, which finds the copy in its place, needs no thread for it, and really publishes the file."""
     begin = Lane.__init__
 
     def none_left(self: Lane, shared: Any, name: str, *, large: bool) -> None:
@@ -282,9 +295,14 @@ async def test_sending_that_never_begins_does_not_cost_the_copy(
         begin(self, shared, name, large=large)
 
     monkeypatch.setattr(Lane, "__init__", none_left)
+    options["retries"] = retries
     report = await asyncsink.export_directory(root, f"s3://{bucket}", local_copy=tmp_path / "copy", **options)
-    assert [failure.stage for failure in report.failures] == ["upload"]
-    assert (tmp_path / "copy" / "scan.json").read_bytes() == (root / "scan.json").read_bytes()
+    assert [failure.stage for failure in report.failures] == ["upload"] * (1 - retries)
+    assert [receipt.confirmed_by for receipt in report.receipts] == ["server-checksum"] * retries
+    data = (root / "scan.json").read_bytes()
+    assert (tmp_path / "copy" / "scan.json").read_bytes() == data
+    stored = s3.list_objects_v2(Bucket=bucket).get("Contents", [])
+    assert [content(s3, bucket, each["Key"]) for each in stored] == [data] * retries
 
 
 async def test_a_copy_that_cannot_be_written_costs_nothing_else(
