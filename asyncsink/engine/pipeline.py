@@ -115,6 +115,8 @@ class Pipeline:
         self._rounds = rounds
         self._put_off_elsewhere = put_off
         self._later: list[tuple[Sequence[Outcome], Transfer]] = []
+        # By key and path: what a further round has not ended yet, with how the round before ended it.
+        self._again: dict[tuple[str, str], tuple[Sequence[Outcome], Transfer]] = {}
         self.see_off: Callable[[], Awaitable[None]] | None = None
         self.entry_done: Callable[[Entry], None] | None = None
 
@@ -169,7 +171,7 @@ class Pipeline:
                     await self._publish_later()
             finally:
                 # A run that is stopped has tried them all the same.
-                for outcomes, transfer in self._later:
+                for outcomes, transfer in [*self._again.values(), *self._later]:
                     self._final(outcomes, transfer)
             tuning.cancel_scope.cancel()
 
@@ -187,16 +189,13 @@ class Pipeline:
         self.close()
         self._send, self._receive = anyio.create_memory_object_stream[Entry](self._queue_transfers)
 
-        async def feed(submit: Submit) -> None:
-            while later:
-                _, transfer = later[-1]
-                await submit(Work(replace(transfer, known=outdated(transfer.known))))
-                later.pop()
+        self._again = {(transfer.key, transfer.source.path): (outcomes, transfer) for outcomes, transfer in later}
 
-        try:
-            await self._publish_round(feed)
-        finally:
-            self._later += later
+        async def feed(submit: Submit) -> None:
+            for _, transfer in later:
+                await submit(Work(replace(transfer, known=outdated(transfer.known))))
+
+        await self._publish_round(feed)
 
     async def _work(self) -> None:
         async for work in self._receive:
@@ -246,6 +245,8 @@ class Pipeline:
 
     def _ended(self, outcomes: Sequence[Outcome], transfer: Transfer | None, ticket: Ticket | None = None) -> None:
         self.progress.objects_in_hand -= 1
+        if self._again and transfer is not None:
+            self._again.pop((transfer.key, transfer.source.path), None)
         if transfer is not None and isinstance(outcomes[0], Failure) and self.put_off(outcomes, transfer):
             return
         self._final(outcomes, transfer, ticket)

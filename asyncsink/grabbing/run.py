@@ -81,6 +81,8 @@ class GrabRun:
         self._halt = Halt()
         self._rounds = settings.settings.policies.retries
         self._later: list[tuple[Outcome, Wanted]] = []
+        # By key: what a further round has not ended yet, with how the round before ended it.
+        self._again: dict[str, tuple[Outcome, Wanted]] = {}
         self._single = False
         self._placeholders = Placeholders()
         self._listable = True
@@ -234,7 +236,7 @@ class GrabRun:
                 self._recorder.finish()
 
     def _record_later(self) -> None:
-        later, self._later = self._later, []
+        later, self._later, self._again = [*self._again.values(), *self._later], [], {}
         if later:
             self._recorder.add([outcome for outcome, _ in later])
 
@@ -260,15 +262,13 @@ class GrabRun:
         self._receive.close()
         self._send, self._receive = anyio.create_memory_object_stream[list[Wanted]](self._limits.workers)
 
-        async def feed(_: Fetcher) -> None:
-            while later:
-                await self._send.send([later[-1][1]])
-                later.pop()
+        self._again = {wanted.listed.key: (outcome, wanted) for outcome, wanted in later}
 
-        try:
-            await fetch(feed)
-        finally:
-            self._later += later
+        async def feed(_: Fetcher) -> None:
+            for _outcome, wanted in later:
+                await self._send.send([wanted])
+
+        await fetch(feed)
 
     def _fetcher(self, stack: S3Stack, landing: Landing, lander: Lander, threads: CapacityLimiter) -> Fetcher:
         return Fetcher(
@@ -293,6 +293,8 @@ class GrabRun:
             try:
                 self._progress.objects_in_hand += len(batch)
                 outcomes = await fetcher.grab(batch)
+                for outcome in outcomes if self._again else ():
+                    self._again.pop(outcome.key, None)
                 self._progress.objects_in_hand -= len(batch)
             finally:
                 share.over()

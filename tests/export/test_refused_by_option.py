@@ -12,7 +12,7 @@ import pytest
 
 import asyncsink
 from asyncsink.s3.availability import EQUAL_ERRORS
-from tests.support.quirky_s3 import QuirkyS3, Request, error, quirky_s3, run_command
+from tests.support.quirky_s3 import QuirkyS3, Request, StoredObject, error, quirky_s3, run_command
 
 pytestmark = pytest.mark.anyio
 FILES = 300
@@ -203,3 +203,40 @@ def test_wrong_values_are_refused_in_the_words_of_the_command(many: Path, tmp_pa
             assert ended.returncode == 2
             assert said in ended.stderr.decode()
         assert server.log == []
+
+
+async def test_a_further_round_that_is_stopped_loses_no_failure(many: Path) -> None:
+    files, tried = 40, Counter[str]()
+
+    def quirk(r: Request) -> Any:
+        if not is_put(r):
+            return None
+        tried[r.key] += 1
+        # The second attempt of the first round is the last that fails for a passing cause.
+        return error(500, "InternalError") if tried[r.key] <= 2 else error(400, "InvalidStorageClass")
+
+    for path in sorted(many.iterdir())[files:]:
+        path.unlink()
+    with quirky_s3(quirk) as server:
+        report = await export(many, server)
+    assert "InvalidStorageClass" in report.stop_reason
+    # Each file has an end: that of the further round, or of the first one where that was stopped on the way.
+    assert (report.objects_uploaded, report.objects_failed, report.objects_unfinished) == (0, files, 0)
+    assert len({failure.key for failure in report.failures}) == files
+
+
+async def test_a_further_round_of_a_grab_that_is_stopped_loses_no_failure(many: Path, tmp_path: Path) -> None:
+    files, tried = 40, Counter[str]()
+
+    def quirk(r: Request) -> Any:
+        if r.method != "GET" or not r.key:
+            return None
+        tried[r.key] += 1
+        return error(500, "InternalError") if tried[r.key] <= 2 else error(403, "AccessDenied")
+
+    with quirky_s3(quirk) as server:
+        server.objects["tryout"] = {f"p/f{number:03}": StoredObject(b"x") for number in range(files)}
+        given = {"region": "us-east-1", "retry": QUICK, "concurrency": AT_ONCE, "endpoint_url": server.url}
+        report = await asyncsink.grab("s3://tryout/p", tmp_path / "back", **given)
+    assert "AccessDenied" in report.stop_reason
+    assert len({failure.key for failure in report.failures}) == files
