@@ -227,7 +227,10 @@ def check_shared_files(environment: Mapping[str, str]) -> None:
         CredentialsError: naming the file, and the line where there is one.
     """
     for variable, usual in _SHARED_FILES:
-        path = os.path.expanduser(os.path.expandvars(environment.get(variable) or usual))
+        named = environment.get(variable)
+        path = os.path.expanduser(os.path.expandvars(named or usual))
+        if not named and not os.path.exists(path):
+            continue  # also where the home directory, of another user in a container, may not be entered
         try:
             kind = stat.S_IFMT(os.stat(path).st_mode)
             if kind in (stat.S_IFREG, stat.S_IFCHR):  # /dev/null is a usual way to have none
