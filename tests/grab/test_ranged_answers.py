@@ -11,6 +11,7 @@ import pytest
 
 import asyncsink
 from asyncsink.config import RetryPolicy
+from asyncsink.integrity.checksums import checksum_of
 from tests.support.quirky_s3 import Answer, Request, StoredObject, error, quirky_s3
 
 pytestmark = pytest.mark.anyio
@@ -68,3 +69,36 @@ async def test_answers_to_a_range_that_are_wrong(
     assert len(bent) == times
     assert [each.message for each in report.failures] == []
     assert (tmp_path / "large").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("transport", ["wire", "aioboto3"])
+async def test_a_range_beside_the_checksum_of_the_whole_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: Any
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    whole = {"x-amz-checksum-crc32": checksum_of(CONTENT, "CRC32").value, "x-amz-checksum-type": "FULL_OBJECT"}
+    with quirky_s3() as s3:
+        s3.objects["tryout"]["p/large"] = StoredObject(CONTENT, whole)
+        given = {"endpoint_url": s3.url, "region": "us-east-1", "transport": transport, "retry": QUICK}
+        report = await asyncsink.grab("s3://tryout/p", tmp_path, **given)
+        assert len([r for r in s3.log if "range" in r.headers]) > 1
+    assert [each.message for each in report.failures] == []
+    assert (tmp_path / "large").read_bytes() == CONTENT
+    assert [receipt.confirmed_by for receipt in report.receipts] == ["server-checksum"]
+
+
+@pytest.mark.parametrize("transport", ["wire", "aioboto3"])
+@pytest.mark.parametrize("size", [100, SIZE])
+async def test_bytes_that_are_not_those_of_the_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: Any, size: int
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    other = {"x-amz-checksum-crc32": checksum_of(b"other", "CRC32").value, "x-amz-checksum-type": "FULL_OBJECT"}
+    with quirky_s3() as s3:
+        s3.objects["tryout"]["p/large"] = StoredObject(CONTENT[:size], other)
+        given = {"endpoint_url": s3.url, "region": "us-east-1", "transport": transport, "retry": QUICK}
+        report = await asyncsink.grab("s3://tryout/p", tmp_path, **given)
+    assert [each.error for each in report.failures] == ["IntegrityError"]
+    assert list(tmp_path.iterdir()) == []
