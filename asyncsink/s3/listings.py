@@ -29,7 +29,7 @@ _SHAPES: Final[dict[type[Any], tuple[str, str, tuple[str, ...], str, tuple[str, 
         "Contents",
         ("Key", "Size", "ETag", "LastModified"),
     ),
-    # Not its outermost name but what it holds makes it an answer: servers differ in the name.
+    # Servers differ in the outermost name, and some leave the upload's ID out; one of the two makes it an answer.
     ListParts: (
         "",
         "Parts",
@@ -57,8 +57,8 @@ def listing_told(operation: Listing, body: bytes) -> dict[str, Any]:
     reader = XmlReader(root, told, element, fields)
     try:
         reader.read(body)
-        if isinstance(operation, ListParts) and not reader.told.get("UploadId"):
-            raise Refused("no UploadId")
+        if isinstance(operation, ListParts) and not reader.told.get("UploadId") and reader.root != "ListPartsResult":
+            raise Refused("no list of parts")
     except NOT_UNDERSTOOD as error:
         where = f"of {operation.key}" if isinstance(operation, ListParts) else f"below {operation.prefix}"
         raise ServerFault(

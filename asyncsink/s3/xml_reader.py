@@ -30,12 +30,16 @@ class XmlReader:
         told: elements of the first level to keep.
         entry: the repeated element of the first level, or "".
         fields: what to keep of each entry.
+
+    Attributes:
+        root: the outermost element that was read, without its namespace.
     """
 
     def __init__(self, root: str, told: tuple[str, ...], entry: str = "", fields: tuple[str, ...] = ()) -> None:
         self.told: dict[str, str] = {}
         self.found: list[dict[str, str]] = []
-        self._root = root
+        self.root = ""
+        self._expected = root
         self._wanted = told
         self._entry = entry
         self._fields = fields
@@ -65,7 +69,8 @@ class XmlReader:
         self._depth += 1
         self._text = None
         if self._depth == 1:
-            if self._root and plain != self._root:
+            self.root = plain
+            if self._expected and plain != self._expected:
                 raise Refused("another outermost element")
         elif self._depth == 2:
             self._inside = plain == self._entry

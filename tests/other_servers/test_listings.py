@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 import asyncsink
+from asyncsink.config import Limits, S3Target
+from asyncsink.errors import ServerFault
+from asyncsink.s3.operations import ListParts
 from asyncsink.s3.paging import PAGES_WITHOUT_NEWS_MAX
+from asyncsink.s3.stack import open_stack
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, StoredObject
 
 pytestmark = pytest.mark.anyio
@@ -222,3 +226,32 @@ async def test_a_deep_state_file_costs_nothing(open_s3: OpenS3, tmp_path: Path) 
     report = await asyncsink.grab("s3://tryout/p", directory=tmp_path / "back")
     assert not report.failures
     assert (tmp_path / "back" / "big").read_bytes() == body
+
+
+@pytest.mark.parametrize(
+    ("document", "right"),
+    [
+        ("<ListPartsResult>{parts}</ListPartsResult>", True),
+        ('<ListPartsResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{parts}</ListPartsResult>', True),
+        ("<ListPartsResult><UploadId>the-upload</UploadId>{parts}</ListPartsResult>", True),
+        ("<PartsResult><UploadId>the-upload</UploadId>{parts}</PartsResult>", True),
+        ("<ListPartsResult><UploadId>another</UploadId>{parts}</ListPartsResult>", False),
+        ("<html>{parts}</html>", False),
+        ("<ListBucketResult>{parts}</ListBucketResult>", False),
+    ],
+)
+async def test_a_list_of_parts_may_leave_the_upload_out_and_may_name_no_other(
+    open_s3: OpenS3, lane: Any, document: str, right: bool
+) -> None:
+    parts = "<IsTruncated>false</IsTruncated><Part><PartNumber>1</PartNumber><ETag>e</ETag><Size>5</Size></Part>"
+    answer = 200, {"Content-Type": "application/xml"}, document.format(parts=parts).encode()
+    s3 = open_s3(lambda r: answer if "uploadId" in r.query else None)
+    target = S3Target(bucket="tryout", endpoint_url=s3.url)
+    async with open_stack(target, IMPATIENT, Limits(), lane=lane) as stack:
+        ask = ListParts(key="k", upload_id="the-upload")
+        if right:
+            (part,) = (await stack.transport.send(ask)).parts
+            assert (part.part_number, part.size_bytes, part.etag) == (1, 5, "e")
+        else:
+            with pytest.raises(ServerFault, match="check that the endpoint is S3"):
+                await stack.transport.send(ask)
