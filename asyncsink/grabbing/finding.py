@@ -14,11 +14,12 @@ import anyio.to_thread
 
 from asyncsink.config import Secret
 from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing, ServerFault, SourceMissing
+from asyncsink.grabbing.objects import head_of
 from asyncsink.grabbing.options import GrabSettings
 from asyncsink.grabbing.wanted import check_asked_for
 from asyncsink.routing.keys import show
 from asyncsink.routing.templates import Pattern, natural_order, shaped
-from asyncsink.s3.operations import HeadObject, ListedObject
+from asyncsink.s3.operations import ListedObject
 from asyncsink.s3.transport import Transport
 from asyncsink.sources.s3_listing import Refuse, list_below
 from asyncsink.temporary import TemporaryDatabase
@@ -187,7 +188,7 @@ async def find_single(transport: Transport, settings: GrabSettings, secret: Secr
 
 
 async def _by_key(transport: Transport, key: str, secret: Secret | None) -> ListedObject:
-    head = await transport.send(HeadObject(key=key, sse_customer_key=secret))
+    head = await head_of(transport, key, secret)
     return ListedObject(key, head.size_bytes, head.etag, head.last_modified)
 
 

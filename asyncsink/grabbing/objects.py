@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from asyncsink.config import Secret
-from asyncsink.errors import PermanentError
+from asyncsink.errors import AccessDenied, PermanentError
 from asyncsink.integrity.existing import Existing
 from asyncsink.integrity.part_sizes import parts_of_etag
-from asyncsink.s3.get_object import ObjectData
+from asyncsink.s3.get_object import GetObject, ObjectData
 from asyncsink.s3.operations import HeadObject, ListedObject, ObjectHead
 from asyncsink.s3.transport import Transport
 
@@ -33,13 +33,35 @@ def existing_by_answer(answer: ObjectData, listed: ListedObject) -> Existing:
     )
 
 
-async def look_closer(transport: Transport, key: str, secret: Secret | None) -> Existing:
-    """By a HEAD, and where only a multipart ETag can prove the bytes by others of the first and of the last part.
+async def head_of(transport: Transport, key: str, secret: Secret | None) -> ObjectHead:
+    """By a HEAD, or, where that is refused, as far as the answer to a GET of the first byte tells it.
 
     Raises:
         ObjectMissing, AccessDenied, TransferError: it cannot be looked at.
     """
-    head = await transport.send(HeadObject(key=key, sse_customer_key=secret))
+    try:
+        return await transport.send(HeadObject(key=key, sse_customer_key=secret))
+    except AccessDenied as denied:
+        try:
+            first = await transport.send(GetObject(key=key, length=1, sse_customer_key=secret))
+        except AccessDenied:
+            raise denied from None
+        except PermanentError as error:
+            if error.status != 416:
+                raise
+            return ObjectHead(size_bytes=0)  # there is no first byte
+    # Checksums beside a range are not of the object for certain.
+    size_bytes = len(first.data) if first.object_bytes is None else first.object_bytes
+    return ObjectHead(size_bytes=size_bytes, etag=first.etag, version_id=first.version_id, sse=first.sse)
+
+
+async def look_closer(transport: Transport, key: str, secret: Secret | None) -> Existing:
+    """As `head_of`, and where only a multipart ETag can prove the bytes by others of the first and of the last part.
+
+    Raises:
+        ObjectMissing, AccessDenied, TransferError: it cannot be looked at.
+    """
+    head = await head_of(transport, key, secret)
     checksums = {} if head.composite else head.checksums
     part_size = None
     if "-" in head.etag and not checksums:

@@ -440,8 +440,10 @@ def _got(op: GetObject, answer: Mapping[str, Any]) -> ObjectData:
             operation=op.name,
             status=200,
         )
+    total = str(answer.get("ContentRange") or "").rpartition("/")[2].strip()
     return ObjectData(
         data=answer["Body"],
+        object_bytes=_whole_number(total, OBJECT_SIZE_BYTES_MAX) if total.isascii() and total.isdigit() else None,
         etag=plain_etag(answer),
         checksums=checksums_of(answer),
         composite=has_composite(answer),

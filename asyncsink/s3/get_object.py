@@ -19,9 +19,14 @@ stored with Content-Encoding: gzip; what comes is taken as it is."""
 
 @dataclass(slots=True, kw_only=True)
 class ObjectData(Response):
-    """Answer to GetObject: the bytes asked for, and the object they came from; fields as in ObjectHead."""
+    """Answer to GetObject: the bytes asked for, and the object they came from; fields as in ObjectHead.
+
+    Attributes:
+        object_bytes: size of the whole object, of which a range was asked for; None where the answer does not say it.
+    """
 
     data: ByteBody
+    object_bytes: int | None = None
     etag: str = ""
     checksums: Mapping[ChecksumAlgorithm, str] = field(default_factory=dict)
     composite: bool = False

@@ -92,6 +92,21 @@ async def test_an_object_named_by_its_key_needs_no_right_to_list(
     assert tree_of(tmp_path) == {"T1w.nii.gz": b"abc"}
 
 
+@pytest.mark.parametrize("size", [0, 1, 100, 20 << 20])
+async def test_an_object_that_may_be_read_and_neither_listed_nor_looked_at(
+    lane: dict[str, Any], tmp_path: Path, tree_of: TreeOf, size: int
+) -> None:
+    content = os.urandom(size)
+    denied = error(403, "AccessDenied")
+    with quirky_s3(lambda r: denied if not r.key else (403, {}, b"") if r.method == "HEAD" else None) as server:
+        server.objects["tryout"]["p/x.nii"] = StoredObject(content)
+        report = await asyncsink.grab("s3://tryout/p/x.nii", tmp_path, endpoint_url=server.url, **lane)
+        assert [failure.message for failure in report.failures] == []
+        assert tree_of(tmp_path) == {"x.nii": content}
+        with pytest.raises(AccessDenied, match="ListObjectsV2"):
+            await asyncsink.grab("s3://tryout/p/absent/x/", tmp_path, endpoint_url=server.url, **lane)
+
+
 @pytest.mark.parametrize("syntax", ["regex", "glob"])
 async def test_templates_that_name_whole_keys_need_no_right_to_list(
     lane: dict[str, Any], syntax: Literal["regex", "glob"], tmp_path: Path, tree_of: TreeOf

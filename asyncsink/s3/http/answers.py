@@ -32,6 +32,7 @@ _NAMES: Final[dict[bytes, str]] = {
     b"x-amz-server-side-encryption-customer-algorithm": "SSECustomerAlgorithm",
     b"x-amz-checksum-type": "ChecksumType",
     b"content-type": "ContentType",
+    b"content-range": "ContentRange",
     b"x-amz-storage-class": "StorageClass",
     **{f"x-amz-checksum-{name.lower()}".encode(): f"Checksum{name}" for name in HEADER_ALGORITHMS},
 }
