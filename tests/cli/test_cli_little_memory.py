@@ -35,7 +35,7 @@ def test_little_memory_is_a_sentence(most: int, command: str, tmp_path: Path) ->
             timeout=60,
             check=False,
         )
-    assert ended.returncode in (0, 1)
+    assert ended.returncode in (0, 1, 2)  # 2 where no thread can be had for the first request
     assert "bug of asyncsink" not in ended.stderr
     assert "Traceback" not in ended.stderr
     if ended.returncode:

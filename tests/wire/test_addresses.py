@@ -219,6 +219,32 @@ async def test_a_system_that_has_no_more(
 
 
 @pytest.mark.anyio
+async def test_a_system_without_a_thread_for_a_look_up(
+    wire: Open, bodies: Bodies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def lanes_only(self: threading.Thread) -> None:
+        if self.name.startswith("asyncsink-resolver"):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    async with CannedPeer(STORED) as peer:
+        port = int(peer.endpoint_url.rsplit(":", 1)[1])
+        at(monkeypatch, port, "127.0.0.1")
+        async with wire(f"http://s3.test:{port}") as transport:
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", lanes_only)
+                for _ in range(2):
+                    with pytest.raises(ConnectionLost, match=r"look the name up\..*ulimit -u"):
+                        await transport.send(bodies(1))
+            await transport.send(bodies(1))
+        async with wire(peer.endpoint_url) as transport:
+            monkeypatch.setattr(threading.Thread, "start", lanes_only)
+            await transport.send(bodies(1))  # an address needs none
+
+
+@pytest.mark.anyio
 async def test_a_system_without_a_socket_or_a_buffer_to_spare(
     wire: Open, file: OpenSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ comes last for a while.
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 import time
@@ -14,7 +15,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from asyncsink.s3.http.reading import ExchangeError
+from asyncsink.os_errors import shortage
+from asyncsink.s3.error_map import one_line
+from asyncsink.s3.http.reading import ExchangeError, NoThread
 
 Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
 """Family and socket address, as `socket.getaddrinfo` gives them."""
@@ -59,17 +62,27 @@ class Addresses:
         self._failed_at: dict[Address, float] = {}
         self._turn = 0
         self._closed = False
+        if lookup is None and _is_numeric(host):
+            # No thread, and no look-up, for what is an address already.
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+            self._found, self._found_at = [(found[0][0], found[0][4])], float("inf")  # type: ignore[list-item]
 
     def __repr__(self) -> str:
         return f"<Addresses of {self._host}: {len(self._found)} known>"
 
     def ask(self, told: Told) -> Sequence[Address] | None:
         """The addresses in the order in which the next connection is to try them; or None, and `told` is called with
-        them, or with an ExchangeError, in another thread."""
+        them, or with an ExchangeError, in any thread, perhaps before this returns."""
+        try:
+            return self._ask(told)
+        except ExchangeError as failure:
+            told(failure)
+            return None
+
+    def _ask(self, told: Told) -> Sequence[Address] | None:
         with self._lock:
             if self._closed:
-                threading.Thread(target=told, args=(ExchangeError("the transport was closed"),)).start()
-                return None
+                raise ExchangeError("the transport was closed")
             if self._clock() - self._found_at < CACHED_SECONDS:
                 return self._in_turn()
             self._waiting.append(told)
@@ -77,8 +90,15 @@ class Addresses:
             if not looking or (len(looking) < THREADS and now - looking[-1] >= CACHED_SECONDS):
                 if self._threads is None:
                     self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="asyncsink-resolver")
-                looking.append(now)
-                self._threads.submit(self._look_up, now)
+                try:
+                    self._threads.submit(self._look_up, now)
+                except (RuntimeError, MemoryError) as error:
+                    if not looking:
+                        self._waiting.remove(told)
+                        why = shortage(error) or one_line(str(error))
+                        raise NoThread(f"no thread could be started to look the name up. {why}") from error
+                else:
+                    looking.append(now)
         return None
 
     def failed(self, address: Address) -> None:
@@ -114,7 +134,8 @@ class Addresses:
             result = ExchangeError(f"the name {self._host!r} cannot be resolved: {reason}")
             result.__cause__ = error
         with self._lock:
-            self._looking.remove(began)
+            if began in self._looking:  # not where its thread could be started only later
+                self._looking.remove(began)
             waiting, self._waiting = self._waiting, []
             if isinstance(result, ExchangeError):
                 answers: list[Sequence[Address] | ExchangeError] = [result] * len(waiting)
@@ -135,3 +156,11 @@ class Addresses:
             [*found[first:], *found[:first]],
             key=lambda address: now - self._failed_at.get(address, float("-inf")) < FAILED_SECONDS,
         )
+
+
+def _is_numeric(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

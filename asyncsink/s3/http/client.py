@@ -29,7 +29,7 @@ from asyncsink.s3.http.exchange import Exchange, Interrupted, Outbox, Work, sing
 from asyncsink.s3.http.exchanges import Awaited, FromFile, InMemory, Place, Range, Refused, SmallFiles
 from asyncsink.s3.http.keyring import CredentialsProvider, Keyring
 from asyncsink.s3.http.lane import Lane, Shared
-from asyncsink.s3.http.reading import ExchangeError
+from asyncsink.s3.http.reading import ExchangeError, NoThread
 from asyncsink.s3.http.requests import BOOKKEEPING, HotOperation, RequestWriter
 from asyncsink.s3.mute_heads import is_mute, reason_of
 from asyncsink.s3.operations import (
@@ -312,7 +312,7 @@ class HttpTransport:
                 return min(lanes, key=lambda lane: lane.load)
             # Others have threads, which may end: it is tried again.
             why = shortage(error) or one_line(str(error))
-            raise ExchangeError(f"no thread could be started to send it ({why.rstrip('.')})") from error
+            raise NoThread(f"no thread could be started to send it. {why}") from error
         lanes.append(lane)
         self._divide(lanes)
         return lane
@@ -325,6 +325,8 @@ class HttpTransport:
     # -- what answers teach -------------------------------------------------------------------------------------------
 
     def _failed(self, name: str, where: str, failure: ExchangeError) -> AsyncSinkError:
+        if isinstance(failure, NoThread):
+            return failure.error(f"{name} of {where} failed: {failure.reason}", operation=name)
         return failure.error(
             f"{name} of {where} failed: {failure.reason} at {self._endpoint.url}; look at the server and the network.",
             operation=name,

@@ -50,6 +50,10 @@ class ExchangeError(Exception):
         self.overfull = overfull
 
 
+class NoThread(ExchangeError):
+    """The system has no thread to spare; the reason is a sentence, and neither server nor network is to blame."""
+
+
 class AnswerReader:
     """Reads the answers of one connection, one after another: `begin`, `feed` until `answer` is there, `begin` …"""
 
