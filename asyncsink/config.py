@@ -218,7 +218,7 @@ class Limits:
 
     @property
     def parts_held(self) -> int:
-        """Parts that may be in memory, or in sender threads, at a time."""
+        """Parts that may be in memory, or in lane threads, at a time."""
         return max(1, min(self.workers, self.memory_bytes // self.part_size_bytes))
 
 

@@ -213,7 +213,7 @@ def bucket(s3: Any, new_bucket: Callable[[], str]) -> Iterator[str]:
 def put_once(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_secret: Callable[[str], str]
 ) -> Callable[..., Awaitable[Any]]:
-    """Send one PutObject, once, in each of the three ways that a body can take: both lanes, and a sender thread."""
+    """Send one PutObject, once, in each of the three ways that a body can take: both lanes, and a lane thread."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keep_secret("not-a-secret-that-may-be-shown-0000000000"))
     way = request.param

@@ -105,7 +105,7 @@ class S3Destination:
 
     @property
     def senders(self) -> int:
-        """How many sender threads the transport has at most, or 0."""
+        """How many lane threads the transport has at most, or 0."""
         return self._senders
 
     def url(self, transfer: Transfer) -> str:
@@ -239,7 +239,7 @@ class S3Destination:
         self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None
     ) -> S3PartWriter | S3CompleteObject:
         """CreateMultipartUpload, or what an earlier run left. The writer is a PartSender where the transport has
-        sender threads."""
+        lane threads."""
         await self._existing.forget(transfer)
         upload = await self._uploads.begin(transfer, plan, algorithm, self._attributes(transfer))
         word = partial(self._stored, transfer)

@@ -88,7 +88,7 @@ class S3PartWriter:
 
 
 class S3PartSender(S3PartWriter):
-    """The same over a transport with sender threads; see `one_hop.PartSender`.
+    """The same over a transport with lane threads; see `one_hop.PartSender`.
 
     Args:
         uploads, upload, word, writing: as above.

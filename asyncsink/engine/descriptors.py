@@ -28,11 +28,11 @@ PER_READER = 4
 PER_FILE = 2
 """A source in parts and its local copy, or a received file and its state: open from the first part to the last."""
 PER_SENDER = 3
-"""A sender thread's connection and its pipe; there are as many as memory has room for parts."""
+"""A lane thread's connection and its pipe; there are as many as memory has room for parts."""
 PER_REQUEST = 2
 """A connection that each lane keeps."""
 PER_TRANSFER = PER_FILE + PER_SENDER + PER_REQUEST
-"""Of the first transfers. Where more requests are in flight than there are sender threads, or than there are tasks that
+"""Of the first transfers. Where more requests are in flight than there are lane threads, or than there are tasks that
 work on files, one more costs less."""
 SETTLE_SECONDS = 0.05
 """Pause between two looks at whether others have let go of what a share is to get."""

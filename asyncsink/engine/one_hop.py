@@ -17,7 +17,7 @@ Copies = list[tuple[Leg, BlockingPartWriter]]
 
 
 class OneHop:
-    """One file's way through sender threads: `leg` sends, and the other legs are written to in the same thread.
+    """One file's way through lane threads: `leg` sends, and the other legs are written to in the same thread.
 
     Attributes:
         threads: how many parts are sent at once at most, whatever `tokens` there are.
@@ -87,7 +87,7 @@ class _Copying:
 def find_hop(
     legs: Sequence[Leg], writers: Mapping[int, PartWriter], source: PartSource, slots: SenderSlots
 ) -> OneHop | None:
-    """The way through sender threads, where one leg has them and all others can be written to in there.
+    """The way through lane threads, where one leg has them and all others can be written to in there.
 
     Args:
         legs: of the transfer.

@@ -1,7 +1,7 @@
 """A large file: read in parts, each part checksummed once and handed to every leg at the same time.
 
 Runners take part numbers from one list; each waits for the byte budget before it reads, so a huge file shares
-memory and connections with everything else in the run. Where S3 has sender threads, a part is one hop to one of them
+memory and connections with everything else in the run. Where S3 has lane threads, a part is one hop to one of them
 (see one_hop.py). An upload ends complete, aborted, or left to a later run where a journal has it: never in between.
 """
 

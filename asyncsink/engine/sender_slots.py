@@ -1,4 +1,4 @@
-"""How many parts and whole files are in sender threads at once: few where the processor is the limit, more where the
+"""How many parts and whole files are in lane threads at once: few where the processor is the limit, more where the
 network is.
 
 On a fast network a handful of threads keeps every core busy, and more of them only push each other's buffers out of the
@@ -25,7 +25,7 @@ CPU_SHARE_MAX = 0.25
 
 
 class SenderSlots:
-    """A token for each body that may be in a sender thread, over all files of a run. The pacer bounds them besides.
+    """A token for each body that may be in a lane thread, over all files of a run. The pacer bounds them besides.
 
     Args:
         clock: seconds.
@@ -53,7 +53,7 @@ class SenderSlots:
 
     @property
     def count(self) -> int:
-        """How many bodies, and buffers, there may be in sender threads now; 0 where nothing ever was."""
+        """How many bodies, and buffers, there may be in lane threads now; 0 where nothing ever was."""
         return 0 if self._limiter is None else self._state.limit
 
     def open(self, slots_max: int) -> CapacityLimiter:

@@ -26,7 +26,7 @@ Copies = list[tuple[Leg, BlockingDestination]]
 
 
 class WholeHop:
-    """The way of whole files through sender threads, for all transfers of a run.
+    """The way of whole files through lane threads, for all transfers of a run.
 
     Args:
         algorithm: of the checksums to send, or None for none.

@@ -50,7 +50,7 @@ _WIDTHS_BYTES: Final[Mapping[ChecksumAlgorithm, int]] = {
 @cache
 def _crcs() -> Mapping[ChecksumAlgorithm, _CrcKind]:
     # Loading awscrt takes longer than a run in which nothing has changed needs for all else: it is left to the first
-    # checksum, which a reader or sender thread computes.
+    # checksum, which a reader or lane thread computes.
     from awscrt import checksums as crt
 
     return {

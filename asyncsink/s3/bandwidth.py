@@ -51,11 +51,11 @@ class Bandwidth:
             self._paid_until = max(self._paid_until, now - BURST_SECONDS) + size_bytes / self._rate
             return max(0.0, self._paid_until - now)
 
-    async def turn(self, size_bytes: int, *, urgent: bool = False) -> None:
-        """Wait until `size_bytes` may be sent; not at all where they are `urgent`, which those who come after pay for.
+    async def turn(self, size_bytes: int) -> None:
+        """Wait until `size_bytes` may be sent.
 
         Cancelled, it gives nothing back: the next ones wait a little longer.
         """
         seconds = self.reserve(size_bytes)
-        if seconds and not urgent:
+        if seconds:
             await asyncio.sleep(seconds)

@@ -170,7 +170,7 @@ class MultipartUpload:
     ) -> Checksum | None:
         """Have one part read, checksummed, sent and its answer compared in one thread; the checksum that was sent.
 
-        Only for a transport with sender threads. `local` gets the bytes of each attempt before they are sent.
+        Only for a transport with lane threads. `local` gets the bytes of each attempt before they are sent.
 
         Raises:
             SourceError: it cannot be read.

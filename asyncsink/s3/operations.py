@@ -265,7 +265,7 @@ Confirm = Callable[[ObjectStored, memoryview, Checksum | None], None]
 class UploadPartFrom(Operation[StoredFrom]):
     """UploadPart whose body is read, checksummed and sent by one thread, anew in each attempt.
 
-    Only lanes with sender threads take it. Sending raises, besides what a Transport raises, SourceError where the
+    Only lanes with lane threads take it. Sending raises, besides what a Transport raises, SourceError where the
     bytes cannot be read, and what `local` or `confirm` raises.
 
     Attributes:
@@ -295,7 +295,7 @@ class UploadPartFrom(Operation[StoredFrom]):
 class PutObjectFrom(Operation[StoredFrom]):
     """PutObject whose body is a whole file: opened, read, checksummed and sent by one thread, anew in each attempt.
 
-    Only lanes with sender threads take it. Sending raises, besides what a Transport raises, what opening, reading and
+    Only lanes with lane threads take it. Sending raises, besides what a Transport raises, what opening, reading and
     closing the source raise (nothing was sent then), and what `local` or `confirm` raises.
 
     Attributes:

@@ -38,7 +38,7 @@ Buffer = bytearray | memoryview
 
 
 class OpenSource:
-    """One regular file, open for reading. All methods block; call them in reader or sender threads.
+    """One regular file, open for reading. All methods block; call them in reader or lane threads.
 
     Several threads may call `read_part` at once: reads are positional, and release the GIL. `close` must come after
     the last of them returned. Making a hard link of the file changes its ctime: call `check_unchanged` before.

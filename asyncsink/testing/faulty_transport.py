@@ -2,7 +2,7 @@
 
 `Faults` says which requests fail and how, and writes down what came. Its `open_lanes` takes the place of
 `s3.lanes.open_lanes` in `s3.stack`, so that the faults lie below pacing and retrying, and above both lanes and the
-sender threads:
+lane threads:
 
     faults = Faults(nth_request(7, "lose"))
     monkeypatch.setattr("asyncsink.s3.stack.open_lanes", faults.open_lanes)
@@ -91,7 +91,7 @@ class Faults:
 
 
 class FaultyTransport:
-    """A Transport that harms requests to `inner` as `faults` says, those to sender threads too."""
+    """A Transport that harms requests to `inner` as `faults` says, those to lane threads too."""
 
     def __init__(self, inner: Transport, faults: Faults) -> None:
         self._inner = inner

@@ -1,4 +1,4 @@
-"""How many sender threads work at once: more of them only where the network, and not the processor, is the limit."""
+"""How many lane threads work at once: more of them only where the network, and not the processor, is the limit."""
 
 from __future__ import annotations
 

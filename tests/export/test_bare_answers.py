@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 BARE: Answer = (200, {}, b"")
 PAGE: Answer = (200, {"Content-Type": "text/html"}, b"<html><body>Please log in to this network.</body></html>")
 SMALL, MIDDLE, LARGE = 1000, 2 << 20, 20 << 20
-"""Sizes in bytes of a file of a batch, of one for a sender thread, and of one in parts."""
+"""Sizes in bytes of a file of a batch, of one for a lane thread, and of one in parts."""
 QUICK = RetryPolicy(attempts=3, backoff_seconds_base=0.001, backoff_seconds_max=0.001)
 KMS = {"x-amz-server-side-encryption": "aws:kms"}
 

@@ -19,7 +19,7 @@ from tests.support.quirky_s3 import QuirkyS3, Request
 pytestmark = pytest.mark.anyio
 lanes = pytest.mark.parametrize("transport", ["wire", "aioboto3"])
 SIZES = (100, 2 << 20, 9 << 20)
-"""Bytes of a file of a batch, of one for a sender thread, and of one in parts."""
+"""Bytes of a file of a batch, of one for a lane thread, and of one in parts."""
 
 
 class FoldingS3(QuirkyS3):

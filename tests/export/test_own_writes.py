@@ -25,7 +25,7 @@ from asyncsink.testing.transport_kit import canned
 pytestmark = pytest.mark.anyio
 
 SIZES = [10, MIB, 9 * MIB]
-"""One of a batch of small files; one that a sender thread takes whole; one in parts."""
+"""One of a batch of small files; one that a lane thread takes whole; one in parts."""
 QUICK = RetryPolicy(attempts=4, backoff_seconds_base=0.01, backoff_seconds_max=0.02)
 Fate = Callable[[], bytes | None]
 

@@ -97,7 +97,7 @@ async def test_more_bytes_than_the_size_of_every_kind_of_file(
     size: int,
     copy: bool,
 ) -> None:
-    """In a batch, in a sender thread, in parts: the file system has a byte more wherever the file should end."""
+    """In a batch, in a lane thread, in parts: the file system has a byte more wherever the file should end."""
     preadv = os.preadv
 
     def one_more(descriptor: int, buffers: Any, offset: int) -> int:

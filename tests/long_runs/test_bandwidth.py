@@ -159,7 +159,7 @@ async def test_the_server_never_gets_more(
     all_there: Callable[[], bool],
     turns: list[tuple[float, int]],
 ) -> None:
-    """Small bodies, whole ones and parts; from the loop, from aioboto3, and from sender threads."""
+    """Small bodies, whole ones and parts; from the loop, from aioboto3, and from lane threads."""
     async with proxy(everything) as way:
         report = await asyncsink.export_directory(
             tree,

@@ -1,4 +1,4 @@
-"""A server whose clock is far from ours: every request is corrected, on both lanes and in sender threads."""
+"""A server whose clock is far from ours: every request is corrected, on both lanes and in lane threads."""
 
 from __future__ import annotations
 
