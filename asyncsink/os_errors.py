@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from asyncsink.errors import AsyncSinkError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _REMEDIES = {
     errno.EMFILE: "this process has too many open files; raise `ulimit -n` or lower `concurrency`, then run it again",
@@ -43,3 +51,20 @@ def shortage(error: BaseException) -> str:
     if number == errno.EAGAIN:
         return f"The run cannot go on: {os.strerror(number)}; raise `ulimit -u`, or close other programs."
     return ""
+
+
+def words_shortages(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """The function, which raises a `shortage` as an AsyncSinkError that says so, with the exception as its cause."""
+
+    @wraps(function)
+    async def worded(*values: P.args, **named: P.kwargs) -> T:
+        try:
+            return await function(*values, **named)
+        except AsyncSinkError:
+            raise
+        except Exception as error:
+            if sentence := shortage(error):
+                raise AsyncSinkError(sentence) from error
+            raise
+
+    return worded

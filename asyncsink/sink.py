@@ -32,6 +32,7 @@ from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.model import Failure, Receipt, Skip, Started, Transfer
 from asyncsink.option_names import ExportOptions
 from asyncsink.options import parse_options
+from asyncsink.os_errors import shortage, words_shortages
 from asyncsink.report.report import Report
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.exclusion import exclusion_of
@@ -127,6 +128,7 @@ class AsyncSink:
         state = "closed" if self._report is not None else repr(self._run.pipeline) if self._run else "not opened"
         return f"<AsyncSink {self._settings.target.url}: {state}>"
 
+    @words_shortages
     async def __aenter__(self) -> AsyncSink:
         refuse_trio()
         if self._run is not None:
@@ -146,6 +148,7 @@ class AsyncSink:
         self._group.start_soon(self._publish, self._run)
         return self
 
+    @words_shortages
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
@@ -194,6 +197,7 @@ class AsyncSink:
             raise ConfigError("The report is known when the sink is closed; ask for it after the `async with` block.")
         return self._report
 
+    @words_shortages
     async def put(self, attribute: str, path: Any) -> Receipt | Skip:
         """Publish one file, and return when it is published, or found to be there already.
 
@@ -238,6 +242,7 @@ class AsyncSink:
 
         raise ExportFailed(outcome.message, report=outcome) from told_error(outcome.error, outcome.message)
 
+    @words_shortages
     async def submit(self, attribute: str, paths: Any) -> int:
         """Queue a path, or nested lists of paths, and return their number when they are queued; waits while the queue
         is full, and while another file is on its way to the same key.
@@ -270,7 +275,8 @@ class AsyncSink:
 
     def _check_working(self) -> None:
         if self._fault is not None:
-            raise ExportFailed(f"The sink has stopped and takes nothing more: {self._fault}", report=None)
+            why = shortage(self._fault) or self._fault
+            raise ExportFailed(f"The sink has stopped and takes nothing more: {why}", report=None) from self._fault
 
     def _check_here(self) -> None:
         if self._home is not None:

@@ -22,6 +22,7 @@ from asyncsink.engine.run import surface
 from asyncsink.errors import ConfigError
 from asyncsink.option_names import ExportOptions
 from asyncsink.options import parse_options
+from asyncsink.os_errors import words_shortages
 from asyncsink.report.wording import count, inert
 from asyncsink.s3.aborting import Ended, abort_upload
 from asyncsink.s3.operations import ListedUpload, UploadPage
@@ -164,6 +165,7 @@ class AbortReport:
         return f"{', '.join(parts)}."
 
 
+@words_shortages
 async def abort_uploads(
     destination: Any,
     *,

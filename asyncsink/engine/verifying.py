@@ -28,6 +28,7 @@ from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, ObjectMi
 from asyncsink.integrity.checksums import Digester, is_composite
 from asyncsink.model import Checksum, ChecksumAlgorithm, Event, Failure, Planned, Receipt, Skip
 from asyncsink.options import parse_options
+from asyncsink.os_errors import words_shortages
 from asyncsink.paths import is_below, on_disk
 from asyncsink.report.causes import Cause, grouped
 from asyncsink.report.earlier import promise_of
@@ -132,6 +133,7 @@ class VerifyReport:
             self.problems.append((promise.source, promise.url, message))
 
 
+@words_shortages
 async def verify_manifest(
     path: str | os.PathLike[str],
     *,

@@ -34,6 +34,7 @@ from asyncsink.engine.progress import Progress
 from asyncsink.engine.run import Opening, Run, check_bucket_given, surface
 from asyncsink.engine.survey import Survey, take_survey
 from asyncsink.model import Event, Started
+from asyncsink.os_errors import words_shortages
 from asyncsink.report.report import Report
 from asyncsink.sources.base import Source
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from asyncsink.engine.worker import Worker
 
 
+@words_shortages
 async def run_source(
     settings: Settings,
     source: Source,

@@ -35,6 +35,7 @@ from asyncsink.grabbing.report import GrabReport
 from asyncsink.grabbing.staging import Staging
 from asyncsink.grabbing.wanted import Placeholders, Wanted, check_asked_for, check_relative, is_marker
 from asyncsink.model import Event, Outcome, Skip, Started
+from asyncsink.os_errors import words_shortages
 from asyncsink.paths import as_native
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.routing.keys import show
@@ -90,6 +91,7 @@ class GrabRun:
         self._receive: MemoryObjectReceiveStream[list[Wanted]]
         self._send, self._receive = anyio.create_memory_object_stream[list[Wanted]](self._limits.workers)
 
+    @words_shortages
     async def run(self) -> GrabReport:
         """Grab everything.
 
