@@ -113,6 +113,8 @@ def early_end(counts: Counts, place: str, words: Words, *, total: int | None, re
         parts.append(f"{untried:,} not tried")
     text = ", ".join(parts)
     opening = f"{inert(reason)} {text[0].upper()}{text[1:]}" if reason.endswith(".") else f"{inert(reason)}: {text}"
+    if untried == 0 and not counts.objects_failed:
+        return f"{opening}. No file is missing; the same command again completes the records of the run."
     return f"{opening}. {f'{going_on} ' if going_on else ''}Run the same command again to {words.do} the rest."
 
 

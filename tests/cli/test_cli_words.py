@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asyncsink.cli.app import export, grab
+from asyncsink.cli.app import export, grab, verify
 from asyncsink.cli.flags import Output, Templates
 from asyncsink.cli.output import FLAGS, WITHOUT_FLAG, in_flags
 from asyncsink.cli.tally import Tally
@@ -53,9 +53,10 @@ def test_options_are_named_as_a_command_line_writes_them(said: str, told: str) -
 
 
 def test_every_flag_that_is_named_exists() -> None:
-    parameters = {f"--{name.replace('_', '-')}" for name in inspect.signature(export).parameters}
-    assert set(FLAGS.values()) <= parameters
-    assert set(OPTION_NAMES) == FLAGS.keys() | WITHOUT_FLAG
+    named = inspect.signature(export).parameters.keys() | inspect.signature(verify).parameters.keys()
+    assert set(FLAGS.values()) <= {f"--{name.replace('_', '-')}" for name in named}
+    # One that only verify_manifest has is no option of an export.
+    assert {*OPTION_NAMES, "manifest_endpoint"} == FLAGS.keys() | WITHOUT_FLAG
 
 
 def test_a_grab_shows_no_flag_that_it_does_not_take() -> None:

@@ -20,6 +20,7 @@ from asyncsink.model import Finished
 from asyncsink.options import parse_options
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.testing.holding_proxy import HoldingProxy
+from tests.support.quirky_s3 import Request, quirky_s3, run_command
 
 pytestmark = pytest.mark.anyio
 Records = list[dict[str, Any]]
@@ -385,3 +386,29 @@ async def test_a_journal_that_is_taken_away_in_mid_run_is_told(
         report = await run
         assert report.objects_uploaded == FILES
         assert any("was removed or replaced while the run went on" in notice for notice in report.notices)
+
+
+def test_a_manifest_that_is_lost_when_everything_is_published_leaves_no_rest(tmp_path: Path) -> None:
+    source, manifest = tmp_path / "source", tmp_path / "receipts.jsonl"
+    source.mkdir()
+    for number in range(3):
+        (source / f"{number}.txt").write_text(str(number))
+
+    def quirk(r: Request) -> None:
+        if r.method == "PUT" and r.key:
+            manifest.with_name(manifest.name + ".partial").unlink(missing_ok=True)
+
+    with quirky_s3(quirk) as server:
+        words = ("export", source, "s3://tryout/p", "--manifest", manifest)
+        lost = run_command(*words, env=server.environment(tmp_path))
+        said = lost.stderr.decode()
+        assert lost.returncode == 1
+        assert len(server.bodies()) == 3
+        assert "3 of 3 files" in said
+        assert "publish the rest" not in said
+        assert "No file is missing; the same command again completes the records of the run." in said
+        server.quirk = None
+        again = run_command(*words, env=server.environment(tmp_path))
+        assert again.returncode == 0, again.stderr
+        assert len(server.requests("PUT")) == 3
+    assert manifest.read_text().count('"record":"skip"') == 3

@@ -168,6 +168,15 @@ def test_the_command_lists_them_and_exits_1(server: QuirkyS3, tree: Path, tmp_pa
     assert sorted(server.bodies()) == (OK if command == "export" else [])
 
 
+@pytest.mark.parametrize("option", ["--on-missing", "--on-unreadable"])
+def test_either_option_is_a_way_round_one_bad_name(server: QuirkyS3, tree: Path, tmp_path: Path, option: str) -> None:
+    not_utf8(tree)
+    done = run_command("export", tree, "s3://tryout/p", option, "skip", env=server.environment(tmp_path))
+    assert sorted(server.bodies()) == OK
+    assert done.returncode == 1
+    assert b"InvalidKey" in done.stderr
+
+
 # -- what is no file at all -------------------------------------------------------------------------------------------
 
 
