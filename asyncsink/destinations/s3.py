@@ -189,7 +189,13 @@ class S3Destination:
         for result in results if self._encryption else ():
             if isinstance(result, FileStored):
                 self._check_encryption(result.sse)
-        return results
+        if not self._existing.replaces_unseen:
+            return results
+        # What is answered with the ETag of other content is not stored for certain: it goes the ordinary way.
+        return [
+            None if isinstance(result, FileStored) and result.etag and result.etag == before else result
+            for result, before in zip(results, map(self._existing.replaced, transfers), strict=True)
+        ]
 
     async def send(
         self,
@@ -330,7 +336,8 @@ class S3Destination:
     def _stored(
         self, transfer: Transfer, stored: ObjectStored, confirmed: ConfirmedBy, sent: Checksum | None
     ) -> Stored:
-        if transfer.replaces and stored.etag == transfer.replaces:
+        before = transfer.replaces or self._existing.replaced(transfer)
+        if before and stored.etag == before:
             raise contradiction(self.url(transfer), "other content", f"the ETag {stored.etag} of the object before")
         self._check_encryption(stored.sse)
         weaker = confirmed != "server-checksum" and sent is not None and confirmed not in self._weakest_noticed

@@ -165,6 +165,21 @@ class ExistingObjects:
         listed = inventory.get(key)
         return listed is None or listed.etag != etag
 
+    @property
+    def replaces_unseen(self) -> bool:
+        """Whether objects that were listed are replaced without a look, and the listing is in memory."""
+        inventory = self._listing
+        seen = self._look_first or self._keys_return
+        return not seen and inventory is not None and inventory.count > 0 and inventory.in_memory
+
+    def replaced(self, transfer: Transfer) -> str:
+        """Where nothing is looked at before it is replaced: the listed ETag of an object of another size under the key,
+        which can be no proof of the new one; else "". Asks no server and no disk."""
+        if self._inventory is None or not self.replaces_unseen:
+            return ""
+        listed = self._inventory.get(transfer.key)
+        return listed.etag if listed is not None and listed.size_bytes != transfer.source.size_bytes else ""
+
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
         """What the listing says: one thread hop, or none below a prefix that was found empty."""
         inventory = self._inventory

@@ -374,3 +374,25 @@ async def test_grab_believes_no_bare_answer(options: dict[str, Any], tmp_path: P
             except AsyncSinkError:
                 continue
             assert (report.objects_fetched, len(report.failures)) == (0, 1)
+
+
+@pytest.mark.parametrize("size", [SMALL, MIDDLE])
+async def test_the_listed_etag_of_other_content_is_no_proof_where_everything_is_replaced(
+    tree: Callable[..., Path], options: dict[str, Any], size: int
+) -> None:
+    """An answer that repeats the request's checksum beside the ETag of the object before, which is still there."""
+
+    def quirk(r: Request) -> Answer | None:
+        if not is_put(r) or not r.key:
+            return None
+        told = {name: value for name, value in r.headers.items() if name.startswith("x-amz-checksum-")}
+        return 200, {"ETag": s3.objects["tryout"][r.key].etag, **told}, b""
+
+    with quirky_s3(quirk) as s3:
+        s3.objects["tryout"]["p/f0"] = StoredObject(b"the object before")
+        report = await export(s3, tree(size), options, overwrite="always")
+        assert [failure.error for failure in report.failures] == ["IntegrityError"]
+        assert not report.receipts
+        s3.quirk = None
+        again = await export(s3, tree(size), options, overwrite="always")
+        assert (len(again.receipts), len(again.failures)) == (1, 0)
