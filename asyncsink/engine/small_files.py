@@ -146,7 +146,11 @@ class SmallFiles:
         """The same where the destination's lanes read the files that they send."""
         ordinary: list[Transfer] = []
         async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
-            results = await destination.put_files(transfers, algorithm, AtRest())
+            try:
+                results = await destination.put_files(transfers, algorithm, AtRest())
+            except AsyncSinkError:
+                # Nothing of the batch was begun: each file goes its own way, and fails there if it must.
+                return list(transfers)
         stored: list[tuple[Transfer, FileStored]] = []
         for transfer, result in zip(transfers, results, strict=True):
             if isinstance(result, FileStored):
