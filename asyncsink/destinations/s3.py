@@ -181,11 +181,21 @@ class S3Destination:
         Raises:
             TransferError, CredentialsError: nothing of the batch was begun.
         """
+        # A key that a server may take for another one is written one at a time, the ordinary way.
+        plain = [self._spellings.plain(transfer.key) for transfer in transfers]
         files = [
             FileToPut(transfer.key, transfer.source.size_bytes, self._attributes(transfer), transfer.source)
-            for transfer in transfers
+            for transfer, alone in zip(transfers, plain, strict=True)
+            if alone
         ]
-        results = (await self._transport.send(PutFiles(files=files, algorithm=algorithm, reader=reader))).results
+        results: Sequence[FileResult] = ()
+        if files:
+            results = (await self._transport.send(PutFiles(files=files, algorithm=algorithm, reader=reader))).results
+        else:
+            reader.close()
+        if len(files) < len(transfers):
+            sent = iter(results)
+            results = [next(sent) if alone else None for alone in plain]
         for result in results if self._encryption else ():
             if isinstance(result, FileStored):
                 self._check_encryption(result.sse)
