@@ -170,7 +170,11 @@ async def test_a_dead_server_costs_only_s3(tree: Path, tmp_path: Path, monkeypat
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         sink = asyncsink.AsyncSink(
-            "s3://own", endpoint_url=server.endpoint_url, local_copy=tmp_path / "copy", retry=QUICK
+            "s3://own",
+            endpoint_url=server.endpoint_url,
+            local_copy=tmp_path / "copy",
+            retry=QUICK,
+            give_up_after_seconds=1,
         )
         async with sink:
             server.stop()

@@ -228,7 +228,7 @@ async def test_retry_after_is_bounded(export: Export) -> None:
 
 async def test_what_never_ends_is_one_failure_with_its_story(export: Export, patient: RetryPolicy) -> None:
     brief = replace(patient, throttled_seconds=0)
-    run = await export(Rule(s.SLOW_DOWN, operation=PART, part_number=2), retry=brief)
+    run = await export(Rule(s.SLOW_DOWN, operation=PART, part_number=2), retry=brief, retries=0, journal=False)
     run.failed("Throttled", LARGE)
     [failure] = run.report.failures
     assert "SlowDown" in failure.message
