@@ -134,9 +134,13 @@ class TlsProxy:
         self._tasks.add(task)
         try:
             there = _small(socket.socket())
-            there.settimeout(0)
-            await asyncio.get_running_loop().sock_connect(there, self._target)
-            there_reader, there_writer = await asyncio.open_connection(sock=there)
+            try:
+                there.settimeout(0)
+                await asyncio.get_running_loop().sock_connect(there, self._target)
+                there_reader, there_writer = await asyncio.open_connection(sock=there)
+            except BaseException:
+                there.close()
+                raise
             back = asyncio.create_task(_copy(there_reader, writer))
             try:
                 await _copy(reader, there_writer)

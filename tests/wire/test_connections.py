@@ -463,8 +463,11 @@ async def test_cancelling_by_a_scope_and_by_a_timeout(wire: Open, bodies: Bodies
 async def test_what_waits_for_its_turn_can_be_cancelled_and_is_never_sent(wire: Open, bodies: Bodies) -> None:
     pacer = Pacer(1)
     async with SilentPeer() as peer, wire(peer.endpoint_url, pacer=pacer) as transport:
-        first, second, third = [asyncio.create_task(transport.send(bodies(LARGE))) for _ in range(3)]
+        first = asyncio.create_task(transport.send(bodies(LARGE)))
+        # Lanes ask for tokens in their own threads: the first has its one before there are others.
         await until(lambda: peer.connections_total > 0)
+        second, third = [asyncio.create_task(transport.send(bodies(LARGE))) for _ in range(2)]
+        await until(lambda: bool(pacer._waiting))
         second.cancel()
         await asyncio.wait([second], timeout=30)
         assert second.cancelled(), "it waits for the one before it"
