@@ -148,7 +148,9 @@ async def test_a_server_that_keeps_keys_apart_gets_both(
         s3.close()
 
 
-async def test_a_sink_is_told_of_what_it_wrote_itself(tmp_path: Path, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("overwrite", ["checksum", "always"])
+async def test_a_sink_is_told_of_what_it_wrote_itself(tmp_path: Path, options: dict[str, Any], overwrite: Any) -> None:
+    options |= {"overwrite": overwrite}
     one, two = write(tmp_path / "1", "Readme", b"1") / "Readme", write(tmp_path / "2", "README", b"2") / "README"
     s3 = FoldingS3(str.lower)
     try:
