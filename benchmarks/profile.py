@@ -25,6 +25,7 @@ from asyncsink.destinations.base import Stored
 from asyncsink.engine.composing import discovery_of
 from asyncsink.engine.loops import run_to_end
 from asyncsink.engine.outcomes import receipt
+from asyncsink.engine.progress import Progress
 from asyncsink.engine.survey import take_survey
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Transfer
@@ -159,7 +160,8 @@ class _Parts:
 
     def _survey(self) -> None:
         async def survey() -> None:
-            await take_survey(self._discovery, self._settings, limiter=anyio.CapacityLimiter(8))
+            limiter = anyio.CapacityLimiter(8)
+            await take_survey(self._discovery, self._settings, limiter=limiter, progress=Progress())
 
         run_to_end(survey)
 

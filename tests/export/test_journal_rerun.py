@@ -34,10 +34,16 @@ _watched: dict[str, list[str]] = {}
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and isinstance(arguments[0], str):
-        for root, opened in list(_watched.items()):
-            if arguments[0].startswith(root):
-                opened.append(arguments[0])
+    if event != "open" or not isinstance(arguments[0], (str, bytes)):
+        return
+    name = os.fsdecode(arguments[0])
+    for root, opened in list(_watched.items()):
+        if name.startswith(root):
+            opened.append(name)
+        elif os.sep not in name:
+            # Relative to the descriptor of its directory, which the event does not name.
+            found = (os.path.join(place, name) for place, _, names in os.walk(root) if name in names)
+            opened.extend(found)
 
 
 sys.addaudithook(_hear)
@@ -285,6 +291,7 @@ async def test_a_default_journal_inside_the_source_is_left_out(
 ) -> None:
     """As for a whole home directory."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_STATE_HOME")
     (tmp_path / "a.txt").write_bytes(b"alpha")
     report = await asyncsink.export_directory(tmp_path, f"s3://{bucket}", **options)
     assert stored() == {"a.txt": b"alpha"}

@@ -494,13 +494,12 @@ class Connection:
         still = now - self._moved_at
         exchange = self.exchange
         assert exchange is not None
-        if self._reader is not None and not exchange.patient and now - self._answer_began > stall_seconds:
-            rate = self._reader.received / (now - self._answer_began)
-            if rate < ANSWER_RATE_MIN:
-                self._fail(ExchangeError(f"its answer came at {rate:.0f} bytes a second", Stalled))
-                return
         if still < stall_seconds / 2:
             self._queued = None
+            if self._reader is not None and not exchange.patient and now - self._answer_began > stall_seconds:
+                rate = self._reader.received / (now - self._answer_began)
+                if rate < ANSWER_RATE_MIN:
+                    self._fail(ExchangeError(f"its answer came at {rate:.0f} bytes a second", Stalled))
             return
         queued = self._kernel_holds()
         if self._queued is None:
