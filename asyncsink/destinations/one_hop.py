@@ -103,9 +103,13 @@ class FileTaker(Protocol):
         ...
 
     async def put_files(
-        self, transfers: Sequence[Transfer], algorithm: ChecksumAlgorithm, reader: FileReader
-    ) -> Sequence[FileResult]:
-        """Store small files whose keys come once; a result for each.
+        self,
+        transfers: Sequence[Transfer],
+        algorithm: ChecksumAlgorithm,
+        reader: FileReader,
+        results: list[FileResult],
+    ) -> None:
+        """Store small files whose keys come once. `results` gets one for each, also where this is cancelled.
 
         Raises:
             TransferError, CredentialsError: nothing of the batch was begun.

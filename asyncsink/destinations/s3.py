@@ -172,11 +172,15 @@ class S3Destination:
         return bool(self._senders) and algorithm in HEADER_ALGORITHMS and not self._own.conditional
 
     async def put_files(
-        self, transfers: Sequence[Transfer], algorithm: ChecksumAlgorithm, reader: FileReader
-    ) -> Sequence[FileResult]:
+        self,
+        transfers: Sequence[Transfer],
+        algorithm: ChecksumAlgorithm,
+        reader: FileReader,
+        results: list[FileResult],
+    ) -> None:
         """PutObject of many small files whose keys come once, each read by `reader` in the lane that sends it.
 
-        Returns a result for each: see `put_files.FileResult`.
+        `results` gets one for each, also where this is cancelled: see `put_files.FileResult`.
 
         Raises:
             TransferError, CredentialsError: nothing of the batch was begun.
@@ -188,24 +192,26 @@ class S3Destination:
             for transfer, alone in zip(transfers, plain, strict=True)
             if alone
         ]
-        results: Sequence[FileResult] = ()
-        if files:
-            results = (await self._transport.send(PutFiles(files=files, algorithm=algorithm, reader=reader))).results
-        else:
-            reader.close()
-        if len(files) < len(transfers):
-            sent = iter(results)
-            results = [next(sent) if alone else None for alone in plain]
-        for result in results if self._encryption else ():
-            if isinstance(result, FileStored):
-                self._check_encryption(result.sse)
-        if not self._existing.replaces_unseen:
-            return results
+        sent: list[FileResult] = [None] * len(files)
+        try:
+            if files:
+                await self._transport.send(PutFiles(files=files, algorithm=algorithm, reader=reader, results=sent))
+            else:
+                reader.close()
+        finally:
+            told = iter(sent)
+            results[:] = [
+                self._seen(transfer, next(told)) if alone else None
+                for transfer, alone in zip(transfers, plain, strict=True)
+            ]
+
+    def _seen(self, transfer: Transfer, result: FileResult) -> FileResult:
+        if not isinstance(result, FileStored):
+            return result
+        self._check_encryption(result.sse)
         # What is answered with the ETag of other content is not stored for certain: it goes the ordinary way.
-        return [
-            None if isinstance(result, FileStored) and result.etag and result.etag == before else result
-            for result, before in zip(results, map(self._existing.replaced, transfers), strict=True)
-        ]
+        unseen = self._existing.replaces_unseen and result.etag and result.etag == self._existing.replaced(transfer)
+        return None if unseen else result
 
     async def send(
         self,

@@ -28,7 +28,7 @@ from asyncsink.engine.recorder import Passed
 from asyncsink.errors import AsyncSinkError, IntegrityError, SourceChanged, SourceError
 from asyncsink.integrity.sameness import Decision, LookCloser, conclude, decide
 from asyncsink.model import ChecksumAlgorithm, Outcome, Transfer
-from asyncsink.s3.put_files import FileStored
+from asyncsink.s3.put_files import FileResult, FileStored
 from asyncsink.sources.reader import AtRest
 
 Done = Callable[[Sequence[Outcome], Transfer], None]
@@ -144,13 +144,28 @@ class SmallFiles:
         pass_on: PassOn | None,
     ) -> list[Transfer]:
         """The same where the destination's lanes read the files that they send."""
-        ordinary: list[Transfer] = []
         async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
+            results: list[FileResult] = [None] * len(transfers)
             try:
-                results = await destination.put_files(transfers, algorithm, AtRest())
+                await destination.put_files(transfers, algorithm, AtRest(), results)
             except AsyncSinkError:
                 # Nothing of the batch was begun: each file goes its own way, and fails there if it must.
                 return list(transfers)
+            finally:
+                # Also where it is cancelled: what is published is recorded.
+                ordinary = self._record(destination, transfers, results, done, pass_on)
+        return ordinary
+
+    def _record(
+        self,
+        destination: FileTaker,
+        transfers: Sequence[Transfer],
+        results: Sequence[FileResult],
+        done: Done,
+        pass_on: PassOn | None,
+    ) -> list[Transfer]:
+        """Hand over what a batch came to; returns the transfers that need the ordinary way."""
+        ordinary: list[Transfer] = []
         stored: list[tuple[Transfer, FileStored]] = []
         for transfer, result in zip(transfers, results, strict=True):
             if isinstance(result, FileStored):

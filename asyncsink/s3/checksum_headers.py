@@ -213,7 +213,7 @@ class ChecksumHeaders:
 async def _ordinary(operation: PutFiles) -> Any:
     """Nothing is sent: each file needs the ordinary way, where its checksum is replaced."""
     operation.reader.close()
-    return FilesPut(results=[None] * len(operation.files))
+    return FilesPut(results=operation.results)
 
 
 def _may_be_refused(operation: Operation[Any], error: PermanentError) -> bool:

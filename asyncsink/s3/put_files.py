@@ -87,9 +87,11 @@ class PutFiles(Operation[FilesPut]):
         files: at least one.
         algorithm: of the checksum, one that servers repeat.
         reader: reads them; used in the lane's thread, and closed there when all are read.
+        results: filled as answers come, one for each file, so that a caller who is cancelled knows what is stored.
     """
 
     name: ClassVar[str] = "PutObject"
     files: Sequence[FileToPut]
     algorithm: ChecksumAlgorithm
     reader: FileReader
+    results: list[FileResult]

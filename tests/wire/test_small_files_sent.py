@@ -109,7 +109,7 @@ def batch(
     for key, source in files.items():
         size, what = source if isinstance(source, tuple) else (len(source), source)
         wanted.append(FileToPut(key, size, attributes, what))
-    return PutFiles(files=wanted, algorithm=algorithm, reader=reader), reader
+    return PutFiles(files=wanted, algorithm=algorithm, reader=reader, results=[None] * len(wanted)), reader
 
 
 def some(number: int) -> dict[str, bytes]:

@@ -44,7 +44,8 @@ from asyncsink.s3.operations import (
     UploadPart,
     UploadPartFrom,
 )
-from asyncsink.s3.put_files import FileResult, FilesPut, FileStored, FileToPut, PutFiles
+from asyncsink.s3.put_files import FilesPut, FileStored, FileToPut, PutFiles
+from asyncsink.s3.redacting import kept
 
 if TYPE_CHECKING:
     from asyncsink.s3.http.exchange import Outbox
@@ -393,7 +394,7 @@ class SmallFiles:
         self.done = done
         self.header = f"x-amz-checksum-{operation.algorithm.lower()}".encode()
         self.signed = place.sign_payload and writer.signs
-        self.results: list[FileResult] = [None] * len(operation.files)
+        self.results = operation.results
         self.sent_in_vain = 0
         self.given_up = self.refused = False
         """Whether nobody wants the results any more; and whether an answer refused what all files have in common: the
@@ -492,7 +493,7 @@ class SmallPut(Exchange):
         sse = told.get(b"x-amz-server-side-encryption", b"").decode("latin-1") or (
             "customer" if told.get(b"x-amz-server-side-encryption-customer-algorithm") else ""
         )
-        self._stored(etag[1].decode(), version[1].decode(), sse)
+        self._stored(kept(etag[1].decode()), kept(version[1].decode()), sse)
         return True
 
     def answered(self, answer: Answer) -> None:
