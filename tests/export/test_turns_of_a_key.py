@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import asyncsink
+from asyncsink.config import WRITE_METADATA_NAME
 from asyncsink.engine.outcomes import REPEATED
 from asyncsink.engine.publishing import open_as_found
 from asyncsink.engine.whole_run import run_source
@@ -23,6 +24,8 @@ from asyncsink.testing.holding_proxy import Held, HoldingProxy
 
 from .killed import killed_in_an_upload
 
+TOKEN = {WRITE_METADATA_NAME: "t" * 32}
+"""What the journal of the killed run says."""
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20
 Stored = Callable[[], dict[str, bytes]]
@@ -51,7 +54,7 @@ def lose_the_first_put(proxy: HoldingProxy) -> None:
 
 async def left_by_a_killed_run(s3: Any, bucket: str, file: Path, options: dict[str, Any], state: str) -> None:
     """The journal of a run that was killed while it uploaded `file` to p/f.bin, and its upload."""
-    upload_id = s3.create_multipart_upload(Bucket=bucket, Key="p/f.bin")["UploadId"]
+    upload_id = s3.create_multipart_upload(Bucket=bucket, Key="p/f.bin", Metadata=TOKEN)["UploadId"]
     completing = state == "completing"
     await killed_in_an_upload(bucket, file, options, "p/f.bin", upload_id=upload_id, completing=completing)
 
