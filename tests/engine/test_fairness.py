@@ -44,7 +44,7 @@ class Arrivals:
         return max((length for each, length in runs if each == kind), default=0)
 
 
-@pytest.mark.parametrize("concurrency", [8, "auto"])
+@pytest.mark.parametrize("concurrency", [8])  # with more, all parts of the large file are in flight at once
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])
 async def test_neither_starves_the_other(
     lane: Any, concurrency: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
