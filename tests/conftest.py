@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import boto3
 import botocore
 import hypothesis
@@ -85,6 +87,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, value in report.user_properties:
             if name == "size" and report.when == "call":
                 terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {value}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """A coroutine that waits for ever fails where it waits: a signal does not interrupt uvloop while it is idle."""
+    test = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(test):
+        return
+    own = pyfuncitem.get_closest_marker("timeout")
+    seconds = 0.9 * float(own.args[0] if own is not None and own.args else pyfuncitem.config.getini("timeout"))
+
+    @functools.wraps(test)
+    async def bounded(**fixtures: Any) -> None:
+        with anyio.fail_after(seconds):
+            await test(**fixtures)
+
+    pyfuncitem.obj = bounded
 
 
 @pytest.hookimpl(wrapper=True)
