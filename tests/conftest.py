@@ -141,6 +141,20 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         yield
 
 
+@pytest.fixture(autouse=True)
+def _environment_stays() -> Iterator[None]:
+    """What a test leaves in the environment would decide how the next ones go, in whatever order they come."""
+    before = dict(os.environ)
+    yield
+    after = dict(os.environ)
+    changed = {name for name in before | after if before.get(name) != after.get(name)} - {"PYTEST_CURRENT_TEST"}
+    for name in changed:
+        os.environ.pop(name, None)
+        if name in before:
+            os.environ[name] = before[name]
+    assert not changed, "the test changed the environment"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _read_models_once() -> Iterator[None]:
     """Every session of botocore parses the same files for a fifth of a second; clients only read what they hold."""

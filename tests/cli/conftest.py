@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -103,7 +104,8 @@ def inside(
         for name, value in (cli.environment | variables).items():
             monkeypatch.setenv(name, value)
         capfd.readouterr()
-        code = main([*map(str, arguments)])
+        with mock.patch.dict(os.environ):  # a demo makes an environment of its own, for the rest of its process
+            code = main([*map(str, arguments)])
         told = capfd.readouterr()
         assert "Traceback" not in told.out + told.err
         assert not any(secret in told.out + told.err for secret in cli.secrets)
