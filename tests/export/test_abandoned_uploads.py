@@ -11,7 +11,6 @@ import boto3
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 import asyncsink
 from asyncsink.config import RetryPolicy
@@ -20,6 +19,7 @@ from asyncsink.errors import ConfigError
 from asyncsink.testing.faulty_peers import CannedPeer
 from asyncsink.testing.transport_kit import canned
 from asyncsink.values import parse_duration
+from tests.support.moto import moto_server
 
 pytestmark = pytest.mark.anyio
 KEYS = ("a", "a/1 é+%", "a/b/2", "ab/3", "c/4")
@@ -37,17 +37,12 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         return
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        url = "http://{}:{}".format(*server.get_host_and_port())
+    with moto_server() as url:
         client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
         name = f"test-{uuid.uuid4().hex[:20]}"
         client.create_bucket(Bucket=name)
         yield client, name, url
         client.close()
-    finally:
-        server.stop()
 
 
 def left_open(client: Any, bucket: str) -> list[str]:

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.s3.aioboto3_transport import Aioboto3Transport
 from asyncsink.testing.transport_kit import Capability, OpenTransport
 from asyncsink.testing.transport_suite import TransportSuite
+from tests.support.moto import moto_server
 
 
 def opener(bucket: str, endpoint_url: str, key_id: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> OpenTransport:
@@ -76,11 +76,8 @@ class TestOnSeaweedFS(TransportSuite):
 
 @pytest.fixture(scope="module")
 def moto_url() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_server() as url:
+        yield url
 
 
 class TestOnMoto(TransportSuite):

@@ -55,6 +55,8 @@ def service(body: str, status: int = 200) -> Iterator[str]:
     """A server that answers everything with `body`; its URL."""
 
     class Handler(BaseHTTPRequestHandler):
+        disable_nagle_algorithm = True  # head and body are two writes
+
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 

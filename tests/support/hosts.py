@@ -41,12 +41,15 @@ class ConnectProxy:
         outer = self
 
         class Handler(socketserver.StreamRequestHandler):
+            disable_nagle_algorithm = True
+
             def handle(self) -> None:
                 first = self.rfile.readline().decode()
                 while self.rfile.readline().strip():
                     pass
                 outer.hosts.append(first.split()[1])
                 with socket.create_connection(("127.0.0.1", port)) as there:
+                    there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
                     back = threading.Thread(target=_pump, args=(there, self.connection), daemon=True)
                     back.start()

@@ -343,6 +343,8 @@ def _server(s3: QuirkyS3, host: str) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 30
+        # Head and body are two writes: the second would wait 40 ms for the first one's acknowledgement.
+        disable_nagle_algorithm = True
 
         def log_message(self, *_: Any) -> None:
             """Write nothing."""

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.s3.aioboto3_transport import Aioboto3Transport
@@ -24,6 +23,7 @@ from asyncsink.s3.operations import HeadObject, ObjectAttributes, Operation, Put
 from asyncsink.s3.pacing import Pacer
 from asyncsink.testing.transport_kit import Capability, OpenTransport, crc64
 from asyncsink.testing.transport_suite import TransportSuite
+from tests.support.moto import moto_server
 
 R = TypeVar("R", bound=Response)
 
@@ -202,11 +202,8 @@ class TestWireOverTls(TransportSuite):
 
 @pytest.fixture(scope="module")
 def wire_moto_url() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with moto_server() as url:
+        yield url
 
 
 class TestWireOnMoto(TransportSuite):
