@@ -2,7 +2,7 @@
 
     SourceFile ──route──► Transfer ──publish──► Receipt | Skip | Failure
 
-All are frozen; none holds file content.
+All are frozen, but for FirstAttempt; none holds file content.
 """
 
 from __future__ import annotations
@@ -165,6 +165,29 @@ class Known:
     stale: bool = False
 
 
+class FirstAttempt:
+    """An attempt to store a file that failed before its own way began: what it ended with counts as that way's first
+    attempt, so that nothing is sent to learn the same once more.
+
+    Args:
+        error: how it ended.
+    """
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: AsyncSinkError) -> None:
+        self._error: AsyncSinkError | None = error
+
+    def __repr__(self) -> str:
+        return f"<FirstAttempt {self._error!r}>"
+
+    def end(self) -> None:
+        """Raise the error at the first call; return at every further one, which is for another attempt."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+
 @dataclass(frozen=True, slots=True)
 class Transfer:
     """One source on its way to one key.
@@ -176,6 +199,7 @@ class Transfer:
         known: what the journal has about it, or None.
         replaces: the ETag of an object under the key that is known to have other content, or "": the new object cannot
             have it.
+        first: an attempt that was made already, or None.
     """
 
     source: SourceFile
@@ -183,6 +207,7 @@ class Transfer:
     local: str
     known: Known | None = None
     replaces: str = ""
+    first: FirstAttempt | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ from asyncsink.s3.operations import (
 )
 from asyncsink.s3.own_writes import OwnWrites
 from asyncsink.s3.part_plan import OBJECT_SIZE_BYTES_MAX, PartPlan
-from asyncsink.s3.put_files import FileReader, FileResult, FileStored, FileToPut, PutFiles
+from asyncsink.s3.put_files import FileReader, FileResult, FileStored, FileToPut, Ordinary, PutFiles
 from asyncsink.s3.transport import Transport
 
 
@@ -71,6 +71,7 @@ class S3Destination:
         self._notice = notice
         self._own = OwnWrites(only_new=only_new, notice=notice)
         self._senders = senders
+        self._batches = bool(senders)
         self._uploads = S3Uploads(transport, retry, self._own, log, notice, abort_on_interrupt=abort_on_interrupt)
         self._weakest_noticed: set[ConfirmedBy] = set()
         self._attributes_of: dict[str, ObjectAttributes] = {}
@@ -150,7 +151,13 @@ class S3Destination:
         return await self._put(transfer, body, checksum)
 
     async def _put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
-        operation = PutObject(key=transfer.key, body=body, checksum=checksum, attributes=self._attributes(transfer))
+        operation = PutObject(
+            key=transfer.key,
+            body=body,
+            checksum=checksum,
+            attributes=self._attributes(transfer),
+            first=transfer.first,
+        )
         if self._own.conditional:
             return await self._own.put(self._transport, operation, partial(self._prove, transfer, body, checksum))
         return await self._prove(transfer, body, checksum, await self._transport.send(operation))
@@ -168,8 +175,9 @@ class S3Destination:
         return self._stored(transfer, stored, confirmed, checksum)
 
     def takes_files(self, algorithm: ChecksumAlgorithm | None) -> bool:
-        """Whether `put_files` is of use: there are lanes, and a PUT is not to depend on what is there."""
-        return bool(self._senders) and algorithm in HEADER_ALGORITHMS and not self._own.conditional
+        """Whether `put_files` is of use: there are lanes, the server repeats checksums, and a PUT is not to depend on
+        what is there."""
+        return self._batches and algorithm in HEADER_ALGORITHMS and not self._own.conditional
 
     async def put_files(
         self,
@@ -195,13 +203,16 @@ class S3Destination:
         sent: list[FileResult] = [None] * len(files)
         try:
             if files:
-                await self._transport.send(PutFiles(files=files, algorithm=algorithm, reader=reader, results=sent))
+                put = PutFiles(files=files, algorithm=algorithm, reader=reader, results=sent)
+                answer = await self._transport.send(put)
+                if answer.unproven and not answer.stored:
+                    self._batches = False
             else:
                 reader.close()
         finally:
             told = iter(sent)
             results[:] = [
-                self._seen(transfer, next(told)) if alone else None
+                self._seen(transfer, next(told)) if alone else Ordinary()
                 for transfer, alone in zip(transfers, plain, strict=True)
             ]
 
@@ -211,7 +222,7 @@ class S3Destination:
         self._check_encryption(result.sse)
         # What is answered with the ETag of other content is not stored for certain: it goes the ordinary way.
         unseen = self._existing.replaces_unseen and result.etag and result.etag == self._existing.replaced(transfer)
-        return None if unseen else result
+        return Ordinary() if unseen else result
 
     async def send(
         self,
@@ -250,6 +261,7 @@ class S3Destination:
             attributes=self._attributes(transfer),
             local=local,
             confirm=compare,
+            first=transfer.first,
         )
         async with self._spellings.writing(transfer.key):
             if self._own.conditional:

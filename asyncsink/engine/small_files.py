@@ -9,7 +9,7 @@ way; a file that changes while it is read is a failure here as there.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
 
@@ -27,8 +27,8 @@ from asyncsink.engine.reading import Outgrown, Reading, read_new, read_small
 from asyncsink.engine.recorder import Passed
 from asyncsink.errors import AsyncSinkError, IntegrityError, SourceChanged, SourceError
 from asyncsink.integrity.sameness import Decision, LookCloser, conclude, decide
-from asyncsink.model import ChecksumAlgorithm, Outcome, Transfer
-from asyncsink.s3.put_files import FileResult, FileStored
+from asyncsink.model import ChecksumAlgorithm, FirstAttempt, Outcome, Transfer
+from asyncsink.s3.put_files import FileResult, FileStored, Ordinary
 from asyncsink.sources.reader import AtRest
 
 Done = Callable[[Sequence[Outcome], Transfer], None]
@@ -82,14 +82,16 @@ class SmallFiles:
 
         Cancellation as `Publisher.publish`.
         """
-        found = await self._found(self._destination, transfers)
-        if self._copy is None and not self._dry_run and not any(found):
-            ordinary = await self._publish_new(transfers, done, pass_on)
-        else:
-            ordinary = await self._publish_known(transfers, found, done)
-        for transfer in ordinary:
-            outcomes, read = await self._publisher.publish(transfer)
-            done(outcomes, read)
+        left = transfers
+        while left:
+            found = await self._found(self._destination, left)
+            if self._copy is None and not self._dry_run and not any(found):
+                ordinary, left = await self._publish_new(left, done, pass_on)
+            else:
+                ordinary, left = await self._publish_known(left, found, done), ()
+            for transfer in ordinary:
+                outcomes, read = await self._publisher.publish(transfer)
+                done(outcomes, read)
 
     async def _found(
         self, destination: Destination, transfers: Sequence[Transfer]
@@ -100,8 +102,10 @@ class SmallFiles:
 
     # -- nothing is there, and nothing is copied: the way of nearly every object of a first export --------------------
 
-    async def _publish_new(self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn | None) -> list[Transfer]:
-        """Returns the transfers that were not sent, and need the ordinary way."""
+    async def _publish_new(
+        self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn | None
+    ) -> tuple[list[Transfer], Sequence[Transfer]]:
+        """Returns the transfers that need the ordinary way, and those for the batch after it."""
         algorithm = self._policies.algorithm
         if (
             algorithm is not None
@@ -133,7 +137,7 @@ class SmallFiles:
                     self._progress.bytes_moved += transfer.source.size_bytes
                     done((receipt(transfer, stored, checksum, ended - started),), transfer)
                     started = ended
-        return ordinary
+        return ordinary, ()
 
     async def _put_files(
         self,
@@ -142,7 +146,7 @@ class SmallFiles:
         algorithm: ChecksumAlgorithm,
         done: Done,
         pass_on: PassOn | None,
-    ) -> list[Transfer]:
+    ) -> tuple[list[Transfer], Sequence[Transfer]]:
         """The same where the destination's lanes read the files that they send."""
         async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
             results: list[FileResult] = [None] * len(transfers)
@@ -150,11 +154,12 @@ class SmallFiles:
                 await destination.put_files(transfers, algorithm, AtRest(), results)
             except AsyncSinkError:
                 # Nothing of the batch was begun: each file goes its own way, and fails there if it must.
-                return list(transfers)
+                return list(transfers), ()
             finally:
                 # Also where it is cancelled: what is published is recorded.
-                ordinary = self._record(destination, transfers, results, done, pass_on)
-        return ordinary
+                ordinary, left = self._record(destination, transfers, results, done, pass_on)
+        # A batch in which nothing was begun would be none the next time either.
+        return (ordinary, left) if len(left) < len(transfers) else (left, ())
 
     def _record(
         self,
@@ -163,15 +168,19 @@ class SmallFiles:
         results: Sequence[FileResult],
         done: Done,
         pass_on: PassOn | None,
-    ) -> list[Transfer]:
-        """Hand over what a batch came to; returns the transfers that need the ordinary way."""
+    ) -> tuple[list[Transfer], list[Transfer]]:
+        """Hand over what a batch came to; returns the transfers that need the ordinary way, and those not begun."""
         ordinary: list[Transfer] = []
+        left: list[Transfer] = []
         stored: list[tuple[Transfer, FileStored]] = []
         for transfer, result in zip(transfers, results, strict=True):
             if isinstance(result, FileStored):
                 stored.append((transfer, result))
             elif result is None:
-                ordinary.append(transfer)
+                left.append(transfer)
+            elif isinstance(result, Ordinary):
+                first = FirstAttempt(result.failed) if result.failed is not None else None
+                ordinary.append(replace(transfer, first=first))
             else:
                 done((failure(transfer, destination.url(transfer), result),), transfer)
         self._progress.bytes_moved += sum([transfer.source.size_bytes for transfer, _ in stored])
@@ -186,7 +195,7 @@ class SmallFiles:
                     confirmed_by="server-checksum",
                 )
                 done((receipt(transfer, proof, told.checksum, told.seconds),), transfer)
-        return ordinary
+        return ordinary, left
 
     # -- something is there, or a local copy is made ------------------------------------------------------------------
 

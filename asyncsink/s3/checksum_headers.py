@@ -35,7 +35,7 @@ from asyncsink.s3.operations import (
     UploadPart,
     UploadPartFrom,
 )
-from asyncsink.s3.put_files import FilesPut, PutFiles
+from asyncsink.s3.put_files import FilesPut, Ordinary, PutFiles
 from asyncsink.s3.transport import Transport
 
 R = TypeVar("R", bound=Response)
@@ -129,6 +129,9 @@ class ChecksumHeaders:
 
     async def _send(self, operation: Operation[R]) -> R:
         if not self._carried(operation):
+            if isinstance(operation, (PutObject, PutObjectFrom)) and operation.first is not None:
+                # It was made with the headers that are not sent any more.
+                return await self._send_without(cast("Operation[R]", replace(operation, first=None)))
             return await self._send_without(operation)
         try:
             answer = await self._inner.send(operation)
@@ -213,6 +216,7 @@ class ChecksumHeaders:
 async def _ordinary(operation: PutFiles) -> Any:
     """Nothing is sent: each file needs the ordinary way, where its checksum is replaced."""
     operation.reader.close()
+    operation.results[:] = [Ordinary()] * len(operation.files)
     return FilesPut(results=operation.results)
 
 

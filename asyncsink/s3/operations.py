@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from asyncsink.model import Checksum, ChecksumAlgorithm
+from asyncsink.model import Checksum, ChecksumAlgorithm, FirstAttempt
 
 R = TypeVar("R", bound="Response")
 ByteBody = bytes | bytearray | memoryview
@@ -209,6 +209,7 @@ class PutObject(Operation[ObjectStored]):
     """Store `body` (0 bytes to 5 GiB) under `key`, with `checksum` in a header.
 
     `only_new` sends `If-None-Match: *`: 412 where anything is there. `write_token` becomes user metadata, or is "".
+    `first` is an attempt that was made already, or None.
     """
 
     name: ClassVar[str] = "PutObject"
@@ -218,6 +219,7 @@ class PutObject(Operation[ObjectStored]):
     attributes: ObjectAttributes = NO_ATTRIBUTES
     only_new: bool = False
     write_token: str = ""
+    first: FirstAttempt | None = None
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -305,7 +307,7 @@ class PutObjectFrom(Operation[StoredFrom]):
         local: called in the thread with the bytes after the source was closed and before they are sent; must not keep
             them.
         confirm: called in the thread with the answer, while the bytes are still at hand.
-        only_new, write_token: as in PutObject.
+        only_new, write_token, first: as in PutObject.
         md5_instead: as in UploadPartFrom.
     """
 
@@ -320,6 +322,7 @@ class PutObjectFrom(Operation[StoredFrom]):
     local: Callable[[memoryview], None] | None = None
     confirm: Confirm | None = None
     md5_instead: bool = False
+    first: FirstAttempt | None = None
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

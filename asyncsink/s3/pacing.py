@@ -165,11 +165,6 @@ class Pacer:
         with self._lock:
             self.traffic.requests += 1
 
-    def count_retries(self, number: int) -> None:
-        """Count requests that are about to be sent again, where no retrying transport sees them."""
-        with self._lock:
-            self.traffic.retries += number
-
     def take_window(self) -> Window:
         """What happened since the last call."""
         with self._lock:

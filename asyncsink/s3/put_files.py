@@ -1,7 +1,8 @@
 """Many small files as one operation: each is read, checksummed, signed and sent by the lane that takes it.
 
 An operation for each of them would cost more than sending it. Whatever is not "200 with the checksum that was sent" is
-given back unsent or unproven, for the ordinary way: a small fast way has no exceptions to it.
+given back for the ordinary way, which goes on from how its sending failed: a small fast way has no exceptions to it.
+The first of these ends the batch, so that what every file would get is not asked for with all of them.
 """
 
 from __future__ import annotations
@@ -61,17 +62,30 @@ class FileStored(NamedTuple):
     seconds: float
 
 
-FileResult = FileStored | AsyncSinkError | None
-"""Stored and proven; or why it cannot be read as it was found; or None: it needs the ordinary way."""
+class Ordinary(NamedTuple):
+    """A file that needs the ordinary way.
+
+    Attributes:
+        failed: how sending it ended; None where it was not sent, or nothing is proven by the answer.
+    """
+
+    failed: AsyncSinkError | None = None
+
+
+FileResult = FileStored | AsyncSinkError | Ordinary | None
+"""Stored and proven; or why it cannot be read as it was found; or it needs the ordinary way; or None: it was not begun,
+because another file of the batch needs the ordinary way, or nobody wants the results any more."""
 
 
 @dataclass(slots=True, kw_only=True)
 class FilesPut(Response):
-    """Answer to PutFiles: a result for each file, in their order, and how many files and bytes are stored."""
+    """Answer to PutFiles: a result for each file, in their order, how many files and bytes are stored, and whether a
+    file was answered with 200, but without its checksum."""
 
     results: Sequence[FileResult]
     stored: int = 0
     stored_bytes: int = 0
+    unproven: bool = False
 
     @property
     def successes(self) -> int:

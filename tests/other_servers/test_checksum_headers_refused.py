@@ -150,7 +150,7 @@ async def test_a_setting_that_is_none_is_refused(
 
 
 async def test_another_refusal_stays_what_it_is(open_s3: OpenS3, tmp_path: Path, lane: Any) -> None:
-    """A storage class that the server does not have: a few more requests find it out, checksums stay."""
+    """A storage class that the server does not have stops the run, and is told as what it is."""
 
     def quirk(r: Request) -> Answer | None:
         return error(400, "InvalidStorageClass", "no such class") if r.method == "PUT" else None
@@ -160,7 +160,7 @@ async def test_another_refusal_stays_what_it_is(open_s3: OpenS3, tmp_path: Path,
     report = await asyncsink.export_directory(
         source, "s3://tryout/p", transport=lane, journal=False, storage_class="ODD"
     )
-    assert len(report.failures) == 60
+    assert "InvalidStorageClass" in report.stop_reason
     assert all("InvalidStorageClass" in failure.message for failure in report.failures)
     assert not [notice for notice in report.notices if "Content-MD5" in notice]
     assert len(s3.requests("PUT")) <= 60 + 8

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, cast
 import anyio
 
 from asyncsink.config import RetryPolicy, S3Target
-from asyncsink.errors import AsyncSinkError, ConfigError, UploadMissing
+from asyncsink.errors import ConfigError, UploadMissing
 from asyncsink.os_errors import shortage
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.certificates import context_trusting
@@ -93,7 +93,7 @@ class HttpTransport:
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(self._loop)
         self._addresses = Addresses(endpoint.host, endpoint.port)
-        self._place = Place(bucket, keyring, endpoint.sign_payload)
+        self._place = Place(bucket, endpoint.url, keyring, endpoint.sign_payload)
         self._shared = Shared(
             host=endpoint.host,
             tls=tls,
@@ -172,19 +172,16 @@ class HttpTransport:
             work = Work(batch.take)
             try:
                 self._give_small(work)
-                answer = await _end_of(done, lambda: self._give_up(batch, self._small, work, batch.has))
-                if batch.sent_in_vain:
-                    self._shared.pacer.count_retries(batch.sent_in_vain)
-                return cast("R", answer)
+                return cast("R", await _end_of(done, lambda: self._give_up(batch, self._small, work, batch.has)))
             except ExchangeError as failure:
-                raise self._failed("PutObject", self._bucket, failure) from failure.__cause__
+                raise self._place.failed("PutObject", self._bucket, failure) from failure.__cause__
         try:
             return cast("R", await self._carried(operation, writer, done))
         except ExchangeError as failure:
             if failure.overfull == 200 and isinstance(operation, (GetObject, GetObjectTo)) and not operation.whole:
                 request = operation.request() if isinstance(operation, GetObjectTo) else operation
                 raise ranges_unknown(request, self._bucket) from failure.__cause__
-            raise self._failed(operation.name, self._where(operation), failure) from failure.__cause__
+            raise self._place.failed(operation.name, self._where(operation), failure) from failure.__cause__
         except ssl.SSLCertVerificationError as error:
             reason = one_line(error.verify_message or str(error))
             raise ConfigError(
@@ -323,14 +320,6 @@ class HttpTransport:
                 lane.bound(max(1, self._kept_max // len(lanes)))
 
     # -- what answers teach -------------------------------------------------------------------------------------------
-
-    def _failed(self, name: str, where: str, failure: ExchangeError) -> AsyncSinkError:
-        if isinstance(failure, NoThread):
-            return failure.error(f"{name} of {where} failed: {failure.reason}", operation=name)
-        return failure.error(
-            f"{name} of {where} failed: {failure.reason} at {self._endpoint.url}; look at the server and the network.",
-            operation=name,
-        )
 
     def _where(self, operation: HotOperation | UploadPartFrom | PutObjectFrom | GetObjectTo) -> str:
         part = f"part {operation.part_number} of " if isinstance(operation, UploadPartFrom) else ""

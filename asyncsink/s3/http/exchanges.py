@@ -16,6 +16,7 @@ from asyncsink.integrity.checksums import Digester, checksum_of, digest_of
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.s3.aioboto3_calls import CALLS
 from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
+from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectData, ObjectReceived
 from asyncsink.s3.http.answers import (
     Answer,
@@ -26,7 +27,7 @@ from asyncsink.s3.http.answers import (
     response_of,
 )
 from asyncsink.s3.http.exchange import NO_BODY, Body, Exchange, Interrupted
-from asyncsink.s3.http.reading import PIECE_BYTES, AnswerReader, ExchangeError, PieceReader
+from asyncsink.s3.http.reading import PIECE_BYTES, AnswerReader, ExchangeError, NoThread, PieceReader
 from asyncsink.s3.http.requests import HotOperation, RequestWriter, parts_document
 from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
 from asyncsink.s3.listings import listing_told
@@ -44,7 +45,7 @@ from asyncsink.s3.operations import (
     UploadPart,
     UploadPartFrom,
 )
-from asyncsink.s3.put_files import FilesPut, FileStored, FileToPut, PutFiles
+from asyncsink.s3.put_files import FilesPut, FileStored, FileToPut, Ordinary, PutFiles
 from asyncsink.s3.redacting import kept
 
 if TYPE_CHECKING:
@@ -76,11 +77,13 @@ class Place:
 
     Attributes:
         bucket: its name, for messages.
+        url: of the endpoint, for messages.
         keyring: says the server's time.
         sign_payload: the body's SHA-256 belongs into the signature.
     """
 
     bucket: str
+    url: str
     keyring: Keyring
     sign_payload: bool
 
@@ -88,6 +91,15 @@ class Place:
         """Raises Refused where the answer is an error."""
         if is_error(answer):
             raise Refused(error_of(operation, self.bucket, answer, signed_at, self.keyring.region), answer)
+
+    def failed(self, name: str, where: str, failure: ExchangeError) -> AsyncSinkError:
+        """The error for a request that has no whole answer."""
+        if isinstance(failure, NoThread):
+            return failure.error(f"{name} of {where} failed: {failure.reason}", operation=name)
+        return failure.error(
+            f"{name} of {where} failed: {failure.reason} at {self.url}; look at the server and the network.",
+            operation=name,
+        )
 
     def learn(self, writer: RequestWriter, refused: Refused) -> None:
         """What a refusal teaches about the next requests; may be called from any thread.
@@ -386,7 +398,12 @@ class SmallFiles:
     """A batch of small files on its way; `take` makes the exchanges, one for each file, when there is room for them."""
 
     def __init__(
-        self, operation: PutFiles, place: Place, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]
+        self,
+        operation: PutFiles,
+        place: Place,
+        writer: RequestWriter,
+        outbox: Outbox,
+        done: asyncio.Future[Any],
     ) -> None:
         self.operation = operation
         self.place = place
@@ -395,10 +412,11 @@ class SmallFiles:
         self.header = f"x-amz-checksum-{operation.algorithm.lower()}".encode()
         self.signed = place.sign_payload and writer.signs
         self.results = operation.results
-        self.sent_in_vain = 0
-        self.given_up = self.refused = False
-        """Whether nobody wants the results any more; and whether an answer refused what all files have in common: the
-        credentials, or the clock."""
+        self.given_up = self.ended = False
+        """Whether nobody wants the results any more; and whether nothing more is begun, because a file that was sent
+        is not proven to be stored."""
+        self.unproven = False
+        """Whether an answer was 200, but without the checksum."""
         self._outbox = outbox
         # Counted in one step: where one lane hangs, the rest is sent by another.
         self._others = iter(range(len(operation.files) - 1))
@@ -428,7 +446,9 @@ class SmallFiles:
                 for file, result in zip(self.operation.files, self.results, strict=True)
                 if isinstance(result, FileStored)
             ]
-            self.done.set_result(FilesPut(results=self.results, stored=len(stored), stored_bytes=sum(stored)))
+            self.done.set_result(
+                FilesPut(results=self.results, stored=len(stored), stored_bytes=sum(stored), unproven=self.unproven)
+            )
 
 
 class SmallPut(Exchange):
@@ -453,8 +473,11 @@ class SmallPut(Exchange):
         self._clock = lane.clock
         self._began = lane.began_at = lane.clock()
         room = lane.room(size + 1)
-        if batch.refused or not operation.reader.read(file.source, room):
-            raise _Ordinary
+        if batch.ended:
+            raise Interrupted
+        if not operation.reader.read(file.source, room):
+            batch.results[self._number] = Ordinary()
+            raise Interrupted
         if batch.given_up:
             raise Interrupted
         body = room[:size]
@@ -504,6 +527,9 @@ class SmallPut(Exchange):
         stored = cast("ObjectStored", response_of(put, answer))
         if self._checksum is not None and stored.checksum == self._checksum:
             self._stored(stored.etag, stored.version_id, stored.sse)
+        else:
+            self.batch.unproven = True
+            self._ordinary(None)
 
     def _stored(self, etag: str, version_id: str, sse: str) -> None:
         assert self._checksum is not None
@@ -517,23 +543,24 @@ class SmallPut(Exchange):
         if isinstance(error, AsyncSinkError):
             self.batch.results[self._number] = error
         elif isinstance(error, Refused):
-            if isinstance(error.error, (ExpiredCredentials, ClockSkew)):
-                self.batch.refused = True
             self.problem = "throttled" if isinstance(error.error, Throttled) else "error"
-            self.batch.sent_in_vain += 1
             self.batch.place.learn(self.batch.writer, error)
+            self._ordinary(error.error)
         elif isinstance(error, ExchangeError):
             self.problem = "error"
-            self.batch.sent_in_vain += 1
+            place = self.batch.place
+            self._ordinary(place.failed("PutObject", f"s3://{place.bucket}/{one_line(self._file.key, 1200)}", error))
+        elif not isinstance(error, Interrupted):
+            self._ordinary(None)
+
+    def _ordinary(self, failed: AsyncSinkError | None) -> None:
+        self.batch.results[self._number] = Ordinary(failed)
+        self.batch.ended = True
 
     def over(self, lane: Lane) -> None:
         """Count it."""
         del lane
         self.batch.one_over()
-
-
-class _Ordinary(Exception):
-    """A file that is not simply there as it was found."""
 
 
 def _answer_bytes_max(operation: HotOperation) -> int:
