@@ -317,7 +317,7 @@ async def test_a_journal_on_a_stalled_disk_does_not_hold_a_cancelled_run(
         write(*arguments)
 
     async def noted(recorder: Recorder) -> None:
-        if recorder._passed if processes > 1 else recorder._records:
+        if recorder._passed or recorder._records:
             stalled.set()
         await room(recorder)
 
@@ -394,6 +394,7 @@ async def test_a_home_directory_is_published_without_the_journal_that_it_would_h
     tree: Path, bucket: str, stored: Stored, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tree))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
     assert report.objects_uploaded == len(stored()) == 5
     assert any("goes on without a journal" in notice for notice in report.notices)
