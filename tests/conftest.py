@@ -23,6 +23,7 @@ import pytest
 from botocore.config import Config
 from botocore.loaders import JSONFileLoader
 
+import asyncsink.config
 from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.devserver.seaweedfs import REGION, DevServer
 from asyncsink.model import SourceFile
@@ -153,6 +154,12 @@ def _environment_stays() -> Iterator[None]:
         if name in before:
             os.environ[name] = before[name]
     assert not changed, "the test changed the environment"
+
+
+@pytest.fixture(autouse=True)
+def _secrets_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret that one test made up ("AWS_SECRET_ACCESS_KEY") hides no word in the messages of the next ones."""
+    monkeypatch.setattr(asyncsink.config, "_known", asyncsink.config.known_secrets())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -72,6 +72,7 @@ async def test_a_refusal_costs_the_object_and_not_its_local_copy(
         Rule(denied, operation="PutObject", key=SMALL),
         Rule(denied, operation="PutObject", key=MEDIUM),
         local_copy=tmp_path / "copy",
+        journal=False,
     )
     run.failed("AccessDenied", LARGE, SMALL, MEDIUM)
     assert content_of(tmp_path / "copy") == content
