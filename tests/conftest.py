@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import signal
+import sys
 import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Iterator
@@ -55,6 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
     every command that a test starts, and would never be interrupted.
     """
     config.stash[_SECRETS] = set()
+    # Commands that tests start would compile the package anew each time, for longer than they run.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # Read when nipype is imported: it asks nobody for its newest version, and takes nobody's configuration.
     config.stash[_NIPYPE] = tempfile.TemporaryDirectory(prefix="asyncsink-nipype-")
     os.environ |= {"NO_ET": "1", "NIPYPE_NO_ET": "1", "NIPYPE_CONFIG_DIR": config.stash[_NIPYPE].name}
