@@ -24,7 +24,7 @@ from benchmarks.profile import render as render_profile
 from benchmarks.readme import PROFILE_BEGIN, PROFILE_END, replace_table, short_table
 from benchmarks.running import FORMAT, RESULTS, Order, run, save
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.servers import ServerKind, TlsBy
+from benchmarks.servers.running import ServerKind
 from benchmarks.table import render
 
 QUICK_CONTENDERS = ("asyncsink", "asyncsink-api", "obstore-unsigned", "obstore", "s5cmd")
@@ -43,7 +43,6 @@ def run_command(
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller data sets.")] = False,
     delay_ms: Annotated[float, typer.Option(min=0, help="The null server answers so much later.")] = 0.0,
-    tls_by: Annotated[TlsBy, typer.Option(help="For null-tls: nginx, uvloop, or nginx where installed.")] = "auto",
     limit_seconds: Annotated[float, typer.Option(min=1, help="A publication is killed then.")] = 600.0,
     minutes: Annotated[float, typer.Option(min=0.1, help="No round begins after so long.")] = 240.0,
     verify_all: Annotated[bool, typer.Option("--verify-all", help="Read back every object, not 2,000.")] = False,
@@ -59,7 +58,6 @@ def run_command(
         rounds=rounds,
         quick=quick,
         delay_ms=delay_ms,
-        tls_by=tls_by,
         limit_seconds=limit_seconds,
         minutes_max=minutes,
         verify_objects_max=None if verify_all else 2000,

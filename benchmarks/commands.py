@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.scenarios import DATA, DataSet
 from benchmarks.scripts.clock import CONCURRENCY, PARTS_PER_FILE
-from benchmarks.servers import RunningServer
+from benchmarks.servers.running import RunningServer
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,6 @@ def describe_versions() -> dict[str, str]:
     programs = {
         "s5cmd (program)": [s5cmd_path(), "version"],
         "rclone": [rclone_path(), "version"],
-        "nginx": [shutil.which("nginx") or "", "-v"],
         "asyncsink commit": [shutil.which("git") or "", "describe", "--always", "--dirty", "--abbrev=12"],
     }
     for name, command in programs.items():
@@ -74,7 +73,7 @@ def _first_line(command: list[str]) -> str:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30, check=False, cwd=here
     )
     lines = done.stdout.strip().splitlines()
-    return lines[0].removeprefix("nginx version: ").removeprefix("rclone ") if lines and done.returncode == 0 else ""
+    return lines[0].removeprefix("rclone ") if lines and done.returncode == 0 else ""
 
 
 def _processor() -> str:

@@ -29,7 +29,7 @@ class Measurement:
         wall_seconds, cpu_seconds, rss_bytes: of the whole process (peak of the largest process).
         engine_seconds, engine_cpu_seconds: by the engine's own clock; None where it has none.
         objects, bytes: what arrived, by the server's count (SeaweedFS: by listing; a grab: in its directory).
-        server: the null server's counts, and its CPU seconds (nginx's included).
+        server: the null server's counts, and its CPU seconds.
         load: the machine's load average (1 minute) before the start.
         notes: what the engine told of itself.
         verified: what was compared afterwards, or "".
@@ -68,7 +68,6 @@ def measure(contender: Contender, work: Work, *, round_: int, place: int, limit_
         scenario=work.data.scenario.name, contender=contender.name, round=round_, place=place, load=os.getloadavg()[0]
     )
     work.server.reset(work.zeros)
-    nginx_before = work.server.nginx_cpu_seconds()
     output = work.scratch / "output.txt"
     measured = launch(contender.argv(work), work, output, limit_seconds)
     text = output.read_text(errors="replace")
@@ -85,7 +84,6 @@ def measure(contender: Contender, work: Work, *, round_: int, place: int, limit_
         made.notes = told
     if work.server.kind != "seaweed":
         made.server = work.server.stats()
-        made.server["cpu_seconds"] += work.server.nginx_cpu_seconds() - nginx_before
     if work.server.kind != "seaweed" and not work.data.scenario.grab:
         made.objects, made.bytes = made.server["objects"], made.server["bytes_stored"]
         expected = (work.data.objects, work.data.size_bytes)

@@ -45,7 +45,7 @@ from benchmarks.contenders import BUCKET
 from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.scenarios import DATA, SCENARIOS, DataSet, make_data_set
 from benchmarks.scripts.clock import CONCURRENCY
-from benchmarks.servers import RunningServer, running_server
+from benchmarks.servers.running import RunningServer, running_server
 
 SIZE_BYTES = 16 * KIB
 _TIMESTAMP = "20260131T235959Z"

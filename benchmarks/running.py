@@ -22,7 +22,7 @@ from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.measuring import Measurement, measure
 from benchmarks.scenarios import SCENARIOS, DataSet, make_data_set
 from benchmarks.scripts.clock import CONCURRENCY
-from benchmarks.servers import RunningServer, ServerKind, TlsBy, running_server
+from benchmarks.servers.running import RunningServer, ServerKind, running_server
 from benchmarks.verifying import list_bucket, reader_of, verify
 
 FORMAT = 1
@@ -40,7 +40,6 @@ class Order:
         rounds: how often each runs; the order rotates by one from round to round.
         quick: smaller data sets.
         delay_ms: of the null servers' answers.
-        tls_by: see `running_server`.
         limit_seconds: for one publication; it is killed then.
         minutes_max: after so long no further round begins.
         verify_objects_max: how many objects are read back from SeaweedFS after each publication; None is all.
@@ -53,7 +52,6 @@ class Order:
     rounds: int = 5
     quick: bool = False
     delay_ms: float = 0.0
-    tls_by: TlsBy = "auto"
     limit_seconds: float = 600.0
     minutes_max: float = 240.0
     verify_objects_max: int | None = 2000
@@ -69,7 +67,6 @@ class Order:
         words += [word for name in self.contenders for word in ("--contender", name)]
         words += ["--limit-seconds", f"{self.limit_seconds:g}", "--minutes", f"{self.minutes_max:g}"]
         words += ["--delay-ms", f"{self.delay_ms:g}"] if self.delay_ms else []
-        words += ["--tls-by", self.tls_by] if self.tls_by != "auto" else []
         words += ["--quick"] if self.quick else []
         words += ["--verify-all"] if self.verify_objects_max is None else []
         return " ".join(words)
@@ -94,7 +91,6 @@ def run(order: Order, tell: Tell) -> dict[str, Any]:
     machine, versions = describe_machine(), describe_versions()
     with tempfile.TemporaryDirectory(prefix="asyncsink-benchmarks-") as directory:
         state = _Run(order, Path(directory), tell, time.monotonic() + order.minutes_max * 60)
-        tls_by = ""
         for name in order.scenarios:
             scenario = SCENARIOS[name]
             if time.monotonic() > state.deadline:
@@ -115,8 +111,7 @@ def run(order: Order, tell: Tell) -> dict[str, Any]:
                 }
             )
             scratch = Path(tempfile.mkdtemp(dir=directory))
-            with running_server(order.server, scratch, delay_ms=order.delay_ms, tls_by=order.tls_by) as server:
-                tls_by = server.tls_by
+            with running_server(order.server, scratch, delay_ms=order.delay_ms) as server:
                 _run_scenario(state, data, server, scratch)
     return {
         "format": FORMAT,
@@ -124,7 +119,7 @@ def run(order: Order, tell: Tell) -> dict[str, Any]:
         "command": order.repeat,
         "complete": state.complete,
         "quick": order.quick,
-        "server": {"kind": order.server, "delay_ms": order.delay_ms, "tls_by": tls_by},
+        "server": {"kind": order.server, "delay_ms": order.delay_ms},
         "concurrency": CONCURRENCY,
         "rounds": order.rounds,
         "machine": machine,

@@ -16,9 +16,8 @@ def render(results: Iterable[Mapping[str, Any]]) -> str:
 def _section(result: Mapping[str, Any]) -> list[str]:
     machine, server = result["machine"], result["server"]
     delay = f", {server['delay_ms']:g} ms of delay" if server["delay_ms"] else ""
-    tls = f" (TLS by {server['tls_by']})" if server["tls_by"] else ""
     parts = [
-        f"### Server: {server['kind']}{tls}{delay}",
+        f"### Server: {server['kind']}{delay}",
         f"{machine['cores']} cores of {machine['processor']}, {machine['memory_bytes'] / 2**30:.0f} GiB, "
         f"{machine['kernel']}, {machine['python']}; {result['concurrency']} requests at once; files in the page cache; "
         f"{result['started'][:10]}. Medians (least to greatest) of {result['rounds']} interleaved rounds"

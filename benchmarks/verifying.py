@@ -13,7 +13,7 @@ import boto3
 from botocore.config import Config
 
 from benchmarks.scenarios import DATA, MIB, DataSet
-from benchmarks.servers import RunningServer
+from benchmarks.servers.running import RunningServer
 
 _THREADS = 16
 _WHOLE_BYTES_MAX = 32 * MIB

@@ -28,7 +28,7 @@ from benchmarks.chaos.traffic import Traffic, Watched
 from benchmarks.chaos.tree import PART_BYTES, Files, Found, compare, make_tree
 from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.running import Tell
-from benchmarks.servers import RunningServer, running_server
+from benchmarks.servers.running import RunningServer, running_server
 from benchmarks.verifying import reader_of
 
 KIND: Final = "kill"

@@ -15,7 +15,7 @@ from asyncsink.testing import toxics as t
 from asyncsink.testing.admitting_proxy import AdmittingProxy, Asked, Identity, refusal
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
 from asyncsink.testing.storms import FAULTS, HARMLESS, OF_COMPLETE
-from benchmarks.servers import RunningServer
+from benchmarks.servers.running import RunningServer
 
 REQUESTS_PER_CREDENTIALS: Final = 500
 PHASES: Final = (("fair", 0.3), ("faults", 0.3), ("SlowDown", 0.1), ("faults", 0.3))

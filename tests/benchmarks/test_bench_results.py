@@ -49,7 +49,7 @@ def result() -> dict[str, Any]:
     seen = {"puts": 100, "parts": 0, "cpu_seconds": 0.5, "checks": {"content-md5": 100}}
     return {
         "format": 1, "started": "2026-01-01T00:00:00+00:00", "command": "python -m benchmarks run", "complete": True,
-        "quick": False, "server": {"kind": "null", "delay_ms": 20.0, "tls_by": ""}, "concurrency": 32, "rounds": 3,
+        "quick": False, "server": {"kind": "null", "delay_ms": 20.0}, "concurrency": 32, "rounds": 3,
         "machine": {"cores": 2, "processor": "P", "memory_bytes": 2**34, "kernel": "Linux", "python": "CPython"},
         "versions": {"s5cmd": "v2"},
         "contenders": [

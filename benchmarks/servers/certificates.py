@@ -17,11 +17,10 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM files: the authority's certificate; the server's key and certificate, together and apart."""
+    """PEM files: the authority's certificate; the server's key and certificate together."""
 
     authority: Path
     server: Path
-    server_key: Path
 
 
 def make_certificates(directory: Path) -> Certificates:
@@ -34,10 +33,9 @@ def make_certificates(directory: Path) -> Certificates:
     server = _certificate(subject, issuer, key.public_key(), authority_key, authority=False)
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    made = Certificates(directory / "ca.pem", directory / "server.pem", directory / "server-key.pem")
+    made = Certificates(directory / "ca.pem", directory / "server.pem")
     made.authority.write_bytes(authority.public_bytes(pem))
     made.server.write_bytes(private + server.public_bytes(pem))
-    made.server_key.write_bytes(private)
     return made
 
 
