@@ -7,6 +7,7 @@ the processor's own instructions (awscrt); SHA-256 and MD5 are hashlib's.
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -94,7 +95,7 @@ def _begin(algorithm: ChecksumAlgorithm) -> _Running:
 
 
 def _as_s3_writes(algorithm: ChecksumAlgorithm, digest: bytes) -> Checksum:
-    return Checksum(algorithm, base64.b64encode(digest).decode("ascii"))
+    return Checksum(algorithm, binascii.b2a_base64(digest, newline=False).decode("ascii"))
 
 
 def digest_of(checksum: Checksum) -> bytes:
@@ -118,6 +119,10 @@ def checksum_of(data: ByteBody, algorithm: ChecksumAlgorithm) -> Checksum:
     Raises:
         ValueError: the algorithm is not known.
     """
+    if algorithm in FULL_OBJECT_ALGORITHMS and len(data):
+        # Every small file comes here.
+        value = _crcs()[algorithm].compute(data, 0)
+        return _as_s3_writes(algorithm, value.to_bytes(_WIDTHS_BYTES[algorithm], "big"))
     running = _begin(algorithm)
     running.update(data)
     return _as_s3_writes(algorithm, running.digest())

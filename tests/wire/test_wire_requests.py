@@ -17,7 +17,7 @@ from asyncsink.s3.http import answers
 from asyncsink.s3.http.answers import Answer, error_of, is_error, response_of
 from asyncsink.s3.http.endpoint import endpoint_of
 from asyncsink.s3.http.requests import TEMPLATES_MAX, RequestWriter
-from asyncsink.s3.http.signing import UNSIGNED_PAYLOAD, Signer
+from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD, Signer
 from asyncsink.s3.operations import HeadObject, ObjectAttributes, ObjectHead, ObjectStored, PutObject, UploadPart
 
 ENDPOINT = endpoint_of(S3Target(bucket="bkt", endpoint_url="http://127.0.0.1:1"), "us-east-1")
@@ -64,9 +64,35 @@ def test_the_payload_is_signed_where_nothing_else_guards_it(url: str, signed: bo
     assert endpoint_of(S3Target(bucket="bkt", endpoint_url=url), "x").sign_payload is signed
 
 
+@settings(max_examples=200)
+@given(data=st.data())
+def test_the_quick_head_of_a_small_put_is_the_head(data: st.DataObject) -> None:
+    """For whatever keys, seconds and kinds follow each other."""
+    token = data.draw(st.sampled_from([None, Secret(b"token")]))
+    signer = data.draw(st.sampled_from([None, Signer("AKID", Secret(b"secret"), "us-east-1", token)]))
+    writer = RequestWriter(ENDPOINT, signer, request_payer=data.draw(st.booleans()))
+    kinds = [
+        ObjectAttributes(),
+        ObjectAttributes(content_type="text/plain", metadata=(("a", "b  c"), ("z", "%s{}"))),
+        ObjectAttributes(sse_customer_key=Secret(b"k" * 32), tags=(("a b", "ü"),), storage_class="STANDARD_IA"),
+    ]
+    for _ in range(data.draw(st.integers(1, 8))):
+        key = data.draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+        size = data.draw(st.integers(0, 300))
+        checksum = checksum_of(bytes(size), data.draw(st.sampled_from(["CRC64NVME", "SHA256", "CRC32", "MD5"])))
+        attributes = data.draw(st.sampled_from(kinds))
+        payload_hash = data.draw(st.sampled_from([UNSIGNED_PAYLOAD, EMPTY_PAYLOAD, "0" * 64]))
+        stamp = data.draw(st.sampled_from(["20260131T235959Z", "20260201T000000Z", "20260201T000001Z"]))
+        put = PutObject(key=key, body=bytes(size), checksum=checksum, attributes=attributes)
+        quick = writer.put_head(key, size, checksum, attributes, (payload_hash, stamp))
+        assert quick == writer.head(put, payload_hash, stamp)
+
+
 def test_a_key_that_is_no_text_is_refused(writer: RequestWriter) -> None:
     with pytest.raises(InvalidKey, match="Unicode"):
         writer.head(HeadObject(key="a\udcff"), UNSIGNED_PAYLOAD, STAMP)
+    with pytest.raises(InvalidKey, match="Unicode"):
+        writer.put_head("a\udcff", 0, Checksum("CRC32", ""), ObjectAttributes(), (EMPTY_PAYLOAD, STAMP))
 
 
 @pytest.mark.parametrize(

@@ -487,17 +487,13 @@ class SmallPut(Exchange):
             payload_hash = EMPTY_PAYLOAD
         elif batch.signed:
             payload_hash = hashlib.sha256(body).hexdigest()
-        put = PutObject(key=file.key, body=body, checksum=checksum, attributes=file.attributes)
-        return batch.writer.head(put, payload_hash, batch.place.keyring.timestamp()), body
+        moment = payload_hash, batch.place.keyring.timestamp()
+        return batch.writer.put_head(file.key, size, checksum, file.attributes, moment), body
 
     def quick(self, data: memoryview) -> bool:
         """Whether this is 200 with our checksum, and nothing else."""
         raw = bytes(data)
-        if (
-            not raw.startswith(b"HTTP/1.1 200 ")
-            or not raw.endswith(b"\r\n\r\n")
-            or raw.find(b"\r\n\r\n") != len(raw) - 4
-        ):
+        if not raw.startswith(b"HTTP/1.1 200 ") or raw.find(b"\r\n\r\n") != len(raw) - 4:
             return False
         told = {name.lower(): value for name, value in _HEADERS.findall(raw)}
         checksum, batch = self._checksum, self.batch
@@ -510,13 +506,13 @@ class SmallPut(Exchange):
             or b"transfer-encoding" in told
         ):
             return False
-        etag, version = _PLAIN.fullmatch(told.get(b"etag", b"")), _PLAIN.fullmatch(told.get(b"x-amz-version-id", b""))
-        if etag is None or version is None:
+        etag, version = _PLAIN.fullmatch(told.get(b"etag", b"")), told.get(b"x-amz-version-id", b"")
+        if etag is None or (version and not _PLAIN.fullmatch(version)):
             return False
         sse = told.get(b"x-amz-server-side-encryption", b"").decode("latin-1") or (
             "customer" if told.get(b"x-amz-server-side-encryption-customer-algorithm") else ""
         )
-        self._stored(kept(etag[1].decode()), kept(version[1].decode()), sse)
+        self._stored(kept(etag[1].decode()), kept(version.decode()) if version else "", sse)
         return True
 
     def answered(self, answer: Answer) -> None:

@@ -13,7 +13,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 from asyncsink.config import WRITE_METADATA_NAME, Secret
@@ -24,7 +24,15 @@ from asyncsink.s3.aioboto3_calls import HEADER_ALGORITHMS
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import AS_STORED, GetObject
 from asyncsink.s3.http.endpoint import Endpoint
-from asyncsink.s3.http.signing import Signer, canonical_headers, canonical_query, encode_path
+from asyncsink.s3.http.signing import (
+    EMPTY_PAYLOAD,
+    UNSIGNED_PAYLOAD,
+    Day,
+    Signer,
+    canonical_headers,
+    canonical_query,
+    encode_path,
+)
 from asyncsink.s3.listings import listing_told
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
@@ -77,6 +85,20 @@ class Template:
     names: str
 
 
+class _SmallPuts(NamedTuple):
+    """The text around key, checksum, length and signature of the small PutObjects of one second with one payload hash:
+    in the canonical request, and in the head."""
+
+    attributes: ObjectAttributes
+    day: Day
+    signed: str
+    before: str
+    behind: str
+    start: str
+    middle: str
+    end: str
+
+
 class RequestWriter:
     """Writes the heads of requests for one bucket, signed with one set of credentials.
 
@@ -91,6 +113,8 @@ class RequestWriter:
         self._signer = signer
         self._request_payer = request_payer
         self._templates: dict[object, Template] = {}
+        # Replaced together: lanes write heads in several threads.
+        self._moment: tuple[str, dict[object, _SmallPuts]] = ("", {})
 
     def __repr__(self) -> str:
         return f"<RequestWriter {self._endpoint.url}{self._endpoint.base_path} {self._signer!r}>"
@@ -126,8 +150,7 @@ class RequestWriter:
             else:
                 path += encode_path(operation.key)
         except UnicodeEncodeError:
-            named = operation.prefix if isinstance(operation, ListObjects) else operation.key
-            raise InvalidKey(f"The key {named!r} is no valid Unicode; rename the file.") from None
+            raise _not_unicode(operation.prefix if isinstance(operation, ListObjects) else operation.key) from None
         checksum: Checksum | None = None
         if isinstance(operation, HeadObject):
             method, query = "HEAD", _head_query(operation.part_number, operation.version_id)
@@ -169,6 +192,66 @@ class RequestWriter:
             f"{method} {where} HTTP/1.1\r\n{a}{value}{b}{payload_hash}{c}{timestamp}{d}{token}{e}{length}"
             f"authorization: {signature}\r\n\r\n"
         ).encode("ascii")
+
+    def put_head(
+        self, key: str, size_bytes: int, checksum: Checksum, attributes: ObjectAttributes, moment: tuple[str, str]
+    ) -> bytes:
+        """The head of an unconditional PutObject without a write token: as `head`, in half the time where neighbours
+        have the same attributes.
+
+        Args:
+            key: where it goes.
+            size_bytes: of the body.
+            checksum: of the body.
+            attributes: the same object for all of a kind.
+            moment: payload_hash and timestamp, as in `head`.
+
+        Raises:
+            InvalidKey, ConfigError: as `head`.
+        """
+        payload_hash, timestamp = moment
+        # Hashes of bodies come once each.
+        if self._signer is None or payload_hash not in (UNSIGNED_PAYLOAD, EMPTY_PAYLOAD):
+            put = PutObject(key=key, body=bytes(size_bytes), checksum=checksum, attributes=attributes)
+            return self.head(put, payload_hash, timestamp)
+        second, kinds = self._moment
+        if second != timestamp:
+            kinds = {}
+            self._moment = (timestamp, kinds)
+        # An id is that of one object as long as the object is kept.
+        place = (id(attributes), payload_hash, checksum.algorithm)
+        puts = kinds.get(place)
+        if puts is None:
+            puts = kinds[place] = self._small_puts(checksum, attributes, payload_hash, timestamp)
+        _, day, signed, before, behind, start, middle, end = puts
+        try:
+            path = self._endpoint.base_path + encode_path(key)
+        except UnicodeEncodeError:
+            raise _not_unicode(key) from None
+        value = checksum.value
+        digest = hashlib.sha256(f"PUT\n{path}{before}{value}{behind}".encode()).hexdigest()
+        signature = day.signature(signed + digest)
+        return f"PUT {path}{start}{value}{middle}{size_bytes}{end}{signature}\r\n\r\n".encode("ascii")
+
+    def _small_puts(
+        self, checksum: Checksum, attributes: ObjectAttributes, payload_hash: str, timestamp: str
+    ) -> _SmallPuts:
+        assert self._signer is not None
+        put = PutObject(key="", body=b"", checksum=checksum, attributes=attributes)
+        template = self._template(put, checksum)
+        day, signed, authorization = self._signer.begun(timestamp, template.names)
+        before, middle, after, behind, end = template.signed
+        a, b, c, d, e = template.sent
+        return _SmallPuts(
+            attributes,
+            day,
+            signed,
+            f"\n\n{before}",
+            f"{middle}{payload_hash}{after}{timestamp}{behind}{end}\n{template.names}\n{payload_hash}",
+            f" HTTP/1.1\r\n{a}",
+            f"{b}{payload_hash}{c}{timestamp}{d}{e}content-length: ",
+            f"\r\nauthorization: {authorization}",
+        )
 
     def _template(self, operation: HotOperation, checksum: Checksum | None) -> Template:
         algorithm = checksum.algorithm if checksum is not None else None
@@ -282,6 +365,10 @@ def customer_key_headers(key: Secret | None) -> Headers:
         (f"{name}-key", base64.b64encode(raw).decode()),
         (f"{name}-key-md5", base64.b64encode(hashlib.md5(raw, usedforsecurity=False).digest()).decode()),
     ]
+
+
+def _not_unicode(key: str) -> InvalidKey:
+    return InvalidKey(f"The key {key!r} is no valid Unicode; rename the file.")
 
 
 _TOKEN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.+!#$%&'*^`|~")
