@@ -14,7 +14,7 @@ from asyncsink.model import ChecksumAlgorithm
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 BANDWIDTH_BYTES_PER_SECOND_MIN = 16 * KIB
-"""Of each process: with less, two requests at a time would keep the server waiting too long."""
+"""With less, two requests at a time would keep the server waiting too long."""
 
 WORKERS_MAX = 128
 """Tasks that work on files at a time, at most, where nobody asks for more: each may have several requests in flight,
@@ -341,7 +341,6 @@ class Settings:
     journal: JournalChoice = JournalChoice(enabled=False)
     remove_dest_dir: bool = False
     transport: LaneChoice = "auto"
-    processes: int | Literal["auto"] = 1
     shard: Shard = Shard()
     caller_bucket: Any = None
     """A boto3 or aioboto3 Bucket whose client settings are taken over (rule 47), or None."""

@@ -97,9 +97,8 @@ class ExportOptions(TypedDict, total=False):
         concurrency: requests in flight; None (or "auto") adapts.
         part_size_bytes: size of the parts of large files, as a number or "16MiB"; 8 MiB.
         memory_bytes: most file content held at once, likewise; 256 MiB.
-        bandwidth_bytes_per_second: most bytes sent in a second, over all processes, likewise; None is no limit.
+        bandwidth_bytes_per_second: most bytes sent in a second, likewise; None is no limit.
         retry: a RetryPolicy.
-        processes: how many processes share the work, or "auto": as many as pay for this source; 1.
         shard: publish only one part of N, on this machine: "I/N" or (I, N), I from 0 to N - 1; None is all.
     """
 
@@ -154,7 +153,6 @@ class ExportOptions(TypedDict, total=False):
     related_files: bool
     retry: RetryPolicy
     transport: LaneChoice
-    processes: int | str | None
     shard: str | tuple[int, int] | None
 
 

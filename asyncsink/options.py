@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from asyncsink.config import (
     BANDWIDTH_BYTES_PER_SECOND_MIN,
@@ -57,7 +57,6 @@ from asyncsink.values import (
 )
 
 CONCURRENCY_MAX = 1024
-PROCESSES_MAX = 64
 RETRIES_MAX = 100
 SMALL_REQUEST_BYTES = 64 * KIB
 """Bodies up to this size are sent in one piece."""
@@ -93,7 +92,6 @@ def parse_options(base_directory: Any, options: ExportOptions | Mapping[str, Any
         journal=journal,
         remove_dest_dir=flag_of(given, "remove_dest_dir", False),
         transport=choice_of(given, "transport", "auto", LaneChoice),
-        processes=_processes(given),
         shard=_shard(given),
         caller_bucket=given.get("bucket"),
     )
@@ -246,16 +244,6 @@ def _bandwidth(given: Mapping[str, Any]) -> int | None:
             f"{BANDWIDTH_BYTES_PER_SECOND_MIN:,}."
         )
     return rate
-
-
-def _processes(given: Mapping[str, Any]) -> int | Literal["auto"]:
-    value = given.get("processes")
-    if value is None or value == "auto":
-        return "auto" if value else 1
-    number = _whole(value)
-    if not 1 <= number <= PROCESSES_MAX:
-        raise ConfigError(f"processes={value!r:.60} is out of range; expected 1 to {PROCESSES_MAX}, or 'auto'.")
-    return number
 
 
 def _shard(given: Mapping[str, Any]) -> Shard:

@@ -18,15 +18,15 @@ from asyncsink.engine.composing import (
     report_of,
 )
 from asyncsink.engine.discover import batches
-from asyncsink.engine.division import check_division
 from asyncsink.engine.events import Events, Subscription
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.loops import Home, refuse_trio, run_to_end
-from asyncsink.engine.outcomes import forbids_run, is_skip, problem_outcome
+from asyncsink.engine.outcomes import error_of, forbids_run, is_skip, problem_outcome
 from asyncsink.engine.pipeline import Found, Submit, Work
 from asyncsink.engine.queueing import queue_in_turn
 from asyncsink.engine.recorder import Ticket
 from asyncsink.engine.run import Opening, Run, check_bucket_given, surface
+from asyncsink.engine.shards import check_shard
 from asyncsink.engine.whole_run import run_source
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.model import Failure, Receipt, Skip, Started, Transfer
@@ -112,7 +112,7 @@ class AsyncSink:
         self._settings = parse_options(base_directory, options)
         check_bucket_given(self._settings)
         self._exclude = exclusion_of(self._settings.policies.exclude)
-        check_division(self._settings, None)
+        check_shard(self._settings, walks=False)
         self._events = Events()
         self._home: Home | None = None
         self._ledger: KeyLedger | None = None
@@ -238,9 +238,7 @@ class AsyncSink:
         if isinstance(outcome, (Receipt, Skip)):
             return outcome
         assert isinstance(outcome, Failure)  # nothing is planned here
-        from asyncsink.engine.messages import told_error  # only where a put has failed
-
-        raise ExportFailed(outcome.message, report=outcome) from told_error(outcome.error, outcome.message)
+        raise ExportFailed(outcome.message, report=outcome) from error_of(outcome)
 
     @words_shortages
     async def submit(self, attribute: str, paths: Any) -> int:

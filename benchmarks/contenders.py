@@ -28,7 +28,6 @@ from benchmarks.scenarios import DATASINK, OUR_DATASINK, DataSet, Scenario
 
 BUCKET = "bench"
 REFERENCE, REFERENCE_ENGINE = "asyncsink", "asyncsink-api"
-TWO_PROCESSES, TWO_PROCESSES_ENGINE = "asyncsink-2", "asyncsink-api-2"
 _WHOLE_FILE_BYTES_MAX = 256 * 1024 * 1024
 
 
@@ -97,8 +96,8 @@ def _command_missing() -> str:
     return "" if beside_python("asyncsink") else "asyncsink is not installed"
 
 
-def _command_line(name: str, flags: str, repeats: str, *, only_repeats: bool = True) -> Contender:
-    """Our command with other flags."""
+def _command_line(name: str, flags: str, repeats: str) -> Contender:
+    """Our command with flags that matter only where everything is there already."""
     return Contender(
         name,
         f"asyncsink, {flags}",
@@ -107,7 +106,7 @@ def _command_line(name: str, flags: str, repeats: str, *, only_repeats: bool = T
         _OURS,
         repeats=repeats,
         own_clock=False,
-        only_repeats=only_repeats,
+        only_repeats=True,
     )
 
 
@@ -134,15 +133,6 @@ CONTENDERS = {
             repeats=_BY_DEFAULT,
             grabs=script("asyncsink_grab", grab=True),
             proves=_PROVEN,
-        ),
-        _command_line(TWO_PROCESSES, "--processes 2", _BY_DEFAULT, only_repeats=False),
-        Contender(
-            TWO_PROCESSES_ENGINE,
-            "asyncsink (Python), processes=2",
-            lambda work: [*asyncsink_api(work), "2"],
-            needs("asyncsink"),
-            _OURS,
-            repeats=_BY_DEFAULT,
         ),
         _command_line("asyncsink-checksum", "--no-journal", "checksum of every file"),
         _command_line("asyncsink-mtime", "--overwrite size-mtime", "size and time"),

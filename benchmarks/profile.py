@@ -64,13 +64,11 @@ class Part:
     Attributes:
         name, how: for the table.
         run: does it once for every file; blocking.
-        children: the time of processes that it started counts too.
     """
 
     name: str
     how: str
     run: Callable[[], object]
-    children: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +152,7 @@ class _Parts:
             Part("answer", "`AnswerReader` and `response_of`, alone", self._answer),
             Part("outcome", "`receipt` and the manifest's line, alone", self._outcome),
             Part("wire lane", f"request and answer with send and receive: {CONCURRENCY} tasks, one body", self._wire),
-            Part("export", "everything together, manifest on", lambda: self._export(1)),
-            Part("export, two processes", "likewise with processes=2, theirs included", lambda: self._export(2), True),
+            Part("export", "everything together, manifest on", self._export),
         ]  # fmt: skip
 
     def _survey(self) -> None:
@@ -207,7 +204,7 @@ class _Parts:
 
         run_to_end(send)
 
-    def _export(self, processes: int) -> None:
+    def _export(self) -> None:
         self._run += 1
 
         async def export() -> None:
@@ -217,7 +214,6 @@ class _Parts:
                 endpoint_url=self._server.url,
                 concurrency=CONCURRENCY,
                 manifest=self._scratch / "manifest.jsonl",
-                processes=processes,
             )
             report.raise_for_failures()
 
@@ -236,14 +232,11 @@ def _median(part: Part, taken: list[tuple[float, float, float]]) -> Measured:
 
 
 def _measure(part: Part, objects: int) -> tuple[float, float, float]:
-    whose = [resource.RUSAGE_SELF, *([resource.RUSAGE_CHILDREN] if part.children else [])]
-    before = [resource.getrusage(who) for who in whose]
+    then = resource.getrusage(resource.RUSAGE_SELF)
     part.run()
-    after = [resource.getrusage(who) for who in whose]
-    pairs = list(zip(before, after, strict=True))
-    user = sum(now.ru_utime - then.ru_utime for then, now in pairs)
-    system = sum(now.ru_stime - then.ru_stime for then, now in pairs)
-    switches = sum(now.ru_nvcsw - then.ru_nvcsw + now.ru_nivcsw - then.ru_nivcsw for then, now in pairs)
+    now = resource.getrusage(resource.RUSAGE_SELF)
+    user, system = now.ru_utime - then.ru_utime, now.ru_stime - then.ru_stime
+    switches = now.ru_nvcsw - then.ru_nvcsw + now.ru_nivcsw - then.ru_nivcsw
     return user / objects * 1e6, system / objects * 1e6, switches / objects
 
 

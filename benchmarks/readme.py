@@ -6,17 +6,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import REFERENCE, REFERENCE_ENGINE, TWO_PROCESSES, TWO_PROCESSES_ENGINE
+from benchmarks.contenders import REFERENCE, REFERENCE_ENGINE
 from benchmarks.summary import CLOCKS, Clock, Row, rows_of
 from benchmarks.table import number
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 PROFILE_BEGIN, PROFILE_END = "<!-- profile: begin -->", "<!-- profile: end -->"
 _OTHERS = ("obstore-unsigned", "obstore", "s5cmd", "rclone")
-_OURS: tuple[tuple[dict[Clock, str], str], ...] = (
-    ({"engine": REFERENCE_ENGINE, "whole process": REFERENCE}, ""),
-    ({"engine": TWO_PROCESSES_ENGINE, "whole process": TWO_PROCESSES}, ", two processes"),
-)
+_OURS: dict[Clock, str] = {"engine": REFERENCE_ENGINE, "whole process": REFERENCE}
 _HEAD = (
     "| what, server, clock | asyncsink | obstore, unsigned | obstore | s5cmd | rclone | CPU ÷ obstore, unsigned |\n"
     "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
@@ -24,24 +21,22 @@ _HEAD = (
 
 
 def short_table(results: Iterable[Mapping[str, Any]]) -> str:
-    """One line per scenario and clock: our rate, and the median over the rounds of our rate ÷ the other's. Where two
-    processes of ours took part, they have lines of their own."""
+    """One line per scenario and clock: our rate, and the median over the rounds of our rate ÷ the other's."""
     lines = [_HEAD]
     for result in results:
         for data in result["data_sets"]:
-            for ours, note in _OURS:
-                lines += [line for clock in CLOCKS if (line := _line(result, data, clock, ours[clock], note))]
+            lines += [line for clock in CLOCKS if (line := _line(result, data, clock))]
     return "\n".join(lines)
 
 
-def _line(result: Mapping[str, Any], data: Mapping[str, Any], clock: Clock, name: str, note: str) -> str:
-    rows = {row.contender: row for row in rows_of(result, data["name"], clock, name)}
-    ours = rows.get(name)
+def _line(result: Mapping[str, Any], data: Mapping[str, Any], clock: Clock) -> str:
+    rows = {row.contender: row for row in rows_of(result, data["name"], clock)}
+    ours = rows.get(_OURS[clock])
     if ours is None or ours.rate is None:
         return ""
     server = result["server"]
     delay = f" + {server['delay_ms']:g} ms" if server["delay_ms"] else ""
-    what = f"{data['title']}, {server['kind']}{delay}, {clock}{note}"
+    what = f"{data['title']}, {server['kind']}{delay}, {clock}"
     cells = [_ratio(rows.get(other)) for other in _OTHERS]
     fastest = rows.get(_OTHERS[0])
     cpu = f"{fastest.cpu_ratio.median:.2f} x" if fastest is not None and fastest.cpu_ratio else ""

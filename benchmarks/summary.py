@@ -84,17 +84,17 @@ def ratios_per_round(ours: Mapping[int, float], theirs: Mapping[int, float]) -> 
     return spread(ours[number] / theirs[number] for number in ours.keys() & theirs.keys() if theirs[number])
 
 
-def rows_of(result: Mapping[str, Any], scenario: str, clock: Clock, reference: str = "") -> list[Row]:
+def rows_of(result: Mapping[str, Any], scenario: str, clock: Clock) -> list[Row]:
     """Every contender of a scenario that this clock fits, fastest first; those that never succeeded come last.
 
-    The ratios are of `reference`, or of asyncsink as it is by default.
+    The ratios are of what the data set names as its reference, or of asyncsink as it is by default.
 
     Under the engine's clock asyncsink stands as "asyncsink-api" and compiled programs with their whole process, since
     they import nothing; under the other, everybody as a user starts it.
     """
     data = next(data for data in result["data_sets"] if data["name"] == scenario)
     measurements = [m for m in result["measurements"] if m["scenario"] == scenario]
-    reference = reference or data.get("reference") or (REFERENCE_ENGINE if clock == "engine" else REFERENCE)
+    reference = data.get("reference") or (REFERENCE_ENGINE if clock == "engine" else REFERENCE)
     other = REFERENCE if clock == "engine" else REFERENCE_ENGINE
     ours = _timed([m for m in measurements if m["contender"] == reference], data, clock)
     rows = []

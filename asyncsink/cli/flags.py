@@ -299,14 +299,10 @@ class Transfers:
 
 
 class Speed(Transfers):
-    """These, and what only sending has: a rate, and how many share the work."""
+    """These, and what only sending has: a rate, and a part of the work."""
 
     bandwidth: Annotated[
         Text, _text("--bandwidth", "SIZE", "Most bytes sent in a second, such as 50MB (default no limit).", _SPEED)
-    ] = None
-    processes: Annotated[
-        Text,
-        _text("--processes", "N", "Processes that share the work (default 1), or auto: as many as pay.", _SPEED),
     ] = None
     shard: Annotated[
         Text,

@@ -49,7 +49,6 @@ class CountedWalk(Discovery):
 
     Attributes:
         objects_total, bytes_total: as in Survey, of the shard.
-        largest_bytes: size of its largest file.
     """
 
     def __init__(self, whole: Discovery, shard: Shard) -> None:
@@ -61,15 +60,13 @@ class CountedWalk(Discovery):
             leaves_out_unreadable=whole.leaves_out_unreadable,
         )
         self._shard = shard
-        self.objects_total = self.bytes_total = self.largest_bytes = 0
+        self.objects_total = self.bytes_total = 0
 
     def __iter__(self) -> Iterator[Transfer | SourceProblem]:
         for found in super().__iter__():
             if holds(self._shard, found):
-                size_bytes = found.source.size_bytes if isinstance(found, Transfer) else 0
                 self.objects_total += 1
-                self.bytes_total += size_bytes
-                self.largest_bytes = max(self.largest_bytes, size_bytes)
+                self.bytes_total += found.source.size_bytes if isinstance(found, Transfer) else 0
             yield found
 
 

@@ -38,7 +38,6 @@ from asyncsink.model import (
     UploadGone,
     UploadStep,
 )
-from asyncsink.report.encoded import Encoded
 
 Found = Transfer | SourceProblem | Skip
 COUNT_BATCH = 1000
@@ -211,9 +210,7 @@ class RunJournal:
             published += here
         return objects_total - published
 
-    async def record(
-        self, ended: Sequence[Record], _written: Encoded | None = None, passed: Sequence[Passed] = (), /
-    ) -> None:
+    async def record(self, ended: Sequence[Record], passed: Sequence[Passed] = (), /) -> None:
         """Write down what was published; on return it survives a kill -9 of this process.
 
         Raises:
@@ -239,7 +236,6 @@ class RunJournal:
                 unknown.append(transfer.key)
         for told in passed:
             published += [row for row in told.rows if self._ends(decoded(row[0]))] if self._uploads else told.rows
-            unknown += told.unknown
         if unknown:
             # An answer may have been lost, or the server have stored other bytes.
             await anyio.to_thread.run_sync(self._journal.forget, unknown)

@@ -209,6 +209,14 @@ def failure(transfer: Transfer, url: str, error: AsyncSinkError, *, stage: Failu
     )
 
 
+def error_of(failed: Failure) -> AsyncSinkError:
+    """The error that a Failure tells of, as its own class where that takes a sentence alone."""
+    kind = getattr(errors, failed.error, AsyncSinkError)
+    if not issubclass(kind, AsyncSinkError) or issubclass(kind, (errors.IntegrityError, errors.ExportFailed)):
+        kind = AsyncSinkError
+    return kind(failed.message)
+
+
 def is_skip(problem: SourceProblem, policies: Policies) -> bool:
     """Whether a policy turns this into a reported Skip."""
     return problem.skipped or (problem.skippable and policies.on_missing == "skip")

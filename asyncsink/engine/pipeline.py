@@ -58,24 +58,17 @@ class Skipped:
 
 Entry = Work | Batch | Skipped
 Submit = Callable[[Entry], Awaitable[None]]
-PutOff = Callable[[Sequence[Outcome], Transfer], bool]
 LATER_MAX = 10_000
 """Files that failed and wait for a further round; what fails besides is final."""
 log = logging.getLogger("asyncsink.engine")
 
 
 class Pipeline:
-    """Queue, workers, recorder and tuner of one run. Cancelled, it waits `record_seconds` for the recorder, and for who
-    else hands over outcomes to it.
+    """Queue, workers, recorder and tuner of one run. Cancelled, it waits `record_seconds` for the recorder.
 
     Attributes:
-        recorder: writes down what ended here, and what is passed on to it.
-        tuner: of the requests in flight, or None.
-        recording: the recorder at work.
-        progress: counts what ended here, and whatever others add.
+        progress: counts what is under way.
         halt: stops the run from inside.
-        see_off: ends others who hand over outcomes; awaited where the run is stopped, before the last are recorded.
-        entry_done: called with every entry of the queue that needs nothing more.
     """
 
     def __init__(
@@ -93,18 +86,16 @@ class Pipeline:
         record_seconds: float,
         halt: Halt,
         rounds: int = 0,
-        put_off: PutOff | None = None,
     ) -> None:
-        """`rounds` more are made, at the end, over what failed for a cause that may pass, where such transfers are not
-        handed to `put_off`."""
+        """`rounds` more are made, at the end, over what failed for a cause that may pass."""
         self._publisher = publisher
         self._small_files = small_files
-        self.recorder = recorder
-        self.tuner = tuner
+        self._recorder = recorder
+        self._tuner = tuner
         self._share = share
         self._policies = policies
         self._hurry = hurry
-        self.recording = Recording(recorder, record_seconds)
+        self._recording = Recording(recorder, record_seconds)
         self._workers = limits.workers
         self._send: MemoryObjectSendStream[Entry]
         self._receive: MemoryObjectReceiveStream[Entry]
@@ -113,12 +104,9 @@ class Pipeline:
         self.progress = progress
         self.halt = halt
         self._rounds = rounds
-        self._put_off_elsewhere = put_off
         self._later: list[tuple[Sequence[Outcome], Transfer]] = []
         # By key and path: what a further round has not ended yet, with how the round before ended it.
         self._again: dict[tuple[str, str], tuple[Sequence[Outcome], Transfer]] = {}
-        self.see_off: Callable[[], Awaitable[None]] | None = None
-        self.entry_done: Callable[[Entry], None] | None = None
 
     def __repr__(self) -> str:
         waiting = self._send.statistics().current_buffer_used
@@ -139,31 +127,29 @@ class Pipeline:
         Returns when all of it is recorded. Cancelled, it ends what is under way, records what is done, and leaves.
         """
         async with anyio.create_task_group() as recording:
-            recording.start_soon(self.recording.run)
+            recording.start_soon(self._recording.run)
             try:
                 with self.halt.bounds():
                     await self._publish_all(feed)
                 if self.halt.reason:
-                    await self._stop()
-                await self.recording.finish()
+                    self._stop()
+                await self._recording.finish()
             except BaseException:
-                await self._stop()
+                self._stop()
                 raise
             finally:
                 # The recorder outlives the workers, cancelled or not: what they finished last is written down too.
-                self.recorder.finish()
+                self._recorder.finish()
 
-    async def _stop(self) -> None:
+    def _stop(self) -> None:
         # Nobody is waited for any more who only listens.
         self._hurry()
-        self.recording.stop()
-        if self.see_off is not None:
-            await self.see_off()
+        self._recording.stop()
 
     async def _publish_all(self, feed: Callable[[Submit], Awaitable[None]]) -> None:
         async with anyio.create_task_group() as tuning:
-            if self.tuner is not None:
-                tuning.start_soon(self.tuner.run)
+            if self._tuner is not None:
+                tuning.start_soon(self._tuner.run)
             try:
                 await self._publish_round(feed)
                 while self._later and self._rounds:
@@ -203,9 +189,7 @@ class Pipeline:
             try:
                 if isinstance(work, Batch):
                     self.progress.objects_in_hand += len(work.transfers)
-                    # A process of a run accounts for each transfer to the one that gave it.
-                    pass_on = self._passed_on if self._put_off_elsewhere is None else None
-                    await self._small_files.publish(work.transfers, self._ended, pass_on)
+                    await self._small_files.publish(work.transfers, self._ended, self._passed_on)
                 elif isinstance(work, Skipped):
                     self.progress.objects_in_hand += len(work.skips)
                     for skip in work.skips:
@@ -216,9 +200,7 @@ class Pipeline:
                     await self._work_on(work.found, work.ticket)
             finally:
                 self._share.over()
-            if self.entry_done is not None:
-                self.entry_done(work)
-            await self.recorder.room()
+            await self._recorder.room()
 
     async def _work_on(self, found: Found, ticket: Ticket | None) -> None:
         if isinstance(found, Skip):
@@ -231,14 +213,10 @@ class Pipeline:
     def _skipped(self, skip: Skip, ticket: Ticket | None = None) -> None:
         self._ended((skip,), None, ticket)
 
-    def put_off(self, outcomes: Sequence[Outcome], transfer: Transfer) -> bool:
+    def _put_off(self, outcomes: Sequence[Outcome], transfer: Transfer) -> bool:
         """Try a transfer that failed once more, at the end of the run; False where that cannot help, or there are too
         many of them."""
-        if not may_pass(outcomes[0]):
-            return False
-        if self._put_off_elsewhere is not None:
-            return self._put_off_elsewhere(outcomes, transfer)
-        if not self._rounds or len(self._later) >= LATER_MAX:
+        if not may_pass(outcomes[0]) or not self._rounds or len(self._later) >= LATER_MAX:
             return False
         self._later.append((outcomes, transfer))
         return True
@@ -247,15 +225,15 @@ class Pipeline:
         self.progress.objects_in_hand -= 1
         if self._again and transfer is not None:
             self._again.pop((transfer.key, transfer.source.path), None)
-        if transfer is not None and isinstance(outcomes[0], Failure) and self.put_off(outcomes, transfer):
+        if transfer is not None and isinstance(outcomes[0], Failure) and self._put_off(outcomes, transfer):
             return
         self._final(outcomes, transfer, ticket)
 
     def _passed_on(self, passed: Passed) -> None:
         self.progress.objects_in_hand -= len(passed.written)
-        self.recorder.pass_on(passed)
+        self._recorder.pass_on(passed)
 
     def _final(self, outcomes: Sequence[Outcome], transfer: Transfer | None, ticket: Ticket | None = None) -> None:
         if transfer is not None and isinstance(outcomes[0], Failure):
             self.progress.bytes_failed += transfer.source.size_bytes
-        self.recorder.add(outcomes, transfer, ticket)
+        self._recorder.add(outcomes, transfer, ticket)

@@ -16,7 +16,7 @@ import anyio
 from asyncsink.engine.events import Events
 from asyncsink.engine.turns import Turns
 from asyncsink.errors import JournalError
-from asyncsink.journal.rows import PublishedRow
+from asyncsink.journal.rows import PublishedRow, decoded
 from asyncsink.model import Failure, Finished, Outcome, Transfer
 from asyncsink.report.encoded import Encoded, encoded
 from asyncsink.report.outcomes import OutcomeLog
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BATCH = 256
 QUEUE_RECORDS = 1000
 PASSED_BATCH = 1000
-"""So many outcomes of other processes are written at once, where so many come: they cost little more than the write."""
+"""So many outcomes of batches are written at once, where so many come: they cost little more than the write."""
 QUEUE_PASSED = 4000
 GATHER_SECONDS = 0.02
 """So long outcomes are gathered where nobody waits for one of them: what is written together costs one write."""
@@ -49,12 +49,12 @@ Record = tuple[Sequence[Outcome], Transfer | None, Ticket | None]
 class Records(Protocol):
     """Who is given every record before anybody else hears of it."""
 
-    async def record(self, ended: Sequence[Record], written: Encoded, passed: Sequence[Passed], /) -> None:
-        """On return, what was given survives the end of this process, or is told to who sees to that.
+    async def record(self, ended: Sequence[Record], passed: Sequence[Passed], /) -> None:
+        """On return, what was given survives the end of this process.
 
         Args:
-            ended: what ended in this process, and `written`, its outcomes as lines.
-            passed: what ended in others.
+            ended: what ended by itself.
+            passed: what ended in batches.
 
         Raises:
             JournalError, DestinationFull: it is not written; the run stops.
@@ -64,45 +64,39 @@ class Records(Protocol):
 
 @dataclass(slots=True)
 class Passed:
-    """Outcomes that are ready to be written down: of a batch of small files, or of another process of the run.
+    """Outcomes of a batch of small files, ready to be written down.
 
     Attributes:
         written: themselves.
         rows: for the journal: what is published.
-        unknown: for the journal: keys of which nobody can say what they hold.
     """
 
     written: Encoded
     rows: list[PublishedRow] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
 
 
 class Recorder:
     """Writes outcomes down, then reports them.
 
     Args:
-        log: the run's own memory of them; None where `journal` sees to that.
+        log: the run's own memory of them.
         manifest, journal: None where there is none.
         events: told last.
-        commits: `journal` is a real one, on a disk.
         turns: a key is free again once the journal has what became of it.
     """
 
     def __init__(
         self,
-        log: OutcomeLog | None,
+        log: OutcomeLog,
         manifest: ManifestWriter | None,
         events: Events,
         journal: Records | None = None,
         turns: Turns | None = None,
-        *,
-        commits: bool = False,
     ) -> None:
         self._log = log
         self._manifest = manifest
         self._events = events
         self._journal = journal
-        self._commits = commits
         self._turns = turns
         self._records: list[Record] = []
         self._passed: list[Passed] = []
@@ -153,7 +147,7 @@ class Recorder:
         try:
             while True:
                 await self._some.wait()
-                patient = self._commits and not self._events.subscribed
+                patient = self._journal is not None and not self._events.subscribed
                 with anyio.move_on_after(COMMIT_GATHER_SECONDS if patient else GATHER_SECONDS):
                     await self._urgent.wait()
                 await self._write(*self._taken())
@@ -188,15 +182,15 @@ class Recorder:
                 each.written = encoded(await self._manifest.carried(list(each.written.outcomes())))
         written = encoded(outcomes)
         if self._journal is not None:
-            await self._journal.record(batch, written, passed)
+            await self._journal.record(batch, passed)
         if self._turns is not None:
             self._turns.end(transfer.key for _, transfer, _ in batch if transfer is not None)
+            self._turns.end(decoded(row[0]) for each in passed for row in each.rows)
         for each in passed:
             written.add(each.written)
         if self._manifest is not None:
             await self._manifest.write(written)
-        if self._log is not None:
-            self._log.extend(written)
+        self._log.extend(written)
         for group, _, ticket in batch:
             if ticket is not None:
                 ticket.outcomes.extend(group)
@@ -215,15 +209,11 @@ class Recorder:
 
 
 class Recording:
-    """A recorder at work: to its end, or, once the run is being stopped, for `seconds` more at the most.
-
-    Attributes:
-        seconds: more of them where others hand over outcomes, who take time to be seen off.
-    """
+    """A recorder at work: to its end, or, once the run is being stopped, for `seconds` more at the most."""
 
     def __init__(self, recorder: Recorder, seconds: float) -> None:
         self._recorder = recorder
-        self.seconds = seconds
+        self._seconds = seconds
         self._scope = anyio.CancelScope(shield=True)
         self._over = anyio.Event()
 
@@ -240,7 +230,7 @@ class Recording:
             self._over.set()
         if self._scope.cancelled_caught:
             raise JournalError(
-                f"The run was stopped, and what it had published could not be recorded within {self.seconds:g} s; "
+                f"The run was stopped, and what it had published could not be recorded within {self._seconds:g} s; "
                 "look at the disks of journal, manifest and temporary files (TMPDIR). The next run compares it."
             )
 
@@ -251,4 +241,4 @@ class Recording:
 
     def stop(self) -> None:
         """The run is being stopped: a disk that stalls is not waited for without end."""
-        self._scope.deadline = min(self._scope.deadline, anyio.current_time() + self.seconds)
+        self._scope.deadline = min(self._scope.deadline, anyio.current_time() + self._seconds)

@@ -14,7 +14,7 @@ import anyio
 from anyio import CapacityLimiter
 
 from asyncsink.config import LocalTarget, S3Target, Settings
-from asyncsink.destinations.base import Destination, Outlook, UploadLog
+from asyncsink.destinations.base import Destination, Outlook
 from asyncsink.destinations.local import LocalDestination
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.engine.budget import ByteBudget
@@ -23,10 +23,10 @@ from asyncsink.engine.events import Events
 from asyncsink.engine.halt import Halt
 from asyncsink.engine.hops import Hops
 from asyncsink.engine.journalling import RunJournal
-from asyncsink.engine.pipeline import Pipeline, PutOff
+from asyncsink.engine.pipeline import Pipeline
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.publishing import Publisher
-from asyncsink.engine.recorder import Recorder, Records
+from asyncsink.engine.recorder import Recorder
 from asyncsink.engine.small_files import SmallFiles
 from asyncsink.engine.tuner import Tuner
 from asyncsink.engine.turns import Turns
@@ -64,8 +64,7 @@ class Run:
         journal: what is remembered from run to run, or None.
         recorded: the journal where this run writes to it; None in a dry run.
         turns: of its keys; who feeds it takes them, where a key can come twice.
-        unknown_total: as in Outlook.
-        traffic: requests of all processes of the run.
+        traffic: requests of the run.
     """
 
     settings: Settings
@@ -85,7 +84,6 @@ class Run:
     turns: Turns
     journal: RunJournal | None = None
     recorded: RunJournal | None = None
-    unknown_total: int | None = None
     interrupted: bool = True
 
     async def begin(self) -> None:
@@ -127,7 +125,6 @@ class _Opened:
     target: S3Target | LocalTarget
     stack: S3Stack | None = None
     journal: RunJournal | None = None
-    unknown_total: int | None = None
 
 
 @dataclass(slots=True)
@@ -138,10 +135,9 @@ class Opening:
         threads: reader threads, shared with the survey.
         started: when the run began, by `clock`.
         found: everything that the survey found, once more; None where nothing was surveyed.
-        retries: further rounds over what failed for a cause that may pass; put_off: who takes that instead.
+        retries: further rounds over what failed for a cause that may pass.
         halt: stops the run where its server is gone for good or refuses everything; None where it has no end of its
             own, and each file fails for itself.
-        log, recording: who remembers uploads, and records, where the run has no journal: the parent of its process.
     """
 
     settings: Settings
@@ -152,9 +148,6 @@ class Opening:
     threads: CapacityLimiter | None = None
     started: float = field(default_factory=time.monotonic)
     found: Iterable[Transfer | SourceProblem] | None = None
-    log: UploadLog | None = None
-    recording: Records | None = None
-    put_off: PutOff | None = None
     retries: int = 0
     halt: Halt | None = None
 
@@ -181,14 +174,7 @@ class Opening:
             recorded = None if self.dry_run else journal
             manifest = None if self.dry_run else self._manifest(target, s3)
             turns = Turns()
-            recorder = Recorder(
-                None if self.recording is not None else log,
-                manifest,
-                self.events,
-                recorded or self.recording,
-                turns,
-                commits=recorded is not None,
-            )
+            recorder = Recorder(log, manifest, self.events, recorded, turns)
             hops = Hops(settings.limits.reader_threads)
             exits.callback(hops.close)
             budget = ByteBudget(settings.limits.memory_bytes)
@@ -228,7 +214,6 @@ class Opening:
                 record_seconds=settings.retry.abort_seconds,
                 halt=self.halt or Halt(),
                 rounds=self.retries,
-                put_off=self.put_off,
             )
             exits.callback(pipeline.close)
             run = Run(
@@ -249,7 +234,6 @@ class Opening:
                 turns=turns,
                 journal=journal,
                 recorded=recorded,
-                unknown_total=opened.unknown_total,
             )
             try:
                 yield run
@@ -341,7 +325,7 @@ class Opening:
             look_first=settings.policies.overwrite != "always",
             only_new=settings.policies.overwrite == "never",
             senders=s3.senders,
-            log=self.log if self.dry_run or journal is None else journal,
+            log=None if self.dry_run else journal,
             abort_on_interrupt=settings.policies.abort_on_interrupt,
         )
         exits.push_async_callback(destination.aclose)
@@ -349,10 +333,7 @@ class Opening:
             await destination.prepare(outlook)
         if journal is not None:
             journal.contradicts = destination.contradicts
-        if s3.moved:
-            # The run's other processes need not find out for themselves.
-            target = replace(target, region=s3.region)
-        return _Opened(destination, target, s3, journal, outlook.unknown_total)
+        return _Opened(destination, target, s3, journal)
 
     async def _open_journal(self, exits: AsyncExitStack, target: S3Target, s3: S3Stack) -> RunJournal | None:
         settings = self.settings

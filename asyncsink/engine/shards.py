@@ -8,10 +8,32 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from asyncsink.config import Shard
+from asyncsink.config import Settings, Shard
+from asyncsink.errors import ConfigError
 from asyncsink.model import SourceProblem, Transfer
 
 DIGEST_BYTES = 8
+
+
+def check_shard(settings: Settings, *, walks: bool = True) -> None:
+    """Refuse a shard where there is nothing to divide, or where the shards would undo each other's work.
+
+    Args:
+        walks: False where transfers come one by one, from a program.
+
+    Raises:
+        ConfigError: `shard` does not fit the run.
+    """
+    shard = settings.shard
+    if shard.count == 1:
+        return
+    if not walks:
+        raise ConfigError(f"shard={shard} divides a walk, and an AsyncSink walks nothing; submit less, or use export.")
+    if settings.remove_dest_dir:
+        raise ConfigError(
+            f"shard={shard} and remove_dest_dir contradict each other: every shard would remove what the others have "
+            "written; remove the directories yourself before the first one starts."
+        )
 
 
 def shard_of(key: str, count: int) -> int:

@@ -14,7 +14,7 @@ from functools import partial
 from threading import Event
 
 from asyncsink.config import Policies
-from asyncsink.destinations.base import Destination, Existing, Stored, Unknown
+from asyncsink.destinations.base import Destination, Existing, Unknown
 from asyncsink.destinations.local import LocalDestination
 from asyncsink.destinations.one_hop import FileTaker
 from asyncsink.engine.budget import ByteBudget
@@ -76,9 +76,9 @@ class SmallFiles:
         self._dry_run = dry_run
         self._clock = clock
 
-    async def publish(self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn | None = None) -> None:
-        """Publish a batch; `done` is called with each transfer's outcomes as soon as they are known, or `pass_on` with
-        those of many at once, where it is not None.
+    async def publish(self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn) -> None:
+        """Publish a batch; `done` is called with a transfer's outcomes as soon as they are known, or `pass_on` with
+        those of many at once.
 
         Cancellation as `Publisher.publish`.
         """
@@ -103,7 +103,7 @@ class SmallFiles:
     # -- nothing is there, and nothing is copied: the way of nearly every object of a first export --------------------
 
     async def _publish_new(
-        self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn | None
+        self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn
     ) -> tuple[list[Transfer], Sequence[Transfer]]:
         """Returns the transfers that need the ordinary way, and those for the batch after it."""
         algorithm = self._policies.algorithm
@@ -145,7 +145,7 @@ class SmallFiles:
         transfers: Sequence[Transfer],
         algorithm: ChecksumAlgorithm,
         done: Done,
-        pass_on: PassOn | None,
+        pass_on: PassOn,
     ) -> tuple[list[Transfer], Sequence[Transfer]]:
         """The same where the destination's lanes read the files that they send."""
         async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
@@ -167,7 +167,7 @@ class SmallFiles:
         transfers: Sequence[Transfer],
         results: Sequence[FileResult],
         done: Done,
-        pass_on: PassOn | None,
+        pass_on: PassOn,
     ) -> tuple[list[Transfer], list[Transfer]]:
         """Hand over what a batch came to; returns the transfers that need the ordinary way, and those not begun."""
         ordinary: list[Transfer] = []
@@ -184,17 +184,8 @@ class SmallFiles:
             else:
                 done((failure(transfer, destination.url(transfer), result),), transfer)
         self._progress.bytes_moved += sum([transfer.source.size_bytes for transfer, _ in stored])
-        if stored and pass_on is not None:
+        if stored:
             pass_on(passed_of(stored, destination.url))
-        elif stored:
-            for transfer, told in stored:
-                proof = Stored(
-                    location=destination.url(transfer),
-                    etag=told.etag,
-                    version_id=told.version_id,
-                    confirmed_by="server-checksum",
-                )
-                done((receipt(transfer, proof, told.checksum, told.seconds),), transfer)
         return ordinary, left
 
     # -- something is there, or a local copy is made ------------------------------------------------------------------

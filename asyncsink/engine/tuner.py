@@ -38,8 +38,6 @@ class Tuner:
         self._sleep = sleep
         self._state = State(limit=pacer.limit)
         self._idle_seconds = 0.0
-        self.limit_elsewhere = 0
-        """Requests that the run's other processes may have in flight; what is told is about all of them."""
 
     def __repr__(self) -> str:
         return f"<Tuner limit {self._state.limit} of {self._limit_max}: {self._state.reason}>"
@@ -73,11 +71,4 @@ class Tuner:
         before, self._state = self._state, state
         if state.limit != before.limit:
             self._pacer.limit = state.limit
-            elsewhere = self.limit_elsewhere
-            await self._emit(LimitChanged(before.limit + elsewhere, state.limit + elsewhere, state.reason))
-
-    async def tell_elsewhere(self, change: int, reason: str) -> None:
-        """Another process of the run has changed its limit by `change`."""
-        before = self._state.limit + self.limit_elsewhere
-        self.limit_elsewhere += change
-        await self._emit(LimitChanged(before, before + change, reason))
+            await self._emit(LimitChanged(before.limit, state.limit, state.reason))

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -23,24 +20,19 @@ from asyncsink.engine.composing import (
     with_places_outside,
 )
 from asyncsink.engine.discover import Discovery
-from asyncsink.engine.division import check_division, divide, indivisible, processes_for
 from asyncsink.engine.events import Events
 from asyncsink.engine.halt import Halt
 from asyncsink.engine.ledger import KeyLedger
-from asyncsink.engine.load import FILES_MAX
 from asyncsink.engine.loops import refuse_trio
 from asyncsink.engine.producer import feed_discovery
 from asyncsink.engine.progress import Progress
-from asyncsink.engine.run import Opening, Run, check_bucket_given, surface
+from asyncsink.engine.run import Opening, check_bucket_given, surface
+from asyncsink.engine.shards import check_shard
 from asyncsink.engine.survey import Survey, take_survey
 from asyncsink.model import Event, Started
 from asyncsink.os_errors import words_shortages
 from asyncsink.report.report import Report
 from asyncsink.sources.base import Source
-
-if TYPE_CHECKING:
-    from asyncsink.engine.processes import Runner
-    from asyncsink.engine.worker import Worker
 
 
 @words_shortages
@@ -63,124 +55,80 @@ async def run_source(
     """
     refuse_trio()
     check_bucket_given(settings)
-    check_division(settings, source)
+    check_shard(settings)
     started = time.monotonic()
     progress = progress if progress is not None else Progress()
     events = Events(observe, failures_only=failures_only)
     threads = CapacityLimiter(settings.limits.reader_threads)
     settings = await with_places_outside(settings, source, events.notice, dry_run=dry_run, limiter=threads)
-    async with _loading_beside(settings, source, dry_run=dry_run) as waiting:
-        discovery = discovery_of(settings, settings.target, source)
-        survey, processes = await _survey(discovery, settings, dry_run=dry_run, threads=threads, progress=progress)
-        if source.replayable:
-            progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
-            for notice in survey.notices(settings):
-                events.notice(notice)
-        outlook = survey.outlook if survey.sample_key else open_end(settings.target)
-        walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
+    discovery = discovery_of(settings, settings.target, source)
+    survey = await _survey(discovery, settings, threads=threads, progress=progress)
+    if source.replayable:
+        progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
+        for notice in survey.notices(settings):
+            events.notice(notice)
+    outlook = survey.outlook if survey.sample_key else open_end(settings.target)
+    walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
+    opening = Opening(
+        settings,
+        progress,
+        events,
+        dry_run,
+        threads=threads,
+        started=started,
         # A tree that was too large to be kept is not walked once more to learn how much of the listing is worth
         # reading.
-        found = kept if source.replayable else None
-        own, runner_of = settings, _alone
-        if processes > 1:
-            # Here, because what starts processes and listens to them takes some time to load.
-            from asyncsink.engine.processes import open_runner, start_loading
-
-            await start_loading(waiting, processes)
-            first, *others = divide(settings.limits, processes, FILES_MAX)
-            own = replace(settings, limits=first)
-            runner_of = partial(
-                open_runner, waiting=waiting, settings=settings, outlook=outlook, progress=progress, shares=others
+        found=kept if source.replayable else None,
+        retries=settings.policies.retries if source.replayable and not dry_run else 0,
+        halt=Halt(),
+    )
+    try:
+        async with opening.open(outlook) as run:
+            discovery = discovery_of(settings, run.target, source)
+            await run.begin()
+            if settings.remove_dest_dir and not dry_run:
+                local = settings.local_copy.directory if settings.local_copy is not None else ""
+                roots = (run.target.url if isinstance(run.target, LocalTarget) else "", local)
+                await anyio.to_thread.run_sync(clear_destinations, discovery, roots, limiter=threads)
+            progress.started = True
+            await events.emit(Started(progress.objects_total, progress.bytes_total, run.destination.lane))
+            walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
+            feed = partial(
+                feed_discovery,
+                walk,
+                kept=kept if run.target.url == settings.target.url else None,
+                surveyed=source.replayable,
+                ledger=survey.ledger,
+                objects_total=progress.objects_total,
+                workers=settings.limits.workers,
+                hops=run.hops,
+                limiter=threads,
+                turns=run.turns,
+                journal=run.journal,
             )
-        opening = Opening(
-            own,
-            progress,
-            events,
-            dry_run,
-            threads=threads,
-            started=started,
-            found=found,
-            retries=settings.policies.retries if source.replayable and not dry_run else 0,
-            halt=Halt(),
-        )
-        try:
-            async with (
-                opening.open(outlook) as run,
-                runner_of(run) as runner,
-            ):
-                discovery = discovery_of(settings, run.target, source)
-                await run.begin()
-                if settings.remove_dest_dir and not dry_run:
-                    local = settings.local_copy.directory if settings.local_copy is not None else ""
-                    roots = (run.target.url if isinstance(run.target, LocalTarget) else "", local)
-                    await anyio.to_thread.run_sync(clear_destinations, discovery, roots, limiter=threads)
-                progress.started = True
-                await events.emit(Started(progress.objects_total, progress.bytes_total, run.destination.lane))
-                walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
-                feed = partial(
-                    feed_discovery,
-                    walk,
-                    kept=kept if run.target.url == settings.target.url else None,
-                    surveyed=source.replayable,
-                    ledger=survey.ledger,
-                    objects_total=progress.objects_total,
-                    workers=settings.limits.workers,
-                    hops=run.hops,
-                    limiter=threads,
-                    turns=run.turns,
-                    journal=run.journal,
-                )
-                await runner.run(feed)
-                if not run.pipeline.halt.reason:
-                    await run.end()
-                return report_of(run, discovery, dry_run)
-        except BaseExceptionGroup as group:
-            raise surface(group) from None
-        finally:
-            events.close()
-            if survey.ledger is not None:
-                survey.ledger.close()
+            await run.pipeline.run(feed)
+            if not run.pipeline.halt.reason:
+                await run.end()
+            return report_of(run, discovery, dry_run)
+    except BaseExceptionGroup as group:
+        raise surface(group) from None
+    finally:
+        events.close()
+        if survey.ledger is not None:
+            survey.ledger.close()
 
 
-def _loading_beside(settings: Settings, source: Source, *, dry_run: bool) -> AbstractAsyncContextManager[list[Worker]]:
-    """The processes that were asked for, loading while the source is surveyed; "auto" waits for what that finds."""
-    if settings.processes == 1 or dry_run or indivisible(settings, source):
-        return nullcontext([])
-    from asyncsink.engine.processes import processes_loading
-
-    return processes_loading(1 if settings.processes == "auto" else settings.processes)
-
-
-def _alone(run: Run) -> AbstractAsyncContextManager[Runner]:
-    return nullcontext(run.pipeline)
-
-
-async def _survey(
-    discovery: Discovery, settings: Settings, *, dry_run: bool, threads: CapacityLimiter, progress: Progress
-) -> tuple[Survey, int]:
-    """The survey of the whole source, with the numbers of the run's shard; and how many processes are to publish it.
+async def _survey(discovery: Discovery, settings: Settings, *, threads: CapacityLimiter, progress: Progress) -> Survey:
+    """The survey of the whole source, with the numbers of the run's shard.
 
     A stream is not surveyed: there, keys that could meet get a ledger, and that is all.
     """
-    source = discovery.source
-    if not source.replayable:
+    if not discovery.source.replayable:
         collides = discovery.may_collide and settings.policies.on_collision == "error"
-        return Survey(ledger=KeyLedger() if collides else None), 1
-    if settings.shard.count == 1 and settings.processes == 1:
-        return await take_survey(discovery, settings, limiter=threads, progress=progress), 1
-    from asyncsink.engine.processes import available_cores
-
+        return Survey(ledger=KeyLedger() if collides else None)
+    if settings.shard.count == 1:
+        return await take_survey(discovery, settings, limiter=threads, progress=progress)
     walk = CountedWalk(discovery, settings.shard)
     survey = await take_survey(walk, settings, limiter=threads, progress=progress)
     survey.objects_total, survey.bytes_total = walk.objects_total, walk.bytes_total
-    if survey.alike:
-        # Keys that a server may take for one are written one after another, which only one process can see to.
-        return survey, 1
-    return survey, processes_for(
-        settings,
-        source,
-        objects=walk.objects_total,
-        largest_bytes=walk.largest_bytes,
-        cores=available_cores(),
-        dry_run=dry_run,
-    )
+    return survey

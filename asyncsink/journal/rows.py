@@ -54,7 +54,7 @@ class Forgotten:
 
 
 PublishedRow = tuple[bytes, bytes, str, str, str, str]
-"""Key, path, stat, etag, version_id and checksum: a Published as `published_row` encodes it, in any process."""
+"""Key, path, stat, etag, version_id and checksum: a Published as `published_row` encodes it."""
 
 Writing = Sequence[Published | PublishedRow] | UploadStep | Forgotten
 """What a journal is given to write down."""

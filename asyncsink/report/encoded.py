@@ -1,8 +1,4 @@
-"""Outcomes as the run's log and the manifest keep them: their lines, ready to be appended, and what they amount to.
-
-Whoever encodes a batch does the work that is done for each outcome; whoever keeps it, the work of one write. So the
-processes of a run encode, and their parent keeps.
-"""
+"""Outcomes as the run's log and the manifest keep them: their lines, ready to be appended, and what they amount to."""
 
 from __future__ import annotations
 

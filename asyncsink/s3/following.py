@@ -68,11 +68,6 @@ class FollowingLanes:
         self._bound = requests
         self.lanes.bound(requests)
 
-    @property
-    def moved(self) -> bool:
-        """Whether the bucket was found to be in another region than was said."""
-        return self._left is not None
-
     async def follow(self, error: WrongRegion) -> None:
         """Return when a request that ended with `error` can be sent again, for the region that it names.
 
@@ -86,7 +81,7 @@ class FollowingLanes:
                 raise error
             if self.lanes.region == error.region:
                 return  # moved since that request was signed
-            if self.moved or not self._may_sign_for(error.region):
+            if self._left is not None or not self._may_sign_for(error.region):
                 raise error
             region = self.lanes.region
             target = replace(self._target, region=error.region, endpoint_url=self._endpoint(error.region))

@@ -56,11 +56,6 @@ class S3Stack:
         return self.place.lanes.region
 
     @property
-    def moved(self) -> bool:
-        """Whether that is another than options, environment or profile say."""
-        return self.place.moved
-
-    @property
     def requests(self) -> int:
         """Requests sent so far, retries included."""
         return self.pacer.traffic.requests

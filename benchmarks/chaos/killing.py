@@ -22,8 +22,6 @@ from typing import Any, Final
 
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
 from benchmarks.chaos.plans import How, Kill, Plan, draw
-from benchmarks.chaos.processes import children_of, living
-from benchmarks.chaos.processes import kill as kill_all
 from benchmarks.chaos.traffic import Traffic, Watched
 from benchmarks.chaos.tree import PART_BYTES, Files, Found, compare, make_tree
 from benchmarks.machine import describe_machine, describe_versions
@@ -40,7 +38,6 @@ _LIMIT_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 30.0
 """Seconds within which a run that is asked to stop has ended."""
 _SIGNALS: Final = {"KILL": signal.SIGKILL, "INT": signal.SIGINT, "TERM": signal.SIGTERM}
-_ORPHANS_SECONDS: Final = 30.0
 
 
 @dataclass(slots=True)
@@ -48,14 +45,12 @@ class Attempt:
     """One start of the command.
 
     Attributes:
-        processes: descriptors of those that it had started when it was killed.
         exit_code: what it said, or None where it was killed.
         connections: bodies that were under way at once, at most: each of them has a connection of its own.
         under_way: bodies that were under way when it was killed.
         told: its --json, or what it wrote to stderr.
     """
 
-    processes: list[int]
     exit_code: int | None
     connections: int
     under_way: int
@@ -69,7 +64,6 @@ class Outcome:
     Attributes:
         bytes_again: of objects and parts that came at the server, less the size of the tree.
         bytes_allowed: one part for every connection and kill.
-        orphans: processes that lived on half a minute after the last attempt.
         problem: what the last attempt said, where it was not that everything is there.
     """
 
@@ -78,7 +72,6 @@ class Outcome:
     attempts: list[Attempt]
     found: Found
     bytes_again: int
-    orphans: int
     problem: str
 
     @property
@@ -94,7 +87,7 @@ class Outcome:
     @property
     def good(self) -> bool:
         """Whether nothing is to be said against it."""
-        return not self.found and not self.orphans and not self.problem and self.bytes_again <= self.bytes_allowed
+        return not self.found and not self.problem and self.bytes_again <= self.bytes_allowed
 
     def as_dict(self) -> dict[str, Any]:
         """For the result."""
@@ -107,7 +100,6 @@ class Outcome:
             **asdict(self.found),
             "bytes_again": self.bytes_again,
             "bytes_allowed": self.bytes_allowed,
-            "orphans": self.orphans,
             "problem": self.problem,
         }
 
@@ -126,10 +118,10 @@ def kill_runs(runs: int, seed: int, tell: Tell, *, only: Sequence[int] = ()) -> 
         with running_server("seaweed", _made(directory / "server")) as server:
             bench = _Bench(directory, files, server, seed)
             try:
-                seconds = {plan: bench.undisturbed(plan) for plan in (1, 2)}
-                tell(f"undisturbed: {seconds[1]:.2f} s, with 2 processes {seconds[2]:.2f} s")
+                seconds = bench.undisturbed()
+                tell(f"undisturbed: {seconds:.2f} s")
                 for plan in (plan for plan in draw(seed, runs) if not only or plan.number + 1 in only):
-                    outcomes.append(bench.run(plan, seconds[plan.processes]))
+                    outcomes.append(bench.run(plan, seconds))
                     tell(_line(outcomes[-1], runs))
             finally:
                 bench.close()
@@ -142,7 +134,7 @@ def kill_runs(runs: int, seed: int, tell: Tell, *, only: Sequence[int] = ()) -> 
         "machine": describe_machine(),
         "versions": describe_versions(),
         "tree": {"files": len(files), "bytes": size, "part_bytes": PART_BYTES},
-        "undisturbed_seconds": {str(count): round(value, 2) for count, value in seconds.items()},
+        "undisturbed_seconds": round(seconds, 2),
         "summary": summarize(outcomes, size),
         "runs": [outcome.as_dict() for outcome in outcomes],
     }
@@ -163,7 +155,6 @@ def summarize(outcomes: Sequence[Outcome], tree_bytes: int) -> dict[str, Any]:
         "kills": kills,
         **asdict(found),
         "not_completed": sum(bool(outcome.problem) for outcome in outcomes),
-        "orphans": sum(outcome.orphans for outcome in outcomes),
         "beyond_one_part_per_connection": sum(outcome.bytes_again > outcome.bytes_allowed for outcome in outcomes),
         "share_of_allowed_most": round(max(shares, default=0.0), 3),
         "bytes_again_of_tree": round(sum(again) / (len(outcomes) * tree_bytes or 1), 4),
@@ -178,8 +169,8 @@ def render(result: dict[str, Any]) -> str:
     told = result["summary"]
     return (
         f"{told['runs']:,} runs, {told['kills']:,} kills: {told['wrong']} wrong, {told['missing']} missing, "
-        f"{told['extra']} extra objects, {told['open_uploads']} open uploads, {told['not_completed']} not completed, "
-        f"{told['orphans']} orphans. Sent again: {told['bytes_again_of_tree']:.2%} of the bytes of a run, "
+        f"{told['extra']} extra objects, {told['open_uploads']} open uploads, {told['not_completed']} not completed. "
+        f"Sent again: {told['bytes_again_of_tree']:.2%} of the bytes of a run, "
         f"{told['bytes_again_most'] / 1e6:.1f} MB at most; beyond one part per connection and kill: "
         f"{told['beyond_one_part_per_connection']} runs. {result['seconds']:,.0f} s."
     )
@@ -200,9 +191,9 @@ class _Bench:
             self._client.delete_bucket(Bucket=self._bucket)  # SeaweedFS removes what is inside
         self._client.close()
 
-    def undisturbed(self, processes: int) -> float:
+    def undisturbed(self) -> float:
         """How long a run takes that nobody kills, in seconds: the median of three."""
-        plan = Plan(number=-1, processes=processes, concurrency=4, transport="auto", overwrite="journal", kills=())
+        plan = Plan(number=-1, concurrency=4, transport="auto", overwrite="journal", kills=())
         outcomes = [self.run(replace(plan, number=-1 - place), 0.0) for place in range(3)]
         for outcome in outcomes:
             if not outcome.good:
@@ -214,8 +205,8 @@ class _Bench:
         if not self._runs % RUNS_PER_BUCKET:
             self._next_bucket()
         self._runs += 1
-        prefix = f"run{plan.number}-{plan.processes}/"
-        state = _made(self._directory / f"state{plan.number}-{plan.processes}")
+        prefix = f"run{plan.number}/"
+        state = _made(self._directory / f"state{plan.number}")
         traffic = Traffic()
         watched = Watched(traffic, PART_SECONDS, OBJECT_SECONDS)
         attempts: list[Attempt] = []
@@ -232,18 +223,11 @@ class _Bench:
                     if attempts[-1].exit_code is not None:
                         break
                 seconds = time.monotonic() - began
-                # Those whose parent was killed alone may still have something to end.
-                left = [each for attempt in attempts for each in attempt.processes]
-                orphans = living(left, within_seconds=_ORPHANS_SECONDS)
             finally:
                 traffic.killed.set()
-                for attempt in attempts:
-                    kill_all(attempt.processes)
-                    for each in attempt.processes:
-                        os.close(each)
         found = compare(self._client, self._bucket, prefix, self._files)
         again = traffic.body_bytes - sum(map(len, self._files.values()))
-        return Outcome(plan, seconds, attempts, found, again, orphans, _problem(attempts[-1], len(self._files)))
+        return Outcome(plan, seconds, attempts, found, again, _problem(attempts[-1], len(self._files)))
 
     def _attempt(
         self, command: list[str], state: Path, traffic: Traffic, kill: Kill | None, undisturbed_seconds: float
@@ -256,25 +240,16 @@ class _Bench:
         moment, killed = traffic.moment, traffic.killed
         watcher = threading.Thread(target=lambda: (process.wait(), moment.set()), daemon=True)
         watcher.start()
-        children: list[int] = []
         try:
             by_the_clock = kill is not None and not kill.operation
             limit = kill.fraction * undisturbed_seconds if kill is not None and by_the_clock else _LIMIT_SECONDS
             due = moment.wait(limit) or by_the_clock
             under_way = traffic.under_way
-            if process.poll() is None and kill is not None and kill.how != "KILL":
-                children = children_of(process.pid)
+            if kill is not None and kill.how != "KILL":
                 process.send_signal(_SIGNALS[kill.how])
                 watcher.join(_STOP_SECONDS)
-            elif process.poll() is None:
-                # The parent stands still while its processes die: none of them gets to tidy up.
-                process.send_signal(signal.SIGSTOP)
-                children = children_of(process.pid)
-                if kill is None or kill.victim == "group":
-                    kill_all(children)
-                process.kill()
-                watcher.join()
             else:
+                process.kill()
                 watcher.join()
         finally:
             late = process.poll() is None
@@ -285,7 +260,7 @@ class _Bench:
             killed.set()
         text = moaned.read_text(errors="replace").replace(str(self._directory), "…")
         told = _json(said) or {"stderr": text if due else "it took too long"}
-        return Attempt(children, end, traffic.under_way_most, under_way, told)
+        return Attempt(end, traffic.under_way_most, under_way, told)
 
     @property
     def _environment(self) -> dict[str, str]:
@@ -331,7 +306,7 @@ def _line(outcome: Outcome, runs: int) -> str:
     kills = ", ".join(_moment(kill) for kill in outcome.kills) or "not killed: it was faster"
     told = f"  {outcome.plan.number + 1}/{runs}: {kills}; {outcome.seconds:.1f} s, "
     told += f"{outcome.bytes_again / 1e6:.1f} of {outcome.bytes_allowed / 1e6:.1f} MB again"
-    return told if outcome.good else f"{told} WRONG: {outcome.found}, {outcome.orphans} orphans. {outcome.problem}"
+    return told if outcome.good else f"{told} WRONG: {outcome.found}. {outcome.problem}"
 
 
 def _moment(kill: Kill) -> str:

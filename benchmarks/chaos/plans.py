@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Victim = Literal["group", "parent"]
 How = Literal["KILL", "INT", "TERM"]
 Phase = Literal["request", "late", "body", "answer"]
 KILLS_MAX: Final = 3
@@ -33,15 +32,13 @@ class Kill:
         operation, nth: or when the n-th request of this operation is at `phase`: "request": it has begun to come, and
             gets no further; "late": the same, but it reaches the server after its sender is dead; "body": half of its
             body came; "answer": the server has done it, and the client does not hear of it.
-        victim: the command with all its processes, or the command alone, so that they must notice.
-        how: the signal. SIGINT and SIGTERM go to the command alone, as from a terminal or from Slurm.
+        how: the signal.
     """
 
     fraction: float = 0.0
     operation: str = ""
     nth: int = 0
     phase: Phase = "request"
-    victim: Victim = "group"
     how: How = "KILL"
 
     def as_dict(self) -> dict[str, object]:
@@ -49,7 +46,7 @@ class Kill:
         place: dict[str, object] = {"fraction": round(self.fraction, 4)}
         if self.operation:
             place = {"operation": self.operation, "nth": self.nth, "phase": self.phase}
-        return {**place, "victim": self.victim, "how": self.how}
+        return {**place, "how": self.how}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +54,6 @@ class Plan:
     """One run: its options, and when it is killed, one attempt after the other. The attempt after the last is left."""
 
     number: int
-    processes: int
     concurrency: int
     transport: Literal["auto", "aioboto3"]
     overwrite: Literal["journal", "checksum"]
@@ -66,8 +62,7 @@ class Plan:
     @property
     def options(self) -> list[str]:
         """For `asyncsink export`."""
-        words = ["--concurrency", str(self.concurrency), "--overwrite", self.overwrite, "--transport", self.transport]
-        return words if self.processes == 1 else [*words, "--processes", str(self.processes)]
+        return ["--concurrency", str(self.concurrency), "--overwrite", self.overwrite, "--transport", self.transport]
 
 
 def draw(seed: int, runs: int) -> list[Plan]:
@@ -83,13 +78,11 @@ def draw(seed: int, runs: int) -> list[Plan]:
 
 
 def _plan(number: int, moment: float, dice: random.Random) -> Plan:
-    processes = 2 if number % 4 == 3 else 1
     kills = []
     for place in range(dice.choice((1, 1, 2, KILLS_MAX))):
-        victim: Victim = "parent" if processes > 1 and dice.random() < 0.5 else "group"
         if dice.random() < 0.5:
             fraction = moment if not place else dice.random()
-            kills.append(Kill(fraction=fraction, victim=victim, how=dice.choice(_SIGNALS)))
+            kills.append(Kill(fraction=fraction, how=dice.choice(_SIGNALS)))
             continue
         known = _OPERATIONS | (_ONLY_AFTER_A_KILL if place else {})
         operation = dice.choice(list(known))
@@ -97,10 +90,9 @@ def _plan(number: int, moment: float, dice: random.Random) -> Plan:
         phases += ["body"] if operation in _WITH_A_BODY else []
         nth = dice.randint(1, known[operation])
         how = dice.choice(_SIGNALS)
-        kills.append(Kill(operation=operation, nth=nth, phase=dice.choice(phases), victim=victim, how=how))
+        kills.append(Kill(operation=operation, nth=nth, phase=dice.choice(phases), how=how))
     return Plan(
         number=number,
-        processes=processes,
         concurrency=dice.choice((2, 4, 8)),
         transport="aioboto3" if number % 6 == 5 else "auto",
         overwrite="checksum" if dice.random() < 0.25 else "journal",

@@ -1,4 +1,4 @@
-"""asyncsink from Python: python -m benchmarks.scripts.asyncsink_export DIRECTORY BUCKET PREFIX MANIFEST [PROCESSES]"""
+"""asyncsink from Python: python -m benchmarks.scripts.asyncsink_export DIRECTORY BUCKET PREFIX MANIFEST"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asyncsink.sink import export_directory
 from benchmarks.scripts.clock import CONCURRENCY, Clock
 
 
-async def main(directory: str, bucket: str, prefix: str, manifest: str, processes: str = "1") -> None:
+async def main(directory: str, bucket: str, prefix: str, manifest: str) -> None:
     """Publish with everything on that is on by default, and a manifest."""
     with Clock() as clock:
         report = await export_directory(
@@ -27,7 +27,6 @@ async def main(directory: str, bucket: str, prefix: str, manifest: str, processe
             ca_bundle=os.environ.get("AWS_CA_BUNDLE"),
             concurrency=CONCURRENCY,
             manifest=manifest,
-            processes=int(processes),
         )
         report.raise_for_failures()
         clock.objects = len(report.receipts) + len(report.skips)
@@ -36,4 +35,4 @@ async def main(directory: str, bucket: str, prefix: str, manifest: str, processe
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(main(*sys.argv[1:6]))
+        runner.run(main(*sys.argv[1:5]))

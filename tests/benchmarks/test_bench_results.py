@@ -17,7 +17,7 @@ from benchmarks import commands, contenders, launcher, running
 from benchmarks.cli import app
 from benchmarks.cohort import Member, load_cohort
 from benchmarks.measuring import Measurement
-from benchmarks.readme import BEGIN, END, PROFILE_BEGIN, PROFILE_END, short_table
+from benchmarks.readme import BEGIN, END, PROFILE_BEGIN, PROFILE_END
 from benchmarks.running import Order, rotated, run, save
 from benchmarks.scenarios import SCENARIOS, Scenario, make_data_set
 from benchmarks.summary import Spread, observed_checks, ratios_per_round, rows_of, spread
@@ -159,21 +159,6 @@ def test_the_readme_gets_a_short_table_between_its_marks(result: dict[str, Any],
     assert f"{rows['s5cmd'].speed_ratio.median:.2f} x" in line
     readme.write_text("no marks")
     assert CliRunner().invoke(app, ["readme", str(saved), "--file", str(readme)]).exit_code == 2
-
-
-def test_two_processes_have_lines_of_their_own_in_the_readme(result: dict[str, Any]) -> None:
-    result["contenders"].append({**result["contenders"][0], "name": "asyncsink-2"})
-    result["measurements"] += [
-        measurement("asyncsink-2", number, wall) for number, wall in ((1, 0.5), (2, 1.0), (3, 0.6))
-    ]
-    lines = short_table([result]).splitlines()[2:]
-    assert [line.split("|")[1].strip() for line in lines] == [
-        "Files, null + 20 ms, engine",
-        "Files, null + 20 ms, whole process",
-        "Files, null + 20 ms, whole process, two processes",
-    ]
-    assert ["3.00 x" in line for line in lines] == [False, True, False]
-    assert "6.00 x" in lines[2]
 
 
 def test_the_table_of_a_repeated_publication_says_how_sameness_is_found(result: dict[str, Any]) -> None:

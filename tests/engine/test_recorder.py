@@ -15,7 +15,7 @@ from asyncsink.engine.events import Events
 from asyncsink.engine.recorder import BATCH, QUEUE_PASSED, QUEUE_RECORDS, Passed, Record, Recorder, Ticket
 from asyncsink.errors import JournalError
 from asyncsink.model import Event, Failure, Finished, Receipt
-from asyncsink.report.encoded import Encoded, encoded
+from asyncsink.report.encoded import encoded
 from asyncsink.report.manifest import ManifestHeader, ManifestWriter, read_manifest
 from asyncsink.report.outcomes import OutcomeLog
 
@@ -62,13 +62,13 @@ FAILED = Failure("/s/f", "f", "s3://b/f", "Throttled", "Too many.", "upload")
 
 
 @pytest.mark.parametrize("failures_only", [False, True])
-async def test_what_other_processes_pass_on_is_recorded_before_it_is_told(tmp_path: Path, failures_only: bool) -> None:
+async def test_what_batches_pass_on_is_recorded_before_it_is_told(tmp_path: Path, failures_only: bool) -> None:
     manifest, log = ManifestWriter(tmp_path / "m", ManifestHeader(destination="d")), OutcomeLog()
     await manifest.open()
     order: list[object] = []
 
     class Journal:
-        async def record(self, ended: Sequence[Record], _written: Encoded, passed: Sequence[Passed], /) -> None:
+        async def record(self, ended: Sequence[Record], passed: Sequence[Passed], /) -> None:
             order.extend([*(group[0] for group, _, _ in ended), *(row[0] for each in passed for row in each.rows)])
 
     def observe(event: Event) -> None:
@@ -149,10 +149,10 @@ async def test_commits_are_few_and_nobody_who_waits_waits_longer(monkeypatch: py
     events, commits = Events(), list[int]()
 
     class Journal:
-        async def record(self, ended: Sequence[Record], _written: Encoded, _passed: Sequence[Passed], /) -> None:
+        async def record(self, ended: Sequence[Record], _passed: Sequence[Passed], /) -> None:
             commits.append(len(ended))
 
-    recorder = Recorder(OutcomeLog(), None, events, Journal(), commits=True)
+    recorder = Recorder(OutcomeLog(), None, events, Journal())
     with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(recorder.run)

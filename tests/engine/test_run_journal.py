@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import anyio
 import pytest
 
 from asyncsink.engine.journalling import COUNT_BATCH, RunJournal
-from asyncsink.engine.parent_log import ParentLog
 from asyncsink.engine.recorder import Passed
-from asyncsink.engine.step_writer import StepWriter
 from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.journal.rows import PublishedRow, published_row
@@ -25,13 +22,11 @@ from asyncsink.model import (
     Receipt,
     Skip,
     SourceFile,
-    StoredPart,
     Transfer,
     UploadCompleting,
     UploadCreating,
     UploadGone,
     UploadOpened,
-    UploadPartStored,
     UploadStep,
 )
 from asyncsink.report.encoded import Encoded
@@ -135,16 +130,15 @@ async def test_a_whole_object_does_not_end_the_row_of_an_upload_under_way() -> N
     assert kept.published == [Published(SOURCE, "k", "e", "v", None)]
 
 
-async def test_what_another_process_passes_on_is_written_as_if_it_were_our_own() -> None:
-    """Rows of keys without an upload under way, and what failed on its way is forgotten."""
+async def test_rows_of_batches_are_written_where_no_upload_is_under_way() -> None:
     kept = Kept()
     journal = run_journal(kept)
     await journal.step(CREATING)
     of_k, of_other = (published_row(Published(SOURCE, key, "e", "v", None)) for key in ("k", "other"))
-    await journal.record([], None, [Passed(Encoded(), [of_k, of_other], ["lost"])])
-    assert (kept.published, kept.forgotten) == ([of_other], ["lost"])
+    await journal.record([], [Passed(Encoded(), [of_k, of_other])])
+    assert kept.published == [of_other]
     await journal.step(UploadCompleting("k"))
-    await journal.record([], None, [Passed(Encoded(), [of_k])])
+    await journal.record([], [Passed(Encoded(), [of_k])])
     assert kept.published == [of_other, of_k]
     await journal.step(UploadGone("k"))
     assert UploadGone("k") not in kept.steps, "what is published has ended its upload"
@@ -200,57 +194,3 @@ async def test_a_full_disk_under_the_journal_is_no_affair_of_one_file(monkeypatc
     monkeypatch.setattr(kept, "step", full)
     with pytest.raises(JournalError, match="full"):
         await run_journal(kept).step(CREATING)
-
-
-async def test_a_process_waits_for_the_steps_that_must_be_written_first() -> None:
-    kept, log, noted, errors = Kept(), ParentLog(), list[int](), list[Exception]()
-    part = UploadPartStored("k", StoredPart(1, "e", None))
-
-    async def note(steps: int) -> None:
-        noted.append(steps)
-        log.noted(steps)
-
-    async def publish() -> None:
-        for step in (CREATING, UploadOpened("k", "u"), part, UploadCompleting("k")):
-            await log.step(step)
-
-    writer = StepWriter(run_journal(kept), note, errors.append)
-    async with anyio.create_task_group() as group:
-        group.start_soon(writer.run)
-        group.start_soon(publish)
-        for told in ([CREATING], [UploadOpened("k", "u")], [part, UploadCompleting("k")]):
-            await log.hurry.wait()
-            await anyio.wait_all_tasks_blocked()
-            taken = log.taken()
-            assert taken == told
-            await writer.add(taken)
-            await anyio.wait_all_tasks_blocked()
-        writer.gone()
-    assert noted == [1, 2, 4]
-    assert kept.steps == [CREATING, UploadOpened("k", "u"), part, UploadCompleting("k")]
-    assert errors == []
-
-
-async def test_a_process_that_is_gone_creates_nothing_any_more() -> None:
-    kept = Kept()
-    journal = run_journal(kept)
-    for step in (CREATING, UploadOpened("k", "u")):
-        await journal.step(step)
-    noted = list[int]()
-
-    async def note(steps: int) -> None:
-        noted.append(steps)
-
-    writer = StepWriter(journal, note, lambda _: None)
-    await writer.add([UploadGone("k"), CREATING])
-    writer.gone()
-    await writer.run()
-    assert kept.steps[-1] == UploadGone("k")
-    assert noted == []
-
-
-async def test_a_process_tells_of_a_part_at_once() -> None:
-    """What its parent has not heard of when both are killed is sent again."""
-    log = ParentLog()
-    await log.step(UploadPartStored("k", StoredPart(1, "e", None)))
-    assert log.hurry.is_set()

@@ -92,7 +92,11 @@ class Bench:
         small_files = SmallFiles(publisher, self.destination, copies, hops=self.hops, **common)
         outcomes: list[Outcome] = []
         given = self.transfers() if transfers is None else transfers
-        await small_files.publish(given, lambda ended, _: outcomes.extend(ended))
+        await small_files.publish(
+            given,
+            lambda ended, _: outcomes.extend(ended),
+            lambda passed: outcomes.extend(passed.written.outcomes()),
+        )
         assert not self.budget.held_bytes
         return outcomes
 

@@ -1,4 +1,4 @@
-"""The tuner: what is said of the limit is about all processes of a run, and its beat rests with the run."""
+"""The tuner: what is told of the limit, and a beat that rests with the run."""
 
 from __future__ import annotations
 
@@ -12,22 +12,18 @@ from asyncsink.s3.pacing import Pacer
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_limits_of_other_processes_count() -> None:
+async def test_a_change_of_the_limit_is_told() -> None:
     told: list[Event] = []
 
     async def emit(event: Event) -> None:
         told.append(event)
-        if len(told) == 1:
-            # While a slow reader is told of the first change, another process tells of its own.
-            await tuner.tell_elsewhere(-3, "errors rise")
 
     pacer = Pacer(8)
     tuner = Tuner(pacer, Limits(concurrency_start=8, concurrency_max=32), emit)
-    tuner.limit_elsewhere = 10
     pacer._window.throttled = 1
     await tuner.step(0.5)
     assert pacer.limit == 4
-    assert told == [LimitChanged(18, 14, "the server throttles"), LimitChanged(14, 11, "errors rise")]
+    assert told == [LimitChanged(8, 4, "the server throttles")]
 
 
 async def test_a_service_that_publishes_nothing_is_woken_seldom() -> None:

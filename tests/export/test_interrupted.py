@@ -110,17 +110,6 @@ async def test_the_run_after_a_signal_sends_what_the_run_after_kill_9_sends(
     assert report.as_dict()["bytes_resumed"] == 20 * MIB
 
 
-async def test_with_several_processes_too(bench: Bench) -> None:
-    second = bench.folder / "second.nii"
-    second.write_bytes(os.urandom(MIB) * 12)
-    told = await bench.command(signal.SIGTERM, "--journal", str(bench.journal), "--processes", "2")
-    assert {left["key"] for left in told["resumable"]} >= {KEY}
-    report = await bench.completed(processes=2)
-    assert f"UploadPart {PARTS}" in bench.proxy.seen
-    assert bench.proxy.parts_of("bold.nii") in ([5], [4, 5])
-    assert report.bytes_resumed >= 15 * MIB
-
-
 @pytest.mark.parametrize("why", [["--abort-on-interrupt"], ["--no-journal"]], ids=["asked for", "no journal"])
 async def test_uploads_that_nobody_goes_on_with_are_aborted(bench: Bench, why: list[str]) -> None:
     told = await bench.command(signal.SIGINT, *why)

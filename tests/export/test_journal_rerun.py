@@ -99,16 +99,15 @@ async def test_other_options_are_another_object(
     assert opened, "what was published with another checksum is compared again"
 
 
-@pytest.mark.parametrize("processes", [1, 2])
 async def test_a_run_that_ended_without_recording_leaves_no_false_claim(
-    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], processes: int,
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """What it wrote over is not known any more: not that it is the old object, nor that it is the new one."""
     other = tmp_path / "other/a.txt"
     other.parent.mkdir()
     other.write_bytes(b"OMEGA")
-    options = {**options, "journal": tmp_path / "j.sqlite", "processes": processes}
+    options = {**options, "journal": tmp_path / "j.sqlite"}
     await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
     with monkeypatch.context() as patch:
         patch.setattr(RunJournal, "record", _lost)
@@ -135,12 +134,11 @@ async def test_what_is_gone_from_the_server_is_noticed_where_the_server_is_asked
     assert {receipt.key for receipt in report.receipts} == {"p/a.txt", "p/sub/deep/é✓.tsv"}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
 async def test_what_the_listing_shows_to_be_gone_or_replaced_is_not_trusted(
-    tree: Path, tmp_path: Path, bucket: str, s3: Any, stored: Stored, options: dict[str, Any], processes: int
+    tree: Path, tmp_path: Path, bucket: str, s3: Any, stored: Stored, options: dict[str, Any]
 ) -> None:
     """The one request that proves bucket and credentials says so anyway."""
-    options = {**options, "journal": tmp_path / "j.sqlite", "processes": processes}
+    options = {**options, "journal": tmp_path / "j.sqlite"}
     await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
     s3.delete_object(Bucket=bucket, Key="p/a.txt")
     s3.put_object(Bucket=bucket, Key="p/sub/deep/é✓.tsv", Body=b"other bytes!")
@@ -206,21 +204,8 @@ async def test_a_missing_local_copy_is_made_again(
     assert all(skip.local_copy for skip in report.skips)
 
 
-async def test_several_processes_share_one_journal(
-    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any]
-) -> None:
-    options = {**options, "journal": tmp_path / "j.sqlite", "processes": 2}
-    first = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
-    assert (first.objects_uploaded, list(first.failures)) == (5, [])
-    again = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
-    # One LIST each.
-    assert (again.objects_uploaded, again.objects_skipped, again.requests) == (0, 5, 2)
-    assert {skip.reason for skip in again.skips} == {UNCHANGED_REASON}
-
-
-@pytest.mark.parametrize("processes", [1, 2])
 async def test_what_was_read_is_remembered_and_not_what_was_found(
-    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], processes: int
+    tree: Path, tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
 ) -> None:
     """Another tool publishes its results by renaming, between the walk and the opening, and takes them back later."""
     new, old = tmp_path / "new", tmp_path / "old"
@@ -232,7 +217,7 @@ async def test_what_was_read_is_remembered_and_not_what_was_found(
             (tree / "sub").rename(old)
             new.rename(tree / "sub")
 
-    given = {**options, "journal": tmp_path / "j.sqlite", "processes": processes}
+    given = {**options, "journal": tmp_path / "j.sqlite"}
     settings = parse_options(f"s3://{bucket}/p", given)
     report = await run_source(settings, DirectorySource(tree, symlinks="follow"), observe=rename)
     assert (report.objects_uploaded, stored()["p/sub/b c+%.json"]) == (5, b'{"new": 1}')
@@ -242,12 +227,11 @@ async def test_what_was_read_is_remembered_and_not_what_was_found(
     assert (again.objects_uploaded, stored()["p/sub/b c+%.json"]) == (1, b"{}")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
 async def test_the_same_source_under_the_same_key_is_sent_once(
-    tree: Path, tmp_path: Path, bucket: str, s3: Any, options: dict[str, Any], processes: int
+    tree: Path, tmp_path: Path, bucket: str, s3: Any, options: dict[str, Any]
 ) -> None:
     large = str(tree / "sub/large.nii.gz")
-    options = {**options, "journal": tmp_path / "j.sqlite", "processes": processes, "overwrite": "always"}
+    options = {**options, "journal": tmp_path / "j.sqlite", "overwrite": "always"}
     report = await asyncsink.export({"@a": [large] * 4}, f"s3://{bucket}/p", **options)
     assert (len(report.receipts), list(report.failures)) == (1, [])
     assert [skip.reason for skip in report.skips] == [REPEATED] * 3
@@ -302,9 +286,8 @@ async def test_a_default_journal_inside_the_source_is_left_out(
         await asyncsink.export_directory(tmp_path, f"s3://{bucket}", overwrite="journal", **options)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
 async def test_a_journal_on_a_stalled_disk_does_not_hold_a_cancelled_run(
-    tmp_path: Path, bucket: str, options: dict[str, Any], processes: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor does it where all wait for the recorder, which waits for the journal."""
     room, write, stalled, released = Recorder.room, Rows.write, asyncio.Event(), threading.Event()
@@ -325,8 +308,7 @@ async def test_a_journal_on_a_stalled_disk_does_not_hold_a_cancelled_run(
     monkeypatch.setattr(Recorder, "room", noted)
     monkeypatch.setattr("asyncsink.engine.recorder.QUEUE_RECORDS", 1)
     monkeypatch.setattr("asyncsink.engine.recorder.QUEUE_PASSED", 1)
-    monkeypatch.setattr("asyncsink.engine.processes.LEAVE_SECONDS", 1.0)
-    given = {**options, "journal": tmp_path / "j.sqlite", "processes": processes}
+    given = {**options, "journal": tmp_path / "j.sqlite"}
     settings = parse_options(f"s3://{bucket}/p", given)
     settings = replace(settings, retry=replace(settings.retry, abort_seconds=0.1))
     run = asyncio.create_task(run_source(settings, DirectorySource(tmp_path / "many", symlinks="follow")))

@@ -182,13 +182,12 @@ def records_whole(path: Path) -> Records:
     return [json.loads(line) for line in lines[:-1]]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("overwrite", ["checksum", "size", "journal"])
 async def test_a_rerun_that_sends_nothing_keeps_every_proof_of_the_first(
-    many: Path, tmp_path: Path, bucket: str, options: dict[str, Any], overwrite: str, processes: int
+    many: Path, tmp_path: Path, bucket: str, options: dict[str, Any], overwrite: str
 ) -> None:
     manifest = tmp_path / "m.jsonl"
-    arguments: dict[str, Any] = {**options, "manifest": manifest, "processes": processes}
+    arguments: dict[str, Any] = {**options, "manifest": manifest}
     await asyncsink.export_directory(many, f"s3://{bucket}/p", **arguments)
     before = {record["key"]: record for record in records(manifest, "receipt")}
     for _ in range(2):

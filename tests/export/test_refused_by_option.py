@@ -131,10 +131,9 @@ def failing(times: int, which: str) -> Any:
     return quirk
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-async def test_what_failed_for_a_cause_that_passes_is_tried_once_more(many: Path, processes: int) -> None:
+async def test_what_failed_for_a_cause_that_passes_is_tried_once_more(many: Path) -> None:
     with quirky_s3(failing(QUICK.attempts, "f00")) as server:
-        report = await export(many, server, processes=processes)
+        report = await export(many, server)
         assert len(server.bodies()) == FILES
     assert (report.objects_uploaded, report.objects_failed, report.objects_total) == (FILES, 0, FILES)
     assert len({receipt.key for receipt in report.receipts}) == FILES

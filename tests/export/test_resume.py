@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 import asyncsink
@@ -70,33 +67,19 @@ class Bench:
         data: bytes = self.s3.get_object(Bucket=self.bucket, Key=KEY)["Body"].read()
         return data
 
-    async def killed_at(self, operation: str, held: Held, *more: str, alone: bool = False) -> None:
-        """Run the command until the proxy holds `operation`, and kill it, and every process that it started; or it
-        alone, and wait until they have ended by themselves."""
+    async def killed_at(self, operation: str, held: Held, *more: str) -> None:
+        """Run the command until the proxy holds `operation`, and kill it."""
         self.proxy.hold = lambda name: held if name == operation else ""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "asyncsink.cli.main", "export", str(self.folder), self.destination, "--quiet",
             "--journal", str(self.journal), "--endpoint-url", self.proxy.endpoint_url, "--part-size", "5MiB", *more,
-            start_new_session=True,
         )  # fmt: skip
         try:
             async with asyncio.timeout(60):
                 await self.proxy.held.wait()
         finally:
-            # The parent stands still while its processes die: none of them gets to tidy up.
-            process.send_signal(signal.SIGSTOP)
-            with ExitStack() as descriptors:
-                children = []
-                for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-                    children.append(os.pidfd_open(int(child)))
-                    descriptors.callback(os.close, children[-1])
-                    if not alone:
-                        os.kill(int(child), signal.SIGKILL)
-                process.kill()
-                await process.wait()
-                for each in children:
-                    async with asyncio.timeout(60):
-                        await anyio.wait_readable(each)  # it has ended
+            process.kill()
+            await process.wait()
         self.proxy.forget()
 
     async def again(self, **more: Any) -> asyncsink.Report:
@@ -197,52 +180,6 @@ async def test_kept_parts_are_not_joined_with_others_where_only_the_ctime_tells(
     report = await run_source(settings, DirectorySource(bench.folder, symlinks="follow"), observe=edit)
     report.raise_for_failures()
     assert (bench.content, bench.open_uploads) == (bench.file.read_bytes(), [])
-
-
-async def test_with_several_processes_too(bench: Bench) -> None:
-    (bench.folder / "second.nii").write_bytes(os.urandom(MIB) * 12)
-    await bench.killed_at("UploadPart 5", "request", "--processes", "2", "--concurrency", "2")
-    report = await bench.again(processes=2)
-    assert bench.proxy.parts_of("bold.nii") in ([5], [4, 5], [3, 4, 5])
-    assert bench.content == bench.file.read_bytes()
-    assert (bench.open_uploads, report.objects_uploaded + report.objects_skipped) == ([], 2)
-
-
-async def test_processes_whose_parent_was_killed_leave_its_uploads_alone(bench: Bench) -> None:
-    """The next run may go on with them already: an abort would take the parts away from it."""
-    (bench.folder / "second.nii").write_bytes(os.urandom(MIB) * 12)
-    await bench.killed_at("UploadPart 5", "request", "--processes", "2", "--concurrency", "2", alone=True)
-    assert bench.open_uploads
-    await bench.again(processes=2)
-    assert bench.proxy.parts_of("bold.nii") in ([5], [4, 5], [3, 4, 5])
-    assert (bench.content, bench.open_uploads) == (bench.file.read_bytes(), [])
-
-
-async def test_a_process_that_is_killed_leaves_its_upload_in_the_journal(bench: Bench) -> None:
-    # The process that is not killed, the parent, takes what comes first.
-    (bench.folder / "before.nii").write_bytes(os.urandom(MIB) * 12)
-    bench.proxy.hold = lambda name: "request" if name == "UploadPart 5" else ""
-    options: dict[str, Any] = {
-        "journal": bench.journal,
-        "part_size_bytes": "5MiB",
-        "endpoint_url": bench.proxy.endpoint_url,
-    }
-
-    async def kill() -> None:
-        await bench.proxy.held.wait()
-        for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
-            if b"engine.child" in Path(f"/proc/{child}/cmdline").read_bytes():
-                os.kill(int(child), signal.SIGKILL)
-
-    killing = asyncio.create_task(kill())
-    report = await asyncsink.export_directory(bench.folder, bench.destination, processes=2, concurrency=2, **options)
-    await killing
-    assert KEY in [failure.key for failure in report.failures]
-    bench.proxy.forget()
-    await bench.again()
-    assert bench.proxy.parts_of("bold.nii") in ([5], [4, 5], [3, 4, 5])
-    assert bench.content == bench.file.read_bytes()
-    assert bench.open_uploads == []
 
 
 async def test_a_copy_is_read_for_and_nothing_is_sent_twice(bench: Bench, tmp_path: Path) -> None:
@@ -361,10 +298,9 @@ async def test_an_upload_whose_beginning_was_not_heard_of_is_ended(bench: Bench,
     assert (bench.content, bench.open_uploads) == (bench.file.read_bytes(), [])
 
 
-@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("kind", [UploadCreating, UploadOpened, UploadPartStored, UploadCompleting])
 async def test_a_journal_that_fails_stops_the_run(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type[UploadStep], processes: int
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type[UploadStep]
 ) -> None:
     step = SqliteJournal.step
 
@@ -377,11 +313,11 @@ async def test_a_journal_that_fails_stops_the_run(
     with monkeypatch.context() as failing:
         failing.setattr(SqliteJournal, "step", fail)
         with pytest.raises(JournalError, match="The disk is gone"):
-            await bench.again(processes=processes)
+            await bench.again()
     # What the journal has stays for the next run; what it has not was aborted.
     assert len(bench.open_uploads) == (1 if kind in (UploadPartStored, UploadCompleting) else 0)
     assert "Contents" not in bench.s3.list_objects_v2(Bucket=bench.bucket, Prefix=KEY)
-    await bench.again(processes=processes)
+    await bench.again()
     assert (bench.content, bench.open_uploads) == (bench.file.read_bytes(), [])
 
 

@@ -139,15 +139,23 @@ async def test_what_is_known_is_no_skip_while_another_source_is_on_its_way_to_th
     assert stored() == {"p/f.bin": last.read_bytes()}
 
 
+@pytest.mark.parametrize("overwrite", ["checksum", "always"])
 @pytest.mark.parametrize("journalled", [True, False])
 async def test_the_last_line_of_a_stream_wins(
-    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], proxy: HoldingProxy, journalled: bool
+    tmp_path: Path,
+    bucket: str,
+    stored: Stored,
+    options: dict[str, Any],
+    proxy: HoldingProxy,
+    journalled: bool,
+    overwrite: str,
 ) -> None:
     files = two_files(tmp_path, 100)
     options = {**options, "endpoint_url": proxy.endpoint_url, "journal": tmp_path / "j.sqlite" if journalled else False}
     lose_the_first_put(proxy)
     lines = "".join(json.dumps({"source": str(path), "key": "k"}) + "\n" for path in (*files, *files))
-    settings = parse_options(f"s3://{bucket}/p", {**options, "on_collision": "last"})
-    report = await run_source(settings, StreamSource(io.StringIO(lines)))
+    settings = parse_options(f"s3://{bucket}/p", {**options, "on_collision": "last", "overwrite": overwrite})
+    async with asyncio.timeout(60):
+        report = await run_source(settings, StreamSource(io.StringIO(lines)))
     assert (report.objects_uploaded, report.objects_failed) == (4, 0)
     assert stored() == {"p/k": files[1].read_bytes()}

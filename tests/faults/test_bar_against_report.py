@@ -135,7 +135,7 @@ def test_the_bar_says_no_more_than_the_report(
     total = sum(path.stat().st_size for path in cohort.rglob("*") if path.is_file())
     share = dice.uniform(0.02, 0.9)
     arguments = [
-        *("--transport", dice.choice(["wire", "aioboto3"]), "--processes", dice.choice(["1", "1", "2"])),
+        *("--transport", dice.choice(["wire", "aioboto3"])),
         *("--part-size", "5MiB", "--bandwidth", "60MB", "--give-up-after", "1s", *dice.choice([("--no-journal",), ()])),
         *dice.choice([(), ("--local-copy", str(tmp_path / "copy"))]),
     ]

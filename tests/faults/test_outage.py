@@ -149,19 +149,9 @@ async def test_a_server_that_comes_back_costs_no_file(mortal: Mortal, tree: Path
     assert watching.told(GaveUp) == []
 
 
-async def test_several_processes_wait_and_go_on(mortal: Mortal, tree: Path) -> None:
-    watching = Watching(mortal, 5, comes_back=True)
-    report = await export(tree, watching, processes=2)
-    report.raise_for_failures()
-    assert mortal.stored() == content_of(tree)
-    assert mortal.open_uploads() == []
-    assert watching.told(Paused)
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-async def test_a_server_that_stays_away_ends_the_run(mortal: Mortal, tree: Path, processes: int) -> None:
+async def test_a_server_that_stays_away_ends_the_run(mortal: Mortal, tree: Path) -> None:
     watching = Watching(mortal, 5, comes_back=False)
-    report = await export(tree, watching, processes=processes, give_up_after_seconds=8 if processes > 1 else 3)
+    report = await export(tree, watching, give_up_after_seconds=3)
     assert report.interrupted
     assert "refuses connections for" in report.stop_reason
     assert report.objects_uploaded >= 5

@@ -125,13 +125,10 @@ def read_only_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_a_read_only_disk_costs_several_processes_one_note(
-    processes: str, source: Path, tmp_path: Path, read_only_disk: Path
-) -> None:
+def test_a_read_only_disk_costs_one_note(source: Path, read_only_disk: Path) -> None:
     with quirky_s3() as server:
         ended = subprocess.run(
-            [COMMAND, "export", source, "s3://tryout/p", "--processes", processes],
+            [COMMAND, "export", source, "s3://tryout/p"],
             env=server.environment(read_only_disk, XDG_STATE_HOME=None),
             capture_output=True,
             text=True,

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import given
 
 import asyncsink
-from asyncsink.config import BANDWIDTH_BYTES_PER_SECOND_MIN, KIB, MIB, Limits, RetryPolicy, S3Target, Settings
-from asyncsink.engine.division import divide, processes_for
+from asyncsink.config import BANDWIDTH_BYTES_PER_SECOND_MIN, KIB, MIB, Limits, RetryPolicy, S3Target
 from asyncsink.errors import ConfigError
 from asyncsink.options import parse_options
 from asyncsink.s3.aioboto3_transport import Aioboto3Transport
@@ -26,7 +25,6 @@ from asyncsink.s3.body import SMALL_BODY_BYTES
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.operations import AbortMultipartUpload, PutObject
 from asyncsink.s3.pacing import Pacer
-from asyncsink.sources.directory import DirectorySource
 from asyncsink.testing.admitting_proxy import Asked
 from asyncsink.testing.faulty_peers import CannedPeer
 from asyncsink.testing.transport_kit import canned
@@ -119,18 +117,6 @@ def test_a_low_rate_has_few_requests_in_flight() -> None:
     assert parse_options("s3://bucket", {"bandwidth_bytes_per_second": "50MB"}).limits.concurrency_max == 1024
 
 
-@given(st.integers(BANDWIDTH_BYTES_PER_SECOND_MIN, 10**10), st.integers(1, 64))
-def test_processes_share_it(rate: int, processes: int) -> None:
-    limits = Limits(bandwidth_bytes_per_second=rate, memory_bytes=1 << 40)
-    settings = Settings(target=parse_options("s3://bucket", {}).target, limits=limits, processes=processes)
-    possible = processes_for(
-        settings, DirectorySource(".", symlinks="follow"), objects=100, largest_bytes=0, cores=4, dry_run=False
-    )
-    shares = [share.bandwidth_bytes_per_second or 0 for share in divide(limits, possible, 10)]
-    assert sum(shares) == rate
-    assert min(shares) >= BANDWIDTH_BYTES_PER_SECOND_MIN
-
-
 # -- the lanes -----------------------------------------------------------------------------------------------------
 
 
@@ -200,32 +186,6 @@ async def test_an_abort_does_not_wait_for_its_turn() -> None:
             assert given_up.cancelled_caught
             await lane.aclose()
     assert [head.split()[0] for head in peer.heads] == [b"DELETE", b"DELETE"]
-
-
-@pytest.mark.anyio
-@pytest.mark.usefixtures("plain_keys")
-async def test_processes_keep_to_it_together(
-    proxy: Any, tree: Path, bucket: str, all_there: Callable[[], bool]
-) -> None:
-    began: list[tuple[float, int]] = []
-
-    async def note(asked: Asked) -> None:
-        if asked.method == "PUT" and not began:
-            began.append(way.arrivals[-1])
-
-    async with proxy(note) as way:
-        report = await asyncsink.export_directory(
-            tree,
-            f"s3://{bucket}",
-            endpoint_url=way.endpoint_url,
-            part_size_bytes=5 * MIB,
-            bandwidth_bytes_per_second=RATE,
-            processes=2,
-        )
-    assert (report.failures, report.retries) == ([], 0)
-    (start, before), (end, received) = began[0], way.arrivals[-1]
-    assert received - before <= RATE * (end - start) * 1.05
-    assert await asyncio.to_thread(all_there)
 
 
 @pytest.mark.anyio

@@ -120,16 +120,6 @@ def test_every_command_finds_the_way(tree: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "back").iterdir())) == 41
 
 
-@pytest.mark.usefixtures("keys")
-def test_other_processes_of_a_run_know_the_region(tree: Path, tmp_path: Path) -> None:
-    regional = Regional()
-    with quirky_s3(regional) as s3:
-        ended = run_command("export", tree, "s3://tryout/p", "--processes", 2, env=s3.environment(tmp_path))
-        assert ended.returncode == 0, ended.stderr
-        assert len(s3.bodies()) == 41
-    assert len(regional.refused) == 1
-
-
 @pytest.mark.anyio
 @pytest.mark.usefixtures("keys")
 async def test_a_head_that_names_a_region(lane: LaneChoice) -> None:

@@ -184,20 +184,17 @@ def test_a_command_that_cannot_be_started_anew_says_so(server: QuirkyS3, tree: P
 # -- the API, in an interpreter whose own encoding is another ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_directory_by_the_api(
-    variables: dict[str, str], server: QuirkyS3, tree: Path, tmp_path: Path, processes: int
-) -> None:
+def test_a_directory_by_the_api(variables: dict[str, str], server: QuirkyS3, tree: Path, tmp_path: Path) -> None:
     code = """
 import anyio
 report = anyio.run(lambda: asyncsink.export_directory(
-    sys.argv[1], "s3://tryout/p", local_copy=words[1], manifest=words[2], processes=int(words[3])))
+    sys.argv[1], "s3://tryout/p", local_copy=words[1], manifest=words[2]))
 report.raise_for_failures()
 result = [list(report.out_file), sorted(receipt.key for receipt in report.receipts), os.path.isdir(report.out_file[1])]
 """
     manifest = tmp_path / "m\u00e9\u8133.jsonl"
     env = server.environment(tmp_path, **variables)
-    _, keys, is_there = run_api(code, env, tree, tmp_path / "copy-\u00e9", manifest, processes)
+    _, keys, is_there = run_api(code, env, tree, tmp_path / "copy-\u00e9", manifest)
     assert keys == [f"p/{key}" for key in KEYS]
     assert is_there, "what the API lists can be opened by the interpreter that asked"
     assert sorted(server.bodies()) == keys

@@ -37,8 +37,8 @@ from asyncsink.testing.faulty_peers import CannedPeer
 from asyncsink.testing.transport_kit import canned
 
 HEAVY = ("aioboto3", "aiobotocore", "aiohttp", "boto3", "botocore", "http.client", "rich")
-AT_TIMES = ("aiofiles", "tenacity", "asyncsink.engine.processes", "asyncsink.report.manifest")
-"""Of a manifest, of what is sent again, of several processes: no plain run needs them."""
+AT_TIMES = ("aiofiles", "tenacity", "asyncsink.report.manifest")
+"""Of a manifest, and of what is sent again: no plain run needs them."""
 CHECKSUMS = "_awscrt"
 WATCHED = (*HEAVY, *AT_TIMES, CHECKSUMS)
 TELL = f"""
@@ -124,7 +124,6 @@ def test_what_is_asked_for_is_loaded(export: Callable[..., Any], tmp_path: Path)
     ("module", "unloaded"),
     [
         ("asyncsink.cli.app", (*WATCHED, "anyio", "asyncio", "sqlite3", "uvloop", "asyncsink.sink")),
-        ("asyncsink.engine.child", (*WATCHED, "typer", "uvloop")),
         ("asyncsink.sink", (*WATCHED, "typer", "uvloop", "importlib.metadata")),
     ],
 )
