@@ -118,11 +118,11 @@ class Run:
         """So many faults happened, each was answered by sending once more, and the report counts what it sent.
 
         Both lanes send once more at once where a kept connection ends before the first byte of an answer: the server
-        may just have closed it for being idle. The report does not count that; the proxy does.
+        may just have closed it for being idle. The report does not count that; the proxy does. What a busy machine's
+        proxy had not read in time, the report counts, as one more that was repeated.
         """
         assert self.proxy.count() == hits
         at_once = len(self.proxy.requests) - self.report.requests
-        assert at_once >= 0
         assert self.report.retries + at_once >= hits
         assert self.report.retries or at_once == hits
 
