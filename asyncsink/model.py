@@ -7,10 +7,10 @@ All are frozen, but for FirstAttempt; none holds file content.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from asyncsink.errors import AsyncSinkError
+from asyncsink.value import dataclass
 
 ChecksumAlgorithm = Literal["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5"]
 """S3's names of checksum algorithms; MD5 travels as Content-MD5 and comes back as the ETag."""
