@@ -211,22 +211,6 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """An object that was confirmed, for the journal: of which file, and as what.
-
-    Attributes:
-        source: as it was read.
-        key, etag, version_id, checksum: as in Receipt, or as found where the object was there already.
-    """
-
-    source: SourceFile
-    key: str
-    etag: str
-    version_id: str
-    checksum: Checksum | None
-
-
-@dataclass(frozen=True, slots=True)
 class UploadCreating:
     """Upload step: CreateMultipartUpload is about to be sent. Fields as in OpenUpload."""
 

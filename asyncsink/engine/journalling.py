@@ -23,12 +23,10 @@ from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.journal.base import Journal
 from asyncsink.journal.opening import remove_database
-from asyncsink.journal.rows import PublishedRow, decoded
+from asyncsink.journal.rows import PublishedRow, decoded, published_row
 from asyncsink.model import (
     Failure,
     Known,
-    Outcome,
-    Published,
     Receipt,
     Skip,
     SourceProblem,
@@ -74,7 +72,7 @@ class RunJournal:
         self._stopping = False
         self._given_up = ""
         self._trusted = overwrite == "journal"
-        self._compared = is_compared(overwrite)
+        self._compared = overwrite in ("journal", "checksum")
         self._replaced = overwrite == "always"
         self._bucket = bucket
         self._dry_run = dry_run
@@ -224,26 +222,35 @@ class RunJournal:
         self._tell()
 
     async def _record(self, ended: Sequence[Record], passed: Sequence[Passed]) -> None:
-        published: list[Published | PublishedRow] = []
+        rows: list[PublishedRow] = []
         unknown: list[str] = []
         for outcomes, transfer, _ in ended:
             if transfer is None:
                 continue
-            if (entry := published_of(outcomes[0], transfer, compared=self._compared)) is not None:
-                if self._ends(entry.key):
-                    published.append(entry)
-            elif is_unknown(outcomes[0]):
+            outcome = outcomes[0]
+            if isinstance(outcome, Receipt) or (isinstance(outcome, Skip) and self._unrecorded(outcome, transfer)):
+                version = outcome.version_id if isinstance(outcome, Receipt) else ""
+                rows.append(published_row(transfer.source, transfer.key, outcome.etag, version, outcome.checksum))
+            elif isinstance(outcome, Failure) and outcome.stage == "upload":
                 unknown.append(transfer.key)
         for told in passed:
-            published += [row for row in told.rows if self._ends(decoded(row[0]))] if self._uploads else told.rows
+            rows += told.rows
+        if self._uploads:
+            rows = [row for row in rows if self._ends(decoded(row[0]))]
         if unknown:
             # An answer may have been lost, or the server have stored other bytes.
             await anyio.to_thread.run_sync(self._journal.forget, unknown)
-        if published:
-            await self._journal.publish(published)
+        if rows:
+            await self._journal.publish(rows)
         if self._uploads:
-            for each in published:
-                self._uploads.pop(decoded(each[0]) if isinstance(each, tuple) else each.key, None)
+            for row in rows:
+                self._uploads.pop(decoded(row[0]), None)
+
+    def _unrecorded(self, skip: Skip, transfer: Transfer) -> bool:
+        """Whether the file was found to be there with the same content: the next run need not look so closely."""
+        known = transfer.known
+        recorded = known is not None and known.published and known.upload is None
+        return self._compared and skip.already_there and not recorded
 
     def _ends(self, key: str) -> bool:
         """Whether what is published under the key is all that there is of it.
@@ -272,33 +279,3 @@ class RunJournal:
                 # For a leg a DestinationFull would be its own affair.
                 self._go_on(error if isinstance(error, JournalError) else JournalError(str(error)))
         self._tell()
-
-
-def published_of(outcome: Outcome, transfer: Transfer, *, compared: bool) -> Published | None:
-    """What the journal keeps of an outcome, or None. Pure.
-
-    Args:
-        outcome: of the object, not of its local copy.
-        transfer: as it was read.
-        compared: as `is_compared` says.
-    """
-    if isinstance(outcome, Receipt):
-        version = outcome.version_id
-    elif isinstance(outcome, Skip) and compared and outcome.already_there:
-        # Found to be there with the same content: the next run need not look so closely.
-        if transfer.known is not None and transfer.known.published and transfer.known.upload is None:
-            return None
-        version = ""
-    else:
-        return None
-    return Published(transfer.source, transfer.key, outcome.etag, version, outcome.checksum)
-
-
-def is_unknown(outcome: Outcome) -> bool:
-    """Whether nobody can say what the key holds now. Pure."""
-    return isinstance(outcome, Failure) and outcome.stage == "upload"
-
-
-def is_compared(overwrite: Overwrite) -> bool:
-    """Whether what is found to be there already is compared with the file's content. Pure."""
-    return overwrite in ("journal", "checksum")

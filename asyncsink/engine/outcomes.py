@@ -14,7 +14,7 @@ from asyncsink.engine.recorder import Passed
 from asyncsink.errors import AlreadyThere, AsyncSinkError, ConfigError, SourceError, SourceMissing, TransferError
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.integrity.sameness import IS_THERE, SkipIt, Upload
-from asyncsink.journal.rows import row_of
+from asyncsink.journal.rows import published_row
 from asyncsink.model import (
     Checksum,
     Failure,
@@ -169,7 +169,7 @@ def passed_of(stored: Sequence[tuple[Transfer, FileStored]], url: Callable[[Tran
                 entry=source.entry,
             )
         )
-        rows.append(row_of(source, transfer.key, told.etag, told.version_id, told.checksum))
+        rows.append(published_row(source, transfer.key, told.etag, told.version_id, told.checksum))
     return Passed(encoded_receipts(lines, size_bytes, "server-checksum"), rows)
 
 

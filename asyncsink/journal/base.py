@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from asyncsink.journal.rows import PublishedRow
-from asyncsink.model import Known, Published, Transfer, UploadStep
+from asyncsink.model import Known, Transfer, UploadStep
 
 
 class Journal(Protocol):
@@ -47,9 +47,8 @@ class Journal(Protocol):
         """
         ...
 
-    async def publish(self, published: Sequence[Published | PublishedRow]) -> None:
-        """Write down what is published, which may be encoded already; an upload of the same key is forgotten in the
-        same commit.
+    async def publish(self, published: Sequence[PublishedRow]) -> None:
+        """Write down what is published; an upload of the same key is forgotten in the same commit.
 
         On return it is committed: it survives a kill -9 of this process. Cancelled, it stops waiting; what was handed
         over is committed all the same.

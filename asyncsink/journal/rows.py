@@ -17,7 +17,6 @@ from asyncsink.model import (
     ChecksumAlgorithm,
     Known,
     OpenUpload,
-    Published,
     SourceFile,
     StoredPart,
     Transfer,
@@ -54,9 +53,9 @@ class Forgotten:
 
 
 PublishedRow = tuple[bytes, bytes, str, str, str, str]
-"""Key, path, stat, etag, version_id and checksum: a Published as `published_row` encodes it."""
+"""An object that was confirmed: key, path, stat, etag, version_id and checksum, as `published_row` encodes them."""
 
-Writing = Sequence[Published | PublishedRow] | UploadStep | Forgotten
+Writing = Sequence[PublishedRow] | UploadStep | Forgotten
 """What a journal is given to write down."""
 
 
@@ -127,8 +126,7 @@ class Rows:
             if durable:
                 self._execute("PRAGMA synchronous=NORMAL")
 
-    def _publish(self, published: Sequence[Published | PublishedRow]) -> None:
-        rows = [each if isinstance(each, tuple) else published_row(each) for each in published]
+    def _publish(self, rows: Sequence[PublishedRow]) -> None:
         for start in range(0, len(rows), ROWS_PER_INSERT):
             # One statement, not one for each row: around each, sqlite3 gives the interpreter's lock away, and waits
             # for it again beside the loop that sends.
@@ -228,13 +226,8 @@ class Rows:
         )
 
 
-def published_row(published: Published) -> PublishedRow:
-    """What the journal keeps of it. Pure."""
-    return row_of(published.source, published.key, published.etag, published.version_id, published.checksum)
-
-
-def row_of(source: SourceFile, key: str, etag: str, version_id: str, checksum: Checksum | None) -> PublishedRow:
-    """What the journal keeps of a published file. Pure."""
+def published_row(source: SourceFile, key: str, etag: str, version_id: str, checksum: Checksum | None) -> PublishedRow:
+    """What the journal keeps of a published file, `source` as it was read, the rest as in Receipt. Pure."""
     return encoded(key), encoded(source.path), _stat(source), etag, version_id, _checksum_text(checksum)
 
 

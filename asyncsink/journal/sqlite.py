@@ -26,7 +26,6 @@ from asyncsink.journal.opening import Opened
 from asyncsink.journal.rows import Forgotten, PublishedRow, Rows, Writing
 from asyncsink.model import (
     Known,
-    Published,
     Transfer,
     UploadCompleting,
     UploadCreating,
@@ -124,7 +123,7 @@ class SqliteJournal:
         self._hand_over(_Write(Forgotten(tuple(keys)), done))
         self._wait(done)
 
-    async def publish(self, published: Sequence[Published | PublishedRow]) -> None:
+    async def publish(self, published: Sequence[PublishedRow]) -> None:
         """See `base.Journal.publish`."""
         if published:
             await self._commit(published)

@@ -2,12 +2,12 @@
 
     none ──UploadCreating──► creating ──UploadOpened──► open ──UploadCompleting──► completing
       ▲                          │                      │ ▲ ▲                           │ │
-      └── UploadGone, Published ─┴──────────────────────┘ │ └── UploadPartStored ───────┘ │
+      └── UploadGone ────────────┴──────────────────────┘ │ └── UploadPartStored ───────┘ │
                                                           └── UploadPartStored            └── UploadCompleting
 
-UploadCreating is legal everywhere: the upload it replaces is gone by then, which the caller sees to. A part that is
-stored after Complete proves that Complete was refused (S3 API, CompleteMultipartUpload: InvalidPart, EntityTooSmall);
-a run that resumes an upload sends Complete again.
+A published object ends every state. UploadCreating is legal everywhere: the upload it replaces is gone by then, which
+the caller sees to. A part that is stored after Complete proves that Complete was refused (S3 API,
+CompleteMultipartUpload: InvalidPart, EntityTooSmall); a run that resumes an upload sends Complete again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Final, Literal
 
 from asyncsink.errors import JournalError
 from asyncsink.model import (
-    Published,
     UploadCompleting,
     UploadCreating,
     UploadGone,
@@ -29,27 +28,25 @@ from asyncsink.model import (
 State = Literal["none", "creating", "open", "completing"]
 
 NEXT: Final[Mapping[State, Mapping[type, State]]] = {
-    "none": {UploadCreating: "creating", Published: "none"},
-    "creating": {UploadCreating: "creating", UploadOpened: "open", UploadGone: "none", Published: "none"},
+    "none": {UploadCreating: "creating"},
+    "creating": {UploadCreating: "creating", UploadOpened: "open", UploadGone: "none"},
     "open": {
         UploadCreating: "creating",
         UploadPartStored: "open",
         UploadCompleting: "completing",
         UploadGone: "none",
-        Published: "none",
     },
     "completing": {
         UploadCreating: "creating",
         UploadPartStored: "open",
         UploadCompleting: "completing",
         UploadGone: "none",
-        Published: "none",
     },
 }
 """State before, and what happens: state after. What is missing here is a bug of the caller."""
 
 
-def after(state: State, step: UploadStep | Published) -> State:
+def after(state: State, step: UploadStep) -> State:
     """The state of a key's upload after `step`.
 
     Raises:

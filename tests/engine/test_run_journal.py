@@ -18,7 +18,6 @@ from asyncsink.model import (
     Known,
     OpenUpload,
     Outcome,
-    Published,
     Receipt,
     Skip,
     SourceFile,
@@ -46,7 +45,7 @@ class Kept:
     def __init__(self, known: dict[str, Known] | None = None) -> None:
         self.answers = known or {}
         self.asked = 0
-        self.published: list[Published | PublishedRow] = []
+        self.published: list[PublishedRow] = []
         self.forgotten: list[str] = []
         self.steps: list[UploadStep] = []
 
@@ -57,7 +56,7 @@ class Kept:
     def forget(self, keys: Sequence[str]) -> None:
         self.forgotten += keys
 
-    async def publish(self, published: Sequence[Published | PublishedRow]) -> None:
+    async def publish(self, published: Sequence[PublishedRow]) -> None:
         self.published += published
 
     async def step(self, step: UploadStep) -> None:
@@ -127,14 +126,14 @@ async def test_a_whole_object_does_not_end_the_row_of_an_upload_under_way() -> N
     assert kept.published == []
     await journal.step(UploadCompleting("k"))
     await journal.record(ended(receipt()))
-    assert kept.published == [Published(SOURCE, "k", "e", "v", None)]
+    assert kept.published == [published_row(SOURCE, "k", "e", "v", None)]
 
 
 async def test_rows_of_batches_are_written_where_no_upload_is_under_way() -> None:
     kept = Kept()
     journal = run_journal(kept)
     await journal.step(CREATING)
-    of_k, of_other = (published_row(Published(SOURCE, key, "e", "v", None)) for key in ("k", "other"))
+    of_k, of_other = (published_row(SOURCE, key, "e", "v", None) for key in ("k", "other"))
     await journal.record([], [Passed(Encoded(), [of_k, of_other])])
     assert kept.published == [of_other]
     await journal.step(UploadCompleting("k"))

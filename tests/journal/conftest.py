@@ -12,7 +12,8 @@ import pytest
 
 from asyncsink.config import JournalChoice, ObjectOptions, S3Target
 from asyncsink.journal.place import open_journal
-from asyncsink.model import Checksum, Published, SourceFile, Transfer
+from asyncsink.journal.rows import PublishedRow, published_row
+from asyncsink.model import Checksum, SourceFile, Transfer
 
 Open = Callable[..., Awaitable[Any]]
 
@@ -22,9 +23,9 @@ def source_of(number: int, **changed: Any) -> SourceFile:
     return SourceFile(f"/data/{number}.nii", **(values | changed))
 
 
-def published_of(number: int, key: str = "") -> Published:
+def published_of(number: int, key: str = "") -> PublishedRow:
     checksum = Checksum("CRC64NVME", "AAAAAAAAAAA=")
-    return Published(source_of(number), key or f"study/{number}.nii", f"etag-{number}", "", checksum)
+    return published_row(source_of(number), key or f"study/{number}.nii", f"etag-{number}", "", checksum)
 
 
 def transfer_of(number: int, key: str = "", **changed: Any) -> Transfer:
@@ -64,6 +65,7 @@ import asyncio, sys
 from asyncsink.config import JournalChoice, ObjectOptions, S3Target
 from asyncsink.errors import AsyncSinkError
 from asyncsink.journal.place import open_journal
+from asyncsink.journal.rows import published_row
 from asyncsink.model import *
 
 def open_it(path):
@@ -76,7 +78,7 @@ def source_of(number):
     return SourceFile(f"/data/{number}.nii", number, 10**18 + number, ctime_ns=10**18 + number, inode=number)
 
 def published_of(number):
-    return Published(
+    return published_row(
         source_of(number), f"study/{number}.nii", f"etag-{number}", "", Checksum("CRC64NVME", "AAAAAAAAAAA=")
     )
 """

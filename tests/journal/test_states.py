@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncsink.errors import JournalError
-from asyncsink.journal.rows import SCHEMA, Rows
+from asyncsink.journal.rows import SCHEMA, PublishedRow, Rows, published_row
 from asyncsink.journal.states import NEXT, State, after
 from asyncsink.model import (
     Checksum,
-    Published,
     SourceFile,
     StoredPart,
     Transfer,
@@ -37,9 +36,21 @@ STEPS = st.sampled_from(KEYS).flatmap(
         st.sampled_from(PARTS).map(lambda part: UploadPartStored(key, part)),
         st.just(UploadCompleting(key)),
         st.just(UploadGone(key)),
-        st.sampled_from(SOURCES).map(lambda source: Published(source, key, "etag", "", None)),
+        st.sampled_from(SOURCES).map(lambda source: Published(key, source)),
     )
 )
+
+
+@dataclass
+class Published:
+    """What is written down where an object was confirmed."""
+
+    key: str
+    source: SourceFile
+
+    @property
+    def row(self) -> PublishedRow:
+        return published_row(self.source, self.key, "etag", "", None)
 
 
 @dataclass
@@ -96,7 +107,6 @@ def test_every_state_is_reached_and_left() -> None:
     open_states: list[State] = ["creating", "open", "completing"]
     for state in open_states:
         assert after(state, UploadGone("k")) == "none"
-        assert after(state, Published(SOURCES[0], "k", "", "", None)) == "none"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +132,7 @@ def test_the_tables_hold_what_happened(history: list[UploadStep | Published]) ->
         database.execute(statement)
     rows, expected = Rows(database, b"options"), Expected()
     for step in history:
-        write = [[step]] if isinstance(step, Published) else [step]
+        write = [[step.row]] if isinstance(step, Published) else [step]
         if expected.legal(step):
             rows.write(write)
             expected.take(step)
