@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BATCH = 256
 QUEUE_RECORDS = 1000
 PASSED_BATCH = 1000
-"""So many outcomes of batches are written at once, where so many come: they cost little more than the write."""
+"""So many receipts of batches are written at once, where so many come: they cost little more than the write."""
 QUEUE_PASSED = 4000
 GATHER_SECONDS = 0.02
 """So long outcomes are gathered where nobody waits for one of them: what is written together costs one write."""
@@ -62,9 +62,9 @@ class Records(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Passed:
-    """Outcomes of a batch of small files, ready to be written down.
+    """Receipts of a batch of small files, ready to be written down.
 
     Attributes:
         written: themselves.
@@ -122,7 +122,7 @@ class Recorder:
             self._urgent.set()
 
     def pass_on(self, passed: Passed) -> None:
-        """Hand over outcomes that are ready to be written down. As `add`."""
+        """Hand over receipts that are ready to be written down. As `add`."""
         if self._broken:
             raise anyio.BrokenResourceError
         self._passed.append(passed)
@@ -179,7 +179,8 @@ class Recorder:
             rest = iter(outcomes)
             batch = [(list(islice(rest, len(group))), transfer, ticket) for group, transfer, ticket in batch]
             for each in passed:
-                each.written = encoded(await self._manifest.carried(list(each.written.outcomes())))
+                # Receipts come back as they are: they end what earlier manifests have of their keys.
+                await self._manifest.carried(list(each.written.outcomes()))
         written = encoded(outcomes)
         if self._journal is not None:
             await self._journal.record(batch, passed)
@@ -203,8 +204,8 @@ class Recorder:
         for outcome in outcomes:
             if whole or isinstance(outcome, Failure):
                 await self._events.emit(Finished(outcome))
-        for each in passed:
-            for outcome in each.written.outcomes(failures_only=not whole):
+        for each in passed if whole else ():
+            for outcome in each.written.outcomes():
                 await self._events.emit(Finished(outcome))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from asyncsink.model import ConfirmedBy, Failure, Outcome, Receipt
+from asyncsink.model import ConfirmedBy, Outcome, Receipt
 from asyncsink.report.counts import Counts
 from asyncsink.report.records import decode, encode
 
@@ -55,11 +55,10 @@ class Encoded:
         """The lines."""
         return b"".join([run.text for run in self.runs])
 
-    def outcomes(self, *, failures_only: bool = False) -> Iterator[Outcome]:
+    def outcomes(self) -> Iterator[Outcome]:
         """The outcomes again, read back from their lines."""
         for run in self.runs:
-            if run.kind is Failure or not failures_only:
-                yield from map(decode, run.text.splitlines())
+            yield from map(decode, run.text.splitlines())
 
 
 def encoded_receipts(lines: Sequence[str], bytes_uploaded: int, confirmed_by: ConfirmedBy) -> Encoded:

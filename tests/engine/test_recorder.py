@@ -78,17 +78,18 @@ async def test_what_batches_pass_on_is_recorded_before_it_is_told(tmp_path: Path
     recorder = Recorder(log, manifest, Events(observe, failures_only=failures_only), Journal())
     recorder.pass_on(Passed(encoded([outcome(1), outcome(2)]), [(b"1", b"", "", "", "", "")]))
     recorder.add([outcome(3)])
-    recorder.pass_on(Passed(encoded([FAILED, outcome(4)])))
+    recorder.add([FAILED])
+    recorder.pass_on(Passed(encoded([outcome(4)])))
     recorder.finish()
     await recorder.run()
     await manifest.close(interrupted=False)
-    told = [FAILED] if failures_only else [outcome(3), outcome(1), outcome(2), FAILED, outcome(4)]
-    assert order == [outcome(3), b"1", *told]
+    told = [FAILED] if failures_only else [outcome(3), FAILED, outcome(1), outcome(2), outcome(4)]
+    assert order == [outcome(3), FAILED, b"1", *told]
     assert list(log.receipts) == [outcome(3), outcome(1), outcome(2), outcome(4)]
     assert list(log.failures) == [FAILED]
     assert (log.counts.objects_uploaded, log.counts.objects_failed, log.counts.bytes_uploaded) == (4, 1, 4)
     _, records = read_manifest(tmp_path / "m")
-    assert list(records)[:-1] == [outcome(3), outcome(1), outcome(2), FAILED, outcome(4)]
+    assert list(records)[:-1] == [outcome(3), FAILED, outcome(1), outcome(2), outcome(4)]
 
 
 async def test_what_is_passed_on_holds_back_too() -> None:
