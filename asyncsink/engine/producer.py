@@ -7,7 +7,7 @@ turns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import anyio.to_thread
@@ -24,11 +24,6 @@ from asyncsink.engine.turns import Turns
 from asyncsink.model import Skip, SourceProblem, Transfer
 from asyncsink.routing.collisions import collision_error
 
-WORKERS_USUAL = 32
-"""Many more send at the same time only where the network is far away, and then the end of a run is not what counts."""
-BATCH_FILES_MAX = 32
-"""Reading so many small files in one thread hop makes the hop's cost disappear."""
-
 
 async def feed_discovery(
     discovery: Discovery,
@@ -38,7 +33,7 @@ async def feed_discovery(
     surveyed: bool,
     ledger: KeyLedger | None,
     objects_total: int | None,
-    workers: int,
+    batch_size: Callable[[int | None], int],
     hops: Hops,
     limiter: CapacityLimiter,
     turns: Turns,
@@ -49,7 +44,8 @@ async def feed_discovery(
     Args:
         kept: everything, where the survey still has it; the source is not walked again then.
         ledger: None where keys cannot meet.
-        objects_total: how many there are, or None; `workers` share them.
+        objects_total: how many there are, or None.
+        batch_size: says of how many are left how many small files one worker is to take at a time.
         turns: of the run; a stream takes them.
         journal: of the run, or None.
 
@@ -80,7 +76,7 @@ async def feed_discovery(
             batch = [await _in_turn(item, turns, journal, limiter) for item in batch]
         if not batch:
             return
-        for work in _group(batch, batch_size(objects_total, workers)):
+        for work in _group(batch, batch_size(objects_total)):
             await submit(work)
         if objects_total is not None:
             objects_total -= len(batch)
@@ -102,13 +98,6 @@ async def _in_turn(found: Found, turns: Turns, journal: RunJournal | None, limit
     if not isinstance(known, Transfer):
         turns.end((found.key,))
     return known
-
-
-def batch_size(objects_left: int | None, workers: int) -> int:
-    """How many small files one worker takes at a time: fewer where fewer are left, so that all workers end together."""
-    if objects_left is None:
-        return 1
-    return max(1, min(BATCH_FILES_MAX, objects_left // (min(workers, WORKERS_USUAL) * 4)))
 
 
 def _to_end(transfer: Transfer) -> bool:

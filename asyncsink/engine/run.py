@@ -63,6 +63,7 @@ class Run:
         log: every outcome.
         journal: what is remembered from run to run, or None.
         recorded: the journal where this run writes to it; None in a dry run.
+        batch_size: as `SmallFiles.batch_size`.
         turns: of its keys; who feeds it takes them, where a key can come twice.
         traffic: requests of the run.
     """
@@ -82,6 +83,7 @@ class Run:
     traffic: Traffic
     manifest: ManifestWriter | None
     turns: Turns
+    batch_size: Callable[[int | None], int]
     journal: RunJournal | None = None
     recorded: RunJournal | None = None
     interrupted: bool = True
@@ -198,6 +200,7 @@ class Opening:
                 budget=budget,
                 hops=hops,
                 progress=self.progress,
+                workers=settings.limits.workers,
                 dry_run=self.dry_run,
                 clock=self.clock,
             )
@@ -232,6 +235,7 @@ class Opening:
                 traffic=self.progress.traffic,
                 manifest=manifest,
                 turns=turns,
+                batch_size=small_files.batch_size,
                 journal=journal,
                 recorded=recorded,
             )

@@ -12,6 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
+from typing import Final
+
+from anyio import create_task_group
 
 from asyncsink.config import Policies
 from asyncsink.destinations.base import Destination, Existing, Unknown
@@ -31,6 +34,10 @@ from asyncsink.model import ChecksumAlgorithm, FirstAttempt, Outcome, Transfer
 from asyncsink.s3.put_files import FileResult, FileStored, Ordinary
 from asyncsink.sources.reader import AtRest
 
+WORKERS_USUAL: Final = 32
+"""Many more send at the same time only where the network is far away, and then the end of a run is not what counts."""
+BATCH_FILES_MAX: Final = 64
+"""Reading so many small files in one thread hop, and telling of them together, makes the cost of both disappear."""
 Done = Callable[[Sequence[Outcome], Transfer], None]
 PassOn = Callable[[Passed], None]
 
@@ -50,6 +57,7 @@ class SmallFiles:
     Args:
         publisher: the ordinary way.
         copy: the local copy, or None.
+        workers: of the run.
         dry_run: decide everything, send nothing.
     """
 
@@ -63,6 +71,7 @@ class SmallFiles:
         budget: ByteBudget,
         hops: Hops,
         progress: Progress,
+        workers: int,
         dry_run: bool,
         clock: Callable[[], float],
     ) -> None:
@@ -73,6 +82,7 @@ class SmallFiles:
         self._budget = budget
         self._hops = hops
         self._progress = progress
+        self._workers = workers
         self._dry_run = dry_run
         self._clock = clock
 
@@ -85,13 +95,20 @@ class SmallFiles:
         left = transfers
         while left:
             found = await self._found(self._destination, left)
-            if self._copy is None and not self._dry_run and not any(found):
-                ordinary, left = await self._publish_new(left, done, pass_on)
-            else:
-                ordinary, left = await self._publish_known(left, found, done), ()
-            for transfer in ordinary:
-                outcomes, read = await self._publisher.publish(transfer)
-                done(outcomes, read)
+            new: Sequence[Transfer] = ()
+            if self._copy is None and not self._dry_run:
+                new = [transfer for transfer, existing in zip(left, found, strict=True) if existing is None]
+            known = [pair for pair in zip(left, found, strict=True) if not new or pair[1] is not None]
+            ordinary, left = await self._publish_new(new, done, pass_on) if new else ([], ())
+            if known:
+                ordinary += await self._publish_known(known, done)
+            async with create_task_group() as ways:
+                for transfer in ordinary:
+                    ways.start_soon(self._publish_ordinary, transfer, done)
+
+    async def _publish_ordinary(self, transfer: Transfer, done: Done) -> None:
+        outcomes, read = await self._publisher.publish(transfer)
+        done(outcomes, read)
 
     async def _found(
         self, destination: Destination, transfers: Sequence[Transfer]
@@ -100,19 +117,35 @@ class SmallFiles:
             return [None] * len(transfers)
         return await destination.look_many(transfers)
 
+    def batch_size(self, objects_left: int | None) -> int:
+        """How many files one worker is to take at a time.
+
+        Args:
+            objects_left: of the run; None where nobody knows, and what has come must not wait for more.
+        """
+        if objects_left is None:
+            return 1
+        if self._copy is None and self._taker() is not None:
+            # They are sent at the same time: the run ends with the last of them, however many there are.
+            return BATCH_FILES_MAX
+        # Fewer where fewer are left, so that all workers end together.
+        return max(1, min(BATCH_FILES_MAX, objects_left // (min(self._workers, WORKERS_USUAL) * 4)))
+
+    def _taker(self) -> FileTaker | None:
+        """The destination, where its lanes read the files that they send."""
+        destination, algorithm = self._destination, self._policies.algorithm
+        takes = algorithm is not None and isinstance(destination, FileTaker) and destination.takes_files(algorithm)
+        return destination if takes and isinstance(destination, FileTaker) else None
+
     # -- nothing is there, and nothing is copied: the way of nearly every object of a first export --------------------
 
     async def _publish_new(
         self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn
     ) -> tuple[list[Transfer], Sequence[Transfer]]:
         """Returns the transfers that need the ordinary way, and those for the batch after it."""
-        algorithm = self._policies.algorithm
-        if (
-            algorithm is not None
-            and isinstance(self._destination, FileTaker)
-            and self._destination.takes_files(algorithm)
-        ):
-            return await self._put_files(self._destination, transfers, algorithm, done, pass_on)
+        algorithm, taker = self._policies.algorithm, self._taker()
+        if taker is not None and algorithm is not None:
+            return await self._put_files(taker, transfers, algorithm, done, pass_on)
         ordinary: list[Transfer] = []
         started = self._clock()
         async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
@@ -191,13 +224,14 @@ class SmallFiles:
     # -- something is there, or a local copy is made ------------------------------------------------------------------
 
     async def _publish_known(
-        self, transfers: Sequence[Transfer], found: Sequence[Existing | Unknown | None], done: Done
+        self, pairs: Sequence[tuple[Transfer, Existing | Unknown | None]], done: Done
     ) -> list[Transfer]:
         """Returns the transfers that need the ordinary way."""
-        copied = None if self._copy is None else await self._found(self._copy, transfers)
+        copy = self._copy
+        copied = [] if copy is None else await self._found(copy, [transfer for transfer, _ in pairs])
         work = [
-            self._known(transfer, [found[number]] if copied is None else [found[number], copied[number]])
-            for number, transfer in enumerate(transfers)
+            self._known(transfer, [existing, *copied[number : number + 1]])
+            for number, (transfer, existing) in enumerate(pairs)
         ]
         started = self._clock()
         reading = [known for known in work if not known.ordinary and self._must_read(known.ending.legs)]
@@ -205,10 +239,12 @@ class SmallFiles:
             if reading:
                 stopped = Event()
                 await self._hops.run(partial(self._read_all, reading, stopped), stop=stopped.set)
-            for known in work:
-                if not known.ordinary:
-                    await self._finish(known, started, done)
-                    started = self._clock()
+            async with create_task_group() as sending:
+                for known in work:
+                    if known.reading is not None:
+                        sending.start_soon(self._finish, known, started, done)
+                    elif not known.ordinary:
+                        await self._finish(known, started, done)
         return [known.ending.transfer for known in work if known.ordinary]
 
     def _known(self, transfer: Transfer, found: Sequence[Existing | Unknown | None]) -> _Known:

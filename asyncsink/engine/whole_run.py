@@ -100,7 +100,7 @@ async def run_source(
                 surveyed=source.replayable,
                 ledger=survey.ledger,
                 objects_total=progress.objects_total,
-                workers=settings.limits.workers,
+                batch_size=run.batch_size,
                 hops=run.hops,
                 limiter=threads,
                 turns=run.turns,

@@ -20,10 +20,10 @@ from asyncsink.engine.events import Events
 from asyncsink.engine.halt import Halt
 from asyncsink.engine.outcomes import may_pass
 from asyncsink.engine.pipeline import LATER_MAX
-from asyncsink.engine.producer import WORKERS_USUAL
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.recorder import Recorder, Recording
 from asyncsink.engine.run import few_files, surface
+from asyncsink.engine.small_files import WORKERS_USUAL
 from asyncsink.engine.tuner import Tuner
 from asyncsink.errors import AccessDenied, AsyncSinkError, InvalidKey, KeyCollision, ServerFault, SourceMissing
 from asyncsink.grabbing.fetching import Fetcher, failure_of

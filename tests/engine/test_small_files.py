@@ -28,13 +28,16 @@ Publish = Callable[..., Any]
 
 
 class Counting(MemoryDestination):
-    """Counts questions, and can refuse, damage or not know."""
+    """Counts questions, and can refuse, damage, not know, or wait until so many are put together."""
 
     def __init__(self) -> None:
         super().__init__()
         self.asked_many = self.asked = 0
         self.unknown = False
         self.trouble: dict[str, Exception] = {}
+        self.together = 1
+        self._putting = 0
+        self._met = anyio.Event()
 
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
         self.asked_many += 1
@@ -47,6 +50,11 @@ class Counting(MemoryDestination):
     async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
         if transfer.key in self.trouble:
             raise self.trouble.pop(transfer.key)
+        self._putting += 1
+        if self._putting >= self.together:
+            self._met.set()
+        with anyio.fail_after(30):
+            await self._met.wait()
         return await super().put(transfer, body, checksum)
 
 
@@ -89,7 +97,7 @@ class Bench:
         }
         copies = self.copy if copy else None
         publisher = Publisher(self.destination, copies, limits=Limits(), threads=self.limiter, **common)
-        small_files = SmallFiles(publisher, self.destination, copies, hops=self.hops, **common)
+        small_files = SmallFiles(publisher, self.destination, copies, hops=self.hops, workers=4, **common)
         outcomes: list[Outcome] = []
         given = self.transfers() if transfers is None else transfers
         await small_files.publish(
@@ -146,6 +154,36 @@ async def test_a_lost_local_copy_is_made_again_and_nothing_is_sent(bench: Bench)
     outcomes = await bench.publish(copy=True)
     assert kinds(outcomes) == {Skip}
     assert (bench.copies / "4.txt").read_bytes() == bench.contents["4.txt"]
+
+
+@pytest.mark.parametrize("way", ["changed", "copied", "unknown"])
+async def test_all_of_a_batch_are_sent_at_the_same_time(bench: Bench, way: str) -> None:
+    """Where the server is far away, a batch takes as long as one file."""
+    if way == "changed":
+        await bench.publish()
+        for path in bench.directory.iterdir():
+            path.write_bytes(path.read_bytes() + b"!")
+    bench.destination.unknown = way == "unknown"
+    bench.destination.together = 10
+    assert kinds(await bench.publish(copy=way == "copied")) == {Receipt}
+    assert bench.destination.objects == bench.contents
+
+
+async def test_what_is_new_among_others_is_sent_as_such(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bench.publish()
+    (bench.directory / "new.txt").write_bytes(b"new")
+    new: list[str] = []
+    publish_new = SmallFiles._publish_new
+
+    async def noted(self: SmallFiles, transfers: Sequence[Transfer], *given: Any) -> Any:
+        new.extend(transfer.key for transfer in transfers)
+        return await publish_new(self, transfers, *given)
+
+    monkeypatch.setattr(SmallFiles, "_publish_new", noted)
+    outcomes = await bench.publish()
+    assert sum(isinstance(outcome, Skip) for outcome in outcomes) == 10
+    assert new == ["new.txt"]
+    assert bench.destination.objects == bench.contents
 
 
 async def test_always_asks_nobody_and_sends_everything(bench: Bench) -> None:
