@@ -31,7 +31,8 @@ from asyncsink.sources.directory import DirectorySource
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20
-SMALL = 60
+SMALL = 192
+"""Whole batches, so that all of them are recorded before the large file ends."""
 QUICK = asyncsink.RetryPolicy(attempts=4, backoff_seconds_base=0.05, abort_seconds=1.0)
 
 
