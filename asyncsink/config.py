@@ -7,10 +7,11 @@ is a ConfigError of one sentence. No value here touches the network or the disk.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from asyncsink.model import ChecksumAlgorithm
+from asyncsink.value import dataclass
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 BANDWIDTH_BYTES_PER_SECOND_MIN = 16 * KIB

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 else:
     import dataclasses
 
-    def dataclass(*, frozen: bool, **given: Any) -> Any:
+    def dataclass(*, frozen: bool = False, **given: Any) -> Any:
         """As `dataclasses.dataclass`, with values that are equal and hashed by their fields as where it is `frozen`."""
         return dataclasses.dataclass(unsafe_hash=frozen, **given)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from nipype import config
@@ -19,6 +18,7 @@ from asyncsink.errors import ConfigError
 from asyncsink.option_names import OPTION_NAMES
 from asyncsink.paths import on_disk
 from asyncsink.sources.outputs import OutputsSource
+from asyncsink.value import dataclass
 
 log = logging.getLogger("nipype.interface")
 

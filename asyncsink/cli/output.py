@@ -14,7 +14,6 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -25,6 +24,7 @@ from asyncsink.option_names import OPTION_NAMES
 from asyncsink.os_errors import shortage
 from asyncsink.report.causes import Cause, cause_lines
 from asyncsink.report.wording import inert
+from asyncsink.value import dataclass
 
 PROBLEMS_SHOWN = 10
 FAILURES_SHOWN = 10

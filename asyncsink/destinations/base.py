@@ -7,13 +7,13 @@ destination answers for itself, so that one's failure never costs the other its 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
 from asyncsink.integrity.existing import Existing
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer, UploadStep
 from asyncsink.s3.part_plan import PartPlan
+from asyncsink.value import dataclass
 
 __all__ = [
     "ByteBody",

@@ -7,7 +7,6 @@ seconds, and the checksum that came with the object. A listing (`closely=False`)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored, Unknown
@@ -15,6 +14,7 @@ from asyncsink.errors import IntegrityError, UploadMissing
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, checksum_of, digest_of, multipart_etag
 from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
 from asyncsink.s3.part_plan import PartPlan
+from asyncsink.value import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import anyio
 
@@ -32,6 +31,7 @@ from asyncsink.s3.own_writes import OwnWrites
 from asyncsink.s3.part_plan import PartPlan
 from asyncsink.s3.resuming import can_go_on, empty_uploads_between, end_upload, find_own_object, parts_to_keep
 from asyncsink.s3.transport import Transport
+from asyncsink.value import dataclass
 
 KEPT_MAX = 128
 """Uploads left open whose parts are remembered; this run begins others anew, and a later one goes on with all."""

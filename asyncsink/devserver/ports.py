@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import socket
-from dataclasses import dataclass
 
 from asyncsink.errors import ConfigError
+from asyncsink.value import dataclass
 
 # Below the ports that Linux (from 32768) and macOS (from 49152) give to outgoing connections, so that a client's
 # socket never takes a port between its choice here and its use by the server.

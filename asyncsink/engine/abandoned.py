@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Unpack
 
@@ -30,6 +30,7 @@ from asyncsink.s3.paging import upload_pages
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import open_stack
 from asyncsink.s3.transport import Transport
+from asyncsink.value import dataclass
 from asyncsink.values import parse_duration
 
 ABORTS_AT_ONCE = 16

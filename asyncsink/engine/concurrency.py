@@ -16,8 +16,10 @@ then the next ones are measured.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
+
+from asyncsink.value import dataclass
 
 REQUEST_COST_BYTES = 256 * 1024
 """What a request weighs besides its body: tiny objects are limited by requests, large ones by bytes."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from asyncsink.model import Resumable
 from asyncsink.report.counts import Counts
 from asyncsink.s3.traffic import Traffic
+from asyncsink.value import dataclass
 
 WINDOW_SECONDS = 12.0
 """Rates are those of the last 12 seconds: long enough for parts of some MiB on a slow line, short enough that a server

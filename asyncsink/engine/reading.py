@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from asyncsink.config import MIB
 from asyncsink.destinations.base import ByteBody
@@ -18,6 +18,7 @@ from asyncsink.model import Checksum, ChecksumAlgorithm, Known, SourceFile
 from asyncsink.paths import Folder, on_disk
 from asyncsink.s3.part_plan import PARTS_MAX
 from asyncsink.sources.reader import OpenSource, look_again, read_at_rest
+from asyncsink.value import dataclass
 
 
 class Outgrown(Exception):

@@ -7,7 +7,7 @@ One task writes the journal, the manifest and the run's log; only then are waiti
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +20,7 @@ from asyncsink.journal.rows import PublishedRow, decoded
 from asyncsink.model import Failure, Finished, Outcome, Transfer
 from asyncsink.report.encoded import Encoded, encoded
 from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
     from asyncsink.report.manifest import ManifestWriter

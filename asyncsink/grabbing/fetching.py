@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 import anyio.to_thread
@@ -28,6 +28,7 @@ from asyncsink.model import Failure, Outcome, Receipt, Skip
 from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.operations import ListedObject
 from asyncsink.s3.transport import Transport
+from asyncsink.value import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

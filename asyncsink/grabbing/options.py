@@ -6,7 +6,6 @@ import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypedDict
 
@@ -16,6 +15,7 @@ from asyncsink.options import parse_options
 from asyncsink.paths import as_text
 from asyncsink.routing.keys import show
 from asyncsink.routing.templates import Field, Match, TemplateSyntax, covering, plan_fields
+from asyncsink.value import dataclass
 from asyncsink.values import choice_of, flag_of, text_of
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from asyncsink.model import ChecksumAlgorithm, Resumable
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectData, ObjectReceived
 from asyncsink.s3.part_plan import Part, PartPlan, plan_parts
 from asyncsink.s3.ranges import RangesUnknown
+from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
     from asyncsink.grabbing.fetching import Fetcher

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from asyncsink.errors import InvalidKey, ServerFault
 from asyncsink.grabbing.staging import FOLDER
 from asyncsink.routing.keys import show
 from asyncsink.s3.operations import ListedObject
+from asyncsink.value import dataclass
 
 PLACEHOLDERS_MAX = 50_000
 """Empty objects, and folders, that are remembered until a listing has ended: about 20 MB."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import assert_never
@@ -24,6 +24,7 @@ from asyncsink.integrity.checksums import ByteBody, Digester, digest_of, etag_md
 from asyncsink.integrity.existing import Existing
 from asyncsink.integrity.part_sizes import candidate_part_sizes
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
+from asyncsink.value import dataclass
 
 _BY_COST: tuple[ChecksumAlgorithm, ...] = ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5")
 UNCHANGED_REASON = "unchanged since it was published"

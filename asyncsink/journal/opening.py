@@ -13,13 +13,13 @@ import os
 import sqlite3
 import stat
 import threading
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
 from asyncsink.errors import AsyncSinkError, JournalError
 from asyncsink.journal.faults import fault_of, is_damage
 from asyncsink.journal.rows import SCHEMA
+from asyncsink.value import dataclass
 
 APPLICATION_ID: Final = 0x61736A6E
 """Marks the file as a journal of asyncsink (sqlite.org/pragma.html, "application_id"): "asjn"."""

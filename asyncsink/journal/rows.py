@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain
 from typing import Any, Final, cast
@@ -27,6 +26,7 @@ from asyncsink.model import (
     UploadPartStored,
     UploadStep,
 )
+from asyncsink.value import dataclass
 
 SCHEMA: Final = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import groupby
 
 from asyncsink.model import ConfirmedBy, Outcome, Receipt
 from asyncsink.report.counts import Counts
 from asyncsink.report.records import decode, encode
+from asyncsink.value import dataclass
 
 RUN_LINES_MAX = 256
 """A run of lines is no longer."""

@@ -15,7 +15,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +32,7 @@ from asyncsink.report.earlier import EarlierProofs, promise_of
 from asyncsink.report.encoded import Encoded, encoded
 from asyncsink.report.manifest_file import PARTIAL, ManifestFiles, open_files, open_regular
 from asyncsink.report.records import outcome_of
+from asyncsink.value import dataclass
 
 _HEADER_RECORD, _END_RECORD = "run", "end"
 _KINDS: dict[type, str] = {Receipt: "receipts", Skip: "skips", Failure: "failures", Planned: "planned"}

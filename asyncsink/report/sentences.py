@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from asyncsink.integrity.sameness import IS_THERE
 from asyncsink.report.counts import Counts
 from asyncsink.report.wording import count, duration, inert, size
+from asyncsink.value import dataclass
 
 _PROOFS: Mapping[str, str] = {
     "server-checksum": "the server's checksum",

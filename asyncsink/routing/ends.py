@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from asyncsink.config import RoutingOptions
 from asyncsink.errors import RoutingError
 from asyncsink.routing.keys import KEY_BYTES_MAX, PATH_BYTES_MAX, join_key, show
+from asyncsink.value import dataclass
 from asyncsink.values import split_bucket
 
 

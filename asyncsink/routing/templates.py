@@ -9,11 +9,11 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from asyncsink.errors import RoutingError
 from asyncsink.routing.keys import show
+from asyncsink.value import dataclass
 
 TemplateSyntax = Literal["regex", "glob"]
 Match = Literal["full", "start"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, get_args
@@ -24,6 +23,7 @@ from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import GetObject, ObjectData
 from asyncsink.s3.part_plan import OBJECT_SIZE_BYTES_MAX, PART_SIZE_BYTES_MAX, PARTS_MAX
 from asyncsink.s3.redacting import kept, keys_hold_secret
+from asyncsink.value import dataclass
 
 Parameters = dict[str, Any]
 _S3_BEGAN: Final = datetime(2006, 3, 14, tzinfo=UTC)

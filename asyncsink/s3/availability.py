@@ -16,7 +16,6 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
@@ -45,6 +44,7 @@ from asyncsink.errors import (
     UploadMissing,
 )
 from asyncsink.model import Event, GaveUp, Paused, Resumed
+from asyncsink.value import dataclass
 
 PAUSE_AFTER_SECONDS: Final = 5.0
 """Seconds of failures without a success after which the server is probed; what passes sooner needs no pause."""

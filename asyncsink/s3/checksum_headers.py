@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 
 import anyio.to_thread
@@ -37,6 +37,7 @@ from asyncsink.s3.operations import (
 )
 from asyncsink.s3.put_files import FilesPut, Ordinary, PutFiles
 from asyncsink.s3.transport import Transport
+from asyncsink.value import dataclass
 
 R = TypeVar("R", bound=Response)
 

@@ -13,7 +13,6 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +31,7 @@ from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import AS_STORED
 from asyncsink.s3.handlers import adopt, is_unsigned
 from asyncsink.s3.redacting import redact_logs
+from asyncsink.value import dataclass
 from asyncsink.values import check_endpoint
 
 KEEP_ALIVE_SECONDS = 4

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from asyncsink.errors import ConfigError, CredentialsError
 from asyncsink.s3.error_map import one_line
+from asyncsink.value import dataclass
 
 HOW_TO_LOG_IN: Final = (
     "Give creds_path= or profile=, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "

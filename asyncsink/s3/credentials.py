@@ -14,7 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from asyncsink.config import Secret
@@ -22,6 +22,7 @@ from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, Expi
 from asyncsink.s3.checksum_headers import SETTINGS as CHECKSUM_SETTINGS
 from asyncsink.s3.credential_errors import CredentialSource, credentials_error
 from asyncsink.s3.handlers import Handler, handlers_of, is_unsigned
+from asyncsink.value import dataclass
 
 FILE_BYTES_MAX = 64 * 1024
 ACCEPTED_FORMS = (

@@ -14,7 +14,6 @@ import re
 import stat
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -22,6 +21,7 @@ from asyncsink.config import S3Target, Secret
 from asyncsink.s3.addresses import is_special
 from asyncsink.s3.checksum_headers import SETTINGS, USUAL, ChecksumUse, checksum_use
 from asyncsink.s3.credentials import Credentials, endpoint_from_environment, read_credentials_file
+from asyncsink.value import dataclass
 
 USED: Final = frozenset(
     {

@@ -6,11 +6,12 @@ Source: Amazon S3 API Reference, GetObject.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, Final, Protocol
 
 from asyncsink.model import ChecksumAlgorithm
 from asyncsink.s3.operations import ByteBody, Operation, Response
+from asyncsink.value import dataclass
 
 AS_STORED: Final = "gzip, identity"
 """Accept-Encoding of what reads objects. Without gzip in it, Google Cloud Storage unzips objects on the way that were

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from asyncsink.value import dataclass
 
 _SDK = ("botocore", "aiobotocore", "boto3", "aioboto3", "s3transfer")
 _OTHER_PHASES = ("docs", "getattr", "creating-client-class", "creating-resource-class", "creating-serializer")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -33,6 +33,7 @@ from asyncsink.s3.operations import Operation, Response
 from asyncsink.s3.pacing import PacedTransport, Pacer
 from asyncsink.s3.renewing import SharedCredentials
 from asyncsink.s3.transport import Transport
+from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
     from asyncsink.s3.aioboto3_transport import Aioboto3Transport

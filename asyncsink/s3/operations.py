@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from asyncsink.model import Checksum, ChecksumAlgorithm, FirstAttempt
+from asyncsink.value import dataclass
 
 R = TypeVar("R", bound="Response")
 ByteBody = bytes | bytearray | memoryview

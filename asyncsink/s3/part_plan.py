@@ -8,9 +8,9 @@ limits"). The plan covers the object exactly, in order, with parts of one size; 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from asyncsink.config import GIB, MIB
+from asyncsink.value import dataclass
 
 PART_SIZE_BYTES_MIN = 5 * MIB
 PART_SIZE_BYTES_MAX = 5 * GIB

@@ -8,12 +8,12 @@ The first of these ends the batch, so that what every file would get is not aske
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from asyncsink.errors import AsyncSinkError
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.s3.operations import ObjectAttributes, Operation, Response
+from asyncsink.value import dataclass
 
 
 class FileReader(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from asyncsink.config import Secret
 from asyncsink.errors import ConfigError
 from asyncsink.s3.credentials import Credentials, freeze, lost
 from asyncsink.s3.http.keyring import CredentialsLike, CredentialsProvider
+from asyncsink.value import dataclass
 
 FAILED_SECONDS: Final = 1.0
 """So long a look-up that failed is not repeated: each of many waiting requests would repeat it for itself."""

@@ -10,7 +10,6 @@ and copying objects using multipart upload".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -29,6 +28,7 @@ from asyncsink.s3.own_writes import whose
 from asyncsink.s3.paging import part_pages, upload_pages
 from asyncsink.s3.part_plan import PartPlan
 from asyncsink.s3.transport import Transport
+from asyncsink.value import dataclass
 
 CLOCK_SLACK_SECONDS = 60.0
 """So far the clocks may have moved against each other between a request and the look for what became of it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +18,7 @@ from asyncsink.s3.operations import ListObjects, ObjectPage
 from asyncsink.s3.pacing import Pacer
 from asyncsink.s3.retrying import RetryingTransport
 from asyncsink.s3.traffic import Traffic
+from asyncsink.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from asyncsink.model import SourceFile, SourceProblem
+from asyncsink.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

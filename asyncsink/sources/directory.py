@@ -13,7 +13,6 @@ import errno
 import os
 import stat
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
 
@@ -35,6 +34,7 @@ from asyncsink.sources.problems import (
     took_its_place,
     unusable,
 )
+from asyncsink.value import dataclass
 
 SORT_ENTRIES_MAX = 16_384
 """A directory of up to so many entries is walked in the order of its names; a larger one in sorted stretches of the

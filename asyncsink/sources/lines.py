@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO
+
+from asyncsink.value import dataclass
 
 LINE_SIZE_MAX = 1 << 20
 """Longest line: 1 MiB of a binary stream, as many characters of a text stream."""

@@ -7,13 +7,13 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from asyncsink.config import MIB
 from asyncsink.errors import ConfigError
 from asyncsink.paths import as_native
 from asyncsink.sources.paths import absolute, given_path, open_regular
+from asyncsink.value import dataclass
 
 FILE_BYTES_MAX = 64 * MIB
 """Of an outputs file: some 500,000 paths."""

@@ -9,7 +9,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from asyncsink.config import Symlinks
@@ -17,6 +16,7 @@ from asyncsink.errors import SourceChanged, SourceError, SourceMissing, SourceUn
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.os_errors import remedy
 from asyncsink.paths import directory_of, on_disk, real_path
+from asyncsink.value import dataclass
 
 _T = TypeVar("_T")
 

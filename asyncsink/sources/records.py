@@ -6,7 +6,6 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from asyncsink.config import Symlinks
 from asyncsink.errors import ConfigError
@@ -15,6 +14,7 @@ from asyncsink.sources.directory import walk_files
 from asyncsink.sources.exclusion import Exclusion
 from asyncsink.sources.paths import absolute
 from asyncsink.sources.problems import examine, is_directory
+from asyncsink.value import dataclass
 
 _EXAMPLE = '{"source": "sub-01/anat.nii.gz", "key": "raw/sub-01/anat.nii.gz"}'
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from email.utils import formatdate
 from time import gmtime, monotonic, strftime, time
 from typing import Final
@@ -19,6 +18,7 @@ from asyncsink.config import Secret
 from asyncsink.s3.http.signing import Signer, canonical_headers
 from asyncsink.testing.faulty_peers import ActingPeer
 from asyncsink.testing.transport_kit import canned
+from asyncsink.value import dataclass
 
 READ_BYTES: Final = 256 * 1024
 _REPLACED: Final = ("authorization", "x-amz-date", "x-amz-security-token")

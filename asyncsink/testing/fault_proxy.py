@@ -24,7 +24,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Self
@@ -33,6 +33,7 @@ from urllib.parse import urlsplit
 from asyncsink.testing.passage import Cut, Passage, Stream, serve_end
 from asyncsink.testing.s3_requests import HEAD_BYTES_MAX, Head, Request, read_head, request_of
 from asyncsink.testing.toxics import Toxic
+from asyncsink.value import dataclass
 
 RECEIVE_BUFFER_BYTES = 65536
 """Little, so that a body that is not read any more really stands still at the client's."""

@@ -15,7 +15,7 @@ What a server or a network does to bytes that are on their way is `fault_proxy`'
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, TypeVar, cast
 
 import anyio
@@ -24,6 +24,7 @@ from asyncsink.errors import AccessDenied, ConnectionLost, PermanentError, Stall
 from asyncsink.s3.lanes import Lanes, open_lanes
 from asyncsink.s3.operations import Operation, PutObjectFrom, Response, UploadPartFrom
 from asyncsink.s3.transport import Transport
+from asyncsink.value import dataclass
 
 R = TypeVar("R", bound=Response)
 Fault = Literal[

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 from urllib.parse import parse_qs, unquote
+
+from asyncsink.value import dataclass
 
 HEAD_BYTES_MAX: Final = 128 * 1024
 """Of a request or an answer. A proxy's streams must be opened with this limit."""

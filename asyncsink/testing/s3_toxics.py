@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from email.utils import formatdate
 from time import time
 from typing import Final
@@ -16,6 +15,7 @@ from xml.sax.saxutils import escape
 from asyncsink.testing.passage import Passage, Send
 from asyncsink.testing.s3_requests import Head, Request
 from asyncsink.testing.toxics import Toxic, withhold
+from asyncsink.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)

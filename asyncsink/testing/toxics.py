@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Literal
 
 from asyncsink.testing.passage import Carry, End, Passage, Send
 from asyncsink.testing.s3_requests import Head
+from asyncsink.value import dataclass
 
 Direction = Literal["upstream", "downstream"]
 Phase = Literal["continue", "body", "before_answer", "answer"]

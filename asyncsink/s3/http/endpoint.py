@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from asyncsink.config import S3Target
@@ -18,6 +17,7 @@ from asyncsink.s3.addresses import is_special
 from asyncsink.s3.client import payload_must_be_signed
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.http.signing import encode_path
+from asyncsink.value import dataclass
 from asyncsink.values import check_endpoint
 
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from asyncsink.config import MIB
@@ -47,6 +47,7 @@ from asyncsink.s3.operations import (
 )
 from asyncsink.s3.put_files import FilesPut, FileStored, FileToPut, Ordinary, PutFiles
 from asyncsink.s3.redacting import kept
+from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
     from asyncsink.s3.http.exchange import Outbox

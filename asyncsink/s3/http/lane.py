@@ -18,7 +18,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from asyncsink.config import KIB, MIB, RetryPolicy
@@ -28,6 +27,7 @@ from asyncsink.s3.http.addresses import Address, Addresses
 from asyncsink.s3.http.connection import Connection
 from asyncsink.s3.http.exchange import Exchange, Interrupted, Work
 from asyncsink.s3.http.reading import ExchangeError
+from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
     from asyncsink.s3.bandwidth import Bandwidth

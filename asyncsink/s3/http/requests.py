@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
@@ -46,6 +45,7 @@ from asyncsink.s3.operations import (
     UploadPart,
 )
 from asyncsink.s3.xml_reader import NOT_UNDERSTOOD, Refused, XmlReader
+from asyncsink.value import dataclass
 
 Bookkeeping = CreateMultipartUpload | CompleteMultipartUpload | AbortMultipartUpload | ListParts
 BOOKKEEPING: Final = (CreateMultipartUpload, CompleteMultipartUpload, AbortMultipartUpload, ListParts)
