@@ -44,32 +44,6 @@ def _records_of(settings: Settings) -> tuple[str, ...]:
     return tuple(as_text(os.path.abspath(path)) for path in (manifest, partial, journal) if path)
 
 
-class CountedWalk(Discovery):
-    """A whole walk, which counts on its way what a shard has of it. The survey checks all; the shard publishes its own.
-
-    Attributes:
-        objects_total, bytes_total: as in Survey, of the shard.
-    """
-
-    def __init__(self, whole: Discovery, shard: Shard) -> None:
-        super().__init__(
-            whole.source,
-            whole.router,
-            whole.prefix,
-            records=whole.records,
-            leaves_out_unreadable=whole.leaves_out_unreadable,
-        )
-        self._shard = shard
-        self.objects_total = self.bytes_total = 0
-
-    def __iter__(self) -> Iterator[Transfer | SourceProblem]:
-        for found in super().__iter__():
-            if holds(self._shard, found):
-                self.objects_total += 1
-                self.bytes_total += found.source.size_bytes if isinstance(found, Transfer) else 0
-            yield found
-
-
 class ShardWalk(Discovery):
     """What a shard has of a walk."""
 
@@ -87,13 +61,9 @@ class ShardWalk(Discovery):
         return (found for found in super().__iter__() if holds(self._shard, found))
 
 
-def shard_of_walk(
-    whole: Discovery, kept: list[Transfer | SourceProblem] | None, shard: Shard
-) -> tuple[Discovery, list[Transfer | SourceProblem] | None]:
-    """What a shard has of a walk, and of what its survey kept."""
-    if shard.count == 1:
-        return whole, kept
-    return ShardWalk(whole, shard), None if kept is None else [found for found in kept if holds(shard, found)]
+def shard_of_walk(whole: Discovery, shard: Shard) -> Discovery:
+    """What a shard has of a walk."""
+    return whole if shard.count == 1 else ShardWalk(whole, shard)
 
 
 def tops_of(source: Source) -> list[str]:

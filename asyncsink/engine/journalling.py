@@ -79,6 +79,7 @@ class RunJournal:
         self.copy: LocalDestination | None = None
         self.contradicts: Callable[[str, str], bool] | None = None
         self._uploads: dict[str, Literal["open", "completing"]] = {}
+        self._counted: dict[int, Known | None] = {}
 
     def __repr__(self) -> str:
         return f"<RunJournal {self._journal.path!r}, {len(self._uploads)} uploads under way>"
@@ -147,8 +148,7 @@ class RunJournal:
         return list(found)
 
     def _attached(self, found: Sequence[Found]) -> list[Found]:
-        transfers = [each for each in found if isinstance(each, Transfer)]
-        known = iter(self._journal.known(transfers) if transfers else ())
+        known = iter(self._known([each for each in found if isinstance(each, Transfer)]))
         attached: list[Found] = []
         overwritten: list[str] = []
         for each in found:
@@ -165,6 +165,14 @@ class RunJournal:
         if overwritten and not self._dry_run:
             self._journal.forget(overwritten)
         return attached
+
+    def _known(self, transfers: Sequence[Transfer]) -> Sequence[Known | None]:
+        """What the journal knows of them, asked once: what `count_unknown` was told is given out, and forgotten."""
+        if not self._counted:
+            return self._journal.known(transfers) if transfers else ()
+        unasked = [each for each in transfers if id(each) not in self._counted]
+        told = iter(self._journal.known(unasked) if unasked else ())
+        return [self._counted.pop(id(each)) if id(each) in self._counted else next(told) for each in transfers]
 
     def _with(self, transfer: Transfer, known: Known) -> Transfer | Skip:
         if known.upload is not None:
@@ -190,7 +198,8 @@ class RunJournal:
     def count_unknown(self, found: Iterable[Transfer | SourceProblem], objects_total: int) -> int:
         """How many of the `objects_total` entries of a walk the journal does not have as published. Blocks.
 
-        Where it knows nothing of a whole batch, the rest counts as unknown too: a first run is not walked once more.
+        What it is told is kept for `attach`; the entries have to be alive until then. Where the journal knows nothing
+        of a whole batch, the rest counts as unknown too: a first run is not asked about twice.
         """
         try:
             return self._unknown_among(found, objects_total)
@@ -201,7 +210,9 @@ class RunJournal:
     def _unknown_among(self, found: Iterable[Transfer | SourceProblem], objects_total: int) -> int:
         published, rest = 0, iter(found)
         while batch := list(islice(rest, COUNT_BATCH)):
-            known = self._journal.known([each for each in batch if isinstance(each, Transfer)])
+            transfers = [each for each in batch if isinstance(each, Transfer)]
+            known = self._journal.known(transfers)
+            self._counted.update(zip(map(id, transfers), known, strict=True))
             here = sum(each is not None and each.published for each in known)
             if not here:
                 break

@@ -17,6 +17,7 @@ from asyncsink.engine.buffers import SMALL_BYTES
 from asyncsink.engine.discover import BATCH, Discovery, taken
 from asyncsink.engine.hops import Hops
 from asyncsink.engine.journalling import RunJournal
+from asyncsink.engine.kept import Kept
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.outcomes import REPEATED, SUPERSEDED
 from asyncsink.engine.pipeline import Batch, Entry, Found, Skipped, Submit, Work
@@ -29,7 +30,7 @@ async def feed_discovery(
     discovery: Discovery,
     submit: Submit,
     *,
-    kept: list[Transfer | SourceProblem] | None,
+    kept: Kept | None,
     surveyed: bool,
     ledger: KeyLedger | None,
     objects_total: int | None,
@@ -42,7 +43,7 @@ async def feed_discovery(
     """Submit everything that `discovery` yields.
 
     Args:
-        kept: everything, where the survey still has it; the source is not walked again then.
+        kept: everything that the survey found; None walks the source.
         ledger: None where keys cannot meet.
         objects_total: how many there are, or None.
         batch_size: says of how many are left how many small files one worker is to take at a time.
@@ -64,7 +65,7 @@ async def feed_discovery(
     if journal is not None and discovery.source.replayable:
         take = partial(_taken_with, journal, found, size)
     # What is in memory is not worth a hop; asking the ledger or the journal, which are on disk, is.
-    in_memory = kept is not None and ledger is None and journal is None
+    in_memory = kept is not None and kept.in_memory and ledger is None and journal is None
     while True:
         if in_memory:
             batch = take()

@@ -14,13 +14,15 @@ from functools import partial
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from asyncsink.config import Policies, Settings
+from asyncsink.config import Policies, Settings, Shard
 from asyncsink.destinations.base import Outlook
 from asyncsink.engine.discover import Discovery, batches
+from asyncsink.engine.kept import Kept
 from asyncsink.engine.ledger import AlikeKeys, KeyLedger
 from asyncsink.engine.outcomes import forbids_run
 from asyncsink.engine.progress import Progress
 from asyncsink.engine.reading import too_large_for_memory, unreadable
+from asyncsink.engine.shards import holds
 from asyncsink.errors import AsyncSinkError
 from asyncsink.model import SourceProblem, Transfer
 from asyncsink.report.wording import count
@@ -32,8 +34,6 @@ LOCAL_CLAIM = "\0local:"
 PROBLEMS_KEPT = 20
 """Problems that are remembered with their sentences; the rest are only counted."""
 SURVEY_BATCH = 1000
-KEPT_MAX = 25_000
-"""Files that are kept from the survey: about 15 MB. A larger tree is walked again while it is published."""
 
 
 @dataclass(slots=True)
@@ -41,17 +41,17 @@ class Survey:
     """What the walk found.
 
     Attributes:
-        objects_total: files and reported skips.
-        bytes_total: bytes of all files.
-        kept: everything that was found, where that is little enough to be kept; else None.
-        ledger: which source has which key, where keys could meet; else None. The caller closes it.
+        objects_total: files and reported skips of the run's shard.
+        bytes_total: bytes of all these files.
+        kept: everything that was found and is the run's shard's. The caller closes it.
+        ledger: which source has which key, where keys could meet; else None.
         left_out: for each reason why something was left out, how often, and the first path.
         alike: as in Outlook.
     """
 
     objects_total: int = 0
     bytes_total: int = 0
-    kept: list[Transfer | SourceProblem] | None = None
+    kept: Kept = field(default_factory=Kept)
     ledger: KeyLedger | None = None
     sample_key: str = ""
     left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -81,8 +81,9 @@ class Survey:
             yield f"Left out ({reason}): {show(first)}{others}."
 
     def add(self, found: Transfer | SourceProblem, settings: Settings) -> None:
-        """Count one entry of the walk."""
-        self.objects_total += 1
+        """Check one entry of the walk, and count it where it is the shard's."""
+        own = settings.shard.count == 1 or holds(settings.shard, found)
+        self.objects_total += own
         if isinstance(found, SourceProblem):
             if forbids_run(found, settings.policies):
                 self.refuse(found.error, unreadable=found.unreadable)
@@ -93,7 +94,8 @@ class Survey:
         size = found.source.size_bytes
         if size > settings.limits.memory_bytes * PARTS_MAX:
             self.refuse(too_large_for_memory(found.source, settings.limits.memory_bytes))
-        self.bytes_total += size
+        if own:
+            self.bytes_total += size
         key = found.key
         if self._least is None:
             self._least = self._greatest = self.sample_key = key
@@ -102,12 +104,11 @@ class Survey:
         elif key > self._greatest:
             self._greatest = key
 
-    def keep(self, batch: list[Transfer | SourceProblem]) -> None:
-        """Keep what was found, so that it need not be walked again, until it is too much."""
-        if self.kept is not None:
-            self.kept += batch
-            if len(self.kept) > KEPT_MAX:
-                self.kept = None
+    def close(self) -> None:
+        """Release what is on disk."""
+        self.kept.close()
+        if self.ledger is not None:
+            self.ledger.close()
 
     def refuse(self, error: AsyncSinkError, *, unreadable: bool = False) -> None:
         """Remember a problem that forbids the run; `unreadable` as in SourceProblem."""
@@ -140,7 +141,7 @@ async def take_survey(
     Raises:
         ConfigError, SourceError: something cannot be published and no policy says to skip it.
     """
-    survey, spellings = Survey(kept=[]), AlikeKeys()
+    survey, spellings = Survey(), AlikeKeys()
     for attribute in {entry.attribute: None for entry in discovery.source.entries or () if entry.attribute}:
         # Before the walk: a wrong name is the first thing to know, also where its sources are missing.
         discovery.router.check_attribute(attribute)
@@ -152,8 +153,7 @@ async def take_survey(
             for found in batch:
                 survey.add(found, settings)
             progress.objects_found += len(batch)
-            survey.keep(batch)
-            examine = partial(_examine, batch, spellings, not discovery.leaves_out_unreadable)
+            examine = partial(_examine, batch, survey.kept, spellings, settings.shard, discovery.leaves_out_unreadable)
             for problem in await anyio.to_thread.run_sync(examine, limiter=limiter):
                 survey.refuse(problem, unreadable=True)
             if survey.ledger is not None:
@@ -162,18 +162,21 @@ async def take_survey(
         survey.raise_problems()
         survey.alike = frozenset(spellings.found)
     except BaseException:
-        if survey.ledger is not None:
-            survey.ledger.close()
+        survey.close()
         raise
     finally:
         spellings.close()
     return survey
 
 
-def _examine(batch: list[Transfer | SourceProblem], spellings: AlikeKeys, check_readable: bool) -> list[AsyncSinkError]:
+def _examine(
+    batch: list[Transfer | SourceProblem], kept: Kept, spellings: AlikeKeys, shard: Shard, readable: bool
+) -> list[AsyncSinkError]:
+    """Keep what was found; the errors of files that may not be read, unless `readable` says that there are none."""
+    kept.add([found for found in batch if holds(shard, found)])
     transfers = [found for found in batch if isinstance(found, Transfer)]
     spellings.add(transfer.key for transfer in transfers)
-    found = (unreadable(transfer.source) for transfer in transfers) if check_readable else ()
+    found = (unreadable(transfer.source) for transfer in transfers) if not readable else ()
     return [error for error in found if error is not None]
 
 

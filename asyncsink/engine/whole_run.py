@@ -12,7 +12,6 @@ from anyio import CapacityLimiter
 from asyncsink.config import LocalTarget, Settings
 from asyncsink.engine.clearing import clear_destinations
 from asyncsink.engine.composing import (
-    CountedWalk,
     discovery_of,
     open_end,
     report_of,
@@ -68,7 +67,6 @@ async def run_source(
         for notice in survey.notices(settings):
             events.notice(notice)
     outlook = survey.outlook if survey.sample_key else open_end(settings.target)
-    walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
     opening = Opening(
         settings,
         progress,
@@ -76,9 +74,8 @@ async def run_source(
         dry_run,
         threads=threads,
         started=started,
-        # A tree that was too large to be kept is not walked once more to learn how much of the listing is worth
-        # reading.
-        found=kept if source.replayable else None,
+        # What is on disk is not read once more to learn how much of the listing is worth reading.
+        found=survey.kept if source.replayable and survey.kept.in_memory else None,
         retries=settings.policies.retries if source.replayable and not dry_run else 0,
         halt=Halt(),
     )
@@ -92,11 +89,11 @@ async def run_source(
                 await anyio.to_thread.run_sync(clear_destinations, discovery, roots, limiter=threads)
             progress.started = True
             await events.emit(Started(progress.objects_total, progress.bytes_total, run.destination.lane))
-            walk, kept = shard_of_walk(discovery, survey.kept, settings.shard)
+            as_surveyed = source.replayable and survey.kept.whole and run.target.url == settings.target.url
             feed = partial(
                 feed_discovery,
-                walk,
-                kept=kept if run.target.url == settings.target.url else None,
+                shard_of_walk(discovery, settings.shard),
+                kept=survey.kept if as_surveyed else None,
                 surveyed=source.replayable,
                 ledger=survey.ledger,
                 objects_total=progress.objects_total,
@@ -114,21 +111,15 @@ async def run_source(
         raise surface(group) from None
     finally:
         events.close()
-        if survey.ledger is not None:
-            survey.ledger.close()
+        survey.close()
 
 
 async def _survey(discovery: Discovery, settings: Settings, *, threads: CapacityLimiter, progress: Progress) -> Survey:
-    """The survey of the whole source, with the numbers of the run's shard.
+    """The survey of the whole source.
 
     A stream is not surveyed: there, keys that could meet get a ledger, and that is all.
     """
     if not discovery.source.replayable:
         collides = discovery.may_collide and settings.policies.on_collision == "error"
         return Survey(ledger=KeyLedger() if collides else None)
-    if settings.shard.count == 1:
-        return await take_survey(discovery, settings, limiter=threads, progress=progress)
-    walk = CountedWalk(discovery, settings.shard)
-    survey = await take_survey(walk, settings, limiter=threads, progress=progress)
-    survey.objects_total, survey.bytes_total = walk.objects_total, walk.bytes_total
-    return survey
+    return await take_survey(discovery, settings, limiter=threads, progress=progress)

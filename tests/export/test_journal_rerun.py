@@ -147,21 +147,32 @@ async def test_what_the_listing_shows_to_be_gone_or_replaced_is_not_trusted(
     assert stored() == {f"p/{name}": data for name, data in content_of(tree).items()}
 
 
-async def test_a_tree_too_large_to_be_kept_is_walked_twice_and_no_more(
-    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("asyncsink.engine.survey.KEPT_MAX", 2)
+@pytest.mark.parametrize("in_memory_max", [2, 1000])
+async def test_a_tree_is_walked_once_and_its_journal_asked_once(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+    in_memory_max: int,
+) -> None:  # fmt: skip
+    """Whether what was found is kept in memory, or on disk."""
+    monkeypatch.setattr("asyncsink.engine.kept.IN_MEMORY_MAX", in_memory_max)
     walks, scan = list[str](), DirectorySource.scan
+    asked, known = list[str](), Rows.known
 
     def counted(source: DirectorySource) -> Any:
         walks.append(source.directory)
         return scan(source)
 
+    def noted(rows: Rows, transfers: Any) -> Any:
+        asked.extend(transfer.key for transfer in transfers)
+        return known(rows, transfers)
+
     monkeypatch.setattr(DirectorySource, "scan", counted)
+    monkeypatch.setattr(Rows, "known", noted)
     options = {**options, "journal": tmp_path / "j.sqlite"}
     for _ in range(2):
+        asked.clear()
         report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", **options)
-    assert (len(walks), report.objects_skipped) == (4, 5)
+    assert (len(walks), report.objects_skipped) == (2, 5)
+    assert sorted(asked) == sorted(f"p/{name}" for name in content_of(tree))
 
 
 async def test_a_first_run_over_objects_that_are_there_makes_the_next_one_cheap(

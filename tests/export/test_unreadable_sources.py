@@ -124,10 +124,8 @@ async def test_a_link_that_leads_out_still_refuses_the_run(server: QuirkyS3, tre
     assert not server.bodies()
 
 
-async def test_a_tree_that_is_walked_twice(server: QuirkyS3, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncsink.engine.survey as survey_module
-
-    monkeypatch.setattr(survey_module, "KEPT_MAX", 1)
+async def test_a_tree_that_is_kept_on_disk(server: QuirkyS3, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncsink.engine.kept.IN_MEMORY_MAX", 1)
     for make, _ in BAD.values():
         make(tree)
     report = await asyncsink.export_directory(tree, "s3://tryout/p", on_unreadable="skip", journal=False)

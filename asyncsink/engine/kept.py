@@ -1,0 +1,106 @@
+"""What a survey found, kept for the run that follows: in memory while it is little, else in a temporary file.
+
+A tree is walked once, however large it is, and what is published is what was checked.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, Final
+
+from asyncsink.model import SourceFile, SourceProblem, Transfer
+
+IN_MEMORY_MAX: Final = 25_000
+"""Entries that are kept in memory: about 15 MB."""
+
+
+class Kept:
+    """What was found, in its order; iterating blocks, and may be done again. `add` and iterating are for one thread at
+    a time.
+
+    Attributes:
+        whole: False where the directory for temporary files could not take it: then it is of no use.
+    """
+
+    def __init__(self) -> None:
+        self.whole = True
+        self._recent: list[Transfer | SourceProblem] = []
+        self._problems: list[SourceProblem] = []
+        self._file: IO[bytes] | None = None
+        self._pieces: list[int] = []
+
+    def __repr__(self) -> str:
+        return f"<Kept {len(self._recent)} entries in memory, {sum(self._pieces):,} bytes in a file>"
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether iterating reads no file."""
+        return self._file is None
+
+    def add(self, found: Sequence[Transfer | SourceProblem]) -> None:
+        """Keep more. Blocks where there is much already."""
+        if not self.whole:
+            return
+        self._recent += found
+        if len(self._recent) > IN_MEMORY_MAX or self._file is not None:
+            try:
+                self._write_out()
+            except OSError:
+                self.whole = False
+                self.close()
+
+    def __iter__(self) -> Iterator[Transfer | SourceProblem]:
+        start = 0
+        for size in self._pieces:
+            assert self._file is not None
+            for row in marshal.loads(os.pread(self._file.fileno(), size, start)):  # noqa: S302 - written by this process
+                yield self._problems[row] if isinstance(row, int) else _transfer(row)
+            start += size
+        yield from self._recent
+
+    def close(self) -> None:
+        """Release the file. Harmless when repeated."""
+        self._recent.clear()
+        self._pieces.clear()
+        if self._file is not None:
+            self._file.close()
+
+    def _write_out(self) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="asyncsink-", buffering=0)  # noqa: SIM115 - see close
+        piece = marshal.dumps([self._row(found) for found in self._recent])
+        written = 0
+        while written < len(piece):
+            written += self._file.write(piece[written:])
+        self._pieces.append(len(piece))
+        self._recent.clear()
+
+    def _row(self, found: Transfer | SourceProblem) -> tuple[Any, ...] | int:
+        if isinstance(found, SourceProblem):
+            # Few, and their errors are objects.
+            self._problems.append(found)
+            return len(self._problems) - 1
+        file = found.source
+        return (
+            found.key,
+            found.local,
+            file.path,
+            file.size_bytes,
+            file.mtime_ns,
+            file.attribute,
+            file.entry,
+            file.root,
+            file.relative,
+            file.key,
+            file.ctime_ns,
+            file.inode,
+            file.real_path,
+        )
+
+
+def _transfer(row: tuple[Any, ...]) -> Transfer:
+    key, local, *file = row
+    return Transfer(SourceFile(*file), key, local)

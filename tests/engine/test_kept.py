@@ -1,0 +1,91 @@
+"""What a survey found is given again as it was, from memory or from disk."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import asyncsink
+from asyncsink.engine import kept as kept_module
+from asyncsink.engine.kept import Kept
+from asyncsink.errors import SourceMissing
+from asyncsink.model import SourceFile, SourceProblem, Transfer
+from asyncsink.sources.directory import DirectorySource
+from tests.support.quirky_s3 import quirky_s3
+
+TEXT = st.text(max_size=8) | st.just("\udcff/a")
+NUMBER = st.integers(0, 2**63 - 1)
+FILES = st.builds(
+    SourceFile,
+    path=TEXT,
+    size_bytes=NUMBER,
+    mtime_ns=st.integers(-(2**63), 2**63 - 1),
+    attribute=TEXT,
+    entry=NUMBER,
+    root=TEXT,
+    relative=TEXT,
+    key=st.none() | TEXT,
+    ctime_ns=NUMBER,
+    inode=st.integers(0, 2**64 - 1),
+    real_path=TEXT,
+)
+FOUND = st.builds(Transfer, FILES, TEXT, TEXT) | st.builds(
+    SourceProblem, path=TEXT, error=st.builds(SourceMissing, TEXT)
+)
+
+
+@given(batches=st.lists(st.lists(FOUND, max_size=5), max_size=6), in_memory_max=st.integers(0, 20))
+def test_what_is_kept_comes_back_as_it_was_and_as_often_as_it_is_asked(
+    batches: list[list[Transfer | SourceProblem]], in_memory_max: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept_module, "IN_MEMORY_MAX", in_memory_max)
+        kept = Kept()
+        for batch in batches:
+            kept.add(batch)
+    everything = [found for batch in batches for found in batch]
+    assert kept.whole
+    assert kept.in_memory == (len(everything) <= in_memory_max)
+    for _ in range(2):
+        assert list(kept) == everything
+    kept.close()
+    kept.close()
+    assert list(kept) == []
+
+
+@pytest.mark.anyio
+async def test_where_there_is_no_room_for_it_the_tree_is_walked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was published before without room for temporary files still is."""
+    walks, scan = list[str](), DirectorySource.scan
+
+    def counted(source: DirectorySource) -> Any:
+        walks.append(source.directory)
+        return scan(source)
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(kept_module, "IN_MEMORY_MAX", 2)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(DirectorySource, "scan", counted)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(9):
+        (tree / f"f{number}").write_bytes(b"x" * number)
+    with quirky_s3() as server:
+        report = await asyncsink.export_directory(
+            tree, "s3://tryout/p", endpoint_url=server.url, region="us-east-1", journal=False
+        )
+        assert server.bodies() == {f"p/f{number}": b"x" * number for number in range(9)}
+    report.raise_for_failures()
+    assert len(walks) == 2
