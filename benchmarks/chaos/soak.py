@@ -23,9 +23,9 @@ from benchmarks.chaos.soaking import AGAIN, LASTING
 from benchmarks.chaos.tree import keys_below, uploads_below
 from benchmarks.chaos.weather import Weather, phase_at, weather_before
 from benchmarks.machine import describe_machine, describe_versions
-from benchmarks.running import Tell
+from benchmarks.measuring.running import Tell
+from benchmarks.measuring.verifying import reader_of
 from benchmarks.servers.running import running_server
-from benchmarks.verifying import reader_of
 
 KIND: Final = "soak"
 BUCKET: Final = "soak"

@@ -14,7 +14,7 @@ import awscrt.checksums  # noqa: F401
 import asyncsink.s3.stack  # noqa: F401
 from asyncsink.engine.loops import new_loop
 from asyncsink.sink import export_directory
-from benchmarks.scripts.clock import CONCURRENCY, Clock
+from benchmarks.scripts.clock import Clock, at_once
 
 
 async def main(directory: str, bucket: str, prefix: str, manifest: str) -> None:
@@ -25,7 +25,7 @@ async def main(directory: str, bucket: str, prefix: str, manifest: str) -> None:
             f"s3://{bucket}/{prefix}",
             endpoint_url=os.environ["AWS_ENDPOINT_URL"],
             ca_bundle=os.environ.get("AWS_CA_BUNDLE"),
-            concurrency=CONCURRENCY,
+            concurrency=at_once() or None,
             manifest=manifest,
         )
         report.raise_for_failures()

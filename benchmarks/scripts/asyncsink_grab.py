@@ -13,7 +13,7 @@ import awscrt.checksums  # noqa: F401
 import asyncsink.s3.stack  # noqa: F401
 from asyncsink.engine.loops import new_loop
 from asyncsink.grabber import grab
-from benchmarks.scripts.clock import CONCURRENCY, Clock
+from benchmarks.scripts.clock import Clock, at_once
 
 
 async def main(directory: str, bucket: str, prefix: str) -> None:
@@ -24,7 +24,7 @@ async def main(directory: str, bucket: str, prefix: str) -> None:
             directory,
             endpoint_url=os.environ["AWS_ENDPOINT_URL"],
             ca_bundle=os.environ.get("AWS_CA_BUNDLE"),
-            concurrency=CONCURRENCY,
+            concurrency=at_once() or None,
         )
         report.raise_for_failures()
         clock.objects = report.objects_fetched

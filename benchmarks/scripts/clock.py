@@ -11,9 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 CONCURRENCY = 32
+"""Requests in flight at once, where no scenario says otherwise."""
+AT_ONCE = "BENCHMARKS_AT_ONCE"
+"""The environment variable in which contenders find how many requests they may have in flight; 0: their own default."""
 PART_SIZE_BYTES = 8 * 1024 * 1024
 PARTS_PER_FILE = 4
 """At once, for contenders that limit files and parts apart: 8 large files are 32 requests."""
+MANY = 256
+"""What is at once where a library has no default of its own; it is s5cmd's default."""
 
 
 @dataclass(slots=True)
@@ -49,6 +54,11 @@ class Clock:
             **self.notes,
         }
         sys.stdout.write(f"\n{json.dumps(told)}\n")
+
+
+def at_once() -> int:
+    """How many requests this contender may have in flight; 0: its own default."""
+    return int(os.environ.get(AT_ONCE, CONCURRENCY))
 
 
 def files_below(directory: str, prefix: str) -> Iterator[tuple[str, str]]:

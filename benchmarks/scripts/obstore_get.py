@@ -11,12 +11,12 @@ from functools import partial
 import obstore
 import uvloop
 
-from benchmarks.scripts.clock import CONCURRENCY, PART_SIZE_BYTES, Clock
+from benchmarks.scripts.clock import MANY, PART_SIZE_BYTES, Clock, at_once
 from benchmarks.scripts.obstore_put import open_store
 
 
 async def main(directory: str, bucket: str, prefix: str) -> None:
-    """32 gets at once: whole objects, or ranges of 8 MiB into a file that has its size already."""
+    """Gets: whole objects, or ranges of 8 MiB into a file that has its size already."""
     store = open_store(bucket, "unsigned")
     made: set[str] = set()
 
@@ -63,11 +63,11 @@ async def main(directory: str, bucket: str, prefix: str) -> None:
                 clock.objects += 1
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(CONCURRENCY):
+            for _ in range(at_once() or MANY):
                 group.create_task(work())
             async for piece in pieces():
                 await queue.put(piece)
-            for _ in range(CONCURRENCY):
+            for _ in range(at_once() or MANY):
                 await queue.put(None)
         for file in files:
             os.close(file)

@@ -12,7 +12,7 @@ import obstore
 import uvloop
 from obstore.store import S3Store
 
-from benchmarks.scripts.clock import CONCURRENCY, PART_SIZE_BYTES, PARTS_PER_FILE, Clock, files_below
+from benchmarks.scripts.clock import MANY, PART_SIZE_BYTES, PARTS_PER_FILE, Clock, at_once, files_below
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig  # exists for type checkers only
@@ -33,21 +33,20 @@ def open_store(bucket: str, mode: str) -> S3Store:
 
 
 async def main(directory: str, bucket: str, prefix: str, mode: str) -> None:
-    """32 puts at once, from paths, which obstore reads in its own threads."""
+    """Puts from paths, which obstore reads in its own threads."""
     store = open_store(bucket, mode)
+    parts = {"chunk_size": PART_SIZE_BYTES, "max_concurrency": PARTS_PER_FILE} if at_once() else {}
     with Clock() as clock:
         files = files_below(directory, prefix)
 
         async def work() -> None:
             # Workers that share the walk, not a task per file: 200,000 tasks would cost 400 MB.
             for path, key in files:
-                await obstore.put_async(
-                    store, key, Path(path), chunk_size=PART_SIZE_BYTES, max_concurrency=PARTS_PER_FILE
-                )
+                await obstore.put_async(store, key, Path(path), **parts)
                 clock.objects += 1
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(CONCURRENCY):
+            for _ in range(at_once() or MANY):
                 group.create_task(work())
 
 

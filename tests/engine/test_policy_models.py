@@ -1,4 +1,4 @@
-"""The real policy against models of networks and servers (benchmarks/network_models.py): what it reaches, and how soon.
+"""The real policy against models of networks and servers (benchmarks/policy/models.py): what it reaches, and how soon.
 
 The models' clock is their own, so every number here is the same on every machine.
 """
@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 
 from asyncsink.config import Limits
-from benchmarks.network_models import MODELS, UNLIMITED, Course, at, constant, simulate
+from benchmarks.policy.models import MODELS, UNLIMITED, Course, at, constant, simulate
 
 BY_NAME = {model.name: model for model in MODELS}
 MOST = Limits().concurrency_max

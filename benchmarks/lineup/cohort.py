@@ -10,7 +10,7 @@ import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
-SHAPE = Path(__file__).parent / "data" / "ds000114-fmriprep.tsv.gz"
+SHAPE = Path(__file__).parents[1] / "data" / "ds000114-fmriprep.tsv.gz"
 SCALE = 20
 
 

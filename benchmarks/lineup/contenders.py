@@ -1,14 +1,15 @@
 """Who is compared: what each checks, and in which scenarios it takes part.
 
-All get the same files, 32 requests at once where they have the knob, and parts of 8 MiB.
+All get the same files. Where a scenario says how many requests may be in flight at once, all that have the knob get
+that number, and parts of 8 MiB; otherwise everybody has its own defaults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.commands import (
+from benchmarks.lineup.commands import (
     Work,
     asyncsink,
     asyncsink_api,
@@ -19,15 +20,28 @@ from benchmarks.commands import (
     rclone,
     rclone_grab,
     rclone_path,
+    rclone_size_only,
     s5cmd,
     s5cmd_grab,
     s5cmd_path,
     script,
 )
-from benchmarks.scenarios import DATASINK, OUR_DATASINK, DataSet, Scenario
+from benchmarks.lineup.pythons import Python
+from benchmarks.lineup.scenarios import (
+    DATASINK,
+    OTHER_SERVICE,
+    OUR_DATASINK,
+    REFERENCE,
+    REFERENCE_ENGINE,
+    SERVICE,
+    DataSet,
+    Scenario,
+)
 
 BUCKET = "bench"
-REFERENCE, REFERENCE_ENGINE = "asyncsink", "asyncsink-api"
+OBSTORE = "obstore-unsigned"
+_ELSEWHERE = (OUR_DATASINK, SERVICE, OTHER_SERVICE)
+"""Those that take part only in scenarios that name them."""
 _WHOLE_FILE_BYTES_MAX = 256 * 1024 * 1024
 
 
@@ -47,6 +61,7 @@ class Contender:
         proves: what it compares what it received with.
         only_repeats: a setting that matters only where everything is there already.
         whole_files: it holds whole files in memory, so that it sits out scenarios with files of more than 256 MB.
+        every_python: it runs under the second Python too, where there is one.
     """
 
     name: str
@@ -58,6 +73,7 @@ class Contender:
     own_clock: bool = True
     whole_files: bool = False
     only_repeats: bool = False
+    every_python: bool = False
     grabs: Callable[[Work], list[str]] | None = None
     proves: str = ""
 
@@ -65,7 +81,7 @@ class Contender:
         """Whether the scenario is meant for it."""
         if scenario.contenders:
             return self.name in scenario.contenders
-        return self.name != OUR_DATASINK and (self.grabs is not None or not scenario.grab)
+        return self.name not in _ELSEWHERE and (self.grabs is not None or not scenario.grab)
 
     def argv(self, work: Work) -> list[str]:
         """The command line for a piece of work."""
@@ -82,6 +98,29 @@ class Contender:
         if data.scenario.repeat and not self.repeats:
             return "has no way to skip what is there already"
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A contender under an interpreter. Compiled programs run beside the first one only."""
+
+    contender: Contender
+    python: Python
+
+    @property
+    def name(self) -> str:
+        """In results: the contender's, marked where the interpreter is the second."""
+        return marked(self.contender.name, self.python.tag)
+
+
+def marked(contender: str, tag: str) -> str:
+    """A contender's name under the Python of that tag."""
+    return f"{contender}@{tag}" if tag else contender
+
+
+def entrants_of(contenders: Sequence[Contender], pythons: Sequence[Python]) -> list[Entrant]:
+    """All of these under each Python that they run under."""
+    return [Entrant(each, python) for each in contenders for python in pythons if not python.tag or each.every_python]
 
 
 _OURS = "CRC64NVME of every object and part; the answer is compared; sources are watched for changes; manifest"
@@ -121,6 +160,7 @@ CONTENDERS = {
             _OURS,
             repeats=_BY_DEFAULT,
             own_clock=False,
+            every_python=True,
             grabs=asyncsink_grab,
             proves=_PROVEN,
         ),
@@ -131,6 +171,7 @@ CONTENDERS = {
             needs("asyncsink"),
             _OURS,
             repeats=_BY_DEFAULT,
+            every_python=True,
             grabs=script("asyncsink_grab", grab=True),
             proves=_PROVEN,
         ),
@@ -145,13 +186,15 @@ CONTENDERS = {
             repeats="its journal: size, mtime, ctime, inode",
             own_clock=False,
             only_repeats=True,
+            every_python=True,
         ),
         Contender(
-            "obstore-unsigned",
+            OBSTORE,
             "obstore, unsigned_payload=True",
             script("obstore_put", "unsigned"),
             needs("obstore"),
             "nothing",
+            every_python=True,
         ),
         Contender(
             "obstore",
@@ -159,6 +202,7 @@ CONTENDERS = {
             script("obstore_put", "default"),
             needs("obstore"),
             "SHA-256 of the payload, in the signature",
+            every_python=True,
             grabs=script("obstore_get", grab=True),
             proves="nothing",
         ),
@@ -185,6 +229,16 @@ CONTENDERS = {
             proves="MD5 where the ETag is one",
         ),
         Contender(
+            "rclone-size-only",
+            "rclone --size-only",
+            rclone_size_only,
+            needs_program(rclone_path, "rclone"),
+            "MD5 of objects and parts",
+            repeats="size",
+            own_clock=False,
+            only_repeats=True,
+        ),
+        Contender(
             "fast-s3",
             "fast-s3",
             script("fast_s3_upload"),
@@ -207,6 +261,22 @@ CONTENDERS = {
             _BOTOCORE,
             grabs=script("boto3_transfer", "grab", grab=True),
             proves=_BOTOCORES_PROOF,
+        ),
+        Contender(
+            SERVICE,
+            "AsyncSink",
+            lambda work: [*script("asyncsink_service")(work), work.data.scenario.call],
+            needs("asyncsink"),
+            _OURS.removesuffix("; manifest"),
+            every_python=True,
+        ),
+        Contender(
+            OTHER_SERVICE,
+            "obstore, put_async",
+            script("obstore_service"),
+            needs("obstore"),
+            "nothing",
+            every_python=True,
         ),
         Contender(
             OUR_DATASINK,

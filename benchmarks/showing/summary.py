@@ -7,11 +7,12 @@ ratio of medians on a machine whose speed drifts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
-from benchmarks.contenders import REFERENCE, REFERENCE_ENGINE
+from benchmarks.lineup.contenders import marked
+from benchmarks.lineup.scenarios import REFERENCE, REFERENCE_ENGINE
 
 Clock = Literal["whole process", "engine"]
 CLOCKS: tuple[Clock, ...] = ("engine", "whole process")
@@ -29,7 +30,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A contender in a scenario, by one clock.
+    """A contender, by one clock.
 
     Attributes:
         checks, repeats: what it says it sends to be checked (or, of a grab, compares what it received with), and by
@@ -40,12 +41,12 @@ class Row:
         speed_ratio: asyncsink's rate ÷ this one's, per round: above 1, asyncsink is faster.
         cpu_ratio: asyncsink's CPU per object ÷ this one's, per round: below 1, asyncsink needs less.
         server_busy: the null server's CPU seconds ÷ wall: near 1, the server's core was the limit.
+        lag_ms: a service's event loop's, 99th percentile of each round.
         observed: integrity headers that the server saw, as "name (share of uploads)".
         status: "ok", or what happened in the rounds that did not end well.
         reference: the ratios are of it.
     """
 
-    scenario: str
     contender: str
     title: str
     checks: str
@@ -59,6 +60,7 @@ class Row:
     speed_ratio: Spread | None = None
     cpu_ratio: Spread | None = None
     server_busy: Spread | None = None
+    lag_ms: Spread | None = None
     observed: str = ""
     status: str = "ok"
     reference: bool = False
@@ -84,26 +86,42 @@ def ratios_per_round(ours: Mapping[int, float], theirs: Mapping[int, float]) -> 
     return spread(ours[number] / theirs[number] for number in ours.keys() & theirs.keys() if theirs[number])
 
 
-def rows_of(result: Mapping[str, Any], scenario: str, clock: Clock) -> list[Row]:
-    """Every contender of a scenario that this clock fits, fastest first; those that never succeeded come last.
+def rows_of(result: Mapping[str, Any], clock: Clock, *, python: str = "", reference: str = "") -> list[Row]:
+    """Every contender that this clock fits, fastest first; those that never succeeded come last.
 
-    The ratios are of what the data set names as its reference, or of asyncsink as it is by default.
+    Args:
+        python: the tag of the interpreter; compiled programs stand beside each.
+        reference: whom the ratios are of; "": the scenario's, or asyncsink as it is by default.
 
     Under the engine's clock asyncsink stands as "asyncsink-api" and compiled programs with their whole process, since
     they import nothing; under the other, everybody as a user starts it.
     """
-    data = next(data for data in result["data_sets"] if data["name"] == scenario)
-    measurements = [m for m in result["measurements"] if m["scenario"] == scenario]
-    reference = data.get("reference") or (REFERENCE_ENGINE if clock == "engine" else REFERENCE)
-    other = REFERENCE if clock == "engine" else REFERENCE_ENGINE
-    ours = _timed([m for m in measurements if m["contender"] == reference], data, clock)
+    scenario, measurements = result["scenario"], result["measurements"]
+    whole, engine = marked(REFERENCE, python), marked(REFERENCE_ENGINE, python)
+    other = whole if clock == "engine" else engine
+    reference = marked(reference or scenario["reference"], python) if reference or scenario["reference"] else ""
+    reference = reference or (engine if clock == "engine" else whole)
+    ours = _timed([m for m in measurements if m["contender"] == reference], scenario, clock)
     rows = []
     for contender in result["contenders"]:
         own = [m for m in measurements if m["contender"] == contender["name"]]
-        if own and contender["name"] != other:
-            row = _row(contender, own, ours, data, clock)
+        fits = contender["python"] == python or not contender["every_python"]
+        if own and fits and (contender["name"] != other or reference == other):
+            row = _row(contender, own, ours, scenario, clock)
             rows.append(replace(row, reference=row.contender == reference))
     return sorted(rows, key=lambda row: -row.rate.median if row.rate else 0.0)
+
+
+def medians(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What stands in a result's file beside the single measurements: each contender by each clock."""
+    told = ("rate", "cpu_seconds", "rss_bytes", "speed_ratio", "cpu_ratio", "server_busy", "lag_ms")
+    return [
+        {"python": python, "clock": clock, "contender": row.contender, "unit": row.unit, "rounds": row.rounds}
+        | {name: asdict(value) for name in told if (value := getattr(row, name)) is not None}
+        for python in result["pythons"]
+        for clock in CLOCKS
+        for row in rows_of(result, clock, python=python)
+    ]
 
 
 def _row(
@@ -118,10 +136,9 @@ def _row(
     amount = data["bytes"] / 1e6 if large else data["objects"]
     good = [m for m in measurements if m["round"] in timed]
     return Row(
-        scenario=data["name"],
         contender=contender["name"],
         title=contender["title"],
-        checks=contender["proves" if data.get("grab") else "checks"],
+        checks=contender["proves" if data["grab"] else "checks"],
         repeats=contender["repeats"],
         unit="MB/s" if large else "objects/s",
         rounds=len(timed),
@@ -138,6 +155,7 @@ def _row(
             {number: t.cpu_seconds / t.share for number, t in timed.items()},
         ),
         server_busy=spread(m["server"]["cpu_seconds"] / m["wall_seconds"] for m in good if m["server"]),
+        lag_ms=spread(m["notes"]["lag_ms"]["p99"] for m in good if "lag_ms" in m["notes"]),
         observed=observed_checks(good),
         status=", ".join(sorted({m["status"] for m in measurements if m["status"] != "ok"})) or "ok",
     )

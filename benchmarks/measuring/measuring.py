@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks import launcher
-from benchmarks.commands import Work
-from benchmarks.contenders import Contender
+from benchmarks.lineup.commands import Work
+from benchmarks.lineup.contenders import Entrant
+from benchmarks.measuring import launcher
+from benchmarks.scripts.clock import AT_ONCE
 
 Status = Literal["ok", "failed", "stopped at the limit"]
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _MESSAGE_CHARACTERS = 2000
 
 
@@ -36,7 +37,6 @@ class Measurement:
         message: the end of its output where it failed.
     """
 
-    scenario: str
     contender: str
     round: int
     place: int
@@ -59,14 +59,13 @@ class Measurement:
         return asdict(self)
 
 
-def measure(contender: Contender, work: Work, *, round_: int, place: int, limit_seconds: float) -> Measurement:
-    """Run the contender once; at the limit it is killed, and what it sent until then counts. Blocking.
+def measure(entrant: Entrant, work: Work, *, round_: int, place: int, limit_seconds: float) -> Measurement:
+    """Run a contender once; at the limit it is killed, and what it sent until then counts. Blocking.
 
     What arrived is compared with the data set where the server counts; see `verifying` for SeaweedFS, and `grabbing`.
     """
-    made = Measurement(
-        scenario=work.data.scenario.name, contender=contender.name, round=round_, place=place, load=os.getloadavg()[0]
-    )
+    contender = entrant.contender
+    made = Measurement(contender=entrant.name, round=round_, place=place, load=os.getloadavg()[0])
     work.server.reset(work.zeros)
     output = work.scratch / "output.txt"
     measured = launch(contender.argv(work), work, output, limit_seconds)
@@ -82,9 +81,8 @@ def measure(contender: Contender, work: Work, *, round_: int, place: int, limit_
         told = json.loads(text.strip().splitlines()[-1])
         made.engine_seconds, made.engine_cpu_seconds = told.pop("seconds"), told.pop("cpu_seconds")
         made.notes = told
-    if work.server.kind != "seaweed":
-        made.server = work.server.stats()
-    if work.server.kind != "seaweed" and not work.data.scenario.grab:
+    made.server = work.server.stats()
+    if work.server.is_null and not work.data.scenario.grab:
         made.objects, made.bytes = made.server["objects"], made.server["bytes_stored"]
         expected = (work.data.objects, work.data.size_bytes)
         if made.status == "ok" and (made.objects, made.bytes) != expected:
@@ -106,6 +104,7 @@ def launch(command: list[str], work: Work, output: Path, limit_seconds: float) -
         "HOME": str(home),  # nobody's own configuration files
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(_ROOT),
+        AT_ONCE: str(work.at_once),
         **work.server.environment,
     }
     order = {
@@ -127,6 +126,7 @@ def launch(command: list[str], work: Work, output: Path, limit_seconds: float) -
 
 def _without_paths(text: str, work: Work) -> str:
     """Results are published; where things lay on this machine is nobody's business."""
-    for path, name in ((work.scratch, "SCRATCH"), (work.data.directory, "DATA"), (_ROOT, "."), (sys.prefix, "PYTHON")):
+    places = {work.data.directory: "DATA", work.scratch: "SCRATCH", work.target: "TARGET", _ROOT: "."}
+    for path, name in (places | {sys.prefix: "PYTHON"}).items():
         text = text.replace(str(path), name)
     return text

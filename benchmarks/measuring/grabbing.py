@@ -6,10 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-from benchmarks.commands import Work
-from benchmarks.contenders import CONTENDERS, REFERENCE_ENGINE, Contender
-from benchmarks.measuring import Measurement, launch, measure
-from benchmarks.scenarios import MIB
+from benchmarks.lineup.commands import Work
+from benchmarks.lineup.contenders import CONTENDERS, Entrant
+from benchmarks.lineup.scenarios import MIB, REFERENCE_ENGINE
+from benchmarks.measuring.measuring import Measurement, launch, measure
 
 _FILL_SECONDS = 3600.0
 _PROBLEMS_TOLD = 5
@@ -23,7 +23,7 @@ def fill(work: Work) -> None:
     Raises:
         RuntimeError: it was not published.
     """
-    if work.server.kind != "seaweed":
+    if work.server.is_null:
         return
     output = work.scratch / "filling.txt"
     done = launch(CONTENDERS[REFERENCE_ENGINE].command(work), work, output, _FILL_SECONDS)
@@ -31,12 +31,12 @@ def fill(work: Work) -> None:
         raise RuntimeError(f"The bucket was not filled: {output.read_text(errors='replace')}")
 
 
-def grab_once(contender: Contender, work: Work, *, round_: int, place: int, limit_seconds: float) -> Measurement:
+def grab_once(entrant: Entrant, work: Work, *, round_: int, place: int, limit_seconds: float) -> Measurement:
     """Measure one grab, compare what is there then, and remove it. Blocking."""
     work.target.mkdir()
-    os.sync()  # what is still to be written is not written while this one is measured
+    os.sync()  # where the target is on a disk, what is still to be written is not written while this one is measured
     try:
-        made = measure(contender, work, round_=round_, place=place, limit_seconds=limit_seconds)
+        made = measure(entrant, work, round_=round_, place=place, limit_seconds=limit_seconds)
         found = {str(path.relative_to(work.target)): path for path in work.target.rglob("*") if path.is_file()}
         made.objects, made.bytes = len(found), sum(path.stat().st_size for path in found.values())
         if made.status == "ok":
@@ -52,7 +52,7 @@ def grab_once(contender: Contender, work: Work, *, round_: int, place: int, limi
 
 def _differences(work: Work, found: dict[str, Path]) -> list[str]:
     wanted = {member.path: member.size_bytes for member in work.data.members}
-    zeros = work.server.kind != "seaweed"
+    zeros = work.server.is_null
     problems = [f"{name} is missing" for name in wanted.keys() - found.keys()]
     problems += [f"{name} should not be there" for name in found.keys() - wanted.keys()]
     for name in sorted(wanted.keys() & found.keys()):

@@ -10,31 +10,41 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.scenarios import DATA, DataSet
-from benchmarks.scripts.clock import CONCURRENCY, PARTS_PER_FILE
+from benchmarks.lineup.pythons import Python
+from benchmarks.lineup.scenarios import DATA, DataSet
+from benchmarks.scripts.clock import PARTS_PER_FILE
 from benchmarks.servers.running import RunningServer
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One publication, or one grab: what, where, and a directory for scratch files."""
+    """One publication, or one grab.
+
+    Attributes:
+        data, server, bucket: what, and where.
+        scratch: a directory for files of the contender's.
+        target: where a grab puts the files; not there before.
+        python: the interpreter of contenders written in Python.
+    """
 
     data: DataSet
     server: RunningServer
     bucket: str
     scratch: Path
+    target: Path
+    python: Python
 
     @property
     def zeros(self) -> dict[str, int]:
         """{path: size} of what a null server is to have for a grab, which keeps no bytes and gives zeros."""
-        if not self.data.scenario.grab or self.server.kind == "seaweed":
+        if not self.data.scenario.grab or not self.server.is_null:
             return {}
         return {f"/{self.bucket}/{DATA}/{member.path}": member.size_bytes for member in self.data.members}
 
     @property
-    def target(self) -> Path:
-        """Where a grab puts the files; not there before."""
-        return self.scratch / "grabbed"
+    def at_once(self) -> int:
+        """Requests that may be in flight; 0: the contender's own default."""
+        return self.data.scenario.at_once
 
 
 def needs(module: str) -> Callable[[], str]:
@@ -52,14 +62,15 @@ def script(module: str, *extra: str, grab: bool = False) -> Callable[[Work], lis
 
     def command(work: Work) -> list[str]:
         directory = work.target if grab else work.data.directory
-        return [sys.executable, "-m", f"benchmarks.scripts.{module}", str(directory), work.bucket, DATA, *extra]
+        python = str(work.python.executable)
+        return [python, "-m", f"benchmarks.scripts.{module}", str(directory), work.bucket, DATA, *extra]
 
     return command
 
 
-def beside_python(program: str) -> str:
-    """A program installed into this environment, or on the PATH, or ""."""
-    beside = Path(sys.executable).parent / program
+def beside_python(program: str, python: Path | None = None) -> str:
+    """A program installed beside an interpreter (this one), or on the PATH, or ""."""
+    beside = (python or Path(sys.executable)).parent / program
     return str(beside) if os.access(beside, os.X_OK) else shutil.which(program) or ""
 
 
@@ -90,11 +101,12 @@ def asyncsink_grab(work: Work) -> list[str]:
 
 
 def _asyncsink(work: Work, *words: str) -> list[str]:
-    command = [
-        beside_python("asyncsink"), *words, "--endpoint-url", work.server.url, "--concurrency", str(CONCURRENCY),
+    return [
+        beside_python("asyncsink", work.python.executable), *words, "--endpoint-url", work.server.url,
+        *(["--concurrency", str(work.at_once)] if work.at_once else []),
+        *(["--ca-bundle", work.server.ca_bundle] if work.server.ca_bundle else []),
         "--json", "--quiet",
     ]  # fmt: skip
-    return command + (["--ca-bundle", work.server.ca_bundle] if work.server.ca_bundle else [])
 
 
 def asyncsink_api(work: Work) -> list[str]:
@@ -114,9 +126,10 @@ def s5cmd_grab(work: Work) -> list[str]:
 
 
 def _s5cmd(work: Work, verb: str, source: str, target: str) -> list[str]:
+    workers = ["--numworkers", str(work.at_once)] if work.at_once else []
+    parts = ["--concurrency", str(PARTS_PER_FILE), "--part-size", "8"] if work.at_once else []
     return [
-        s5cmd_path(), "--log", "error", "--endpoint-url", work.server.url, "--numworkers", str(CONCURRENCY),
-        verb, "--concurrency", str(PARTS_PER_FILE), "--part-size", "8", source, target,
+        s5cmd_path(), "--log", "error", "--endpoint-url", work.server.url, *workers, verb, *parts, source, target,
     ]  # fmt: skip
 
 
@@ -125,19 +138,25 @@ def rclone(work: Work) -> list[str]:
     # rclone's S3 page, "Reducing costs" and "Avoiding GET/HEAD requests".
     again = ["--update", "--use-server-modtime", "--fast-list"]
     fresh = ["--no-check-dest", "--s3-no-head"]
-    return [
-        *_rclone(work, str(work.data.directory), _remote(work)),
-        "--s3-upload-concurrency", str(PARTS_PER_FILE), "--s3-chunk-size", "8Mi", "--s3-upload-cutoff", "8Mi",
-        *(again if work.data.scenario.repeat else fresh),
-    ]  # fmt: skip
+    return [*_rclone_copy(work), *(again if work.data.scenario.repeat else fresh)]
+
+
+def rclone_size_only(work: Work) -> list[str]:
+    """rclone copy, which believes sizes alone where everything is there already."""
+    return [*_rclone_copy(work), "--size-only", "--fast-list"]
+
+
+def _rclone_copy(work: Work) -> list[str]:
+    parts = ["--s3-upload-concurrency", str(PARTS_PER_FILE), "--s3-chunk-size", "8Mi", "--s3-upload-cutoff", "8Mi"]
+    return [*_rclone(work, str(work.data.directory), _remote(work)), *(parts if work.at_once else [])]
 
 
 def rclone_grab(work: Work) -> list[str]:
     """rclone copy from S3."""
+    streams = ["--multi-thread-streams", str(PARTS_PER_FILE), "--multi-thread-cutoff", "8Mi"]
     return [
         *_rclone(work, _remote(work), str(work.target)), "--no-check-dest", "--s3-no-head-object", "--fast-list",
-        "--multi-thread-streams", str(PARTS_PER_FILE), "--multi-thread-cutoff", "8Mi",
-        "--multi-thread-chunk-size", "8Mi",
+        *([*streams, "--multi-thread-chunk-size", "8Mi"] if work.at_once else []),
     ]  # fmt: skip
 
 
@@ -148,6 +167,7 @@ def _remote(work: Work) -> str:
 def _rclone(work: Work, source: str, target: str) -> list[str]:
     return [
         rclone_path(), "copy", source, target, "--config", os.devnull,
-        "--transfers", str(CONCURRENCY), "--checkers", str(CONCURRENCY), "--s3-no-check-bucket",
+        *(["--transfers", str(work.at_once), "--checkers", str(work.at_once)] if work.at_once else []),
+        "--s3-no-check-bucket",
         *(["--ca-cert", work.server.ca_bundle] if work.server.ca_bundle else []),
     ]  # fmt: skip

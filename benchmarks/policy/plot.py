@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.network_models import Course
+from benchmarks.policy.models import Course
 
 COLUMNS = 4
 WINDOW_SECONDS_MIN = 0.25

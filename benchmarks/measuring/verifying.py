@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import boto3
 from botocore.config import Config
 
-from benchmarks.scenarios import DATA, MIB, DataSet
+from benchmarks.lineup.scenarios import DATA, MIB, DataSet
 from benchmarks.servers.running import RunningServer
 
 _THREADS = 16

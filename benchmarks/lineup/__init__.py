@@ -1,0 +1,1 @@
+"""Who is compared, in what, and under which Python."""

@@ -1,0 +1,1 @@
+"""Rounds: servers, data sets, processes that are timed, and what arrived."""

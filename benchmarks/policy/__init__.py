@@ -1,0 +1,1 @@
+"""The concurrency policy against models of networks and servers."""

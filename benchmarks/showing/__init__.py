@@ -1,0 +1,1 @@
+"""What results say: medians and ratios, tables, targets, pictures."""
