@@ -53,8 +53,8 @@ SDK_REGION: Final = "us-east-1"
 FILE_CHARACTERS_MAX: Final = 64 * 1024
 
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_ENDPOINT = re.compile(rf"https?://{_LABEL}(\.{_LABEL})*(:[1-9][0-9]{{0,3}}|:[1-5][0-9]{{4}})?/?")
-"""Plain endpoints: IPv6 addresses, paths and the highest ports are left to the SDK."""
+_ENDPOINT = re.compile(rf"https?://{_LABEL}(\.{_LABEL})*(:[1-9][0-9]{{0,4}})?/?")
+"""Plain endpoints: IPv6 addresses and paths are left to the SDK."""
 _AMAZON_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".aws")
 _AMAZON_REGION = re.compile(r"(us-gov|us|eu|ap|sa|ca|me|af|il|mx|cn)-[a-z]+-[0-9]")
 _REGION = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -143,11 +143,12 @@ def _plain_endpoint(endpoint: str) -> bool:
         return True
     if _ENDPOINT.fullmatch(endpoint) is None:
         return False  # what is malformed is told where a client is opened
+    parts = urlsplit(endpoint)
     try:
-        host = urlsplit(endpoint).hostname or ""
+        _ = parts.port
     except ValueError:
-        return False
-    return not host.endswith(_AMAZON_HOSTS)
+        return False  # beyond 65535
+    return not (parts.hostname or "").endswith(_AMAZON_HOSTS)
 
 
 def _key_pair(said: Mapping[str, str], profile: Mapping[str, str]) -> Credentials | None:
