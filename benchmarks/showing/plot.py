@@ -19,19 +19,14 @@ from benchmarks.showing.table import number
 
 _SHOWN = {REFERENCE: "asyncsink", OBSTORE: "obstore", "s5cmd": "s5cmd", "rclone": "rclone"}
 _COLOURS = dict(zip(_SHOWN, ("#1f6f8b", "#e0a458", "#8c8c8c", "#c9c9c9"), strict=True))
-_ALIASES = {"asyncsink-journal": REFERENCE, "rclone-size-only": "rclone"}
 _NULL, _TLS, _WEED = "null server", "TLS", "SeaweedFS"
 _BARS: dict[str, dict[str, tuple[str, str]]] = {
     "Files of 16 KiB": {_NULL: ("small", "null"), _TLS: ("small", "null-tls"), _WEED: ("small", "seaweed")},
     "Large files": {_NULL: ("large", "null"), _TLS: ("large-4", "null-tls"), _WEED: ("large-4", "seaweed")},
-    "A cohort: fMRIPrep derivatives of ds000114": {
-        _NULL: ("cohort", "null"),
-        _WEED: ("cohort", "seaweed"),
-        "again, unchanged": ("cohort-rerun", "seaweed"),
-    },
+    "A cohort: fMRIPrep's outputs of ds000114": {_NULL: ("cohort", "null"), _WEED: ("cohort", "seaweed")},
 }
 """By the plot's title and the name in it: scenario and server."""
-_LATE = "Files of 16 KiB, answers come late, own defaults"
+_LATE = "Files of 16 KiB, late answers"
 _DELAYS = (5, 20, 50, 100)
 
 
@@ -75,13 +70,8 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _rows(result: Mapping[str, Any]) -> dict[str, Row]:
-    """Of those that are shown, under the first Python; of two settings of one tool, the faster."""
-    shown: dict[str, Row] = {}
-    for row in rows_of(result, "whole process"):
-        name = _ALIASES.get(row.contender, row.contender)
-        if name in _SHOWN and row.rate:
-            shown.setdefault(name, row)
-    return shown
+    """Of those that are shown, under the first Python."""
+    return {row.contender: row for row in rows_of(result, "whole process") if row.contender in _SHOWN and row.rate}
 
 
 def _draw_bars(axis: Any, title: str, groups: Sequence[tuple[Mapping[str, Row], str]]) -> None:
@@ -101,8 +91,9 @@ def _draw_bars(axis: Any, title: str, groups: Sequence[tuple[Mapping[str, Row], 
             )  # fmt: skip
             axis.bar_label(bars, labels=[number(row.rate.median)], padding=5, fontsize=9)
     axis.set_yticks(range(len(groups)), [name for _, name in groups], fontsize=10)
-    axis.invert_yaxis()
+    axis.set_ylim(len(groups) - 0.5, -0.5)
     axis.margins(x=0.2)
+    axis.locator_params(axis="x", nbins=5)
     _finish(axis, title, unit)
 
 
@@ -123,6 +114,7 @@ def _draw_late(axis: Any, late: Mapping[int, Mapping[str, Row]]) -> None:
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.set_ylabel("objects/s", fontsize=10)
     _finish(axis, _LATE, "")
+    axis.set_xlabel("delay of each answer; everybody's own defaults", fontsize=10)
 
 
 def _finish(axis: Any, title: str, unit: str) -> None:
