@@ -25,6 +25,8 @@ struct request {
     struct text body; /* of everything that is no upload */
 };
 
+extern uint64_t connections; /* accepted since the reset */
+
 /* Write the answer to `out`; returns how many zeros follow it. */
 uint64_t answer(const struct request *request, struct text *out);
 

@@ -389,6 +389,7 @@ static void accept_all(int listener) {
         struct connection *one = calloc(1, sizeof *one);
         if (!one) die("calloc");
         one->socket = socket;
+        connections++;
         if (context) {
             one->tls = SSL_new(context);
             SSL_set_fd(one->tls, socket);

@@ -48,6 +48,7 @@ static struct object **table, **in_order;
 static size_t table_size, objects;
 static struct upload *uploads;
 static unsigned long uploads_made;
+uint64_t connections;
 static uint64_t puts_, gets_, parts_, others, received, stored;
 static struct { char name[NAME_BYTES]; uint64_t count; } checks[CHECKS];
 static double cpu_before;
@@ -245,7 +246,7 @@ static void reset(char *lines) {
     for (size_t n = 0; n < table_size; n++)
         while (table[n]) remove_object(table[n]->path);
     while (uploads) drop(&uploads);
-    puts_ = gets_ = parts_ = others = received = 0;
+    connections = puts_ = gets_ = parts_ = others = received = 0;
     memset(checks, 0, sizeof checks);
     for (char *line; lines && (line = strsep(&lines, "\n")) && *line;) {
         uint64_t size = strtoull(strsep(&line, " "), NULL, 10);
@@ -263,6 +264,7 @@ static void add_stats(struct text *to) {
     for (struct upload *each = uploads; each; each = each->next) open++;
     add(to, "{\"puts\": %lu, \"gets\": %lu, \"parts\": %lu, \"objects\": %zu, ", puts_, gets_, parts_, objects);
     add(to, "\"bytes_received\": %lu, \"bytes_stored\": %lu, \"other_requests\": %lu, ", received, stored, others);
+    add(to, "\"connections\": %lu, ", connections);
     add(to, "\"open_uploads\": %zu, \"cpu_seconds\": %.6f, \"checks\": {", open, cpu_seconds() - cpu_before);
     for (size_t n = 0; n < CHECKS && checks[n].count; n++)
         add(to, "%s\"%s\": %lu", n ? ", " : "", checks[n].name, checks[n].count);
