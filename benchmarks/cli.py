@@ -63,6 +63,8 @@ def targets(
     A line that is complete is not measured again; one whose time was over is gone on with after its last whole round.
     """
     chosen = [LINES[name] for name in _known(names or list(LINES), LINES, "line")]
+    if quick and folder == RESULTS:
+        raise typer.BadParameter("what --quick measures is no result; name another --folder for it.")
     if not show:
         ends = time.monotonic() + minutes * 60 if minutes else None
         second = _second(python)

@@ -91,7 +91,7 @@ def _draw_bars(axis: Any, title: str, groups: Sequence[tuple[Mapping[str, Row], 
             )  # fmt: skip
             axis.bar_label(bars, labels=[number(row.rate.median)], padding=5, fontsize=9)
     axis.set_yticks(range(len(groups)), [name for _, name in groups], fontsize=10)
-    axis.set_ylim(len(groups) - 0.5, -0.5)
+    axis.set_ylim(max(1, len(groups)) - 0.5, -0.5)
     axis.margins(x=0.2)
     axis.locator_params(axis="x", nbins=5)
     _finish(axis, title, unit)

@@ -174,7 +174,8 @@ LINES = {
 
 def render_targets(lines: Sequence[Line], results: Mapping[str, Mapping[str, Any]]) -> str:
     """The table, from results by their line's name: one row per target, one column per Python."""
-    pythons = {python_of(result, tag): None for result in results.values() for tag in result["pythons"]}
+    shown = [results[each.name] for each in lines if each.name in results]
+    pythons = {python_of(result, tag): None for result in shown for tag in result["pythons"]}
     head = ["what", "server", "to be shown", *pythons, "met"]
     rows = [line(head), line(["---"] * len(head))]
     every = [(each, target) for each in lines for target in each.targets]

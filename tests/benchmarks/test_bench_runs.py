@@ -241,6 +241,8 @@ def test_lines_are_measured_once_and_shown_without_measuring(tmp_path: Path, mon
     assert (tmp_path / "few.json").stat().st_mtime_ns == written
     assert "1 lines" in CliRunner().invoke(app, [*arguments, "--again"]).stderr
     assert load(tmp_path / "few.json")["complete"]
+    refused = CliRunner().invoke(app, ["targets", "few", "--quick"])
+    assert (refused.exit_code, "another --folder" in refused.stderr) == (2, True)
 
 
 def test_names_that_do_not_exist_are_told() -> None:
