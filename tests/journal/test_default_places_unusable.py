@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -71,13 +72,13 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_path(tmp_path: Path) -> None:
-    """Every user may enter the directory of the test."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+def tmp_path() -> Iterator[Path]:
+    """A directory that every user may enter, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="asyncsink-") as place:
+        Path(place).chmod(0o755)
+        yield Path(place)
 
 
-@pytest.mark.usefixtures("open_path")
 @pytest.mark.parametrize("how", ["command", "export", "sink"])
 @pytest.mark.parametrize(
     "prepare",
