@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, Final
 
+from asyncsink import errors
 from asyncsink.model import SourceFile, SourceProblem, Transfer
 
 IN_MEMORY_MAX: Final = 25_000
@@ -19,7 +20,7 @@ IN_MEMORY_MAX: Final = 25_000
 
 class Kept:
     """What was found, in its order; iterating blocks, and may be done again. `add` and iterating are for one thread at
-    a time.
+    a time. What comes from the file is equal; a problem's error is of the same class, with the same sentence.
 
     Attributes:
         whole: False where the directory for temporary files could not take it: then it is of no use.
@@ -28,7 +29,6 @@ class Kept:
     def __init__(self) -> None:
         self.whole = True
         self._recent: list[Transfer | SourceProblem] = []
-        self._problems: list[SourceProblem] = []
         self._file: IO[bytes] | None = None
         self._pieces: list[int] = []
 
@@ -57,7 +57,7 @@ class Kept:
         for size in self._pieces:
             assert self._file is not None
             for row in marshal.loads(os.pread(self._file.fileno(), size, start)):  # noqa: S302 - written by this process
-                yield self._problems[row] if isinstance(row, int) else _transfer(row)
+                yield _found(row)
             start += size
         yield from self._recent
 
@@ -71,36 +71,49 @@ class Kept:
     def _write_out(self) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="asyncsink-", buffering=0)  # noqa: SIM115 - see close
-        piece = marshal.dumps([self._row(found) for found in self._recent])
+        piece = marshal.dumps([_row(found) for found in self._recent])
         written = 0
         while written < len(piece):
             written += self._file.write(piece[written:])
         self._pieces.append(len(piece))
         self._recent.clear()
 
-    def _row(self, found: Transfer | SourceProblem) -> tuple[Any, ...] | int:
-        if isinstance(found, SourceProblem):
-            # Few, and their errors are objects.
-            self._problems.append(found)
-            return len(self._problems) - 1
-        file = found.source
+
+def _row(found: Transfer | SourceProblem) -> tuple[Any, ...]:
+    if isinstance(found, SourceProblem):
         return (
-            found.key,
-            found.local,
-            file.path,
-            file.size_bytes,
-            file.mtime_ns,
-            file.attribute,
-            file.entry,
-            file.root,
-            file.relative,
-            file.key,
-            file.ctime_ns,
-            file.inode,
-            file.real_path,
+            None,
+            type(found.error).__name__,
+            str(found.error),
+            found.path,
+            found.entry,
+            found.attribute,
+            found.skippable,
+            found.skipped,
+            found.unreadable,
+            found.reason,
         )
+    file = found.source
+    return (
+        found.key,
+        found.local,
+        file.path,
+        file.size_bytes,
+        file.mtime_ns,
+        file.attribute,
+        file.entry,
+        file.root,
+        file.relative,
+        file.key,
+        file.ctime_ns,
+        file.inode,
+        file.real_path,
+    )
 
 
-def _transfer(row: tuple[Any, ...]) -> Transfer:
+def _found(row: tuple[Any, ...]) -> Transfer | SourceProblem:
+    if row[0] is None:
+        _, kind, message, path, *rest = row
+        return SourceProblem(path, getattr(errors, kind)(message), *rest)
     key, local, *file = row
     return Transfer(SourceFile(*file), key, local)

@@ -68,8 +68,10 @@ class OutputsSource:
                 raise ConfigError(
                     f"Output attribute {attribute!r} is of type {type(attribute).__name__}; expected a str."
                 )
+            # A member of an Enum of texts, or numpy's str_, is that text.
+            named = str.__str__(attribute)
             if not _is_nothing(value):
-                self._named.extend(_name(attribute, item, n) for n, item in enumerate(flatten(value, attribute), 1))
+                self._named.extend(_name(named, item, n) for n, item in enumerate(flatten(value, named), 1))
         self._entries = tuple(item for item in self._named if isinstance(item, Entry))
 
     @property
