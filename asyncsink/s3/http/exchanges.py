@@ -94,13 +94,16 @@ class Place:
             raise Refused(error_of(operation, self.bucket, answer, signed_at, self.keyring.region), answer)
 
     def failed(self, name: str, where: str, failure: ExchangeError) -> AsyncSinkError:
-        """The error for a request that has no whole answer."""
+        """The error for a request that has no whole answer, with the cause of `failure`."""
         if isinstance(failure, NoThread):
-            return failure.error(f"{name} of {where} failed: {failure.reason}", operation=name)
-        return failure.error(
-            f"{name} of {where} failed: {failure.reason} at {self.url}; look at the server and the network.",
-            operation=name,
-        )
+            error = failure.error(f"{name} of {where} failed: {failure.reason}", operation=name)
+        else:
+            error = failure.error(
+                f"{name} of {where} failed: {failure.reason} at {self.url}; look at the server and the network.",
+                operation=name,
+            )
+        error.__cause__ = failure.__cause__
+        return error
 
     def learn(self, writer: RequestWriter, refused: Refused) -> None:
         """What a refusal teaches about the next requests; may be called from any thread.
@@ -424,11 +427,13 @@ class SmallFiles:
         self._files: Iterator[tuple[int, FileToPut]] = iter(enumerate(operation.files))
 
     def take(self) -> SmallPut | None:
-        """The next exchange."""
+        """The next exchange; where the batch has ended, one that does not ask for a connection any more."""
         found = next(self._files, None)
         if found is None:
             return None
-        return SmallPut(self, *found)
+        put = SmallPut(self, *found)
+        put.given_up = self.ended
+        return put
 
     def has(self, exchange: Exchange) -> bool:
         """Whether an exchange is one of the batch's."""
