@@ -13,6 +13,7 @@ from typing import IO, Any, Final
 
 from asyncsink import errors
 from asyncsink.model import SourceFile, SourceProblem, Transfer
+from asyncsink.temporary import file_fault
 
 IN_MEMORY_MAX: Final = 25_000
 """Entries that are kept in memory: about 15 MB."""
@@ -53,10 +54,15 @@ class Kept:
                 self.close()
 
     def __iter__(self) -> Iterator[Transfer | SourceProblem]:
+        """Raises JournalError where the file cannot be read."""
         start = 0
         for size in self._pieces:
             assert self._file is not None
-            for row in marshal.loads(os.pread(self._file.fileno(), size, start)):  # noqa: S302 - written by this process
+            try:
+                piece = os.pread(self._file.fileno(), size, start)
+            except OSError as error:
+                raise file_fault("The files that were found", error) from error
+            for row in marshal.loads(piece):  # noqa: S302 - written by this process
                 yield _found(row)
             start += size
         yield from self._recent

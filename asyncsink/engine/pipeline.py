@@ -44,7 +44,7 @@ class Work:
 
 @dataclass(slots=True)
 class Batch:
-    """One entry of the queue: small files that one worker reads together and sends one after another."""
+    """One entry of the queue: small files that one worker publishes together."""
 
     transfers: list[Transfer]
 

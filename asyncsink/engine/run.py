@@ -136,7 +136,7 @@ class Opening:
     Attributes:
         threads: reader threads, shared with the survey.
         started: when the run began, by `clock`.
-        found: everything that the survey found, once more; None where nothing was surveyed.
+        found: everything that the survey found, once more; None where nothing was surveyed, or it is on disk.
         retries: further rounds over what failed for a cause that may pass.
         halt: stops the run where its server is gone for good or refuses everything; None where it has no end of its
             own, and each file fails for itself.

@@ -1,9 +1,10 @@
-"""Small files, many to a thread hop: one look, one reading, then one request after another.
+"""Small files, many to a batch: one look for all of them, and what is to be sent is sent at the same time.
 
 For an object of a few kilobytes, a hop to a thread costs more than reading it. A batch looks at everything with one
-question to the destination, reads, checksums, compares and copies all its files in one hop, and sends what is to be
-sent. Whatever is not simple (a HEAD is needed, a file is not what was found, an answer contradicts) takes the ordinary
-way; a file that changes while it is read is a failure here as there.
+question to the destination. New files are read by the lanes that send them; where there are none, or something is to be
+compared or copied, all files are read, checksummed, compared and copied in one hop. Whatever is not simple (a HEAD is
+needed, a file is not what was found, an answer proves nothing) takes the ordinary way; a file that changes while it is
+read is a failure here as there.
 """
 
 from __future__ import annotations

@@ -62,24 +62,24 @@ async def run_source(
     settings = await with_places_outside(settings, source, events.notice, dry_run=dry_run, limiter=threads)
     discovery = discovery_of(settings, settings.target, source)
     survey = await _survey(discovery, settings, threads=threads, progress=progress)
-    if source.replayable:
-        progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
-        for notice in survey.notices(settings):
-            events.notice(notice)
-    outlook = survey.outlook if survey.sample_key else open_end(settings.target)
-    opening = Opening(
-        settings,
-        progress,
-        events,
-        dry_run,
-        threads=threads,
-        started=started,
-        # What is on disk is not read once more to learn how much of the listing is worth reading.
-        found=survey.kept if source.replayable and survey.kept.in_memory else None,
-        retries=settings.policies.retries if source.replayable and not dry_run else 0,
-        halt=Halt(),
-    )
     try:
+        if source.replayable:
+            progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
+            for notice in survey.notices(settings):
+                events.notice(notice)
+        outlook = survey.outlook if survey.sample_key else open_end(settings.target)
+        opening = Opening(
+            settings,
+            progress,
+            events,
+            dry_run,
+            threads=threads,
+            started=started,
+            # What is on disk is not read once more to learn how much of the listing is worth reading.
+            found=survey.kept if source.replayable and survey.kept.in_memory else None,
+            retries=settings.policies.retries if source.replayable and not dry_run else 0,
+            halt=Halt(),
+        )
         async with opening.open(outlook) as run:
             discovery = discovery_of(settings, run.target, source)
             await run.begin()

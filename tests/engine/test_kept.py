@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import tempfile
 import weakref
 from dataclasses import replace
@@ -18,17 +19,21 @@ from hypothesis import strategies as st
 import asyncsink
 from asyncsink.engine import kept as kept_module
 from asyncsink.engine.kept import Kept
+from asyncsink.engine.whole_run import run_source
 from asyncsink.errors import (
     ConfigError,
     InvalidKey,
+    JournalError,
     KeyCollision,
     RoutingError,
     SourceChanged,
     SourceMissing,
     SourceUnreadable,
 )
-from asyncsink.model import SourceFile, SourceProblem, Transfer
+from asyncsink.model import Event, SourceFile, SourceProblem, Transfer
+from asyncsink.options import parse_options
 from asyncsink.sources.directory import DirectorySource
+from asyncsink.sources.exclusion import exclusion_of
 from tests.support.quirky_s3 import quirky_s3
 
 TEXT = st.text(max_size=8) | st.just("\udcff/a")
@@ -104,6 +109,48 @@ def test_problems_that_are_on_disk_take_no_memory(monkeypatch: pytest.MonkeyPatc
         f"excluded {number}" for number in range(9)
     ]
     kept.close()
+
+
+def test_a_disk_that_gives_nothing_back_is_told_as_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(kept_module, "IN_MEMORY_MAX", 0)
+    kept = Kept()
+    kept.add([Transfer(SourceFile("/a", 1, 1), "a", "a")])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", broken)
+        with pytest.raises(JournalError, match="directory for temporary files: Input/output error"):
+            list(kept)
+    kept.close()
+
+
+@pytest.mark.anyio
+async def test_a_run_that_ends_before_it_begins_leaves_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, temporary = list[Any](), tempfile.TemporaryFile
+
+    def noted(*given: Any, **named: Any) -> Any:
+        opened.append(temporary(*given, **named))
+        return opened[-1]
+
+    def stop(_: Event) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(kept_module, "IN_MEMORY_MAX", 2)
+    monkeypatch.setattr(tempfile, "TemporaryFile", noted)
+    for number in range(9):
+        (tmp_path / f"f{number}").touch()
+    (tmp_path / "left.out").touch()
+    settings = parse_options(str(tmp_path.parent / "to"), {"exclude": ["*.out"]})
+    with pytest.raises(ZeroDivisionError):
+        await run_source(
+            settings,
+            DirectorySource(tmp_path, symlinks="inside", exclude=exclusion_of(settings.policies.exclude)),
+            observe=stop,
+        )
+    assert [file.closed for file in opened] == [True]
 
 
 @pytest.mark.anyio
