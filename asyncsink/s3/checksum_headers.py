@@ -218,7 +218,7 @@ async def _ordinary(operation: PutFiles) -> Any:
     """Nothing is sent: each file needs the ordinary way, where its checksum is replaced."""
     operation.reader.close()
     operation.results[:] = [Ordinary()] * len(operation.files)
-    return FilesPut(results=operation.results)
+    return FilesPut()
 
 
 def _may_be_refused(operation: Operation[Any], error: PermanentError) -> bool:

@@ -17,7 +17,6 @@ PART_SIZE_BYTES_MAX = 5 * GIB
 PARTS_MAX = 10_000
 OBJECT_SIZE_BYTES_MAX = 50 * 1000**4
 """What S3's service model allows (50 TB); 10,000 parts of 5 GiB would be a little more."""
-SINGLE_PUT_BYTES_MAX = 5 * GIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,12 +79,10 @@ because another file of the batch needs the ordinary way, or nobody wants the re
 
 @dataclass(slots=True, kw_only=True)
 class FilesPut(Response):
-    """Answer to PutFiles: a result for each file, in their order, how many files and bytes are stored, and whether a
-    file was answered with 200, but without its checksum."""
+    """Answer to PutFiles, beside its `results`: how many files are stored, and whether one was answered with 200, but
+    without its checksum."""
 
-    results: Sequence[FileResult]
     stored: int = 0
-    stored_bytes: int = 0
     unproven: bool = False
 
     @property

@@ -447,14 +447,8 @@ class SmallFiles:
 
     def _settle(self) -> None:
         if not self.done.done():
-            stored = [
-                file.size_bytes
-                for file, result in zip(self.operation.files, self.results, strict=True)
-                if isinstance(result, FileStored)
-            ]
-            self.done.set_result(
-                FilesPut(results=self.results, stored=len(stored), stored_bytes=sum(stored), unproven=self.unproven)
-            )
+            stored = sum(isinstance(result, FileStored) for result in self.results)
+            self.done.set_result(FilesPut(stored=stored, unproven=self.unproven))
 
 
 class SmallPut(Exchange):
