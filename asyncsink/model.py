@@ -199,7 +199,7 @@ class Transfer:
         known: what the journal has about it, or None.
         replaces: the ETag of an object under the key that is known to have other content, or "": the new object cannot
             have it.
-        first: an attempt that was made already, or None.
+        first: an attempt to store this very content that was made already, by one PutObject, or None.
     """
 
     source: SourceFile

@@ -261,7 +261,6 @@ class S3Destination:
             attributes=self._attributes(transfer),
             local=local,
             confirm=compare,
-            first=transfer.first,
         )
         async with self._spellings.writing(transfer.key):
             if self._own.conditional:

@@ -105,7 +105,7 @@ class Publisher:
                 else:
                     looks += 1
                     known = outdated(transfer.known)
-                    ending.transfer = replace(transfer, source=outgrown.found, known=known)
+                    ending.transfer = replace(transfer, source=outgrown.found, known=known, first=None)
                     continue
             except JournalError:
                 raise

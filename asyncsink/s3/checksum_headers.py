@@ -130,7 +130,7 @@ class ChecksumHeaders:
 
     async def _send(self, operation: Operation[R]) -> R:
         if not self._carried(operation):
-            if isinstance(operation, (PutObject, PutObjectFrom)) and operation.first is not None:
+            if isinstance(operation, PutObject) and operation.first is not None:
                 # It was made with the headers that are not sent any more.
                 return await self._send_without(cast("Operation[R]", replace(operation, first=None)))
             return await self._send_without(operation)

@@ -18,7 +18,7 @@ from asyncsink.errors import WrongRegion
 from asyncsink.s3.addresses import is_arn
 from asyncsink.s3.environment import named_endpoint
 from asyncsink.s3.lanes import Lanes
-from asyncsink.s3.operations import Operation, PutObject, PutObjectFrom, Response
+from asyncsink.s3.operations import Operation, PutObject, Response
 
 R = TypeVar("R", bound=Response)
 _REGION: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
@@ -59,7 +59,7 @@ class FollowingLanes:
     # No coroutine of its own: every object passes here.
     def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
         """Send `operation` through the lanes in use; an attempt that was made already ends as it did."""
-        if isinstance(operation, (PutObject, PutObjectFrom)) and operation.first is not None:
+        if isinstance(operation, PutObject) and operation.first is not None:
             operation.first.end()
         return self.lanes.transport.send(operation)
 

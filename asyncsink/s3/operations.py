@@ -308,7 +308,7 @@ class PutObjectFrom(Operation[StoredFrom]):
         local: called in the thread with the bytes after the source was closed and before they are sent; must not keep
             them.
         confirm: called in the thread with the answer, while the bytes are still at hand.
-        only_new, write_token, first: as in PutObject.
+        only_new, write_token: as in PutObject.
         md5_instead: as in UploadPartFrom.
     """
 
@@ -323,7 +323,6 @@ class PutObjectFrom(Operation[StoredFrom]):
     local: Callable[[memoryview], None] | None = None
     confirm: Confirm | None = None
     md5_instead: bool = False
-    first: FirstAttempt | None = None
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

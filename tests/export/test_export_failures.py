@@ -26,6 +26,7 @@ from asyncsink.errors import (
     SourceUnreadable,
 )
 from asyncsink.testing.files import content_of
+from tests.support.quirky_s3 import Answer, Request, error, quirky_s3
 
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]
@@ -302,3 +303,27 @@ async def test_what_may_be_a_secret_is_not_repeated(tree: Path, destination: Any
 async def test_malformed_destinations(tree: Path, destination: Any) -> None:
     with pytest.raises(ConfigError, match="destination"):
         await asyncsink.export_directory(tree, destination)
+
+
+async def test_a_refusal_of_other_bytes_says_nothing_about_those_that_took_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is written anew while the answer to its batch is on the way."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    file = tmp_path / "f"
+    file.write_bytes(b"x" * 60)
+
+    def small_only(r: Request) -> Answer | None:
+        if r.method == "PUT" and len(r.body) > 50:
+            file.write_bytes(b"now it fits")
+            return error(400, "EntityTooLarge")
+        return None
+
+    with quirky_s3(small_only) as server:
+        report = await asyncsink.export_directory(
+            tmp_path, "s3://tryout/p", endpoint_url=server.url, region="us-east-1", journal=False, transport="wire"
+        )
+        assert server.bodies() == {"p/f": b"now it fits"}
+    assert [receipt.attempts for receipt in report.receipts] == [1]
+    assert (report.requests, report.retries) == (3, 0)
