@@ -200,13 +200,14 @@ class S3Destination:
             for transfer, alone in zip(transfers, plain, strict=True)
             if alone
         ]
+        every = len(files) == len(transfers)
+        if every and not self._encryption and not self._existing.replaces_unseen:
+            await self._send_files(PutFiles(files=files, algorithm=algorithm, reader=reader, results=results))
+            return
         sent: list[FileResult] = [None] * len(files)
         try:
             if files:
-                put = PutFiles(files=files, algorithm=algorithm, reader=reader, results=sent)
-                answer = await self._transport.send(put)
-                if answer.unproven and not answer.stored:
-                    self._batches = False
+                await self._send_files(PutFiles(files=files, algorithm=algorithm, reader=reader, results=sent))
             else:
                 reader.close()
         finally:
@@ -215,6 +216,11 @@ class S3Destination:
                 self._seen(transfer, next(told)) if alone else Ordinary()
                 for transfer, alone in zip(transfers, plain, strict=True)
             ]
+
+    async def _send_files(self, put: PutFiles) -> None:
+        answer = await self._transport.send(put)
+        if answer.unproven and not answer.stored:
+            self._batches = False
 
     def _seen(self, transfer: Transfer, result: FileResult) -> FileResult:
         if not isinstance(result, FileStored):

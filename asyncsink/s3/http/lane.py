@@ -103,9 +103,10 @@ class Lane:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_number = 0
         self._kept_max: int | None = None
-        self._sweep_seconds = min(max(shared.retry.stall_seconds / 8, SWEEP_SECONDS_MIN), SWEEP_SECONDS_MAX)
         self._sweep_at = float("inf")
         self._asked = self._granted = self._stopping = self._sleeping = False
+        self._tokens = 0
+        """Of exchanges that are over, for those that begin in the same turn."""
         self.began_at, self.over = 0.0, False
         """When the thread began what it is doing now (`clock`), or 0.0 while it waits; and whether it has ended, or is
         about to, so that nothing may be given to it any more."""
@@ -152,7 +153,7 @@ class Lane:
     @property
     def tokens(self) -> int:
         """The pacer's tokens that it holds."""
-        return sum(not exchange.urgent for exchange in tuple(self._busy)) + self._granted
+        return sum(not exchange.urgent for exchange in tuple(self._busy)) + self._granted + self._tokens
 
     def give(self, work: Work) -> None:
         """Add work to the end of the queue."""
@@ -294,7 +295,11 @@ class Lane:
         if exchange.urgent:
             return
         if begun:
-            self._pacer.give(0 if exchange.problem else exchange.weight_bytes, exchange.problem)
+            weight_bytes, problem = 0 if exchange.problem else exchange.weight_bytes, exchange.problem
+            if self._queue and usable and self._pacer.pass_on(weight_bytes, problem):
+                self._tokens += 1
+            elif not self._queue or not usable:
+                self._pacer.give(weight_bytes, problem)
         else:
             self._pacer.give_back()
 
@@ -357,8 +362,14 @@ class Lane:
                 self._pacer.give_back()
                 break
             self._carry(exchange)
+        self._give_back_tokens()
+
+    def _give_back_tokens(self) -> None:
         if self._granted:
             self._granted = False
+            self._tokens += 1
+        while self._tokens:
+            self._tokens -= 1
             self._pacer.give_back()
 
     def _next_urgent(self) -> Exchange | None:
@@ -378,6 +389,9 @@ class Lane:
         return None
 
     def _token(self) -> bool:
+        if self._tokens:
+            self._tokens -= 1
+            return True
         if self._granted:
             self._granted = False
             return True
@@ -432,6 +446,10 @@ class Lane:
         soonest = min(self._sweep_at, self._timers[0][0] if self._timers else float("inf"))
         return min(max(0.0, soonest - self.clock()), self.keep_alive_seconds)
 
+    @property
+    def _sweep_seconds(self) -> float:
+        return min(max(self.retry.stall_seconds / 8, SWEEP_SECONDS_MIN), SWEEP_SECONDS_MAX)
+
     def _sweep(self) -> None:
         for connection in tuple(self._connections):
             connection.check(self.now)
@@ -451,8 +469,7 @@ class Lane:
             exchange.failed(closed)
             exchange.over(self)
         self._pacer.withdraw(self._grant)
-        if self._granted:
-            self._pacer.give_back()
+        self._give_back_tokens()
 
     def _release(self) -> None:
         with self._waking:
