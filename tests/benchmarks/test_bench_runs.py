@@ -95,7 +95,7 @@ def chosen(*names: str) -> list[Contender]:
     return [CONTENDERS[name] for name in names]
 
 
-@pytest.mark.parametrize("server", ["null", "null-tls", "seaweed"])
+@pytest.mark.parametrize("server", ["null", "null-tls", pytest.param("seaweed", marks=pytest.mark.long)])
 def test_a_whole_run_measures_verifies_and_can_be_read_back(server: Any, tmp_path: Path) -> None:
     names = ["asyncsink", "asyncsink-api", "boto3"]
     result = measured(Order(scenario=FEW, contenders=chosen(*names), server=server, rounds=2, limit_seconds=60))
@@ -145,7 +145,7 @@ print(json.dumps({{"seconds": 1, "cpu_seconds": 1, "at_once": os.environ["{AT_ON
             assert (str(at_once) in command) == bool(at_once)
 
 
-@pytest.mark.parametrize("server", ["null", "seaweed"])
+@pytest.mark.parametrize("server", ["null", pytest.param("seaweed", marks=pytest.mark.long)])
 def test_grabs_are_measured_and_whoever_brings_less_is_left_out(server: Any, tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text(WRONG)
     liar = dataclasses.replace(
@@ -180,6 +180,7 @@ def test_every_byte_of_a_grab_is_compared(tmp_path: Path) -> None:
         assert problem in made.message
 
 
+@pytest.mark.long
 def test_nipypes_datasink_and_ours_publish_the_same() -> None:
     few = dataclasses.replace(SCENARIOS["sink-small"], members=lambda quick: [Member("d/1", 9_000_000)])
     names = ["boto3", "datasink", "asyncsink-datasink"]

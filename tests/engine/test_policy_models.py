@@ -32,10 +32,15 @@ def share(name: str, begin: float = 0.5, seed: int = 1) -> float:
 LONG = ("partition-split", "throttled-minute")
 CROWDED = "crowded-server"
 """What is possible there takes three requests in flight: it has a test of its own."""
-STEADY = [(each.name, seed) for each in MODELS for seed in (1, 2) if not (seed > 1 and each.name in LONG)]
+STEADY = [
+    pytest.param(each.name, seed, marks=pytest.mark.long if seed > 1 else ())
+    for each in MODELS
+    for seed in (1, 2)
+    if each.name != CROWDED and not (seed > 1 and each.name in LONG)
+]
 
 
-@pytest.mark.parametrize(("name", "seed"), [each for each in STEADY if each[0] != CROWDED])
+@pytest.mark.parametrize(("name", "seed"), STEADY)
 def test_what_is_possible_is_reached(name: str, seed: int) -> None:
     assert share(name, 0.7, seed) >= 0.93
 
