@@ -44,6 +44,7 @@ from asyncsink.errors import (
     UploadMissing,
 )
 from asyncsink.model import Event, GaveUp, Paused, Resumed
+from asyncsink.s3.traffic import Traffic
 from asyncsink.value import dataclass
 
 PAUSE_AFTER_SECONDS: Final = 5.0
@@ -138,6 +139,7 @@ class Availability:
         watch: of the run.
         probe: sends one small request, past everything that is waiting.
         stall_seconds: of silence, which have passed when Stalled is raised.
+        traffic: of the run: what its lanes have stored.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class Availability:
         probe: Callable[[], Awaitable[object]],
         *,
         stall_seconds: float,
+        traffic: Traffic | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
@@ -154,11 +157,12 @@ class Availability:
         self._watch = watch
         self._probe = probe
         self._stall_seconds = stall_seconds
+        self._traffic = traffic if traffic is not None else Traffic()
         self._clock = clock
         self._sleep = sleep
         self._lock = anyio.Lock()
         self.successes: Counter[str] = Counter()
-        """Requests that succeeded, by the operation's name."""
+        """Requests that succeeded, by the operation's name; but for small files, which lanes count."""
         self._reached = False
         self._since = 0.0
         self._at_since = -1
@@ -178,7 +182,7 @@ class Availability:
     @property
     def succeeded(self) -> int:
         """Requests that have succeeded, of all kinds."""
-        return self.successes.total()
+        return self.successes.total() + self._traffic.small_stored
 
     async def after(self, error: RetryableError, key: str, *, last: bool, succeeded_before: int) -> Verdict:
         """What a request for `key` does after `error`; waits while the server is gone.
@@ -293,7 +297,7 @@ class Availability:
         status = error.status if isinstance(error, TransferError) else 0
         if code in _CODES_OF_ONE_OBJECT:
             return
-        succeeded = self.successes[name]
+        succeeded = self.successes[name] + (self._traffic.small_stored if name == "PutObject" else 0)
         streak = (name, type(error), code, status, succeeded)
         if streak != self._streak:
             self._streak = streak

@@ -29,7 +29,7 @@ class Response:
 
     @property
     def successes(self) -> int:
-        """How many requests of the operation the server did as asked."""
+        """How many requests of the operation the server did as asked, and nobody has counted yet."""
         return 1
 
 

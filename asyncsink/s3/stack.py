@@ -117,7 +117,7 @@ async def open_stack(
                 return await place.send(ListObjects(prefix=prefix, max_keys=1))
 
             named = urlsplit(lanes.endpoint_url).netloc or f"bucket {target.bucket}"
-            availability = Availability(named, watch, probe, stall_seconds=retry.stall_seconds)
+            availability = Availability(named, watch, probe, stall_seconds=retry.stall_seconds, traffic=pacer.traffic)
         transport = RetryingTransport(
             ChecksumHeaders(place, lanes.checksums, choice=checksum, notice=notice),
             retry,

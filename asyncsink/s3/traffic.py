@@ -12,7 +12,10 @@ class Traffic:
     Attributes:
         requests: sent so far, repeated ones included.
         retries: of these, the ones that repeat an earlier one.
+        small_stored: small files that lanes have stored, counted as answers come. Lanes count at the same time, so that
+            one may be missing; that it grows is certain.
     """
 
     requests: int = 0
     retries: int = 0
+    small_stored: int = 0

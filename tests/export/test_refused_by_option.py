@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,29 @@ async def test_one_folder_that_may_not_be_written_to_stops_nothing(many: Path) -
     with quirky_s3(quirk) as server:
         report = await export(many, server)
     assert (report.objects_uploaded, report.objects_failed, report.stop_reason) == (FILES - 100, 100, "")
+
+
+async def test_one_folder_stops_nothing_while_others_are_under_way(many: Path) -> None:
+    """What a batch has stored counts as soon as it is stored, not when its last file is."""
+    release = threading.Event()
+    for path in sorted(many.iterdir())[128:]:
+        path.unlink()
+
+    def quirk(r: Request) -> Any:
+        if not is_put(r):
+            return None
+        if r.key < "p/f064":
+            # The first batch; the answers to the second are there before.
+            release.wait(30)
+            return error(403, "AccessDenied")
+        if r.key == "p/f127":
+            release.set()
+            time.sleep(1.0)  # the second batch ends after the first
+        return None
+
+    with quirky_s3(quirk) as server:
+        report = await export(many, server, concurrency=128)
+    assert (report.objects_uploaded, report.objects_failed, report.stop_reason) == (64, 64, "")
 
 
 async def test_large_files_too(many: Path, tmp_path: Path) -> None:

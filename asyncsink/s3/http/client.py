@@ -93,7 +93,7 @@ class HttpTransport:
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(self._loop)
         self._addresses = Addresses(endpoint.host, endpoint.port)
-        self._place = Place(bucket, endpoint.url, keyring, endpoint.sign_payload)
+        self._place = Place(bucket, endpoint.url, keyring, endpoint.sign_payload, pacer.traffic)
         self._shared = Shared(
             host=endpoint.host,
             tls=tls,

@@ -47,6 +47,7 @@ from asyncsink.s3.operations import (
 )
 from asyncsink.s3.put_files import FilesPut, FileStored, FileToPut, Ordinary, PutFiles
 from asyncsink.s3.redacting import kept
+from asyncsink.s3.traffic import Traffic
 from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
@@ -81,12 +82,14 @@ class Place:
         url: of the endpoint, for messages.
         keyring: says the server's time.
         sign_payload: the body's SHA-256 belongs into the signature.
+        traffic: where small files that are stored are counted.
     """
 
     bucket: str
     url: str
     keyring: Keyring
     sign_payload: bool
+    traffic: Traffic
 
     def checked(self, operation: HotOperation, answer: Answer, signed_at: float | None) -> None:
         """Raises Refused where the answer is an error."""
@@ -532,6 +535,7 @@ class SmallPut(Exchange):
         batch, size = self.batch, self._file.size_bytes
         seconds = self._clock() - self._began
         batch.results[self._number] = FileStored(etag, self._checksum, version_id, sse, seconds)
+        batch.place.traffic.small_stored += 1
         self.weight_bytes = size
 
     def failed(self, error: BaseException) -> None:
