@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A terminal that cannot show a character of a file's name must not end the run.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _load_what_threads_end_with()
         from asyncsink.cli.app import run_app  # here, so that Ctrl-C while it is imported is an orderly end too
 
         return run_app(given)
@@ -59,6 +60,16 @@ def _allow_open_files() -> None:
         return
     with suppress(OSError, ValueError):  # then the run goes on with fewer, and says so where they are few
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _load_what_threads_end_with() -> None:
+    """Where memory is limited, load what the C library loads when a thread ends: it aborts the process where there is
+    no memory left for it then (pthread_exit(3))."""
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        import ctypes
+
+        with suppress(OSError):  # another C library has no such file
+            ctypes.CDLL("libgcc_s.so.1")
 
 
 def _start_in_utf8_mode() -> int:
