@@ -19,6 +19,8 @@ from asyncsink.paths import IS_UTF8
 
 OPEN_FILES = 8192
 """Enough for 1,024 requests in flight, with their files."""
+ADDRESS_SPACE_MIB_MIN = 80
+"""With less, Python ends anywhere, and seldom with an error that tells why."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _fill_standard_streams()
     if arguments is None and not (IS_UTF8 or sys.flags.utf8_mode):
         return _start_in_utf8_mode()
+    if (told := _too_little_memory()) is not None:
+        print(told, file=sys.stderr)
+        return 2
     _allow_open_files()
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Looking for garbage among modules that are just being imported takes a fifth of a short run; the command's own
@@ -60,6 +65,17 @@ def _allow_open_files() -> None:
         return
     with suppress(OSError, ValueError):  # then the run goes on with fewer, and says so where they are few
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _too_little_memory() -> str | None:
+    """The sentence where the address space is limited to less than a run can begin with, or None."""
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most == resource.RLIM_INFINITY or most >= ADDRESS_SPACE_MIB_MIN << 20:
+        return None
+    return (
+        f"asyncsink: error: This process may use {most >> 20} MiB of address space, and needs {ADDRESS_SPACE_MIB_MIN} "
+        "at the least; raise `ulimit -v`, or the limit of the job."
+    )
 
 
 def _load_what_threads_end_with() -> None:

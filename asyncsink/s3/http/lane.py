@@ -312,12 +312,17 @@ class Lane:
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        ended = ExchangeError("the transport was closed")
         try:
             while self._turn():
                 pass
+        except MemoryError as error:
+            # Whoever waits is told; a lane that is over takes nothing more.
+            ended = ExchangeError(shortage(error))
+            ended.__cause__ = error
         finally:
             self.over = True
-            self._end_everything()
+            self._end_everything(ended)
             self._release()
             self._outbox.flush()
             self.ended_future.set_result(None)
@@ -461,12 +466,11 @@ class Lane:
             self._body = memoryview(b"")
             self._buffers.clear()
 
-    def _end_everything(self) -> None:
-        closed = ExchangeError("the transport was closed")
+    def _end_everything(self, error: ExchangeError) -> None:
         for connection in tuple(self._connections):
-            connection.give_up(closed)
+            connection.give_up(error)
         while (exchange := self._next_urgent() or self._next_exchange()) is not None:
-            exchange.failed(closed)
+            exchange.failed(error)
             exchange.over(self)
         self._pacer.withdraw(self._grant)
         self._give_back_tokens()
