@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -77,6 +78,20 @@ async def test_none_is_lost_or_brought_twice_however_many_threads() -> None:
         await asyncio.to_thread(thread.join)
     for lane in range(4):
         assert [number for where, number in came if where == lane] == [*range(1000)]
+
+
+@pytest.mark.parametrize(("weight", "at_once"), [(1, 64), (64, 1), (40, 2)])
+async def test_many_results_leave_turns_to_others(weight: int, at_once: int) -> None:
+    """A service's own callbacks do not wait until everybody who has a result has run."""
+    outbox, came, turns = Outbox(asyncio.get_running_loop()), list[int](), list[int]()
+    for number in range(130):
+        outbox.put(lambda number=number: came.append(number), weight)  # type: ignore[misc]
+    outbox.flush()
+    while len(came) < 130:
+        turns.append(len(came))
+        await asyncio.sleep(0)
+    assert came == [*range(130)]
+    assert max(after - before for before, after in pairwise(turns)) <= at_once
 
 
 def test_a_loop_that_is_closed_is_left_alone() -> None:

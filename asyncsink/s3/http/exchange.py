@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX
 from asyncsink.s3.http.reading import AnswerReader
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from asyncsink.s3.http.answers import Answer
     from asyncsink.s3.http.lane import Lane
 
+TOLD_AT_ONCE: Final = 64
+"""Objects that one turn of the event loop is told of: some milliseconds of work for those who wait for them."""
 Body = bytes | bytearray | memoryview
 NO_BODY = b""
 
@@ -112,15 +114,15 @@ class Outbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[tuple[Callable[[], None], int]] = deque()
         self._waking = False
 
     def __repr__(self) -> str:
         return f"<Outbox {len(self._waiting)} results waiting>"
 
-    def put(self, function: Callable[[], None]) -> None:
-        """Have the event loop call `function` after the next `flush`."""
-        self._waiting.append(function)
+    def put(self, function: Callable[[], None], weight: int = 1) -> None:
+        """Have the event loop call `function`, which tells of `weight` objects, after the next `flush`."""
+        self._waiting.append((function, weight))
 
     def flush(self) -> None:
         """Wake the event loop where there is something for it and it was not woken yet."""
@@ -131,5 +133,13 @@ class Outbox:
 
     def _deliver(self) -> None:
         self._waking = False
+        told = 0
         while self._waiting:
-            self._waiting.popleft()()
+            if told >= TOLD_AT_ONCE:
+                # Whoever is woken runs in the loop's next turn: others must have theirs in between.
+                self._waking = True
+                self._loop.call_soon(self._deliver)
+                return
+            function, weight = self._waiting.popleft()
+            told += weight
+            function()

@@ -446,7 +446,7 @@ class SmallFiles:
         """One exchange is over; the last one completes `done`."""
         if next(self._others, None) is None:
             self.operation.reader.close()
-            self._outbox.put(self._settle)
+            self._outbox.put(self._settle, len(self.operation.files))
 
     def _settle(self) -> None:
         if not self.done.done():
