@@ -107,11 +107,13 @@ def _to_end(transfer: Transfer) -> bool:
 
 
 def _group(found: list[Found], batch_max: int) -> Iterator[Entry]:
-    """Neighbours that are small become batches, and so does what is skipped; everything else stays by itself."""
+    """Small files become batches, and so does what is skipped; everything else stays by itself, and comes after them,
+    so that small files do not wait for a large one between them."""
     skips = [item for item in found if isinstance(item, Skip)]
     if skips:
         yield Skipped(skips)
     together: list[Transfer] = []
+    others: list[Work] = []
     size_bytes = 0
     for item in found:
         if isinstance(item, Skip):
@@ -123,9 +125,10 @@ def _group(found: list[Found], batch_max: int) -> Iterator[Entry]:
                 yield Batch(together)
                 together, size_bytes = [], 0
         else:
-            yield Work(item)
+            others.append(Work(item))
     if together:
         yield Batch(together)
+    yield from others
 
 
 def _last_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
