@@ -98,7 +98,8 @@ async def test_a_run_outlives_its_containers_credentials(
     all_there: Callable[[], bool],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each is asked for once, although many requests learn at the same time that it has ended."""
+    """Each is asked for once, although many requests learn at the same time that it has ended; and once more by the
+    SDK's client, which looks for uploads that a refused CreateMultipartUpload may have left."""
     async with ActingPeer(issuer.serve) as endpoint, proxy(issuer.admit) as way:
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{endpoint.endpoint_url}/role")
         report = await asyncsink.export_directory(
@@ -109,7 +110,7 @@ async def test_a_run_outlives_its_containers_credentials(
     rotations = issuer.number - 1
     assert rotations >= 4
     assert issuer.seen >= set(range(1, rotations + 1))
-    assert issuer.asked <= 1 + rotations
+    assert issuer.asked <= 2 * (1 + rotations)
     assert way.refused
     assert report.retries == len(way.refused)
     await asyncio.to_thread(_check, all_there)
