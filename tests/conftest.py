@@ -71,9 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # one process needs no xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """Three for two cores, for `-n auto`: the tests wait for servers and watchdogs about as long as they compute."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores + cores // 2
+    """Two for each core, for `-n auto`: the tests wait for servers and watchdogs about as long as they compute."""
+    return 2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
