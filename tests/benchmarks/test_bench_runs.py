@@ -95,7 +95,9 @@ def chosen(*names: str) -> list[Contender]:
     return [CONTENDERS[name] for name in names]
 
 
-@pytest.mark.parametrize("server", ["null", "null-tls", pytest.param("seaweed", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "server", ["null", *(pytest.param(server, marks=pytest.mark.long) for server in ("null-tls", "seaweed"))]
+)
 def test_a_whole_run_measures_verifies_and_can_be_read_back(server: Any, tmp_path: Path) -> None:
     names = ["asyncsink", "asyncsink-api", "boto3"]
     result = measured(Order(scenario=FEW, contenders=chosen(*names), server=server, rounds=2, limit_seconds=60))
@@ -114,6 +116,7 @@ def test_a_whole_run_measures_verifies_and_can_be_read_back(server: Any, tmp_pat
     assert "asyncsink (command line)" in shown.output
 
 
+@pytest.mark.long
 def test_a_repeated_run_sends_nothing_and_needs_a_server_that_keeps_things() -> None:
     again = dataclasses.replace(FEW, repeat=True)
     contenders = chosen("asyncsink", "asyncsink-journal", "boto3")
@@ -207,6 +210,7 @@ def test_a_service_tells_its_loops_lag(name: str) -> None:
     assert rows_of(result, "engine")[0].lag_ms is not None
 
 
+@pytest.mark.long
 def test_a_run_whose_time_was_over_is_gone_on_with() -> None:
     order = Order(scenario=FEW, contenders=chosen("asyncsink-api"), server="null", rounds=2, limit_seconds=60)
     over = dataclasses.replace(order, ends=0.0)
@@ -253,6 +257,7 @@ def test_names_that_do_not_exist_are_told() -> None:
         assert "expected one of" in shown.output
 
 
+@pytest.mark.long
 def test_the_profile_measures_every_step_of_an_export(tmp_path: Path) -> None:
     saved = tmp_path / "profile.json"
     done = CliRunner().invoke(app, ["profile", "--quick", "--rounds", "1", "--output", str(saved)])

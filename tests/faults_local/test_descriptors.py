@@ -229,7 +229,7 @@ def test_three_sinks_of_one_process_share_the_limit(tmp_path: Path, distant: Qui
 
 
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])
-@pytest.mark.parametrize(("most", "large"), [(128, True), (96, True), (48, False)])
+@pytest.mark.parametrize(("most", "large"), [pytest.param(128, True, marks=pytest.mark.long), (96, True), (48, False)])
 def test_a_grab_ends_well_with_few(lane: str, most: int, large: bool, tmp_path: Path, distant: QuirkyS3) -> None:
     body = bytes(21 * MIB) if large else b"small"
     # One body, however many keys: the server need not hold it more than once.
