@@ -127,31 +127,36 @@ class Pacer:
                 self._window.saturated = True
             return True
 
-    def give(self, size_bytes: int = 0, problem: Problem = "") -> None:
-        """Give a token back after a request: bytes of the body that went either way, and what went wrong."""
+    def give(self, size_bytes: int = 0, problem: Problem = "", *, keep: bool = False) -> bool:
+        """Give a token back after a request.
+
+        Args:
+            size_bytes: of the body, whichever way it went.
+            problem: what went wrong.
+            keep: the caller has another request, and keeps the token for it where nobody waits for one.
+
+        Returns whether the token is kept.
+        """
         with self._lock:
-            self._count(size_bytes, problem)
+            self.traffic.requests += 1
+            window = self._window
+            window.requests += 1
+            window.bytes += size_bytes
+            if problem == "throttled":
+                window.throttled += 1
+            elif problem:
+                window.errors += 1
+            if keep and not self._waiting and self._in_flight <= self._bound:
+                if self._in_flight == self._bound:
+                    window.saturated = True
+                return True
             self._in_flight -= 1
             if not self._waiting:
-                return
+                return False
             granted = self._grants()
         for grant in granted:
             grant()
-
-    def pass_on(self, size_bytes: int, problem: Problem) -> bool:
-        """As `give`, but where nobody waits for a token and there are not too many, the caller keeps it for another
-        request; whether it does."""
-        with self._lock:
-            if self._waiting or self._in_flight > self._bound:
-                keeps = False
-            else:
-                keeps = True
-                self._count(size_bytes, problem)
-                if self._in_flight == self._bound:
-                    self._window.saturated = True
-        if not keeps:
-            self.give(size_bytes, problem)
-        return keeps
+        return False
 
     def give_back(self) -> None:
         """Give a token back with which nothing was sent."""
@@ -220,16 +225,6 @@ class Pacer:
                 # Granted and cancelled in the same turn of the loop: the token goes back.
                 self.give_back()
             raise
-
-    def _count(self, size_bytes: int, problem: Problem) -> None:
-        self.traffic.requests += 1
-        window = self._window
-        window.requests += 1
-        window.bytes += size_bytes
-        if problem == "throttled":
-            window.throttled += 1
-        elif problem:
-            window.errors += 1
 
     def _grants(self) -> list[Callable[[], None]]:
         granted = []

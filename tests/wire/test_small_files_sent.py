@@ -7,7 +7,7 @@ import base64
 import contextlib
 import os
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -32,6 +32,7 @@ from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import ChecksumAlgorithm
 from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.http import client as client_module
+from asyncsink.s3.http.lane import Lane
 from asyncsink.s3.operations import NO_ATTRIBUTES, AbortMultipartUpload, Done, HeadObject, ObjectAttributes, PutObject
 from asyncsink.s3.pacing import Pacer
 from asyncsink.s3.put_files import FilesPut, FileStored, FileToPut, Ordinary, PutFiles
@@ -175,6 +176,39 @@ async def test_a_thousand_files_over_four_connections(wire: Open) -> None:
         assert (window.requests, window.errors, window.throttled, window.saturated) == (1000, 0, 0, True)
     assert peer.objects == files
     assert all(isinstance(result, FileStored) for result in results.values())
+
+
+@pytest.mark.parametrize("grows", [True, False])
+async def test_a_queue_that_changes_while_an_exchange_ends_costs_no_token(
+    wire: Open, monkeypatch: pytest.MonkeyPatch, grows: bool
+) -> None:
+    """The event loop adds work, and others take it away, between any two looks of a lane at its queue."""
+
+    class Changing:
+        def __init__(self, queue: deque[Any]) -> None:
+            self.append, self._looks = queue.append, 0
+
+        def __bool__(self) -> bool:
+            self._looks += 1
+            return (self._looks == 1) != grows
+
+    ended = Lane.ended
+
+    def ended_meanwhile(self: Lane, *given: Any, **named: Any) -> None:
+        queue, self._queue = self._queue, Changing(self._queue)  # type: ignore[assignment]
+        try:
+            ended(self, *given, **named)
+        finally:
+            self._queue = queue
+
+    monkeypatch.setattr(Lane, "ended", ended_meanwhile)
+    pacer = Pacer(4)
+    async with Store() as peer, wire(peer.endpoint_url, pacer=pacer) as transport:
+        groups = [{f"{group}-{key}": body for key, body in some(30).items()} for group in range(3)]
+        async with asyncio.timeout(30):
+            for results in await asyncio.gather(*(send(transport, files) for files in groups)):
+                assert all(isinstance(result, FileStored) for result in results.values())
+        await until(lambda: repr(pacer) == "<Pacer 0 of 4 in flight, 0 waiting>")
 
 
 async def test_several_batches_share_the_connections(wire: Open) -> None:

@@ -296,10 +296,8 @@ class Lane:
             return
         if begun:
             weight_bytes, problem = 0 if exchange.problem else exchange.weight_bytes, exchange.problem
-            if self._queue and usable and self._pacer.pass_on(weight_bytes, problem):
-                self._tokens += 1
-            elif not self._queue or not usable:
-                self._pacer.give(weight_bytes, problem)
+            # Looked at once: the queue grows and shrinks in other threads.
+            self._tokens += self._pacer.give(weight_bytes, problem, keep=usable and bool(self._queue))
         else:
             self._pacer.give_back()
 
@@ -317,7 +315,7 @@ class Lane:
             while self._turn():
                 pass
         except MemoryError as error:
-            # Whoever waits is told; a lane that is over takes nothing more.
+            # All exchanges of the lane fail with the cause, and the transport gives it no more.
             ended = ExchangeError(shortage(error))
             ended.__cause__ = error
         finally:
