@@ -167,7 +167,8 @@ class RunJournal:
         return attached
 
     def _known(self, transfers: Sequence[Transfer]) -> Sequence[Known | None]:
-        """What the journal knows of them, asked once: what `count_unknown` was told is given out, and forgotten."""
+        """What the journal knows of them. The answers that `count_unknown` got are used, so that no key is looked up
+        twice."""
         if not self._counted:
             return self._journal.known(transfers) if transfers else ()
         unasked = [each for each in transfers if id(each) not in self._counted]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BATCH = 256
 QUEUE_RECORDS = 1000
 PASSED_BATCH = 1000
-"""So many receipts of batches are written at once, where so many come: they cost little more than the write."""
+"""Receipts of batches that are written at once: one write for many costs little more than for one."""
 QUEUE_PASSED = 4000
 GATHER_SECONDS = 0.02
 """So long outcomes are gathered where nobody waits for one of them: what is written together costs one write."""

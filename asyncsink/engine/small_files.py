@@ -96,10 +96,10 @@ class SmallFiles:
         left = transfers
         while left:
             found = await self._found(self._destination, left)
-            new: Sequence[Transfer] = ()
-            if self._copy is None and not self._dry_run:
-                new = [transfer for transfer, existing in zip(left, found, strict=True) if existing is None]
-            known = [pair for pair in zip(left, found, strict=True) if not new or pair[1] is not None]
+            pairs = list(zip(left, found, strict=True))
+            sent_only = self._copy is None and not self._dry_run
+            new = [transfer for transfer, existing in pairs if existing is None and sent_only]
+            known = [pair for pair in pairs if pair[1] is not None or not sent_only]
             ordinary, left = await self._publish_new(new, done, pass_on) if new else ([], ())
             if known:
                 ordinary += await self._publish_known(known, done)
@@ -135,8 +135,9 @@ class SmallFiles:
     def _taker(self) -> FileTaker | None:
         """The destination, where its lanes read the files that they send."""
         destination, algorithm = self._destination, self._policies.algorithm
-        takes = algorithm is not None and isinstance(destination, FileTaker) and destination.takes_files(algorithm)
-        return destination if takes and isinstance(destination, FileTaker) else None
+        if algorithm is not None and isinstance(destination, FileTaker) and destination.takes_files(algorithm):
+            return destination
+        return None
 
     # -- nothing is there, and nothing is copied: the way of nearly every object of a first export --------------------
 

@@ -7,14 +7,14 @@ collisions while nothing has been sent yet, and learns the totals and the keys' 
 from __future__ import annotations
 
 import os.path
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from asyncsink.config import Policies, Settings, Shard
+from asyncsink.config import Policies, Settings
 from asyncsink.destinations.base import Outlook
 from asyncsink.engine.discover import Discovery, batches
 from asyncsink.engine.kept import Kept
@@ -81,9 +81,7 @@ class Survey:
             yield f"Left out ({reason}): {show(first)}{others}."
 
     def add(self, found: Transfer | SourceProblem, settings: Settings) -> None:
-        """Check one entry of the walk, and count it where it is the shard's."""
-        own = settings.shard.count == 1 or holds(settings.shard, found)
-        self.objects_total += own
+        """Check one entry of the walk."""
         if isinstance(found, SourceProblem):
             if forbids_run(found, settings.policies):
                 self.refuse(found.error, unreadable=found.unreadable)
@@ -94,8 +92,6 @@ class Survey:
         size = found.source.size_bytes
         if size > settings.limits.memory_bytes * PARTS_MAX:
             self.refuse(too_large_for_memory(found.source, settings.limits.memory_bytes))
-        if own:
-            self.bytes_total += size
         key = found.key
         if self._least is None:
             self._least = self._greatest = self.sample_key = key
@@ -103,6 +99,11 @@ class Survey:
             self._least = key
         elif key > self._greatest:
             self._greatest = key
+
+    def count(self, own: Sequence[Transfer | SourceProblem]) -> None:
+        """Count entries of the walk that are the run's shard's."""
+        self.objects_total += len(own)
+        self.bytes_total += sum(found.source.size_bytes for found in own if isinstance(found, Transfer))
 
     def close(self) -> None:
         """Release what is on disk."""
@@ -152,8 +153,11 @@ async def take_survey(
         async for batch in batches(iter(discovery), limiter=limiter, size=SURVEY_BATCH):
             for found in batch:
                 survey.add(found, settings)
+            own = batch if settings.shard.count == 1 else [found for found in batch if holds(settings.shard, found)]
+            survey.count(own)
             progress.objects_found += len(batch)
-            examine = partial(_examine, batch, survey.kept, spellings, settings.shard, discovery.leaves_out_unreadable)
+            keep = partial(survey.kept.add, own)
+            examine = partial(_examine, batch, keep, spellings, not discovery.leaves_out_unreadable)
             for problem in await anyio.to_thread.run_sync(examine, limiter=limiter):
                 survey.refuse(problem, unreadable=True)
             if survey.ledger is not None:
@@ -170,13 +174,14 @@ async def take_survey(
 
 
 def _examine(
-    batch: list[Transfer | SourceProblem], kept: Kept, spellings: AlikeKeys, shard: Shard, readable: bool
+    batch: list[Transfer | SourceProblem], keep: Callable[[], None], spellings: AlikeKeys, check_readable: bool
 ) -> list[AsyncSinkError]:
-    """Keep what was found; the errors of files that may not be read, unless `readable` says that there are none."""
-    kept.add([found for found in batch if holds(shard, found)])
+    """What blocks, in one hop: keep the batch's own entries, and look at all; the errors of files that may not be
+    read."""
+    keep()
     transfers = [found for found in batch if isinstance(found, Transfer)]
     spellings.add(transfer.key for transfer in transfers)
-    found = (unreadable(transfer.source) for transfer in transfers) if not readable else ()
+    found = (unreadable(transfer.source) for transfer in transfers) if check_readable else ()
     return [error for error in found if error is not None]
 
 

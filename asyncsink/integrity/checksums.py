@@ -119,10 +119,6 @@ def checksum_of(data: ByteBody, algorithm: ChecksumAlgorithm) -> Checksum:
     Raises:
         ValueError: the algorithm is not known.
     """
-    if algorithm in FULL_OBJECT_ALGORITHMS and len(data):
-        # Every small file comes here.
-        value = _crcs()[algorithm].compute(data, 0)
-        return _as_s3_writes(algorithm, value.to_bytes(_WIDTHS_BYTES[algorithm], "big"))
     running = _begin(algorithm)
     running.update(data)
     return _as_s3_writes(algorithm, running.digest())

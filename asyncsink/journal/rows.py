@@ -228,14 +228,7 @@ class Rows:
 
 def published_row(source: SourceFile, key: str, etag: str, version_id: str, checksum: Checksum | None) -> PublishedRow:
     """What the journal keeps of a published file, `source` as it was read, the rest as in Receipt. Pure."""
-    return (
-        key.encode("utf-8", "surrogatepass"),
-        source.path.encode("utf-8", "surrogatepass"),
-        f"{source.size_bytes} {source.mtime_ns} {source.ctime_ns} {source.inode}",
-        etag,
-        version_id,
-        "" if checksum is None else f"{checksum.algorithm}:{checksum.value}",
-    )
+    return encoded(key), encoded(source.path), _stat(source), etag, version_id, _checksum_text(checksum)
 
 
 def _stat(source: SourceFile) -> str:

@@ -17,9 +17,6 @@ from asyncsink.model import Checksum, ChecksumAlgorithm, Failure, Outcome, Plann
 # A line is put together by hand: json.dumps of a dictionary takes three times as long, and a run has one per object.
 
 
-_EMPTY = '""'
-
-
 def _checksum(checksum: Checksum | None) -> str:
     return "null" if checksum is None else _quote(f"{checksum.algorithm}:{checksum.value}")
 
@@ -43,9 +40,8 @@ def receipt_line(
     return (
         f'{{"record":"receipt","source":{_quote(source)},"key":{_quote(key)},"url":{_quote(url)},'
         f'"size_bytes":{size_bytes},"checksum":{_checksum(checksum)},"etag":{_quote(etag)},'
-        f'"version_id":{_quote(version_id) if version_id else _EMPTY},"attempts":{attempts},"seconds":{seconds!r},'
-        f'"local_copy":{_quote(local_copy) if local_copy else _EMPTY},"confirmed_by":{_quote(confirmed_by)},'
-        f'"entry":{entry}}}'
+        f'"version_id":{_quote(version_id)},"attempts":{attempts},"seconds":{seconds!r},'
+        f'"local_copy":{_quote(local_copy)},"confirmed_by":{_quote(confirmed_by)},"entry":{entry}}}'
     )
 
 

@@ -29,7 +29,7 @@ class Response:
 
     @property
     def successes(self) -> int:
-        """How many requests of the operation the server did as asked, and nobody has counted yet."""
+        """Successful requests to count for this answer."""
         return 1
 
 

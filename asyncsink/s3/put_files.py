@@ -87,7 +87,7 @@ class FilesPut(Response):
 
     @property
     def successes(self) -> int:
-        """None: lanes count files as they are stored (`Traffic.small_stored`)."""
+        """0: lanes count files as they are stored (`Traffic.small_stored`)."""
         return 0
 
 

@@ -322,13 +322,7 @@ def _read_at_rest(source: SourceFile, room: memoryview, folder: Folder) -> bool:
         now = os.stat(on_disk(path))
     finally:
         os.close(descriptor)
-    if (
-        now.st_ctime_ns == first.st_ctime_ns
-        and now.st_mtime_ns == first.st_mtime_ns
-        and now.st_ino == first.st_ino
-        and now.st_dev == first.st_dev
-        and now.st_size == size
-    ):
+    if _fingerprint(now) == _fingerprint(first):
         return count == size
     if (now.st_dev, now.st_ino) != (first.st_dev, first.st_ino):
         raise _changed(path, _REPLACED)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from asyncsink.s3.http.lane import Lane
 
 TOLD_AT_ONCE: Final = 64
-"""Objects that one turn of the event loop is told of: some milliseconds of work for those who wait for them."""
+"""Results that are delivered in one turn of the event loop: handling them takes some milliseconds."""
 Body = bytes | bytearray | memoryview
 NO_BODY = b""
 

@@ -420,8 +420,8 @@ class SmallFiles:
         self.signed = place.sign_payload and writer.signs
         self.results = operation.results
         self.given_up = self.ended = False
-        """Whether nobody wants the results any more; and whether nothing more is begun, because a file that was sent
-        is not proven to be stored."""
+        """Whether the caller was cancelled; and whether no further file is begun, because one that was sent is not
+        proven to be stored."""
         self.unproven = False
         """Whether an answer was 200, but without the checksum."""
         self._outbox = outbox
