@@ -127,44 +127,42 @@ class Pacer:
                 self._window.saturated = True
             return True
 
-    def give(self, size_bytes: int = 0, problem: Problem = "", *, keep: bool = False) -> bool:
+    @property
+    def contended(self) -> bool:
+        """Whether whoever has a token to spare must give it back: others wait for one, or there are too many."""
+        return bool(self._waiting) or self._in_flight > self._bound
+
+    def give(self, size_bytes: int = 0, problem: Problem = "") -> None:
         """Give a token back after a request.
 
         Args:
             size_bytes: of the body, whichever way it went.
             problem: what went wrong.
-            keep: the caller has another request, and keeps the token for it where nobody waits for one.
-
-        Returns whether the token is kept.
         """
+        self.count(1, size_bytes, problem)
+        self.give_back()
+
+    def give_back(self, tokens: int = 1) -> None:
+        """Give tokens back."""
         with self._lock:
-            self.traffic.requests += 1
+            self._in_flight -= tokens
+            granted = self._grants()
+        for grant in granted:
+            grant()
+
+    def count(self, requests: int, size_bytes: int, problem: Problem = "") -> None:
+        """Count requests that were answered, and what went wrong with all of them; their tokens are held still."""
+        with self._lock:
+            self.traffic.requests += requests
             window = self._window
-            window.requests += 1
+            window.requests += requests
             window.bytes += size_bytes
             if problem == "throttled":
-                window.throttled += 1
+                window.throttled += requests
             elif problem:
-                window.errors += 1
-            if keep and not self._waiting and self._in_flight <= self._bound:
-                if self._in_flight == self._bound:
-                    window.saturated = True
-                return True
-            self._in_flight -= 1
-            if not self._waiting:
-                return False
-            granted = self._grants()
-        for grant in granted:
-            grant()
-        return False
-
-    def give_back(self) -> None:
-        """Give a token back with which nothing was sent."""
-        with self._lock:
-            self._in_flight -= 1
-            granted = self._grants()
-        for grant in granted:
-            grant()
+                window.errors += requests
+            if self._in_flight == self._bound:
+                window.saturated = True
 
     def withdraw(self, grant: Callable[[], None]) -> bool:
         """Wait no longer. False where `grant` was called, or is about to be: the token is to be given back."""
@@ -173,7 +171,7 @@ class Pacer:
             return True
         return False
 
-    def count(self) -> None:
+    def count_unpaced(self) -> None:
         """Count a request that needs no token."""
         with self._lock:
             self.traffic.requests += 1
@@ -255,7 +253,7 @@ class PacedTransport:
     def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
         """Send `operation` when a token is free; what ends an upload waits for nobody."""
         if isinstance(operation, UNPACED):
-            self.pacer.count()
+            self.pacer.count_unpaced()
             return self._inner.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
         return self.pacer.send(self._inner, operation)
 

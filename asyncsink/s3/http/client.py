@@ -26,11 +26,12 @@ from asyncsink.s3.get_object import GetObject, GetObjectTo
 from asyncsink.s3.http.addresses import Addresses
 from asyncsink.s3.http.endpoint import Endpoint, endpoint_of
 from asyncsink.s3.http.exchange import Exchange, Interrupted, Outbox, Work, single
-from asyncsink.s3.http.exchanges import Awaited, FromFile, InMemory, Place, Range, Refused, SmallFiles
+from asyncsink.s3.http.exchanges import Awaited, FromFile, InMemory, Place, Range, Refused
 from asyncsink.s3.http.keyring import CredentialsProvider, Keyring
 from asyncsink.s3.http.lane import Lane, Shared
 from asyncsink.s3.http.reading import ExchangeError, NoThread
 from asyncsink.s3.http.requests import BOOKKEEPING, HotOperation, RequestWriter
+from asyncsink.s3.http.small_files import SmallFiles
 from asyncsink.s3.mute_heads import is_mute, reason_of
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
@@ -238,7 +239,7 @@ class HttpTransport:
         if exchange.urgent:
             work.take()
             self._small_lane().give_urgent(exchange)
-            self._shared.pacer.count()
+            self._shared.pacer.count_unpaced()
             self._watch_later()
         elif lanes is self._large:
             self._large_lane().give(work)

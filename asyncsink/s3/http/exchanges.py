@@ -5,18 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from asyncsink.config import MIB
 from asyncsink.errors import AsyncSinkError, ClockSkew, ExpiredCredentials, RetryableError, Throttled
-from asyncsink.integrity.checksums import Digester, checksum_of, digest_of
+from asyncsink.integrity.checksums import Digester, digest_of
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.s3.aioboto3_calls import CALLS
 from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
-from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectData, ObjectReceived
 from asyncsink.s3.http.answers import (
     Answer,
@@ -45,8 +42,6 @@ from asyncsink.s3.operations import (
     UploadPart,
     UploadPartFrom,
 )
-from asyncsink.s3.put_files import FilesPut, FileStored, FileToPut, Ordinary, PutFiles
-from asyncsink.s3.redacting import kept
 from asyncsink.s3.traffic import Traffic
 from asyncsink.value import dataclass
 
@@ -388,179 +383,6 @@ class Range(Awaited):
             buffer, self._buffer = self._buffer, None
             lane.take_in(buffer)
         super().over(lane)
-
-
-# -- small files ------------------------------------------------------------------------------------------------------
-
-_HEADERS: Final = re.compile(
-    rb"\r\n(?i:(etag|content-length|connection|transfer-encoding|content-md5|x-amz-checksum-[a-z0-9]+"
-    rb"|x-amz-version-id|x-amz-server-side-encryption(?:-customer-algorithm)?)): *([^\r\n]*)"
-)
-"""The headers of an answer that count for a small file."""
-_PLAIN: Final = re.compile(rb'"?([A-Za-z0-9+/=._-]{0,128})"?')
-"""An ETag or a version id as servers make them; others are read the ordinary way."""
-
-
-class SmallFiles:
-    """A batch of small files on its way; `take` makes the exchanges, one for each file, when there is room for them."""
-
-    def __init__(
-        self,
-        operation: PutFiles,
-        place: Place,
-        writer: RequestWriter,
-        outbox: Outbox,
-        done: asyncio.Future[Any],
-    ) -> None:
-        self.operation = operation
-        self.place = place
-        self.writer = writer
-        self.done = done
-        self.header = f"x-amz-checksum-{operation.algorithm.lower()}".encode()
-        self.signed = place.sign_payload and writer.signs
-        self.results = operation.results
-        self.given_up = self.ended = False
-        """Whether the caller was cancelled; and whether no further file is begun, because one that was sent is not
-        proven to be stored."""
-        self.unproven = False
-        """Whether an answer was 200, but without the checksum."""
-        self._outbox = outbox
-        # Counted in one step: where one lane hangs, the rest is sent by another.
-        self._others = iter(range(len(operation.files) - 1))
-        self._files: Iterator[tuple[int, FileToPut]] = iter(enumerate(operation.files))
-
-    def take(self) -> SmallPut | None:
-        """The next exchange; where the batch has ended, one that does not ask for a connection any more."""
-        found = next(self._files, None)
-        if found is None:
-            return None
-        put = SmallPut(self, *found)
-        put.given_up = self.ended
-        return put
-
-    def has(self, exchange: Exchange) -> bool:
-        """Whether an exchange is one of the batch's."""
-        return isinstance(exchange, SmallPut) and exchange.batch is self
-
-    def one_over(self) -> None:
-        """One exchange is over; the last one completes `done`."""
-        if next(self._others, None) is None:
-            self.operation.reader.close()
-            self._outbox.put(self._settle, len(self.operation.files))
-
-    def _settle(self) -> None:
-        if not self.done.done():
-            stored = sum(isinstance(result, FileStored) for result in self.results)
-            self.done.set_result(FilesPut(stored=stored, unproven=self.unproven))
-
-
-class SmallPut(Exchange):
-    """One small file: read into the lane's own buffer, checksummed, signed and sent in one go."""
-
-    __slots__ = ("_began", "_checksum", "_clock", "_file", "_number", "batch")
-
-    borrowed = True
-
-    def __init__(self, batch: SmallFiles, number: int, file: FileToPut) -> None:
-        super().__init__()
-        self.batch = batch
-        self._number = number
-        self._file = file
-        self._checksum: Checksum | None = None
-        self._began = 0.0
-
-    def begin(self, lane: Lane) -> tuple[bytes, Body]:
-        """Read, checksum and sign."""
-        batch, file = self.batch, self._file
-        operation, size = batch.operation, file.size_bytes
-        self._clock = lane.clock
-        self._began = lane.began_at = lane.clock()
-        room = lane.room(size + 1)
-        if batch.ended:
-            raise Interrupted
-        if not operation.reader.read(file.source, room):
-            batch.results[self._number] = Ordinary()
-            raise Interrupted
-        if batch.given_up:
-            raise Interrupted
-        body = room[:size]
-        checksum = self._checksum = checksum_of(body, operation.algorithm)
-        payload_hash = UNSIGNED_PAYLOAD
-        if not size:
-            payload_hash = EMPTY_PAYLOAD
-        elif batch.signed:
-            payload_hash = hashlib.sha256(body).hexdigest()
-        moment = payload_hash, batch.place.keyring.timestamp()
-        return batch.writer.put_head(file.key, size, checksum, file.attributes, moment), body
-
-    def quick(self, data: memoryview) -> bool:
-        """Whether this is 200 with our checksum, and nothing else."""
-        raw = bytes(data)
-        if not raw.startswith(b"HTTP/1.1 200 ") or raw.find(b"\r\n\r\n") != len(raw) - 4:
-            return False
-        told = {name.lower(): value for name, value in _HEADERS.findall(raw)}
-        checksum, batch = self._checksum, self.batch
-        assert checksum is not None
-        if (
-            told.get(b"content-length") != b"0"
-            or told.get(batch.header) != checksum.value.encode()
-            or told.get(b"x-amz-checksum-type", b"FULL_OBJECT") != b"FULL_OBJECT"
-            or b"connection" in told
-            or b"transfer-encoding" in told
-        ):
-            return False
-        etag, version = _PLAIN.fullmatch(told.get(b"etag", b"")), told.get(b"x-amz-version-id", b"")
-        if etag is None or (version and not _PLAIN.fullmatch(version)):
-            return False
-        sse = told.get(b"x-amz-server-side-encryption", b"").decode("latin-1") or (
-            "customer" if told.get(b"x-amz-server-side-encryption-customer-algorithm") else ""
-        )
-        self._stored(kept(etag[1].decode()), kept(version.decode()) if version else "", sse)
-        return True
-
-    def answered(self, answer: Answer) -> None:
-        """An answer in other words may prove the same; any other is for the ordinary way."""
-        file, batch = self._file, self.batch
-        put = PutObject(key=file.key, body=NO_BODY, checksum=self._checksum, attributes=file.attributes)
-        batch.place.checked(put, answer, None)
-        stored = cast("ObjectStored", response_of(put, answer))
-        if self._checksum is not None and stored.checksum == self._checksum:
-            self._stored(stored.etag, stored.version_id, stored.sse)
-        else:
-            self.batch.unproven = True
-            self._ordinary(None)
-
-    def _stored(self, etag: str, version_id: str, sse: str) -> None:
-        assert self._checksum is not None
-        batch, size = self.batch, self._file.size_bytes
-        seconds = self._clock() - self._began
-        batch.results[self._number] = FileStored(etag, self._checksum, version_id, sse, seconds)
-        batch.place.traffic.small_stored += 1
-        self.weight_bytes = size
-
-    def failed(self, error: BaseException) -> None:
-        """A file that changed is the file's own failure; everything else needs the ordinary way."""
-        if isinstance(error, AsyncSinkError):
-            self.batch.results[self._number] = error
-        elif isinstance(error, Refused):
-            self.problem = "throttled" if isinstance(error.error, Throttled) else "error"
-            self.batch.place.learn(self.batch.writer, error)
-            self._ordinary(error.error)
-        elif isinstance(error, ExchangeError):
-            self.problem = "error"
-            place = self.batch.place
-            self._ordinary(place.failed("PutObject", f"s3://{place.bucket}/{one_line(self._file.key, 1200)}", error))
-        elif not isinstance(error, Interrupted):
-            self._ordinary(None)
-
-    def _ordinary(self, failed: AsyncSinkError | None) -> None:
-        self.batch.results[self._number] = Ordinary(failed)
-        self.batch.ended = True
-
-    def over(self, lane: Lane) -> None:
-        """Count it."""
-        del lane
-        self.batch.one_over()
 
 
 def _answer_bytes_max(operation: HotOperation) -> int:

@@ -106,7 +106,9 @@ class Lane:
         self._sweep_at = float("inf")
         self._asked = self._granted = self._stopping = self._sleeping = False
         self._tokens = 0
-        """Of exchanges that are over, for those that begin in the same turn."""
+        """Of exchanges that are over, for those that begin before the lane waits for the network."""
+        self._answered = self._answered_bytes = 0
+        """Exchanges since the pacer was told, and what their bodies weigh."""
         self.began_at, self.over = 0.0, False
         """When the thread began what it is doing now (`clock`), or 0.0 while it waits; and whether it has ended, or is
         about to, so that nothing may be given to it any more."""
@@ -294,12 +296,14 @@ class Lane:
         exchange.over(self)
         if exchange.urgent:
             return
-        if begun:
-            weight_bytes, problem = 0 if exchange.problem else exchange.weight_bytes, exchange.problem
-            # Looked at once: the queue grows and shrinks in other threads.
-            self._tokens += self._pacer.give(weight_bytes, problem, keep=usable and bool(self._queue))
+        self._tokens += 1
+        if not begun:
+            return
+        if exchange.problem:
+            self._pacer.count(1, 0, exchange.problem)
         else:
-            self._pacer.give_back()
+            self._answered += 1
+            self._answered_bytes += exchange.weight_bytes
 
     def closed(self, connection: Connection) -> None:
         """A connection is gone."""
@@ -331,6 +335,8 @@ class Lane:
             self._calls.popleft()()
         if self._stopping:
             return False
+        if self._answered:
+            self._count_answered()
         self._begin_work()
         self._outbox.flush()
         self.began_at = 0.0
@@ -357,23 +363,29 @@ class Lane:
     def _begin_work(self) -> None:
         while (urgent := self._next_urgent()) is not None:
             self._carry(urgent)
+        if self._tokens and self._pacer.contended:
+            self._give_back_tokens()
         while self._queue:
             if not self._token():
                 return
             exchange = self._next_exchange()
             if exchange is None:
-                self._pacer.give_back()
+                self._tokens += 1
                 break
             self._carry(exchange)
         self._give_back_tokens()
+
+    def _count_answered(self) -> None:
+        self._pacer.count(self._answered, self._answered_bytes)
+        self._answered = self._answered_bytes = 0
 
     def _give_back_tokens(self) -> None:
         if self._granted:
             self._granted = False
             self._tokens += 1
-        while self._tokens:
-            self._tokens -= 1
-            self._pacer.give_back()
+        if self._tokens:
+            tokens, self._tokens = self._tokens, 0
+            self._pacer.give_back(tokens)
 
     def _next_urgent(self) -> Exchange | None:
         # In one step: another lane may be given it at the same time.
@@ -417,7 +429,7 @@ class Lane:
             exchange.failed(Interrupted())
             exchange.over(self)
             if not exchange.urgent:
-                self._pacer.give_back()
+                self._tokens += 1
             return
         connection = self._kept(FRESH_SECONDS if exchange.once else self.keep_alive_seconds)
         if connection is not None and not exchange.borrowed and not connection.fit():
@@ -471,6 +483,7 @@ class Lane:
             exchange.failed(error)
             exchange.over(self)
         self._pacer.withdraw(self._grant)
+        self._count_answered()
         self._give_back_tokens()
 
     def _release(self) -> None:

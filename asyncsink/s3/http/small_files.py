@@ -1,0 +1,251 @@
+"""Small files on their way: a batch, and the exchange of one file, which is as short as it can be.
+
+What is usual is done in one go: the file is read, checksummed, signed and sent, and the answer is compared as it comes
+from the socket. Whatever is not usual is left to the code that every exchange has, or to the ordinary way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from asyncsink.errors import AsyncSinkError, Throttled
+from asyncsink.integrity.checksums import checksum_of
+from asyncsink.model import Checksum
+from asyncsink.s3.error_map import one_line
+from asyncsink.s3.http.answers import Answer, response_of
+from asyncsink.s3.http.exchange import NO_BODY, Body, Exchange, Interrupted
+from asyncsink.s3.http.exchanges import Place, Refused
+from asyncsink.s3.http.reading import ExchangeError
+from asyncsink.s3.http.requests import RequestWriter
+from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
+from asyncsink.s3.operations import ObjectStored, PutObject
+from asyncsink.s3.put_files import FilesPut, FileStored, FileToPut, Ordinary, PutFiles
+from asyncsink.s3.redacting import kept
+
+if TYPE_CHECKING:
+    from asyncsink.s3.http.exchange import Outbox
+    from asyncsink.s3.http.lane import Lane
+
+_COUNTS: Final = frozenset({b"content-length", b"connection", b"transfer-encoding"})
+"""Headers with one value that is usual."""
+_PLAIN: Final = rb"[A-Za-z0-9+/=._-]{0,128}"
+"""An ETag or a version id as servers make them; others are read the ordinary way."""
+
+
+class _Layout(NamedTuple):
+    """How the answers to a batch are laid out. A server words all of them alike, so that each is read in one step.
+
+    Attributes:
+        pattern: the whole answer, with groups for the values that differ.
+        checksum, etag, version_id: numbers of the groups; 0 where there is none.
+        sse: how the objects are encrypted, as in `operations.ObjectStored`.
+    """
+
+    pattern: re.Pattern[bytes]
+    checksum: int
+    etag: int
+    version_id: int
+    sse: str
+
+
+def _layout_of(answer: bytes, checksum_header: bytes) -> _Layout | None:
+    """The layout of a whole answer; None where it is not the usual one to a file that is stored: 200 with a checksum of
+    the whole object, no body, and a connection that stays open."""
+    if not answer.endswith(b"\r\n\r\n"):
+        return None
+    status, *lines = answer.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    groups: dict[bytes, int] = {}
+    told: dict[bytes, bytes] = {}
+    pieces = [b"HTTP/1\\.1 200 [^\r\n]*"]
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        low, value = name.lower(), value.strip()
+        if not colon or low in told:
+            return None
+        told[low] = value
+        start = re.escape(name) + b": *"
+        if low in (checksum_header, b"x-amz-version-id", b"etag"):
+            groups[low] = len(groups) + 1
+            quote = b'"?' if low == b"etag" else b""
+            pieces.append(start + quote + b"(" + _PLAIN + b")" + quote + b" *")
+        elif low in _COUNTS or low.startswith((b"x-amz-checksum-", b"x-amz-server-side-encryption")):
+            pieces.append(start + re.escape(value) + b" *")
+        else:
+            pieces.append(start + b"[^\r\n]*")
+    if (
+        not status.startswith(b"HTTP/1.1 200 ")
+        or checksum_header not in groups
+        or told.get(b"content-length") != b"0"
+        or told.get(b"x-amz-checksum-type", b"FULL_OBJECT") != b"FULL_OBJECT"
+        or b"connection" in told
+        or b"transfer-encoding" in told
+    ):
+        return None
+    return _Layout(
+        re.compile(b"\r\n".join(pieces) + b"\r\n\r\n"),
+        groups[checksum_header],
+        groups.get(b"etag", 0),
+        groups.get(b"x-amz-version-id", 0),
+        told.get(b"x-amz-server-side-encryption", b"").decode("latin-1")
+        or ("customer" if told.get(b"x-amz-server-side-encryption-customer-algorithm") else ""),
+    )
+
+
+class SmallFiles:
+    """A batch of small files on its way; `take` makes the exchanges, one for each file, when there is room for them."""
+
+    def __init__(
+        self,
+        operation: PutFiles,
+        place: Place,
+        writer: RequestWriter,
+        outbox: Outbox,
+        done: asyncio.Future[Any],
+    ) -> None:
+        self.operation = operation
+        self.place = place
+        self.writer = writer
+        self.done = done
+        self.header = f"x-amz-checksum-{operation.algorithm.lower()}".encode()
+        self.signed = place.sign_payload and writer.signs
+        self.results = operation.results
+        self.layout: _Layout | None = None
+        self.given_up = self.ended = False
+        """Whether the caller was cancelled; and whether no further file is begun, because one that was sent is not
+        proven to be stored."""
+        self.unproven = False
+        """Whether an answer was 200, but without the checksum."""
+        self._outbox = outbox
+        # Counted in one step: where one lane hangs, the rest is sent by another.
+        self._others = iter(range(len(operation.files) - 1))
+        self._files: Iterator[tuple[int, FileToPut]] = iter(enumerate(operation.files))
+
+    def take(self) -> SmallPut | None:
+        """The next exchange; where the batch has ended, one that does not ask for a connection any more."""
+        found = next(self._files, None)
+        if found is None:
+            return None
+        put = SmallPut(self, *found)
+        put.given_up = self.ended
+        return put
+
+    def has(self, exchange: Exchange) -> bool:
+        """Whether an exchange is one of the batch's."""
+        return isinstance(exchange, SmallPut) and exchange.batch is self
+
+    def one_over(self) -> None:
+        """One exchange is over; the last one completes `done`."""
+        if next(self._others, None) is None:
+            self.operation.reader.close()
+            self._outbox.put(self._settle, len(self.operation.files))
+
+    def _settle(self) -> None:
+        if not self.done.done():
+            stored = sum(isinstance(result, FileStored) for result in self.results)
+            self.done.set_result(FilesPut(stored=stored, unproven=self.unproven))
+
+
+class SmallPut(Exchange):
+    """One small file: read into the lane's own buffer, checksummed, signed and sent in one go."""
+
+    __slots__ = ("_began", "_checksum", "_clock", "_file", "_number", "batch")
+
+    borrowed = True
+
+    def __init__(self, batch: SmallFiles, number: int, file: FileToPut) -> None:
+        super().__init__()
+        self.batch = batch
+        self._number = number
+        self._file = file
+        self._checksum: Checksum | None = None
+        self._began = 0.0
+
+    def begin(self, lane: Lane) -> tuple[bytes, Body]:
+        """Read, checksum and sign."""
+        batch, file = self.batch, self._file
+        operation, size = batch.operation, file.size_bytes
+        self._clock = lane.clock
+        self._began = lane.began_at = lane.clock()
+        room = lane.room(size + 1)
+        if batch.ended:
+            raise Interrupted
+        if not operation.reader.read(file.source, room):
+            batch.results[self._number] = Ordinary()
+            raise Interrupted
+        if batch.given_up:
+            raise Interrupted
+        body = room[:size]
+        checksum = self._checksum = checksum_of(body, operation.algorithm)
+        payload_hash = UNSIGNED_PAYLOAD
+        if not size:
+            payload_hash = EMPTY_PAYLOAD
+        elif batch.signed:
+            payload_hash = hashlib.sha256(body).hexdigest()
+        moment = payload_hash, batch.place.keyring.timestamp()
+        return batch.writer.put_head(file.key, size, checksum, file.attributes, moment), body
+
+    def quick(self, data: memoryview) -> bool:
+        """Whether this is 200 with our checksum, and nothing else."""
+        batch, checksum, raw = self.batch, self._checksum, bytes(data)
+        layout = batch.layout
+        found = layout.pattern.fullmatch(raw) if layout is not None else None
+        if layout is None or found is None:
+            layout = batch.layout = _layout_of(raw, batch.header)
+            found = layout.pattern.fullmatch(raw) if layout is not None else None
+            if layout is None or found is None:
+                return False
+        assert checksum is not None
+        if found[layout.checksum].decode() != checksum.value:
+            return False
+        etag = kept(found[layout.etag].decode()) if layout.etag else ""
+        version_id = kept(found[layout.version_id].decode()) if layout.version_id else ""
+        self._stored(etag, version_id, layout.sse)
+        return True
+
+    def answered(self, answer: Answer) -> None:
+        """An answer in other words may prove the same; any other is for the ordinary way."""
+        file, batch = self._file, self.batch
+        put = PutObject(key=file.key, body=NO_BODY, checksum=self._checksum, attributes=file.attributes)
+        batch.place.checked(put, answer, None)
+        stored = cast("ObjectStored", response_of(put, answer))
+        if self._checksum is not None and stored.checksum == self._checksum:
+            self._stored(stored.etag, stored.version_id, stored.sse)
+        else:
+            self.batch.unproven = True
+            self._ordinary(None)
+
+    def _stored(self, etag: str, version_id: str, sse: str) -> None:
+        assert self._checksum is not None
+        batch, size = self.batch, self._file.size_bytes
+        seconds = self._clock() - self._began
+        batch.results[self._number] = FileStored(etag, self._checksum, version_id, sse, seconds)
+        batch.place.traffic.small_stored += 1
+        self.weight_bytes = size
+
+    def failed(self, error: BaseException) -> None:
+        """A file that changed is the file's own failure; everything else needs the ordinary way."""
+        if isinstance(error, AsyncSinkError):
+            self.batch.results[self._number] = error
+        elif isinstance(error, Refused):
+            self.problem = "throttled" if isinstance(error.error, Throttled) else "error"
+            self.batch.place.learn(self.batch.writer, error)
+            self._ordinary(error.error)
+        elif isinstance(error, ExchangeError):
+            self.problem = "error"
+            place = self.batch.place
+            self._ordinary(place.failed("PutObject", f"s3://{place.bucket}/{one_line(self._file.key, 1200)}", error))
+        elif not isinstance(error, Interrupted):
+            self._ordinary(None)
+
+    def _ordinary(self, failed: AsyncSinkError | None) -> None:
+        self.batch.results[self._number] = Ordinary(failed)
+        self.batch.ended = True
+
+    def over(self, lane: Lane) -> None:
+        """Count it."""
+        del lane
+        self.batch.one_over()
