@@ -283,6 +283,31 @@ async def test_proof_in_other_words_is_proof(wire: Open, how: str) -> None:
     assert results["k7"].etag == "e"
 
 
+async def test_answers_that_are_laid_out_each_in_its_own_way(wire: Open) -> None:
+    """Header names in any case and order, more or fewer of them: each object is told with what its own answer says."""
+    layouts: list[tuple[list[str], tuple[str, str, str]]] = [
+        (['ETag: "e1"', "x-amz-version-id: v1"], ("e1", "v1", "")),
+        (["x-amz-version-id: v2", 'eTAG: "e2"', "Date: x", "x-amz-server-side-encryption: AES256"], ("e2", "v2", "AES256")),
+        (["X-AMZ-VERSION-ID:v3", "etag:e3", "x-amz-server-side-encryption: aws:kms"], ("e3", "v3", "aws:kms")),
+        (["x-amz-checksum-type: FULL_OBJECT", 'ETag: "e4"', "X-Own: a:b, c"], ("e4", "", "")),
+        (["x-amz-server-side-encryption-customer-algorithm: AES256", 'ETag: W/"e 5"'], ("e 5", "", "customer")),
+        (["Date: "], ("", "", "")),
+        (['ETag: "e6"', 'ETag: "e7"'], ("e7", "", "")),
+    ]  # fmt: skip
+
+    def laid_out(lines: list[str]) -> Act:
+        return lambda key, head, body: canned(200, b"", *lines, *repeated(head))
+
+    order = [layouts[number * 5 % len(layouts)] for number in range(28)]
+    files = {f"k{number}": bytes([number]) for number in range(len(order))}
+    acts = {f"k{number}": laid_out(lines) for number, (lines, _) in enumerate(order)}
+    async with Store(**acts) as peer, wire(peer.endpoint_url, pacer=Pacer(3)) as transport:
+        results = await send(transport, files)
+    told = [(results[key].etag, results[key].version_id, results[key].sse) for key in files]
+    assert told == [expected for _, expected in order]
+    assert all(results[key].checksum == checksum_of(body, "CRC64NVME") for key, body in files.items())
+
+
 @pytest.mark.parametrize("how", UNPROVEN)
 async def test_one_that_is_not_proven_is_given_back_and_ends_the_batch(wire: Open, how: str) -> None:
     """How sending it ended is told with it; what was under way is stored, and the rest is for the next batch."""
