@@ -83,8 +83,7 @@ class Lane:
 
     def __init__(self, shared: Shared, name: str, *, large: bool) -> None:
         self.large = large
-        self.host = shared.host
-        self.tls = shared.tls
+        self.host, self.tls = shared.host, shared.tls
         self.retry = shared.retry
         self.addresses = shared.addresses
         self.bandwidth = shared.bandwidth
@@ -105,10 +104,9 @@ class Lane:
         self._kept_max: int | None = None
         self._sweep_at = float("inf")
         self._asked = self._granted = self._stopping = self._sleeping = False
-        self._tokens = 0
-        """Of exchanges that are over, for those that begin before the lane waits for the network."""
-        self._answered = self._answered_bytes = 0
-        """Exchanges since the pacer was told, and what their bodies weigh."""
+        self._tokens = self._answered = self._answered_bytes = 0
+        """Tokens of exchanges that are over, for those that begin before the lane waits for the network; and exchanges
+        that the pacer was not told of yet, with what their bodies weigh."""
         self.began_at, self.over = 0.0, False
         """When the thread began what it is doing now (`clock`), or 0.0 while it waits; and whether it has ended, or is
         about to, so that nothing may be given to it any more."""
