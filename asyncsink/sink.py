@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any, Unpack
 
 import anyio
-import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from asyncsink.engine.composing import (
-    discovery_of,
-    open_end,
-    report_of,
-)
-from asyncsink.engine.discover import batches
+from asyncsink.config import Policies
+from asyncsink.engine.composing import discovery_of, open_end, report_of
+from asyncsink.engine.discover import Discovery
 from asyncsink.engine.events import Events, Subscription
+from asyncsink.engine.intake import Call, Intake
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.loops import Home, refuse_trio, run_to_end
 from asyncsink.engine.outcomes import error_of, forbids_run, is_skip, problem_outcome
-from asyncsink.engine.pipeline import Found, Submit, Work
-from asyncsink.engine.queueing import queue_in_turn
+from asyncsink.engine.pipeline import Found
 from asyncsink.engine.recorder import Ticket
 from asyncsink.engine.run import Opening, Run, check_bucket_given, surface
 from asyncsink.engine.shards import check_shard
 from asyncsink.engine.whole_run import run_source
 from asyncsink.errors import ConfigError, ExportFailed
-from asyncsink.model import Failure, Receipt, Skip, Started, Transfer
+from asyncsink.model import Failure, Receipt, Skip, SourceProblem, Started, Transfer
 from asyncsink.option_names import ExportOptions
 from asyncsink.options import parse_options
 from asyncsink.os_errors import shortage, words_shortages
@@ -115,7 +111,8 @@ class AsyncSink:
         check_shard(self._settings, walks=False)
         self._events = Events()
         self._home: Home | None = None
-        self._ledger: KeyLedger | None = None
+        self._intake: Intake | None = None
+        self._discovery: Discovery | None = None
         self._exits: AsyncExitStack | None = None
         self._run: Run | None = None
         self._group: TaskGroup | None = None
@@ -137,15 +134,23 @@ class AsyncSink:
         async with AsyncExitStack() as exits:
             opening = Opening(self._settings, events=self._events)
             self._run = await exits.enter_async_context(opening.open(open_end(self._settings.target, lasting=True)))
-            self._ledger = KeyLedger()
-            exits.callback(self._ledger.close)
+            ledger = KeyLedger()
+            exits.callback(ledger.close)
             exits.callback(self._events.close)
             await self._run.begin()
+            self._discovery = discovery_of(self._settings, self._run.target, self._source({}))
             self._exits = exits.pop_all()
+        self._intake = Intake(
+            turns=self._run.turns,
+            journal=self._run.journal,
+            ledger=None if self._settings.policies.on_collision == "last" else ledger,
+            limiter=self._run.threads,
+            batch_max=partial(self._run.batch_size, None),
+        )
         await self._events.emit(Started(None, None, self._run.destination.lane))
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
-        self._group.start_soon(self._publish, self._run)
+        self._group.start_soon(self._publish, self._run, self._intake)
         return self
 
     @words_shortages
@@ -157,7 +162,7 @@ class AsyncSink:
         assert self._exits is not None
         self._check_here()
         self._events.closing()
-        self._closing.set()
+        self._close()
         try:
             swallowed = await self._group.__aexit__(kind, error, trace)
             if error is None:
@@ -173,18 +178,23 @@ class AsyncSink:
                 self._report = report_of(self._run, None, dry_run=False)
         return swallowed
 
-    async def _publish(self, run: Run) -> None:
+    async def _publish(self, run: Run, intake: Intake) -> None:
         try:
-            await run.pipeline.run(self._feed)
+            await run.pipeline.run(intake.feed)
         except BaseExceptionGroup as group:
             self._fault = surface(group)
             raise
         finally:
             # Whether it ended in order or not: nobody must wait for what will not come.
-            self._closing.set()
+            self._close()
             for ticket in self._tickets:
                 ticket.done.set()
             run.turns.close()
+
+    def _close(self) -> None:
+        self._closing.set()
+        if self._intake is not None:
+            self._intake.close()
 
     @property
     def report(self) -> Report:
@@ -208,29 +218,15 @@ class AsyncSink:
                 concerns this caller only: the sink goes on, unless it cannot record any more, and then the message
                 says that.
 
-        It waits for its turn where its key is under way already: of two that come together, the first is recorded
-        before the second begins.
+        Callers that come at the same time share what a file costs, up to its request. It waits for its turn where its
+        key is under way already: of two that come together, the first is recorded before the second begins.
 
         Cancelled, it stops waiting; the transfer itself goes on once it is queued, and reads the file if that is still
         there.
         """
-        run, ledger = self._opened()
-        found: list[Found] = []
-        async with aclosing(self._discover(run, attribute, path)) as discovered:
-            async for item in discovered:
-                found.append(item)
-                if len(found) > 1:
-                    break
-        if len(found) != 1:
-            number = "more than one file" if found else "no file"
-            raise ConfigError(f"{path!r} has {number}; put takes one file, submit takes directories and lists.")
-        ticket = Ticket()
-        self._tickets.add(ticket)
-        try:
-            await self._queue(run, ledger, Work(found[0], ticket))
-            await ticket.done.wait()
-        finally:
-            self._tickets.discard(ticket)
+        call = Call(self._found(attribute, path), alone=repr(path))
+        await self._waited_for(call)
+        ticket = call.ticket
         if not ticket.outcomes:
             self._check_working()
             raise ExportFailed(f"The sink was closed before {path!r} was published; export it again.", report=None)
@@ -248,13 +244,15 @@ class AsyncSink:
         Raises:
             ConfigError, SourceError: something cannot be routed or read (with on_unreadable="skip", that is a Failure
                 in the report, and the rest is queued); what came before it is queued.
+
+        Cancelled, it stops waiting; what is queued is published, and nothing else of it.
         """
-        run, ledger = self._opened()
-        count = 0
-        async for found in self._discover(run, attribute, paths):
-            await self._queue(run, ledger, Work(found))
-            count += isinstance(found, Transfer)
-        return count
+        call = Call(self._found(attribute, paths))
+        await self._waited_for(call)
+        if not call.over:
+            self._check_working()
+            raise ConfigError("The sink was closed while a file waited for its queue; export it again.")
+        return call.count
 
     def events(self) -> Subscription:
         """Events from now on, until the sink is closed, or `aclose()` of what is returned is called.
@@ -268,9 +266,6 @@ class AsyncSink:
         self._check_here()
         return self._events.subscribe()
 
-    async def _feed(self, _submit: Submit) -> None:
-        await self._closing.wait()
-
     def _check_working(self) -> None:
         if self._fault is not None:
             why = shortage(self._fault) or self._fault
@@ -280,43 +275,47 @@ class AsyncSink:
         if self._home is not None:
             self._home.check(f"The sink to {self._settings.target.url}")
 
-    def _opened(self) -> tuple[Run, KeyLedger]:
+    def _opened(self) -> Intake:
         self._check_here()
         self._check_working()
-        if self._run is None or self._ledger is None or self._closing.is_set():
+        if self._intake is None or self._closing.is_set():
             raise ConfigError("The sink is not open; use it inside its `async with` block.")
-        return self._run, self._ledger
+        return self._intake
 
-    async def _submit(self, work: Work) -> None:
-        run, _ = self._opened()
+    def _found(self, attribute: str, paths: Any) -> Iterator[Found]:
+        """What the paths lead to. Iterating blocks, and raises what forbids the rest."""
+        self._opened()
+        assert self._discovery is not None
+        return _admitted(self._discovery.of(self._source({attribute: paths})), self._settings.policies)
+
+    def _source(self, outputs: Mapping[str, Any]) -> OutputsSource:
+        symlinks, compat = self._settings.policies.symlinks, self._settings.walk_compat
+        return OutputsSource(outputs, symlinks=symlinks, compat=compat, exclude=self._exclude)
+
+    async def _waited_for(self, call: Call) -> None:
+        intake = self._opened()
+        self._tickets.add(call.ticket)
         try:
-            await run.pipeline.submit(work)
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            self._check_working()
-            raise ConfigError("The sink was closed while a file waited for its queue; export it again.") from None
+            intake.enter(call)
+            await call.ticket.done.wait()
+        except BaseException:
+            intake.withdraw(call)
+            raise
+        finally:
+            self._tickets.discard(call.ticket)
+        if call.error is not None:
+            raise call.error
 
-    async def _discover(self, run: Run, attribute: str, paths: Any) -> AsyncGenerator[Found, None]:
-        policies = self._settings.policies
-        source = OutputsSource(
-            {attribute: paths},
-            symlinks=policies.symlinks,
-            compat=self._settings.walk_compat,
-            exclude=self._exclude,
-        )
-        discovery = discovery_of(self._settings, run.target, source)
-        async for batch in batches(iter(discovery), limiter=run.threads):
-            for item in batch:
-                if isinstance(item, Transfer):
-                    yield item
-                elif is_skip(item, policies):
-                    skip = problem_outcome(item, policies)
-                    assert isinstance(skip, Skip)
-                    yield skip
-                elif forbids_run(item, policies):
-                    raise item.error
-                else:
-                    yield item
 
-    async def _queue(self, run: Run, ledger: KeyLedger, work: Work) -> None:
-        shared = self._settings.policies.on_collision == "last"
-        await queue_in_turn(work, self._submit, turns=run.turns, journal=run.journal, ledger=None if shared else ledger)
+def _admitted(found: Iterable[Transfer | SourceProblem], policies: Policies) -> Iterator[Found]:
+    for item in found:
+        if isinstance(item, Transfer):
+            yield item
+        elif is_skip(item, policies):
+            skip = problem_outcome(item, policies)
+            assert isinstance(skip, Skip)
+            yield skip
+        elif forbids_run(item, policies):
+            raise item.error
+        else:
+            yield item

@@ -15,7 +15,8 @@ from asyncsink.s3.operations import ListedObject
 from asyncsink.temporary import TemporaryDatabase
 
 IN_MEMORY_MAX = 25_000
-"""Listed objects that are kept in memory: about 10 MB. More go into a database on disk."""
+"""Listed objects, and keys written since, that are kept in memory: about 10 MB and 5 MB. More go into a database on
+disk."""
 _GET = "SELECT size, etag, modified FROM object WHERE key = ?"
 _TABLES = """
 CREATE TABLE forgotten (key TEXT PRIMARY KEY, alike INTEGER) WITHOUT ROWID;
@@ -38,6 +39,8 @@ class Inventory:
         self._lock = threading.Lock()
         self._objects: dict[str, ListedObject] | None = {}
         self._spellings: dict[int, str] | None = None
+        self._forgotten: set[str] | None = set()
+        self._forgotten_alike: dict[int, str] = {}
         self._disk: TemporaryDatabase | None = None
 
     def __repr__(self) -> str:
@@ -46,8 +49,13 @@ class Inventory:
 
     @property
     def in_memory(self) -> bool:
-        """Whether `get` and `get_many` ask no disk."""
-        return self._objects is not None
+        """Whether no method but `forget` asks a disk."""
+        return self._objects is not None and self._forgotten is not None
+
+    def forgets_in_memory(self, keys: int) -> bool:
+        """Whether `forget` of so many keys asks no disk."""
+        forgotten = self._forgotten
+        return forgotten is not None and len(forgotten) + keys <= IN_MEMORY_MAX
 
     def add_page(self, objects: Iterable[ListedObject], *, last: bool) -> None:
         """Take over one page of a listing; pages come in order. What lies outside the prefix was not asked for."""
@@ -64,20 +72,39 @@ class Inventory:
         self.count += len(page)
         self.complete = last
 
-    def forget(self, key: str) -> str | None:
-        """The object under `key` is no longer what was listed. Returns another key that was forgotten and is alike."""
-        ask = "SELECT key FROM forgotten WHERE alike = ? AND key <> ? LIMIT 1"
+    def forget(self, keys: Sequence[str]) -> dict[str, str]:
+        """The objects under `keys` are no longer what was listed. Returns, for some of them, another key that was
+        forgotten and is alike."""
+        numbers = [fingerprint(key) for key in keys]
+        others: dict[str, str] = {}
         with self._lock:
-            number = fingerprint(key)
-            row = self._database().row(ask, number, key)
-            self._database().change("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", key, number)
-        return None if row is None else str(row[0])
+            if self._forgotten is not None:
+                for key, number in zip(keys, numbers, strict=True):
+                    other = self._forgotten_alike.get(number, key)
+                    if other != key:
+                        others[key] = other
+                    self._forgotten_alike[number] = key
+                self._forgotten.update(keys)
+                if len(self._forgotten) > IN_MEMORY_MAX:
+                    rows = [(key, fingerprint(key)) for key in self._forgotten]
+                    self._forgotten = None
+                    self._forgotten_alike.clear()
+                    self._forget(rows)
+            else:
+                ask = "SELECT key FROM forgotten WHERE alike = ? AND key <> ? LIMIT 1"
+                for key, number in zip(keys, numbers, strict=True):
+                    if (row := self._database().row(ask, number, key)) is not None:
+                        others[key] = str(row[0])
+                self._forget(zip(keys, numbers, strict=True))
+        return others
 
-    def forgot(self, key: str) -> bool:
-        """Whether `key` was forgotten."""
+    def forgotten(self, keys: Sequence[str]) -> frozenset[str]:
+        """Those of `keys` that were forgotten."""
         with self._lock:
-            row = self._database().row("SELECT 1 FROM forgotten WHERE key = ?", key)
-        return row is not None
+            if self._forgotten is not None:
+                return frozenset(self._forgotten.intersection(keys)) if self._forgotten else frozenset()
+            row, ask = self._database().row, "SELECT 1 FROM forgotten WHERE key = ?"
+            return frozenset([key for key in keys if row(ask, key) is not None])
 
     def get(self, key: str) -> ListedObject | None:
         """The listed object, or None where `key` was not listed."""
@@ -115,6 +142,11 @@ class Inventory:
         if self._disk is None:
             self._disk = TemporaryDatabase("The objects that were listed", _TABLES)
         return self._disk
+
+    def _forget(self, rows: Iterable[tuple[str, int]]) -> None:
+        database = self._database()
+        with database.at_once():
+            database.change_many("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", rows)
 
     def _store(self, objects: Iterable[ListedObject]) -> None:
         rows = [

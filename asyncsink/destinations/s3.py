@@ -186,13 +186,14 @@ class S3Destination:
         reader: FileReader,
         results: list[FileResult],
     ) -> None:
-        """PutObject of many small files whose keys come once, each read by `reader` in the lane that sends it.
+        """PutObject of many small files, each with a key of its own, read by `reader` in the lane that sends it.
 
         `results` gets one for each, also where this is cancelled: see `put_files.FileResult`.
 
         Raises:
             TransferError, CredentialsError: nothing of the batch was begun.
         """
+        await self._existing.forget(*transfers)
         # A key that a server may take for another one is written one at a time, the ordinary way.
         plain = [self._spellings.plain(transfer.key) for transfer in transfers]
         files = [

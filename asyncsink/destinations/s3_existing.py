@@ -160,7 +160,7 @@ class ExistingObjects:
         inventory = self._listing
         if inventory is None or not inventory.complete or not key.startswith(inventory.prefix):
             return False
-        if self._keys_return and inventory.forgot(key):
+        if self._keys_return and inventory.forgotten((key,)):
             return False
         listed = inventory.get(key)
         return listed is None or listed.etag != etag
@@ -181,19 +181,22 @@ class ExistingObjects:
         return listed.etag if listed is not None and listed.size_bytes != transfer.source.size_bytes else ""
 
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
-        """What the listing says: one thread hop, or none below a prefix that was found empty."""
-        inventory = self._inventory
-        if inventory is None or self._keys_return:
+        """What the listing says: one thread hop, or none where it is in memory."""
+        inventory = self._listing
+        if inventory is None:
             return [Unknown.UNKNOWN] * len(transfers)
-        inside = inventory.prefix
-        if inventory.complete and not inventory.count:
-            return [None if transfer.key.startswith(inside) else Unknown.UNKNOWN for transfer in transfers]
-        keys = [transfer.key for transfer in transfers]
+        return await self._as_known(inventory, [transfer.key for transfer in transfers])
+
+    async def _as_known(self, inventory: Inventory, keys: Sequence[str]) -> list[Existing | Unknown | None]:
         if inventory.in_memory:
-            listed = inventory.get_many(keys)
+            listed, written = self._get_many(inventory, keys)
         else:
-            listed = await anyio.to_thread.run_sync(self._get_many, inventory, keys, limiter=self._threads)
-        return [self._as_listed(listed.get(key), key.startswith(inside) and inventory.complete) for key in keys]
+            listed, written = await anyio.to_thread.run_sync(self._get_many, inventory, keys, limiter=self._threads)
+        complete, inside = inventory.complete, inventory.prefix
+        return [
+            Unknown.UNKNOWN if key in written else self._as_listed(listed.get(key), complete and key.startswith(inside))
+            for key in keys
+        ]
 
     def _as_listed(self, listed: ListedObject | None, covered: bool) -> Existing | Unknown | None:
         """What an entry of the listing, or its lack where the listing covers the key, says."""
@@ -212,17 +215,9 @@ class ExistingObjects:
         """What is under the key: from the listing, or by HEAD where it is not covered or `closely` is asked for."""
         inventory = self._listing
         if not closely and inventory is not None and transfer.key.startswith(inventory.prefix):
-            if self._keys_return and await anyio.to_thread.run_sync(
-                inventory.forgot, transfer.key, limiter=self._threads
-            ):
-                return await self._head(transfer)
-            if not inventory.count and inventory.complete:
-                return None
-            get = partial(self._get_many, inventory, (transfer.key,))
-            listed = (await anyio.to_thread.run_sync(get, limiter=self._threads)).get(transfer.key)
             # A listing that was not followed to its end does not tell what is missing: not every server lists in the
             # order of the keys.
-            found = self._as_listed(listed, inventory.complete)
+            (found,) = await self._as_known(inventory, (transfer.key,))
             if not isinstance(found, Unknown):
                 return found
         return await self._head(transfer)
@@ -273,14 +268,16 @@ class ExistingObjects:
             return None
         return first.size_bytes if first.size_bytes < size_bytes else None
 
-    def _get_many(self, inventory: Inventory, keys: Sequence[str]) -> dict[str, ListedObject]:
-        """The listed ones, where asking is best done in a thread; remembers which of the others are alike."""
+    def _get_many(self, inventory: Inventory, keys: Sequence[str]) -> tuple[dict[str, ListedObject], frozenset[str]]:
+        """The listed ones, and those that this run has written since, where asking is best done in a thread; remembers
+        which of the others are alike."""
+        written = inventory.forgotten(keys) if self._keys_return else frozenset[str]()
         listed = inventory.get_many(keys)
         if not inventory.in_memory:
             for key in keys:
                 if key not in listed and (other := inventory.alike(key)) is not None:
                     self._others[key] = other
-        return listed
+        return listed, written
 
     def other_spelling(self, key: str) -> str | None:
         """Another key that some server takes for this one: it was listed, or written by this run. Known for a key that
@@ -291,13 +288,15 @@ class ExistingObjects:
         other = self._others.get(key)
         return inventory.alike(key) if other is None and inventory.in_memory and inventory.count else other
 
-    async def forget(self, transfer: Transfer) -> None:
-        """The object under the transfer's key is about to be written: what is known of it is out of date."""
+    async def forget(self, *transfers: Transfer) -> None:
+        """The objects under the transfers' keys are about to be written: what is known of them is out of date."""
         inventory = self._listing
         if self._keys_return and inventory is not None:
-            other = await anyio.to_thread.run_sync(inventory.forget, transfer.key, limiter=self._threads)
-            if other is not None:
-                self._others[transfer.key] = other
+            keys = [transfer.key for transfer in transfers]
+            if inventory.forgets_in_memory(len(keys)):
+                self._others.update(inventory.forget(keys))
+            else:
+                self._others.update(await anyio.to_thread.run_sync(inventory.forget, keys, limiter=self._threads))
 
     def close(self) -> None:
         """Forget everything."""

@@ -50,6 +50,12 @@ class Discovery:
         # Paths can lead to one file in many ways; only those with its name are worth a closer look.
         self._record_names = tuple(f"/{os.path.basename(path)}" for path in records)
 
+    def of(self, source: Source) -> Discovery:
+        """The same of another source."""
+        return Discovery(
+            source, self.router, self.prefix, records=self.records, leaves_out_unreadable=self.leaves_out_unreadable
+        )
+
     @property
     def may_collide(self) -> bool:
         """False where two files can never be given one key."""

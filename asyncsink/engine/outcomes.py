@@ -170,7 +170,27 @@ def passed_of(stored: Sequence[tuple[Transfer, FileStored]], url: Callable[[Tran
             )
         )
         rows.append(published_row(source, transfer.key, told.etag, told.version_id, told.checksum))
-    return Passed(encoded_receipts(lines, size_bytes, "server-checksum"), rows)
+
+    def receipts() -> list[Receipt]:
+        return [
+            Receipt(
+                source=transfer.source.path,
+                key=transfer.key,
+                url=url(transfer),
+                size_bytes=transfer.source.size_bytes,
+                checksum=told.checksum,
+                etag=told.etag,
+                version_id=told.version_id,
+                attempts=1,
+                seconds=told.seconds,
+                local_copy="",
+                confirmed_by="server-checksum",
+                entry=transfer.source.entry,
+            )
+            for transfer, told in stored
+        ]
+
+    return Passed(encoded_receipts(lines, size_bytes, "server-checksum"), rows, receipts)
 
 
 def not_stored(transfer: Transfer, url: str, error: AsyncSinkError, local_copy: str = "") -> Skip | Failure:

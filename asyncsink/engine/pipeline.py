@@ -7,8 +7,9 @@ transfer ends as a receipt, a skip or a failure, recorded before it is reported.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -44,9 +45,24 @@ class Work:
 
 @dataclass(slots=True)
 class Batch:
-    """One entry of the queue: small files that one worker publishes together."""
+    """One entry of the queue: small files that one worker publishes together, each with a key of its own.
+
+    Attributes:
+        transfers: the files.
+        works: of each file, where a caller may be cancelled, or waits for it; else none.
+    """
 
     transfers: list[Transfer]
+    works: list[Work] = field(default_factory=list)
+
+    def take(self) -> dict[str, Ticket]:
+        """Begin with what nobody dropped, and leave the rest out; returns who waits for which key."""
+        kept = [work for work in self.works if not work.dropped]
+        if len(kept) < len(self.works):
+            self.transfers = [work.found for work in kept if isinstance(work.found, Transfer)]
+        for work in kept:
+            work.taken = True
+        return {work.found.key: work.ticket for work in kept if work.ticket and isinstance(work.found, Transfer)}
 
 
 @dataclass(slots=True)
@@ -58,6 +74,7 @@ class Skipped:
 
 Entry = Work | Batch | Skipped
 Submit = Callable[[Entry], Awaitable[None]]
+NOBODY: Mapping[str, Ticket] = {}
 LATER_MAX = 10_000
 """Files that failed and wait for a further round; what fails besides is final."""
 log = logging.getLogger("asyncsink.engine")
@@ -188,8 +205,11 @@ class Pipeline:
             await self._share.turn()
             try:
                 if isinstance(work, Batch):
+                    tickets = work.take()
                     self.progress.objects_in_hand += len(work.transfers)
-                    await self._small_files.publish(work.transfers, self._ended, self._passed_on)
+                    ended = partial(self._ended, tickets=tickets) if tickets else self._ended
+                    passed_on = partial(self._passed_on, tickets=tickets) if tickets else self._passed_on
+                    await self._small_files.publish(work.transfers, ended, passed_on)
                 elif isinstance(work, Skipped):
                     self.progress.objects_in_hand += len(work.skips)
                     for skip in work.skips:
@@ -206,12 +226,15 @@ class Pipeline:
         if isinstance(found, Skip):
             self._skipped(found, ticket)
         elif isinstance(found, SourceProblem):
-            self._ended([problem_outcome(found, self._policies)], None, ticket)
+            self._final([problem_outcome(found, self._policies)], None, ticket)
+            self.progress.objects_in_hand -= 1
         else:
-            self._ended(*await self._publisher.publish(found), ticket)
+            outcomes, transfer = await self._publisher.publish(found)
+            self._ended(outcomes, transfer, {} if ticket is None else {transfer.key: ticket})
 
     def _skipped(self, skip: Skip, ticket: Ticket | None = None) -> None:
-        self._ended((skip,), None, ticket)
+        self._final((skip,), None, ticket)
+        self.progress.objects_in_hand -= 1
 
     def _put_off(self, outcomes: Sequence[Outcome], transfer: Transfer) -> bool:
         """Try a transfer that failed once more, at the end of the run; False where that cannot help, or there are too
@@ -221,16 +244,18 @@ class Pipeline:
         self._later.append((outcomes, transfer))
         return True
 
-    def _ended(self, outcomes: Sequence[Outcome], transfer: Transfer | None, ticket: Ticket | None = None) -> None:
+    def _ended(self, outcomes: Sequence[Outcome], transfer: Transfer, tickets: Mapping[str, Ticket] = NOBODY) -> None:
         self.progress.objects_in_hand -= 1
-        if self._again and transfer is not None:
+        if self._again:
             self._again.pop((transfer.key, transfer.source.path), None)
-        if transfer is not None and isinstance(outcomes[0], Failure) and self._put_off(outcomes, transfer):
+        if isinstance(outcomes[0], Failure) and self._put_off(outcomes, transfer):
             return
-        self._final(outcomes, transfer, ticket)
+        self._final(outcomes, transfer, tickets.get(transfer.key))
 
-    def _passed_on(self, passed: Passed) -> None:
+    def _passed_on(self, passed: Passed, tickets: Mapping[str, Ticket] = NOBODY) -> None:
         self.progress.objects_in_hand -= len(passed.written)
+        if tickets:
+            passed.tickets = [(tickets[each.key], each) for each in passed.receipts() if each.key in tickets]
         self._recorder.pass_on(passed)
 
     def _final(self, outcomes: Sequence[Outcome], transfer: Transfer | None, ticket: Ticket | None = None) -> None:

@@ -101,9 +101,10 @@ async def _in_turn(found: Found, turns: Turns, journal: RunJournal | None, limit
     return known
 
 
-def _to_end(transfer: Transfer) -> bool:
-    """Whether an earlier run left an upload of it open, which a batch does not deal with."""
-    return transfer.known is not None and transfer.known.upload is not None
+def is_small(transfer: Transfer) -> bool:
+    """Whether it may be one of a batch, which does not deal with an upload that an earlier run left open."""
+    known = transfer.known
+    return transfer.source.size_bytes <= SMALL_BYTES and (known is None or known.upload is None)
 
 
 def _group(found: list[Found], batch_max: int) -> Iterator[Entry]:
@@ -118,7 +119,7 @@ def _group(found: list[Found], batch_max: int) -> Iterator[Entry]:
     for item in found:
         if isinstance(item, Skip):
             continue
-        if isinstance(item, Transfer) and item.source.size_bytes <= SMALL_BYTES and not _to_end(item):
+        if isinstance(item, Transfer) and is_small(item):
             together.append(item)
             size_bytes += item.source.size_bytes
             if len(together) >= batch_max or size_bytes >= SMALL_BYTES:
@@ -151,10 +152,11 @@ def _last_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
 def first_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
     """Replace transfers whose key another source has already by KeyCollision problems. Blocks."""
     for item in found:
-        yield _claim_first(item, ledger) if isinstance(item, Transfer) else item
+        yield claim_first(item, ledger) if isinstance(item, Transfer) else item
 
 
-def _claim_first(transfer: Transfer, ledger: KeyLedger) -> Transfer | SourceProblem:
+def claim_first(transfer: Transfer, ledger: KeyLedger) -> Transfer | SourceProblem:
+    """The same, or the problem that another source has its key. Blocks."""
     for key, first, second in ledger.claim([(transfer.key, transfer.source.path, 0)]):
         error = collision_error(key, first, second)
         return SourceProblem(second, error, entry=transfer.source.entry, skippable=False)

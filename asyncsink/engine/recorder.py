@@ -6,8 +6,8 @@ One task writes the journal, the manifest and the run's log; only then are waiti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,10 +17,9 @@ from asyncsink.engine.events import Events
 from asyncsink.engine.turns import Turns
 from asyncsink.errors import JournalError
 from asyncsink.journal.rows import PublishedRow, decoded
-from asyncsink.model import Failure, Finished, Outcome, Transfer
+from asyncsink.model import Failure, Finished, Outcome, Receipt, Transfer
 from asyncsink.report.encoded import Encoded, encoded
 from asyncsink.report.outcomes import OutcomeLog
-from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
     from asyncsink.report.manifest import ManifestWriter
@@ -38,7 +37,7 @@ COMMIT_GATHER_SECONDS = 0.1
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """What a caller who waits for one transfer holds."""
+    """What a caller who waits holds."""
 
     done: anyio.Event = field(default_factory=anyio.Event)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -63,17 +62,21 @@ class Records(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Passed:
     """Receipts of a batch of small files, ready to be written down.
 
     Attributes:
         written: themselves.
         rows: for the journal: what is published.
+        receipts: makes them as values, for whoever needs those.
+        tickets: of the callers who wait for one of them.
     """
 
     written: Encoded
-    rows: list[PublishedRow] = field(default_factory=list)
+    rows: list[PublishedRow]
+    receipts: Callable[[], list[Receipt]]
+    tickets: Sequence[tuple[Ticket, Receipt]] = ()
 
 
 class Recorder:
@@ -129,7 +132,7 @@ class Recorder:
         self._passed.append(passed)
         self._passed_outcomes += len(passed.written)
         self._some.set()
-        if self._passed_outcomes >= PASSED_BATCH:
+        if passed.tickets or self._passed_outcomes >= PASSED_BATCH:
             self._urgent.set()
 
     async def room(self) -> None:
@@ -181,7 +184,7 @@ class Recorder:
             batch = [(list(islice(rest, len(group))), transfer, ticket) for group, transfer, ticket in batch]
             for each in passed:
                 # Receipts come back as they are: they end what earlier manifests have of their keys.
-                await self._manifest.carried(list(each.written.outcomes()))
+                await self._manifest.carried(each.receipts())
         written = encoded(outcomes)
         if self._journal is not None:
             await self._journal.record(batch, passed)
@@ -197,6 +200,10 @@ class Recorder:
             if ticket is not None:
                 ticket.outcomes.extend(group)
                 ticket.done.set()
+        for each in passed:
+            for ticket, receipt in each.tickets:
+                ticket.outcomes.append(receipt)
+                ticket.done.set()
         if self._events.heard:
             await self._tell(outcomes, passed)
 
@@ -206,7 +213,7 @@ class Recorder:
             if whole or isinstance(outcome, Failure):
                 await self._events.emit(Finished(outcome))
         for each in passed if whole else ():
-            for outcome in each.written.outcomes():
+            for outcome in each.receipts():
                 await self._events.emit(Finished(outcome))
 
 

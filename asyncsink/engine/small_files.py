@@ -86,6 +86,7 @@ class SmallFiles:
         self._workers = workers
         self._dry_run = dry_run
         self._clock = clock
+        self._lanes = destination if isinstance(destination, FileTaker) else None
 
     async def publish(self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn) -> None:
         """Publish a batch; `done` is called with a transfer's outcomes as soon as they are known, or `pass_on` with
@@ -122,22 +123,20 @@ class SmallFiles:
         """How many files one worker is to take at a time.
 
         Args:
-            objects_left: of the run; None where nobody knows, and what has come must not wait for more.
+            objects_left: of the run, or None where nobody knows.
         """
-        if objects_left is None:
-            return 1
         if self._copy is None and self._taker() is not None:
             # They are sent at the same time: the run ends with the last of them, however many there are.
             return BATCH_FILES_MAX
+        if objects_left is None:
+            return 1
         # Fewer where fewer are left, so that all workers end together.
         return max(1, min(BATCH_FILES_MAX, objects_left // (min(self._workers, WORKERS_USUAL) * 4)))
 
     def _taker(self) -> FileTaker | None:
         """The destination, where its lanes read the files that they send."""
-        destination, algorithm = self._destination, self._policies.algorithm
-        if algorithm is not None and isinstance(destination, FileTaker) and destination.takes_files(algorithm):
-            return destination
-        return None
+        algorithm, lanes = self._policies.algorithm, self._lanes
+        return lanes if algorithm is not None and lanes is not None and lanes.takes_files(algorithm) else None
 
     # -- nothing is there, and nothing is copied: the way of nearly every object of a first export --------------------
 

@@ -26,8 +26,18 @@ def test_what_was_listed_is_known(pages: int, monkeypatch: pytest.MonkeyPatch) -
     keys = [each.key for each in listed]
     assert inventory.get_many([*keys, "absent"]) == dict(zip(keys, listed, strict=True))
     assert inventory.get("absent") is None
-    assert not inventory.forgot(keys[0])
-    inventory.forget(keys[0])
-    inventory.forget(keys[0])
-    assert inventory.forgot(keys[0])
+    inventory.close()
+
+
+@pytest.mark.parametrize("memory", [0, 3, 100])
+def test_what_was_written_since_is_known(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IN_MEMORY_MAX", memory)
+    inventory = Inventory("p/")
+    assert inventory.forgotten(["p/a", "p/b"]) == frozenset()
+    assert inventory.forget(["p/a", "p/b"]) == {}
+    assert inventory.forget(["p/a"]) == {}
+    assert inventory.forget(["p/A", "p/c"]) == {"p/A": "p/a"}
+    assert inventory.forget(["p/a", "p/d"]) == {"p/a": "p/A"}
+    assert inventory.forgotten(["p/a", "p/A", "p/d", "p/e"]) == {"p/a", "p/A", "p/d"}
+    assert inventory.forgets_in_memory(1) is (memory == 100)
     inventory.close()

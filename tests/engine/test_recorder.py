@@ -29,6 +29,11 @@ def outcome(number: int) -> Receipt:
     )  # fmt: skip
 
 
+def passed(*numbers: int) -> Passed:
+    receipts = [outcome(number) for number in numbers]
+    return Passed(encoded(receipts), [], lambda: receipts)
+
+
 async def test_everything_is_recorded_in_order_and_told_afterwards(tmp_path: Path) -> None:
     manifest = ManifestWriter(tmp_path / "m", ManifestHeader(destination="d"))
     await manifest.open()
@@ -76,15 +81,20 @@ async def test_what_batches_pass_on_is_recorded_before_it_is_told(tmp_path: Path
         order.append(event.outcome)
 
     recorder = Recorder(log, manifest, Events(observe, failures_only=failures_only), Journal())
-    recorder.pass_on(Passed(encoded([outcome(1), outcome(2)]), [(b"1", b"", "", "", "", "")]))
+    waiting = Ticket()
+    first = passed(1, 2)
+    first.rows, first.tickets = [(b"1", b"", "", "", "", "")], [(waiting, outcome(2))]
+    recorder.pass_on(first)
     recorder.add([outcome(3)])
     recorder.add([FAILED])
-    recorder.pass_on(Passed(encoded([outcome(4)])))
+    recorder.pass_on(passed(4))
     recorder.finish()
     await recorder.run()
     await manifest.close(interrupted=False)
     told = [FAILED] if failures_only else [outcome(3), FAILED, outcome(1), outcome(2), outcome(4)]
     assert order == [outcome(3), FAILED, b"1", *told]
+    assert waiting.done.is_set()
+    assert waiting.outcomes == [outcome(2)]
     assert list(log.receipts) == [outcome(3), outcome(1), outcome(2), outcome(4)]
     assert list(log.failures) == [FAILED]
     assert (log.counts.objects_uploaded, log.counts.objects_failed, log.counts.bytes_uploaded) == (4, 1, 4)
@@ -94,7 +104,7 @@ async def test_what_batches_pass_on_is_recorded_before_it_is_told(tmp_path: Path
 
 async def test_what_is_passed_on_holds_back_too() -> None:
     recorder = Recorder(OutcomeLog(), None, Events())
-    recorder.pass_on(Passed(encoded([outcome(number) for number in range(QUEUE_PASSED)])))
+    recorder.pass_on(passed(*range(QUEUE_PASSED)))
     waited = anyio.Event()
 
     async def wait() -> None:

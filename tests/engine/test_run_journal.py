@@ -134,10 +134,10 @@ async def test_rows_of_batches_are_written_where_no_upload_is_under_way() -> Non
     journal = run_journal(kept)
     await journal.step(CREATING)
     of_k, of_other = (published_row(SOURCE, key, "e", "v", None) for key in ("k", "other"))
-    await journal.record([], [Passed(Encoded(), [of_k, of_other])])
+    await journal.record([], [Passed(Encoded(), [of_k, of_other], list)])
     assert kept.published == [of_other]
     await journal.step(UploadCompleting("k"))
-    await journal.record([], [Passed(Encoded(), [of_k])])
+    await journal.record([], [Passed(Encoded(), [of_k], list)])
     assert kept.published == [of_other, of_k]
     await journal.step(UploadGone("k"))
     assert UploadGone("k") not in kept.steps, "what is published has ended its upload"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import anyio
 import pytest
 
-from asyncsink.engine.pipeline import Work
-from asyncsink.engine.queueing import queue_in_turn
 from asyncsink.engine.turns import Turns
-from asyncsink.model import SourceFile, Transfer
 
 pytestmark = pytest.mark.anyio
 
@@ -69,16 +67,17 @@ async def test_nobody_waits_for_a_run_that_is_over() -> None:
     await turns.take("k")
 
 
-@pytest.mark.parametrize("taken", [False, True])
-async def test_whoever_is_cancelled_at_the_queue_keeps_the_turn_only_of_what_has_begun(taken: bool) -> None:
-    turns = Turns()
-    work = Work(Transfer(SourceFile("/s/f", 3, 4), "k", "k"))
-
-    async def submit(handed_over: Work) -> None:
-        handed_over.taken = taken
-        raise asyncio.CancelledError
-
-    with pytest.raises(asyncio.CancelledError):
-        await queue_in_turn(work, submit, turns=turns, journal=None, ledger=None)
-    assert work.dropped != taken
-    assert repr(turns) == f"<Turns of {int(taken)} keys>"
+def test_whoever_waits_without_a_task_is_called_in_order_and_may_leave() -> None:
+    turns, called = Turns(), list[str]()
+    waiting = {name: partial(called.append, name) for name in ("second", "third", "fourth")}
+    assert turns.enter("k", partial(called.append, "first"))
+    assert not any(turns.enter("K", given) for given in waiting.values())
+    assert turns.leave("k", waiting["third"])
+    assert not turns.leave("k", waiting["third"])
+    turns.end(["k"])
+    assert called == ["second"]
+    assert not turns.leave("k", waiting["second"])
+    turns.close()
+    assert called == ["second", "fourth"]
+    assert turns.enter("k", waiting["third"])
+    assert repr(turns) == "<Turns of 0 keys>"

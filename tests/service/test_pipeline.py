@@ -14,6 +14,7 @@ import pytest
 
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.engine.buffers import SMALL_BYTES
 from asyncsink.errors import ExportFailed, JournalError, KeyCollision, SourceMissing
 from asyncsink.model import Event, Finished, Receipt, Skip
 from asyncsink.report.outcomes import OutcomeLog
@@ -115,6 +116,8 @@ async def test_a_full_queue_holds_producers_back(
     tmp_path: Path, seaweed: DevServer, bucket: str, options: dict[str, Any]
 ) -> None:
     paths = small(tmp_path, 30)
+    for path in paths:
+        path.write_bytes(bytes(SMALL_BYTES + 1))  # one for one entry of the queue
     released = False
     retry = asyncsink.RetryPolicy(stall_seconds=0.5, attempts=100)
     async with PartsProxy(seaweed.endpoint_url, lambda _: FORWARD if released else HANG) as proxy:
@@ -133,7 +136,7 @@ async def test_a_full_queue_holds_producers_back(
             producers = [asyncio.create_task(produce(path)) for path in paths]
             assert sink._run is not None
             queue = sink._run.pipeline._send
-            while queue.statistics().tasks_waiting_send < 25:  # noqa: ASYNC110 - no event tells that producers wait
+            while not queue.statistics().tasks_waiting_send or queued < 5:  # noqa: ASYNC110 - no event tells of it
                 await asyncio.sleep(0.01)
             assert queued == 5  # two with the workers, three in the queue
             released = True

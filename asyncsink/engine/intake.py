@@ -1,0 +1,410 @@
+"""Callers' paths on their way onto the queue of a sink: those that come at the same time go together.
+
+    put, submit ──arrived──► found and routed ──► turn taken ──► claimed, with what the journal knows ──► queue
+                             └──────────── one thread hop for all that wait ───────────────────────┘
+
+A lone caller goes at once; while a hop is under way, the next callers gather for the hop after it. Their small files
+become batches, each file with a key of its own, and cost what they cost in an export. An error that concerns one caller
+(a path that cannot be read, a key that another source has) is raised for this caller alone. A path that hangs in its
+file system delays no other: another hop begins beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Final, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.engine.buffers import SMALL_BYTES
+from asyncsink.engine.discover import BATCH
+from asyncsink.engine.journalling import RunJournal
+from asyncsink.engine.ledger import KeyLedger
+from asyncsink.engine.pipeline import Batch, Found, Submit, Work
+from asyncsink.engine.producer import claim_first, is_small
+from asyncsink.engine.recorder import Ticket
+from asyncsink.engine.turns import Turns
+from asyncsink.errors import ConfigError
+from asyncsink.model import SourceProblem, Transfer
+
+T = TypeVar("T")
+SLICE_SECONDS: Final = 0.005
+"""After so long a hop hands on what it has; the rest is for the next one."""
+HANGING_SECONDS: Final = 0.02
+"""After so long, what waits does not wait for the hop under way any more: another one begins."""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of `put` or `submit`.
+
+    Attributes:
+        found: what its paths lead to; iterating blocks. It raises what forbids everything after it.
+        alone: for `put`, how a message names the path that is to be one file; "" for `submit`.
+        ticket: done when the file is recorded, or the paths are queued, or `error` says why not.
+        count: transfers that are queued.
+        over: everything is queued.
+        error: why nothing (`put`), or nothing further (`submit`), is queued.
+    """
+
+    found: Iterator[Found]
+    alone: str = ""
+    ticket: Ticket = field(default_factory=Ticket)
+    count: int = 0
+    over: bool = False
+    error: Exception | None = None
+    _more: bool = True
+    _refused: bool = False
+    _withdrawn: bool = False
+    _items: list[_Item] = field(default_factory=list)
+    _left: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Item(Work):
+    """One entry of a call. In a thread until it is `ready`, or waits for its turn.
+
+    Attributes:
+        key: of the transfer, or "".
+        given: called when its turn has come.
+        holds: it has its turn.
+        ready: on its way to the queue, and no thread has it any more.
+        queued: there.
+        refused: why it is not.
+    """
+
+    call: Call | None = None
+    key: str = ""
+    given: Callable[[], None] = lambda: None
+    holds: bool = False
+    ready: bool = False
+    queued: bool = False
+    refused: Exception | None = None
+
+
+class Intake:
+    """The calls of one sink that are not queued yet; bounded by the callers that wait. Belongs to one event loop.
+
+    Args:
+        turns: of the run.
+        journal: of the run, or None.
+        ledger: None where several sources may have one key.
+        limiter: of the threads.
+        batch_max: says how many small files one worker is to take at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        turns: Turns,
+        journal: RunJournal | None,
+        ledger: KeyLedger | None,
+        limiter: CapacityLimiter,
+        batch_max: Callable[[], int],
+    ) -> None:
+        self._turns = turns
+        self._journal = journal
+        self._ledger = ledger
+        self._limiter = limiter
+        self._batch_max = batch_max
+        self._loop = asyncio.get_running_loop()
+        self._calls: set[Call] = set()
+        self._closing, self._idle = anyio.Event(), anyio.Event()
+        self._submit: Submit
+        self._hops: asyncio.TaskGroup | None = None
+        self._active = 0
+        self._sending = False
+        self._watching: asyncio.TimerHandle | None = None
+        # Appended to and taken from in threads too.
+        self._arrived: deque[Call] = deque()
+        self._routed: deque[_Item] = deque()
+        self._found: deque[_Item | Call] = deque()
+        self._entries: deque[Work | Batch] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Intake of {len(self._calls)} calls, {self._active} hops>"
+
+    def enter(self, call: Call) -> None:
+        """Take a call over. `call.ticket` is done when it has ended."""
+        self._calls.add(call)
+        self._arrived.append(call)
+        self._go()
+
+    def withdraw(self, call: Call) -> None:
+        """The caller does not wait any more: what is not queued yet never is."""
+        call._withdrawn = True
+        for item in call._items:
+            if item.queued or item.taken:
+                continue
+            item.dropped = True
+            if item.ready:
+                self._release(item)
+            elif item.key:
+                # Where a thread has it still, that is seen when it comes back.
+                self._turns.leave(item.key, item.given)
+        self._end(call)
+
+    async def feed(self, submit: Submit) -> None:
+        """Submit what the calls bring, until `close`, and until nothing is left of those that came before.
+
+        Cancelled, it waits for the hops under way.
+        """
+        self._submit = submit
+        try:
+            async with asyncio.TaskGroup() as self._hops:  # anyio's takes no task from a timer
+                self._go()
+                await self._closing.wait()
+                if self._calls:
+                    await self._idle.wait()
+        finally:
+            self._hops = None
+            if self._watching is not None:
+                self._watching.cancel()
+
+    def close(self) -> None:
+        """No further call comes. Of those that came, what was found is queued; no directory is walked any further."""
+        self._closing.set()
+
+    # -- on the event loop --------------------------------------------------------------------------------------------
+
+    def _go(self) -> None:
+        if not self._active and (self._arrived or self._routed):
+            self._start()
+
+    def _start(self) -> None:
+        if self._hops is None:
+            return
+        self._active += 1
+        self._hops.create_task(self._hop())
+        self._watch_later()
+
+    def _watch_later(self) -> None:
+        if self._watching is None:
+            self._watching = self._loop.call_later(HANGING_SECONDS, self._watch)
+
+    def _watch(self) -> None:
+        """Begin another hop where those under way hang; a full queue is nothing to hurry for."""
+        self._watching = None
+        if not self._active or self._hops is None:
+            return
+        if (self._arrived or self._routed) and not self._sending:
+            self._start()
+        self._watch_later()
+
+    async def _hop(self) -> None:
+        try:
+            while self._arrived or self._routed:
+                try:
+                    await anyio.to_thread.run_sync(self._work_off, limiter=self._limiter)
+                except Exception as error:  # noqa: BLE001 - there is no thread: each caller is told so
+                    self._fail_all(error)
+                await self._hand_on()
+        finally:
+            self._active -= 1
+
+    def _fail_all(self, error: Exception) -> None:
+        for call in _taken(self._arrived):
+            call.error, call._more = error, False
+            self._found.append(call)
+        for item in _taken(self._routed):
+            item.refused = error
+            self._found.append(item)
+
+    async def _hand_on(self) -> None:
+        """Put what was found on the queue; waits while it is full."""
+        self._collect()
+        if self._sending:
+            return
+        self._sending = True
+        try:
+            while self._entries:
+                entry = self._entries.popleft()
+                await self._submit(entry)
+                for work in entry.works if isinstance(entry, Batch) else (entry,):
+                    self._queued(work)
+                self._collect()
+        finally:
+            self._sending = False
+
+    def _collect(self) -> None:
+        items: list[Work] = []
+        while self._found:
+            item = self._found.popleft()
+            if isinstance(item, Call):
+                self._check(item)
+                continue
+            call = item.call
+            assert call is not None
+            if item.refused is not None:
+                call.error, call._more = item.refused, False
+            if item.refused is not None or item.dropped or call._withdrawn:
+                self._release(item)
+                call._left -= 1
+                self._check(call)
+                continue
+            if not isinstance(item.found, Transfer):
+                # What the journal has is told as it is: nothing is on its way to the key.
+                self._release(item)
+            item.ready = True
+            items.append(item)
+        if items:
+            self._entries.extend(_grouped(items, self._batch_max()))
+
+    def _release(self, item: _Item) -> None:
+        if item.holds:
+            item.holds = False
+            self._turns.end((item.key,))
+
+    def _queued(self, item: Work) -> None:
+        assert isinstance(item, _Item)
+        call = item.call
+        assert call is not None
+        item.queued = True
+        call.count += bool(item.key)
+        call._left -= 1
+        self._check(call)
+
+    def _check(self, call: Call) -> None:
+        """End a call of which nothing is left, or go on with it."""
+        if call._left or call._withdrawn:
+            return
+        if call.error is None and call._more:
+            if not self._closing.is_set():
+                self._arrived.append(call)
+                self._go()
+                return
+            call.error = ConfigError("The sink was closed while a file waited for its queue; export it again.")
+        call.over = call.error is None
+        if not call.alone or call.error is not None:
+            call.ticket.done.set()
+        self._end(call)
+
+    def _end(self, call: Call) -> None:
+        self._calls.discard(call)
+        if not self._calls and self._closing.is_set():
+            self._idle.set()
+
+    def _given(self, item: _Item) -> None:
+        item.holds = True
+        self._routed.append(item)
+        self._go()
+
+    # -- in a thread --------------------------------------------------------------------------------------------------
+
+    def _work_off(self) -> None:
+        """Find and claim what waits, as far as a slice of time goes. Several threads may be at it."""
+        until = time.monotonic() + SLICE_SECONDS
+        for call in _taken(self._arrived):
+            self._find(call)
+            if time.monotonic() > until:
+                break
+        held = [item for item in _taken(self._routed) if self._has_turn(item)]
+        self._settle([item for item in held if self._may_have(item)])
+
+    def _find(self, call: Call) -> None:
+        if call._withdrawn:
+            return
+        items: list[_Item] = []
+        most = 2 if call.alone else BATCH
+        try:
+            for found in islice(call.found, most):
+                key = found.key if isinstance(found, Transfer) else ""
+                item = _Item(found, call.ticket if call.alone else None, call=call, key=key)
+                item.given = partial(self._given, item)
+                items.append(item)
+            if call.alone and len(items) != 1:
+                number = "more than one file" if items else "no file"
+                raise ConfigError(f"{call.alone} has {number}; put takes one file, submit takes directories and lists.")
+        except Exception as error:  # noqa: BLE001 - whatever it is, this caller is told it
+            call.error, call._more = error, False
+            items = [] if call.alone else items
+        call._more = call._more and len(items) == most
+        call._items = items
+        call._left = len(items)
+        if items:
+            self._routed.extend(items)
+        else:
+            self._found.append(call)
+
+    def _has_turn(self, item: _Item) -> bool:
+        """Whether it is to be claimed now; else it waits for its turn, or needs none."""
+        if not item.key or item.dropped:
+            self._found.append(item)
+            return False
+        if not item.holds and not self._turns.enter(item.key, item.given):
+            return False
+        item.holds = True
+        return True
+
+    def _may_have(self, item: _Item) -> bool:
+        """Whether no other source has the key. Of one call, nothing goes on behind what is refused."""
+        call = item.call
+        assert call is not None
+        assert isinstance(item.found, Transfer)
+        if self._ledger is None or self._turns.closed:
+            return True
+        if call._refused:
+            item.dropped = True
+        else:
+            try:
+                claimed = claim_first(item.found, self._ledger)
+                if not isinstance(claimed, SourceProblem):
+                    return True
+                item.refused = claimed.error
+            except Exception as error:  # noqa: BLE001 - this caller is told it
+                item.refused = error
+            call._refused = True
+        self._found.append(item)
+        return False
+
+    def _settle(self, items: Sequence[_Item]) -> None:
+        """With what the journal knows."""
+        if items and self._journal is not None and not self._turns.closed:
+            try:
+                known = self._journal.attach([item.found for item in items])
+            except Exception as error:  # noqa: BLE001 - each of these callers is told it
+                for item in items:
+                    item.refused = error
+            else:
+                for item, found in zip(items, known, strict=True):
+                    item.found = found
+        self._found.extend(items)
+
+
+def _taken(waiting: deque[T]) -> Iterator[T]:
+    """What waits, taken from the left; others may take and append at the same time."""
+    while True:
+        try:
+            item = waiting.popleft()
+        except IndexError:
+            return
+        yield item
+
+
+def _grouped(works: Iterable[Work], batch_max: int) -> Iterator[Work | Batch]:
+    """Small files become batches; everything else stays by itself, and comes after them, so that small files do not
+    wait for a large one between them."""
+    batch = Batch([], [])
+    others: list[Work] = []
+    size_bytes = 0
+    for work in works:
+        if batch_max == 1 or not isinstance(work.found, Transfer) or not is_small(work.found):
+            others.append(work)
+            continue
+        batch.transfers.append(work.found)
+        batch.works.append(work)
+        size_bytes += work.found.source.size_bytes
+        if len(batch.transfers) >= batch_max or size_bytes >= SMALL_BYTES:
+            yield batch
+            batch, size_bytes = Batch([], []), 0
+    if batch.transfers:
+        yield batch
+    yield from others

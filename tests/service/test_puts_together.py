@@ -1,0 +1,217 @@
+"""Many callers at once: their files go together, and each caller gets what became of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import asyncsink
+from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.engine.buffers import SMALL_BYTES
+from asyncsink.errors import ConfigError, KeyCollision, SourceMissing
+from asyncsink.integrity.checksums import checksum_of
+from asyncsink.model import Receipt, Skip
+from asyncsink.report.manifest import read_manifest
+from asyncsink.testing.holding_proxy import HoldingProxy
+
+pytestmark = pytest.mark.anyio
+Stored = Callable[[], dict[str, bytes]]
+
+
+@pytest.fixture
+async def proxy(seaweed: DevServer) -> AsyncIterator[HoldingProxy]:
+    """In front of the server; it holds the answers that a test names."""
+    async with HoldingProxy(seaweed.endpoint_url) as proxy:
+        yield proxy
+
+
+def small(directory: Path, count: int) -> list[Path]:
+    directory.mkdir(exist_ok=True)
+    paths = [directory / f"{number:04}" for number in range(count)]
+    for number, path in enumerate(paths):
+        path.write_text(str(number))
+    return paths
+
+
+def right(receipt: Any, path: Path, bucket: str, prefix: str) -> bool:
+    """Whether it is this file's own receipt."""
+    key = f"{prefix}/{path.name}"
+    return (
+        isinstance(receipt, Receipt)
+        and (receipt.source, receipt.key, receipt.url) == (str(path), key, f"s3://{bucket}/{key}")
+        and receipt.size_bytes == path.stat().st_size
+        and receipt.checksum == checksum_of(path.read_bytes(), "CRC64NVME")
+        and receipt.confirmed_by == "server-checksum"
+    )
+
+
+async def test_every_caller_gets_its_own_receipt_and_the_manifest_one_line_for_each(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    paths, manifest = small(tmp_path / "s", 500), tmp_path / "manifest"
+    async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}/p", manifest=manifest, **options) as sink:
+        receipts = await asyncio.gather(*[sink.put("m", path) for path in paths])
+    assert all(right(receipt, path, bucket, "p/m") for receipt, path in zip(receipts, paths, strict=True))
+    assert stored() == {f"p/m/{path.name}": path.read_bytes() for path in paths}
+    lines = Counter(record.key for record in read_manifest(manifest)[1] if isinstance(record, Receipt))
+    assert lines == Counter(f"p/m/{path.name}" for path in paths)
+    assert sink.report.requests == 501  # one listing, and nothing is looked at that it covers
+
+
+async def test_what_concerns_one_caller_is_told_to_this_caller_alone(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    paths = small(tmp_path / "s", 30)
+    (twin,) = small(tmp_path / "t", 1)
+    large, folder, twice = tmp_path / "large", tmp_path / "folder", tmp_path / "twice"
+    large.write_bytes(b"l" * (SMALL_BYTES + 1))
+    small(folder, 2)
+    twice.write_text("twice")
+    async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        first = [asyncio.create_task(sink.put("m", path)) for path in paths[:15]]
+        missing = asyncio.create_task(sink.put("m", tmp_path / "nowhere"))
+        collision = asyncio.create_task(sink.put("m", twin))
+        of_large = asyncio.create_task(sink.put("m", large))
+        many = asyncio.create_task(sink.put("m", folder))
+        none = asyncio.create_task(sink.put("m", []))
+        both = [asyncio.create_task(sink.put("m", twice)) for _ in range(2)]
+        queued = asyncio.create_task(sink.submit("n", [folder, tmp_path / "nowhere", twice]))
+        rest = [asyncio.create_task(sink.put("m", path)) for path in paths[15:]]
+        receipts = await asyncio.gather(*first, *rest)
+        assert all(right(receipt, path, bucket, "m") for receipt, path in zip(receipts, paths, strict=True))
+        with pytest.raises(SourceMissing, match="nowhere"):
+            await missing
+        with pytest.raises(KeyCollision, match="m/0000"):
+            await collision
+        assert right(await of_large, large, bucket, "m")
+        with pytest.raises(ConfigError, match=r"folder.* has more than one file; put takes one file"):
+            await many
+        with pytest.raises(ConfigError, match=r"\[\] has no file"):
+            await none
+        assert [type(outcome) for outcome in await asyncio.gather(*both)] == [Receipt, Skip]
+        with pytest.raises(SourceMissing, match="nowhere"):
+            await queued
+    contents = {f"m/{path.name}": path.read_bytes() for path in [*paths, large, twice]}
+    # What came before the missing one was queued, and nothing after it.
+    assert stored() == contents | {f"n/folder/{name}": name[-1:].encode() for name in ("0000", "0001")}
+    assert sink.report.objects_failed == 0
+
+
+async def test_a_submit_stops_at_a_collision_and_leaves_later_keys_to_others(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    first, second, third = small(tmp_path / "s", 3)
+    twins = small(tmp_path / "t", 3)
+    async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        await sink.put("m", second)
+        with pytest.raises(KeyCollision, match="m/0001"):
+            await sink.submit("m", twins)
+        assert right(await sink.put("m", third), third, bucket, "m")
+        with pytest.raises(KeyCollision, match="m/0000"):
+            await sink.put("m", first)
+        await sink.put("m", twins[0])
+    assert stored() == {"m/0000": b"0", "m/0001": b"1", "m/0002": b"2"}
+
+
+async def test_cancelled_callers_take_nobody_with_them_and_nothing_away(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], proxy: HoldingProxy
+) -> None:
+    """Some of a batch that is under way: it goes on. Some that have not been looked at yet: they are never sent."""
+    paths, late = small(tmp_path / "s", 40), small(tmp_path / "t", 40)
+    put = asyncio.Event()
+    sent: list[str] = []
+
+    def hold(name: str) -> Any:
+        if name == "Put":
+            sent.append(name)
+            put.set()
+        return ""
+
+    proxy.hold = hold
+    options["endpoint_url"] = proxy.endpoint_url
+    async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        puts = [asyncio.create_task(sink.put("m", path)) for path in paths]
+        await put.wait()
+        for each in puts[::2]:
+            each.cancel()
+        after = [asyncio.create_task(sink.put("n", path)) for path in late]
+        await asyncio.sleep(0)  # each has called, and none was taken up
+        for each in after[::2]:
+            each.cancel()
+        ended = await asyncio.gather(*puts, *after, return_exceptions=True)
+        # A key whose caller gave up before anything was queued is free.
+        assert right(await sink.put("n", late[0]), late[0], bucket, "n")
+    told = dict(zip([*paths, *late], ended, strict=True))
+    for path in [*paths[1::2], *late[1::2]]:
+        assert isinstance(told[path], Receipt)
+    for path in [*paths[::2], *late[::2]]:
+        assert isinstance(told[path], (asyncio.CancelledError, Receipt))
+    kept = {f"m/{path.name}": path.read_bytes() for path in paths}
+    kept |= {f"n/{path.name}": path.read_bytes() for path in [late[0], *late[1::2]]}
+    assert stored() == kept
+    assert sink.report.objects_uploaded == len(kept)
+
+
+async def test_puts_of_one_key_follow_each_other_and_a_cancelled_one_lets_the_next_pass(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any], proxy: HoldingProxy
+) -> None:
+    sources = [tmp_path / name / "f" for name in "abcd"]
+    for source in sources:
+        source.parent.mkdir()
+        source.write_text(source.parent.name)
+    going_on = False
+    proxy.hold = lambda name: "request" if name == "Put" and not going_on else ""
+    options |= {"endpoint_url": proxy.endpoint_url, "retry": asyncsink.RetryPolicy(stall_seconds=1)}
+    async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", on_collision="last", **options) as sink:
+        puts = [asyncio.create_task(sink.put("m", source)) for source in sources]
+        await proxy.held.wait()
+        assert proxy.seen.count("Put") == 1
+        puts[1].cancel()
+        going_on = True
+        first, second, *others = await asyncio.gather(*puts, return_exceptions=True)
+    assert isinstance(second, asyncio.CancelledError)
+    assert all(isinstance(each, Receipt) for each in (first, *others))
+    assert [receipt.source for receipt in sink.report.receipts] == [str(sources[number]) for number in (0, 2, 3)]
+    assert stored() == {"m/f": b"d"}
+
+
+async def test_what_is_there_already_is_found_in_the_listing_and_not_sent_again(
+    tmp_path: Path, bucket: str, options: dict[str, Any]
+) -> None:
+    paths = small(tmp_path / "s", 100)
+    report = await asyncsink.export({"m": [str(path) for path in paths[:60]]}, f"s3://{bucket}", **options)
+    report.raise_for_failures()
+    async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        outcomes = await asyncio.gather(*[sink.put("m", path) for path in paths])
+    assert [type(outcome) for outcome in outcomes] == [Skip] * 60 + [Receipt] * 40
+    assert sink.report.requests == 41
+
+
+async def test_a_journal_skips_together_too(tmp_path: Path, bucket: str, options: dict[str, Any]) -> None:
+    paths = small(tmp_path / "s", 50)
+    options |= {"journal": tmp_path / "j.sqlite", "overwrite": "journal"}
+    for expected in (Receipt, Skip):
+        async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+            outcomes = await asyncio.gather(*[sink.put("m", path) for path in paths])
+            assert {type(outcome) for outcome in outcomes} == {expected}
+            again = await asyncio.gather(*[sink.put("m", path) for path in paths])
+            assert {type(outcome) for outcome in again} == {Skip}
+
+
+async def test_leaving_publishes_what_callers_have_brought(
+    tmp_path: Path, bucket: str, stored: Stored, options: dict[str, Any]
+) -> None:
+    paths = small(tmp_path / "s", 50)
+    async with asyncio.timeout(60):
+        async with asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+            puts = [asyncio.create_task(sink.put("m", path)) for path in paths]
+            await asyncio.sleep(0)
+        assert {type(outcome) for outcome in await asyncio.gather(*puts)} == {Receipt}
+        with pytest.raises(ConfigError, match="not open"):
+            await sink.put("m", paths[0])
+    assert len(stored()) == 50
