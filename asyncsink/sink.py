@@ -224,8 +224,9 @@ class AsyncSink:
         Cancelled, it stops waiting; the transfer itself goes on once it is queued, and reads the file if that is still
         there.
         """
+        intake = self._opened()
         call = Call(self._found(attribute, path), alone=repr(path))
-        await self._waited_for(call)
+        await self._waited_for(call, intake)
         ticket = call.ticket
         if not ticket.outcomes:
             self._check_working()
@@ -247,8 +248,9 @@ class AsyncSink:
 
         Cancelled, it stops waiting; what is queued is published, and nothing else of it.
         """
+        intake = self._opened()
         call = Call(self._found(attribute, paths))
-        await self._waited_for(call)
+        await self._waited_for(call, intake)
         if not call.over:
             self._check_working()
             raise ConfigError("The sink was closed while a file waited for its queue; export it again.")
@@ -284,7 +286,6 @@ class AsyncSink:
 
     def _found(self, attribute: str, paths: Any) -> Iterator[Found]:
         """What the paths lead to. Iterating blocks, and raises what forbids the rest."""
-        self._opened()
         assert self._discovery is not None
         return _admitted(self._discovery.of(self._source({attribute: paths})), self._settings.policies)
 
@@ -292,8 +293,7 @@ class AsyncSink:
         symlinks, compat = self._settings.policies.symlinks, self._settings.walk_compat
         return OutputsSource(outputs, symlinks=symlinks, compat=compat, exclude=self._exclude)
 
-    async def _waited_for(self, call: Call) -> None:
-        intake = self._opened()
+    async def _waited_for(self, call: Call, intake: Intake) -> None:
         self._tickets.add(call.ticket)
         try:
             intake.enter(call)

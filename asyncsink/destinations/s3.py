@@ -88,6 +88,7 @@ class S3Destination:
             look_first=look_first,
             etag_is_md5=self._etag_is_md5,
             encryption=self._encryption,
+            heads_together=bool(senders),
         )
         self._spellings = Spellings(transport, existing, objects.sse_customer_key)
 

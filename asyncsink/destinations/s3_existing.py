@@ -7,6 +7,7 @@ settle the question.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
@@ -18,9 +19,10 @@ from anyio import CapacityLimiter
 from asyncsink.config import ObjectOptions, S3Target
 from asyncsink.destinations.base import Existing, Outlook, Unknown
 from asyncsink.destinations.inventory import Inventory
-from asyncsink.errors import AccessDenied, ObjectMissing, PermanentError, UploadMissing
+from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing, PermanentError, UploadMissing
 from asyncsink.model import Transfer
-from asyncsink.s3.operations import HeadObject, ListedObject, UploadPart
+from asyncsink.s3.head_objects import HeadObjects, HeadResult
+from asyncsink.s3.operations import HeadObject, ListedObject, ObjectHead, UploadPart
 from asyncsink.s3.paging import object_pages
 from asyncsink.s3.transport import Transport
 
@@ -41,6 +43,7 @@ class ExistingObjects:
         look_first: whether what is there counts; without it one LIST proves bucket and credentials, and that is all.
         etag_is_md5: whether the ETag of a plain object of this run is its MD5.
         encryption: what objects of this run are encrypted with, as `ObjectHead.sse` says it, or "".
+        heads_together: the transport takes `HeadObjects`.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class ExistingObjects:
         look_first: bool,
         etag_is_md5: bool,
         encryption: str,
+        heads_together: bool,
     ) -> None:
         self._transport = transport
         self._target = target
@@ -65,6 +69,7 @@ class ExistingObjects:
         self._look_first = look_first
         self._etag_is_md5 = etag_is_md5
         self._encryption = encryption
+        self._heads_together = heads_together
         self._inventory: Inventory | None = None
         self._keys_return = True
         self._listing_ends: float | None = None
@@ -181,11 +186,31 @@ class ExistingObjects:
         return listed.etag if listed is not None and listed.size_bytes != transfer.source.size_bytes else ""
 
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
-        """What the listing says: one thread hop, or none where it is in memory."""
-        inventory = self._listing
-        if inventory is None:
-            return [Unknown.UNKNOWN] * len(transfers)
-        return await self._as_known(inventory, [transfer.key for transfer in transfers])
+        """What the listing says, with one thread hop, or none where it is in memory; of the others, what HEADs say that
+        are sent together, where the transport takes them."""
+        inventory, keys = self._listing, [transfer.key for transfer in transfers]
+        found: list[Existing | Unknown | None] = [Unknown.UNKNOWN] * len(keys)
+        if inventory is not None:
+            found = await self._as_known(inventory, keys)
+        asked = [number for number, each in enumerate(found) if isinstance(each, Unknown)]
+        if asked and self._heads_together:
+            results: list[HeadResult] = [None] * len(asked)
+            secret, asking = self._objects.sse_customer_key, [keys[number] for number in asked]
+            # Where nothing was begun, each goes its own way, and fails there if it must.
+            with contextlib.suppress(AsyncSinkError):
+                await self._transport.send(HeadObjects(keys=asking, results=results, sse_customer_key=secret))
+            for number, result in zip(asked, results, strict=True):
+                found[number] = self._as_answered(result)
+        return found
+
+    def _as_answered(self, result: HeadResult) -> Existing | Unknown | None:
+        """What one of many HEADs says, where that needs no further request."""
+        if isinstance(result, ObjectHead):
+            return Unknown.UNKNOWN if _in_parts(result) else self._as_found(result)
+        if isinstance(result, AccessDenied) and not self._customers_other_key:
+            self._cannot_look()
+            return None
+        return None if isinstance(result, ObjectMissing) else Unknown.UNKNOWN
 
     async def _as_known(self, inventory: Inventory, keys: Sequence[str]) -> list[Existing | Unknown | None]:
         if inventory.in_memory:
@@ -229,8 +254,7 @@ class ExistingObjects:
         except ObjectMissing:
             return None
         except AccessDenied as denied:
-            if secret is not None and self._inventory is not None:
-                # Listing is allowed, so looking is: S3 answers 403 where the customer key is another one.
+            if self._customers_other_key:
                 raise AccessDenied(
                     f"s3://{self._target.bucket}/{key} is there, and cannot be looked at with this customer key; give "
                     "the key it was encrypted with, or overwrite='always' to replace it.",
@@ -238,22 +262,31 @@ class ExistingObjects:
                     operation="HeadObject",
                     status=403,
                 ) from denied
-            # Rule 28: credentials that may not look see every file as new. Without s3:ListBucket, S3 answers 403
-            # for objects that do not exist.
-            if not self._blind:
-                self._blind = True
-                self._notice(f"HEAD is denied below {self._name}: what is there already cannot be compared.")
+            self._cannot_look()
             return None
-        part_size = None
-        if "-" in head.etag and not (head.checksums and not head.composite):
-            part_size = await self._first_part_size(key, head.size_bytes)
+        return self._as_found(head, await self._first_part_size(key, head.size_bytes) if _in_parts(head) else None)
+
+    @property
+    def _customers_other_key(self) -> bool:
+        """Whether a HEAD that is denied means that: S3 answers 403 to another key, and here listing is allowed, so
+        looking is."""
+        return self._objects.sse_customer_key is not None and self._inventory is not None
+
+    def _cannot_look(self) -> None:
+        # Rule 28: credentials that may not look see every file as new. Without s3:ListBucket, S3 answers 403 for
+        # objects that do not exist.
+        if not self._blind:
+            self._blind = True
+            self._notice(f"HEAD is denied below {self._name}: what is there already cannot be compared.")
+
+    def _as_found(self, head: ObjectHead, part_size_bytes: int | None = None) -> Existing:
         return Existing(
             size_bytes=head.size_bytes,
             etag=head.etag,
             modified=head.last_modified,
             checksums={} if head.composite else dict(head.checksums),
             looked_closely=True,
-            part_size_bytes=part_size,
+            part_size_bytes=part_size_bytes,
             etag_is_md5=self._etag_is_md5 and head.sse in ("", "AES256"),
             outdated="encryption differs" if self._encryption and head.sse != self._encryption else "",
         )
@@ -303,3 +336,8 @@ class ExistingObjects:
         if self._inventory is not None:
             self._inventory.close()
             self._inventory = None
+
+
+def _in_parts(head: ObjectHead) -> bool:
+    """Whether an object of several parts can be compared only with the size of the first."""
+    return "-" in head.etag and not (head.checksums and not head.composite)

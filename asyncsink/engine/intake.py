@@ -29,11 +29,12 @@ from asyncsink.engine.discover import BATCH
 from asyncsink.engine.journalling import RunJournal
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.pipeline import Batch, Found, Submit, Work
-from asyncsink.engine.producer import claim_first, is_small
+from asyncsink.engine.producer import is_small
 from asyncsink.engine.recorder import Ticket
 from asyncsink.engine.turns import Turns
 from asyncsink.errors import ConfigError
-from asyncsink.model import SourceProblem, Transfer
+from asyncsink.model import Transfer
+from asyncsink.routing.collisions import collision_error
 
 T = TypeVar("T")
 SLICE_SECONDS: Final = 0.005
@@ -307,7 +308,10 @@ class Intake:
             if time.monotonic() > until:
                 break
         held = [item for item in _taken(self._routed) if self._has_turn(item)]
-        self._settle([item for item in held if self._may_have(item)])
+        if held and not self._turns.closed:
+            self._claim(held)
+            self._ask_journal([item for item in held if item.refused is None and not item.dropped])
+        self._found.extend(held)
 
     def _find(self, call: Call) -> None:
         if call._withdrawn:
@@ -344,39 +348,36 @@ class Intake:
         item.holds = True
         return True
 
-    def _may_have(self, item: _Item) -> bool:
-        """Whether no other source has the key. Of one call, nothing goes on behind what is refused."""
-        call = item.call
-        assert call is not None
-        assert isinstance(item.found, Transfer)
-        if self._ledger is None or self._turns.closed:
-            return True
-        if call._refused:
-            item.dropped = True
-        else:
-            try:
-                claimed = claim_first(item.found, self._ledger)
-                if not isinstance(claimed, SourceProblem):
-                    return True
-                item.refused = claimed.error
-            except Exception as error:  # noqa: BLE001 - this caller is told it
-                item.refused = error
-            call._refused = True
-        self._found.append(item)
-        return False
-
-    def _settle(self, items: Sequence[_Item]) -> None:
-        """With what the journal knows."""
-        if items and self._journal is not None and not self._turns.closed:
-            try:
-                known = self._journal.attach([item.found for item in items])
-            except Exception as error:  # noqa: BLE001 - each of these callers is told it
+    def _claim(self, items: Sequence[_Item]) -> None:
+        """Refuse the keys that another source has. Of one call, nothing goes on behind what is refused."""
+        if self._ledger is None:
+            return
+        try:
+            with self._ledger.claiming() as claim:
                 for item in items:
-                    item.refused = error
-            else:
-                for item, found in zip(items, known, strict=True):
-                    item.found = found
-        self._found.extend(items)
+                    call = item.call
+                    assert call is not None
+                    assert isinstance(item.found, Transfer)
+                    if call._refused:
+                        item.dropped = True
+                    elif first := claim(item.key, item.found.source.path, 0):
+                        item.refused = collision_error(item.key, first, item.found.source.path)
+                        call._refused = True
+        except Exception as error:  # noqa: BLE001 - each of these callers is told it
+            for item in items:
+                item.refused = item.refused or error
+
+    def _ask_journal(self, items: Sequence[_Item]) -> None:
+        if self._journal is None or not items:
+            return
+        try:
+            known = self._journal.attach([item.found for item in items])
+        except Exception as error:  # noqa: BLE001 - each of these callers is told it
+            for item in items:
+                item.refused = error
+            return
+        for item, found in zip(items, known, strict=True):
+            item.found = found
 
 
 def _taken(waiting: deque[T]) -> Iterator[T]:

@@ -6,7 +6,8 @@ Only runs whose keys could meet keep a ledger: a plain directory export cannot c
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from asyncsink.routing.spelling import fingerprint
 from asyncsink.temporary import TemporaryDatabase
@@ -16,6 +17,11 @@ ALIKE_IN_MEMORY_MAX = 250_000
 _CLAIMS = (
     "CREATE TABLE claim (key BLOB PRIMARY KEY, first BLOB, last BLOB, ordinal INTEGER, again INTEGER DEFAULT 0)"
     " WITHOUT ROWID;"
+)
+
+_CLAIM = (
+    "INSERT INTO claim (key, first, last, ordinal) VALUES (?, ?, ?, ?) ON CONFLICT (key)"
+    " DO UPDATE SET last = excluded.last, ordinal = excluded.ordinal, again = 1 RETURNING first, again"
 )
 
 
@@ -38,26 +44,25 @@ class KeyLedger:
 
         The same source under the same key again is no collision.
         """
-        with self._lock:
-            return self._claim(claims)
+        with self.claiming() as claim:
+            return [(key, first, source) for key, source, number in claims if (first := claim(key, source, number))]
 
-    def _claim(self, claims: Iterable[tuple[str, str, int]]) -> list[tuple[str, str, str]]:
-        met: list[tuple[str, str, str]] = []
-        database = self._database
-        insert = "INSERT INTO claim (key, first, last, ordinal) VALUES (?, ?, ?, ?)"
-        update = "UPDATE claim SET last = ?, ordinal = ?, again = 1 WHERE key = ?"
-        with database.at_once():
-            for key, source, ordinal in claims:
-                encoded, path = _encode(key), _encode(source)
-                row = database.row("SELECT first FROM claim WHERE key = ?", encoded)
-                if row is None:
-                    database.change(insert, encoded, path, path, ordinal)
-                    continue
-                self.repeated = True
-                database.change(update, path, ordinal, encoded)
-                if row[0] != path:
-                    met.append((key, _decode(row[0]), source))
-        return met
+    @contextmanager
+    def claiming(self) -> Iterator[Callable[[str, str, int], str]]:
+        """Many claims at once: within the block, what it gives records a key, a source and an ordinal, and returns the
+        first source of the key where that is another one, else ""."""
+        with self._lock, self._database.at_once():
+            yield self._claim
+
+    def _claim(self, key: str, source: str, ordinal: int) -> str:
+        path = _encode(source)
+        row = self._database.row(_CLAIM, _encode(key), path, path, ordinal)
+        assert row is not None
+        first, again = row
+        if not again:
+            return ""
+        self.repeated = True
+        return _decode(first) if first != path else ""
 
     def last(self, key: str) -> tuple[str, int] | None:
         """The last source that claimed `key`, and its ordinal."""

@@ -152,11 +152,10 @@ def _last_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
 def first_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
     """Replace transfers whose key another source has already by KeyCollision problems. Blocks."""
     for item in found:
-        yield claim_first(item, ledger) if isinstance(item, Transfer) else item
+        yield _claim_first(item, ledger) if isinstance(item, Transfer) else item
 
 
-def claim_first(transfer: Transfer, ledger: KeyLedger) -> Transfer | SourceProblem:
-    """The same, or the problem that another source has its key. Blocks."""
+def _claim_first(transfer: Transfer, ledger: KeyLedger) -> Transfer | SourceProblem:
     for key, first, second in ledger.claim([(transfer.key, transfer.source.path, 0)]):
         error = collision_error(key, first, second)
         return SourceProblem(second, error, entry=transfer.source.entry, skippable=False)

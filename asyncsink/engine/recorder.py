@@ -6,12 +6,14 @@ One task writes the journal, the manifest and the run's log; only then are waiti
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
+import anyio.lowlevel
 
 from asyncsink.engine.events import Events
 from asyncsink.engine.turns import Turns
@@ -29,6 +31,8 @@ QUEUE_RECORDS = 1000
 PASSED_BATCH = 1000
 """Receipts of batches that are written at once: one write for many costs little more than for one."""
 QUEUE_PASSED = 4000
+TOLD_AT_ONCE = 32
+"""Callers that are woken in one turn of the event loop."""
 GATHER_SECONDS = 0.02
 """So long outcomes are gathered where nobody waits for one of them: what is written together costs one write."""
 COMMIT_GATHER_SECONDS = 0.1
@@ -39,7 +43,7 @@ COMMIT_GATHER_SECONDS = 0.1
 class Ticket:
     """What a caller who waits holds."""
 
-    done: anyio.Event = field(default_factory=anyio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
     outcomes: list[Outcome] = field(default_factory=list)
 
 
@@ -196,14 +200,14 @@ class Recorder:
         if self._manifest is not None:
             await self._manifest.write(written)
         self._log.extend(written)
-        for group, _, ticket in batch:
-            if ticket is not None:
-                ticket.outcomes.extend(group)
-                ticket.done.set()
-        for each in passed:
-            for ticket, receipt in each.tickets:
-                ticket.outcomes.append(receipt)
-                ticket.done.set()
+        waiting = [(ticket, group) for group, _, ticket in batch if ticket is not None]
+        waiting += [(ticket, (receipt,)) for each in passed for ticket, receipt in each.tickets]
+        for number, (ticket, ended) in enumerate(waiting, 1):
+            ticket.outcomes.extend(ended)
+            ticket.done.set()
+            if number % TOLD_AT_ONCE == 0:
+                # Whoever is woken runs in the loop's next turn: others must have theirs in between.
+                await anyio.lowlevel.checkpoint()
         if self._events.heard:
             await self._tell(outcomes, passed)
 

@@ -9,13 +9,15 @@ read is a failure here as there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
 from typing import Final
 
-from anyio import create_task_group
+from anyio import BrokenResourceError, create_task_group
 
 from asyncsink.config import Policies
 from asyncsink.destinations.base import Destination, Existing, Unknown
@@ -39,6 +41,8 @@ WORKERS_USUAL: Final = 32
 """Many more send at the same time only where the network is far away, and then the end of a run is not what counts."""
 BATCH_FILES_MAX: Final = 64
 """Reading so many small files in one thread hop, and telling of them together, makes the cost of both disappear."""
+EARLY_SECONDS: Final = 0.1
+"""So long the files of a batch that are stored wait for the others at most, before they are recorded."""
 Done = Callable[[Sequence[Outcome], Transfer], None]
 PassOn = Callable[[Passed], None]
 
@@ -95,16 +99,20 @@ class SmallFiles:
         Cancellation as `Publisher.publish`.
         """
         left = transfers
-        while left:
-            found = await self._found(self._destination, left)
-            pairs = list(zip(left, found, strict=True))
-            sent_only = self._copy is None and not self._dry_run
-            new = [transfer for transfer, existing in pairs if existing is None and sent_only]
-            known = [pair for pair in pairs if pair[1] is not None or not sent_only]
-            ordinary, left = await self._publish_new(new, done, pass_on) if new else ([], ())
-            if known:
-                ordinary += await self._publish_known(known, done)
-            async with create_task_group() as ways:
+        async with create_task_group() as ways:
+            while left:
+                found = await self._found(self._destination, left)
+                pairs = list(zip(left, found, strict=True))
+                for transfer, existing in pairs:
+                    if isinstance(existing, Unknown):
+                        ways.start_soon(self._publish_ordinary, transfer, done)
+                pairs = [pair for pair in pairs if not isinstance(pair[1], Unknown)]
+                sent_only = self._copy is None and not self._dry_run
+                new = [transfer for transfer, existing in pairs if existing is None and sent_only]
+                known = [pair for pair in pairs if pair[1] is not None or not sent_only]
+                ordinary, left = await self._publish_new(new, done, pass_on) if new else ([], ())
+                if known:
+                    ordinary += await self._publish_known(known, done)
                 for transfer in ordinary:
                     ways.start_soon(self._publish_ordinary, transfer, done)
 
@@ -183,44 +191,18 @@ class SmallFiles:
     ) -> tuple[list[Transfer], Sequence[Transfer]]:
         """The same where the destination's lanes read the files that they send."""
         async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
-            results: list[FileResult] = [None] * len(transfers)
+            ends = _Ends(transfers, destination.url, done, pass_on, self._progress)
             try:
-                await destination.put_files(transfers, algorithm, AtRest(), results)
+                with ends.told_early():
+                    await destination.put_files(transfers, algorithm, AtRest(), ends.results)
             except AsyncSinkError:
                 # Nothing of the batch was begun: each file goes its own way, and fails there if it must.
                 return list(transfers), ()
             finally:
                 # Also where it is cancelled: what is published is recorded.
-                ordinary, left = self._record(destination, transfers, results, done, pass_on)
+                ordinary, left = ends.tell()
         # A batch in which nothing was begun would be none the next time either.
         return (ordinary, left) if len(left) < len(transfers) else (left, ())
-
-    def _record(
-        self,
-        destination: FileTaker,
-        transfers: Sequence[Transfer],
-        results: Sequence[FileResult],
-        done: Done,
-        pass_on: PassOn,
-    ) -> tuple[list[Transfer], list[Transfer]]:
-        """Hand over what a batch came to; returns the transfers that need the ordinary way, and those not begun."""
-        ordinary: list[Transfer] = []
-        left: list[Transfer] = []
-        stored: list[tuple[Transfer, FileStored]] = []
-        for transfer, result in zip(transfers, results, strict=True):
-            if isinstance(result, FileStored):
-                stored.append((transfer, result))
-            elif result is None:
-                left.append(transfer)
-            elif isinstance(result, Ordinary):
-                first = FirstAttempt(result.failed) if result.failed is not None else None
-                ordinary.append(replace(transfer, first=first))
-            else:
-                done((failure(transfer, destination.url(transfer), result),), transfer)
-        self._progress.bytes_moved += sum([transfer.source.size_bytes for transfer, _ in stored])
-        if stored:
-            pass_on(passed_of(stored, destination.url))
-        return ordinary, left
 
     # -- something is there, or a local copy is made ------------------------------------------------------------------
 
@@ -329,3 +311,72 @@ class SmallFiles:
         if primary.stored is not None:
             self._progress.bytes_moved += transfer.source.size_bytes
         done(word_outcomes(ending, self._clock() - started, self._policies), transfer)
+
+
+class _Ends:
+    """How the files of one batch end, handed over as it is known: where some take long, the others are not kept back.
+
+    Attributes:
+        results: filled by the destination, one for each transfer.
+    """
+
+    def __init__(
+        self,
+        transfers: Sequence[Transfer],
+        url: Callable[[Transfer], str],
+        done: Done,
+        pass_on: PassOn,
+        progress: Progress,
+    ) -> None:
+        self._transfers = transfers
+        self._url = url
+        self._done = done
+        self._pass_on = pass_on
+        self._progress = progress
+        self._told = bytearray(len(transfers))
+        self.results: list[FileResult] = [None] * len(transfers)
+
+    @contextmanager
+    def told_early(self) -> Iterator[None]:
+        """Within the block, files that are stored are handed over every EARLY_SECONDS."""
+        loop = asyncio.get_running_loop()
+
+        def tell() -> None:
+            try:
+                self._tell_stored()
+            except BrokenResourceError:
+                return  # nothing can be recorded any more: handing over the rest says so
+            self._timer = loop.call_later(EARLY_SECONDS, tell)
+
+        self._timer = loop.call_later(EARLY_SECONDS, tell)
+        try:
+            yield
+        finally:
+            self._timer.cancel()
+
+    def _tell_stored(self) -> None:
+        stored = [
+            (number, self._transfers[number], result)
+            for number, result in enumerate(self.results)
+            if isinstance(result, FileStored) and not self._told[number]
+        ]
+        if stored:
+            self._progress.bytes_moved += sum([transfer.source.size_bytes for _, transfer, _ in stored])
+            self._pass_on(passed_of([(transfer, result) for _, transfer, result in stored], self._url))
+            for number, _, _ in stored:
+                self._told[number] = True
+
+    def tell(self) -> tuple[list[Transfer], list[Transfer]]:
+        """Hand over the rest; returns the transfers that need the ordinary way, and those not begun."""
+        ordinary: list[Transfer] = []
+        left: list[Transfer] = []
+        for transfer, result in zip(self._transfers, self.results, strict=True):
+            if result is None:
+                left.append(transfer)
+            elif isinstance(result, Ordinary):
+                first = FirstAttempt(result.failed) if result.failed is not None else None
+                ordinary.append(replace(transfer, first=first))
+            elif not isinstance(result, FileStored):
+                self._done((failure(transfer, self._url(transfer), result),), transfer)
+        self._tell_stored()
+        return ordinary, left

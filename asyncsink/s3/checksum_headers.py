@@ -22,6 +22,7 @@ from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Checksum
 from asyncsink.s3.confirming import COMPUTED_INLINE_BYTES_MAX
 from asyncsink.s3.get_object import GetObject, GetObjectTo
+from asyncsink.s3.head_objects import HeadObjects
 from asyncsink.s3.operations import (
     ByteBody,
     CompleteMultipartUpload,
@@ -120,6 +121,8 @@ class ChecksumHeaders:
         """Send `operation`, once more where its checksum headers may be what was refused."""
         if isinstance(operation, PutFiles) and not self._sent:
             return _ordinary(operation)
+        if isinstance(operation, HeadObjects) and not self._asked:
+            return self._inner.send(cast("Operation[R]", replace(operation, ask_checksum=False)))
         if type(operation) in self._taken or not isinstance(operation, (*_WRITES, *_LOOKS)):
             return self._inner.send(operation)
         return self._send(cast("Operation[R]", operation))

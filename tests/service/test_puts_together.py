@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -17,7 +18,10 @@ from asyncsink.errors import ConfigError, KeyCollision, SourceMissing
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Receipt, Skip
 from asyncsink.report.manifest import read_manifest
+from asyncsink.sources.problems import examine
 from asyncsink.testing.holding_proxy import HoldingProxy
+from tests.support.quirky_s3 import DROP, Answer, Request, StoredObject, error, quirky_s3
+from tests.support.requests import until
 
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]
@@ -123,20 +127,10 @@ async def test_cancelled_callers_take_nobody_with_them_and_nothing_away(
 ) -> None:
     """Some of a batch that is under way: it goes on. Some that have not been looked at yet: they are never sent."""
     paths, late = small(tmp_path / "s", 40), small(tmp_path / "t", 40)
-    put = asyncio.Event()
-    sent: list[str] = []
-
-    def hold(name: str) -> Any:
-        if name == "Put":
-            sent.append(name)
-            put.set()
-        return ""
-
-    proxy.hold = hold
     options["endpoint_url"] = proxy.endpoint_url
     async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
         puts = [asyncio.create_task(sink.put("m", path)) for path in paths]
-        await put.wait()
+        await until(lambda: proxy.seen.count("Put") == 40)
         for each in puts[::2]:
             each.cancel()
         after = [asyncio.create_task(sink.put("n", path)) for path in late]
@@ -215,3 +209,130 @@ async def test_leaving_publishes_what_callers_have_brought(
         with pytest.raises(ConfigError, match="not open"):
             await sink.put("m", paths[0])
     assert len(stored()) == 50
+
+
+async def test_a_file_that_takes_long_keeps_nobody_of_its_batch_back(
+    tmp_path: Path, bucket: str, options: dict[str, Any], proxy: HoldingProxy
+) -> None:
+    paths = small(tmp_path / "s", 20)
+    held: list[str] = []
+
+    def hold_one(name: str) -> Any:
+        if name == "Put" and not held:
+            held.append(name)
+            return "request"
+        return ""
+
+    proxy.hold = hold_one
+    options |= {"endpoint_url": proxy.endpoint_url, "retry": asyncsink.RetryPolicy(stall_seconds=10)}
+    async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        puts = [asyncio.create_task(sink.put("m", path)) for path in paths]
+        waiting = set(puts)
+        while len(waiting) > 1:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            assert all(isinstance(each.result(), Receipt) for each in done)
+        assert proxy.seen.count("Put") == 20  # the one that is held was not tried again yet
+        assert isinstance(await waiting.pop(), Receipt)
+    assert sink.report.objects_uploaded == 20
+
+
+async def test_a_path_that_hangs_in_its_file_system_delays_nobody_else(
+    tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung, *paths = small(tmp_path / "s", 20)
+    going_on = threading.Event()
+
+    def examine_slowly(path: str, *given: Any, **named: Any) -> Any:
+        if path == str(hung):
+            assert going_on.wait(60)
+        return examine(path, *given, **named)
+
+    monkeypatch.setattr("asyncsink.sources.outputs.examine", examine_slowly)
+    async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        try:
+            first = [asyncio.create_task(sink.put("m", path)) for path in [*paths[:10], hung, *paths[10:]]]
+            others = [each for number, each in enumerate(first) if number != 10]
+            assert {type(outcome) for outcome in await asyncio.gather(*others)} == {Receipt}
+            assert isinstance(await sink.put("n", paths[0]), Receipt)
+            assert not first[10].done()
+        finally:
+            going_on.set()
+        assert isinstance(await first[10], Receipt)
+
+
+# -- keys that no listing tells of -------------------------------------------------------------------------------------
+
+
+async def test_where_the_listing_is_old_each_key_is_asked_once_and_what_is_there_is_not_sent_again(
+    tmp_path: Path, bucket: str, options: dict[str, Any], proxy: HoldingProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncsink.destinations.s3_existing.LISTING_SECONDS_MAX", -1.0)
+    paths = small(tmp_path / "s", 100)
+    report = await asyncsink.export({"m": [str(path) for path in paths[:60]]}, f"s3://{bucket}", **options)
+    report.raise_for_failures()
+    paths[59].write_text("changed")
+    options["endpoint_url"] = proxy.endpoint_url
+    async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        outcomes = await asyncio.gather(*[sink.put("m", path) for path in paths])
+    assert [type(outcome) for outcome in outcomes] == [Skip] * 59 + [Receipt] * 41
+    assert Counter(proxy.seen) == {"List": 1, "Head": 100, "Put": 41}
+    assert sink.report.requests == 142
+
+
+@pytest.mark.parametrize("heads", ["allowed", "denied"])
+async def test_credentials_that_may_not_list_ask_by_head_and_are_told_of_it_once(
+    tmp_path: Path, heads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = small(tmp_path / "s", 30)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+
+    def quirk(r: Request) -> Answer | None:
+        if not r.key and r.method == "GET":
+            return error(403, "AccessDenied")
+        if r.query.get("partNumber"):
+            return error(404, "NoSuchUpload")
+        return error(403, "AccessDenied") if r.method == "HEAD" and heads == "denied" else None
+
+    with quirky_s3(quirk) as s3:
+        for path in paths[:10]:
+            s3.objects["tryout"][f"m/{path.name}"] = StoredObject(path.read_bytes())
+        options = {"endpoint_url": s3.url, "region": "us-east-1"}
+        async with asyncio.timeout(60), asyncsink.AsyncSink("s3://tryout", journal=False, **options) as sink:
+            outcomes = await asyncio.gather(*[sink.put("m", path) for path in paths])
+        there: type = Skip if heads == "allowed" else Receipt
+        assert [type(outcome) for outcome in outcomes] == [there] * 10 + [Receipt] * 20
+        assert len([request for request in s3.requests("GET") if not request.key]) == 1
+        assert len(s3.requests("HEAD")) == 30
+    assert len([notice for notice in sink.report.notices if "listed" in notice or "HEAD" in notice]) == 1
+
+
+async def test_a_head_that_says_nothing_of_use_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503, a connection that is closed without an answer, and a size that is none: none of them is "not there"."""
+    paths = small(tmp_path / "s", 30)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    monkeypatch.setattr("asyncsink.destinations.s3_existing.LISTING_SECONDS_MAX", -1.0)
+    harmed: set[str] = set()
+
+    def quirk(r: Request) -> Answer | Literal["drop"] | None:
+        if r.method != "HEAD" or r.key in harmed:
+            return None
+        harmed.add(r.key)
+        number = int(r.key[-2:])
+        if number == 7:
+            return DROP
+        return error(503, "SlowDown") if number == 8 else error(404, "x", headers={"Connection": "close"})
+
+    with quirky_s3(quirk) as s3:
+        for path in paths:
+            s3.objects["tryout"][f"m/{path.name}"] = StoredObject(path.read_bytes())
+        options = {"endpoint_url": s3.url, "region": "us-east-1", "overwrite": "never"}
+        retry = asyncsink.RetryPolicy(backoff_seconds_base=0.01)
+        async with (
+            asyncio.timeout(60),
+            asyncsink.AsyncSink("s3://tryout", journal=False, retry=retry, **options) as sink,
+        ):
+            outcomes = await asyncio.gather(*[sink.put("m", path) for path in paths[7:9]])
+        assert [type(outcome) for outcome in outcomes] == [Skip] * 2
+        assert not s3.requests("PUT")

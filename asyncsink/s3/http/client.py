@@ -23,10 +23,12 @@ from asyncsink.s3.bandwidth import Bandwidth
 from asyncsink.s3.certificates import context_trusting
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo
+from asyncsink.s3.head_objects import HeadObjects
 from asyncsink.s3.http.addresses import Addresses
 from asyncsink.s3.http.endpoint import Endpoint, endpoint_of
 from asyncsink.s3.http.exchange import Exchange, Interrupted, Outbox, Work, single
 from asyncsink.s3.http.exchanges import Awaited, FromFile, InMemory, Place, Range, Refused
+from asyncsink.s3.http.heads import Heads
 from asyncsink.s3.http.keyring import CredentialsProvider, Keyring
 from asyncsink.s3.http.lane import Lane, Shared
 from asyncsink.s3.http.reading import ExchangeError, NoThread
@@ -53,7 +55,8 @@ R = TypeVar("R", bound=Response)
 
 IN_MEMORY: Final = (PutObject, UploadPart, HeadObject, GetObject, ListObjects, *BOOKKEEPING)
 LARGE: Final = (UploadPartFrom, PutObjectFrom, GetObjectTo)
-HOT: Final = (*IN_MEMORY, *LARGE, PutFiles)
+MANY: Final = (PutFiles, HeadObjects)
+HOT: Final = (*IN_MEMORY, *LARGE, *MANY)
 """The operations that lanes carry."""
 
 SMALL_LANES_MAX: Final = 4
@@ -168,14 +171,18 @@ class HttpTransport:
             raise TypeError(f"the wire lane does not send {operation.name}")
         writer = self._keyring.ready() or await self._keyring.renewed()
         done: asyncio.Future[Any] = self._loop.create_future()
-        if isinstance(operation, PutFiles):
-            batch = SmallFiles(operation, self._place, writer, self._outbox, done)
+        if isinstance(operation, MANY):
+            batch: SmallFiles | Heads
+            if isinstance(operation, PutFiles):
+                batch = SmallFiles(operation, self._place, writer, self._outbox, done)
+            else:
+                batch = Heads(operation, self._place, writer, self._outbox, done)
             work = Work(batch.take)
             try:
                 self._give_small(work)
                 return cast("R", await _end_of(done, lambda: self._give_up(batch, self._small, work, batch.has)))
             except ExchangeError as failure:
-                raise self._place.failed("PutObject", self._bucket, failure) from failure.__cause__
+                raise self._place.failed(operation.name, self._bucket, failure) from failure.__cause__
         try:
             return cast("R", await self._carried(operation, writer, done))
         except ExchangeError as failure:
@@ -250,7 +257,7 @@ class HttpTransport:
         return await _end_of(done, lambda: self._give_up(exchange, lanes, work, lambda each: each is exchange))
 
     def _give_up(
-        self, whole: Exchange | SmallFiles, lanes: list[Lane], work: Work, is_of: Callable[[Exchange], bool]
+        self, whole: Exchange | SmallFiles | Heads, lanes: list[Lane], work: Work, is_of: Callable[[Exchange], bool]
     ) -> None:
         whole.given_up = True
         for lane in lanes:

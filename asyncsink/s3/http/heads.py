@@ -1,0 +1,93 @@
+"""The exchanges of many HEADs that are one operation."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from asyncsink.s3.head_objects import ABSENT, HeadObjects, HeadsDone
+from asyncsink.s3.http.exchange import Exchange
+from asyncsink.s3.http.exchanges import InMemory, Place, Refused
+from asyncsink.s3.http.requests import RequestWriter
+from asyncsink.s3.operations import HeadObject, ObjectHead
+
+if TYPE_CHECKING:
+    from asyncsink.s3.http.exchange import Outbox
+    from asyncsink.s3.http.lane import Lane
+
+_MORE: Final = re.compile(rb"\r\n(?i:connection|transfer-encoding|x-amz-bucket-region|retry-after):")
+"""Headers of a 404 that say more than that nothing is there, or that the connection ends."""
+
+
+class Heads:
+    """A batch of HEADs on its way; `take` makes the exchanges, one for each key, when there is room for them."""
+
+    def __init__(
+        self,
+        operation: HeadObjects,
+        place: Place,
+        writer: RequestWriter,
+        outbox: Outbox,
+        done: asyncio.Future[Any],
+    ) -> None:
+        self.operation = operation
+        self.place = place
+        self.writer = writer
+        self.outbox = outbox
+        self.done = done
+        self.given_up = False
+        # Counted in one step: where one lane hangs, the rest is sent by another.
+        self._others = iter(range(len(operation.keys) - 1))
+        self._keys = iter(enumerate(operation.keys))
+
+    def take(self) -> OneHead | None:
+        """The next exchange."""
+        found = next(self._keys, None)
+        return None if found is None else OneHead(self, *found)
+
+    def has(self, exchange: Exchange) -> bool:
+        """Whether an exchange is one of the batch's."""
+        return isinstance(exchange, OneHead) and exchange.batch is self
+
+    def one_over(self) -> None:
+        """One exchange is over; the last one completes `done`."""
+        if next(self._others, None) is None:
+            self.outbox.put(self._settle)
+
+    def _settle(self) -> None:
+        if not self.done.done():
+            found = sum(isinstance(result, ObjectHead) for result in self.operation.results)
+            self.done.set_result(HeadsDone(found=found))
+
+
+class OneHead(InMemory):
+    """One of them."""
+
+    __slots__ = ("_number", "batch")
+
+    def __init__(self, batch: Heads, number: int, key: str) -> None:
+        asked = batch.operation
+        head = HeadObject(key=key, sse_customer_key=asked.sse_customer_key, ask_checksum=asked.ask_checksum)
+        super().__init__(head, batch.place, batch.writer, batch.outbox, batch.done)
+        self.batch = batch
+        self._number = number
+
+    def quick(self, data: memoryview) -> bool:
+        """Whether this is a plain 404, and the connection serves again."""
+        raw = bytes(data)
+        if not raw.startswith(b"HTTP/1.1 404 ") or raw.find(b"\r\n\r\n") != len(raw) - 4 or _MORE.search(raw):
+            return False
+        self._result = ABSENT
+        return True
+
+    def over(self, lane: Lane) -> None:
+        """Keep what it came to; what has no answer at all is for the ordinary way."""
+        del lane
+        batch, error = self.batch, self._error
+        if isinstance(error, Refused):
+            batch.place.learn(batch.writer, error)
+            batch.operation.results[self._number] = error.error
+        elif error is None:
+            batch.operation.results[self._number] = self._result
+        batch.one_over()
