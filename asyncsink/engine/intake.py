@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -75,7 +74,7 @@ class _Item(Work):
 
     Attributes:
         key: of the transfer, or "".
-        given: called when its turn has come.
+        turn: called when its turn has come.
         holds: it has its turn.
         ready: on its way to the queue, and no thread has it any more.
         queued: there.
@@ -84,11 +83,16 @@ class _Item(Work):
 
     call: Call | None = None
     key: str = ""
-    given: Callable[[], None] = lambda: None
+    turn: Callable[[_Item], None] | None = None
     holds: bool = False
     ready: bool = False
     queued: bool = False
     refused: Exception | None = None
+
+    def given(self) -> None:
+        """Its turn has come."""
+        assert self.turn is not None
+        self.turn(self)
 
 
 class Intake:
@@ -290,6 +294,7 @@ class Intake:
 
     def _end(self, call: Call) -> None:
         self._calls.discard(call)
+        call._items = []  # each knows its call: a circle that only the garbage collector would find
         if not self._calls and self._closing.is_set():
             self._idle.set()
 
@@ -321,9 +326,8 @@ class Intake:
         try:
             for found in islice(call.found, most):
                 key = found.key if isinstance(found, Transfer) else ""
-                item = _Item(found, call.ticket if call.alone else None, call=call, key=key)
-                item.given = partial(self._given, item)
-                items.append(item)
+                ticket = call.ticket if call.alone else None
+                items.append(_Item(found, ticket, call=call, key=key, turn=self._given))
             if call.alone and len(items) != 1:
                 number = "more than one file" if items else "no file"
                 raise ConfigError(f"{call.alone} has {number}; put takes one file, submit takes directories and lists.")

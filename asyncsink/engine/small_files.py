@@ -339,20 +339,18 @@ class _Ends:
     @contextmanager
     def told_early(self) -> Iterator[None]:
         """Within the block, files that are stored are handed over every EARLY_SECONDS."""
-        loop = asyncio.get_running_loop()
-
-        def tell() -> None:
-            try:
-                self._tell_stored()
-            except BrokenResourceError:
-                return  # nothing can be recorded any more: handing over the rest says so
-            self._timer = loop.call_later(EARLY_SECONDS, tell)
-
-        self._timer = loop.call_later(EARLY_SECONDS, tell)
+        self._timer = asyncio.get_running_loop().call_later(EARLY_SECONDS, self._tell_early)
         try:
             yield
         finally:
             self._timer.cancel()
+
+    def _tell_early(self) -> None:
+        try:
+            self._tell_stored()
+        except BrokenResourceError:
+            return  # nothing can be recorded any more: handing over the rest says so
+        self._timer = asyncio.get_running_loop().call_later(EARLY_SECONDS, self._tell_early)
 
     def _tell_stored(self) -> None:
         stored = [
