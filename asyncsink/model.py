@@ -51,6 +51,7 @@ class SourceFile:
         ctime_ns, inode: as stat told them when it was found; 0 where it was not asked.
         real_path: `path` with the links followed that lay on it when it was found, which is what is opened, without
             following any; "" where that is `path`.
+        readable: its mode lets this process read it, as far as a mode can tell; False where nobody looked.
     """
 
     path: str
@@ -64,6 +65,7 @@ class SourceFile:
     ctime_ns: int = 0
     inode: int = 0
     real_path: str = ""
+    readable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

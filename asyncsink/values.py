@@ -15,7 +15,7 @@ from asyncsink.errors import ConfigError
 
 SIZE_BYTES_MAX = 2**63 - 1
 
-_SIZE = re.compile(r"(?i)^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$")
+_SIZE = r"(?i)^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$"
 ARN = re.compile(
     r"arn:aws[a-z-]*:(?:s3|s3-object-lambda):[a-z0-9-]*:[0-9]{12}:accesspoint[/:][A-Za-z0-9.-]{1,63}"
     r"|arn:aws[a-z-]*:s3-outposts:[a-z0-9-]+:[0-9]{12}:outpost[/:][A-Za-z0-9-]{1,63}[/:]accesspoint[/:][A-Za-z0-9-]{1,63}"
@@ -37,7 +37,7 @@ def parse_size(value: int | str, name: str) -> int:
     if isinstance(value, int):
         size = value
     else:
-        match = _SIZE.match(value)
+        match = re.match(_SIZE, value)
         if match is None:
             raise ConfigError(f"{name}={value!r} is no size; give bytes or a text such as '256MiB'.")
         number, unit, binary = match.groups()

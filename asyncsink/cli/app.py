@@ -1,6 +1,7 @@
-"""The commands: their arguments, help pages and examples."""
+"""The commands: their arguments, help pages and examples.
 
-from __future__ import annotations
+Annotations are evaluated where they stand, as in flags.py.
+"""
 
 from collections.abc import Sequence
 from copy import copy

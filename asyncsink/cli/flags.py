@@ -1,13 +1,13 @@
 """The options of the commands, declared once: each class is a panel (or two) of the help page.
 
 An attribute is an option; its name is the name in `ExportOptions` wherever there is one.
-"""
 
-from __future__ import annotations
+Annotations are evaluated where they stand, without `from __future__ import annotations`: each start would compile a
+hundred texts to know them.
+"""
 
 import inspect
 from collections.abc import Callable
-from functools import cache
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from typer import Option
@@ -28,7 +28,7 @@ def takes(*groups: type) -> Callable[[F], F]:
     """Add the options of `groups` to a command that is declared with `**given`; they arrive there by name."""
 
     def declare(command: F) -> F:
-        own = inspect.signature(command, eval_str=True)
+        own = inspect.signature(command)
         parameters = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         for group in groups:
             parameters += _options_of(group)
@@ -39,7 +39,6 @@ def takes(*groups: type) -> Callable[[F], F]:
     return declare
 
 
-@cache
 def _options_of(group: type) -> list[inspect.Parameter]:
     kind = inspect.Parameter.KEYWORD_ONLY
     return [

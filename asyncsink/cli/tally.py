@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
 from asyncsink.engine.progress import Progress
@@ -25,6 +25,7 @@ from asyncsink.model import (
 from asyncsink.report.counts import Counts, failure_as_dict
 from asyncsink.report.sentences import EXPORT, early_end
 from asyncsink.report.wording import count, goes_on, inert, size
+from asyncsink.value import dataclass
 
 FAILURES_KEPT = 1000
 log = logging.getLogger("asyncsink.cli")

@@ -15,7 +15,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -34,6 +34,7 @@ from asyncsink.engine.turns import Turns
 from asyncsink.errors import ConfigError
 from asyncsink.model import Transfer
 from asyncsink.routing.collisions import collision_error
+from asyncsink.value import dataclass
 
 T = TypeVar("T")
 SLICE_SECONDS: Final = 0.005

@@ -114,6 +114,7 @@ def _row(found: Transfer | SourceProblem) -> tuple[Any, ...]:
         file.ctime_ns,
         file.inode,
         file.real_path,
+        file.readable,
     )
 
 

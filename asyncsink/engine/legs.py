@@ -7,7 +7,7 @@ nothing else: one leg's failure never ends another.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -25,6 +25,7 @@ from asyncsink.integrity.sameness import (
     decide,
 )
 from asyncsink.model import Known, Transfer
+from asyncsink.value import dataclass
 
 
 @dataclass(slots=True)

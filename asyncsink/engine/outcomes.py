@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from asyncsink import errors
@@ -29,6 +29,7 @@ from asyncsink.model import (
 from asyncsink.report.encoded import encoded_receipts
 from asyncsink.report.records import receipt_line
 from asyncsink.s3.put_files import FileStored
+from asyncsink.value import dataclass
 
 SUPERSEDED: Final = "a later source has the same key"
 _RETRYABLE = frozenset(

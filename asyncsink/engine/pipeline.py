@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
 import anyio
@@ -25,6 +25,7 @@ from asyncsink.engine.recorder import Passed, Recorder, Recording, Ticket
 from asyncsink.engine.small_files import SmallFiles
 from asyncsink.engine.tuner import Tuner
 from asyncsink.model import Failure, Outcome, Skip, SourceProblem, Transfer
+from asyncsink.value import dataclass
 
 Found = Transfer | SourceProblem | Skip
 

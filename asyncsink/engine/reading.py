@@ -130,7 +130,10 @@ def compare_piece(source: OpenSource, offset: int, into: memoryview, digesters: 
 
 
 def unreadable(file: SourceFile) -> SourceUnreadable | None:
-    """The error of a file that this process may not read, or None. It is not opened."""
+    """The error of a file that this process may not read, or None. It is not opened; where its mode says enough, the
+    system is not asked, which on a network file system is a request for each file."""
+    if file.readable:
+        return None
     path = on_disk(file.path)
     effective = os.access in os.supports_effective_ids
     # Twice: it gives no reason, and one may be a handle that a server of NFS forgot.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +22,7 @@ from asyncsink.journal.rows import PublishedRow, decoded
 from asyncsink.model import Failure, Finished, Outcome, Receipt, Transfer
 from asyncsink.report.encoded import Encoded, encoded
 from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
     from asyncsink.report.manifest import ManifestWriter

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,7 @@ from asyncsink.s3.credentials import bucket_settings
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import S3Stack, open_stack
 from asyncsink.s3.traffic import Traffic
+from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
     from asyncsink.report.manifest import ManifestWriter

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from threading import Event
 from typing import Final
@@ -36,6 +36,7 @@ from asyncsink.integrity.sameness import Decision, LookCloser, conclude, decide
 from asyncsink.model import ChecksumAlgorithm, FirstAttempt, Outcome, Transfer
 from asyncsink.s3.put_files import FileResult, FileStored, Ordinary
 from asyncsink.sources.reader import AtRest
+from asyncsink.value import dataclass
 
 WORKERS_USUAL: Final = 32
 """Many more send at the same time only where the network is far away, and then the end of a run is not what counts."""

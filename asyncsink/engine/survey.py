@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 import anyio.to_thread
@@ -29,6 +29,7 @@ from asyncsink.report.wording import count
 from asyncsink.routing.collisions import collision_error
 from asyncsink.routing.keys import show
 from asyncsink.s3.part_plan import PARTS_MAX
+from asyncsink.value import dataclass
 
 LOCAL_CLAIM = "\0local:"
 PROBLEMS_KEPT = 20

@@ -11,7 +11,7 @@ import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import anyio
@@ -43,6 +43,7 @@ from asyncsink.s3.ranges import RangesUnknown
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX, RetryingTransport
 from asyncsink.s3.stack import open_stack
 from asyncsink.s3.transport import Transport
+from asyncsink.value import dataclass
 
 _PROOFS = {"checksum": "checksum", "etag": "ETag", "read-back": "reading back"}
 PIECE_BYTES = 8 * 1024 * 1024

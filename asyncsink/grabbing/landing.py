@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
@@ -24,6 +23,7 @@ from asyncsink.integrity.checksums import ByteBody
 from asyncsink.integrity.existing import Existing
 from asyncsink.integrity.received import Proof, prove
 from asyncsink.paths import SEARCH
+from asyncsink.value import dataclass
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

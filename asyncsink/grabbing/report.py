@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from asyncsink.errors import GrabFailed
@@ -13,6 +13,7 @@ from asyncsink.report.causes import Cause, cause_lines, causes_of
 from asyncsink.report.counts import Counts, failure_as_dict
 from asyncsink.report.outcomes import OutcomeLog, OutcomeView
 from asyncsink.report.wording import count, duration, failure_line, goes_on, inert, size
+from asyncsink.value import dataclass
 
 
 @dataclass(slots=True, repr=False)

@@ -185,18 +185,20 @@ class Rows:
             sqlite3.Error: the file cannot be read.
         """
         found: list[Known | None] = []
+        # Of all keys, few have one, and most often none.
+        any_upload = self._execute("SELECT 1 FROM upload LIMIT 1").fetchone() is not None
         for start in range(0, len(transfers), KEYS_PER_QUERY):
-            found += self._known(transfers[start : start + KEYS_PER_QUERY])
+            found += self._known(transfers[start : start + KEYS_PER_QUERY], any_upload=any_upload)
         return found
 
-    def _known(self, transfers: Sequence[Transfer]) -> Iterator[Known | None]:
+    def _known(self, transfers: Sequence[Transfer], *, any_upload: bool) -> Iterator[Known | None]:
         keys = [encoded(transfer.key) for transfer in transfers]
         published = self._select("published", keys)
-        uploads = self._select("upload", keys)
+        uploads = self._select("upload", keys) if any_upload else {}
         for transfer, key in zip(transfers, keys, strict=True):
             row, upload_row = published.get(key), uploads.get(key)
             upload = None if upload_row is None else self._open_upload(transfer.source, key, upload_row)
-            if row is not None and self._is_same(transfer.source, *row[1:4]):
+            if row is not None and self._is_same(transfer.source, row[1], row[2], row[3]):
                 yield Known(True, row[4], row[5], _checksum(row[6]), upload)
             else:
                 yield None if row is None and upload is None else Known(upload=upload, stale=row is not None)

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeVar
 
 import anyio
@@ -32,6 +32,7 @@ from asyncsink.model import (
     UploadOpened,
     UploadStep,
 )
+from asyncsink.value import dataclass
 
 T = TypeVar("T")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from asyncsink.model import Failure
 from asyncsink.report.wording import count, failure_line, inert
+from asyncsink.value import dataclass
 
 CAUSES_MAX = 50
 """Causes that are kept apart; failures of further ones are counted together."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any
 
 from asyncsink.model import Failure, Outcome, Receipt, Skip
+from asyncsink.value import dataclass
 
 REASONS_MAX = 20
 OTHER_REASONS = "other reasons"

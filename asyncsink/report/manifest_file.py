@@ -12,9 +12,10 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from asyncsink.errors import ConfigError, JournalError
+from asyncsink.value import dataclass
 
 PARTIAL = ".partial"
 ASIDE_MAX = 9999

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import MISSING, fields
+from functools import cache
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, cast, get_args
 
@@ -113,8 +114,12 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "already_there": (bool,),
     "checksum": (str, type(None)),
 }
-_FIELDS = {kind: {field.name: _KINDS.get(field.name, (str,)) for field in fields(kind)} for kind in _TYPES.values()}
-_OPTIONAL = {kind: {field.name for field in fields(kind) if field.default is not MISSING} for kind in _TYPES.values()}
+
+
+@cache
+def _fields_of(name: str) -> dict[str, tuple[tuple[type, ...], bool]]:
+    """For each field of a record, the types that its value may have, and whether it may be missing."""
+    return {each.name: (_KINDS.get(each.name, (str,)), each.default is not MISSING) for each in fields(_TYPES[name])}
 
 
 def encode(outcome: Outcome) -> str:
@@ -145,15 +150,15 @@ def outcome_of(record: dict[str, Any]) -> Outcome:
     """
     name = record.get("record")
     kind = _TYPES.get(name) if isinstance(name, str) else None
-    if kind is None:
+    if kind is None or not isinstance(name, str):
         raise ValueError(f"record {name!r} is not one of {', '.join(_TYPES)}")
     values = {}
-    for field, expected in _FIELDS[kind].items():
+    for field, (expected, optional) in _fields_of(name).items():
         if field in record:
             values[field] = value = record[field]
             if type(value) not in expected:
                 raise ValueError(f"{field} has the value {value!r}")
-        elif field not in _OPTIONAL[kind]:
+        elif not optional:
             raise ValueError(f"{field} is missing")
     if values.get("checksum") is not None:
         values["checksum"] = parse_checksum(values["checksum"])

@@ -9,7 +9,6 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, get_args
 from urllib.parse import quote, urlencode
 
@@ -415,6 +414,8 @@ def _initiated(entry: Mapping[str, Any]) -> datetime | None:
 
 def http_date(text: str) -> datetime | None:
     """A Date header (RFC 9110, 6.6.1), timezone-aware, or None where it is none. Pure."""
+    from email.utils import parsedate_to_datetime  # few runs are told one
+
     try:
         found = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError):

@@ -28,20 +28,21 @@ CONTAINER_TOKEN_FILE: Final = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"  # noqa: 
 WEB_IDENTITY_FILE: Final = "AWS_WEB_IDENTITY_TOKEN_FILE"
 
 _KNOWN_TEXTS: Final = (
-    (re.compile(r"[Rr]eceived non 200 response[^0-9]{0,40}(\d{3})"), "it answered with HTTP status {0}"),
-    (re.compile(r"non[- ]?200[^0-9]{0,40}(\d{3})"), "it answered with HTTP status {0}"),
-    (re.compile(r"[Uu]nable to parse JSON"), "what it answered is no JSON"),
-    (re.compile(r"Unsupported version '([\w .-]{1,20})'"), "it says Version {0!r}; expected 1"),
-    (re.compile(r"Missing required key in response: '(\w{1,40})'"), "its answer has no {0}"),
-    (re.compile(r"Unsupported host '([\w.:-]{1,100})'"), "the host {0!r} is not allowed there over plain HTTP"),
-    (re.compile(r"legal header value"), "the token holds a line break, or another character that no header can hold"),
-    (re.compile(r"Invalid (?:endpoint|URI|URL)"), "its address is malformed"),
-    (re.compile(r"endpoint URL: \"(https?://[\w.:\[\]-]{1,200})"), "{0} cannot be reached"),
-    (re.compile(r"connect timeout|Connect timeout|Read timeout|timed out"), "it did not answer in time"),
-    (re.compile(r"(?:has expired|is expired|or is otherwise invalid|does not exist)"), "there is no valid login"),
-    (re.compile(r"(?:missing required configuration|configured to use SSO)"), "its SSO settings are incomplete"),
+    (r"[Rr]eceived non 200 response[^0-9]{0,40}(\d{3})", "it answered with HTTP status {0}"),
+    (r"non[- ]?200[^0-9]{0,40}(\d{3})", "it answered with HTTP status {0}"),
+    (r"[Uu]nable to parse JSON", "what it answered is no JSON"),
+    (r"Unsupported version '([\w .-]{1,20})'", "it says Version {0!r}; expected 1"),
+    (r"Missing required key in response: '(\w{1,40})'", "its answer has no {0}"),
+    (r"Unsupported host '([\w.:-]{1,100})'", "the host {0!r} is not allowed there over plain HTTP"),
+    (r"legal header value", "the token holds a line break, or another character that no header can hold"),
+    (r"Invalid (?:endpoint|URI|URL)", "its address is malformed"),
+    (r"endpoint URL: \"(https?://[\w.:\[\]-]{1,200})", "{0} cannot be reached"),
+    (r"connect timeout|Connect timeout|Read timeout|timed out", "it did not answer in time"),
+    (r"(?:has expired|is expired|or is otherwise invalid|does not exist)", "there is no valid login"),
+    (r"(?:missing required configuration|configured to use SSO)", "its SSO settings are incomplete"),
 )
-"""Texts of botocore's own in which the SDK quotes others; what is not captured is not repeated."""
+"""Texts of botocore's own in which the SDK quotes others; what is not captured is not repeated. They are
+compiled when there is an error to explain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,7 +281,7 @@ def _reason(error: Exception, source: CredentialSource, seconds: float) -> str:
 
 def _reason_in_text(error: Exception, source: CredentialSource) -> str:
     for pattern, words in _KNOWN_TEXTS:
-        if found := pattern.search(str(error)):
+        if found := re.search(pattern, str(error)):
             return words.format(*found.groups())
     name = type(error).__name__
     if name == "ParserError" or "Expiration" in str(error) or "isoformat" in str(error):

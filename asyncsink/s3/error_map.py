@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from asyncsink.errors import (
@@ -228,6 +227,8 @@ def retry_after_seconds(value: str | None, date: str = "") -> float | None:
     try:
         seconds = float(value)
     except ValueError:
+        from email.utils import parsedate_to_datetime
+
         try:
             seconds = (parsedate_to_datetime(value) - parsedate_to_datetime(date)).total_seconds()
         except (ValueError, TypeError):

@@ -23,7 +23,7 @@ from asyncsink.s3.operations import Operation, PutObject, Response
 R = TypeVar("R", bound=Response)
 _REGION: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _AMAZON_REGION: Final = re.compile(r"[a-z]{2}[a-z-]*-[a-z]+-[0-9]{1,2}")
-_REGIONAL: Final = re.compile(r"(https?://s3\.)[a-z0-9-]+(\.amazonaws\.com(?:\.cn)?)", re.IGNORECASE)
+_REGIONAL: Final = r"(?i)(https?://s3\.)[a-z0-9-]+(\.amazonaws\.com(?:\.cn)?)"
 _PARTITIONS: Final = ("cn-", "us-gov-", "us-isob-", "us-isof-", "us-iso-", "eu-isoe-", "eusc-")
 
 
@@ -112,7 +112,7 @@ class FollowingLanes:
 
     def _endpoint(self, region: str) -> str:
         """The endpoint to name: none where none was, and the other region's where Amazon's own regional one was."""
-        regional = _REGIONAL.fullmatch(named_endpoint(self._target))
+        regional = re.fullmatch(_REGIONAL, named_endpoint(self._target))
         return f"{regional[1]}{region}{regional[2]}" if regional else self._target.endpoint_url
 
 

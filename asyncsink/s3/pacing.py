@@ -11,7 +11,6 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from asyncsink.errors import RetryableError, Throttled
@@ -28,6 +27,7 @@ from asyncsink.s3.operations import (
 )
 from asyncsink.s3.traffic import Traffic
 from asyncsink.s3.transport import Transport
+from asyncsink.value import dataclass
 
 R = TypeVar("R", bound=Response)
 Problem = Literal["", "throttled", "error"]

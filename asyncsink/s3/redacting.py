@@ -50,10 +50,9 @@ _LOGGERS = (
     "botocore.utils",
 )
 _OF_CREDENTIALS = ("aiobotocore.credentials", "aiobotocore.tokens", "botocore.credentials", "botocore.tokens")
-_SECRET = re.compile(
-    r"""(?ix) ( (?: x-amz-security-token | [\w-]*server-side-encryption-customer-key(?:-md5)? | SSECustomerKey(?:MD5)? )
+_SHOWING = r"""(?ix)
+    ( (?: x-amz-security-token | [\w-]*server-side-encryption-customer-key(?:-md5)? | SSECustomerKey(?:MD5)? )
     ['"]? \s* [:=] \s* b? ['"]? ) (?! AES256) [A-Za-z0-9+/=_%-]+"""
-)
 
 
 class _Needles:
@@ -183,7 +182,7 @@ class _Redacting(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Always True."""
         told = record.getMessage()
-        visible = shown(_SECRET.sub(r"\1…", told))
+        visible = shown(re.sub(_SHOWING, r"\1…", told))
         if visible != told:
             record.msg, record.args = visible, ()
         if record.exc_info and record.exc_info[1] is not None and holds_secret(repr(record.exc_info[1])):

@@ -41,6 +41,7 @@ SORT_ENTRIES_MAX = 16_384
 file system's own order, which stays the same while nobody changes the directory."""
 
 _NAME = attrgetter("name")
+_EVERYBODY = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 _Identity = tuple[int, int]
 
 
@@ -204,6 +205,7 @@ class _Walk:
         self._entry = entry
         self._follows_directories = compat == "strict"
         self._above: frozenset[_Identity] | None = None
+        self._user = os.geteuid()
 
     def start(self) -> _Level | SourceProblem:
         """The root."""
@@ -269,7 +271,9 @@ class _Walk:
                 if pattern := self._exclude.pattern(f"{level.prefix}{name}{slash}"):
                     return excluded(level.lead + name, pattern, entry=self._entry, attribute=self._attribute)
             if found.is_file(follow_symlinks=False):
-                return self._file(level, name, found.stat(follow_symlinks=False))
+                path = level.lead + name
+                real = "" if level.real_lead == level.lead else level.real_lead + name
+                return self._source(path, real, found.stat(follow_symlinks=False), level.prefix + name)
             if found.is_dir(follow_symlinks=False):
                 return _Below(name, is_link=False)
             if found.is_symlink():
@@ -313,11 +317,6 @@ class _Walk:
             return self._loop(path)
         return self.descend(path, real, f"{relative}/")
 
-    def _file(self, level: _Level, name: str, status: os.stat_result) -> SourceFile:
-        path = level.lead + name
-        real = "" if level.real_lead == level.lead else level.real_lead + name
-        return self._source(path, real, status, level.prefix + name)
-
     def _source(self, path: str, real: str, status: os.stat_result, relative: str) -> SourceFile:
         return SourceFile(
             path,
@@ -331,6 +330,8 @@ class _Walk:
             status.st_ctime_ns,
             status.st_ino,
             real,
+            status.st_mode & _EVERYBODY == _EVERYBODY
+            or (status.st_uid == self._user and status.st_mode & stat.S_IRUSR != 0),
         )
 
     def _loop(self, path: str) -> SourceProblem:

@@ -18,6 +18,7 @@ from asyncsink.engine.whole_run import run_source
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.model import Finished
 from asyncsink.options import parse_options
+from asyncsink.report import earlier
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.testing.holding_proxy import HoldingProxy
 from tests.support.quirky_s3 import Request, quirky_s3, run_command
@@ -25,6 +26,13 @@ from tests.support.quirky_s3 import Request, quirky_s3, run_command
 pytestmark = pytest.mark.anyio
 Records = list[dict[str, Any]]
 FILES = 400
+
+
+@pytest.fixture(params=["in memory", "on disk"])
+def proofs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the proofs of earlier manifests are kept."""
+    if request.param == "on disk":
+        monkeypatch.setattr(earlier, "IN_MEMORY_MAX", 1)
 
 
 @pytest.fixture
@@ -153,6 +161,7 @@ async def test_an_interrupted_rerun_keeps_the_old_manifest_and_what_it_did_itsel
 
 @pytest.mark.parametrize("how", ["interrupted", "killed"])
 @pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.usefixtures("proofs")
 async def test_the_run_after_an_interrupted_one_takes_its_receipts_over(
     many: Path, tmp_path: Path, bucket: str, options: dict[str, Any], how: str, times: int
 ) -> None:
@@ -183,6 +192,7 @@ def records_whole(path: Path) -> Records:
 
 
 @pytest.mark.parametrize("overwrite", ["checksum", "size", "journal"])
+@pytest.mark.usefixtures("proofs")
 async def test_a_rerun_that_sends_nothing_keeps_every_proof_of_the_first(
     many: Path, tmp_path: Path, bucket: str, options: dict[str, Any], overwrite: str
 ) -> None:
@@ -202,6 +212,7 @@ async def test_a_rerun_that_sends_nothing_keeps_every_proof_of_the_first(
     assert not before
 
 
+@pytest.mark.usefixtures("proofs")
 async def test_an_object_that_somebody_replaced_does_not_inherit_a_proof(
     many: Path, tmp_path: Path, bucket: str, s3: Any, options: dict[str, Any]
 ) -> None:
@@ -250,6 +261,7 @@ async def test_a_manifest_of_another_destination_is_kept(tree: Path, tmp_path: P
     assert (await asyncsink.verify_manifest(manifest)).ok
 
 
+@pytest.mark.usefixtures("proofs")
 async def test_a_damaged_manifest_is_kept(tree: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "m"
     await asyncsink.export_directory(tree, tmp_path / "out", manifest=manifest)

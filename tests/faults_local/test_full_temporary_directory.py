@@ -18,6 +18,7 @@ from asyncsink.engine.ledger import AlikeKeys, KeyLedger
 from asyncsink.errors import JournalError
 from asyncsink.grabbing.finding import Matches
 from asyncsink.model import Receipt
+from asyncsink.report import earlier
 from asyncsink.report.earlier import EarlierProofs
 from asyncsink.s3.operations import ListedObject
 from tests.support.quirky_s3 import QuirkyS3, StoredObject, quirky_s3, run_command
@@ -129,6 +130,7 @@ def test_whatever_is_kept(
 ) -> None:
     monkeypatch.setattr(inventory, "IN_MEMORY_MAX", 10)
     monkeypatch.setattr(ledger, "ALIKE_IN_MEMORY_MAX", 10)
+    monkeypatch.setattr(earlier, "IN_MEMORY_MAX", 10)
     monkeypatch.setattr(temporary, "_SETTINGS", f"{temporary._SETTINGS} PRAGMA max_page_count=8;")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with pytest.raises(JournalError, match=r"cannot be kept in .*TMPDIR") as caught:

@@ -94,6 +94,18 @@ def test_an_abandoned_walk_gives_back_the_descriptors_of_large_directories(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.parametrize(
+    ("mode", "readable"), [(0o644, True), (0o444, True), (0o600, True), (0o400, True), (0o200, False), (0o044, False)]
+)
+def test_a_mode_tells_whether_the_file_may_be_read(tmp_path: Path, mode: int, readable: bool) -> None:
+    """What its mode leaves open is asked of the system before the run begins."""
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "a").chmod(mode)
+    (found,) = DirectorySource(tmp_path, symlinks="inside").scan()
+    assert isinstance(found, SourceFile)
+    assert found.readable is readable
+
+
 def test_empty_directories_publish_nothing(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     assert list(DirectorySource(tmp_path, symlinks="follow").scan()) == []

@@ -8,7 +8,6 @@ Reference, "REST error responses").
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from asyncsink.s3.http.requests import BOOKKEEPING, HotOperation, ObjectOperatio
 from asyncsink.s3.operations import HeadObject, ObjectStored, PutObject, Response, UploadPart
 from asyncsink.s3.ranges import check_range, check_received
 from asyncsink.s3.redacting import kept
+from asyncsink.value import dataclass
 
 SKEW_SECONDS_MAX: Final = 15 * 60
 """S3 refuses requests whose date is further from its own (S3 API Reference, RequestTimeTooSkewed)."""
@@ -49,8 +49,7 @@ _TYPE, _FULL = b"x-amz-checksum-type", b"FULL_OBJECT"
 _SSE, _SSE_C = b"x-amz-server-side-encryption", b"x-amz-server-side-encryption-customer-algorithm"
 _CHECKSUM_HEADERS: Final = {name: f"x-amz-checksum-{name.lower()}".encode() for name in HEADER_ALGORITHMS}
 _FIELDS: Final = {
-    name: re.compile(rf"<{name}>\s*([^<]{{0,4096}})".encode())
-    for name in ("Code", "Message", "Region", "CalculatedDigest")
+    name: rf"<{name}>\s*([^<]{{0,4096}})".encode() for name in ("Code", "Message", "Region", "CalculatedDigest")
 }
 _ERROR: Final = re.compile(rb"\s*+(?:<\?[^>]*+>\s*+)?<Error\b")
 """S3 sends spaces while it joins parts, and may end them with an error. Possessive, so that spaces are read once."""
@@ -219,7 +218,7 @@ def _text(value: bytes) -> str:
 
 
 def _field(name: str, body: bytes) -> str:
-    found = _FIELDS[name].search(body)
+    found = re.search(_FIELDS[name], body)
     if found is None:
         return ""
     return _unescape(found[1].decode("utf-8", "surrogateescape").strip())
