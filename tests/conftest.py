@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import uuid
@@ -15,16 +17,19 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import anyio
 import boto3
 import botocore
 import hypothesis
 import pytest
+from botocore import hooks
 from botocore.config import Config
-from botocore.loaders import JSONFileLoader
+from botocore.loaders import JSONFileLoader, Loader
 
 import asyncsink.config
+from asyncsink.cli.main import main
 from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.devserver.seaweedfs import REGION, DevServer
 from asyncsink.model import SourceFile
@@ -73,6 +78,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Two for each core, for `-n auto`: the tests wait for servers and watchdogs about as long as they compute."""
     return 2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: looking through it for garbage again and again takes a tenth of a run."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -167,15 +178,37 @@ def _secrets_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _read_models_once() -> Iterator[None]:
-    """Every session of botocore parses the same files for a fifth of a second; clients only read what they hold."""
-    own, load = str(Path(botocore.__file__).parent), JSONFileLoader.load_file
+    """Every session of botocore parses the same files, lists the same folders and inspects the same handlers.
+
+    That takes a fifth of a second where the models are loaded, and half of each further client's time; clients only
+    read what they hold.
+    """
+    own, load, find = str(Path(botocore.__file__).parent), JSONFileLoader.load_file, Loader.list_available_services
     once = functools.cache(functools.partial(load, JSONFileLoader()))
+    found: dict[tuple[str, ...], Any] = {}
+    inspected, kinds = hooks.accepts_kwargs, dict[Any, Any]()
 
     def load_file(loader: JSONFileLoader, path: str) -> Any:
         return once(path) if path.startswith(own) else load(loader, path)
 
+    def list_available_services(loader: Loader, type_name: str) -> Any:
+        where = (*loader.search_paths, type_name)
+        if where not in found:
+            found[where] = find(loader, type_name)
+        return found[where]
+
+    def accepts_kwargs(handler: Any) -> bool:
+        code = getattr(handler, "__code__", None)  # not the handler, which may hold a client
+        if code is None:
+            return bool(inspected(handler))
+        if code not in kinds:
+            kinds[code] = inspected(handler)
+        return bool(kinds[code])
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JSONFileLoader, "load_file", load_file)
+        patch.setattr(Loader, "list_available_services", list_available_services)
+        patch.setattr(hooks, "accepts_kwargs", accepts_kwargs)
         yield
 
 
@@ -250,6 +283,30 @@ def bucket(s3: Any, new_bucket: Callable[[], str]) -> Iterator[str]:
     name = new_bucket()
     yield name
     s3.delete_bucket(Bucket=name)  # SeaweedFS removes what is inside, and the bucket's volumes with it
+
+
+@pytest.fixture
+def run_inside(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """The command in this process, in the environment `env` and the directory `cwd`.
+
+    For tests of what it says and does: starting Python and importing an S3 client takes longer than most commands.
+    """
+
+    def run(*words: object, env: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+        capfdbinary.readouterr()
+        # A command changes its environment for the rest of its process.
+        with monkeypatch.context() as patch, mock.patch.dict(os.environ, env, clear=True):
+            for logger in map(logging.getLogger, (None, "asyncsink", "asyncio")):
+                patch.setattr(logger, "handlers", [*logger.handlers])  # --verbose adds to them
+            if cwd is not None:
+                patch.chdir(cwd)
+            code = main([str(word) for word in words])
+        told = capfdbinary.readouterr()
+        return subprocess.CompletedProcess(words, code, told.out, told.err)
+
+    return run
 
 
 @pytest.fixture(params=["wire", "sender", "aioboto3"])

@@ -22,6 +22,8 @@ class _Peer:
         self._connections: set[asyncio.Task[None]] = set()
         self.connections_total = 0
         """Connections accepted so far."""
+        self.accepted = asyncio.Event()
+        """Set when the first one is."""
 
     @property
     def endpoint_url(self) -> str:
@@ -47,6 +49,7 @@ class _Peer:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections_total += 1
+        self.accepted.set()
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)

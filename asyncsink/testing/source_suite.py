@@ -29,10 +29,10 @@ TREE: Mapping[str, bytes] = {
 """A small tree: relative path to content. It has an empty file, five levels, a space, and letters beyond ASCII."""
 
 _MTIME_NS = 1_700_000_000_123_456_789
-_SMALL, _LARGE = 2_000, 20_000
+_SMALL, _LARGE = 500, 5_000
 _FILES_PER_DIRECTORY = 50
-_GROWTH_BYTES_MAX = 200_000
-"""Ten times the files may cost this much more at the peak: far below one object for each of 18,000 files."""
+_GROWTH_BYTES_MAX = 60_000
+"""Ten times the files may cost this much more at the peak: far below one object for each of 4,500 files."""
 
 
 def write_tree(folder: Path, tree: Mapping[str, bytes]) -> None:

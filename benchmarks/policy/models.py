@@ -132,6 +132,8 @@ class Course:
 
 def at(steps: Steps, seconds: float) -> float:
     """The value at a time."""
+    if len(steps) == 1:  # most of them, asked for with every request
+        return steps[0][1]
     return [value for begin, value in steps if begin <= seconds][-1]
 
 

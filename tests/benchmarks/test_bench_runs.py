@@ -198,7 +198,9 @@ def test_nipypes_datasink_and_ours_publish_the_same() -> None:
         assert "speed: asyncsink-datasink ÷ it" in render([result])
 
 
-@pytest.mark.parametrize("name", ["service-put", "service-submit", "service-large"])
+@pytest.mark.parametrize(
+    "name", ["service-put", *(pytest.param(f"service-{what}", marks=pytest.mark.long) for what in ("submit", "large"))]
+)
 def test_a_service_tells_its_loops_lag(name: str) -> None:
     few = dataclasses.replace(SCENARIOS[name], members=FEW.members)
     contenders = [CONTENDERS[each] for each in few.contenders if not CONTENDERS[each].missing()]

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
-from asyncsink.cli.main import main
 from asyncsink.devserver.seaweedfs import DevServer
 
 COMMAND = [sys.executable, "-W", "error", "-m", "asyncsink.cli.main"]
@@ -94,22 +92,15 @@ def cli(seaweed: DevServer, tmp_path: Path, keep_secret: Callable[[str], str]) -
 
 
 @pytest.fixture
-def inside(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., Ended]:
-    """The command in this process: starting Python and importing an S3 client takes longer than most commands."""
-    monkeypatch.chdir(tmp_path)
+def inside(cli: Cli, run_inside: Callable[..., subprocess.CompletedProcess[bytes]]) -> Callable[..., Ended]:
+    """The command in this process."""
 
     def run(*arguments: object, **variables: str) -> Ended:
-        for name, value in (cli.environment | variables).items():
-            monkeypatch.setenv(name, value)
-        capfd.readouterr()
-        with mock.patch.dict(os.environ):  # a demo makes an environment of its own, for the rest of its process
-            code = main([*map(str, arguments)])
-        told = capfd.readouterr()
-        assert "Traceback" not in told.out + told.err
-        assert not any(secret in told.out + told.err for secret in cli.secrets)
-        return Ended(code, told.out, told.err)
+        done = run_inside(*arguments, env=cli.environment | variables, cwd=cli.directory)
+        ended = Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+        assert "Traceback" not in ended.stdout + ended.stderr
+        assert not any(secret in ended.stdout + ended.stderr for secret in cli.secrets)
+        return ended
 
     return run
 

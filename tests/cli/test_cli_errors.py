@@ -104,8 +104,8 @@ def test_wrong_words_end_the_process_with_2(cli: Cli, results: Path, arguments: 
     refused(cli(*arguments), *words)
 
 
-def test_a_missing_bucket(cli: Cli, results: Path) -> None:
-    refused(cli("export", results, "s3://nobody-made-this-bucket"), "nobody-made-this-bucket", "Create the bucket")
+def test_a_missing_bucket(inside: Cli, results: Path) -> None:
+    refused(inside("export", results, "s3://nobody-made-this-bucket"), "nobody-made-this-bucket", "Create the bucket")
 
 
 def test_a_wrong_secret_is_named_and_never_shown(cli: Cli, results: Path, bucket: str) -> None:
@@ -115,10 +115,10 @@ def test_a_wrong_secret_is_named_and_never_shown(cli: Cli, results: Path, bucket
     assert loud.code == 2
 
 
-def test_an_unreachable_endpoint(cli: Cli, results: Path) -> None:
+def test_an_unreachable_endpoint(inside: Cli, results: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    ended = cli("export", results, "s3://bucket", "--endpoint-url", f"http://127.0.0.1:{port}")
+    ended = inside("export", results, "s3://bucket", "--endpoint-url", f"http://127.0.0.1:{port}")
     refused(ended, f"127.0.0.1:{port}")
 
 
@@ -128,9 +128,9 @@ def test_a_broken_credentials_file_is_not_repeated(inside: Cli, results: Path, t
     refused(inside("export", results, "s3://bucket", "--creds-path", "creds"), "creds", "Accepted are")
 
 
-def test_a_key_given_as_sse_is_not_repeated(cli: Cli, results: Path, keep_secret: Callable[[str], str]) -> None:
-    refused(cli("export", results, "s3://bucket", "--sse", WRONG_SECRET), "--sse")
-    cli("export", results, "s3://bucket", "--sse", WRONG_SECRET, "--json", "--verbose")
+def test_a_key_given_as_sse_is_not_repeated(inside: Cli, results: Path, keep_secret: Callable[[str], str]) -> None:
+    refused(inside("export", results, "s3://bucket", "--sse", WRONG_SECRET), "--sse")
+    inside("export", results, "s3://bucket", "--sse", WRONG_SECRET, "--json", "--verbose")
 
 
 @pytest.mark.parametrize("destination", [f"s3://AKIA:x/{WRONG_SECRET}@bucket/p", f"https://AK:{WRONG_SECRET}@host/b"])
@@ -139,54 +139,54 @@ def test_credentials_in_the_destination_are_not_repeated(inside: Cli, results: P
     assert inside("export", "results", destination, "--json").json["destination"] == ""
 
 
-def test_a_collision(cli: Cli, results: Path, tmp_path: Path, bucket: str, s3: Any) -> None:
+def test_a_collision(inside: Cli, results: Path, tmp_path: Path, bucket: str, s3: Any) -> None:
     (tmp_path / "m.csv").write_text("source,key\nresults/a.txt,same\nresults/é.par,same\n")
-    refused(cli("export", "m.csv", f"s3://{bucket}"), "same", "a.txt", "é.par")
+    refused(inside("export", "m.csv", f"s3://{bucket}"), "same", "a.txt", "é.par")
     assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
 
 
-def test_an_illegal_key(cli: Cli, results: Path, tmp_path: Path, bucket: str) -> None:
+def test_an_illegal_key(inside: Cli, results: Path, tmp_path: Path, bucket: str) -> None:
     (tmp_path / "m.csv").write_text("source,key\nresults/a.txt,../up\n")
-    refused(cli("export", "m.csv", f"s3://{bucket}"), "../up")
+    refused(inside("export", "m.csv", f"s3://{bucket}"), "../up")
 
 
 def test_several_problems_are_listed_and_nothing_is_sent(
-    cli: Cli, results: Path, tmp_path: Path, bucket: str, s3: Any
+    inside: Cli, results: Path, tmp_path: Path, bucket: str, s3: Any
 ) -> None:
     rows = "".join(f"gone-{number:02d},k{number}\n" for number in range(15))
     (tmp_path / "m.csv").write_text(f"source,key\nresults/a.txt,a\n{rows}")
-    ended = cli("export", "m.csv", f"s3://{bucket}")
+    ended = inside("export", "m.csv", f"s3://{bucket}")
     refused(ended, "gone-00", "14 more problems")
     assert ended.stderr.count("\n  also: ") == 10
     assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
 
 
-def test_a_source_that_is_no_file(cli: Cli, tmp_path: Path, bucket: str) -> None:
+def test_a_source_that_is_no_file(inside: Cli, tmp_path: Path, bucket: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "m.csv").write_text("source,key\npipe,a\n")
-    refused(cli("export", "m.csv", f"s3://{bucket}"), "pipe", "FIFO")
+    refused(inside("export", "m.csv", f"s3://{bucket}"), "pipe", "FIFO")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_source(cli: Cli, results: Path) -> None:
+def test_an_unreadable_source(inside: Cli, results: Path) -> None:
     results.chmod(0)
     try:
-        refused(cli("export", results, "s3://bucket"), "results", "Permission denied")
+        refused(inside("export", results, "s3://bucket"), "results", "Permission denied")
     finally:
         results.chmod(0o755)
 
 
-def test_a_refusal_is_one_json_object_too(cli: Cli, results: Path, tmp_path: Path, bucket: str) -> None:
+def test_a_refusal_is_one_json_object_too(inside: Cli, results: Path, tmp_path: Path, bucket: str) -> None:
     (tmp_path / "m.csv").write_text("source,key\ngone,a\ngone-too,b\n")
-    ended = cli("export", "m.csv", f"s3://{bucket}", "--json")
+    ended = inside("export", "m.csv", f"s3://{bucket}", "--json")
     assert ended.code == 2
     assert ended.stderr.startswith("asyncsink: error: ")
     assert ended.json["error"]["type"] == "SourceMissing"
     assert len(ended.json["error"]["problems"]) == 1
     assert (ended.json["objects_uploaded"], ended.json["interrupted"]) == (0, False)
-    wrong = cli("export", results, f"s3://{bucket}", "--json", "--no-such-option")
+    wrong = inside("export", results, f"s3://{bucket}", "--json", "--no-such-option")
     assert (wrong.code, wrong.json["error"]["type"]) == (2, "UsageError")
-    assert cli("verify", "gone.jsonl", "--json").json["error"]["type"] == "ConfigError"
+    assert inside("verify", "gone.jsonl", "--json").json["error"]["type"] == "ConfigError"
 
 
 def test_a_bug_is_one_sentence_that_shows_no_detail(cli: Cli, results: Path, tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_a_bug_is_one_sentence_that_shows_no_detail(cli: Cli, results: Path, tmp
 
 @pytest.mark.parametrize("columns", ["80", "120"])
 @pytest.mark.parametrize("command", [[], ["export"], ["plan"], ["verify"], ["abort-uploads"], ["devserver"], ["demo"]])
-def test_help_pages_have_examples_and_no_cut_words(cli: Cli, columns: str, command: list[str]) -> None:
-    ended = cli(*command, "--help", COLUMNS=columns)
+def test_help_pages_have_examples_and_no_cut_words(inside: Cli, columns: str, command: list[str]) -> None:
+    ended = inside(*command, "--help", COLUMNS=columns)
     assert (ended.code, ended.stderr) == (0, "")
     assert ("Example: asyncsink" in ended.stdout) == bool(command)
     assert "…" not in ended.stdout
@@ -229,12 +229,12 @@ def test_help_and_version_import_no_s3_client(cli: Cli) -> None:
     assert done.stdout.splitlines()[-1].startswith("asyncsink ")
 
 
-def test_no_words_at_all_show_the_help(cli: Cli) -> None:
-    ended = cli()
+def test_no_words_at_all_show_the_help(inside: Cli) -> None:
+    ended = inside()
     assert ended.code == 0
     assert "devserver" in ended.stdout
 
 
-def test_the_json_object_of_a_long_plan_is_whole(cli: Cli, results: Path, tmp_path: Path) -> None:
-    ended = cli("plan", results, tmp_path / "out", "--json")
+def test_the_json_object_of_a_long_plan_is_whole(inside: Cli, results: Path, tmp_path: Path) -> None:
+    ended = inside("plan", results, tmp_path / "out", "--json")
     assert json.loads(ended.stdout)["planned"][0]["reason"]

@@ -19,22 +19,22 @@ Cli = Any
 
 
 def test_verify_proves_a_manifest_and_notices_what_changed(
-    cli: Cli, results: Path, s3: Any, bucket: str, tmp_path: Path
+    inside: Cli, results: Path, s3: Any, bucket: str, tmp_path: Path
 ) -> None:
-    assert cli("export", results, f"s3://{bucket}", "--manifest", "sent.jsonl").code == 0
-    good = cli("verify", "sent.jsonl")
+    assert inside("export", results, f"s3://{bucket}", "--manifest", "sent.jsonl").code == 0
+    good = inside("verify", "sent.jsonl")
     assert (good.code, good.stderr) == (0, "")
     assert good.stdout.startswith("All 4 objects are as sent.jsonl says.\n")
-    read_back = cli("verify", "sent.jsonl", "--read-back", "--json")
+    read_back = inside("verify", "sent.jsonl", "--read-back", "--json")
     assert (read_back.code, read_back.json["ok"], read_back.json["confirmed_by"]) == (0, True, {"read-back": 4})
     s3.put_object(Bucket=bucket, Key="a.txt", Body=b"ALPHA")
     s3.delete_object(Bucket=bucket, Key="é.par")
-    bad = cli("verify", "sent.jsonl")
+    bad = inside("verify", "sent.jsonl")
     assert bad.code == 1
     assert bad.stdout.startswith("2 of 4 objects are not as sent.jsonl says.\n")
     assert len(bad.stderr.splitlines()) == 2
     assert f"s3://{bucket}/é.par: it is not there" in bad.stderr
-    told = cli("verify", "sent.jsonl", "--json")
+    told = inside("verify", "sent.jsonl", "--json")
     assert (told.code, told.json["objects_failed"], len(told.json["failures"])) == (1, 2, 2)
 
 
@@ -67,8 +67,8 @@ def test_the_development_server_starts_serves_and_stops(cli: Cli, tmp_path: Path
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_a_taken_port_is_one_sentence(cli: Cli, seaweed: Any) -> None:
-    ended = cli("devserver", "--port", seaweed.port)
+def test_a_taken_port_is_one_sentence(inside: Cli, seaweed: Any) -> None:
+    ended = inside("devserver", "--port", seaweed.port)
     assert (ended.code, ended.stdout) == (2, "")
     assert ended.stderr.startswith(f"asyncsink: error: Port {seaweed.port}")
 
@@ -105,14 +105,14 @@ def test_the_demo_in_nipype_without_its_extra_is_one_sentence(cli: Cli, tmp_path
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_the_demo_goes_its_own_way(cli: Cli, tmp_path: Path) -> None:
+def test_the_demo_goes_its_own_way(inside: Cli, tmp_path: Path) -> None:
     # Somebody's profile, endpoint and proxy must not decide how it goes.
     foreign = {
         "AWS_PROFILE": "nobody-has-this",
         "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
         "HTTP_PROXY": "http://[::1]:1",
     }
-    assert cli("demo", "--subjects", "1", "--large-file", "6MB", **foreign).code == 0
+    assert inside("demo", "--subjects", "1", "--large-file", "6MB", **foreign).code == 0
 
 
 @pytest.mark.parametrize("which", [("--large-file", "20MB"), ("--nipype",)])
@@ -149,12 +149,12 @@ def test_the_demo_without_its_extras_is_one_sentence(cli: Cli, tmp_path: Path) -
 
 
 def test_the_manifest_of_a_killed_run_is_said_to_be_incomplete(
-    cli: Cli, results: Path, bucket: str, tmp_path: Path
+    inside: Cli, results: Path, bucket: str, tmp_path: Path
 ) -> None:
-    assert cli("export", results, f"s3://{bucket}", "--manifest", "sent.jsonl").code == 0
+    assert inside("export", results, f"s3://{bucket}", "--manifest", "sent.jsonl").code == 0
     lines = (tmp_path / "sent.jsonl").read_text().splitlines(keepends=True)
     assert json.loads(lines[-1])["record"] == "end"
     (tmp_path / "sent.jsonl").write_text("".join(lines[:-1]))
-    ended = cli("verify", "sent.jsonl")
+    ended = inside("verify", "sent.jsonl")
     assert ended.code == 1
     assert "was killed" in ended.stdout

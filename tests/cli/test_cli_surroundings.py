@@ -45,10 +45,10 @@ def test_without_a_stderr(cli: Cli, results: Path, bucket: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://[::1:9000", "http://h\u2100st"])
-def test_an_endpoint_that_is_no_url(cli: Cli, results: Path, bucket: str, url: str) -> None:
+def test_an_endpoint_that_is_no_url(inside: Cli, results: Path, bucket: str, url: str) -> None:
     for ended in (
-        cli("export", results, f"s3://{bucket}", "--endpoint-url", url),
-        cli("export", results, f"s3://{bucket}", AWS_ENDPOINT_URL=url),
+        inside("export", results, f"s3://{bucket}", "--endpoint-url", url),
+        inside("export", results, f"s3://{bucket}", AWS_ENDPOINT_URL=url),
     ):
         assert ended.code == 2
         assert "endpoint" in ended.stderr

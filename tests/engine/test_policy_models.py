@@ -17,8 +17,13 @@ BY_NAME = {model.name: model for model in MODELS}
 MOST = Limits().concurrency_max
 
 
-@cache
 def course(name: str, seed: int = 1) -> Course:
+    return simulated(name, seed)
+
+
+@cache
+def simulated(name: str, seed: int) -> Course:
+    """Once, whichever test asks first: a model takes seconds."""
     return simulate(BY_NAME[name], seed=seed)
 
 

@@ -57,3 +57,14 @@ def tree(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return root
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """300 small files."""
+    root = tmp_path / "many"
+    for number in range(300):
+        path = root / f"sub-{number % 20:02}" / f"file-{number:03} é.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(f"content {number}".encode() * (number % 7))
+    return root

@@ -16,27 +16,10 @@ from asyncsink.options import parse_options
 from asyncsink.report.outcomes import BLOCK_LINES, OutcomeLog
 from asyncsink.sources.stream import StreamSource
 
+from .results import contents, records
+
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]
-
-
-@pytest.fixture
-def many(tmp_path: Path) -> Path:
-    """300 small files."""
-    root = tmp_path / "many"
-    for number in range(300):
-        path = root / f"sub-{number % 20:02}" / f"file-{number:03} é.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(f"content {number}".encode() * (number % 7))
-    return root
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-def records(manifest: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in manifest.read_text().splitlines()]
 
 
 async def test_shards_are_disjoint_and_together_the_whole(

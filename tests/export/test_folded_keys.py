@@ -14,10 +14,12 @@ import asyncsink
 from asyncsink.destinations import inventory
 from asyncsink.engine import ledger
 from asyncsink.routing.spelling import alike
+from tests.support.combinations import crossed
 from tests.support.quirky_s3 import QuirkyS3, Request
 
 pytestmark = pytest.mark.anyio
-lanes = pytest.mark.parametrize("transport", ["wire", "aioboto3"])
+LANES = ("wire", "aioboto3")
+lanes = pytest.mark.parametrize("transport", LANES)
 SIZES = (100, 2 << 20, 9 << 20)
 """Bytes of a file of a batch, of one for a lane thread, and of one in parts."""
 
@@ -48,9 +50,8 @@ FOLDS: dict[str, tuple[Callable[[str], str], str, str]] = {
     "percent": (lambda key: key.replace("%20", " "), "a b", "a%20b"),
 }
 NAMES = {name: fold for name, fold in FOLDS.items() if "folder" not in name}
-folds = pytest.mark.parametrize(("fold", "one", "two"), list(FOLDS.values()), ids=list(FOLDS))
-names = pytest.mark.parametrize(("fold", "one", "two"), list(NAMES.values()), ids=list(NAMES))
 """Those that differ in the last segment: what lies in the same folder is listed."""
+folds = pytest.mark.parametrize(("fold", "one", "two"), list(FOLDS.values()), ids=list(FOLDS))
 
 
 @pytest.fixture
@@ -77,18 +78,17 @@ def test_alike_keys_are_alike(fold: Callable[[str], str], one: str, two: str) ->
     assert alike(one) != alike(f"{one}!")
 
 
-@lanes
-@folds
-@pytest.mark.parametrize("size", SIZES)
+@crossed(
+    "transport,kind,size",
+    LANES,
+    FOLDS,
+    SIZES,
+    usual=lambda lane, kind, size: kind == "case" or (lane, size) == ("wire", SIZES[0]),
+)
 async def test_of_two_files_of_one_run_one_is_refused(
-    tmp_path: Path,
-    options: dict[str, Any],
-    transport: str,
-    fold: Callable[[str], str],
-    one: str,
-    two: str,
-    size: int,
+    tmp_path: Path, options: dict[str, Any], transport: str, kind: str, size: int
 ) -> None:
+    fold, one, two = FOLDS[kind]
     write(write(tmp_path / "s", one, b"1" * size), two, b"2" * size)
     s3 = FoldingS3(fold)
     try:
@@ -101,20 +101,20 @@ async def test_of_two_files_of_one_run_one_is_refused(
         s3.close()
 
 
-@lanes
-@names
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("overwrite", ["checksum", "always"])
+@crossed(
+    "transport,kind,size,overwrite",
+    LANES,
+    NAMES,
+    SIZES,
+    ["checksum", "always"],
+    usual=lambda lane, kind, size, overwrite: (
+        kind == "case" or (lane, size, overwrite) == ("wire", SIZES[0], "checksum")
+    ),
+)
 async def test_a_run_after_a_run_replaces_nothing(
-    tmp_path: Path,
-    options: dict[str, Any],
-    transport: str,
-    fold: Callable[[str], str],
-    one: str,
-    two: str,
-    size: int,
-    overwrite: str,
+    tmp_path: Path, options: dict[str, Any], transport: str, kind: str, size: int, overwrite: str
 ) -> None:
+    fold, one, two = NAMES[kind]
     first, second = write(tmp_path / "1", one, b"1" * size), write(tmp_path / "2", two, b"2" * size)
     s3 = FoldingS3(fold)
     try:

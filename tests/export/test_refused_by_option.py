@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 
 import asyncsink
+from asyncsink.engine.whole_run import run_source
+from asyncsink.model import Event, Failure, Finished
+from asyncsink.options import parse_options
 from asyncsink.s3.availability import EQUAL_ERRORS
-from tests.support.quirky_s3 import QuirkyS3, Request, StoredObject, error, quirky_s3, run_command
+from asyncsink.sources.directory import DirectorySource
+from tests.support.quirky_s3 import QuirkyS3, Request, StoredObject, error, quirky_s3
 
 pytestmark = pytest.mark.anyio
 FILES = 300
@@ -95,9 +99,14 @@ async def test_one_folder_that_may_not_be_written_to_stops_nothing(many: Path) -
 
 async def test_one_folder_stops_nothing_while_others_are_under_way(many: Path) -> None:
     """What a batch has stored counts as soon as it is stored, not when its last file is."""
-    release = threading.Event()
+    release, refused = threading.Event(), threading.Event()
+    failures = itertools.count(1)
     for path in sorted(many.iterdir())[128:]:
         path.unlink()
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Finished) and isinstance(event.outcome, Failure) and next(failures) == EQUAL_ERRORS:
+            refused.set()
 
     def quirk(r: Request) -> Any:
         if not is_put(r):
@@ -108,11 +117,13 @@ async def test_one_folder_stops_nothing_while_others_are_under_way(many: Path) -
             return error(403, "AccessDenied")
         if r.key == "p/f127":
             release.set()
-            time.sleep(1.0)  # the second batch ends after the first
+            assert refused.wait(30)  # the second batch ends after the first
         return None
 
     with quirky_s3(quirk) as server:
-        report = await export(many, server, concurrency=128)
+        given = {"region": "us-east-1", "journal": False, "retry": QUICK, "concurrency": 128}
+        settings = parse_options("s3://tryout/p", {**given, "endpoint_url": server.url})
+        report = await run_source(settings, DirectorySource(many, symlinks="inside"), observe=observe)
     assert (report.objects_uploaded, report.objects_failed, report.stop_reason) == (64, 64, "")
 
 
@@ -131,9 +142,9 @@ async def test_large_files_too(many: Path, tmp_path: Path) -> None:
     assert report.objects_unfinished >= 1
 
 
-def test_the_command_says_so_and_ends_with_1(many: Path, tmp_path: Path) -> None:
+def test_the_command_says_so_and_ends_with_1(many: Path, tmp_path: Path, run_inside: Any) -> None:
     with quirky_s3(lambda r: error(400, "InvalidStorageClass") if is_put(r) else None) as server:
-        ended = run_command(
+        ended = run_inside(
             "export", many, "s3://tryout/p", "--storage-class", "GLACIR", env=server.environment(tmp_path)
         )
     assert ended.returncode == 1
@@ -216,14 +227,14 @@ async def test_wrong_values_are_refused(many: Path, option: dict[str, Any], word
         asyncsink.S3Grabber("s3://tryout/p", "x", **{**option, "retries": -1})  # type: ignore[arg-type]
 
 
-def test_wrong_values_are_refused_in_the_words_of_the_command(many: Path, tmp_path: Path) -> None:
+def test_wrong_values_are_refused_in_the_words_of_the_command(many: Path, tmp_path: Path, run_inside: Any) -> None:
     with quirky_s3() as server:
         env = server.environment(tmp_path)
         for words, said in (
             (("--give-up-after", "soon"), "--give-up-after soon is no duration"),
             (("--retries", "many"), "--retries many is out of range"),
         ):
-            ended = run_command("export", many, "s3://tryout/p", *words, env=env)
+            ended = run_inside("export", many, "s3://tryout/p", *words, env=env)
             assert ended.returncode == 2
             assert said in ended.stderr.decode()
         assert server.log == []

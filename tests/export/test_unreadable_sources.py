@@ -14,7 +14,7 @@ import pytest
 
 import asyncsink
 import asyncsink.paths as paths_module
-from tests.support.quirky_s3 import QuirkyS3, quirky_s3, run_command
+from tests.support.quirky_s3 import QuirkyS3, quirky_s3
 
 pytestmark = pytest.mark.anyio
 
@@ -150,15 +150,17 @@ async def test_the_local_destination_too(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["export", "plan"])
-def test_the_command_lists_them_and_exits_1(server: QuirkyS3, tree: Path, tmp_path: Path, command: str) -> None:
+def test_the_command_lists_them_and_exits_1(
+    server: QuirkyS3, tree: Path, tmp_path: Path, run_inside: Any, command: str
+) -> None:
     not_utf8(tree)
     (tree / "a\nb").write_text("x")
     words = (command, tree, "s3://tryout/p")
     env = server.environment(tmp_path)
-    refused = run_command(*words, env=env)
+    refused = run_inside(*words, env=env)
     assert refused.returncode == 2
     assert b"--on-unreadable skip" in refused.stderr
-    done = run_command(*words, "--on-unreadable", "skip", "--json", env=env)
+    done = run_inside(*words, "--on-unreadable", "skip", "--json", env=env)
     told = json.loads(done.stdout)
     assert (done.returncode, told["objects_failed"]) == (1, 2)
     assert [failure["error"] for failure in told["failures"]] == ["InvalidKey"] * 2
@@ -167,9 +169,11 @@ def test_the_command_lists_them_and_exits_1(server: QuirkyS3, tree: Path, tmp_pa
 
 
 @pytest.mark.parametrize("option", ["--on-missing", "--on-unreadable"])
-def test_either_option_is_a_way_round_one_bad_name(server: QuirkyS3, tree: Path, tmp_path: Path, option: str) -> None:
+def test_either_option_is_a_way_round_one_bad_name(
+    server: QuirkyS3, tree: Path, tmp_path: Path, run_inside: Any, option: str
+) -> None:
     not_utf8(tree)
-    done = run_command("export", tree, "s3://tryout/p", option, "skip", env=server.environment(tmp_path))
+    done = run_inside("export", tree, "s3://tryout/p", option, "skip", env=server.environment(tmp_path))
     assert sorted(server.bodies()) == OK
     assert done.returncode == 1
     assert b"InvalidKey" in done.stderr
@@ -180,14 +184,14 @@ def test_either_option_is_a_way_round_one_bad_name(server: QuirkyS3, tree: Path,
 
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_special_files_met_in_a_directory_are_left_out_with_a_notice(
-    server: QuirkyS3, tree: Path, tmp_path: Path, dry_run: bool
+    server: QuirkyS3, tree: Path, tmp_path: Path, run_inside: Any, dry_run: bool
 ) -> None:
     os.mkfifo(tree / "pipe")
     os.mkfifo(tree / "sub" / "pipe")
     (tree / "link").symlink_to("pipe")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(os.path.relpath(tree / "socket"))
-        done = run_command("plan" if dry_run else "export", tree, "s3://tryout/p", env=server.environment(tmp_path))
+        done = run_inside("plan" if dry_run else "export", tree, "s3://tryout/p", env=server.environment(tmp_path))
     assert done.returncode == 0, done.stderr.decode()
     notes = done.stderr.decode()
     assert f"Left out (a FIFO (named pipe), not a file): '{tree}/link', and 2 others." in notes

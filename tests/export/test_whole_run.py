@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,30 +15,19 @@ from asyncsink.model import Event, Finished, Started
 from asyncsink.options import parse_options
 from asyncsink.sources.directory import DirectorySource
 
+from .results import contents, records
+
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]
 MIB = 1 << 20
 
 
 @pytest.fixture
-def many(tmp_path: Path) -> Path:
+def many(many: Path) -> Path:
     """300 small files and two that are sent in parts."""
-    root = tmp_path / "many"
-    for number in range(300):
-        path = root / f"sub-{number % 20:02}" / f"file-{number:03} é.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(f"content {number}".encode() * (number % 7))
     for number in range(2):
-        (root / f"large-{number}.nii").write_bytes(os.urandom(MIB) * 17)
-    return root
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-def records(manifest: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in manifest.read_text().splitlines()]
+        (many / f"large-{number}.nii").write_bytes(os.urandom(MIB) * 17)
+    return many
 
 
 async def test_everything_is_published_and_told_once(

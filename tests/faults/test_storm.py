@@ -17,6 +17,7 @@ from asyncsink.testing import s3_toxics as s
 from asyncsink.testing import toxics as t
 from asyncsink.testing.fault_proxy import Rule
 from asyncsink.testing.storms import FAULTS, HARMLESS, OF_COMPLETE
+from tests.support.combinations import crossed
 
 ANY_REQUEST: tuple[t.Toxic, ...] = (
     *FAULTS,
@@ -24,6 +25,7 @@ ANY_REQUEST: tuple[t.Toxic, ...] = (
     t.LimitData(1000, stream="upstream"),
 )
 DAMAGE = s.CorruptBody()
+LANES = ("wire", "aioboto3")
 
 
 def storm() -> list[Rule]:
@@ -50,11 +52,7 @@ def _answers(toxic: t.Toxic) -> bool:
     return isinstance(toxic, s.Status) and not toxic.early
 
 
-SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 20))]
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
+@crossed("lane,seed", LANES, range(20), usual=lambda lane, seed: seed == LANES.index(lane))
 def test_a_storm(
     harm: Any,
     watchful: RetryPolicy,

@@ -37,7 +37,7 @@ from asyncsink.errors import ConfigError
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, StoredObject, quirky_s3
 
 MIB = 1 << 20
-LARGE_BYTES = 256 * MIB
+LARGE_BYTES = 128 * MIB
 COMMAND = (sys.executable, "-m", "asyncsink.cli.main")
 FEWEST = BESIDE + PER_READER + PER_TRANSFER
 
@@ -326,7 +326,7 @@ def export(seaweed: Any, most: int, *arguments: object) -> subprocess.CompletedP
 
 
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])
-@pytest.mark.parametrize("most", [128, 48])
+@pytest.mark.parametrize("most", [pytest.param(128, marks=pytest.mark.long), 48])
 def test_a_run_ends_well_with_few(
     lane: str,
     most: int,

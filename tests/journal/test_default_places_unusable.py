@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.combinations import crossed
 from tests.support.quirky_s3 import COMMAND, quirky_s3
 
 NOBODY = 65534
@@ -79,11 +80,11 @@ def tmp_path() -> Iterator[Path]:
         yield Path(place)
 
 
-@pytest.mark.parametrize("how", ["command", "export", "sink"])
-@pytest.mark.parametrize(
-    "prepare",
+@crossed(
+    "prepare,how",
     [absent, read_only, not_to_be_entered, a_file, a_file_in_place_of_state, no_name, too_long],
-    ids=lambda prepare: prepare.__name__,
+    ["command", "export", "sink"],
+    usual=lambda prepare, how: how == "command" or prepare in (not_to_be_entered, no_name),
 )
 def test_it_costs_a_note(prepare: Prepare, how: str, source: Path, tmp_path: Path) -> None:
     if os.geteuid():

@@ -36,13 +36,13 @@ def plain_keys(seaweed: DevServer, monkeypatch: pytest.MonkeyPatch) -> Identity:
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """300 small files, 4 that are sent whole by a thread, and 3 of several parts."""
+    """120 small files, 2 that are sent whole by a thread, and 3 of several parts."""
     root = tmp_path_factory.mktemp("long") / "tree"
-    for number in range(300):
+    for number in range(120):
         path = root / f"sub-{number % 10:02d}" / f"small-{number:03d}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(f"{number}".encode() * 50)
-    for number in range(4):
+    for number in range(2):
         (root / f"whole-{number}.nii").write_bytes(bytes([number]) * (3 * MIB + number))
     for number in range(3):
         (root / f"large-{number}.nii.gz").write_bytes(bytes([65 + number]) * (12 * MIB + number))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import asyncsink
 from asyncsink.config import MIB, RetryPolicy
 from asyncsink.model import LimitChanged
 from asyncsink.testing.admitting_proxy import Asked, Identity, refusal
+from tests.support.combinations import crossed
 
 pytestmark = pytest.mark.anyio
 HURRIED = RetryPolicy(attempts=2, backoff_seconds_base=0.05, backoff_seconds_max=0.5)
@@ -44,8 +46,12 @@ class Storm:
         return None
 
 
-@pytest.mark.parametrize("retry_after", ["", "1"])
-@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
+@crossed(
+    "lane,retry_after",
+    ["wire", "aioboto3"],
+    ["", "1"],
+    usual=lambda lane, retry_after: bool(retry_after) == (lane == "aioboto3"),
+)
 async def test_everything_is_published_through_a_storm(
     lane: str,
     retry_after: str,
@@ -55,8 +61,8 @@ async def test_everything_is_published_through_a_storm(
     bucket: str,
     all_there: Callable[[], bool],
 ) -> None:
-    """Two attempts would not be enough for most: those that were throttled do not count."""
-    storm = Storm(plain_keys, rate=20, refusals=400, retry_after=retry_after)
+    """Two attempts would not be enough: those that were throttled do not count."""
+    storm = Storm(plain_keys, rate=20, refusals=200, retry_after=retry_after)
     async with proxy(storm.admit) as way:
         report = await asyncsink.export_directory(
             tree,
@@ -68,8 +74,8 @@ async def test_everything_is_published_through_a_storm(
             retry=HURRIED,
         )
     assert (report.failures, report.transport) == ([], lane)
-    assert report.retries == len(way.refused) == 400 - storm.left
-    assert report.retries > 200
+    assert report.retries == len(way.refused) == 200 - storm.left
+    assert max(Counter((asked.method, asked.target) for asked in way.refused).values()) >= HURRIED.attempts
     assert await asyncio.to_thread(all_there)
 
 
@@ -86,7 +92,7 @@ async def test_where_throttled_attempts_count_a_storm_costs_files(
     assert "It was tried 2 times" in report.failures[0].message
 
 
-@pytest.mark.parametrize("retry_after", ["", "1"])
+@pytest.mark.parametrize("retry_after", ["", pytest.param("1", marks=pytest.mark.long)])
 async def test_the_concurrency_is_halved_and_comes_back(
     retry_after: str, proxy: Any, plain_keys: Identity, tree: Path, bucket: str
 ) -> None:

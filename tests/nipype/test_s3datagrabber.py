@@ -18,6 +18,7 @@ from asyncsink.adapters import nipype as ours
 from asyncsink.adapters.nipype import S3DataGrabber
 from asyncsink.adapters.nipype_grabber import OUR_GRAB_OPTIONS, NipypeS3DataGrabber
 from asyncsink.devserver.seaweedfs import DevServer
+from tests.support.combinations import crossed
 
 # Nipype leaves files to the garbage collector, and forks its workers beside our threads.
 pytestmark = pytest.mark.filterwarnings(
@@ -162,8 +163,12 @@ def test_inside_a_running_loop(raw: str, tmp_path: Path) -> None:
     assert Path(asyncio.run(cell())).exists()
 
 
-@pytest.mark.parametrize("way", ["installed", "imported"])
-@pytest.mark.parametrize("plugin", PLUGINS)
+@crossed(
+    "way,plugin",
+    ["installed", "imported"],
+    PLUGINS,
+    usual=lambda way, plugin: (way == "installed") == (plugin == "MultiProc"),
+)
 def test_in_workflows(raw: str, tmp_path: Path, plugin: str, way: str, installed: Callable[..., None]) -> None:
     """Iterables, a join of what they grabbed, and a MapNode, all into one directory."""
     kind = S3DataGrabber

@@ -16,12 +16,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from botocore.credentials import SSOProvider
+from botocore.tokens import SSOTokenProvider
 
 import asyncsink
 from asyncsink.config import RetryPolicy
 from asyncsink.errors import ConfigError, CredentialsError
 from tests.support.hosts import every_host_is_here
-from tests.support.quirky_s3 import Answer, QuirkyS3, Request, error, quirky_s3, run_command
+from tests.support.quirky_s3 import Answer, QuirkyS3, Request, error, quirky_s3
 
 ARN = "arn:aws:iam::123456789012:"
 STATIC = "[default]\naws_access_key_id = AKIDFILE\naws_secret_access_key = from-file\n"
@@ -337,6 +339,16 @@ def test_a_process_that_hangs_is_ended(s3: QuirkyS3, home: Path) -> None:
         os.kill(int(told.read_text()), 0)
 
 
+Inside = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+def surroundings(s3: QuirkyS3, home: Path) -> dict[str, str]:
+    """The environment of a command."""
+    env = s3.environment(home, AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
+    env["AWS_ENDPOINT_URL_S3"] = env.pop("AWS_ENDPOINT_URL")
+    return env
+
+
 SSO = "[default]\nsso_session = lab\nsso_account_id = 1\nsso_role_name = r\n[sso-session lab]\n"
 SSO += "sso_start_url = https://lab.example\nsso_region = us-east-1\n"
 
@@ -353,30 +365,34 @@ SSO += "sso_start_url = https://lab.example\nsso_region = us-east-1\n"
         ("the older form", SSO.replace("sso_session = lab\n", "").replace("[sso-session lab]\n", ""), None),
     ],
 )
-def test_an_sso_login_that_is_not_there(s3: QuirkyS3, home: Path, title: str, config: str, cached: str | None) -> None:
+def test_an_sso_login_that_is_not_there(
+    s3: QuirkyS3,
+    home: Path,
+    run_inside: Inside,
+    monkeypatch: pytest.MonkeyPatch,
+    title: str,
+    config: str,
+    cached: str | None,
+) -> None:
     (home / ".aws" / "config").write_text(config)
+    cache = home / ".aws" / "sso" / "cache"
+    for each in (SSOTokenProvider, SSOProvider):  # which look for the home directory when they are imported
+        monkeypatch.setattr(each, "_SSO_TOKEN_CACHE_DIR", str(cache))
     if cached is not None:
-        cache = home / ".aws" / "sso" / "cache"
         cache.mkdir(parents=True)
         (cache / f"{hashlib.sha1(b'lab').hexdigest()}.json").write_text(cached)
-    ended = command(s3, home)
+    ended = run_inside("export", home / "out", "s3://tryout/p", env=surroundings(s3, home))
     assert ended.returncode == 2, ended.stderr
     assert b"SSO" in ended.stderr
     assert b"aws sso login --profile default" in ended.stderr
     assert b"hidden-word" not in ended.stderr
 
 
-def command(s3: QuirkyS3, home: Path, **more: str | None) -> subprocess.CompletedProcess[bytes]:
-    env = s3.environment(home, AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None, **more)
-    env["AWS_ENDPOINT_URL_S3"] = env.pop("AWS_ENDPOINT_URL")
-    return run_command("export", home / "out", "s3://tryout/p", env=env)
-
-
-def test_the_command_ends_with_2_and_one_sentence(s3: QuirkyS3, home: Path) -> None:
+def test_the_command_ends_with_2_and_one_sentence(s3: QuirkyS3, home: Path, run_inside: Inside) -> None:
     before = len(s3.log)
     for config in (process("/opt/none/helper"), "[default]\ns3 = foo\n" + STATIC.partition("\n")[2]):
         (home / ".aws" / "config").write_text(config)
-        ended = command(s3, home)
+        ended = run_inside("export", home / "out", "s3://tryout/p", env=surroundings(s3, home))
         assert ended.returncode == 2
         assert ended.stderr.count(b"\n") == 1
         assert b"bug of asyncsink" not in ended.stderr

@@ -15,7 +15,7 @@ from asyncsink.config import MIB, LaneChoice, Limits, RetryPolicy, S3Target
 from asyncsink.errors import ConfigError, ConnectionLost, WrongRegion
 from asyncsink.s3.operations import HeadObject, ListObjects
 from asyncsink.s3.stack import open_stack
-from tests.support.quirky_s3 import Answer, Request, error, quirky_s3, run_command
+from tests.support.quirky_s3 import Answer, Request, error, quirky_s3
 
 PLACE = "eu-west-3"
 ELSEWHERE = "http://127.0.0.1:1/"
@@ -63,7 +63,7 @@ def tree(tmp_path: Path) -> Path:
     source.mkdir()
     for number in range(40):
         (source / f"{number:02}").write_text(str(number))
-    (source / "large").write_bytes(bytes(20 * MIB))
+    (source / "large").write_bytes(bytes(9 * MIB))
     return source
 
 
@@ -97,20 +97,20 @@ def test_the_region_that_the_answer_names_is_signed_for(tree: Path, lane: LaneCh
 
 
 @pytest.mark.usefixtures("keys")
-def test_every_command_finds_the_way(tree: Path, tmp_path: Path) -> None:
+def test_every_command_finds_the_way(tree: Path, tmp_path: Path, run_inside: Any) -> None:
     regional = Regional()
     with quirky_s3(regional) as s3:
         env = s3.environment(tmp_path)
         manifest = tmp_path / "m.jsonl"
-        planned = run_command("plan", tree, "s3://tryout/p", env=env)
-        published = run_command("export", tree, "s3://tryout/p", "--manifest", manifest, env=env)
+        planned = run_inside("plan", tree, "s3://tryout/p", env=env)
+        published = run_inside("export", tree, "s3://tryout/p", "--manifest", manifest, env=env)
         assert f'"{PLACE}"' in manifest.read_text().partition("\n")[0]
         # Verified where the manifest says, and where somebody says otherwise.
-        verified = run_command("verify", manifest, env=env)
+        verified = run_inside("verify", manifest, env=env)
         refused = len(regional.refused)
-        verified_elsewhere = run_command("verify", manifest, "--region", "us-east-1", env=env)
-        grabbed = run_command("grab", "s3://tryout/p", tmp_path / "back", env=env)
-        aborted = run_command("abort-uploads", "s3://tryout/p", "--older-than", "1h", env=env)
+        verified_elsewhere = run_inside("verify", manifest, "--region", "us-east-1", env=env)
+        grabbed = run_inside("grab", "s3://tryout/p", tmp_path / "back", env=env)
+        aborted = run_inside("abort-uploads", "s3://tryout/p", "--older-than", "1h", env=env)
     assert refused == 2
     assert len(regional.refused) == 5
     for ended in (planned, published, verified, verified_elsewhere, grabbed, aborted):

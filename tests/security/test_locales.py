@@ -30,7 +30,7 @@ def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture(params=["en_US.ISO-8859-1", "ja_JP.EUC-JP", "C"])
+@pytest.fixture(params=[pytest.param("en_US.ISO-8859-1", marks=pytest.mark.long), "ja_JP.EUC-JP", "C"])
 def variables(request: pytest.FixtureRequest, locales: Path) -> dict[str, str]:
     """A locale, as environment variables."""
     if request.param == "C":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,7 @@ async def test_the_same_server_is_as_good_as_none(
 
 
 async def test_the_command_names_its_flag(manifest: Path, home: Path, theirs: QuirkyS3) -> None:
+    """As a process: a loop runs here already."""
     env = theirs.environment(home, AWS_ENDPOINT_URL=None, AWS_SESSION_TOKEN="not-to-be-sent")
     ended = run_command("verify", manifest, env=env)
     assert ended.returncode == 2
@@ -234,6 +237,26 @@ async def test_a_manifest_names_no_file_that_is_not_its_runs(tmp_path: Path, url
 # -- files that are none -----------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def ended_at_last(paths: Iterable[Path]) -> Iterator[None]:
+    """Whoever waits in the block for the other end of a FIFO gets it after 60 s, so that the test fails and goes on."""
+    fifos, late = [path for path in paths if path.is_fifo()], threading.Event()
+
+    def let_go() -> None:
+        late.set()
+        for path in fifos:
+            os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+
+    timer = threading.Timer(60, let_go)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+    assert not late.is_set(), "the command waited for a FIFO"
+
+
 @pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "folder"])
 @pytest.mark.parametrize(
     "words",
@@ -259,7 +282,7 @@ async def test_a_manifest_names_no_file_that_is_not_its_runs(tmp_path: Path, url
     ],
 )
 def test_no_file_that_is_named_hangs_a_command(
-    tmp_path: Path, home: Path, ours: QuirkyS3, words: tuple[str, ...], kind: str
+    tmp_path: Path, home: Path, ours: QuirkyS3, run_inside: Any, words: tuple[str, ...], kind: str
 ) -> None:
     if kind == "folder" and (words[0] == "plan" or words[-1] == "FILE/m" or words[1:] == ("s3://tryout", "FILE")):
         pytest.skip("a folder is what belongs here")
@@ -273,8 +296,8 @@ def test_no_file_that_is_named_hangs_a_command(
             place.mkdir()
         else:
             place.symlink_to(kind)
-    env = ours.environment(home)
-    ended = run_command(*(word.replace("FILE", "it") for word in words), env=env, cwd=tmp_path, seconds=30)
+    with ended_at_last(tmp_path.glob("it*")):
+        ended = run_inside(*(word.replace("FILE", "it") for word in words), env=ours.environment(home), cwd=tmp_path)
     assert ended.returncode == 2
     said = ended.stderr.decode()
     assert len(said.strip().splitlines()) <= 6
@@ -285,13 +308,14 @@ def test_no_file_that_is_named_hangs_a_command(
 @pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"])
 @pytest.mark.parametrize("lane", ["auto", "aioboto3"])
 def test_no_file_of_the_environment_hangs_a_command(
-    tmp_path: Path, home: Path, ours: QuirkyS3, variable: str, lane: str
+    tmp_path: Path, home: Path, ours: QuirkyS3, run_inside: Any, variable: str, lane: str
 ) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "a.txt").write_text("alpha")
     os.mkfifo(tmp_path / "fifo")
     env = ours.environment(home, **{variable: str(tmp_path / "fifo")})
-    ended = run_command("export", "d", "s3://tryout", "--transport", lane, env=env, cwd=tmp_path, seconds=30)
+    with ended_at_last([tmp_path / "fifo"]):
+        ended = run_inside("export", "d", "s3://tryout", "--transport", lane, env=env, cwd=tmp_path)
     if variable == "AWS_CA_BUNDLE" and lane == "auto":
         assert ended.returncode == 0, "plain HTTP needs none, and it is not opened"
         return

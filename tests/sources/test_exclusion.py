@@ -11,7 +11,7 @@ import asyncsink
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.exclusion import Exclusion
-from tests.support.quirky_s3 import quirky_s3, run_command
+from tests.support.quirky_s3 import quirky_s3
 
 
 @pytest.fixture
@@ -60,12 +60,12 @@ async def test_patterns_that_are_none(tree: Path, tmp_path: Path, exclude: Any) 
         await asyncsink.export_directory(tree, tmp_path / "out", exclude=exclude)
 
 
-def test_an_unreadable_folder_that_is_excluded_is_no_problem(tree: Path, tmp_path: Path) -> None:
+def test_an_unreadable_folder_that_is_excluded_is_no_problem(tree: Path, tmp_path: Path, run_inside: Any) -> None:
     (tree / "lost+found").mkdir(mode=0)
     (tree / "a\nb").write_text("x")
     with quirky_s3() as server:
         words = ("export", tree, "s3://tryout/p", "--exclude", "lost+found/", "--exclude", "a?b", "--exclude", "*.tmp")
-        done = run_command(*words, env=server.environment(tmp_path))
+        done = run_inside(*words, env=server.environment(tmp_path))
         assert done.returncode == 0, done.stderr.decode()
         assert sorted(server.bodies()) == ["p/.git/config", "p/a.nii", "p/sub/work/b.nii", "p/work.nii"]
     (tree / "lost+found").chmod(0o700)
