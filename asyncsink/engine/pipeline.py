@@ -202,26 +202,30 @@ class Pipeline:
         await self._publish_round(feed)
 
     async def _work(self) -> None:
-        async for work in self._receive:
+        async for entry in self._receive:
             await self._share.turn()
             try:
-                if isinstance(work, Batch):
-                    tickets = work.take()
-                    self.progress.objects_in_hand += len(work.transfers)
-                    ended = partial(self._ended, tickets=tickets) if tickets else self._ended
-                    passed_on = partial(self._passed_on, tickets=tickets) if tickets else self._passed_on
-                    await self._small_files.publish(work.transfers, ended, passed_on)
-                elif isinstance(work, Skipped):
-                    self.progress.objects_in_hand += len(work.skips)
-                    for skip in work.skips:
-                        self._skipped(skip)
-                elif not work.dropped:
-                    work.taken = True
-                    self.progress.objects_in_hand += 1
-                    await self._work_on(work.found, work.ticket)
+                await self._work_off(entry)
             finally:
                 self._share.over()
+            del entry  # workers that wait keep nothing of what they did last
             await self._recorder.room()
+
+    async def _work_off(self, entry: Entry) -> None:
+        if isinstance(entry, Batch):
+            tickets = entry.take()
+            self.progress.objects_in_hand += len(entry.transfers)
+            ended = partial(self._ended, tickets=tickets) if tickets else self._ended
+            passed_on = partial(self._passed_on, tickets=tickets) if tickets else self._passed_on
+            await self._small_files.publish(entry.transfers, ended, passed_on)
+        elif isinstance(entry, Skipped):
+            self.progress.objects_in_hand += len(entry.skips)
+            for skip in entry.skips:
+                self._skipped(skip)
+        elif not entry.dropped:
+            entry.taken = True
+            self.progress.objects_in_hand += 1
+            await self._work_on(entry.found, entry.ticket)
 
     async def _work_on(self, found: Found, ticket: Ticket | None) -> None:
         if isinstance(found, Skip):

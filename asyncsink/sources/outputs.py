@@ -70,7 +70,9 @@ class OutputsSource:
                 )
             # A member of an Enum of texts, or numpy's str_, is that text.
             named = str.__str__(attribute)
-            if not _is_nothing(value):
+            if isinstance(value, str):
+                self._named.append(_name(named, value, 1))
+            elif not _is_nothing(value):
                 self._named.extend(_name(named, item, n) for n, item in enumerate(flatten(value, named), 1))
         self._entries = tuple(item for item in self._named if isinstance(item, Entry))
 

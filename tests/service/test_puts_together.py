@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -14,9 +15,11 @@ import pytest
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.engine.buffers import SMALL_BYTES
+from asyncsink.engine.intake import Call
+from asyncsink.engine.recorder import Ticket
 from asyncsink.errors import ConfigError, KeyCollision, SourceMissing
 from asyncsink.integrity.checksums import checksum_of
-from asyncsink.model import Receipt, Skip
+from asyncsink.model import Receipt, Skip, Transfer
 from asyncsink.report.manifest import read_manifest
 from asyncsink.sources.problems import examine
 from asyncsink.testing.holding_proxy import HoldingProxy
@@ -336,3 +339,23 @@ async def test_a_head_that_says_nothing_of_use_is_asked_again(tmp_path: Path, mo
             outcomes = await asyncio.gather(*[sink.put("m", path) for path in paths[7:9]])
         assert [type(outcome) for outcome in outcomes] == [Skip] * 2
         assert not s3.requests("PUT")
+
+
+async def test_what_is_done_leaves_nothing_in_memory(tmp_path: Path, bucket: str, options: dict[str, Any]) -> None:
+    """Neither in workers that wait for more, nor in circles that only a pause for the garbage collector ends."""
+    paths = small(tmp_path / "s", 200)
+
+    def left() -> list[object]:
+        return [each for each in gc.get_objects() if type(each) in (Call, Transfer, Receipt, Ticket)]
+
+    async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        gc.collect()
+        gc.disable()
+        try:
+            before = len(left())
+            await asyncio.gather(*[sink.put("m", path) for path in paths])
+            await asyncio.gather(*[sink.submit("n", path) for path in paths])
+            await until(lambda: sink._run is not None and sink._run.log.counts.objects_uploaded == 400)
+            await until(lambda: len(left()) <= before)
+        finally:
+            gc.enable()
