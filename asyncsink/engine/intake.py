@@ -161,7 +161,7 @@ class Intake:
     async def feed(self, submit: Submit) -> None:
         """Submit what the calls bring, until `close`, and until nothing is left of those that came before.
 
-        Cancelled, it waits for the hops under way.
+        Cancelled, it leaves hops that are under way to themselves: what they find is queued no more.
         """
         self._submit = submit
         try:
@@ -209,7 +209,8 @@ class Intake:
         try:
             while self._arrived or self._routed:
                 try:
-                    await anyio.to_thread.run_sync(self._work_off, limiter=self._limiter)
+                    # What hangs in a file system must not keep a sink open that is being stopped.
+                    await anyio.to_thread.run_sync(self._work_off, abandon_on_cancel=True, limiter=self._limiter)
                 except Exception as error:  # noqa: BLE001 - there is no thread: each caller is told so
                     self._fail_all(error)
                 await self._hand_on()

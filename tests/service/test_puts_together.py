@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.engine.buffers import SMALL_BYTES
 from asyncsink.engine.intake import Call
 from asyncsink.engine.recorder import Ticket
-from asyncsink.errors import ConfigError, KeyCollision, SourceMissing
+from asyncsink.errors import ConfigError, ExportFailed, KeyCollision, SourceMissing
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Receipt, Skip, Transfer
 from asyncsink.report.manifest import read_manifest
@@ -239,28 +239,52 @@ async def test_a_file_that_takes_long_keeps_nobody_of_its_batch_back(
     assert sink.report.objects_uploaded == 20
 
 
-async def test_a_path_that_hangs_in_its_file_system_delays_nobody_else(
-    tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hung, *paths = small(tmp_path / "s", 20)
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[str], threading.Event]]:
+    """Paths that hang in their file system, until the event is set."""
+    paths: list[str] = []
     going_on = threading.Event()
 
     def examine_slowly(path: str, *given: Any, **named: Any) -> Any:
-        if path == str(hung):
+        if path in paths:
             assert going_on.wait(60)
         return examine(path, *given, **named)
 
     monkeypatch.setattr("asyncsink.sources.outputs.examine", examine_slowly)
+    yield paths, going_on
+    going_on.set()
+
+
+async def test_a_path_that_hangs_in_its_file_system_delays_nobody_else(
+    tmp_path: Path, bucket: str, options: dict[str, Any], hanging: tuple[list[str], threading.Event]
+) -> None:
+    hung, *paths = small(tmp_path / "s", 20)
+    hanging[0].append(str(hung))
     async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        puts = [asyncio.create_task(sink.put("m", path)) for path in [*paths[:10], hung, *paths[10:]]]
+        late = puts.pop(10)
         try:
-            first = [asyncio.create_task(sink.put("m", path)) for path in [*paths[:10], hung, *paths[10:]]]
-            others = [each for number, each in enumerate(first) if number != 10]
-            assert {type(outcome) for outcome in await asyncio.gather(*others)} == {Receipt}
+            assert {type(outcome) for outcome in await asyncio.gather(*puts)} == {Receipt}
             assert isinstance(await sink.put("n", paths[0]), Receipt)
-            assert not first[10].done()
+            assert not late.done()
         finally:
-            going_on.set()
-        assert isinstance(await first[10], Receipt)
+            hanging[1].set()
+        assert isinstance(await late, Receipt)
+
+
+async def test_a_path_that_hangs_does_not_keep_a_sink_open_that_is_stopped(
+    tmp_path: Path, bucket: str, options: dict[str, Any], hanging: tuple[list[str], threading.Event]
+) -> None:
+    hung, path = small(tmp_path / "s", 2)
+    hanging[0].append(str(hung))
+    async with asyncio.timeout(50):
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what is tested
+            async with asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+                late = asyncio.create_task(sink.put("m", hung))
+                await sink.put("m", path)
+                _ = 1 / 0
+        with pytest.raises(ExportFailed, match=r"closed before .*0000.* was published"):
+            await late
 
 
 # -- keys that no listing tells of -------------------------------------------------------------------------------------
