@@ -219,9 +219,7 @@ class Pipeline:
             passed_on = partial(self._passed_on, tickets=tickets) if tickets else self._passed_on
             await self._small_files.publish(entry.transfers, ended, passed_on)
         elif isinstance(entry, Skipped):
-            self.progress.objects_in_hand += len(entry.skips)
-            for skip in entry.skips:
-                self._skipped(skip)
+            self._final(entry.skips, None)
         elif not entry.dropped:
             entry.taken = True
             self.progress.objects_in_hand += 1

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from asyncsink.report.manifest import ManifestWriter
 
 BATCH = 256
-QUEUE_RECORDS = 1000
+QUEUE_OUTCOMES = 1000
 PASSED_BATCH = 1000
 """Receipts of batches that are written at once: one write for many costs little more than for one."""
 QUEUE_PASSED = 4000
@@ -108,6 +108,7 @@ class Recorder:
         self._journal = journal
         self._turns = turns
         self._records: list[Record] = []
+        self._outcomes = 0
         self._passed: list[Passed] = []
         self._passed_outcomes = 0
         self._finished = False
@@ -117,7 +118,7 @@ class Recorder:
         self._room = anyio.Event()
 
     def add(self, outcomes: Sequence[Outcome], transfer: Transfer | None = None, ticket: Ticket | None = None) -> None:
-        """Hand over what became of one transfer, which is as it was read (None where there was none).
+        """Hand over what became of one transfer, which is as it was read; or, without a transfer, any outcomes.
 
         Raises:
             anyio.BrokenResourceError: the recorder has failed: nothing can be recorded any more.
@@ -125,9 +126,10 @@ class Recorder:
         if self._broken:
             raise anyio.BrokenResourceError
         self._records.append((outcomes, transfer, ticket))
+        self._outcomes += len(outcomes)
         if len(self._records) == 1:
             self._some.set()
-        if ticket is not None or len(self._records) == BATCH:
+        if ticket is not None or self._outcomes >= BATCH:
             self._urgent.set()
 
     def pass_on(self, passed: Passed) -> None:
@@ -142,7 +144,7 @@ class Recorder:
 
     async def room(self) -> None:
         """Wait while the recorder is behind by a whole queue: the backpressure."""
-        while (len(self._records) >= QUEUE_RECORDS or self._passed_outcomes >= QUEUE_PASSED) and not self._broken:
+        while (self._outcomes >= QUEUE_OUTCOMES or self._passed_outcomes >= QUEUE_PASSED) and not self._broken:
             await self._room.wait()
 
     def finish(self) -> None:
@@ -171,11 +173,12 @@ class Recorder:
 
     def _taken(self) -> tuple[list[Record], list[Passed]]:
         taken, self._records = self._records[:BATCH], self._records[BATCH:]
+        self._outcomes -= sum([len(group) for group, _, _ in taken])
         passed, self._passed, self._passed_outcomes = self._passed, [], 0
         if not self._finished:
             if not self._records:
                 self._some = anyio.Event()
-            if len(self._records) < BATCH and all(ticket is None for _, _, ticket in self._records):
+            if self._outcomes < BATCH and all(ticket is None for _, _, ticket in self._records):
                 self._urgent = anyio.Event()
         self._room.set()
         self._room = anyio.Event()

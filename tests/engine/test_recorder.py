@@ -12,7 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from asyncsink.engine.events import Events
-from asyncsink.engine.recorder import BATCH, QUEUE_PASSED, QUEUE_RECORDS, Passed, Record, Recorder, Ticket
+from asyncsink.engine.recorder import BATCH, QUEUE_OUTCOMES, QUEUE_PASSED, Passed, Record, Recorder, Ticket
 from asyncsink.errors import JournalError
 from asyncsink.model import Event, Failure, Finished, Receipt
 from asyncsink.report.encoded import encoded
@@ -132,7 +132,7 @@ async def test_a_full_queue_holds_back_and_a_broken_recorder_tells() -> None:
             raise JournalError("no space")
 
     recorder = Recorder(Full(), None, Events())
-    for number in range(QUEUE_RECORDS):
+    for number in range(QUEUE_OUTCOMES):
         recorder.add([outcome(number)])
     with anyio.move_on_after(0.05) as waited:
         await recorder.room()

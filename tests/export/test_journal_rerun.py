@@ -317,7 +317,7 @@ async def test_a_journal_on_a_stalled_disk_does_not_hold_a_cancelled_run(
 
     monkeypatch.setattr(Rows, "write", stall)
     monkeypatch.setattr(Recorder, "room", noted)
-    monkeypatch.setattr("asyncsink.engine.recorder.QUEUE_RECORDS", 1)
+    monkeypatch.setattr("asyncsink.engine.recorder.QUEUE_OUTCOMES", 1)
     monkeypatch.setattr("asyncsink.engine.recorder.QUEUE_PASSED", 1)
     given = {**options, "journal": tmp_path / "j.sqlite"}
     settings = parse_options(f"s3://{bucket}/p", given)
