@@ -67,6 +67,8 @@ async def test_each_answer_is_its_own_keys(wire: Open) -> None:
         "silent": None,
         "no HTTP": b"nonsense\r\n\r\n",
         "closing": b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n",
+        "folded": b"HTTP/1.1 404 Not Found\r\nX-A: b\r\n c: d\r\n\r\n",
+        "two lines in one": b"HTTP/1.1 404 Not Found\r\na\nConnection: close\r\n\r\n",
         "sizeless": b'HTTP/1.1 200 OK\r\nETag: "e"\r\n\r\n',
     }
     harmed = {key.replace(" ", "-"): answer for key, answer in harmed.items()}
@@ -79,7 +81,7 @@ async def test_each_answer_is_its_own_keys(wire: Open) -> None:
     assert isinstance(found["closing"], ObjectMissing)
     assert {key for key, result in found.items() if result is ABSENT} == {*keys[len(harmed) :]}
     assert isinstance(found["throttled"], Throttled)
-    assert [found[key] for key in ("dropped", "silent", "no-HTTP")] == [None] * 3
+    assert [found[key] for key in ("dropped", "silent", "no-HTTP", "folded", "two-lines-in-one")] == [None] * 5
     assert not isinstance(found["sizeless"], (ObjectHead, ObjectMissing))
 
 

@@ -271,6 +271,46 @@ UNPROVEN: dict[str, tuple[Act, type[BaseException] | None]] = {
         None,
     ),
 }
+NO_ANSWERS: dict[str, str] = {
+    "a folded line": "X-A: b\r\n c: d",
+    "a space before the colon": "x-amz-checksum-type : COMPOSITE",
+    "a bare line feed in a name": "a\nTransfer-Encoding: chunked",
+    "a bare line feed in a value": "x-amz-server-side-encryption: AES256\nX-A: b",
+    "a bare carriage return": "a\rb: c",
+    "a control character": "X-A: b\x01",
+    "no name": ": c",
+}
+"""Lines that no HTTP answer has: who reads them in one way and who reads them in another see two answers."""
+
+
+@pytest.mark.parametrize("how", NO_ANSWERS)
+async def test_an_answer_that_is_no_http_proves_nothing(wire: Open, how: str) -> None:
+    def answer(key: str, head: bytes, body: bytes) -> bytes:
+        return canned(200, b"", 'ETag: "e"', *repeated(head), NO_ANSWERS[how])
+
+    async with Store(k=answer) as peer, wire(peer.endpoint_url) as transport:
+        given_back((await send(transport, {"k": b"x"})).values(), ConnectionLost)
+
+
+async def test_values_behind_many_spaces_are_read_in_one_way_only(wire: Open) -> None:
+    """Trying each number of spaces for each line would take years, and hold all threads of the process."""
+    lines = [f"X-{number}:{' ' * 60}v" for number in range(12)]
+
+    def answer(key: str, head: bytes, body: bytes) -> bytes:
+        return canned(200, b"", *repeated(head), *lines, 'ETag: "!"')
+
+    async with Store(k=answer) as peer, wire(peer.endpoint_url) as transport:
+        assert (await send(transport, {"k": b"x"}))["k"].etag == "!"
+
+
+async def test_a_control_character_in_an_answer_that_is_laid_out_as_those_before_is_refused(wire: Open) -> None:
+    def dated(date: str) -> Act:
+        return lambda key, head, body: canned(200, b"", f"Date: {date}", *repeated(head))
+
+    async with Store(a=dated("x"), b=dated("x\0")) as peer, wire(peer.endpoint_url, pacer=Pacer(1)) as transport:
+        results = await send(transport, {"a": b"a", "b": b"b"})
+    assert isinstance(results["a"], FileStored)
+    given_back([results["b"]], ConnectionLost)
 
 
 @pytest.mark.parametrize("how", PROVEN)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from asyncsink.s3.head_objects import ABSENT, HeadObjects, HeadsDone
 from asyncsink.s3.http.exchange import Exchange
 from asyncsink.s3.http.exchanges import InMemory, Place, Refused
+from asyncsink.s3.http.reading import FRAMING, LINE, TEXT
 from asyncsink.s3.http.requests import RequestWriter
 from asyncsink.s3.operations import HeadObject, ObjectHead
 
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
     from asyncsink.s3.http.exchange import Outbox
     from asyncsink.s3.http.lane import Lane
 
-_MORE: Final = re.compile(rb"\r\n(?i:connection|transfer-encoding|x-amz-bucket-region|retry-after):")
-"""Headers of a 404 that say more than that nothing is there, or that the connection ends."""
+_SAYING_MORE: Final = b"|".join([*sorted(FRAMING), b"retry-after", b"x-amz-bucket-region"])
+_NOTHING_THERE: Final = (
+    rb"(?i)HTTP/1\.1 404 " + TEXT + rb"(?:\r\n(?!(?:" + _SAYING_MORE + rb"):)" + LINE + rb")*\r\n\r\n"
+)
+"""A 404 that says no more than that nothing is there."""
 
 
 class Heads:
@@ -75,8 +79,7 @@ class OneHead(InMemory):
 
     def quick(self, data: memoryview) -> bool:
         """Whether this is a plain 404, and the connection serves again."""
-        raw = bytes(data)
-        if not raw.startswith(b"HTTP/1.1 404 ") or raw.find(b"\r\n\r\n") != len(raw) - 4 or _MORE.search(raw):
+        if re.fullmatch(_NOTHING_THERE, data) is None:
             return False
         self._result = ABSENT
         return True

@@ -21,6 +21,13 @@ and written, and large enough that threads which write to one file seldom wait f
 INTERIM_ANSWERS_MAX: Final = 16
 """1xx answers before the final one."""
 
+TEXT: Final = rb"[\t\x20-\x7e\x80-\xff]*"
+LINE: Final = rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(" + TEXT + rb")"
+"""A reason or a header's value, and a header line (RFC 9112, 5), for whoever reads usual answers without a parser: what
+the parser refuses (a folded line, a bare line feed) is none."""
+FRAMING: Final = frozenset({b"connection", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+"""Headers that may leave a connection in another state than open, with the answer at its end."""
+
 Take = Callable[[int, memoryview], None]
 """Is given each piece of a body in order, with its position; the bytes are its own until it returns."""
 
