@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import field
 from itertools import islice
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -126,7 +126,7 @@ class Intake:
         self._closing, self._idle = anyio.Event(), anyio.Event()
         self._submit: Submit
         self._hops: asyncio.TaskGroup | None = None
-        self._active = 0
+        self._active: set[asyncio.Task[None]] = set()
         self._sending = False
         self._watching: asyncio.TimerHandle | None = None
         # Appended to and taken from in threads too.
@@ -136,7 +136,7 @@ class Intake:
         self._entries: deque[Work | Batch] = deque()
 
     def __repr__(self) -> str:
-        return f"<Intake of {len(self._calls)} calls, {self._active} hops>"
+        return f"<Intake of {len(self._calls)} calls, {len(self._active)} hops>"
 
     def enter(self, call: Call) -> None:
         """Take a call over. `call.ticket` is done when it has ended."""
@@ -161,7 +161,8 @@ class Intake:
     async def feed(self, submit: Submit) -> None:
         """Submit what the calls bring, until `close`, and until nothing is left of those that came before.
 
-        Cancelled, it leaves hops that are under way to themselves: what they find is queued no more.
+        Cancelled, and where those whom hops are under way for have given up, it leaves the hops to themselves: what
+        they find is queued no more.
         """
         self._submit = submit
         try:
@@ -170,6 +171,8 @@ class Intake:
                 await self._closing.wait()
                 if self._calls:
                     await self._idle.wait()
+                for hop in self._active:
+                    hop.cancel()
         finally:
             self._hops = None
             if self._watching is not None:
@@ -188,8 +191,7 @@ class Intake:
     def _start(self) -> None:
         if self._hops is None:
             return
-        self._active += 1
-        self._hops.create_task(self._hop())
+        self._active.add(self._hops.create_task(self._hop()))
         self._watch_later()
 
     def _watch_later(self) -> None:
@@ -197,11 +199,11 @@ class Intake:
             self._watching = self._loop.call_later(HANGING_SECONDS, self._watch)
 
     def _watch(self) -> None:
-        """Begin another hop where those under way hang; a full queue is nothing to hurry for."""
+        """Begin another hop where those under way hang, and a thread is free; a full queue is nothing to hurry for."""
         self._watching = None
         if not self._active or self._hops is None:
             return
-        if (self._arrived or self._routed) and not self._sending:
+        if (self._arrived or self._routed) and not self._sending and self._limiter.available_tokens > 0:
             self._start()
         self._watch_later()
 
@@ -215,7 +217,8 @@ class Intake:
                     self._fail_all(error)
                 await self._hand_on()
         finally:
-            self._active -= 1
+            # At once: what comes from now on begins another one.
+            self._active.remove(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _fail_all(self, error: Exception) -> None:
         for call in _taken(self._arrived):
@@ -355,7 +358,8 @@ class Intake:
         return True
 
     def _claim(self, items: Sequence[_Item]) -> None:
-        """Refuse the keys that another source has. Of one call, nothing goes on behind what is refused."""
+        """Refuse the keys that another source has. Of one call, nothing goes on behind what is refused, and nothing has
+        a key that nobody waits for any more."""
         if self._ledger is None:
             return
         try:
@@ -364,7 +368,7 @@ class Intake:
                     call = item.call
                     assert call is not None
                     assert isinstance(item.found, Transfer)
-                    if call._refused:
+                    if call._refused or call._withdrawn:
                         item.dropped = True
                     elif first := claim(item.key, item.found.source.path, 0):
                         item.refused = collision_error(item.key, first, item.found.source.path)

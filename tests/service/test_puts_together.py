@@ -287,6 +287,58 @@ async def test_a_path_that_hangs_does_not_keep_a_sink_open_that_is_stopped(
             await late
 
 
+async def test_more_paths_that_hang_than_there_are_threads_begin_nothing_more(
+    tmp_path: Path,
+    bucket: str,
+    options: dict[str, Any],
+    hanging: tuple[list[str], threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asyncsink.engine.intake.HANGING_SECONDS", 0.001)
+    hung = small(tmp_path / "s", 100)
+    hanging[0].extend(map(str, hung))
+    async with asyncio.timeout(50), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        assert sink._run is not None
+        puts: list[asyncio.Task[Any]] = []
+        while sink._run.threads.available_tokens > 0:
+            puts.append(asyncio.create_task(sink.put("m", hung[len(puts)])))
+            await asyncio.sleep(0.01)
+        puts += [asyncio.create_task(sink.put("m", path)) for path in hung[len(puts) :]]
+        await asyncio.sleep(0.05)
+        before = len(asyncio.all_tasks())
+        await asyncio.sleep(0.2)
+        assert len(asyncio.all_tasks()) == before
+        hanging[1].set()
+        assert {type(outcome) for outcome in await asyncio.gather(*puts)} == {Receipt}
+
+
+async def test_a_caller_who_gives_up_on_a_path_that_hangs_leaves_nothing_behind(
+    tmp_path: Path, bucket: str, options: dict[str, Any], hanging: tuple[list[str], threading.Event]
+) -> None:
+    """Its key is free, and the sink is left as if it had never come."""
+    (hung, late), (twin, _) = small(tmp_path / "s", 2), small(tmp_path / "t", 2)
+    hanging[0].append(str(hung))
+    async with asyncio.timeout(50), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        assert sink._run is not None
+        put = asyncio.create_task(sink.put("m", hung))
+        await asyncio.sleep(0)
+        await until(lambda: sink._run is not None and sink._run.threads.borrowed_tokens == 1)
+        put.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await put
+        hanging[1].set()
+        await until(lambda: sink._run is not None and sink._run.threads.borrowed_tokens == 0)
+        assert isinstance(await sink.put("m", twin), Receipt)
+        hanging[1].clear()
+        hanging[0].append(str(late))
+        put = asyncio.create_task(sink.put("n", late))
+        await asyncio.sleep(0)
+        await until(lambda: sink._run is not None and sink._run.threads.borrowed_tokens == 1)
+        put.cancel()
+    assert not hanging[1].is_set()
+    assert sink.report.objects_uploaded == 1
+
+
 # -- keys that no listing tells of -------------------------------------------------------------------------------------
 
 
