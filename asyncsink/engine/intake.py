@@ -165,18 +165,20 @@ class Intake:
         they find is queued no more.
         """
         self._submit = submit
-        try:
-            async with asyncio.TaskGroup() as self._hops:  # anyio's takes no task from a timer
+        async with asyncio.TaskGroup() as hops:  # anyio's takes no task from a timer
+            self._hops = hops
+            try:
                 self._go()
                 await self._closing.wait()
                 if self._calls:
                     await self._idle.wait()
+            finally:
+                # Before the group ends its tasks: it takes no further one then.
+                self._hops = None
+                if self._watching is not None:
+                    self._watching.cancel()
                 for hop in self._active:
                     hop.cancel()
-        finally:
-            self._hops = None
-            if self._watching is not None:
-                self._watching.cancel()
 
     def close(self) -> None:
         """No further call comes. Of those that came, what was found is queued; no directory is walked any further."""

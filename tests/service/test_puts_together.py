@@ -17,10 +17,10 @@ from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.engine.buffers import SMALL_BYTES
 from asyncsink.engine.intake import Call
 from asyncsink.engine.recorder import Ticket
-from asyncsink.errors import ConfigError, ExportFailed, KeyCollision, SourceMissing
+from asyncsink.errors import ConfigError, ExportFailed, JournalError, KeyCollision, SourceMissing
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Receipt, Skip, Transfer
-from asyncsink.report.manifest import read_manifest
+from asyncsink.report.manifest import ManifestWriter, read_manifest
 from asyncsink.sources.problems import examine
 from asyncsink.testing.holding_proxy import HoldingProxy
 from tests.support.quirky_s3 import DROP, Answer, Request, StoredObject, error, quirky_s3
@@ -337,6 +337,30 @@ async def test_a_caller_who_gives_up_on_a_path_that_hangs_leaves_nothing_behind(
         put.cancel()
     assert not hanging[1].is_set()
     assert sink.report.objects_uploaded == 1
+
+
+async def test_callers_that_come_while_a_sink_breaks_down_are_told_why(
+    tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every turn of the event loop comes one, also in those in which the sink ends what is under way."""
+    paths = small(tmp_path / "s", 50)
+    puts: list[asyncio.Task[Any]] = []
+
+    async def full(self: ManifestWriter, lines: Any) -> None:
+        raise JournalError("no space left")
+
+    async def keep_coming(sink: asyncsink.AsyncSink) -> None:
+        while sink._fault is None:
+            puts.append(asyncio.create_task(sink.put("m", paths[len(puts) % len(paths)])))
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(ManifestWriter, "write", full)
+    async with asyncio.timeout(50):
+        with pytest.raises(JournalError, match="no space left"):
+            async with asyncsink.AsyncSink(f"s3://{bucket}", manifest=tmp_path / "manifest", **options) as sink:
+                await keep_coming(sink)
+        told = await asyncio.gather(*puts, return_exceptions=True)
+    assert {type(each) for each in told} == {ExportFailed}
 
 
 # -- keys that no listing tells of -------------------------------------------------------------------------------------
