@@ -21,7 +21,9 @@ else:
 
     # One for all classes: to complete a class is to complete its bases, and lanes make values in threads of their own.
     _COMPLETING = threading.RLock()
-    _COMPLETED = ("__init__", "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__signature__")
+    _COMPLETED = (
+        "__init__", "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__replace__", "__signature__",
+    )  # fmt: skip
 
     def dataclass(*, slots: bool, frozen: bool = False, eq: bool = True, **given: bool) -> Any:
         """As `dataclasses.dataclass(slots=True)`, with values that are equal and hashed by their fields as where it is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import pickle
 import subprocess
@@ -103,6 +104,20 @@ def test_values_are_copied_pickled_and_replaced() -> None:
     assert replace(Point(1), y=5) == Point(1, 5)
     assert asdict(Point(1)) == {"x": 1, "y": 2}
     assert copy.copy(Point(1)) == pickle.loads(pickle.dumps(Point(1))) == Point(1)  # noqa: S301 - our own
+
+
+def test_a_class_has_all_that_dataclasses_would_give_it() -> None:
+    """What a later Python adds is no exception: `__replace__` of 3.13, which `copy.replace` asks for."""
+
+    class Plain:
+        """The same fields."""
+
+        x: int
+        y: int = 2
+
+    usual = dataclasses.dataclass(slots=True)(Plain)
+    Point(1)
+    assert set(vars(usual)) <= set(vars(Point)) | {"__weakref__", "__dict__"}
 
 
 def test_threads_may_be_the_first_at_the_same_time() -> None:
