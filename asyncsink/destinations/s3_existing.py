@@ -31,6 +31,8 @@ OBJECTS_PER_EXTRA_PAGE = 50
 dozen HEADs, and spares up to 1,000."""
 LISTING_SECONDS_MAX = 60.0
 """So long a run that may last for months believes the listing from its beginning; from then on, it asks by HEAD."""
+OTHERS_MAX = 10_000
+"""Keys that are kept with another one that is alike: many more than are written at once, which is when they count."""
 PROBE_UPLOAD_ID = "asyncsink-write-probe"
 
 
@@ -214,9 +216,11 @@ class ExistingObjects:
 
     async def _as_known(self, inventory: Inventory, keys: Sequence[str]) -> list[Existing | Unknown | None]:
         if inventory.in_memory:
-            listed, written = self._get_many(inventory, keys)
+            listed, written, others = self._get_many(inventory, keys)
         else:
-            listed, written = await anyio.to_thread.run_sync(self._get_many, inventory, keys, limiter=self._threads)
+            get = partial(self._get_many, inventory, keys)
+            listed, written, others = await anyio.to_thread.run_sync(get, limiter=self._threads)
+        self._remember(others)
         complete, inside = inventory.complete, inventory.prefix
         return [
             Unknown.UNKNOWN if key in written else self._as_listed(listed.get(key), complete and key.startswith(inside))
@@ -301,16 +305,15 @@ class ExistingObjects:
             return None
         return first.size_bytes if first.size_bytes < size_bytes else None
 
-    def _get_many(self, inventory: Inventory, keys: Sequence[str]) -> tuple[dict[str, ListedObject], frozenset[str]]:
-        """The listed ones, and those that this run has written since, where asking is best done in a thread; remembers
-        which of the others are alike."""
+    def _get_many(
+        self, inventory: Inventory, keys: Sequence[str]
+    ) -> tuple[dict[str, ListedObject], frozenset[str], dict[str, str]]:
+        """The listed ones; those that this run has written since; and, where asking is best done in a thread, which of
+        the others are alike."""
         written = inventory.forgotten(keys) if self._keys_return else frozenset[str]()
         listed = inventory.get_many(keys)
-        if not inventory.in_memory:
-            for key in keys:
-                if key not in listed and (other := inventory.alike(key)) is not None:
-                    self._others[key] = other
-        return listed, written
+        others = {} if inventory.in_memory else _alike(inventory, [key for key in keys if key not in listed])
+        return listed, written, others
 
     def other_spelling(self, key: str) -> str | None:
         """Another key that some server takes for this one: it was listed, or written by this run. Known for a key that
@@ -323,13 +326,24 @@ class ExistingObjects:
 
     async def forget(self, *transfers: Transfer) -> None:
         """The objects under the transfers' keys are about to be written: what is known of them is out of date."""
-        inventory = self._listing
-        if self._keys_return and inventory is not None:
-            keys = [transfer.key for transfer in transfers]
-            if inventory.forgets_in_memory(len(keys)):
-                self._others.update(inventory.forget(keys))
-            else:
-                self._others.update(await anyio.to_thread.run_sync(inventory.forget, keys, limiter=self._threads))
+        inventory = self._inventory
+        if not self._keys_return or inventory is None:
+            return
+        keys = [transfer.key for transfer in transfers]
+        # A listing that is too old to tell what is there still tells how it was spelled.
+        unseen = not inventory.in_memory and (self._listing is None or not self._look_first)
+        if not unseen and inventory.forgets_in_memory(len(keys)):
+            self._remember(inventory.forget(keys))
+        else:
+            forget = partial(_forget, inventory, keys, unseen=unseen)
+            self._remember(await anyio.to_thread.run_sync(forget, limiter=self._threads))
+
+    def _remember(self, others: dict[str, str]) -> None:
+        for key, other in others.items():
+            self._others.pop(key, None)  # the latest are the last
+            self._others[key] = other
+            if len(self._others) > OTHERS_MAX:
+                del self._others[next(iter(self._others))]
 
     def close(self) -> None:
         """Forget everything."""
@@ -341,3 +355,13 @@ class ExistingObjects:
 def _in_parts(head: ObjectHead) -> bool:
     """Whether an object of several parts can be compared only with the size of the first."""
     return "-" in head.etag and not (head.checksums and not head.composite)
+
+
+def _forget(inventory: Inventory, keys: Sequence[str], *, unseen: bool) -> dict[str, str]:
+    """As `Inventory.forget`; where nobody has looked for the keys (`unseen`), also other keys that were listed."""
+    return (_alike(inventory, keys) if unseen else {}) | inventory.forget(keys)
+
+
+def _alike(inventory: Inventory, keys: Sequence[str]) -> dict[str, str]:
+    """For some of the keys, another listed one. Blocks where the inventory is on disk."""
+    return {key: other for key in keys if (other := inventory.alike(key)) is not None}

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.destinations import inventory
+from asyncsink.destinations import inventory, s3_existing
 from asyncsink.engine import ledger
 from asyncsink.routing.spelling import alike
 from tests.support.combinations import crossed
-from tests.support.quirky_s3 import QuirkyS3, Request
+from tests.support.quirky_s3 import QuirkyS3, Request, StoredObject
 
 pytestmark = pytest.mark.anyio
 LANES = ("wire", "aioboto3")
@@ -148,17 +148,36 @@ async def test_a_server_that_keeps_keys_apart_gets_both(
         s3.close()
 
 
-@pytest.mark.parametrize("overwrite", ["checksum", "always"])
-async def test_a_sink_is_told_of_what_it_wrote_itself(tmp_path: Path, options: dict[str, Any], overwrite: Any) -> None:
-    options |= {"overwrite": overwrite}
-    one, two = write(tmp_path / "1", "Readme", b"1") / "Readme", write(tmp_path / "2", "README", b"2") / "README"
+@crossed(
+    "overwrite,age,in_memory",
+    ["checksum", "always"],
+    ["young", "old"],
+    [25_000, 1],
+    usual=lambda overwrite, age, in_memory: overwrite == "checksum" or (age, in_memory) == ("young", 25_000),
+)
+async def test_a_sink_is_told_of_what_it_wrote_itself_and_of_what_was_there(
+    tmp_path: Path,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    overwrite: Any,
+    age: str,
+    in_memory: int,
+) -> None:
+    """Also when the listing is too old to tell what is there, and where all that is known is on disk."""
+    monkeypatch.setattr(s3_existing, "LISTING_SECONDS_MAX", 60.0 if age == "young" else -1.0)
+    monkeypatch.setattr(inventory, "IN_MEMORY_MAX", in_memory)
+    names = ("a", "Readme", "b", "README", "there")
+    paths = [write(tmp_path / str(number), name, name.encode()) / name for number, name in enumerate(names)]
     s3 = FoldingS3(str.lower)
+    before = {"p/f/There": b"old", "p/f/other": b"old"}
+    s3.objects["tryout"].update({key: StoredObject(body) for key, body in before.items()})
     try:
-        async with asyncsink.AsyncSink("s3://tryout/p", endpoint_url=s3.url, **options) as sink:
-            await sink.submit("f", one)
-            await sink.submit("f", two)
-        assert ([each.error for each in sink.report.failures], len(sink.report.receipts)) == (["KeyCollision"], 1)
-        assert len(s3.bodies()) == 1
+        async with asyncsink.AsyncSink("s3://tryout/p", endpoint_url=s3.url, overwrite=overwrite, **options) as sink:
+            for path in paths:
+                await sink.submit("f", path)
+        refused = sorted((each.error, each.key) for each in sink.report.failures)
+        assert refused == [("KeyCollision", "p/f/README"), ("KeyCollision", "p/f/there")]
+        assert s3.bodies() == before | {f"p/f/{name}": name.encode() for name in ("a", "Readme", "b")}
     finally:
         s3.close()
 
