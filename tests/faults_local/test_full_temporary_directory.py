@@ -99,7 +99,7 @@ def fill_inventory(page: list[ListedObject]) -> None:
 def forget_much(page: list[ListedObject]) -> None:
     keys = Inventory("")
     for each in page:
-        keys.forget(each.key)
+        keys.forget([each.key])
 
 
 def fill_ledger(page: list[ListedObject]) -> None:
