@@ -24,7 +24,7 @@ import boto3
 import botocore
 import hypothesis
 import pytest
-from botocore import hooks
+from botocore import hooks, httpsession
 from botocore.config import Config
 from botocore.loaders import JSONFileLoader, Loader
 
@@ -51,7 +51,7 @@ _SECRETS = pytest.StashKey[set[str]]()
 _NIPYPE = pytest.StashKey["tempfile.TemporaryDirectory[str]"]()
 _FOREIGN = ("AWS_", "BOTO_", "ASYNCSINK_")
 BUCKETS_AT_ONCE = 16
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_OF_THE_NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -138,11 +138,11 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Neither the developer's credentials, nor a proxy, nor journals of real exports reach a test."""
+    """Neither credentials nor journals of the developer's, nor a proxy and its authorities, reach a test."""
     nowhere = tmp_path_factory.mktemp("aws")
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith(_FOREIGN) or name.upper() in _PROXIES:
+            if name.startswith(_FOREIGN) or name.upper() in _OF_THE_NETWORK:
                 patch.delenv(name)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("AWS_CONFIG_FILE", str(nowhere / "no-config"))
@@ -209,6 +209,18 @@ def _read_models_once() -> Iterator[None]:
         patch.setattr(JSONFileLoader, "load_file", load_file)
         patch.setattr(Loader, "list_available_services", list_available_services)
         patch.setattr(hooks, "accepts_kwargs", accepts_kwargs)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _trust_one_authority(_clean_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No server of a test has a public certificate; each client would read all authorities for a tenth of a second."""
+    end = "-----END CERTIFICATE-----\n"
+    bundle = tmp_path_factory.mktemp("authorities") / "one.pem"
+    bundle.write_text(Path(httpsession.where()).read_text().partition(end)[0] + end)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpsession, "where", lambda: str(bundle))
+        patch.setenv("SSL_CERT_FILE", str(bundle))
         yield
 
 

@@ -7,7 +7,7 @@ import importlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,10 +28,14 @@ def outside(*places: str) -> list[Path]:
     return [path for path in MODULES if not name_of(path).startswith(places)]
 
 
-def calls(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func)
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
+def calls(path: Path) -> set[str]:
+    return {ast.unparse(node.func) for node in nodes(path) if isinstance(node, ast.Call)}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -48,7 +52,7 @@ def test_room_files_hold_a_docstring_only(path: Path) -> None:
 @pytest.mark.parametrize("path", outside("cli/"), ids=name_of)
 def test_only_the_command_line_prints(path: Path) -> None:
     """Wall 10: the library never writes to stdout."""
-    used = set(calls(ast.parse(path.read_text())))
+    used = calls(path)
     assert not used & {"print", "sys.stdout.write", "sys.stderr.write", "pprint"}
 
 
@@ -75,7 +79,7 @@ def test_the_environment_is_read_in_two_places(path: Path) -> None:
 def test_nothing_is_unfinished_or_swallowed(path: Path) -> None:
     text = path.read_text()
     assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(path):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"bare except at line {node.lineno}"
             silent = all(isinstance(statement, ast.Pass) for statement in node.body)
@@ -86,7 +90,7 @@ def test_nothing_is_unfinished_or_swallowed(path: Path) -> None:
 @pytest.mark.parametrize("path", outside("testing/", "devserver/", "cli/"), ids=name_of)
 def test_no_blocking_sleep_and_no_stray_task(path: Path) -> None:
     """Wall 9: no task outside a task group. Two places need asyncio's own, and await what they make."""
-    used = set(calls(ast.parse(path.read_text())))
+    used = calls(path)
     assert not used & {"time.sleep", "asyncio.create_task", "loop.create_task"}
     if name_of(path) not in ("engine/loops.py",):
         assert "asyncio.ensure_future" not in used

@@ -50,7 +50,7 @@ def tree(tmp_path: Path) -> Path:
         "sub/b c+%.json": b"{}",
         "sub/deep/é✓.tsv": "näme\n".encode(),
         "empty": b"",
-        "sub/large.nii.gz": bytes(range(256)) * 4096 * 20 + b"!",
+        "sub/large.nii.gz": bytes(range(256)) * 4096 * 16 + b"!",
     }
     for name, content in files.items():
         path = root / name

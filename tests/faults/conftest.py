@@ -161,12 +161,16 @@ def export(
     stored: Callable[[], dict[str, bytes]],
     open_uploads: Callable[[], list[str]],
 ) -> Callable[..., Awaitable[Run]]:
-    """Publishes `tree` through a proxy with the rules that are given, and options that differ from the usual."""
+    """Publishes `tree`, or one file of it `alone`, through a proxy with the rules that are given, and options that
+    differ from the usual."""
 
-    async def run(*rules: Rule, **options: Any) -> Run:
+    async def run(*rules: Rule, alone: str = "", **options: Any) -> Run:
+        files = {name: data for name, data in content.items() if alone in ("", name)}
+        for name in content.keys() - files:
+            (tree / name).unlink()
         proxy = harm(*rules)
         settings: dict[str, Any] = {"transport": lane, "retry": IMPATIENT, "part_size_bytes": 5 * MIB, **options}
         report = await asyncsink.export_directory(tree, f"s3://{bucket}", endpoint_url=proxy.endpoint_url, **settings)
-        return Run(proxy, report, content, stored, open_uploads)
+        return Run(proxy, report, files, stored, open_uploads)
 
     return run

@@ -21,7 +21,7 @@ Stored = Callable[[str], dict[str, bytes]]
 PLUGINS = {"Linear": {}, "MultiProc": study.MULTIPROC}
 
 
-@pytest.mark.parametrize("plugin", PLUGINS)
+@pytest.mark.parametrize("plugin", [pytest.param("Linear", marks=pytest.mark.long), "MultiProc"])
 def test_a_study_to_s3_and_on_from_there(
     tmp_path: Path, server: DevServer, bucket: str, stored: Stored, plugin: str
 ) -> None:
