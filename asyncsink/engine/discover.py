@@ -61,6 +61,12 @@ class Discovery:
         """False where two files can never be given one key."""
         return not (self.source.injective and self.router.plain)
 
+    @property
+    def known_prefix(self) -> str:
+        """What every key begins with, as far as it is known before the walk."""
+        inside = self.router.folder if self.router.plain else ""
+        return f"{self.prefix}/{inside}" if self.prefix else inside
+
     def route(self, file: SourceFile) -> Transfer | SourceProblem:
         """The transfer of one file, or why it can have none."""
         if self._record_names and file.path.endswith(self._record_names) and self._is_record(file.path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -45,6 +45,7 @@ from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.wording import count
 from asyncsink.s3.availability import Watch
 from asyncsink.s3.credentials import bucket_settings
+from asyncsink.s3.operations import ListObjects
 from asyncsink.s3.retrying import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import S3Stack, open_stack
 from asyncsink.s3.traffic import Traffic
@@ -131,6 +132,15 @@ class _Opened:
 
 
 @dataclass(slots=True)
+class _Begun:
+    """What was opened before the outlook was known, or the error that prevented it."""
+
+    share: Share | None = None
+    stack: S3Stack | None = None
+    error: AsyncSinkError | None = None
+
+
+@dataclass(slots=True)
 class Opening:
     """What is needed to open a run, besides its outlook.
 
@@ -153,6 +163,23 @@ class Opening:
     found: Iterable[Transfer | SourceProblem] | None = None
     retries: int = 0
     halt: Halt | None = None
+    _begun: _Begun = field(default_factory=_Begun)
+
+    async def begin(self, exits: AsyncExitStack, listing: ListObjects) -> None:
+        """What needs no outlook, while others still find it out: credentials, a connection, and the page that is listed
+        first, if `listing` is that. `open` goes on with it, and raises what went wrong; `exits` are left after the run.
+        """
+        settings, begun = self.settings, self._begun
+        if isinstance(settings.target, LocalTarget) or settings.caller_bucket is not None:
+            return
+        try:
+            begun.share = await self._share(exits)
+            self.settings = replace(settings, limits=begun.share.limits)
+            begun.stack = await exits.enter_async_context(self._stack(settings.target))
+        except AsyncSinkError as error:
+            begun.error = error
+        else:
+            await begun.stack.place.send_ahead(listing)
 
     @asynccontextmanager
     async def open(self, outlook: Outlook) -> AsyncIterator[Run]:
@@ -162,7 +189,7 @@ class Opening:
             ConfigError, TransferError, JournalError: the run cannot start.
         """
         async with AsyncExitStack() as exits:
-            share = await self._share(exits)
+            share = self._begun.share or await self._share(exits)
             settings = self.settings = replace(self.settings, limits=share.limits)
             threads = self.threads or CapacityLimiter(settings.limits.reader_threads)
             threads.total_tokens = settings.limits.reader_threads
@@ -297,24 +324,11 @@ class Opening:
         if settings.caller_bucket is not None:
             # Rule 24: an override replaces the bucket, never a part of the key.
             target = replace(target, bucket=(await bucket_settings(settings.caller_bucket)).name)
-        s3 = await exits.enter_async_context(
-            open_stack(
-                target,
-                settings.retry,
-                settings.limits,
-                caller_bucket=settings.caller_bucket,
-                lane=settings.transport,
-                checksum=settings.policies.checksum,
-                customer_key=settings.objects.sse_customer_key is not None,
-                notice=self.events.notice,
-                traffic=self.progress.traffic,
-                watch=Watch(
-                    give_up_after_seconds=settings.policies.give_up_after_seconds,
-                    tell=self.events.tell,
-                    stop=self.halt.stop if self.halt is not None else None,
-                ),
-            )
-        )
+        if self._begun.error is not None:
+            raise self._begun.error
+        s3 = self._begun.stack
+        if s3 is None:
+            s3 = await exits.enter_async_context(self._stack(target))
         journal = await self._open_journal(exits, target, s3)
         if journal is not None and self.found is not None and settings.policies.overwrite == "journal":
             count = partial(journal.count_unknown, self.found, self.progress.objects_total or 0)
@@ -339,6 +353,25 @@ class Opening:
         if journal is not None:
             journal.contradicts = destination.contradicts
         return _Opened(destination, target, s3, journal)
+
+    def _stack(self, target: S3Target) -> AbstractAsyncContextManager[S3Stack]:
+        settings = self.settings
+        return open_stack(
+            target,
+            settings.retry,
+            settings.limits,
+            caller_bucket=settings.caller_bucket,
+            lane=settings.transport,
+            checksum=settings.policies.checksum,
+            customer_key=settings.objects.sse_customer_key is not None,
+            notice=self.events.notice,
+            traffic=self.progress.traffic,
+            watch=Watch(
+                give_up_after_seconds=settings.policies.give_up_after_seconds,
+                tell=self.events.tell,
+                stop=self.halt.stop if self.halt is not None else None,
+            ),
+        )
 
     async def _open_journal(self, exits: AsyncExitStack, target: S3Target, s3: S3Stack) -> RunJournal | None:
         settings = self.settings

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 
+import anyio
 import anyio.to_thread
 from anyio import CapacityLimiter
 
@@ -31,6 +33,7 @@ from asyncsink.engine.survey import Survey, take_survey
 from asyncsink.model import Event, Started
 from asyncsink.os_errors import words_shortages
 from asyncsink.report.report import Report
+from asyncsink.s3.operations import ListObjects
 from asyncsink.sources.base import Source
 
 
@@ -61,52 +64,60 @@ async def run_source(
     threads = CapacityLimiter(settings.limits.reader_threads)
     settings = await with_places_outside(settings, source, events.notice, dry_run=dry_run, limiter=threads)
     discovery = discovery_of(settings, settings.target, source)
-    survey = await _survey(discovery, settings, threads=threads, progress=progress)
+    opening = Opening(
+        settings,
+        progress,
+        events,
+        dry_run,
+        threads=threads,
+        started=started,
+        retries=settings.policies.retries if source.replayable and not dry_run else 0,
+        halt=Halt(),
+    )
+    survey = Survey()
     try:
-        if source.replayable:
-            progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
-            for notice in survey.notices(settings):
-                events.notice(notice)
-        outlook = survey.outlook if survey.sample_key else open_end(settings.target)
-        opening = Opening(
-            settings,
-            progress,
-            events,
-            dry_run,
-            threads=threads,
-            started=started,
-            # What is on disk is not read once more to learn how much of the listing is worth reading.
-            found=survey.kept if source.replayable and survey.kept.in_memory else None,
-            retries=settings.policies.retries if source.replayable and not dry_run else 0,
-            halt=Halt(),
-        )
-        async with opening.open(outlook) as run:
-            discovery = discovery_of(settings, run.target, source)
-            await run.begin()
-            if settings.remove_dest_dir and not dry_run:
-                local = settings.local_copy.directory if settings.local_copy is not None else ""
-                roots = (run.target.url if isinstance(run.target, LocalTarget) else "", local)
-                await anyio.to_thread.run_sync(clear_destinations, discovery, roots, limiter=threads)
-            progress.started = True
-            await events.emit(Started(progress.objects_total, progress.bytes_total, run.destination.lane))
-            as_surveyed = source.replayable and survey.kept.whole and run.target.url == settings.target.url
-            feed = partial(
-                feed_discovery,
-                shard_of_walk(discovery, settings.shard),
-                kept=survey.kept if as_surveyed else None,
-                surveyed=source.replayable,
-                ledger=survey.ledger,
-                objects_total=progress.objects_total,
-                batch_size=run.batch_size,
-                hops=run.hops,
-                limiter=threads,
-                turns=run.turns,
-                journal=run.journal,
-            )
-            await run.pipeline.run(feed)
-            if not run.pipeline.halt.reason:
-                await run.end()
-            return report_of(run, discovery, dry_run)
+        async with AsyncExitStack() as exits:
+            async with anyio.create_task_group() as beside:
+                if source.replayable:
+                    # A server that is far away takes as long to answer first as thousands of files to be found. Of a
+                    # directory, what has to be listed is known by now; of other sources, that there is a server.
+                    listing = ListObjects(prefix=discovery.known_prefix, max_keys=1000 if source.injective else 1)
+                    beside.start_soon(opening.begin, exits, listing)
+                survey = await _survey(discovery, settings, threads=threads, progress=progress)
+            if source.replayable:
+                progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
+                for notice in survey.notices(settings):
+                    events.notice(notice)
+                # What is on disk is not read once more to learn how much of the listing is worth reading.
+                opening.found = survey.kept if survey.kept.in_memory else None
+            outlook = survey.outlook if survey.sample_key else open_end(settings.target)
+            async with opening.open(outlook) as run:
+                discovery = discovery_of(settings, run.target, source)
+                await run.begin()
+                if settings.remove_dest_dir and not dry_run:
+                    local = settings.local_copy.directory if settings.local_copy is not None else ""
+                    roots = (run.target.url if isinstance(run.target, LocalTarget) else "", local)
+                    await anyio.to_thread.run_sync(clear_destinations, discovery, roots, limiter=threads)
+                progress.started = True
+                await events.emit(Started(progress.objects_total, progress.bytes_total, run.destination.lane))
+                as_surveyed = source.replayable and survey.kept.whole and run.target.url == settings.target.url
+                feed = partial(
+                    feed_discovery,
+                    shard_of_walk(discovery, settings.shard),
+                    kept=survey.kept if as_surveyed else None,
+                    surveyed=source.replayable,
+                    ledger=survey.ledger,
+                    objects_total=progress.objects_total,
+                    batch_size=run.batch_size,
+                    hops=run.hops,
+                    limiter=threads,
+                    turns=run.turns,
+                    journal=run.journal,
+                )
+                await run.pipeline.run(feed)
+                if not run.pipeline.halt.reason:
+                    await run.end()
+                return report_of(run, discovery, dry_run)
     except BaseExceptionGroup as group:
         raise surface(group) from None
     finally:

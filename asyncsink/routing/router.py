@@ -29,6 +29,7 @@ class Router:
     Attributes:
         plain: True where a directory export's keys are container + relative path, untouched by substitutions, so that
             two files of one directory can never share a key.
+        folder: the container and a "/", or "".
 
     Raises:
         ConfigError: substitutions or directories of `options` are malformed.
@@ -44,7 +45,7 @@ class Router:
         self._bytes_max = min(end.bytes_max for end in self._ends)
         container = self._ends[0].container
         self.plain: bool = not self._substitutions and all(end.container == container for end in self._ends)
-        self._prefix = f"{container}/" if container else ""
+        self.folder = f"{container}/" if container else ""
         # The files of one directory source come in a row and share what is computed for it.
         self._latest: tuple[str, str, tuple[str, ...]] = ("", "", ())
 
@@ -64,7 +65,7 @@ class Router:
                 return self._checked(source, self._datasink_names(source))
             if not self.plain:
                 return self._checked(source, self._export_names(source))
-            key = self._prefix + (source.relative or _basename(source))
+            key = self.folder + (source.relative or _basename(source))
         _check(key, self._bytes_max, source.path)
         return Route(key, key)
 

@@ -9,22 +9,47 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from asyncsink.config import LaneChoice, S3Target
-from asyncsink.errors import WrongRegion
+from asyncsink.errors import AccessDenied, AsyncSinkError, WrongRegion
 from asyncsink.s3.addresses import is_arn
 from asyncsink.s3.environment import named_endpoint
 from asyncsink.s3.lanes import Lanes
-from asyncsink.s3.operations import Operation, PutObject, Response
+from asyncsink.s3.operations import ListObjects, ObjectPage, Operation, PutObject, Response
+from asyncsink.value import dataclass
 
 R = TypeVar("R", bound=Response)
 _REGION: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _AMAZON_REGION: Final = re.compile(r"[a-z]{2}[a-z-]*-[a-z]+-[0-9]{1,2}")
 _REGIONAL: Final = r"(?i)(https?://s3\.)[a-z0-9-]+(\.amazonaws\.com(?:\.cn)?)"
+AHEAD_SECONDS_MAX: Final = 60.0
+"""So old an answer may be that was asked for ahead of its time."""
 _PARTITIONS: Final = ("cn-", "us-gov-", "us-isob-", "us-isof-", "us-iso-", "eu-isoe-", "eusc-")
+
+
+@dataclass(slots=True, frozen=True)
+class _Ahead:
+    """An operation that was sent before somebody asked for it, by the clock `time.monotonic`, and how it ended."""
+
+    operation: ListObjects
+    sent_at: float
+    ended: ObjectPage | AsyncSinkError
+
+    def tells_of(self, operation: Operation[Any]) -> bool:
+        """Whether `operation` ends so too: it is the same, and not much later; or the failure was of no prefix."""
+        if isinstance(self.ended, AsyncSinkError) and not isinstance(self.ended, AccessDenied):
+            return isinstance(operation, ListObjects)
+        return operation == self.operation and self.sent_at + AHEAD_SECONDS_MAX > time.monotonic()
+
+    async def end(self) -> Any:
+        """End so once more."""
+        if isinstance(self.ended, AsyncSinkError):
+            raise self.ended
+        return self.ended
 
 
 class FollowingLanes:
@@ -51,6 +76,7 @@ class FollowingLanes:
         self._notice = notice
         self._moving = asyncio.Lock()
         self._left: Lanes | None = None
+        self._ahead: _Ahead | None = None
         self._bound: int | None = None
 
     def __repr__(self) -> str:
@@ -61,7 +87,20 @@ class FollowingLanes:
         """Send `operation` through the lanes in use; an attempt that was made already ends as it did."""
         if isinstance(operation, PutObject) and operation.first is not None:
             operation.first.end()
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.tells_of(operation):
+            return ahead.end()
         return self.lanes.transport.send(operation)
+
+    async def send_ahead(self, operation: ListObjects) -> None:
+        """Send some time before it what the first operation will be, as far as that is known: it ends as this one did,
+        whether it was answered or failed. Another one finds a connection that is open."""
+        sent_at = time.monotonic()
+        try:
+            ended: ObjectPage | AsyncSinkError = await self.lanes.transport.send(operation)
+        except AsyncSinkError as error:
+            ended = error
+        self._ahead = _Ahead(operation, sent_at, ended)
 
     def bound(self, requests: int) -> None:
         """As `Lanes.bound`, for the lanes in use and those that may follow."""
