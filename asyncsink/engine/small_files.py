@@ -114,8 +114,10 @@ class SmallFiles:
                 ordinary, left = await self._publish_new(new, done, pass_on) if new else ([], ())
                 if known:
                     ordinary += await self._publish_known(known, done)
-                for transfer in ordinary:
-                    ways.start_soon(self._publish_ordinary, transfer, done)
+                # What these are refused for, the rest of the batch would be refused for too: it waits for them.
+                async with create_task_group() as tries:
+                    for transfer in ordinary:
+                        tries.start_soon(self._publish_ordinary, transfer, done)
 
     async def _publish_ordinary(self, transfer: Transfer, done: Done) -> None:
         outcomes, read = await self._publisher.publish(transfer)
