@@ -13,7 +13,7 @@ import pytest
 
 import asyncsink
 from asyncsink.config import MIB, RetryPolicy
-from asyncsink.model import LimitChanged
+from asyncsink.model import Finished, LimitChanged
 from asyncsink.testing.admitting_proxy import Asked, Identity, refusal
 from tests.support.combinations import crossed
 
@@ -22,6 +22,8 @@ HURRIED = RetryPolicy(attempts=2, backoff_seconds_base=0.05, backoff_seconds_max
 LATENCY_SECONDS = 0.03
 """Of each request, so that more of them at a time get more done."""
 LOW = 2
+ROUNDS_AHEAD = 20
+"""Of a folder's files: more than are ever in flight, and few to publish when everything has been seen."""
 
 
 class Storm:
@@ -100,10 +102,15 @@ async def test_the_concurrency_is_halved_and_comes_back(
     storm = Storm(plain_keys, rate=20, refusals=1_000_000, retry_after=retry_after)
     files = sorted((tree / "sub-00").iterdir())
     changes: list[LimitChanged] = []
-    back = asyncio.Event()
+    back, rounds_ahead, finished = asyncio.Event(), asyncio.Semaphore(ROUNDS_AHEAD), 0
 
     async def watch(sink: asyncsink.AsyncSink) -> None:
+        nonlocal finished
         async for event in sink.events():
+            if isinstance(event, Finished):
+                finished += 1
+                if finished % len(files) == 0:
+                    rounds_ahead.release()
             if not isinstance(event, LimitChanged):
                 continue
             changes.append(event)
@@ -122,6 +129,7 @@ async def test_the_concurrency_is_halved_and_comes_back(
             group.start_soon(watch, sink)
             number = 0
             while not back.is_set():
+                await rounds_ahead.acquire()
                 number += 1
                 await sink.submit(f"round-{number}", files)
     assert sink.report.failures == []
