@@ -88,6 +88,7 @@ async def test_a_reader_in_another_loop_is_refused_also_where_it_subscribed_here
         told = await asyncio.to_thread(refusal, lambda: asyncio.run(read()))
         assert "from another event loop" in told
         await reader.aclose()
+        assert [event async for event in reader]  # what was told before is read here
 
 
 async def test_from_a_thread_without_a_loop(path: Path, tmp_path: Path) -> None:
