@@ -39,8 +39,9 @@ from asyncsink.value import dataclass
 T = TypeVar("T")
 SLICE_SECONDS: Final = 0.005
 """After so long a hop hands on what it has; the rest is for the next one."""
-HANGING_SECONDS: Final = 0.02
-"""After so long, what waits does not wait for the hop under way any more: another one begins."""
+HANGING_SECONDS: Final = 0.25
+"""After so long, what waits does not wait for the hop under way any more: another one begins, and calls of the same key
+may overtake each other. On a busy machine a hop takes tens of milliseconds without hanging."""
 
 
 @dataclass(slots=True, eq=False)
