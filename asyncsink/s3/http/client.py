@@ -27,8 +27,7 @@ from asyncsink.s3.head_objects import HeadObjects
 from asyncsink.s3.http.addresses import Addresses
 from asyncsink.s3.http.endpoint import Endpoint, endpoint_of
 from asyncsink.s3.http.exchange import Exchange, Interrupted, Outbox, Work, single
-from asyncsink.s3.http.exchanges import Awaited, FromFile, InMemory, Place, Range, Refused
-from asyncsink.s3.http.heads import Heads
+from asyncsink.s3.http.exchanges import Awaited, Batch, FromFile, Heads, InMemory, Place, Range, Refused
 from asyncsink.s3.http.keyring import CredentialsProvider, Keyring
 from asyncsink.s3.http.lane import Lane, Shared
 from asyncsink.s3.http.reading import ExchangeError, NoThread
@@ -172,7 +171,7 @@ class HttpTransport:
         writer = self._keyring.ready() or await self._keyring.renewed()
         done: asyncio.Future[Any] = self._loop.create_future()
         if isinstance(operation, MANY):
-            batch: SmallFiles | Heads
+            batch: Batch
             if isinstance(operation, PutFiles):
                 batch = SmallFiles(operation, self._place, writer, self._outbox, done)
             else:
@@ -257,7 +256,7 @@ class HttpTransport:
         return await _end_of(done, lambda: self._give_up(exchange, lanes, work, lambda each: each is exchange))
 
     def _give_up(
-        self, whole: Exchange | SmallFiles | Heads, lanes: list[Lane], work: Work, is_of: Callable[[Exchange], bool]
+        self, whole: Exchange | Batch, lanes: list[Lane], work: Work, is_of: Callable[[Exchange], bool]
     ) -> None:
         whole.given_up = True
         for lane in lanes:

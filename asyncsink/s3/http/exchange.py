@@ -36,6 +36,7 @@ class Exchange:
         urgent: it waits neither for a token nor for its turn where the bandwidth is limited.
         borrowed: the body is in the lane's own buffer, which the next exchange overwrites.
         answer_bytes_max: of the whole answer.
+        batch: the operation of many requests that it is one of, or None.
         given_up: whoever wanted the answer is gone; set by the event loop.
         weight_bytes: bytes of a body that went either way, once it is over: for the pacer.
         problem: what went wrong, for the pacer.
@@ -49,6 +50,7 @@ class Exchange:
     urgent = False
     borrowed = False
     answer_bytes_max = ANSWER_BYTES_MAX
+    batch: object = None
 
     def __init__(self) -> None:
         self.given_up = False

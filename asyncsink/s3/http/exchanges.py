@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -15,6 +16,7 @@ from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.s3.aioboto3_calls import CALLS
 from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectData, ObjectReceived
+from asyncsink.s3.head_objects import ABSENT, HeadObjects, HeadsDone
 from asyncsink.s3.http.answers import (
     Answer,
     check_answered_range,
@@ -24,7 +26,16 @@ from asyncsink.s3.http.answers import (
     response_of,
 )
 from asyncsink.s3.http.exchange import NO_BODY, Body, Exchange, Interrupted
-from asyncsink.s3.http.reading import PIECE_BYTES, AnswerReader, ExchangeError, NoThread, PieceReader
+from asyncsink.s3.http.reading import (
+    FRAMING,
+    LINE,
+    PIECE_BYTES,
+    TEXT,
+    AnswerReader,
+    ExchangeError,
+    NoThread,
+    PieceReader,
+)
 from asyncsink.s3.http.requests import HotOperation, RequestWriter, parts_document
 from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
 from asyncsink.s3.listings import listing_told
@@ -34,10 +45,12 @@ from asyncsink.s3.operations import (
     HeadObject,
     ListObjects,
     ListParts,
+    ObjectHead,
     ObjectStored,
     PartSource,
     PutObject,
     PutObjectFrom,
+    Response,
     StoredFrom,
     UploadPart,
     UploadPartFrom,
@@ -116,6 +129,55 @@ class Place:
             server_time = corrected_time(refused.error, refused.answer)
             if server_time is not None:
                 self.keyring.correct_clock(server_time)
+
+
+class Batch:
+    """Many requests that are one operation; the lane takes their exchanges one by one when there is room for them.
+
+    Args:
+        number: of the requests, at least one.
+        place, writer, outbox, done: as in Awaited.
+
+    Attributes:
+        given_up: the caller was cancelled.
+    """
+
+    def __init__(
+        self, number: int, place: Place, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]
+    ) -> None:
+        self.place = place
+        self.writer = writer
+        self.outbox = outbox
+        self.done = done
+        self.given_up = False
+        # Counted in one step: where one lane hangs, the rest is sent by another.
+        self._others = iter(range(number - 1))
+
+    def take(self) -> Exchange | None:
+        """The next exchange, whose `batch` this is; None where there are no more. Called in any thread."""
+        raise NotImplementedError
+
+    def answer(self) -> Response:
+        """What the operation has come to, when all its exchanges are over."""
+        raise NotImplementedError
+
+    def has(self, exchange: Exchange) -> bool:
+        """Whether an exchange is one of the batch's."""
+        return exchange.batch is self
+
+    def one_over(self) -> None:
+        """One exchange is over."""
+        if next(self._others, None) is None:
+            self.all_over()
+
+    def all_over(self) -> None:
+        """Complete `done` on the event loop."""
+        self.outbox.put(self.settle)
+
+    def settle(self) -> None:
+        """Complete `done`; on the event loop."""
+        if not self.done.done():
+            self.done.set_result(self.answer())
 
 
 class Awaited(Exchange):
@@ -383,6 +445,73 @@ class Range(Awaited):
             buffer, self._buffer = self._buffer, None
             lane.take_in(buffer)
         super().over(lane)
+
+
+# -- many HEADs -------------------------------------------------------------------------------------------------------
+
+_SAYING_MORE: Final = b"|".join([*sorted(FRAMING), b"retry-after", b"x-amz-bucket-region"])
+_NOTHING_THERE: Final = (
+    rb"(?i)HTTP/1\.1 404 " + TEXT + rb"(?:\r\n(?!(?:" + _SAYING_MORE + rb"):)" + LINE + rb")*\r\n\r\n"
+)
+"""A 404 that says no more than that nothing is there."""
+
+
+class Heads(Batch):
+    """HEADs of many keys."""
+
+    def __init__(
+        self,
+        operation: HeadObjects,
+        place: Place,
+        writer: RequestWriter,
+        outbox: Outbox,
+        done: asyncio.Future[Any],
+    ) -> None:
+        super().__init__(len(operation.keys), place, writer, outbox, done)
+        self.operation = operation
+        self._keys = iter(enumerate(operation.keys))
+
+    def take(self) -> OneHead | None:
+        """See Batch."""
+        found = next(self._keys, None)
+        return None if found is None else OneHead(self, *found)
+
+    def answer(self) -> HeadsDone:
+        """How many objects were found."""
+        return HeadsDone(found=sum(isinstance(result, ObjectHead) for result in self.operation.results))
+
+
+class OneHead(InMemory):
+    """One of many HEADs."""
+
+    __slots__ = ("_number", "batch")
+
+    batch: Heads
+
+    def __init__(self, batch: Heads, number: int, key: str) -> None:
+        asked = batch.operation
+        head = HeadObject(key=key, sse_customer_key=asked.sse_customer_key, ask_checksum=asked.ask_checksum)
+        super().__init__(head, batch.place, batch.writer, batch.outbox, batch.done)
+        self.batch = batch
+        self._number = number
+
+    def quick(self, data: memoryview) -> bool:
+        """Whether this is a plain 404, and the connection serves again."""
+        if re.fullmatch(_NOTHING_THERE, data) is None:
+            return False
+        self._result = ABSENT
+        return True
+
+    def over(self, lane: Lane) -> None:
+        """Keep what it came to; what has no answer at all is for the ordinary way."""
+        del lane
+        batch, error = self.batch, self._error
+        if isinstance(error, Refused):
+            batch.place.learn(batch.writer, error)
+            batch.operation.results[self._number] = error.error
+        elif error is None:
+            batch.operation.results[self._number] = self._result
+        batch.one_over()
 
 
 def _answer_bytes_max(operation: HotOperation) -> int:

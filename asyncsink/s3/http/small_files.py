@@ -18,7 +18,7 @@ from asyncsink.model import Checksum
 from asyncsink.s3.error_map import one_line
 from asyncsink.s3.http.answers import Answer, response_of
 from asyncsink.s3.http.exchange import NO_BODY, Body, Exchange, Interrupted
-from asyncsink.s3.http.exchanges import Place, Refused
+from asyncsink.s3.http.exchanges import Batch, Place, Refused
 from asyncsink.s3.http.reading import FRAMING, LINE, TEXT, ExchangeError
 from asyncsink.s3.http.requests import RequestWriter
 from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
@@ -99,8 +99,14 @@ def _layout_of(answer: bytes, checksum_header: bytes) -> _Layout | None:
     )
 
 
-class SmallFiles:
-    """A batch of small files on its way; `take` makes the exchanges, one for each file, when there is room for them."""
+class SmallFiles(Batch):
+    """PutObject of many small files.
+
+    Attributes:
+        ended: no further file is begun, because one that was sent is not proven to be stored.
+        unproven: an answer was 200, but without the checksum.
+        layout: of the last usual answer.
+    """
 
     def __init__(
         self,
@@ -110,26 +116,17 @@ class SmallFiles:
         outbox: Outbox,
         done: asyncio.Future[Any],
     ) -> None:
+        super().__init__(len(operation.files), place, writer, outbox, done)
         self.operation = operation
-        self.place = place
-        self.writer = writer
-        self.done = done
         self.header = f"x-amz-checksum-{operation.algorithm.lower()}".encode()
         self.signed = place.sign_payload and writer.signs
         self.results = operation.results
         self.layout: _Layout | None = None
-        self.given_up = self.ended = False
-        """Whether the caller was cancelled; and whether no further file is begun, because one that was sent is not
-        proven to be stored."""
-        self.unproven = False
-        """Whether an answer was 200, but without the checksum."""
-        self._outbox = outbox
-        # Counted in one step: where one lane hangs, the rest is sent by another.
-        self._others = iter(range(len(operation.files) - 1))
+        self.ended = self.unproven = False
         self._files: Iterator[tuple[int, FileToPut]] = iter(enumerate(operation.files))
 
     def take(self) -> SmallPut | None:
-        """The next exchange; where the batch has ended, one that does not ask for a connection any more."""
+        """See Batch; where it has ended, an exchange that does not ask for a connection any more."""
         found = next(self._files, None)
         if found is None:
             return None
@@ -137,20 +134,15 @@ class SmallFiles:
         put.given_up = self.ended
         return put
 
-    def has(self, exchange: Exchange) -> bool:
-        """Whether an exchange is one of the batch's."""
-        return isinstance(exchange, SmallPut) and exchange.batch is self
+    def all_over(self) -> None:
+        """See Batch; no file is read any more."""
+        self.operation.reader.close()
+        self.outbox.put(self.settle, len(self.operation.files))
 
-    def one_over(self) -> None:
-        """One exchange is over; the last one completes `done`."""
-        if next(self._others, None) is None:
-            self.operation.reader.close()
-            self._outbox.put(self._settle, len(self.operation.files))
-
-    def _settle(self) -> None:
-        if not self.done.done():
-            stored = sum(isinstance(result, FileStored) for result in self.results)
-            self.done.set_result(FilesPut(stored=stored, unproven=self.unproven))
+    def answer(self) -> FilesPut:
+        """How many files are stored."""
+        stored = sum(isinstance(result, FileStored) for result in self.results)
+        return FilesPut(stored=stored, unproven=self.unproven)
 
 
 class SmallPut(Exchange):
@@ -158,6 +150,7 @@ class SmallPut(Exchange):
 
     __slots__ = ("_began", "_checksum", "_clock", "_file", "_number", "batch")
 
+    batch: SmallFiles
     borrowed = True
 
     def __init__(self, batch: SmallFiles, number: int, file: FileToPut) -> None:
