@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
 from itertools import islice
 from typing import Final, TypeVar, cast
@@ -23,12 +23,11 @@ import anyio
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from asyncsink.engine.buffers import SMALL_BYTES
 from asyncsink.engine.discover import BATCH
 from asyncsink.engine.journalling import RunJournal
 from asyncsink.engine.ledger import KeyLedger
 from asyncsink.engine.pipeline import Batch, Found, Submit, Work
-from asyncsink.engine.producer import is_small
+from asyncsink.engine.producer import grouped
 from asyncsink.engine.recorder import Ticket
 from asyncsink.engine.turns import Turns
 from asyncsink.errors import ConfigError
@@ -216,7 +215,7 @@ class Intake:
                 try:
                     # What hangs in a file system must not keep a sink open that is being stopped.
                     await anyio.to_thread.run_sync(self._work_off, abandon_on_cancel=True, limiter=self._limiter)
-                except Exception as error:  # noqa: BLE001 - there is no thread: each caller is told so
+                except Exception as error:  # noqa: BLE001 - no thread could be started; the error goes to each caller
                     self._fail_all(error)
                 await self._hand_on()
         finally:
@@ -264,12 +263,12 @@ class Intake:
                 self._check(call)
                 continue
             if not isinstance(item.found, Transfer):
-                # What the journal has is told as it is: nothing is on its way to the key.
+                # The journal has it as published: nothing is sent, so the next transfer of the key may begin.
                 self._release(item)
             item.ready = True
             items.append(item)
         if items:
-            self._entries.extend(_grouped(items, self._batch_max()))
+            self._entries.extend(_entries(items, self._batch_max()))
 
     def _release(self, item: _Item) -> None:
         if item.holds:
@@ -339,7 +338,7 @@ class Intake:
             if call.alone and len(items) != 1:
                 number = "more than one file" if items else "no file"
                 raise ConfigError(f"{call.alone} has {number}; put takes one file, submit takes directories and lists.")
-        except Exception as error:  # noqa: BLE001 - whatever it is, this caller is told it
+        except Exception as error:  # noqa: BLE001 - any error goes to this caller
             call.error, call._more = error, False
             items = [] if call.alone else items
         call._more = call._more and len(items) == most
@@ -376,7 +375,7 @@ class Intake:
                     elif first := claim(item.key, item.found.source.path, 0):
                         item.refused = collision_error(item.key, first, item.found.source.path)
                         call._refused = True
-        except Exception as error:  # noqa: BLE001 - each of these callers is told it
+        except Exception as error:  # noqa: BLE001 - the error goes to each of these callers
             for item in items:
                 item.refused = item.refused or error
 
@@ -385,7 +384,7 @@ class Intake:
             return
         try:
             known = self._journal.attach([item.found for item in items])
-        except Exception as error:  # noqa: BLE001 - each of these callers is told it
+        except Exception as error:  # noqa: BLE001 - the error goes to each of these callers
             for item in items:
                 item.refused = error
             return
@@ -403,22 +402,10 @@ def _taken(waiting: deque[T]) -> Iterator[T]:
         yield item
 
 
-def _grouped(works: Iterable[Work], batch_max: int) -> Iterator[Work | Batch]:
-    """Small files become batches; everything else stays by itself, and comes after them, so that small files do not
-    wait for a large one between them."""
-    batch = Batch([], [])
-    others: list[Work] = []
-    size_bytes = 0
-    for work in works:
-        if batch_max == 1 or not isinstance(work.found, Transfer) or not is_small(work.found):
-            others.append(work)
-            continue
-        batch.transfers.append(work.found)
-        batch.works.append(work)
-        size_bytes += work.found.source.size_bytes
-        if len(batch.transfers) >= batch_max or size_bytes >= SMALL_BYTES:
-            yield batch
-            batch, size_bytes = Batch([], []), 0
-    if batch.transfers:
-        yield batch
-    yield from others
+def _entries(works: list[Work], batch_max: int) -> Iterator[Work | Batch]:
+    """Small files become batches, unless these are of one file."""
+    if batch_max == 1:
+        yield from works
+        return
+    for piece in grouped(works, lambda work: work.found, batch_max):
+        yield Batch([cast("Transfer", work.found) for work in piece], piece) if isinstance(piece, list) else piece

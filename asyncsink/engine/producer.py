@@ -7,8 +7,9 @@ turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import TypeVar, cast
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -24,6 +25,8 @@ from asyncsink.engine.pipeline import Batch, Entry, Found, Skipped, Submit, Work
 from asyncsink.engine.turns import Turns
 from asyncsink.model import Skip, SourceProblem, Transfer
 from asyncsink.routing.collisions import collision_error
+
+T = TypeVar("T")
 
 
 async def feed_discovery(
@@ -77,7 +80,7 @@ async def feed_discovery(
             batch = [await _in_turn(item, turns, journal, limiter) for item in batch]
         if not batch:
             return
-        for work in _group(batch, batch_size(objects_total)):
+        for work in _entries(batch, batch_size(objects_total)):
             await submit(work)
         if objects_total is not None:
             objects_total -= len(batch)
@@ -101,35 +104,51 @@ async def _in_turn(found: Found, turns: Turns, journal: RunJournal | None, limit
     return known
 
 
-def is_small(transfer: Transfer) -> bool:
+def _is_small(transfer: Transfer) -> bool:
     """Whether it may be one of a batch, which does not deal with an upload that an earlier run left open."""
     known = transfer.known
     return transfer.source.size_bytes <= SMALL_BYTES and (known is None or known.upload is None)
 
 
-def _group(found: list[Found], batch_max: int) -> Iterator[Entry]:
-    """Small files become batches, and so does what is skipped; everything else stays by itself, and comes after them,
-    so that small files do not wait for a large one between them."""
+def grouped(items: Iterable[T], found: Callable[[T], Found], batch_max: int) -> Iterator[list[T] | T]:
+    """Small files come in lists; everything else stays by itself, and comes after them, so that small files do not wait
+    for a large one between them.
+
+    Args:
+        items: anything but lists.
+        found: what an item stands for.
+        batch_max: most small files in a list.
+    """
+    together: list[T] = []
+    others: list[T] = []
+    size_bytes = 0
+    for item in items:
+        transfer = found(item)
+        if not isinstance(transfer, Transfer) or not _is_small(transfer):
+            others.append(item)
+            continue
+        together.append(item)
+        size_bytes += transfer.source.size_bytes
+        if len(together) >= batch_max or size_bytes >= SMALL_BYTES:
+            yield together
+            together, size_bytes = [], 0
+    if together:
+        yield together
+    yield from others
+
+
+def _entries(found: list[Found], batch_max: int) -> Iterator[Entry]:
+    """Small files become batches, and so does what is skipped."""
     skips = [item for item in found if isinstance(item, Skip)]
     if skips:
         yield Skipped(skips)
-    together: list[Transfer] = []
-    others: list[Work] = []
-    size_bytes = 0
-    for item in found:
-        if isinstance(item, Skip):
-            continue
-        if isinstance(item, Transfer) and is_small(item):
-            together.append(item)
-            size_bytes += item.source.size_bytes
-            if len(together) >= batch_max or size_bytes >= SMALL_BYTES:
-                yield Batch(together)
-                together, size_bytes = [], 0
-        else:
-            others.append(Work(item))
-    if together:
-        yield Batch(together)
-    yield from others
+        found = [item for item in found if not isinstance(item, Skip)]
+    for piece in grouped(found, _itself, batch_max):
+        yield Batch(cast("list[Transfer]", piece)) if isinstance(piece, list) else Work(piece)
+
+
+def _itself(found: Found) -> Found:
+    return found
 
 
 def _last_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
