@@ -358,7 +358,8 @@ def _in_parts(head: ObjectHead) -> bool:
 
 
 def _forget(inventory: Inventory, keys: Sequence[str], *, unseen: bool) -> dict[str, str]:
-    """As `Inventory.forget`; where nobody has looked for the keys (`unseen`), also other keys that were listed."""
+    """As `Inventory.forget`. With `unseen`, keys of the listing that are alike are returned too, because `_get_many`,
+    which finds them otherwise, was not called for these keys."""
     return (_alike(inventory, keys) if unseen else {}) | inventory.forget(keys)
 
 

@@ -174,19 +174,16 @@ def passed_of(stored: Sequence[tuple[Transfer, FileStored]], url: Callable[[Tran
 
     def receipts() -> list[Receipt]:
         return [
-            Receipt(
-                source=transfer.source.path,
-                key=transfer.key,
-                url=url(transfer),
-                size_bytes=transfer.source.size_bytes,
-                checksum=told.checksum,
-                etag=told.etag,
-                version_id=told.version_id,
-                attempts=1,
-                seconds=told.seconds,
-                local_copy="",
-                confirmed_by="server-checksum",
-                entry=transfer.source.entry,
+            receipt(
+                transfer,
+                Stored(
+                    location=url(transfer),
+                    etag=told.etag,
+                    version_id=told.version_id,
+                    confirmed_by="server-checksum",
+                ),
+                told.checksum,
+                told.seconds,
             )
             for transfer, told in stored
         ]

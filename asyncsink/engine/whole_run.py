@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 
 import anyio
@@ -81,7 +82,9 @@ async def run_source(
                 if source.replayable:
                     # A server that is far away takes as long to answer first as thousands of files to be found. Of a
                     # directory, what has to be listed is known by now; of other sources, that there is a server.
-                    listing = ListObjects(prefix=discovery.known_prefix, max_keys=1000 if source.injective else 1)
+                    listing = ListObjects(prefix=discovery.known_prefix)
+                    if not source.injective:
+                        listing = replace(listing, max_keys=1)
                     beside.start_soon(opening.begin, exits, listing)
                 survey = await _survey(discovery, settings, threads=threads, progress=progress)
             if source.replayable:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal, cast
 
 from asyncsink.model import ConfirmedBy, Outcome, Receipt, Skip
@@ -124,17 +125,10 @@ def _resting_on(skip: Skip, proofs: Sequence[Proof]) -> Skip:
     if proof is None:
         return skip
     _, checksum, etag, version_id, attempts, confirmed_by = proof
-    return Skip(
-        source=skip.source,
-        key=skip.key,
-        url=skip.url,
-        size_bytes=skip.size_bytes,
-        reason=skip.reason,
-        already_there=skip.already_there,
+    return replace(
+        skip,
         checksum=skip.checksum or (parse_checksum(checksum) if checksum else None),
         etag=skip.etag or etag,
-        local_copy=skip.local_copy,
-        entry=skip.entry,
         version_id=skip.version_id or version_id,
         attempts=attempts,
         confirmed_by=confirmed_by,

@@ -66,8 +66,7 @@ class Router:
             if not self.plain:
                 return self._checked(source, self._export_names(source))
             key = self.folder + (source.relative or _basename(source))
-        _check(key, self._bytes_max, source.path)
-        return Route(key, key)
+        return self._checked(source, (key,))
 
     def check_attribute(self, attribute: str) -> None:
         """Raise RoutingError where no source could be routed on `attribute` (rules 8 to 12)."""
