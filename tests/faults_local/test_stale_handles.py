@@ -69,16 +69,57 @@ async def test_a_handle_that_is_stale_once(
 
 
 @pytest.mark.parametrize("call", ["open", "preadv"])
-@pytest.mark.parametrize("times", [2, 1000])
 async def test_a_handle_that_is_stale_again_is_a_failure_that_says_so(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, times: int
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    Stale(monkeypatch, call, file, times)
+    Stale(monkeypatch, call, file, 1000)
     report = await asyncsink.export_directory(file.parent, tmp_path / "out")
     (failure,) = report.failures
     assert failure.error == "SourceUnreadable"
     assert "its file handle is stale" in failure.message
     assert not (tmp_path / "out" / "file.nii").exists()
+
+
+@pytest.mark.parametrize("call", ["open", "preadv"])
+@pytest.mark.parametrize("file", [SMALL], indirect=True)  # threads that read parts may both meet the first stale handle
+async def test_a_handle_that_is_stale_twice_is_a_failure(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    Stale(monkeypatch, call, file, 2)
+    report = await asyncsink.export_directory(file.parent, tmp_path / "out")
+    (failure,) = report.failures
+    assert failure.error == "SourceUnreadable"
+    assert not (tmp_path / "out" / "file.nii").exists()
+
+
+async def test_two_threads_that_meet_one_stale_handle_open_it_once_between_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.nii"
+    path.write_bytes(os.urandom(2000))
+    with OpenSource(found(path)) as file:
+        genuine, both = os.preadv, threading.Barrier(2, timeout=30)
+        met: list[int] = []
+
+        def preadv(descriptor: int, buffers: Any, offset: int) -> int:
+            if len(met) < 2:
+                met.append(descriptor)
+                both.wait()
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return genuine(descriptor, buffers, offset)
+
+        monkeypatch.setattr(os, "preadv", preadv)
+        parts: dict[int, bytes] = {}
+
+        def read(offset: int) -> None:
+            parts[offset] = bytes(file.read_part(offset, 1000))
+
+        threads = [threading.Thread(target=read, args=(offset,)) for offset in (0, 1000)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert parts[0] + parts[1000] == path.read_bytes()
 
 
 def found(path: Path) -> SourceFile:
