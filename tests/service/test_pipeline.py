@@ -256,7 +256,7 @@ async def test_after_a_while_a_sink_looks_again_at_what_others_removed(
 async def test_a_sink_does_not_grow_with_its_files(
     tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory and descriptors after 400 further files are those after the first 200, whatever became of them."""
+    """Memory and descriptors after further files are those after the first 200, whatever became of them."""
     monkeypatch.setattr("asyncsink.report.outcomes.MEMORY_BYTES", 1)  # outcomes go to the disk at once
     paths = small(tmp_path, 20)
 
@@ -281,9 +281,12 @@ async def test_a_sink_does_not_grow_with_its_files(
         tracemalloc.start()
         try:
             memory, descriptors = await held_after(sink, range(5))
-            memory_later, descriptors_later = await held_after(sink, range(5, 15))
+            memory_later, _ = await held_after(sink, range(5, 10))
+            memory_last, descriptors_later = await held_after(sink, range(10, 15))
         finally:
             tracemalloc.stop()
     assert sink.report.objects_uploaded == 600
-    assert memory_later - memory < 100_000, "250 bytes for each file: its receipt alone has more"
+    # The lesser of two: a table of the interpreter that outgrows its room is allocated anew as a whole, once.
+    grown = min(memory_later - memory, memory_last - memory_later)
+    assert grown < 200 * 250, "250 bytes for each file: its receipt alone has more"
     assert descriptors_later <= descriptors + 4
