@@ -96,8 +96,10 @@ def launch(command: list[str], work: Work, output: Path, limit_seconds: float) -
     """Run a command as contenders are run, and return what the launcher measured. Blocking."""
     home = work.scratch / "home"
     if not work.data.scenario.repeat:
-        # What a first publication remembers is not the next one's.
+        # What a first publication remembers is not the next one's: journals, caches, and the receipts of a manifest.
         shutil.rmtree(home, ignore_errors=True)
+        for manifest in work.scratch.glob("manifest*.jsonl"):
+            manifest.unlink()
     home.mkdir(exist_ok=True)
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
