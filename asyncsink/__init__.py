@@ -17,9 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asyncsink.config import RetryPolicy
-    from asyncsink.engine.abandoned import AbandonedUpload, AbortReport, abort_uploads
-    from asyncsink.engine.verifying import VerifyReport, verify_manifest
+    from asyncsink.download.options import GrabOptions
+    from asyncsink.download.report import GrabReport
     from asyncsink.errors import (
         AsyncSinkError,
         ConfigError,
@@ -40,8 +39,8 @@ if TYPE_CHECKING:
         TransferError,
     )
     from asyncsink.grabber import S3Grabber, grab, grab_sync
-    from asyncsink.grabbing.options import GrabOptions
-    from asyncsink.grabbing.report import GrabReport
+    from asyncsink.maintenance.abort_uploads import AbandonedUpload, AbortReport, abort_uploads
+    from asyncsink.maintenance.verify import VerifyReport, verify_manifest
     from asyncsink.model import (
         Checksum,
         Failure,
@@ -57,14 +56,15 @@ if TYPE_CHECKING:
         Skip,
         Started,
     )
-    from asyncsink.option_names import ExportOptions
+    from asyncsink.options.names import ExportOptions
+    from asyncsink.options.settings import RetryPolicy
     from asyncsink.report.report import Report
     from asyncsink.sink import AsyncSink, export, export_directory, export_sync
 
 _HOMES = {
-    "asyncsink.config": ("RetryPolicy",),
-    "asyncsink.engine.abandoned": ("AbandonedUpload", "AbortReport", "abort_uploads"),
-    "asyncsink.engine.verifying": ("VerifyReport", "verify_manifest"),
+    "asyncsink.options.settings": ("RetryPolicy",),
+    "asyncsink.maintenance.abort_uploads": ("AbandonedUpload", "AbortReport", "abort_uploads"),
+    "asyncsink.maintenance.verify": ("VerifyReport", "verify_manifest"),
     "asyncsink.errors": (
         "AsyncSinkError",
         "ConfigError",
@@ -85,8 +85,8 @@ _HOMES = {
         "TransferError",
     ),
     "asyncsink.grabber": ("S3Grabber", "grab", "grab_sync"),
-    "asyncsink.grabbing.options": ("GrabOptions",),
-    "asyncsink.grabbing.report": ("GrabReport",),
+    "asyncsink.download.options": ("GrabOptions",),
+    "asyncsink.download.report": ("GrabReport",),
     "asyncsink.model": (
         "Checksum",
         "Failure",
@@ -102,7 +102,7 @@ _HOMES = {
         "Skip",
         "Started",
     ),
-    "asyncsink.option_names": ("ExportOptions",),
+    "asyncsink.options.names": ("ExportOptions",),
     "asyncsink.report.report": ("Report",),
     "asyncsink.sink": ("AsyncSink", "export", "export_directory", "export_sync"),
 }

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Unpack
 
-from asyncsink.engine.loops import run_to_end
-from asyncsink.engine.progress import Progress
+from asyncsink.download.options import GrabOptions, parse_grab
+from asyncsink.download.report import GrabReport
+from asyncsink.download.run import GrabRun
+from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import ConfigError
-from asyncsink.grabbing.options import GrabOptions, parse_grab
-from asyncsink.grabbing.report import GrabReport
-from asyncsink.grabbing.run import GrabRun
+from asyncsink.event_loops import run_to_end
 from asyncsink.model import Event
 
 

@@ -123,7 +123,7 @@ class StoredPart:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenUpload:
+class PendingUpload:
     """A multipart upload that the journal knows, and that no run has ended.
 
     Attributes:
@@ -147,7 +147,7 @@ class OpenUpload:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class JournalEntry:
     """What the journal has about one transfer's key.
 
     Attributes:
@@ -163,7 +163,7 @@ class Known:
     etag: str = ""
     version_id: str = ""
     checksum: Checksum | None = None
-    upload: OpenUpload | None = None
+    upload: PendingUpload | None = None
     stale: bool = False
 
 
@@ -207,14 +207,14 @@ class Transfer:
     source: SourceFile
     key: str
     local: str
-    known: Known | None = None
+    known: JournalEntry | None = None
     replaces: str = ""
     first: FirstAttempt | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class UploadCreating:
-    """Upload step: CreateMultipartUpload is about to be sent. Fields as in OpenUpload."""
+    """Upload step: CreateMultipartUpload is about to be sent. Fields as in PendingUpload."""
 
     key: str
     source: SourceFile

@@ -11,27 +11,25 @@ from typing import Any, Unpack
 import anyio
 from anyio.abc import TaskGroup
 
-from asyncsink.config import Policies
-from asyncsink.engine.composing import discovery_of, open_end, report_of
-from asyncsink.engine.discover import Discovery
-from asyncsink.engine.events import Events, Subscription
+from asyncsink.engine.export import discovery_of, open_end, report_of, run_source
 from asyncsink.engine.intake import Call, Intake
-from asyncsink.engine.ledger import KeyLedger
-from asyncsink.engine.loops import Home, refuse_trio, run_to_end
-from asyncsink.engine.outcomes import error_of, forbids_run, is_skip, problem_outcome
-from asyncsink.engine.pipeline import Found
-from asyncsink.engine.recorder import Ticket
-from asyncsink.engine.run import Opening, Run, check_bucket_given, surface
-from asyncsink.engine.shards import check_shard
-from asyncsink.engine.whole_run import run_source
+from asyncsink.engine.open_run import Run, RunBuilder, check_bucket_given, surface
+from asyncsink.engine.planning.key_ledger import KeyLedger
+from asyncsink.engine.planning.survey import Discovery, check_shard
+from asyncsink.engine.queue_entries import Found
+from asyncsink.engine.recording.events import Events, Subscription
+from asyncsink.engine.recording.recorder import Completion
+from asyncsink.engine.transfer.outcomes import error_of, forbids_run, is_skip, problem_outcome
 from asyncsink.errors import ConfigError, ExportFailed
+from asyncsink.event_loops import OwnerLoop, refuse_trio, run_to_end
 from asyncsink.model import Failure, Receipt, Skip, SourceProblem, Started, Transfer
-from asyncsink.option_names import ExportOptions
-from asyncsink.options import parse_options
+from asyncsink.options.names import ExportOptions
+from asyncsink.options.parse import parse_options
+from asyncsink.options.settings import Policies
 from asyncsink.os_errors import shortage, words_shortages
 from asyncsink.report.report import Report
+from asyncsink.sources.base import exclusion_of
 from asyncsink.sources.directory import DirectorySource
-from asyncsink.sources.exclusion import exclusion_of
 from asyncsink.sources.outputs import OutputsSource
 
 
@@ -110,14 +108,14 @@ class AsyncSink:
         self._exclude = exclusion_of(self._settings.policies.exclude)
         check_shard(self._settings, walks=False)
         self._events = Events()
-        self._home: Home | None = None
+        self._home: OwnerLoop | None = None
         self._intake: Intake | None = None
         self._discovery: Discovery | None = None
         self._exits: AsyncExitStack | None = None
         self._run: Run | None = None
         self._group: TaskGroup | None = None
         self._closing = anyio.Event()
-        self._tickets: set[Ticket] = set()
+        self._completions: set[Completion] = set()
         self._report: Report | None = None
         self._fault: BaseException | None = None
 
@@ -130,9 +128,9 @@ class AsyncSink:
         refuse_trio()
         if self._run is not None:
             raise ConfigError("This AsyncSink was used before; make a new one for every `async with`.")
-        self._home = self._events.home = Home()
+        self._home = self._events.home = OwnerLoop()
         async with AsyncExitStack() as exits:
-            opening = Opening(self._settings, events=self._events)
+            opening = RunBuilder(self._settings, events=self._events)
             self._run = await exits.enter_async_context(opening.open(open_end(self._settings.target, lasting=True)))
             ledger = KeyLedger()
             exits.callback(ledger.close)
@@ -141,7 +139,7 @@ class AsyncSink:
             self._discovery = discovery_of(self._settings, self._run.target, self._source({}))
             self._exits = exits.pop_all()
         self._intake = Intake(
-            turns=self._run.turns,
+            key_turns=self._run.key_turns,
             journal=self._run.journal,
             ledger=None if self._settings.policies.on_collision == "last" else ledger,
             limiter=self._run.threads,
@@ -187,9 +185,9 @@ class AsyncSink:
         finally:
             # Whether it ended in order or not: nobody must wait for what will not come.
             self._close()
-            for ticket in self._tickets:
-                ticket.done.set()
-            run.turns.close()
+            for completion in self._completions:
+                completion.done.set()
+            run.key_turns.close()
 
     def _close(self) -> None:
         self._closing.set()
@@ -227,11 +225,11 @@ class AsyncSink:
         intake = self._opened()
         call = Call(self._found(attribute, path), alone=repr(path))
         await self._waited_for(call, intake)
-        ticket = call.ticket
-        if not ticket.outcomes:
+        completion = call.completion
+        if not completion.outcomes:
             self._check_working()
             raise ExportFailed(f"The sink was closed before {path!r} was published; export it again.", report=None)
-        outcome = ticket.outcomes[0]
+        outcome = completion.outcomes[0]
         if isinstance(outcome, (Receipt, Skip)):
             return outcome
         assert isinstance(outcome, Failure)  # nothing is planned here
@@ -294,15 +292,15 @@ class AsyncSink:
         return OutputsSource(outputs, symlinks=symlinks, compat=compat, exclude=self._exclude)
 
     async def _waited_for(self, call: Call, intake: Intake) -> None:
-        self._tickets.add(call.ticket)
+        self._completions.add(call.completion)
         try:
             intake.enter(call)
-            await call.ticket.done.wait()
+            await call.completion.done.wait()
         except BaseException:
             intake.withdraw(call)
             raise
         finally:
-            self._tickets.discard(call.ticket)
+            self._completions.discard(call.completion)
         if call.error is not None:
             raise call.error
 

@@ -20,22 +20,21 @@ from typing import Any
 
 import anyio
 
-from asyncsink.config import KIB, S3Target, Secret, Settings
 from asyncsink.destinations.base import Stored
-from asyncsink.engine.composing import discovery_of
-from asyncsink.engine.loops import run_to_end
-from asyncsink.engine.outcomes import receipt
-from asyncsink.engine.progress import Progress
-from asyncsink.engine.survey import take_survey
+from asyncsink.engine.export import discovery_of
+from asyncsink.engine.planning.survey import take_survey
+from asyncsink.engine.recording.events import Progress
+from asyncsink.engine.transfer.outcomes import receipt
+from asyncsink.event_loops import run_to_end
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Transfer
-from asyncsink.options import parse_options
-from asyncsink.report.encoded import encoded
+from asyncsink.options.parse import parse_options
+from asyncsink.options.settings import KIB, S3Target, Secret, Settings
+from asyncsink.report.outcomes import encoded
 from asyncsink.s3.http.answers import Answer, response_of
-from asyncsink.s3.http.endpoint import endpoint_of
 from asyncsink.s3.http.reading import AnswerReader
 from asyncsink.s3.http.requests import RequestWriter
-from asyncsink.s3.http.signing import UNSIGNED_PAYLOAD, Signer
+from asyncsink.s3.http.signing import UNSIGNED_PAYLOAD, Signer, endpoint_of
 from asyncsink.s3.operations import ObjectAttributes, PutObject
 from asyncsink.s3.stack import open_stack
 from asyncsink.sink import export_directory

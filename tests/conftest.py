@@ -28,14 +28,14 @@ from botocore import hooks, httpsession
 from botocore.config import Config
 from botocore.loaders import JSONFileLoader, Loader
 
-import asyncsink.config
+import asyncsink.options.settings
 from asyncsink.cli.main import main
-from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.devserver.seaweedfs import REGION, DevServer
 from asyncsink.model import SourceFile
-from asyncsink.s3.lanes import open_lanes
+from asyncsink.options.settings import Limits, RetryPolicy, S3Target
 from asyncsink.s3.operations import Operation, PutObject, PutObjectFrom
 from asyncsink.s3.pacing import Pacer
+from asyncsink.s3.stack import open_lanes
 from asyncsink.sources.reader import OpenSource
 
 # Failing examples are printed so that they can be pasted back. The "ci" profile tries the same examples on every run,
@@ -173,7 +173,7 @@ def _environment_stays() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _secrets_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A secret that one test made up ("AWS_SECRET_ACCESS_KEY") hides no word in the messages of the next ones."""
-    monkeypatch.setattr(asyncsink.config, "_known", asyncsink.config.known_secrets())
+    monkeypatch.setattr(asyncsink.options.settings, "_known", asyncsink.options.settings.known_secrets())
 
 
 @pytest.fixture(scope="session", autouse=True)

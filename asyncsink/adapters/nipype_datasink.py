@@ -16,11 +16,11 @@ from asyncsink.adapters.nipype_arguments import (
     ExportArguments,
     check_option,
     export_arguments,
+    make_empty_directories,
 )
-from asyncsink.adapters.nipype_trees import make_empty_directories
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError
 from asyncsink.report.report import Report
-from asyncsink.report.wording import inert
+from asyncsink.report.sentences import inert
 from asyncsink.sink import export_sync
 
 SKIPS_SHOWN = 5

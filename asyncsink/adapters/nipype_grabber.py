@@ -9,10 +9,10 @@ from typing import Any
 from nipype.interfaces import io as nio
 from nipype.interfaces.base import Directory, Str, isdefined, traits
 
+from asyncsink.download.options import GRAB_OPTION_NAMES
+from asyncsink.download.report import GrabReport
 from asyncsink.errors import ConfigError
 from asyncsink.grabber import grab_sync
-from asyncsink.grabbing.options import GRAB_OPTION_NAMES
-from asyncsink.grabbing.report import GrabReport
 
 NipypeS3DataGrabber = nio.S3DataGrabber
 """Nipype's own, also where `install()` has put another one in its place."""

@@ -11,9 +11,9 @@ from nipype.interfaces import io as nio
 from asyncsink.adapters.nipype_arguments import OUR_OPTIONS, check_option
 from asyncsink.adapters.nipype_datasink import Exporting, NipypeDataSink
 from asyncsink.adapters.nipype_grabber import Grabbing, NipypeS3DataGrabber
+from asyncsink.download.options import GRAB_OPTION_NAMES
 from asyncsink.errors import ConfigError
-from asyncsink.grabbing.options import GRAB_OPTION_NAMES
-from asyncsink.option_names import ExportOptions, check_option_names
+from asyncsink.options.names import ExportOptions, check_option_names
 
 
 class DataSink(Exporting, NipypeDataSink):

@@ -112,7 +112,7 @@ def verify(
     **given: Any,
 ) -> int:
     """Check that every object of a manifest is still there, with its recorded size and checksum."""
-    from asyncsink.cli.verify import verify_command
+    from asyncsink.cli.maintenance import verify_command
 
     return verify_command(
         manifest, given, read_back=read_back, manifest_endpoint=manifest_endpoint, output=_output(given)
@@ -138,7 +138,7 @@ def abort_uploads(
 
     Exit code 1 where one may still be open.
     """
-    from asyncsink.cli.abort_uploads import abort_uploads_command
+    from asyncsink.cli.maintenance import abort_uploads_command
 
     return abort_uploads_command(destination, given, older_than=older_than, dry_run=dry_run, output=_output(given))
 
@@ -154,7 +154,7 @@ def devserver(
     ] = None,
 ) -> int:
     """Run a real S3 server on this machine, for trying things out, until Ctrl-C."""
-    from asyncsink.cli.devserver import DEFAULT_BUCKET, devserver_command
+    from asyncsink.cli.maintenance import DEFAULT_BUCKET, devserver_command
 
     return devserver_command(port, directory, bucket or [DEFAULT_BUCKET])
 

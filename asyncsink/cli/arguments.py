@@ -8,20 +8,70 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import os
 import re
+import selectors
 import stat
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from asyncsink import config
-from asyncsink.cli.stdin import InterruptibleStdin
-from asyncsink.config import Settings
 from asyncsink.errors import ConfigError
-from asyncsink.sources.base import Source
-from asyncsink.sources.exclusion import exclusion_of
-from asyncsink.sources.paths import open_regular
-from asyncsink.values import check_choice, choices_of
+from asyncsink.options import settings as config
+from asyncsink.options.settings import Settings
+from asyncsink.options.values import check_choice, choices_of
+from asyncsink.sources.base import Source, exclusion_of, open_regular
+
+# -- Standard input that can be given up: a thread that waits for the next line must not hold up Ctrl-C ----------------
+
+
+class InterruptibleStdin(io.RawIOBase):
+    """A descriptor whose readers are sent home (with an end of file) by `give_up`. Not closed by us."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Read from `descriptor`, which must be open for reading."""
+        super().__init__()
+        self._descriptor = descriptor
+        self._wake, self._waker = os.pipe()
+
+    @classmethod
+    def open(cls) -> Self:
+        """The process's standard input.
+
+        Raises:
+            ConfigError: the process has none.
+        """
+        try:
+            return cls(sys.stdin.fileno())
+        except (AttributeError, ValueError, OSError) as error:
+            raise ConfigError("SOURCE is -, but standard input is closed; pipe JSON lines into the command.") from error
+
+    def give_up(self) -> None:
+        """From now on there is nothing more to read."""
+        os.write(self._waker, b"x")
+
+    def fileno(self) -> int:
+        """The descriptor that is read."""
+        return self._descriptor
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        """Wait for bytes; 0 at the end, and after `give_up`. A regular file is always ready."""
+        target = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        with selectors.SelectSelector() as selector:
+            selector.register(self._descriptor, selectors.EVENT_READ)
+            selector.register(self._wake, selectors.EVENT_READ)
+            ready = {key.fd for key, _ in selector.select()}
+        if self._wake in ready:
+            return 0
+        return os.readv(self._descriptor, [target])
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------------
 
 CUSTOMER_KEY_BYTES = 32
 SOURCE_KINDS = "a directory, an outputs file (.json, .yaml, .yml), a manifest (.csv, .tsv, .jsonl), or - for stdin"
@@ -152,7 +202,7 @@ def open_source(text: str, settings: Settings) -> tuple[Source, Callable[[], Non
     """
     symlinks, exclude = settings.policies.symlinks, exclusion_of(settings.policies.exclude)
     if text == "-":
-        from asyncsink.sources.stream import StreamSource
+        from asyncsink.sources.records import StreamSource
 
         stdin = InterruptibleStdin.open()
         return StreamSource(io.BufferedReader(stdin), symlinks=symlinks, exclude=exclude), stdin.give_up
@@ -173,12 +223,11 @@ def _open_path(text: str, settings: Settings) -> Source:
 
         return DirectorySource(text, symlinks=symlinks, exclude=exclude)
     if suffix in (".json", ".yaml", ".yml"):
-        from asyncsink.sources.outputs import OutputsSource
-        from asyncsink.sources.outputs_file import load_outputs_file
+        from asyncsink.sources.outputs import OutputsSource, load_outputs_file
 
         return OutputsSource(load_outputs_file(text), symlinks=symlinks, compat=settings.walk_compat, exclude=exclude)
     if suffix in (".csv", ".tsv", ".jsonl"):
-        from asyncsink.sources.manifest import ManifestSource
+        from asyncsink.sources.records import ManifestSource
 
         return ManifestSource(text, symlinks=symlinks, exclude=exclude)
     raise ConfigError(f"SOURCE {text!r} is of no known kind; expected {SOURCE_KINDS}.")

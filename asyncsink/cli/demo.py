@@ -4,20 +4,70 @@ from __future__ import annotations
 
 import asyncio
 import filecmp
-from collections.abc import Coroutine
+import os
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asyncsink.cli.displays import progress_display
-from asyncsink.cli.output import Output
-from asyncsink.cli.story import Broken, tell_story
-from asyncsink.config import S3Target, Settings
-from asyncsink.report.wording import count, duration, size
-from asyncsink.values import parse_size
+from asyncsink.cli.output import Interrupted, Output, progress_display, run_until_signalled
+from asyncsink.errors import AsyncSinkError
+from asyncsink.options.settings import S3Target, Settings
+from asyncsink.options.values import parse_size
+from asyncsink.report.sentences import count, duration, size
 
 if TYPE_CHECKING:
     from asyncsink.devserver.seaweedfs import DevServer
     from asyncsink.report.report import Report
+
+
+# -- The frame of a demo: an environment of its own, a folder that goes, and an exit code for how it ended -------------
+
+
+class Broken(Exception):
+    """Something was not as promised."""
+
+
+def tell_story(story: Callable[[Output, Path], Coroutine[Any, Any, None]], epilogue: str) -> int:
+    """Run a demo and return its exit code: 0, 1 where something was not as promised, 2, or 128 + a signal's number.
+
+    Args:
+        story: makes the demo's coroutine from an output and a folder of its own, which is removed afterwards.
+        epilogue: told where all went well.
+    """
+    output = Output()
+    started = time.monotonic()
+    try:
+        _forget_environment()
+        with tempfile.TemporaryDirectory(prefix="asyncsink-demo-") as folder:
+            run_until_signalled(lambda: story(output, Path(folder)))
+    except Interrupted as stop:
+        output.note("interrupted: the server is stopped, and the demo's files are removed")
+        return stop.exit_code
+    except Broken as broken:
+        output.note(f"asyncsink: error: Not as promised: {broken}")
+        return 1
+    except AsyncSinkError as error:
+        output.error(error)
+        return 2
+    except Exception as error:  # noqa: BLE001 - a bug, told as one
+        output.error(error)
+        return 1
+    output.say(
+        f"{epilogue}\n\nDone in {duration(time.monotonic() - started)}. The server and all files are gone again."
+    )
+    return 0
+
+
+def _forget_environment() -> None:
+    """Nobody's own profile, credentials or proxy shall decide how the demo goes."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update(AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull, no_proxy="127.0.0.1")
+
+
+# -- demo --------------------------------------------------------------------------------------------------------------
 
 Outputs = dict[str, list[str]]
 BUCKET = "demo"
@@ -101,7 +151,7 @@ class _Story:
 
     def _settings(self, server: DevServer) -> Settings:
         """What the export is told: encryption, a local copy, a manifest, and DataSink's substitutions."""
-        from asyncsink.options import parse_options
+        from asyncsink.options.parse import parse_options
 
         credentials = self._folder / "credentials"
         credentials.touch(0o600)
@@ -120,8 +170,8 @@ class _Story:
         )
 
     async def _export(self, outputs: Outputs, settings: Settings) -> Report:
-        from asyncsink.engine.progress import Progress
-        from asyncsink.engine.whole_run import run_source
+        from asyncsink.engine.export import run_source
+        from asyncsink.engine.recording.events import Progress
         from asyncsink.sources.outputs import OutputsSource
 
         progress = Progress()
@@ -145,8 +195,8 @@ class _Story:
         return report
 
     async def _verify(self, settings: Settings) -> None:
-        from asyncsink.engine.progress import Progress
-        from asyncsink.engine.verifying import verify_manifest
+        from asyncsink.engine.recording.events import Progress
+        from asyncsink.maintenance.verify import verify_manifest
 
         assert isinstance(settings.target, S3Target)
         progress = Progress()

@@ -10,10 +10,10 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+from asyncsink.cli.demo import Broken, tell_story
 from asyncsink.cli.output import Output
-from asyncsink.cli.story import Broken, tell_story
 from asyncsink.errors import ConfigError
-from asyncsink.report.wording import count, size
+from asyncsink.report.sentences import count, size
 
 BUCKET = "demo"
 STEPS = 6

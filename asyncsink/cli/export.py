@@ -9,24 +9,21 @@ from itertools import islice
 from typing import Any
 
 from asyncsink.cli.arguments import open_source, options_of
-from asyncsink.cli.displays import progress_display
-from asyncsink.cli.output import Output
-from asyncsink.cli.running import Interrupted, run_until_signalled
-from asyncsink.cli.tally import Tally
+from asyncsink.cli.output import Interrupted, Output, progress_display, run_until_signalled
+from asyncsink.cli.progress import Tally
 from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.integrity.sameness import NOT_THERE
 from asyncsink.report.report import Report
-from asyncsink.report.sentences import reasons
-from asyncsink.report.wording import count, inert, size
+from asyncsink.report.sentences import count, inert, reasons, size
 
 PLANNED_SHOWN = 20
 
 
 def export_command(source: str, destination: str, given: Mapping[str, Any], *, dry_run: bool, output: Output) -> int:
     """Publish (or only look), tell how it went, and return the exit code. Ctrl-C and SIGTERM end it in order."""
-    from asyncsink.engine.progress import Progress
-    from asyncsink.engine.whole_run import run_source
-    from asyncsink.options import parse_options
+    from asyncsink.engine.export import run_source
+    from asyncsink.engine.recording.events import Progress
+    from asyncsink.options.parse import parse_options
 
     started = time.monotonic()
     progress = Progress()

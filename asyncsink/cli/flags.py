@@ -63,7 +63,7 @@ Text = str | None
 """An option that was not given is None; its default is the library's."""
 
 
-class Connection:
+class ConnectionFlags:
     """How to reach the bucket."""
 
     endpoint_url: Annotated[Text, _text("--endpoint-url", "URL", "S3 server other than Amazon's.", _CONNECTION)] = None
@@ -249,7 +249,7 @@ class Policies(Patience):
     ] = False
 
 
-class Records:
+class RecordFlags:
     """What is kept on this machine."""
 
     local_copy: Annotated[

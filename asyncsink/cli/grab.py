@@ -8,13 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from asyncsink.cli.arguments import options_of, split_pair
-from asyncsink.cli.displays import progress_display
-from asyncsink.cli.output import Output
-from asyncsink.cli.running import Interrupted, run_until_signalled
+from asyncsink.cli.output import Interrupted, Output, progress_display, run_until_signalled
 from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.model import Event, GaveUp, Notice, Paused, Resumed
-from asyncsink.report.sentences import GRAB, early_end
-from asyncsink.report.wording import goes_on
+from asyncsink.report.sentences import GRAB, early_end, goes_on
 
 _IN_FLAGS = (("template_syntax='glob'", "--glob"), ("raise_on_empty=False", "--allow-empty"))
 _OWN = ("field_template", "template_args", "infield", "glob", "match_start", "allow_empty")
@@ -22,9 +19,9 @@ _OWN = ("field_template", "template_args", "infield", "glob", "match_start", "al
 
 def grab_command(source: str, directory: str, given: Mapping[str, Any], *, output: Output) -> int:
     """Grab, tell how it went, and return the exit code. Ctrl-C and SIGTERM end it in order."""
-    from asyncsink.engine.progress import Progress
+    from asyncsink.download.report import GrabReport, counts_as_dict
+    from asyncsink.engine.recording.events import Progress
     from asyncsink.grabber import S3Grabber
-    from asyncsink.grabbing.report import GrabReport, counts_as_dict
 
     progress = Progress()
     counts = progress.counts

@@ -7,24 +7,31 @@ not end in order has the same names, with what is known until then, and, where a
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import AsyncSinkError, DestinationFull
-from asyncsink.option_names import OPTION_NAMES
+from asyncsink.options.names import OPTION_NAMES
 from asyncsink.os_errors import shortage
-from asyncsink.report.causes import Cause, cause_lines
-from asyncsink.report.wording import inert
+from asyncsink.report.sentences import Cause, cause_lines, inert
 from asyncsink.value import dataclass
+
+if TYPE_CHECKING:
+    from asyncsink.cli.progress import Display
 
 PROBLEMS_SHOWN = 10
 FAILURES_SHOWN = 10
@@ -231,3 +238,89 @@ def _write(stream: TextIO | None, text: str, *, flush: bool = True) -> None:
                 f"The run is over, but its result cannot be written to standard output ({error.strerror}).",
                 operation="stdout",
             ) from error
+
+
+# -- Running a command's coroutine so that a signal cancels it once, and nothing disturbs its clean-up -----------------
+
+T = TypeVar("T")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GARBAGE_OBJECTS = 50_000
+"""Objects made and not yet gone before the collector looks at them: some 10 MB. With Python's 700, it looks at what a
+survey has found again and again, which takes a fifth of an unchanged re-run."""
+
+
+class Interrupted(Exception):
+    """A signal ended the run, which has cleaned up. `exit_code` is 128 + its number, as shells count."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+def run_until_signalled(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Callable[[], None] | None = None) -> T:
+    """Run `main()` in an event loop of its own and return its result.
+
+    The first of `SIGNALS` calls `on_signal` (on the loop) and cancels `main`; later ones are ignored until it has
+    cleaned up. A signal that is ignored from the start (nohup, a shell's background) stays ignored.
+
+    Raises:
+        Interrupted: a signal ended `main`; its cause is the error that the clean-up raised, if any.
+    """
+    from asyncsink.event_loops import run_to_end
+
+    if not gc.isenabled():
+        # What was imported lives to the end of the process: it is not looked at again, not even then.
+        gc.freeze()
+        gc.enable()
+        gc.set_threshold(GARBAGE_OBJECTS)
+    return run_to_end(lambda: _supervised(main, on_signal))
+
+
+async def _supervised(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Callable[[], None] | None) -> T:
+    loop = asyncio.get_running_loop()
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        received.append(number)
+        if len(received) == 1:
+            if on_signal is not None:
+                on_signal()
+            work.cancel()
+
+    # A task of its own: this one is never cancelled, so it always sees how `main` ended.
+    work = asyncio.ensure_future(main())
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    for number in heard:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        await asyncio.wait({work})
+    finally:
+        for number in heard:
+            loop.remove_signal_handler(number)
+            if received:
+                signal.signal(number, signal.SIG_IGN)  # what is left is to say how it ended
+    if received and work.cancelled():
+        raise Interrupted(received[0])
+    if received and (error := work.exception()) is not None:
+        raise Interrupted(received[0]) from error
+    return work.result()
+
+
+# -- Whether a command shows its progress. Rich, which draws it, is loaded only where somebody looks -------------------
+
+
+def progress_display(
+    opening: str, progress: Progress, *, quiet: bool, noun: str = "file"
+) -> AbstractContextManager[Display | None]:
+    """The display of a run, or None where stderr is no terminal that can show one.
+
+    Args:
+        opening, noun: as in `ProgressLines`.
+    """
+    # A process that was started with its stderr closed has none.
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        return nullcontext()
+    from asyncsink.cli.progress import Display, ProgressLines, terminal
+
+    console = terminal()
+    return Display(console, ProgressLines(opening, progress, noun=noun)) if console is not None else nullcontext()

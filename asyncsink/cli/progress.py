@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, field
 from itertools import cycle
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from asyncsink.engine.progress import Progress, Speed, Speedometer
-from asyncsink.report.wording import count, inert, share_of_size, size
+from asyncsink.engine.recording.events import Progress, Speed, Speedometer
+from asyncsink.model import (
+    Event,
+    Failure,
+    Finished,
+    GaveUp,
+    LimitChanged,
+    Notice,
+    Outcome,
+    Paused,
+    Receipt,
+    Resumed,
+    Skip,
+    Started,
+)
+from asyncsink.report.outcomes import Counts, failure_as_dict
+from asyncsink.report.sentences import EXPORT, count, early_end, goes_on, inert, share_of_size, size
+from asyncsink.value import dataclass
 
 INTERVAL_SECONDS = 0.1
 BAR_WIDTH_MIN = 6
@@ -162,3 +180,112 @@ def terminal() -> Console | None:
     """The terminal that stderr is, or None where it is none that can show a line that changes."""
     console = Console(stderr=True)
     return None if not console.is_terminal or console.is_dumb_terminal else console
+
+
+# -- What a run said of itself while it went on: the report of a run that did not live to write one --------------------
+
+FAILURES_KEPT = 1000
+log = logging.getLogger("asyncsink.cli")
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of recorded outcomes, named as in `Report.as_dict`. Its `observe` is called on the event loop.
+
+    Attributes:
+        progress: knows how many objects there are, once they are counted, and what became of them.
+        on_notice: tells a person what should be known although it is no failure.
+        destination: where to, once it is known to hold no secret.
+        held: a list where notices are to wait until how the run ended is told; None where they are told as they come.
+    """
+
+    dry_run: bool
+    progress: Progress
+    on_notice: Callable[[str], None]
+    destination: str = ""
+    transport: str = ""
+    failures: list[Failure] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    held: list[str] | None = None
+
+    @property
+    def failures_only(self) -> bool:
+        """Whether `observe` needs no outcome but failures: nobody reads the log of the others."""
+        return not log.isEnabledFor(logging.DEBUG)
+
+    @property
+    def counts(self) -> Counts:
+        """What is recorded."""
+        return self.progress.counts
+
+    def observe(self, event: Event) -> None:
+        """Keep failures, pass notices on, and log what --verbose shows."""
+        if isinstance(event, Finished):
+            if isinstance(event.outcome, Failure) and len(self.failures) < FAILURES_KEPT:
+                self.failures.append(event.outcome)
+            log.debug("%s", _Told(event.outcome))
+        elif isinstance(event, Started):
+            self.transport = event.transport
+            log.info("sending by %s", event.transport)
+        elif isinstance(event, LimitChanged):
+            log.info("concurrency %d -> %d: %s", event.before, event.after, event.reason)
+        elif isinstance(event, (Paused, Resumed, GaveUp)):
+            self.on_notice(f"{event}.")
+        elif isinstance(event, Notice):
+            self.notices.append(event.message)
+            if self.held is None:
+                self.on_notice(event.message)
+            else:
+                self.held.append(event.message)
+
+    def as_dict(self, *, elapsed_seconds: float, interrupted: bool) -> dict[str, Any]:
+        """The keys of `Report.as_dict`. `requests` and `retries` are null: nobody told their number."""
+        total = self.progress.objects_total
+        return {
+            "destination": self.destination,
+            "dry_run": self.dry_run,
+            "interrupted": interrupted,
+            "stop_reason": "",
+            "objects_unfinished": max(0, (total or 0) - self.counts.objects_total) if interrupted else 0,
+            **self.counts.as_dict(),
+            "objects_total": self.counts.objects_total if total is None else total,
+            "elapsed_seconds": elapsed_seconds,
+            "requests": None,
+            "retries": None,
+            "transport": self.transport,
+            "resumable": [asdict(left) for left in self.progress.resumable.values()],
+            "notices": self.notices,
+            "failures": [failure_as_dict(failure) for failure in self.failures],
+        }
+
+    def sentence(self, *, interrupted: bool) -> str:
+        """One line: what is published in spite of the early end, what is not, and what the same command does next."""
+        counts, reason = self.counts, "Interrupted" if interrupted else "Stopped"
+        if self.dry_run:
+            looked = counts.objects_planned + counts.objects_skipped
+            return f"{reason}: looked at {count(looked, 'file')}; nothing was sent."
+        if not self.progress.started:
+            return f"{reason}: nothing was sent. Run the same command again."
+        elsewhere = self.transport == "local" and self.destination.lower().startswith("s3:")
+        place = "the directory that stands in for the bucket" if elsewhere else self.destination
+        going_on, total = goes_on(self.progress.resumable.values()), self.progress.objects_total
+        return early_end(counts, place, EXPORT, total=total, reason=reason, going_on=going_on)
+
+
+class _Told:
+    """An outcome as a line of the log, worded only where somebody reads it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def __str__(self) -> str:
+        o = self._outcome
+        if isinstance(o, Receipt):
+            text = f"published {o.source} -> {o.url} ({size(o.size_bytes)}, confirmed by {o.confirmed_by})"
+        elif isinstance(o, Failure):
+            text = f"failed {o.source} -> {o.url}: {o.error}: {o.message}"
+        elif isinstance(o, Skip):
+            text = f"not sent {o.source} -> {o.url}: {o.reason}"
+        else:
+            text = f"would send {o.source} -> {o.url}: {o.reason}"
+        return inert(text)

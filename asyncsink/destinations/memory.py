@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored, Unknown
+from asyncsink.destinations.base import ByteBody, Existing, RunForecast, Stored, Unknown
 from asyncsink.errors import IntegrityError, UploadMissing
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, checksum_of, digest_of, multipart_etag
 from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
-from asyncsink.s3.part_plan import PartPlan
+from asyncsink.s3.multipart.parts import PartPlan
 from asyncsink.value import dataclass
 
 
@@ -64,7 +64,7 @@ class MemoryDestination:
     def check_size(self, transfer: Transfer) -> None:
         """Any size is accepted."""
 
-    async def prepare(self, outlook: Outlook) -> None:
+    async def prepare(self, forecast: RunForecast) -> None:
         """Nothing has to be made ready."""
 
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:

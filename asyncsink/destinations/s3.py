@@ -5,44 +5,99 @@ What is there already is s3_existing.py's to say.
 
 from __future__ import annotations
 
+import mimetypes
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, lru_cache, partial
 from typing import get_args
 
 from anyio import CapacityLimiter
 
-from asyncsink.config import ObjectOptions, RetryPolicy, S3Target
-from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored, Unknown, UploadLog
-from asyncsink.destinations.s3_existing import ExistingObjects
-from asyncsink.destinations.s3_parts import S3CompleteObject, S3PartSender, S3PartWriter
-from asyncsink.destinations.s3_uploads import AlreadyComplete, S3Uploads
+from asyncsink.destinations.base import ByteBody, Existing, RunForecast, Stored, Unknown, UploadLog
+from asyncsink.destinations.existing_objects import ExistingObjects
 from asyncsink.destinations.spellings import Spellings
-from asyncsink.errors import (
-    AccessDenied,
-    EntityTooLarge,
-    IntegrityError,
-    ObjectMissing,
-)
+from asyncsink.destinations.uploads import AlreadyComplete, S3CompleteObject, S3PartSender, S3PartWriter, S3Uploads
+from asyncsink.errors import AccessDenied, EntityTooLarge, IntegrityError, ObjectMissing
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, checksum_of
 from asyncsink.integrity.sameness import contradiction
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
-from asyncsink.s3.addresses import is_directory_bucket
-from asyncsink.s3.aioboto3_calls import HEADER_ALGORITHMS
-from asyncsink.s3.confirming import Compute, confirm_body, confirm_body_now, confirm_object, confirm_without_body
-from asyncsink.s3.content_type import infer_content_type
+from asyncsink.options.settings import ObjectOptions, RetryPolicy, S3Target
+from asyncsink.s3.checksum_headers import Compute, confirm_body, confirm_body_now, confirm_object, confirm_without_body
+from asyncsink.s3.codec import HEADER_ALGORITHMS
+from asyncsink.s3.endpoint import is_directory_bucket
+from asyncsink.s3.multipart.parts import PartPlan
+from asyncsink.s3.multipart.write_tokens import WriteTokens
 from asyncsink.s3.operations import (
+    OBJECT_SIZE_BYTES_MAX,
+    FileReader,
+    FileResult,
+    FileStored,
+    FileToPut,
     HeadObject,
     ObjectAttributes,
     ObjectStored,
     OpenPartSource,
+    Ordinary,
+    PutFiles,
     PutObject,
     PutObjectFrom,
     StoredFrom,
 )
-from asyncsink.s3.own_writes import OwnWrites
-from asyncsink.s3.part_plan import OBJECT_SIZE_BYTES_MAX, PartPlan
-from asyncsink.s3.put_files import FileReader, FileResult, FileStored, FileToPut, Ordinary, PutFiles
 from asyncsink.s3.transport import Transport
+
+# -- Pure: the media type of an object, from its name ------------------------------------------------------------------
+# A compressed file is what its outermost suffix says (`.nii.gz` is application/gzip), because Content-Encoding would
+# make browsers and HTTP libraries decompress what readers of these files expect compressed.
+
+DEFAULT = "application/octet-stream"
+
+_COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz",
+               "compress": "application/x-compress", "br": DEFAULT}  # fmt: skip
+_FIELD = {
+    ".tsv": "text/tab-separated-values",
+    ".csv": "text/csv",
+    ".jsonl": "application/jsonl",
+    ".json": "application/json",
+    ".yaml": "application/yaml",
+    ".yml": "application/yaml",
+    ".md": "text/markdown",
+    ".nii": DEFAULT,
+    ".mgz": "application/gzip",
+    ".gii": "application/xml",
+    ".h5": "application/x-hdf5",
+    ".hdf5": "application/x-hdf5",
+    ".parquet": "application/vnd.apache.parquet",
+    ".bval": "text/plain",
+    ".bvec": "text/plain",
+    ".zst": "application/zstd",
+}
+
+
+def infer_content_type(name: str) -> str:
+    """The media type of a file or key (RFC 9110, 8.3); application/octet-stream where nothing is known."""
+    base = name.rsplit("/", 1)[-1].lower()
+    dot = base.rfind(".")
+    return _of_suffix(base[dot:]) if dot >= 0 else DEFAULT
+
+
+@cache
+def _known() -> mimetypes.MimeTypes:
+    # Only the table that ships with Python: the answer must not depend on the machine's mime.types. Made for the first
+    # object that is sent: a run in which nothing has changed needs none.
+    return mimetypes.MimeTypes(filenames=())
+
+
+@lru_cache(maxsize=1024)
+def _of_suffix(suffix: str) -> str:
+    if known := _FIELD.get(suffix):
+        return known
+    # A name is no URL: "data:text/x" and "?" have no meaning in it.
+    kind, encoding = _known().guess_type("x" + suffix)
+    if encoding is not None:
+        return _COMPRESSED.get(encoding, DEFAULT)
+    return kind or DEFAULT
+
+
+# -- s3 ----------------------------------------------------------------------------------------------------------------
 
 
 class S3Destination:
@@ -69,7 +124,7 @@ class S3Destination:
         self._objects = objects
         self._lane = lane
         self._notice = notice
-        self._own = OwnWrites(only_new=only_new, notice=notice)
+        self._own = WriteTokens(only_new=only_new, notice=notice)
         self._senders = senders
         self._batches = bool(senders)
         self._uploads = S3Uploads(transport, retry, self._own, log, notice, abort_on_interrupt=abort_on_interrupt)
@@ -124,10 +179,10 @@ class S3Destination:
                 operation="PutObject",
             )
 
-    async def prepare(self, outlook: Outlook) -> None:
+    async def prepare(self, forecast: RunForecast) -> None:
         """As `ExistingObjects.prepare`."""
-        self._spellings.alike = outlook.alike
-        await self._existing.prepare(outlook)
+        self._spellings.alike = forecast.alike
+        await self._existing.prepare(forecast)
 
     def contradicts(self, key: str, etag: str) -> bool:
         """As `ExistingObjects.contradicts`."""
@@ -239,7 +294,7 @@ class S3Destination:
         algorithm: ChecksumAlgorithm | None,
         local: Callable[[memoryview], None] | None,
     ) -> tuple[Stored, Checksum | None]:
-        """PutObject in one hop, with its answer compared. See `one_hop.ObjectSender`."""
+        """PutObject in one call to a thread, with its answer compared. See `base.ObjectSender`."""
         await self._existing.forget(transfer)
         size_bytes, where = transfer.source.size_bytes, self.url(transfer)
         confirmed: ConfirmedBy = "nothing"

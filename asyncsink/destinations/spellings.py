@@ -12,11 +12,10 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from asyncsink.config import Secret
-from asyncsink.destinations.s3_existing import ExistingObjects
+from asyncsink.destinations.existing_objects import ExistingObjects
 from asyncsink.errors import AccessDenied, KeyCollision, ObjectMissing
-from asyncsink.routing.keys import show
-from asyncsink.routing.spelling import fingerprint
+from asyncsink.options.settings import Secret
+from asyncsink.routing.keys import fingerprint, show
 from asyncsink.s3.operations import HeadObject, ListObjects, ObjectHead
 from asyncsink.s3.transport import Transport
 

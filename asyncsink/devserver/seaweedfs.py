@@ -10,25 +10,142 @@ process that started it is killed (see `watchdog`). It speaks plain HTTP; use pa
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
+import http.client
 import json
 import os
+import random
 import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from asyncsink.devserver import watchdog
-from asyncsink.devserver.ports import Ports, choose_ports
-from asyncsink.devserver.probe import buckets_of
 from asyncsink.errors import ConfigError
+from asyncsink.value import dataclass
+
+# -- Free TCP ports on loopback for SeaweedFS and its inner services ---------------------------------------------------
+
+# Below the ports that Linux (from 32768) and macOS (from 49152) give to outgoing connections, so that a client's
+# socket never takes a port between its choice here and its use by the server.
+_FIRST, _LAST = 10240, 32767
+_GRPC_OFFSET = 10000
+"""SeaweedFS' admin worker dials the admin port plus this, whatever port was configured."""
+_SERVICES = ("master", "volume", "filer")
+_TRIES_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The S3 port, and every port of the server by its `weed mini` option ("s3.port", "filer.port.grpc", …)."""
+
+    s3: int
+    by_option: dict[str, int]
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on 127.0.0.1:`port` now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def choose_ports(s3_port: int = 0) -> Ports:
+    """Ports that are free now; another process may still take one before the server does.
+
+    Args:
+        s3_port: the port S3 must have, or 0 for any.
+
+    Raises:
+        ConfigError: `s3_port` is no port or is taken, or the machine has no free ports.
+    """
+    if not 0 <= s3_port <= 65535:
+        raise ConfigError(f"Port {s3_port} does not exist; give a number from 1 to 65535, or 0 for any free port.")
+    if s3_port and not is_free(s3_port):
+        raise ConfigError(
+            f"Port {s3_port} on 127.0.0.1 is taken (or not yours to use); choose another one, or 0 for any free port."
+        )
+    taken = {s3_port}
+    by_option: dict[str, int] = {"s3.port": s3_port or _choose(taken)}
+    by_option["s3.port.grpc"] = _choose(taken)
+    for service in _SERVICES:
+        by_option[f"{service}.port"] = _choose(taken)
+        by_option[f"{service}.port.grpc"] = _choose(taken)
+    by_option["admin.port"] = _choose(taken, partner=_GRPC_OFFSET)
+    by_option["admin.port.grpc"] = by_option["admin.port"] + _GRPC_OFFSET
+    return Ports(by_option["s3.port"], by_option)
+
+
+def _choose(taken: set[int], partner: int = 0) -> int:
+    for _ in range(_TRIES_MAX):
+        port = random.randint(_FIRST, _LAST)  # noqa: S311
+        if not {port, port + partner} & taken and is_free(port) and is_free(port + partner):
+            taken.update((port, port + partner))
+            return port
+    raise ConfigError(f"No free TCP port was found on 127.0.0.1 between {_FIRST} and {_LAST}; stop other servers.")
+
+
+# -- Asks an S3 server for its buckets with nothing but the standard library: proof that it is up and is ours ----------
+# Only the server that was started with these credentials answers a signed request with 200, so a stranger on the same
+# port is never taken for it. (SigV4: AWS General Reference, "Signature Version 4 signing process"; ListBuckets: S3
+# API.)
+
+_REGION, _SERVICE = "us-east-1", "s3"
+_ANSWER_SECONDS = 5.0
+_LISTED_NAME = re.compile(rb"<Bucket>.*?<Name>([^<]*)</Name>", re.DOTALL)
+
+
+def buckets_of(port: int, access_key_id: str, secret_access_key: str) -> set[str] | None:
+    """The buckets of the S3 server on 127.0.0.1:`port`, or None while there is none that knows the credentials.
+
+    Blocking, for five seconds at most.
+    """
+    headers = _signed_headers(f"127.0.0.1:{port}", access_key_id, secret_access_key)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/", headers=headers)
+        answer = connection.getresponse()
+        body = answer.read()
+    except (OSError, http.client.HTTPException):
+        return None  # not listening yet, or not speaking HTTP yet
+    finally:
+        connection.close()
+    return {name.decode() for name in _LISTED_NAME.findall(body)} if answer.status == 200 else None
+
+
+def _signed_headers(host: str, access_key_id: str, secret_access_key: str) -> dict[str, str]:
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    payload = hashlib.sha256(b"").hexdigest()
+    headers = {"host": host, "x-amz-content-sha256": payload, "x-amz-date": moment}
+    names = ";".join(headers)
+    lines = "".join(f"{name}:{value}\n" for name, value in headers.items())
+    request = f"GET\n/\n\n{lines}\n{names}\n{payload}"
+    scope = f"{moment[:8]}/{_REGION}/{_SERVICE}/aws4_request"
+    to_sign = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+    key = b"AWS4" + secret_access_key.encode()
+    for word in scope.split("/"):
+        key = hmac.digest(key, word.encode(), "sha256")
+    signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
+    credential = f"AWS4-HMAC-SHA256 Credential={access_key_id}/{scope}"
+    return {**headers, "authorization": f"{credential}, SignedHeaders={names}, Signature={signature}"}
+
+
+# -- seaweedfs ---------------------------------------------------------------------------------------------------------
 
 REGION = "us-east-1"
 _STARTS_MAX = 5

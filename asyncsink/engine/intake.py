@@ -1,12 +1,12 @@
 """Callers' paths on their way onto the queue of a sink: those that come at the same time go together.
 
     put, submit ──arrived──► found and routed ──► turn taken ──► claimed, with what the journal knows ──► queue
-                             └──────────── one thread hop for all that wait ───────────────────────┘
+                             └──────────── one thread call for all that wait ───────────────────────┘
 
-A lone caller goes at once; while a hop is under way, the next callers gather for the hop after it. Their small files
+A lone caller goes at once; while a call is under way, the next callers gather for the call after it. Their small files
 become batches, each file with a key of its own, and cost what they cost in an export. An error that concerns one caller
 (a path that cannot be read, a key that another source has) is raised for this caller alone. A path that hangs in its
-file system delays no other: another hop begins beside it.
+file system delays no other: another call begins beside it.
 """
 
 from __future__ import annotations
@@ -23,24 +23,23 @@ import anyio
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from asyncsink.engine.discover import BATCH
-from asyncsink.engine.journalling import RunJournal
-from asyncsink.engine.ledger import KeyLedger
-from asyncsink.engine.pipeline import Batch, Found, Submit, Work
-from asyncsink.engine.producer import grouped
-from asyncsink.engine.recorder import Ticket
-from asyncsink.engine.turns import Turns
+from asyncsink.engine.planning.key_ledger import KeyLedger
+from asyncsink.engine.planning.producer import grouped
+from asyncsink.engine.planning.survey import BATCH
+from asyncsink.engine.queue_entries import Batch, Found, Submit, Work
+from asyncsink.engine.recording.recorder import Completion, KeyTurns
+from asyncsink.engine.recording.run_journal import RunJournal
 from asyncsink.errors import ConfigError
 from asyncsink.model import Transfer
-from asyncsink.routing.collisions import collision_error
+from asyncsink.routing.keys import collision_error
 from asyncsink.value import dataclass
 
 T = TypeVar("T")
 SLICE_SECONDS: Final = 0.005
-"""After so long a hop hands on what it has; the rest is for the next one."""
+"""After so long a call hands on what it has; the rest is for the next one."""
 HANGING_SECONDS: Final = 0.25
-"""After so long, what waits does not wait for the hop under way any more: another one begins, and calls of the same key
-may overtake each other. On a busy machine a hop takes tens of milliseconds without hanging."""
+"""Seconds after which a further call begins beside one that hangs; calls of the same key may overtake each other then.
+On a busy machine a call takes tens of milliseconds without hanging."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +57,7 @@ class Call:
 
     found: Iterator[Found]
     alone: str = ""
-    ticket: Ticket = field(default_factory=Ticket)
+    completion: Completion = field(default_factory=Completion)
     count: int = 0
     over: bool = False
     error: Exception | None = None
@@ -110,13 +109,13 @@ class Intake:
     def __init__(
         self,
         *,
-        turns: Turns,
+        key_turns: KeyTurns,
         journal: RunJournal | None,
         ledger: KeyLedger | None,
         limiter: CapacityLimiter,
         batch_max: Callable[[], int],
     ) -> None:
-        self._turns = turns
+        self._key_turns = key_turns
         self._journal = journal
         self._ledger = ledger
         self._limiter = limiter
@@ -125,7 +124,7 @@ class Intake:
         self._calls: set[Call] = set()
         self._closing, self._idle = anyio.Event(), anyio.Event()
         self._submit: Submit
-        self._hops: asyncio.TaskGroup | None = None
+        self._calls_group: asyncio.TaskGroup | None = None
         self._active: set[asyncio.Task[None]] = set()
         self._sending = False
         self._watching: asyncio.TimerHandle | None = None
@@ -155,7 +154,7 @@ class Intake:
                 self._release(item)
             elif item.key:
                 # Where a thread has it still, that is seen when it comes back.
-                self._turns.leave(item.key, item.given)
+                self._key_turns.leave(item.key, item.given)
         self._end(call)
 
     async def feed(self, submit: Submit) -> None:
@@ -165,8 +164,8 @@ class Intake:
         they find is queued no more.
         """
         self._submit = submit
-        async with asyncio.TaskGroup() as hops:  # anyio's takes no task from a timer
-            self._hops = hops
+        async with asyncio.TaskGroup() as group:  # anyio's takes no task from a timer
+            self._calls_group = group
             try:
                 self._go()
                 await self._closing.wait()
@@ -174,11 +173,11 @@ class Intake:
                     await self._idle.wait()
             finally:
                 # Before the group ends its tasks: it takes no further one then.
-                self._hops = None
+                self._calls_group = None
                 if self._watching is not None:
                     self._watching.cancel()
-                for hop in self._active:
-                    hop.cancel()
+                for call in self._active:
+                    call.cancel()
 
     def close(self) -> None:
         """No further call comes. Of those that came, what was found is queued; no directory is walked any further."""
@@ -191,9 +190,9 @@ class Intake:
             self._start()
 
     def _start(self) -> None:
-        if self._hops is None:
+        if self._calls_group is None:
             return
-        self._active.add(self._hops.create_task(self._hop()))
+        self._active.add(self._calls_group.create_task(self._call()))
         self._watch_later()
 
     def _watch_later(self) -> None:
@@ -201,15 +200,15 @@ class Intake:
             self._watching = self._loop.call_later(HANGING_SECONDS, self._watch)
 
     def _watch(self) -> None:
-        """Begin another hop where those under way hang, and a thread is free; a full queue is nothing to hurry for."""
+        """Begin another call where those under way hang, and a thread is free; a full queue is nothing to hurry for."""
         self._watching = None
-        if not self._active or self._hops is None:
+        if not self._active or self._calls_group is None:
             return
         if (self._arrived or self._routed) and not self._sending and self._limiter.available_tokens > 0:
             self._start()
         self._watch_later()
 
-    async def _hop(self) -> None:
+    async def _call(self) -> None:
         try:
             while self._arrived or self._routed:
                 try:
@@ -273,7 +272,7 @@ class Intake:
     def _release(self, item: _Item) -> None:
         if item.holds:
             item.holds = False
-            self._turns.end((item.key,))
+            self._key_turns.end((item.key,))
 
     def _queued(self, item: Work) -> None:
         assert isinstance(item, _Item)
@@ -296,7 +295,7 @@ class Intake:
             call.error = ConfigError("The sink was closed while a file waited for its queue; export it again.")
         call.over = call.error is None
         if not call.alone or call.error is not None:
-            call.ticket.done.set()
+            call.completion.done.set()
         self._end(call)
 
     def _end(self, call: Call) -> None:
@@ -320,7 +319,7 @@ class Intake:
             if time.monotonic() > until:
                 break
         held = [item for item in _taken(self._routed) if self._has_turn(item)]
-        if held and not self._turns.closed:
+        if held and not self._key_turns.closed:
             self._claim(held)
             self._ask_journal([item for item in held if item.refused is None and not item.dropped])
         self._found.extend(held)
@@ -333,8 +332,8 @@ class Intake:
         try:
             for found in islice(call.found, most):
                 key = found.key if isinstance(found, Transfer) else ""
-                ticket = call.ticket if call.alone else None
-                items.append(_Item(found, ticket, call=call, key=key, turn=self._given))
+                completion = call.completion if call.alone else None
+                items.append(_Item(found, completion, call=call, key=key, turn=self._given))
             if call.alone and len(items) != 1:
                 number = "more than one file" if items else "no file"
                 raise ConfigError(f"{call.alone} has {number}; put takes one file, submit takes directories and lists.")
@@ -354,7 +353,7 @@ class Intake:
         if not item.key or item.dropped:
             self._found.append(item)
             return False
-        if not item.holds and not self._turns.enter(item.key, item.given):
+        if not item.holds and not self._key_turns.enter(item.key, item.given):
             return False
         item.holds = True
         return True

@@ -8,74 +8,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import replace
 from functools import partial
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncsink.config import Limits, Policies
-from asyncsink.engine.descriptors import Share
-from asyncsink.engine.halt import Halt
-from asyncsink.engine.outcomes import may_pass, problem_outcome
-from asyncsink.engine.progress import Progress
-from asyncsink.engine.publishing import Publisher
-from asyncsink.engine.reading import outdated
-from asyncsink.engine.recorder import Passed, Recorder, Recording, Ticket
-from asyncsink.engine.small_files import SmallFiles
-from asyncsink.engine.tuner import Tuner
+from asyncsink.engine.limits.controller import ConcurrencyController
+from asyncsink.engine.limits.descriptors import Share
+from asyncsink.engine.queue_entries import Batch, Entry, Found, Skipped, Submit, Work
+from asyncsink.engine.recording.events import Progress
+from asyncsink.engine.recording.recorder import Completion, Halt, Passed, Recorder, Recording
+from asyncsink.engine.transfer.destination_state import outdated
+from asyncsink.engine.transfer.outcomes import may_pass, problem_outcome
+from asyncsink.engine.transfer.publisher import Publisher
+from asyncsink.engine.transfer.small_files import SmallFiles
 from asyncsink.model import Failure, Outcome, Skip, SourceProblem, Transfer
-from asyncsink.value import dataclass
+from asyncsink.options.settings import Limits, Policies
 
-Found = Transfer | SourceProblem | Skip
-
-
-@dataclass(slots=True)
-class Work:
-    """One entry of the queue: a transfer (or what could not become one), and who waits for it.
-
-    A caller who is cancelled cannot tell whether the queue had it already: `dropped` asks that nobody takes it, and
-    `taken` says that this comes too late.
-    """
-
-    found: Found
-    ticket: Ticket | None = None
-    taken: bool = False
-    dropped: bool = False
-
-
-@dataclass(slots=True)
-class Batch:
-    """One entry of the queue: small files that one worker publishes together, each with a key of its own.
-
-    Attributes:
-        transfers: the files.
-        works: of each file, where a caller may be cancelled, or waits for it; else none.
-    """
-
-    transfers: list[Transfer]
-    works: list[Work] = field(default_factory=list)
-
-    def take(self) -> dict[str, Ticket]:
-        """Begin with what nobody dropped, and leave the rest out; returns who waits for which key."""
-        kept = [work for work in self.works if not work.dropped]
-        if len(kept) < len(self.works):
-            self.transfers = [work.found for work in kept if isinstance(work.found, Transfer)]
-        for work in kept:
-            work.taken = True
-        return {work.found.key: work.ticket for work in kept if work.ticket and isinstance(work.found, Transfer)}
-
-
-@dataclass(slots=True)
-class Skipped:
-    """One entry of the queue: what needs no work at all."""
-
-    skips: list[Skip]
-
-
-Entry = Work | Batch | Skipped
-Submit = Callable[[Entry], Awaitable[None]]
-NOBODY: Mapping[str, Ticket] = {}
+NOBODY: Mapping[str, Completion] = {}
 LATER_MAX = 10_000
 """Files that failed and wait for a further round; what fails besides is final."""
 log = logging.getLogger("asyncsink.engine")
@@ -94,7 +45,7 @@ class Pipeline:
         publisher: Publisher,
         small_files: SmallFiles,
         recorder: Recorder,
-        tuner: Tuner | None,
+        controller: ConcurrencyController | None,
         share: Share,
         *,
         policies: Policies,
@@ -109,7 +60,7 @@ class Pipeline:
         self._publisher = publisher
         self._small_files = small_files
         self._recorder = recorder
-        self._tuner = tuner
+        self._controller = controller
         self._share = share
         self._policies = policies
         self._hurry = hurry
@@ -166,8 +117,8 @@ class Pipeline:
 
     async def _publish_all(self, feed: Callable[[Submit], Awaitable[None]]) -> None:
         async with anyio.create_task_group() as tuning:
-            if self._tuner is not None:
-                tuning.start_soon(self._tuner.run)
+            if self._controller is not None:
+                tuning.start_soon(self._controller.run)
             try:
                 await self._publish_round(feed)
                 while self._later and self._rounds:
@@ -213,30 +164,30 @@ class Pipeline:
 
     async def _work_off(self, entry: Entry) -> None:
         if isinstance(entry, Batch):
-            tickets = entry.take()
+            completions = entry.take()
             self.progress.objects_in_hand += len(entry.transfers)
-            ended = partial(self._ended, tickets=tickets) if tickets else self._ended
-            passed_on = partial(self._passed_on, tickets=tickets) if tickets else self._passed_on
+            ended = partial(self._ended, completions=completions) if completions else self._ended
+            passed_on = partial(self._passed_on, completions=completions) if completions else self._passed_on
             await self._small_files.publish(entry.transfers, ended, passed_on)
         elif isinstance(entry, Skipped):
             self._final(entry.skips, None)
         elif not entry.dropped:
             entry.taken = True
             self.progress.objects_in_hand += 1
-            await self._work_on(entry.found, entry.ticket)
+            await self._work_on(entry.found, entry.completion)
 
-    async def _work_on(self, found: Found, ticket: Ticket | None) -> None:
+    async def _work_on(self, found: Found, completion: Completion | None) -> None:
         if isinstance(found, Skip):
-            self._skipped(found, ticket)
+            self._skipped(found, completion)
         elif isinstance(found, SourceProblem):
-            self._final([problem_outcome(found, self._policies)], None, ticket)
+            self._final([problem_outcome(found, self._policies)], None, completion)
             self.progress.objects_in_hand -= 1
         else:
             outcomes, transfer = await self._publisher.publish(found)
-            self._ended(outcomes, transfer, {} if ticket is None else {transfer.key: ticket})
+            self._ended(outcomes, transfer, {} if completion is None else {transfer.key: completion})
 
-    def _skipped(self, skip: Skip, ticket: Ticket | None = None) -> None:
-        self._final((skip,), None, ticket)
+    def _skipped(self, skip: Skip, completion: Completion | None = None) -> None:
+        self._final((skip,), None, completion)
         self.progress.objects_in_hand -= 1
 
     def _put_off(self, outcomes: Sequence[Outcome], transfer: Transfer) -> bool:
@@ -247,21 +198,27 @@ class Pipeline:
         self._later.append((outcomes, transfer))
         return True
 
-    def _ended(self, outcomes: Sequence[Outcome], transfer: Transfer, tickets: Mapping[str, Ticket] = NOBODY) -> None:
+    def _ended(
+        self, outcomes: Sequence[Outcome], transfer: Transfer, completions: Mapping[str, Completion] = NOBODY
+    ) -> None:
         self.progress.objects_in_hand -= 1
         if self._again:
             self._again.pop((transfer.key, transfer.source.path), None)
         if isinstance(outcomes[0], Failure) and self._put_off(outcomes, transfer):
             return
-        self._final(outcomes, transfer, tickets.get(transfer.key))
+        self._final(outcomes, transfer, completions.get(transfer.key))
 
-    def _passed_on(self, passed: Passed, tickets: Mapping[str, Ticket] = NOBODY) -> None:
+    def _passed_on(self, passed: Passed, completions: Mapping[str, Completion] = NOBODY) -> None:
         self.progress.objects_in_hand -= len(passed.written)
-        if tickets:
-            passed.tickets = [(tickets[each.key], each) for each in passed.receipts() if each.key in tickets]
+        if completions:
+            passed.completions = [
+                (completions[each.key], each) for each in passed.receipts() if each.key in completions
+            ]
         self._recorder.pass_on(passed)
 
-    def _final(self, outcomes: Sequence[Outcome], transfer: Transfer | None, ticket: Ticket | None = None) -> None:
+    def _final(
+        self, outcomes: Sequence[Outcome], transfer: Transfer | None, completion: Completion | None = None
+    ) -> None:
         if transfer is not None and isinstance(outcomes[0], Failure):
             self.progress.bytes_failed += transfer.source.size_bytes
-        self._recorder.add(outcomes, transfer, ticket)
+        self._recorder.add(outcomes, transfer, completion)

@@ -12,19 +12,109 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import assert_never
 
-from asyncsink.config import Overwrite
 from asyncsink.errors import IntegrityError
 from asyncsink.integrity.checksums import ByteBody, Digester, digest_of, etag_md5, is_composite, multipart_etag
-from asyncsink.integrity.existing import Existing
-from asyncsink.integrity.part_sizes import candidate_part_sizes
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
+from asyncsink.options.settings import GIB, MIB, Overwrite
 from asyncsink.value import dataclass
+
+# -- Pure: with which part size may another tool have written a multipart object? --------------------------------------
+# A multipart ETag is an MD5 over the parts' MD5s. The number of parts stands behind its "-"; the part size does not
+# stand anywhere, but few sizes are in use, and most of them would have given another number of parts.
+
+PART_SIZE_CANDIDATES_MAX = 8
+"""Every candidate costs one MD5 over the whole file."""
+
+_MB = 1000**2
+
+# The most usual ones first: defaults of AWS' own tools and SDKs, MinIO's, rclone, s3cmd, s5cmd, Cyberduck, Hadoop and
+# their kin; then what people type, in binary and in decimal units.
+TYPICAL_PART_SIZES_BYTES: tuple[int, ...] = (
+    *(size * MIB for size in (8, 5, 16, 64, 15, 50, 10, 100, 32, 128, 25, 20, 6, 256, 512)),
+    GIB,
+    *(size * _MB for size in (8, 5, 10, 16, 50, 100, 15, 20, 25, 32, 64, 128, 256, 500, 512, 1000)),
+    *(size * MIB for size in (7, 12, 24, 30, 40, 48, 60, 75, 80, 96, 150, 200, 250, 300, 400, 500)),
+    2 * GIB,
+    5 * GIB,
+)
+_MULTIPART_ETAG = re.compile(r"[0-9a-fA-F]{32}-([1-9][0-9]{0,4})")
+
+
+def parts_of_etag(etag: str) -> int | None:
+    """The number of parts that a multipart ETag ("hex-N", no quotes) tells, or None for any other ETag."""
+    match = _MULTIPART_ETAG.fullmatch(etag)
+    return int(match.group(1)) if match else None
+
+
+def candidate_part_sizes(
+    etag: str, size_bytes: int, *, known: int | None, preferred: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """Part sizes in bytes that fit an object of `size_bytes` with this multipart ETag, most likely first.
+
+    Args:
+        etag: without quotes.
+        size_bytes: of the object, more than 0.
+        known: the size of the object's first part where the server told it: then there is no other candidate.
+        preferred: sizes to try before the typical ones (our own plan's).
+
+    Returns:
+        At most PART_SIZE_CANDIDATES_MAX sizes; none where the ETag is no multipart ETag, or nothing fits.
+    """
+    count = parts_of_etag(etag)
+    if count is None:
+        return ()
+    if count == 1:
+        return (size_bytes,)
+    if known is not None:
+        return tuple(_fitting([known], size_bytes, count))
+    # Tools that let the part size grow with the file round it up to whole MiB.
+    grown = -(-size_bytes // (count * MIB)) * MIB
+    fitting = _fitting((*preferred, *TYPICAL_PART_SIZES_BYTES, grown), size_bytes, count)
+    return tuple(fitting)[:PART_SIZE_CANDIDATES_MAX]
+
+
+def _fitting(sizes: Iterable[int], size_bytes: int, count: int) -> dict[int, None]:
+    return dict.fromkeys(size for size in sizes if size > 0 and -(-size_bytes // size) == count)
+
+
+# -- What is known about the object that is stored under a key ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Existing:
+    """What is stored under a key now.
+
+    Attributes:
+        size_bytes: of the object.
+        etag: without quotes, or "" (local files).
+        modified: timezone-aware, or None.
+        checksums: full-object checksums that are known, by algorithm, base64.
+        looked_closely: True after a HEAD (or a read): there is nothing more to learn from the destination.
+        part_size_bytes: size of the first part of a multipart object, or None where unknown.
+        etag_is_md5: False where encryption makes the ETag something else (SSE-KMS, SSE-C).
+        outdated: why it has to be replaced although its bytes may be the same ("encryption differs"), or "".
+        keeps_mtime: True where `modified` is the source's own time (local copies keep it), not the time of storing.
+    """
+
+    size_bytes: int
+    etag: str = ""
+    modified: datetime | None = None
+    checksums: Mapping[ChecksumAlgorithm, str] = field(default_factory=dict)
+    looked_closely: bool = False
+    part_size_bytes: int | None = None
+    etag_is_md5: bool = True
+    keeps_mtime: bool = False
+    outdated: str = ""
+
+
+# -- sameness ----------------------------------------------------------------------------------------------------------
 
 _BY_COST: tuple[ChecksumAlgorithm, ...] = ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5")
 UNCHANGED_REASON = "unchanged since it was published"
@@ -355,3 +445,66 @@ def contradiction(where: str, expected: str, actual: str) -> IntegrityError:
         expected=expected,
         actual=actual,
     )
+
+
+# -- Pure: whether bytes that were received are the object that the server described -----------------------------------
+# By the strongest thing that the server told: its full-object checksum, else an ETag that is an MD5 (of the bytes, or
+# of the MD5s of parts whose size is known or usual), else the size. Source: S3 User Guide, "Checking object integrity".
+
+Proof = tuple[Checksum | None, ConfirmedBy]
+"""The checksum that was compared, if it was one, and what the comparison proves."""
+
+
+def comparison(existing: Existing) -> CompareWith | None:
+    """What to compute from the bytes, or None where only their number can be compared."""
+    decision = decide(
+        existing, policy="checksum", size_bytes=existing.size_bytes, mtime_ns=0, wanted=None, cheap_md5_bytes_max=0
+    )
+    return decision if isinstance(decision, CompareWith) and decision != CompareWith() else None
+
+
+def prove(existing: Existing, pieces: Iterable[ByteBody], where: str, *, received_before: str = "") -> Proof:
+    """Compare all bytes of an object, in order, with what the server told of it.
+
+    Args:
+        existing: looked at closely; its size was compared already.
+        where: for the message: the object's URL.
+        received_before: `actual` of the IntegrityError that the attempt before ended with, or "".
+
+    Raises:
+        IntegrityError: they differ, or they may: where only usual part sizes could be tried on a multipart ETag, the
+            same bytes have to be received twice before their size is taken for a proof.
+    """
+    compare = comparison(existing)
+    if compare is None:
+        return None, "size"
+    digester = SamenessDigester(compare)
+    for piece in pieces:
+        digester.update(piece)
+    return conclude_proof(existing, compare, digester.digests(), where, received_before=received_before)
+
+
+def conclude_proof(
+    existing: Existing, compare: CompareWith, digests: Digests, where: str, *, received_before: str = ""
+) -> Proof:
+    """As `prove`, where the digests are known already."""
+    found = digests.checksums.get(compare.algorithms[0]) if compare.algorithms else None
+    told = existing.checksums.get(found.algorithm) if found is not None else None
+    if same(compare, existing, digests):
+        return found, "server-checksum" if told is not None else "etag"
+    expected = f"{found.algorithm}:{told}" if found is not None and told is not None else f"ETag {existing.etag}"
+    actual = str(found) if found is not None else "ETag " + " or ".join(digests.etags.values())
+    if found is None and not _part_sizes_are_sure(existing) and actual == received_before:
+        # No part size that was tried gives this ETag, and what came on the way twice is what the server has.
+        return None, "size"
+    raise IntegrityError(
+        f"The bytes received for {where} are not those the server described: {expected} was expected, they have "
+        f"{actual}. Grab it again; if that repeats, suspect the network, a proxy on the way, or the server's disks.",
+        expected=expected,
+        actual=actual,
+    )
+
+
+def _part_sizes_are_sure(existing: Existing) -> bool:
+    """Whether the ETag can have been made of no other parts than those that were tried."""
+    return parts_of_etag(existing.etag) == 1 or existing.part_size_bytes is not None

@@ -6,11 +6,255 @@ which multipart uploads no run has ended. A journal also satisfies `destinations
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from itertools import chain
+from typing import Any, Final, Protocol, cast
 
-from asyncsink.journal.rows import PublishedRow
-from asyncsink.model import Known, Transfer, UploadStep
+from asyncsink.journal.states import State, after
+from asyncsink.model import (
+    Checksum,
+    ChecksumAlgorithm,
+    JournalEntry,
+    PendingUpload,
+    SourceFile,
+    StoredPart,
+    Transfer,
+    UploadCompleting,
+    UploadCreating,
+    UploadGone,
+    UploadOpened,
+    UploadPartStored,
+    UploadStep,
+)
+from asyncsink.options.settings import ObjectOptions
+from asyncsink.value import dataclass
+
+# -- The tables of a journal, and what is read from and written to them. Blocking; used by one thread at a time --------
+
+SCHEMA: Final = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    # `path` and `key` are bytes: names that are no UTF-8 hold surrogates, which TEXT refuses. `stat` is one text,
+    # because inodes and times of some file systems do not fit into SQLite's 63 bits.
+    "CREATE TABLE published (key BLOB PRIMARY KEY, path BLOB, stat TEXT, options BLOB, etag TEXT, version_id TEXT, "
+    "checksum TEXT) WITHOUT ROWID",
+    "CREATE TABLE upload (key BLOB PRIMARY KEY, state TEXT, path BLOB, stat TEXT, options BLOB, upload_id TEXT, "
+    "part_size_bytes INTEGER, algorithm TEXT, token TEXT, begun_seconds REAL) WITHOUT ROWID",
+    "CREATE TABLE part (key BLOB, part_number INTEGER, etag TEXT, checksum TEXT, PRIMARY KEY (key, part_number)) "
+    "WITHOUT ROWID",
+)
+ROWS_PER_INSERT: Final = 128
+KEYS_PER_QUERY: Final = 500
+"""SQLite takes 999 variables in one statement where it is old (sqlite.org/limits.html, 9)."""
+OPTIONS_DIGEST_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """See `base.Journal.forget`."""
+
+    keys: tuple[str, ...]
+
+
+PublishedRow = tuple[bytes, bytes, str, str, str, str]
+"""An object that was confirmed: key, path, stat, etag, version_id and checksum, as `published_row` encodes them."""
+
+Writing = Sequence[PublishedRow] | UploadStep | Forgotten
+"""What a journal is given to write down."""
+
+
+def options_digest(objects: ObjectOptions, algorithm: ChecksumAlgorithm | None, salt: bytes) -> bytes:
+    """What an object is given besides its bytes, in 16 bytes (BLAKE2b, RFC 7693, keyed with `salt`).
+
+    A customer key goes in too, so that another key is noticed; it cannot be had back from the digest. Pure.
+    """
+    said = (
+        objects.sse,
+        objects.sse_kms_key_id,
+        objects.storage_class,
+        objects.acl,
+        sorted(objects.tags),
+        sorted(objects.metadata),
+        objects.content_type,
+        algorithm,
+        objects.sse_customer_key is not None,
+    )
+    digest = blake2b(encoded(repr(said)), key=salt, digest_size=OPTIONS_DIGEST_BYTES)
+    if objects.sse_customer_key is not None:
+        digest.update(objects.sse_customer_key.reveal())
+    return digest.digest()
+
+
+def encoded(name: str) -> bytes:
+    """A path or key as it is stored; never fails, also not on surrogates (PEP 383)."""
+    return name.encode("utf-8", "surrogatepass")
+
+
+def decoded(name: bytes) -> str:
+    """The inverse of `encoded`."""
+    return name.decode("utf-8", "surrogatepass")
+
+
+class Rows:
+    """The tables of one open journal."""
+
+    def __init__(self, database: sqlite3.Connection, options: bytes) -> None:
+        """Use `database`, which is in autocommit mode; `options` is the digest of this run's object options."""
+        self._database = database
+        self._execute = database.execute
+        self._options = options
+
+    def write(self, everything: Sequence[Writing]) -> None:
+        """Write all of it in one transaction, in order; or, where it raises, nothing.
+
+        Raises:
+            JournalError: a step cannot follow the state of its upload.
+            sqlite3.Error: the file cannot be written.
+        """
+        durable = any(type(what) is UploadOpened for what in everything)
+        if durable:
+            self._execute("PRAGMA synchronous=FULL")
+        try:
+            # The connection commits where the block ends in order, and takes everything back where it does not.
+            with self._database:
+                self._execute("BEGIN IMMEDIATE")
+                for what in everything:
+                    if isinstance(what, Sequence):
+                        self._publish(what)
+                    elif isinstance(what, Forgotten):
+                        keys = [(encoded(key),) for key in what.keys]
+                        self._database.executemany("DELETE FROM published WHERE key = ?", keys)
+                    else:
+                        self._step(what)
+        finally:
+            if durable:
+                self._execute("PRAGMA synchronous=NORMAL")
+
+    def _publish(self, rows: Sequence[PublishedRow]) -> None:
+        for start in range(0, len(rows), ROWS_PER_INSERT):
+            # One statement, not one for each row: around each, sqlite3 gives the interpreter's lock away, and waits
+            # for it again beside the loop that sends.
+            some = rows[start : start + ROWS_PER_INSERT]
+            # The digest is the same for all, and our own.
+            marks = ",".join([f"(?,?,?,x'{self._options.hex()}',?,?,?)"] * len(some))
+            values = list(chain.from_iterable(some))
+            self._execute(f"INSERT OR REPLACE INTO published VALUES {marks}", values)  # noqa: S608 - marks alone
+        uploads = {key for (key,) in self._execute("SELECT key FROM upload")}
+        if uploads:
+            for key in uploads.intersection([row[0] for row in rows]):
+                self._forget_upload(key)
+
+    def _step(self, step: UploadStep) -> None:
+        key = encoded(step.key)
+        row = self._execute("SELECT state FROM upload WHERE key = ?", (key,)).fetchone()
+        state: State = row[0] if row is not None else "none"
+        following = after(state, step)
+        match step:
+            case UploadCreating():
+                self._forget_upload(key)
+                values = (
+                    key,
+                    following,
+                    encoded(step.source.path),
+                    _stat(step.source),
+                    self._options,
+                    "",
+                    step.part_size_bytes,
+                    step.algorithm or "",
+                    step.token,
+                    time.time(),
+                )
+                self._execute("INSERT INTO upload VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+            case UploadOpened():
+                self._execute("UPDATE upload SET upload_id = ? WHERE key = ?", (step.upload_id, key))
+            case UploadPartStored():
+                part = (key, step.part.part_number, step.part.etag, _checksum_text(step.part.checksum))
+                self._execute("INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?)", part)
+            case UploadCompleting():
+                # From here on nobody can say whether the object is still the one before.
+                self._execute("DELETE FROM published WHERE key = ?", (key,))
+            case UploadGone():
+                self._forget_upload(key)
+        if following not in (state, "none"):
+            self._execute("UPDATE upload SET state = ? WHERE key = ?", (following, key))
+
+    def _forget_upload(self, key: bytes) -> None:
+        self._execute("DELETE FROM upload WHERE key = ?", (key,))
+        self._execute("DELETE FROM part WHERE key = ?", (key,))
+
+    def known(self, transfers: Sequence[Transfer]) -> list[JournalEntry | None]:
+        """See `base.Journal.known`.
+
+        Raises:
+            sqlite3.Error: the file cannot be read.
+        """
+        found: list[JournalEntry | None] = []
+        # Of all keys, few have one, and most often none.
+        any_upload = self._execute("SELECT 1 FROM upload LIMIT 1").fetchone() is not None
+        for start in range(0, len(transfers), KEYS_PER_QUERY):
+            found += self._known(transfers[start : start + KEYS_PER_QUERY], any_upload=any_upload)
+        return found
+
+    def _known(self, transfers: Sequence[Transfer], *, any_upload: bool) -> Iterator[JournalEntry | None]:
+        keys = [encoded(transfer.key) for transfer in transfers]
+        published = self._select("published", keys)
+        uploads = self._select("upload", keys) if any_upload else {}
+        for transfer, key in zip(transfers, keys, strict=True):
+            row, upload_row = published.get(key), uploads.get(key)
+            upload = None if upload_row is None else self._open_upload(transfer.source, key, upload_row)
+            if row is not None and self._is_same(transfer.source, row[1], row[2], row[3]):
+                yield JournalEntry(True, row[4], row[5], _checksum(row[6]), upload)
+            else:
+                yield None if row is None and upload is None else JournalEntry(upload=upload, stale=row is not None)
+
+    def _select(self, table: str, keys: list[bytes]) -> dict[bytes, tuple[Any, ...]]:
+        wanted = ",".join("?" * len(keys))
+        rows = self._execute(f"SELECT * FROM {table} WHERE key IN ({wanted})", keys)  # noqa: S608 - our own names
+        return {row[0]: row for row in rows}
+
+    def _is_same(self, source: SourceFile, path: bytes, stat: str, options: bytes) -> bool:
+        return stat == _stat(source) and options == self._options and path == encoded(source.path)
+
+    def _open_upload(self, source: SourceFile, key: bytes, row: tuple[Any, ...]) -> PendingUpload:
+        _, state, path, stat, options, upload_id, part_size_bytes, algorithm, token, begun_seconds = row
+        parts = self._execute(
+            "SELECT part_number, etag, checksum FROM part WHERE key = ? ORDER BY part_number", (key,)
+        ).fetchall()
+        return PendingUpload(
+            upload_id=upload_id,
+            part_size_bytes=part_size_bytes,
+            algorithm=algorithm or None,
+            token=token,
+            begun_seconds=begun_seconds,
+            completing=state == "completing",
+            same_source=self._is_same(source, path, stat, options),
+            parts=tuple(StoredPart(number, etag, _checksum(text)) for number, etag, text in parts),
+        )
+
+
+def published_row(source: SourceFile, key: str, etag: str, version_id: str, checksum: Checksum | None) -> PublishedRow:
+    """What the journal keeps of a published file, `source` as it was read, the rest as in Receipt. Pure."""
+    return encoded(key), encoded(source.path), _stat(source), etag, version_id, _checksum_text(checksum)
+
+
+def _stat(source: SourceFile) -> str:
+    return f"{source.size_bytes} {source.mtime_ns} {source.ctime_ns} {source.inode}"
+
+
+def _checksum_text(checksum: Checksum | None) -> str:
+    return "" if checksum is None else f"{checksum.algorithm}:{checksum.value}"
+
+
+def _checksum(text: str) -> Checksum | None:
+    if not text:
+        return None
+    algorithm, _, value = text.partition(":")
+    return Checksum(cast("ChecksumAlgorithm", algorithm), value)
+
+
+# -- base --------------------------------------------------------------------------------------------------------------
 
 
 class Journal(Protocol):
@@ -31,7 +275,7 @@ class Journal(Protocol):
         """Whether the file that was opened still has its name, so that the next run will find it. Blocking."""
         ...
 
-    def known(self, transfers: Sequence[Transfer]) -> list[Known | None]:
+    def known(self, transfers: Sequence[Transfer]) -> list[JournalEntry | None]:
         """What is known of each transfer's key, in order; None where it is nothing.
 
         Blocking: for a reader thread, one call for some hundred transfers. `published` is True only for the same

@@ -16,14 +16,7 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from asyncsink.errors import JournalError
-from asyncsink.model import (
-    UploadCompleting,
-    UploadCreating,
-    UploadGone,
-    UploadOpened,
-    UploadPartStored,
-    UploadStep,
-)
+from asyncsink.model import UploadCompleting, UploadCreating, UploadGone, UploadOpened, UploadPartStored, UploadStep
 
 State = Literal["none", "creating", "open", "completing"]
 

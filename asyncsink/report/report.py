@@ -9,10 +9,18 @@ from typing import Any
 from asyncsink.errors import ExportFailed
 from asyncsink.model import Failure, Planned, Receipt, Resumable, Skip
 from asyncsink.report import sentences
-from asyncsink.report.causes import Cause, cause_lines, causes_of
-from asyncsink.report.counts import failure_as_dict
-from asyncsink.report.outcomes import OutcomeLog, OutcomeView
-from asyncsink.report.wording import count, duration, failure_line, goes_on, inert, size
+from asyncsink.report.outcomes import OutcomeLog, OutcomeView, failure_as_dict
+from asyncsink.report.sentences import (
+    Cause,
+    cause_lines,
+    causes_of,
+    count,
+    duration,
+    failure_line,
+    goes_on,
+    inert,
+    size,
+)
 
 
 class Report:

@@ -2,13 +2,92 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import field
 
 from asyncsink.integrity.sameness import IS_THERE
-from asyncsink.report.counts import Counts
-from asyncsink.report.wording import count, duration, inert, size
+from asyncsink.model import Failure, Resumable
+from asyncsink.report.outcomes import Counts
 from asyncsink.value import dataclass
+
+# -- Pure: numbers and foreign texts as a person reads them ------------------------------------------------------------
+
+GOING_ON_SHOWN = 5
+_SIZES = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size(size_bytes: float) -> str:
+    """A number of bytes: "512 bytes", "1.5 MiB" (2**20)."""
+    value, unit = float(size_bytes), 0
+    while value >= 1024 and unit < len(_SIZES) - 1:
+        value, unit = value / 1024, unit + 1
+    if unit == 0:
+        return count(int(value), "byte")
+    return f"{value:.0f} {_SIZES[unit]}" if value >= 100 else f"{value:.1f} {_SIZES[unit]}"
+
+
+def share_of_size(done_bytes: int, total_bytes: int) -> str:
+    """A number of bytes of a total, in the unit of the total: "34.8/215.1 MiB"; never rounded up to more than is
+    done."""
+    value, unit = float(total_bytes), 0
+    while value >= 1024 and unit < len(_SIZES) - 1:
+        value, unit = value / 1024, unit + 1
+    tenths = done_bytes * 10 // 1024**unit
+    done = f"{done_bytes:,}" if unit == 0 else f"{tenths // 10}.{tenths % 10}"
+    return f"{done}/{value:,.0f} {_SIZES[unit]}" if unit == 0 else f"{done}/{value:.1f} {_SIZES[unit]}"
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things: "1 object", "1,200 objects"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A time: "0.42 s", "12.3 s", "3 min 5 s", "2 h 10 min"."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def goes_on(left: Iterable[Resumable]) -> str:
+    """How far large files are that a later run goes on with: "2 large files go on at 62 % and 18 % with the next run.",
+    or ""."""
+    shares = sorted((100 * each.bytes_stored // (each.size_bytes or 1) for each in left), reverse=True)
+    if not shares:
+        return ""
+    places = [f"{share} %" for share in shares[:GOING_ON_SHOWN]]
+    more = len(shares) - len(places)
+    if more:
+        places.append(f"{more:,} more")
+    where = f"{', '.join(places[:-1])} and {places[-1]}" if len(places) > 1 else places[0]
+    verb = "goes" if len(shares) == 1 else "go"
+    return f"{count(len(shares), 'large file')} {verb} on at {where} with the next run."
+
+
+def inert(text: str) -> str:
+    """The text with everything escaped that a terminal would not show as itself: control characters, line breaks,
+    direction marks, and the surrogates of names that are no UTF-8."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def failure_line(failure: Failure, *, with_error: bool = True) -> str:
+    """One line: whose failure it is, unless its message says so, the error's class, and the message."""
+    name = failure.source or failure.key
+    named = repr(name) in failure.message or failure.message.startswith(name)
+    parts = [] if named else [name]
+    return inert(": ".join([*parts, *([failure.error] if with_error else []), failure.message]))
+
+
+# -- sentences ---------------------------------------------------------------------------------------------------------
 
 _PROOFS: Mapping[str, str] = {
     "server-checksum": "the server's checksum",
@@ -183,3 +262,80 @@ def _confirmed(proofs: Counter[str]) -> str:
         ((by, number),) = proofs.items()
         return f"{'Confirmed' if number == 1 else 'Each confirmed'} by {_PROOFS.get(by, by)}."
     return f"Confirmed by {', '.join(f'{_PROOFS.get(by, by)}: {number:,}' for by, number in proofs.most_common())}."
+
+
+# -- Pure: failures grouped by what caused them, so that one cause is one line however many files it struck ------------
+
+CAUSES_MAX = 50
+"""Causes that are kept apart; failures of further ones are counted together."""
+CAUSES_SHOWN = 5
+EXAMPLES_SHOWN = 3
+_PREFIX = re.compile(r"^\w+ of (?:part \d+ of )?… failed: ")
+_TRIED = re.compile(r" It was tried \d+ times in [\d.]+ s\.")
+
+
+@dataclass(slots=True)
+class Cause:
+    """Failures that one thing caused.
+
+    Attributes:
+        sentence: the error's class and message, without what differs from file to file.
+        line: the first failure as a whole.
+        examples: whose failures they are, the first three of them.
+    """
+
+    sentence: str
+    line: str
+    examples: list[str] = field(default_factory=list)
+    failures: int = 0
+
+
+def cause_of(failure: Failure) -> str:
+    """The error's class and message with everything left out that belongs to the one file: names, parts, attempts."""
+    message = failure.message
+    for own in sorted({failure.url, failure.source, failure.key} - {""}, key=len, reverse=True):
+        message = message.replace(repr(own), "…").replace(own, "…")
+    return f"{failure.error}: {_TRIED.sub('', _PREFIX.sub('', message))}"
+
+
+def causes_of(failures: Iterable[Failure]) -> list[Cause]:
+    """Failures by cause, the commonest first; the last may be a Cause without a sentence: all other ones."""
+    return grouped((cause_of(each), failure_line(each), each.source or each.key) for each in failures)
+
+
+def grouped(failures: Iterable[tuple[str, str, str]]) -> list[Cause]:
+    """As `causes_of`, from the cause, the line and the name of each failure."""
+    causes: dict[str, Cause] = {}
+    others = Cause("", "")
+    for sentence, line, name in failures:
+        if len(causes) < CAUSES_MAX:
+            cause = causes.setdefault(sentence, Cause(sentence, line))
+        else:
+            cause = causes.get(sentence, others)
+        cause.failures += 1
+        if len(cause.examples) < EXAMPLES_SHOWN:
+            cause.examples.append(name)
+    found = sorted(causes.values(), key=lambda cause: -cause.failures)
+    return [*found, others] if others.failures else found
+
+
+def cause_lines(
+    causes: list[Cause], *, noun: str = "file", shown: int = CAUSES_SHOWN, word: Callable[[str], str] = str
+) -> Iterator[str]:
+    """Lines for a person: a cause with one failure as it is, the others with their number and a few names.
+
+    Args:
+        word: brings a sentence into the words of who reads it.
+    """
+    for cause in causes[:shown]:
+        if not cause.sentence:
+            yield f"{count(cause.failures, noun)} for other causes"
+        elif cause.failures == 1:
+            yield inert(word(cause.line))
+        else:
+            yield inert(word(f"{count(cause.failures, noun)}: {cause.sentence}"))
+            more = cause.failures - len(cause.examples)
+            yield inert(f"  {', '.join(cause.examples)}{f' and {more:,} more' if more else ''}")
+    left = sum(cause.failures for cause in causes[shown:])
+    if left:
+        yield f"… and {count(left, noun)} for other causes."

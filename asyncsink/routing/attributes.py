@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from asyncsink.config import Compat
-from asyncsink.errors import RoutingError
-from asyncsink.routing.keys import show
+import posixpath
+from collections.abc import Iterable
+
+from asyncsink.errors import ConfigError, RoutingError
+from asyncsink.options.settings import Compat, RoutingOptions
+from asyncsink.options.values import split_bucket
+from asyncsink.routing.keys import KEY_BYTES_MAX, PATH_BYTES_MAX, join_key, show
+from asyncsink.value import dataclass
 
 RESERVED_ATTRIBUTES = frozenset(
     {
@@ -67,3 +72,157 @@ def parse_attribute(attribute: str, compat: Compat = "strict") -> tuple[str, ...
                     "which would discard base_directory; write it without the '/'."
                 )
     return tuple(component for component in components if not component.startswith("@"))
+
+
+# -- The two ends of a route, base_directory and local_copy, and nothing leaves them (Nipype rules 11, 12, 24, 25) -----
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A destination as routing sees it.
+
+    Attributes:
+        base: URL or absolute directory as the user wrote it, no trailing "/".
+        container: the container's folder below `base`, or "".
+        bytes_max: longest legal name below `base`, bytes of UTF-8.
+    """
+
+    base: str
+    container: str
+    bytes_max: int
+
+    def url(self, name: str) -> str:
+        """The URL or path of a name below the base; "" names the base itself."""
+        return f"{self.base}/{name}" if name else self.base or "/"
+
+    def below(self, text: str) -> str | None:
+        """What stands behind the base in a URL or path, or None where it does not start with the base."""
+        return _below(text, self.base)
+
+    def folder(self, components: Iterable[str], attribute: str) -> str:
+        """The container and an attribute's components, below the base.
+
+        Raises:
+            RoutingError: a component that starts with "/" (it restarts the path, as os.path.join does) names a folder
+                that is not below the base.
+        """
+        folder = self.container
+        for component in components:
+            if component.startswith("/"):
+                folder = _absolute([component], self.base, f"The output attribute {show(attribute)}")
+            else:
+                folder = join_key(folder, component)
+        return folder
+
+
+def make_end(options: RoutingOptions, base: str) -> End:
+    """The End for a base.
+
+    Raises:
+        RoutingError: the container has a ".." or leaves the base, or the base is too long to hold any name.
+    """
+    base = base.rstrip("/")
+    if base.lower().startswith("s3://"):
+        _, prefix = split_bucket(base[len("s3://") :])
+        taken, bytes_max = (f"{prefix}/" if prefix else ""), KEY_BYTES_MAX
+    else:
+        taken, bytes_max = f"{base}/", PATH_BYTES_MAX
+    left = bytes_max - len(taken.encode("utf-8", "surrogatepass"))
+    if left <= 0:
+        raise RoutingError(
+            f"The destination {show(base)} is too long: at most {bytes_max} bytes are allowed with a file's name; "
+            "shorten it."
+        )
+    return End(base, _container(options, base), left)
+
+
+def _container(options: RoutingOptions, base: str) -> str:
+    container = options.container
+    segments = [segment for segment in container.split("/") if segment not in ("", ".")]
+    if ".." in segments:
+        raise RoutingError(f"container={show(container)} has a '..' segment; name a folder below base_directory.")
+    if not container.startswith("/"):
+        return "/".join(segments)
+    if options.compat == "strict":
+        raise RoutingError(
+            f"container={show(container)} starts with '/', which would discard base_directory; write it without."
+        )
+    return _absolute(segments, base, f"container={show(container)}")
+
+
+def _absolute(segments: list[str], base: str, what: str) -> str:
+    """An absolute path, relative to the base that it must lie in."""
+    path = "/" + join_key(*segments)
+    below = _below(path, base)
+    if below is None:
+        raise RoutingError(f"{what} names {show(path)}, which is not below {show(base)}; write it relative to that.")
+    return below
+
+
+def _below(text: str, base: str) -> str | None:
+    if text == base:
+        return ""
+    return text[len(base) + 1 :] if text.startswith(f"{base}/") else None
+
+
+# -- Which part of a source's path goes into its name: "_" folders, strip_dir, the basename (Nipype rules 13 to 16) ----
+
+
+class SourceNames:
+    """Names sources after the rules of `options`.
+
+    Raises:
+        ConfigError: parameterization_root, or strip_dir where it is a prefix, is no absolute path.
+    """
+
+    __slots__ = ("_replace", "_root", "_strip_dir", "_used")
+
+    def __init__(self, options: RoutingOptions) -> None:
+        self._used = options.parameterization
+        self._root = _directory("parameterization_root", options.parameterization_root)
+        self._replace = options.strip_dir_mode == "replace"
+        self._strip_dir = options.strip_dir if self._replace else _directory("strip_dir", options.strip_dir)
+
+    def name(self, path: str) -> str:
+        """The source's basename, below the "_" folders of its absolute path where parameterization is on.
+
+        A trailing "/" is ignored, so a directory goes under its own basename (rule 13).
+
+        Raises:
+            RoutingError: the path has no basename ("/", rule 6).
+        """
+        folder, _, basename = path.rstrip("/").rpartition("/")
+        if not basename:
+            raise RoutingError(
+                f"The source {show(path)} has no name to publish it under; name a file or folder below it."
+            )
+        if not self._used or "_" not in folder:
+            return basename
+        return "/".join([*(part for part in self._considered(folder).split("/") if part[:1] == "_"), basename])
+
+    def _considered(self, folder: str) -> str:
+        """What of the folder is searched for "_" components."""
+        start = 0
+        if self._root:
+            if not _is_below(folder, self._root):
+                return ""
+            start = len(self._root)
+        if self._strip_dir:
+            if self._replace:
+                return folder[start:].replace(self._strip_dir, "")
+            if _is_below(folder, self._strip_dir):
+                start = max(start, len(self._strip_dir))
+        return folder[start:]
+
+
+def _is_below(folder: str, parent: str) -> bool:
+    return folder == parent or folder.startswith(f"{parent}/")
+
+
+def _directory(option: str, value: str) -> str:
+    """An absolute directory without "//", "." and trailing "/"; "" and "/", which cut nothing, become ""."""
+    if not value:
+        return ""
+    if not value.startswith("/"):
+        raise ConfigError(f"{option}={show(value)} is no absolute directory; write the whole path, from '/'.")
+    return ("/" + posixpath.normpath(value).strip("/")).rstrip("/")

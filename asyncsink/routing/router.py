@@ -7,13 +7,11 @@ The same input always gives the same Route; nothing here looks at a disk, a cloc
 
 from __future__ import annotations
 
-from asyncsink.config import RoutingOptions
 from asyncsink.errors import InvalidKey, RoutingError
 from asyncsink.model import Route, SourceFile
-from asyncsink.routing.attributes import parse_attribute
-from asyncsink.routing.ends import End, make_end
+from asyncsink.options.settings import RoutingOptions
+from asyncsink.routing.attributes import End, SourceNames, make_end, parse_attribute
 from asyncsink.routing.keys import check_key, join_key, show
-from asyncsink.routing.parameters import SourceNames
 from asyncsink.routing.substitutions import Substitutions
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
+from asyncsink.errors import ConfigError, SourceUnreadable
 from asyncsink.model import SourceFile, SourceProblem
+from asyncsink.paths import as_text, current_directory, on_disk
 from asyncsink.value import dataclass
 
 
@@ -47,3 +51,107 @@ class Source(Protocol):
             ConfigError: the source as a whole is unusable (missing manifest, malformed JSON, …).
         """
         ...
+
+
+# -- Paths as people and programs write them, made absolute ------------------------------------------------------------
+
+
+def absolute(path: str, what: str, directory: str = "") -> str:
+    """An absolute path without "." or ".." components (resolved as text, like DataSink does) or a trailing "/".
+
+    Args:
+        path: what was written, in a file or by a program, as UTF-8.
+        what: for the message: "Output 'motion'".
+        directory: where relative paths count from; "" is the current directory.
+
+    Raises:
+        ConfigError: `path` is "", leads to "/" (rule 6), or holds a NUL.
+    """
+    if not path:
+        raise ConfigError(f"{what} is an empty path; expected a file or a directory; leave the value out instead.")
+    if "\0" in path:
+        raise ConfigError(f"{what} is {path!r}, which holds a NUL; expected a path; correct it.")
+    if not path.startswith("/"):
+        path = os.path.join(directory or current_directory(), path)
+    # normpath keeps two slashes at the start (POSIX lets them mean something else; Linux and macOS do not).
+    result = "/" + os.path.normpath(path).lstrip("/")
+    if not result.strip("/"):
+        raise ConfigError(f"{what} is {path!r}, the root of the file system; name a directory below it.")
+    return result
+
+
+def given_path(path: str, what: str) -> str:
+    """The absolute path of what this interpreter opens as `path`; relative ones count from the current directory.
+
+    Args:
+        path: as a caller gave it.
+        what: for the message: "Manifest".
+
+    Raises:
+        ConfigError: no file's name can be written so in the interpreter's encoding.
+    """
+    try:
+        return as_text(os.path.abspath(path))
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{what} {path!r} can be no path ({error}); correct it.") from error
+
+
+def open_regular(path: str, what: str) -> BinaryIO:
+    """A file that describes sources, opened for reading bytes. A FIFO is refused, not waited for.
+
+    Args:
+        path: absolute path.
+        what: for the message: "Manifest".
+
+    Raises:
+        ConfigError: it is missing, no regular file, or may not be read.
+    """
+    try:
+        if stat.S_ISREG(os.stat(on_disk(path)).st_mode):
+            return open(on_disk(path), "rb")
+        why = "no regular file"
+    except OSError as error:
+        why = error.strerror or str(error)
+    except ValueError as error:
+        why = str(error)
+    raise ConfigError(f"{what} {path!r} cannot be read ({why}); expected a readable file; check the path.")
+
+
+# -- What is left out of directories: patterns as in a .gitignore file, relative to each directory that is published ---
+
+
+class Exclusion:
+    """Patterns in order; the last one that matches decides, and one that begins with "!" takes back. What lies in an
+    excluded directory is not looked at."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        """Compile them.
+
+        Raises:
+            ConfigError: a pattern is malformed.
+        """
+        from pathspec import GitIgnoreSpec  # here, so that only those who exclude something wait for its import
+
+        self._patterns = tuple(patterns)
+        try:
+            self._spec = GitIgnoreSpec.from_lines(self._patterns)
+        except ValueError as error:
+            raise ConfigError(
+                f"exclude has a malformed pattern ({error}); expected patterns as in .gitignore."
+            ) from error
+
+    def pattern(self, relative: str) -> str:
+        """The pattern that leaves out a path ("sub/" is a directory), or ""."""
+        found = self._spec.check_file(relative)
+        return self._patterns[found.index] if found.include and found.index is not None else ""
+
+
+def exclusion_of(patterns: Sequence[str]) -> Exclusion | None:
+    """As `Exclusion`; None for no patterns."""
+    return Exclusion(patterns) if patterns else None
+
+
+def excluded(path: str, pattern: str, *, entry: int = 0, attribute: str = "") -> SourceProblem:
+    """What becomes of a path that a pattern leaves out: a reported Skip."""
+    error = SourceUnreadable(f"Source {path!r} is left out by exclude={pattern!r}; take the pattern out to publish it.")
+    return SourceProblem(path, error, entry, attribute, skipped=True, reason=f"excluded by {pattern!r}")

@@ -16,13 +16,11 @@ from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
 
-from asyncsink.config import Compat, Symlinks
 from asyncsink.errors import ConfigError, SourceError
 from asyncsink.model import SourceFile, SourceProblem
+from asyncsink.options.settings import Compat, Symlinks
 from asyncsink.paths import IS_UTF8, LIST, as_text, is_below, on_disk, open_directory, real_path
-from asyncsink.sources.base import Entry
-from asyncsink.sources.exclusion import Exclusion, excluded
-from asyncsink.sources.paths import given_path
+from asyncsink.sources.base import Entry, Exclusion, excluded, given_path
 from asyncsink.sources.problems import (
     again_if_stale,
     broken_link,

@@ -5,19 +5,22 @@ What an attribute may look like, and where it leads, is routing's business; here
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import stat
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from asyncsink.config import Compat, Symlinks
 from asyncsink.errors import ConfigError, SourceMissing
 from asyncsink.model import SourceFile, SourceProblem
-from asyncsink.paths import as_text
-from asyncsink.sources.base import Entry
+from asyncsink.options.settings import MIB, Compat, Symlinks
+from asyncsink.paths import as_native, as_text
+from asyncsink.sources.base import Entry, Exclusion, absolute, given_path, open_regular
 from asyncsink.sources.directory import walk_files
-from asyncsink.sources.exclusion import Exclusion
-from asyncsink.sources.paths import absolute
 from asyncsink.sources.problems import examine
+from asyncsink.value import dataclass
 
 NO_ENTRY = -1
 """The `entry` of a problem that belongs to no top-level source: a None in a list names nothing."""
@@ -178,3 +181,205 @@ def _is_undefined(value: object) -> bool:
     if isinstance(value, (str, bytes, os.PathLike, list, tuple, Mapping)):
         return False
     return type(value).__name__ == "_Undefined" or str(value) == "<undefined>"
+
+
+# -- Workflow outputs written down: a .json, .yaml or .yml file of {attribute: path | [paths] | nested lists} ----------
+
+FILE_BYTES_MAX = 64 * MIB
+"""Of an outputs file: some 500,000 paths."""
+VALUES_MAX = 1_000_000
+"""Lists and paths of an outputs file, each alias of a YAML file counted as what it stands for: a few lines of aliases
+can stand for gigabytes."""
+_EXPECTED = "expected a mapping of attributes to paths, such as {motion: [sub-01/motion.par]}"
+
+
+def load_outputs_file(path: str | os.PathLike[str]) -> dict[str, object]:
+    """The outputs in a file, in its order, ready for OutputsSource.
+
+    Relative paths inside count from the file's own directory, and come back absolute. null (and ~ in YAML) stays None.
+    Blocking: the file is read whole, FILE_BYTES_MAX of it at most.
+
+    Args:
+        path: ends in .json, .yaml or .yml; relative paths count from the current directory.
+
+    Raises:
+        ConfigError: the file is missing or malformed, an attribute stands twice, the top level is no mapping, or a
+            value is no path. The message names the file, the line and the column.
+    """
+    name = given_path(os.fspath(path), "Outputs file")
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix not in (".json", ".yaml", ".yml"):
+        raise ConfigError(f"Outputs file {name!r} is of no known kind; expected a name in .json, .yaml or .yml.")
+    with open_regular(name, "Outputs file") as stream:
+        try:
+            data = stream.read(FILE_BYTES_MAX + 1)
+            if len(data) > FILE_BYTES_MAX:
+                raise ConfigError(
+                    f"Outputs file {name!r} has more than {FILE_BYTES_MAX:,} bytes; write a manifest (.jsonl), whose "
+                    "lines are read one by one."
+                )
+            text = data.decode("utf-8-sig")
+        except OSError as error:
+            raise ConfigError(f"Outputs file {name!r} cannot be read ({error.strerror or error}).") from error
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            raise ConfigError(f"Outputs file {name!r} line {line} is not UTF-8; save it as UTF-8.") from error
+    outputs: dict[str, object] = {}
+    try:
+        for member in _json_members(text) if suffix == ".json" else _yaml_members(text):
+            if member.attribute in outputs:
+                raise _Fault(member.place, f"the attribute {member.attribute!r} stands twice; keep one of them")
+            outputs[member.attribute] = _resolve(member.value, member, os.path.dirname(name))
+    except _Fault as fault:
+        line, column = fault.place
+        raise ConfigError(f"Outputs file {name!r}, line {line}, column {column}: {fault.message}.") from fault
+    except RecursionError as error:
+        raise ConfigError(f"Outputs file {name!r} nests its lists too deeply; flatten them.") from error
+    return outputs
+
+
+_SEPARATORS = re.compile(r"[ \t\r\n]*[{:,]?[ \t\r\n]*")
+_Place = tuple[int, int]
+"""Line and column, from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """An attribute and its value (str, None and lists), and the places of the two."""
+
+    attribute: str
+    value: object
+    place: _Place
+    value_place: _Place
+
+
+class _Fault(Exception):
+    """Something is wrong at a place in the file."""
+
+    def __init__(self, place: _Place, message: str) -> None:
+        super().__init__(message)
+        self.place = place
+        self.message = message
+
+
+class _Count:
+    """How many values a file may still have."""
+
+    def __init__(self) -> None:
+        self._left = VALUES_MAX
+
+    def one(self, place: _Place) -> None:
+        """Count one.
+
+        Raises:
+            _Fault: it is too much.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise _Fault(
+                place,
+                f"the file has more than {VALUES_MAX:,} values, its aliases written out; write a manifest (.jsonl)",
+            )
+
+
+def _resolve(value: object, member: _Member, directory: str) -> object:
+    if isinstance(value, list):
+        return [_resolve(item, member, directory) for item in value]
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise _Fault(
+            member.value_place,
+            f"the attribute {member.attribute!r} holds {value!r:.60}; expected a path, a list of paths, or null",
+        )
+    try:
+        # The file is UTF-8; what OutputsSource is given are paths of this interpreter.
+        return as_native(absolute(value, f"the attribute {member.attribute!r}", directory))
+    except UnicodeEncodeError as error:
+        raise _Fault(member.value_place, f"the attribute {member.attribute!r} holds no path ({error})") from error
+    except ConfigError as error:
+        raise _Fault(member.value_place, str(error).rstrip(".")) from error
+
+
+def _json_members(text: str) -> Iterator[_Member]:
+    """The members of the top-level object. The whole text is checked first, so that the second look is simple."""
+    try:
+        if not isinstance(json.loads(text), dict):
+            place = _place(_line_starts(text), _next_token(text, 0))
+            raise _Fault(place, f"the top level is no JSON object; {_EXPECTED}")
+    except json.JSONDecodeError as error:
+        raise _Fault((error.lineno, error.colno), f"{error.msg}; {_EXPECTED}") from error
+    except ValueError as error:
+        raise _Fault((1, 1), f"{error}; {_EXPECTED}") from error
+    decoder = json.JSONDecoder()
+    starts = _line_starts(text)
+    position = _next_token(text, 0)
+    while text[position] != "}":
+        key_position = position
+        attribute, position = decoder.raw_decode(text, position)
+        value_position = _next_token(text, position)
+        value, position = decoder.raw_decode(text, value_position)
+        yield _Member(attribute, value, _place(starts, key_position), _place(starts, value_position))
+        position = _next_token(text, position)
+
+
+def _next_token(text: str, position: int) -> int:
+    """Where the next name, value or closing brace begins: past white space and what separates members (RFC 8259, 2)."""
+    found = _SEPARATORS.match(text, position)
+    return found.end() if found else position
+
+
+def _line_starts(text: str) -> list[int]:
+    return [0, *(found.end() for found in re.finditer("\n", text))]
+
+
+def _place(starts: list[int], position: int) -> _Place:
+    line = bisect_right(starts, position)
+    return line, position - starts[line - 1] + 1
+
+
+def _yaml_members(text: str) -> Iterator[_Member]:
+    """The members of the top-level mapping, from YAML's nodes: they know their places, and build no objects."""
+    import yaml  # here, so that only those who use YAML wait for its import
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise _Fault(_mark(mark) if mark else (1, 1), f"{error.problem or error.context}; {_EXPECTED}") from error
+    except yaml.YAMLError as error:
+        # A character that YAML forbids: the one fault without a mark.
+        place = _place(_line_starts(text), getattr(error, "position", 0))
+        raise _Fault(place, f"{getattr(error, 'reason', error)}; {_EXPECTED}") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise _Fault(_mark(root.start_mark) if root else (1, 1), f"the top level is no mapping; {_EXPECTED}")
+    values = _Count()
+    for key, value in root.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+            raise _Fault(_mark(key.start_mark), f"{_shown(key)} is no attribute's name; write it in quotes")
+        yield _Member(key.value, _yaml_value(value, (), values), _mark(key.start_mark), _mark(value.start_mark))
+
+
+def _yaml_value(node: Any, inside: tuple[Any, ...], values: _Count) -> object:
+    """A node as str, None or list. YAML reads 2024-01-31, 12 and yes as other things than text: those are refused."""
+    import yaml
+
+    values.one(_mark(node.start_mark))
+    if isinstance(node, yaml.SequenceNode):
+        if any(node is outer for outer in inside):
+            raise _Fault(_mark(node.start_mark), "the list holds itself; expected paths; remove the alias")
+        return [_yaml_value(item, (*inside, node), values) for item in node.value]
+    if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null":
+        return None
+    if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
+        return str(node.value)
+    raise _Fault(_mark(node.start_mark), f"{_shown(node)} is no path; expected a path, a list of paths, or null")
+
+
+def _shown(node: Any) -> str:
+    kind = node.tag.rpartition(":")[2]
+    return f"{node.value!r} (a YAML {kind}; write text in quotes)" if isinstance(node.value, str) else f"a YAML {kind}"
+
+
+def _mark(mark: Any) -> _Place:
+    return mark.line + 1, mark.column + 1

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import IO
 
-from asyncsink.config import Symlinks
 from asyncsink.errors import ConfigError
 from asyncsink.model import SourceFile, SourceProblem
+from asyncsink.options.settings import Symlinks
+from asyncsink.sources.base import Entry, Exclusion, absolute, given_path, open_regular
 from asyncsink.sources.directory import walk_files
-from asyncsink.sources.exclusion import Exclusion
-from asyncsink.sources.paths import absolute
 from asyncsink.sources.problems import examine, is_directory
 from asyncsink.value import dataclass
 
@@ -104,3 +106,246 @@ def _text(value: dict[str, object], name: str, where: str) -> str:
     if not isinstance(text, str):
         raise ConfigError(f"{where}: {name!r} is of type {type(text).__name__}; expected a text.")
     return text
+
+
+# -- Lines of a stream, in bounded memory: a line that is too long is a fault, not an allocation -----------------------
+
+LINE_SIZE_MAX = 1 << 20
+"""Longest line: 1 MiB of a binary stream, as many characters of a text stream."""
+
+_DISCARD_SIZE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line: its number from 1, and its text without the line end, or what is wrong with it ("" for nothing)."""
+
+    number: int
+    text: str
+    fault: str = ""
+
+
+def bounded_lines(stream: IO[str] | IO[bytes]) -> Iterator[Line]:
+    """Every line of a stream, UTF-8 where it is binary; a byte order mark at the start is dropped.
+
+    Blocking. A line that is too long, or no UTF-8, is a fault and the next line follows. A stream that fails (OSError,
+    or text that its own decoder refuses) is a fault and the last line: what comes after it cannot be read.
+    """
+    number = 0
+    while True:
+        number += 1
+        try:
+            raw = stream.readline(LINE_SIZE_MAX + 1)
+            if not raw:
+                return
+            whole = len(raw) <= LINE_SIZE_MAX or raw[-1] in ("\n", 10)
+            if not whole:
+                _discard_rest(stream)
+        except UnicodeDecodeError as error:
+            yield Line(number, "", f"is no text in the stream's encoding ({error.encoding}); nothing after it was read")
+            return
+        except OSError as error:
+            yield Line(number, "", f"cannot be read ({error.strerror or error}); nothing after it was read")
+            return
+        yield _line(number, raw) if whole else Line(number, "", f"is longer than {LINE_SIZE_MAX} bytes")
+
+
+def _discard_rest(stream: IO[str] | IO[bytes]) -> None:
+    while (piece := stream.readline(_DISCARD_SIZE)) and piece[-1] not in ("\n", 10):
+        pass
+
+
+def _line(number: int, raw: str | bytes) -> Line:
+    if isinstance(raw, bytes):
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return Line(number, "", f"is not UTF-8 (byte {error.start + 1} of the line)")
+    else:
+        text = raw
+    if number == 1:
+        text = text.removeprefix("\ufeff")
+    return Line(number, text.removesuffix("\n").removesuffix("\r"))
+
+
+# -- A manifest: a table of source and key, one row for each object, read row by row -----------------------------------
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_COLUMNS = ("source", "key")
+
+
+class ManifestSource:
+    """A .csv or .tsv file with the columns `source` and `key`, or a .jsonl file with objects of these names.
+
+    UTF-8, with or without a byte order mark. Other columns and names are ignored, blank lines too. A row without a
+    key publishes under the source's basename. Relative sources count from the manifest's own directory. A source that
+    is missing, or a directory, is a problem; a row that cannot be understood refuses the whole manifest.
+    """
+
+    replayable: bool = True
+    injective: bool = False
+    entries: Sequence[Entry] | None = None
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, symlinks: Symlinks = "follow", exclude: Exclusion | None = None
+    ) -> None:
+        """Remember which manifest to read; it is not opened before `scan`.
+
+        Args:
+            path: relative paths count from the current directory.
+            symlinks: for the sources that the manifest names.
+            exclude: what is left out of the directories among them.
+
+        Raises:
+            ConfigError: the name does not end in .csv, .tsv or .jsonl.
+        """
+        self.path = given_path(os.fspath(path), "Manifest")
+        self._directory = os.path.dirname(self.path)
+        self._suffix = os.path.splitext(self.path)[1].lower()
+        self._symlinks = symlinks
+        self._exclude = exclude
+        if self._suffix not in (*_DELIMITERS, ".jsonl"):
+            raise ConfigError(f"Manifest {self.path!r} is of no known kind; expected a name in .csv, .tsv or .jsonl.")
+
+    def scan(self) -> Iterator[SourceFile | SourceProblem]:
+        """Look up every row's source, in order. Blocking; `entry` counts the rows from 0.
+
+        Raises:
+            ConfigError: the manifest cannot be read, or a row is malformed; the message names the file and the line.
+        """
+        for entry, record in enumerate(self._records()):
+            yield from look_up(record, entry, self._symlinks, self._exclude)
+
+    def _records(self) -> Iterator[Record]:
+        with open_regular(self.path, "Manifest") as stream:
+            lines = (self._checked(line) for line in bounded_lines(stream))
+            if self._suffix == ".jsonl":
+                yield from self._json_records(lines)
+            else:
+                yield from self._table_records(lines)
+
+    def _where(self, number: int) -> str:
+        return f"Manifest {self.path!r} line {number}"
+
+    def _checked(self, line: Line) -> Line:
+        if line.fault:
+            raise ConfigError(f"{self._where(line.number)} {line.fault}; expected a row in UTF-8; correct the line.")
+        return line
+
+    def _json_records(self, lines: Iterator[Line]) -> Iterator[Record]:
+        for line in lines:
+            if line.text.strip():
+                yield parse_record(line.text, self._where(line.number), self._directory)
+
+    def _table_records(self, lines: Iterator[Line]) -> Iterator[Record]:
+        # csv counts the lines it was given, so `line_num` stays right where a quoted field goes over several lines.
+        delimiter = _DELIMITERS[self._suffix]
+        rows = csv.reader((line.text + "\n" for line in lines), delimiter=delimiter, strict=True)
+        columns: list[str] | None = None
+        while True:
+            try:
+                row = next(rows, None)
+            except csv.Error as error:
+                raise ConfigError(f"{self._where(rows.line_num)} is malformed ({error}); correct it.") from error
+            if row is None:
+                break
+            if not row:
+                continue
+            if columns is None:
+                columns = self._header(row, rows.line_num)
+                continue
+            yield self._row(row, columns, self._where(rows.line_num))
+        if columns is None:
+            raise ConfigError(f"Manifest {self.path!r} has no header; expected the columns {_COLUMNS}.")
+
+    def _header(self, row: list[str], number: int) -> list[str]:
+        columns = [name.strip() for name in row]
+        for name in _COLUMNS:
+            if columns.count(name) != 1:
+                raise ConfigError(
+                    f"{self._where(number)} is a header with {columns.count(name)} columns named {name!r}; "
+                    f"expected exactly one, found the columns {columns}."
+                )
+        return columns
+
+    def _row(self, row: list[str], columns: list[str], where: str) -> Record:
+        if len(row) != len(columns):
+            raise ConfigError(
+                f"{where} has {len(row)} fields; expected {len(columns)}, like the header; quote fields that hold "
+                "the delimiter."
+            )
+        source, key = (row[columns.index(name)] for name in _COLUMNS)
+        return make_record(where, self._directory, source, key)
+
+
+# -- Sources as they are named by another program: JSON lines on a stream, one object for each -------------------------
+
+
+class StreamSource:
+    """Lines such as {"source": "a.nii", "key": "raw/a.nii"} or {"source": "a.nii", "attribute": "motion"}.
+
+    With an attribute, routing decides, and a directory publishes what is below it. Without key and attribute, the key
+    is the source's basename. Relative sources count from the current directory. A line that cannot be understood, or
+    is longer than 1 MiB, is a problem of its own, never skippable, and the next line follows.
+    """
+
+    replayable: bool = False
+    injective: bool = False
+    entries: Sequence[Entry] | None = None
+
+    def __init__(
+        self,
+        stream: IO[str] | IO[bytes],
+        *,
+        symlinks: Symlinks = "follow",
+        name: str = "stdin",
+        exclude: Exclusion | None = None,
+    ) -> None:
+        """Remember the stream; nothing is read before `scan`, and it is never closed here.
+
+        Args:
+            stream: binary (UTF-8) or text. Prefer sys.stdin.buffer: a text stream ends at a byte it cannot decode.
+            symlinks: for the sources that the lines name.
+            exclude: what is left out of the directories among them.
+            name: for messages: "stdin line 7".
+        """
+        self._stream = stream
+        self._symlinks = symlinks
+        self._exclude = exclude
+        self._name = name
+        self._read = False
+
+    def scan(self) -> Iterator[SourceFile | SourceProblem]:
+        """Look up each line's source as it arrives; blank lines are passed over. Blocks until the stream has a line.
+
+        `entry` counts the lines that are not blank, from 0.
+
+        Raises:
+            ConfigError: the stream was read before, or is in non-blocking mode, where a pause would look like its end.
+        """
+        if self._read:
+            raise ConfigError(f"{self._name} can be read once only; write a .jsonl manifest to publish it again.")
+        self._read = True
+        if _is_non_blocking(self._stream):
+            raise ConfigError(f"{self._name} is in non-blocking mode; expected a blocking stream; pipe it through cat.")
+        entry = -1
+        for line in bounded_lines(self._stream):
+            where = f"{self._name} line {line.number}"
+            if not line.fault and not line.text.strip():
+                continue
+            entry += 1
+            try:
+                if line.fault:
+                    raise ConfigError(f"{where} {line.fault}; expected one JSON object in UTF-8; correct the line.")
+                record = parse_record(line.text, where)
+            except ConfigError as error:
+                yield SourceProblem(where, error, entry, skippable=False)
+            else:
+                yield from look_up(record, entry, self._symlinks, self._exclude)
+
+
+def _is_non_blocking(stream: IO[str] | IO[bytes]) -> bool:
+    try:
+        return not os.get_blocking(stream.fileno())
+    except (AttributeError, io.UnsupportedOperation):
+        return False  # no descriptor below: a stream in memory

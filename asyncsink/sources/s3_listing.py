@@ -12,10 +12,10 @@ from contextlib import aclosing
 
 import anyio
 
-from asyncsink.config import Secret
 from asyncsink.errors import AsyncSinkError, InvalidKey, ServerFault, TransferError
+from asyncsink.options.settings import Secret
+from asyncsink.s3.listing import object_pages
 from asyncsink.s3.operations import HeadObject, ListedObject, ListObjects
-from asyncsink.s3.paging import object_pages
 from asyncsink.s3.transport import Transport
 
 LISTINGS_MAX = 16

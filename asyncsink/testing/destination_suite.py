@@ -19,12 +19,12 @@ from contextlib import AbstractAsyncContextManager
 import anyio
 import pytest
 
-from asyncsink.destinations.base import Destination, Outlook, PartWriter, Unknown
+from asyncsink.destinations.base import Destination, PartWriter, RunForecast, Unknown
 from asyncsink.errors import AsyncSinkError, IntegrityError, TransferError
 from asyncsink.integrity.checksums import checksum_of, combine
 from asyncsink.integrity.sameness import CompareWith, SamenessDigester, SkipIt, conclude, decide
 from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile, Transfer
-from asyncsink.s3.part_plan import PartPlan
+from asyncsink.s3.multipart.parts import PartPlan
 
 MTIME_NS = 1_700_000_000_123_456_789
 EMPTY_KEY = "sub-01/empty.txt"
@@ -82,7 +82,7 @@ class DestinationSuite:
     async def place(self) -> AsyncIterator[Destination]:
         """The destination, prepared."""
         async with self.destination() as destination:
-            await destination.prepare(Outlook(objects_total=None, common_prefix="", sample_key=""))
+            await destination.prepare(RunForecast(objects_total=None, common_prefix="", sample_key=""))
             yield destination
 
     async def _write_parts(

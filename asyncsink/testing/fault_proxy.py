@@ -27,12 +27,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Self
+from typing import Final, Self
 from urllib.parse import urlsplit
 
-from asyncsink.testing.passage import Cut, Passage, Stream, serve_end
-from asyncsink.testing.s3_requests import HEAD_BYTES_MAX, Head, Request, read_head, request_of
-from asyncsink.testing.toxics import Toxic
+from asyncsink.options.settings import MIB
+from asyncsink.testing import s3_toxics as s
+from asyncsink.testing import toxics as t
+from asyncsink.testing.toxics import (
+    HEAD_BYTES_MAX,
+    Cut,
+    Head,
+    Passage,
+    Request,
+    Stream,
+    Toxic,
+    read_head,
+    request_of,
+    serve_end,
+)
 from asyncsink.value import dataclass
 
 RECEIVE_BUFFER_BYTES = 65536
@@ -274,3 +286,37 @@ class _Upstream:
         if self._stream is not None:
             self._stream[1].transport.abort()
             self._stream = None
+
+
+# -- What a storm is made of: every way in which a request may be harmed and still succeed when it is sent again -------
+
+FAULTS: Final[tuple[t.Toxic, ...]] = (
+    s.SLOW_DOWN,
+    s.INTERNAL_ERROR,
+    s.TOO_MANY_REQUESTS,
+    s.REQUEST_TIMEOUT,
+    s.EXPIRED_TOKEN,
+    s.REQUEST_TIME_TOO_SKEWED,
+    t.ResetPeer(),
+    t.ResetPeer(300_000),
+    t.ResetPeer(10, stream="downstream"),
+    t.LimitData(10),
+    t.HalfClose(1000),
+    s.LostAnswer(),
+    t.Timeout(0.05),
+    t.Stall("continue"),
+    t.Stall("body"),
+    t.Stall("before_answer"),
+    t.Stall("answer"),
+)
+"""Of any request: each costs it an attempt."""
+HARMLESS: Final[tuple[t.Toxic, ...]] = (
+    t.Latency(0.05, 0.05),
+    t.Bandwidth(4 * MIB),
+    t.Slicer(5, 4),
+    t.SlowClose(0.01),
+    s.DropHeaders("x-amz-checksum-"),
+)
+"""Of any request: it succeeds all the same."""
+OF_COMPLETE: Final[tuple[t.Toxic, ...]] = (s.ErrorIn200(), s.ErrorIn200(committed=True), s.Whitespace(3, 0.01))
+"""Of CompleteMultipartUpload."""

@@ -21,8 +21,8 @@ from typing import Any, Literal, TypeVar, cast
 import anyio
 
 from asyncsink.errors import AccessDenied, ConnectionLost, PermanentError, Stalled
-from asyncsink.s3.lanes import Lanes, open_lanes
 from asyncsink.s3.operations import Operation, PutObjectFrom, Response, UploadPartFrom
+from asyncsink.s3.stack import Lanes, open_lanes
 from asyncsink.s3.transport import Transport
 from asyncsink.value import dataclass
 

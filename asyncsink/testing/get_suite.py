@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import pytest
 
-from asyncsink.config import MIB, RetryPolicy
 from asyncsink.errors import (
     ConnectionLost,
     ObjectMissing,
@@ -18,9 +17,10 @@ from asyncsink.errors import (
     Stalled,
     Throttled,
 )
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.operations import PutObject
-from asyncsink.testing.faulty_peers import ActingPeer, CannedPeer
+from asyncsink.testing.peers import ActingPeer, CannedPeer
 from asyncsink.testing.transport_kit import IMPATIENT, Capability, OpenTransport, canned, crc64, upload_in_parts
 
 UNTOUCHED = 0xEE

@@ -12,9 +12,7 @@ from time import time
 from typing import Final
 from xml.sax.saxutils import escape
 
-from asyncsink.testing.passage import Passage, Send
-from asyncsink.testing.s3_requests import Head, Request
-from asyncsink.testing.toxics import Toxic, withhold
+from asyncsink.testing.toxics import Head, Passage, Request, Send, Toxic, withhold
 from asyncsink.value import dataclass
 
 

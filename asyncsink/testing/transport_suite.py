@@ -24,7 +24,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from asyncsink.config import MIB, Secret
 from asyncsink.errors import (
     AccessDenied,
     AsyncSinkError,
@@ -38,6 +37,7 @@ from asyncsink.errors import (
 )
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import ChecksumAlgorithm
+from asyncsink.options.settings import MIB, Secret
 from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
@@ -54,9 +54,14 @@ from asyncsink.s3.operations import (
     UploadPart,
 )
 from asyncsink.testing.get_suite import GetSuite
-from asyncsink.testing.transport_conditions import TransportConditionSuite
-from asyncsink.testing.transport_faults import TransportFaultSuite
-from asyncsink.testing.transport_kit import Capability, OpenTransport, crc64, upload_in_parts
+from asyncsink.testing.transport_kit import (
+    Capability,
+    OpenTransport,
+    TransportConditionSuite,
+    TransportFaultSuite,
+    crc64,
+    upload_in_parts,
+)
 
 ODD_KEYS = (
     "plain.nii.gz",

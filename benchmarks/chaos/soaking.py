@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import asyncsink
-from asyncsink.config import MIB, RetryPolicy
 from asyncsink.errors import SourceError, TransferError
 from asyncsink.model import Failure, Finished, Receipt
+from asyncsink.options.settings import MIB, RetryPolicy
 from benchmarks.chaos.tree import PART_BYTES
 
 LASTING, AGAIN = "lasting", "again"

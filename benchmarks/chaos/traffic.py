@@ -7,9 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from asyncsink.testing.passage import Passage, Send
-from asyncsink.testing.s3_requests import Head
-from asyncsink.testing.toxics import Toxic
+from asyncsink.testing.toxics import Head, Passage, Send, Toxic
 from benchmarks.chaos.plans import Kill, Phase
 
 BODIES = ("PutObject", "UploadPart")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from asyncsink.config import KIB, MIB
+from asyncsink.options.settings import KIB, MIB
 
 PART_BYTES: Final = 5 * MIB
 SMALL_FILES: Final = 150

@@ -8,13 +8,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from asyncsink.config import Secret
 from asyncsink.devserver.seaweedfs import REGION
+from asyncsink.options.settings import Secret
 from asyncsink.testing import s3_toxics as s
 from asyncsink.testing import toxics as t
-from asyncsink.testing.admitting_proxy import AdmittingProxy, Asked, Identity, refusal
-from asyncsink.testing.fault_proxy import FaultProxy, Rule
-from asyncsink.testing.storms import FAULTS, HARMLESS, OF_COMPLETE
+from asyncsink.testing.fault_proxy import FAULTS, HARMLESS, OF_COMPLETE, FaultProxy, Rule
+from asyncsink.testing.peers import AdmittingProxy, Asked, Identity, refusal
 from benchmarks.servers.running import RunningServer
 
 REQUESTS_PER_CREDENTIALS: Final = 500

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import pairwise
 
-from asyncsink.config import Limits
-from asyncsink.engine.concurrency import Sample, State, next_state
-from asyncsink.engine.tuner import BEAT_SECONDS
+from asyncsink.engine.limits.controller import BEAT_SECONDS
+
+from asyncsink.engine.limits.concurrency import Sample, State, next_state
+from asyncsink.options.settings import Limits
 
 SMALL_BYTES = 16 * 1024
 UNLIMITED = 1e9
@@ -107,7 +108,7 @@ class Course:
         """Every limit between two times."""
         return [beat.limit for beat in self.beats if begin < beat.seconds <= end]
 
-    def turns(self, begin: float, end: float) -> int:
+    def key_turns(self, begin: float, end: float) -> int:
         """How often the limit changed its direction between two times."""
         moves = [after - before for before, after in pairwise(self.limits(begin, end)) if after != before]
         return sum((one > 0) != (two > 0) for one, two in pairwise(moves))

@@ -12,7 +12,7 @@ import anyio._backends._asyncio  # noqa: F401
 import awscrt.checksums  # noqa: F401
 
 import asyncsink.s3.stack  # noqa: F401
-from asyncsink.engine.loops import new_loop
+from asyncsink.event_loops import new_loop
 from asyncsink.sink import export_directory
 from benchmarks.scripts.clock import Clock, at_once
 

@@ -11,7 +11,7 @@ import anyio._backends._asyncio  # noqa: F401
 import awscrt.checksums  # noqa: F401
 
 import asyncsink.s3.stack  # noqa: F401
-from asyncsink.engine.loops import new_loop
+from asyncsink.event_loops import new_loop
 from asyncsink.grabber import grab
 from benchmarks.scripts.clock import Clock, at_once
 

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncsink.cli.arguments import options_of, read_customer_key, split_pair
-from asyncsink.cli.stdin import InterruptibleStdin
+from asyncsink.cli.arguments import InterruptibleStdin, options_of, read_customer_key, split_pair
 from asyncsink.errors import ConfigError
 
 NAMES = st.text(min_size=1).filter(lambda text: not text.endswith("\\") and r"\=" not in text)

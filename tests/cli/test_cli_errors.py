@@ -194,10 +194,10 @@ def test_a_bug_is_one_sentence_that_shows_no_detail(cli: Cli, results: Path, tmp
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "sitecustomize.py").write_text(
-        "import asyncsink.engine.whole_run\n"
+        "import asyncsink.engine.export\n"
         "async def run_source(*_, **__):\n"
         f"    raise ZeroDivisionError({WRONG_SECRET!r})\n"
-        "asyncsink.engine.whole_run.run_source = run_source\n"
+        "asyncsink.engine.export.run_source = run_source\n"
     )
     ended = cli("export", results, "out", "--json", PYTHONPATH=str(broken))
     assert ended.code == 1

@@ -15,9 +15,9 @@ import pytest
 import asyncsink
 from asyncsink.cli.main import main
 from asyncsink.cli.output import in_flags
-from asyncsink.engine.descriptors import ACCOUNT
-from asyncsink.engine.publishing import Publisher
-from asyncsink.engine.small_files import SmallFiles
+from asyncsink.engine.limits.descriptors import ACCOUNT
+from asyncsink.engine.transfer.publisher import Publisher
+from asyncsink.engine.transfer.small_files import SmallFiles
 from asyncsink.errors import AsyncSinkError
 from asyncsink.os_errors import shortage
 from tests.support.quirky_s3 import StoredObject, quirky_s3

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from asyncsink.cli.progress import MARGIN, ProgressLines
-from asyncsink.engine.progress import Progress
-from asyncsink.report.counts import Counts
-from asyncsink.s3.traffic import Traffic
+from asyncsink.engine.recording.events import Progress
+from asyncsink.report.outcomes import Counts
+from asyncsink.s3.transport import Traffic
 from tests.support.terminal import Screen
 
 Cli = Any

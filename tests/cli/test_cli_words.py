@@ -10,11 +10,11 @@ import pytest
 from asyncsink.cli.app import export, grab, verify
 from asyncsink.cli.flags import Output, Templates
 from asyncsink.cli.output import FLAGS, WITHOUT_FLAG, in_flags
-from asyncsink.cli.tally import Tally
-from asyncsink.engine.progress import Progress
-from asyncsink.grabbing.options import GRAB_OPTION_NAMES
+from asyncsink.cli.progress import Tally
+from asyncsink.download.options import GRAB_OPTION_NAMES
+from asyncsink.engine.recording.events import Progress
 from asyncsink.model import Failure, Finished, Notice, Outcome, Planned, Receipt, Skip, Started
-from asyncsink.option_names import OPTION_NAMES
+from asyncsink.options.names import OPTION_NAMES
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from anyio import CapacityLimiter
 
-from asyncsink.config import LocalCopyMode, LocalTarget
 from asyncsink.destinations.base import Destination
-from asyncsink.destinations.local import LocalDestination
-from asyncsink.destinations.local_files import TEMPORARY_SUFFIX
+from asyncsink.destinations.local.destination import LocalDestination
+from asyncsink.destinations.local.files import TEMPORARY_SUFFIX
 from asyncsink.destinations.memory import MemoryDestination
+from asyncsink.options.settings import LocalCopyMode, LocalTarget
 from asyncsink.testing.destination_suite import DestinationSuite
 
 

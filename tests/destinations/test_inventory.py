@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from asyncsink.destinations import inventory as module
-from asyncsink.destinations.inventory import Inventory
+from asyncsink.destinations import existing_objects as module
+from asyncsink.destinations.existing_objects import Inventory
 from asyncsink.s3.operations import ListedObject
 
 

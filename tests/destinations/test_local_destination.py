@@ -15,23 +15,19 @@ from pathlib import Path
 import pytest
 from anyio import CapacityLimiter
 
-from asyncsink.config import LocalCopyMode, LocalTarget
-from asyncsink.destinations.base import Outlook, Stored
-from asyncsink.destinations.local import LocalDestination
-from asyncsink.destinations.local_files import TEMPORARY_SUFFIX, make_directories
-from asyncsink.errors import (
-    AccessDenied,
-    ConfigError,
-    PermanentError,
-)
+from asyncsink.destinations.base import RunForecast, Stored
+from asyncsink.destinations.local.destination import LocalDestination
+from asyncsink.destinations.local.files import TEMPORARY_SUFFIX, make_directories
+from asyncsink.errors import AccessDenied, ConfigError, PermanentError
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import SourceFile, Transfer
-from asyncsink.s3.part_plan import PartPlan
+from asyncsink.options.settings import LocalCopyMode, LocalTarget
+from asyncsink.s3.multipart.parts import PartPlan
 from asyncsink.testing.destination_suite import MTIME_NS, content, transfer_of
 
 pytestmark = pytest.mark.anyio
 
-ANYWHERE = Outlook(objects_total=None, common_prefix="", sample_key="")
+ANYWHERE = RunForecast(objects_total=None, common_prefix="", sample_key="")
 
 
 def destination(directory: Path, *, mode: LocalCopyMode = "copy", use_local_key: bool = False) -> LocalDestination:

@@ -16,24 +16,18 @@ import anyio
 import pytest
 from anyio import CapacityLimiter
 
-from asyncsink.config import LocalTarget
-from asyncsink.destinations.base import Outlook
-from asyncsink.destinations.local import LocalDestination
-from asyncsink.destinations.local_files import TEMPORARY_SUFFIX, TemporaryFile
-from asyncsink.destinations.local_places import PlacesBelow
-from asyncsink.errors import (
-    AccessDenied,
-    DestinationFull,
-    EntityTooLarge,
-    IntegrityError,
-    PermanentError,
-)
-from asyncsink.s3.part_plan import PartPlan
+from asyncsink.destinations.base import RunForecast
+from asyncsink.destinations.local.destination import LocalDestination
+from asyncsink.destinations.local.files import TEMPORARY_SUFFIX, TemporaryFile
+from asyncsink.destinations.local.places import PlacesBelow
+from asyncsink.errors import AccessDenied, DestinationFull, EntityTooLarge, IntegrityError, PermanentError
+from asyncsink.options.settings import LocalTarget
+from asyncsink.s3.multipart.parts import PartPlan
 from asyncsink.testing.destination_suite import transfer_of
 
 pytestmark = pytest.mark.anyio
 
-ANYWHERE = Outlook(objects_total=None, common_prefix="", sample_key="")
+ANYWHERE = RunForecast(objects_total=None, common_prefix="", sample_key="")
 
 
 def destination(directory: Path) -> LocalDestination:
@@ -121,9 +115,9 @@ _AS_NOBODY = """
 import asyncio, os, sys
 import anyio.to_thread
 from anyio import CapacityLimiter
-from asyncsink.config import LocalTarget
+from asyncsink.options.settings import LocalTarget
 from asyncsink.destinations.base import Outlook
-from asyncsink.destinations.local import LocalDestination
+from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.errors import AsyncSinkError
 from asyncsink.testing.destination_suite import transfer_of
 

@@ -12,17 +12,13 @@ from typing import Any
 import pytest
 from anyio import CapacityLimiter
 
-from asyncsink.config import LocalCopyMode, LocalTarget
 from asyncsink.destinations.base import PartWriter
-from asyncsink.destinations.local import LocalDestination
-from asyncsink.destinations.local_files import TEMPORARY_SUFFIX, related_files
-from asyncsink.errors import (
-    PermanentError,
-    SourceChanged,
-    SourceError,
-)
+from asyncsink.destinations.local.destination import LocalDestination
+from asyncsink.destinations.local.files import TEMPORARY_SUFFIX, related_files
+from asyncsink.errors import PermanentError, SourceChanged, SourceError
 from asyncsink.model import SourceFile, Transfer
-from asyncsink.s3.part_plan import PartPlan
+from asyncsink.options.settings import LocalCopyMode, LocalTarget
+from asyncsink.s3.multipart.parts import PartPlan
 
 pytestmark = pytest.mark.anyio
 

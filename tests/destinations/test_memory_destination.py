@@ -9,7 +9,7 @@ import pytest
 from asyncsink.destinations.memory import MemoryDestination
 from asyncsink.errors import UploadMissing
 from asyncsink.integrity.checksums import checksum_of
-from asyncsink.s3.part_plan import PartPlan
+from asyncsink.s3.multipart.parts import PartPlan
 from asyncsink.testing.destination_suite import transfer_of
 
 pytestmark = pytest.mark.anyio

@@ -11,16 +11,16 @@ import pytest
 from anyio import CapacityLimiter
 from botocore.config import Config
 
-from asyncsink.config import Limits, ObjectOptions, RetryPolicy, S3Target
-from asyncsink.destinations.base import Outlook
+from asyncsink.destinations.base import RunForecast
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import BucketMissing, CredentialsError
+from asyncsink.options.settings import Limits, ObjectOptions, RetryPolicy, S3Target
 from asyncsink.s3.stack import S3Stack, open_stack
 from asyncsink.testing.destination_suite import DestinationSuite, transfer_of
 
 RETRY = RetryPolicy(attempts=2, backoff_seconds_base=0.01, backoff_seconds_max=0.02)
-OUTLOOK = Outlook(objects_total=None, common_prefix="", sample_key="")
+FORECAST = RunForecast(objects_total=None, common_prefix="", sample_key="")
 
 
 class Bench:
@@ -87,7 +87,7 @@ class TestEncryptedS3Destination(TestS3Destination):
 @pytest.mark.anyio
 async def test_a_fresh_prefix_costs_one_list_and_no_heads(bench: Bench) -> None:
     async with bench.open() as (destination, stack):
-        await destination.prepare(Outlook(objects_total=1000, common_prefix="p/", sample_key="p/a"))
+        await destination.prepare(RunForecast(objects_total=1000, common_prefix="p/", sample_key="p/a"))
         for number in range(50):
             assert await destination.look(transfer_of(f"p/{number}", b"x"), closely=False) is None
         assert stack.requests == 1
@@ -98,7 +98,7 @@ async def test_a_listing_is_followed_as_far_as_the_run_is_large(bench: Bench, bu
     for number in range(3):
         s3.put_object(Bucket=bucket, Key=f"p/{number}", Body=b"x")
     async with bench.open() as (destination, stack):
-        await destination.prepare(Outlook(objects_total=3, common_prefix="p/", sample_key="p/0"))
+        await destination.prepare(RunForecast(objects_total=3, common_prefix="p/", sample_key="p/0"))
         assert stack.requests == 1
         existing = await destination.look(transfer_of("p/1", b"x"), closely=False)
         assert existing is not None
@@ -113,7 +113,7 @@ async def test_a_missing_bucket_is_told_before_anything_is_sent(bench: Bench) ->
     bench.target = S3Target(bucket="no-such-bucket-here", endpoint_url=bench.target.endpoint_url)
     async with bench.open() as (destination, _):
         with pytest.raises(BucketMissing, match="no-such-bucket-here"):
-            await destination.prepare(OUTLOOK)
+            await destination.prepare(FORECAST)
 
 
 @pytest.mark.anyio
@@ -121,7 +121,7 @@ async def test_a_wrong_secret_is_told_before_anything_is_sent(bench: Bench, monk
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-wrong-wrong-wrong")
     async with bench.open() as (destination, _):
         with pytest.raises(CredentialsError) as caught:
-            await destination.prepare(OUTLOOK)
+            await destination.prepare(FORECAST)
         assert "wrong-wrong" not in str(caught.value)
 
 

@@ -17,9 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from asyncsink.devserver import seaweedfs
-from asyncsink.devserver.ports import Ports, choose_ports, is_free
-from asyncsink.devserver.probe import buckets_of
-from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.devserver.seaweedfs import DevServer, Ports, buckets_of, choose_ports, is_free
 from asyncsink.errors import ConfigError
 
 needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="processes are awaited through Linux's pidfd")

@@ -10,7 +10,6 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from asyncsink.config import RetryPolicy
 from asyncsink.errors import (
     AccessDenied,
     AsyncSinkError,
@@ -27,9 +26,10 @@ from asyncsink.errors import (
     Throttled,
 )
 from asyncsink.model import Event, GaveUp, Paused, Resumed
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.availability import EQUAL_ERRORS, Availability, Watch, cause_of, says_gone
 from asyncsink.s3.operations import HeadObject, ObjectHead, ObjectPage, ObjectStored, PutObject
-from asyncsink.s3.retrying import RetryingTransport
+from asyncsink.s3.retry import RetryingTransport
 
 pytestmark = pytest.mark.anyio
 GIVE_UP = 600.0

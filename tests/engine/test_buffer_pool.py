@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncsink.engine.buffers import SMALL_BYTES, BufferPool
+from asyncsink.engine.limits.memory import SMALL_BYTES, BufferPool
 
 MIB = 1 << 20
 

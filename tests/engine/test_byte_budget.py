@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from asyncsink.engine.budget import ByteBudget
+from asyncsink.engine.limits.memory import ByteBudget
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20

@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from asyncsink.engine.concurrency import (
+from asyncsink.engine.limits.concurrency import (
     GENTLE_SECONDS,
     PATIENCE_SECONDS,
     RECOVER_SECONDS,

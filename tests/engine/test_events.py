@@ -7,7 +7,7 @@ import gc
 import anyio
 import pytest
 
-from asyncsink.engine.events import QUEUE_EVENTS, Events, Subscription
+from asyncsink.engine.recording.events import QUEUE_EVENTS, Events, Subscription
 from asyncsink.errors import AsyncSinkError
 from asyncsink.model import Event, LimitChanged
 
@@ -51,7 +51,7 @@ async def test_a_slow_reader_holds_back_and_misses_nothing() -> None:
 
 
 async def test_a_reader_that_is_stuck_is_left_behind_and_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyncsink.engine.events.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("asyncsink.engine.recording.events.PATIENCE_SECONDS", 0.0)
     events = Events()
     stuck = events.subscribe()
     seen: list[Event] = []

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asyncsink
-from asyncsink.engine import kept as kept_module
-from asyncsink.engine.kept import Kept
-from asyncsink.engine.whole_run import run_source
+from asyncsink.engine.export import run_source
+from asyncsink.engine.recording import run_journal as kept_module
+from asyncsink.engine.recording.run_journal import Kept
 from asyncsink.errors import (
     ConfigError,
     InvalidKey,
@@ -31,9 +31,9 @@ from asyncsink.errors import (
     SourceUnreadable,
 )
 from asyncsink.model import Event, SourceFile, SourceProblem, Transfer
-from asyncsink.options import parse_options
+from asyncsink.options.parse import parse_options
+from asyncsink.sources.base import exclusion_of
 from asyncsink.sources.directory import DirectorySource
-from asyncsink.sources.exclusion import exclusion_of
 from tests.support.quirky_s3 import quirky_s3
 
 TEXT = st.text(max_size=8) | st.just("\udcff/a")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from asyncsink.engine.outcomes import error_of
+from asyncsink.engine.transfer.outcomes import error_of
 from asyncsink.errors import AsyncSinkError, Throttled
 from asyncsink.model import Failure
 

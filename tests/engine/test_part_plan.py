@@ -6,14 +6,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given
 
-from asyncsink.config import GIB, MIB
-from asyncsink.s3.part_plan import (
-    OBJECT_SIZE_BYTES_MAX,
-    PART_SIZE_BYTES_MAX,
-    PART_SIZE_BYTES_MIN,
-    PARTS_MAX,
-    plan_parts,
-)
+from asyncsink.options.settings import GIB, MIB
+from asyncsink.s3.multipart.parts import plan_parts
+from asyncsink.s3.operations import OBJECT_SIZE_BYTES_MAX, PART_SIZE_BYTES_MAX, PART_SIZE_BYTES_MIN, PARTS_MAX
 
 
 @given(size=st.integers(1, OBJECT_SIZE_BYTES_MAX), wanted=st.integers(1, 6 * GIB))

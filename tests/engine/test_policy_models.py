@@ -10,7 +10,7 @@ from functools import cache
 
 import pytest
 
-from asyncsink.config import Limits
+from asyncsink.options.settings import Limits
 from benchmarks.policy.models import MODELS, UNLIMITED, Course, at, constant, simulate
 
 BY_NAME = {model.name: model for model in MODELS}
@@ -82,7 +82,7 @@ def test_nine_tenths_of_what_is_possible_are_reached_within_nine_round_trips(mil
 def test_a_steady_network_sees_few_tries(name: str) -> None:
     """No oscillation: the tries of a direction come after 4 s, 8 s, 16 s…, and each turns the limit twice."""
     run = course(name)
-    assert run.turns(0.0, run.model.seconds) <= 6
+    assert run.key_turns(0.0, run.model.seconds) <= 6
 
 
 def test_a_server_of_200_a_second_says_slow_down_a_few_hundred_times_at_the_start_and_seldom_then() -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from asyncsink.engine.progress import Progress, Rate, Speedometer, UnderWay
-from asyncsink.report.counts import Counts
+from asyncsink.engine.recording.events import Progress, Rate, Speedometer, UnderWay
+from asyncsink.report.outcomes import Counts
 
 MIB = 1 << 20
 

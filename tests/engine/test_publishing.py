@@ -11,15 +11,15 @@ import anyio
 import pytest
 from anyio import CapacityLimiter
 
-from asyncsink.config import Limits, Policies
 from asyncsink.destinations.base import ByteBody, PartWriter, Stored
 from asyncsink.destinations.memory import MemoryDestination
-from asyncsink.engine.budget import ByteBudget
-from asyncsink.engine.progress import Progress
-from asyncsink.engine.publishing import Publisher
+from asyncsink.engine.limits.memory import ByteBudget
+from asyncsink.engine.recording.events import Progress
+from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.errors import ConnectionLost, IntegrityError
 from asyncsink.model import Checksum, ChecksumAlgorithm, Failure, Outcome, Receipt, Skip, SourceFile, Transfer
-from asyncsink.s3.part_plan import PartPlan
+from asyncsink.options.settings import Limits, Policies
+from asyncsink.s3.multipart.parts import PartPlan
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20

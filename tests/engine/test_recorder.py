@@ -11,13 +11,20 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from asyncsink.engine.events import Events
-from asyncsink.engine.recorder import BATCH, QUEUE_OUTCOMES, QUEUE_PASSED, Passed, Record, Recorder, Ticket
+from asyncsink.engine.recording.events import Events
+from asyncsink.engine.recording.recorder import (
+    BATCH,
+    QUEUE_OUTCOMES,
+    QUEUE_PASSED,
+    Completion,
+    Passed,
+    Record,
+    Recorder,
+)
 from asyncsink.errors import JournalError
 from asyncsink.model import Event, Failure, Finished, Receipt
-from asyncsink.report.encoded import encoded
 from asyncsink.report.manifest import ManifestHeader, ManifestWriter, read_manifest
-from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.report.outcomes import OutcomeLog, encoded
 
 pytestmark = pytest.mark.anyio
 
@@ -51,10 +58,10 @@ async def test_everything_is_recorded_in_order_and_told_afterwards(tmp_path: Pat
         for number in range(700):
             recorder.add([outcome(number)])
             await recorder.room()
-        ticket = Ticket()
-        recorder.add([outcome(700)], ticket=ticket)
-        await ticket.done.wait()
-        assert ticket.outcomes == [outcome(700)]
+        completion = Completion()
+        recorder.add([outcome(700)], completion=completion)
+        await completion.done.wait()
+        assert completion.outcomes == [outcome(700)]
         recorder.add([outcome(701)])
         recorder.finish()
     await manifest.close(interrupted=False)
@@ -81,9 +88,9 @@ async def test_what_batches_pass_on_is_recorded_before_it_is_told(tmp_path: Path
         order.append(event.outcome)
 
     recorder = Recorder(log, manifest, Events(observe, failures_only=failures_only), Journal())
-    waiting = Ticket()
+    waiting = Completion()
     first = passed(1, 2)
-    first.rows, first.tickets = [(b"1", b"", "", "", "", "")], [(waiting, outcome(2))]
+    first.rows, first.completions = [(b"1", b"", "", "", "", "")], [(waiting, outcome(2))]
     recorder.pass_on(first)
     recorder.add([outcome(3)])
     recorder.add([FAILED])
@@ -156,7 +163,7 @@ async def test_a_full_queue_holds_back_and_a_broken_recorder_tells() -> None:
 
 async def test_commits_are_few_and_nobody_who_waits_waits_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only the clock would end the gathering, a ticket, a full batch, a subscriber or the end does."""
-    monkeypatch.setattr("asyncsink.engine.recorder.COMMIT_GATHER_SECONDS", 3600.0)
+    monkeypatch.setattr("asyncsink.engine.recording.recorder.COMMIT_GATHER_SECONDS", 3600.0)
     events, commits = Events(), list[int]()
 
     class Journal:
@@ -172,9 +179,9 @@ async def test_commits_are_few_and_nobody_who_waits_waits_longer(monkeypatch: py
                 await anyio.lowlevel.checkpoint()
             await anyio.wait_all_tasks_blocked()
             recorder.add([outcome(1)])
-            ticket = Ticket()
-            recorder.add([outcome(2)], ticket=ticket)
-            await ticket.done.wait()
+            completion = Completion()
+            recorder.add([outcome(2)], completion=completion)
+            await completion.done.wait()
             subscription = events.subscribe()
             recorder.add([outcome(3)])
             await anext(subscription)

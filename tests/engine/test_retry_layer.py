@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import RetryPolicy
 from asyncsink.errors import AccessDenied, ConnectionLost, PermanentError, Throttled
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.operations import Done, HeadObject, ObjectHead
 from asyncsink.s3.pacing import PacedTransport, Pacer
-from asyncsink.s3.retrying import PREPARE_THROTTLED_SECONDS_MAX, RetryingTransport
+from asyncsink.s3.retry import PREPARE_THROTTLED_SECONDS_MAX, RetryingTransport
 
 pytestmark = pytest.mark.anyio
 

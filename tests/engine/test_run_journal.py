@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from asyncsink.engine.journalling import COUNT_BATCH, RunJournal
-from asyncsink.engine.recorder import Passed
+from asyncsink.engine.recording.recorder import Passed
+from asyncsink.engine.recording.run_journal import COUNT_BATCH, RunJournal
 from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
-from asyncsink.journal.rows import PublishedRow, published_row
+from asyncsink.journal.base import PublishedRow, published_row
 from asyncsink.model import (
     Failure,
-    Known,
-    OpenUpload,
+    JournalEntry,
     Outcome,
+    PendingUpload,
     Receipt,
     Skip,
     SourceFile,
@@ -28,7 +28,7 @@ from asyncsink.model import (
     UploadOpened,
     UploadStep,
 )
-from asyncsink.report.encoded import Encoded
+from asyncsink.report.outcomes import OutcomeLines
 
 pytestmark = pytest.mark.anyio
 SOURCE = SourceFile("/s/f", 3, 4, ctime_ns=5, inode=6)
@@ -42,14 +42,14 @@ class Kept:
     path = "/j"
     blank = False
 
-    def __init__(self, known: dict[str, Known] | None = None) -> None:
+    def __init__(self, known: dict[str, JournalEntry] | None = None) -> None:
         self.answers = known or {}
         self.asked = 0
         self.published: list[PublishedRow] = []
         self.forgotten: list[str] = []
         self.steps: list[UploadStep] = []
 
-    def known(self, transfers: Sequence[Transfer]) -> list[Known | None]:
+    def known(self, transfers: Sequence[Transfer]) -> list[JournalEntry | None]:
         self.asked += len(transfers)
         return [self.answers.get(transfer.key) for transfer in transfers]
 
@@ -69,8 +69,8 @@ class Kept:
         pass
 
 
-def upload(**fields: Any) -> OpenUpload:
-    return OpenUpload(
+def upload(**fields: Any) -> PendingUpload:
+    return PendingUpload(
         **{"upload_id": "u", "part_size_bytes": 5, "algorithm": None, "token": "t", "begun_seconds": 0.0,
            "completing": False, "same_source": True, **fields}
     )  # fmt: skip
@@ -94,15 +94,15 @@ def run_journal(kept: Kept, overwrite: Any = "journal") -> RunJournal:
 @pytest.mark.parametrize(
     ("known", "overwrite", "forgotten"),
     [
-        (Known(stale=True), "checksum", ["k"]),
-        (Known(stale=True), "journal", ["k"]),
-        (Known(True, "e"), "always", ["k"]),
-        (Known(True, "e"), "checksum", []),
-        (Known(True, "e"), "journal", []),
-        (Known(upload=upload()), "journal", []),
+        (JournalEntry(stale=True), "checksum", ["k"]),
+        (JournalEntry(stale=True), "journal", ["k"]),
+        (JournalEntry(True, "e"), "always", ["k"]),
+        (JournalEntry(True, "e"), "checksum", []),
+        (JournalEntry(True, "e"), "journal", []),
+        (JournalEntry(upload=upload()), "journal", []),
     ],
 )
-def test_what_may_be_overwritten_is_forgotten_first(known: Known, overwrite: Any, forgotten: list[str]) -> None:
+def test_what_may_be_overwritten_is_forgotten_first(known: JournalEntry, overwrite: Any, forgotten: list[str]) -> None:
     kept = Kept({"k": known})
     run_journal(kept, overwrite).attach([TRANSFER])
     assert kept.forgotten == forgotten
@@ -134,10 +134,10 @@ async def test_rows_of_batches_are_written_where_no_upload_is_under_way() -> Non
     journal = run_journal(kept)
     await journal.step(CREATING)
     of_k, of_other = (published_row(SOURCE, key, "e", "v", None) for key in ("k", "other"))
-    await journal.record([], [Passed(Encoded(), [of_k, of_other], list)])
+    await journal.record([], [Passed(OutcomeLines(), [of_k, of_other], list)])
     assert kept.published == [of_other]
     await journal.step(UploadCompleting("k"))
-    await journal.record([], [Passed(Encoded(), [of_k], list)])
+    await journal.record([], [Passed(OutcomeLines(), [of_k], list)])
     assert kept.published == [of_other, of_k]
     await journal.step(UploadGone("k"))
     assert UploadGone("k") not in kept.steps, "what is published has ended its upload"
@@ -165,7 +165,7 @@ async def test_only_proved_sameness_is_written_down(overwrite: Any, written: int
 
 
 async def test_what_is_known_already_is_not_written_again() -> None:
-    kept = Kept({"k": Known(True, "e")})
+    kept = Kept({"k": JournalEntry(True, "e")})
     (skip,) = run_journal(kept).attach([TRANSFER])
     assert isinstance(skip, Skip)
     assert (skip.reason, skip.etag, skip.url) == (UNCHANGED_REASON, "e", "s3://b/k")
@@ -180,7 +180,7 @@ def test_a_first_run_is_not_walked_once_more() -> None:
     kept = Kept()
     assert run_journal(kept).count_unknown(walk, len(walk)) == len(walk)
     assert kept.asked == COUNT_BATCH
-    kept = Kept({str(number): Known(published=True) for number in range(2 * COUNT_BATCH + 7)})
+    kept = Kept({str(number): JournalEntry(published=True) for number in range(2 * COUNT_BATCH + 7)})
     assert run_journal(kept).count_unknown(walk, len(walk)) == COUNT_BATCH - 7
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from anyio import CapacityLimiter
+from asyncsink.engine.limits.controller import SLOTS_PER_CORE, SLOTS_START_MIN, SenderConcurrency
 
-from asyncsink.config import MIB, Limits
-from asyncsink.engine.sender_slots import SLOTS_PER_CORE, SLOTS_START_MIN, SenderSlots
-from asyncsink.s3.lanes import bodies_at_once
+from asyncsink.options.settings import MIB, Limits
+from asyncsink.s3.stack import bodies_at_once
 
 pytestmark = pytest.mark.anyio
 CORES = 4
@@ -24,10 +24,12 @@ class Machine:
         self._cpu_share = cpu_share
         self._connections_max = connections_max
 
-    def slots(self) -> SenderSlots:
-        return SenderSlots(clock=lambda: self.now, cpu_clock=lambda: self.used, cores=CORES)
+    def slots(self) -> SenderConcurrency:
+        return SenderConcurrency(clock=lambda: self.now, cpu_clock=lambda: self.used, cores=CORES)
 
-    def send_for(self, seconds: float, slots: SenderSlots, limiter: CapacityLimiter, *, busy: bool = True) -> None:
+    def send_for(
+        self, seconds: float, slots: SenderConcurrency, limiter: CapacityLimiter, *, busy: bool = True
+    ) -> None:
         """Send parts of 1 MiB, each of which takes a connection 0.1 s."""
         ends = self.now + seconds
         while self.now < ends:
@@ -84,7 +86,7 @@ async def test_slots_that_are_not_all_in_use_stay_as_they_are() -> None:
 
 
 async def test_all_files_share_the_slots() -> None:
-    slots = SenderSlots()
+    slots = SenderConcurrency()
     assert slots.open(3) is slots.open(3)
     assert slots.open(3).total_tokens == 3
     assert repr(slots) == "<SenderSlots 3 of 3: start>"
@@ -92,7 +94,7 @@ async def test_all_files_share_the_slots() -> None:
 
 
 async def test_one_core_begins_with_a_few() -> None:
-    slots = SenderSlots(cores=1)
+    slots = SenderConcurrency(cores=1)
     assert slots.count == 0
     assert slots.open(32).total_tokens == SLOTS_START_MIN
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncsink.config import LocalTarget, Settings, Shard
-from asyncsink.engine.shards import check_shard, holds, shard_of
+from asyncsink.engine.planning.survey import check_shard, holds, shard_of
 from asyncsink.errors import ConfigError, SourceMissing
 from asyncsink.model import SourceFile, SourceProblem, Transfer
-from asyncsink.options import parse_options
+from asyncsink.options.parse import parse_options
+from asyncsink.options.settings import LocalTarget, Settings, Shard
 
 # Surrogates stand for names that are no UTF-8.
 keys = st.text(st.characters(), max_size=40)

@@ -11,17 +11,16 @@ import anyio
 import pytest
 from anyio import CapacityLimiter
 
-from asyncsink.config import Limits, LocalTarget, Policies
-from asyncsink.destinations.base import ByteBody, Existing, Outlook, Stored, Unknown
-from asyncsink.destinations.local import LocalDestination
+from asyncsink.destinations.base import ByteBody, Existing, RunForecast, Stored, Unknown
+from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.destinations.memory import MemoryDestination
-from asyncsink.engine.budget import ByteBudget
-from asyncsink.engine.hops import Hops
-from asyncsink.engine.progress import Progress
-from asyncsink.engine.publishing import Publisher
-from asyncsink.engine.small_files import SmallFiles
+from asyncsink.engine.limits.memory import ByteBudget, ReaderPool
+from asyncsink.engine.recording.events import Progress
+from asyncsink.engine.transfer.publisher import Publisher
+from asyncsink.engine.transfer.small_files import SmallFiles
 from asyncsink.errors import AccessDenied, IntegrityError
 from asyncsink.model import Checksum, Failure, Outcome, Planned, Receipt, Skip, SourceFile, Transfer
+from asyncsink.options.settings import Limits, LocalTarget, Policies
 
 pytestmark = pytest.mark.anyio
 Publish = Callable[..., Any]
@@ -72,7 +71,7 @@ class Bench:
         self.copy = LocalDestination(LocalTarget(directory=str(self.copies)), limiter=self.limiter, use_local_key=True)
         self.budget = ByteBudget(1 << 20)
         self.progress = Progress()
-        self.hops = Hops(2)
+        self.readers = ReaderPool(2)
 
     def transfers(self) -> list[Transfer]:
         found = []
@@ -97,7 +96,7 @@ class Bench:
         }
         copies = self.copy if copy else None
         publisher = Publisher(self.destination, copies, limits=Limits(), threads=self.limiter, **common)
-        small_files = SmallFiles(publisher, self.destination, copies, hops=self.hops, workers=4, **common)
+        small_files = SmallFiles(publisher, self.destination, copies, readers=self.readers, workers=4, **common)
         outcomes: list[Outcome] = []
         given = self.transfers() if transfers is None else transfers
         await small_files.publish(
@@ -112,9 +111,9 @@ class Bench:
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     bench = Bench(tmp_path)
-    await bench.copy.prepare(Outlook(objects_total=None, common_prefix="", sample_key=""))
+    await bench.copy.prepare(RunForecast(objects_total=None, common_prefix="", sample_key=""))
     yield bench
-    bench.hops.close()
+    bench.readers.close()
 
 
 def kinds(outcomes: Sequence[Outcome]) -> set[type]:

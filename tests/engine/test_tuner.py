@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from asyncsink.engine.limits.controller import BEAT_SECONDS, IDLE_BEAT_SECONDS, ConcurrencyController
 
-from asyncsink.config import Limits
-from asyncsink.engine.tuner import BEAT_SECONDS, IDLE_BEAT_SECONDS, Tuner
 from asyncsink.model import Event, LimitChanged
+from asyncsink.options.settings import Limits
 from asyncsink.s3.pacing import Pacer
 
 pytestmark = pytest.mark.anyio
@@ -19,9 +19,9 @@ async def test_a_change_of_the_limit_is_told() -> None:
         told.append(event)
 
     pacer = Pacer(8)
-    tuner = Tuner(pacer, Limits(concurrency_start=8, concurrency_max=32), emit)
+    controller = ConcurrencyController(pacer, Limits(concurrency_start=8, concurrency_max=32), emit)
     pacer._window.throttled = 1
-    await tuner.step(0.5)
+    await controller.step(0.5)
     assert pacer.limit == 4
     assert told == [LimitChanged(8, 4, "the server throttles")]
 
@@ -47,7 +47,7 @@ async def test_a_service_that_publishes_nothing_is_woken_seldom() -> None:
         raise AssertionError(event)
 
     with pytest.raises(Stopped):
-        await Tuner(pacer, Limits(), emit, clock=lambda: now, sleep=sleep).run()
+        await ConcurrencyController(pacer, Limits(), emit, clock=lambda: now, sleep=sleep).run()
     assert set(slept[:40]) == {BEAT_SECONDS}
     assert set(slept[50:100]) == {IDLE_BEAT_SECONDS}
     assert set(slept[100:]) == {BEAT_SECONDS}

@@ -146,7 +146,7 @@ def test_a_start_completes_no_class_that_it_does_not_use() -> None:
     code = (
         "import dataclasses; whole = dataclasses.dataclass; made = []; "
         "dataclasses.dataclass = lambda cls=None, **given: made.append(cls) or whole(cls, **given); "
-        "import asyncsink.engine.run, asyncsink.model as model; "
+        "import asyncsink.engine.open_run, asyncsink.model as model; "
         "print({each.__name__ for each in made if each is not None} & set(dir(model)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

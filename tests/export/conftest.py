@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asyncsink.devserver.seaweedfs import DevServer
-from asyncsink.testing.holding_proxy import HoldingProxy
+from tests.support.holding_proxy import HoldingProxy
 
 
 @pytest.fixture

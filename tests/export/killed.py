@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from asyncsink.journal.place import open_journal
+from asyncsink.journal.sqlite import open_journal
 from asyncsink.model import SourceFile, UploadCompleting, UploadCreating, UploadOpened
-from asyncsink.options import parse_options
+from asyncsink.options.parse import parse_options
 
 PART_SIZE_BYTES = 5 << 20
 

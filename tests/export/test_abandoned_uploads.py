@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import asyncsink
-from asyncsink.config import RetryPolicy
-from asyncsink.engine.abandoned import age_seconds
 from asyncsink.errors import ConfigError
-from asyncsink.testing.faulty_peers import CannedPeer
+from asyncsink.maintenance.abort_uploads import age_seconds
+from asyncsink.options.settings import RetryPolicy
+from asyncsink.options.values import parse_duration
+from asyncsink.testing.peers import CannedPeer
 from asyncsink.testing.transport_kit import canned
-from asyncsink.values import parse_duration
 from tests.support.moto import moto_server
 
 pytestmark = pytest.mark.anyio

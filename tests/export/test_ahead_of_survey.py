@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.engine.whole_run import run_source
+from asyncsink.engine.export import run_source
 from asyncsink.errors import BucketMissing, ConfigError, CredentialsError, SourceError
 from asyncsink.model import SourceFile, SourceProblem
-from asyncsink.options import parse_options
-from asyncsink.s3 import following
+from asyncsink.options.parse import parse_options
+from asyncsink.s3 import stack as following
 from asyncsink.sources.directory import DirectorySource
 from tests.support.quirky_s3 import QuirkyS3, Request, StoredObject, error, quirky_s3
 

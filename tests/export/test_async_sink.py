@@ -12,8 +12,8 @@ import pytest
 import asyncsink
 from asyncsink.errors import ConfigError, ExportFailed, KeyCollision, RoutingError, SourceMissing
 from asyncsink.model import Event, Finished, Receipt, Skip
-from asyncsink.testing.files import content_of
-from asyncsink.testing.holding_proxy import HoldingProxy
+from tests.support.files import content_of
+from tests.support.holding_proxy import HoldingProxy
 
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]

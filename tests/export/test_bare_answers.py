@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import RetryPolicy
 from asyncsink.errors import AsyncSinkError
+from asyncsink.options.settings import RetryPolicy
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, StoredObject, error, quirky_s3
 
 pytestmark = pytest.mark.anyio
@@ -351,7 +351,7 @@ async def test_a_bare_look_is_not_an_empty_object_that_is_there_already(
 async def test_verify_believes_no_bare_answer(
     tree: Callable[..., Path], options: dict[str, Any], tmp_path: Path
 ) -> None:
-    from asyncsink.engine.verifying import verify_manifest
+    from asyncsink.maintenance.verify import verify_manifest
 
     manifest = tmp_path / "m.jsonl"
     with quirky_s3() as s3:

@@ -13,7 +13,6 @@ import anyio
 import pytest
 
 import asyncsink
-from asyncsink.config import RetryPolicy
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import (
     BucketMissing,
@@ -25,7 +24,8 @@ from asyncsink.errors import (
     SourceMissing,
     SourceUnreadable,
 )
-from asyncsink.testing.files import content_of
+from asyncsink.options.settings import RetryPolicy
+from tests.support.files import content_of
 from tests.support.quirky_s3 import Answer, Request, error, quirky_s3
 
 pytestmark = pytest.mark.anyio

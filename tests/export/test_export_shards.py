@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.engine.whole_run import run_source
-from asyncsink.options import parse_options
+from asyncsink.engine.export import run_source
+from asyncsink.options.parse import parse_options
 from asyncsink.report.outcomes import BLOCK_LINES, OutcomeLog
-from asyncsink.sources.stream import StreamSource
+from asyncsink.sources.records import StreamSource
 
 from .results import contents, records
 

@@ -14,10 +14,10 @@ from botocore.config import Config
 
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
-from asyncsink.engine.whole_run import run_source
-from asyncsink.options import parse_options
+from asyncsink.engine.export import run_source
+from asyncsink.options.parse import parse_options
 from asyncsink.sources.directory import DirectorySource
-from asyncsink.testing.files import content_of
+from tests.support.files import content_of
 
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]

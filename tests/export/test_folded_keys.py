@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.destinations import inventory, s3_existing
-from asyncsink.engine import ledger
-from asyncsink.routing.spelling import alike
+from asyncsink.destinations import existing_objects as inventory
+from asyncsink.destinations import existing_objects as s3_existing
+from asyncsink.engine.planning import key_ledger as ledger
+from asyncsink.routing.keys import alike
 from tests.support.combinations import crossed
 from tests.support.quirky_s3 import QuirkyS3, Request, StoredObject
 

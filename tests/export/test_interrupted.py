@@ -15,11 +15,11 @@ import pytest
 
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
-from asyncsink.engine.progress import Progress
+from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import JournalError
 from asyncsink.journal.sqlite import SqliteJournal
 from asyncsink.model import UploadPartStored, UploadStep
-from asyncsink.testing.holding_proxy import HoldingProxy
+from tests.support.holding_proxy import HoldingProxy
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20

@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.engine.journalling import RunJournal
-from asyncsink.engine.outcomes import REPEATED
-from asyncsink.engine.recorder import Recorder
-from asyncsink.engine.whole_run import run_source
+from asyncsink.engine.export import run_source
+from asyncsink.engine.recording.recorder import Recorder
+from asyncsink.engine.recording.run_journal import RunJournal
+from asyncsink.engine.transfer.outcomes import REPEATED
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
-from asyncsink.journal.rows import Rows
+from asyncsink.journal.base import Rows
 from asyncsink.model import Event, Started
-from asyncsink.options import parse_options
+from asyncsink.options.parse import parse_options
 from asyncsink.sources.directory import DirectorySource
-from asyncsink.testing.files import content_of
+from tests.support.files import content_of
 
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]
@@ -153,7 +153,7 @@ async def test_a_tree_is_walked_once_and_its_journal_asked_once(
     in_memory_max: int,
 ) -> None:  # fmt: skip
     """Whether what was found is kept in memory, or on disk."""
-    monkeypatch.setattr("asyncsink.engine.kept.IN_MEMORY_MAX", in_memory_max)
+    monkeypatch.setattr("asyncsink.engine.recording.run_journal.IN_MEMORY_MAX", in_memory_max)
     walks, scan = list[str](), DirectorySource.scan
     asked, known = list[str](), Rows.known
 
@@ -317,8 +317,8 @@ async def test_a_journal_on_a_stalled_disk_does_not_hold_a_cancelled_run(
 
     monkeypatch.setattr(Rows, "write", stall)
     monkeypatch.setattr(Recorder, "room", noted)
-    monkeypatch.setattr("asyncsink.engine.recorder.QUEUE_OUTCOMES", 1)
-    monkeypatch.setattr("asyncsink.engine.recorder.QUEUE_PASSED", 1)
+    monkeypatch.setattr("asyncsink.engine.recording.recorder.QUEUE_OUTCOMES", 1)
+    monkeypatch.setattr("asyncsink.engine.recording.recorder.QUEUE_PASSED", 1)
     given = {**options, "journal": tmp_path / "j.sqlite"}
     settings = parse_options(f"s3://{bucket}/p", given)
     settings = replace(settings, retry=replace(settings.retry, abort_seconds=0.1))

@@ -14,13 +14,13 @@ import anyio
 import pytest
 
 import asyncsink
-from asyncsink.engine.whole_run import run_source
+from asyncsink.engine.export import run_source
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.model import Finished
-from asyncsink.options import parse_options
-from asyncsink.report import earlier
+from asyncsink.options.parse import parse_options
+from asyncsink.report import manifest as earlier
 from asyncsink.sources.directory import DirectorySource
-from asyncsink.testing.holding_proxy import HoldingProxy
+from tests.support.holding_proxy import HoldingProxy
 from tests.support.quirky_s3 import Request, quirky_s3, run_command
 
 pytestmark = pytest.mark.anyio

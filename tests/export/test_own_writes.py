@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import KIB, MIB, Limits, RetryPolicy, S3Target
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.errors import IntegrityError, ServerFault
 from asyncsink.integrity.checksums import checksum_of
-from asyncsink.s3.multipart import create_upload
+from asyncsink.options.settings import KIB, MIB, Limits, RetryPolicy, S3Target
+from asyncsink.s3.multipart.parts import plan_parts
+from asyncsink.s3.multipart.upload import create_upload
+from asyncsink.s3.multipart.write_tokens import fresh_token
 from asyncsink.s3.operations import CompleteMultipartUpload, ObjectAttributes, Operation, PutObject
-from asyncsink.s3.own_writes import fresh_token
-from asyncsink.s3.part_plan import plan_parts
 from asyncsink.s3.stack import S3Stack, open_stack
-from asyncsink.testing.parts_proxy import FORWARD, LOSE, PartsProxy
 from asyncsink.testing.transport_kit import canned
+from tests.support.parts_proxy import FORWARD, LOSE, PartsProxy
 
 pytestmark = pytest.mark.anyio
 

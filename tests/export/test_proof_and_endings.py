@@ -13,19 +13,19 @@ import anyio
 import pytest
 
 import asyncsink
-from asyncsink.config import MIB, Limits, RetryPolicy, S3Target
-from asyncsink.destinations.inventory import Inventory
-from asyncsink.engine.whole_run import run_source
+from asyncsink.destinations.existing_objects import Inventory
+from asyncsink.engine.export import run_source
 from asyncsink.errors import ConfigError, ExportFailed, ServerFault, UploadMissing
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Receipt
-from asyncsink.options import parse_options
-from asyncsink.s3.multipart import create_upload
+from asyncsink.options.parse import parse_options
+from asyncsink.options.settings import MIB, Limits, RetryPolicy, S3Target
+from asyncsink.s3.multipart.parts import plan_parts
+from asyncsink.s3.multipart.upload import create_upload
 from asyncsink.s3.operations import CompleteMultipartUpload, ListedObject, ObjectAttributes, Operation
-from asyncsink.s3.part_plan import plan_parts
 from asyncsink.s3.stack import S3Stack, open_stack
 from asyncsink.sources.directory import DirectorySource
-from asyncsink.testing.files import content_of
+from tests.support.files import content_of
 
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]
@@ -190,8 +190,8 @@ async def test_put_is_answered_when_the_sink_breaks(tree: Path, bucket: str, opt
 async def test_a_subscriber_that_lost_interest_does_not_hold_the_sink(
     tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncsink.engine.events.QUEUE_EVENTS", 3)
-    monkeypatch.setattr("asyncsink.engine.events.CLOSING_SECONDS", 0.1)
+    monkeypatch.setattr("asyncsink.engine.recording.events.QUEUE_EVENTS", 3)
+    monkeypatch.setattr("asyncsink.engine.recording.events.CLOSING_SECONDS", 0.1)
     for number in range(20):
         (tmp_path / f"{number}").write_bytes(b"x")
     with anyio.fail_after(30):

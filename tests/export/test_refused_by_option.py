@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.engine.whole_run import run_source
+from asyncsink.engine.export import run_source
 from asyncsink.model import Event, Failure, Finished
-from asyncsink.options import parse_options
+from asyncsink.options.parse import parse_options
 from asyncsink.s3.availability import EQUAL_ERRORS
 from asyncsink.sources.directory import DirectorySource
 from tests.support.quirky_s3 import QuirkyS3, Request, StoredObject, error, quirky_s3

@@ -9,7 +9,7 @@ import pytest
 
 import asyncsink
 from asyncsink.errors import ConfigError
-from asyncsink.testing.files import content_of
+from tests.support.files import content_of
 
 pytestmark = pytest.mark.anyio
 

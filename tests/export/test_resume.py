@@ -13,25 +13,17 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import WRITE_METADATA_NAME
 from asyncsink.devserver.seaweedfs import DevServer
-from asyncsink.engine.whole_run import run_source
+from asyncsink.engine.export import run_source
 from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.journal.sqlite import SqliteJournal
-from asyncsink.model import (
-    Event,
-    Started,
-    UploadCompleting,
-    UploadCreating,
-    UploadOpened,
-    UploadPartStored,
-    UploadStep,
-)
-from asyncsink.options import parse_options
+from asyncsink.model import Event, Started, UploadCompleting, UploadCreating, UploadOpened, UploadPartStored, UploadStep
+from asyncsink.options.parse import parse_options
+from asyncsink.options.settings import WRITE_METADATA_NAME
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.reader import OpenSource
-from asyncsink.testing.holding_proxy import Held, HoldingProxy
 from tests.support.combinations import crossed
+from tests.support.holding_proxy import Held, HoldingProxy
 
 from .killed import killed_in_an_upload
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import WRITE_METADATA_NAME
-from asyncsink.engine.outcomes import REPEATED
-from asyncsink.engine.publishing import open_as_found
-from asyncsink.engine.whole_run import run_source
+from asyncsink.engine.export import run_source
+from asyncsink.engine.transfer.outcomes import REPEATED
+from asyncsink.engine.transfer.publisher import open_as_found
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.model import SourceFile
-from asyncsink.options import parse_options
-from asyncsink.sources.stream import StreamSource
-from asyncsink.testing.holding_proxy import Held, HoldingProxy
+from asyncsink.options.parse import parse_options
+from asyncsink.options.settings import WRITE_METADATA_NAME
+from asyncsink.sources.records import StreamSource
+from tests.support.holding_proxy import Held, HoldingProxy
 
 from .killed import killed_in_an_upload
 
@@ -79,7 +79,7 @@ async def test_whoever_is_faster_leaves_the_upload_of_a_killed_run_to_whoever_ca
             asyncio.run_coroutine_threadsafe(going_on.wait(), loop).result()
         return open_as_found(file)
 
-    monkeypatch.setattr("asyncsink.engine.publishing.open_as_found", slow)
+    monkeypatch.setattr("asyncsink.engine.transfer.publisher.open_as_found", slow)
     async with asyncio.timeout(30):
         async with asyncsink.AsyncSink(f"s3://{bucket}/p", **options, on_collision="last") as sink:
             await sink.submit("@", first)

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import Limits, RetryPolicy
 from asyncsink.errors import AccessDenied, ExportFailed
-from asyncsink.options import parse_options
+from asyncsink.options.parse import parse_options
+from asyncsink.options.settings import Limits, RetryPolicy
+from asyncsink.s3.multipart.resume import empty_uploads_between
 from asyncsink.s3.operations import ListMultipartUploads
-from asyncsink.s3.resuming import empty_uploads_between
-from asyncsink.s3.retrying import RetryingTransport
+from asyncsink.s3.retry import RetryingTransport
 from asyncsink.s3.stack import open_stack
-from asyncsink.testing.holding_proxy import Held, HoldingProxy
+from tests.support.holding_proxy import Held, HoldingProxy
 
 from .killed import killed_in_an_upload
 

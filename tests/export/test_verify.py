@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import RetryPolicy
-from asyncsink.engine.progress import Progress
+from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import BucketMissing, ConfigError, ConnectionLost, CredentialsError
 from asyncsink.model import Failure
-from asyncsink.report.records import encode
+from asyncsink.options.settings import RetryPolicy
+from asyncsink.report.outcomes import encode
 
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]

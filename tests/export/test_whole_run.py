@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.engine.whole_run import run_source
+from asyncsink.engine.export import run_source
 from asyncsink.model import Event, Finished, Started
-from asyncsink.options import parse_options
+from asyncsink.options.parse import parse_options
 from asyncsink.sources.directory import DirectorySource
 
 from .results import contents, records

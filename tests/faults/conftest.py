@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import pytest
 
 import asyncsink
-from asyncsink.config import MIB, RetryPolicy
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.integrity.checksums import checksum_of
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.report.report import Report
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
 

@@ -21,12 +21,12 @@ from typing import Any
 
 import pytest
 
-from asyncsink import options
 from asyncsink.cli.main import main
-from asyncsink.config import MIB, RetryPolicy
 from asyncsink.devserver.seaweedfs import DevServer
-from asyncsink.engine import whole_run
-from asyncsink.engine.progress import Progress
+from asyncsink.engine import export as whole_run
+from asyncsink.engine.recording.events import Progress
+from asyncsink.options import parse as options
+from asyncsink.options.settings import MIB, RetryPolicy
 from tests.support.terminal import Screen
 
 COLUMNS = 80

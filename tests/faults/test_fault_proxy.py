@@ -15,13 +15,12 @@ import pytest
 from botocore.config import Config
 from botocore.handlers import add_expect_header
 
-from asyncsink.config import MIB
 from asyncsink.devserver.seaweedfs import REGION, DevServer
+from asyncsink.options.settings import MIB
 from asyncsink.testing import s3_toxics as s
 from asyncsink.testing import toxics as t
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
-from asyncsink.testing.passage import Passage
-from asyncsink.testing.s3_requests import Head, request_of
+from asyncsink.testing.toxics import Head, Passage, request_of
 
 Harm = Callable[..., FaultProxy]
 Stored = Callable[[], dict[str, bytes]]

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import MIB, RetryPolicy
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.integrity.checksums import checksum_of
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.testing import s3_toxics as s
 from asyncsink.testing import toxics as t
 from asyncsink.testing.fault_proxy import Rule
-from asyncsink.testing.s3_requests import Request
+from asyncsink.testing.toxics import Request
 
 pytestmark = pytest.mark.anyio
 Export = Callable[..., Awaitable[Any]]

@@ -22,7 +22,7 @@ import asyncsink
 from asyncsink.testing import s3_toxics as s
 from asyncsink.testing import toxics as t
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
-from asyncsink.testing.files import content_of
+from tests.support.files import content_of
 
 pytestmark = pytest.mark.anyio
 Export = Callable[..., Awaitable[Any]]

@@ -11,10 +11,10 @@ from typing import Any
 import anyio
 import pytest
 
-from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.devserver.seaweedfs import REGION, DevServer
 from asyncsink.errors import AccessDenied, ConnectionLost, PermanentError, Stalled
 from asyncsink.model import SourceFile
+from asyncsink.options.settings import Limits, RetryPolicy, S3Target
 from asyncsink.s3.operations import HeadObject, Operation, PutObject, PutObjectFrom
 from asyncsink.s3.pacing import Pacer
 from asyncsink.s3.transport import Transport

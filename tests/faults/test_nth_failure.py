@@ -23,11 +23,11 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink import options as option_values
-from asyncsink.config import MIB, RetryPolicy
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import AsyncSinkError
 from asyncsink.integrity.checksums import checksum_of
+from asyncsink.options import parse as option_values
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.testing.faulty_transport import Choose, Fault, Faults, nth_request
 
 pytestmark = pytest.mark.anyio

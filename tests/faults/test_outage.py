@@ -19,13 +19,13 @@ import pytest
 
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
-from asyncsink.engine.progress import Progress
-from asyncsink.engine.verifying import verify_manifest
-from asyncsink.engine.whole_run import run_source
+from asyncsink.engine.export import run_source
+from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import ConnectionLost
 from asyncsink.grabber import S3Grabber
+from asyncsink.maintenance.verify import verify_manifest
 from asyncsink.model import Event, Finished, GaveUp, Paused, Resumed
-from asyncsink.options import parse_options
+from asyncsink.options.parse import parse_options
 from asyncsink.s3 import availability
 from asyncsink.sources.directory import DirectorySource
 from tests.support.combinations import crossed

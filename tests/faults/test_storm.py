@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from asyncsink import options
 from asyncsink.cli.main import main
-from asyncsink.config import MIB, RetryPolicy
+from asyncsink.options import parse as options
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.testing import s3_toxics as s
 from asyncsink.testing import toxics as t
-from asyncsink.testing.fault_proxy import Rule
-from asyncsink.testing.storms import FAULTS, HARMLESS, OF_COMPLETE
+from asyncsink.testing.fault_proxy import FAULTS, HARMLESS, OF_COMPLETE, Rule
 from tests.support.combinations import crossed
 
 ANY_REQUEST: tuple[t.Toxic, ...] = (

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import RetryPolicy
 from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.options.settings import RetryPolicy
 
 
 @pytest.fixture

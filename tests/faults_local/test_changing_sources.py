@@ -16,7 +16,7 @@ import pytest
 
 import asyncsink
 from asyncsink.cli.main import main
-from asyncsink.destinations.s3_parts import S3PartWriter
+from asyncsink.destinations.uploads import S3PartWriter
 from asyncsink.sources.reader import OpenSource
 from tests.support.combinations import crossed
 

@@ -20,8 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncsink.config import Limits
-from asyncsink.engine.descriptors import (
+from asyncsink.engine.limits.descriptors import (
     BESIDE,
     PER_FILE,
     PER_READER,
@@ -34,6 +33,7 @@ from asyncsink.engine.descriptors import (
     fitted,
 )
 from asyncsink.errors import ConfigError
+from asyncsink.options.settings import Limits
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, StoredObject, quirky_s3
 
 MIB = 1 << 20

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 import asyncsink
-from asyncsink.testing.faulty_peers import CannedPeer
+from asyncsink.testing.peers import CannedPeer
 from asyncsink.testing.transport_kit import canned
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import MIB
+from asyncsink.options.settings import MIB
 from asyncsink.sources import reader
 
 pytestmark = pytest.mark.anyio

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from asyncsink import temporary
-from asyncsink.destinations import inventory
-from asyncsink.destinations.inventory import Inventory
-from asyncsink.engine import ledger
-from asyncsink.engine.ledger import AlikeKeys, KeyLedger
+from asyncsink.destinations import existing_objects as inventory
+from asyncsink.destinations.existing_objects import Inventory
+from asyncsink.download.plan import Matches
+from asyncsink.engine.planning import key_ledger as ledger
+from asyncsink.engine.planning.key_ledger import AlikeKeys, KeyLedger
 from asyncsink.errors import JournalError
-from asyncsink.grabbing.finding import Matches
 from asyncsink.model import Receipt
-from asyncsink.report import earlier
-from asyncsink.report.earlier import EarlierProofs
+from asyncsink.report import manifest as earlier
+from asyncsink.report.manifest import EarlierProofs
 from asyncsink.s3.operations import ListedObject
 from tests.support.quirky_s3 import QuirkyS3, StoredObject, quirky_s3, run_command
 

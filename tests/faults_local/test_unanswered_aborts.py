@@ -15,9 +15,9 @@ import anyio
 import pytest
 
 import asyncsink
-from asyncsink.cli.running import Interrupted, run_until_signalled
-from asyncsink.config import RetryPolicy
-from asyncsink.testing.faulty_peers import ActingPeer
+from asyncsink.cli.output import Interrupted, run_until_signalled
+from asyncsink.options.settings import RetryPolicy
+from asyncsink.testing.peers import ActingPeer
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import MIB, RetryPolicy
 from asyncsink.errors import ConnectionLost, RetryableError, Stalled
-from asyncsink.testing.faulty_peers import ActingPeer, SilentPeer
+from asyncsink.options.settings import MIB, RetryPolicy
+from asyncsink.testing.peers import ActingPeer, SilentPeer
 from asyncsink.testing.transport_kit import canned
 
 pytestmark = pytest.mark.anyio

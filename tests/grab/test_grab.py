@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import MIB
 from asyncsink.errors import BucketMissing, ConfigError, GrabFailed, SourceMissing
+from asyncsink.options.settings import MIB
 
 pytestmark = pytest.mark.anyio
 Put = Callable[..., None]

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import pytest
 
 import asyncsink
-from asyncsink.config import RetryPolicy
-from asyncsink.engine.recorder import Recorder
+from asyncsink.engine.recording.recorder import Recorder
 from asyncsink.errors import AccessDenied, SourceMissing
+from asyncsink.options.settings import RetryPolicy
 from tests.support.quirky_s3 import Answer, Request, StoredObject, error, quirky_s3, run_command
 
 TreeOf = Callable[[Path], dict[str, bytes]]

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from asyncsink.cli.main import main
-from asyncsink.config import MIB
 from asyncsink.devserver.seaweedfs import DevServer
-from asyncsink.testing.object_peer import ObjectPeer
+from asyncsink.options.settings import MIB
+from tests.support.object_peer import ObjectPeer
 
 Put = Callable[..., None]
 Run = Callable[..., tuple[int, str, str]]

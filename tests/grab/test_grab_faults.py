@@ -15,17 +15,16 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import MIB, RetryPolicy
-from asyncsink.engine.progress import Progress
+from asyncsink.download import range_download as ranges_module
+from asyncsink.download import range_download as unfinished_module
+from asyncsink.download.placement import FOLDER, UNFINISHED_SECONDS_MAX, FileWriter, StagingDirectory
+from asyncsink.download.plan import check_relative
+from asyncsink.download.range_download import PartialFile
+from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import InvalidKey, ServerFault
-from asyncsink.grabbing import ranges as ranges_module
-from asyncsink.grabbing import unfinished as unfinished_module
-from asyncsink.grabbing.landing import Landing
-from asyncsink.grabbing.staging import FOLDER, UNFINISHED_SECONDS_MAX, Staging
-from asyncsink.grabbing.unfinished import UnfinishedFile
-from asyncsink.grabbing.wanted import check_relative
-from asyncsink.s3.part_plan import PartPlan
-from asyncsink.testing.object_peer import ObjectPeer
+from asyncsink.options.settings import MIB, RetryPolicy
+from asyncsink.s3.multipart.parts import PartPlan
+from tests.support.object_peer import ObjectPeer
 
 TreeOf = Callable[[Path], dict[str, bytes]]
 
@@ -278,13 +277,13 @@ async def test_a_multipart_object_without_a_checksum_is_confirmed_by_its_size(tm
 def test_a_file_that_another_run_finishes_meanwhile_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    staging = Staging(str(tmp_path))
+    staging = StagingDirectory(str(tmp_path))
     staging.open()
     target = tmp_path / "k"
     plan = PartPlan(size_bytes=3, part_size_bytes=3)
 
-    def unfinished() -> UnfinishedFile:
-        return UnfinishedFile(staging, Landing(staging), "k", etag="e", plan=plan, algorithm="CRC64NVME")
+    def unfinished() -> PartialFile:
+        return PartialFile(staging, FileWriter(staging), "k", etag="e", plan=plan, algorithm="CRC64NVME")
 
     first, second = unfinished(), unfinished()
     first.open()

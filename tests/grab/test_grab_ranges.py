@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import MIB, RetryPolicy
-from asyncsink.grabbing import unfinished as unfinished_module
-from asyncsink.testing.object_peer import ObjectPeer
+from asyncsink.download import range_download as unfinished_module
+from asyncsink.options.settings import MIB, RetryPolicy
+from tests.support.object_peer import ObjectPeer
 
 pytestmark = pytest.mark.anyio
 TreeOf = Callable[[Path], dict[str, bytes]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from datetime import UTC, datetime
 
-from asyncsink.grabbing.finding import Matches
+from asyncsink.download.plan import Matches
 from asyncsink.s3.operations import ListedObject
 
 KEYS = 50_000

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import RetryPolicy
 from asyncsink.integrity.checksums import checksum_of
+from asyncsink.options.settings import RetryPolicy
 from tests.support.quirky_s3 import Answer, Request, StoredObject, error, quirky_s3
 
 pytestmark = pytest.mark.anyio

@@ -15,25 +15,27 @@ from boto3.s3.transfer import TransferConfig
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncsink.config import MIB, Overwrite
 from asyncsink.errors import IntegrityError
 from asyncsink.integrity.checksums import Digester, checksum_of
-from asyncsink.integrity.existing import Existing
-from asyncsink.integrity.part_sizes import PART_SIZE_CANDIDATES_MAX, candidate_part_sizes, parts_of_etag
 from asyncsink.integrity.sameness import (
+    PART_SIZE_CANDIDATES_MAX,
     CompareWith,
     Decision,
     Digests,
+    Existing,
     LookCloser,
     SamenessDigester,
     SkipIt,
     Upload,
+    candidate_part_sizes,
     conclude,
     confirm,
     decide,
+    parts_of_etag,
     same,
 )
 from asyncsink.model import Checksum, ChecksumAlgorithm
+from asyncsink.options.settings import MIB, Overwrite
 
 SIZE = 20 * MIB
 PLAIN = "0cc175b9c0f1b6a831c399e269772661"

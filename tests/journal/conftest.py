@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import JournalChoice, ObjectOptions, S3Target
-from asyncsink.journal.place import open_journal
-from asyncsink.journal.rows import PublishedRow, published_row
+from asyncsink.journal.base import PublishedRow, published_row
+from asyncsink.journal.sqlite import open_journal
 from asyncsink.model import Checksum, SourceFile, Transfer
+from asyncsink.options.settings import JournalChoice, ObjectOptions, S3Target
 
 Open = Callable[..., Awaitable[Any]]
 
@@ -62,10 +62,10 @@ def open_it(path: Path, notices: list[str]) -> Open:
 
 PREAMBLE = """
 import asyncio, sys
-from asyncsink.config import JournalChoice, ObjectOptions, S3Target
+from asyncsink.options.settings import JournalChoice, ObjectOptions, S3Target
 from asyncsink.errors import AsyncSinkError
-from asyncsink.journal.place import open_journal
-from asyncsink.journal.rows import published_row
+from asyncsink.journal.sqlite import open_journal
+from asyncsink.journal.base import published_row
 from asyncsink.model import *
 
 def open_it(path):

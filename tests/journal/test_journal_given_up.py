@@ -12,7 +12,7 @@ import pytest
 
 import asyncsink
 from asyncsink.errors import DestinationFull, JournalError
-from asyncsink.journal.rows import Rows
+from asyncsink.journal.base import Rows
 from tests.support.quirky_s3 import QuirkyS3, quirky_s3
 
 pytestmark = pytest.mark.anyio

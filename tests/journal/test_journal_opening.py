@@ -14,10 +14,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from asyncsink.config import JournalChoice, S3Target, Shard
 from asyncsink.errors import JournalError
 from asyncsink.journal.opening import APPLICATION_ID, Identity
-from asyncsink.journal.place import default_path
+from asyncsink.journal.sqlite import default_path
+from asyncsink.options.settings import JournalChoice, S3Target, Shard
 
 from .conftest import PREAMBLE, Open, published_of, transfer_of
 

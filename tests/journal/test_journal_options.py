@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from asyncsink.cli.arguments import options_of
-from asyncsink.config import JournalChoice
 from asyncsink.errors import ConfigError
-from asyncsink.options import parse_options
+from asyncsink.options.parse import parse_options
+from asyncsink.options.settings import JournalChoice
 
 BUCKET = "s3://results/study"
 

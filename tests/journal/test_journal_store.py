@@ -17,13 +17,12 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from asyncsink.config import ObjectOptions, Secret
 from asyncsink.errors import DestinationFull, JournalError
-from asyncsink.journal.rows import published_row
+from asyncsink.journal.base import published_row
 from asyncsink.journal.sqlite import WAITING_MAX, SqliteJournal
 from asyncsink.model import (
     Checksum,
-    Known,
+    JournalEntry,
     SourceFile,
     StoredPart,
     Transfer,
@@ -33,6 +32,7 @@ from asyncsink.model import (
     UploadOpened,
     UploadPartStored,
 )
+from asyncsink.options.settings import ObjectOptions, Secret
 
 from .conftest import Open, published_of, source_of, transfer_of
 
@@ -83,7 +83,7 @@ async def test_what_was_published_is_known_of_the_same_file_only(open_it: Open) 
     ]
     found = journal.known(asked)
     await journal.aclose()
-    assert found[1] == Known(True, "etag-1", "", Checksum("CRC64NVME", "AAAAAAAAAAA="), None)
+    assert found[1] == JournalEntry(True, "etag-1", "", Checksum("CRC64NVME", "AAAAAAAAAAA="), None)
     assert [each is not None and each.published for each in found] == [True, True, *[False] * 7]
     assert [each is not None and each.stale for each in found] == [*[False] * 4, *[True] * 5]
 
@@ -139,7 +139,7 @@ async def test_what_was_published_with_other_options_is_not_known(open_it: Open,
     await journal.publish([published_of(1)])
     await journal.aclose()
     journal = await opened(open_it, **other)
-    assert journal.known([transfer_of(1)]) == [Known(stale=True)]
+    assert journal.known([transfer_of(1)]) == [JournalEntry(stale=True)]
     await journal.publish([published_of(1)])
     await journal.aclose()
     journal = await opened(open_it, **other)
@@ -154,7 +154,7 @@ async def test_another_customer_key_is_noticed_and_none_is_kept(open_it: Open, p
     await journal.aclose()
     assert one not in path.read_bytes()
     journal = await opened(open_it, objects=ObjectOptions(sse_customer_key=Secret(two)))
-    assert journal.known([transfer_of(1)]) == [Known(stale=True)]
+    assert journal.known([transfer_of(1)]) == [JournalEntry(stale=True)]
     await journal.aclose()
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncsink.errors import JournalError
-from asyncsink.journal.rows import SCHEMA, PublishedRow, Rows, published_row
+from asyncsink.journal.base import SCHEMA, PublishedRow, Rows, published_row
 from asyncsink.journal.states import NEXT, State, after
 from asyncsink.model import (
     Checksum,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import MIB, Secret
 from asyncsink.devserver.seaweedfs import REGION, DevServer
-from asyncsink.testing.admitting_proxy import Admit, AdmittingProxy, Identity
+from asyncsink.options.settings import MIB, Secret
+from asyncsink.testing.peers import Admit, AdmittingProxy, Identity
 
 Proxy = Callable[..., AdmittingProxy]
 

@@ -16,17 +16,15 @@ import pytest
 from hypothesis import given
 
 import asyncsink
-from asyncsink.config import BANDWIDTH_BYTES_PER_SECOND_MIN, KIB, MIB, Limits, RetryPolicy, S3Target
 from asyncsink.errors import ConfigError
-from asyncsink.options import parse_options
-from asyncsink.s3.aioboto3_transport import Aioboto3Transport
-from asyncsink.s3.bandwidth import BURST_SECONDS, SLICE_BYTES_MAX, SLICE_BYTES_MIN, Bandwidth
-from asyncsink.s3.body import SMALL_BODY_BYTES
+from asyncsink.options.parse import parse_options
+from asyncsink.options.settings import BANDWIDTH_BYTES_PER_SECOND_MIN, KIB, MIB, Limits, RetryPolicy, S3Target
+from asyncsink.s3.codec import SMALL_BODY_BYTES
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.operations import AbortMultipartUpload, PutObject
-from asyncsink.s3.pacing import Pacer
-from asyncsink.testing.admitting_proxy import Asked
-from asyncsink.testing.faulty_peers import CannedPeer
+from asyncsink.s3.pacing import BURST_SECONDS, SLICE_BYTES_MAX, SLICE_BYTES_MIN, Bandwidth, Pacer
+from asyncsink.s3.sdk.transport import Aioboto3Transport
+from asyncsink.testing.peers import Asked, CannedPeer
 from asyncsink.testing.transport_kit import canned
 
 RATE = 12_000_000
@@ -44,10 +42,10 @@ async def everything(_: Asked) -> None:
     st.lists(st.tuples(st.floats(0, 3), st.integers(0, 10 * MIB)), min_size=1, max_size=60),
     st.integers(BANDWIDTH_BYTES_PER_SECOND_MIN, 10**10),
 )
-def test_never_more_than_the_rate_since_the_start(turns: list[tuple[float, int]], rate: int) -> None:
+def test_never_more_than_the_rate_since_the_start(key_turns: list[tuple[float, int]], rate: int) -> None:
     now = sent = 0.0
     bandwidth = Bandwidth(rate, clock=lambda: now)
-    for pause, size in turns:
+    for pause, size in key_turns:
         now += pause
         leaves_at = now + bandwidth.reserve(size)
         sent += size
@@ -58,15 +56,15 @@ def test_never_more_than_the_rate_since_the_start(turns: list[tuple[float, int]]
     st.lists(st.tuples(st.integers(1, MIB), st.floats(0, BURST_SECONDS)), min_size=1, max_size=60),
     st.integers(BANDWIDTH_BYTES_PER_SECOND_MIN, 10**9),
 )
-def test_never_less_where_sleeps_end_late(turns: list[tuple[int, float]], rate: int) -> None:
+def test_never_less_where_sleeps_end_late(key_turns: list[tuple[int, float]], rate: int) -> None:
     """Turns are points in time, not lengths of sleep: who was woken late waits less the next time."""
     now = late = 0.0
     bandwidth = Bandwidth(rate, clock=lambda: now)
-    for size, lateness in turns:
+    for size, lateness in key_turns:
         seconds = bandwidth.reserve(size)
         late = lateness if seconds else 0.0
         now += seconds + late
-    ideal = sum(size for size, _ in turns) / rate - BURST_SECONDS
+    ideal = sum(size for size, _ in key_turns) / rate - BURST_SECONDS
     assert now <= max(0.0, ideal) + BURST_SECONDS + 1e-6
     if late:
         assert now == pytest.approx(ideal + late, abs=1e-6)
@@ -121,7 +119,7 @@ def test_a_low_rate_has_few_requests_in_flight() -> None:
 
 
 @pytest.fixture
-def turns(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
+def key_turns(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
     """When who asked for how many bytes; asked of the real thing all the same."""
     seen: list[tuple[float, int]] = []
     real = Bandwidth.reserve
@@ -143,7 +141,7 @@ async def test_the_server_never_gets_more(
     tree: Path,
     bucket: str,
     all_there: Callable[[], bool],
-    turns: list[tuple[float, int]],
+    key_turns: list[tuple[float, int]],
 ) -> None:
     """Small bodies, whole ones and parts; from the loop, from aioboto3, and from lane threads."""
     async with proxy(everything) as way:
@@ -156,13 +154,13 @@ async def test_the_server_never_gets_more(
             bandwidth_bytes_per_second=RATE,
         )
     assert (report.failures, report.retries, report.transport) == ([], 0, lane)
-    first = turns[0][0]
+    first = key_turns[0][0]
     for moment, received in way.arrivals:
         assert received <= RATE * (moment - first + BURST_SECONDS) * 1.01
     # Nothing is sent that was not asked for. (What aiohttp adds to a head by itself is not known.)
-    assert sum(size for _, size in turns) == pytest.approx(way.received_bytes, rel=0.001)
+    assert sum(size for _, size in key_turns) == pytest.approx(way.received_bytes, rel=0.001)
     # No part is one burst.
-    assert max(size for _, size in turns) <= max(Bandwidth(RATE).slice_bytes, SMALL_BODY_BYTES + HEAD_BYTES_MAX)
+    assert max(size for _, size in key_turns) <= max(Bandwidth(RATE).slice_bytes, SMALL_BODY_BYTES + HEAD_BYTES_MAX)
     assert await asyncio.to_thread(all_there)
 
 

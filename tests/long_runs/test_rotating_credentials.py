@@ -18,14 +18,13 @@ import anyio
 import pytest
 
 import asyncsink
-from asyncsink.config import MIB, Limits, RetryPolicy, S3Target, Secret
 from asyncsink.errors import CredentialsError, ExpiredCredentials, PermanentError
-from asyncsink.s3.credentials import Credentials
+from asyncsink.options.settings import MIB, Limits, RetryPolicy, S3Target, Secret
+from asyncsink.s3.credentials.file import Credentials
+from asyncsink.s3.http.keyring import FAILED_SECONDS, SharedCredentials
 from asyncsink.s3.operations import HeadObject
-from asyncsink.s3.renewing import FAILED_SECONDS, SharedCredentials
 from asyncsink.s3.stack import open_stack
-from asyncsink.testing.admitting_proxy import Asked, Identity, refusal
-from asyncsink.testing.faulty_peers import ActingPeer
+from asyncsink.testing.peers import ActingPeer, Asked, Identity, refusal
 from asyncsink.testing.transport_kit import canned
 
 pytestmark = pytest.mark.anyio

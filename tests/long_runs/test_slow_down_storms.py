@@ -12,9 +12,9 @@ import anyio
 import pytest
 
 import asyncsink
-from asyncsink.config import MIB, RetryPolicy
 from asyncsink.model import Finished, LimitChanged
-from asyncsink.testing.admitting_proxy import Asked, Identity, refusal
+from asyncsink.options.settings import MIB, RetryPolicy
+from asyncsink.testing.peers import Asked, Identity, refusal
 from tests.support.combinations import crossed
 
 pytestmark = pytest.mark.anyio

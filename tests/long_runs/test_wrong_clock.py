@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import MIB
-from asyncsink.testing.admitting_proxy import Asked, Identity, refusal
+from asyncsink.options.settings import MIB
+from asyncsink.testing.peers import Asked, Identity, refusal
 from tests.support.combinations import crossed
 
 pytestmark = pytest.mark.anyio

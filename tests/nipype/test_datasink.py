@@ -21,8 +21,8 @@ from nipype.interfaces.base import Undefined
 import asyncsink
 from asyncsink.adapters.nipype import DataSink
 from asyncsink.devserver.seaweedfs import REGION, DevServer
-from asyncsink.option_names import OPTION_NAMES
-from asyncsink.testing.files import content_of
+from asyncsink.options.names import OPTION_NAMES
+from tests.support.files import content_of
 
 Stored = Callable[[str], dict[str, bytes]]
 

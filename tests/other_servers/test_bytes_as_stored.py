@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.engine.verifying import verify_manifest
+from asyncsink.maintenance.verify import verify_manifest
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, StoredObject
 
 pytestmark = pytest.mark.anyio

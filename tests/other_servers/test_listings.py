@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import Limits, S3Target
 from asyncsink.errors import ServerFault
-from asyncsink.s3 import paging
+from asyncsink.options.settings import Limits, S3Target
+from asyncsink.s3 import listing as paging
 from asyncsink.s3.operations import ListParts
 from asyncsink.s3.stack import open_stack
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, StoredObject

@@ -14,8 +14,8 @@ import pytest
 
 from asyncsink.errors import ConfigError, DestinationFull, JournalError
 from asyncsink.model import Checksum, Failure, Outcome, Planned, Receipt, Skip
-from asyncsink.report.encoded import encoded
 from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, ManifestWriter, read_manifest
+from asyncsink.report.outcomes import encoded
 
 pytestmark = pytest.mark.anyio
 HEADER = ManifestHeader(destination="s3://b/p", endpoint_url="http://127.0.0.1:1", region="r", addressing_style="path")

@@ -14,10 +14,18 @@ from hypothesis import strategies as st
 
 from asyncsink.errors import JournalError
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Failure, Outcome, Planned, Receipt, Skip
-from asyncsink.report.counts import NOT_PUBLISHED_KEPT, OTHER_REASONS, REASONS_MAX
-from asyncsink.report.encoded import encoded
-from asyncsink.report.outcomes import BLOCK_LINES, MEMORY_BYTES, OutcomeLog
-from asyncsink.report.records import decode, encode, parse_checksum
+from asyncsink.report.outcomes import (
+    BLOCK_LINES,
+    MEMORY_BYTES,
+    NOT_PUBLISHED_KEPT,
+    OTHER_REASONS,
+    REASONS_MAX,
+    OutcomeLog,
+    decode,
+    encode,
+    encoded,
+    parse_checksum,
+)
 
 # Names that are no UTF-8 hold the surrogates U+DC80 to U+DCFF (PEP 383); any other character may be there as well.
 texts = st.text(st.characters(codec="utf-8") | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
+from asyncsink.download.report import GrabReport
 from asyncsink.errors import ExportFailed, GrabFailed
-from asyncsink.grabbing.report import GrabReport
 from asyncsink.integrity.sameness import IS_THERE
 from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip
-from asyncsink.report.causes import CAUSES_MAX, cause_lines, causes_of
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report
-from asyncsink.report.wording import duration, failure_line, inert, size
+from asyncsink.report.sentences import CAUSES_MAX, cause_lines, causes_of, duration, failure_line, inert, size
 
 PUBLISHED = Receipt("/d/a", "p/a", "s3://b/p/a", 3 << 20, None, "e", "", 1, 0.1, "/copy/a", "server-checksum")
 SAME = Skip("/d/b", "p/b", "s3://b/p/b", 10, "same checksum")

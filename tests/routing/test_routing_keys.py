@@ -7,8 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asyncsink.errors import ConfigError, InvalidKey, KeyCollision
-from asyncsink.routing.collisions import collision_error
-from asyncsink.routing.keys import KEY_BYTES_MAX, check_key, join_key, show
+from asyncsink.routing.keys import KEY_BYTES_MAX, check_key, collision_error, join_key, show
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncsink.config import RoutingOptions
 from asyncsink.errors import ConfigError, RoutingError
 from asyncsink.model import SourceFile
+from asyncsink.options.settings import RoutingOptions
 from asyncsink.routing.keys import check_key
 from asyncsink.routing.router import Router
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import Compat, RoutingOptions
 from asyncsink.errors import ConfigError, InvalidKey, RoutingError
 from asyncsink.model import Route, SourceFile
+from asyncsink.options.settings import Compat, RoutingOptions
 from asyncsink.routing.router import Router
 
 BOTH: list[Compat] = ["strict", "nipype"]

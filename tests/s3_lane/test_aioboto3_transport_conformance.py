@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import boto3
 import pytest
 
-from asyncsink.config import Limits, RetryPolicy, S3Target
-from asyncsink.s3.aioboto3_transport import Aioboto3Transport
+from asyncsink.options.settings import Limits, RetryPolicy, S3Target
+from asyncsink.s3.sdk.transport import Aioboto3Transport
 from asyncsink.testing.transport_kit import Capability, OpenTransport
 from asyncsink.testing.transport_suite import TransportSuite
 from tests.support.moto import moto_server

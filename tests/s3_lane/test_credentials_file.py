@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncsink.errors import CredentialsError
-from asyncsink.s3.credentials import Credentials, endpoint_from_environment, read_credentials_file
+from asyncsink.s3.credentials.file import Credentials, endpoint_from_environment, read_credentials_file
 
 KEY_ID = "AKIAIOSFODNN7EXAMPLE"
 SECRET = "zyx123wvu456/ABC890+gHiJk="

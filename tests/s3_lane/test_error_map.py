@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncsink import errors as e
-from asyncsink.s3.error_map import BY_CODE, error_from_answer, one_line, retry_after_seconds
+from asyncsink.s3.errors_map import BY_CODE, error_from_answer, one_line, retry_after_seconds
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from botocore.credentials import SSOProvider
 from botocore.tokens import SSOTokenProvider
 
 import asyncsink
-from asyncsink.config import RetryPolicy
 from asyncsink.errors import ConfigError, CredentialsError
+from asyncsink.options.settings import RetryPolicy
 from tests.support.hosts import every_host_is_here
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, error, quirky_s3
 

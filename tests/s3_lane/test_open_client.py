@@ -22,17 +22,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from asyncsink.config import MIB, LaneChoice, Limits, RetryPolicy, S3Target, SignPayload
 from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, ConnectionLost, CredentialsError
-from asyncsink.s3.aioboto3_transport import Aioboto3Transport
-from asyncsink.s3.client import open_client, payload_must_be_signed
-from asyncsink.s3.credentials import bucket_settings
-from asyncsink.s3.http.endpoint import endpoint_of
+from asyncsink.options.settings import MIB, LaneChoice, Limits, RetryPolicy, S3Target, SignPayload
+from asyncsink.options.values import check_endpoint
+from asyncsink.s3.credentials.file import bucket_settings
+from asyncsink.s3.endpoint import payload_must_be_signed
+from asyncsink.s3.http.signing import endpoint_of
 from asyncsink.s3.operations import HeadObject, ListObjects, PutObject
+from asyncsink.s3.sdk.client import open_client
+from asyncsink.s3.sdk.transport import Aioboto3Transport
 from asyncsink.s3.stack import open_stack
-from asyncsink.testing.faulty_peers import CannedPeer, SilentPeer
+from asyncsink.testing.peers import CannedPeer, SilentPeer
 from asyncsink.testing.transport_kit import canned
-from asyncsink.values import check_endpoint
 
 pytestmark = pytest.mark.anyio
 STORED = canned(200, b"", 'ETag: "e"')

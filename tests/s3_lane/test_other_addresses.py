@@ -17,12 +17,12 @@ from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 
 import asyncsink
-from asyncsink.config import MIB, S3Target
-from asyncsink.engine.verifying import verify_manifest
 from asyncsink.errors import ConfigError
-from asyncsink.options import parse_options, parse_target
-from asyncsink.routing.ends import make_end
-from asyncsink.s3.http.endpoint import endpoint_of
+from asyncsink.maintenance.verify import verify_manifest
+from asyncsink.options.parse import parse_options, parse_target
+from asyncsink.options.settings import MIB, S3Target
+from asyncsink.routing.attributes import make_end
+from asyncsink.s3.http.signing import endpoint_of
 from tests.support.hosts import ConnectProxy, certificate_for
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, error
 

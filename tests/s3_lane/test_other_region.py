@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 
 import asyncsink
-from asyncsink.config import MIB, LaneChoice, Limits, RetryPolicy, S3Target
 from asyncsink.errors import ConfigError, ConnectionLost, WrongRegion
+from asyncsink.options.settings import MIB, LaneChoice, Limits, RetryPolicy, S3Target
 from asyncsink.s3.operations import HeadObject, ListObjects
 from asyncsink.s3.stack import open_stack
 from tests.support.quirky_s3 import Answer, Request, error, quirky_s3

@@ -11,9 +11,9 @@ import pytest
 from botocore.utils import should_bypass_proxies
 
 import asyncsink
-from asyncsink.config import MIB, LaneChoice, RetryPolicy
 from asyncsink.errors import AsyncSinkError, ConfigError, ConnectionLost
-from asyncsink.values import check_endpoint
+from asyncsink.options.settings import MIB, LaneChoice, RetryPolicy
+from asyncsink.options.values import check_endpoint
 from tests.s3_lane.test_half_set_up import below, service
 from tests.support.combinations import crossed
 from tests.support.quirky_s3 import QuirkyS3, error, quirky_s3

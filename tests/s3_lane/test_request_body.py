@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncsink.s3.body import SLICE_BYTES, SMALL_BODY_BYTES, WatchedBody, request_body
+from asyncsink.s3.codec import SLICE_BYTES, SMALL_BODY_BYTES, WatchedBody, request_body
 
 
 def ignore(size_bytes: int) -> None:

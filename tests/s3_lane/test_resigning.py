@@ -11,12 +11,12 @@ from pathlib import Path
 import anyio.lowlevel
 import pytest
 
-from asyncsink.config import MIB, Limits, RetryPolicy, S3Target
 from asyncsink.errors import ClockSkew, ExpiredCredentials, Stalled
-from asyncsink.s3.aioboto3_transport import Aioboto3Transport
+from asyncsink.options.settings import MIB, Limits, RetryPolicy, S3Target
 from asyncsink.s3.operations import PutObject
-from asyncsink.s3.retrying import RetryingTransport
-from asyncsink.testing.faulty_peers import CannedPeer, SilentPeer
+from asyncsink.s3.retry import RetryingTransport
+from asyncsink.s3.sdk.transport import Aioboto3Transport
+from asyncsink.testing.peers import CannedPeer, SilentPeer
 from asyncsink.testing.transport_kit import IMPATIENT, canned
 
 pytestmark = pytest.mark.anyio

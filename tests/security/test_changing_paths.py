@@ -16,11 +16,11 @@ from anyio import CapacityLimiter
 
 import asyncsink
 import asyncsink.paths as paths_module
-from asyncsink.config import LocalTarget
-from asyncsink.destinations.local import LocalDestination
-from asyncsink.grabbing.staging import FOLDER, Staging
+from asyncsink.destinations.local.destination import LocalDestination
+from asyncsink.download.placement import FOLDER, StagingDirectory
 from asyncsink.model import SourceFile, SourceProblem, Transfer
-from asyncsink.s3.part_plan import PartPlan
+from asyncsink.options.settings import LocalTarget
+from asyncsink.s3.multipart.parts import PartPlan
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.reader import OpenSource, read_at_rest
 from tests.support.quirky_s3 import QuirkyS3, Request, StoredObject, quirky_s3
@@ -140,7 +140,7 @@ async def test_a_root_that_becomes_a_link_is_not_read(
     server: QuirkyS3, tree: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor where what was found is kept on disk meanwhile."""
-    monkeypatch.setattr("asyncsink.engine.kept.IN_MEMORY_MAX", 1)
+    monkeypatch.setattr("asyncsink.engine.recording.run_journal.IN_MEMORY_MAX", 1)
     (tree.parent / "elsewhere" / "a").mkdir(parents=True)
     (tree.parent / "outside" / "b").rename(tree.parent / "elsewhere" / "a" / "b")
 
@@ -201,7 +201,7 @@ def test_a_link_that_takes_a_place_between_the_survey_and_the_opening(tree: Path
 
 
 def open_whole(file: SourceFile) -> None:
-    from asyncsink.engine.reading import read_whole
+    from asyncsink.engine.transfer.destination_state import read_whole
 
     read_whole(file, memoryview(bytearray(file.size_bytes)), None, [])
 
@@ -331,13 +331,13 @@ async def test_a_target_that_becomes_a_link_is_not_followed(
     server.objects["tryout"]["g/x"] = StoredObject(INSIDE)
     target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
     elsewhere.mkdir()
-    opened = Staging.open
+    opened = StagingDirectory.open
 
-    def swap(staging: Staging) -> None:
+    def swap(staging: StagingDirectory) -> None:
         opened(staging)
         swap_once(target, elsewhere)
 
-    monkeypatch.setattr(Staging, "open", swap)
+    monkeypatch.setattr(StagingDirectory, "open", swap)
     report = await asyncsink.grab("s3://tryout/g", target)
     assert [failure.error for failure in report.failures] == ["AccessDenied"]
     assert not list(elsewhere.iterdir())

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from asyncsink.cli.main import main
 from asyncsink.cli.output import Output, set_up_logging
-from asyncsink.report.wording import inert
+from asyncsink.report.sentences import inert
 
 NAMES = [
     "=HYPERLINK(1)",

@@ -149,8 +149,8 @@ async def use(door: str, tmp_path: Path, options: dict[str, Any]) -> None:
     if door == "export":
         await asyncsink.export_directory(tmp_path / "d", "s3://tryout/p", on_unreachable="local", **options)
     elif door == "plan":
-        from asyncsink.engine.whole_run import run_source
-        from asyncsink.options import parse_options
+        from asyncsink.engine.export import run_source
+        from asyncsink.options.parse import parse_options
         from asyncsink.sources.directory import DirectorySource
 
         settings = parse_options("s3://tryout/p", options)

@@ -20,7 +20,7 @@ from asyncsink.s3.operations import (
     Operation,
     UploadPart,
 )
-from asyncsink.testing.faulty_peers import ActingPeer, SilentPeer
+from asyncsink.testing.peers import ActingPeer, SilentPeer
 from asyncsink.testing.transport_kit import canned
 
 pytestmark = pytest.mark.anyio

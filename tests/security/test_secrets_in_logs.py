@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import RetryPolicy
 from asyncsink.errors import AsyncSinkError
+from asyncsink.options.settings import RetryPolicy
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.config import Symlinks
 from asyncsink.errors import SourceUnreadable
+from asyncsink.options.settings import Symlinks
 from asyncsink.sources.directory import DirectorySource
 
 pytestmark = pytest.mark.anyio

@@ -14,11 +14,11 @@ import pytest
 
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
-from asyncsink.engine.buffers import SMALL_BYTES
+from asyncsink.engine.limits.memory import SMALL_BYTES
 from asyncsink.errors import ExportFailed, JournalError, KeyCollision, SourceMissing
 from asyncsink.model import Event, Finished, Receipt, Skip
 from asyncsink.report.outcomes import OutcomeLog
-from asyncsink.testing.parts_proxy import DROP, FORWARD, HANG, PartsProxy
+from tests.support.parts_proxy import DROP, FORWARD, HANG, PartsProxy
 
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]
@@ -240,7 +240,7 @@ async def test_after_a_while_a_sink_looks_again_at_what_others_removed(
     tmp_path: Path, bucket: str, s3: Any, stored: Stored, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was listed when the sink was opened says nothing about a bucket hours later."""
-    monkeypatch.setattr("asyncsink.destinations.s3_existing.LISTING_SECONDS_MAX", 0.0)
+    monkeypatch.setattr("asyncsink.destinations.existing_objects.LISTING_SECONDS_MAX", 0.0)
     kept, removed, made = small(tmp_path, 3)
     for path in (kept, removed):
         s3.put_object(Bucket=bucket, Key=f"m/{path.name}", Body=path.read_bytes())

@@ -14,15 +14,15 @@ import pytest
 
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
-from asyncsink.engine.buffers import SMALL_BYTES
 from asyncsink.engine.intake import Call
-from asyncsink.engine.recorder import Ticket
+from asyncsink.engine.limits.memory import SMALL_BYTES
+from asyncsink.engine.recording.recorder import Completion
 from asyncsink.errors import ConfigError, ExportFailed, JournalError, KeyCollision, SourceMissing
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Receipt, Skip, Transfer
 from asyncsink.report.manifest import ManifestWriter, read_manifest
 from asyncsink.sources.problems import examine
-from asyncsink.testing.holding_proxy import HoldingProxy
+from tests.support.holding_proxy import HoldingProxy
 from tests.support.quirky_s3 import DROP, Answer, Request, StoredObject, error, quirky_s3
 from tests.support.requests import until
 
@@ -369,7 +369,7 @@ async def test_callers_that_come_while_a_sink_breaks_down_are_told_why(
 async def test_where_the_listing_is_old_each_key_is_asked_once_and_what_is_there_is_not_sent_again(
     tmp_path: Path, bucket: str, options: dict[str, Any], proxy: HoldingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyncsink.destinations.s3_existing.LISTING_SECONDS_MAX", -1.0)
+    monkeypatch.setattr("asyncsink.destinations.existing_objects.LISTING_SECONDS_MAX", -1.0)
     paths = small(tmp_path / "s", 100)
     report = await asyncsink.export({"m": [str(path) for path in paths[:60]]}, f"s3://{bucket}", **options)
     report.raise_for_failures()
@@ -415,7 +415,7 @@ async def test_a_head_that_says_nothing_of_use_is_asked_again(tmp_path: Path, mo
     paths = small(tmp_path / "s", 30)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-    monkeypatch.setattr("asyncsink.destinations.s3_existing.LISTING_SECONDS_MAX", -1.0)
+    monkeypatch.setattr("asyncsink.destinations.existing_objects.LISTING_SECONDS_MAX", -1.0)
     harmed: set[str] = set()
 
     def quirk(r: Request) -> Answer | Literal["drop"] | None:
@@ -446,7 +446,7 @@ async def test_what_is_done_leaves_nothing_in_memory(tmp_path: Path, bucket: str
     paths = small(tmp_path / "s", 200)
 
     def left() -> list[object]:
-        return [each for each in gc.get_objects() if type(each) in (Call, Transfer, Receipt, Ticket)]
+        return [each for each in gc.get_objects() if type(each) in (Call, Transfer, Receipt, Completion)]
 
     async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
         gc.collect()

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import Symlinks
 from asyncsink.errors import ConfigError, SourceMissing, SourceUnreadable
 from asyncsink.model import SourceFile, SourceProblem
+from asyncsink.options.settings import Symlinks
 from asyncsink.sources import directory as directory_module
 from asyncsink.sources.directory import DirectorySource, walk_files
 

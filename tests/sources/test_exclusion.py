@@ -9,8 +9,8 @@ import pytest
 
 import asyncsink
 from asyncsink.model import SourceFile, SourceProblem
+from asyncsink.sources.base import Exclusion
 from asyncsink.sources.directory import DirectorySource
-from asyncsink.sources.exclusion import Exclusion
 from tests.support.quirky_s3 import quirky_s3
 
 

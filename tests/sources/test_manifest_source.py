@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from asyncsink.errors import ConfigError, SourceMissing, SourceUnreadable
 from asyncsink.model import SourceFile, SourceProblem
-from asyncsink.sources.lines import LINE_SIZE_MAX
-from asyncsink.sources.manifest import ManifestSource
+from asyncsink.sources.records import LINE_SIZE_MAX, ManifestSource
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncsink.errors import ConfigError
-from asyncsink.sources.outputs_file import load_outputs_file
+from asyncsink.sources.outputs import load_outputs_file
 
 
 def write(folder: Path, name: str, text: str | bytes) -> Any:

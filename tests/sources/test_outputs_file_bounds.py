@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from asyncsink.errors import ConfigError
-from asyncsink.sources import outputs_file
-from asyncsink.sources.outputs_file import load_outputs_file
+from asyncsink.sources import outputs as outputs_file
+from asyncsink.sources.outputs import load_outputs_file
 
 MIB = 1 << 20
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncsink.config import Symlinks
 from asyncsink.errors import ConfigError, SourceMissing, SourceUnreadable
 from asyncsink.model import SourceFile, SourceProblem
+from asyncsink.options.settings import Symlinks
 from asyncsink.sources.base import Entry
 from asyncsink.sources.outputs import NO_ENTRY, OutputsSource, flatten
 

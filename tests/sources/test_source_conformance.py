@@ -10,10 +10,8 @@ from typing import Any
 
 from asyncsink.sources.base import Source
 from asyncsink.sources.directory import DirectorySource
-from asyncsink.sources.manifest import ManifestSource
-from asyncsink.sources.outputs import OutputsSource
-from asyncsink.sources.outputs_file import load_outputs_file
-from asyncsink.sources.stream import StreamSource
+from asyncsink.sources.outputs import OutputsSource, load_outputs_file
+from asyncsink.sources.records import ManifestSource, StreamSource
 from asyncsink.testing.source_suite import SourceSuite, write_tree
 
 

@@ -12,8 +12,7 @@ import pytest
 
 from asyncsink.errors import ConfigError, SourceMissing, SourceUnreadable
 from asyncsink.model import SourceFile, SourceProblem
-from asyncsink.sources.lines import LINE_SIZE_MAX
-from asyncsink.sources.stream import StreamSource
+from asyncsink.sources.records import LINE_SIZE_MAX, StreamSource
 
 
 @pytest.fixture

@@ -23,11 +23,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from asyncsink.config import MIB, RetryPolicy, S3Target, Secret
 from asyncsink.model import SourceFile
-from asyncsink.s3.bandwidth import Bandwidth
+from asyncsink.options.settings import MIB, RetryPolicy, S3Target, Secret
 from asyncsink.s3.http.client import HttpTransport
-from asyncsink.s3.pacing import Pacer
+from asyncsink.s3.pacing import Bandwidth, Pacer
 from asyncsink.sources.reader import OpenSource
 from tests.support.requests import Bodies, Open
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import MIB
 from asyncsink.errors import ConnectionLost
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import ChecksumAlgorithm
+from asyncsink.options.settings import MIB
 from asyncsink.s3.http import addresses as addresses_module
 from asyncsink.s3.http.addresses import CACHED_SECONDS, FAILED_SECONDS, THREADS, Addresses
 from asyncsink.s3.http.reading import ExchangeError
 from asyncsink.s3.operations import PutObject
 from asyncsink.sources.reader import OpenSource
-from asyncsink.testing.faulty_peers import CannedPeer
+from asyncsink.testing.peers import CannedPeer
 from asyncsink.testing.transport_kit import IMPATIENT, canned
 from tests.support.requests import STORED, Bodies, Open, at, header, part, read_request, whole
 
@@ -275,7 +275,7 @@ def test_a_transport_that_nobody_closed_does_not_keep_the_program(tmp_path: Path
     program = textwrap.dedent(
         """
         import asyncio, os, sys
-        from asyncsink.config import RetryPolicy, S3Target
+        from asyncsink.options.settings import RetryPolicy, S3Target
         from asyncsink.model import SourceFile
         from asyncsink.s3.http import lane
         from asyncsink.s3.http.client import HttpTransport

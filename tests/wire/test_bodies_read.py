@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import MIB, Secret
 from asyncsink.errors import (
     ClockSkew,
     ConfigError,
@@ -27,12 +26,13 @@ from asyncsink.errors import (
 )
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Checksum, SourceFile
+from asyncsink.options.settings import MIB, Secret
 from asyncsink.s3.http import client as client_module
 from asyncsink.s3.http import lane as lane_module
 from asyncsink.s3.operations import ObjectAttributes, ObjectStored, PutObject, PutObjectFrom
 from asyncsink.s3.pacing import Pacer
 from asyncsink.sources.reader import OpenSource
-from asyncsink.testing.faulty_peers import ActingPeer, CannedPeer
+from asyncsink.testing.peers import ActingPeer, CannedPeer
 from asyncsink.testing.transport_kit import canned
 from tests.support.requests import STORED, Bodies, Open, header, part, read_request, until, whole
 

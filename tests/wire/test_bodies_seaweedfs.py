@@ -14,15 +14,15 @@ from urllib.parse import urlsplit
 import anyio
 import pytest
 
-from asyncsink.config import MIB, LocalTarget, Secret
-from asyncsink.destinations.local import LocalDestination
+from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.errors import AccessDenied, BucketMissing, CredentialsError, UploadMissing
 from asyncsink.integrity.checksums import checksum_of, combine
 from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile, Transfer
+from asyncsink.options.settings import MIB, LocalTarget, Secret
 from asyncsink.s3.http.client import HttpTransport
+from asyncsink.s3.multipart.parts import Part, plan_parts
 from asyncsink.s3.operations import ObjectAttributes
 from asyncsink.s3.pacing import Pacer
-from asyncsink.s3.part_plan import Part, plan_parts
 from asyncsink.sources.reader import OpenSource
 from tests.support.requests import Open, whole
 from tests.support.requests import part as part_of

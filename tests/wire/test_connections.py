@@ -13,7 +13,6 @@ from typing import Any
 import anyio
 import pytest
 
-from asyncsink.config import KIB, MIB, RetryPolicy, S3Target
 from asyncsink.errors import (
     AccessDenied,
     ConfigError,
@@ -23,6 +22,7 @@ from asyncsink.errors import (
     ServerFault,
     Stalled,
 )
+from asyncsink.options.settings import KIB, MIB, RetryPolicy, S3Target
 from asyncsink.s3.http import client as client_module
 from asyncsink.s3.http import connection as connection_module
 from asyncsink.s3.http import lane as lane_module
@@ -37,7 +37,7 @@ from asyncsink.s3.operations import (
     PutObject,
 )
 from asyncsink.s3.pacing import Pacer
-from asyncsink.testing.faulty_peers import ActingPeer, CannedPeer, SilentPeer
+from asyncsink.testing.peers import ActingPeer, CannedPeer, SilentPeer
 from asyncsink.testing.transport_kit import IMPATIENT, canned
 from tests.support.requests import DENIED, STORED, Bodies, Open, read_request, until
 

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from asyncsink.errors import AccessDenied, ClockSkew, ObjectMissing, Throttled
-from asyncsink.s3.head_objects import ABSENT, HeadObjects, HeadsDone
-from asyncsink.s3.operations import HeadObject, ObjectHead
-from asyncsink.testing.faulty_peers import CannedPeer
+from asyncsink.s3.operations import ABSENT, HeadObject, HeadObjects, HeadsDone, ObjectHead
+from asyncsink.testing.peers import CannedPeer
 from asyncsink.testing.transport_kit import IMPATIENT
 from tests.support.requests import Open, until
 

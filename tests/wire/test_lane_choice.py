@@ -7,12 +7,12 @@ from typing import Any
 import boto3
 import pytest
 
-from asyncsink.config import LaneChoice, Limits, RetryPolicy, S3Target
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import ConfigError
-from asyncsink.s3.lanes import LaneRouter, open_lanes
+from asyncsink.options.settings import LaneChoice, Limits, RetryPolicy, S3Target
 from asyncsink.s3.operations import HeadObject, ListObjects, PutObject
 from asyncsink.s3.pacing import Pacer
+from asyncsink.s3.stack import LaneRouter, open_lanes
 
 pytestmark = pytest.mark.anyio
 

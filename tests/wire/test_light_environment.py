@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncsink.config import Limits, RetryPolicy, S3Target
 from asyncsink.errors import AsyncSinkError, CredentialsError
-from asyncsink.s3.client import open_client
-from asyncsink.s3.credentials import freeze
-from asyncsink.s3.environment import Connection, known_connection
-from asyncsink.s3.http.endpoint import endpoint_of
+from asyncsink.options.settings import Limits, RetryPolicy, S3Target
+from asyncsink.s3.credentials.file import freeze
+from asyncsink.s3.credentials.static_config import StaticS3Config, known_connection
+from asyncsink.s3.http.signing import endpoint_of
+from asyncsink.s3.sdk.client import open_client
 
 HERE = "http://127.0.0.1:8333"
 PAIR = {"AWS_ACCESS_KEY_ID": "AKIDENV", "AWS_SECRET_ACCESS_KEY": "env-secret"}
@@ -40,7 +40,7 @@ def surroundings(variables: dict[str, str]) -> Iterator[None]:
         yield
 
 
-def known(target: S3Target, **variables: str) -> Connection | None:
+def known(target: S3Target, **variables: str) -> StaticS3Config | None:
     with surroundings(variables):
         return known_connection(target)
 
@@ -70,7 +70,7 @@ async def as_the_sdk_decides(target: S3Target) -> dict[str, Any]:
         }
 
 
-def compare(target: S3Target, found: Connection) -> None:
+def compare(target: S3Target, found: StaticS3Config) -> None:
     """In the surroundings of the moment."""
     sdk = asyncio.run(as_the_sdk_decides(target))
     assert (sdk["proxy"], sdk["other_endpoint"]) in [(None, None), (None, False)]

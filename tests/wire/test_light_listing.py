@@ -16,11 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncsink.errors import ServerFault
-from asyncsink.s3.aioboto3_calls import CALLS
+from asyncsink.s3.codec import CALLS
 from asyncsink.s3.http.requests import listing_query
-from asyncsink.s3.listings import listing_told
+from asyncsink.s3.listing import DEPTH_MAX, listing_told
 from asyncsink.s3.operations import ListedObject, ListObjects, ObjectPage
-from asyncsink.s3.xml_reader import DEPTH_MAX
 
 NAMESPACE = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 SHAPE = Session().get_service_model("s3").operation_model("ListObjectsV2").output_shape

@@ -17,7 +17,6 @@ from botocore.session import Session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncsink.config import RetryPolicy, S3Target, Secret
 from asyncsink.errors import (
     AsyncSinkError,
     ConnectionLost,
@@ -28,11 +27,13 @@ from asyncsink.errors import (
     UploadMissing,
 )
 from asyncsink.model import Checksum
-from asyncsink.s3.aioboto3_calls import CALLS
+from asyncsink.options.settings import RetryPolicy, S3Target, Secret
+from asyncsink.s3.codec import CALLS
 from asyncsink.s3.http import lane as lane_module
 from asyncsink.s3.http.answers import Answer, error_of, is_error, response_of
-from asyncsink.s3.http.endpoint import endpoint_of
 from asyncsink.s3.http.requests import RequestWriter, parts_document
+from asyncsink.s3.http.signing import endpoint_of
+from asyncsink.s3.listing import DEPTH_MAX
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CompletedPart,
@@ -47,8 +48,7 @@ from asyncsink.s3.operations import (
     PutObject,
     UploadCreated,
 )
-from asyncsink.s3.xml_reader import DEPTH_MAX
-from asyncsink.testing.faulty_peers import ActingPeer, CannedPeer
+from asyncsink.testing.peers import ActingPeer, CannedPeer
 from asyncsink.testing.transport_kit import canned
 from tests.support.requests import Open, read_request
 

@@ -13,13 +13,10 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import MIB, Limits, RetryPolicy, S3Target
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import AccessDenied, BucketMissing, ConfigError, ConnectionLost, CredentialsError, ServerFault
-from asyncsink.s3 import lanes
-from asyncsink.s3.aioboto3_transport import Aioboto3Transport
-from asyncsink.s3.lanes import open_lanes
-from asyncsink.s3.lazy import LazyTransport
+from asyncsink.options.settings import MIB, Limits, RetryPolicy, S3Target
+from asyncsink.s3 import stack as lanes
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CreateMultipartUpload,
@@ -33,7 +30,10 @@ from asyncsink.s3.operations import (
     PutObject,
 )
 from asyncsink.s3.pacing import Pacer
-from asyncsink.testing.faulty_peers import CannedPeer
+from asyncsink.s3.sdk.transport import Aioboto3Transport
+from asyncsink.s3.stack import open_lanes
+from asyncsink.s3.transport import LazyTransport
+from asyncsink.testing.peers import CannedPeer
 from asyncsink.testing.transport_kit import canned
 
 HEAVY = ("aioboto3", "aiobotocore", "aiohttp", "boto3", "botocore", "http.client", "rich")

@@ -83,15 +83,15 @@ async def test_none_is_lost_or_brought_twice_however_many_threads() -> None:
 @pytest.mark.parametrize(("weight", "at_once"), [(1, 64), (64, 1), (40, 2)])
 async def test_many_results_leave_turns_to_others(weight: int, at_once: int) -> None:
     """A service's own callbacks do not wait until everybody who has a result has run."""
-    outbox, came, turns = Outbox(asyncio.get_running_loop()), list[int](), list[int]()
+    outbox, came, key_turns = Outbox(asyncio.get_running_loop()), list[int](), list[int]()
     for number in range(130):
         outbox.put(lambda number=number: came.append(number), weight)  # type: ignore[misc]
     outbox.flush()
     while len(came) < 130:
-        turns.append(len(came))
+        key_turns.append(len(came))
         await asyncio.sleep(0)
     assert came == [*range(130)]
-    assert max(after - before for before, after in pairwise(turns)) <= at_once
+    assert max(after - before for before, after in pairwise(key_turns)) <= at_once
 
 
 def test_a_loop_that_is_closed_is_left_alone() -> None:

@@ -15,14 +15,14 @@ from urllib.parse import urlsplit
 import pytest
 
 import asyncsink
-from asyncsink.config import MIB, RetryPolicy
-from asyncsink.destinations.local_publication import Publication
+from asyncsink.destinations.local.files import Publication
 from asyncsink.errors import SourceChanged
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.http.lane import Lane
 from asyncsink.s3.operations import UploadPart, UploadPartFrom
-from asyncsink.testing.parts_proxy import DROP, FORWARD, HANG, PartsProxy
 from asyncsink.testing.transport_kit import canned
+from tests.support.parts_proxy import DROP, FORWARD, HANG, PartsProxy
 
 pytestmark = pytest.mark.anyio
 PART = 5 * MIB

@@ -11,16 +11,16 @@ from typing import Any
 import anyio
 import pytest
 
-from asyncsink.config import MIB, Limits, RetryPolicy, S3Target
 from asyncsink.errors import Throttled
 from asyncsink.model import Checksum, SourceFile
-from asyncsink.s3.multipart import MultipartUpload, create_upload
+from asyncsink.options.settings import MIB, Limits, RetryPolicy, S3Target
+from asyncsink.s3.multipart.parts import plan_parts
+from asyncsink.s3.multipart.upload import MultipartUpload, create_upload
 from asyncsink.s3.operations import ObjectAttributes
-from asyncsink.s3.part_plan import plan_parts
 from asyncsink.s3.stack import S3Stack, open_stack
 from asyncsink.sources.reader import OpenSource
-from asyncsink.testing.parts_proxy import DROP, FORWARD, PartsProxy
 from asyncsink.testing.transport_kit import canned
+from tests.support.parts_proxy import DROP, FORWARD, PartsProxy
 
 pytestmark = pytest.mark.anyio
 PART = 5 * MIB

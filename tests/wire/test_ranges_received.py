@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from asyncsink.config import MIB, RetryPolicy
 from asyncsink.errors import (
     AsyncSinkError,
     ConnectionLost,
@@ -22,10 +21,11 @@ from asyncsink.errors import (
     Stalled,
     Throttled,
 )
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.get_object import GetObjectTo, ObjectReceived
 from asyncsink.s3.http.reading import PIECE_BYTES
 from asyncsink.s3.pacing import Pacer
-from asyncsink.testing.faulty_peers import ActingPeer, CannedPeer
+from asyncsink.testing.peers import ActingPeer, CannedPeer
 from asyncsink.testing.transport_kit import IMPATIENT, canned
 from tests.support.requests import Open, until
 

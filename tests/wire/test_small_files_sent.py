@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import Secret
 from asyncsink.errors import (
     AccessDenied,
     AsyncSinkError,
@@ -30,13 +29,24 @@ from asyncsink.errors import (
 )
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import ChecksumAlgorithm
-from asyncsink.s3.bandwidth import Bandwidth
+from asyncsink.options.settings import Secret
 from asyncsink.s3.http import client as client_module
 from asyncsink.s3.http.lane import Lane
-from asyncsink.s3.operations import NO_ATTRIBUTES, AbortMultipartUpload, Done, HeadObject, ObjectAttributes, PutObject
-from asyncsink.s3.pacing import Pacer
-from asyncsink.s3.put_files import FilesPut, FileStored, FileToPut, Ordinary, PutFiles
-from asyncsink.testing.faulty_peers import CannedPeer, SilentPeer
+from asyncsink.s3.operations import (
+    NO_ATTRIBUTES,
+    AbortMultipartUpload,
+    Done,
+    FilesPut,
+    FileStored,
+    FileToPut,
+    HeadObject,
+    ObjectAttributes,
+    Ordinary,
+    PutFiles,
+    PutObject,
+)
+from asyncsink.s3.pacing import Bandwidth, Pacer
+from asyncsink.testing.peers import CannedPeer, SilentPeer
 from asyncsink.testing.transport_kit import IMPATIENT, canned
 from tests.support.requests import DENIED, SLOW_DOWN, Open, header, read_request, until
 

@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from asyncsink.config import MIB, RetryPolicy
 from asyncsink.errors import AccessDenied, ConfigError, ConnectionLost, Stalled
 from asyncsink.integrity.checksums import checksum_of
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.get_object import GetObjectTo, ObjectReceived
 from asyncsink.s3.http.client import tls_context
 from asyncsink.s3.operations import PutObject
 from asyncsink.sources.reader import OpenSource
-from asyncsink.testing.faulty_peers import CannedPeer, SilentPeer
+from asyncsink.testing.peers import CannedPeer, SilentPeer
 from asyncsink.testing.transport_kit import IMPATIENT, canned
 from tests.support.requests import DENIED, STORED, Bodies, Open, Serve, part, read_request
 

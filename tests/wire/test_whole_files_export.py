@@ -15,18 +15,18 @@ from urllib.parse import urlsplit
 import pytest
 
 import asyncsink
-from asyncsink.config import MIB, Limits, RetryPolicy, S3Target
-from asyncsink.destinations.local_publication import Publication
+from asyncsink.destinations.local.files import Publication
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.errors import Throttled
 from asyncsink.model import SourceFile
+from asyncsink.options.settings import MIB, Limits, RetryPolicy, S3Target
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.http.lane import Lane
 from asyncsink.s3.operations import PutObject, PutObjectFrom
 from asyncsink.s3.stack import open_stack
 from asyncsink.sources.reader import OpenSource
-from asyncsink.testing.parts_proxy import DROP, FORWARD, HANG, WHOLE, PartsProxy
 from asyncsink.testing.transport_kit import canned
+from tests.support.parts_proxy import DROP, FORWARD, HANG, WHOLE, PartsProxy
 
 pytestmark = pytest.mark.anyio
 SIZE = 3 * MIB + 5

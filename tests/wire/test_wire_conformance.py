@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
-from asyncsink.config import Limits, RetryPolicy, S3Target
-from asyncsink.s3.aioboto3_transport import Aioboto3Transport
+from asyncsink.options.settings import Limits, RetryPolicy, S3Target
 from asyncsink.s3.http.client import HOT
 from asyncsink.s3.http.client import HttpTransport as WireTransport
 from asyncsink.s3.operations import HeadObject, ObjectAttributes, Operation, PutObject, Response
 from asyncsink.s3.pacing import Pacer
+from asyncsink.s3.sdk.transport import Aioboto3Transport
 from asyncsink.testing.transport_kit import Capability, OpenTransport, crc64
 from asyncsink.testing.transport_suite import TransportSuite
 from tests.support.moto import moto_server

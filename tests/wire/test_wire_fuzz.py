@@ -11,16 +11,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asyncsink.config import RetryPolicy, S3Target
 from asyncsink.errors import AsyncSinkError, ServerFault
-from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX
+from asyncsink.options.settings import RetryPolicy, S3Target
+from asyncsink.s3.errors_map import ANSWER_BYTES_MAX
 from asyncsink.s3.http.answers import Answer, error_of, is_error, response_of
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.http.reading import AnswerReader, ExchangeError
-from asyncsink.s3.operations import NO_ATTRIBUTES, HeadObject, ObjectHead, ObjectStored, PutObject
+from asyncsink.s3.operations import (
+    NO_ATTRIBUTES,
+    FilesPut,
+    FileToPut,
+    HeadObject,
+    ObjectHead,
+    ObjectStored,
+    PutFiles,
+    PutObject,
+)
 from asyncsink.s3.pacing import Pacer
-from asyncsink.s3.put_files import FilesPut, FileToPut, PutFiles
-from asyncsink.testing.faulty_peers import CannedPeer
+from asyncsink.testing.peers import CannedPeer
 
 GOOD = [
     b'HTTP/1.1 200 OK\r\nETag: "e"\r\nx-amz-checksum-crc32: AAAAAA==\r\nContent-Length: 0\r\n\r\n',

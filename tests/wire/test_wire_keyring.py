@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from asyncsink.config import RetryPolicy, S3Target, Secret
 from asyncsink.errors import AccessDenied, ClockSkew, ConfigError, CredentialsError, ExpiredCredentials
+from asyncsink.options.settings import RetryPolicy, S3Target, Secret
 from asyncsink.s3.http.client import HttpTransport
-from asyncsink.s3.http.endpoint import endpoint_of
 from asyncsink.s3.http.keyring import ASK_AGAIN_SECONDS, RENEW_BEFORE_SECONDS, CredentialsProvider, Keyring
+from asyncsink.s3.http.signing import endpoint_of
 from asyncsink.s3.operations import HeadObject, PutObject
 from asyncsink.s3.pacing import Pacer
-from asyncsink.testing.faulty_peers import CannedPeer
+from asyncsink.testing.peers import CannedPeer
 from asyncsink.testing.transport_kit import canned
 
 pytestmark = pytest.mark.anyio

@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncsink.config import S3Target, Secret
 from asyncsink.errors import AccessDenied, ClockSkew, ConfigError, IntegrityError, InvalidKey, ServerFault
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Checksum
+from asyncsink.options.settings import S3Target, Secret
 from asyncsink.s3.http import answers
 from asyncsink.s3.http.answers import Answer, error_of, is_error, response_of
-from asyncsink.s3.http.endpoint import endpoint_of
 from asyncsink.s3.http.requests import TEMPLATES_MAX, RequestWriter
-from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD, Signer
+from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD, Signer, endpoint_of
 from asyncsink.s3.operations import HeadObject, ObjectAttributes, ObjectHead, ObjectStored, PutObject, UploadPart
 
 ENDPOINT = endpoint_of(S3Target(bucket="bkt", endpoint_url="http://127.0.0.1:1"), "us-east-1")

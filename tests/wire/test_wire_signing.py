@@ -16,17 +16,18 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncsink.config import S3Target, Secret
 from asyncsink.integrity.checksums import checksum_of
-from asyncsink.s3.http.endpoint import Endpoint, endpoint_of
+from asyncsink.options.settings import S3Target, Secret
 from asyncsink.s3.http.requests import ObjectOperation, RequestWriter
 from asyncsink.s3.http.signing import (
     EMPTY_PAYLOAD,
     UNSIGNED_PAYLOAD,
+    Endpoint,
     Signer,
     canonical_headers,
     canonical_query,
     encode_path,
+    endpoint_of,
 )
 from asyncsink.s3.operations import (
     AbortMultipartUpload,

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from asyncsink.os_errors import shortage
-from asyncsink.s3.error_map import one_line
+from asyncsink.s3.errors_map import one_line
 from asyncsink.s3.http.reading import ExchangeError, NoThread
 
 Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]

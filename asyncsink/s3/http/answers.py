@@ -12,13 +12,11 @@ from datetime import datetime
 from typing import Any, Final
 
 from asyncsink.errors import AsyncSinkError, ClockSkew, ServerFault
-from asyncsink.s3.aioboto3_calls import CALLS, HEADER_ALGORITHMS, http_date, plain_etag
-from asyncsink.s3.error_map import error_from_answer, one_line
-from asyncsink.s3.get_object import GetObject
+from asyncsink.s3.codec import CALLS, HEADER_ALGORITHMS, http_date, plain_etag
+from asyncsink.s3.errors_map import error_from_answer, kept, one_line
+from asyncsink.s3.get_object import GetObject, check_range, check_received
 from asyncsink.s3.http.requests import BOOKKEEPING, HotOperation, ObjectOperation, told_by
 from asyncsink.s3.operations import HeadObject, ObjectStored, PutObject, Response, UploadPart
-from asyncsink.s3.ranges import check_range, check_received
-from asyncsink.s3.redacting import kept
 from asyncsink.value import dataclass
 
 SKEW_SECONDS_MAX: Final = 15 * 60

@@ -16,39 +16,46 @@ from typing import Any, Final, TypeVar, cast
 
 import anyio
 
-from asyncsink.config import RetryPolicy, S3Target
 from asyncsink.errors import ConfigError, UploadMissing
+from asyncsink.options.settings import RetryPolicy, S3Target
 from asyncsink.os_errors import shortage
-from asyncsink.s3.bandwidth import Bandwidth
-from asyncsink.s3.certificates import context_trusting
-from asyncsink.s3.error_map import one_line
-from asyncsink.s3.get_object import GetObject, GetObjectTo
-from asyncsink.s3.head_objects import HeadObjects
+from asyncsink.s3.availability import is_mute, reason_of
+from asyncsink.s3.endpoint import context_trusting
+from asyncsink.s3.errors_map import one_line
+from asyncsink.s3.get_object import GetObject, GetObjectTo, ranges_unknown
 from asyncsink.s3.http.addresses import Addresses
-from asyncsink.s3.http.endpoint import Endpoint, endpoint_of
-from asyncsink.s3.http.exchange import Exchange, Interrupted, Outbox, Work, single
-from asyncsink.s3.http.exchanges import Awaited, Batch, FromFile, Heads, InMemory, Place, Range, Refused
+from asyncsink.s3.http.exchange import Exchange, ExchangeInterrupted, LaneWork, Outbox, single
+from asyncsink.s3.http.exchanges import (
+    Awaited,
+    BatchPlace,
+    ExchangeBatch,
+    FileRefused,
+    FromFile,
+    Heads,
+    InMemory,
+    Range,
+)
 from asyncsink.s3.http.keyring import CredentialsProvider, Keyring
 from asyncsink.s3.http.lane import Lane, Shared
 from asyncsink.s3.http.reading import ExchangeError, NoThread
 from asyncsink.s3.http.requests import BOOKKEEPING, HotOperation, RequestWriter
-from asyncsink.s3.http.small_files import SmallFiles
-from asyncsink.s3.mute_heads import is_mute, reason_of
+from asyncsink.s3.http.signing import Endpoint, endpoint_of
+from asyncsink.s3.http.small_files import SmallFileBatch
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     Done,
     HeadObject,
+    HeadObjects,
     ListObjects,
     Operation,
+    PutFiles,
     PutObject,
     PutObjectFrom,
     Response,
     UploadPart,
     UploadPartFrom,
 )
-from asyncsink.s3.pacing import Pacer
-from asyncsink.s3.put_files import PutFiles
-from asyncsink.s3.ranges import ranges_unknown
+from asyncsink.s3.pacing import Bandwidth, Pacer
 
 R = TypeVar("R", bound=Response)
 
@@ -96,7 +103,7 @@ class HttpTransport:
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(self._loop)
         self._addresses = Addresses(endpoint.host, endpoint.port)
-        self._place = Place(bucket, endpoint.url, keyring, endpoint.sign_payload, pacer.traffic)
+        self._place = BatchPlace(bucket, endpoint.url, keyring, endpoint.sign_payload, pacer.traffic)
         self._shared = Shared(
             host=endpoint.host,
             tls=tls,
@@ -171,12 +178,12 @@ class HttpTransport:
         writer = self._keyring.ready() or await self._keyring.renewed()
         done: asyncio.Future[Any] = self._loop.create_future()
         if isinstance(operation, MANY):
-            batch: Batch
+            batch: ExchangeBatch
             if isinstance(operation, PutFiles):
-                batch = SmallFiles(operation, self._place, writer, self._outbox, done)
+                batch = SmallFileBatch(operation, self._place, writer, self._outbox, done)
             else:
                 batch = Heads(operation, self._place, writer, self._outbox, done)
-            work = Work(batch.take)
+            work = LaneWork(batch.take)
             try:
                 self._give_small(work)
                 return cast("R", await _end_of(done, lambda: self._give_up(batch, self._small, work, batch.has)))
@@ -195,7 +202,7 @@ class HttpTransport:
                 f"{operation.name} of {self._where(operation)} failed: the certificate of {self._endpoint.url} is not "
                 f"trusted ({reason}); give ca_bundle=."
             ) from error
-        except Refused as refused:
+        except FileRefused as refused:
             found = refused.error
             if isinstance(found, UploadMissing) and isinstance(operation, AbortMultipartUpload):
                 return cast("R", Done(was_there=False))
@@ -256,7 +263,7 @@ class HttpTransport:
         return await _end_of(done, lambda: self._give_up(exchange, lanes, work, lambda each: each is exchange))
 
     def _give_up(
-        self, whole: Exchange | Batch, lanes: list[Lane], work: Work, is_of: Callable[[Exchange], bool]
+        self, whole: Exchange | ExchangeBatch, lanes: list[Lane], work: LaneWork, is_of: Callable[[Exchange], bool]
     ) -> None:
         whole.given_up = True
         for lane in lanes:
@@ -273,7 +280,7 @@ class HttpTransport:
             return self._started(self._small, "small", large=False)
         return min(self._small, key=lambda lane: (lane.over, lane.load))
 
-    def _give_small(self, work: Work) -> None:
+    def _give_small(self, work: LaneWork) -> None:
         self._small_lane().give(work)
         self._watch_later()
 
@@ -349,7 +356,7 @@ async def _end_of(done: asyncio.Future[Any], give_up: Any) -> Any:
                     continue
         done.exception()
         raise
-    except Interrupted:
+    except ExchangeInterrupted:
         raise ExchangeError("the transport was closed") from None
 
 

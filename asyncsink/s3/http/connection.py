@@ -19,12 +19,12 @@ import termios
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from asyncsink.config import KIB, MIB
 from asyncsink.errors import ServerFault, Stalled
-from asyncsink.s3.error_map import one_line
+from asyncsink.options.settings import KIB, MIB
+from asyncsink.s3.errors_map import one_line
 from asyncsink.s3.http.addresses import Address
 from asyncsink.s3.http.answers import Answer
-from asyncsink.s3.http.exchange import Body, Exchange, Interrupted
+from asyncsink.s3.http.exchange import Body, Exchange, ExchangeInterrupted
 from asyncsink.s3.http.reading import AnswerReader, ExchangeError
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Connection:
         try:
             head, body = exchange.begin(self._lane)
             if exchange.given_up:
-                raise Interrupted
+                raise ExchangeInterrupted
         except BaseException as error:  # noqa: BLE001 - whatever it is, whoever waits for the exchange gets it
             exchange.failed(error)
             self._end(usable=True, begun=False)

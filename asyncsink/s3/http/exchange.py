@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX
+from asyncsink.s3.errors_map import ANSWER_BYTES_MAX
 from asyncsink.s3.http.reading import AnswerReader
 from asyncsink.s3.pacing import Problem
 
@@ -22,7 +22,7 @@ Body = bytes | bytearray | memoryview
 NO_BODY = b""
 
 
-class Interrupted(Exception):
+class ExchangeInterrupted(Exception):
     """Whoever wanted the answer has given up."""
 
 
@@ -88,7 +88,7 @@ class Exchange:
         """Called last, however it ended, when the lane holds nothing of it any more. Must not raise."""
 
 
-class Work:
+class LaneWork:
     """Exchanges that are given to a lane at once, made one by one when there is room for them.
 
     Args:
@@ -101,10 +101,10 @@ class Work:
         self.take = take
 
 
-def single(exchange: Exchange) -> Work:
+def single(exchange: Exchange) -> LaneWork:
     """One exchange as work."""
     left = iter((exchange,))
-    return Work(lambda: next(left, None))
+    return LaneWork(lambda: next(left, None))
 
 
 class Outbox:

@@ -9,23 +9,15 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from asyncsink.config import MIB
 from asyncsink.errors import AsyncSinkError, ClockSkew, ExpiredCredentials, RetryableError, Throttled
 from asyncsink.integrity.checksums import Digester, digest_of
 from asyncsink.model import Checksum, ChecksumAlgorithm
-from asyncsink.s3.aioboto3_calls import CALLS
-from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
+from asyncsink.options.settings import MIB
+from asyncsink.s3.codec import CALLS
+from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectData, ObjectReceived
-from asyncsink.s3.head_objects import ABSENT, HeadObjects, HeadsDone
-from asyncsink.s3.http.answers import (
-    Answer,
-    check_answered_range,
-    corrected_time,
-    error_of,
-    is_error,
-    response_of,
-)
-from asyncsink.s3.http.exchange import NO_BODY, Body, Exchange, Interrupted
+from asyncsink.s3.http.answers import Answer, check_answered_range, corrected_time, error_of, is_error, response_of
+from asyncsink.s3.http.exchange import NO_BODY, Body, Exchange, ExchangeInterrupted
 from asyncsink.s3.http.reading import (
     FRAMING,
     LINE,
@@ -38,11 +30,14 @@ from asyncsink.s3.http.reading import (
 )
 from asyncsink.s3.http.requests import HotOperation, RequestWriter, parts_document
 from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
-from asyncsink.s3.listings import listing_told
+from asyncsink.s3.listing import listing_told
 from asyncsink.s3.operations import (
+    ABSENT,
     AbortMultipartUpload,
     CompleteMultipartUpload,
     HeadObject,
+    HeadObjects,
+    HeadsDone,
     ListObjects,
     ListParts,
     ObjectHead,
@@ -55,7 +50,7 @@ from asyncsink.s3.operations import (
     UploadPart,
     UploadPartFrom,
 )
-from asyncsink.s3.traffic import Traffic
+from asyncsink.s3.transport import Traffic
 from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
@@ -67,7 +62,7 @@ READ_PIECE_BYTES: Final = 2 * MIB
 """Read and checksummed at a time: small enough to be in the processor's cache still when the checksum reads it."""
 
 
-class Refused(Exception):
+class FileRefused(Exception):
     """The server answered with an error.
 
     Attributes:
@@ -82,7 +77,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BatchPlace:
     """Where requests go, and what signs them.
 
     Attributes:
@@ -102,7 +97,7 @@ class Place:
     def checked(self, operation: HotOperation, answer: Answer, signed_at: float | None) -> None:
         """Raises Refused where the answer is an error."""
         if is_error(answer):
-            raise Refused(error_of(operation, self.bucket, answer, signed_at, self.keyring.region), answer)
+            raise FileRefused(error_of(operation, self.bucket, answer, signed_at, self.keyring.region), answer)
 
     def failed(self, name: str, where: str, failure: ExchangeError) -> AsyncSinkError:
         """The error for a request that has no whole answer, with the cause of `failure`."""
@@ -116,7 +111,7 @@ class Place:
         error.__cause__ = failure.__cause__
         return error
 
-    def learn(self, writer: RequestWriter, refused: Refused) -> None:
+    def learn(self, writer: RequestWriter, refused: FileRefused) -> None:
         """What a refusal teaches about the next requests; may be called from any thread.
 
         Args:
@@ -131,7 +126,7 @@ class Place:
                 self.keyring.correct_clock(server_time)
 
 
-class Batch:
+class ExchangeBatch:
     """Many requests that are one operation; the lane takes their exchanges one by one when there is room for them.
 
     Args:
@@ -143,7 +138,7 @@ class Batch:
     """
 
     def __init__(
-        self, number: int, place: Place, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]
+        self, number: int, place: BatchPlace, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]
     ) -> None:
         self.place = place
         self.writer = writer
@@ -185,7 +180,7 @@ class Awaited(Exchange):
 
     __slots__ = ("_error", "_outbox", "_place", "_result", "_signed_at", "_writer", "done")
 
-    def __init__(self, place: Place, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]) -> None:
+    def __init__(self, place: BatchPlace, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]) -> None:
         super().__init__()
         self._place = place
         self._writer = writer
@@ -204,7 +199,7 @@ class Awaited(Exchange):
     def failed(self, error: BaseException) -> None:
         """Keep the error for the caller."""
         self._result, self._error = None, error
-        cause = error.error if isinstance(error, (Refused, ExchangeError)) else error
+        cause = error.error if isinstance(error, (FileRefused, ExchangeError)) else error
         if isinstance(cause, Throttled):
             self.problem = "throttled"
         elif isinstance(cause, RetryableError) or (isinstance(cause, type) and issubclass(cause, RetryableError)):
@@ -233,7 +228,7 @@ class InMemory(Awaited):
     def __init__(
         self,
         operation: HotOperation,
-        place: Place,
+        place: BatchPlace,
         writer: RequestWriter,
         outbox: Outbox,
         done: asyncio.Future[Any],
@@ -295,7 +290,7 @@ class FromFile(Awaited):
     def __init__(
         self,
         operation: UploadPartFrom | PutObjectFrom,
-        place: Place,
+        place: BatchPlace,
         writer: RequestWriter,
         outbox: Outbox,
         done: asyncio.Future[Any],
@@ -352,7 +347,7 @@ class FromFile(Awaited):
         digester = Digester(wanted)
         for start in range(0, len(body), READ_PIECE_BYTES):
             if self.given_up:
-                raise Interrupted
+                raise ExchangeInterrupted
             piece = body[start : start + READ_PIECE_BYTES]
             lane.began_at = lane.clock()
             source.read_part(offset + start, len(piece), into=piece)
@@ -396,7 +391,7 @@ class Range(Awaited):
     def __init__(
         self,
         operation: GetObjectTo,
-        place: Place,
+        place: BatchPlace,
         writer: RequestWriter,
         outbox: Outbox,
         done: asyncio.Future[Any],
@@ -421,7 +416,7 @@ class Range(Awaited):
 
     def _take(self, position: int, piece: memoryview) -> None:
         if self.given_up:
-            raise Interrupted
+            raise ExchangeInterrupted
         self._operation.taker.take(position, piece)
 
     def answered(self, answer: Answer) -> None:
@@ -456,13 +451,13 @@ _NOTHING_THERE: Final = (
 """A 404 that says no more than that nothing is there."""
 
 
-class Heads(Batch):
+class Heads(ExchangeBatch):
     """HEADs of many keys."""
 
     def __init__(
         self,
         operation: HeadObjects,
-        place: Place,
+        place: BatchPlace,
         writer: RequestWriter,
         outbox: Outbox,
         done: asyncio.Future[Any],
@@ -506,7 +501,7 @@ class OneHead(InMemory):
         """Keep what it came to; what has no answer at all is for the ordinary way."""
         del lane
         batch, error = self.batch, self._error
-        if isinstance(error, Refused):
+        if isinstance(error, FileRefused):
             batch.place.learn(batch.writer, error)
             batch.operation.results[self._number] = error.error
         elif error is None:

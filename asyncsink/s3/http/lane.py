@@ -20,19 +20,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
-from asyncsink.config import KIB, MIB, RetryPolicy
 from asyncsink.errors import ConnectionLost
+from asyncsink.options.settings import KIB, MIB, RetryPolicy
 from asyncsink.os_errors import shortage
 from asyncsink.s3.http.addresses import Address, Addresses
 from asyncsink.s3.http.connection import Connection
-from asyncsink.s3.http.exchange import Exchange, Interrupted, Work
+from asyncsink.s3.http.exchange import Exchange, ExchangeInterrupted, LaneWork
 from asyncsink.s3.http.reading import ExchangeError
 from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
-    from asyncsink.s3.bandwidth import Bandwidth
     from asyncsink.s3.http.exchange import Outbox
-    from asyncsink.s3.pacing import Pacer
+    from asyncsink.s3.pacing import Bandwidth, Pacer
 
 RECEIVE_BYTES: Final = 64 * KIB
 BUFFER_KEPT_BYTES_MAX: Final = 32 * MIB
@@ -92,7 +91,7 @@ class Lane:
         self._shared = shared
         self._pacer = shared.pacer
         self._outbox = shared.outbox
-        self._queue: deque[Work] = deque()
+        self._queue: deque[LaneWork] = deque()
         self._urgent: deque[Exchange] = deque()
         self._queueing = threading.Lock()
         self._calls: deque[Callable[[], None]] = deque()
@@ -155,7 +154,7 @@ class Lane:
         """The pacer's tokens that it holds."""
         return sum(not exchange.urgent for exchange in tuple(self._busy)) + self._granted + self._tokens
 
-    def give(self, work: Work) -> None:
+    def give(self, work: LaneWork) -> None:
         """Add work to the end of the queue."""
         self._queue.append(work)
         self.wake()
@@ -180,21 +179,21 @@ class Lane:
         self._calls.append(function)
         self.wake()
 
-    def give_up_work(self, work: Work, is_of: Callable[[Exchange], bool]) -> None:
+    def give_up_work(self, work: LaneWork, is_of: Callable[[Exchange], bool]) -> None:
         """End all exchanges of a piece of work: at once those that have not begun, the others as soon as the thread
         waits for the network."""
         with self._queueing:
             if work in self._queue:
                 self._queue.remove(work)
         while (exchange := work.take()) is not None:
-            exchange.failed(Interrupted())
+            exchange.failed(ExchangeInterrupted())
             exchange.over(self)
         self._outbox.flush()
 
         def end() -> None:
             for exchange, connection in tuple(self._busy.items()):
                 if is_of(exchange):
-                    connection.give_up(Interrupted())
+                    connection.give_up(ExchangeInterrupted())
 
         self.call(end)
 
@@ -424,7 +423,7 @@ class Lane:
 
     def _carry(self, exchange: Exchange) -> None:
         if exchange.given_up:
-            exchange.failed(Interrupted())
+            exchange.failed(ExchangeInterrupted())
             exchange.over(self)
             if not exchange.urgent:
                 self._tokens += 1

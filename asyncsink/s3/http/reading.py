@@ -11,8 +11,7 @@ from typing import Final
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from asyncsink.errors import ConnectionLost, RetryableError, ServerFault
-from asyncsink.s3.answer_limits import ANSWER_BYTES_MAX, HEAD_BYTES_MAX
-from asyncsink.s3.error_map import one_line
+from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, HEAD_BYTES_MAX, one_line
 from asyncsink.s3.http.answers import Answer
 
 PIECE_BYTES: Final = 1024 * 1024

@@ -15,24 +15,24 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
-from asyncsink.config import WRITE_METADATA_NAME, Secret
 from asyncsink.errors import ConfigError, InvalidKey, PermanentError, ServerFault
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
 from asyncsink.model import Checksum, ChecksumAlgorithm
-from asyncsink.s3.aioboto3_calls import HEADER_ALGORITHMS
-from asyncsink.s3.error_map import one_line
+from asyncsink.options.settings import WRITE_METADATA_NAME, Secret
+from asyncsink.s3.codec import HEADER_ALGORITHMS
+from asyncsink.s3.errors_map import one_line
 from asyncsink.s3.get_object import AS_STORED, GetObject
-from asyncsink.s3.http.endpoint import Endpoint
 from asyncsink.s3.http.signing import (
     EMPTY_PAYLOAD,
     UNSIGNED_PAYLOAD,
     Day,
+    Endpoint,
     Signer,
     canonical_headers,
     canonical_query,
     encode_path,
 )
-from asyncsink.s3.listings import listing_told
+from asyncsink.s3.listing import NOT_UNDERSTOOD, DocumentRefused, XmlReader, listing_told
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CompleteMultipartUpload,
@@ -44,7 +44,6 @@ from asyncsink.s3.operations import (
     PutObject,
     UploadPart,
 )
-from asyncsink.s3.xml_reader import NOT_UNDERSTOOD, Refused, XmlReader
 from asyncsink.value import dataclass
 
 Bookkeeping = CreateMultipartUpload | CompleteMultipartUpload | AbortMultipartUpload | ListParts
@@ -483,7 +482,7 @@ def told_by(operation: Bookkeeping, body: bytes) -> dict[str, Any]:
         reader.read(body)
         told: dict[str, Any] = dict(reader.told)
         if not told.get("UploadId") and not isinstance(operation, CompleteMultipartUpload):
-            raise Refused("no UploadId")
+            raise DocumentRefused("no UploadId")
         return told
     except NOT_UNDERSTOOD as error:
         raise ServerFault(

@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from asyncsink.errors import AsyncSinkError, Throttled
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Checksum
-from asyncsink.s3.error_map import one_line
+from asyncsink.s3.errors_map import kept, one_line
 from asyncsink.s3.http.answers import Answer, response_of
-from asyncsink.s3.http.exchange import NO_BODY, Body, Exchange, Interrupted
-from asyncsink.s3.http.exchanges import Batch, Place, Refused
+from asyncsink.s3.http.exchange import NO_BODY, Body, Exchange, ExchangeInterrupted
+from asyncsink.s3.http.exchanges import BatchPlace, ExchangeBatch, FileRefused
 from asyncsink.s3.http.reading import FRAMING, LINE, TEXT, ExchangeError
 from asyncsink.s3.http.requests import RequestWriter
 from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
-from asyncsink.s3.operations import ObjectStored, PutObject
-from asyncsink.s3.put_files import FilesPut, FileStored, FileToPut, Ordinary, PutFiles
-from asyncsink.s3.redacting import kept
+from asyncsink.s3.operations import FilesPut, FileStored, FileToPut, ObjectStored, Ordinary, PutFiles, PutObject
 
 if TYPE_CHECKING:
     from asyncsink.s3.http.exchange import Outbox
@@ -99,7 +97,7 @@ def _layout_of(answer: bytes, checksum_header: bytes) -> _Layout | None:
     )
 
 
-class SmallFiles(Batch):
+class SmallFileBatch(ExchangeBatch):
     """PutObject of many small files.
 
     Attributes:
@@ -111,7 +109,7 @@ class SmallFiles(Batch):
     def __init__(
         self,
         operation: PutFiles,
-        place: Place,
+        place: BatchPlace,
         writer: RequestWriter,
         outbox: Outbox,
         done: asyncio.Future[Any],
@@ -150,10 +148,10 @@ class SmallPut(Exchange):
 
     __slots__ = ("_began", "_checksum", "_clock", "_file", "_number", "batch")
 
-    batch: SmallFiles
+    batch: SmallFileBatch
     borrowed = True
 
-    def __init__(self, batch: SmallFiles, number: int, file: FileToPut) -> None:
+    def __init__(self, batch: SmallFileBatch, number: int, file: FileToPut) -> None:
         super().__init__()
         self.batch = batch
         self._number = number
@@ -169,12 +167,12 @@ class SmallPut(Exchange):
         self._began = lane.began_at = lane.clock()
         room = lane.room(size + 1)
         if batch.ended:
-            raise Interrupted
+            raise ExchangeInterrupted
         if not operation.reader.read(file.source, room):
             batch.results[self._number] = Ordinary()
-            raise Interrupted
+            raise ExchangeInterrupted
         if batch.given_up:
-            raise Interrupted
+            raise ExchangeInterrupted
         body = room[:size]
         checksum = self._checksum = checksum_of(body, operation.algorithm)
         payload_hash = UNSIGNED_PAYLOAD
@@ -227,7 +225,7 @@ class SmallPut(Exchange):
         """A file that changed is the file's own failure; everything else needs the ordinary way."""
         if isinstance(error, AsyncSinkError):
             self.batch.results[self._number] = error
-        elif isinstance(error, Refused):
+        elif isinstance(error, FileRefused):
             self.problem = "throttled" if isinstance(error.error, Throttled) else "error"
             self.batch.place.learn(self.batch.writer, error)
             self._ordinary(error.error)
@@ -235,7 +233,7 @@ class SmallPut(Exchange):
             self.problem = "error"
             place = self.batch.place
             self._ordinary(place.failed("PutObject", f"s3://{place.bucket}/{one_line(self._file.key, 1200)}", error))
-        elif not isinstance(error, Interrupted):
+        elif not isinstance(error, ExchangeInterrupted):
             self._ordinary(None)
 
     def _ordinary(self, failed: AsyncSinkError | None) -> None:

@@ -1,0 +1,524 @@
+"""What a bucket holds already, learned as cheaply as it can be.
+
+One LIST below the longest prefix that all keys share (a fresh prefix costs that one request), followed to its end where
+the run is large enough to pay for it, and a HEAD only for keys that the listing does not cover or whose ETag does not
+settle the question.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from functools import partial
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.destinations.base import Existing, RunForecast, Unknown
+from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing, PermanentError, UploadMissing
+from asyncsink.model import Transfer
+from asyncsink.options.settings import ObjectOptions, S3Target
+from asyncsink.routing.keys import fingerprint
+from asyncsink.s3.listing import object_pages
+from asyncsink.s3.operations import HeadObject, HeadObjects, HeadResult, ListedObject, ObjectHead, UploadPart
+from asyncsink.s3.transport import Transport
+from asyncsink.temporary import TemporaryDatabase
+
+# -- What a listing said is stored below a prefix: in memory while that is little, on disk so that memory does not grow
+# A listing that was not followed to its end says what is there, and nothing about what is not: S3 lists in UTF-8 byte
+# order, but S3 Express and look-alikes (SeaweedFS, between "a/" and "a.txt") do not.
+
+IN_MEMORY_MAX = 25_000
+"""Listed objects, and keys written since, that are kept in memory: about 10 MB and 5 MB. More go into a database on
+disk."""
+_GET = "SELECT size, etag, modified FROM object WHERE key = ?"
+_TABLES = """
+CREATE TABLE forgotten (key TEXT PRIMARY KEY, alike INTEGER) WITHOUT ROWID;
+CREATE INDEX forgotten_alike ON forgotten (alike);
+CREATE TABLE object (key TEXT PRIMARY KEY, size INTEGER, etag TEXT, modified REAL, alike INTEGER) WITHOUT ROWID;
+CREATE INDEX object_alike ON object (alike);
+"""
+
+
+class Inventory:
+    """Listed objects by key. Unless it is `in_memory`, methods block for microseconds: call them in worker threads.
+
+    They raise a JournalError where the directory for temporary files cannot take what is kept.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.count = 0
+        self.complete = False
+        self._lock = threading.Lock()
+        self._objects: dict[str, ListedObject] | None = {}
+        self._spellings: dict[int, str] | None = None
+        self._forgotten: set[str] | None = set()
+        self._forgotten_alike: dict[int, str] = {}
+        self._disk: TemporaryDatabase | None = None
+
+    def __repr__(self) -> str:
+        extent = "complete" if self.complete else "in part"
+        return f"<Inventory of {self.prefix!r}: {self.count} objects, {extent}>"
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether no method but `forget` asks a disk."""
+        return self._objects is not None and self._forgotten is not None
+
+    def forgets_in_memory(self, keys: int) -> bool:
+        """Whether `forget` of so many keys asks no disk."""
+        forgotten = self._forgotten
+        return forgotten is not None and len(forgotten) + keys <= IN_MEMORY_MAX
+
+    def add_page(self, objects: Iterable[ListedObject], *, last: bool) -> None:
+        """Take over one page of a listing; pages come in order. What lies outside the prefix was not asked for."""
+        page = [listed for listed in objects if listed.key.startswith(self.prefix)]
+        with self._lock:
+            self._spellings = None
+            if self._objects is not None:
+                self._objects.update((listed.key, listed) for listed in page)
+                if len(self._objects) > IN_MEMORY_MAX:
+                    self._store(self._objects.values())
+                    self._objects = None
+            else:
+                self._store(page)
+        self.count += len(page)
+        self.complete = last
+
+    def forget(self, keys: Sequence[str]) -> dict[str, str]:
+        """The objects under `keys` are no longer what was listed. Returns, for some of them, another key that was
+        forgotten and is alike."""
+        numbers = [fingerprint(key) for key in keys]
+        others: dict[str, str] = {}
+        with self._lock:
+            if self._forgotten is not None:
+                for key, number in zip(keys, numbers, strict=True):
+                    other = self._forgotten_alike.get(number, key)
+                    if other != key:
+                        others[key] = other
+                    self._forgotten_alike[number] = key
+                self._forgotten.update(keys)
+                if len(self._forgotten) > IN_MEMORY_MAX:
+                    rows = [(key, fingerprint(key)) for key in self._forgotten]
+                    self._forgotten = None
+                    self._forgotten_alike.clear()
+                    self._forget(rows)
+            else:
+                ask = "SELECT key FROM forgotten WHERE alike = ? AND key <> ? LIMIT 1"
+                for key, number in zip(keys, numbers, strict=True):
+                    if (row := self._database().row(ask, number, key)) is not None:
+                        others[key] = str(row[0])
+                self._forget(zip(keys, numbers, strict=True))
+        return others
+
+    def forgotten(self, keys: Sequence[str]) -> frozenset[str]:
+        """Those of `keys` that were forgotten."""
+        with self._lock:
+            if self._forgotten is not None:
+                return frozenset(self._forgotten.intersection(keys)) if self._forgotten else frozenset()
+            row, ask = self._database().row, "SELECT 1 FROM forgotten WHERE key = ?"
+            return frozenset([key for key in keys if row(ask, key) is not None])
+
+    def get(self, key: str) -> ListedObject | None:
+        """The listed object, or None where `key` was not listed."""
+        return self.get_many((key,)).get(key)
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, ListedObject]:
+        """The listed objects among `keys`."""
+        with self._lock:
+            if self._objects is not None:
+                return {key: self._objects[key] for key in keys if key in self._objects}
+            rows = [(key, self._database().row(_GET, key)) for key in keys]
+        return {key: ListedObject(key, row[0], row[1], _time(row[2])) for key, row in rows if row is not None}
+
+    def alike(self, key: str) -> str | None:
+        """Another listed key that some server takes for `key`, where `key` itself was not listed."""
+        number = fingerprint(key)
+        with self._lock:
+            if self._objects is not None:
+                if self._spellings is None:
+                    self._spellings = {fingerprint(listed): listed for listed in self._objects}
+                return None if key in self._objects else self._spellings.get(number)
+            ask = self._database().row
+            if ask("SELECT 1 FROM object WHERE key = ?", key) is not None:
+                return None
+            row = ask("SELECT key FROM object WHERE alike = ? LIMIT 1", number)
+        return None if row is None else str(row[0])
+
+    def close(self) -> None:
+        """Release the file."""
+        with self._lock:
+            if self._disk is not None:
+                self._disk.close()
+
+    def _database(self) -> TemporaryDatabase:
+        if self._disk is None:
+            self._disk = TemporaryDatabase("The objects that were listed", _TABLES)
+        return self._disk
+
+    def _forget(self, rows: Iterable[tuple[str, int]]) -> None:
+        database = self._database()
+        with database.at_once():
+            database.change_many("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", rows)
+
+    def _store(self, objects: Iterable[ListedObject]) -> None:
+        rows = [
+            (o.key, o.size_bytes, o.etag, o.last_modified and o.last_modified.timestamp(), fingerprint(o.key))
+            for o in objects
+        ]
+        database = self._database()
+        with database.at_once():
+            database.change_many("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+# -- s3 existing -------------------------------------------------------------------------------------------------------
+
+OBJECTS_PER_EXTRA_PAGE = 50
+"""A further page of the listing (1,000 keys) is worth it for every so many transfers: it costs about as much as a few
+dozen HEADs, and spares up to 1,000."""
+LISTING_SECONDS_MAX = 60.0
+"""So long a run that may last for months believes the listing from its beginning; from then on, it asks by HEAD."""
+OTHERS_MAX = 10_000
+"""Keys that are kept with another one that is alike: many more than are written at once, which is when they count."""
+PROBE_UPLOAD_ID = "asyncsink-write-probe"
+
+
+class ExistingObjects:
+    """What is under the keys of one run.
+
+    Args:
+        name: the destination as the user wrote it.
+        notice: told where something cannot be looked at.
+        look_first: whether what is there counts; without it one LIST proves bucket and credentials, and that is all.
+        etag_is_md5: whether the ETag of a plain object of this run is its MD5.
+        encryption: what objects of this run are encrypted with, as `ObjectHead.sse` says it, or "".
+        heads_together: the transport takes `HeadObjects`.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        target: S3Target,
+        *,
+        name: str,
+        objects: ObjectOptions,
+        threads: CapacityLimiter,
+        notice: Callable[[str], None],
+        look_first: bool,
+        etag_is_md5: bool,
+        encryption: str,
+        heads_together: bool,
+    ) -> None:
+        self._transport = transport
+        self._target = target
+        self._name = name
+        self._objects = objects
+        self._threads = threads
+        self._notice = notice
+        self._look_first = look_first
+        self._etag_is_md5 = etag_is_md5
+        self._encryption = encryption
+        self._heads_together = heads_together
+        self._inventory: Inventory | None = None
+        self._keys_return = True
+        self._listing_ends: float | None = None
+        self._blind = False
+        self._others: dict[str, str] = {}
+
+    async def prepare(self, forecast: RunForecast) -> None:
+        """List below the keys' common prefix: proves bucket and credentials, and learns what is there.
+
+        One page of the whole folder serves as well where it is all there is, and tells besides which keys the server
+        may take for ours.
+
+        Credentials that may write but not list (rule 28) are recognised by a probe that stores nothing; then every
+        file counts as new.
+
+        Raises:
+            BucketMissing, AccessDenied, CredentialsError, ConfigError, RetryableError: the run cannot start.
+        """
+        inventory = Inventory(forecast.common_prefix[: forecast.common_prefix.rfind("/") + 1])
+        self._listing_ends = time.monotonic() + LISTING_SECONDS_MAX if forecast.lasting else None
+        # A surveyed run meets every key once; in an open-ended one a key may come again after it was written.
+        self._keys_return = forecast.objects_total is None
+        wanted = forecast.objects_total if forecast.unknown_total is None else forecast.unknown_total
+        extra = (wanted or 0) // OBJECTS_PER_EXTRA_PAGE
+        pages_max = 1 + extra if self._look_first else 1
+        try:
+            if inventory.prefix == forecast.common_prefix:
+                await self._list(inventory, pages_max)
+            elif not await self._list_folder(inventory):
+                inventory.close()
+                inventory = Inventory(forecast.common_prefix)
+                await self._list(inventory, pages_max)
+        except AccessDenied as denied:
+            inventory.close()
+            await self._probe_writing(forecast, denied)
+            return
+        except BaseException:
+            inventory.close()
+            raise
+        self._inventory = inventory
+
+    async def _list_folder(self, inventory: Inventory) -> bool:
+        """Fill an inventory with one page; whether that is all of it. False where it may not be listed."""
+        try:
+            return await self._list(inventory, 1)
+        except AccessDenied:
+            return False
+
+    async def _list(self, inventory: Inventory, pages_max: int) -> bool:
+        """Fill an inventory with some pages of the listing; whether they are all of it."""
+        covers = True
+        async with aclosing(object_pages(self._transport, inventory.prefix)) as pages:
+            async for page in pages:
+                # What an entry does not say, a HEAD does; it is no entry, and the listing covers less.
+                covers = covers and not page.vague and not page.unnamed
+                last = not page.next_token and not page.next_after
+                add = partial(inventory.add_page, page.objects, last=last and covers)
+                await anyio.to_thread.run_sync(add, limiter=self._threads)
+                pages_max -= 1
+                if last or not pages_max:
+                    return last
+        return True
+
+    @property
+    def _listing(self) -> Inventory | None:
+        """What was listed, while it can be believed."""
+        old = self._listing_ends is not None and time.monotonic() > self._listing_ends
+        return None if old else self._inventory
+
+    async def _probe_writing(self, forecast: RunForecast, denied: AccessDenied) -> None:
+        """Tell credentials that may only write from credentials that may do nothing.
+
+        A part sent to an upload that does not exist needs the right to put, and stores nothing: NoSuchUpload means
+        that writing is allowed.
+        """
+        key = forecast.sample_key or forecast.common_prefix or "asyncsink"
+        try:
+            await self._transport.send(UploadPart(key=key, upload_id=PROBE_UPLOAD_ID, part_number=1, body=b""))
+        except UploadMissing:
+            self._blind = True
+            self._notice(
+                f"{self._name} may be written to but not listed with these credentials: files that are there already "
+                "are sent again unless a HEAD is allowed."
+            )
+        except AccessDenied:
+            raise denied from None
+
+    def contradicts(self, key: str, etag: str) -> bool:
+        """Whether the listing, followed to its end, has no object under `key`, or one with another ETag. Blocks.
+
+        False where it cannot say: it does not cover the key, or this run has written it since.
+        """
+        inventory = self._listing
+        if inventory is None or not inventory.complete or not key.startswith(inventory.prefix):
+            return False
+        if self._keys_return and inventory.forgotten((key,)):
+            return False
+        listed = inventory.get(key)
+        return listed is None or listed.etag != etag
+
+    @property
+    def replaces_unseen(self) -> bool:
+        """Whether objects that were listed are replaced without a look, and the listing is in memory."""
+        inventory = self._listing
+        seen = self._look_first or self._keys_return
+        return not seen and inventory is not None and inventory.count > 0 and inventory.in_memory
+
+    def replaced(self, transfer: Transfer) -> str:
+        """Where nothing is looked at before it is replaced: the listed ETag of an object of another size under the key,
+        which can be no proof of the new one; else "". Asks no server and no disk."""
+        if self._inventory is None or not self.replaces_unseen:
+            return ""
+        listed = self._inventory.get(transfer.key)
+        return listed.etag if listed is not None and listed.size_bytes != transfer.source.size_bytes else ""
+
+    async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
+        """What the listing says, with one call to a thread or none; of the others, what HEADs say that are sent together,
+        where the transport takes them."""
+        inventory, keys = self._listing, [transfer.key for transfer in transfers]
+        found: list[Existing | Unknown | None] = [Unknown.UNKNOWN] * len(keys)
+        if inventory is not None:
+            found = await self._as_known(inventory, keys)
+        asked = [number for number, each in enumerate(found) if isinstance(each, Unknown)]
+        if asked and self._heads_together:
+            results: list[HeadResult] = [None] * len(asked)
+            secret, asking = self._objects.sse_customer_key, [keys[number] for number in asked]
+            # Where nothing was begun, each goes its own way, and fails there if it must.
+            with contextlib.suppress(AsyncSinkError):
+                await self._transport.send(HeadObjects(keys=asking, results=results, sse_customer_key=secret))
+            for number, result in zip(asked, results, strict=True):
+                found[number] = self._as_answered(result)
+        return found
+
+    def _as_answered(self, result: HeadResult) -> Existing | Unknown | None:
+        """What one of many HEADs says, where that needs no further request."""
+        if isinstance(result, ObjectHead):
+            return Unknown.UNKNOWN if _in_parts(result) else self._as_found(result)
+        if isinstance(result, AccessDenied) and not self._customers_other_key:
+            self._cannot_look()
+            return None
+        return None if isinstance(result, ObjectMissing) else Unknown.UNKNOWN
+
+    async def _as_known(self, inventory: Inventory, keys: Sequence[str]) -> list[Existing | Unknown | None]:
+        if inventory.in_memory:
+            listed, written, others = self._get_many(inventory, keys)
+        else:
+            get = partial(self._get_many, inventory, keys)
+            listed, written, others = await anyio.to_thread.run_sync(get, limiter=self._threads)
+        self._remember(others)
+        complete, inside = inventory.complete, inventory.prefix
+        return [
+            Unknown.UNKNOWN if key in written else self._as_listed(listed.get(key), complete and key.startswith(inside))
+            for key in keys
+        ]
+
+    def _as_listed(self, listed: ListedObject | None, covered: bool) -> Existing | Unknown | None:
+        """What an entry of the listing, or its lack where the listing covers the key, says."""
+        if listed is None:
+            return None if covered else Unknown.UNKNOWN
+        if self._encryption:
+            return Unknown.UNKNOWN  # a listing does not tell how an object is encrypted
+        return Existing(
+            size_bytes=listed.size_bytes,
+            etag=listed.etag,
+            modified=listed.last_modified,
+            etag_is_md5=self._etag_is_md5,
+        )
+
+    async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
+        """What is under the key: from the listing, or by HEAD where it is not covered or `closely` is asked for."""
+        inventory = self._listing
+        if not closely and inventory is not None and transfer.key.startswith(inventory.prefix):
+            # A listing that was not followed to its end does not tell what is missing: not every server lists in the
+            # order of the keys.
+            (found,) = await self._as_known(inventory, (transfer.key,))
+            if not isinstance(found, Unknown):
+                return found
+        return await self._head(transfer)
+
+    async def _head(self, transfer: Transfer) -> Existing | None:
+        key, secret = transfer.key, self._objects.sse_customer_key
+        try:
+            head = await self._transport.send(HeadObject(key=key, sse_customer_key=secret))
+        except ObjectMissing:
+            return None
+        except AccessDenied as denied:
+            if self._customers_other_key:
+                raise AccessDenied(
+                    f"s3://{self._target.bucket}/{key} is there, and cannot be looked at with this customer key; give "
+                    "the key it was encrypted with, or overwrite='always' to replace it.",
+                    transfer=transfer,
+                    operation="HeadObject",
+                    status=403,
+                ) from denied
+            self._cannot_look()
+            return None
+        return self._as_found(head, await self._first_part_size(key, head.size_bytes) if _in_parts(head) else None)
+
+    @property
+    def _customers_other_key(self) -> bool:
+        """Whether a HEAD that is denied means that: S3 answers 403 to another key, and here listing is allowed, so
+        looking is."""
+        return self._objects.sse_customer_key is not None and self._inventory is not None
+
+    def _cannot_look(self) -> None:
+        # Rule 28: credentials that may not look see every file as new. Without s3:ListBucket, S3 answers 403 for
+        # objects that do not exist.
+        if not self._blind:
+            self._blind = True
+            self._notice(f"HEAD is denied below {self._name}: what is there already cannot be compared.")
+
+    def _as_found(self, head: ObjectHead, part_size_bytes: int | None = None) -> Existing:
+        return Existing(
+            size_bytes=head.size_bytes,
+            etag=head.etag,
+            modified=head.last_modified,
+            checksums={} if head.composite else dict(head.checksums),
+            looked_closely=True,
+            part_size_bytes=part_size_bytes,
+            etag_is_md5=self._etag_is_md5 and head.sse in ("", "AES256"),
+            outdated="encryption differs" if self._encryption and head.sse != self._encryption else "",
+        )
+
+    async def _first_part_size(self, key: str, size_bytes: int) -> int | None:
+        """Size of the first part, where the server tells; None leaves the part sizes of typical tools to be tried."""
+        try:
+            first = await self._transport.send(
+                HeadObject(key=key, part_number=1, sse_customer_key=self._objects.sse_customer_key)
+            )
+        except PermanentError:
+            return None
+        return first.size_bytes if first.size_bytes < size_bytes else None
+
+    def _get_many(
+        self, inventory: Inventory, keys: Sequence[str]
+    ) -> tuple[dict[str, ListedObject], frozenset[str], dict[str, str]]:
+        """The listed ones; those that this run has written since; and, where asking is best done in a thread, which of
+        the others are alike."""
+        written = inventory.forgotten(keys) if self._keys_return else frozenset[str]()
+        listed = inventory.get_many(keys)
+        others = {} if inventory.in_memory else _alike(inventory, [key for key in keys if key not in listed])
+        return listed, written, others
+
+    def other_spelling(self, key: str) -> str | None:
+        """Another key that some server takes for this one: it was listed, or written by this run. Known for a key that
+        was looked at, or is about to be written."""
+        inventory = self._inventory
+        if inventory is None or not (inventory.count or self._others):
+            return None
+        other = self._others.get(key)
+        return inventory.alike(key) if other is None and inventory.in_memory and inventory.count else other
+
+    async def forget(self, *transfers: Transfer) -> None:
+        """The objects under the transfers' keys are about to be written: what is known of them is out of date."""
+        inventory = self._inventory
+        if not self._keys_return or inventory is None:
+            return
+        keys = [transfer.key for transfer in transfers]
+        # A listing that is too old to tell what is there still tells how it was spelled.
+        unseen = not inventory.in_memory and (self._listing is None or not self._look_first)
+        if not unseen and inventory.forgets_in_memory(len(keys)):
+            self._remember(inventory.forget(keys))
+        else:
+            forget = partial(_forget, inventory, keys, unseen=unseen)
+            self._remember(await anyio.to_thread.run_sync(forget, limiter=self._threads))
+
+    def _remember(self, others: dict[str, str]) -> None:
+        for key, other in others.items():
+            self._others.pop(key, None)  # the latest are the last
+            self._others[key] = other
+            if len(self._others) > OTHERS_MAX:
+                del self._others[next(iter(self._others))]
+
+    def close(self) -> None:
+        """Forget everything."""
+        if self._inventory is not None:
+            self._inventory.close()
+            self._inventory = None
+
+
+def _in_parts(head: ObjectHead) -> bool:
+    """Whether an object of several parts can be compared only with the size of the first."""
+    return "-" in head.etag and not (head.checksums and not head.composite)
+
+
+def _forget(inventory: Inventory, keys: Sequence[str], *, unseen: bool) -> dict[str, str]:
+    """As `Inventory.forget`. With `unseen`, keys of the listing that are alike are returned too, because `_get_many`,
+    which finds them otherwise, was not called for these keys."""
+    return (_alike(inventory, keys) if unseen else {}) | inventory.forget(keys)
+
+
+def _alike(inventory: Inventory, keys: Sequence[str]) -> dict[str, str]:
+    """For some of the keys, another listed one. Blocks where the inventory is on disk."""
+    return {key: other for key in keys if (other := inventory.alike(key)) is not None}

@@ -1,0 +1,434 @@
+"""The multipart uploads of one run: begun, resumed and ended, each step written down before or after it is taken.
+
+Whatever happens between two lines here, the journal knows enough for the next run to go on, or to clean up (wall 7).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Set
+from contextlib import AbstractAsyncContextManager
+
+import anyio
+
+from asyncsink.destinations.base import ByteBody, Stored, UploadLog
+from asyncsink.errors import AccessDenied, PermanentError, Stalled, UploadMissing
+from asyncsink.model import (
+    Checksum,
+    ChecksumAlgorithm,
+    ConfirmedBy,
+    PendingUpload,
+    SourceFile,
+    StoredPart,
+    Transfer,
+    UploadCompleting,
+    UploadCreating,
+    UploadGone,
+    UploadOpened,
+    UploadPartStored,
+    UploadStep,
+)
+from asyncsink.options.settings import RetryPolicy, Secret
+from asyncsink.s3.multipart.parts import Part, PartPlan
+from asyncsink.s3.multipart.resume import can_go_on, empty_uploads_between, end_upload, find_own_object, parts_to_keep
+from asyncsink.s3.multipart.upload import MultipartUpload, create_upload
+from asyncsink.s3.multipart.write_tokens import WriteTokens
+from asyncsink.s3.operations import CompletedPart, ObjectAttributes, ObjectHead, ObjectStored, PartSource
+from asyncsink.s3.transport import Transport
+from asyncsink.value import dataclass
+
+KEPT_MAX = 128
+"""Uploads left open whose parts are remembered; this run begins others anew, and a later one goes on with all."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyComplete:
+    """An upload of an earlier run, which was complete when that run was killed; and the object that it became."""
+
+    upload: MultipartUpload
+    head: ObjectHead
+
+
+@dataclass(frozen=True, slots=True)
+class _Unheard:
+    """When requests to begin an upload, whose answers were lost, were on their way: by our clock, since the epoch."""
+
+    begun_seconds: float
+    ended_seconds: float
+
+
+class S3Uploads:
+    """Begins and ends uploads; the caller sees to it that there is one at a time for each key.
+
+    Args:
+        transport, retry, own: of the run.
+        log: remembers every step, or None.
+        abort_on_interrupt: also what a log remembers is aborted where it cannot be completed now.
+        notice: told of what may stay open.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        retry: RetryPolicy,
+        own: WriteTokens,
+        log: UploadLog | None,
+        notice: Callable[[str], None],
+        *,
+        abort_on_interrupt: bool = False,
+    ) -> None:
+        self._transport = transport
+        self._retry = retry
+        self._own = own
+        self._log = log
+        self._notice = notice
+        self._keeps = log is not None and not abort_on_interrupt
+        self._kept: dict[str, tuple[SourceFile, MultipartUpload]] = {}
+        self._left_open: dict[str, str] = {}
+        self._unheard: dict[str, _Unheard] = {}
+
+    async def step(self, step: UploadStep) -> None:
+        """Write one step down, where anybody remembers.
+
+        Raises:
+            JournalError: it cannot be written; the run stops.
+        """
+        if self._log is not None:
+            await self._log.step(step)
+
+    async def begin(
+        self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None, attributes: ObjectAttributes
+    ) -> MultipartUpload | AlreadyComplete:
+        """A new upload, or the one that an earlier run left, with those of its parts that count.
+
+        Raises:
+            TransferError, JournalError: there is none.
+        """
+        key = transfer.key
+        if key in self._kept:
+            source, upload = self._kept.pop(key)
+            if source == transfer.source and upload.goes_on(plan, algorithm):
+                return upload
+            await self.abort(upload)
+        if key in self._left_open:
+            await self._end(key, self._left_open[key])
+            del self._left_open[key]
+        if key in self._unheard:
+            await self._end_unheard(key, self._unheard[key])
+            del self._unheard[key]
+        if transfer.known is not None and transfer.known.upload is not None:
+            found = await self._resume(key, transfer.known.upload, plan, algorithm, attributes)
+            if found is not None:
+                return found
+        return await self._create(transfer, plan, algorithm, attributes)
+
+    def leave(self, transfer: Transfer, upload: MultipartUpload) -> bool:
+        """Leave an upload open for a later run, or for this one where the same file comes once more. False where no
+        journal has it, or that is not wanted: then it is to be aborted."""
+        if not self._keeps:
+            return False
+        self._kept[upload.key] = transfer.source, upload
+        if len(self._kept) > KEPT_MAX:
+            key = next(iter(self._kept))
+            self._left_open[key] = self._kept.pop(key)[1].upload_id
+        return True
+
+    async def abort(self, upload: MultipartUpload) -> None:
+        """Abort; what may have stayed open becomes a notice, and stays in the journal. Shielded, bounded in time."""
+        with anyio.CancelScope(shield=True):
+            if problem := await upload.abort():
+                self._left_open[upload.key] = upload.upload_id
+                self._notice(problem)
+            else:
+                await self.step(UploadGone(upload.key))
+
+    async def discard(self, key: str, upload: PendingUpload, secret: Secret | None) -> None:
+        """As `Resuming.discard`.
+
+        Raises:
+            TransferError: it may still be open.
+        """
+        if await find_own_object(self._transport, key, upload, sse_customer_key=secret) is not None:
+            # On some servers an abort would take the parts away from the object.
+            await self.step(UploadGone(key))
+            return
+        if upload.upload_id:
+            await self._end(key, upload.upload_id)
+        elif not await self._end_unheard(key, self._killed_in(upload)):
+            return  # it stays in the journal, so that a run which may look ends it
+        await self.step(UploadGone(key))
+
+    async def _create(
+        self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None, attributes: ObjectAttributes
+    ) -> MultipartUpload:
+        key, token, begun_seconds = transfer.key, self._own.token(transfer.key), time.time()
+        await self.step(UploadCreating(key, transfer.source, plan.part_size_bytes, algorithm, token))
+        try:
+            upload = await create_upload(
+                self._transport,
+                key=key,
+                plan=plan,
+                algorithm=algorithm,
+                attributes=attributes,
+                retry=self._retry,
+                write_token=token,
+                own=self._own,
+            )
+        except PermanentError:
+            await self.step(UploadGone(key))
+            raise
+        except BaseException:
+            # The server did not refuse: there may be an upload that nobody heard of. A journal has that already.
+            if self._log is None:
+                self._unheard[key] = _Unheard(begun_seconds, time.time())
+            raise
+        try:
+            await self.step(UploadOpened(key, upload.upload_id))
+            if upload.attempts > 1:
+                # An attempt whose answer was lost may have begun an upload too.
+                await self._end_unheard(key, _Unheard(begun_seconds, time.time()), except_for=upload.upload_id)
+        except BaseException:
+            await self.abort(upload)
+            raise
+        return upload
+
+    def _killed_in(self, upload: PendingUpload) -> _Unheard:
+        """When a run that was killed before it heard the id may have begun `upload`."""
+        retry = self._retry
+        attempt = retry.connect_seconds + 2 * retry.stall_seconds
+        pause = max(retry.backoff_seconds_max, retry.retry_after_seconds_max)
+        longest = retry.attempts * (attempt + pause) + retry.throttled_seconds
+        return _Unheard(upload.begun_seconds, upload.begun_seconds + longest)
+
+    async def _end_unheard(self, key: str, unheard: _Unheard, except_for: str = "") -> bool:
+        """Abort what requests whose answers were lost may have begun. Uploads with parts are somebody's, and so are
+        those of another time: they are left alone. False, and a notice, where the server refuses to list them.
+
+        Raises:
+            RetryableError: nobody can say now.
+        """
+        try:
+            found = await empty_uploads_between(
+                self._transport, key, unheard.begun_seconds, unheard.ended_seconds, now_seconds=time.time()
+            )
+        except PermanentError as denied:
+            self._notice(
+                f"An upload of {key!r} whose begin was not answered may stay open, because it could not be looked for "
+                f"({denied}); a lifecycle rule for incomplete uploads, or `asyncsink abort-uploads`, removes it."
+            )
+            return False
+        for upload_id in found:
+            if upload_id != except_for and await self._end(key, upload_id):
+                self._notice(
+                    f"The multipart upload {upload_id} of {key!r} was aborted: it had no part, and was begun while a "
+                    "request of asyncsink to begin one went unanswered."
+                )
+        return True
+
+    async def _resume(
+        self,
+        key: str,
+        known: PendingUpload,
+        plan: PartPlan,
+        algorithm: ChecksumAlgorithm | None,
+        attributes: ObjectAttributes,
+    ) -> MultipartUpload | AlreadyComplete | None:
+        secret = attributes.sse_customer_key
+        if can_go_on(known, plan, algorithm):
+            upload = MultipartUpload(
+                self._transport,
+                key=key,
+                upload_id=known.upload_id,
+                plan=plan,
+                algorithm=algorithm,
+                attributes=attributes,
+                retry=self._retry,
+                write_token=known.token,
+                own=self._own,
+            )
+            try:
+                found = await parts_to_keep(
+                    self._transport, key, known, plan, etag_is_md5=upload.etag_is_md5, sse_customer_key=secret
+                )
+            except UploadMissing:
+                head = await find_own_object(self._transport, key, known, sse_customer_key=secret)
+                if head is not None:
+                    _take_over(upload, {part.part_number: (part, "nothing") for part in known.parts})
+                    return AlreadyComplete(upload, head)
+                await self.step(UploadGone(key))
+                return None
+            except AccessDenied:
+                found = None  # these credentials may not look: nothing of the upload can be trusted
+            if found is not None:
+                _take_over(upload, found.kept)
+                upload.offer(found.unproven)
+                return upload
+        await self.discard(key, known, secret)
+        return None
+
+    async def _end(self, key: str, upload_id: str) -> bool:
+        """False, and a notice, where these credentials may not."""
+        try:
+            problem = await end_upload(self._transport, key, upload_id, seconds=self._retry.abort_seconds)
+        except TimeoutError as error:
+            raise Stalled(
+                f"The multipart upload {upload_id} of {key!r}, which was left open, could not be aborted within "
+                f"{self._retry.abort_seconds:g} s; export the file again."
+            ) from error
+        if problem:
+            self._notice(problem)
+        return not problem
+
+
+def _take_over(upload: MultipartUpload, kept: Mapping[int, tuple[StoredPart, ConfirmedBy]]) -> None:
+    for part, proof in kept.values():
+        upload.take_over(CompletedPart(part_number=part.part_number, etag=part.etag, checksum=part.checksum), proof)
+
+
+# -- One S3 object on its way in parts: given part by part, or read and sent by the transport's own threads ------------
+# What the server confirmed is written down at once, so that a run which is killed goes on from there.
+
+Word = Callable[[ObjectStored, ConfirmedBy, Checksum | None], Stored]
+Writing = Callable[[str], AbstractAsyncContextManager[None]]
+"""Around what writes a key; see `Spellings.writing`."""
+
+
+class S3PartWriter:
+    """A ResumedWriter.
+
+    Args:
+        uploads: of the run; `upload` began there.
+        upload: at its beginning, or with the parts of an earlier run.
+        word: makes the destination's proof of S3's answer.
+        writing: around the completion.
+    """
+
+    def __init__(self, uploads: S3Uploads, upload: MultipartUpload, word: Word, writing: Writing) -> None:
+        self._uploads = uploads
+        self._upload = upload
+        self._word = word
+        self._writing = writing
+
+    @property
+    def stored(self) -> Mapping[int, Checksum | None]:
+        """The parts that the server has, and their checksums."""
+        return {number: part.checksum for number, part in self._upload.parts.items()}
+
+    @property
+    def unproven(self) -> Set[int]:
+        """Parts that the server has and the journal lacks."""
+        return self._upload.unproven
+
+    @property
+    def bytes_resumed(self) -> int:
+        """Bytes of the parts of an earlier run."""
+        return self._upload.bytes_taken_over
+
+    @property
+    def bytes_stored(self) -> int:
+        """Bytes of the parts that the server has."""
+        return self._upload.bytes_stored
+
+    def leave(self, transfer: Transfer) -> bool:
+        """As `S3Uploads.leave`."""
+        return self._uploads.leave(transfer, self._upload)
+
+    async def write_part(
+        self,
+        part_number: int,
+        offset: int,  # noqa: ARG002 - S3 orders parts by their numbers alone
+        body: ByteBody,
+        checksum: Checksum | None,
+    ) -> None:
+        """UploadPart, with its answer compared; nothing is sent where the server has the part already."""
+        await self._upload.write_part(part_number, body, checksum)
+        await self._remember(part_number)
+
+    async def complete(self, checksum: Checksum | None) -> Stored:
+        """CompleteMultipartUpload, with its answer compared."""
+        async with self._writing(self._upload.key):
+            await self._uploads.step(UploadCompleting(self._upload.key))
+            stored, confirmed = await self._upload.complete(checksum)
+            return self._word(stored, confirmed, checksum)
+
+    async def abort(self) -> None:
+        """AbortMultipartUpload; an upload that may have stayed open becomes a notice, and stays in the journal."""
+        await self._uploads.abort(self._upload)
+
+    async def _remember(self, part_number: int) -> None:
+        part = self._upload.parts[part_number]
+        await self._uploads.step(UploadPartStored(self._upload.key, StoredPart(part_number, part.etag, part.checksum)))
+
+
+class S3PartSender(S3PartWriter):
+    """The same over a transport with lane threads; see `one_hop.PartSender`.
+
+    Args:
+        uploads, upload, word, writing: as above.
+        threads: how many there are at most, over all uploads.
+    """
+
+    def __init__(self, uploads: S3Uploads, upload: MultipartUpload, word: Word, writing: Writing, threads: int) -> None:
+        super().__init__(uploads, upload, word, writing)
+        self._threads = threads
+
+    @property
+    def threads(self) -> int:
+        """How many parts are sent at once, at most."""
+        return self._threads
+
+    async def send_part(
+        self, part: Part, source: PartSource, local: Callable[[memoryview], None] | None
+    ) -> Checksum | None:
+        """UploadPart in one call to a thread, with its answer compared."""
+        sent = await self._upload.send_part(part, source, local)
+        await self._remember(part.part_number)
+        return sent
+
+
+class S3CompleteObject:
+    """A ResumedWriter of an object that is there: an earlier run was killed before it heard so. Nothing is sent."""
+
+    def __init__(self, found: AlreadyComplete, word: Word) -> None:
+        """`found` by S3Uploads; `word` as above."""
+        self._found = found
+        self._word = word
+
+    @property
+    def stored(self) -> Mapping[int, Checksum | None]:
+        """All parts."""
+        return {number: part.checksum for number, part in self._found.upload.parts.items()}
+
+    @property
+    def unproven(self) -> Set[int]:
+        """None."""
+        return frozenset()
+
+    @property
+    def bytes_resumed(self) -> int:
+        """Bytes of the parts of an earlier run: all of them."""
+        return self._found.upload.bytes_taken_over
+
+    @property
+    def bytes_stored(self) -> int:
+        """The same."""
+        return self._found.upload.bytes_stored
+
+    def leave(self, transfer: Transfer) -> bool:  # noqa: ARG002 - it needs no reminder
+        """True: nothing is open, and the journal has it as being completed."""
+        return True
+
+    async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
+        """Nothing: the part is there."""
+
+    async def complete(self, checksum: Checksum | None) -> Stored:
+        """The proof that the object is what was sent.
+
+        Raises:
+            IntegrityError: it is not.
+        """
+        stored, confirmed = self._found.upload.prove(self._found.head, checksum)
+        return self._word(stored, confirmed, checksum)
+
+    async def abort(self) -> None:
+        """Nothing is open; an object that is not what was sent stays until it is replaced."""

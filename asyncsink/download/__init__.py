@@ -1,0 +1,1 @@
+"""The way back: objects are listed, received, proven, and appear as files by rename."""

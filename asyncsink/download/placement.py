@@ -1,0 +1,433 @@
+"""Where received objects become files: whole, proven, and only then under their names. Blocking; in threads.
+
+When a file reaches the disk is left to the system, as with every other copy: the object is still in S3, and the next
+grab compares what is here by its content, not by its size, so that a file which a power loss tore is received again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import count, groupby
+from typing import Final
+
+import anyio.from_thread
+import anyio.to_thread
+from anyio import CapacityLimiter
+from anyio.abc import TaskGroup
+
+from asyncsink.destinations.local.files import PIECE_BYTES, make_directories, usual_mode
+from asyncsink.destinations.local.places import Place, PlacesBelow, moved_meanwhile, shown, translated
+from asyncsink.errors import AsyncSinkError, ConfigError
+from asyncsink.integrity.checksums import ByteBody
+from asyncsink.integrity.sameness import Existing, Proof, prove
+from asyncsink.paths import LIST, SEARCH, on_disk
+from asyncsink.value import dataclass
+
+# -- Where files wait until they are whole: a hidden folder in the target directory, on its file system ----------------
+# Every run holds a shared lock on it. The run that leaves last sweeps it: files that a killed run left go at once,
+# unfinished large files when nobody has continued them for a week; an empty folder goes too. It stays open, and all
+# that is done in it is done relative to it, whatever its path leads to by then. Blocking; called in threads only.
+
+FOLDER = ".asyncsink-grab"
+UNFINISHED_SECONDS_MAX = 7 * 24 * 3600
+"""So long an unfinished large file is kept for a run that continues it."""
+_LOCK, _WHOLE, _PART, _STATE = "lock", ".whole", ".part", ".state"
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+
+class StagingDirectory:
+    """The folder of one run.
+
+    Attributes:
+        directory: absolute path of the target.
+        fresh: nothing was in the target when the run began.
+        places: below the target, as it was when it was opened, whatever its path leads to later.
+        mode: what files are given when they appear: what the target gives to new ones.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.folder = f"{directory.rstrip('/')}/{FOLDER}"
+        self.fresh = False
+        self.mode = 0o600
+        self.places: PlacesBelow
+        self._root = self._folder = self._lock = -1
+        self._locked = False
+        self._token = secrets.token_hex(8)
+        self._numbers = count(1)
+
+    def open(self) -> None:
+        """Make the target and the folder where they are missing.
+
+        Raises:
+            ConfigError: a file stands in the place of either, or the folder is another user's.
+            AccessDenied, DestinationFull, PermanentError: nothing can be written there.
+        """
+        for path in (self.directory, self.folder):
+            if os.path.lexists(on_disk(path)) and not os.path.isdir(on_disk(path)):
+                raise ConfigError(f"{shown(path)} is no directory; move it, or choose another directory.")
+        if os.path.islink(on_disk(self.folder)):
+            raise ConfigError(f"{shown(self.folder)} is a symbolic link; remove it, or choose another directory.")
+        with translated(self.directory, None):
+            make_directories(self.directory)
+            self.places = PlacesBelow(self.directory)
+            with self.places.open(FOLDER) as place:
+                self.mode = usual_mode(place)
+                self._root = os.dup(place.directory)
+            while not self._enter():
+                continue  # another run was just taking the folder away
+            self.fresh = set(os.listdir(self._root)) == {FOLDER} and set(os.listdir(self._folder)) == {_LOCK}
+
+    def _enter(self) -> bool:
+        """Lock the folder; False where it vanished on the way."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(FOLDER, 0o700, dir_fd=self._root)
+        try:
+            self._folder = os.open(FOLDER, LIST | os.O_NOFOLLOW, dir_fd=self._root)
+            if os.fstat(self._folder).st_uid != os.geteuid():
+                raise ConfigError(
+                    f"{shown(self.folder)} belongs to another user, who could exchange what is received there; remove "
+                    "it, or choose another directory."
+                )
+            self._lock = self.open_file(_LOCK, os.O_RDWR | os.O_CREAT)
+            self._locked = lock(self._lock, fcntl.LOCK_SH)
+            if self._is_at(FOLDER, self._root, self._folder) and self.holds(_LOCK, self._lock):
+                return True
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            self._let_go()
+            raise
+        self._let_go(keep_root=True)
+        return False
+
+    def _let_go(self, *, keep_root: bool = False) -> None:
+        for descriptor in (self._lock, self._folder, *(() if keep_root else (self._root,))):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._lock = self._folder = -1
+        if not keep_root:
+            self._root = -1
+
+    def whole(self) -> str:
+        """A fresh name for a file that is written at once."""
+        return f"{self._token}-{next(self._numbers)}{_WHOLE}"
+
+    def unfinished(self, relative: str) -> tuple[str, str]:
+        """The names of a large file and of its state, the same in every run."""
+        stem = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        return stem + _PART, stem + _STATE
+
+    def open_file(self, name: str, flags: int) -> int:
+        """A descriptor of a file in the folder; a link is not followed. The caller closes it."""
+        return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=self._folder)
+
+    def holds(self, name: str, descriptor: int) -> bool:
+        """Whether `name` is that open file."""
+        return self._is_at(name, self._folder, descriptor)
+
+    @staticmethod
+    def _is_at(name: str, directory: int, descriptor: int) -> bool:
+        try:
+            there = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(descriptor))
+
+    def publish(self, name: str, place: Place) -> None:
+        """Give a file in the folder its place.
+
+        Raises:
+            OSError, PermanentError: as `Place.take`.
+        """
+        place.take(name, self._folder)
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the folder; harmless where it is gone."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._folder)
+
+    def close(self) -> None:
+        """Leave; the last one sweeps. Harmless when repeated, or where `open` failed.
+
+        Raises:
+            PermanentError and its kinds: what is left there cannot be removed.
+        """
+        if self._lock < 0:
+            return
+        try:
+            if self._locked and lock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                with translated(self.folder, None, verb="removed"):
+                    self._sweep()
+        finally:
+            self._let_go()
+
+    def _sweep(self) -> None:
+        with os.scandir(self._folder) as entries:
+            modified = {entry.name: entry.stat(follow_symlinks=False).st_mtime for entry in entries}
+        oldest, kept = time.time() - UNFINISHED_SECONDS_MAX, False
+        for name in modified:
+            stem, suffix = os.path.splitext(name)
+            part, state = (modified.get(stem + each, 0.0) for each in (_PART, _STATE))
+            unfinished = suffix in {_PART, _STATE}
+            # A file that could not get its name has the object's time already; its state tells when it was written.
+            if unfinished and part and max(part, state) > oldest:
+                kept = True
+            elif unfinished or suffix == _WHOLE:
+                self.remove(name)
+        if not kept:
+            self.remove(_LOCK)
+            try:
+                os.rmdir(FOLDER, dir_fd=self._root)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # something of somebody else's lies there
+                    raise
+
+
+def lock(descriptor: int, how: int) -> bool:
+    """Lock a file (flock(2)); False where somebody else holds it, or where the file system knows no locks."""
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError as error:
+        if isinstance(error, BlockingIOError) or error.errno in _NO_LOCKS:
+            return False
+        raise
+    return True
+
+
+# -- landing -----------------------------------------------------------------------------------------------------------
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Body:
+    """A whole object that was received.
+
+    Attributes:
+        relative: path below the target directory.
+        data: its bytes.
+        existing: what the server told of it.
+        url: of the object, for messages.
+        received_before: as in `integrity.received.prove`.
+    """
+
+    relative: str
+    data: ByteBody
+    existing: Existing
+    url: str
+    received_before: str = ""
+
+
+class FileWriter:
+    """Puts files below the target directory of one run."""
+
+    def __init__(self, staging: StagingDirectory) -> None:
+        self._staging = staging
+        self._directory = staging.directory
+        self._places = staging.places
+
+    def path(self, relative: str) -> str:
+        """The path a file has, as the user knows it."""
+        return f"{self._directory.rstrip('/')}/{relative}"
+
+    def size(self, relative: str) -> int | None:
+        """The size of the file that is there already, or None where there is none (a link is none).
+
+        Raises:
+            AccessDenied, PermanentError: its place is not to be written to, or cannot be looked at.
+        """
+        with translated(self.path(relative), None, verb="looked at"):
+            try:
+                place = self._places.open(relative, flags=SEARCH)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            with place:
+                seen = place.status()
+        return seen.st_size if seen is not None and stat.S_ISREG(seen.st_mode) else None
+
+    def open_file(self, relative: str) -> int:
+        """A descriptor of the file that is there, for reading; the caller closes it.
+
+        Raises:
+            OSError, AccessDenied: it cannot be opened.
+        """
+        with self._places.open(relative, flags=SEARCH) as place:
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+            return os.open(place.name, flags, dir_fd=place.directory)
+
+    def place(self, relative: str) -> Place:
+        """The place of a file; its parents exist. The caller closes it.
+
+        Raises:
+            AccessDenied, PermanentError: they cannot be made, or lead out of the directory.
+        """
+        with translated(self.path(relative), None):
+            return self._places.open(relative, make=True, flags=SEARCH)
+
+    def check(self, relative: str) -> None:
+        """Make a file's parents, and raise what `place` raises."""
+        self.place(relative).close()
+
+    def land(self, bodies: Sequence[Body]) -> list[Proof | AsyncSinkError]:
+        """Prove and publish whole objects; one that fails leaves what was under its name as it was."""
+        results: list[Proof | AsyncSinkError] = []
+        for _, neighbours in groupby(bodies, key=_folder):
+            results += self._land_in_one(list(neighbours))
+        return results
+
+    def _land_in_one(self, bodies: Sequence[Body]) -> Sequence[Proof | AsyncSinkError]:
+        """Objects that have one directory: it is opened once."""
+        try:
+            first = self.place(bodies[0].relative)
+        except AsyncSinkError:
+            return [self._land_alone(body) for body in bodies]
+        with first:
+            results = [self._landed(body, first) for body in bodies]
+            if first.is_there():
+                return results
+        return [
+            result if isinstance(result, AsyncSinkError) else moved_meanwhile(self.path(body.relative))
+            for body, result in zip(bodies, results, strict=True)
+        ]
+
+    def _land_alone(self, body: Body) -> Proof | AsyncSinkError:
+        try:
+            with self.place(body.relative) as place:
+                return self._land(body, place)
+        except AsyncSinkError as error:
+            return error
+
+    def _landed(self, body: Body, first: Place) -> Proof | AsyncSinkError:
+        try:
+            return self._land(body, first.beside(body.relative.rpartition("/")[2]))
+        except AsyncSinkError as error:
+            return error
+
+    def _land(self, body: Body, place: Place) -> Proof:
+        proof = prove(body.existing, (body.data,), body.url, received_before=body.received_before)
+        staging = self._staging
+        temporary = staging.whole()
+        with translated(self.path(body.relative), None):
+            descriptor = staging.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            try:
+                try:
+                    write_all(descriptor, 0, body.data)
+                    finish(descriptor, staging.mode, body.existing.modified)
+                finally:
+                    # A network file system tells here that it has no room.
+                    os.close(descriptor)
+                staging.publish(temporary, place)
+            except BaseException:
+                staging.remove(temporary)
+                raise
+        return proof
+
+
+def _folder(body: Body) -> str:
+    return body.relative.rpartition("/")[0]
+
+
+def finish(descriptor: int, mode: int, modified: datetime | None) -> None:
+    """Give a file that is whole its permissions and the object's time."""
+    os.fchmod(descriptor, mode)
+    if modified is not None:
+        nanoseconds = (modified - _EPOCH) // timedelta(microseconds=1) * 1000
+        os.utime(descriptor, ns=(nanoseconds, nanoseconds))
+
+
+def write_all(descriptor: int, offset: int, data: ByteBody) -> None:
+    """Write all of `data` at `offset`."""
+    view = memoryview(data)
+    while view.nbytes:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def pieces_of(descriptor: int) -> Iterator[memoryview]:
+    """The bytes of an open file, piece by piece; each is valid until the next. Ends early where the caller is
+    cancelled."""
+    buffer = memoryview(bytearray(PIECE_BYTES))
+    offset = 0
+    while length := os.preadv(descriptor, [buffer], offset):
+        anyio.from_thread.check_cancelled()
+        yield buffer[:length]
+        offset += length
+
+
+# -- Whole objects of many workers land together: as few hops to threads as the file system allows ---------------------
+# A thread that writes small files lets go of the interpreter's lock, and wants it back, several times for each; every
+# thread more that does so costs the event loop more than it gains. On a fast file system one is enough. On one that
+# makes each file wait for a server, what waits piles up, and more threads begin.
+
+BATCH_BODIES_MAX: Final = 64
+"""What one hop takes; where so many wait, another begins beside it."""
+
+Landed = list[Proof | AsyncSinkError]
+
+
+class FileWriterBatcher:
+    """Gives what workers received to threads that land it.
+
+    Args:
+        landing: puts the files in place.
+        threads: bounds the threads.
+        group: its tasks wait for the threads; it must end after the workers that call `land`.
+    """
+
+    def __init__(self, file_writer: FileWriter, threads: CapacityLimiter, group: TaskGroup) -> None:
+        self._file_writer = file_writer
+        self._threads = threads
+        self._group = group
+        self._waiting: list[tuple[Sequence[Body], asyncio.Future[Landed]]] = []
+        self._bodies = 0
+        self._calls = 0
+
+    def __repr__(self) -> str:
+        return f"<FileWriterBatcher {self._bodies} bodies waiting, {self._calls} calls>"
+
+    async def land(self, bodies: Sequence[Body]) -> Landed:
+        """As `FileWriter.land`. Cancelled, it does not wait; the group does, for the threads at work."""
+        landed: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
+        self._waiting.append((bodies, landed))
+        self._bodies += len(bodies)
+        if not self._calls or (self._bodies >= BATCH_BODIES_MAX and self._calls < self._threads.total_tokens):
+            self._calls += 1
+            self._group.start_soon(self._write_all)
+        return await landed
+
+    async def _write_all(self) -> None:
+        try:
+            while self._waiting:
+                taken = self._taken()
+                bodies = [body for group, _ in taken for body in group]
+                results = await anyio.to_thread.run_sync(partial(self._file_writer.land, bodies), limiter=self._threads)
+                start = 0
+                for group, landed in taken:
+                    if not landed.done():  # cancelled otherwise
+                        landed.set_result(results[start : start + len(group)])
+                    start += len(group)
+        finally:
+            self._calls -= 1
+
+    def _taken(self) -> list[tuple[Sequence[Body], asyncio.Future[Landed]]]:
+        count = bodies = 0
+        for group, _ in self._waiting:
+            if count and bodies + len(group) > BATCH_BODIES_MAX:
+                break
+            count += 1
+            bodies += len(group)
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._bodies -= bodies
+        return taken

@@ -1,0 +1,440 @@
+"""What a grab wants: everything below a prefix, page by page, or what templates match, known as a whole first."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from asyncsink.download.options import GrabSettings
+from asyncsink.download.placement import FOLDER
+from asyncsink.errors import (
+    AccessDenied,
+    AsyncSinkError,
+    InvalidKey,
+    ObjectMissing,
+    PermanentError,
+    ServerFault,
+    SourceMissing,
+)
+from asyncsink.integrity.sameness import Existing, parts_of_etag
+from asyncsink.options.settings import Secret
+from asyncsink.routing.keys import show
+from asyncsink.routing.templates import Pattern, natural_order, shaped
+from asyncsink.s3.get_object import GetObject, ObjectData
+from asyncsink.s3.operations import HeadObject, ListedObject, ObjectHead
+from asyncsink.s3.transport import Transport
+from asyncsink.sources.s3_listing import Refuse, list_below
+from asyncsink.temporary import TemporaryDatabase
+from asyncsink.value import dataclass
+
+# -- Pure: what is to be grabbed, and whether its key can be a path below a directory ----------------------------------
+
+PLACEHOLDERS_MAX = 50_000
+"""Empty objects, and folders, that are remembered until a listing has ended: about 20 MB."""
+PATH_BYTES_MAX = 4095
+"""Longest path, in bytes (PATH_MAX without its closing NUL)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadItem:
+    """One object and its place.
+
+    Attributes:
+        listed: what a listing (or a HEAD) said of it.
+        relative: its path below the target directory.
+    """
+
+    listed: ListedObject
+    relative: str
+
+
+def is_marker(listed: ListedObject) -> bool:
+    """Whether it only stands for a folder ("a/" as the S3 console makes it, "a_$folder$" as Hadoop does, empty)."""
+    return listed.key.endswith(("/", "_$folder$")) and not listed.size_bytes
+
+
+class Placeholders:
+    """Empty objects that may stand for folders: "a" beside "a/b", as some tools make them. A file system has one place.
+
+    They wait until everything was listed, since an order of keys cannot be relied on. Beyond PLACEHOLDERS_MAX empty
+    objects, or as many folders, nothing more is known: what cannot be written is a failure then.
+    """
+
+    def __init__(self) -> None:
+        self._folders: set[str] = set()
+        self._waiting: list[DownloadItem] = []
+
+    def add(self, wanted: DownloadItem) -> bool:
+        """Take note of an object; whether it is to wait."""
+        folder = wanted.relative.rpartition("/")[0]
+        while folder and folder not in self._folders and len(self._folders) < PLACEHOLDERS_MAX:
+            self._folders.add(folder)
+            folder = folder.rpartition("/")[0]
+        if wanted.listed.size_bytes or len(self._waiting) >= PLACEHOLDERS_MAX:
+            return False
+        self._waiting.append(wanted)
+        return True
+
+    def sort_out(self) -> tuple[list[DownloadItem], list[DownloadItem]]:
+        """What waited: the files, and what only stands for a folder."""
+        files = [wanted for wanted in self._waiting if wanted.relative not in self._folders]
+        return files, [wanted for wanted in self._waiting if wanted.relative in self._folders]
+
+
+def check_asked_for(key: str, prefix: str) -> None:
+    """Refuse a key that a listing holds although it was not asked for.
+
+    Raises:
+        ServerFault: the key does not begin with `prefix`, which every key of the listing must begin with.
+    """
+    if not key.startswith(prefix):
+        raise ServerFault(
+            f"The server listed the key {show(key)}, which was not asked for: it does not begin with {show(prefix)}; "
+            "nothing is written. Check that the endpoint is S3.",
+            operation="ListObjectsV2",
+        )
+
+
+def check_relative(relative: str, key: str) -> None:
+    """Refuse a key that is no path below a directory; S3 takes any text of up to 1,024 bytes for a key.
+
+    Args:
+        relative: what comes after the prefix that is left out.
+        key: the whole key, for the message.
+
+    Raises:
+        InvalidKey: with the reason.
+    """
+    fault = ""
+    if "\0" in relative:
+        fault = "holds a NUL character"
+    elif relative.startswith("/"):
+        fault = 'would be an absolute path, since "//" stands in it or "/" before it'
+    else:
+        parts = relative.split("/")
+        if ".." in parts or "." in parts:
+            fault = "has '.' or '..' between slashes, which file systems resolve"
+        elif "" in parts:
+            fault = 'has an empty name between slashes ("//"), which file systems fold'
+        elif parts[0] == FOLDER:
+            fault = f"begins with {FOLDER}, which is where unfinished files lie"
+        elif len(relative.encode("utf-8", "surrogatepass")) > PATH_BYTES_MAX:
+            fault = f"is longer than a path may be ({PATH_BYTES_MAX} bytes)"
+    if fault:
+        raise InvalidKey(f"The key {show(key)} {fault}; nothing is written. Copy the object under another key first.")
+
+
+# -- What the server tells of an object, as the sameness rules know it -------------------------------------------------
+
+_PLAIN_ETAGS = ("", "AES256")
+"""Encryptions under which the ETag of an object that was sent whole is its MD5 (S3 API, "Object")."""
+
+
+def existing_by_listing(listed: ListedObject, secret: Secret | None) -> Existing:
+    """By its entry in a listing, which tells no checksum and no encryption."""
+    return Existing(
+        size_bytes=listed.size_bytes, etag=listed.etag, modified=listed.last_modified, etag_is_md5=secret is None
+    )
+
+
+def existing_by_answer(answer: ObjectData, listed: ListedObject) -> Existing:
+    """By the answer to a GET of the whole object."""
+    return Existing(
+        size_bytes=len(answer.data),
+        etag=answer.etag or listed.etag,
+        modified=listed.last_modified,
+        checksums={} if answer.composite else answer.checksums,
+        looked_closely=True,
+        etag_is_md5=answer.sse in _PLAIN_ETAGS,
+    )
+
+
+async def head_of(transport: Transport, key: str, secret: Secret | None) -> ObjectHead:
+    """By a HEAD, or, where that is refused, as far as the answer to a GET of the first byte tells it.
+
+    Raises:
+        ObjectMissing, AccessDenied, TransferError: it cannot be looked at.
+    """
+    try:
+        return await transport.send(HeadObject(key=key, sse_customer_key=secret))
+    except AccessDenied as denied:
+        try:
+            first = await transport.send(GetObject(key=key, length=1, sse_customer_key=secret))
+        except AccessDenied:
+            raise denied from None
+        except PermanentError as error:
+            if error.status != 416:
+                raise
+            return ObjectHead(size_bytes=0)  # there is no first byte
+    # Checksums beside a range are not of the object for certain.
+    size_bytes = len(first.data) if first.object_bytes is None else first.object_bytes
+    return ObjectHead(size_bytes=size_bytes, etag=first.etag, version_id=first.version_id, sse=first.sse)
+
+
+async def look_closer(transport: Transport, key: str, secret: Secret | None) -> Existing:
+    """As `head_of`, and where only a multipart ETag can prove the bytes by others of the first and of the last part.
+
+    Raises:
+        ObjectMissing, AccessDenied, TransferError: it cannot be looked at.
+    """
+    head = await head_of(transport, key, secret)
+    checksums = {} if head.composite else head.checksums
+    part_size = None
+    if "-" in head.etag and not checksums:
+        try:
+            part_size = await _equal_part_size(transport, key, secret, head)
+        except PermanentError:
+            part_size = None  # this server does not know parts any more: typical part sizes are tried
+    return Existing(
+        size_bytes=head.size_bytes,
+        etag=head.etag,
+        modified=head.last_modified,
+        checksums=checksums,
+        looked_closely=True,
+        part_size_bytes=part_size,
+        etag_is_md5=head.sse in _PLAIN_ETAGS,
+    )
+
+
+async def _equal_part_size(transport: Transport, key: str, secret: Secret | None, head: ObjectHead) -> int | None:
+    """The size of the parts, or None where they were not equal, or where the server does not tell."""
+
+    async def size_of(part_number: int) -> int:
+        asked = HeadObject(key=key, part_number=part_number, sse_customer_key=secret)
+        return (await transport.send(asked)).size_bytes
+
+    first, count = await size_of(1), parts_of_etag(head.etag) or 0
+    if first >= head.size_bytes:
+        return None
+    # S3 takes parts of any sizes. Only where the last one is what equal parts leave were they equal.
+    equal = count <= 2 or await size_of(count) == head.size_bytes - first * (count - 1)
+    return first if equal else None
+
+
+# -- finding -----------------------------------------------------------------------------------------------------------
+
+LOOKS_AT_ONCE = 16
+"""Objects that are looked at, at the same time, where they may not be listed."""
+
+
+PAGE_OBJECTS = 1000
+"""Objects that are taken out of the matches at once."""
+_TABLES = """
+CREATE TABLE object (number INTEGER PRIMARY KEY, key TEXT UNIQUE, size INTEGER, etag TEXT, modified REAL);
+CREATE TABLE match (number INTEGER PRIMARY KEY, pattern INTEGER, key TEXT, UNIQUE (pattern, key));
+"""
+
+
+class Matches:
+    """What the templates found, on disk where it is much. Methods block for milliseconds; for any thread.
+
+    They raise a JournalError where the directory for temporary files cannot take it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._disk = TemporaryDatabase("The objects that match", _TABLES)
+
+    def add(self, found: Iterable[tuple[ListedObject, Sequence[int]]]) -> None:
+        """Add objects, each with the numbers of the patterns that it matches; one that was found before is replaced."""
+        rows, matched = [], []
+        for listed, patterns in found:
+            modified = listed.last_modified and listed.last_modified.timestamp()
+            rows.append((listed.key, listed.size_bytes, listed.etag, modified))
+            matched += [(number, listed.key) for number in patterns]
+        replace_objects = "INSERT OR REPLACE INTO object (key, size, etag, modified) VALUES (?, ?, ?, ?)"
+        with self._lock, self._disk.at_once():
+            self._disk.change_many(replace_objects, rows)
+            self._disk.change_many("INSERT OR IGNORE INTO match (pattern, key) VALUES (?, ?)", matched)
+
+    def totals(self) -> tuple[int, int]:
+        """How many objects, and how many bytes."""
+        (row,) = self._rows("SELECT count(*), total(size) FROM object")
+        return int(row[0]), int(row[1])
+
+    def has(self, pattern: int) -> bool:
+        """Whether the pattern of this number found anything."""
+        return bool(self._rows("SELECT 1 FROM match WHERE pattern = ? LIMIT 1", pattern))
+
+    def page(self, after: int) -> tuple[list[ListedObject], int]:
+        """Up to PAGE_OBJECTS objects, and what to ask for the next ones with; 0 is the beginning."""
+        query = "SELECT number, key, size, etag, modified FROM object WHERE number > ? ORDER BY number LIMIT ?"
+        rows = self._rows(query, after, PAGE_OBJECTS)
+        objects = [
+            ListedObject(row[1], row[2], row[3], None if row[4] is None else datetime.fromtimestamp(row[4], UTC))
+            for row in rows
+        ]
+        return objects, rows[-1][0] if rows else after
+
+    def outputs(self, settings: GrabSettings, path_of: Callable[[str], str | None]) -> dict[str, Any]:
+        """The outputs of the fields, each key replaced by its path, or by None where it has none. Holds all of them."""
+        numbers = count()
+        return {
+            each.name: shaped(
+                [
+                    [path_of(key) for key in self._keys(next(numbers), in_order=settings.sort_filelist)]
+                    for _ in each.patterns
+                ],
+                with_arguments=each.name in settings.with_arguments,
+            )
+            for each in settings.fields
+        }
+
+    def _keys(self, pattern: int, *, in_order: bool) -> list[str]:
+        keys = [str(row[0]) for row in self._rows("SELECT key FROM match WHERE pattern = ? ORDER BY number", pattern)]
+        return sorted(keys, key=natural_order) if in_order else keys
+
+    def _rows(self, query: str, *values: int) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._disk.rows(query, *values)
+
+
+async def find_matches(transport: Transport, settings: GrabSettings, refuse: Refuse, secret: Secret | None) -> Matches:
+    """List below the templates' prefixes, and keep what they match; folder markers ("a/") never do.
+
+    Args:
+        refuse: called with each key that cannot be taken from a listing, and the error that this is.
+        secret: the customer's own key of the objects (SSE-C), or None.
+
+    Raises:
+        SourceMissing: a template matches nothing, and that is an error; the others are among its `problems`.
+        TransferError: a listing failed.
+    """
+    patterns = [pattern for each in settings.fields for pattern in each.patterns]
+    by_prefix = _grouped(patterns, settings.prefixes)
+    matches = Matches()
+
+    async def match(prefix: str, page: Sequence[ListedObject]) -> None:
+        found: list[tuple[ListedObject, list[int]]] = []
+        for listed in page:
+            try:
+                check_asked_for(listed.key, prefix)
+            except ServerFault as error:
+                refuse(listed.key, error)
+                continue
+            if listed.key.endswith("/"):
+                continue
+            numbers = [number for number, pattern in by_prefix[prefix] if pattern.matches(listed.key)]
+            if numbers:
+                found.append((listed, numbers))
+        if found:
+            await anyio.to_thread.run_sync(matches.add, found)
+
+    if patterns:
+        await list_below(transport, settings.prefixes, match, refuse, secret)
+    _check_all_found(matches, settings, f"no key below s3://{settings.target.bucket}/{settings.base} matches")
+    return matches
+
+
+def _check_all_found(matches: Matches, settings: GrabSettings, nothing: str) -> None:
+    """Refuse what found nothing.
+
+    Args:
+        nothing: why a pattern found nothing, before its text.
+
+    Raises:
+        SourceMissing: as `find_matches`.
+    """
+    missing, numbers = [], count()
+    for each in settings.fields:
+        if not each.patterns:
+            missing.append(
+                SourceMissing(
+                    f"The output field {show(each.name)} finds nothing: one of its arguments is an empty list; give it "
+                    "values, or give raise_on_empty=False."
+                )
+            )
+        missing += [
+            SourceMissing(
+                f"The output field {show(each.name)} finds nothing: {nothing} {show(pattern.text)}; correct the "
+                "template, or give raise_on_empty=False."
+            )
+            for pattern in each.patterns
+            if not matches.has(next(numbers))
+        ]
+    if missing and settings.raise_on_empty:
+        missing[0].problems = missing[1:]
+        raise missing[0]
+
+
+def _grouped(patterns: Iterable[Pattern], prefixes: Sequence[str]) -> Mapping[str, list[tuple[int, Pattern]]]:
+    grouped = defaultdict(list)
+    for number, pattern in enumerate(patterns):
+        (prefix,) = (each for each in prefixes if pattern.prefix.startswith(each))
+        grouped[prefix].append((number, pattern))
+    return grouped
+
+
+async def find_single(transport: Transport, settings: GrabSettings, secret: Secret | None) -> ListedObject | None:
+    """The object that the source itself names ("s3://bucket/scan.nii"), or None."""
+    key = settings.target.prefix
+    if settings.fields or not key:
+        return None
+    try:
+        return await _by_key(transport, key, secret)
+    except (ObjectMissing, AccessDenied):
+        return None  # the listing says what there is, and what is denied
+
+
+async def _by_key(transport: Transport, key: str, secret: Secret | None) -> ListedObject:
+    head = await head_of(transport, key, secret)
+    return ListedObject(key, head.size_bytes, head.etag, head.last_modified)
+
+
+async def find_unlisted(
+    transport: Transport, settings: GrabSettings, secret: Secret | None, denied: AccessDenied
+) -> tuple[Matches | None, ListedObject | None]:
+    """Without the right to list: the object that the source names, or those that templates name by their whole keys.
+
+    S3 has rights for a bucket's list and rights for its objects; who may read a public or shared object may often not
+    list its neighbours.
+
+    Args:
+        denied: what the listing was answered with.
+
+    Raises:
+        AccessDenied: nothing names a whole key, or no object can be had under one; it says what either was answered.
+        SourceMissing: as `find_matches`.
+        TransferError: an object could not be asked for.
+    """
+    patterns = [pattern for each in settings.fields for pattern in each.patterns]
+    keys = dict.fromkeys(pattern.key for pattern in patterns) if settings.fields else {settings.target.prefix: None}
+    if "" in keys or settings.names_folder:
+        raise _unlisted(denied, "Only an object whose whole key is given can be grabbed without the right to list.")
+    objects: dict[str, ListedObject] = {}
+    errors: list[tuple[str, AsyncSinkError]] = []
+    waiting = iter(keys)
+
+    async def ask() -> None:
+        for key in waiting:
+            try:
+                found = await _by_key(transport, key, secret)
+            except (ObjectMissing, AccessDenied) as error:
+                errors.append((key, error))
+            else:
+                objects[key] = found
+
+    async with anyio.create_task_group() as group:
+        for _ in range(LOOKS_AT_ONCE):
+            group.start_soon(ask)
+    for key, error in errors:
+        if not settings.fields or isinstance(error, AccessDenied):
+            raise _unlisted(denied, f"The object {show(key)} itself cannot be had either: {error}") from error
+    if not settings.fields:
+        return None, objects.get(settings.target.prefix)
+    matches = Matches()
+    numbers = {key: [number for number, pattern in enumerate(patterns) if pattern.key == key] for key in objects}
+    matches.add((listed, numbers[key]) for key, listed in objects.items())
+    _check_all_found(matches, settings, f"s3://{settings.target.bucket} may not be listed, and has no object")
+    return matches, None
+
+
+def _unlisted(denied: AccessDenied, why: str) -> AccessDenied:
+    return AccessDenied(f"{denied} {why}", operation=denied.operation, code=denied.code, status=denied.status)

@@ -1,0 +1,282 @@
+"""Objects become files: compared with what is here, received whole or in ranges, proven, landed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import field
+from functools import partial
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.download.placement import Body, FileWriter, FileWriterBatcher, StagingDirectory, pieces_of
+from asyncsink.download.plan import DownloadItem, existing_by_answer, existing_by_listing, look_closer
+from asyncsink.download.range_download import Served, fetch_in_ranges
+from asyncsink.engine.limits.memory import ByteBudget
+from asyncsink.engine.recording.events import Progress
+from asyncsink.engine.transfer.publisher import CHEAP_MD5_BYTES_MAX
+from asyncsink.errors import AsyncSinkError, ConfigError, IntegrityError, PreconditionFailed, TransferError
+from asyncsink.integrity.sameness import (
+    CompareWith,
+    Existing,
+    LookCloser,
+    Proof,
+    SamenessDigester,
+    SkipIt,
+    Upload,
+    conclude,
+    decide,
+)
+from asyncsink.model import Failure, Outcome, Receipt, Skip
+from asyncsink.options.settings import Secret
+from asyncsink.s3.get_object import GetObject
+from asyncsink.s3.operations import ListedObject
+from asyncsink.s3.transport import Transport
+from asyncsink.value import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadContext:
+    """What every worker of one grab shares.
+
+    Attributes:
+        secret: the customer's own key of the objects (SSE-C), or None.
+        range_bytes: objects larger than this are received in ranges of this size.
+        ranges_at_once: of one object.
+        threads_receive: ranges are received by the lane's own threads; else into memory, within the budget.
+        budget: bounds the bytes that are received and not yet written, over all workers.
+        clock: seconds.
+        served: what the server has shown of itself.
+    """
+
+    transport: Transport
+    bucket: str
+    secret: Secret | None
+    staging: StagingDirectory
+    file_writer: FileWriter
+    batcher: FileWriterBatcher
+    range_bytes: int
+    ranges_at_once: int
+    threads_receive: bool
+    budget: ByteBudget
+    threads: CapacityLimiter
+    progress: Progress
+    clock: Callable[[], float]
+    served: Served = field(default_factory=Served)
+
+    def url(self, key: str) -> str:
+        """The object's URL."""
+        return f"s3://{self.bucket}/{key}"
+
+    async def grab(self, batch: Sequence[DownloadItem]) -> list[Outcome]:
+        """What became of each: small ones one after another, landed together, or a single large one.
+
+        Cancelled, it waits for the thread at work; a file is then there whole, or as it was before. A large one leaves
+        what a later run continues.
+        """
+        started = self.clock()
+        outcomes: list[Outcome] = []
+        missing: list[DownloadItem] = []
+        for wanted, there in zip(batch, await self._sizes_here(batch), strict=True):
+            try:
+                skip = await self._compared(wanted, there)
+            except AsyncSinkError as error:
+                outcomes.append(self._failure(wanted, error))
+            else:
+                outcomes += [skip] if skip is not None else []
+                missing += [] if skip is not None else [wanted]
+        if len(missing) == 1 and missing[0].listed.size_bytes > self.range_bytes:
+            outcomes.append(await self._grab_large(missing[0], started))
+        elif missing:
+            outcomes += await self._grab_small(missing, started)
+        return outcomes
+
+    async def _sizes_here(self, batch: Sequence[DownloadItem]) -> Sequence[int | AsyncSinkError | None]:
+        if self.staging.fresh:
+            return [None] * len(batch)
+
+        def look() -> list[int | AsyncSinkError | None]:
+            found: list[int | AsyncSinkError | None] = []
+            for wanted in batch:
+                try:
+                    found.append(self.file_writer.size(wanted.relative))
+                except AsyncSinkError as error:
+                    found.append(error)
+            return found
+
+        return await anyio.to_thread.run_sync(look, limiter=self.threads)
+
+    async def _compared(self, wanted: DownloadItem, there: int | AsyncSinkError | None) -> Skip | None:
+        """A Skip where the file that is here has the object's content."""
+        if isinstance(there, AsyncSinkError):
+            raise there
+        listed = wanted.listed
+        if there != listed.size_bytes:
+            return None
+        existing = existing_by_listing(listed, self.secret)
+        path = self.file_writer.path(wanted.relative)
+        for closely in (False, True):
+            if closely:
+                existing = await look_closer(self.transport, listed.key, self.secret)
+            decision = decide(
+                existing,
+                policy="checksum",
+                size_bytes=there,
+                mtime_ns=0,
+                wanted=None,
+                cheap_md5_bytes_max=CHEAP_MD5_BYTES_MAX,
+                part_sizes=(self.range_bytes,),
+            )
+            if isinstance(decision, CompareWith):
+                compare = partial(_compare, self.file_writer, wanted.relative, decision, existing)
+                decision = await anyio.to_thread.run_sync(compare, limiter=self.threads)
+            if isinstance(decision, SkipIt):
+                return Skip(self.url(listed.key), listed.key, path, there, decision.reason, etag=existing.etag)
+            if not isinstance(decision, LookCloser):
+                return None
+        return None
+
+    async def _grab_small(self, batch: Sequence[DownloadItem], started: float) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        received_before: dict[str, str] = {}
+        for attempt in (1, 2):
+            again: list[DownloadItem] = []
+            async with self.budget.reserve(sum(wanted.listed.size_bytes for wanted in batch)):
+                received: list[tuple[DownloadItem, Body, _Answered]] = []
+                for wanted in batch:
+                    try:
+                        body, answered = await self._receive(wanted)
+                        body.received_before = received_before.get(wanted.relative, "")
+                        received.append((wanted, body, answered))
+                    except PreconditionFailed as error:
+                        again += await self._replaced(wanted, error, attempt, outcomes)
+                    except AsyncSinkError as error:
+                        outcomes.append(self._failure(wanted, error))
+                landed = await self.batcher.land([body for _, body, _ in received]) if received else []
+            for (wanted, _, answered), result in zip(received, landed, strict=True):
+                if isinstance(result, IntegrityError) and attempt == 1:
+                    again.append(wanted)
+                    received_before[wanted.relative] = result.actual
+                elif isinstance(result, AsyncSinkError):
+                    outcomes.append(self._failure(wanted, result))
+                else:
+                    outcomes.append(self._receipt(wanted, answered, result, started))
+                    self.progress.bytes_moved += wanted.listed.size_bytes
+            if not again:
+                break
+            # What became large meanwhile is not received into memory.
+            batch = [wanted for wanted in again if wanted.listed.size_bytes <= self.range_bytes]
+            large = [wanted for wanted in again if wanted.listed.size_bytes > self.range_bytes]
+            outcomes += [await self._grab_large(wanted, started) for wanted in large]
+            if not batch:
+                break
+        return outcomes
+
+    async def _receive(self, wanted: DownloadItem) -> tuple[Body, _Answered]:
+        listed = wanted.listed
+        answer = await self.transport.send(
+            GetObject(
+                key=listed.key,
+                length=listed.size_bytes,
+                whole=True,
+                if_match=listed.etag,
+                sse_customer_key=self.secret,
+            )
+        )
+        existing = existing_by_answer(answer, listed)
+        body = Body(wanted.relative, answer.data, existing, self.url(listed.key))
+        return body, _Answered(answer.etag or listed.etag, answer.version_id, answer.attempts)
+
+    async def _replaced(
+        self, wanted: DownloadItem, error: PreconditionFailed, attempt: int, outcomes: list[Outcome]
+    ) -> list[DownloadItem]:
+        """The same key as it is now, once; an object that is replaced again and again is told."""
+        try:
+            if attempt > 1:
+                raise error
+            return [await self._as_it_is_now(wanted)]
+        except AsyncSinkError as failed:
+            outcomes.append(self._failure(wanted, failed))
+            return []
+
+    async def _as_it_is_now(self, wanted: DownloadItem) -> DownloadItem:
+        now = await look_closer(self.transport, wanted.listed.key, self.secret)
+        modified = now.modified or wanted.listed.last_modified
+        return DownloadItem(ListedObject(wanted.listed.key, now.size_bytes, now.etag, modified), wanted.relative)
+
+    async def _grab_large(self, wanted: DownloadItem, started: float) -> Outcome:
+        received_before = ""
+        for attempt in (1, 2):
+            try:
+                fetched = await fetch_in_ranges(self, wanted, received_before=received_before)
+            except (IntegrityError, PreconditionFailed) as error:
+                if attempt > 1:
+                    return self._failure(wanted, error)
+                received_before = error.actual if isinstance(error, IntegrityError) else ""
+            except AsyncSinkError as error:
+                return self._failure(wanted, error)
+            else:
+                answered = _Answered(fetched.existing.etag, fetched.version_id, fetched.attempts)
+                return self._receipt(wanted, answered, fetched.proof, started, fetched.existing.size_bytes)
+        raise AssertionError("the second attempt returns")
+
+    def _receipt(
+        self, wanted: DownloadItem, answered: _Answered, proof: Proof, started: float, size_bytes: int | None = None
+    ) -> Receipt:
+        checksum, confirmed_by = proof
+        return Receipt(
+            source=self.url(wanted.listed.key),
+            key=wanted.listed.key,
+            url=self.file_writer.path(wanted.relative),
+            size_bytes=wanted.listed.size_bytes if size_bytes is None else size_bytes,
+            checksum=checksum,
+            etag=answered.etag,
+            version_id=answered.version_id,
+            attempts=answered.attempts,
+            seconds=self.clock() - started,
+            local_copy="",
+            confirmed_by=confirmed_by,
+        )
+
+    def _failure(self, wanted: DownloadItem, error: AsyncSinkError) -> Failure:
+        self.progress.bytes_failed += wanted.listed.size_bytes
+        return failure_of(self.url(wanted.listed.key), wanted.listed.key, self.file_writer.path(wanted.relative), error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """What the receipt takes from the answer."""
+
+    etag: str
+    version_id: str
+    attempts: int
+
+
+def failure_of(url: str, key: str, path: str, error: AsyncSinkError) -> Failure:
+    """The Failure that an error amounts to."""
+    return Failure(
+        source=url,
+        key=key,
+        url=path,
+        error=type(error).__name__,
+        message=str(error),
+        stage="routing" if isinstance(error, ConfigError) else "download",
+        attempts=error.attempts if isinstance(error, TransferError) else 0,
+    )
+
+
+def _compare(
+    file_writer: FileWriter, relative: str, compare: CompareWith, existing: Existing
+) -> Upload | SkipIt | LookCloser:
+    digester = SamenessDigester(compare)
+    try:
+        descriptor = file_writer.open_file(relative)
+        try:
+            for piece in pieces_of(descriptor):
+                digester.update(piece)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return Upload("cannot be read")  # it is replaced, or told when it cannot be
+    return conclude(compare, existing, digester.digests())

@@ -1,0 +1,404 @@
+"""One source, from survey to report: what `export`, `export_directory` and the command line have in common."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
+
+import anyio
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.destinations.base import RunForecast
+from asyncsink.destinations.local.places import PlacesBelow
+from asyncsink.engine.open_run import Run, RunBuilder, check_bucket_given, surface
+from asyncsink.engine.planning.key_ledger import KeyLedger
+from asyncsink.engine.planning.producer import feed_discovery
+from asyncsink.engine.planning.survey import Discovery, Survey, check_shard, holds, take_survey
+from asyncsink.engine.recording.events import Events, Progress
+from asyncsink.engine.recording.recorder import Halt
+from asyncsink.engine.transfer.outcomes import REPEATED
+from asyncsink.errors import AccessDenied, ConfigError, JournalError
+from asyncsink.event_loops import refuse_trio
+from asyncsink.journal.sqlite import default_directory, without_journal
+from asyncsink.model import Event, SourceProblem, Started, Transfer
+from asyncsink.options.settings import JournalChoice, LocalTarget, S3Target, Settings, Shard
+from asyncsink.os_errors import words_shortages
+from asyncsink.paths import SEARCH, as_native, as_text, is_below, on_disk, real_path
+from asyncsink.report.manifest_file import PARTIAL
+from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.report.report import Report
+from asyncsink.routing.router import Router
+from asyncsink.s3.operations import ListObjects
+from asyncsink.sources.base import Entry, Source
+from asyncsink.sources.directory import DirectorySource
+
+# -- remove_dest_dir: local directories that directory sources are about to fill are removed first (DataSink's option)
+# On S3 the option does nothing (rule 31).
+
+
+def clear_destinations(discovery: Discovery, roots: tuple[str, str]) -> None:
+    """Remove what directory sources will replace. Blocks; called before anything is sent.
+
+    Args:
+        discovery: whose top-level directories are meant.
+        roots: the local destination and the local copy, "" where there is none. A root itself is never removed.
+
+    Raises:
+        ConfigError: a source lies inside what would be removed; nothing is removed then.
+        AccessDenied: a directory cannot be removed.
+    """
+    targets = list(dict.fromkeys(_targets(discovery, roots)))
+    for entry in discovery.source.entries or ():
+        for _, target in targets:
+            if is_inside(entry.path, target):
+                raise ConfigError(
+                    f"remove_dest_dir would remove {target}, which holds the source {entry.path}; publish to another "
+                    "directory."
+                )
+    for root, target in targets:
+        try:
+            # Relative to its directory: a link that takes the place of one above it leads nobody to remove other files.
+            with PlacesBelow(root).open(target.removeprefix(root.rstrip("/") + "/"), flags=SEARCH) as place:
+                shutil.rmtree(place.name, dir_fd=place.directory)
+        except FileNotFoundError:
+            # It was inside another one of them.
+            continue
+        except OSError as error:
+            raise AccessDenied(
+                f"remove_dest_dir cannot remove {target}: {error.strerror}; look at its permissions.",
+                operation="local copy",
+            ) from error
+
+
+def is_inside(path: str, directory: str) -> bool:
+    """Whether `path` is `directory` or lies below it, symbolic links resolved. Blocks."""
+    return is_below(real_path(path), real_path(directory))
+
+
+def check_not_nested(sources: Iterable[str], places: Iterable[str]) -> None:
+    """Refuse to publish a directory into itself: every run would find what the run before it wrote. Blocks.
+
+    Raises:
+        ConfigError: a local destination or local copy lies inside a source directory.
+    """
+    for source in sources:
+        for place in places:
+            if os.path.isdir(on_disk(source)) and is_inside(place, source):
+                raise ConfigError(
+                    f"{place} lies inside the source {source}, so that every run would publish its own output again; "
+                    "choose a directory outside."
+                )
+
+
+def check_journal_outside(sources: Iterable[str], journal: JournalChoice) -> JournalError | None:
+    """Refuse a named journal that would be published itself; the error where it is a default one. Blocks.
+
+    Whoever reads a journal's file takes this process's lock on it away, and a second run gets in (POSIX, fcntl: "All
+    locks associated with a file … shall be removed when a file descriptor for that file is closed").
+
+    Raises:
+        ConfigError: the journal that was named lies inside a source, or is one.
+    """
+    if not journal.enabled:
+        return None
+    place = as_text(journal.path or default_directory(journal.state_directory))
+    for source in sources:
+        if os.path.lexists(on_disk(source)) and _would_be_found(place, source):
+            said = f"The journal {place} lies inside the source {source}, so that it would be published itself"
+            if journal.required and journal.path:
+                raise ConfigError(f"{said}; name a file outside, or use journal=False.")
+            return JournalError(f"{said}; name one outside with journal=.")
+    return None
+
+
+def check_manifest_outside(sources: Iterable[str], manifest: str) -> None:
+    """Refuse a manifest that would be published itself. Blocks.
+
+    Raises:
+        ConfigError: it lies inside a source, or is one.
+    """
+    place = as_text(os.path.abspath(manifest))
+    for source in sources if manifest else ():
+        if os.path.lexists(on_disk(source)) and _would_be_found(place, source):
+            raise ConfigError(
+                f"The manifest {manifest} lies inside the source {source}, so that it would be published itself; name "
+                "a file outside."
+            )
+
+
+def _would_be_found(place: str, source: str) -> bool:
+    """Whether a walk of `source` comes to a file that this run writes, or to a link that leads to it."""
+    return is_inside(place, source) or is_inside(os.path.dirname(place), source)
+
+
+def _targets(discovery: Discovery, roots: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    for entry in discovery.source.entries or ():
+        if not os.path.isdir(on_disk(entry.path)):
+            continue
+        for target, root in zip(discovery.router.out_file(entry.attribute, entry.path), roots, strict=True):
+            path = on_disk(target)
+            replaceable = root and target and os.path.isdir(path) and not os.path.islink(path)
+            if replaceable and not is_inside(root, target):
+                yield root, target
+
+
+# -- What a run is put together from besides its rooms: the walk, the places, and the report at the end ----------------
+
+
+def discovery_of(settings: Settings, target: S3Target | LocalTarget, source: Source) -> Discovery:
+    """Everything that `source` has, routed to `target`."""
+    local = settings.local_copy.directory if settings.local_copy is not None else ""
+    router = Router(settings.routing, base=target.url, local_base=local)
+    prefix = settings.target.prefix if isinstance(settings.target, S3Target) else ""
+    # Also where a local directory stands in for the bucket: its keys are the bucket's.
+    leave_out = settings.policies.on_unreadable == "skip"
+    return Discovery(source, router, prefix, records=_records_of(settings), leaves_out_unreadable=leave_out)
+
+
+def _records_of(settings: Settings) -> tuple[str, ...]:
+    """The files that this run keeps its records in, as far as they are named."""
+    manifest, journal = settings.manifest, settings.journal.path if settings.journal.enabled else ""
+    partial = os.path.abspath(manifest) + PARTIAL if manifest else ""
+    return tuple(as_text(os.path.abspath(path)) for path in (manifest, partial, journal) if path)
+
+
+class ShardWalk(Discovery):
+    """What a shard has of a walk."""
+
+    def __init__(self, whole: Discovery, shard: Shard) -> None:
+        super().__init__(
+            whole.source,
+            whole.router,
+            whole.prefix,
+            records=whole.records,
+            leaves_out_unreadable=whole.leaves_out_unreadable,
+        )
+        self._shard = shard
+
+    def __iter__(self) -> Iterator[Transfer | SourceProblem]:
+        return (found for found in super().__iter__() if holds(self._shard, found))
+
+
+def shard_of_walk(whole: Discovery, shard: Shard) -> Discovery:
+    """What a shard has of a walk."""
+    return whole if shard.count == 1 else ShardWalk(whole, shard)
+
+
+def tops_of(source: Source) -> list[str]:
+    """The directories and files that a run starts from."""
+    if isinstance(source, DirectorySource):
+        return [source.directory]
+    return [entry.path for entry in source.entries or ()]
+
+
+def local_places(settings: Settings) -> list[str]:
+    """The directories that a run writes to."""
+    target, copy = settings.target, settings.local_copy
+    return [place.directory for place in (target, copy) if isinstance(place, LocalTarget)]
+
+
+async def with_places_outside(
+    settings: Settings, source: Source, notice: Callable[[str], None], *, dry_run: bool, limiter: CapacityLimiter
+) -> Settings:
+    """The settings, where nothing that a run writes lies inside what it reads. A default journal that does is left out,
+    with a notice.
+
+    Raises:
+        ConfigError: a local destination, local copy, manifest or named journal lies inside a source.
+        JournalError: so does a default journal, and overwrite="journal" needs one.
+    """
+    sources = tops_of(source)
+    await anyio.to_thread.run_sync(check_not_nested, sources, local_places(settings), limiter=limiter)
+    await anyio.to_thread.run_sync(check_manifest_outside, sources, settings.manifest, limiter=limiter)
+    inside = await anyio.to_thread.run_sync(check_journal_outside, sources, settings.journal, limiter=limiter)
+    if inside is None:
+        return settings
+    if settings.journal.required:
+        raise inside
+    notice(without_journal(inside, dry_run=dry_run))
+    return replace(settings, journal=JournalChoice(enabled=False))
+
+
+def open_end(target: S3Target | LocalTarget, *, lasting: bool = False) -> RunForecast:
+    """The forecast of a run that nobody surveyed."""
+    prefix = f"{target.prefix}/" if isinstance(target, S3Target) and target.prefix else ""
+    return RunForecast(objects_total=None, common_prefix=prefix, sample_key=f"{prefix}asyncsink", lasting=lasting)
+
+
+def report_of(run: Run, discovery: Discovery | None, dry_run: bool) -> Report:
+    """What a run tells in the end. `discovery` is None where there was no walk."""
+    return Report(
+        run.log,
+        out_file=_out_file(run, discovery),
+        elapsed_seconds=run.elapsed_seconds,
+        transport=run.destination.lane,
+        requests=run.traffic.requests,
+        retries=run.traffic.retries,
+        notices=run.events.notices,
+        destination=run.target.url,
+        dry_run=dry_run,
+        interrupted=run.interrupted,
+        stop_reason=run.pipeline.halt.reason,
+        objects_found=run.pipeline.progress.objects_total,
+        resumable=run.pipeline.progress.resumable.values(),
+    )
+
+
+def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
+    """Rule 34: for every top-level source its URL, then its local copy; what failed is left out.
+
+    With compat="nipype" a source whose name a later one took is listed too (rule 16): the name is there.
+    """
+    if discovery is None:
+        return []
+    entries = discovery.source.entries
+    if entries is None and isinstance(discovery.source, DirectorySource):
+        entries = [Entry("", discovery.source.directory)]
+    if entries is None:
+        return []
+    failed = {failure.entry for failure in run.log.failures if failure.stage != "local copy"}
+    keys_failed = {failure.key for failure in run.log.failures if failure.stage != "local copy"}
+    not_copied = {failure.entry for failure in run.log.failures}
+    listed: list[str] = []
+    lists_both = run.settings.routing.compat == "nipype"
+    left_out = set[int]()
+    # Reading a million skips back takes seconds, and one that is there already changes nothing here.
+    for skip in run.log.skips if run.log.counts.not_published_total else ():
+        if skip.reason == REPEATED:
+            # It is where its first occurrence is.
+            if skip.key in keys_failed:
+                failed.add(skip.entry)
+        elif not (skip.already_there or (lists_both and skip.key)):
+            left_out.add(skip.entry)
+    if run.settings.shard.count > 1:
+        # The other shards list what they have published.
+        failed |= set(range(len(entries))) - _not_failed(run.log, len(entries))
+    for ordinal, entry in enumerate(entries):
+        if ordinal in failed or (ordinal in left_out and not os.path.isdir(on_disk(entry.path))):
+            continue
+        url, local = discovery.router.out_file(entry.attribute, entry.path)
+        listed.append(as_native(url) if isinstance(run.target, LocalTarget) else url)
+        if local and ordinal not in not_copied:
+            listed.append(as_native(local))
+    return listed
+
+
+def _not_failed(log: OutcomeLog, total: int) -> set[int]:
+    """The top-level sources that a receipt or skip belongs to; of a single directory, the first one tells."""
+    seen = set[int]()
+    for outcomes in (log.receipts, log.skips):
+        for outcome in outcomes:
+            seen.add(outcome.entry)
+            if len(seen) == total:
+                return seen
+    return seen
+
+
+# -- whole run ---------------------------------------------------------------------------------------------------------
+
+
+@words_shortages
+async def run_source(
+    settings: Settings,
+    source: Source,
+    *,
+    dry_run: bool = False,
+    observe: Callable[[Event], None] | None = None,
+    failures_only: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Publish everything that `source` has: survey it, prepare the destinations, run the pipeline, report.
+
+    Args:
+        dry_run: look and compare, but send nothing; what would be sent is in `report.planned`.
+        observe: called with every event, on the event loop; it must return quickly.
+        failures_only: of outcomes, it hears of failures only; the others stand in `progress.counts` and the report.
+        progress: counts for a display to poll.
+    """
+    refuse_trio()
+    check_bucket_given(settings)
+    check_shard(settings)
+    started = time.monotonic()
+    progress = progress if progress is not None else Progress()
+    events = Events(observe, failures_only=failures_only)
+    threads = CapacityLimiter(settings.limits.reader_threads)
+    settings = await with_places_outside(settings, source, events.notice, dry_run=dry_run, limiter=threads)
+    discovery = discovery_of(settings, settings.target, source)
+    opening = RunBuilder(
+        settings,
+        progress,
+        events,
+        dry_run,
+        threads=threads,
+        started=started,
+        retries=settings.policies.retries if source.replayable and not dry_run else 0,
+        halt=Halt(),
+    )
+    survey = Survey()
+    try:
+        async with AsyncExitStack() as exits:
+            async with anyio.create_task_group() as beside:
+                if source.replayable:
+                    # A server that is far away takes as long to answer first as thousands of files to be found. Of a
+                    # directory, what has to be listed is known by now; of other sources, that there is a server.
+                    listing = ListObjects(prefix=discovery.known_prefix)
+                    if not source.injective:
+                        listing = replace(listing, max_keys=1)
+                    beside.start_soon(opening.begin, exits, listing)
+                survey = await _survey(discovery, settings, threads=threads, progress=progress)
+            if source.replayable:
+                progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
+                for notice in survey.notices(settings):
+                    events.notice(notice)
+                # What is on disk is not read once more to learn how much of the listing is worth reading.
+                opening.found = survey.kept if survey.kept.in_memory else None
+            forecast = survey.forecast if survey.sample_key else open_end(settings.target)
+            async with opening.open(forecast) as run:
+                discovery = discovery_of(settings, run.target, source)
+                await run.begin()
+                if settings.remove_dest_dir and not dry_run:
+                    local = settings.local_copy.directory if settings.local_copy is not None else ""
+                    roots = (run.target.url if isinstance(run.target, LocalTarget) else "", local)
+                    await anyio.to_thread.run_sync(clear_destinations, discovery, roots, limiter=threads)
+                progress.started = True
+                await events.emit(Started(progress.objects_total, progress.bytes_total, run.destination.lane))
+                as_surveyed = source.replayable and survey.kept.whole and run.target.url == settings.target.url
+                feed = partial(
+                    feed_discovery,
+                    shard_of_walk(discovery, settings.shard),
+                    kept=survey.kept if as_surveyed else None,
+                    surveyed=source.replayable,
+                    ledger=survey.ledger,
+                    objects_total=progress.objects_total,
+                    batch_size=run.batch_size,
+                    readers=run.readers,
+                    limiter=threads,
+                    key_turns=run.key_turns,
+                    journal=run.journal,
+                )
+                await run.pipeline.run(feed)
+                if not run.pipeline.halt.reason:
+                    await run.end()
+                return report_of(run, discovery, dry_run)
+    except BaseExceptionGroup as group:
+        raise surface(group) from None
+    finally:
+        events.close()
+        survey.close()
+
+
+async def _survey(discovery: Discovery, settings: Settings, *, threads: CapacityLimiter, progress: Progress) -> Survey:
+    """The survey of the whole source.
+
+    A stream is not surveyed: there, keys that could meet get a ledger, and that is all.
+    """
+    if not discovery.source.replayable:
+        collides = discovery.may_collide and settings.policies.on_collision == "error"
+        return Survey(ledger=KeyLedger() if collides else None)
+    return await take_survey(discovery, settings, limiter=threads, progress=progress)

@@ -1,0 +1,287 @@
+"""The open files that this process may have: one account, of which every run, sink and grab has a share.
+
+A run that meets EMFILE in its middle would fail files that could have been published, so each is bounded when it opens.
+Several share what there is: when another opens, those that have more than an even share begin nothing new until they
+are down to it, and close connections that rest; when one closes, the others may have more again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import os
+import resource
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from asyncsink.errors import ConfigError
+from asyncsink.options.settings import Limits
+
+BESIDE = 16
+"""What a run opens once: the event loop's own, its log of outcomes, manifest, journal, the walk, a name's look-up."""
+PER_READER = 4
+"""A file that is written and its directory, a companion of its source, and what is written of that."""
+PER_FILE = 2
+"""A source in parts and its local copy, or a received file and its state: open from the first part to the last."""
+PER_SENDER = 3
+"""A lane thread's connection and its pipe; there are as many as memory has room for parts."""
+PER_REQUEST = 2
+"""A connection that each lane keeps."""
+PER_TRANSFER = PER_FILE + PER_SENDER + PER_REQUEST
+"""Of the first transfers. Where more requests are in flight than there are lane threads, or than there are tasks that
+work on files, one more costs less."""
+SETTLE_SECONDS = 0.05
+"""Pause between two looks at whether others have let go of what a share is to get."""
+
+
+class Share:
+    """What one run, sink or grab may have open. Belongs to the event loop in which it was opened.
+
+    Attributes:
+        limits: those that were asked for, lowered to what the process could open for this share alone.
+        allowed: transfers, and requests, that it may have at a time now.
+        busy: transfers under way.
+    """
+
+    def __init__(self, account: Account, limits: Limits) -> None:
+        self.limits = limits
+        self.allowed = 0
+        self.busy = 0
+        self._account = account
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._bound: Callable[[int], None] | None = None
+        self._in_flight: Callable[[], int] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Share {self.busy} of {self.allowed} transfers>"
+
+    def govern(self, bound: Callable[[int], None], in_flight: Callable[[], int]) -> None:
+        """Bound the requests too.
+
+        Args:
+            bound: called with the most that may be in flight, now and whenever that changes, on the event loop.
+            in_flight: how many are.
+        """
+        self._bound, self._in_flight = bound, in_flight
+        bound(max(1, self.allowed))
+
+    async def turn(self) -> None:
+        """Wait until one transfer more may begin, first come, first served; `over` is owed then, unless cancelled."""
+        if self.busy < self.allowed and not self._waiting:
+            self.busy += 1
+            return
+        granted = self._loop.create_future()
+        self._waiting.append(granted)
+        try:
+            await granted
+        except BaseException:
+            if granted.done() and not granted.cancelled():
+                self.over()  # granted and cancelled in the same turn of the loop
+            elif granted in self._waiting:
+                self._waiting.remove(granted)
+            raise
+
+    def over(self) -> None:
+        """A transfer that had its turn is over."""
+        self.busy -= 1
+        if self._waiting:
+            self._wake()
+
+    def close(self) -> None:
+        """Give the share back. Harmless when repeated."""
+        self._account.close(self)
+
+    def cost(self, transfers: int) -> int:
+        """Descriptors that so many requests at a time take at most, with the files that they are for."""
+        return _cost(self.limits, transfers, transfers)
+
+    def held(self) -> int:
+        """Descriptors that are taken at most until what is under way, beyond what is allowed now, is over."""
+        requests = self._in_flight() if self._in_flight is not None else 0
+        return _cost(self.limits, max(self.allowed, self.busy), max(self.allowed, requests))
+
+    def allow(self, transfers: int) -> None:
+        """Set `allowed`. From any thread."""
+        if transfers == self.allowed:
+            return
+        self.allowed = transfers
+        self.later(self._changed)
+
+    def later(self, call: Callable[[], None], seconds: float = 0.0) -> None:
+        """Call something on this share's event loop; nothing where that is closed."""
+        if self._loop.is_closed():
+            return
+        if seconds:
+            self._loop.call_soon_threadsafe(self._loop.call_later, seconds, call)
+        else:
+            self._loop.call_soon_threadsafe(call)
+
+    def _changed(self) -> None:
+        if self._bound is not None:
+            self._bound(max(1, self.allowed))
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting and self.busy < self.allowed:
+            granted = self._waiting.popleft()
+            if not granted.done():
+                self.busy += 1
+                granted.set_result(None)
+
+
+class Account:
+    """Who may have how many open files. Threads may share it; a forked child begins with an empty one.
+
+    Args:
+        most: how many the process may have.
+        used: how many it has.
+    """
+
+    def __init__(self, most: Callable[[], int], used: Callable[[], int]) -> None:
+        self._most = most
+        self._used = used
+        self._lock = threading.RLock()
+        self._shares: weakref.WeakSet[Share] = weakref.WeakSet()  # of what nobody closed, nothing stays
+        self._others = 0
+        self._settling = False
+
+    def __repr__(self) -> str:
+        return f"<Account {list(self._shares)} beside {self._others}>"
+
+    async def open(self, limits: Limits) -> Share:
+        """A share for something that works with `limits`; waits until others have let go of enough to begin with.
+
+        Raises:
+            ConfigError: not even one transfer at a time fits beside those of the others; nothing was sent.
+
+        Cancelled, it has no share.
+        """
+        with self._lock:
+            most, used = self._most(), self._used()
+            shares = [*self._shares]
+            # What was open before the first share is nobody's; later, only what no share can account for.
+            self._others = max(self._others, used - sum(share.held() for share in shares)) if shares else used
+            share = Share(self, fitted(limits, most - self._others, most))
+            if level([*shares, share], most - self._others) < 1:
+                raise _too_few(most, len(shares))
+            self._shares.add(share)
+            self._settle()
+        try:
+            await share.turn()
+            share.over()
+        except BaseException:
+            share.close()
+            raise
+        return share
+
+    def close(self, share: Share) -> None:
+        """See `Share.close`."""
+        with self._lock:
+            self._shares.discard(share)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Take from those who have more than an even share, and give what is free to those who have less."""
+        with self._lock:
+            shares = [*self._shares]
+            budget = self._most() - self._others
+            even = level(shares, budget)
+            for share in shares:
+                if share.allowed > even:
+                    share.allow(max(1, even))
+            short = []
+            for share in shares:
+                wanted = min(even, share.limits.concurrency_max)
+                if share.allowed < wanted:
+                    free = budget - sum(each.held() for each in shares if each is not share)
+                    share.allow(min(wanted, max(share.allowed, _affordable(share, free))))
+                    short += [share] if share.allowed < wanted else []
+            if short and not self._settling:
+                self._settling = True
+                short[0].later(self._settle_again, SETTLE_SECONDS)
+
+    def _settle_again(self) -> None:
+        self._settling = False
+        self._settle()
+
+    def forget(self) -> None:
+        """Begin anew: in a forked child, nothing of the parent's runs goes on."""
+        self.__init__(self._most, self._used)  # type: ignore[misc]
+
+
+def level(shares: Sequence[Share], budget: int) -> int:
+    """Transfers at a time for each share, or for those that ask for so many, that fit into `budget` together. Pure."""
+    most = max((share.limits.concurrency_max for share in shares), default=0)
+
+    def cost(transfers: int) -> int:
+        return sum(share.cost(min(transfers, share.limits.concurrency_max)) for share in shares)
+
+    return bisect.bisect_right(range(1, most + 1), budget, key=cost)
+
+
+def _affordable(share: Share, free: int) -> int:
+    """Transfers at a time for which `free` descriptors suffice."""
+    return bisect.bisect_right(range(1, share.limits.concurrency_max + 1), free, key=share.cost)
+
+
+def _cost(limits: Limits, files: int, requests: int) -> int:
+    files = min(files, limits.workers)
+    readers, senders = min(limits.reader_threads, files), min(limits.parts_held, requests)
+    return BESIDE + readers * PER_READER + files * PER_FILE + senders * PER_SENDER + requests * PER_REQUEST
+
+
+def fitted(limits: Limits, free: int, most: int) -> Limits:
+    """Pure: `limits`, lowered to what `free` of `most` open files allow; the same object where that is not needed.
+
+    Raises:
+        ConfigError: not even one transfer at a time fits; nothing was sent.
+    """
+    rest = free - BESIDE
+    if rest < PER_READER + PER_TRANSFER:
+        raise _too_few(most)
+    # A fifth reads, the rest sends.
+    readers = min(limits.reader_threads, max(1, rest // (5 * PER_READER)))
+    reading = replace(limits, reader_threads=readers)
+    transfers = bisect.bisect_right(
+        range(1, limits.concurrency_max + 1), free, key=lambda requests: _cost(reading, requests, requests)
+    )
+    if transfers == limits.concurrency_max and readers == limits.reader_threads:
+        return limits
+    return replace(
+        limits,
+        reader_threads=readers,
+        concurrency=None if limits.concurrency is None else min(limits.concurrency, transfers),
+        concurrency_start=min(limits.concurrency_start, transfers),
+        concurrency_max=min(limits.concurrency_max, transfers),
+    )
+
+
+def _too_few(most: int, others: int = 0) -> ConfigError:
+    beside = f" beside the {others} that run in it already" if others else ""
+    return ConfigError(
+        f"This process may have {most} open files at a time, and too few of them are free for a run{beside}; expected "
+        f"about {BESIDE + PER_READER + PER_TRANSFER} free ones at least; raise `ulimit -n`. Nothing was sent."
+    )
+
+
+def _limit() -> int:
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if most == resource.RLIM_INFINITY else most
+
+
+def _open_now() -> int:
+    try:
+        # The listing's own descriptor is among them.
+        return len(os.listdir("/dev/fd")) - 1
+    except OSError as error:
+        raise _too_few(_limit()) from error
+
+
+ACCOUNT = Account(_limit, _open_now)
+"""Of this process."""
+os.register_at_fork(after_in_child=ACCOUNT.forget)

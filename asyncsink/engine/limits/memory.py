@@ -1,0 +1,210 @@
+"""One byte budget over all files and parts: what bounds the memory of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
+
+import anyio
+
+
+class ByteBudget:
+    """Bytes of file content that may be held at once, handed out first come, first served.
+
+    A request larger than the whole budget is granted when nothing else is held, so it cannot wait for ever; callers
+    keep single bodies below the budget where they can.
+    """
+
+    def __init__(self, total_bytes: int) -> None:
+        self.total_bytes = total_bytes
+        self.held_bytes = 0
+        self._waiting: deque[tuple[int, anyio.Event]] = deque()
+
+    def __repr__(self) -> str:
+        mib = 1 << 20
+        held, total = round(self.held_bytes / mib), round(self.total_bytes / mib)
+        return f"<ByteBudget {held} MiB of {total} MiB, {len(self._waiting)} waiting>"
+
+    @asynccontextmanager
+    async def reserve(self, count_bytes: int) -> AsyncIterator[None]:
+        """Hold `count_bytes` for the duration of the block. Cancelled while waiting, it holds nothing."""
+        await self._acquire(count_bytes)
+        try:
+            yield
+        finally:
+            self.held_bytes -= count_bytes
+            self._wake()
+
+    def _fits(self, count_bytes: int) -> bool:
+        return self.held_bytes == 0 or self.held_bytes + count_bytes <= self.total_bytes
+
+    async def _acquire(self, count_bytes: int) -> None:
+        if not self._waiting and self._fits(count_bytes):
+            self.held_bytes += count_bytes
+            return
+        granted = anyio.Event()
+        completion = (count_bytes, granted)
+        self._waiting.append(completion)
+        try:
+            await granted.wait()
+        except BaseException:
+            if granted.is_set():
+                # Granted and cancelled in the same turn of the loop: what was granted goes back.
+                self.held_bytes -= count_bytes
+            else:
+                self._waiting.remove(completion)
+            self._wake()
+            raise
+
+    def _wake(self) -> None:
+        while self._waiting and self._fits(self._waiting[0][0]):
+            count_bytes, granted = self._waiting.popleft()
+            self.held_bytes += count_bytes
+            granted.set()
+
+
+# -- Reused memory for large bodies ------------------------------------------------------------------------------------
+# A fresh 8 MiB body for every part would fault in every page again, and allocators keep such blocks in per-thread
+# arenas, so that a run's memory grows to about twice its budget. Buffers that go round do neither.
+
+SMALL_BYTES = 1024 * 1024
+"""Bodies up to this size are allocated as they come: reusing a whole buffer for them would waste the budget."""
+
+
+class BufferPool:
+    """Buffers of one size. The number in use is bounded by the byte budget, not here. For one thread: the loop's."""
+
+    def __init__(self, size_bytes: int, *, idle_max: int = 1, elsewhere: Callable[[], int] = lambda: 0) -> None:
+        """Buffers of `size_bytes`.
+
+        Args:
+            size_bytes: of each.
+            idle_max: at most so many are kept while nobody uses them.
+            elsewhere: how many buffers of the same budget others keep now; so many fewer are kept here.
+        """
+        self.size_bytes = size_bytes
+        self.idle_max = idle_max
+        self._elsewhere = elsewhere
+        self._lent = 0
+        self._free: list[mmap.mmap] = []
+
+    def __repr__(self) -> str:
+        return f"<BufferPool of {self.size_bytes} bytes, {len(self._free)} free>"
+
+    def cost(self, length: int) -> int:
+        """What lending `length` bytes takes from the byte budget."""
+        return length if length <= SMALL_BYTES else max(length, self.size_bytes)
+
+    @contextmanager
+    def lend(self, length: int) -> Iterator[memoryview]:
+        """A writable view of `length` bytes, for the duration of the block; its content is arbitrary."""
+        if length <= SMALL_BYTES or length > self.size_bytes:
+            with memoryview(bytearray(length)) as view:
+                yield view
+            return
+        # Mapped, not allocated: what is dropped goes back to the system at once, and leaves no hole in a heap.
+        buffer = self._free.pop() if self._free else mmap.mmap(-1, self.size_bytes)
+        self._lent += 1
+        try:
+            yield memoryview(buffer)[:length]
+        finally:
+            self._lent -= 1
+            self._free.append(buffer)
+            self.trim()
+
+    def trim(self) -> None:
+        """Give back what is not to be kept beside what is lent, and what others keep by now."""
+        kept = max(0, self.idle_max - self._elsewhere() - self._lent)
+        # Those that were in use last stay: they are in the processor's caches, if any are.
+        del self._free[: max(0, len(self._free) - kept)]
+
+
+# -- Short blocking work in reader threads, without two threads fighting over the interpreter's lock -------------------
+# A thread that reads small files gives the interpreter's lock away at every system call; while the event loop is busy
+# it has to wait for it each time, and two context switches per call cost more than the calls do. Work that the page
+# cache answers is over in about a millisecond, so the loop waits for it in place, for `IN_PLACE_SECONDS` at most: no
+# longer than the same bytes would have kept it busy. Work that takes longer goes on beside the loop; where it was a
+# disk or a network file system that took long, nothing is waited for in place for a while, and several threads read at
+# once.
+
+T = TypeVar("T")
+
+IN_PLACE_SECONDS = 0.002
+"""So long, at most, the event loop waits in place for one piece of work."""
+QUIET_SECONDS = 0.05
+"""So long, at most, a trial waits until nothing else runs."""
+BESIDE_MIN, BESIDE_MAX = 4, 256
+"""After work that was not over by then, so many pieces are not waited for in place: twice as many each time."""
+
+
+class ReaderPool:
+    """Reader threads of one run, for one event loop. Close it when nothing runs any more."""
+
+    def __init__(self, threads: int) -> None:
+        """At most `threads` pieces of work run at once; threads are started when they are needed."""
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="asyncsink-reader")
+        self._running = 0
+        self._quiet = anyio.Event()
+        self._beside = 0
+        self._beside_next = BESIDE_MIN
+
+    def __repr__(self) -> str:
+        return f"<Hops {'beside the loop' if self._beside else 'in place'}>"
+
+    async def run(self, work: Callable[[], T], *, stop: Callable[[], None] | None = None) -> T:
+        """What `work()` returns or raises.
+
+        Cancelled, it calls `stop`, which may make the work shorter, and waits until it is over; work that did not
+        begin never does.
+        """
+        if not self._beside and self._running:
+            # A trial tells something about the disk only where nobody else is in the way. One that hangs is not waited
+            # for.
+            with anyio.move_on_after(QUIET_SECONDS):
+                await self._quiet.wait()
+        if self._beside or self._running:
+            self._beside = max(0, self._beside - 1)
+            return await self._wait(self._executor.submit(work), stop)
+        future = self._executor.submit(work)
+        if _over(future):
+            self._beside_next = BESIDE_MIN
+            return future.result()
+        self._beside, self._beside_next = self._beside_next, min(2 * self._beside_next, BESIDE_MAX)
+        return await self._wait(future, stop)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._executor.shutdown(wait=False)
+
+    async def _wait(self, future: Future[T], stop: Callable[[], None] | None) -> T:
+        self._running += 1
+        over = asyncio.wrap_future(future)
+        try:
+            await asyncio.wait([over])
+            return future.result()
+        except asyncio.CancelledError:
+            if not future.cancel():
+                if stop is not None:
+                    stop()
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait([over])
+            raise
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._quiet.set()
+                self._quiet = anyio.Event()
+
+
+def _over(future: Future[T]) -> bool:
+    """Wait in place for the work; whether it is over."""
+    try:
+        future.exception(IN_PLACE_SECONDS)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,164 @@
+"""Looks at the pacer at a steady beat and moves its limit as the policy says."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+
+import anyio
+from anyio import CapacityLimiter
+
+from asyncsink.engine.limits.concurrency import Sample, State, next_state
+from asyncsink.model import Event, LimitChanged
+from asyncsink.options.settings import Limits
+from asyncsink.s3.pacing import Pacer
+
+BEAT_SECONDS = 0.025
+"""A run of a few seconds has time for many steps only where a round trip is seen soon after it has ended."""
+IDLE_AFTER_SECONDS = 1.0
+IDLE_BEAT_SECONDS = 0.25
+"""The beat of a service that publishes nothing at the moment: it should not wake a processor 40 times a second."""
+
+
+class ConcurrencyController:
+    """Adaptive concurrency: mechanism around the pure policy in concurrency.py."""
+
+    def __init__(
+        self,
+        pacer: Pacer,
+        limits: Limits,
+        emit: Callable[[Event], Awaitable[None]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self._pacer = pacer
+        self._limit_max = limits.concurrency_max
+        self._emit = emit
+        self._clock = clock
+        self._sleep = sleep
+        self._state = State(limit=pacer.limit)
+        self._idle_seconds = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Tuner limit {self._state.limit} of {self._limit_max}: {self._state.reason}>"
+
+    async def run(self) -> None:
+        """Tune until cancelled."""
+        before = self._clock()
+        while True:
+            await self._sleep(BEAT_SECONDS if self._idle_seconds < IDLE_AFTER_SECONDS else IDLE_BEAT_SECONDS)
+            now = self._clock()
+            await self.step(now - before)
+            before = now
+
+    async def step(self, seconds: float) -> None:
+        """One look, `seconds` after the last."""
+        window = self._pacer.take_window()
+        idle = not window.requests and not self._pacer.in_flight
+        self._idle_seconds = self._idle_seconds + seconds if idle else 0.0
+        sample = Sample(
+            seconds=seconds,
+            requests=window.requests,
+            bytes=window.bytes,
+            throttled=window.throttled,
+            errors=window.errors,
+            saturated=window.saturated,
+            idle=idle,
+        )
+        most = self._pacer.most
+        limit_max = self._limit_max if most is None else min(self._limit_max, most)
+        state = next_state(self._state, sample, limit_min=1, limit_max=limit_max)
+        before, self._state = self._state, state
+        if state.limit != before.limit:
+            self._pacer.limit = state.limit
+            await self._emit(LimitChanged(before.limit, state.limit, state.reason))
+
+
+# -- How many parts and whole files are in lane threads at once: few where the processor is the limit, more where the
+# network is.
+#
+# On a fast network a handful of threads keeps every core busy, and more of them only push each other's buffers out of
+# the caches. Over a distant one each connection has its own limit, and only more of them bring more.
+
+SLOTS_PER_CORE = 2
+"""To begin with: one body is being sent while another is read."""
+SLOTS_START_MIN = 4
+WINDOW_SECONDS = 0.25
+"""Over which the processor's share is taken: the tuner's beat is too short for that."""
+CPU_SHARE_MAX = 0.25
+"""Of all cores. A process that uses more is held back by them, or by a server that it shares them with."""
+
+
+class SenderConcurrency:
+    """A token for each body that may be in a lane thread, over all files of a run. The pacer bounds them besides.
+
+    Args:
+        clock: seconds.
+        cpu_clock: seconds of processor time that this process has used.
+        cores: that it may use; None asks the system.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.process_time,
+        cores: int | None = None,
+    ) -> None:
+        self._clock = clock
+        self._cpu_clock = cpu_clock
+        self._cores = cores or _usable_cores()
+        self._limiter: CapacityLimiter | None = None
+        self._slots_min = self._slots_max = max(SLOTS_START_MIN, SLOTS_PER_CORE * self._cores)
+        self._state = State(limit=self._slots_max)
+        self._begin_window()
+
+    def __repr__(self) -> str:
+        return f"<SenderSlots {self._state.limit} of {self._slots_max}: {self._state.reason}>"
+
+    @property
+    def count(self) -> int:
+        """How many bodies, and buffers, there may be in lane threads now; 0 where nothing ever was."""
+        return 0 if self._limiter is None else self._state.limit
+
+    def open(self, slots_max: int) -> CapacityLimiter:
+        """The tokens; `slots_max` (at least 1) is how many there may be at most."""
+        if self._limiter is None:
+            self._slots_min, self._slots_max = min(self._slots_min, slots_max), slots_max
+            self._state = State(limit=self._slots_min)
+            self._limiter = CapacityLimiter(self._state.limit)
+            self._begin_window()
+        return self._limiter
+
+    def sent(self, length: int) -> None:
+        """Note that a body of `length` bytes was sent; called by a holder of a token."""
+        limiter = self._limiter
+        assert limiter is not None, "a token is held"
+        self._bytes += length
+        self._requests += 1
+        if limiter.available_tokens <= 0:
+            self._saturated = True
+        seconds = self._clock() - self._began
+        if seconds < WINDOW_SECONDS:
+            return
+        cpu_share = (self._cpu_clock() - self._cpu_began) / (seconds * self._cores)
+        more_could_help = self._saturated and cpu_share < CPU_SHARE_MAX
+        # What throttles and fails is the pacer's business: its tokens bound these.
+        sample = Sample(seconds, self._requests, self._bytes, 0, 0, more_could_help)
+        self._state = next_state(self._state, sample, limit_min=self._slots_min, limit_max=self._slots_max)
+        limiter.total_tokens = self._state.limit
+        self._begin_window()
+
+    def _begin_window(self) -> None:
+        self._began = self._clock()
+        self._cpu_began = self._cpu_clock()
+        self._bytes = self._requests = 0
+        self._saturated = False
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

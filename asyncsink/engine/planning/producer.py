@@ -1,0 +1,191 @@
+"""The producer: walks and routes in a thread, batch by batch, and puts every transfer on the queue.
+
+A surveyed run (see survey.py) knows the last source of every key, and submits each key once; a stream cannot be
+surveyed, so there the second source that asks for a key is a Failure when it comes, and one that may have it takes
+turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TypeVar, cast
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.engine.limits.memory import SMALL_BYTES, ReaderPool
+from asyncsink.engine.planning.key_ledger import KeyLedger
+from asyncsink.engine.planning.survey import BATCH, Discovery, taken
+from asyncsink.engine.queue_entries import Batch, Entry, Found, Skipped, Submit, Work
+from asyncsink.engine.recording.recorder import KeyTurns
+from asyncsink.engine.recording.run_journal import Kept, RunJournal
+from asyncsink.engine.transfer.outcomes import REPEATED, SUPERSEDED
+from asyncsink.model import Skip, SourceProblem, Transfer
+from asyncsink.routing.keys import collision_error
+
+T = TypeVar("T")
+
+
+async def feed_discovery(
+    discovery: Discovery,
+    submit: Submit,
+    *,
+    kept: Kept | None,
+    surveyed: bool,
+    ledger: KeyLedger | None,
+    objects_total: int | None,
+    batch_size: Callable[[int | None], int],
+    readers: ReaderPool,
+    limiter: CapacityLimiter,
+    key_turns: KeyTurns,
+    journal: RunJournal | None = None,
+) -> None:
+    """Submit everything that `discovery` yields.
+
+    Args:
+        kept: everything that the survey found; None walks the source.
+        ledger: None where keys cannot meet.
+        objects_total: how many there are, or None.
+        batch_size: says of how many are left how many small files one worker is to take at a time.
+        turns: of the run; a stream takes them.
+        journal: of the run, or None.
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+    found: Iterator[Found] = iter(discovery if kept is None else kept)
+    if ledger is not None:
+        found = _last_only(found, ledger) if surveyed else first_only(found, ledger)
+    # A stream's next line may be hours away: what has come must not wait for it.
+    size = BATCH if discovery.source.replayable else 1
+    take = partial(taken, found, size)
+    if surveyed and journal is not None and journal.blank:
+        # Every key comes once, and it had nothing of any.
+        journal = None
+    if journal is not None and discovery.source.replayable:
+        take = partial(_taken_with, journal, found, size)
+    # What is in memory is not worth a call to a thread; asking the ledger or the journal, which are on disk, is.
+    in_memory = kept is not None and kept.in_memory and ledger is None and journal is None
+    while True:
+        if in_memory:
+            batch = take()
+        elif discovery.source.replayable:
+            batch = await readers.run(take, stop=None if journal is None else journal.stop_asking)
+        else:
+            # It may wait for hours, and tells nothing about how fast files are read.
+            batch = await anyio.to_thread.run_sync(take, limiter=limiter)
+            batch = [await _in_turn(item, key_turns, journal, limiter) for item in batch]
+        if not batch:
+            return
+        for work in _entries(batch, batch_size(objects_total)):
+            await submit(work)
+        if objects_total is not None:
+            objects_total -= len(batch)
+
+
+def _taken_with(journal: RunJournal, found: Iterator[Found], size: int) -> list[Found]:
+    """As `taken`, with what the journal knows. Blocks."""
+    return journal.attach(taken(found, size))
+
+
+async def _in_turn(found: Found, key_turns: KeyTurns, journal: RunJournal | None, limiter: CapacityLimiter) -> Found:
+    """The same when its key is free, with what the journal knows then."""
+    if not isinstance(found, Transfer):
+        return found
+    await key_turns.take(found.key)
+    if journal is None:
+        return found
+    (known,) = await anyio.to_thread.run_sync(journal.attach, [found], limiter=limiter)
+    if not isinstance(known, Transfer):
+        key_turns.end((found.key,))
+    return known
+
+
+def _is_small(transfer: Transfer) -> bool:
+    """Whether it may be one of a batch, which does not deal with an upload that an earlier run left open."""
+    known = transfer.known
+    return transfer.source.size_bytes <= SMALL_BYTES and (known is None or known.upload is None)
+
+
+def grouped(items: Iterable[T], found: Callable[[T], Found], batch_max: int) -> Iterator[list[T] | T]:
+    """Small files come in lists; everything else stays by itself, and comes after them, so that small files do not wait
+    for a large one between them.
+
+    Args:
+        items: anything but lists.
+        found: what an item stands for.
+        batch_max: most small files in a list.
+    """
+    together: list[T] = []
+    others: list[T] = []
+    size_bytes = 0
+    for item in items:
+        transfer = found(item)
+        if not isinstance(transfer, Transfer) or not _is_small(transfer):
+            others.append(item)
+            continue
+        together.append(item)
+        size_bytes += transfer.source.size_bytes
+        if len(together) >= batch_max or size_bytes >= SMALL_BYTES:
+            yield together
+            together, size_bytes = [], 0
+    if together:
+        yield together
+    yield from others
+
+
+def _entries(found: list[Found], batch_max: int) -> Iterator[Entry]:
+    """Small files become batches, and so does what is skipped."""
+    skips = [item for item in found if isinstance(item, Skip)]
+    if skips:
+        yield Skipped(skips)
+        found = [item for item in found if not isinstance(item, Skip)]
+    for piece in grouped(found, _itself, batch_max):
+        yield Batch(cast("list[Transfer]", piece)) if isinstance(piece, list) else Work(piece)
+
+
+def _itself(found: Found) -> Found:
+    return found
+
+
+def _last_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
+    """Leave out the sources whose key a later source takes (on_collision="last", rule 16), and repetitions."""
+    ordinal = 0
+    for item in found:
+        if not isinstance(item, Transfer):
+            yield item
+            continue
+        last = ledger.last(item.key)
+        if last is not None and last[1] > ordinal and last[0] != item.source.path:
+            yield _left_out(item, SUPERSEDED)
+        elif ledger.repeated and ledger.given_before(item.key):
+            yield _left_out(item, REPEATED)
+        else:
+            yield item
+        ordinal += 1
+
+
+def first_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
+    """Replace transfers whose key another source has already by KeyCollision problems. Blocks."""
+    for item in found:
+        yield _claim_first(item, ledger) if isinstance(item, Transfer) else item
+
+
+def _claim_first(transfer: Transfer, ledger: KeyLedger) -> Transfer | SourceProblem:
+    for key, first, second in ledger.claim([(transfer.key, transfer.source.path, 0)]):
+        error = collision_error(key, first, second)
+        return SourceProblem(second, error, entry=transfer.source.entry, skippable=False)
+    return transfer
+
+
+def _left_out(transfer: Transfer, reason: str) -> Skip:
+    return Skip(
+        source=transfer.source.path,
+        key=transfer.key,
+        url="",
+        size_bytes=transfer.source.size_bytes,
+        reason=reason,
+        already_there=False,
+        entry=transfer.source.entry,
+    )

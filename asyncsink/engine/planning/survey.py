@@ -1,0 +1,357 @@
+"""The look before the first byte is sent: count everything, and refuse what cannot be right.
+
+A source that can be walked twice is walked once for this. It finds missing and unreadable sources, illegal keys and
+collisions while nothing has been sent yet, and learns the totals and the keys' common prefix.
+"""
+
+from __future__ import annotations
+
+import os
+import os.path
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import field
+from functools import partial
+from hashlib import blake2b
+from itertools import islice
+from typing import TypeVar
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.destinations.base import RunForecast
+from asyncsink.engine.planning.key_ledger import AlikeKeys, KeyLedger
+from asyncsink.engine.recording.events import Progress
+from asyncsink.engine.recording.run_journal import Kept
+from asyncsink.engine.transfer.destination_state import too_large_for_memory, unreadable
+from asyncsink.engine.transfer.outcomes import forbids_run
+from asyncsink.errors import AsyncSinkError, ConfigError, InvalidKey, RoutingError
+from asyncsink.model import SourceFile, SourceProblem, Transfer
+from asyncsink.options.settings import Policies, Settings, Shard
+from asyncsink.paths import real_path
+from asyncsink.report.sentences import count
+from asyncsink.routing.keys import collision_error, show
+from asyncsink.routing.router import Router
+from asyncsink.s3.operations import PARTS_MAX
+from asyncsink.sources.base import Source
+from asyncsink.value import dataclass
+
+# -- From a source to routed transfers: scanning and routing in one blocking iterator, batch by batch in a thread ------
+
+T = TypeVar("T")
+BATCH = 128
+"""Entries per call to a thread: such a call costs tens of microseconds, an entry a few."""
+
+
+class Discovery:
+    """Everything a source has, routed. Iterating blocks; each iteration walks the source again.
+
+    Attributes:
+        source, router: what is walked, and what names it.
+        prefix: the destination's prefix inside its bucket, or "".
+        records: absolute paths of the files that the run keeps its records in; they are not published.
+        leaves_out_unreadable: files that may not be read are problems; else the survey refuses them.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        router: Router,
+        prefix: str,
+        *,
+        records: tuple[str, ...] = (),
+        leaves_out_unreadable: bool = False,
+    ) -> None:
+        self.source = source
+        self.router = router
+        self.prefix = prefix
+        self.records = records
+        self.leaves_out_unreadable = leaves_out_unreadable
+        # Paths can lead to one file in many ways; only those with its name are worth a closer look.
+        self._record_names = tuple(f"/{os.path.basename(path)}" for path in records)
+
+    def of(self, source: Source) -> Discovery:
+        """The same of another source."""
+        return Discovery(
+            source, self.router, self.prefix, records=self.records, leaves_out_unreadable=self.leaves_out_unreadable
+        )
+
+    @property
+    def may_collide(self) -> bool:
+        """False where two files can never be given one key."""
+        return not (self.source.injective and self.router.plain)
+
+    @property
+    def known_prefix(self) -> str:
+        """What every key begins with, as far as it is known before the walk."""
+        inside = self.router.folder if self.router.plain else ""
+        return f"{self.prefix}/{inside}" if self.prefix else inside
+
+    def route(self, file: SourceFile) -> Transfer | SourceProblem:
+        """The transfer of one file, or why it can have none."""
+        if self._record_names and file.path.endswith(self._record_names) and self._is_record(file.path):
+            error: ConfigError = ConfigError(
+                f"{file.path!r} is where this run keeps its own records, so it is not published; leave it out, or name "
+                "another file for them."
+            )
+            return SourceProblem(file.path, error, entry=file.entry, attribute=file.attribute, skippable=False)
+        try:
+            route = self.router.route(file)
+        except RoutingError as unroutable:
+            return SourceProblem(
+                file.path,
+                unroutable,
+                entry=file.entry,
+                attribute=file.attribute,
+                skippable=False,
+                unreadable=isinstance(unroutable, InvalidKey),
+            )
+        if self.leaves_out_unreadable and (denied := unreadable(file)) is not None:
+            return SourceProblem(
+                file.path, denied, entry=file.entry, attribute=file.attribute, skippable=False, unreadable=True
+            )
+        key = f"{self.prefix}/{route.key}" if self.prefix else route.key
+        return Transfer(file, key, route.local)
+
+    def _is_record(self, path: str) -> bool:
+        real = real_path(path)
+        return any(real == real_path(record) for record in self.records)
+
+    def __iter__(self) -> Iterator[Transfer | SourceProblem]:
+        for found in self.source.scan():
+            yield found if isinstance(found, SourceProblem) else self.route(found)
+
+
+async def batches(items: Iterator[T], *, limiter: CapacityLimiter, size: int = BATCH) -> AsyncIterator[list[T]]:
+    """Lists of up to `size` items of a blocking iterator, each taken in one call to a thread.
+
+    Cancelled, it waits for the call under way and takes no further one.
+    """
+    take = partial(taken, items, size)
+    while batch := await anyio.to_thread.run_sync(take, limiter=limiter):
+        yield batch
+
+
+def taken(items: Iterator[T], size: int) -> list[T]:
+    """The next `size` items, or those that are left. Blocks as the iterator does."""
+    return list(islice(items, size))
+
+
+# -- Pure: which shard of a run a key belongs to, so that several machines can publish one source between them ---------
+# The shard is a function of the key alone: it is the same on every machine, in every run and in every release. All
+# shards together are the whole, and no key is in two of them.
+
+DIGEST_BYTES = 8
+
+
+def check_shard(settings: Settings, *, walks: bool = True) -> None:
+    """Refuse a shard where there is nothing to divide, or where the shards would undo each other's work.
+
+    Args:
+        walks: False where transfers come one by one, from a program.
+
+    Raises:
+        ConfigError: `shard` does not fit the run.
+    """
+    shard = settings.shard
+    if shard.count == 1:
+        return
+    if not walks:
+        raise ConfigError(f"shard={shard} divides a walk, and an AsyncSink walks nothing; submit less, or use export.")
+    if settings.remove_dest_dir:
+        raise ConfigError(
+            f"shard={shard} and remove_dest_dir contradict each other: every shard would remove what the others have "
+            "written; remove the directories yourself before the first one starts."
+        )
+
+
+def shard_of(key: str, count: int) -> int:
+    """The shard of `key`, from 0 to `count - 1`: BLAKE2b (RFC 7693) of its UTF-8, 8 bytes, big-endian, modulo `count`.
+
+    A CRC would be cheaper, but it is linear: names that differ in one digit only may all fall into few shards.
+    """
+    if count == 1:
+        return 0
+    # Names that are no UTF-8 hold surrogates (PEP 383).
+    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+    return int.from_bytes(digest, "big") % count
+
+
+def holds(shard: Shard, found: Transfer | SourceProblem) -> bool:
+    """Whether `found` is the shard's to publish, or to report. What has no key goes by its path."""
+    if shard.count == 1:
+        return True
+    key = found.key if isinstance(found, Transfer) else found.path
+    return shard_of(key, shard.count) == shard.index
+
+
+# -- survey ------------------------------------------------------------------------------------------------------------
+
+LOCAL_CLAIM = "\0local:"
+PROBLEMS_KEPT = 20
+"""Problems that are remembered with their sentences; the rest are only counted."""
+SURVEY_BATCH = 1000
+
+
+@dataclass(slots=True)
+class Survey:
+    """What the walk found.
+
+    Attributes:
+        objects_total: files and reported skips of the run's shard.
+        bytes_total: bytes of all these files.
+        kept: everything that was found and is the run's shard's. The caller closes it.
+        ledger: which source has which key, where keys could meet; else None.
+        left_out: for each reason why something was left out, how often, and the first path.
+        alike: as in Outlook.
+    """
+
+    objects_total: int = 0
+    bytes_total: int = 0
+    kept: Kept = field(default_factory=Kept)
+    ledger: KeyLedger | None = None
+    sample_key: str = ""
+    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+    alike: frozenset[int] = frozenset()
+    _least: str | None = None
+    _greatest: str = ""
+    _problems: list[AsyncSinkError] = field(default_factory=list)
+    _problems_total: int = 0
+    _unreadable_total: int = 0
+
+    @property
+    def forecast(self) -> RunForecast:
+        """What a destination wants to know."""
+        # Character by character: S3 prefixes need not end at a "/".
+        prefix = os.path.commonprefix([self._least or "", self._greatest])  # noqa: RUF071
+        return RunForecast(
+            objects_total=self.objects_total, common_prefix=prefix, sample_key=self.sample_key, alike=self.alike
+        )
+
+    def notices(self, settings: Settings) -> Iterator[str]:
+        """What a person should know of it, besides its problems."""
+        if not self.objects_total:
+            what = "source" if settings.shard.count == 1 else f"shard {settings.shard} of the source"
+            yield f"The {what} holds no files: there is nothing to publish."
+        for reason, (number, first) in self.left_out.items():
+            others = f", and {count(number - 1, 'other')}" if number > 1 else ""
+            yield f"Left out ({reason}): {show(first)}{others}."
+
+    def add(self, found: Transfer | SourceProblem, settings: Settings) -> None:
+        """Check one entry of the walk."""
+        if isinstance(found, SourceProblem):
+            if forbids_run(found, settings.policies):
+                self.refuse(found.error, unreadable=found.unreadable)
+            elif found.reason:
+                number, first = self.left_out.get(found.reason, (0, found.path))
+                self.left_out[found.reason] = number + 1, first
+            return
+        size = found.source.size_bytes
+        if size > settings.limits.memory_bytes * PARTS_MAX:
+            self.refuse(too_large_for_memory(found.source, settings.limits.memory_bytes))
+        key = found.key
+        if self._least is None:
+            self._least = self._greatest = self.sample_key = key
+        elif key < self._least:
+            self._least = key
+        elif key > self._greatest:
+            self._greatest = key
+
+    def count(self, own: Sequence[Transfer | SourceProblem]) -> None:
+        """Count entries of the walk that are the run's shard's."""
+        self.objects_total += len(own)
+        self.bytes_total += sum(found.source.size_bytes for found in own if isinstance(found, Transfer))
+
+    def close(self) -> None:
+        """Release what is on disk."""
+        self.kept.close()
+        if self.ledger is not None:
+            self.ledger.close()
+
+    def refuse(self, error: AsyncSinkError, *, unreadable: bool = False) -> None:
+        """Remember a problem that forbids the run; `unreadable` as in SourceProblem."""
+        self._problems_total += 1
+        self._unreadable_total += unreadable
+        if len(self._problems) < PROBLEMS_KEPT:
+            self._problems.append(error)
+
+    def raise_problems(self) -> None:
+        """Raise the first problem; its `problems` holds it and the others that were kept."""
+        if not self._problems:
+            return
+        first = self._problems[0]
+        if self._unreadable_total == self._problems_total:
+            first.args = (f"{first} With on_unreadable='skip' it is reported, and the rest is sent.",)
+        if self._problems_total > 1:
+            others = self._problems_total - 1
+            first.args = (
+                f"{first} ({others:,} more {'problem' if others == 1 else 'problems'} found; nothing was sent)",
+            )
+        first.problems = tuple(self._problems)
+        raise first
+
+
+async def take_survey(
+    discovery: Discovery, settings: Settings, *, limiter: CapacityLimiter, progress: Progress
+) -> Survey:
+    """Walk the source once, sending nothing; `progress.objects_found` grows meanwhile.
+
+    Raises:
+        ConfigError, SourceError: something cannot be published and no policy says to skip it.
+    """
+    survey, spellings = Survey(), AlikeKeys()
+    for attribute in {entry.attribute: None for entry in discovery.source.entries or () if entry.attribute}:
+        # Before the walk: a wrong name is the first thing to know, also where its sources are missing.
+        discovery.router.check_attribute(attribute)
+    if discovery.may_collide:
+        survey.ledger = KeyLedger()
+    try:
+        ordinal = 0
+        async for batch in batches(iter(discovery), limiter=limiter, size=SURVEY_BATCH):
+            for found in batch:
+                survey.add(found, settings)
+            own = batch if settings.shard.count == 1 else [found for found in batch if holds(settings.shard, found)]
+            survey.count(own)
+            progress.objects_found += len(batch)
+            keep = partial(survey.kept.add, own)
+            examine = partial(_examine, batch, keep, spellings, not discovery.leaves_out_unreadable)
+            for problem in await anyio.to_thread.run_sync(examine, limiter=limiter):
+                survey.refuse(problem, unreadable=True)
+            if survey.ledger is not None:
+                claim = partial(_claim, survey, batch, ordinal, settings.policies)
+                ordinal = await anyio.to_thread.run_sync(claim, limiter=limiter)
+        survey.raise_problems()
+        survey.alike = frozenset(spellings.found)
+    except BaseException:
+        survey.close()
+        raise
+    finally:
+        spellings.close()
+    return survey
+
+
+def _examine(
+    batch: list[Transfer | SourceProblem], keep: Callable[[], None], spellings: AlikeKeys, check_readable: bool
+) -> list[AsyncSinkError]:
+    """What blocks, in one call: keep the batch's own entries, and look at all; the errors of files that may not be
+    read."""
+    keep()
+    transfers = [found for found in batch if isinstance(found, Transfer)]
+    spellings.add(transfer.key for transfer in transfers)
+    found = (unreadable(transfer.source) for transfer in transfers) if check_readable else ()
+    return [error for error in found if error is not None]
+
+
+def _claim(survey: Survey, batch: list[Transfer | SourceProblem], ordinal: int, policies: Policies) -> int:
+    assert survey.ledger is not None
+    claims = []
+    for found in batch:
+        if isinstance(found, Transfer):
+            claims.append((found.key, found.source.path, ordinal))
+            if not found.key.endswith(found.local):
+                # Full-scope substitutions may give two objects one local copy. No key holds a control character.
+                claims.append((f"{LOCAL_CLAIM}{found.local}", found.source.path, ordinal))
+            ordinal += 1
+    for key, first, second in survey.ledger.claim(claims):
+        if policies.on_collision == "error":
+            survey.refuse(collision_error(key.removeprefix(LOCAL_CLAIM), first, second))
+    return ordinal

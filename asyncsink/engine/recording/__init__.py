@@ -1,0 +1,1 @@
+"""What a run leaves: outcomes recorded before they are reported, the journal, events and progress."""

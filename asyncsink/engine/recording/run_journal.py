@@ -1,0 +1,414 @@
+"""The journal in a run: what it knows goes into the transfers, and what they became goes into it before it is told.
+
+    producer ──attach──► Transfer.known, or a Skip there and then      (reader thread, batch by batch)
+    writers  ──step────► the uploads that are open                     (destinations.base.UploadLog)
+    recorder ──record──► what is published                             (before manifest, log and callers)
+
+One key has one row in the journal: no two transfers of a key are under way at once (see turns.py).
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import IO, Any, Final, Literal
+
+import anyio
+import anyio.to_thread
+
+from asyncsink import errors
+from asyncsink.destinations.local.destination import LocalDestination
+from asyncsink.engine.recording.recorder import Passed, Record
+from asyncsink.errors import DestinationFull, JournalError
+from asyncsink.integrity.sameness import UNCHANGED_REASON
+from asyncsink.journal.base import Journal, PublishedRow, decoded, published_row
+from asyncsink.journal.opening import remove_database
+from asyncsink.model import (
+    Failure,
+    JournalEntry,
+    Receipt,
+    Skip,
+    SourceFile,
+    SourceProblem,
+    Transfer,
+    UploadCompleting,
+    UploadCreating,
+    UploadGone,
+    UploadStep,
+)
+from asyncsink.options.settings import Overwrite
+from asyncsink.temporary import file_fault
+
+Found = Transfer | SourceProblem | Skip
+COUNT_BATCH = 1000
+
+
+class RunJournal:
+    """A journal as one run uses it; satisfies `UploadLog`.
+
+    Args:
+        journal: open.
+        overwrite: the policy; with "journal" a known file is skipped without asking the server.
+        bucket: for the URLs of what is skipped.
+        dry_run: nothing is changed.
+        notice: called, on the event loop, when a journal that nobody asked for cannot be used any more, and the run
+            goes on without it; None where the run was to have one, which stops it then.
+
+    Attributes:
+        copy: the local copy of the run, or None; set before the first transfer.
+        contradicts: whether what the destination has listed proves that a key has another object than that with this
+            ETag; set before the first transfer, and called in reader threads.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        overwrite: Overwrite,
+        bucket: str,
+        dry_run: bool = False,
+        notice: Callable[[str], None] | None = None,
+    ) -> None:
+        self._journal = journal
+        self._notice = notice
+        self._stopping = False
+        self._given_up = ""
+        self._trusted = overwrite == "journal"
+        self._compared = overwrite in ("journal", "checksum")
+        self._replaced = overwrite == "always"
+        self._bucket = bucket
+        self._dry_run = dry_run
+        self.copy: LocalDestination | None = None
+        self.contradicts: Callable[[str, str], bool] | None = None
+        self._uploads: dict[str, Literal["open", "completing"]] = {}
+        self._counted: dict[int, JournalEntry | None] = {}
+
+    def __repr__(self) -> str:
+        return f"<RunJournal {self._journal.path!r}, {len(self._uploads)} uploads under way>"
+
+    @property
+    def blank(self) -> bool:
+        """See `Journal.blank`: a key that comes once only is unknown to it."""
+        return self._journal.blank
+
+    def lost(self) -> str:
+        """A sentence where the next run will not find what this one has written down, or "". Blocking."""
+        if self._given_up or self._journal.in_place():
+            return self._given_up
+        return (
+            f"The journal {self._journal.path!r} was removed or replaced while the run went on; the next run compares "
+            "everything with the server."
+        )
+
+    def stop_asking(self) -> None:
+        """The run is being cancelled: `attach` waits no more, and raises."""
+        self._stopping = True
+        self._journal.stop_asking()
+
+    async def aclose(self, seconds: float | None) -> None:
+        """As `Journal.aclose`. What was given up is removed: it does not know what this run has done since.
+
+        Raises:
+            JournalError, DestinationFull: a fault that nobody was told of; none of a journal that was given up.
+        """
+        try:
+            await self._journal.aclose(seconds)
+        except (JournalError, DestinationFull):
+            if not self._given_up:
+                raise
+        if self._given_up:
+            await anyio.to_thread.run_sync(remove_database, self._journal.path)
+
+    def _go_on(self, error: JournalError | DestinationFull) -> None:
+        """Give the journal up; `error` is raised where the run was to have it, or is being stopped anyway."""
+        if self._notice is None or self._stopping:
+            raise error
+        if not self._given_up:
+            self._given_up = (
+                f"This run goes on without its journal, which is removed: {error} The next run compares everything "
+                "with the server; a run that is killed leaves its open uploads behind."
+            )
+
+    def _tell(self) -> None:
+        if self._given_up and self._notice is not None:
+            self._notice(self._given_up)  # a notice that was given is not repeated
+
+    def attach(self, found: Sequence[Found]) -> list[Found]:
+        """The same, with what the journal knows; what is published already becomes a Skip. Blocks.
+
+        What it says of keys that this run may give other content is forgotten, in one commit, before any of them is
+        written to: a run that is killed, or hears no answer, cannot say what they hold.
+
+        Raises:
+            JournalError: it cannot be read or written, and the run was to have it, or is being stopped.
+        """
+        if not self._given_up:
+            try:
+                return self._attached(found)
+            except (JournalError, DestinationFull) as error:
+                self._go_on(error)
+        return list(found)
+
+    def _attached(self, found: Sequence[Found]) -> list[Found]:
+        known = iter(self._known([each for each in found if isinstance(each, Transfer)]))
+        attached: list[Found] = []
+        overwritten: list[str] = []
+        for each in found:
+            entry = next(known) if isinstance(each, Transfer) else None
+            if entry is None or not isinstance(each, Transfer):
+                attached.append(each)
+                continue
+            if self._trusted and entry.published and self.contradicts and self.contradicts(each.key, entry.etag):
+                # It costs no request to see that somebody has removed or replaced it.
+                entry = JournalEntry(upload=entry.upload, stale=True)
+            if entry.stale or (entry.published and self._replaced):
+                overwritten.append(each.key)
+            attached.append(self._with(each, entry))
+        if overwritten and not self._dry_run:
+            self._journal.forget(overwritten)
+        return attached
+
+    def _known(self, transfers: Sequence[Transfer]) -> Sequence[JournalEntry | None]:
+        """What the journal knows of them. The answers that `count_unknown` got are used, so that no key is looked up
+        twice."""
+        if not self._counted:
+            return self._journal.known(transfers) if transfers else ()
+        unasked = [each for each in transfers if id(each) not in self._counted]
+        told = iter(self._journal.known(unasked) if unasked else ())
+        return [self._counted.pop(id(each)) if id(each) in self._counted else next(told) for each in transfers]
+
+    def _with(self, transfer: Transfer, known: JournalEntry) -> Transfer | Skip:
+        if known.upload is not None:
+            self._uploads[transfer.key] = "completing" if known.upload.completing else "open"
+        if self._trusted and known.published and known.upload is None and self._is_copied(transfer):
+            # By position, which takes half as long: most files of most runs end here.
+            return Skip(
+                transfer.source.path,
+                transfer.key,
+                f"s3://{self._bucket}/{transfer.key}",
+                transfer.source.size_bytes,
+                UNCHANGED_REASON,
+                True,  # already there
+                known.checksum,
+                known.etag,
+                "" if self.copy is None else self.copy.url(transfer),
+                transfer.source.entry,
+                known.version_id,
+            )
+        return Transfer(transfer.source, transfer.key, transfer.local, known)
+
+    def _is_copied(self, transfer: Transfer) -> bool:
+        return self.copy is None or self.copy.has_now(transfer)
+
+    def count_unknown(self, found: Iterable[Transfer | SourceProblem], objects_total: int) -> int:
+        """How many of the `objects_total` entries of a walk the journal does not have as published. Blocks.
+
+        What it is told is kept for `attach`; the entries have to be alive until then. Where the journal knows nothing
+        of a whole batch, the rest counts as unknown too: a first run is not asked about twice.
+        """
+        try:
+            return self._unknown_among(found, objects_total)
+        except (JournalError, DestinationFull) as error:
+            self._go_on(error)
+            return objects_total
+
+    def _unknown_among(self, found: Iterable[Transfer | SourceProblem], objects_total: int) -> int:
+        published, rest = 0, iter(found)
+        while batch := list(islice(rest, COUNT_BATCH)):
+            transfers = [each for each in batch if isinstance(each, Transfer)]
+            known = self._journal.known(transfers)
+            self._counted.update(zip(map(id, transfers), known, strict=True))
+            here = sum(each is not None and each.published for each in known)
+            if not here:
+                break
+            published += here
+        return objects_total - published
+
+    async def record(self, ended: Sequence[Record], passed: Sequence[Passed] = (), /) -> None:
+        """Write down what was published; on return it survives a kill -9 of this process.
+
+        Raises:
+            JournalError, DestinationFull: it is not written, and the run was to have it: the run stops.
+        """
+        if not self._given_up:
+            try:
+                await self._record(ended, passed)
+            except (JournalError, DestinationFull) as error:
+                self._go_on(error)
+        self._tell()
+
+    async def _record(self, ended: Sequence[Record], passed: Sequence[Passed]) -> None:
+        rows: list[PublishedRow] = []
+        unknown: list[str] = []
+        for outcomes, transfer, _ in ended:
+            if transfer is None:
+                continue
+            outcome = outcomes[0]
+            if isinstance(outcome, Receipt) or (isinstance(outcome, Skip) and self._unrecorded(outcome, transfer)):
+                version = outcome.version_id if isinstance(outcome, Receipt) else ""
+                rows.append(published_row(transfer.source, transfer.key, outcome.etag, version, outcome.checksum))
+            elif isinstance(outcome, Failure) and outcome.stage == "upload":
+                unknown.append(transfer.key)
+        for told in passed:
+            rows += told.rows
+        if self._uploads:
+            rows = [row for row in rows if self._ends(decoded(row[0]))]
+        if unknown:
+            # An answer may have been lost, or the server have stored other bytes.
+            await anyio.to_thread.run_sync(self._journal.forget, unknown)
+        if rows:
+            await self._journal.publish(rows)
+        if self._uploads:
+            for row in rows:
+                self._uploads.pop(decoded(row[0]), None)
+
+    def _unrecorded(self, skip: Skip, transfer: Transfer) -> bool:
+        """Whether the file was found to be there with the same content: the next run need not look so closely."""
+        known = transfer.known
+        recorded = known is not None and known.published and known.upload is None
+        return self._compared and skip.already_there and not recorded
+
+    def _ends(self, key: str) -> bool:
+        """Whether what is published under the key is all that there is of it.
+
+        Not where an upload of it could not be ended (that of what is published is completing): the row would end, and
+        with it all that is known of that upload.
+        """
+        return self._uploads.get(key) != "open"
+
+    async def step(self, step: UploadStep) -> None:
+        """As `UploadLog.step`.
+
+        Raises:
+            JournalError: it cannot be written, and the run was to have it: the run stops.
+        """
+        if isinstance(step, UploadCreating):
+            self._uploads[step.key] = "open"
+        elif isinstance(step, UploadCompleting):
+            self._uploads[step.key] = "completing"
+        elif isinstance(step, UploadGone) and self._uploads.pop(step.key, None) is None:
+            return  # what is gone was told already
+        if not self._given_up:
+            try:
+                await self._journal.step(step)
+            except (JournalError, DestinationFull) as error:
+                # For one destination, a DestinationFull would be its own affair.
+                self._go_on(error if isinstance(error, JournalError) else JournalError(str(error)))
+        self._tell()
+
+
+# -- What a survey found, kept for the run that follows: in memory while it is little, else in a temporary file --------
+# A tree is walked once, however large it is, and what is published is what was checked.
+
+IN_MEMORY_MAX: Final = 25_000
+"""Entries that are kept in memory: about 15 MB."""
+
+
+class Kept:
+    """What was found, in its order; iterating blocks, and may be done again. `add` and iterating are for one thread at
+    a time. What comes from the file is equal; a problem's error is of the same class, with the same sentence.
+
+    Attributes:
+        whole: False where the directory for temporary files could not take it: then it is of no use.
+    """
+
+    def __init__(self) -> None:
+        self.whole = True
+        self._recent: list[Transfer | SourceProblem] = []
+        self._file: IO[bytes] | None = None
+        self._pieces: list[int] = []
+
+    def __repr__(self) -> str:
+        return f"<Kept {len(self._recent)} entries in memory, {sum(self._pieces):,} bytes in a file>"
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether iterating reads no file."""
+        return self._file is None
+
+    def add(self, found: Sequence[Transfer | SourceProblem]) -> None:
+        """Keep more. Blocks where there is much already."""
+        if not self.whole:
+            return
+        self._recent += found
+        if len(self._recent) > IN_MEMORY_MAX or self._file is not None:
+            try:
+                self._write_out()
+            except OSError:
+                self.whole = False
+                self.close()
+
+    def __iter__(self) -> Iterator[Transfer | SourceProblem]:
+        """Raises JournalError where the file cannot be read."""
+        start = 0
+        for size in self._pieces:
+            assert self._file is not None
+            try:
+                piece = os.pread(self._file.fileno(), size, start)
+            except OSError as error:
+                raise file_fault("The files that were found", error) from error
+            for row in marshal.loads(piece):  # noqa: S302 - written by this process
+                yield _found(row)
+            start += size
+        yield from self._recent
+
+    def close(self) -> None:
+        """Release the file. Harmless when repeated."""
+        self._recent.clear()
+        self._pieces.clear()
+        if self._file is not None:
+            self._file.close()
+
+    def _write_out(self) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="asyncsink-", buffering=0)  # noqa: SIM115 - see close
+        piece = marshal.dumps([_row(found) for found in self._recent])
+        written = 0
+        while written < len(piece):
+            written += self._file.write(piece[written:])
+        self._pieces.append(len(piece))
+        self._recent.clear()
+
+
+def _row(found: Transfer | SourceProblem) -> tuple[Any, ...]:
+    if isinstance(found, SourceProblem):
+        return (
+            None,
+            type(found.error).__name__,
+            str(found.error),
+            found.path,
+            found.entry,
+            found.attribute,
+            found.skippable,
+            found.skipped,
+            found.unreadable,
+            found.reason,
+        )
+    file = found.source
+    return (
+        found.key,
+        found.local,
+        file.path,
+        file.size_bytes,
+        file.mtime_ns,
+        file.attribute,
+        file.entry,
+        file.root,
+        file.relative,
+        file.key,
+        file.ctime_ns,
+        file.inode,
+        file.real_path,
+        file.readable,
+    )
+
+
+def _found(row: tuple[Any, ...]) -> Transfer | SourceProblem:
+    if row[0] is None:
+        _, kind, message, path, *rest = row
+        return SourceProblem(path, getattr(errors, kind)(message), *rest)
+    key, local, *file = row
+    return Transfer(SourceFile(*file), key, local)

@@ -1,0 +1,303 @@
+"""One transfer's way to one destination: what is there, what was decided, how it ended.
+
+A transfer has one state for each destination (S3, and the local copy if asked for). The states share the bytes that are
+read and nothing else: the failure of one destination never ends another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
+from typing import Any
+
+import anyio
+
+from asyncsink.destinations.base import ByteBody, Destination, Existing, Stored
+from asyncsink.errors import AsyncSinkError, ConfigError, JournalError, SourceChanged, SourceError, SourceUnreadable
+from asyncsink.integrity.checksums import checksum_of
+from asyncsink.integrity.sameness import (
+    UNCHANGED_REASON,
+    CompareWith,
+    Decision,
+    Digests,
+    LookCloser,
+    SamenessDigester,
+    SkipIt,
+    Upload,
+    decide,
+)
+from asyncsink.model import Checksum, ChecksumAlgorithm, JournalEntry, SourceFile, Transfer
+from asyncsink.options.settings import MIB, Policies
+from asyncsink.paths import Folder, on_disk
+from asyncsink.s3.operations import PARTS_MAX
+from asyncsink.sources.reader import OpenSource, look_again, read_at_rest
+from asyncsink.value import dataclass
+
+
+@dataclass(slots=True)
+class DestinationState:
+    """State of one transfer at one destination.
+
+    Attributes:
+        known: what the journal has about the transfer at this destination, or None.
+        decision: None until it was looked at.
+        stored: the destination's proof, once it has one.
+        error: why it has none.
+    """
+
+    destination: Destination
+    known: JournalEntry | None = None
+    existing: Existing | None = None
+    decision: Decision | None = None
+    stored: Stored | None = None
+    error: AsyncSinkError | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether bytes are still to be sent this way."""
+        return self.error is None and self.stored is None and isinstance(self.decision, Upload)
+
+    @property
+    def comparing(self) -> CompareWith | None:
+        """What has to be computed from the file before it can be decided, if anything."""
+        return self.decision if self.error is None and isinstance(self.decision, CompareWith) else None
+
+    @property
+    def same(self) -> bool:
+        """Whether the destination has the file already."""
+        return isinstance(self.decision, SkipIt)
+
+    @property
+    def published_etag(self) -> str:
+        """The ETag that the object had when this very file was published, or ""."""
+        return self.known.etag if self.known is not None and self.known.published else ""
+
+    def outgoing(self, transfer: Transfer) -> Transfer:
+        """The transfer as the destination is given it: with the ETag that the new object cannot have."""
+        known_to_differ = isinstance(self.decision, Upload) and self.decision.differs
+        if not known_to_differ or self.existing is None or not self.existing.etag:
+            return transfer
+        return replace(transfer, replaces=self.existing.etag)
+
+    def by_journal(self, policies: Policies) -> Decision | None:
+        """What the journal alone decides, if anything."""
+        known = self.known
+        if known is None:
+            return None
+        if known.published and policies.overwrite == "journal":
+            return SkipIt(UNCHANGED_REASON)
+        if known.upload is not None and known.upload.completing and known.upload.same_source:
+            # The object may be there, or be about to: only its upload tells, so it is asked first (see resuming).
+            return Upload("its upload was being completed")
+        return None
+
+    def check_size(self, transfer: Transfer) -> None:
+        """A file that this destination cannot hold ends this destination."""
+        try:
+            self.destination.check_size(transfer)
+        except AsyncSinkError as error:
+            self.error = error
+
+    async def look(
+        self,
+        transfer: Transfer,
+        policies: Policies,
+        *,
+        cheap_md5_bytes_max: int,
+        part_sizes: Sequence[int],
+        closely: bool = False,
+    ) -> None:
+        """Decide whether to send; an error while looking ends this destination."""
+        if self.error is not None:
+            return
+        self.decision = self.by_journal(policies)
+        if self.decision is not None:
+            return
+        try:
+            while True:
+                if policies.overwrite != "always":
+                    self.existing = await self.destination.look(transfer, closely=closely)
+                self.decision = decide(
+                    self.existing,
+                    policy=policies.overwrite,
+                    size_bytes=transfer.source.size_bytes,
+                    mtime_ns=transfer.source.mtime_ns,
+                    wanted=policies.algorithm,
+                    cheap_md5_bytes_max=cheap_md5_bytes_max,
+                    part_sizes=part_sizes,
+                    published_etag=self.published_etag,
+                )
+                if not isinstance(self.decision, LookCloser):
+                    return
+                closely = True
+        except AsyncSinkError as error:
+            self.error = error
+
+    async def attempt(self, action: Callable[[], Awaitable[Stored | None]]) -> None:
+        """Run one step of this destination; its error ends this destination only."""
+        try:
+            stored = await action()
+        except JournalError:
+            raise  # no file's affair: the run stops
+        except AsyncSinkError as error:
+            self.error = error
+        else:
+            if stored is not None:
+                self.stored = stored
+
+
+async def each(
+    states: Sequence[DestinationState], step: Callable[[DestinationState], Coroutine[Any, Any, None]]
+) -> None:
+    """Run `step` for every destination, several destinations at the same time."""
+    if len(states) == 1:
+        await step(states[0])
+        return
+    async with anyio.create_task_group() as group:
+        for state in states:
+            group.start_soon(step, state)
+
+
+# -- Reading a source once, in a reader thread: bytes, checksum, and whatever is needed to compare it with what is there
+# Every function here blocks and runs in a worker thread; none outlives its call.
+
+
+class Outgrown(Exception):
+    """The file is no longer what the walk found; `found` is what it is now. Nothing was read, nothing is wrong yet."""
+
+    def __init__(self, found: SourceFile) -> None:
+        super().__init__(found.path)
+        self.found = found
+
+
+def outdated(known: JournalEntry | None) -> JournalEntry | None:
+    """What the journal still has about a transfer whose source is no longer what the walk found: an upload to end."""
+    if known is None or known.upload is None:
+        return None
+    return JournalEntry(upload=replace(known.upload, same_source=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A whole small file: its bytes, the checksum that will be sent, and the digests of each comparison."""
+
+    body: ByteBody
+    checksum: Checksum | None
+    digests: tuple[Digests, ...]
+
+
+def open_as_found(file: SourceFile) -> OpenSource:
+    """Open `file`.
+
+    Raises:
+        SourceError: it cannot be opened.
+        Outgrown: its size, times or inode are not what the walk found, so that what was planned for it may not fit.
+    """
+    try:
+        return OpenSource(file)
+    except SourceChanged:
+        now = look_again(file)
+        raise Outgrown(
+            replace(file, size_bytes=now.st_size, mtime_ns=now.st_mtime_ns, ctime_ns=now.st_ctime_ns, inode=now.st_ino)
+        ) from None
+
+
+def read_whole(
+    file: SourceFile, into: memoryview, algorithm: ChecksumAlgorithm | None, compares: Sequence[CompareWith]
+) -> Reading:
+    """Open, read into `into` (of the file's size), checksum and look again.
+
+    Raises:
+        SourceError: unreadable, or changed while it was read.
+        Outgrown: see `open_as_found`.
+    """
+    with open_as_found(file) as source:
+        body = source.read_all(into)
+        source.check_unchanged()
+    checksum = None if algorithm is None else checksum_of(body, algorithm)
+    return Reading(body, checksum, digest_body(body, compares))
+
+
+NewReading = tuple[bytearray, Checksum | None] | SourceError | None
+
+
+def read_new(files: Sequence[SourceFile], algorithm: ChecksumAlgorithm | None) -> list[NewReading]:
+    """Body and checksum of several small files; the error of one that changed while it was read (or whose handle is
+    stale for good), and None for one that is not simply there as it was found."""
+    with Folder() as folder:
+        bodies = [_at_rest(file, folder) for file in files]
+    return [
+        (body, algorithm and checksum_of(body, algorithm)) if isinstance(body, bytearray) else body for body in bodies
+    ]
+
+
+def _at_rest(file: SourceFile, folder: Folder) -> bytearray | SourceError | None:
+    try:
+        return read_at_rest(file, folder)
+    except SourceError as error:
+        return error
+
+
+def read_small(file: SourceFile, algorithm: ChecksumAlgorithm | None, compares: Sequence[CompareWith]) -> Reading:
+    """As `read_whole`, for a small file, with memory of its own; raises the same."""
+    body = read_at_rest(file)
+    if body is None:
+        return read_whole(file, memoryview(bytearray(file.size_bytes)), algorithm, compares)
+    checksum = None if algorithm is None else checksum_of(body, algorithm)
+    return Reading(body, checksum, digest_body(body, compares))
+
+
+def digest_body(body: ByteBody, compares: Sequence[CompareWith]) -> tuple[Digests, ...]:
+    """The digests that each comparison asks for."""
+    digesters = [SamenessDigester(compare) for compare in compares]
+    for digester in digesters:
+        digester.update(body)
+    return tuple(digester.digests() for digester in digesters)
+
+
+def read_part(
+    source: OpenSource, offset: int, into: memoryview, algorithm: ChecksumAlgorithm | None
+) -> Checksum | None:
+    """Fill `into` with the part at `offset`; returns its checksum."""
+    body = source.read_part(offset, len(into), into)
+    return None if algorithm is None else checksum_of(body, algorithm)
+
+
+def compare_piece(source: OpenSource, offset: int, into: memoryview, digesters: Sequence[SamenessDigester]) -> None:
+    """Feed the piece at `offset`, read into `into`, to the digesters."""
+    piece = source.read_part(offset, len(into), into)
+    for digester in digesters:
+        digester.update(piece)
+
+
+def unreadable(file: SourceFile) -> SourceUnreadable | None:
+    """The error of a file that this process may not read, or None. It is not opened; where its mode says enough, the
+    system is not asked, which on a network file system is a request for each file."""
+    if file.readable:
+        return None
+    path = on_disk(file.path)
+    effective = os.access in os.supports_effective_ids
+    # Twice: it gives no reason, and one may be a handle that a server of NFS forgot.
+    if any(os.access(path, os.R_OK, effective_ids=effective) for _ in range(2)):
+        return None
+    if not os.path.lexists(path):
+        return None
+    return SourceUnreadable(f"{file.path} may not be read by this user; look at its permissions.")
+
+
+def too_large_for_memory(file: SourceFile, memory_bytes: int) -> ConfigError:
+    """The error for a file whose parts, 10,000 at most, are larger than the byte budget."""
+    needed = -(-file.size_bytes // PARTS_MAX)
+    return ConfigError(
+        f"{file.path} has {file.size_bytes:,} bytes; its {PARTS_MAX:,} parts do not fit into memory_bytes="
+        f"{memory_bytes:,}. Give at least {-(-needed // MIB)}MiB."
+    )
+
+
+def still_outgrown(file: SourceFile) -> SourceChanged:
+    """The error for a file whose size moves between every two looks."""
+    return SourceChanged(
+        f"{file.path} changes faster than it can be opened (expected {file.size_bytes:,} bytes); nothing was "
+        "published; export it again when its writer is done."
+    )

@@ -1,0 +1,267 @@
+"""How a transfer ended, put into words: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import field
+from typing import Final
+
+from asyncsink import errors
+from asyncsink.destinations.base import Stored
+from asyncsink.engine.recording.recorder import Passed
+from asyncsink.engine.transfer.destination_state import DestinationState
+from asyncsink.errors import AlreadyThere, AsyncSinkError, ConfigError, SourceError, SourceMissing, TransferError
+from asyncsink.integrity.checksums import checksum_of
+from asyncsink.integrity.sameness import IS_THERE, SkipIt, Upload
+from asyncsink.journal.base import published_row
+from asyncsink.model import Checksum, Failure, FailureStage, Outcome, Planned, Receipt, Skip, SourceProblem, Transfer
+from asyncsink.options.settings import Policies
+from asyncsink.report.outcomes import encoded_receipts, receipt_line
+from asyncsink.s3.operations import FileStored
+from asyncsink.value import dataclass
+
+SUPERSEDED: Final = "a later source has the same key"
+_RETRYABLE = frozenset(
+    name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.RetryableError)
+) | {"Unproved"}
+REPEATED: Final = "the same source came before, under the same key"
+
+
+@dataclass(slots=True)
+class Ending:
+    """What is known of one transfer when its attempts are over.
+
+    Attributes:
+        transfer: as it was last tried.
+        destinations: the destination's, then the local copy's if there is one.
+        checksum: of the bytes that were read, or None.
+        source_error: why nothing could be read, or why what was read is void; ends every destination.
+    """
+
+    transfer: Transfer
+    states: Sequence[DestinationState] = field(default_factory=list)
+    checksum: Checksum | None = None
+    source_error: AsyncSinkError | None = None
+
+    def reset(self, states: Sequence[DestinationState]) -> None:
+        """Forget the last attempt."""
+        self.states = states
+        self.checksum = None
+        self.source_error = None
+
+
+def word_outcomes(ending: Ending, seconds: float, policies: Policies) -> list[Outcome]:
+    """One outcome for the destination, and a Failure beside it where only the local copy failed."""
+    transfer, primary = ending.transfer, ending.states[0]
+    url = primary.destination.url(transfer)
+    if ending.source_error is not None:
+        return [failure(transfer, url, ending.source_error)]
+    outcomes: list[Outcome] = []
+    copied = ""
+    if len(ending.states) > 1:
+        copy = ending.states[1]
+        path = copy.destination.url(transfer)
+        if copy.error is not None:
+            outcomes.append(failure(transfer, path, copy.error, stage="local copy"))
+        elif copy.stored is not None or copy.same:
+            copied = path
+    outcomes.insert(0, _primary_outcome(ending, primary, url=url, copied=copied, seconds=seconds, policies=policies))
+    return outcomes
+
+
+def _primary_outcome(
+    ending: Ending, primary: DestinationState, *, url: str, copied: str, seconds: float, policies: Policies
+) -> Outcome:
+    transfer, file = ending.transfer, ending.transfer.source
+    if primary.error is not None:
+        return not_stored(transfer, url, primary.error, copied)
+    if primary.stored is not None:
+        return receipt(transfer, primary.stored, ending.checksum, seconds, copied)
+    if isinstance(primary.decision, SkipIt):
+        existing, known = primary.existing, primary.known
+        proved = known if known is not None and known.published else None
+        if proved is not None and existing is not None and existing.etag != proved.etag:
+            proved = None  # the object is no longer the one that was published, though its content may be
+        return Skip(
+            source=file.path,
+            key=transfer.key,
+            url=url,
+            size_bytes=existing.size_bytes if existing is not None else file.size_bytes,
+            reason=primary.decision.reason,
+            checksum=proved.checksum if proved is not None else _known_checksum(ending, policies),
+            etag=existing.etag if existing is not None else proved.etag if proved is not None else "",
+            local_copy=copied,
+            entry=file.entry,
+            version_id=proved.version_id if proved is not None else "",
+        )
+    assert isinstance(primary.decision, Upload)  # a dry run ends here
+    return Planned(
+        source=file.path,
+        key=transfer.key,
+        url=url,
+        size_bytes=file.size_bytes,
+        reason=primary.decision.reason,
+        entry=file.entry,
+    )
+
+
+def _known_checksum(ending: Ending, policies: Policies) -> Checksum | None:
+    """The object's checksum: the server's, or ours where the comparison proved that it is the same."""
+    existing, algorithm = ending.states[0].existing, policies.algorithm
+    if algorithm is None or existing is None:
+        return None
+    if not existing.size_bytes and not ending.transfer.source.size_bytes:
+        return checksum_of(b"", algorithm)
+    if algorithm in existing.checksums:
+        return Checksum(algorithm, existing.checksums[algorithm])
+    return ending.checksum if policies.overwrite in ("checksum", "journal") else None
+
+
+def receipt(
+    transfer: Transfer, stored: Stored, checksum: Checksum | None, seconds: float, local_copy: str = ""
+) -> Receipt:
+    """A Receipt from a destination's proof."""
+    return Receipt(
+        source=transfer.source.path,
+        key=transfer.key,
+        url=stored.location,
+        size_bytes=transfer.source.size_bytes,
+        checksum=checksum,
+        etag=stored.etag,
+        version_id=stored.version_id,
+        attempts=stored.attempts,
+        seconds=seconds,
+        local_copy=local_copy,
+        confirmed_by=stored.confirmed_by,
+        entry=transfer.source.entry,
+    )
+
+
+def passed_of(stored: Sequence[tuple[Transfer, FileStored]], url: Callable[[Transfer], str]) -> Passed:
+    """The receipts of small files, as lines, with their journal rows: what a Receipt for each would come to. Pure."""
+    lines, rows, size_bytes = [], [], 0
+    for transfer, told in stored:
+        source = transfer.source
+        size_bytes += source.size_bytes
+        lines.append(
+            receipt_line(
+                source.path,
+                transfer.key,
+                url(transfer),
+                source.size_bytes,
+                checksum=told.checksum,
+                etag=told.etag,
+                version_id=told.version_id,
+                attempts=1,
+                seconds=told.seconds,
+                local_copy="",
+                confirmed_by="server-checksum",
+                entry=source.entry,
+            )
+        )
+        rows.append(published_row(source, transfer.key, told.etag, told.version_id, told.checksum))
+
+    def receipts() -> list[Receipt]:
+        return [
+            receipt(
+                transfer,
+                Stored(
+                    location=url(transfer),
+                    etag=told.etag,
+                    version_id=told.version_id,
+                    confirmed_by="server-checksum",
+                ),
+                told.checksum,
+                told.seconds,
+            )
+            for transfer, told in stored
+        ]
+
+    return Passed(encoded_receipts(lines, size_bytes, "server-checksum"), rows, receipts)
+
+
+def not_stored(transfer: Transfer, url: str, error: AsyncSinkError, local_copy: str = "") -> Skip | Failure:
+    """What a destination's error comes to: a Skip where another writer was first and nothing is to be replaced."""
+    if not isinstance(error, AlreadyThere):
+        return failure(transfer, url, error)
+    return Skip(
+        source=transfer.source.path,
+        key=transfer.key,
+        url=url,
+        size_bytes=transfer.source.size_bytes if error.size_bytes is None else error.size_bytes,
+        reason=IS_THERE,
+        etag=error.etag,
+        local_copy=local_copy,
+        entry=transfer.source.entry,
+    )
+
+
+def may_pass(outcome: Outcome) -> bool:
+    """Whether the same transfer may succeed later: it failed for a cause that passes."""
+    return isinstance(outcome, Failure) and outcome.stage in ("upload", "download") and outcome.error in _RETRYABLE
+
+
+def failure(transfer: Transfer, url: str, error: AsyncSinkError, *, stage: FailureStage | None = None) -> Failure:
+    """A Failure from an error."""
+    source_fault = isinstance(error, SourceError)
+    return Failure(
+        source=transfer.source.path,
+        key=transfer.key,
+        url=url,
+        error=type(error).__name__,
+        message=str(error),
+        stage=stage or ("source" if source_fault else "upload"),
+        attempts=error.attempts if isinstance(error, TransferError) else 0,
+        entry=transfer.source.entry,
+    )
+
+
+def error_of(failed: Failure) -> AsyncSinkError:
+    """The error that a Failure tells of, as its own class where that takes a sentence alone."""
+    kind = getattr(errors, failed.error, AsyncSinkError)
+    if not issubclass(kind, AsyncSinkError) or issubclass(kind, (errors.IntegrityError, errors.ExportFailed)):
+        kind = AsyncSinkError
+    return kind(failed.message)
+
+
+def is_skip(problem: SourceProblem, policies: Policies) -> bool:
+    """Whether a policy turns this into a reported Skip."""
+    return problem.skipped or (problem.skippable and policies.on_missing == "skip")
+
+
+def forbids_run(problem: SourceProblem, policies: Policies) -> bool:
+    """Whether nothing may be sent because of it: no policy makes it a Skip, or a Failure beside which the rest goes."""
+    return not is_skip(problem, policies) and not (problem.unreadable and policies.on_unreadable == "skip")
+
+
+def _phrase(problem: SourceProblem) -> str:
+    """Why a source was skipped, short enough to be counted."""
+    if problem.reason:
+        return problem.reason
+    if problem.skipped:
+        return "symbolic link"
+    missing = isinstance(problem.error, SourceMissing)
+    return "source is missing" if missing else "source is unreadable or no regular file"
+
+
+def problem_outcome(problem: SourceProblem, policies: Policies) -> Outcome:
+    """What becomes of something that was found but cannot be published: a reported Skip, or a Failure."""
+    if is_skip(problem, policies):
+        return Skip(
+            source=problem.path,
+            key="",
+            url="",
+            size_bytes=0,
+            reason=_phrase(problem),
+            already_there=False,
+            entry=problem.entry,
+        )
+    return Failure(
+        source=problem.path,
+        key="",
+        url="",
+        error=type(problem.error).__name__,
+        message=str(problem.error),
+        stage="routing" if isinstance(problem.error, ConfigError) else "source",
+        entry=problem.entry,
+    )

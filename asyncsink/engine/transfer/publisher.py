@@ -1,0 +1,261 @@
+"""One transfer, from a routed name to its outcomes: look, read once, put to every destination, verify.
+
+The steps of `Publisher.publish`:
+ 1. every destination looks at what is there and decides: send, skip, or compare;
+ 2. the file is read once; comparisons are settled from the same bytes;
+ 3. the destinations that need the bytes get them, at the same time: whole, or in parts (see large_file.py);
+ 4. the outcomes are worded; nothing is a Receipt before its destination's answer was compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.destinations.base import Destination, Resuming
+from asyncsink.engine.limits.controller import SenderConcurrency
+from asyncsink.engine.limits.memory import BufferPool, ByteBudget
+from asyncsink.engine.recording.events import Progress
+from asyncsink.engine.transfer.destination_state import (
+    DestinationState,
+    Outgrown,
+    compare_piece,
+    digest_body,
+    each,
+    open_as_found,
+    outdated,
+    read_whole,
+    still_outgrown,
+    too_large_for_memory,
+)
+from asyncsink.engine.transfer.large_file import LargeFileUpload, ThreadedFileUpload
+from asyncsink.engine.transfer.outcomes import Ending, word_outcomes
+from asyncsink.errors import AsyncSinkError, IntegrityError, JournalError, UploadConflict, UploadMissing
+from asyncsink.integrity.sameness import CompareWith, Digests, LookCloser, SamenessDigester, conclude
+from asyncsink.model import Outcome, Transfer
+from asyncsink.options.settings import Limits, Policies
+from asyncsink.s3.multipart.parts import plan_parts
+from asyncsink.s3.operations import PARTS_MAX
+from asyncsink.sources.reader import OpenSource
+
+_LOOKS_MAX = 16
+"""How often a file is looked at. Local copies of several runs link it at once, and each link changes its ctime."""
+_ONCE_MORE = (IntegrityError, UploadMissing, UploadConflict)
+CHEAP_MD5_BYTES_MAX = 8 * 1024 * 1024
+"""Up to this size, an MD5 of the file costs less than asking the server for another checksum."""
+
+
+class Publisher:
+    """Publishes one transfer at a time per call; calls run concurrently and share the byte budget and the threads."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        copy: Destination | None,
+        *,
+        policies: Policies,
+        limits: Limits,
+        budget: ByteBudget,
+        threads: CapacityLimiter,
+        progress: Progress,
+        dry_run: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self._destination = destination
+        self._copy = copy
+        self._policies = policies
+        self._limits = limits
+        self._budget = budget
+        self._slots = SenderConcurrency(clock=clock)
+        # All that the budget allows are kept: a buffer that goes round is never allocated twice.
+        self._buffers = BufferPool(
+            limits.part_size_bytes,
+            idle_max=max(1, limits.memory_bytes // limits.part_size_bytes),
+            elsewhere=lambda: self._slots.count,
+        )
+        self._threaded_upload = ThreadedFileUpload(policies.algorithm, budget, self._buffers, self._slots)
+        self._threads = threads
+        self._progress = progress
+        self._dry_run = dry_run
+        self._clock = clock
+
+    async def publish(self, transfer: Transfer) -> tuple[list[Outcome], Transfer]:
+        """Publish, and say how it ended: one outcome, and a Failure beside it where only the local copy failed; and
+        the transfer as it was read.
+
+        Raises:
+            JournalError: a step of an upload cannot be written down; the run stops.
+
+        Cancelled, it aborts what it began (shielded, bounded), or leaves it to the next run; see parts.py.
+        """
+        started = self._clock()
+        ending = Ending(transfer)
+        corrected, looks = False, 1
+        while True:
+            ending.reset(self._states(ending.transfer))
+            try:
+                await self._attempt(ending)
+            except Outgrown as outgrown:
+                if looks == _LOOKS_MAX:
+                    ending.source_error = still_outgrown(transfer.source)
+                else:
+                    looks += 1
+                    known = outdated(transfer.known)
+                    ending.transfer = replace(transfer, source=outgrown.found, known=known, first=None)
+                    continue
+            except JournalError:
+                raise
+            except AsyncSinkError as error:
+                ending.source_error = error
+            if isinstance(ending.states[0].error, _ONCE_MORE) and not corrected:
+                # Damage on the way is repaired by reading and sending once more, and an upload that is gone or void by
+                # a new one; a second time it is reported.
+                corrected = True
+                ending.transfer = replace(ending.transfer, known=outdated(ending.transfer.known))
+                continue
+            await self._discard(ending)
+            return word_outcomes(ending, self._clock() - started, self._policies), ending.transfer
+
+    async def _discard(self, ending: Ending) -> None:
+        """End the upload that an earlier run left open, where nothing was sent that would have ended it."""
+        known, primary = ending.transfer.known, ending.states[0]
+        if known is None or known.upload is None or self._dry_run or primary.error is not None:
+            return
+        in_parts = ending.transfer.source.size_bytes >= self._limits.multipart_threshold_bytes
+        if (primary.same or not in_parts) and isinstance(self._destination, Resuming):
+            discard = partial(self._destination.discard, ending.transfer)
+            await primary.attempt(discard)
+
+    def _states(self, transfer: Transfer) -> list[DestinationState]:
+        states = [DestinationState(self._destination, transfer.known)]
+        if self._copy is not None:
+            states.append(DestinationState(self._copy))
+        return states
+
+    async def _attempt(self, ending: Ending) -> None:
+        size = ending.transfer.source.size_bytes
+        if size > self._limits.memory_bytes * PARTS_MAX:
+            raise too_large_for_memory(ending.transfer.source, self._limits.memory_bytes)
+        for state in ending.states:
+            state.check_size(ending.transfer)
+        await self._look(ending.transfer, ending.states)
+        if size < self._limits.multipart_threshold_bytes:
+            await self._whole(ending)
+        else:
+            await self._in_parts(ending)
+
+    async def _look(self, transfer: Transfer, states: Sequence[DestinationState], *, closely: bool = False) -> None:
+        size = transfer.source.size_bytes
+        ours = [plan_parts(size, self._limits.part_size_bytes).part_size_bytes] if size else []
+
+        async def look(state: DestinationState) -> None:
+            await state.look(
+                transfer, self._policies, cheap_md5_bytes_max=CHEAP_MD5_BYTES_MAX, part_sizes=ours, closely=closely
+            )
+
+        await each(states, look)
+
+    async def _whole(self, ending: Ending) -> None:
+        transfer, states = ending.transfer, ending.states
+        if self._nothing_to_read(states):
+            return
+        await self._threaded_upload.send(ending)
+        size = transfer.source.size_bytes
+        if any(state.alive or state.comparing is not None for state in states):
+            async with self._budget.reserve(self._buffers.cost(size)):
+                with self._buffers.lend(size) as into:
+                    await self._read_and_put(ending, into)
+        if states[0].stored is not None:
+            self._progress.bytes_moved += size
+
+    async def _read_and_put(self, ending: Ending, into: memoryview) -> None:
+        transfer, states = ending.transfer, ending.states
+        comparing = _comparing(states)
+        read = partial(read_whole, transfer.source, into, self._policies.algorithm, _compares(comparing))
+        reading = await anyio.to_thread.run_sync(read, limiter=self._threads)
+        ending.checksum = reading.checksum
+        await self._settle(transfer, comparing, reading.digests)
+        while comparing := _comparing(states):
+            digest = partial(digest_body, reading.body, _compares(comparing))
+            digests = await anyio.to_thread.run_sync(digest, limiter=self._threads)
+            await self._settle(transfer, comparing, digests)
+        sending = [state for state in states if state.alive]
+        if self._dry_run or not sending:
+            return
+
+        async def put(state: DestinationState) -> None:
+            await state.attempt(lambda: state.destination.put(state.outgoing(transfer), reading.body, reading.checksum))
+
+        await each(sending, put)
+
+    async def _in_parts(self, ending: Ending) -> None:
+        transfer, states = ending.transfer, ending.states
+        if self._nothing_to_read(states):
+            return
+        opening = partial(open_as_found, transfer.source)
+        source = await anyio.to_thread.run_sync(opening, limiter=self._threads)
+        try:
+            while comparing := _comparing(states):
+                digests = await self._digest(source, _compares(comparing))
+                ending.checksum = digests[0].checksums.get(self._policies.algorithm or "MD5")
+                await self._settle(transfer, comparing, digests)
+            sending = [state for state in states if state.alive]
+            if self._dry_run or not sending:
+                return
+            parts = LargeFileUpload(
+                transfer,
+                source,
+                sending,
+                plan_parts(source.size_bytes, self._limits.part_size_bytes),
+                algorithm=self._policies.algorithm,
+                budget=self._budget,
+                buffers=self._buffers,
+                threads=self._threads,
+                runners_max=self._limits.parts_held,
+                slots=self._slots,
+                progress=self._progress,
+            )
+            ending.checksum = await parts.run()
+        finally:
+            source.close()
+
+    def _nothing_to_read(self, states: Sequence[DestinationState]) -> bool:
+        return not _comparing(states) and (self._dry_run or not any(state.alive for state in states))
+
+    async def _digest(self, source: OpenSource, compares: Sequence[CompareWith]) -> list[Digests]:
+        """Read the file once, piece by piece, for its digests; it must not change meanwhile."""
+        digesters = [SamenessDigester(compare) for compare in compares]
+        step = self._buffers.size_bytes
+        for offset in range(0, source.size_bytes, step):
+            async with self._budget.reserve(step):
+                with self._buffers.lend(min(step, source.size_bytes - offset)) as into:
+                    piece = partial(compare_piece, source, offset, into, digesters)
+                    await anyio.to_thread.run_sync(piece, limiter=self._threads)
+        await anyio.to_thread.run_sync(source.check_unchanged, limiter=self._threads)
+        return [digester.digests() for digester in digesters]
+
+    async def _settle(
+        self, transfer: Transfer, comparing: Sequence[DestinationState], digests: Sequence[Digests]
+    ) -> None:
+        """Draw the conclusions; destinations whose comparison was not final look closer and decide again."""
+        closer = []
+        for state, found in zip(comparing, digests, strict=True):
+            assert state.comparing is not None
+            assert state.existing is not None  # something is there: it is being compared
+            state.decision = conclude(state.comparing, state.existing, found)
+            if isinstance(state.decision, LookCloser):
+                closer.append(state)
+        if closer:
+            await self._look(transfer, closer, closely=True)
+
+
+def _comparing(states: Sequence[DestinationState]) -> list[DestinationState]:
+    return [state for state in states if state.comparing is not None]
+
+
+def _compares(states: Sequence[DestinationState]) -> list[CompareWith]:
+    return [state.comparing for state in states if state.comparing is not None]

@@ -1,0 +1,380 @@
+"""Small files, many to a batch: one look for all of them, and what is to be sent is sent at the same time.
+
+For an object of a few kilobytes, a call to a thread costs more than reading it. A batch looks at everything with one
+question to the destination. New files are read by the lanes that send them; where there are none, or something is to be
+compared or copied, all files are read, checksummed, compared and copied in one call. Whatever is not simple (a HEAD is
+needed, a file is not what was found, an answer proves nothing) takes the ordinary way; a file that changes while it is
+read is a failure here as there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from threading import Event
+from typing import Final
+
+from anyio import BrokenResourceError, create_task_group
+
+from asyncsink.destinations.base import Destination, Existing, FileTaker, Unknown
+from asyncsink.destinations.local.destination import LocalDestination
+from asyncsink.engine.limits.memory import ByteBudget, ReaderPool
+from asyncsink.engine.recording.events import Progress
+from asyncsink.engine.recording.recorder import Passed
+from asyncsink.engine.transfer.destination_state import DestinationState, Outgrown, Reading, read_new, read_small
+from asyncsink.engine.transfer.outcomes import Ending, failure, not_stored, passed_of, receipt, word_outcomes
+from asyncsink.engine.transfer.publisher import CHEAP_MD5_BYTES_MAX, Publisher
+from asyncsink.errors import AsyncSinkError, IntegrityError, SourceChanged, SourceError
+from asyncsink.integrity.sameness import Decision, LookCloser, conclude, decide
+from asyncsink.model import ChecksumAlgorithm, FirstAttempt, Outcome, Transfer
+from asyncsink.options.settings import Policies
+from asyncsink.s3.operations import FileResult, FileStored, Ordinary
+from asyncsink.sources.reader import AtRest
+from asyncsink.value import dataclass
+
+WORKERS_USUAL: Final = 32
+"""Many more send at the same time only where the network is far away, and then the end of a run is not what counts."""
+BATCH_FILES_MAX: Final = 64
+"""Files that one call to a thread reads and one record reports: with so many, the cost of both disappears."""
+EARLY_SECONDS: Final = 0.1
+"""So long the files of a batch that are stored wait for the others at most, before they are recorded."""
+Done = Callable[[Sequence[Outcome], Transfer], None]
+PassOn = Callable[[Passed], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Known:
+    """A small file that has more to it than reading and sending: an object or a local copy to compare, or to make."""
+
+    ending: Ending
+    ordinary: bool = False
+    reading: Reading | None = None
+
+
+class SmallFiles:
+    """Publishes batches; many run at the same time, each by one worker.
+
+    Args:
+        publisher: the ordinary way.
+        copy: the local copy, or None.
+        workers: of the run.
+        dry_run: decide everything, send nothing.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        destination: Destination,
+        copy: LocalDestination | None,
+        *,
+        policies: Policies,
+        budget: ByteBudget,
+        readers: ReaderPool,
+        progress: Progress,
+        workers: int,
+        dry_run: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self._publisher = publisher
+        self._destination = destination
+        self._copy = copy
+        self._policies = policies
+        self._budget = budget
+        self._readers = readers
+        self._progress = progress
+        self._workers = workers
+        self._dry_run = dry_run
+        self._clock = clock
+        self._lanes = destination if isinstance(destination, FileTaker) else None
+
+    async def publish(self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn) -> None:
+        """Publish a batch; `done` is called with a transfer's outcomes as soon as they are known, or `pass_on` with
+        those of many at once.
+
+        Cancellation as `Publisher.publish`.
+        """
+        left = transfers
+        async with create_task_group() as ways:
+            while left:
+                found = await self._found(self._destination, left)
+                pairs = list(zip(left, found, strict=True))
+                for transfer, existing in pairs:
+                    if isinstance(existing, Unknown):
+                        ways.start_soon(self._publish_ordinary, transfer, done)
+                pairs = [pair for pair in pairs if not isinstance(pair[1], Unknown)]
+                sent_only = self._copy is None and not self._dry_run
+                new = [transfer for transfer, existing in pairs if existing is None and sent_only]
+                known = [pair for pair in pairs if pair[1] is not None or not sent_only]
+                ordinary, left = await self._publish_new(new, done, pass_on) if new else ([], ())
+                if known:
+                    ordinary += await self._publish_known(known, done)
+                # What these are refused for, the rest of the batch would be refused for too: it waits for them.
+                async with create_task_group() as tries:
+                    for transfer in ordinary:
+                        tries.start_soon(self._publish_ordinary, transfer, done)
+
+    async def _publish_ordinary(self, transfer: Transfer, done: Done) -> None:
+        outcomes, read = await self._publisher.publish(transfer)
+        done(outcomes, read)
+
+    async def _found(
+        self, destination: Destination, transfers: Sequence[Transfer]
+    ) -> Sequence[Existing | Unknown | None]:
+        if self._policies.overwrite == "always":
+            return [None] * len(transfers)
+        return await destination.look_many(transfers)
+
+    def batch_size(self, objects_left: int | None) -> int:
+        """How many files one worker is to take at a time.
+
+        Args:
+            objects_left: of the run, or None where nobody knows.
+        """
+        if self._copy is None and self._taker() is not None:
+            # They are sent at the same time: the run ends with the last of them, however many there are.
+            return BATCH_FILES_MAX
+        if objects_left is None:
+            return 1
+        # Fewer where fewer are left, so that all workers end together.
+        return max(1, min(BATCH_FILES_MAX, objects_left // (min(self._workers, WORKERS_USUAL) * 4)))
+
+    def _taker(self) -> FileTaker | None:
+        """The destination, where its lanes read the files that they send."""
+        algorithm, lanes = self._policies.algorithm, self._lanes
+        return lanes if algorithm is not None and lanes is not None and lanes.takes_files(algorithm) else None
+
+    # -- nothing is there, and nothing is copied: the way of nearly every object of a first export --------------------
+
+    async def _publish_new(
+        self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn
+    ) -> tuple[list[Transfer], Sequence[Transfer]]:
+        """Returns the transfers that need the ordinary way, and those for the batch after it."""
+        algorithm, taker = self._policies.algorithm, self._taker()
+        if taker is not None and algorithm is not None:
+            return await self._put_files(taker, transfers, algorithm, done, pass_on)
+        ordinary: list[Transfer] = []
+        started = self._clock()
+        async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
+            files = [transfer.source for transfer in transfers]
+            readings = await self._readers.run(partial(read_new, files, self._policies.algorithm))
+            for transfer, reading in zip(transfers, readings, strict=True):
+                if reading is None:
+                    ordinary.append(transfer)
+                    continue
+                if isinstance(reading, SourceError):
+                    done((failure(transfer, self._destination.url(transfer), reading),), transfer)
+                    continue
+                body, checksum = reading
+                try:
+                    stored = await self._destination.put(transfer, body, checksum)
+                except IntegrityError:
+                    ordinary.append(transfer)
+                except AsyncSinkError as error:
+                    done((not_stored(transfer, self._destination.url(transfer), error),), transfer)
+                else:
+                    ended = self._clock()
+                    self._progress.bytes_moved += transfer.source.size_bytes
+                    done((receipt(transfer, stored, checksum, ended - started),), transfer)
+                    started = ended
+        return ordinary, ()
+
+    async def _put_files(
+        self,
+        destination: FileTaker,
+        transfers: Sequence[Transfer],
+        algorithm: ChecksumAlgorithm,
+        done: Done,
+        pass_on: PassOn,
+    ) -> tuple[list[Transfer], Sequence[Transfer]]:
+        """The same where the destination's lanes read the files that they send."""
+        async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
+            ends = _Ends(transfers, destination.url, done, pass_on, self._progress)
+            try:
+                with ends.told_early():
+                    await destination.put_files(transfers, algorithm, AtRest(), ends.results)
+            except AsyncSinkError:
+                # Nothing of the batch was begun: each file goes its own way, and fails there if it must.
+                return list(transfers), ()
+            finally:
+                # Also where it is cancelled: what is published is recorded.
+                ordinary, left = ends.tell()
+        # A batch in which nothing was begun would be none the next time either.
+        return (ordinary, left) if len(left) < len(transfers) else (left, ())
+
+    # -- something is there, or a local copy is made ------------------------------------------------------------------
+
+    async def _publish_known(
+        self, pairs: Sequence[tuple[Transfer, Existing | Unknown | None]], done: Done
+    ) -> list[Transfer]:
+        """Returns the transfers that need the ordinary way."""
+        copy = self._copy
+        copied = [] if copy is None else await self._found(copy, [transfer for transfer, _ in pairs])
+        work = [
+            self._known(transfer, [existing, *copied[number : number + 1]])
+            for number, (transfer, existing) in enumerate(pairs)
+        ]
+        started = self._clock()
+        reading = [known for known in work if not known.ordinary and self._must_read(known.ending.states)]
+        async with self._budget.reserve(sum([known.ending.transfer.source.size_bytes for known in reading])):
+            if reading:
+                stopped = Event()
+                await self._readers.run(partial(self._read_all, reading, stopped), stop=stopped.set)
+            async with create_task_group() as sending:
+                for known in work:
+                    if known.reading is not None:
+                        sending.start_soon(self._finish, known, started, done)
+                    elif not known.ordinary:
+                        await self._finish(known, started, done)
+        return [known.ending.transfer for known in work if known.ordinary]
+
+    def _known(self, transfer: Transfer, found: Sequence[Existing | Unknown | None]) -> _Known:
+        known = _Known(Ending(transfer, [DestinationState(self._destination, transfer.known)]))
+        if self._copy is not None:
+            known.ending.states = [*known.ending.states, DestinationState(self._copy)]
+        for state, existing in zip(known.ending.states, found, strict=True):
+            if isinstance(existing, Unknown):
+                known.ordinary = True
+                return known
+            state.existing = existing
+            state.decision = state.by_journal(self._policies) or self._decide(transfer, existing, state.published_etag)
+            known.ordinary = known.ordinary or isinstance(state.decision, LookCloser)
+        return known
+
+    def _decide(self, transfer: Transfer, existing: Existing | None, published_etag: str) -> Decision:
+        size_bytes = transfer.source.size_bytes
+        return decide(
+            existing,
+            policy=self._policies.overwrite,
+            size_bytes=size_bytes,
+            mtime_ns=transfer.source.mtime_ns,
+            wanted=self._policies.algorithm,
+            cheap_md5_bytes_max=CHEAP_MD5_BYTES_MAX,
+            part_sizes=[size_bytes] if size_bytes else [],
+            published_etag=published_etag,
+        )
+
+    def _must_read(self, states: Sequence[DestinationState]) -> bool:
+        alive = not self._dry_run and any(state.alive for state in states)
+        return alive or any(state.comparing is not None for state in states)
+
+    def _read_all(self, work: Sequence[_Known], stopped: Event) -> None:
+        for known in work:
+            # A local copy is synced to the disk: nobody who cancels should wait for those of a whole batch.
+            if not stopped.is_set():
+                self._read_known(known)
+
+    def _read_known(self, known: _Known) -> None:
+        """Read, settle the comparisons, and make the local copy from the same bytes. Blocking; in a reader thread."""
+        ending = known.ending
+        comparing = [state for state in ending.states if state.comparing is not None]
+        compares = [state.comparing for state in comparing if state.comparing is not None]
+        try:
+            reading = read_small(ending.transfer.source, self._policies.algorithm, compares)
+        except SourceChanged as error:
+            ending.source_error = error
+            return
+        except (AsyncSinkError, Outgrown):
+            known.ordinary = True
+            return
+        ending.checksum = reading.checksum
+        for state, compare, digests in zip(comparing, compares, reading.digests, strict=True):
+            assert state.existing is not None  # something is there: it is being compared
+            state.decision = conclude(compare, state.existing, digests)
+            known.ordinary = known.ordinary or isinstance(state.decision, LookCloser)
+        if known.ordinary or self._dry_run:
+            return
+        if ending.states[0].alive:
+            known.reading = reading
+        if self._copy is not None and ending.states[1].alive:
+            try:
+                ending.states[1].stored = self._copy.put_now(ending.transfer, reading.body)
+            except AsyncSinkError as error:
+                ending.states[1].error = error
+
+    async def _finish(self, known: _Known, started: float, done: Done) -> None:
+        ending = known.ending
+        transfer, primary = ending.transfer, ending.states[0]
+        if known.reading is not None:
+            try:
+                primary.stored = await self._destination.put(
+                    primary.outgoing(transfer), known.reading.body, known.reading.checksum
+                )
+            except IntegrityError:
+                # Read and sent once more; the local copy, if there is one, is looked at once more too.
+                known.ordinary = True
+                return
+            except AsyncSinkError as error:
+                primary.error = error
+        if primary.stored is not None:
+            self._progress.bytes_moved += transfer.source.size_bytes
+        done(word_outcomes(ending, self._clock() - started, self._policies), transfer)
+
+
+class _Ends:
+    """How the files of one batch end, handed over as it is known: where some take long, the others are not kept back.
+
+    Attributes:
+        results: filled by the destination, one for each transfer.
+    """
+
+    def __init__(
+        self,
+        transfers: Sequence[Transfer],
+        url: Callable[[Transfer], str],
+        done: Done,
+        pass_on: PassOn,
+        progress: Progress,
+    ) -> None:
+        self._transfers = transfers
+        self._url = url
+        self._done = done
+        self._pass_on = pass_on
+        self._progress = progress
+        self._told = bytearray(len(transfers))
+        self.results: list[FileResult] = [None] * len(transfers)
+
+    @contextmanager
+    def told_early(self) -> Iterator[None]:
+        """Within the block, files that are stored are handed over every EARLY_SECONDS."""
+        self._timer = asyncio.get_running_loop().call_later(EARLY_SECONDS, self._tell_early)
+        try:
+            yield
+        finally:
+            self._timer.cancel()
+
+    def _tell_early(self) -> None:
+        try:
+            self._tell_stored()
+        except BrokenResourceError:
+            return  # nothing can be recorded any more: handing over the rest says so
+        self._timer = asyncio.get_running_loop().call_later(EARLY_SECONDS, self._tell_early)
+
+    def _tell_stored(self) -> None:
+        stored = [
+            (number, self._transfers[number], result)
+            for number, result in enumerate(self.results)
+            if isinstance(result, FileStored) and not self._told[number]
+        ]
+        if stored:
+            self._progress.bytes_moved += sum([transfer.source.size_bytes for _, transfer, _ in stored])
+            self._pass_on(passed_of([(transfer, result) for _, transfer, result in stored], self._url))
+            for number, _, _ in stored:
+                self._told[number] = True
+
+    def tell(self) -> tuple[list[Transfer], list[Transfer]]:
+        """Hand over the rest; returns the transfers that need the ordinary way, and those not begun."""
+        ordinary: list[Transfer] = []
+        left: list[Transfer] = []
+        for transfer, result in zip(self._transfers, self.results, strict=True):
+            if result is None:
+                left.append(transfer)
+            elif isinstance(result, Ordinary):
+                first = FirstAttempt(result.failed) if result.failed is not None else None
+                ordinary.append(replace(transfer, first=first))
+            elif not isinstance(result, FileStored):
+                self._done((failure(transfer, self._url(transfer), result),), transfer)
+        self._tell_stored()
+        return ordinary, left

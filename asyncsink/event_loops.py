@@ -1,0 +1,136 @@
+"""Running a coroutine to its end from code without an event loop, or from inside a running one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import anyio
+
+from asyncsink.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """An event loop where the choice is ours: uvloop, or asyncio's own where uvloop does not exist."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def refuse_trio() -> None:
+    """Raise ConfigError where the caller's coroutine does not run on asyncio."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigError(
+            "asyncsink runs on asyncio (its S3 client is asyncio's); run it with asyncio, not with trio."
+        ) from None
+
+
+class OwnerLoop:
+    """The process and the event loop that something belongs to: those in which this is made."""
+
+    __slots__ = ("_loop", "_pid")
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop = asyncio.get_running_loop()
+
+    def check(self, what: str) -> None:
+        """Refuse a call from elsewhere, where it would wait for an event loop that does not run there.
+
+        Args:
+            what: names the thing, as the beginning of a sentence.
+
+        Raises:
+            ConfigError: this is another process, another event loop, or no event loop at all.
+        """
+        if os.getpid() != self._pid:
+            raise ConfigError(
+                f"{what} was opened in process {self._pid}, and this is its fork {os.getpid()}, in which nothing of it "
+                "runs; open another one here."
+            )
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is not self._loop:
+            where = "outside of any event loop" if here is None else "from another event loop"
+            raise ConfigError(
+                f"{what} is used {where}; use it in the one it was opened in, from other threads by "
+                "asyncio.run_coroutine_threadsafe(…, loop)."
+            )
+
+
+def run_to_end(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run `main()` in a loop of its own and return its result.
+
+    Inside a running loop (Jupyter's, or trio's), it has a thread of its own, and that loop waits, blocked as by any
+    synchronous call.
+    KeyboardInterrupt cancels `main`, waits until it has cleaned up, and is raised.
+    """
+    if _inside_a_loop():
+        return _run_beside(main)
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main())
+
+
+def _inside_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _inside_trio()
+    return True
+
+
+def _inside_trio() -> bool:
+    # A loop of ours in trio's own thread would be taken for trio by everything that asks where it runs.
+    try:
+        anyio.get_current_task()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _run_beside(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    results: list[T] = []
+    errors: list[BaseException] = []
+    cancel: list[Callable[[], object]] = []
+    started = threading.Event()
+
+    async def supervised() -> T:
+        work = asyncio.ensure_future(main())
+        loop = asyncio.get_running_loop()
+        cancel.append(lambda: loop.call_soon_threadsafe(work.cancel))
+        started.set()
+        return await work
+
+    def body() -> None:
+        try:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                results.append(runner.run(supervised()))
+        except BaseException as error:  # noqa: BLE001 - handed over to the thread that waits, which raises it
+            errors.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=body, name="asyncsink", daemon=True)
+    thread.start()
+    started.wait()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        if cancel:
+            cancel[0]()
+        thread.join()
+        raise
+    if errors:
+        raise errors[0]
+    return results[0]

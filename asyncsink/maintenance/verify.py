@@ -1,0 +1,510 @@
+"""Is everything that a manifest promises still there? One HEAD per object, or its bytes read back.
+
+A record is proven by the strongest thing both sides know: the full-object checksum, else the ETag, else (with
+`read_back`) the bytes themselves. Size alone proves nothing and counts as a problem, with the advice to read back.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, closing
+from dataclasses import field, replace
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from asyncsink.engine.limits.descriptors import ACCOUNT, Share
+from asyncsink.engine.open_run import surface
+from asyncsink.engine.planning.survey import batches
+from asyncsink.engine.recording.events import Progress, UnderWay
+from asyncsink.engine.recording.recorder import Halt
+from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, ObjectMissing
+from asyncsink.integrity.checksums import Digester, is_composite
+from asyncsink.model import Checksum, ChecksumAlgorithm, Event, Failure, Planned, Receipt, Skip
+from asyncsink.options.parse import parse_options
+from asyncsink.options.settings import LocalTarget, S3Target, Secret, Settings
+from asyncsink.os_errors import words_shortages
+from asyncsink.paths import is_below, on_disk
+from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, promise_of, read_manifest
+from asyncsink.report.sentences import Cause, all_of, are, count, grouped, inert
+from asyncsink.s3.availability import Watch
+from asyncsink.s3.errors_map import one_line
+from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived, RangesUnknown
+from asyncsink.s3.operations import HeadObject, ListObjects, ObjectHead
+from asyncsink.s3.retry import PREPARE_ATTEMPTS_MAX, RetryingTransport
+from asyncsink.s3.stack import open_stack
+from asyncsink.s3.transport import Transport
+from asyncsink.value import dataclass
+
+_PROOFS = {"checksum": "checksum", "etag": "ETag", "read-back": "reading back"}
+PIECE_BYTES = 8 * 1024 * 1024
+PROBLEMS_KEPT = 1000
+"""Problems that are kept with their sentences; all are counted."""
+
+_RECORDS = {Receipt: "receipts", Skip: "skips", Failure: "failures", Planned: "planned objects"}
+
+Promise = Receipt | Skip
+
+
+class Unproven(AsyncSinkError):
+    """A promise of a manifest does not hold, or cannot be proven; the text completes "object X: …"."""
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What became of a manifest's promises.
+
+    Attributes:
+        manifest: path of the manifest.
+        checked: records that were looked at.
+        confirmed_by: how many were proven by "checksum", "etag" or "read-back".
+        problems_total: how many were not.
+        problems: (source, url, sentence), the first thousand of them.
+        incomplete: "" or a sentence: the manifest's own run did not end in order, or did not publish everything.
+        notices: what a person should know that is no failure.
+    """
+
+    manifest: str
+    checked: int = 0
+    confirmed_by: Counter[str] = field(default_factory=Counter)
+    problems_total: int = 0
+    problems: list[tuple[str, str, str]] = field(default_factory=list)
+    incomplete: str = ""
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every promise holds and the run had ended in order."""
+        return not self.problems_total and not self.incomplete
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "manifest": self.manifest,
+            "ok": self.ok,
+            "objects_total": self.checked,
+            "objects_failed": self.problems_total,
+            "confirmed_by": dict(self.confirmed_by),
+            "incomplete": self.incomplete,
+            "notices": list(self.notices),
+            "failures": [{"source": s, "url": u, "message": m} for s, u, m in self.problems],
+        }
+
+    def summary(self) -> str:
+        """A few lines for a person; the first one says whether all is well."""
+        name, checked, wrong = inert(self.manifest), self.checked, self.problems_total
+        if wrong:
+            lines = [f"{wrong:,} of {count(checked, 'object')} {are(wrong)} not as {name} says."]
+        elif not checked:
+            lines = [f"{name} lists no objects: there is nothing to verify."]
+        elif self.incomplete:
+            lines = [
+                f"{name} does not list everything; {all_of(checked, 'object').lower()} in it {are(checked)} as it says."
+            ]
+        else:
+            lines = [f"{all_of(checked, 'object')} {are(checked)} as {name} says."]
+        if self.incomplete:
+            lines.append(self.incomplete)
+        if len(self.confirmed_by) == 1:
+            ((how, proven),) = self.confirmed_by.items()
+            number = f"{proven:,} proven" if wrong else "Proven"
+            lines.append(f"{number} by {_PROOFS[how]}.")
+        elif self.confirmed_by:
+            proofs = ", ".join(f"{_PROOFS[how]}: {number:,}" for how, number in self.confirmed_by.most_common())
+            lines.append(f"Proven by {proofs}.")
+        return "\n".join(lines)
+
+    def causes(self) -> list[Cause]:
+        """The problems that are kept, by what they are."""
+        return grouped((message, f"{url}: {message}", url) for _, url, message in self.problems)
+
+    def problem(self, promise: Promise, message: str) -> None:
+        """Count a promise that does not hold."""
+        self.problems_total += 1
+        if len(self.problems) < PROBLEMS_KEPT:
+            self.problems.append((promise.source, promise.url, message))
+
+
+@words_shortages
+async def verify_manifest(
+    path: str | os.PathLike[str],
+    *,
+    read_back: bool = False,
+    options: Mapping[str, Any] | None = None,
+    observe: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
+    manifest_endpoint: bool = False,
+    tell: Callable[[Event], None] | None = None,
+) -> VerifyReport:
+    """Check every object that a manifest lists, receipts and "already there" alike.
+
+    Args:
+        path: a manifest that `export` wrote.
+        read_back: download every object and compute its checksum again.
+        options: how to reach the bucket (endpoint_url, region, profile, creds_path, sse for a customer key, …); the
+            bucket, and where nothing else is said its region and addressing style, are the manifest's.
+        observe: called with the number of records checked so far.
+        tell: called with events about a server that is gone, on the event loop.
+        progress: for a display to poll: what is proven counts as done, and bytes with `read_back` only.
+        manifest_endpoint: ask the server that the manifest names. Whoever wrote the manifest chose it, and it is sent
+            what requests are signed with, a session token, and a customer key: it is not asked because the manifest
+            names it, but where `options`, the environment or the profile name it too.
+
+    Raises:
+        ConfigError: the manifest is missing or malformed, the options are wrong, or the endpoint that the manifest
+            names is to be confirmed; nothing was sent.
+        TransferError: the bucket cannot be reached at all.
+
+    Cancelled, it stops; nothing is written anywhere.
+    """
+    threads = CapacityLimiter(2)
+    header, records = await anyio.to_thread.run_sync(read_manifest, path, limiter=threads)
+    settings = _settings(header, options or {}, manifest_endpoint=manifest_endpoint)
+    report = VerifyReport(os.fspath(path))
+    progress = progress if progress is not None else Progress()
+    share = await ACCOUNT.open(settings.limits)
+    settings = replace(settings, limits=share.limits)
+    halt = Halt()
+    watch = Watch(
+        give_up_after_seconds=settings.policies.give_up_after_seconds, tell=tell or (lambda _: None), stop=halt.stop
+    )
+    with closing(share):
+        async with _open_prover(
+            header, settings, share, progress, read_back=read_back, notice=report.notices.append, watch=watch
+        ) as prover:
+            await prover.check_reachable()
+            try:
+                with halt.bounds():
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(_count_promises, path, prover)
+                        await _check_all(records, report, prover, share, threads=threads, observe=observe)
+            except BaseExceptionGroup as group:
+                raise surface(group) from None
+    if halt.reason:
+        report.incomplete = f"Stopped: {halt.reason.rstrip('.')}. Not all objects were looked at; run it again."
+    return report
+
+
+class Prover:
+    """Proves promises against a bucket, or against local files."""
+
+    def __init__(
+        self,
+        transport: RetryingTransport | None,
+        secret: Secret | None,
+        progress: Progress,
+        *,
+        read_back: bool,
+        directory: str = "",
+    ) -> None:
+        """Without a `transport`, files below `directory` are read, and no others."""
+        self._transport = transport
+        self._directory = directory
+        self.progress = progress
+        self._secret = secret
+        self.reads_back = read_back
+        self._ranges = True
+
+    async def check_reachable(self) -> None:
+        """One request, so that a wrong secret, bucket or endpoint is told once, and not for every object.
+
+        Raises:
+            TransferError, CredentialsError: the bucket cannot be asked at all.
+        """
+        if self._transport is None:
+            return
+        try:
+            with self._transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
+                await self._transport.send(ListObjects(max_keys=1))
+        except AccessDenied:
+            # Objects may be readable where the bucket may not be listed.
+            return
+
+    async def prove(self, promise: Promise) -> str:
+        """How the promise was proven.
+
+        Raises:
+            AsyncSinkError: it was not; the sentence says why.
+        """
+        if self._transport is None:
+            return await anyio.to_thread.run_sync(_prove_file, promise, self._directory)
+        if not promise.key:
+            raise Unproven("the manifest names no key for it")
+        head = await self._transport.send(HeadObject(key=promise.key, sse_customer_key=self._secret))
+        if head.size_bytes != promise.size_bytes:
+            raise Unproven(f"it has {head.size_bytes:,} bytes; {promise.size_bytes:,} were published")
+        if self.reads_back and promise.checksum is not None and not is_composite(promise.checksum.value):
+            return await self._read(self._transport, promise, promise.checksum, head)
+        return _prove_head(promise, head)
+
+    def count(self, promise: Promise, *, proven: bool) -> None:
+        """Note how a look at `promise` ended, for displays."""
+        progress, counts = self.progress, self.progress.counts
+        size_bytes = promise.size_bytes if self.reads_back else 0
+        if proven:
+            counts.objects_uploaded += 1
+            counts.bytes_uploaded += size_bytes
+        else:
+            counts.objects_failed += 1
+            progress.bytes_failed += size_bytes
+        if self._transport is None:
+            progress.bytes_moved += size_bytes  # a local file is read at once
+
+    async def _read(self, transport: Transport, promise: Promise, checksum: Checksum, head: ObjectHead) -> str:
+        taker = _Digesting(checksum.algorithm, promise.size_bytes)
+        try:
+            if self._ranges:
+                await self._read_ranges(transport, promise, head, taker.digester)
+        except RangesUnknown:
+            self._ranges = False
+        if not self._ranges and promise.size_bytes:
+            await transport.send(
+                GetObjectTo(
+                    key=promise.key,
+                    offset=0,
+                    length=promise.size_bytes,
+                    taker=taker,
+                    whole=True,
+                    if_match=head.etag,
+                    sse_customer_key=self._secret,
+                )
+            )
+            self.progress.bytes_moved += promise.size_bytes
+        found = taker.digester.result(checksum.algorithm)
+        if found != checksum:
+            raise Unproven(f"its bytes have the checksum {found}; {checksum} was published")
+        return "read-back"
+
+    async def _read_ranges(self, transport: Transport, promise: Promise, head: ObjectHead, digester: Digester) -> None:
+        under_way = UnderWay(self.progress)
+        try:
+            for offset in range(0, promise.size_bytes, PIECE_BYTES):
+                length = min(PIECE_BYTES, promise.size_bytes - offset)
+                piece = await transport.send(
+                    GetObject(
+                        key=promise.key, offset=offset, length=length, if_match=head.etag, sse_customer_key=self._secret
+                    )
+                )
+                if len(piece.data) != length:
+                    raise Unproven(f"it ends after {offset + len(piece.data):,} bytes; expected {promise.size_bytes:,}")
+                await anyio.to_thread.run_sync(digester.update, piece.data)
+                under_way.moved(length)
+        finally:
+            under_way.take_back()
+
+
+class _Digesting:
+    """The checksum of a whole object as it comes; a RangeTaker."""
+
+    def __init__(self, algorithm: ChecksumAlgorithm, size_bytes: int) -> None:
+        self.digester = Digester([algorithm])
+        self._algorithm: ChecksumAlgorithm = algorithm
+        self._size_bytes = size_bytes
+
+    def take(self, position: int, piece: memoryview) -> None:
+        """Take the next bytes."""
+        if not position:
+            self.digester = Digester([self._algorithm])
+        self.digester.update(piece)
+
+    def end(self, answer: ObjectReceived) -> None:
+        """Raise Unproven where it has another size."""
+        if answer.length != self._size_bytes:
+            raise Unproven(f"it ends after {answer.length:,} bytes; expected {self._size_bytes:,}")
+
+
+def _prove_head(promise: Promise, head: ObjectHead) -> str:
+    wanted = promise.checksum
+    stored = head.checksums.get(wanted.algorithm) if wanted is not None else None
+    # A checksum of part checksums says nothing of one of the whole object, nor the reverse.
+    if wanted is not None and stored is not None and is_composite(stored) == is_composite(wanted.value):
+        if stored != wanted.value:
+            raise Unproven(f"its checksum is {wanted.algorithm}:{stored}; {wanted} was published")
+        return "checksum"
+    if promise.etag and head.etag:
+        if promise.etag != head.etag:
+            raise Unproven(f"its ETag is {head.etag}; {promise.etag} was published")
+        return "etag"
+    raise Unproven("the server tells neither checksum nor ETag; verify with read_back (--read-back)")
+
+
+def _prove_file(promise: Promise, directory: str) -> str:
+    if promise.checksum is None or is_composite(promise.checksum.value):
+        raise Unproven("its checksum is not in the manifest")
+    if not is_below(os.path.normpath(promise.url), directory):
+        # A manifest can name any file of this machine; what is below its destination is all that it can speak of.
+        raise Unproven(f"it lies outside of {directory}, where the manifest's run has written, so it is not read")
+    digester = Digester([promise.checksum.algorithm])
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        with open(os.open(on_disk(promise.url), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise Unproven("it is no regular file")
+            if found.st_size != promise.size_bytes:
+                raise Unproven(f"it has {found.st_size:,} bytes; {promise.size_bytes:,} were published")
+            while piece := file.read(PIECE_BYTES):
+                digester.update(piece)
+    except FileNotFoundError:
+        raise Unproven("it is not there") from None
+    except OSError as error:
+        raise Unproven(f"it cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise Unproven("its path is none that a file can have") from None
+    checksum = digester.result(promise.checksum.algorithm)
+    if checksum != promise.checksum:
+        raise Unproven(f"its bytes have the checksum {checksum}; {promise.checksum} was published")
+    return "read-back"
+
+
+async def _count_promises(path: str | os.PathLike[str], prover: Prover) -> None:
+    """Learn how much there is to prove, while it is being proved."""
+
+    def count() -> Counter[str]:
+        counted = Counter[str]()
+        for record in read_manifest(path)[1]:
+            if (promise := promise_of(record)) is not None:
+                counted.update(objects=1, bytes=promise.size_bytes if prover.reads_back else 0)
+        return counted
+
+    counted = await anyio.to_thread.run_sync(count, abandon_on_cancel=True)
+    prover.progress.objects_total, prover.progress.bytes_total = counted["objects"], counted["bytes"]
+
+
+async def _check_all(
+    records: Iterator[ManifestRecord],
+    report: VerifyReport,
+    prover: Prover,
+    share: Share,
+    *,
+    threads: CapacityLimiter,
+    observe: Callable[[int], None] | None,
+) -> None:
+    send, receive = anyio.create_memory_object_stream[Promise](share.limits.queue_transfers)
+    ended: ManifestEnd | None = None
+    failed = 0
+    found: Counter[type] = Counter()
+
+    async def work() -> None:
+        async for promise in receive:
+            problem = ""
+            await share.turn()
+            try:
+                report.confirmed_by[await prover.prove(promise)] += 1
+            except ObjectMissing:
+                problem = "it is not there"
+            except AsyncSinkError as error:
+                problem = str(error)
+            finally:
+                share.over()
+            if problem:
+                report.problem(promise, problem)
+            report.checked += 1
+            prover.count(promise, proven=not problem)
+            if observe is not None:
+                observe(report.checked)
+
+    prover.progress.started = True
+    with send, receive:
+        async with anyio.create_task_group() as group:
+            for _ in range(share.limits.concurrency_start):
+                group.start_soon(work)
+            async for batch in batches(records, limiter=threads):
+                for record in batch:
+                    found[type(record)] += 1
+                    if isinstance(record, ManifestEnd):
+                        ended = record
+                    elif (promise := promise_of(record)) is not None:
+                        await send.send(promise)
+                    elif isinstance(record, Planned) or (isinstance(record, Failure) and record.stage != "local copy"):
+                        failed += 1
+            send.close()
+    report.incomplete = _incomplete(ended, found, failed)
+
+
+def _incomplete(ended: ManifestEnd | None, found: Mapping[type, int], failed: int) -> str:
+    if ended is None:
+        return "The manifest has no end: its run was killed or goes on, and may have published more than it lists."
+    sentences = []
+    counted = {Receipt: ended.receipts, Skip: ended.skips, Failure: ended.failures, Planned: ended.planned}
+    for kind, number in counted.items():
+        has = found.get(kind, 0)
+        if has != number:
+            what = f"{abs(number - has):,} {'fewer' if has < number else 'more'} {_RECORDS[kind]}"
+            sentences.append(f"The manifest was changed: it has {what} than the {number:,} that its end counts.")
+    if ended.interrupted:
+        sentences.append("The manifest's run was interrupted before everything was published.")
+    elif failed:
+        left = f"{failed:,} {'entry' if failed == 1 else 'entries'}"
+        sentences.append(f"The manifest's own run left {left} unpublished.")
+    return " ".join(sentences)
+
+
+def _settings(header: ManifestHeader, options: Mapping[str, Any], *, manifest_endpoint: bool) -> Settings:
+    known = {"region": header.region or None, "addressing_style": header.addressing_style or None}
+    given = {name: value for name, value in options.items() if value is not None}
+    if manifest_endpoint and header.endpoint_url:
+        known["endpoint_url"] = header.endpoint_url
+        if "endpoint_url" in given and not _same(str(given["endpoint_url"]), header.endpoint_url):
+            raise ConfigError(
+                f"manifest_endpoint=True asks for the manifest's endpoint, {one_line(header.endpoint_url)!r}, and "
+                "endpoint_url for another one; give one of them."
+            )
+    return parse_options(header.destination, {**known, **given})
+
+
+def _check_endpoint(header: ManifestHeader, endpoint_url: str, notice: Callable[[str], None]) -> None:
+    """Refuse to be led by a manifest to a server that nobody else names. `endpoint_url` is the one in use."""
+    if not header.endpoint_url or _same(header.endpoint_url, endpoint_url):
+        return
+    named = one_line(header.endpoint_url)
+    if not endpoint_url:
+        raise ConfigError(
+            f"The manifest names the endpoint {named!r}, and neither an option, the environment nor the profile does; "
+            f"give manifest_endpoint=True to ask it, if you trust who wrote the manifest, or endpoint_url={named!r}."
+        )
+    notice(
+        f"The manifest names the endpoint {named!r}; {one_line(endpoint_url)!r}, which an option, the environment or "
+        "the profile names, was asked instead."
+    )
+
+
+def _same(one: str, other: str) -> bool:
+    return one.lower().rstrip("/") == other.lower().rstrip("/")
+
+
+@asynccontextmanager
+async def _open_prover(
+    header: ManifestHeader,
+    settings: Settings,
+    share: Share,
+    progress: Progress,
+    *,
+    read_back: bool,
+    notice: Callable[[str], None],
+    watch: Watch,
+) -> AsyncIterator[Prover]:
+    target = settings.target
+    if isinstance(target, LocalTarget):
+        yield Prover(None, None, progress, read_back=True, directory=target.directory)
+        return
+    assert isinstance(target, S3Target)
+    async with open_stack(
+        target,
+        settings.retry,
+        settings.limits,
+        caller_bucket=settings.caller_bucket,
+        checksum=settings.policies.checksum,
+        customer_key=settings.objects.sse_customer_key is not None,
+        notice=notice,
+        traffic=progress.traffic,
+        watch=watch,
+    ) as stack:
+        _check_endpoint(header, stack.endpoint_url, notice)
+        share.govern(stack.bound, stack.in_flight)
+        yield Prover(stack.transport, settings.objects.sse_customer_key, progress, read_back=read_back)

@@ -1,0 +1,94 @@
+"""Pure: which buckets are no ordinary ones, so that only the AWS SDK knows their hosts and their kind of signature.
+
+Access points, multi-region access points, Outposts and Object Lambda by their ARN; directory buckets (S3 Express) and
+their access points; Outposts by their alias. Other aliases are ordinary names. Source: S3 User Guide, "Using a
+bucket-style alias for your access point", "Directory bucket naming rules".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+import stat
+from typing import Final
+from urllib.parse import urlsplit
+
+from asyncsink.errors import ConfigError
+from asyncsink.options.settings import SignPayload
+
+_DIRECTORY_BUCKETS: Final = ("--x-s3", "--xa-s3")
+_OUTPOSTS: Final = "--op-s3"
+
+
+def is_special(bucket: str) -> bool:
+    """Whether only the SDK can address it. Pure."""
+    return is_arn(bucket) or is_directory_bucket(bucket) or bucket.endswith(_OUTPOSTS)
+
+
+def is_arn(bucket: str) -> bool:
+    """Whether it is an ARN. Pure."""
+    return bucket.startswith("arn:")
+
+
+def is_directory_bucket(bucket: str) -> bool:
+    """Whether it is a directory bucket of S3 Express, or an access point of one. Pure."""
+    return bucket.endswith(_DIRECTORY_BUCKETS)
+
+
+# -- The certificates that HTTPS connections of both lanes trust -------------------------------------------------------
+
+CA_BUNDLE_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Mozilla's list of certificates has a quarter of a MiB."""
+
+
+def context_trusting(ca_bundle: str) -> ssl.SSLContext:
+    """A context that trusts the certificates of a PEM file, or the system's for "". Blocking; never waits for a FIFO.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    try:
+        # OpenSSL would wait for the writer of a FIFO, and read a device without end.
+        fault = _fault_of(os.stat(ca_bundle)) if ca_bundle else ""
+        if not fault:
+            return ssl.create_default_context(cafile=ca_bundle or None)
+    except (OSError, ssl.SSLError, ValueError) as error:
+        raise ConfigError(f"ca_bundle={ca_bundle!r} cannot be used ({error}); expected PEM certificates.") from error
+    raise ConfigError(f"ca_bundle={ca_bundle!r} cannot be used ({fault}); expected a file of PEM certificates.")
+
+
+def _fault_of(found: os.stat_result) -> str:
+    if not stat.S_ISREG(found.st_mode):
+        return "it is no regular file"
+    return f"it has {found.st_size:,} bytes" if found.st_size > CA_BUNDLE_BYTES_MAX else ""
+
+
+# -- What travels over plain HTTP, and to whom ------------------------------------------------------------------------
+
+
+def payload_must_be_signed(endpoint_url: str, choice: SignPayload = "auto") -> bool:
+    """Whether the signature holds the body's SHA-256: by choice, else only over plain HTTP to another machine. Pure."""
+    return choice == "always" if choice != "auto" else bool(exposed_to(endpoint_url))
+
+
+def exposed_to(endpoint_url: str, proxy_url: str = "") -> str:
+    """The host to which requests travel over plain HTTP, unless that is this machine; "" otherwise. Pure.
+
+    Args:
+        proxy_url: the proxy that they pass, or "".
+    """
+    if urlsplit(endpoint_url).scheme != "http":
+        return ""  # also by a proxy, which passes what is encrypted on
+    for url in filter(None, (proxy_url, endpoint_url)):
+        host = urlsplit(url if "://" in url else f"//{url}").hostname or ""
+        if host and not _is_this_machine(host):
+            return host
+    return ""
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

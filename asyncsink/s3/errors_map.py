@@ -1,0 +1,472 @@
+"""Pure: the one table from what an S3 server answers to asyncsink's errors.
+
+The server's code decides; where there is none (HEAD has no body) or an unknown one, the HTTP status does. Sources:
+Amazon S3 API Reference, "Error responses"; RFC 9110, 10.2.3 (Retry-After) and 15.4 to 15.6 (status codes).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import math
+import re
+from functools import lru_cache
+from typing import Final
+
+from asyncsink.errors import (
+    AccessDenied,
+    AsyncSinkError,
+    BucketMissing,
+    ClockSkew,
+    ConfigError,
+    ConnectionLost,
+    CredentialsError,
+    DestinationFull,
+    EntityTooLarge,
+    ExpiredCredentials,
+    IntegrityError,
+    ObjectMissing,
+    PartsRefused,
+    PermanentError,
+    PreconditionFailed,
+    RequestTimeout,
+    RetryableError,
+    ServerFault,
+    Throttled,
+    TransferError,
+    UploadConflict,
+    UploadMissing,
+    WrongRegion,
+)
+from asyncsink.options.settings import known_secrets
+
+# -- What is secret does not show, whoever repeats it: a server, a proxy, or botocore's logs at DEBUG ------------------
+# A text is compared with every secret that this process has made (`config.known_secrets`): as it is, in base64 (also
+# within other base64), in hexadecimal, and as what percent, XML and JSON escapes stand for; only letters and digits
+# count, in either case, so that line ends and dashes within do not help. A run of 23 of them is enough.
+#
+# Where a text has one, none of the text is shown: what else stands there is not worth a guess.
+
+HIDDEN: Final = "(not shown: it repeats a secret)"
+SECRET_BYTES_MIN: Final = 8
+"""Shorter ones are words of made-up accounts, which stand in texts by chance."""
+ROUNDS_MAX: Final = 3
+"""Escapes within escapes."""
+LONG_BYTES_MIN: Final = 20
+"""Shorter ones may stand in the keys of one's own objects."""
+_GRAM, _STRIDE = 16, 8
+_RAW_WINDOW, _RAW_STRIDE = 8, 4
+_LETTERS: Final = re.compile(r"[^A-Za-z0-9]+")
+_BACKSLASH: Final = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[nrtbf])")
+_PLAIN: Final = re.compile(r'"?[0-9a-f]{32}(-[0-9]{1,5})?"?|.{0,15}')
+"""An ETag, and what is too short to be a secret."""
+_SPACES: Final = b"\r\n\t "
+
+_LOGGERS = (
+    "aiobotocore.httpsession",
+    "aiohttp.client",
+    "asyncio",
+    "botocore.auth",
+    "botocore.client",
+    "botocore.credentials",
+    "botocore.endpoint",
+    "botocore.handlers",
+    "botocore.hooks",
+    "botocore.httpchecksum",
+    "botocore.httpsession",
+    "botocore.parsers",
+    "botocore.retryhandler",
+    "botocore.utils",
+)
+_OF_CREDENTIALS = ("aiobotocore.credentials", "aiobotocore.tokens", "botocore.credentials", "botocore.tokens")
+_SHOWING = r"""(?ix)
+    ( (?: x-amz-security-token | [\w-]*server-side-encryption-customer-key(?:-md5)? | SSECustomerKey(?:MD5)? )
+    ['"]? \s* [:=] \s* b? ['"]? ) (?! AES256) [A-Za-z0-9+/=_%-]+"""
+
+
+class _Needles:
+    """What to look for, made once for the secrets that are known."""
+
+    def __init__(self, secrets: tuple[bytes, ...]) -> None:
+        self.short: set[str] = set()
+        self.grams: set[str] = set()
+        self.raw: set[bytes] = set()
+        self.exact: list[str] = []
+        self.has_key = False
+        for secret in secrets:
+            if len(secret) >= SECRET_BYTES_MIN:
+                self._add(secret)
+
+    def _add(self, secret: bytes) -> None:
+        texts = [base64.b64encode(secret), secret.hex().encode()]
+        if secret.isascii() and secret.decode().isprintable():
+            texts.append(secret)
+        else:
+            plain = secret.translate(None, _SPACES)
+            self.raw |= {
+                plain[at : at + _RAW_WINDOW] for at in range(0, max(1, len(plain) - _RAW_WINDOW + 1), _RAW_STRIDE)
+            }
+        if len(secret) == 32:
+            self.has_key = True
+            digest = hashlib.md5(secret, usedforsecurity=False).digest()
+            texts += [base64.b64encode(digest), digest.hex().encode()]
+        if len(secret) >= LONG_BYTES_MIN:
+            within = [_within_base64(text, shift) for text in texts for shift in range(3)]
+            self.exact += [form.lower() for text in texts for form in (text.decode(), text.hex())]
+            self.exact += [form.lower() for form in within]
+        for text in texts:
+            self._add_form(text.decode())
+            self._add_form(text.hex())
+            for shift in range(3):
+                self._add_form(_within_base64(text, shift))
+
+    def _add_form(self, text: str) -> None:
+        form = _letters(text)
+        if len(form) < _GRAM + _STRIDE:
+            if len(form) >= SECRET_BYTES_MIN:
+                self.short.add(form)
+            return
+        self.grams |= {form[at : at + _GRAM] for at in range(0, len(form) - _GRAM + 1, _STRIDE)}
+
+    def are_in(self, text: str) -> bool:
+        """Whether one of them is in a text as it is."""
+        letters = _letters(text)
+        if any(form in letters for form in self.short):
+            return True
+        grams = self.grams
+        if grams and any(letters[at : at + _GRAM] in grams for at in range(len(letters) - _GRAM + 1)):
+            return True
+        if self.raw and not text.isascii():
+            for data in (text.encode("utf-8", "surrogateescape"), text.encode("latin-1", "ignore")):
+                plain = data.translate(None, _SPACES)
+                if any(window in plain for window in self.raw):
+                    return True
+        return False
+
+
+@lru_cache(maxsize=4)
+def _needles(secrets: tuple[bytes, ...]) -> _Needles:
+    return _Needles(secrets)
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a text from elsewhere holds a secret of this process, in whatever form."""
+    needles = _needles(known_secrets())
+    for _ in range(ROUNDS_MAX):
+        if needles.are_in(text):
+            return True
+        plain = _unescaped(text)
+        if plain == text:
+            return False
+        text = plain
+    return needles.are_in(text)
+
+
+def shown(text: str) -> str:
+    """The text, or HIDDEN where it holds a secret."""
+    return HIDDEN if text and holds_secret(text) else text
+
+
+def kept(value: str) -> str:
+    """A value of an answer (an ETag, a version id), or "" where it holds a secret. Cheap for usual ones."""
+    if _PLAIN.fullmatch(value) and not _needles(known_secrets()).has_key:
+        return value
+    return "" if holds_secret(value) else value
+
+
+def keys_hold_secret(text: str) -> bool:
+    """Whether a key, or many, hold a secret of LONG_BYTES_MIN or more. Cheap, also for the keys of a whole page."""
+    lower = text.lower()
+    return any(form in lower for form in _needles(known_secrets()).exact)
+
+
+def _letters(text: str) -> str:
+    return _LETTERS.sub("", text).lower()
+
+
+def _within_base64(text: bytes, shift: int) -> str:
+    """How base64 writes the text behind `shift` other bytes, without what the bytes around it change."""
+    written = base64.b64encode(b"\0" * shift + text).decode()
+    end = len(written) - (4 if (shift + len(text)) % 3 else 0)
+    return written[(0, 2, 3)[shift] : end]
+
+
+def _unescaped(text: str) -> str:
+    if "%" in text:
+        from urllib.parse import unquote
+
+        text = unquote(text, encoding="latin-1")
+    if "&" in text:
+        from html import unescape
+
+        text = unescape(text)
+    if "\\" in text:
+        text = _BACKSLASH.sub(lambda found: chr(int(found[1][1:], 16)) if found[1][0] in "ux" else " ", text)
+    return text
+
+
+class _Redacting(logging.Filter):
+    """Lets every record pass, with an ellipsis in the place of each secret, or without its text."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Always True."""
+        told = record.getMessage()
+        visible = shown(re.sub(_SHOWING, r"\1…", told))
+        if visible != told:
+            record.msg, record.args = visible, ()
+        if record.exc_info and record.exc_info[1] is not None and holds_secret(repr(record.exc_info[1])):
+            record.exc_info = record.exc_text = None
+        return True
+
+
+class _Untraced(logging.Filter):
+    """Lets every record pass without its exception, which may quote what a credential process or a service said."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Always True."""
+        record.exc_info = record.exc_text = None
+        return True
+
+
+_REDACTING = _Redacting()
+_UNTRACED = _Untraced()
+
+
+def redact_logs() -> None:
+    """Attach the filter. Calling it again is harmless."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_REDACTING)
+    for name in _OF_CREDENTIALS:
+        logging.getLogger(name).addFilter(_UNTRACED)
+
+
+# -- What the codes of S3 mean -----------------------------------------------------------------------------------------
+
+MESSAGE_CHARACTERS_MAX = 200
+"""So much of the server's own text is quoted."""
+
+TEXT_CHARACTERS_MAX = 8192
+"""So much of it is looked at."""
+_SIGNED = re.compile(r"(?i)(\b(?:x-amz-)?(?:signature|credential|security-token)=)[^&\s,;'\"]+")
+"""Parts of a presigned URL, and of an Authorization header."""
+
+_CREDENTIALS = "Check creds_path, the profile or the AWS_ environment variables."
+_KEY_RIGHTS = "Check the rights of these credentials on the bucket and its encryption keys."
+_WRONG_REGION = "Give the bucket's own region."
+_USELESS = "Sending it again cannot help: correct the request's options."
+_EXPECTED_REGION: Final = re.compile(r"expecting '([A-Za-z0-9._-]{1,64})'")
+_CONFLICT: Final = "ConditionalRequestConflict"
+_CUSTOMER_KEY = " An object that is encrypted with a customer key can only be looked at with that key (sse=…)."
+"""S3's answer to a HEAD without the key is a bare 400 (S3 API, HeadObject)."""
+
+BY_CODE: Final[dict[str, tuple[type[AsyncSinkError], str]]] = {
+    # code: (error, what to do)
+    "InvalidAccessKeyId": (CredentialsError, _CREDENTIALS),
+    "SignatureDoesNotMatch": (CredentialsError, "The secret access key does not belong to the key id. " + _CREDENTIALS),
+    "InvalidToken": (CredentialsError, "The session token is not valid. " + _CREDENTIALS),
+    "InvalidSecurity": (CredentialsError, _CREDENTIALS),
+    "NotSignedUp": (CredentialsError, "The account is not signed up for S3."),
+    "ExpiredToken": (ExpiredCredentials, "Renew the session (for example: aws sso login)."),
+    "ExpiredTokenException": (ExpiredCredentials, "Renew the session (for example: aws sso login)."),
+    "TokenRefreshRequired": (ExpiredCredentials, "Renew the session (for example: aws sso login)."),
+    "RequestTimeTooSkewed": (ClockSkew, "Set this machine's clock."),
+    "RequestExpired": (ClockSkew, "Set this machine's clock."),
+    "SlowDown": (Throttled, "Lower the concurrency if it goes on."),
+    "ServiceUnavailable": (Throttled, "Lower the concurrency if it goes on."),
+    "Throttling": (Throttled, "Lower the concurrency if it goes on."),
+    "ThrottlingException": (Throttled, "Lower the concurrency if it goes on."),
+    "ThrottledException": (Throttled, "Lower the concurrency if it goes on."),
+    "RequestThrottled": (Throttled, "Lower the concurrency if it goes on."),
+    "RequestThrottledException": (Throttled, "Lower the concurrency if it goes on."),
+    "RequestLimitExceeded": (Throttled, "Lower the concurrency if it goes on."),
+    "BandwidthLimitExceeded": (Throttled, "Lower the concurrency if it goes on."),
+    "TooManyRequests": (Throttled, "Lower the concurrency if it goes on."),
+    "TooManyRequestsException": (Throttled, "Lower the concurrency if it goes on."),
+    "RequestTimeout": (RequestTimeout, "The body came too slowly: lower the concurrency or look at the network."),
+    "RequestTimeoutException": (RequestTimeout, "The body came too slowly: lower the concurrency or the part size."),
+    "IncompleteBody": (ConnectionLost, "The body was cut on its way; look at proxies and the network."),
+    "InternalError": (ServerFault, "Try again later."),
+    "InternalFailure": (ServerFault, "Try again later."),
+    # Another request touched the same key at the same moment; sending it again settles the matter.
+    _CONFLICT: (ServerFault, "Another writer was at the same key; it is safe to try again."),
+    "OperationAborted": (ServerFault, "A conflicting request is in progress; it is safe to try again."),
+    "BadDigest": (IntegrityError, "The bytes changed between reading and storing; run again."),
+    "InvalidDigest": (IntegrityError, "The server could not read the checksum; try another checksum option."),
+    "XAmzContentSHA256Mismatch": (IntegrityError, "The bytes changed on their way; run again."),
+    "XAmzContentChecksumMismatch": (IntegrityError, "The bytes changed on their way; run again."),
+    "NoSuchBucket": (BucketMissing, "Create the bucket or correct the destination."),
+    "EntityTooSmall": (PartsRefused, "Parts are smaller than this server takes: raise part_size_bytes."),
+    "InvalidPart": (PartsRefused, "The server lost a part, or has another; run again."),
+    "InvalidPartOrder": (PartsRefused, "The server has other parts than were sent; run again."),
+    "NoSuchUpload": (UploadMissing, "It was completed, aborted or expired; run again."),
+    "NoSuchKey": (ObjectMissing, "Check the key."),
+    "NoSuchVersion": (ObjectMissing, "Check the version id."),
+    "NotFound": (ObjectMissing, "Check the key."),
+    "InvalidObjectState": (PermanentError, "The object is archived: restore it first (S3 API, RestoreObject)."),
+    "InvalidRange": (PermanentError, "The object is shorter than it was: look at it again."),
+    "PreconditionFailed": (PreconditionFailed, "The object under the key was changed by somebody else."),
+    "EntityTooLarge": (EntityTooLarge, "Split the file, or use a server that stores larger objects."),
+    "QuotaExceeded": (DestinationFull, "Free some space or raise the quota."),
+    "QuotaExceededException": (DestinationFull, "Free some space or raise the quota."),
+    "XMinioStorageFull": (DestinationFull, "Free some space on the server."),
+    "XMinioAdminBucketQuotaExceeded": (DestinationFull, "Free some space or raise the quota."),
+    "InsufficientStorage": (DestinationFull, "Free some space on the server."),
+    "AccessDenied": (AccessDenied, _KEY_RIGHTS),
+    "AllAccessDisabled": (AccessDenied, _KEY_RIGHTS),
+    "AccountProblem": (AccessDenied, "Ask the account's owner."),
+    "PermanentRedirect": (ConfigError, _WRONG_REGION),
+    "AuthorizationHeaderMalformed": (ConfigError, _WRONG_REGION),
+    "IllegalLocationConstraintException": (ConfigError, _WRONG_REGION),
+    "InvalidBucketName": (ConfigError, "Correct the bucket's name."),
+    "NotImplemented": (PermanentError, "This server lacks the feature; leave the option out."),
+}
+
+BY_STATUS: Final[dict[int, tuple[type[AsyncSinkError], str]]] = {
+    301: (ConfigError, _WRONG_REGION),
+    307: (ServerFault, "The bucket is being moved; try again later."),
+    401: (CredentialsError, _CREDENTIALS),
+    403: (AccessDenied, _KEY_RIGHTS),
+    404: (ObjectMissing, "Check the bucket and the key."),
+    407: (ConfigError, "The proxy on the way asks for a login: look at HTTP_PROXY and HTTPS_PROXY."),
+    408: (RequestTimeout, "The request came too slowly; look at the network."),
+    409: (ServerFault, "A conflicting request is in progress; it is safe to try again."),
+    412: (PreconditionFailed, "The object under the key was changed by somebody else."),
+    413: (EntityTooLarge, "A server or proxy on the way refuses bodies of this size; use smaller parts."),
+    429: (Throttled, "Lower the concurrency if it goes on."),
+    501: (PermanentError, "This server lacks the feature; leave the option out."),
+    503: (Throttled, "Lower the concurrency if it goes on."),
+    507: (DestinationFull, "Free some space on the server."),
+}
+
+
+def error_from_answer(  # noqa: PLR0917 - an answer has so many parts
+    operation_name: str,
+    key: str,
+    bucket: str,
+    code: str,
+    status: int,
+    message: str,
+    retry_after: str | None = None,
+    *,
+    date: str = "",
+    region: str = "",
+    signed_for: str = "",
+    expected: str = "",
+    actual: str = "",
+) -> AsyncSinkError:
+    """The error that an answer means. Pure.
+
+    Args:
+        operation_name: S3's name ("PutObject").
+        key, bucket: what was asked for; the key is "" for requests about the bucket.
+        code: S3's error code, or "" (or the status as text, which is what botocore makes of a HEAD without a body).
+        status: the HTTP status; an `<Error>` in the body of a 200 counts as 500.
+        message: the server's text; cleaned and shortened here.
+        retry_after: the `Retry-After` header: seconds, or an HTTP date.
+        date: the answer's `Date` header, which a `Retry-After` date is compared with (no local clock is needed).
+        region: the bucket's region where the answer tells it (`x-amz-bucket-region`, `<Region>`).
+        signed_for: the region that the request was signed for, or "".
+        expected, actual: the checksum that was sent and the one the server computed, for IntegrityError.
+    """
+    code = "" if holds_secret(code) else code
+    region, message = kept(region), shown(message[:TEXT_CHARACTERS_MAX])
+    error_class, advice = classify(code, status)
+    if code == _CONFLICT and operation_name == "CompleteMultipartUpload":
+        # S3 API, CompleteMultipartUpload: on a 409, the upload is to be initiated again, and each part sent again.
+        error_class, advice = UploadConflict, "Another writer was at the same key; run again."
+    if operation_name == "HeadObject" and status == 400 and advice == _USELESS:
+        advice += _CUSTOMER_KEY
+    where = f"s3://{bucket}/{key}" if key else f"bucket {bucket}"
+    said = ", ".join(part for part in (_named(code, status), one_line(message)) if part)
+    if elsewhere := _elsewhere(operation_name, code, status, message, region, signed_for):
+        region = one_line(elsewhere)
+        text = f"{operation_name} of {one_line(where, 1200)} failed: {said}. The bucket is in region {region}: give "
+        return WrongRegion(f"{text}region={region!r}.", region=elsewhere, signed_for=signed_for)
+    if advice == _WRONG_REGION and region:
+        advice = f"The bucket is in region {one_line(region)}: give region={one_line(region)!r}."
+    text = f"{operation_name} of {one_line(where, 1200)} failed: {said}. {advice}"
+    if issubclass(error_class, IntegrityError):
+        return error_class(text, expected=expected, actual=actual)
+    if not issubclass(error_class, TransferError):
+        return error_class(text)
+    error = error_class(text, operation=operation_name, code=code, status=status)
+    if isinstance(error, RetryableError):
+        error.retry_after_seconds = retry_after_seconds(retry_after, date)
+    return error
+
+
+def _elsewhere(  # noqa: PLR0917 - an answer has so many parts
+    operation_name: str, code: str, status: int, message: str, region: str, signed_for: str
+) -> str:
+    """The region that the bucket is in, where the answer says that it is another than the request's; else "". Pure."""
+    about_region = classify(code, status)[1] == _WRONG_REGION or status in (301, 302, 307)
+    if about_region and not region and (found := _EXPECTED_REGION.search(message)):
+        region = found[1]
+    # A HEAD has no body for the code: a bare 400 that names another region is about that (botocore has it so too).
+    mute = operation_name == "HeadObject" and status == 400 and code in ("", "400")
+    return region if region != signed_for and (about_region or mute) else ""
+
+
+def classify(code: str, status: int) -> tuple[type[AsyncSinkError], str]:
+    """The error class for a code and a status, and what a person should do about it. Pure."""
+    if code in BY_CODE:
+        return BY_CODE[code]
+    if code.startswith("Throttl"):
+        return BY_CODE["Throttling"]
+    if status in BY_STATUS:
+        return BY_STATUS[status]
+    if status >= 500:
+        return ServerFault, "Try again later."
+    return PermanentError, _USELESS
+
+
+def retry_after_seconds(value: str | None, date: str = "") -> float | None:
+    """Seconds that a `Retry-After` header asks for, or None where it is absent or unreadable (RFC 9110, 10.2.3). Pure.
+
+    Args:
+        value: "120", or an HTTP date, which counts from `date`.
+        date: the same answer's `Date` header.
+    """
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        from email.utils import parsedate_to_datetime
+
+        try:
+            seconds = (parsedate_to_datetime(value) - parsedate_to_datetime(date)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def one_line(text: str, characters_max: int = MESSAGE_CHARACTERS_MAX) -> str:
+    """One line of printable text, shortened, without passwords in URLs, or signatures; none where it holds a secret.
+
+    A server's answer must not be able to write to a terminal or to forge a line of a log.
+    """
+    text = shown(text[:TEXT_CHARACTERS_MAX])
+    line = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in text)).strip().rstrip(".")
+    line = re.sub(r"(?i)\b([a-z][a-z0-9+]*)://[^/@\s]+@", r"\1://", line)
+    line = _SIGNED.sub(r"\1…", line)
+    return line if len(line) <= characters_max else line[: characters_max - 1] + "…"
+
+
+def _named(code: str, status: int) -> str:
+    if not code or code == str(status):
+        return f"HTTP {status}"
+    return f"{one_line(code)} (HTTP {status})" if status else one_line(code)
+
+
+# -- Limits of what a server may answer, on both lanes: more of it is a fault of the server, and is not waited for -----
+
+HEAD_BYTES_MAX: Final = 64 * 1024
+"""Status line and headers of an answer, interim answers before it included."""
+ANSWER_BYTES_MAX: Final = HEAD_BYTES_MAX + 1024 * 1024
+"""A whole answer, with its transfer coding: nothing but a listing, or an object's bytes, is answered with more."""
+LISTING_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Of an answer: 1,000 keys of 1,024 bytes, three bytes for each once encoded, and 2 KiB of markup around each."""
+ENTRIES_MAX: Final = 10_000
+"""Entries of one page of a listing: S3 has 1,000, and a server that knows no max-keys sends as many as it likes."""

@@ -1,0 +1,316 @@
+"""Pure: the XML of a listing by boto3's names, for both lanes; every value is the text that the server sent.
+
+botocore's own reading is not asked: it ends a listing at "True", and a whole page at one size that is none.
+
+Source: Amazon S3 API Reference, ListObjectsV2, ListObjects, ListParts and ListMultipartUploads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Hashable, Iterable
+from typing import Any, Final
+from urllib.parse import unquote_plus
+from xml.parsers import expat
+
+from asyncsink.errors import ServerFault
+from asyncsink.s3.codec import HEADER_ALGORITHMS
+from asyncsink.s3.errors_map import ENTRIES_MAX, one_line
+from asyncsink.s3.operations import ListMultipartUploads, ListObjects, ListParts, ObjectPage, PartPage, UploadPage
+from asyncsink.s3.transport import Transport
+
+# -- Listings page by page, to their end or to the point where pages bring nothing new ---------------------------------
+# The order of keys proves nothing (S3 Express and SeaweedFS have their own), and a token may say anything. What a
+# listing has brought is remembered in a fixed amount of memory: as bits, in which a new entry is taken for a known one
+# now and then, which whole pages never are.
+
+PAGES_WITHOUT_NEWS_MAX: Final = 100
+"""Pages in a row that bring no entry: legal where much was deleted lately, but not for ever."""
+BITS: Final = 1 << 23
+"""One MiB of memory."""
+REMEMBERED_MAX: Final = 1 << 20
+"""Entries, of which one in twenty is then taken for a known one. What was remembered before is forgotten."""
+
+
+class PageGuard:
+    """Ends a listing that does not. `check` it between two pages.
+
+    Args:
+        name: of the operation.
+        what: is listed, for the message.
+    """
+
+    def __init__(self, name: str, what: str) -> None:
+        self._name = name
+        self._what = what
+        self._bits = bytearray()
+        self._remembered = 0
+        self._without_news = 0
+        self._pages = 0
+        self._anchor: Hashable = None
+        self._anchor_until = 1
+
+    def check(self, entries: Iterable[Hashable], goes_on: Hashable) -> None:
+        """A page had `entries`, and the listing is said to go on at `goes_on`.
+
+        Raises:
+            ServerFault: it has been there before, or has brought nothing new for too long.
+        """
+        if goes_on == self._anchor:
+            raise self._stuck("the same token came twice")
+        # Brent's way to notice a cycle of any length with one token in memory.
+        self._pages += 1
+        if self._pages == self._anchor_until:
+            self._anchor, self._anchor_until = goes_on, 2 * self._anchor_until
+        self._without_news = 0 if self._has_news(entries) else self._without_news + 1
+        if self._without_news >= PAGES_WITHOUT_NEWS_MAX:
+            raise self._stuck(f"{PAGES_WITHOUT_NEWS_MAX} pages in a row had nothing new")
+
+    def _has_news(self, entries: Iterable[Hashable]) -> bool:
+        if not self._bits or self._remembered > REMEMBERED_MAX:
+            self._bits = bytearray(BITS // 8)
+            self._remembered = 0
+        bits, news = self._bits, 0
+        for entry in entries:
+            mixed = hash(entry)
+            first, second = mixed & (BITS - 1), (mixed >> 32) & (BITS - 1)
+            if bits[first >> 3] >> (first & 7) & bits[second >> 3] >> (second & 7) & 1:
+                continue
+            bits[first >> 3] |= 1 << (first & 7)
+            bits[second >> 3] |= 1 << (second & 7)
+            news += 1
+        self._remembered += news
+        return news > 0
+
+    def _stuck(self, why: str) -> ServerFault:
+        return ServerFault(
+            f"{self._name} {self._what} does not go on: {why}; check that the endpoint is S3.",
+            operation=self._name,
+            status=200,
+        )
+
+
+async def object_pages(transport: Transport, prefix: str) -> AsyncGenerator[ObjectPage, None]:
+    """Every page of the objects whose keys begin with `prefix`.
+
+    Raises:
+        TransferError: they cannot be listed; ServerFault where the listing has no end.
+    """
+    guard = PageGuard(ListObjects.name, f"below {prefix!r}")
+    token = after = ""
+    while True:
+        page = await transport.send(ListObjects(prefix=prefix, token=token, after=after))
+        yield page
+        token, after = page.next_token, page.next_after
+        if not token and not after:
+            return
+        guard.check((*(listed.key for listed in page.objects), *page.vague), token or after)
+
+
+async def part_pages(
+    transport: Transport, key: str, upload_id: str, sse_customer_key: object = None
+) -> AsyncGenerator[PartPage, None]:
+    """Every page of the parts of an upload.
+
+    Raises:
+        UploadMissing: the server does not know it.
+        TransferError: they cannot be listed; ServerFault where the listing has no end.
+    """
+    guard = PageGuard(ListParts.name, f"of {key!r}")
+    marker: int | None = 0
+    while marker is not None:
+        page = await transport.send(
+            ListParts(key=key, upload_id=upload_id, marker=marker, sse_customer_key=sse_customer_key)
+        )
+        yield page
+        marker = page.next_marker
+        if marker is not None:
+            guard.check((part.part_number for part in page.parts), marker)
+
+
+async def upload_pages(transport: Transport, prefix: str) -> AsyncGenerator[UploadPage, None]:
+    """Every page of the uploads whose keys begin with `prefix`.
+
+    Uploads that are ended meanwhile do not disturb it: the next page begins behind the last key of this one.
+
+    Raises:
+        TransferError: they cannot be listed; ServerFault where the listing has no end.
+    """
+    guard = PageGuard(ListMultipartUploads.name, f"below {prefix!r}")
+    key_marker = upload_id_marker = ""
+    while True:
+        page = await transport.send(
+            ListMultipartUploads(prefix=prefix, key_marker=key_marker, upload_id_marker=upload_id_marker)
+        )
+        yield page
+        key_marker, upload_id_marker = page.next_key_marker, page.next_upload_id_marker
+        if not key_marker:
+            return
+        guard.check(((each.key, each.upload_id) for each in page.uploads), (key_marker, upload_id_marker))
+
+
+# -- Pure: the XML of an answer as names and texts, read as a stream (expat) -------------------------------------------
+# Nothing but what is wanted is kept, nesting is bounded, and a document type, which could declare entities, is refused.
+
+DEPTH_MAX: Final = 16
+"""Of elements; S3's answers have four."""
+
+
+class DocumentRefused(Exception):
+    """What was read cannot be the answer."""
+
+
+NOT_UNDERSTOOD: Final = (DocumentRefused, expat.ExpatError, KeyError, ValueError)
+"""What reading an answer that is not S3's raises: the reader, or those who convert what it found."""
+
+
+class XmlReader:
+    """Keeps the entries of an answer, and what its first level says. Reads one answer.
+
+    Args:
+        root: the outermost element, or "" for any.
+        told: elements of the first level to keep.
+        entry: the repeated element of the first level, or "".
+        fields: what to keep of each entry.
+
+    Attributes:
+        root: the outermost element that was read, without its namespace.
+    """
+
+    def __init__(self, root: str, told: tuple[str, ...], entry: str = "", fields: tuple[str, ...] = ()) -> None:
+        self.told: dict[str, str] = {}
+        self.found: list[dict[str, str]] = []
+        self.root = ""
+        self._expected = root
+        self._wanted = told
+        self._entry = entry
+        self._fields = fields
+        self._depth = 0
+        self._inside = False
+        self._name = ""
+        self._text: list[str] | None = None
+
+    def read(self, body: bytes) -> None:
+        """Read a whole answer.
+
+        Raises:
+            Refused, ExpatError: it is another one, or none.
+        """
+        # With namespaces told apart, names come as "namespace name", whichever prefix the server chose.
+        parser = expat.ParserCreate("UTF-8", " ")
+        parser.buffer_text = True
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._data
+        parser.StartDoctypeDeclHandler = _refuse_doctype
+        # Spaces that kept a connection alive may come first, where XML wants its declaration.
+        parser.Parse(body.lstrip(), True)
+
+    def _start(self, name: str, _: dict[str, str]) -> None:
+        plain = name.rpartition(" ")[2]
+        self._depth += 1
+        self._text = None
+        if self._depth == 1:
+            self.root = plain
+            if self._expected and plain != self._expected:
+                raise DocumentRefused("another outermost element")
+        elif self._depth == 2:
+            self._inside = plain == self._entry
+            if self._inside:
+                if len(self.found) >= ENTRIES_MAX:
+                    raise DocumentRefused("too many entries")
+                self.found.append({})
+            elif plain in self._wanted:
+                self._name, self._text = plain, []
+        elif self._depth == 3:
+            if self._inside and plain in self._fields:
+                self._name, self._text = plain, []
+        elif self._depth > DEPTH_MAX:
+            raise DocumentRefused("nesting")
+
+    def _data(self, text: str) -> None:
+        if self._text is not None:
+            self._text.append(text)
+
+    def _end(self, _: str) -> None:
+        if self._text is not None:
+            into = self.found[-1] if self._depth == 3 else self.told
+            into[self._name] = _unwrapped("".join(self._text))
+            self._text = None
+        self._depth -= 1
+
+
+def _unwrapped(text: str) -> str:
+    """A value without the line breaks and the indentation that a pretty-printer puts around it."""
+    return text.strip() if text[:1] == "\n" and text.rstrip(" \t")[-1:] == "\n" else text
+
+
+def _refuse_doctype(*_: object) -> None:
+    raise DocumentRefused("document type")
+
+
+# -- listings ----------------------------------------------------------------------------------------------------------
+
+Listing = ListObjects | ListParts | ListMultipartUploads
+LISTINGS: Final = (ListObjects, ListParts, ListMultipartUploads)
+
+_CHECKSUMS: Final = tuple(f"Checksum{name}" for name in HEADER_ALGORITHMS)
+_SHAPES: Final[dict[type[Any], tuple[str, str, tuple[str, ...], str, tuple[str, ...]]]] = {
+    # operation: (outermost element or "", name of its entries, what the first level says, element, fields)
+    ListObjects: (
+        "ListBucketResult",
+        "Contents",
+        ("IsTruncated", "NextContinuationToken", "NextMarker", "Marker", "EncodingType"),
+        "Contents",
+        ("Key", "Size", "ETag", "LastModified"),
+    ),
+    # Servers differ in the outermost name, and some leave the upload's ID out; one of the two makes it an answer.
+    ListParts: (
+        "",
+        "Parts",
+        ("UploadId", "IsTruncated", "NextPartNumberMarker"),
+        "Part",
+        ("PartNumber", "Size", "ETag", *_CHECKSUMS),
+    ),
+    ListMultipartUploads: (
+        "ListMultipartUploadsResult",
+        "Uploads",
+        ("IsTruncated", "NextKeyMarker", "NextUploadIdMarker"),
+        "Upload",
+        ("Key", "UploadId", "Initiated"),
+    ),
+}
+
+
+def listing_told(operation: Listing, body: bytes) -> dict[str, Any]:
+    """What the answer's body says. Takes some ten microseconds for each entry.
+
+    Raises:
+        ServerFault: it is no such listing.
+    """
+    root, name, told, element, fields = _SHAPES[type(operation)]
+    reader = XmlReader(root, told, element, fields)
+    try:
+        reader.read(body)
+        if isinstance(operation, ListParts) and not reader.told.get("UploadId") and reader.root != "ListPartsResult":
+            raise DocumentRefused("no list of parts")
+    except NOT_UNDERSTOOD as error:
+        where = f"of {operation.key}" if isinstance(operation, ListParts) else f"below {operation.prefix}"
+        raise ServerFault(
+            f"{operation.name} {one_line(where, 1200)} failed: the answer is no listing of S3; check that the "
+            "endpoint is S3.",
+            operation=operation.name,
+            status=200,
+        ) from error
+    answer: dict[str, Any] = dict(reader.told)
+    entries: list[dict[str, Any]] = [dict(found) for found in reader.found]
+    if isinstance(operation, ListObjects) and answer.get("EncodingType", "").strip() == "url":
+        _decode(answer, ("NextMarker", "Marker"))
+        for entry in entries:
+            _decode(entry, ("Key",))
+    return answer | ({name: entries} if entries else {})
+
+
+def _decode(told: dict[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
+        if name in told:
+            told[name] = unquote_plus(told[name])

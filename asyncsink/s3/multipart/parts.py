@@ -1,0 +1,187 @@
+"""Pure: how an object is cut into parts.
+
+S3 takes 1 to 10,000 parts of 5 MiB to 5 GiB each, the last may be smaller (S3 User Guide, "Amazon S3 multipart upload
+limits"). The plan covers the object exactly, in order, with parts of one size; the size grows in whole MiB where
+10,000 parts of the wanted size would not suffice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+
+from asyncsink.errors import IntegrityError
+from asyncsink.integrity.checksums import COMPOSITE_ALGORITHMS, composite, etag_md5, is_composite, multipart_etag
+from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
+from asyncsink.options.settings import MIB
+from asyncsink.s3.operations import (
+    OBJECT_SIZE_BYTES_MAX,
+    PART_SIZE_BYTES_MAX,
+    PART_SIZE_BYTES_MIN,
+    PARTS_MAX,
+    CompletedPart,
+    ObjectHead,
+    ObjectStored,
+)
+from asyncsink.value import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part: `part_number` counts from 1; `offset` and `length` are bytes in the file."""
+
+    part_number: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartPlan:
+    """How `size_bytes` are cut: every part has `part_size_bytes`, the last has the rest (at least one byte)."""
+
+    size_bytes: int
+    part_size_bytes: int
+
+    @property
+    def count(self) -> int:
+        """Number of parts; at least 1."""
+        return max(1, -(-self.size_bytes // self.part_size_bytes))
+
+    def part(self, part_number: int) -> Part:
+        """The part with this number (1 to `count`)."""
+        offset = (part_number - 1) * self.part_size_bytes
+        return Part(part_number, offset, min(self.part_size_bytes, self.size_bytes - offset))
+
+    def __iter__(self) -> Iterator[Part]:
+        return (self.part(number) for number in range(1, self.count + 1))
+
+
+def plan_parts(size_bytes: int, part_size_bytes: int) -> PartPlan:
+    """Cut an object of `size_bytes` (1 to 50 TB) into parts of about `part_size_bytes`.
+
+    Raises:
+        ValueError: the object is empty or larger than S3 allows; callers check sizes first.
+    """
+    if not 0 < size_bytes <= OBJECT_SIZE_BYTES_MAX:
+        raise ValueError(f"{size_bytes} bytes cannot be sent in parts")
+    wanted = min(max(part_size_bytes, PART_SIZE_BYTES_MIN), PART_SIZE_BYTES_MAX)
+    if -(-size_bytes // wanted) > PARTS_MAX:
+        needed = -(-size_bytes // PARTS_MAX)
+        wanted = min(-(-needed // MIB) * MIB, PART_SIZE_BYTES_MAX)
+    return PartPlan(size_bytes, wanted)
+
+
+# -- Pure: what the answer to a CompleteMultipartUpload, or the object under its key, proves about what was sent -------
+# Source: S3 User Guide, "Checking object integrity": full-object and composite checksums, and the ETag of multipart
+# objects (the MD5 of the parts' MD5s).
+
+
+class UploadProof:
+    """What one upload has sent.
+
+    Args:
+        key: for messages.
+        size_bytes: of the whole object.
+        algorithm: of the parts' checksums, or None where they had none.
+        etag_is_md5: whether a part's ETag is its MD5 (no SSE-KMS, no SSE-C).
+        parts: what the server confirmed, by part number; grows meanwhile.
+        confirmed: what its answers to the parts proved; likewise.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        size_bytes: int,
+        algorithm: ChecksumAlgorithm | None,
+        etag_is_md5: bool,
+        *,
+        parts: Mapping[int, CompletedPart],
+        confirmed: AbstractSet[ConfirmedBy],
+    ) -> None:
+        self._key = key
+        self._size_bytes = size_bytes
+        self._algorithm = algorithm
+        self._etag_is_md5 = etag_is_md5
+        self._parts = parts
+        self._confirmed = confirmed
+
+    def of_answer(self, stored: ObjectStored, full: Checksum | None) -> ConfirmedBy | None:
+        """What the answer proves; None where the object has to be looked at.
+
+        Args:
+            full: the whole object's checksum, as it was sent, or None.
+
+        Raises:
+            IntegrityError: the answer contradicts it.
+        """
+        if stored.checksum is not None and self._agrees(stored.checksum, full):
+            return "server-checksum"
+        expected = self._expected_etag()
+        if expected is not None and stored.etag == expected:
+            # Every part's MD5 was compared or sent, and the ETag binds them together in order.
+            return "etag"
+        return "server-checksum" if full is None and self._parts_are_proved() else None
+
+    def of_object(self, head: ObjectHead, full: Checksum | None) -> ConfirmedBy:
+        """What the object under the key proves.
+
+        Raises:
+            IntegrityError: it is not what was sent.
+        """
+        if head.size_bytes != self._size_bytes:
+            raise self._other(f"{self._size_bytes:,} bytes", f"{head.size_bytes:,} bytes")
+        told = [
+            Checksum(algorithm, value)
+            for algorithm, value in head.checksums.items()
+            if is_composite(value) or not head.composite
+        ]
+        # Each is compared, also where one of them would do.
+        if [checksum for checksum in told if self._agrees(checksum, full)]:
+            return "server-checksum"
+        if (expected := self._expected_etag()) is not None:
+            if head.etag != expected:
+                raise self._other(f"ETag {expected}", f"ETag {head.etag}")
+            return "etag"
+        return "server-checksum" if full is None and self._parts_are_proved() else "size"
+
+    def _agrees(self, told: Checksum, full: Checksum | None) -> bool:
+        """Whether a checksum that the server tells of the object is ours; False where ours is not known.
+
+        Raises:
+            IntegrityError: it is another.
+        """
+        ours = self._composite(told.algorithm) if is_composite(told.value) else full
+        if ours is None or ours.algorithm != told.algorithm:
+            return False
+        if ours != told:
+            raise self._other(str(ours), str(told))
+        return True
+
+    def _composite(self, algorithm: ChecksumAlgorithm) -> Checksum | None:
+        """The checksum of the parts' checksums, where those are known by `algorithm`."""
+        known = [self._parts[number].checksum for number in sorted(self._parts)]
+        parts = [checksum for checksum in known if checksum is not None and checksum.algorithm == algorithm]
+        if algorithm not in COMPOSITE_ALGORITHMS or len(parts) != len(known):
+            return None
+        return composite(algorithm, parts)
+
+    def _parts_are_proved(self) -> bool:
+        """The server repeated the checksum of every part, and Complete named them all."""
+        return self._confirmed == {"server-checksum"} and self._algorithm is not None
+
+    def _expected_etag(self) -> str | None:
+        """The ETag that S3's rule gives (MD5 of the parts' MD5s), or None where a part's ETag is no compared MD5."""
+        if not self._etag_is_md5 or not self._confirmed <= {"etag", "server-checksum"}:
+            return None
+        if "server-checksum" in self._confirmed and self._algorithm != "MD5":
+            return None
+        digests = [etag_md5(self._parts[number].etag) for number in sorted(self._parts)]
+        known = [digest for digest in digests if digest is not None]
+        return multipart_etag(known) if len(known) == len(digests) else None
+
+    def _other(self, expected: str, actual: str) -> IntegrityError:
+        return IntegrityError(
+            f"{self._key!r} was stored with {actual} instead of {expected}; export it again.",
+            expected=expected,
+            actual=actual,
+        )

@@ -1,0 +1,376 @@
+"""The aioboto3 client, opened so that none of botocore's habits costs time, hangs, or retries behind our back.
+
+Every setting here answers a measured or documented trap: botocore's own retries (one layer of retries is enough), the
+SHA-256 of every payload, checksums in trailers, keep-alive beyond S3's idle time of about five seconds, a pool of ten
+connections, the 100-continue round trip. Credentials are looked up before anything is sent to S3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio.to_thread
+
+from asyncsink.errors import ConfigError
+from asyncsink.options.settings import Limits, RetryPolicy, S3Target
+from asyncsink.options.values import check_endpoint
+from asyncsink.s3.checksum_headers import SETTINGS as CHECKSUM_SETTINGS
+from asyncsink.s3.checksum_headers import ChecksumUse, checksum_use
+from asyncsink.s3.credentials.chain import new_session, none_found, source_of, translated_configuration
+from asyncsink.s3.credentials.file import BucketSettings, adopt, bucket_settings, freeze, is_unsigned
+from asyncsink.s3.endpoint import context_trusting, payload_must_be_signed
+from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, one_line, redact_logs
+from asyncsink.s3.get_object import AS_STORED
+from asyncsink.value import dataclass
+
+KEEP_ALIVE_SECONDS = 4
+"""S3 closes idle connections after about 5 s; a connection must not be reused just as the server closes it."""
+
+CONNECTIONS_BESIDE_TRANSFERS = 8
+"""Listing, aborting and looking must not wait for a transfer's connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """How the answer to a request is read.
+
+    Attributes:
+        bytes_max: most bytes of its body.
+        moved: called with the size of every piece of the body as it arrives, or None.
+        object_bytes: it has an object's bytes, which are taken as they are stored and read by who asked for them.
+    """
+
+    bytes_max: int = ANSWER_BYTES_MAX
+    moved: Callable[[int], None] | None = None
+    object_bytes: bool = False
+
+
+HEARING: ContextVar[Hearing] = ContextVar("HEARING", default=Hearing())  # noqa: B039 - it is frozen
+"""For the request that this task sends."""
+
+
+class AnswerTooLong(Exception):
+    """A body has more bytes than `Hearing.bytes_max`; the text is a phrase for a person."""
+
+
+@asynccontextmanager
+async def open_client(
+    target: S3Target, retry: RetryPolicy, limits: Limits, *, caller_bucket: Any = None
+) -> AsyncIterator[tuple[Any, ChecksumUse]]:
+    """Open an aiobotocore S3 client for `target`; leaving the block closes its connections.
+
+    With it comes which checksum headers environment and profile want: the client itself adds none.
+
+    Over HTTPS and on loopback, payloads are not hashed (UNSIGNED-PAYLOAD: TLS and the checksum header guard the
+    bytes); over plain HTTP to another machine they are signed, since nothing else would notice a changed byte on the
+    way (S3 API Reference, "Authenticating Requests: Using the Authorization Header").
+
+    Args:
+        target: where and how; what it says explicitly goes before what `caller_bucket` brings.
+        retry: connect_seconds, stall_seconds and complete_seconds become the client's timeouts.
+        limits: the pool has a connection per request in flight, and a few beside them.
+        caller_bucket: a bucket's name, a boto3 Bucket or an aioboto3 Bucket whose settings and event handlers are taken
+            over, or None. Handlers are called on the event loop.
+
+    Raises:
+        CredentialsError: none found, incomplete, unreadable, expired for good, or an unknown profile.
+        ConfigError: a malformed endpoint_url, an unusable ca_bundle or region, a checksum setting that is none, or no
+            bucket in `caller_bucket`.
+    """
+    settings = await bucket_settings(caller_bucket) if caller_bucket is not None else BucketSettings(name=target.bucket)
+    verify = await anyio.to_thread.run_sync(_check_ca_bundle, target.ca_bundle) if target.ca_bundle else settings.verify
+    anonymous = target.anonymous or (settings.anonymous and not target.creds_path and not target.profile)
+    redact_logs()
+    # The import takes most of a second: other tasks go on meanwhile.
+    session = await anyio.to_thread.run_sync(partial(new_session, target, settings, retry, ask=True))
+    with translated_configuration(session):
+        told = {name: session._session.get_config_variable(name) for name in CHECKSUM_SETTINGS}
+        checksums = checksum_use({**told, **settings.checksums})
+        endpoint = check_endpoint(target.endpoint_url or settings.endpoint_url) or _configured_endpoint(session)
+        config = _client_config(target, retry, limits, endpoint, anonymous=anonymous, section=_s3_section(session))
+        if not anonymous:
+            await _require_credentials(session)
+        context = session.client(
+            "s3",
+            region_name=target.region or settings.region or None,
+            endpoint_url=endpoint or None,
+            verify=verify,
+            config=config,
+        )
+        client = await context.__aenter__()
+    try:
+        client.meta.events.register("before-send.s3.*", _skip_continue)
+        client.meta.events.register_last("before-sign.s3", _Sessions().lend)
+        client.meta.events.register_last("before-parameter-build.s3", _follow_no_region)
+        _read_times_leniently(client)
+        check_proxy(client)
+        adopt(client, [each for each in settings.handlers if anonymous or not is_unsigned([each])])
+        yield client, checksums
+    finally:
+        await context.__aexit__(None, None, None)
+
+
+async def find_credentials(target: S3Target, retry: RetryPolicy, *, caller_bucket: Any = None) -> Any:
+    """Look up, from the beginning, what requests to `target` are signed with: botocore's own credentials object.
+
+    Files and environment are read again, roles and SSO are asked again; nobody is asked for an MFA code.
+
+    Raises:
+        CredentialsError: there are none, or they cannot be retrieved.
+        ConfigError: `caller_bucket` is no bucket, or the configuration cannot be used.
+    """
+    settings = await bucket_settings(caller_bucket) if caller_bucket is not None else BucketSettings(name=target.bucket)
+    session = await anyio.to_thread.run_sync(partial(new_session, target, settings, retry, ask=False))
+    return await _require_credentials(session)
+
+
+async def _require_credentials(session: Any) -> Any:
+    held = await session.get_credentials()
+    if held is None:
+        raise none_found()
+    # Roles and SSO are asked here, so that a login that ended is known before the first request.
+    await freeze(held)
+    return held
+
+
+def check_proxy(client: Any) -> None:
+    """Refuse a SOCKS proxy, which neither aiohttp nor botocore speaks to, before it is taken for an HTTP proxy.
+
+    Raises:
+        ConfigError: naming the proxy and its variable.
+    """
+    proxy = proxy_of(client)
+    scheme = proxy.partition("://")[0].rpartition(" ")[2].lower()
+    if proxy and scheme not in ("http", "https"):
+        raise ConfigError(
+            f"{proxy[0].upper()}{proxy[1:]} cannot be used: {scheme} proxies are not supported; give an HTTP proxy, or "
+            "name the endpoint's host in NO_PROXY."
+        )
+
+
+def proxy_of(client: Any) -> str:
+    """The proxy between us and the endpoint, for a sentence: "the proxy http://… of HTTP_PROXY"; "" where none is."""
+    url = client.meta.endpoint_url
+    found = client._endpoint.http_session._proxy_config.proxy_url_for(url)
+    if not found:
+        return ""
+    # botocore makes "http://socks5h://…" of what has another scheme.
+    scheme, _, rest = (found.removeprefix("http://") if "://" in found[len("http://") :] else found).partition("://")
+    variable = f"{urlsplit(url).scheme}_proxy"
+    name = next((each for each in (variable, variable.upper()) if os.environ.get(each)), variable.upper())
+    # Before an "@" stand a user and a password, whatever characters they have.
+    return f"the proxy {one_line(scheme)}://{one_line(rest.rpartition('@')[2])} of {name}"
+
+
+def _configured_endpoint(session: Any) -> str:
+    """The endpoint that variables, the profile or its services section name, or ""."""
+    from botocore.configprovider import ConfiguredEndpointProvider
+
+    core = session._session
+    if core.get_config_variable("ignore_configured_endpoint_urls"):
+        return ""
+    found = ConfiguredEndpointProvider(
+        full_config=core.full_config, scoped_config=core.get_scoped_config(), client_name="s3"
+    ).provide()
+    said = (name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name))
+    return check_endpoint(str(found or ""), next(said, "endpoint_url"))
+
+
+def _s3_section(session: Any) -> dict[str, Any]:
+    """The profile's own settings of S3."""
+    found = session._session.get_scoped_config().get("s3", {})
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"The setting s3 = {one_line(str(found))} of {source_of(session).place} is no section; expected "
+            "indented lines below 's3 =', such as 'addressing_style = virtual'."
+        )
+    return found
+
+
+def _client_config(
+    target: S3Target, retry: RetryPolicy, limits: Limits, endpoint: str, *, anonymous: bool, section: dict[str, Any]
+) -> Any:
+    from aiobotocore.config import AioConfig
+    from botocore import UNSIGNED
+
+    style = target.addressing_style
+    if style == "auto":
+        style = section.get("addressing_style") or ("path" if endpoint else "auto")
+    signs = payload_must_be_signed(endpoint, target.sign_payload)
+    return AioConfig(
+        connector_args={"keepalive_timeout": KEEP_ALIVE_SECONDS},
+        http_session_cls=_session_class(),
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        s3={"payload_signing_enabled": signs, "addressing_style": style},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        signature_version=UNSIGNED if anonymous else None,
+        max_pool_connections=(limits.concurrency or limits.concurrency_max) + CONNECTIONS_BESIDE_TRANSFERS,
+        connect_timeout=retry.connect_seconds,
+        # The transport's progress watchdog is the finer net; this one must not cut a Complete short.
+        read_timeout=max(retry.stall_seconds, retry.complete_seconds),
+        user_agent_extra="asyncsink",
+    )
+
+
+def _session_class() -> type[Any]:
+    from aiobotocore.httpsession import AIOHTTPSession
+
+    class StrictSession(AIOHTTPSession):  # type: ignore[misc, unused-ignore]
+        """Host names are checked, redirects are answers, and connections that are given up are aborted, not closed.
+
+        botocore's TLS context leaves the name in a certificate to urllib3, which is not here: without a word to the
+        context, any certificate that is trusted for some host would do for every host.
+
+        aiohttp follows a redirect to any host, with the body and with headers such as X-Amz-Security-Token. S3 never
+        asks for that: botocore looks at the answer, and sends a request of its own to another region of Amazon's.
+
+        asyncio's close() goes on sending what is buffered, and waits for ever for a peer that has stopped reading: a
+        cancelled PUT could still succeed, and a stalled connection would never go away.
+        """
+
+        def _get_ssl_context(self) -> Any:
+            context = super()._get_ssl_context()
+            context.check_hostname = True
+            return context
+
+        async def _get_session(self, proxy_url: str | None) -> Any:
+            return _Unredirected(await super()._get_session(proxy_url))
+
+        def _create_connector(self, proxy_url: str | None) -> Any:
+            connector = super()._create_connector(proxy_url)
+            release = connector._release
+
+            def abort_or_release(key: Any, protocol: Any, *, should_close: bool = False) -> None:
+                if should_close and protocol.transport is not None:
+                    protocol.transport.abort()
+                release(key, protocol, should_close=should_close)
+
+            connector._release = abort_or_release
+            return connector
+
+    return StrictSession
+
+
+class _Unredirected:
+    """An aiohttp session that follows no redirect, and reads an answer within its limits (`HEARING`).
+
+    botocore's layer calls nothing but `request`, and takes an answer's body only when all of it is there, however much
+    that is.
+    """
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    async def request(self, method: str, **named: Any) -> Any:
+        """What the session's own `request` gives; its body is there, unless it is an object's.
+
+        Raises:
+            AnswerTooLong: the body is longer than it may be.
+        """
+        hearing = HEARING.get()
+        named["allow_redirects"] = False
+        if hearing.object_bytes:
+            named["headers"]["Accept-Encoding"] = AS_STORED
+        response = await self._session.request(method, **named)
+        if not (hearing.object_bytes and response.status < 300):
+            await _read_body(response, method, hearing)
+        return response
+
+
+async def _read_body(response: Any, method: str, hearing: Hearing) -> None:
+    if method == "HEAD":
+        return
+    pieces: list[bytes] = []
+    left = hearing.bytes_max
+    try:
+        async for piece in response.content.iter_any():
+            if hearing.moved is not None:
+                hearing.moved(len(piece))
+            pieces.append(piece)
+            left -= len(piece)
+            if left < 0:
+                raise AnswerTooLong(f"the answer is longer than {hearing.bytes_max} bytes")
+    except BaseException:
+        response.close()
+        raise
+    response._body = b"".join(pieces)  # what `read` gives then
+
+
+def _read_times_leniently(client: Any) -> None:
+    """A time that is none is None: one odd entry of a listing must not make the whole answer unreadable."""
+    from aiobotocore.parsers import AioResponseParserFactory
+    from botocore.utils import parse_timestamp
+
+    def parse(value: Any) -> Any:
+        try:
+            return parse_timestamp(value)
+        except (ValueError, OverflowError):
+            return None
+
+    # Of this client alone: what an STS answers is not to be read so.
+    client._endpoint._response_parser_factory = factory = AioResponseParserFactory()
+    factory.set_parser_defaults(timestamp_parser=parse)
+
+
+class _Sessions:
+    """A client's sessions with directory buckets (S3 API, CreateSession), in the place of aiobotocore's cache.
+
+    That one keeps what it began: a session that was refused once, or whose first request was cancelled, would fail
+    every later request of the client.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._held: dict[str, Any] = {}
+        self._cache: Any = None
+
+    def lend(self, request: Any, **_: Any) -> None:
+        """Take the place of the cache that the request would ask."""
+        signing = request.context.get("signing", {})
+        if (cache := signing.get("identity_cache")) is not None and cache is not self:
+            self._cache, signing["identity_cache"] = cache, self
+
+    async def get_credentials(self, bucket: str) -> Any:
+        """A session with `bucket`; botocore's own errors where there is none now. Renews itself before it expires."""
+        async with self._lock:
+            if bucket not in self._held:
+                from aiobotocore.utils import AioIdentityCache
+
+                self._held[bucket] = await AioIdentityCache.get_credentials(self._cache, bucket=bucket)
+            return self._held[bucket]
+
+
+def _follow_no_region(context: dict[str, Any], **_: Any) -> None:
+    """botocore's own detour to another region is taken as gone: `following` takes it for both lanes, and says so."""
+    context.get("s3_redirect", {})["redirected"] = True
+
+
+def _skip_continue(request: Any, **_: Any) -> None:
+    """S3 needs no 100-continue, and aiohttp would wait for it without a limit."""
+    request.headers.pop("Expect", None)
+
+
+async def check_certificates(client: Any) -> None:
+    """Refuse the certificates that a variable or a profile names, where they cannot be used.
+
+    Raises:
+        ConfigError: naming the file.
+    """
+    path = client._endpoint.http_session._verify
+    if isinstance(path, str):  # over plain HTTP too: aiohttp opens the file all the same
+        await anyio.to_thread.run_sync(_check_ca_bundle, path)
+
+
+def _check_ca_bundle(path: str) -> str:
+    context_trusting(path)
+    return path
