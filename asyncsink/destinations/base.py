@@ -205,7 +205,7 @@ class Destination(Protocol):
         ...
 
 
-# -- Large bodies in one call to a thread: a destination that sends from threads of its own, and one that is written in it
+# -- Large bodies in one call to a thread: who sends from such threads, and who can be written to in them ------------
 
 
 @runtime_checkable

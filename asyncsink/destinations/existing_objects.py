@@ -344,8 +344,8 @@ class ExistingObjects:
         return listed.etag if listed is not None and listed.size_bytes != transfer.source.size_bytes else ""
 
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
-        """What the listing says, with one call to a thread or none; of the others, what HEADs say that are sent together,
-        where the transport takes them."""
+        """What the listing says, by one call to a thread or none; of the others, what HEADs say, sent together where
+        the transport takes them."""
         inventory, keys = self._listing, [transfer.key for transfer in transfers]
         found: list[Existing | Unknown | None] = [Unknown.UNKNOWN] * len(keys)
         if inventory is not None:
