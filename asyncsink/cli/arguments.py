@@ -21,7 +21,7 @@ from asyncsink.errors import ConfigError
 from asyncsink.options import settings as config
 from asyncsink.options.settings import Settings
 from asyncsink.options.values import check_choice, choices_of
-from asyncsink.sources.base import Source, exclusion_of, open_regular
+from asyncsink.sources.base import Source, exclusion_of, open_description
 
 # -- Standard input that can be given up: a thread that waits for the next line must not hold up Ctrl-C ----------------
 
@@ -173,7 +173,7 @@ def read_customer_key(path: str) -> bytes:
     Raises:
         ConfigError: the file cannot be read, or holds something else; its content is not shown.
     """
-    with open_regular(str(Path(path).expanduser()), "The customer key file of --sse") as file:
+    with open_description(str(Path(path).expanduser()), "The customer key file of --sse") as file:
         try:
             content = file.read(1024)
         except OSError as error:

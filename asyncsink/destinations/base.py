@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
+from asyncsink.integrity.checksums import ByteBody
 from asyncsink.integrity.sameness import Existing
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer, UploadStep
 from asyncsink.s3.multipart.parts import Part, PartPlan
@@ -28,8 +29,6 @@ __all__ = [
     "Unknown",
     "UploadLog",
 ]
-
-ByteBody = bytes | bytearray | memoryview
 
 
 class Unknown(Enum):

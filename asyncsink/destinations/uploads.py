@@ -289,7 +289,7 @@ def _take_over(upload: MultipartUpload, kept: Mapping[int, tuple[StoredPart, Con
 # What the server confirmed is written down at once, so that a run which is killed goes on from there.
 
 Word = Callable[[ObjectStored, ConfirmedBy, Checksum | None], Stored]
-Writing = Callable[[str], AbstractAsyncContextManager[None]]
+WhileWriting = Callable[[str], AbstractAsyncContextManager[None]]
 """Around what writes a key; see `Spellings.writing`."""
 
 
@@ -303,7 +303,7 @@ class S3PartWriter:
         writing: around the completion.
     """
 
-    def __init__(self, uploads: S3Uploads, upload: MultipartUpload, word: Word, writing: Writing) -> None:
+    def __init__(self, uploads: S3Uploads, upload: MultipartUpload, word: Word, writing: WhileWriting) -> None:
         self._uploads = uploads
         self._upload = upload
         self._word = word
@@ -368,7 +368,9 @@ class S3PartSender(S3PartWriter):
         threads: how many there are at most, over all uploads.
     """
 
-    def __init__(self, uploads: S3Uploads, upload: MultipartUpload, word: Word, writing: Writing, threads: int) -> None:
+    def __init__(
+        self, uploads: S3Uploads, upload: MultipartUpload, word: Word, writing: WhileWriting, threads: int
+    ) -> None:
         super().__init__(uploads, upload, word, writing)
         self._threads = threads
 

@@ -35,7 +35,7 @@ from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report
 from asyncsink.routing.router import Router
 from asyncsink.s3.operations import ListObjects
-from asyncsink.sources.base import Entry, Source
+from asyncsink.sources.base import Source, SourceEntry
 from asyncsink.sources.directory import DirectorySource
 
 # -- remove_dest_dir: local directories that directory sources are about to fill are removed first (DataSink's option)
@@ -259,7 +259,7 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
         return []
     entries = discovery.source.entries
     if entries is None and isinstance(discovery.source, DirectorySource):
-        entries = [Entry("", discovery.source.directory)]
+        entries = [SourceEntry("", discovery.source.directory)]
     if entries is None:
         return []
     failed = {failure.entry for failure in run.log.failures if failure.stage != "local copy"}

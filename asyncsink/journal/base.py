@@ -13,7 +13,7 @@ from hashlib import blake2b
 from itertools import chain
 from typing import Any, Final, Protocol, cast
 
-from asyncsink.journal.states import State, after
+from asyncsink.journal.states import UploadState, after
 from asyncsink.model import (
     Checksum,
     ChecksumAlgorithm,
@@ -81,19 +81,19 @@ def options_digest(objects: ObjectOptions, algorithm: ChecksumAlgorithm | None, 
         algorithm,
         objects.sse_customer_key is not None,
     )
-    digest = blake2b(encoded(repr(said)), key=salt, digest_size=OPTIONS_DIGEST_BYTES)
+    digest = blake2b(encoded_name(repr(said)), key=salt, digest_size=OPTIONS_DIGEST_BYTES)
     if objects.sse_customer_key is not None:
         digest.update(objects.sse_customer_key.reveal())
     return digest.digest()
 
 
-def encoded(name: str) -> bytes:
+def encoded_name(name: str) -> bytes:
     """A path or key as it is stored; never fails, also not on surrogates (PEP 383)."""
     return name.encode("utf-8", "surrogatepass")
 
 
-def decoded(name: bytes) -> str:
-    """The inverse of `encoded`."""
+def decoded_name(name: bytes) -> str:
+    """The inverse of `encoded_name`."""
     return name.decode("utf-8", "surrogatepass")
 
 
@@ -124,7 +124,7 @@ class Rows:
                     if isinstance(what, Sequence):
                         self._publish(what)
                     elif isinstance(what, Forgotten):
-                        keys = [(encoded(key),) for key in what.keys]
+                        keys = [(encoded_name(key),) for key in what.keys]
                         self._database.executemany("DELETE FROM published WHERE key = ?", keys)
                     else:
                         self._step(what)
@@ -147,9 +147,9 @@ class Rows:
                 self._forget_upload(key)
 
     def _step(self, step: UploadStep) -> None:
-        key = encoded(step.key)
+        key = encoded_name(step.key)
         row = self._execute("SELECT state FROM upload WHERE key = ?", (key,)).fetchone()
-        state: State = row[0] if row is not None else "none"
+        state: UploadState = row[0] if row is not None else "none"
         following = after(state, step)
         match step:
             case UploadCreating():
@@ -157,7 +157,7 @@ class Rows:
                 values = (
                     key,
                     following,
-                    encoded(step.source.path),
+                    encoded_name(step.source.path),
                     _stat(step.source),
                     self._options,
                     "",
@@ -198,7 +198,7 @@ class Rows:
         return found
 
     def _known(self, transfers: Sequence[Transfer], *, any_upload: bool) -> Iterator[JournalEntry | None]:
-        keys = [encoded(transfer.key) for transfer in transfers]
+        keys = [encoded_name(transfer.key) for transfer in transfers]
         published = self._select("published", keys)
         uploads = self._select("upload", keys) if any_upload else {}
         for transfer, key in zip(transfers, keys, strict=True):
@@ -215,7 +215,7 @@ class Rows:
         return {row[0]: row for row in rows}
 
     def _is_same(self, source: SourceFile, path: bytes, stat: str, options: bytes) -> bool:
-        return stat == _stat(source) and options == self._options and path == encoded(source.path)
+        return stat == _stat(source) and options == self._options and path == encoded_name(source.path)
 
     def _open_upload(self, source: SourceFile, key: bytes, row: tuple[Any, ...]) -> PendingUpload:
         _, state, path, stat, options, upload_id, part_size_bytes, algorithm, token, begun_seconds = row
@@ -236,7 +236,7 @@ class Rows:
 
 def published_row(source: SourceFile, key: str, etag: str, version_id: str, checksum: Checksum | None) -> PublishedRow:
     """What the journal keeps of a published file, `source` as it was read, the rest as in Receipt. Pure."""
-    return encoded(key), encoded(source.path), _stat(source), etag, version_id, _checksum_text(checksum)
+    return encoded_name(key), encoded_name(source.path), _stat(source), etag, version_id, _checksum_text(checksum)
 
 
 def _stat(source: SourceFile) -> str:

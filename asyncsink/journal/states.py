@@ -18,9 +18,9 @@ from typing import Final, Literal
 from asyncsink.errors import JournalError
 from asyncsink.model import UploadCompleting, UploadCreating, UploadGone, UploadOpened, UploadPartStored, UploadStep
 
-State = Literal["none", "creating", "open", "completing"]
+UploadState = Literal["none", "creating", "open", "completing"]
 
-NEXT: Final[Mapping[State, Mapping[type, State]]] = {
+NEXT: Final[Mapping[UploadState, Mapping[type, UploadState]]] = {
     "none": {UploadCreating: "creating"},
     "creating": {UploadCreating: "creating", UploadOpened: "open", UploadGone: "none"},
     "open": {
@@ -39,7 +39,7 @@ NEXT: Final[Mapping[State, Mapping[type, State]]] = {
 """State before, and what happens: state after. What is missing here is a bug of the caller."""
 
 
-def after(state: State, step: UploadStep) -> State:
+def after(state: UploadState, step: UploadStep) -> UploadState:
     """The state of a key's upload after `step`.
 
     Raises:

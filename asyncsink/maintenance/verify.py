@@ -31,7 +31,7 @@ from asyncsink.options.settings import LocalTarget, S3Target, Secret, Settings
 from asyncsink.os_errors import words_shortages
 from asyncsink.paths import is_below, on_disk
 from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, promise_of, read_manifest
-from asyncsink.report.sentences import Cause, all_of, are, count, grouped, inert
+from asyncsink.report.sentences import Cause, all_of, are, count, grouped_failures, inert
 from asyncsink.s3.availability import Watch
 from asyncsink.s3.errors_map import one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived, RangesUnknown
@@ -121,7 +121,7 @@ class VerifyReport:
 
     def causes(self) -> list[Cause]:
         """The problems that are kept, by what they are."""
-        return grouped((message, f"{url}: {message}", url) for _, url, message in self.problems)
+        return grouped_failures((message, f"{url}: {message}", url) for _, url, message in self.problems)
 
     def problem(self, promise: Promise, message: str) -> None:
         """Count a promise that does not hold."""

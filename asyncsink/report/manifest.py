@@ -28,7 +28,7 @@ import anyio.to_thread
 
 from asyncsink.errors import AsyncSinkError, ConfigError, DestinationFull, JournalError
 from asyncsink.model import ConfirmedBy, Failure, Outcome, Planned, Receipt, Skip
-from asyncsink.report.manifest_file import PARTIAL, ManifestFiles, open_files, open_regular
+from asyncsink.report.manifest_file import PARTIAL, ManifestFiles, open_files, open_regular_descriptor
 from asyncsink.report.outcomes import OutcomeLines, encoded, outcome_of, parse_checksum
 from asyncsink.temporary import TemporaryDatabase
 from asyncsink.value import dataclass
@@ -44,7 +44,7 @@ _TABLE = (
     " confirmed_by TEXT, PRIMARY KEY (key, file)) WITHOUT ROWID;"
 )
 _PROOFS = "SELECT file, checksum, etag, version_id, attempts, confirmed_by FROM proof WHERE key = ? ORDER BY file DESC"
-Proof = tuple[int, str, str, str, int, ConfirmedBy | Literal[""]]
+EarlierProof = tuple[int, str, str, str, int, ConfirmedBy | Literal[""]]
 """A manifest's number, and what it says of a key: checksum, etag, version_id, attempts and confirmed_by."""
 
 
@@ -61,7 +61,7 @@ class EarlierProofs:
 
     def __init__(self) -> None:
         # Of each key the latest manifest first; on disk is what was there before these.
-        self._recent: dict[str, list[Proof]] = {}
+        self._recent: dict[str, list[EarlierProof]] = {}
         self._disk: TemporaryDatabase | None = None
 
     def add(self, file: int, records: Iterable[object]) -> None:
@@ -108,16 +108,16 @@ class EarlierProofs:
         if self._disk is not None:
             self._disk.close()
 
-    def _taken(self, keys: Sequence[str]) -> dict[str, list[Proof]]:
+    def _taken(self, keys: Sequence[str]) -> dict[str, list[EarlierProof]]:
         """What there is of these keys, the latest manifest first; it is there no longer."""
         if self._disk is None:
             return {key: self._recent.pop(key) for key in keys if key in self._recent}
-        found: dict[str, list[Proof]] = {}
+        found: dict[str, list[EarlierProof]] = {}
         database = self._store_recent()
         with database.at_once():
             for key in keys:
                 if rows := database.rows(_PROOFS, _encode(key)):
-                    found[key] = cast("list[Proof]", rows)
+                    found[key] = cast("list[EarlierProof]", rows)
                     database.change("DELETE FROM proof WHERE key = ?", _encode(key))
         return found
 
@@ -133,7 +133,7 @@ class EarlierProofs:
         return self._disk
 
 
-def _is_of(skip: Skip, proof: Proof) -> bool:
+def _is_of(skip: Skip, proof: EarlierProof) -> bool:
     """Whether an earlier proof is of the object that is there now: the same ETag, or else the same checksum."""
     _, checksum, etag, *_ = proof
     if skip.etag and etag:
@@ -141,7 +141,7 @@ def _is_of(skip: Skip, proof: Proof) -> bool:
     return skip.checksum is not None and str(skip.checksum) == checksum
 
 
-def _resting_on(skip: Skip, proofs: Sequence[Proof]) -> Skip:
+def _resting_on(skip: Skip, proofs: Sequence[EarlierProof]) -> Skip:
     """The skip with the first proof that is of its object, or as it is."""
     proof = next((each for each in proofs if _is_of(skip, each)), None)
     if proof is None:
@@ -472,7 +472,7 @@ def _end_of(record: dict[str, Any]) -> ManifestEnd:
 def _lines(name: str) -> Generator[tuple[int, dict[str, Any]], None, None]:
     """Every line's number and JSON object."""
     try:
-        with open(open_regular(name), "rb") as file:
+        with open(open_regular_descriptor(name), "rb") as file:
             number = 0
             while line := file.readline(LINE_BYTES_MAX):
                 number += 1

@@ -119,7 +119,7 @@ def open_files(path: str, is_manifest: Callable[[int], bool]) -> ManifestFiles:
         raise ConfigError(f"The manifest's name {path!r} is none that a file can have ({error}).") from error
 
 
-def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
+def open_regular_descriptor(path: str, flags: int = os.O_RDONLY) -> int:
     """A descriptor of the regular file at `path`. Never waits for the other end of a FIFO, nor opens a device.
 
     Raises:
@@ -146,7 +146,7 @@ def _check_regular(found: os.stat_result, path: str) -> None:
 def _look(path: str, is_manifest: Callable[[int], bool]) -> os.stat_result | None:
     """What is there under a manifest's name, which has to be a manifest, or nothing yet."""
     try:
-        descriptor = open_regular(path)
+        descriptor = open_regular_descriptor(path)
     except FileNotFoundError:
         return None
     try:
@@ -187,7 +187,7 @@ def _take_over(files: ManifestFiles, is_manifest: Callable[[int], bool]) -> None
         ConfigError: a run that goes on has it, or it is none of ours.
     """
     try:
-        descriptor = open_regular(files.partial, os.O_RDWR | os.O_NOFOLLOW)
+        descriptor = open_regular_descriptor(files.partial, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
         return
     try:

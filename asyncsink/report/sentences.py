@@ -300,10 +300,10 @@ def cause_of(failure: Failure) -> str:
 
 def causes_of(failures: Iterable[Failure]) -> list[Cause]:
     """Failures by cause, the commonest first; the last may be a Cause without a sentence: all other ones."""
-    return grouped((cause_of(each), failure_line(each), each.source or each.key) for each in failures)
+    return grouped_failures((cause_of(each), failure_line(each), each.source or each.key) for each in failures)
 
 
-def grouped(failures: Iterable[tuple[str, str, str]]) -> list[Cause]:
+def grouped_failures(failures: Iterable[tuple[str, str, str]]) -> list[Cause]:
     """As `causes_of`, from the cause, the line and the name of each failure."""
     causes: dict[str, Cause] = {}
     others = Cause("", "")

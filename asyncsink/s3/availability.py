@@ -109,7 +109,7 @@ def says_gone(error: BaseException) -> bool:
     return (error.status >= 500 or not error.status) and (bare or not isinstance(error, Throttled))
 
 
-def cause_of(error: BaseException) -> str:
+def trouble_of(error: BaseException) -> str:
     """What the server does, as the rest of a sentence that begins with its name. Pure."""
     if isinstance(error, Stalled):
         return "does not answer"
@@ -268,14 +268,14 @@ class Availability:
 
     def _tell_pause(self, error: RetryableError, seconds: float, left: float) -> None:
         files = sum(1 for key in self._waiting if key)
-        event = Paused(self._endpoint, cause_of(error), seconds, files, left)
+        event = Paused(self._endpoint, trouble_of(error), seconds, files, left)
         log.warning("%s", event)
         self._watch.tell(event)
 
     def _give_up(self, error: RetryableError) -> None:
         self._gave_up_at = self._clock()
         seconds = self._gave_up_at - self._since
-        event = GaveUp(self._endpoint, cause_of(error), seconds)
+        event = GaveUp(self._endpoint, trouble_of(error), seconds)
         if self.paused:
             log.error("%s", event)
             self._watch.tell(event)

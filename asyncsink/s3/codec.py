@@ -14,7 +14,7 @@ from typing import Any, Final, get_args
 from urllib.parse import quote, urlencode
 
 from asyncsink.errors import ConfigError, PermanentError, ServerFault
-from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, is_composite
+from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody, is_composite
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.options.settings import WRITE_METADATA_NAME, Secret
 from asyncsink.s3 import operations as o
@@ -29,7 +29,6 @@ from asyncsink.value import dataclass
 # for ever): the callback is what the progress watchdog listens to. `seek` keeps botocore's signers from wrapping the
 # body in a BytesIO, which would copy it.
 
-ByteBody = bytes | bytearray | memoryview
 
 SLICE_BYTES = 256 * 1024
 """Large enough that the loop is not the limit, small enough that a slow link shows progress."""
@@ -112,7 +111,7 @@ def request_body(data: ByteBody, progress: Callable[[int], None]) -> bytearray |
 
 Parameters = dict[str, Any]
 _S3_BEGAN: Final = datetime(2006, 3, 14, tzinfo=UTC)
-Progress = Callable[[int], None]
+OnSent = Callable[[int], None]
 
 HEADER_ALGORITHMS: Final[tuple[ChecksumAlgorithm, ...]] = tuple(a for a in get_args(ChecksumAlgorithm) if a != "MD5")
 """Those that S3 keeps and answers as x-amz-checksum-…; MD5 is Content-MD5 and comes back as the ETag."""
@@ -130,7 +129,7 @@ class Call:
     """A client method, how its parameters are made, and how its answer is read."""
 
     method: str
-    parameters: Callable[[Any, Progress], Parameters]
+    parameters: Callable[[Any, OnSent], Parameters]
     response: Callable[[Any, Mapping[str, Any]], o.Response]
 
 
@@ -180,7 +179,7 @@ def checksum_parameters(checksum: Checksum | None) -> Parameters:
     return {"ContentMD5" if checksum.algorithm == "MD5" else f"Checksum{checksum.algorithm}": checksum.value}
 
 
-def _put(op: o.PutObject, progress: Progress) -> Parameters:
+def _put(op: o.PutObject, progress: OnSent) -> Parameters:
     return {
         "Key": op.key,
         "Body": request_body(op.body, progress),
@@ -195,7 +194,7 @@ def _condition(only_new: bool) -> Parameters:
     return {"IfNoneMatch": "*"} if only_new else {}
 
 
-def _create(op: o.CreateMultipartUpload, _: Progress) -> Parameters:
+def _create(op: o.CreateMultipartUpload, _: OnSent) -> Parameters:
     parameters = {"Key": op.key, **attribute_parameters(op.attributes, op.write_token)}
     if op.algorithm in HEADER_ALGORITHMS:
         parameters["ChecksumAlgorithm"] = op.algorithm
@@ -203,7 +202,7 @@ def _create(op: o.CreateMultipartUpload, _: Progress) -> Parameters:
     return parameters
 
 
-def _part(op: o.UploadPart, progress: Progress) -> Parameters:
+def _part(op: o.UploadPart, progress: OnSent) -> Parameters:
     return {
         "Key": op.key,
         "UploadId": op.upload_id,
@@ -215,7 +214,7 @@ def _part(op: o.UploadPart, progress: Progress) -> Parameters:
     }
 
 
-def _complete(op: o.CompleteMultipartUpload, _: Progress) -> Parameters:
+def _complete(op: o.CompleteMultipartUpload, _: OnSent) -> Parameters:
     parts = []
     for part in op.parts:
         named: Parameters = {"PartNumber": part.part_number, "ETag": f'"{part.etag}"'}
@@ -235,7 +234,7 @@ def _complete(op: o.CompleteMultipartUpload, _: Progress) -> Parameters:
     return parameters
 
 
-def _abort(op: o.AbortMultipartUpload, _: Progress) -> Parameters:
+def _abort(op: o.AbortMultipartUpload, _: OnSent) -> Parameters:
     return {"Key": op.key, "UploadId": op.upload_id}
 
 
@@ -243,7 +242,7 @@ def _checksum_mode(asked: bool) -> Parameters:
     return {"ChecksumMode": "ENABLED"} if asked else {}
 
 
-def _head(op: o.HeadObject, _: Progress) -> Parameters:
+def _head(op: o.HeadObject, _: OnSent) -> Parameters:
     parameters = {"Key": op.key, **_checksum_mode(op.ask_checksum), **customer_key(op.sse_customer_key)}
     if op.part_number is not None:
         parameters["PartNumber"] = op.part_number
@@ -252,7 +251,7 @@ def _head(op: o.HeadObject, _: Progress) -> Parameters:
     return parameters
 
 
-def _get(op: GetObject, _: Progress) -> Parameters:
+def _get(op: GetObject, _: OnSent) -> Parameters:
     parameters = {"Key": op.key, **_checksum_mode(op.ask_checksum), **customer_key(op.sse_customer_key)}
     if not op.whole:
         parameters["Range"] = f"bytes={op.offset}-{op.offset + op.length - 1}"
@@ -263,19 +262,19 @@ def _get(op: GetObject, _: Progress) -> Parameters:
     return parameters
 
 
-def _list(op: o.ListObjects, _: Progress) -> Parameters:
+def _list(op: o.ListObjects, _: OnSent) -> Parameters:
     parameters: Parameters = {"Prefix": op.prefix, "MaxKeys": op.max_keys}
     if op.after:
         return parameters | {"Marker": op.after}
     return parameters | ({"ContinuationToken": op.token} if op.token else {})
 
 
-def _list_parts(op: o.ListParts, _: Progress) -> Parameters:
+def _list_parts(op: o.ListParts, _: OnSent) -> Parameters:
     parameters: Parameters = {"Key": op.key, "UploadId": op.upload_id, **customer_key(op.sse_customer_key)}
     return parameters | ({"PartNumberMarker": op.marker} if op.marker else {})
 
 
-def _list_uploads(op: o.ListMultipartUploads, _: Progress) -> Parameters:
+def _list_uploads(op: o.ListMultipartUploads, _: OnSent) -> Parameters:
     # No EncodingType: SeaweedFS says "url" and sends the keys unencoded, which decoding would change ("+", "%").
     parameters: Parameters = {"Prefix": op.prefix}
     if op.key_marker:
@@ -285,7 +284,7 @@ def _list_uploads(op: o.ListMultipartUploads, _: Progress) -> Parameters:
     return parameters
 
 
-def _delete(op: o.DeleteObject, _: Progress) -> Parameters:
+def _delete(op: o.DeleteObject, _: OnSent) -> Parameters:
     return {"Key": op.key}
 
 

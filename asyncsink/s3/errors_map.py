@@ -163,7 +163,7 @@ def holds_secret(text: str) -> bool:
     return needles.are_in(text)
 
 
-def shown(text: str) -> str:
+def without_secret(text: str) -> str:
     """The text, or HIDDEN where it holds a secret."""
     return HIDDEN if text and holds_secret(text) else text
 
@@ -212,7 +212,7 @@ class _Redacting(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Always True."""
         told = record.getMessage()
-        visible = shown(re.sub(_SHOWING, r"\1…", told))
+        visible = without_secret(re.sub(_SHOWING, r"\1…", told))
         if visible != told:
             record.msg, record.args = visible, ()
         if record.exc_info and record.exc_info[1] is not None and holds_secret(repr(record.exc_info[1])):
@@ -370,7 +370,7 @@ def error_from_answer(  # noqa: PLR0917 - an answer has so many parts
         expected, actual: the checksum that was sent and the one the server computed, for IntegrityError.
     """
     code = "" if holds_secret(code) else code
-    region, message = kept(region), shown(message[:TEXT_CHARACTERS_MAX])
+    region, message = kept(region), without_secret(message[:TEXT_CHARACTERS_MAX])
     error_class, advice = classify(code, status)
     if code == _CONFLICT and operation_name == "CompleteMultipartUpload":
         # S3 API, CompleteMultipartUpload: on a 409, the upload is to be initiated again, and each part sent again.
@@ -447,7 +447,7 @@ def one_line(text: str, characters_max: int = MESSAGE_CHARACTERS_MAX) -> str:
 
     A server's answer must not be able to write to a terminal or to forge a line of a log.
     """
-    text = shown(text[:TEXT_CHARACTERS_MAX])
+    text = without_secret(text[:TEXT_CHARACTERS_MAX])
     line = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in text)).strip().rstrip(".")
     line = re.sub(r"(?i)\b([a-z][a-z0-9+]*)://[^/@\s]+@", r"\1://", line)
     line = _SIGNED.sub(r"\1…", line)

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from asyncsink.errors import AsyncSinkError, ObjectMissing
+from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import Checksum, ChecksumAlgorithm, FirstAttempt
 from asyncsink.options.settings import GIB, MIB
 from asyncsink.value import dataclass
@@ -26,7 +27,6 @@ OBJECT_SIZE_BYTES_MAX = 50 * 1000**4
 """What S3's service model allows (50 TB); 10,000 parts of 5 GiB would be a little more."""
 
 R = TypeVar("R", bound="Response")
-ByteBody = bytes | bytearray | memoryview
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from asyncsink.value import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class SourceEntry:
     """One top-level source, as the caller gave it.
 
     Attributes:
@@ -40,7 +40,7 @@ class Source(Protocol):
         ...
 
     @property
-    def entries(self) -> Sequence[Entry] | None:
+    def entries(self) -> Sequence[SourceEntry] | None:
         """The top-level sources in the caller's order (they become `out_file`), or None where each file is its own."""
         ...
 
@@ -96,7 +96,7 @@ def given_path(path: str, what: str) -> str:
         raise ConfigError(f"{what} {path!r} can be no path ({error}); correct it.") from error
 
 
-def open_regular(path: str, what: str) -> BinaryIO:
+def open_description(path: str, what: str) -> BinaryIO:
     """A file that describes sources, opened for reading bytes. A FIFO is refused, not waited for.
 
     Args:

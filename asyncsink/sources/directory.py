@@ -20,7 +20,7 @@ from asyncsink.errors import ConfigError, SourceError
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.options.settings import Compat, Symlinks
 from asyncsink.paths import IS_UTF8, LIST, as_text, is_below, on_disk, open_directory, real_path
-from asyncsink.sources.base import Entry, Exclusion, excluded, given_path
+from asyncsink.sources.base import Exclusion, SourceEntry, excluded, given_path
 from asyncsink.sources.problems import (
     again_if_stale,
     broken_link,
@@ -54,7 +54,7 @@ class DirectorySource:
 
     replayable: bool = True
     injective: bool = True
-    entries: Sequence[Entry] | None = None
+    entries: Sequence[SourceEntry] | None = None
 
     def __init__(
         self, directory: str | os.PathLike[str], *, symlinks: Symlinks, exclude: Exclusion | None = None

@@ -17,7 +17,7 @@ from asyncsink.errors import ConfigError, SourceMissing
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.options.settings import MIB, Compat, Symlinks
 from asyncsink.paths import as_native, as_text
-from asyncsink.sources.base import Entry, Exclusion, absolute, given_path, open_regular
+from asyncsink.sources.base import Exclusion, SourceEntry, absolute, given_path, open_description
 from asyncsink.sources.directory import walk_files
 from asyncsink.sources.problems import examine
 from asyncsink.value import dataclass
@@ -65,7 +65,7 @@ class OutputsSource:
         self._exclude = exclude
         # What was walked first is what is walked again, whatever a name leads to by then.
         self._real_roots: dict[str, str] = {}
-        self._named: list[Entry | SourceProblem] = []
+        self._named: list[SourceEntry | SourceProblem] = []
         for attribute, value in outputs.items():
             if not isinstance(attribute, str):
                 raise ConfigError(
@@ -77,10 +77,10 @@ class OutputsSource:
                 self._named.append(_name(named, value, 1))
             elif not _is_nothing(value):
                 self._named.extend(_name(named, item, n) for n, item in enumerate(flatten(value, named), 1))
-        self._entries = tuple(item for item in self._named if isinstance(item, Entry))
+        self._entries = tuple(item for item in self._named if isinstance(item, SourceEntry))
 
     @property
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[SourceEntry]:
         """One for each path that was given, in the caller's order; a directory is one entry."""
         return self._entries
 
@@ -94,7 +94,7 @@ class OutputsSource:
             yield from self._scan_entry(item, ordinal)
             ordinal += 1
 
-    def _scan_entry(self, entry: Entry, ordinal: int) -> Iterator[SourceFile | SourceProblem]:
+    def _scan_entry(self, entry: SourceEntry, ordinal: int) -> Iterator[SourceFile | SourceProblem]:
         path, attribute = entry.path, entry.attribute
         seen = examine(path, self._symlinks, entry=ordinal, attribute=attribute)
         if isinstance(seen, SourceProblem):
@@ -139,12 +139,12 @@ def flatten(value: object, attribute: str) -> Iterator[object]:
             open_lists.popitem()
 
 
-def _name(attribute: str, value: object, number: int) -> Entry | SourceProblem:
+def _name(attribute: str, value: object, number: int) -> SourceEntry | SourceProblem:
     """One flattened value as an entry; `number` counts the values of the attribute from 1."""
     if isinstance(value, (str, os.PathLike)):
         path = os.fspath(value)
         if isinstance(path, str):
-            return Entry(attribute, absolute(_text_of(path, attribute), f"Output {attribute!r}"))
+            return SourceEntry(attribute, absolute(_text_of(path, attribute), f"Output {attribute!r}"))
     if value is None or _is_undefined(value):
         what = f"outputs[{attribute!r}], value {number}"
         error = SourceMissing(
@@ -210,7 +210,7 @@ def load_outputs_file(path: str | os.PathLike[str]) -> dict[str, object]:
     suffix = os.path.splitext(name)[1].lower()
     if suffix not in (".json", ".yaml", ".yml"):
         raise ConfigError(f"Outputs file {name!r} is of no known kind; expected a name in .json, .yaml or .yml.")
-    with open_regular(name, "Outputs file") as stream:
+    with open_description(name, "Outputs file") as stream:
         try:
             data = stream.read(FILE_BYTES_MAX + 1)
             if len(data) > FILE_BYTES_MAX:

@@ -13,7 +13,7 @@ from typing import IO
 from asyncsink.errors import ConfigError
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.options.settings import Symlinks
-from asyncsink.sources.base import Entry, Exclusion, absolute, given_path, open_regular
+from asyncsink.sources.base import Exclusion, SourceEntry, absolute, given_path, open_description
 from asyncsink.sources.directory import walk_files
 from asyncsink.sources.problems import examine, is_directory
 from asyncsink.value import dataclass
@@ -184,7 +184,7 @@ class ManifestSource:
 
     replayable: bool = True
     injective: bool = False
-    entries: Sequence[Entry] | None = None
+    entries: Sequence[SourceEntry] | None = None
 
     def __init__(
         self, path: str | os.PathLike[str], *, symlinks: Symlinks = "follow", exclude: Exclusion | None = None
@@ -217,7 +217,7 @@ class ManifestSource:
             yield from look_up(record, entry, self._symlinks, self._exclude)
 
     def _records(self) -> Iterator[Record]:
-        with open_regular(self.path, "Manifest") as stream:
+        with open_description(self.path, "Manifest") as stream:
             lines = (self._checked(line) for line in bounded_lines(stream))
             if self._suffix == ".jsonl":
                 yield from self._json_records(lines)
@@ -291,7 +291,7 @@ class StreamSource:
 
     replayable: bool = False
     injective: bool = False
-    entries: Sequence[Entry] | None = None
+    entries: Sequence[SourceEntry] | None = None
 
     def __init__(
         self,

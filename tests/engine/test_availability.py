@@ -27,7 +27,7 @@ from asyncsink.errors import (
 )
 from asyncsink.model import Event, GaveUp, Paused, Resumed
 from asyncsink.options.settings import RetryPolicy
-from asyncsink.s3.availability import EQUAL_ERRORS, Availability, Watch, cause_of, says_gone
+from asyncsink.s3.availability import EQUAL_ERRORS, Availability, Watch, says_gone, trouble_of
 from asyncsink.s3.operations import HeadObject, ObjectHead, ObjectPage, ObjectStored, PutObject
 from asyncsink.s3.retry import RetryingTransport
 
@@ -241,10 +241,10 @@ def test_what_is_said_where_no_server_is(error: AsyncSinkError, gone: bool) -> N
 
 
 def test_causes_are_worded() -> None:
-    assert cause_of(refused()) == "refuses connections"
-    assert cause_of(Stalled("x")) == "does not answer"
-    assert cause_of(ServerFault("x", status=502)) == "answers everything with HTTP 502"
-    assert cause_of(ConnectionLost("it (Connection refused).")) == "refuses connections"
+    assert trouble_of(refused()) == "refuses connections"
+    assert trouble_of(Stalled("x")) == "does not answer"
+    assert trouble_of(ServerFault("x", status=502)) == "answers everything with HTTP 502"
+    assert trouble_of(ConnectionLost("it (Connection refused).")) == "refuses connections"
 
 
 # -- what every request gets ------------------------------------------------------------------------------------------

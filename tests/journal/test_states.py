@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from asyncsink.errors import JournalError
 from asyncsink.journal.base import SCHEMA, PublishedRow, Rows, published_row
-from asyncsink.journal.states import NEXT, State, after
+from asyncsink.journal.states import NEXT, UploadState, after
 from asyncsink.model import (
     Checksum,
     SourceFile,
@@ -104,7 +104,7 @@ class Expected:
 def test_every_state_is_reached_and_left() -> None:
     reached = {state for row in NEXT.values() for state in row.values()}
     assert reached == set(NEXT)
-    open_states: list[State] = ["creating", "open", "completing"]
+    open_states: list[UploadState] = ["creating", "open", "completing"]
     for state in open_states:
         assert after(state, UploadGone("k")) == "none"
 
@@ -119,7 +119,7 @@ def test_every_state_is_reached_and_left() -> None:
         ("open", UploadOpened("k", "u")),
     ],
 )
-def test_a_part_never_comes_before_its_upload(state: State, step: UploadStep) -> None:
+def test_a_part_never_comes_before_its_upload(state: UploadState, step: UploadStep) -> None:
     with pytest.raises(JournalError, match=rf"{type(step).__name__} of 'k' cannot follow the state '{state}'.*bug"):
         after(state, step)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from asyncsink.errors import ConfigError, SourceMissing, SourceUnreadable
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.options.settings import Symlinks
-from asyncsink.sources.base import Entry
+from asyncsink.sources.base import SourceEntry
 from asyncsink.sources.outputs import NO_ENTRY, OutputsSource, flatten
 
 
@@ -73,7 +73,7 @@ def test_nested_lists_flatten_like_the_naive_model(value: Any) -> None:
 
 @given(st.dictionaries(st.text(), nested, max_size=5))
 def test_entries_keep_the_order_of_insertion(outputs: Any) -> None:
-    expected = [Entry(name, os.path.abspath(path)) for name, value in outputs.items() for path in naive(value)]
+    expected = [SourceEntry(name, os.path.abspath(path)) for name, value in outputs.items() for path in naive(value)]
     assert list(make(outputs).entries) == expected
 
 

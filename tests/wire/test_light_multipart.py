@@ -30,7 +30,7 @@ from asyncsink.model import Checksum
 from asyncsink.options.settings import RetryPolicy, S3Target, Secret
 from asyncsink.s3.codec import CALLS
 from asyncsink.s3.http import lane as lane_module
-from asyncsink.s3.http.answers import Answer, error_of, is_error, response_of
+from asyncsink.s3.http.answers import Answer, error_of_answer, is_error, response_of
 from asyncsink.s3.http.requests import RequestWriter, parts_document
 from asyncsink.s3.http.signing import endpoint_of
 from asyncsink.s3.listing import DEPTH_MAX
@@ -302,7 +302,7 @@ def test_a_list_of_parts_that_cannot_be_used(inside: str) -> None:
 def test_an_error_inside_a_200(before: bytes, code: bytes, kind: type[Exception]) -> None:
     answer = Answer(200, {}, before + ERROR % code)
     assert is_error(answer)
-    assert isinstance(error_of(COMPLETE, "bkt", answer, None), kind)
+    assert isinstance(error_of_answer(COMPLETE, "bkt", answer, None), kind)
     assert not is_error(Answer(200, {}, before + COMPLETED))
     assert not is_error(Answer(200, {}, before))
 
@@ -325,7 +325,7 @@ def test_broken_answers_are_typed_errors(
     for body in (noise, whole[:position] + noise + whole[position:], (noise + whole)[:cut]):
         answer = Answer(status, {}, body)
         if is_error(answer):
-            assert isinstance(error_of(operation, "bkt", answer, 0.0), AsyncSinkError)
+            assert isinstance(error_of_answer(operation, "bkt", answer, 0.0), AsyncSinkError)
         else:
             with contextlib.suppress(ServerFault):
                 response_of(operation, answer)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from asyncsink.errors import AsyncSinkError, ServerFault
 from asyncsink.options.settings import RetryPolicy, S3Target
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX
-from asyncsink.s3.http.answers import Answer, error_of, is_error, response_of
+from asyncsink.s3.http.answers import Answer, error_of_answer, is_error, response_of
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.http.reading import AnswerReader, ExchangeError
 from asyncsink.s3.operations import (
@@ -77,7 +77,7 @@ def small() -> PutFiles:
 
 def understood(operation: Any, answer: Answer) -> None:
     if is_error(answer):
-        assert isinstance(error_of(operation, "bkt", answer, 0.0), AsyncSinkError)
+        assert isinstance(error_of_answer(operation, "bkt", answer, 0.0), AsyncSinkError)
         return
     if isinstance(operation, HeadObject):
         sizeless = not answer.headers.get(b"content-length", b"").strip().isdigit()

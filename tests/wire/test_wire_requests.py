@@ -14,7 +14,7 @@ from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Checksum
 from asyncsink.options.settings import S3Target, Secret
 from asyncsink.s3.http import answers
-from asyncsink.s3.http.answers import Answer, error_of, is_error, response_of
+from asyncsink.s3.http.answers import Answer, error_of_answer, is_error, response_of
 from asyncsink.s3.http.requests import TEMPLATES_MAX, RequestWriter
 from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD, Signer, endpoint_of
 from asyncsink.s3.operations import HeadObject, ObjectAttributes, ObjectHead, ObjectStored, PutObject, UploadPart
@@ -235,7 +235,7 @@ def test_dates_that_are_none(date: bytes) -> None:
 def test_an_error_in_a_200() -> None:
     answer = Answer(200, {}, b"<?xml version='1.0'?>\n<Error><Code>InternalError</Code></Error>")
     assert is_error(answer)
-    assert isinstance(error_of(PUT, "bkt", answer, None), ServerFault)
+    assert isinstance(error_of_answer(PUT, "bkt", answer, None), ServerFault)
     assert is_error(Answer(200, {}, b'<Error xmlns="x"><Code>InternalError</Code></Error>'))
     assert not is_error(Answer(200, {}, b"<PutObjectResult/>"))
 
@@ -245,7 +245,7 @@ def test_an_error_is_read_without_expanding_anything() -> None:
         b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><Error xmlns="x"><Code>BadDigest</Code>'
         b"<Message>&b; &lt;x&gt; &amp;amp; \x1b[31m\xff</Message><CalculatedDigest>abc</CalculatedDigest></Error>"
     )
-    error = error_of(PUT, "bkt", Answer(400, {}, body), None)
+    error = error_of_answer(PUT, "bkt", Answer(400, {}, body), None)
     assert isinstance(error, IntegrityError)
     assert (error.expected, error.actual) == ("CRC32:AAAAAA==", "abc")
     assert "&b; <x> &amp;" in str(error)
@@ -255,6 +255,6 @@ def test_an_error_is_read_without_expanding_anything() -> None:
 def test_a_refused_head_with_another_clock_is_skew() -> None:
     answer = Answer(403, {b"date": b"Sun, 22 Nov 2026 12:00:00 GMT"}, b"")
     server_time = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
-    assert isinstance(error_of(HeadObject(key="k"), "bkt", answer, server_time - 3600), ClockSkew)
-    assert isinstance(error_of(HeadObject(key="k"), "bkt", answer, server_time - 60), AccessDenied)
-    assert isinstance(error_of(HeadObject(key="k"), "bkt", answer, None), AccessDenied)
+    assert isinstance(error_of_answer(HeadObject(key="k"), "bkt", answer, server_time - 3600), ClockSkew)
+    assert isinstance(error_of_answer(HeadObject(key="k"), "bkt", answer, server_time - 60), AccessDenied)
+    assert isinstance(error_of_answer(HeadObject(key="k"), "bkt", answer, None), AccessDenied)

@@ -20,7 +20,7 @@ import anyio.lowlevel
 
 from asyncsink.engine.recording.events import Events
 from asyncsink.errors import AsyncSinkError, ConfigError, JournalError, TransferError
-from asyncsink.journal.base import PublishedRow, decoded
+from asyncsink.journal.base import PublishedRow, decoded_name
 from asyncsink.model import Failure, Finished, Outcome, Receipt, Transfer
 from asyncsink.report.outcomes import OutcomeLines, OutcomeLog, encoded
 from asyncsink.routing.keys import alike
@@ -341,7 +341,7 @@ class Recorder:
             await self._journal.record(batch, passed)
         if self._key_turns is not None:
             self._key_turns.end(transfer.key for _, transfer, _ in batch if transfer is not None)
-            self._key_turns.end(decoded(row[0]) for each in passed for row in each.rows)
+            self._key_turns.end(decoded_name(row[0]) for each in passed for row in each.rows)
         for each in passed:
             written.add(each.written)
         if self._manifest is not None:

@@ -24,7 +24,7 @@ from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.engine.recording.recorder import Passed, Record
 from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
-from asyncsink.journal.base import Journal, PublishedRow, decoded, published_row
+from asyncsink.journal.base import Journal, PublishedRow, decoded_name, published_row
 from asyncsink.journal.opening import remove_database
 from asyncsink.model import (
     Failure,
@@ -255,7 +255,7 @@ class RunJournal:
         for told in passed:
             rows += told.rows
         if self._uploads:
-            rows = [row for row in rows if self._ends(decoded(row[0]))]
+            rows = [row for row in rows if self._ends(decoded_name(row[0]))]
         if unknown:
             # An answer may have been lost, or the server have stored other bytes.
             await anyio.to_thread.run_sync(self._journal.forget, unknown)
@@ -263,7 +263,7 @@ class RunJournal:
             await self._journal.publish(rows)
         if self._uploads:
             for row in rows:
-                self._uploads.pop(decoded(row[0]), None)
+                self._uploads.pop(decoded_name(row[0]), None)
 
     def _unrecorded(self, skip: Skip, transfer: Transfer) -> bool:
         """Whether the file was found to be there with the same content: the next run need not look so closely."""

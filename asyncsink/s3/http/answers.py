@@ -132,7 +132,7 @@ def is_error(answer: Answer) -> bool:
     return bool(answer.body) and (b"<Error" in answer.body[:1024] or _ERROR.match(answer.body) is not None)
 
 
-def error_of(
+def error_of_answer(
     operation: HotOperation, bucket: str, answer: Answer, signed_at: float | None, signed_for: str = ""
 ) -> AsyncSinkError:
     """The error that an answer means.

@@ -16,7 +16,14 @@ from asyncsink.options.settings import MIB
 from asyncsink.s3.codec import CALLS
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectData, ObjectReceived
-from asyncsink.s3.http.answers import Answer, check_answered_range, corrected_time, error_of, is_error, response_of
+from asyncsink.s3.http.answers import (
+    Answer,
+    check_answered_range,
+    corrected_time,
+    error_of_answer,
+    is_error,
+    response_of,
+)
 from asyncsink.s3.http.exchange import NO_BODY, Body, Exchange, ExchangeInterrupted
 from asyncsink.s3.http.reading import (
     FRAMING,
@@ -97,7 +104,7 @@ class BatchPlace:
     def checked(self, operation: HotOperation, answer: Answer, signed_at: float | None) -> None:
         """Raises Refused where the answer is an error."""
         if is_error(answer):
-            raise FileRefused(error_of(operation, self.bucket, answer, signed_at, self.keyring.region), answer)
+            raise FileRefused(error_of_answer(operation, self.bucket, answer, signed_at, self.keyring.region), answer)
 
     def failed(self, name: str, where: str, failure: ExchangeError) -> AsyncSinkError:
         """The error for a request that has no whole answer, with the cause of `failure`."""
