@@ -56,7 +56,9 @@ def _tool(
 
 
 @app.command(epilog="Example: asyncsink export derivatives s3://my-bucket/study --manifest study.jsonl")
-@flags.takes(flags.Records, flags.Policies, flags.Connection, flags.Keys, flags.Objects, flags.Speed, flags.Output)
+@flags.takes(
+    flags.RecordFlags, flags.Policies, flags.ConnectionFlags, flags.Keys, flags.Objects, flags.Speed, flags.Output
+)
 def export(
     source: _SourceArgument,
     destination: _DestinationArgument,
@@ -70,7 +72,9 @@ def export(
 
 
 @app.command(epilog="Example: asyncsink plan outputs.yaml s3://my-bucket/study --substitute _subject_id_=sub-")
-@flags.takes(flags.Records, flags.Policies, flags.Connection, flags.Keys, flags.Objects, flags.Speed, flags.Output)
+@flags.takes(
+    flags.RecordFlags, flags.Policies, flags.ConnectionFlags, flags.Keys, flags.Objects, flags.Speed, flags.Output
+)
 def plan(source: _SourceArgument, destination: _DestinationArgument, **given: Any) -> int:
     """Show what export would do, and send nothing."""
     return _export(source, destination, given, dry_run=True)
@@ -83,7 +87,7 @@ def _export(source: str, destination: str, given: dict[str, Any], *, dry_run: bo
 
 
 @app.command(epilog="Example: asyncsink grab s3://my-bucket/raw data --template 'sub-0[1-3]/func/.*'")
-@flags.takes(flags.Templates, flags.Patience, flags.Connection, flags.CustomerKey, flags.Transfers, flags.Output)
+@flags.takes(flags.Templates, flags.Patience, flags.ConnectionFlags, flags.CustomerKey, flags.Transfers, flags.Output)
 def grab(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="s3://bucket/prefix, or a single object.")],
     directory: Annotated[str, typer.Argument(metavar="DIRECTORY", help="Where the files go, without the prefix.")],
@@ -96,7 +100,7 @@ def grab(
 
 
 @app.command(epilog="Example: asyncsink verify study.jsonl --read-back")
-@flags.takes(flags.GiveUp, flags.Connection, flags.CustomerKey, flags.Output)
+@flags.takes(flags.GiveUp, flags.ConnectionFlags, flags.CustomerKey, flags.Output)
 def verify(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="What export --manifest wrote.")],
     read_back: Annotated[
@@ -122,7 +126,7 @@ def verify(
 @app.command(
     name="abort-uploads", epilog="Example: asyncsink abort-uploads s3://my-bucket/study --older-than 7d --dry-run"
 )
-@flags.takes(flags.Connection, flags.Output)
+@flags.takes(flags.ConnectionFlags, flags.Output)
 def abort_uploads(
     destination: Annotated[
         str, typer.Argument(metavar="DESTINATION", help="s3://bucket/prefix: what lies below the prefix as a folder.")

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from asyncsink.destinations.base import ByteBody, Existing, RunForecast, Stored, Unknown
+from asyncsink.destinations.base import Existing, RunForecast, Stored, Unknown
 from asyncsink.errors import IntegrityError, UploadMissing
-from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, checksum_of, digest_of, multipart_etag
+from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody, checksum_of, digest_of, multipart_etag
 from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
 from asyncsink.s3.multipart.parts import PartPlan
 from asyncsink.value import dataclass

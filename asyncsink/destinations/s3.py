@@ -12,12 +12,12 @@ from typing import get_args
 
 from anyio import CapacityLimiter
 
-from asyncsink.destinations.base import ByteBody, Existing, RunForecast, Stored, Unknown, UploadLog
+from asyncsink.destinations.base import Existing, RunForecast, Stored, Unknown, UploadLog
 from asyncsink.destinations.existing_objects import ExistingObjects
 from asyncsink.destinations.spellings import Spellings
 from asyncsink.destinations.uploads import AlreadyComplete, S3CompleteObject, S3PartSender, S3PartWriter, S3Uploads
 from asyncsink.errors import AccessDenied, EntityTooLarge, IntegrityError, ObjectMissing
-from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, checksum_of
+from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody, checksum_of
 from asyncsink.integrity.sameness import contradiction
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
 from asyncsink.options.settings import ObjectOptions, RetryPolicy, S3Target

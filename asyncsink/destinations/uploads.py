@@ -11,8 +11,9 @@ from contextlib import AbstractAsyncContextManager
 
 import anyio
 
-from asyncsink.destinations.base import ByteBody, Stored, UploadLog
+from asyncsink.destinations.base import Stored, UploadLog
 from asyncsink.errors import AccessDenied, PermanentError, Stalled, UploadMissing
+from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import (
     Checksum,
     ChecksumAlgorithm,

@@ -11,9 +11,10 @@ from dataclasses import field
 from typing import Any, ClassVar, Final, Protocol
 
 from asyncsink.errors import PermanentError, PreconditionFailed, ServerFault
+from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import ChecksumAlgorithm
 from asyncsink.s3.errors_map import one_line
-from asyncsink.s3.operations import ByteBody, Operation, Response
+from asyncsink.s3.operations import Operation, Response
 from asyncsink.value import dataclass
 
 AS_STORED: Final = "gzip, identity"

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import pairwise
 
-from asyncsink.engine.limits.controller import BEAT_SECONDS
-
 from asyncsink.engine.limits.concurrency import Sample, State, next_state
+from asyncsink.engine.limits.controller import BEAT_SECONDS
 from asyncsink.options.settings import Limits
 
 SMALL_BYTES = 16 * 1024

@@ -11,12 +11,13 @@ import anyio
 import pytest
 from anyio import CapacityLimiter
 
-from asyncsink.destinations.base import ByteBody, PartWriter, Stored
+from asyncsink.destinations.base import PartWriter, Stored
 from asyncsink.destinations.memory import MemoryDestination
 from asyncsink.engine.limits.memory import ByteBudget
 from asyncsink.engine.recording.events import Progress
 from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.errors import ConnectionLost, IntegrityError
+from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import Checksum, ChecksumAlgorithm, Failure, Outcome, Receipt, Skip, SourceFile, Transfer
 from asyncsink.options.settings import Limits, Policies
 from asyncsink.s3.multipart.parts import PartPlan

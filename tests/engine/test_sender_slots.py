@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from anyio import CapacityLimiter
-from asyncsink.engine.limits.controller import SLOTS_PER_CORE, SLOTS_START_MIN, SenderConcurrency
 
+from asyncsink.engine.limits.controller import SLOTS_PER_CORE, SLOTS_START_MIN, SenderConcurrency
 from asyncsink.options.settings import MIB, Limits
 from asyncsink.s3.stack import bodies_at_once
 

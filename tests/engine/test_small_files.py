@@ -11,7 +11,7 @@ import anyio
 import pytest
 from anyio import CapacityLimiter
 
-from asyncsink.destinations.base import ByteBody, Existing, RunForecast, Stored, Unknown
+from asyncsink.destinations.base import Existing, RunForecast, Stored, Unknown
 from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.destinations.memory import MemoryDestination
 from asyncsink.engine.limits.memory import ByteBudget, ReaderPool
@@ -19,6 +19,7 @@ from asyncsink.engine.recording.events import Progress
 from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.engine.transfer.small_files import SmallFiles
 from asyncsink.errors import AccessDenied, IntegrityError
+from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import Checksum, Failure, Outcome, Planned, Receipt, Skip, SourceFile, Transfer
 from asyncsink.options.settings import Limits, LocalTarget, Policies
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from asyncsink.engine.limits.controller import BEAT_SECONDS, IDLE_BEAT_SECONDS, ConcurrencyController
 
+from asyncsink.engine.limits.controller import BEAT_SECONDS, IDLE_BEAT_SECONDS, ConcurrencyController
 from asyncsink.model import Event, LimitChanged
 from asyncsink.options.settings import Limits
 from asyncsink.s3.pacing import Pacer

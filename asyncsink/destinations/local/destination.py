@@ -23,7 +23,7 @@ import anyio.from_thread
 import anyio.to_thread
 from anyio import CancelScope, CapacityLimiter
 
-from asyncsink.destinations.base import ByteBody, Existing, RunForecast, Stored, Unknown
+from asyncsink.destinations.base import Existing, RunForecast, Stored, Unknown
 from asyncsink.destinations.local.files import (
     PIECE_BYTES,
     Publication,
@@ -33,7 +33,7 @@ from asyncsink.destinations.local.files import (
 )
 from asyncsink.destinations.local.places import Place, PlacesBelow, moved_meanwhile, shown, translated
 from asyncsink.errors import AsyncSinkError, ConfigError, IntegrityError
-from asyncsink.integrity.checksums import Digester
+from asyncsink.integrity.checksums import ByteBody, Digester
 from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
 from asyncsink.options.settings import LocalTarget
 from asyncsink.paths import SEARCH, on_disk

@@ -13,9 +13,9 @@ from typing import Any
 
 import anyio
 
-from asyncsink.destinations.base import ByteBody, Destination, Existing, Stored
+from asyncsink.destinations.base import Destination, Existing, Stored
 from asyncsink.errors import AsyncSinkError, ConfigError, JournalError, SourceChanged, SourceError, SourceUnreadable
-from asyncsink.integrity.checksums import checksum_of
+from asyncsink.integrity.checksums import ByteBody, checksum_of
 from asyncsink.integrity.sameness import (
     UNCHANGED_REASON,
     CompareWith,

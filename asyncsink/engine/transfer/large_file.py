@@ -20,7 +20,6 @@ from anyio import CapacityLimiter
 from asyncsink.destinations.base import (
     BlockingDestination,
     BlockingPartWriter,
-    ByteBody,
     ObjectSender,
     PartSender,
     PartWriter,
@@ -41,7 +40,7 @@ from asyncsink.errors import (
     RetryableError,
     SourceError,
 )
-from asyncsink.integrity.checksums import COMPOSITE_ALGORITHMS, FULL_OBJECT_ALGORITHMS, combine, composite
+from asyncsink.integrity.checksums import COMPOSITE_ALGORITHMS, FULL_OBJECT_ALGORITHMS, ByteBody, combine, composite
 from asyncsink.model import Checksum, ChecksumAlgorithm, Resumable, Transfer
 from asyncsink.s3.multipart.parts import Part, PartPlan
 from asyncsink.s3.operations import PartSource

@@ -28,7 +28,7 @@ from asyncsink.errors import (
     UploadConflict,
     UploadMissing,
 )
-from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
+from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody
 from asyncsink.integrity.sameness import contradiction
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
 from asyncsink.options.settings import RetryPolicy
@@ -38,7 +38,6 @@ from asyncsink.s3.multipart.parts import Part, PartPlan, UploadProof
 from asyncsink.s3.multipart.resume import abort_upload
 from asyncsink.s3.multipart.write_tokens import WriteTokens, already_there, whose
 from asyncsink.s3.operations import (
-    ByteBody,
     CompletedPart,
     CompleteMultipartUpload,
     CreateMultipartUpload,
