@@ -19,8 +19,8 @@ from asyncsink.paths import IS_UTF8
 
 OPEN_FILES = 8192
 """Enough for 1,024 requests in flight, with their files."""
-ADDRESS_SPACE_MIB_MIN = 80
-"""With less, Python ends anywhere, and seldom with an error that tells why."""
+ADDRESS_SPACE_MIB_MIN = 120
+"""With less, Python ends anywhere, seldom with an error that tells why, and the library of checksums aborts it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -116,7 +116,7 @@ import asyncio, os, sys
 import anyio.to_thread
 from anyio import CapacityLimiter
 from asyncsink.options.settings import LocalTarget
-from asyncsink.destinations.base import Outlook
+from asyncsink.destinations.base import RunForecast
 from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.errors import AsyncSinkError
 from asyncsink.testing.destination_suite import transfer_of
@@ -129,7 +129,7 @@ async def main(directory):
     local = LocalDestination(LocalTarget(directory=directory), limiter=CapacityLimiter(1), use_local_key=False)
     transfer = transfer_of("x", b"x")
     for step in (
-        lambda: local.prepare(Outlook(objects_total=1, common_prefix="", sample_key="x")),
+        lambda: local.prepare(RunForecast(objects_total=1, common_prefix="", sample_key="x")),
         lambda: local.put(transfer, b"x", None),
         lambda: local.look(transfer, closely=True),
     ):

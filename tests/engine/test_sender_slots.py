@@ -89,7 +89,7 @@ async def test_all_files_share_the_slots() -> None:
     slots = SenderConcurrency()
     assert slots.open(3) is slots.open(3)
     assert slots.open(3).total_tokens == 3
-    assert repr(slots) == "<SenderSlots 3 of 3: start>"
+    assert repr(slots) == "<SenderConcurrency 3 of 3: start>"
     assert slots.count == 3
 
 

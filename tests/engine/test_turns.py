@@ -32,7 +32,7 @@ async def test_whoever_comes_first_is_served_first_and_other_keys_are_free() -> 
             await anyio.wait_all_tasks_blocked()
             assert served == expected
     key_turns.end(["k", "other"])
-    assert repr(key_turns) == "<Turns of 0 keys>"
+    assert repr(key_turns) == "<KeyTurns of 0 keys>"
 
 
 @pytest.mark.parametrize("given", [False, True])
@@ -80,4 +80,4 @@ def test_whoever_waits_without_a_task_is_called_in_order_and_may_leave() -> None
     key_turns.close()
     assert called == ["second", "fourth"]
     assert key_turns.enter("k", waiting["third"])
-    assert repr(key_turns) == "<Turns of 0 keys>"
+    assert repr(key_turns) == "<KeyTurns of 0 keys>"

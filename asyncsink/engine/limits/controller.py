@@ -42,7 +42,7 @@ class ConcurrencyController:
         self._idle_seconds = 0.0
 
     def __repr__(self) -> str:
-        return f"<Tuner limit {self._state.limit} of {self._limit_max}: {self._state.reason}>"
+        return f"<ConcurrencyController limit {self._state.limit} of {self._limit_max}: {self._state.reason}>"
 
     async def run(self) -> None:
         """Tune until cancelled."""
@@ -116,7 +116,7 @@ class SenderConcurrency:
         self._begin_window()
 
     def __repr__(self) -> str:
-        return f"<SenderSlots {self._state.limit} of {self._slots_max}: {self._state.reason}>"
+        return f"<SenderConcurrency {self._state.limit} of {self._slots_max}: {self._state.reason}>"
 
     @property
     def count(self) -> int:

@@ -154,7 +154,7 @@ class ReaderPool:
         self._beside_next = BESIDE_MIN
 
     def __repr__(self) -> str:
-        return f"<Hops {'beside the loop' if self._beside else 'in place'}>"
+        return f"<ReaderPool {'beside the loop' if self._beside else 'in place'}>"
 
     async def run(self, work: Callable[[], T], *, stop: Callable[[], None] | None = None) -> T:
         """What `work()` returns or raises.

@@ -202,7 +202,7 @@ class Survey:
         kept: everything that was found and is the run's shard's. The caller closes it.
         ledger: which source has which key, where keys could meet; else None.
         left_out: for each reason why something was left out, how often, and the first path.
-        alike: as in Outlook.
+        alike: as in RunForecast.
     """
 
     objects_total: int = 0

@@ -100,7 +100,7 @@ class KeyTurns:
         self.closed = False
 
     def __repr__(self) -> str:
-        return f"<Turns of {len(self._waiting)} keys>"
+        return f"<KeyTurns of {len(self._waiting)} keys>"
 
     def enter(self, key: str, given: Callable[[], None]) -> bool:
         """Whether `key` is the caller's from now on, until `end`. If not, `given` is called on the event loop as soon
