@@ -23,16 +23,13 @@ from asyncsink.s3.get_object import GetObject, ObjectData
 from asyncsink.s3.operations import OBJECT_SIZE_BYTES_MAX, PART_SIZE_BYTES_MAX, PARTS_MAX
 from asyncsink.value import dataclass
 
-# -- A request body that is sent in slices, without a copy, and says when a slice has left -----------------------------
-# botocore takes a body that has `read`; aiohttp iterates it with `async for` and waits for the socket between slices,
-# so asking for the next slice means that the last one moved. botocore has no write timeout (a stalled upload would hang
-# for ever): the callback is what the progress watchdog listens to. `seek` keeps botocore's signers from wrapping the
-# body in a BytesIO, which would copy it.
-
+# -- A request body that is sent in slices, without a copy -------------------------------------------------------------
+# aiohttp iterates it and waits for the socket between slices, so asking for the next slice means that the last one has
+# left: botocore has no write timeout, and the progress watchdog listens to that. botocore's signers copy a body without
+# `seek` into a BytesIO.
 
 SLICE_BYTES = 256 * 1024
 """Large enough that the loop is not the limit, small enough that a slow link shows progress."""
-
 SMALL_BODY_BYTES = 64 * 1024
 """Up to here one copy into a bytearray costs less than an iteration through aiohttp's payload machinery."""
 
@@ -44,8 +41,7 @@ class WatchedBody:
         data: the body; not copied, and not to be changed until the request ended.
         progress: called with the number of bytes of a slice once that slice was taken by the connection.
 
-    Iterating always starts at the first byte, so a body can be sent again; `read` and `seek` serve signers that want
-    the payload's SHA-256 and report no progress.
+    Iterating starts at the first byte, so a body can be sent again; `read` and `seek` serve signers, without progress.
 
     Attributes:
         slice_bytes: handed to the connection at a time.
@@ -509,10 +505,6 @@ def http_date(text: str) -> datetime | None:
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
-def _done(_: Any, __: Mapping[str, Any]) -> o.Done:
-    return o.Done()
-
-
 def _created(op: o.CreateMultipartUpload, answer: Mapping[str, Any]) -> o.UploadCreated:
     if not answer.get("UploadId"):
         raise _no_answer_of_s3(op, "has no upload id")
@@ -595,11 +587,11 @@ CALLS: Final[dict[type[Any], Call]] = {
     o.CreateMultipartUpload: Call("create_multipart_upload", _create, _without_secrets(_created)),
     o.UploadPart: Call("upload_part", _part, _without_secrets(_stored_for_sure)),
     o.CompleteMultipartUpload: Call("complete_multipart_upload", _complete, _without_secrets(_stored_for_sure)),
-    o.AbortMultipartUpload: Call("abort_multipart_upload", _abort, _without_secrets(_done)),
+    o.AbortMultipartUpload: Call("abort_multipart_upload", _abort, _without_secrets(lambda _, __: o.Done())),
     o.HeadObject: Call("head_object", _head, _without_secrets(_headed)),
     GetObject: Call("get_object", _get, _without_secrets(_got)),
     o.ListObjects: Call("list_objects_v2", _list, _without_secrets(_listed)),
     o.ListParts: Call("list_parts", _list_parts, _without_secrets(_parts_listed)),
     o.ListMultipartUploads: Call("list_multipart_uploads", _list_uploads, _without_secrets(_uploads_listed)),
-    o.DeleteObject: Call("delete_object", _delete, _without_secrets(_done)),
+    o.DeleteObject: Call("delete_object", _delete, _without_secrets(lambda _, __: o.Done())),
 }

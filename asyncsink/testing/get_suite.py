@@ -20,8 +20,8 @@ from asyncsink.errors import (
 from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.operations import PutObject
-from asyncsink.testing.peers import ActingPeer, CannedPeer
-from asyncsink.testing.transport_kit import IMPATIENT, Capability, OpenTransport, canned, crc64, upload_in_parts
+from asyncsink.testing.peers import ActingPeer, CannedPeer, canned
+from asyncsink.testing.transport_kit import IMPATIENT, Capability, OpenTransport, crc64, upload_in_parts
 
 UNTOUCHED = 0xEE
 

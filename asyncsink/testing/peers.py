@@ -16,10 +16,15 @@ from urllib.parse import urlsplit
 
 from asyncsink.options.settings import Secret
 from asyncsink.s3.http.signing import Signer, canonical_headers
-from asyncsink.testing.transport_kit import canned
 from asyncsink.value import dataclass
 
 _Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def canned(status: int, body: bytes, *headers: str) -> bytes:
+    """An HTTP answer, whole."""
+    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
 
 
 class _Peer:

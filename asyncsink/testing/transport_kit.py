@@ -30,7 +30,7 @@ from asyncsink.s3.operations import (
     UploadPart,
 )
 from asyncsink.s3.transport import Transport
-from asyncsink.testing.peers import CannedPeer, Gate, SilentPeer
+from asyncsink.testing.peers import CannedPeer, Gate, SilentPeer, canned
 
 Capability = Literal[
     "enforces-checksums",  # a wrong checksum header is refused
@@ -71,12 +71,6 @@ class OpenTransport(Protocol):
 def crc64(data: bytes | bytearray | memoryview) -> Checksum:
     """The default checksum."""
     return checksum_of(data, "CRC64NVME")
-
-
-def canned(status: int, body: bytes, *headers: str) -> bytes:
-    """An HTTP answer, whole."""
-    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
 
 
 async def upload_in_parts(

@@ -17,8 +17,7 @@ from asyncsink.errors import ConfigError
 from asyncsink.maintenance.abort_uploads import age_seconds
 from asyncsink.options.settings import RetryPolicy
 from asyncsink.options.values import parse_duration
-from asyncsink.testing.peers import CannedPeer
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import CannedPeer, canned
 from tests.support.moto import moto_server
 
 pytestmark = pytest.mark.anyio

@@ -19,7 +19,7 @@ from asyncsink.s3.multipart.upload import create_upload
 from asyncsink.s3.multipart.write_tokens import fresh_token
 from asyncsink.s3.operations import CompleteMultipartUpload, ObjectAttributes, Operation, PutObject
 from asyncsink.s3.stack import S3Stack, open_stack
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import canned
 from tests.support.parts_proxy import FORWARD, LOSE, PartsProxy
 
 pytestmark = pytest.mark.anyio

@@ -14,8 +14,7 @@ import anyio
 import pytest
 
 import asyncsink
-from asyncsink.testing.peers import CannedPeer
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import CannedPeer, canned
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20

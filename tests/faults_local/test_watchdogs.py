@@ -16,8 +16,7 @@ import pytest
 
 from asyncsink.errors import ConnectionLost, RetryableError, Stalled
 from asyncsink.options.settings import MIB, RetryPolicy
-from asyncsink.testing.peers import ActingPeer, SilentPeer
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import ActingPeer, SilentPeer, canned
 
 pytestmark = pytest.mark.anyio
 IMPATIENT = RetryPolicy(stall_seconds=0.3, complete_seconds=0.3, connect_seconds=0.3)

@@ -24,8 +24,7 @@ from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.operations import AbortMultipartUpload, PutObject
 from asyncsink.s3.pacing import BURST_SECONDS, SLICE_BYTES_MAX, SLICE_BYTES_MIN, Bandwidth, Pacer
 from asyncsink.s3.sdk.transport import Aioboto3Transport
-from asyncsink.testing.peers import Asked, CannedPeer
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import Asked, CannedPeer, canned
 
 RATE = 12_000_000
 HEAD_BYTES_MAX = 2 * KIB

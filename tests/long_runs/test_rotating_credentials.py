@@ -24,8 +24,7 @@ from asyncsink.s3.credentials.file import Credentials
 from asyncsink.s3.http.keyring import FAILED_SECONDS, SharedCredentials
 from asyncsink.s3.operations import HeadObject
 from asyncsink.s3.stack import open_stack
-from asyncsink.testing.peers import ActingPeer, Asked, Identity, refusal
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import ActingPeer, Asked, Identity, canned, refusal
 
 pytestmark = pytest.mark.anyio
 EXPIRED = refusal(400, "ExpiredToken")

@@ -32,8 +32,7 @@ from asyncsink.s3.operations import HeadObject, ListObjects, PutObject
 from asyncsink.s3.sdk.client import open_client
 from asyncsink.s3.sdk.transport import Aioboto3Transport
 from asyncsink.s3.stack import open_stack
-from asyncsink.testing.peers import CannedPeer, SilentPeer
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import CannedPeer, SilentPeer, canned
 
 pytestmark = pytest.mark.anyio
 STORED = canned(200, b"", 'ETag: "e"')

@@ -16,8 +16,8 @@ from asyncsink.options.settings import MIB, Limits, RetryPolicy, S3Target
 from asyncsink.s3.operations import PutObject
 from asyncsink.s3.retry import RetryingTransport
 from asyncsink.s3.sdk.transport import Aioboto3Transport
-from asyncsink.testing.peers import CannedPeer, SilentPeer
-from asyncsink.testing.transport_kit import IMPATIENT, canned
+from asyncsink.testing.peers import CannedPeer, SilentPeer, canned
+from asyncsink.testing.transport_kit import IMPATIENT
 
 pytestmark = pytest.mark.anyio
 STORED = canned(200, b"", 'ETag: "e"')

@@ -20,8 +20,7 @@ from asyncsink.s3.operations import (
     Operation,
     UploadPart,
 )
-from asyncsink.testing.peers import ActingPeer, SilentPeer
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import ActingPeer, SilentPeer, canned
 
 pytestmark = pytest.mark.anyio
 Send = Callable[[Operation[Any]], Awaitable[Any]]

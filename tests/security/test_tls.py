@@ -16,8 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from asyncsink.errors import ConfigError
-from asyncsink.testing.peers import CannedPeer
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import CannedPeer, canned
 
 pytestmark = pytest.mark.anyio
 STORED = canned(200, b"", 'ETag: "e"')

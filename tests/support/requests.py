@@ -14,7 +14,7 @@ import pytest
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.operations import PutObject, PutObjectFrom, UploadPartFrom
 from asyncsink.sources.reader import OpenSource
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import canned
 
 STORED = canned(200, b"", 'ETag: "e"')
 DENIED = canned(403, b"<Error><Code>AccessDenied</Code><Message>No.</Message></Error>")

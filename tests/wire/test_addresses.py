@@ -25,8 +25,8 @@ from asyncsink.s3.http.addresses import CACHED_SECONDS, FAILED_SECONDS, THREADS,
 from asyncsink.s3.http.reading import ExchangeError
 from asyncsink.s3.operations import PutObject
 from asyncsink.sources.reader import OpenSource
-from asyncsink.testing.peers import CannedPeer
-from asyncsink.testing.transport_kit import IMPATIENT, canned
+from asyncsink.testing.peers import CannedPeer, canned
+from asyncsink.testing.transport_kit import IMPATIENT
 from tests.support.requests import STORED, Bodies, Open, at, header, part, read_request, whole
 
 PUT = PutObject(key="k", body=b"x")

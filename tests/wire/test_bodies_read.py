@@ -32,8 +32,7 @@ from asyncsink.s3.http import lane as lane_module
 from asyncsink.s3.operations import ObjectAttributes, ObjectStored, PutObject, PutObjectFrom
 from asyncsink.s3.pacing import Pacer
 from asyncsink.sources.reader import OpenSource
-from asyncsink.testing.peers import ActingPeer, CannedPeer
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import ActingPeer, CannedPeer, canned
 from tests.support.requests import STORED, Bodies, Open, header, part, read_request, until, whole
 
 pytestmark = pytest.mark.anyio

@@ -37,8 +37,8 @@ from asyncsink.s3.operations import (
     PutObject,
 )
 from asyncsink.s3.pacing import Pacer
-from asyncsink.testing.peers import ActingPeer, CannedPeer, SilentPeer
-from asyncsink.testing.transport_kit import IMPATIENT, canned
+from asyncsink.testing.peers import ActingPeer, CannedPeer, SilentPeer, canned
+from asyncsink.testing.transport_kit import IMPATIENT
 from tests.support.requests import DENIED, STORED, Bodies, Open, read_request, until
 
 pytestmark = pytest.mark.anyio

@@ -48,8 +48,7 @@ from asyncsink.s3.operations import (
     PutObject,
     UploadCreated,
 )
-from asyncsink.testing.peers import ActingPeer, CannedPeer
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import ActingPeer, CannedPeer, canned
 from tests.support.requests import Open, read_request
 
 SERVICE = Session().get_service_model("s3")

@@ -33,8 +33,7 @@ from asyncsink.s3.pacing import Pacer
 from asyncsink.s3.sdk.transport import Aioboto3Transport
 from asyncsink.s3.stack import open_lanes
 from asyncsink.s3.transport import LazyTransport
-from asyncsink.testing.peers import CannedPeer
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import CannedPeer, canned
 
 HEAVY = ("aioboto3", "aiobotocore", "aiohttp", "boto3", "botocore", "http.client", "rich")
 AT_TIMES = ("aiofiles", "tenacity", "asyncsink.report.manifest")

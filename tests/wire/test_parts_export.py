@@ -21,7 +21,7 @@ from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.http.lane import Lane
 from asyncsink.s3.operations import UploadPart, UploadPartFrom
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import canned
 from tests.support.parts_proxy import DROP, FORWARD, HANG, PartsProxy
 
 pytestmark = pytest.mark.anyio

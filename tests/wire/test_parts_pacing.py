@@ -19,7 +19,7 @@ from asyncsink.s3.multipart.upload import MultipartUpload, create_upload
 from asyncsink.s3.operations import ObjectAttributes
 from asyncsink.s3.stack import S3Stack, open_stack
 from asyncsink.sources.reader import OpenSource
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import canned
 from tests.support.parts_proxy import DROP, FORWARD, PartsProxy
 
 pytestmark = pytest.mark.anyio

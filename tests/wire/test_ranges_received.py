@@ -25,8 +25,8 @@ from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.get_object import GetObjectTo, ObjectReceived
 from asyncsink.s3.http.reading import PIECE_BYTES
 from asyncsink.s3.pacing import Pacer
-from asyncsink.testing.peers import ActingPeer, CannedPeer
-from asyncsink.testing.transport_kit import IMPATIENT, canned
+from asyncsink.testing.peers import ActingPeer, CannedPeer, canned
+from asyncsink.testing.transport_kit import IMPATIENT
 from tests.support.requests import Open, until
 
 pytestmark = pytest.mark.anyio

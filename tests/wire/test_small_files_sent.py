@@ -46,8 +46,8 @@ from asyncsink.s3.operations import (
     PutObject,
 )
 from asyncsink.s3.pacing import Bandwidth, Pacer
-from asyncsink.testing.peers import CannedPeer, SilentPeer
-from asyncsink.testing.transport_kit import IMPATIENT, canned
+from asyncsink.testing.peers import CannedPeer, SilentPeer, canned
+from asyncsink.testing.transport_kit import IMPATIENT
 from tests.support.requests import DENIED, SLOW_DOWN, Open, header, read_request, until
 
 pytestmark = pytest.mark.anyio

@@ -18,8 +18,8 @@ from asyncsink.s3.get_object import GetObjectTo, ObjectReceived
 from asyncsink.s3.http.client import tls_context
 from asyncsink.s3.operations import PutObject
 from asyncsink.sources.reader import OpenSource
-from asyncsink.testing.peers import CannedPeer, SilentPeer
-from asyncsink.testing.transport_kit import IMPATIENT, canned
+from asyncsink.testing.peers import CannedPeer, SilentPeer, canned
+from asyncsink.testing.transport_kit import IMPATIENT
 from tests.support.requests import DENIED, STORED, Bodies, Open, Serve, part, read_request
 
 pytestmark = pytest.mark.anyio

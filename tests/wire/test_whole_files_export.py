@@ -25,7 +25,7 @@ from asyncsink.s3.http.lane import Lane
 from asyncsink.s3.operations import PutObject, PutObjectFrom
 from asyncsink.s3.stack import open_stack
 from asyncsink.sources.reader import OpenSource
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import canned
 from tests.support.parts_proxy import DROP, FORWARD, HANG, WHOLE, PartsProxy
 
 pytestmark = pytest.mark.anyio

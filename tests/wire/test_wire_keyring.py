@@ -19,8 +19,7 @@ from asyncsink.s3.http.keyring import ASK_AGAIN_SECONDS, RENEW_BEFORE_SECONDS, C
 from asyncsink.s3.http.signing import endpoint_of
 from asyncsink.s3.operations import HeadObject, PutObject
 from asyncsink.s3.pacing import Pacer
-from asyncsink.testing.peers import CannedPeer
-from asyncsink.testing.transport_kit import canned
+from asyncsink.testing.peers import CannedPeer, canned
 
 pytestmark = pytest.mark.anyio
 STORED = canned(200, b"", 'ETag: "e"')
