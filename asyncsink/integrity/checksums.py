@@ -1,7 +1,7 @@
-"""Pure: checksums as S3 writes them, whole, piece by piece, and combined from those of the parts.
+"""Pure: checksums in S3's notation: of whole bodies, of bodies in pieces, and combined from those of parts.
 
-Values are base64 of the big-endian digest (S3 User Guide, "Checking object integrity in Amazon S3"). The CRCs run on
-the processor's own instructions (awscrt); SHA-256 and MD5 are hashlib's.
+Values are base64 of the big-endian digest (S3 User Guide, "Checking object integrity in Amazon S3"). awscrt computes
+the CRCs with processor instructions; hashlib computes SHA-256 and MD5.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMPOSITE_ALGORITHMS: frozenset[ChecksumAlgorithm] = frozenset({"CRC32C", "CRC32
 
 
 class _Running(Protocol):
-    """A digest that is not finished; hashlib's objects are such."""
+    """An unfinished digest, such as hashlib's objects."""
 
     def update(self, piece: ByteBody, /) -> None: ...
 
@@ -50,8 +50,8 @@ _WIDTHS_BYTES: Final[Mapping[ChecksumAlgorithm, int]] = {
 
 @cache
 def _crcs() -> Mapping[ChecksumAlgorithm, _CrcKind]:
-    # Loading awscrt takes longer than a run in which nothing has changed needs for all else: it is left to the first
-    # checksum, which a reader or lane thread computes.
+    # Loading awscrt takes longer than all other work of a run without changes, so the first checksum, in a reader or
+    # lane thread, loads it.
     from awscrt import checksums as crt
 
     return {
@@ -72,7 +72,7 @@ class _Crc:
         self._value = 0
 
     def update(self, piece: ByteBody, /) -> None:
-        # No bytes leave it 0, which an unchanged empty file needs no library for.
+        # Without bytes the value stays 0, and an unchanged empty file needs no awscrt.
         if len(piece):
             self._value = _crcs()[self._algorithm].compute(piece, self._value)
 
@@ -99,10 +99,10 @@ def _as_s3_writes(algorithm: ChecksumAlgorithm, digest: bytes) -> Checksum:
 
 
 def digest_of(checksum: Checksum) -> bytes:
-    """The digest behind a full-object or part checksum, big-endian bytes.
+    """The digest of a full-object or part checksum, big-endian bytes.
 
     Raises:
-        ValueError: the value is no base64 digest of its algorithm's length (a composite value, say).
+        ValueError: the value is not base64 of a digest of the algorithm's length (a composite value, for example).
     """
     try:
         digest = base64.b64decode(checksum.value, validate=True)
@@ -125,7 +125,7 @@ def checksum_of(data: ByteBody, algorithm: ChecksumAlgorithm) -> Checksum:
 
 
 class Digester:
-    """Checksums by several algorithms at once, in one pass over the pieces of a body.
+    """Checksums by several algorithms at once, in one pass over a body's pieces.
 
     Raises:
         ValueError: an algorithm is not known.
@@ -135,15 +135,15 @@ class Digester:
         self._running = {algorithm: _begin(algorithm) for algorithm in algorithms}
 
     def update(self, piece: ByteBody) -> None:
-        """Take the next piece."""
+        """Add the next piece."""
         for running in self._running.values():
             running.update(piece)
 
     def result(self, algorithm: ChecksumAlgorithm) -> Checksum:
-        """The checksum of everything taken so far; more pieces may follow.
+        """The checksum of all pieces so far; more may follow.
 
         Raises:
-            ValueError: the algorithm was not asked for when the digester was made.
+            ValueError: the digester was made without this algorithm.
         """
         if algorithm not in self._running:
             raise ValueError(f"{algorithm!r} is not among the algorithms this digester was made with.")
@@ -151,14 +151,14 @@ class Digester:
 
 
 def combine(algorithm: ChecksumAlgorithm, parts: Iterable[tuple[Checksum, int]]) -> Checksum:
-    """The full-object checksum, from those of the parts in the object's order; no byte is read again.
+    """The full-object checksum, from those of the parts in the object's order, without reading the bytes again.
 
     Args:
         algorithm: one of FULL_OBJECT_ALGORITHMS.
-        parts: each part's checksum and its length in bytes. None at all gives the checksum of an empty object.
+        parts: each part's checksum and its length in bytes. No parts give the checksum of an empty object.
 
     Raises:
-        ValueError: the algorithm cannot be combined, or a part was given by another algorithm.
+        ValueError: the algorithm cannot be combined, or a part has another algorithm.
     """
     if algorithm not in FULL_OBJECT_ALGORITHMS:
         raise ValueError(
@@ -176,7 +176,7 @@ def composite(algorithm: ChecksumAlgorithm, parts: Iterable[Checksum]) -> Checks
     """S3's COMPOSITE value: the checksum of the concatenated part digests, then "-" and the number of parts.
 
     Raises:
-        ValueError: S3 defines none for this algorithm, or a part was given by another algorithm.
+        ValueError: S3 defines none for this algorithm, or a part has another algorithm.
     """
     if algorithm not in COMPOSITE_ALGORITHMS:
         raise ValueError(
@@ -194,23 +194,21 @@ def _digest_by(algorithm: ChecksumAlgorithm, checksum: Checksum) -> bytes:
 
 
 def is_composite(value: str) -> bool:
-    """Whether a value that S3 sent is a checksum of part checksums: base64 itself has no "-"."""
+    """Whether a value from S3 is a checksum of part checksums: plain base64 has no "-"."""
     return "-" in value
 
 
 def multipart_etag(part_md5s: Iterable[bytes]) -> str:
-    """The ETag S3 gives to a multipart object that is not encrypted with SSE-KMS or SSE-C.
-
-    It is the hexadecimal MD5 of the concatenated part MD5s, then "-" and the number of parts (S3 User Guide, "Using
-    Content-MD5 and the ETag to verify uploaded objects").
-    """
+    """The ETag of a multipart object that is not encrypted with SSE-KMS or SSE-C: the hexadecimal MD5 of the
+    concatenated part MD5s, then "-" and the number of parts (S3 User Guide, "Using Content-MD5 and the ETag to verify
+    uploaded objects")."""
     digests = list(part_md5s)
     whole = hashlib.md5(b"".join(digests), usedforsecurity=False)
     return f"{whole.hexdigest()}-{len(digests)}"
 
 
 def etag_md5(etag: str) -> bytes | None:
-    """The digest that a plain ETag (32 hexadecimal digits, no quotes) spells, or None for any other ETag.
+    """The digest in a plain ETag (32 hexadecimal digits, no quotes), or None for any other ETag.
 
     Whether that digest is the content's MD5 depends on the object's encryption.
     """

@@ -1,7 +1,7 @@
 """Pure: what counts as "the same object", and what a server's answer proves.
 
-"Already there" means the same checksum, or the same ETag: size alone decides nothing, and a multipart ETag never hides
-sameness (Nipype rule 29). A decision is made in steps, and each step that costs something is the caller's to take:
+"Already there" means the same checksum, or the same ETag: size alone decides nothing, and a multipart ETag does not
+prevent the comparison (Nipype rule 29). The decision has steps; the caller performs those that need I/O:
 
     decide ──► Upload | SkipIt                         done
            ├─► LookCloser    ask the destination for checksums, then decide again
@@ -25,17 +25,17 @@ from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
 from asyncsink.options.settings import GIB, MIB, Overwrite
 from asyncsink.value import dataclass
 
-# -- Pure: with which part size may another tool have written a multipart object? --------------------------------------
-# A multipart ETag is an MD5 over the parts' MD5s. The number of parts stands behind its "-"; the part size does not
-# stand anywhere, but few sizes are in use, and most of them would have given another number of parts.
+# -- Pure: part sizes with which another tool may have written a multipart object --------------------------------------
+# A multipart ETag is an MD5 over the parts' MD5s. Its suffix is the number of parts; the part size is not recorded, but
+# few sizes are in use, and most of them would give another number of parts.
 
 PART_SIZE_CANDIDATES_MAX = 8
-"""Every candidate costs one MD5 over the whole file."""
+"""Most part sizes that are tried: each costs one MD5 over the whole file."""
 
 _MB = 1000**2
 
-# The most usual ones first: defaults of AWS' own tools and SDKs, MinIO's, rclone, s3cmd, s5cmd, Cyberduck, Hadoop and
-# their kin; then what people type, in binary and in decimal units.
+# The most frequent ones first: defaults of AWS' own tools and SDKs, MinIO, rclone, s3cmd, s5cmd, Cyberduck, Hadoop and
+# similar tools; then sizes that users choose, in binary and in decimal units.
 TYPICAL_PART_SIZES_BYTES: tuple[int, ...] = (
     *(size * MIB for size in (8, 5, 16, 64, 15, 50, 10, 100, 32, 128, 25, 20, 6, 256, 512)),
     GIB,
@@ -48,7 +48,7 @@ _MULTIPART_ETAG = re.compile(r"[0-9a-fA-F]{32}-([1-9][0-9]{0,4})")
 
 
 def parts_of_etag(etag: str) -> int | None:
-    """The number of parts that a multipart ETag ("hex-N", no quotes) tells, or None for any other ETag."""
+    """The number of parts in a multipart ETag ("hex-N", no quotes), or None for any other ETag."""
     match = _MULTIPART_ETAG.fullmatch(etag)
     return int(match.group(1)) if match else None
 
@@ -61,11 +61,11 @@ def candidate_part_sizes(
     Args:
         etag: without quotes.
         size_bytes: of the object, more than 0.
-        known: the size of the object's first part where the server told it: then there is no other candidate.
-        preferred: sizes to try before the typical ones (our own plan's).
+        known: size of the object's first part where the server reports it: then it is the only candidate.
+        preferred: sizes to try before the typical ones (those of this run's plan).
 
     Returns:
-        At most PART_SIZE_CANDIDATES_MAX sizes; none where the ETag is no multipart ETag, or nothing fits.
+        At most PART_SIZE_CANDIDATES_MAX sizes; none where the ETag is not a multipart ETag, or no size fits.
     """
     count = parts_of_etag(etag)
     if count is None:
@@ -74,7 +74,7 @@ def candidate_part_sizes(
         return (size_bytes,)
     if known is not None:
         return tuple(_fitting([known], size_bytes, count))
-    # Tools that let the part size grow with the file round it up to whole MiB.
+    # Tools that scale the part size with the file round it up to whole MiB.
     grown = -(-size_bytes // (count * MIB)) * MIB
     fitting = _fitting((*preferred, *TYPICAL_PART_SIZES_BYTES, grown), size_bytes, count)
     return tuple(fitting)[:PART_SIZE_CANDIDATES_MAX]
@@ -84,7 +84,7 @@ def _fitting(sizes: Iterable[int], size_bytes: int, count: int) -> dict[int, Non
     return dict.fromkeys(size for size in sizes if size > 0 and -(-size_bytes // size) == count)
 
 
-# -- What is known about the object that is stored under a key ---------------------------------------------------------
+# -- The state of the object under a key -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +95,11 @@ class Existing:
         size_bytes: of the object.
         etag: without quotes, or "" (local files).
         modified: timezone-aware, or None.
-        checksums: full-object checksums that are known, by algorithm, base64.
-        looked_closely: True after a HEAD (or a read): there is nothing more to learn from the destination.
+        checksums: known full-object checksums, by algorithm, base64.
+        looked_closely: True after a HEAD (or a read): the destination has no further information.
         part_size_bytes: size of the first part of a multipart object, or None where unknown.
         etag_is_md5: False where encryption makes the ETag something else (SSE-KMS, SSE-C).
-        outdated: why it has to be replaced although its bytes may be the same ("encryption differs"), or "".
+        outdated: why the object has to be replaced even if its bytes are the same ("encryption differs"), or "".
         keeps_mtime: True where `modified` is the source's own time (local copies keep it), not the time of storing.
     """
 
@@ -114,50 +114,50 @@ class Existing:
     outdated: str = ""
 
 
-# -- sameness ----------------------------------------------------------------------------------------------------------
+# -- Decision: to upload, to skip, or to compare first -----------------------------------------------------------------
 
 _BY_COST: tuple[ChecksumAlgorithm, ...] = ("CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5")
 UNCHANGED_REASON = "unchanged since it was published"
 SIZE_DIFFERS, CHECKSUM_DIFFERS = "size differs", "checksum differs"
 NOT_THERE = "not there"
 IS_THERE = "is there already"
-"""Why overwrite="never" does not send."""
+"""The reason of a skip under overwrite="never"."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Send it. `reason` is one phrase for a person."""
+    """The file has to be sent. `reason` is one phrase for a person."""
 
     reason: str
 
     @property
     def differs(self) -> bool:
-        """Whether what is stored is known to have other content."""
+        """Whether the stored object is known to have other content."""
         return self.reason in (SIZE_DIFFERS, CHECKSUM_DIFFERS)
 
 
 @dataclass(frozen=True, slots=True)
 class SkipIt:
-    """Do not send it. `reason` is one phrase for a person."""
+    """The file need not be sent. `reason` is one phrase for a person."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class LookCloser:
-    """What is known does not settle it: ask the destination with `closely=True`, then decide again."""
+    """The information does not suffice: look at the destination with `closely=True`, then decide again."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompareWith:
-    """Compute these from the file; `same` and `conclude` compare them with what is stored.
+    """The digests to compute from the file; `same` and `conclude` compare them with the stored object.
 
     Attributes:
         algorithms: full-object checksums; MD5 may stand for the plain ETag.
-        part_sizes_bytes: part sizes of the multipart ETags to try, where there is no full-object checksum. Without
-            any, both are empty if the file can be read and has no byte.
-        final: False where a difference may be the encryption's doing, so that a closer look may still find sameness.
+        part_sizes_bytes: part sizes of the multipart ETags to try, where there is no full-object checksum. Both are
+            empty where it suffices that the file can be read and is empty.
+        final: False where encryption may cause a difference, so that a closer look may still find the same content.
     """
 
     algorithms: tuple[ChecksumAlgorithm, ...] = ()
@@ -170,7 +170,7 @@ Decision = Upload | SkipIt | LookCloser | CompareWith
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digests:
-    """What a file's content amounts to: full-object checksums, and multipart ETags by part size in bytes."""
+    """The digests of a file's content: full-object checksums, and multipart ETags by part size in bytes."""
 
     checksums: Mapping[ChecksumAlgorithm, Checksum] = field(default_factory=dict)
     etags: Mapping[int, str] = field(default_factory=dict)
@@ -187,17 +187,18 @@ def decide(
     part_sizes: Sequence[int] = (),
     published_etag: str = "",
 ) -> Decision:
-    """Whether a file has to be sent, as far as it can be told without reading it.
+    """Whether a file has to be sent, as far as that is known without reading it.
 
     Args:
-        existing: what is stored under the key, or None.
+        existing: the object stored under the key, or None.
         policy: the `overwrite` option.
-        size_bytes, mtime_ns: the file's.
-        wanted: the algorithm of this run; preferred in comparisons, since its value is of use afterwards.
-        cheap_md5_bytes_max: files up to this size are compared with a plain ETag before the destination is asked again.
-        part_sizes: part sizes in bytes to try first on a multipart ETag (those of our own plan).
-        published_etag: what the object's ETag was when this very file was published, or "": while it is the same, so is
-            the content.
+        size_bytes, mtime_ns: of the file.
+        wanted: the algorithm of this run, preferred in comparisons because its value is used afterwards.
+        cheap_md5_bytes_max: size up to which files are compared with a plain ETag before the destination is asked
+            again.
+        part_sizes: part sizes in bytes to try first on a multipart ETag (those of this run's plan).
+        published_etag: the object's ETag after this file was published, or "": while it is unchanged, so is the
+            content.
     """
     if policy == "always":
         return Upload("always")
@@ -228,13 +229,13 @@ def _by_time(existing: Existing, mtime_ns: int) -> Decision:
         return Upload("age is unknown") if existing.looked_closely else LookCloser()
     stored_ns = (existing.modified - _EPOCH) // timedelta(microseconds=1) * 1000
     if existing.keeps_mtime:
-        # A time that was kept went through microseconds.
+        # A kept modification time was rounded to microseconds.
         newer = mtime_ns // 1000 * 1000 > stored_ns
     elif existing.modified.microsecond:
         newer = mtime_ns > stored_ns
     else:
-        # S3 cuts LastModified to whole seconds, and some file systems cut mtime likewise: two equal whole seconds may
-        # hide an edit that came after the upload.
+        # S3 truncates LastModified to whole seconds, and some file systems truncate mtime: two equal whole seconds may
+        # hide an edit made after the upload.
         newer = mtime_ns >= stored_ns
     return Upload("source is newer") if newer else SkipIt("size is equal and the source is not newer")
 
@@ -247,7 +248,7 @@ def _by_content(
     part_sizes: Sequence[int],
 ) -> Decision:
     if size_bytes == 0:
-        # Nothing to compute; but only reading tells whether the file is as empty as it says.
+        # No digest is needed, but only reading proves that the file is empty.
         return CompareWith()
     for algorithm in (wanted, *_BY_COST):
         if algorithm is not None and _stored_checksum(existing, algorithm) is not None:
@@ -271,10 +272,10 @@ def _stored_checksum(existing: Existing, algorithm: ChecksumAlgorithm) -> str | 
 
 
 def same(compare: CompareWith, existing: Existing, digests: Digests) -> bool:
-    """Whether the stored object has the file's content, by everything that `compare` named.
+    """Whether the stored object has the file's content, by every digest that `compare` names.
 
     Raises:
-        KeyError: `digests` lacks an algorithm that `compare` asked for.
+        KeyError: `digests` lacks an algorithm of `compare`.
     """
     if not compare.algorithms and not compare.part_sizes_bytes:
         return True
@@ -292,9 +293,9 @@ def _agrees(existing: Existing, found: Checksum) -> bool:
 
 
 def conclude(compare: CompareWith, existing: Existing, digests: Digests) -> Upload | SkipIt | LookCloser:
-    """The decision that follows a comparison.
+    """The decision after a comparison.
 
-    LookCloser comes only from a comparison that was not final, and never twice: `decide` on what the closer look found
+    LookCloser follows only from a comparison that was not final, and at most once: after the closer look, `decide`
     gives a final one.
     """
     if same(compare, existing, digests):
@@ -306,7 +307,7 @@ def conclude(compare: CompareWith, existing: Existing, digests: Digests) -> Uplo
 
 
 class SamenessDigester:
-    """Everything that a CompareWith asks for, in one pass over the pieces of a file."""
+    """All digests of a CompareWith, in one pass over the pieces of a file."""
 
     def __init__(self, compare: CompareWith) -> None:
         self._digester = Digester(compare.algorithms)
@@ -314,13 +315,13 @@ class SamenessDigester:
         self._etags = {size: _PartMd5s(size) for size in compare.part_sizes_bytes}
 
     def update(self, piece: ByteBody) -> None:
-        """Take the next piece; pieces need not end where parts end."""
+        """Add the next piece; pieces need not end where parts end."""
         self._digester.update(piece)
         for etag in self._etags.values():
             etag.update(piece)
 
     def digests(self) -> Digests:
-        """What the pieces taken so far amount to."""
+        """The digests of the pieces so far."""
         return Digests(
             checksums={algorithm: self._digester.result(algorithm) for algorithm in self._algorithms},
             etags={size: etag.etag() for size, etag in self._etags.items()},
@@ -328,7 +329,7 @@ class SamenessDigester:
 
 
 class _PartMd5s:
-    """The multipart ETag for one part size, piece by piece."""
+    """The multipart ETag for one part size, computed piece by piece."""
 
     def __init__(self, part_size_bytes: int) -> None:
         self._part_size_bytes = part_size_bytes
@@ -364,20 +365,20 @@ def confirm(
     *,
     where: str = "the object",
 ) -> ConfirmedBy:
-    """What the server's answer to a PutObject or UploadPart proves.
+    """The proof in the server's answer to a PutObject or UploadPart.
 
     Args:
-        sent: the checksum that went with the body, or None.
-        answered: the checksum that the server sent back, or None; also one that it computed by an algorithm of its own.
+        sent: the checksum sent with the body, or None.
+        answered: the checksum in the answer, or None; it may be of an algorithm of the server's choice.
         etag: the server's, without quotes.
-        compute: the body's checksum by any algorithm, or None where it is not known; called only where nothing else
-            settles it. None where the body is not at hand.
+        compute: the body's checksum by any algorithm, or None where it is unknown; called only where no other proof
+            exists. None where the body is not available.
         etag_is_md5: whether a plain ETag is the body's MD5 (no SSE-KMS, no SSE-C).
         where: for the message: the key, or "part 3 of" the key.
 
     Returns:
         "server-checksum", "etag", or "nothing" (the object is then worth a HEAD). An equal checksum is the whole proof:
-        an ETag that differs beside it is none that is an MD5.
+        an ETag that differs beside it is not an MD5.
 
     Raises:
         IntegrityError: the answer contradicts what was sent.
@@ -393,7 +394,7 @@ def checksum_by(
     compute: Callable[[ChecksumAlgorithm], Checksum | None] | None,
     algorithm: ChecksumAlgorithm,
 ) -> Checksum | None:
-    """The body's checksum by `algorithm`: the one that was sent, else one that is computed now, else None."""
+    """The body's checksum by `algorithm`: the one that was sent, else a computed one, else None."""
     if sent is not None and sent.algorithm == algorithm:
         return sent
     return compute(algorithm) if compute is not None else None
@@ -408,12 +409,12 @@ def compare_told(
     where: str,
     otherwise: ConfirmedBy,
 ) -> ConfirmedBy:
-    """Compare every checksum that a server tells, and its ETag, with ours.
+    """Compare all checksums and the ETag in a server's answer with ours.
 
     Args:
-        checksums: as the server writes them; checksums of part checksums are left to others.
-        ours: our checksum by an algorithm, or None where it is not known.
-        otherwise: what is returned where nothing could be compared.
+        checksums: in the server's notation; checksums of part checksums are not compared here.
+        ours: our checksum by an algorithm, or None where it is unknown.
+        otherwise: the result where nothing could be compared.
 
     Raises:
         IntegrityError: one of them contradicts.
@@ -438,7 +439,7 @@ def compare_told(
 
 
 def contradiction(where: str, expected: str, actual: str) -> IntegrityError:
-    """The error for an answer, or an object, that is not what was sent."""
+    """The error for an answer or object that differs from what was sent."""
     return IntegrityError(
         f"The server stored other bytes for {where} than were sent: {expected} was sent, it answered {actual}. "
         "Export it again; if that repeats, suspect the network or a proxy on the way.",
@@ -447,16 +448,16 @@ def contradiction(where: str, expected: str, actual: str) -> IntegrityError:
     )
 
 
-# -- Pure: whether bytes that were received are the object that the server described -----------------------------------
-# By the strongest thing that the server told: its full-object checksum, else an ETag that is an MD5 (of the bytes, or
-# of the MD5s of parts whose size is known or usual), else the size. Source: S3 User Guide, "Checking object integrity".
+# -- Pure: proof that received bytes are the object that the server described ------------------------------------------
+# The strongest description counts: the full-object checksum, else an ETag that is an MD5 (of the bytes, or of the MD5s
+# of parts of known or usual size), else the size. Source: S3 User Guide, "Checking object integrity".
 
 Proof = tuple[Checksum | None, ConfirmedBy]
-"""The checksum that was compared, if it was one, and what the comparison proves."""
+"""The compared checksum, if there was one, and the kind of proof."""
 
 
 def comparison(existing: Existing) -> CompareWith | None:
-    """What to compute from the bytes, or None where only their number can be compared."""
+    """The digests to compute from the bytes, or None where only their number can be compared."""
     decision = decide(
         existing, policy="checksum", size_bytes=existing.size_bytes, mtime_ns=0, wanted=None, cheap_md5_bytes_max=0
     )
@@ -464,16 +465,16 @@ def comparison(existing: Existing) -> CompareWith | None:
 
 
 def prove(existing: Existing, pieces: Iterable[ByteBody], where: str, *, received_before: str = "") -> Proof:
-    """Compare all bytes of an object, in order, with what the server told of it.
+    """Compare all bytes of an object, in order, with the server's description of it.
 
     Args:
         existing: looked at closely; its size was compared already.
         where: for the message: the object's URL.
-        received_before: `actual` of the IntegrityError that the attempt before ended with, or "".
+        received_before: `actual` of the IntegrityError of the previous attempt, or "".
 
     Raises:
-        IntegrityError: they differ, or they may: where only usual part sizes could be tried on a multipart ETag, the
-            same bytes have to be received twice before their size is taken for a proof.
+        IntegrityError: they differ, or may differ: where only usual part sizes could be tried on a multipart ETag, the
+            same bytes have to be received twice before their size counts as proof.
     """
     compare = comparison(existing)
     if compare is None:
@@ -487,7 +488,7 @@ def prove(existing: Existing, pieces: Iterable[ByteBody], where: str, *, receive
 def conclude_proof(
     existing: Existing, compare: CompareWith, digests: Digests, where: str, *, received_before: str = ""
 ) -> Proof:
-    """As `prove`, where the digests are known already."""
+    """As `prove`, for digests that are known already."""
     found = digests.checksums.get(compare.algorithms[0]) if compare.algorithms else None
     told = existing.checksums.get(found.algorithm) if found is not None else None
     if same(compare, existing, digests):
@@ -495,7 +496,7 @@ def conclude_proof(
     expected = f"{found.algorithm}:{told}" if found is not None and told is not None else f"ETag {existing.etag}"
     actual = str(found) if found is not None else "ETag " + " or ".join(digests.etags.values())
     if found is None and not _part_sizes_are_sure(existing) and actual == received_before:
-        # No part size that was tried gives this ETag, and what came on the way twice is what the server has.
+        # None of the tried part sizes gives this ETag, and bytes that arrived twice are those of the server.
         return None, "size"
     raise IntegrityError(
         f"The bytes received for {where} are not those the server described: {expected} was expected, they have "
@@ -506,5 +507,5 @@ def conclude_proof(
 
 
 def _part_sizes_are_sure(existing: Existing) -> bool:
-    """Whether the ETag can have been made of no other parts than those that were tried."""
+    """Whether the ETag cannot result from other part sizes than those tried."""
     return parts_of_etag(existing.etag) == 1 or existing.part_size_bytes is not None

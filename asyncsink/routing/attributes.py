@@ -1,4 +1,5 @@
-"""DataSink's attribute notation: string[[.[@]]string[[.[@]]string]] (Nipype rules 8 to 12)."""
+"""DataSink's attribute notation string[[.[@]]string[[.[@]]string]] (Nipype rules 8 to 12), the ends of a route, and the
+names of sources."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ RESERVED_ATTRIBUTES = frozenset(
 
 
 def check_attribute_name(attribute: str) -> None:
-    """Raise RoutingError for the name of one of DataSink's own inputs (rule 8), or for something that is no str."""
+    """Raise RoutingError for the name of one of DataSink's own inputs (rule 8), or for a value that is not a str."""
     if not isinstance(attribute, str):
         raise RoutingError(
             f"The output attribute {attribute!r} is of type {type(attribute).__name__}; "
@@ -47,15 +48,15 @@ def check_attribute_name(attribute: str) -> None:
 def parse_attribute(attribute: str, compat: Compat = "strict") -> tuple[str, ...]:
     """The folders that an attribute names, in order; () publishes into the container itself.
 
-    The attribute is split at "."; a component that starts with "@" names no folder, wherever it stands (rule 9).
+    The attribute is split at "."; a component that starts with "@" names no folder, at any position (rule 9).
 
     Args:
         attribute: "motion", "contrasts.@con", "@", …
-        compat: "nipype" lets a component start with "/" (what that means is the Router's business, rule 11).
+        compat: "nipype" lets a component start with "/" (the Router resolves it, rule 11).
 
     Raises:
-        RoutingError: the attribute is reserved (8), has an empty component (10, and so ".." too, 12), or in strict
-            mode a component that starts with "/" (11).
+        RoutingError: the attribute is reserved (8), has an empty component (10, and so ".." too, 12), or in strict mode
+            a component that starts with "/" (11).
     """
     check_attribute_name(attribute)
     components = attribute.split(".")
@@ -74,12 +75,12 @@ def parse_attribute(attribute: str, compat: Compat = "strict") -> tuple[str, ...
     return tuple(component for component in components if not component.startswith("@"))
 
 
-# -- The two ends of a route, base_directory and local_copy, and nothing leaves them (Nipype rules 11, 12, 24, 25) -----
+# -- The ends of a route: base_directory and local_copy, which no name may leave (Nipype rules 11, 12, 24, 25) ---------
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A destination as routing sees it.
+    """One end of a route: base_directory, or local_copy.
 
     Attributes:
         base: URL or absolute directory as the user wrote it, no trailing "/".
@@ -96,7 +97,7 @@ class End:
         return f"{self.base}/{name}" if name else self.base or "/"
 
     def below(self, text: str) -> str | None:
-        """What stands behind the base in a URL or path, or None where it does not start with the base."""
+        """The part of a URL or path after the base, or None where it does not start with the base."""
         return _below(text, self.base)
 
     def folder(self, components: Iterable[str], attribute: str) -> str:
@@ -104,7 +105,7 @@ class End:
 
         Raises:
             RoutingError: a component that starts with "/" (it restarts the path, as os.path.join does) names a folder
-                that is not below the base.
+                outside the base.
         """
         folder = self.container
         for component in components:
@@ -116,10 +117,10 @@ class End:
 
 
 def make_end(options: RoutingOptions, base: str) -> End:
-    """The End for a base.
+    """Check a base and the container, and make the End.
 
     Raises:
-        RoutingError: the container has a ".." or leaves the base, or the base is too long to hold any name.
+        RoutingError: the container has a ".." or leaves the base, or the base is too long for any name.
     """
     base = base.rstrip("/")
     if base.lower().startswith("s3://"):
@@ -151,7 +152,7 @@ def _container(options: RoutingOptions, base: str) -> str:
 
 
 def _absolute(segments: list[str], base: str, what: str) -> str:
-    """An absolute path, relative to the base that it must lie in."""
+    """An absolute path as a path relative to the base, which must contain it."""
     path = "/" + join_key(*segments)
     below = _below(path, base)
     if below is None:
@@ -165,14 +166,14 @@ def _below(text: str, base: str) -> str | None:
     return text[len(base) + 1 :] if text.startswith(f"{base}/") else None
 
 
-# -- Which part of a source's path goes into its name: "_" folders, strip_dir, the basename (Nipype rules 13 to 16) ----
+# -- Names of sources: "_" folders, strip_dir, the basename (Nipype rules 13 to 16) ------------------------------------
 
 
 class SourceNames:
-    """Names sources after the rules of `options`.
+    """Names of sources under the rules of `options`.
 
     Raises:
-        ConfigError: parameterization_root, or strip_dir where it is a prefix, is no absolute path.
+        ConfigError: parameterization_root, or strip_dir where it is a prefix, is not an absolute path.
     """
 
     __slots__ = ("_replace", "_root", "_strip_dir", "_used")
@@ -186,7 +187,7 @@ class SourceNames:
     def name(self, path: str) -> str:
         """The source's basename, below the "_" folders of its absolute path where parameterization is on.
 
-        A trailing "/" is ignored, so a directory goes under its own basename (rule 13).
+        A trailing "/" is ignored, so a directory is published under its own basename (rule 13).
 
         Raises:
             RoutingError: the path has no basename ("/", rule 6).
@@ -201,7 +202,7 @@ class SourceNames:
         return "/".join([*(part for part in self._considered(folder).split("/") if part[:1] == "_"), basename])
 
     def _considered(self, folder: str) -> str:
-        """What of the folder is searched for "_" components."""
+        """The part of the folder that is searched for "_" components."""
         start = 0
         if self._root:
             if not _is_below(folder, self._root):
@@ -220,7 +221,7 @@ def _is_below(folder: str, parent: str) -> bool:
 
 
 def _directory(option: str, value: str) -> str:
-    """An absolute directory without "//", "." and trailing "/"; "" and "/", which cut nothing, become ""."""
+    """An absolute directory without "//", "." and trailing "/"; "" and "/", which strip nothing, become ""."""
     if not value:
         return ""
     if not value.startswith("/"):

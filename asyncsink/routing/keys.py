@@ -1,6 +1,6 @@
-"""What a legal key is, and how names are joined into one.
+"""Legal keys, joining of names into keys, collisions of keys, and keys that some servers treat as equal.
 
-The rules are stricter than S3's own ("Naming Amazon S3 objects", S3 User Guide): a key that S3 would take but that a
+The rules are stricter than S3's own ("Naming Amazon S3 objects", S3 User Guide): a key that S3 accepts but that a
 client, a file system or a look-alike would fold, cut or climb out of is refused before anything is sent.
 """
 
@@ -23,7 +23,7 @@ _SHOWN_CHARACTERS_MAX = 120
 
 
 def show(name: str) -> str:
-    """A name for a message: quoted, on one line, with control characters and surrogates escaped, long ones cut."""
+    """A name for a message: quoted, on one line, control characters and surrogates escaped, long names shortened."""
     if len(name) > _SHOWN_CHARACTERS_MAX:
         half = _SHOWN_CHARACTERS_MAX // 2
         name = f"{name[:half]}…{name[-half:]}"
@@ -37,10 +37,10 @@ def check_key(key: str, *, bytes_max: int = KEY_BYTES_MAX) -> None:
     no segment that is empty, "." or ".." (Nipype rules 12 and 23).
 
     Args:
-        key: below its destination.
-        bytes_max: what the destination's own prefix leaves of the limit, in bytes.
+        key: relative to its destination.
+        bytes_max: the limit less the destination's own prefix, in bytes.
     """
-    # A million files pass here; one look at a plain name settles it. An empty key falls through: "" is in "/.".
+    # A run checks millions of keys; plain ones are accepted here. An empty key falls through: "" is in "/.".
     if (
         key.isascii()
         and key.isprintable()
@@ -57,7 +57,7 @@ def check_key(key: str, *, bytes_max: int = KEY_BYTES_MAX) -> None:
 
 
 def _fault(key: str, bytes_max: int) -> str:
-    """What is wrong with the key and what to do, or ""."""
+    """The fault of the key and its remedy, or ""."""
     if not key:
         return "is empty; give the file a name below the destination"
     try:
@@ -94,15 +94,15 @@ def join_key(*parts: str) -> str:
     return joined
 
 
-# -- Two sources, one key: how that is said (Nipype rule 16) -----------------------------------------------------------
+# -- Collisions: two sources with one key (Nipype rule 16) -------------------------------------------------------------
 
 
 def collision_error(key: str, first: str, second: str) -> KeyCollision:
-    """The KeyCollision for two sources that were routed to one key.
+    """The KeyCollision for two sources routed to one key.
 
     Args:
         key: the key, or its URL.
-        first, second: absolute paths of the sources, in the order in which they were found.
+        first, second: absolute paths of the sources, in the order of discovery.
     """
     if first == second:
         return KeyCollision(
@@ -116,17 +116,17 @@ def collision_error(key: str, first: str, second: str) -> KeyCollision:
     )
 
 
-# -- Pure: which keys a server may take for one ------------------------------------------------------------------------
-# S3 compares keys byte by byte. Look-alikes that keep objects in a file system do not always: they read a backslash as
-# a slash (SeaweedFS), fold case (Windows, macOS), compose or decompose accents (macOS), drop dots and spaces at the end
-# of a name (Windows), or decode percent signs once too often.
+# -- Pure: keys that some servers treat as equal -----------------------------------------------------------------------
+# S3 compares keys byte by byte. Look-alikes that keep objects in a file system may read a backslash as a slash
+# (SeaweedFS), fold case (Windows, macOS), compose or decompose accents (macOS), drop dots and spaces at the end of a
+# name (Windows), or decode percent signs once too often.
 
 _ENDS = re.compile(r"[. ]+(?=/|\Z)")
 _SLASHES = re.compile(r"//+")
 
 
 def alike(key: str) -> str:
-    """The same text for all keys that some server takes for one. Takes about half a microsecond."""
+    """The same text for all keys that some server treats as equal. Takes about half a microsecond."""
     if "%" in key or "+" in key:
         key = unquote_plus(key)
     if "\\" in key:
@@ -141,5 +141,5 @@ def alike(key: str) -> str:
 
 
 def fingerprint(key: str) -> int:
-    """A number that alike keys share, of use in this process only: to hold for many keys."""
+    """An integer shared by alike keys, small enough to be kept for every key of a run; valid in this process only."""
     return hash(alike(key))

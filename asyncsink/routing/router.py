@@ -2,7 +2,7 @@
 
     container / attribute / "_" folders / basename  ─► substitutions ─► / path inside a directory source ─► check
 
-The same input always gives the same Route; nothing here looks at a disk, a clock or a network.
+The same input always gives the same Route: no disk, clock or network is read.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Router:
         local_base: the absolute local_copy directory, or "".
 
     Attributes:
-        plain: True where a directory export's keys are container + relative path, untouched by substitutions, so that
+        plain: True where a directory export's keys are container + relative path, unchanged by substitutions, so that
             two files of one directory can never share a key.
         folder: the container and a "/", or "".
 
     Raises:
         ConfigError: substitutions or directories of `options` are malformed.
         RoutingError: container has a ".." (rule 12), or starts with "/" (rule 11; with compat="nipype" that is allowed
-            where it names a folder below the base, the only case in which nothing is misplaced).
+            where it names a folder below the base, the only case in which no file is misplaced).
     """
 
     def __init__(self, options: RoutingOptions, *, base: str, local_base: str = "") -> None:
@@ -44,14 +44,14 @@ class Router:
         container = self._ends[0].container
         self.plain: bool = not self._substitutions and all(end.container == container for end in self._ends)
         self.folder = f"{container}/" if container else ""
-        # The files of one directory source come in a row and share what is computed for it.
+        # The files of one directory source follow each other and share the names computed for it.
         self._latest: tuple[str, str, tuple[str, ...]] = ("", "", ())
 
     def route(self, source: SourceFile) -> Route:
-        """Where `source` goes.
+        """The key and local path of `source`.
 
-        An explicit key is taken as it is; a file of a directory export goes below the container under its relative
-        path; a file on a DataSink attribute follows DataSink's rules.
+        An explicit key is used unchanged; a file of a directory export has its relative path below the container as
+        key; a file on a DataSink attribute follows DataSink's rules.
 
         Raises:
             RoutingError: the attribute is malformed or reserved, or a substitution changes the destination itself.
@@ -71,10 +71,10 @@ class Router:
         parse_attribute(attribute, self._options.compat)
 
     def out_file(self, attribute: str, path: str) -> tuple[str, str]:
-        """What DataSink's `out_file` lists for one top-level source: its URL, and its local copy or "" (rule 34).
+        """The `out_file` entry of DataSink for one top-level source: its URL, and its local copy or "" (rule 34).
 
         Args:
-            attribute: the DataSink attribute; "" for the directory of a directory export, whose content goes into the
+            attribute: the DataSink attribute; "" for the directory of a directory export, whose files go into the
                 container itself.
             path: absolute path of the file or directory.
 
@@ -115,7 +115,7 @@ class Router:
         return tuple([self._file_name(end, text, source) for end, text in zip(self._ends, texts, strict=True)])
 
     def _heads(self, attribute: str, root: str) -> tuple[str, ...]:
-        """The top-level source's name below each end, after substitutions; "" where they remove a directory's name."""
+        """The top-level source's name below each end, after substitutions; "" where these remove a directory's name."""
         heads = self._plain_heads(attribute, root)
         return tuple(
             [join_key(self._substituted(end, head, root)) for end, head in zip(self._ends, heads, strict=True)]
@@ -128,7 +128,7 @@ class Router:
         return [join_key(end.folder(components, attribute), name) for end in self._ends]
 
     def _export_heads(self, path: str) -> tuple[str, ...]:
-        # The "/" lets a substitution match the container as it stands in front of the files' names.
+        # The "/" lets a substitution match the container as it precedes the files' names.
         texts = [f"{end.container}/" if end.container else "" for end in self._ends]
         return tuple(
             [join_key(text and self._substituted(end, text, path)) for end, text in zip(self._ends, texts, strict=True)]
@@ -136,7 +136,7 @@ class Router:
 
     def _file_name(self, end: End, text: str, source: SourceFile) -> str:
         name = self._substituted(end, text, source.path)
-        # Folding would turn "motion/" into a file called "motion".
+        # Folding would make "motion/" a file named "motion".
         if not name or name.endswith("/"):
             raise InvalidKey(
                 f"The source {show(source.path)} is left without a file name: substitutions turn {show(text)} into "

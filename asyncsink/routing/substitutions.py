@@ -15,12 +15,12 @@ _Step = tuple[str, Callable[[str], str]]
 class Substitutions:
     """All substitutions of a run, ready to apply.
 
-    `substitutions` are str.replace; then come `regexp_substitutions`, re.sub with groups, every occurrence. Each works
-    on what the one before left, so they cascade (rule 19).
+    `substitutions` are str.replace; then come `regexp_substitutions`, re.sub with groups, every occurrence. Each is
+    applied to the result of the one before, so they cascade (rule 19).
 
     Raises:
-        ConfigError: something is no pair of str, a pattern does not compile, a replacement refers to a group that the
-            pattern lacks, or an empty text is to be replaced (which would insert between all characters).
+        ConfigError: an item is not a pair of str, a pattern does not compile, a replacement refers to a group that the
+            pattern lacks, or an empty text is to be replaced (it would match between all characters).
     """
 
     __slots__ = ("_steps",)
@@ -29,7 +29,6 @@ class Substitutions:
         self._steps: tuple[_Step, ...] = (*_literal_steps(substitutions), *_regexp_steps(regexp_substitutions))
 
     def __bool__(self) -> bool:
-        """False where there is nothing to apply."""
         return bool(self._steps)
 
     def apply(self, text: str) -> str:
@@ -39,7 +38,7 @@ class Substitutions:
         return text
 
     def breaker(self, text: str, keeps: Callable[[str], bool]) -> str:
-        """Which substitution makes `keeps` false for good, as a person would write it; "" if it holds at the end.
+        """The substitution after which `keeps` stays false, as a user would write it; "" where it holds at the end.
 
         A later substitution may restore what an earlier one broke, so only the last break counts.
         """
@@ -70,7 +69,7 @@ def _named_pairs(option: str, pairs: Pairs) -> Iterator[tuple[str, str, str]]:
     if isinstance(pairs, str) or not isinstance(pairs, Iterable):
         raise ConfigError(f"{option}={pairs!r} is no list; expected pairs of str such as [('old', 'new')].")
     for index, pair in enumerate(pairs):
-        # A text of two characters would unpack like a pair; [("ab", "cd")] written as ("ab", "cd") must not pass.
+        # A str of two characters would unpack like a pair: [("ab", "cd")] written as ("ab", "cd") must be refused.
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise ConfigError(f"{option}[{index}]={pair!r} is no pair of str; expected pairs such as [('old', 'new')].")
         yield f"{option}[{index}]=({show(pair[0])}, {show(pair[1])})", pair[0], pair[1]
@@ -96,10 +95,10 @@ def _regexp_replacer(name: str, pattern: str, replacement: str) -> Callable[[str
 
 
 def _check_template(compiled: re.Pattern[str], replacement: str) -> None:
-    r"""Expand the replacement once, on a match with the pattern's groups, so that a bad one shows now.
+    r"""Expand the replacement once, on a match with the pattern's groups, so that a bad one raises now.
 
-    "PATTERN|" matches the empty text whatever PATTERN is, and has its groups. The line break ends a comment of a
-    verbose pattern, in which the "|" would be lost.
+    "PATTERN|" matches the empty text for any PATTERN, and has its groups. The line break ends a comment of a verbose
+    pattern, in which the "|" would be lost.
     """
     separator = "\n|" if compiled.flags & re.VERBOSE else "|"
     match = re.compile(compiled.pattern + separator).match("")

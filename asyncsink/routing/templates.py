@@ -1,7 +1,7 @@
-"""S3DataGrabber's templates: which keys each output field wants (spec: "S3DataGrabber").
+"""S3DataGrabber's templates: the keys that each output field selects (spec: "S3DataGrabber").
 
-A template is filled with arguments by `%`, matched as a regular expression (or as a glob, where that is said), and
-asks S3 for nothing but the keys below its longest literal prefix.
+A template is filled with arguments by `%` and matched as a regular expression (or as a glob, with
+template_syntax="glob"); only the keys below its longest literal prefix are listed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from asyncsink.value import dataclass
 TemplateSyntax = Literal["regex", "glob"]
 Match = Literal["full", "start"]
 DEFAULT_FIELD = "outfiles"
-"""The output of a grab that names none, as in Nipype."""
+"""The output field of a grab without named fields, as in Nipype."""
 
 _T = TypeVar("_T")
 _META = frozenset(".^$*+?{}[]|()\\")
 _QUANTIFIERS_TO_ZERO = frozenset("*?{")
 _TOO_WIDE = re.compile(r"%(?:\([^)]*\))?[#0 +-]*(?:[0-9]{5}|[0-9]*\.[0-9]{5})")
-"""A conversion that would be padded to more than any key has, and more than memory may have."""
+"""A conversion padded beyond 9,999 characters: longer than any key, and possibly more than memory."""
 _NAME = re.compile(r"\^?((?:[^\\^$*+?{}\[\]|()]|\\[^A-Za-z0-9])*)\$?")
-"""An expression that names one text: plain characters, escaped ones, and dots, between "^" and "$"."""
+"""An expression that matches one text only: plain characters, escaped ones, and dots, between "^" and "$"."""
 _GLOB = re.compile(r"\*\*/|\*\*|\*|\?|\[!?+\]?+[^\]/]*+\]")
 
 
@@ -36,12 +36,12 @@ class Pattern:
 
     Attributes:
         text: the filled template, for messages.
-        base: what all keys begin with: the bucket path with its "/", or "".
+        base: common beginning of all keys: the bucket path with its "/", or "".
         prefix: the longest text, `base` included, that every matching key begins with.
-        regex: of what comes after `base`.
-        full: the whole key has to match, not only its beginning.
-        key: the one key that the template names where no character in it stands for others (a "." of a regular
-            expression is taken for itself), else "".
+        regex: for the part after `base`.
+        full: True where the whole key has to match, not only its beginning.
+        key: the only key of a template without special characters (a "." of a regular expression counts as a plain
+            dot), else "".
     """
 
     text: str
@@ -52,21 +52,21 @@ class Pattern:
     key: str
 
     def matches(self, key: str) -> bool:
-        """Whether the field wants this key."""
+        """Whether the field selects this key."""
         if not key.startswith(self.prefix):
             return False
         found = self.regex.fullmatch if self.full else self.regex.match
-        # A position instead of a slice would leave "^" at the key's own beginning.
+        # A slice instead of a start position, which would leave "^" at the beginning of the whole key.
         return found(key[len(self.base) :]) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One output, and the patterns whose keys it lists.
+    """One output field, and the patterns whose keys it lists.
 
     Attributes:
-        patterns: one for each argument list and position; just one where there are no arguments; none where an argument
-            is an empty list.
+        patterns: one for each argument list and position; a single one without arguments; none where an argument is an
+            empty list.
     """
 
     name: str
@@ -84,19 +84,19 @@ def plan_fields(
     syntax: TemplateSyntax,
     match: Match,
 ) -> tuple[Field, ...]:
-    """What every output field asks for.
+    """The patterns of every output field.
 
     Args:
-        bucket_path: "" or "ds000101/raw", taken literally, never as a pattern and never filled.
-        template: for the fields without one of their own.
+        bucket_path: "" or "ds000101/raw", taken literally: neither a pattern nor filled.
+        template: for fields without one of their own.
         field_template: {field: template}.
-        template_args: {field: [[argument, …], …]}; an argument that is the name of an infield stands for its value.
-            A field without an entry has the values of all infields, in their order, as its one argument list.
-        infields: {name: value}; lists and tuples are gone through together, single values go with each item.
+        template_args: {field: [[argument, …], …]}; an argument that names an infield stands for its value. A field
+            without an entry has the values of all infields, in their order, as its one argument list.
+        infields: {name: value}; lists and tuples advance together, single values are repeated for each item.
         outfields: further names of fields.
 
     Raises:
-        RoutingError: a template that cannot be filled or is no pattern; lists of different lengths; no template.
+        RoutingError: a template cannot be filled, is not a pattern or is missing, or lists have different lengths.
     """
     names = dict.fromkeys((*outfields, *template_args, *field_template)) or {DEFAULT_FIELD: None}
     base = f"{bucket_path}/" if bucket_path else ""
@@ -157,13 +157,13 @@ def _pattern(field: str, text: str, base: str, syntax: TemplateSyntax, match: Ma
 
 
 def regex_name(expression: str) -> str:
-    """The text that the (valid) expression is where it has no special character but ".", or ""."""
+    """The text that a (valid) expression without special characters but "." matches, or ""."""
     found = _NAME.fullmatch(expression)
     return re.sub(r"\\(.)", r"\1", found[1]) if found is not None else ""
 
 
 def regex_prefix(expression: str) -> str:
-    """A text that every match of the (valid) expression begins with: as long as plain characters go."""
+    """A text with which every match of the (valid) expression begins: its leading plain characters."""
     if _has_alternatives(expression):
         return ""
     literals: list[str] = []
@@ -184,14 +184,14 @@ def regex_prefix(expression: str) -> str:
 
 
 def _has_alternatives(expression: str) -> bool:
-    """Whether a "|" stands outside of every group, so that nothing before it is sure."""
+    """Whether a "|" occurs outside of every group, so that no beginning is certain."""
     depth, index = 0, 0
     while index < len(expression):
         char = expression[index]
         if char == "\\":
             index += 1
         elif char == "[":
-            # What comes first stands for itself, also a "]"; an escaped one ends nothing.
+            # The first character of a class is literal, even "]"; an escaped "]" does not end the class.
             index += 1 + expression.startswith("^", index + 1)
             first = index
             while index < len(expression) and (index == first or expression[index] != "]"):
@@ -218,7 +218,7 @@ def translate_glob(text: str) -> str:
         elif wild == "?":
             pieces.append("[^/]")
         else:
-            # fnmatch knows what ranges mean; a "/" ends a name whatever they say.
+            # fnmatch translates ranges; the lookahead keeps "/" out of every class.
             one = fnmatch.translate(wild).removeprefix("(?s:").rpartition(")")[0]
             pieces.append(f"(?!/)(?:{one})")
     return "".join((*pieces, re.escape(text[end:])))
@@ -231,7 +231,7 @@ def glob_prefix(text: str) -> str:
 
 
 def covering(prefixes: Iterable[str]) -> tuple[str, ...]:
-    """The fewest of the prefixes below which everything lies that lies below any of them, sorted."""
+    """The fewest prefixes that cover the same keys as `prefixes`, sorted."""
     kept: list[str] = []
     for prefix in sorted(set(prefixes)):
         if not kept or not prefix.startswith(kept[-1]):
@@ -242,16 +242,16 @@ def covering(prefixes: Iterable[str]) -> tuple[str, ...]:
 def natural_order(key: str) -> tuple[Any, ...]:
     """A sort key by which "run-2" comes before "run-10", as Nipype's human_order_sorted has it."""
     parts = re.split(r"(\d+)", key)
-    # The key itself, where only leading zeros differ, stands apart: beside the parts its text would meet a number.
+    # The key breaks ties (leading zeros) as a separate element: among the parts a text would meet a number.
     return tuple(int(part) if number % 2 else part for number, part in enumerate(parts)), key
 
 
 def shaped(entries: Sequence[Sequence[_T]], *, with_arguments: bool) -> Any:
-    """The value of an output, in S3DataGrabber's shape: what one pattern found is a scalar, a list, or None; with
-    arguments, the output lists that for each pattern, unless there is just one.
+    """The value of an output in S3DataGrabber's shape: a pattern's keys are a scalar, a list, or None; with arguments
+    and several patterns, the output is a list of these.
 
-    A pattern that found nothing keeps its place: the others stay beside the arguments they belong to. No pattern at all
-    (an argument was an empty list) found nothing: None.
+    A pattern without keys keeps its position, so that values stay beside their arguments. Without any pattern (an
+    argument was an empty list) the value is None.
     """
     each = [None if not found else found[0] if len(found) == 1 else list(found) for found in entries]
     if with_arguments and len(each) > 1:

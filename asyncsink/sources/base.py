@@ -1,4 +1,4 @@
-"""What a source is."""
+"""The Source protocol, the paths that describe sources, and the patterns that exclude files."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ class Source(Protocol):
 
     @property
     def replayable(self) -> bool:
-        """True where `scan` can run twice: the first time to count and check, the second to publish."""
+        """True where `scan` can run twice: first to count and check, then to publish."""
         ...
 
     @property
     def injective(self) -> bool:
-        """True where two files can never have the same relative key (a directory), so no collision check is owed."""
+        """True where no two files can have the same relative key (a directory): no collision check is needed."""
         ...
 
     @property
     def entries(self) -> Sequence[SourceEntry] | None:
-        """The top-level sources in the caller's order (they become `out_file`), or None where each file is its own."""
+        """The top-level sources in the caller's order (they become `out_file`); None where each file is one."""
         ...
 
     def scan(self) -> Iterator[SourceFile | SourceProblem]:
-        """Walk. Blocking; memory does not grow with the number of files. Never raises for a single bad file.
+        """Find the files. Blocking; memory does not grow with their number. Does not raise for a single bad file.
 
         Raises:
             ConfigError: the source as a whole is unusable (missing manifest, malformed JSON, …).
@@ -53,16 +53,16 @@ class Source(Protocol):
         ...
 
 
-# -- Paths as people and programs write them, made absolute ------------------------------------------------------------
+# -- Absolute paths of sources -----------------------------------------------------------------------------------------
 
 
 def absolute(path: str, what: str, directory: str = "") -> str:
     """An absolute path without "." or ".." components (resolved as text, like DataSink does) or a trailing "/".
 
     Args:
-        path: what was written, in a file or by a program, as UTF-8.
+        path: as written in a file or passed by a program, UTF-8.
         what: for the message: "Output 'motion'".
-        directory: where relative paths count from; "" is the current directory.
+        directory: base of relative paths; "" is the current directory.
 
     Raises:
         ConfigError: `path` is "", leads to "/" (rule 6), or holds a NUL.
@@ -81,14 +81,14 @@ def absolute(path: str, what: str, directory: str = "") -> str:
 
 
 def given_path(path: str, what: str) -> str:
-    """The absolute path of what this interpreter opens as `path`; relative ones count from the current directory.
+    """The absolute path of the file that this interpreter opens as `path`, relative to the current directory.
 
     Args:
-        path: as a caller gave it.
+        path: the caller's path.
         what: for the message: "Manifest".
 
     Raises:
-        ConfigError: no file's name can be written so in the interpreter's encoding.
+        ConfigError: the interpreter's encoding cannot represent the path.
     """
     try:
         return as_text(os.path.abspath(path))
@@ -97,14 +97,14 @@ def given_path(path: str, what: str) -> str:
 
 
 def open_description(path: str, what: str) -> BinaryIO:
-    """A file that describes sources, opened for reading bytes. A FIFO is refused, not waited for.
+    """Open a file that describes sources, for reading bytes. A FIFO is refused, because opening it would block.
 
     Args:
         path: absolute path.
         what: for the message: "Manifest".
 
     Raises:
-        ConfigError: it is missing, no regular file, or may not be read.
+        ConfigError: the file is missing, not regular, or not readable.
     """
     try:
         if stat.S_ISREG(os.stat(on_disk(path)).st_mode):
@@ -117,20 +117,20 @@ def open_description(path: str, what: str) -> BinaryIO:
     raise ConfigError(f"{what} {path!r} cannot be read ({why}); expected a readable file; check the path.")
 
 
-# -- What is left out of directories: patterns as in a .gitignore file, relative to each directory that is published ---
+# -- Exclude patterns, as in a .gitignore file, relative to each published directory -----------------------------------
 
 
 class Exclusion:
-    """Patterns in order; the last one that matches decides, and one that begins with "!" takes back. What lies in an
-    excluded directory is not looked at."""
+    """Exclude patterns in order: the last match decides, and a pattern that begins with "!" includes again. The
+    contents of an excluded directory are not examined."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        """Compile them.
+        """Compile the patterns.
 
         Raises:
             ConfigError: a pattern is malformed.
         """
-        from pathspec import GitIgnoreSpec  # here, so that only those who exclude something wait for its import
+        from pathspec import GitIgnoreSpec  # imported only by runs that exclude files
 
         self._patterns = tuple(patterns)
         try:
@@ -141,17 +141,17 @@ class Exclusion:
             ) from error
 
     def pattern(self, relative: str) -> str:
-        """The pattern that leaves out a path ("sub/" is a directory), or ""."""
+        """The pattern that excludes a path ("sub/" is a directory), or ""."""
         found = self._spec.check_file(relative)
         return self._patterns[found.index] if found.include and found.index is not None else ""
 
 
 def exclusion_of(patterns: Sequence[str]) -> Exclusion | None:
-    """As `Exclusion`; None for no patterns."""
+    """An `Exclusion`, or None for no patterns."""
     return Exclusion(patterns) if patterns else None
 
 
 def excluded(path: str, pattern: str, *, entry: int = 0, attribute: str = "") -> SourceProblem:
-    """What becomes of a path that a pattern leaves out: a reported Skip."""
+    """The problem that reports an excluded path as a Skip."""
     error = SourceUnreadable(f"Source {path!r} is left out by exclude={pattern!r}; take the pattern out to publish it.")
     return SourceProblem(path, error, entry, attribute, skipped=True, reason=f"excluded by {pattern!r}")

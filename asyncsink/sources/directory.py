@@ -1,10 +1,10 @@
 """A directory tree, walked in bounded memory.
 
-The walk keeps what is left of each directory on the way down, never a list of the tree. Entries are looked at and
-sorted in batches, so that a directory of millions of files takes no more memory than one of `SORT_ENTRIES_MAX`.
+The walk keeps the rest of each directory on the current path, never a list of the tree. Entries are examined and sorted
+in batches, so that a directory of millions of files needs no more memory than one of `SORT_ENTRIES_MAX`.
 
-A directory is opened without following a link, and its entries are looked at relative to it: whoever swaps directories
-under the walk cannot lead it out of the tree.
+A directory is opened without following a link, and its entries are examined relative to its descriptor: directories
+that are swapped during the walk cannot lead it out of the tree.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from asyncsink.sources.problems import (
 from asyncsink.value import dataclass
 
 SORT_ENTRIES_MAX = 16_384
-"""A directory of up to so many entries is walked in the order of its names; a larger one in sorted stretches of the
-file system's own order, which stays the same while nobody changes the directory."""
+"""Most entries of a directory that is walked in the order of its names. A larger directory is walked in sorted
+stretches of the file system's own order, which is stable while the directory is unchanged."""
 
 _NAME = attrgetter("name")
 _EVERYBODY = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
@@ -46,10 +46,10 @@ _Identity = tuple[int, int]
 class DirectorySource:
     """Every regular file below one directory; keys keep the path relative to it.
 
-    The directory itself may be a symbolic link: it was named, so it is followed. Links below it obey `symlinks`
-    ("inside" refuses those that lead out of it, "follow" refuses loops only, "skip" reports them, "error" makes each a
-    failure). FIFOs, sockets and devices are never opened: they are left out, and
-    reported. Empty directories publish nothing.
+    The directory itself may be a symbolic link: it was named explicitly, so it is followed. Links below it obey
+    `symlinks` ("inside" refuses those that lead out of it, "follow" refuses loops only, "skip" reports them, "error"
+    makes each a failure). FIFOs, sockets and devices are never opened; they are left out and reported. Empty
+    directories publish nothing.
     """
 
     replayable: bool = True
@@ -59,12 +59,12 @@ class DirectorySource:
     def __init__(
         self, directory: str | os.PathLike[str], *, symlinks: Symlinks, exclude: Exclusion | None = None
     ) -> None:
-        """Remember what to walk; nothing is looked at before `scan`.
+        """Describe the walk; the file system is not accessed before `scan`.
 
         Args:
             directory: relative paths count from the current directory.
             symlinks: "inside", "follow", "skip" or "error".
-            exclude: what is left out of it.
+            exclude: patterns of files to leave out.
 
         Raises:
             ConfigError: `directory` is empty.
@@ -75,11 +75,11 @@ class DirectorySource:
         self.directory = given_path(given, "Source directory")
         self._symlinks = symlinks
         self._exclude = exclude
-        # What was walked first is what is walked again, whatever the name leads to by then.
+        # The second scan walks the directory of the first, even if its name leads elsewhere by then.
         self._real_root = ""
 
     def scan(self) -> Iterator[SourceFile | SourceProblem]:
-        """Walk the tree in a repeatable order. Blocking; closing the iterator early releases every descriptor.
+        """Find the files in a repeatable order. Blocking; closing the iterator early releases every descriptor.
 
         Raises:
             ConfigError: the directory is missing, is no directory, or cannot be listed.
@@ -107,17 +107,18 @@ def walk_files(
     real_root: str = "",
     exclude: Exclusion | None = None,
 ) -> Generator[SourceFile | SourceProblem, None, None]:
-    """Every regular file below `root`, and a problem for whatever else is met.
+    """Every regular file below `root`, and a problem for every other entry.
 
     Args:
         root: absolute path of a directory, or of a link to one.
-        symlinks: what to do with symbolic links below `root`.
+        symlinks: treatment of symbolic links below `root`.
         attribute, entry: copied into every result.
-        compat: with "nipype", links to directories are reported and not followed, links to files are (rule 27).
-        real_root: `root` with its links followed, as an earlier walk found it; "" where none was.
-        exclude: what is left out, and reported.
+        compat: with "nipype", links to directories are reported and not followed, links to files are followed (rule
+            27).
+        real_root: `root` with its links followed, as found by an earlier walk; "" where there was none.
+        exclude: patterns of files that are left out and reported.
 
-    Blocking. Never raises for what it finds: a directory that cannot be listed (never skippable), or vanishes, is one
+    Blocking. Does not raise for entries: a directory that cannot be listed (never skippable), or vanishes, is one
     problem. Closing the iterator early releases every descriptor.
     """
     walk = _Walk(root, symlinks, attribute, entry, compat, real_root=real_root or real_path(root), exclude=exclude)
@@ -140,13 +141,13 @@ def walk_files(
 
 @dataclass(slots=True, eq=False)
 class _Level:
-    """A directory on the way down.
+    """A directory on the path from the root to the current one.
 
     Attributes:
-        lead, real_lead: its path, as it was reached and with links followed, and a "/".
+        lead, real_lead: its path and a "/", as reached and with links followed.
         prefix: leads the relative paths of its entries.
         identity: device and inode.
-        descriptor: open while entries are still to be looked at; else -1.
+        descriptor: open while entries remain to be examined; else -1.
     """
 
     lead: str
@@ -157,13 +158,13 @@ class _Level:
     steps: Generator[_Step, None, None] | None = None
 
     def close(self) -> None:
-        """Release the descriptor. Harmless when repeated."""
+        """Stop its generator and close its descriptor. Harmless when repeated."""
         if self.steps is not None:
             self.steps.close()
         self.release()
 
     def release(self) -> None:
-        """The same, where `steps` itself says so: nothing is left to be looked at."""
+        """Close the descriptor only: `steps` calls this itself when no entry remains to be examined."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -171,7 +172,7 @@ class _Level:
 
 @dataclass(frozen=True, slots=True)
 class _Below:
-    """A directory or a link in a directory, to be looked at when the walk comes to it."""
+    """A directory or a link in a directory, examined when the walk reaches it."""
 
     name: str
     is_link: bool
@@ -181,7 +182,7 @@ _Step = SourceFile | SourceProblem | _Level
 
 
 class _Walk:
-    """The state of one walk: its parameters, and the directories from the root down to the current one."""
+    """The state of one walk: its parameters, and the directories from the root to the current one."""
 
     def __init__(
         self,
@@ -206,11 +207,11 @@ class _Walk:
         self._user = os.geteuid()
 
     def start(self) -> _Level | SourceProblem:
-        """The root."""
+        """Descend into the root."""
         return self.descend(self._root, self._real_root, "")
 
     def descend(self, path: str, real: str, prefix: str) -> _Level | SourceProblem:
-        """Put a directory on the stack, unless it is there already: then links led in a circle."""
+        """Push a directory onto the stack, unless it is there already: then links form a loop."""
         try:
             descriptor, identity = again_if_stale(lambda: _opened(real))
         except OSError as error:
@@ -226,7 +227,7 @@ class _Walk:
         return level
 
     def _steps(self, level: _Level) -> Generator[_Step, None, None]:
-        """What is in a directory, in order. A directory that fails is a problem after what it gave so far."""
+        """The entries of a directory, in order. A directory that fails is a problem after the entries that it gave."""
         begun = False
         while True:
             try:
@@ -240,7 +241,7 @@ class _Walk:
                 if error.errno != errno.ESTALE or begun:
                     yield self._unusable(path, error)
                     return
-            # Nothing was given yet: it is listed once more, by a fresh handle.
+            # Nothing was yielded yet: the directory is listed once more, through a fresh handle.
             begun = True
             level.release()
             try:
@@ -256,12 +257,12 @@ class _Walk:
                 found = sorted(islice(entries, SORT_ENTRIES_MAX), key=_NAME)
                 batch = [self._look(entry, level) for entry in found]
                 if is_end := len(found) < SORT_ENTRIES_MAX:
-                    # No descriptor is kept while the walk is further down.
+                    # The descriptor is closed while the walk is in a subdirectory.
                     level.release()
                 yield batch
 
     def _look(self, found: os.DirEntry[str], level: _Level) -> SourceFile | SourceProblem | _Below:
-        # The commonest case stands first and asks the file system once: the directory already told the type.
+        # The most frequent case comes first and makes one system call: scandir already gave the type.
         name = found.name if IS_UTF8 else as_text(found.name)
         try:
             if self._exclude is not None:
@@ -293,7 +294,7 @@ class _Walk:
             return unusable(path, error, entry=self._entry, attribute=self._attribute)
 
     def _look_through(self, path: str, link: str, relative: str) -> _Step:
-        """What a symbolic link becomes; `link` is its path with the links above it followed."""
+        """The result for a symbolic link; `link` is its path with the links above it followed."""
         if self._symlinks in ("skip", "error"):
             return refused_link(path, self._symlinks, entry=self._entry, attribute=self._attribute)
         real = real_path(link)
@@ -336,7 +337,7 @@ class _Walk:
         return self._problem(path, link_loop(path))
 
     def _unusable(self, path: str, error: OSError) -> SourceProblem:
-        """The problem with a directory, or an entry of one, to which no link led when it was found."""
+        """The problem of a directory or an entry that was not reached through a link."""
         if error.errno == errno.ELOOP:
             error_now = took_its_place(path)
             return SourceProblem(path, error_now, self._entry, self._attribute, skippable=False, unreadable=True)
@@ -365,7 +366,7 @@ def _opened(real: str) -> tuple[int, _Identity]:
 
 
 def _identities_above(real_root: str) -> frozenset[_Identity]:
-    """The directories that hold a root, up to the top: a link to one of them would publish the root inside itself."""
+    """The directories above a root: a link to one of them would publish the root inside itself."""
     above: set[_Identity] = set()
     path = real_root
     while (parent := os.path.dirname(path)) != path:

@@ -1,6 +1,6 @@
 """Workflow outputs as a mapping {attribute: path | [paths] | nested lists}, by DataSink's rules 1 to 7 and 13.
 
-What an attribute may look like, and where it leads, is routing's business; here it is a name.
+`OutputsSource` takes the mapping, `load_outputs_file` reads it from a file. Routing checks attributes and derives keys.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from asyncsink.sources.problems import examine
 from asyncsink.value import dataclass
 
 NO_ENTRY = -1
-"""The `entry` of a problem that belongs to no top-level source: a None in a list names nothing."""
+"""The `entry` of a problem without a top-level source: a None in a list."""
 
 
 class OutputsSource:
-    """The files and directories that a workflow's nodes gave out.
+    """The files and directories in the outputs of a workflow's nodes.
 
     Values: a str or os.PathLike; lists and tuples of them, nested to any depth; None, nipype's Undefined and empty
     lists, which publish nothing. A None (or Undefined) inside a list is a SourceMissing, so that `on_missing` decides.
@@ -45,13 +45,13 @@ class OutputsSource:
         compat: Compat = "strict",
         exclude: Exclusion | None = None,
     ) -> None:
-        """Flatten `outputs` in its own order; the file system is not looked at before `scan`.
+        """Flatten `outputs` in its own order; the file system is not accessed before `scan`.
 
         Args:
-            outputs: relative paths count from the current directory of this moment.
-            symlinks: for the paths named here and for what is below directories.
+            outputs: relative paths count from the directory that is current now.
+            symlinks: for these paths and for files below directories.
             compat: with "nipype", links to directories below a directory are reported and not followed (rule 27).
-            exclude: what is left out of directories.
+            exclude: patterns of files to leave out of directories.
 
         Raises:
             ConfigError: a value is of another type, holds itself, or is "", "/" or no possible path.
@@ -63,7 +63,7 @@ class OutputsSource:
         self._symlinks = symlinks
         self._compat: Compat = compat
         self._exclude = exclude
-        # What was walked first is what is walked again, whatever a name leads to by then.
+        # The second scan walks the directories of the first, even if a name leads elsewhere by then.
         self._real_roots: dict[str, str] = {}
         self._named: list[SourceEntry | SourceProblem] = []
         for attribute, value in outputs.items():
@@ -71,7 +71,7 @@ class OutputsSource:
                 raise ConfigError(
                     f"Output attribute {attribute!r} is of type {type(attribute).__name__}; expected a str."
                 )
-            # A member of an Enum of texts, or numpy's str_, is that text.
+            # A str subclass (a member of an Enum, numpy's str_) becomes its plain text.
             named = str.__str__(attribute)
             if isinstance(value, str):
                 self._named.append(_name(named, value, 1))
@@ -81,11 +81,11 @@ class OutputsSource:
 
     @property
     def entries(self) -> Sequence[SourceEntry]:
-        """One for each path that was given, in the caller's order; a directory is one entry."""
+        """One entry for each given path, in the caller's order; a directory is one entry."""
         return self._entries
 
     def scan(self) -> Iterator[SourceFile | SourceProblem]:
-        """Look at every entry in order, and walk the directories among them. Blocking; raises nothing."""
+        """Examine every entry in order, and walk the directories among them. Blocking; raises nothing."""
         ordinal = 0
         for item in self._named:
             if isinstance(item, SourceProblem):
@@ -118,12 +118,12 @@ def flatten(value: object, attribute: str) -> Iterator[object]:
     """The items of nested lists and tuples, in order, at any depth (rules 3 and 4); anything else is its own item.
 
     Raises:
-        ConfigError: a list holds itself.
+        ConfigError: a list contains itself.
     """
     if not isinstance(value, (list, tuple)):
         yield value
         return
-    # An explicit stack: lists may be nested deeper than Python can recurse.
+    # An explicit stack, because lists may be nested deeper than Python can recurse.
     open_lists: dict[int, Iterator[object]] = {id(value): iter(value)}
     while open_lists:
         innermost = next(reversed(open_lists))
@@ -169,42 +169,42 @@ def _text_of(path: str, attribute: str) -> str:
 
 
 def _is_nothing(value: object) -> bool:
-    """True for what publishes nothing as a whole value: None and Undefined (rules 1 and 2)."""
+    """True for a whole value that publishes nothing: None and Undefined (rules 1 and 2)."""
     return value is None or _is_undefined(value)
 
 
 def _is_undefined(value: object) -> bool:
-    """True for traits' Undefined, which is told by its look: nipype is no dependency here.
+    """True for traits' Undefined, recognized by its repr because nipype is no dependency here.
 
-    A str or a path is never Undefined, whatever it spells: it names a file, which is there or is reported missing.
+    A str or a path is never Undefined, whatever its text: it names a file, which exists or is reported missing.
     """
     if isinstance(value, (str, bytes, os.PathLike, list, tuple, Mapping)):
         return False
     return type(value).__name__ == "_Undefined" or str(value) == "<undefined>"
 
 
-# -- Workflow outputs written down: a .json, .yaml or .yml file of {attribute: path | [paths] | nested lists} ----------
+# -- Outputs files: .json, .yaml or .yml with {attribute: path | [paths] | nested lists} -------------------------------
 
 FILE_BYTES_MAX = 64 * MIB
-"""Of an outputs file: some 500,000 paths."""
+"""Largest outputs file: some 500,000 paths."""
 VALUES_MAX = 1_000_000
-"""Lists and paths of an outputs file, each alias of a YAML file counted as what it stands for: a few lines of aliases
-can stand for gigabytes."""
+"""Most lists and paths of an outputs file. Each alias of a YAML file counts as its target, because a few lines of
+aliases can expand to gigabytes."""
 _EXPECTED = "expected a mapping of attributes to paths, such as {motion: [sub-01/motion.par]}"
 
 
 def load_outputs_file(path: str | os.PathLike[str]) -> dict[str, object]:
     """The outputs in a file, in its order, ready for OutputsSource.
 
-    Relative paths inside count from the file's own directory, and come back absolute. null (and ~ in YAML) stays None.
-    Blocking: the file is read whole, FILE_BYTES_MAX of it at most.
+    Relative paths inside count from the file's own directory, and are returned absolute. null (and ~ in YAML) stays
+    None. Blocking: the file is read whole, FILE_BYTES_MAX of it at most.
 
     Args:
         path: ends in .json, .yaml or .yml; relative paths count from the current directory.
 
     Raises:
-        ConfigError: the file is missing or malformed, an attribute stands twice, the top level is no mapping, or a
-            value is no path. The message names the file, the line and the column.
+        ConfigError: the file is missing or malformed, an attribute occurs twice, the top level is no mapping, or a
+            value is not a path. The message names the file, the line and the column.
     """
     name = given_path(os.fspath(path), "Outputs file")
     suffix = os.path.splitext(name)[1].lower()
@@ -245,7 +245,7 @@ _Place = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """An attribute and its value (str, None and lists), and the places of the two."""
+    """An attribute and its value (str, None and lists), and the position of each."""
 
     attribute: str
     value: object
@@ -254,7 +254,7 @@ class _Member:
 
 
 class _Fault(Exception):
-    """Something is wrong at a place in the file."""
+    """A fault at a position in the file."""
 
     def __init__(self, place: _Place, message: str) -> None:
         super().__init__(message)
@@ -263,16 +263,16 @@ class _Fault(Exception):
 
 
 class _Count:
-    """How many values a file may still have."""
+    """The number of values that a file may still have."""
 
     def __init__(self) -> None:
         self._left = VALUES_MAX
 
     def one(self, place: _Place) -> None:
-        """Count one.
+        """Count one value.
 
         Raises:
-            _Fault: it is too much.
+            _Fault: the file has too many.
         """
         self._left -= 1
         if self._left < 0:
@@ -293,7 +293,7 @@ def _resolve(value: object, member: _Member, directory: str) -> object:
             f"the attribute {member.attribute!r} holds {value!r:.60}; expected a path, a list of paths, or null",
         )
     try:
-        # The file is UTF-8; what OutputsSource is given are paths of this interpreter.
+        # The file is UTF-8; OutputsSource takes paths in the interpreter's encoding.
         return as_native(absolute(value, f"the attribute {member.attribute!r}", directory))
     except UnicodeEncodeError as error:
         raise _Fault(member.value_place, f"the attribute {member.attribute!r} holds no path ({error})") from error
@@ -302,7 +302,7 @@ def _resolve(value: object, member: _Member, directory: str) -> object:
 
 
 def _json_members(text: str) -> Iterator[_Member]:
-    """The members of the top-level object. The whole text is checked first, so that the second look is simple."""
+    """The members of the top-level object. The JSON decoder checks the whole text first; the scan can be simple."""
     try:
         if not isinstance(json.loads(text), dict):
             place = _place(_line_starts(text), _next_token(text, 0))
@@ -324,7 +324,7 @@ def _json_members(text: str) -> Iterator[_Member]:
 
 
 def _next_token(text: str, position: int) -> int:
-    """Where the next name, value or closing brace begins: past white space and what separates members (RFC 8259, 2)."""
+    """The position of the next name, value or closing brace: past white space and separators (RFC 8259, 2)."""
     found = _SEPARATORS.match(text, position)
     return found.end() if found else position
 
@@ -339,8 +339,8 @@ def _place(starts: list[int], position: int) -> _Place:
 
 
 def _yaml_members(text: str) -> Iterator[_Member]:
-    """The members of the top-level mapping, from YAML's nodes: they know their places, and build no objects."""
-    import yaml  # here, so that only those who use YAML wait for its import
+    """The members of the top-level mapping, from YAML's nodes, which keep their positions and construct no objects."""
+    import yaml  # imported only by runs that read YAML
 
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -348,7 +348,7 @@ def _yaml_members(text: str) -> Iterator[_Member]:
         mark = error.problem_mark or error.context_mark
         raise _Fault(_mark(mark) if mark else (1, 1), f"{error.problem or error.context}; {_EXPECTED}") from error
     except yaml.YAMLError as error:
-        # A character that YAML forbids: the one fault without a mark.
+        # A character that YAML forbids: the only fault without a mark.
         place = _place(_line_starts(text), getattr(error, "position", 0))
         raise _Fault(place, f"{getattr(error, 'reason', error)}; {_EXPECTED}") from error
     if not isinstance(root, yaml.MappingNode):
@@ -361,7 +361,7 @@ def _yaml_members(text: str) -> Iterator[_Member]:
 
 
 def _yaml_value(node: Any, inside: tuple[Any, ...], values: _Count) -> object:
-    """A node as str, None or list. YAML reads 2024-01-31, 12 and yes as other things than text: those are refused."""
+    """A node as str, None or list. Values that YAML reads as other types (2024-01-31, 12, yes) are refused."""
     import yaml
 
     values.one(_mark(node.start_mark))

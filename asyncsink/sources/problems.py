@@ -1,6 +1,6 @@
-"""What can be wrong with a named or found path, said in one sentence, and the one look that decides it.
+"""The errors of source paths, each worded in one sentence, and the examination of a named path.
 
-Messages quote paths with `repr`, so that a name that is no UTF-8 (PEP 383) prints anywhere.
+Messages quote paths with `repr`, so that a name that is not UTF-8 (PEP 383) prints everywhere.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ADVICE = {
 
 
 def translate(path: str, error: OSError) -> SourceError:
-    """The SourceError for an OSError met while `path` was looked at, opened or read.
+    """The SourceError for an OSError raised when `path` was examined, opened or read.
 
     ENOENT and ENOTDIR become SourceMissing, everything else SourceUnreadable.
     """
@@ -53,16 +53,16 @@ def translate(path: str, error: OSError) -> SourceError:
 
 
 def unusable(path: str, error: OSError, *, entry: int = 0, attribute: str = "") -> SourceProblem:
-    """What an OSError met while looking at `path` becomes: skippable only where nothing is there to be published.
+    """The problem for an OSError raised when `path` was examined: skippable only where nothing exists there.
 
-    A directory that may not be read holds files that nobody has seen: skipping it would leave them out silently.
+    A directory that may not be read holds files that were never listed: skipping it would leave them out silently.
     """
     skippable = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
     return SourceProblem(path, translate(path, error), entry, attribute, skippable=skippable, unreadable=not skippable)
 
 
 def not_regular(path: str, mode: int) -> SourceUnreadable:
-    """The error for something that is no regular file; `mode` is its st_mode."""
+    """The error for a path that is not a regular file; `mode` is its st_mode."""
     kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
     return SourceUnreadable(
         f"Source {path!r} is {kind}; expected a regular file; remove it from the outputs, or use on_missing='skip'."
@@ -70,19 +70,19 @@ def not_regular(path: str, mode: int) -> SourceUnreadable:
 
 
 def met_in_walk(path: str, mode: int, *, entry: int = 0, attribute: str = "") -> SourceProblem:
-    """What a FIFO, socket or device becomes that is met in a directory: it is left out, and reported. Nobody named it,
-    and a directory of a running program has some."""
+    """The problem for a FIFO, socket or device found in a directory: it is left out and reported, because it was not
+    named and directories of running programs contain some."""
     kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
     return SourceProblem(path, not_regular(path, mode), entry, attribute, skipped=True, reason=f"{kind}, not a file")
 
 
 def is_directory(path: str) -> SourceUnreadable:
-    """The error for a directory where only files can be named."""
+    """The error for a directory where only files are allowed."""
     return SourceUnreadable(f"Source {path!r} is a directory; list its files: each with a key of its own.")
 
 
 def false_size(path: str, size_bytes: int, found: str) -> SourceUnreadable:
-    """The error of a file at rest that has other bytes than its size says; `found` is "more" or "fewer"."""
+    """The error for a file at rest whose content differs in length from its size; `found` is "more" or "fewer"."""
     return SourceUnreadable(
         f"{path} has {found} than the {size_bytes:,} bytes that its file system gives as its size, as files of /proc, "
         "/sys and some FUSE file systems have; nothing was published under its key; copy it to an ordinary file and "
@@ -91,7 +91,7 @@ def false_size(path: str, size_bytes: int, found: str) -> SourceUnreadable:
 
 
 def impossible_name(path: str, error: ValueError) -> SourceMissing:
-    """The error for a text that no file system can have as a path (a NUL, a surrogate that stands for no byte)."""
+    """The error for a text that no file system accepts as a path (a NUL, a surrogate that stands for no byte)."""
     return SourceMissing(f"Source {path!r} can be no file's path ({error}); expected a path; correct it.")
 
 
@@ -104,7 +104,7 @@ def broken_link(path: str) -> SourceMissing:
 
 
 def link_loop(path: str) -> SourceUnreadable:
-    """The error for a directory that holds itself by way of symbolic links."""
+    """The error for a directory that contains itself through symbolic links."""
     return SourceUnreadable(
         f"Source {path!r} is a symbolic link loop: it leads back to a directory that holds it; "
         "expected links that end; remove the link, or use symlinks='skip'."
@@ -112,7 +112,7 @@ def link_loop(path: str) -> SourceUnreadable:
 
 
 def leaving_link(path: str, root: str, *, entry: int = 0, attribute: str = "") -> SourceProblem:
-    """What a symbolic link below `root` becomes that leads out of it, unless that was asked for (never skippable)."""
+    """The problem for a symbolic link that leads out of `root` where `symlinks` forbids it (never skippable)."""
     error = SourceUnreadable(
         f"Source {path!r} is a symbolic link that leads out of {root!r}; expected links that stay inside; use "
         "symlinks='follow' to publish what it points to, or symlinks='skip' to leave it out."
@@ -121,7 +121,7 @@ def leaving_link(path: str, root: str, *, entry: int = 0, attribute: str = "") -
 
 
 def refused_link(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: str = "") -> SourceProblem:
-    """What a symbolic link becomes where the policy is "skip" (already decided) or "error" (never skippable)."""
+    """The problem for a symbolic link under the policy "skip" (already decided) or "error" (never skippable)."""
     error = SourceUnreadable(
         f"Source {path!r} is a symbolic link, and symlinks={symlinks!r}; expected a regular file or directory; "
         "use symlinks='follow' to publish what it points to."
@@ -131,7 +131,7 @@ def refused_link(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: st
 
 
 def took_its_place(path: str) -> SourceChanged:
-    """The error for a path on which a symbolic link stands where none was when it was found."""
+    """The error for a path that became a symbolic link after it was found."""
     return SourceChanged(
         f"Source {path!r} changed while it was being published: a symbolic link took its place, or that of a directory "
         "on the way to it; expected what was found; nothing was published under its key; export it again when nobody "
@@ -141,10 +141,10 @@ def took_its_place(path: str) -> SourceChanged:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A regular file or a directory that somebody named.
+    """A regular file or directory that was named explicitly.
 
     Attributes:
-        status: of what it leads to.
+        status: of the target, links followed.
         real_path: as in SourceFile.
     """
 
@@ -152,7 +152,7 @@ class Seen:
     real_path: str
 
     def file(self, path: str, *, attribute: str, entry: int, key: str | None = None) -> SourceFile:
-        """It as a source of its own."""
+        """The file as a source of its own."""
         return SourceFile(
             path,
             self.status.st_size,
@@ -168,13 +168,13 @@ class Seen:
 
 
 def examine(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: str = "") -> Seen | SourceProblem:
-    """Look at a path that somebody named, without opening it.
+    """Examine an explicitly named path, without opening it.
 
     Args:
         path: absolute path.
-        symlinks: applied to the last component of `path`; links above it are followed, as by every open. A link that
-            was named leads where its namer wants: "inside" follows it.
-        entry, attribute: where the path was named, for the problem.
+        symlinks: applied to the last component of `path`; links above it are followed, as by every open. "inside"
+            follows a named link, because its target was chosen by the caller.
+        entry, attribute: origin of the path, for the problem.
     """
     try:
         status, real = _seen(path)
@@ -213,10 +213,10 @@ def _status(path: str) -> os.stat_result:
 
 
 def again_if_stale(look: Callable[[], _T]) -> _T:
-    """What `look` returns; where its handle is stale (NFS forgot it), once more: looking by the path finds a fresh one.
+    """The result of `look`; where its handle is stale (NFS), `look` runs once more: its path gets a fresh handle.
 
     Raises:
-        OSError: as `look`; ESTALE where it was stale twice.
+        OSError: as `look`; ESTALE where the second handle was stale too.
     """
     try:
         return look()

@@ -1,10 +1,10 @@
-"""Reading one source file through one descriptor, and proof that it stayed the same.
+"""Reading of one source file through one descriptor, with proof that the file stayed the same.
 
-The file is opened without following a link (`SourceFile.real_path`): whoever swaps directories or links under a run
-cannot lead it to another file. fstat before the first byte, fstat after the last: size, mtime, ctime and inode must be
-equal, and the path must still name that inode. A change that keeps the size and falls into the same tick of the file
-system's clock (up to 10 ms on Linux before 6.13) as the change before it cannot be seen from outside; nothing can. Nor
-can a store into a shared mapping whose page was dirty already: the kernel moves the times when a clean page is first
+The file is opened without following a link (`SourceFile.real_path`): directories or links that are swapped during a run
+cannot lead it to another file. Its size, mtime, ctime and inode by fstat must be equal before the first byte and after
+the last, and the path must still name that inode. Two changes escape every reader: one that keeps the size and falls
+into the same tick of the file system's clock (up to 10 ms on Linux before 6.13) as the change before it; and a store
+into a shared mapping whose page was already dirty, because the kernel updates the times when a clean page is first
 written to (mmap(2)).
 """
 
@@ -28,8 +28,8 @@ from asyncsink.sources.problems import (
     translate,
 )
 
-# O_NONBLOCK: opening a FIFO that took the file's place returns at once; it means nothing to a regular file.
-# O_NOCTTY: a terminal that took its place does not become ours.
+# O_NONBLOCK: opening a FIFO that replaced the file returns at once; regular files ignore the flag. O_NOCTTY: a terminal
+# that replaced the file does not become the controlling terminal.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 _REPLACED = "another file took its place (another inode has its name now)"
@@ -38,10 +38,10 @@ Buffer = bytearray | memoryview
 
 
 class OpenSource:
-    """One regular file, open for reading. All methods block; call them in reader or lane threads.
+    """One regular file, open for reading. All methods block and belong in reader or lane threads.
 
-    Several threads may call `read_part` at once: reads are positional, and release the GIL. `close` must come after
-    the last of them returned. Making a hard link of the file changes its ctime: call `check_unchanged` before.
+    Several threads may call `read_part` at once: reads are positional, and release the GIL. `close` comes after the
+    last of them has returned. Making a hard link of the file changes its ctime: call `check_unchanged` before.
 
         with OpenSource(source) as file:
             body = file.read_all()
@@ -51,12 +51,12 @@ class OpenSource:
     __slots__ = ("_descriptor", "_first", "_reopened", "_reopening", "_source")
 
     def __init__(self, source: SourceFile) -> None:
-        """Open `source.path` and compare it with what was found there.
+        """Open `source.path` and compare it with its state at discovery.
 
         Raises:
-            SourceMissing: nothing is there any more.
-            SourceUnreadable: it may not be read, is no regular file, or no descriptor is free.
-            SourceChanged: its size, modification time, ctime or inode is not what was found, or a link took its place.
+            SourceMissing: the file no longer exists.
+            SourceUnreadable: the file is not readable or not regular, or no descriptor is free.
+            SourceChanged: its size, modification time, ctime or inode differs, or a link replaced it.
         """
         self._source = source
         self._descriptor = -1
@@ -71,7 +71,7 @@ class OpenSource:
 
     @property
     def size_bytes(self) -> int:
-        """Size when it was opened, which is also what was found."""
+        """Size at opening, equal to the size at discovery."""
         return self._first.st_size
 
     def read_all(self, into: Buffer | None = None) -> Buffer:
@@ -79,7 +79,7 @@ class OpenSource:
 
         Raises:
             SourceChanged: the file ended early.
-            SourceUnreadable: the storage failed, or the file has other bytes than its size says.
+            SourceUnreadable: the storage failed, or the content differs in length from the file's size.
             ValueError: `into` is smaller than the file.
         """
         return self.read_part(0, self.size_bytes, into)
@@ -89,7 +89,7 @@ class OpenSource:
 
         Raises:
             SourceChanged: the file ended early.
-            SourceUnreadable: the storage failed, or the file has other bytes than its size says.
+            SourceUnreadable: the storage failed, or the content differs in length from the file's size.
             ValueError: the part is not inside the file, `into` is smaller than `length`, or the file is closed.
         """
         if offset < 0 or length < 0 or offset + length > self.size_bytes:
@@ -107,7 +107,7 @@ class OpenSource:
         return view
 
     def check_unchanged(self) -> None:
-        """Prove that what was read is what the path named, and still names. Call it after the last read.
+        """Prove that the bytes read are those of the file at the path, then and now. Called after the last read.
 
         Raises:
             SourceChanged: the file was written to, truncated, replaced, removed, or its mode or links changed.
@@ -128,7 +128,7 @@ class OpenSource:
             raise self._changed(_REPLACED)
 
     def close(self) -> None:
-        """Give the descriptor back. Calling it twice is harmless.
+        """Close the descriptor. Harmless when repeated.
 
         Raises:
             SourceUnreadable: the storage failed.
@@ -171,14 +171,14 @@ class OpenSource:
             return os.fstat(self._open_descriptor())
 
     def _reopen(self, error: OSError, reopened: bool) -> None:
-        """Put a fresh handle in the place of a stale one, once: a server of NFS forgets handles, and the path has it.
+        """Replace a stale handle by a fresh one, once: an NFS server may drop a handle while the path is still valid.
 
         Args:
-            reopened: whether it had been reopened when the call began that met `error`.
+            reopened: whether the file had been reopened when the failed call began.
 
         Raises:
-            SourceUnreadable: `error` is another one, or it is stale for the second time.
-            SourceChanged: the path has another file now.
+            SourceUnreadable: `error` is not ESTALE, or the handle is stale for the second time.
+            SourceChanged: the path names another file now.
         """
         if error.errno != errno.ESTALE:
             raise translate(self._source.path, error) from error
@@ -186,12 +186,12 @@ class OpenSource:
             if self._reopened:
                 if reopened:
                     raise translate(self._source.path, error) from error
-                return  # another thread was first
+                return  # another thread has reopened it
             descriptor, status = self._open()
             try:
                 if _fingerprint(status)[:-1] != _fingerprint(self._first)[:-1]:
                     raise self._changed(_REPLACED)
-                # In one step, and under the same number: other threads may be reading.
+                # Atomic and under the same number, because other threads may be reading.
                 os.dup2(descriptor, self._open_descriptor(), inheritable=False)
             finally:
                 os.close(descriptor)
@@ -212,10 +212,10 @@ class OpenSource:
         return self._descriptor
 
     def _fill(self, view: memoryview, offset: int) -> None:
-        # One read returns less than asked for at a signal, on some network file systems, and beyond 2 GiB (read(2)).
+        # One read may return less than requested: at a signal, on some network file systems, beyond 2 GiB (read(2)).
         descriptor, filled, length = self._open_descriptor(), 0, len(view)
-        # Some file systems give 0 as the size of what has content (proc(5)): where the file should end, one byte more
-        # is asked for.
+        # Some file systems report size 0 for files with content (proc(5)), so one byte beyond the expected end is
+        # requested.
         beyond = [bytearray(1)] if offset + length == self.size_bytes else []
         while filled < length or beyond:
             reopened = self._reopened
@@ -235,7 +235,7 @@ class OpenSource:
                 return
 
     def _not_its_size(self, descriptor: int, found: str, change: str = "") -> SourceError:
-        """The error for an end that is elsewhere than it should be: the file changed, or its size was never true."""
+        """The error for content of another length than the size: the file changed, or its size was never correct."""
         try:
             now = os.fstat(descriptor)
         except OSError as error:
@@ -249,10 +249,10 @@ class OpenSource:
 
 
 def read_at_rest(source: SourceFile, folder: Folder | None = None) -> bytearray | None:
-    """As `read_at_rest_into`, with memory of its own; None where that returns False.
+    """As `read_at_rest_into`, into a new bytearray; None where that returns False.
 
     Args:
-        folder: of a caller that reads neighbours one after another.
+        folder: shared by a caller that reads files of one directory in sequence.
     """
     if folder is None:
         with Folder() as own:
@@ -265,19 +265,18 @@ def read_at_rest(source: SourceFile, folder: Folder | None = None) -> bytearray 
 
 
 def read_at_rest_into(source: SourceFile, room: memoryview, folder: Folder) -> bool:
-    """Read a small file that is what was found, and stayed so; with as few system calls as that takes.
+    """Read a small file that is and stays as it was found, in the fewest possible system calls. Blocking.
 
-    False where it is not what was found, or cannot be read in one go: `OpenSource` then says what. The last `stat`
-    proves what `check_unchanged` proves: where the path still names the inode that was read, its times and size are
-    that inode's. Blocking.
+    False where the file differs, or cannot be read in one go: `OpenSource` then reports the reason. The last `stat`
+    proves what `check_unchanged` proves: the path still names the inode that was read, with the same times and size.
 
     Args:
-        source: as it was found.
-        room: one byte more than the file has: see `OpenSource`.
-        folder: of a caller that reads neighbours one after another.
+        source: the file as it was found.
+        room: one byte more than the file's size: see `OpenSource`.
+        folder: shared by a caller that reads files of one directory in sequence.
 
     Raises:
-        SourceChanged: it was what was found, and is no more after it was read.
+        SourceChanged: the file changed while it was read.
         SourceUnreadable: its handle was stale twice.
     """
     try:
@@ -295,7 +294,7 @@ def read_at_rest_into(source: SourceFile, room: memoryview, folder: Folder) -> b
 
 
 class AtRest:
-    """Reads small files at rest for a lane, which calls it in one thread; see `read_at_rest_into`."""
+    """Reader of small files at rest for a lane, which calls it in one thread; see `read_at_rest_into`."""
 
     __slots__ = ("_folder",)
 
@@ -307,7 +306,7 @@ class AtRest:
         return read_at_rest_into(source, room, self._folder)
 
     def close(self) -> None:
-        """Let go of the folder that was read last."""
+        """Close the last directory."""
         self._folder.close()
 
 
@@ -332,7 +331,7 @@ def _read_at_rest(source: SourceFile, room: memoryview, folder: Folder) -> bool:
 
 
 def look_again(source: SourceFile) -> os.stat_result:
-    """The status of what `source.path` holds now, reached without following a link, as opening it would. Blocking.
+    """The current status of `source.path`, reached without following a link, as when it is opened. Blocking.
 
     Raises:
         SourceError: as `OpenSource`.
@@ -355,7 +354,7 @@ def _opened(source: SourceFile, folder: Folder) -> tuple[int, os.stat_result]:
     try:
         descriptor = folder.open_file(source.real_path or source.path, _FLAGS)
     except OSError:
-        folder.close()  # its handle may be the one that is stale
+        folder.close()  # its own handle may be the stale one
         raise
     try:
         return descriptor, os.fstat(descriptor)
@@ -369,8 +368,8 @@ def _not_opened(path: str, error: OSError) -> SourceError:
 
 
 def _is_as_found(first: os.stat_result, source: SourceFile) -> bool:
-    """Whether times and inode are those that were found. Size and mtime alone can be kept by whoever edits the file
-    (utime(2)); the ctime cannot. What was not asked for when the file was found is not compared."""
+    """Whether times and inode equal those at discovery. An editor can restore size and mtime (utime(2)), but not the
+    ctime. Values that were not recorded at discovery are not compared."""
     return (
         first.st_mtime_ns == source.mtime_ns
         and (not source.ctime_ns or first.st_ctime_ns == source.ctime_ns)
@@ -383,7 +382,7 @@ def _fingerprint(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _only_linked(before: os.stat_result, now: os.stat_result) -> bool:
-    """Whether nothing happened but a hard link made or removed (a local copy may be one): that moves ctime alone."""
+    """Whether only a hard link was made or removed (a local copy may be one): that changes the ctime alone."""
     same = before.st_size == now.st_size and before.st_mtime_ns == now.st_mtime_ns and before.st_ino == now.st_ino
     return same and before.st_nlink != now.st_nlink
 

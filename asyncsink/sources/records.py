@@ -1,4 +1,4 @@
-"""One named source: a row of a manifest, or a line on stdin."""
+"""Sources named one by one: records, the lines they are read from, manifests, and streams of JSON lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXAMPLE = '{"source": "sub-01/anat.nii.gz", "key": "raw/sub-01/anat.nii.gz"}'
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a line says.
+    """One named source.
 
     Attributes:
         source: absolute path.
@@ -41,10 +41,10 @@ def make_record(where: str, directory: str, source: str, key: str, attribute: st
 
     Args:
         where: for messages: "stdin line 7".
-        directory: where a relative `source` counts from; "" is the current directory.
+        directory: base of a relative `source`; "" is the current directory.
 
     Raises:
-        ConfigError: the source is no possible path, or key and attribute are both given.
+        ConfigError: the source cannot be a path, or key and attribute are both given.
     """
     path = absolute(source, f"{where}: the source", directory)
     if attribute and key:
@@ -75,10 +75,10 @@ def parse_record(text: str, where: str, directory: str = "") -> Record:
 def look_up(
     record: Record, entry: int, symlinks: Symlinks, exclude: Exclusion | None = None
 ) -> Iterator[SourceFile | SourceProblem]:
-    """What a record's source is now. Blocking; raises nothing.
+    """The files and problems of a record's source. Blocking; raises nothing.
 
-    A directory is walked where an attribute routes it (as DataSink does); a key names one object, so there it is a
-    problem.
+    A directory is walked where an attribute routes it (as DataSink does). With a key it is a problem, because a key
+    names one object.
     """
     path, attribute = record.source, record.attribute
     seen = examine(path, symlinks, entry=entry, attribute=attribute)
@@ -108,17 +108,17 @@ def _text(value: dict[str, object], name: str, where: str) -> str:
     return text
 
 
-# -- Lines of a stream, in bounded memory: a line that is too long is a fault, not an allocation -----------------------
+# -- Lines of a stream in bounded memory: an overlong line is a fault, not an allocation -------------------------------
 
 LINE_SIZE_MAX = 1 << 20
-"""Longest line: 1 MiB of a binary stream, as many characters of a text stream."""
+"""Longest line: 1 MiB of a binary stream, or as many characters of a text stream."""
 
 _DISCARD_SIZE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: its number from 1, and its text without the line end, or what is wrong with it ("" for nothing)."""
+    """A line: its number from 1, its text without the line end, and its fault ("" for none)."""
 
     number: int
     text: str
@@ -126,10 +126,10 @@ class Line:
 
 
 def bounded_lines(stream: IO[str] | IO[bytes]) -> Iterator[Line]:
-    """Every line of a stream, UTF-8 where it is binary; a byte order mark at the start is dropped.
+    """The lines of a stream, decoded as UTF-8 where it is binary; a byte order mark at the start is dropped.
 
-    Blocking. A line that is too long, or no UTF-8, is a fault and the next line follows. A stream that fails (OSError,
-    or text that its own decoder refuses) is a fault and the last line: what comes after it cannot be read.
+    Blocking. An overlong line, or one that is not UTF-8, is a fault, and the next line follows. A stream that fails
+    (OSError, or a UnicodeDecodeError of its own decoder) is a fault and the last line: the rest cannot be read.
     """
     number = 0
     while True:
@@ -168,7 +168,7 @@ def _line(number: int, raw: str | bytes) -> Line:
     return Line(number, text.removesuffix("\n").removesuffix("\r"))
 
 
-# -- A manifest: a table of source and key, one row for each object, read row by row -----------------------------------
+# -- Manifests as sources: a table of source and key, one row per object, read row by row ------------------------------
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _COLUMNS = ("source", "key")
@@ -177,9 +177,9 @@ _COLUMNS = ("source", "key")
 class ManifestSource:
     """A .csv or .tsv file with the columns `source` and `key`, or a .jsonl file with objects of these names.
 
-    UTF-8, with or without a byte order mark. Other columns and names are ignored, blank lines too. A row without a
-    key publishes under the source's basename. Relative sources count from the manifest's own directory. A source that
-    is missing, or a directory, is a problem; a row that cannot be understood refuses the whole manifest.
+    UTF-8, with or without a byte order mark. Other columns and names are ignored, blank lines too. A row without a key
+    publishes under the source's basename. Relative sources count from the manifest's own directory. A source that is
+    missing, or a directory, is a problem; a malformed row makes the whole manifest unusable.
     """
 
     replayable: bool = True
@@ -189,12 +189,12 @@ class ManifestSource:
     def __init__(
         self, path: str | os.PathLike[str], *, symlinks: Symlinks = "follow", exclude: Exclusion | None = None
     ) -> None:
-        """Remember which manifest to read; it is not opened before `scan`.
+        """Describe the manifest; it is not opened before `scan`.
 
         Args:
             path: relative paths count from the current directory.
             symlinks: for the sources that the manifest names.
-            exclude: what is left out of the directories among them.
+            exclude: patterns of files to leave out of the directories among them.
 
         Raises:
             ConfigError: the name does not end in .csv, .tsv or .jsonl.
@@ -208,7 +208,7 @@ class ManifestSource:
             raise ConfigError(f"Manifest {self.path!r} is of no known kind; expected a name in .csv, .tsv or .jsonl.")
 
     def scan(self) -> Iterator[SourceFile | SourceProblem]:
-        """Look up every row's source, in order. Blocking; `entry` counts the rows from 0.
+        """Examine every row's source, in order. Blocking; `entry` counts the rows from 0.
 
         Raises:
             ConfigError: the manifest cannot be read, or a row is malformed; the message names the file and the line.
@@ -238,7 +238,7 @@ class ManifestSource:
                 yield parse_record(line.text, self._where(line.number), self._directory)
 
     def _table_records(self, lines: Iterator[Line]) -> Iterator[Record]:
-        # csv counts the lines it was given, so `line_num` stays right where a quoted field goes over several lines.
+        # csv counts the lines it receives, so `line_num` stays correct where a quoted field spans several lines.
         delimiter = _DELIMITERS[self._suffix]
         rows = csv.reader((line.text + "\n" for line in lines), delimiter=delimiter, strict=True)
         columns: list[str] | None = None
@@ -278,15 +278,15 @@ class ManifestSource:
         return make_record(where, self._directory, source, key)
 
 
-# -- Sources as they are named by another program: JSON lines on a stream, one object for each -------------------------
+# -- Streams as sources: JSON lines from another program, one object per line ------------------------------------------
 
 
 class StreamSource:
     """Lines such as {"source": "a.nii", "key": "raw/a.nii"} or {"source": "a.nii", "attribute": "motion"}.
 
-    With an attribute, routing decides, and a directory publishes what is below it. Without key and attribute, the key
-    is the source's basename. Relative sources count from the current directory. A line that cannot be understood, or
-    is longer than 1 MiB, is a problem of its own, never skippable, and the next line follows.
+    With an attribute, routing derives the key, and a directory publishes the files below it. Without key and attribute,
+    the key is the source's basename. Relative sources count from the current directory. A line that is malformed, or
+    longer than 1 MiB, is a problem, never skippable, and the next line follows.
     """
 
     replayable: bool = False
@@ -301,12 +301,12 @@ class StreamSource:
         name: str = "stdin",
         exclude: Exclusion | None = None,
     ) -> None:
-        """Remember the stream; nothing is read before `scan`, and it is never closed here.
+        """Describe the stream; nothing is read before `scan`, and the caller closes it.
 
         Args:
             stream: binary (UTF-8) or text. Prefer sys.stdin.buffer: a text stream ends at a byte it cannot decode.
             symlinks: for the sources that the lines name.
-            exclude: what is left out of the directories among them.
+            exclude: patterns of files to leave out of the directories among them.
             name: for messages: "stdin line 7".
         """
         self._stream = stream
@@ -316,12 +316,12 @@ class StreamSource:
         self._read = False
 
     def scan(self) -> Iterator[SourceFile | SourceProblem]:
-        """Look up each line's source as it arrives; blank lines are passed over. Blocks until the stream has a line.
+        """Examine each line's source as it arrives; blank lines are ignored. Blocks until the stream has a line.
 
         `entry` counts the lines that are not blank, from 0.
 
         Raises:
-            ConfigError: the stream was read before, or is in non-blocking mode, where a pause would look like its end.
+            ConfigError: the stream was read before, or is in non-blocking mode, where a pause looks like its end.
         """
         if self._read:
             raise ConfigError(f"{self._name} can be read once only; write a .jsonl manifest to publish it again.")
@@ -348,4 +348,4 @@ def _is_non_blocking(stream: IO[str] | IO[bytes]) -> bool:
     try:
         return not os.get_blocking(stream.fileno())
     except (AttributeError, io.UnsupportedOperation):
-        return False  # no descriptor below: a stream in memory
+        return False  # a stream in memory has no descriptor

@@ -1,6 +1,6 @@
-"""What a bucket holds below prefixes: many of them listed at once, each page by page.
+"""The objects of a bucket below prefixes: several prefixes are listed at once, each page by page.
 
-An entry that does not say what it is, is looked at; where that does not help either, it is one failure.
+A HEAD completes an entry that has no valid size; where it fails, the entry is one failure.
 
 Source: Amazon S3 API Reference, ListObjectsV2.
 """
@@ -19,10 +19,10 @@ from asyncsink.s3.operations import HeadObject, ListedObject, ListObjects
 from asyncsink.s3.transport import Transport
 
 LISTINGS_MAX = 16
-"""Prefixes that are listed at the same time; the pages of one prefix follow each other by a token."""
+"""Prefixes listed at the same time; the pages of one prefix are sequential, each named by a token of the one before."""
 
 LOOKS_MAX = 16
-"""Objects of a page that are looked at, at the same time, where the listing does not say enough of them."""
+"""HEAD requests at the same time, for the objects of a page whose entries are incomplete."""
 
 Deliver = Callable[[str, Sequence[ListedObject]], Awaitable[None]]
 Refuse = Callable[[str, AsyncSinkError], None]
@@ -31,15 +31,15 @@ Refuse = Callable[[str, AsyncSinkError], None]
 async def list_below(
     transport: Transport, prefixes: Sequence[str], deliver: Deliver, refuse: Refuse, secret: Secret | None = None
 ) -> None:
-    """List everything below each prefix, and hand over each page with its prefix as it comes.
+    """List all objects below each prefix, and deliver each page with its prefix as it arrives.
 
     Args:
-        deliver: awaited by the listing that found the page: pages do not pile up before a slow one.
-        refuse: called with the key of an entry that is of no use ("" where it has none), and with what is wrong.
-        secret: the customer's own key of the objects (SSE-C), or None.
+        deliver: awaited by the listing that received the page, so that pages do not accumulate before a slow receiver.
+        refuse: called with the key of an unusable entry ("" where it has none) and the error.
+        secret: the customer key of the objects (SSE-C), or None.
 
     Raises:
-        ExceptionGroup: of what the transport or `deliver` raised; the other listings are cancelled.
+        ExceptionGroup: of the exceptions of the transport or `deliver`; the other listings are cancelled.
     """
     waiting = iter(prefixes)
     async with anyio.create_task_group() as group:
