@@ -1,7 +1,7 @@
-"""Objects in a dict: for tests, and for programs that want what would be published in their own hands.
+"""Objects in a dict: for tests, and for programs that process the published objects themselves.
 
 It keeps what S3 keeps: an ETag that is the MD5 of a whole body or of the parts' MD5s, the time of storing in whole
-seconds, and the checksum that came with the object. A listing (`closely=False`) shows no checksums, as S3's does not.
+seconds, and the checksum sent with the object. A listing (`closely=False`) has no checksums, as on S3.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ class _Object:
 
 
 class MemoryDestination:
-    """Objects by key. Nothing here waits: cancellation finds an object stored whole, or not begun.
+    """Objects by key. No method waits: after cancellation an object is stored whole, or not begun.
 
     Args:
-        url: what stands before "/" and the key in `url` and in receipts.
+        url: precedes "/" and the key in `url` and in receipts.
     """
 
     def __init__(self, *, url: str = "memory:") -> None:
         self._url = url.rstrip("/")
         self._objects: dict[str, _Object] = {}
         self.open_writers: set[MemoryPartWriter] = set()
-        """Writers that neither completed nor aborted: what S3 would charge for."""
+        """Writers that neither completed nor aborted: the uploads that S3 would charge for."""
 
     def __repr__(self) -> str:
         return f"MemoryDestination({self._url!r}, {len(self._objects)} objects)"
 
     @property
     def name(self) -> str:
-        """The URL it was made with."""
+        """The URL given at creation."""
         return self._url
 
     @property
@@ -54,7 +54,7 @@ class MemoryDestination:
 
     @property
     def objects(self) -> dict[str, bytes]:
-        """Every object's content by key, in order of storing; a copy of the dict."""
+        """Every object's content by key, in order of storing, as a copy of the dict."""
         return {key: stored.data for key, stored in self._objects.items()}
 
     def url(self, transfer: Transfer) -> str:
@@ -62,13 +62,13 @@ class MemoryDestination:
         return f"{self._url}/{transfer.key}"
 
     def check_size(self, transfer: Transfer) -> None:
-        """Any size is accepted."""
+        """Accept any size."""
 
     async def prepare(self, forecast: RunForecast) -> None:
-        """Nothing has to be made ready."""
+        """Do nothing: memory needs no preparation."""
 
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
-        """What is stored under the key; `closely` shows its checksums and its part size."""
+        """The object under the key; `closely` adds its checksums and its part size."""
         stored = self._objects.get(transfer.key)
         if stored is None:
             return None
@@ -82,11 +82,11 @@ class MemoryDestination:
         )
 
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
-        """What is stored under the keys; never Unknown."""
+        """The objects under the keys; never Unknown."""
         return [await self.look(transfer, closely=False) for transfer in transfers]
 
     async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
-        """Keep a copy of the body.
+        """Store a copy of the body.
 
         Raises:
             IntegrityError: the body has another checksum; nothing was stored.
@@ -109,7 +109,7 @@ class MemoryDestination:
         return writer
 
     async def aclose(self) -> None:
-        """Abort what is open; the objects stay readable."""
+        """Abort open writers; the objects stay readable."""
         for writer in tuple(self.open_writers):
             await writer.abort()
 
@@ -134,7 +134,7 @@ class MemoryDestination:
 
 
 class MemoryPartWriter:
-    """One object being written in parts."""
+    """One object written in parts."""
 
     def __init__(self, destination: MemoryDestination, transfer: Transfer, plan: PartPlan) -> None:
         self._destination = destination
@@ -143,10 +143,10 @@ class MemoryPartWriter:
         self._parts: dict[int, bytes] = {}
 
     async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
-        """Keep a copy of one part.
+        """Store a copy of one part.
 
         Raises:
-            IntegrityError: it has another checksum, or is not the part that the plan has under this number.
+            IntegrityError: the part has another checksum, or differs from that of the plan with this number.
             UploadMissing: the object was completed or aborted.
         """
         self._check_open()
@@ -194,7 +194,7 @@ class MemoryPartWriter:
         )
 
     async def abort(self) -> None:
-        """Forget the parts; harmless when repeated, or after `complete`."""
+        """Discard the parts; harmless when repeated, or after `complete`."""
         self._parts.clear()
         self._destination.open_writers.discard(self)
 

@@ -1,8 +1,8 @@
-"""Whether the server keeps the keys of a run apart.
+"""Detection of servers that treat two keys of a run as one.
 
-A server that takes two keys for one replaces the first object by the second, and both writes are confirmed. Keys that
-could meet are therefore written one at a time, each after a look: an object that is there under the new key, is the
-very object that is there under the other one, and is not listed under the new one, shows that the two are one.
+Such a server replaces the first object by the second, and confirms both writes. Keys that could be equal to some server
+are therefore written one at a time, each after a look: an object found under the new key that is the very object under
+the other key, and is not listed under the new one, proves that the server treats the two as one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Spellings:
     """The keys of one destination.
 
     Args:
-        existing: knows what was listed, and what this run has written.
-        secret: the customer's own key (SSE-C), or None.
+        existing: the listed objects, and the objects written by this run.
+        secret: the customer key (SSE-C), or None.
     """
 
     def __init__(self, transport: Transport, existing: ExistingObjects, secret: Secret | None) -> None:
@@ -36,7 +36,7 @@ class Spellings:
         self._written: dict[int, str] = {}
         self._keeps_backslashes = False
         self.alike: frozenset[int] = frozenset()
-        """Fingerprints of the keys of the run that some server takes for one; known before the first is written."""
+        """Fingerprints of the keys of the run that some server treats as equal; set before the first write."""
 
     def plain(self, key: str) -> bool:
         """Whether the key can be written without a look."""
@@ -48,11 +48,11 @@ class Spellings:
 
     @asynccontextmanager
     async def writing(self, key: str) -> AsyncIterator[None]:
-        """Within the block the key is written.
+        """Surrounds a write to the key.
 
         Raises:
-            KeyCollision: the server takes it for another one.
-            TransferError: that cannot be found out now.
+            KeyCollision: the server treats it as equal to another key.
+            TransferError: the look failed.
         """
         if self.plain(key):
             yield
@@ -75,12 +75,12 @@ class Spellings:
             self._written[fingerprint(key)] = key
 
     def _others(self, key: str) -> list[str]:
-        """Keys that may be the same."""
+        """Keys that may be equal to this one."""
         known = (key.replace("\\", "/"), self._existing.other_spelling(key), self._written.get(fingerprint(key)))
         return list(dict.fromkeys(other for other in known if other is not None and other != key))
 
     async def _same_as(self, key: str, others: list[str]) -> str | None:
-        """Which of `others` is the same object as `key` now."""
+        """The key among `others` that is the same object as `key` now, or None."""
         there = await self._head(key) if others else None
         if there is None:
             return None

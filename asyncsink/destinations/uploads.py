@@ -1,6 +1,6 @@
-"""The multipart uploads of one run: begun, resumed and ended, each step written down before or after it is taken.
+"""The multipart uploads of one run: begun, resumed and ended; each step is recorded before or after it is taken.
 
-Whatever happens between two lines here, the journal knows enough for the next run to go on, or to clean up (wall 7).
+After a kill between any two lines, the journal suffices for the next run to resume or to clean up (wall 7).
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from asyncsink.s3.transport import Transport
 from asyncsink.value import dataclass
 
 KEPT_MAX = 128
-"""Uploads left open whose parts are remembered; this run begins others anew, and a later one goes on with all."""
+"""Open uploads whose parts this run remembers; it begins others anew, and a later run resumes all."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlreadyComplete:
-    """An upload of an earlier run, which was complete when that run was killed; and the object that it became."""
+    """An upload of an earlier run that was complete when that run was killed, and its object."""
 
     upload: MultipartUpload
     head: ObjectHead
@@ -52,20 +52,20 @@ class AlreadyComplete:
 
 @dataclass(frozen=True, slots=True)
 class _Unheard:
-    """When requests to begin an upload, whose answers were lost, were on their way: by our clock, since the epoch."""
+    """The time in which unanswered requests to begin an upload were under way: local clock, seconds since the epoch."""
 
     begun_seconds: float
     ended_seconds: float
 
 
 class S3Uploads:
-    """Begins and ends uploads; the caller sees to it that there is one at a time for each key.
+    """Begins and ends uploads; the caller permits only one at a time for each key.
 
     Args:
         transport, retry, own: of the run.
-        log: remembers every step, or None.
-        abort_on_interrupt: also what a log remembers is aborted where it cannot be completed now.
-        notice: told of what may stay open.
+        log: records every step, or None.
+        abort_on_interrupt: also abort recorded uploads that cannot be completed now.
+        notice: called with a sentence about uploads that may stay open.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class S3Uploads:
         self._unheard: dict[str, _Unheard] = {}
 
     async def step(self, step: UploadStep) -> None:
-        """Write one step down, where anybody remembers.
+        """Record one step, where there is a log.
 
         Raises:
-            JournalError: it cannot be written; the run stops.
+            JournalError: the step cannot be recorded; the run stops.
         """
         if self._log is not None:
             await self._log.step(step)
@@ -100,10 +100,10 @@ class S3Uploads:
     async def begin(
         self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None, attributes: ObjectAttributes
     ) -> MultipartUpload | AlreadyComplete:
-        """A new upload, or the one that an earlier run left, with those of its parts that count.
+        """A new upload, or that of an earlier run, with those of its parts that are valid.
 
         Raises:
-            TransferError, JournalError: there is none.
+            TransferError, JournalError: no upload could be begun.
         """
         key = transfer.key
         if key in self._kept:
@@ -124,8 +124,8 @@ class S3Uploads:
         return await self._create(transfer, plan, algorithm, attributes)
 
     def leave(self, transfer: Transfer, upload: MultipartUpload) -> bool:
-        """Leave an upload open for a later run, or for this one where the same file comes once more. False where no
-        journal has it, or that is not wanted: then it is to be aborted."""
+        """Leave an upload open for a later run, or for this one if the same file is submitted again. False where no
+        journal has it, or abort_on_interrupt is set: then the caller aborts it."""
         if not self._keeps:
             return False
         self._kept[upload.key] = transfer.source, upload
@@ -135,7 +135,7 @@ class S3Uploads:
         return True
 
     async def abort(self, upload: MultipartUpload) -> None:
-        """Abort; what may have stayed open becomes a notice, and stays in the journal. Shielded, bounded in time."""
+        """Abort; an upload that may stay open becomes a notice, and stays recorded. Shielded, bounded in time."""
         with anyio.CancelScope(shield=True):
             if problem := await upload.abort():
                 self._left_open[upload.key] = upload.upload_id
@@ -147,16 +147,16 @@ class S3Uploads:
         """As `Resuming.discard`.
 
         Raises:
-            TransferError: it may still be open.
+            TransferError: the upload may still be open.
         """
         if await find_own_object(self._transport, key, upload, sse_customer_key=secret) is not None:
-            # On some servers an abort would take the parts away from the object.
+            # On some servers an abort would remove the parts from the object.
             await self.step(UploadGone(key))
             return
         if upload.upload_id:
             await self._end(key, upload.upload_id)
         elif not await self._end_unheard(key, self._killed_in(upload)):
-            return  # it stays in the journal, so that a run which may look ends it
+            return  # it stays in the journal, for a run with the right to look
         await self.step(UploadGone(key))
 
     async def _create(
@@ -179,14 +179,14 @@ class S3Uploads:
             await self.step(UploadGone(key))
             raise
         except BaseException:
-            # The server did not refuse: there may be an upload that nobody heard of. A journal has that already.
+            # Without a refusal, an upload may exist whose id was never received. A journal has that already.
             if self._log is None:
                 self._unheard[key] = _Unheard(begun_seconds, time.time())
             raise
         try:
             await self.step(UploadOpened(key, upload.upload_id))
             if upload.attempts > 1:
-                # An attempt whose answer was lost may have begun an upload too.
+                # An attempt without an answer may have begun an upload too.
                 await self._end_unheard(key, _Unheard(begun_seconds, time.time()), except_for=upload.upload_id)
         except BaseException:
             await self.abort(upload)
@@ -194,7 +194,7 @@ class S3Uploads:
         return upload
 
     def _killed_in(self, upload: PendingUpload) -> _Unheard:
-        """When a run that was killed before it heard the id may have begun `upload`."""
+        """The time in which a run that was killed before it received the id may have begun `upload`."""
         retry = self._retry
         attempt = retry.connect_seconds + 2 * retry.stall_seconds
         pause = max(retry.backoff_seconds_max, retry.retry_after_seconds_max)
@@ -202,11 +202,11 @@ class S3Uploads:
         return _Unheard(upload.begun_seconds, upload.begun_seconds + longest)
 
     async def _end_unheard(self, key: str, unheard: _Unheard, except_for: str = "") -> bool:
-        """Abort what requests whose answers were lost may have begun. Uploads with parts are somebody's, and so are
-        those of another time: they are left alone. False, and a notice, where the server refuses to list them.
+        """Abort uploads that unanswered requests may have begun. Uploads with parts, and those of another time, may
+        belong to others and stay. False, and a notice, where the server refuses to list them.
 
         Raises:
-            RetryableError: nobody can say now.
+            RetryableError: the uploads cannot be listed now.
         """
         try:
             found = await empty_uploads_between(
@@ -259,7 +259,7 @@ class S3Uploads:
                 await self.step(UploadGone(key))
                 return None
             except AccessDenied:
-                found = None  # these credentials may not look: nothing of the upload can be trusted
+                found = None  # without the right to look, no part of the upload can be trusted
             if found is not None:
                 _take_over(upload, found.kept)
                 upload.offer(found.unproven)
@@ -268,7 +268,7 @@ class S3Uploads:
         return None
 
     async def _end(self, key: str, upload_id: str) -> bool:
-        """False, and a notice, where these credentials may not."""
+        """False, and a notice, where the credentials do not allow it."""
         try:
             problem = await end_upload(self._transport, key, upload_id, seconds=self._retry.abort_seconds)
         except TimeoutError as error:
@@ -286,22 +286,22 @@ def _take_over(upload: MultipartUpload, kept: Mapping[int, tuple[StoredPart, Con
         upload.take_over(CompletedPart(part_number=part.part_number, etag=part.etag, checksum=part.checksum), proof)
 
 
-# -- One S3 object on its way in parts: given part by part, or read and sent by the transport's own threads ------------
-# What the server confirmed is written down at once, so that a run which is killed goes on from there.
+# -- Writers of one S3 object in parts: from the caller's buffers, or read and sent in lane threads --------------------
+# Each answer of the server is recorded at once, so that the next run resumes from there.
 
 Word = Callable[[ObjectStored, ConfirmedBy, Checksum | None], Stored]
 WhileWriting = Callable[[str], AbstractAsyncContextManager[None]]
-"""Around what writes a key; see `Spellings.writing`."""
+"""Surrounds a write to a key; see `Spellings.writing`."""
 
 
 class S3PartWriter:
     """A ResumedWriter.
 
     Args:
-        uploads: of the run; `upload` began there.
-        upload: at its beginning, or with the parts of an earlier run.
-        word: makes the destination's proof of S3's answer.
-        writing: around the completion.
+        uploads: of the run, which began `upload`.
+        upload: new, or with the parts of an earlier run.
+        word: makes the destination's proof from S3's answer.
+        writing: surrounds the completion.
     """
 
     def __init__(self, uploads: S3Uploads, upload: MultipartUpload, word: Word, writing: WhileWriting) -> None:
@@ -322,7 +322,7 @@ class S3PartWriter:
 
     @property
     def bytes_resumed(self) -> int:
-        """Bytes of the parts of an earlier run."""
+        """Bytes of parts that an earlier run sent."""
         return self._upload.bytes_taken_over
 
     @property
@@ -341,7 +341,7 @@ class S3PartWriter:
         body: ByteBody,
         checksum: Checksum | None,
     ) -> None:
-        """UploadPart, with its answer compared; nothing is sent where the server has the part already."""
+        """UploadPart, with its answer compared; a part that the server has already is not sent."""
         await self._upload.write_part(part_number, body, checksum)
         await self._remember(part_number)
 
@@ -362,11 +362,11 @@ class S3PartWriter:
 
 
 class S3PartSender(S3PartWriter):
-    """The same over a transport with lane threads; see `one_hop.PartSender`.
+    """The same over a transport with lane threads; see `base.PartSender`.
 
     Args:
         uploads, upload, word, writing: as above.
-        threads: how many there are at most, over all uploads.
+        threads: most threads over all uploads.
     """
 
     def __init__(
@@ -377,7 +377,7 @@ class S3PartSender(S3PartWriter):
 
     @property
     def threads(self) -> int:
-        """How many parts are sent at once, at most."""
+        """Most parts sent at once."""
         return self._threads
 
     async def send_part(
@@ -390,10 +390,10 @@ class S3PartSender(S3PartWriter):
 
 
 class S3CompleteObject:
-    """A ResumedWriter of an object that is there: an earlier run was killed before it heard so. Nothing is sent."""
+    """A ResumedWriter of an existing object: an earlier run was killed before the answer came. Nothing is sent."""
 
     def __init__(self, found: AlreadyComplete, word: Word) -> None:
-        """`found` by S3Uploads; `word` as above."""
+        """Take over `found` of S3Uploads; `word` as above."""
         self._found = found
         self._word = word
 
@@ -404,34 +404,34 @@ class S3CompleteObject:
 
     @property
     def unproven(self) -> Set[int]:
-        """None."""
+        """No part."""
         return frozenset()
 
     @property
     def bytes_resumed(self) -> int:
-        """Bytes of the parts of an earlier run: all of them."""
+        """Bytes of all parts, sent by an earlier run."""
         return self._found.upload.bytes_taken_over
 
     @property
     def bytes_stored(self) -> int:
-        """The same."""
+        """Bytes of all parts."""
         return self._found.upload.bytes_stored
 
     def leave(self, transfer: Transfer) -> bool:  # noqa: ARG002 - it needs no reminder
-        """True: nothing is open, and the journal has it as being completed."""
+        """True: no upload is open, and the journal has the state "completing"."""
         return True
 
     async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
-        """Nothing: the part is there."""
+        """Do nothing: the part is there."""
 
     async def complete(self, checksum: Checksum | None) -> Stored:
-        """The proof that the object is what was sent.
+        """The proof that the object has the bytes that were sent.
 
         Raises:
-            IntegrityError: it is not.
+            IntegrityError: it has others.
         """
         stored, confirmed = self._found.upload.prove(self._found.head, checksum)
         return self._word(stored, confirmed, checksum)
 
     async def abort(self) -> None:
-        """Nothing is open; an object that is not what was sent stays until it is replaced."""
+        """Do nothing: no upload is open; an object with other bytes stays until it is replaced."""

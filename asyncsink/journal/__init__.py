@@ -1,1 +1,1 @@
-"""Stage 6 of 6, before anything is reported: what was published and which uploads are open, kept for the next run."""
+"""Stage 6 of 6, before a report: published objects and open uploads, recorded for the next run."""

@@ -1,7 +1,7 @@
-"""What a journal is: the memory of one S3 destination, from one run to the next.
+"""The journal: the memory of one S3 destination across runs, its tables, and the protocol that a run uses.
 
-It knows two things: that a key holds the bytes of a source file as that file was, sent with these object options; and
-which multipart uploads no run has ended. A journal also satisfies `destinations.base.UploadLog`.
+It records two facts: a key holds the bytes of a source file in a certain state, sent with certain object options; and a
+multipart upload is open. A journal also satisfies `destinations.base.UploadLog`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from asyncsink.model import (
 from asyncsink.options.settings import ObjectOptions
 from asyncsink.value import dataclass
 
-# -- The tables of a journal, and what is read from and written to them. Blocking; used by one thread at a time --------
+# -- Tables of a journal, and reading and writing of their rows. Blocking; for one thread at a time --------------------
 
 SCHEMA: Final = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
-    # `path` and `key` are bytes: names that are no UTF-8 hold surrogates, which TEXT refuses. `stat` is one text,
-    # because inodes and times of some file systems do not fit into SQLite's 63 bits.
+    # `path` and `key` are bytes: names that are not UTF-8 hold surrogates, which TEXT refuses. `stat` is one text,
+    # because inodes and times of some file systems exceed SQLite's 63 bits.
     "CREATE TABLE published (key BLOB PRIMARY KEY, path BLOB, stat TEXT, options BLOB, etag TEXT, version_id TEXT, "
     "checksum TEXT) WITHOUT ROWID",
     "CREATE TABLE upload (key BLOB PRIMARY KEY, state TEXT, path BLOB, stat TEXT, options BLOB, upload_id TEXT, "
@@ -47,28 +47,28 @@ SCHEMA: Final = (
 )
 ROWS_PER_INSERT: Final = 128
 KEYS_PER_QUERY: Final = 500
-"""SQLite takes 999 variables in one statement where it is old (sqlite.org/limits.html, 9)."""
+"""Keys of one query: old SQLite versions accept 999 variables per statement (sqlite.org/limits.html, 9)."""
 OPTIONS_DIGEST_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """See `base.Journal.forget`."""
+    """See `Journal.forget`."""
 
     keys: tuple[str, ...]
 
 
 PublishedRow = tuple[bytes, bytes, str, str, str, str]
-"""An object that was confirmed: key, path, stat, etag, version_id and checksum, as `published_row` encodes them."""
+"""A confirmed object: key, path, stat, etag, version_id and checksum, as encoded by `published_row`."""
 
 Writing = Sequence[PublishedRow] | UploadStep | Forgotten
-"""What a journal is given to write down."""
+"""One item that a journal writes."""
 
 
 def options_digest(objects: ObjectOptions, algorithm: ChecksumAlgorithm | None, salt: bytes) -> bytes:
-    """What an object is given besides its bytes, in 16 bytes (BLAKE2b, RFC 7693, keyed with `salt`).
+    """A digest of 16 bytes of all that an object is given besides its bytes (BLAKE2b, RFC 7693, keyed with `salt`).
 
-    A customer key goes in too, so that another key is noticed; it cannot be had back from the digest. Pure.
+    It covers a customer key, so that another key is detected; the key cannot be recovered from the digest. Pure.
     """
     said = (
         objects.sse,
@@ -88,7 +88,7 @@ def options_digest(objects: ObjectOptions, algorithm: ChecksumAlgorithm | None, 
 
 
 def encoded_name(name: str) -> bytes:
-    """A path or key as it is stored; never fails, also not on surrogates (PEP 383)."""
+    """A path or key in its stored form; never fails, even on surrogates (PEP 383)."""
     return name.encode("utf-8", "surrogatepass")
 
 
@@ -101,13 +101,13 @@ class Rows:
     """The tables of one open journal."""
 
     def __init__(self, database: sqlite3.Connection, options: bytes) -> None:
-        """Use `database`, which is in autocommit mode; `options` is the digest of this run's object options."""
+        """Use `database`, in autocommit mode; `options` is the digest of this run's object options."""
         self._database = database
         self._execute = database.execute
         self._options = options
 
     def write(self, everything: Sequence[Writing]) -> None:
-        """Write all of it in one transaction, in order; or, where it raises, nothing.
+        """Write all items in one transaction, in order; an exception rolls all of them back.
 
         Raises:
             JournalError: a step cannot follow the state of its upload.
@@ -117,7 +117,7 @@ class Rows:
         if durable:
             self._execute("PRAGMA synchronous=FULL")
         try:
-            # The connection commits where the block ends in order, and takes everything back where it does not.
+            # The connection commits at the end of the block, and rolls back on an exception.
             with self._database:
                 self._execute("BEGIN IMMEDIATE")
                 for what in everything:
@@ -134,10 +134,10 @@ class Rows:
 
     def _publish(self, rows: Sequence[PublishedRow]) -> None:
         for start in range(0, len(rows), ROWS_PER_INSERT):
-            # One statement, not one for each row: around each, sqlite3 gives the interpreter's lock away, and waits
-            # for it again beside the loop that sends.
+            # One statement for many rows: around each, sqlite3 releases the interpreter's lock, and then competes for
+            # it with the event loop.
             some = rows[start : start + ROWS_PER_INSERT]
-            # The digest is the same for all, and our own.
+            # The digest is the same for all rows, and made here.
             marks = ",".join([f"(?,?,?,x'{self._options.hex()}',?,?,?)"] * len(some))
             values = list(chain.from_iterable(some))
             self._execute(f"INSERT OR REPLACE INTO published VALUES {marks}", values)  # noqa: S608 - marks alone
@@ -173,7 +173,7 @@ class Rows:
                 part = (key, step.part.part_number, step.part.etag, _checksum_text(step.part.checksum))
                 self._execute("INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?)", part)
             case UploadCompleting():
-                # From here on nobody can say whether the object is still the one before.
+                # The object under the key is unknown from here on: the one before, or the new one.
                 self._execute("DELETE FROM published WHERE key = ?", (key,))
             case UploadGone():
                 self._forget_upload(key)
@@ -185,13 +185,13 @@ class Rows:
         self._execute("DELETE FROM part WHERE key = ?", (key,))
 
     def known(self, transfers: Sequence[Transfer]) -> list[JournalEntry | None]:
-        """See `base.Journal.known`.
+        """See `Journal.known`.
 
         Raises:
             sqlite3.Error: the file cannot be read.
         """
         found: list[JournalEntry | None] = []
-        # Of all keys, few have one, and most often none.
+        # Most journals have no open upload.
         any_upload = self._execute("SELECT 1 FROM upload LIMIT 1").fetchone() is not None
         for start in range(0, len(transfers), KEYS_PER_QUERY):
             found += self._known(transfers[start : start + KEYS_PER_QUERY], any_upload=any_upload)
@@ -235,7 +235,7 @@ class Rows:
 
 
 def published_row(source: SourceFile, key: str, etag: str, version_id: str, checksum: Checksum | None) -> PublishedRow:
-    """What the journal keeps of a published file, `source` as it was read, the rest as in Receipt. Pure."""
+    """The row of a published file: `source` as it was read, the other values as in Receipt. Pure."""
     return encoded_name(key), encoded_name(source.path), _stat(source), etag, version_id, _checksum_text(checksum)
 
 
@@ -254,12 +254,12 @@ def _checksum(text: str) -> Checksum | None:
     return Checksum(cast("ChecksumAlgorithm", algorithm), value)
 
 
-# -- base --------------------------------------------------------------------------------------------------------------
+# -- The journal of one run --------------------------------------------------------------------------------------------
 
 
 class Journal(Protocol):
     """One journal, opened for one run. Every method may raise JournalError or DestinationFull, and the run stops then:
-    what a journal does not know any more would be sent, or left open, unknown to everybody."""
+    without the record, objects would be sent again and uploads would stay open unnoticed."""
 
     @property
     def path(self) -> str:
@@ -268,56 +268,56 @@ class Journal(Protocol):
 
     @property
     def blank(self) -> bool:
-        """Whether it knew nothing when it was opened: what a run submits once only need not be asked for."""
+        """Whether it was empty when it was opened: keys that a run submits only once need no query."""
         ...
 
     def in_place(self) -> bool:
-        """Whether the file that was opened still has its name, so that the next run will find it. Blocking."""
+        """Whether the opened file still has its name, so that the next run finds it. Blocking."""
         ...
 
     def known(self, transfers: Sequence[Transfer]) -> list[JournalEntry | None]:
-        """What is known of each transfer's key, in order; None where it is nothing.
+        """The entry of each transfer's key, in order; None where there is none.
 
-        Blocking: for a reader thread, one call for some hundred transfers. `published` is True only for the same
-        source file, unchanged, and the same object options. An upload that is open is told in any case, because it
-        has to be continued or aborted.
+        Blocking: for a reader thread, one call for some hundred transfers. `published` is True only for the same source
+        file, unchanged, and the same object options. An open upload is always included, because it has to be continued
+        or aborted.
         """
         ...
 
     def forget(self, keys: Sequence[str]) -> None:
-        """From here on nothing is known of these keys: they will be written to, or were, with an unknown end.
+        """Delete the entries of these keys: they are about to be written to, or were, with an unknown result.
 
-        Blocking: for a reader thread. On return it is committed, in one commit for all of them.
+        Blocking: for a reader thread. On return the deletion is committed, in one commit for all keys.
         """
         ...
 
     async def publish(self, published: Sequence[PublishedRow]) -> None:
-        """Write down what is published; an upload of the same key is forgotten in the same commit.
+        """Record published objects; an upload of the same key is deleted in the same commit.
 
-        On return it is committed: it survives a kill -9 of this process. Cancelled, it stops waiting; what was handed
-        over is committed all the same.
+        On return they are committed: they survive a kill -9 of this process. Cancellation ends the wait only; the
+        objects are committed all the same.
         """
         ...
 
     async def step(self, step: UploadStep) -> None:
-        """Write down one step of a multipart upload; see `states` for those that may follow each other.
+        """Record one step of a multipart upload; see `states` for the possible sequences.
 
         UploadCreating, UploadOpened and UploadCompleting are committed on return, UploadOpened is also on the disk
-        (fsync: it survives a power cut). The others are committed soon, and by `aclose` at the latest; where very many
-        wait already they are committed on return too. Cancellation as in `publish`.
+        (fsync: it survives a power cut). The others are committed soon, and by `aclose` at the latest; while very many
+        are queued, they are committed on return too. Cancellation as in `publish`.
         """
         ...
 
     def stop_asking(self) -> None:
-        """The run is being cancelled: whoever waits in `known` or `forget` waits no more, and gets a JournalError."""
+        """Called when the run is being cancelled: calls of `known` and `forget` return at once, with a JournalError."""
         ...
 
     async def aclose(self, seconds: float | None = None) -> None:
-        """Commit everything that was handed over, and release the file; wait at most `seconds` for that. Shielded from
-        cancellation; twice is harmless.
+        """Commit all queued items and release the file, within `seconds`. Shielded from cancellation; harmless when
+        repeated.
 
         Raises:
-            JournalError, DestinationFull: something could not be written, or not within `seconds`, and nobody was told
+            JournalError, DestinationFull: an item was not written, or not within `seconds`, and no call has raised that
                 yet.
         """
         ...

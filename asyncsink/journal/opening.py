@@ -1,8 +1,8 @@
-"""Opening a journal's file: it is made or recognized, locked for this run alone, and refused by name where it is wrong.
+"""Opening of a journal's file: it is created or recognized, locked for this run alone, and checked.
 
-Nothing here opens the file except SQLite itself: closing any other descriptor of it would take this process's locks
-away (POSIX, fcntl: "All locks associated with a file … shall be removed when a file descriptor for that file is
-closed"). That is also why one thread opens at a time.
+Only SQLite opens the file: closing any other descriptor of it would release this process's locks (POSIX, fcntl: "All
+locks associated with a file … shall be removed when a file descriptor for that file is closed"). For the same reason
+one thread opens journals at a time.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from asyncsink.errors import AsyncSinkError, DestinationFull, JournalError
 from asyncsink.journal.base import SCHEMA
 from asyncsink.value import dataclass
 
-# -- What SQLite's errors mean for a journal: one table (sqlite.org/rescode.html) --------------------------------------
+# -- SQLite's errors as errors of a journal: one table (sqlite.org/rescode.html) ---------------------------------------
 
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
-"""SQLITE_ERROR is what SQLite says where a table or a column is missing."""
+"""SQLite reports SQLITE_ERROR for a missing table or column."""
 _IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _PRIMARY = 0xFF
-"""An extended result code has the primary one in its lowest byte."""
+"""The mask of the primary result code in an extended one."""
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file itself is wrong; all other faults are of its surroundings."""
+    """Whether the file itself is damaged; all other faults have causes outside of it."""
     return _code(error) in _DAMAGED
 
 
 def fault_of(error: sqlite3.Error, path: str) -> AsyncSinkError:
-    """The error that a person is told. Pure."""
+    """The error with which a run reports a fault of SQLite. Pure."""
     code = _code(error)
     if code in _DAMAGED:
         return JournalError(
@@ -61,18 +61,18 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & _PRIMARY
 
 
-# -- opening -----------------------------------------------------------------------------------------------------------
+# -- Opening, checking, creating and removing a journal's file ---------------------------------------------------------
 
 APPLICATION_ID: Final = 0x61736A6E
-"""Marks the file as a journal of asyncsink (sqlite.org/pragma.html, "application_id"): "asjn"."""
+"""The identifier of asyncsink's journals (sqlite.org/pragma.html, "application_id"): "asjn"."""
 FORMAT: Final = 1
-"""The version of the tables; a file of another one is refused."""
+"""The version of the tables; a file of another version is refused."""
 BUSY_SECONDS: Final = 0.1
 CACHE_KIB: Final = 8192
 SALT_BYTES: Final = 32
 _ANYTHING: Final = "SELECT EXISTS (SELECT 1 FROM published) OR EXISTS (SELECT 1 FROM upload)"
 SQLITE_HEADER_BYTES: Final = 100
-"""No database is shorter (SQLite, "Database File Format", 1.3), but an empty one."""
+"""The smallest database, other than an empty one (SQLite, "Database File Format", 1.3)."""
 
 _OPENING = threading.Lock()
 
@@ -91,7 +91,7 @@ class Identity:
 
 
 class UnusableJournal(Exception):
-    """There is nothing wrong with the journal, but this run cannot have it; `error` says why."""
+    """The journal is intact but not available to this run; `error` is the reason."""
 
     def __init__(self, error: AsyncSinkError) -> None:
         super().__init__(str(error))
@@ -100,8 +100,8 @@ class UnusableJournal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open journal: the connection, which holds the lock, the salt of its digests, whether it knows nothing, and its
-    file: the path, links resolved, and device and inode."""
+    """An open journal: its connection, which holds the lock, the salt of its digests, whether it is blank, and its
+    file: path with links resolved, device and inode."""
 
     database: sqlite3.Connection
     salt: bytes
@@ -111,14 +111,13 @@ class Opened:
 
 
 def open_database(path: str, identity: Identity, *, dry_run: bool) -> Opened | None:
-    """Open the journal at `path`, an absolute one, for this run alone. Blocking.
+    """Open the journal at the absolute `path` for this run alone. Blocking.
 
-    It is made, readable by its owner only (0600), where it does not exist. A dry run makes none (None is returned),
-    and changes nothing in the one that is there.
+    A missing journal is created with mode 0600. A dry run creates none (the result is None) and changes nothing.
 
     Raises:
-        JournalError: it is no regular file, no journal, damaged, of another version or of another destination.
-        UnusableJournal: it is in use, or cannot be written.
+        JournalError: the file is not regular, not a journal, damaged, or of another version or destination.
+        UnusableJournal: the journal is in use, or cannot be written.
     """
     with _OPENING:
         try:
@@ -160,7 +159,7 @@ def _look(path: str) -> os.stat_result | None:
         kind = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
         raise JournalError(f"The journal {path!r} is {kind}; give the name of a file.")
     if 0 < found.st_size < SQLITE_HEADER_BYTES:
-        # SQLite takes so short a file for an empty database, and would write over it.
+        # SQLite treats so short a file as an empty database, and would overwrite it.
         raise JournalError(
             f"{path!r} exists and is no journal of asyncsink, so it is left as it is; choose another name."
         )
@@ -171,7 +170,7 @@ def _make(path: str) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        return  # another run was faster; whoever locks it first has it
+        return  # another run was faster; the first to lock the file has it
 
 
 def _writable(path: str) -> bool:
@@ -194,7 +193,7 @@ def _open(path: str, identity: Identity, *, dry_run: bool, only_read: bool) -> O
 
 
 def _connect(path: str, *, only_read: bool) -> sqlite3.Connection:
-    # What may not be written cannot be locked either; nobody else will be writing to it, unless a log stands beside it.
+    # A read-only file cannot be locked either. Without a log beside it, no other process is writing to it.
     log = f"{path}-wal"
     still = only_read and not (os.path.exists(log) and os.path.getsize(log))
     mode = "mode=ro&immutable=1" if still else "mode=rw"
@@ -203,7 +202,7 @@ def _connect(path: str, *, only_read: bool) -> sqlite3.Connection:
         uri=True,
         timeout=BUSY_SECONDS,
         isolation_level=None,
-        check_same_thread=False,  # the journal's thread takes it over
+        check_same_thread=False,  # used by the journal's thread
     )
 
 
@@ -212,17 +211,17 @@ def _checked(database: sqlite3.Connection, path: str, identity: Identity, *, dry
     execute = database.execute
     execute("PRAGMA locking_mode=EXCLUSIVE")
     execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-    # What takes back a statement that fails would be in the directory for temporary files, whose faults are not those
+    # The rollback data of statements stay in memory, because faults of the directory for temporary files are not faults
     # of the journal's disk.
     execute("PRAGMA temp_store=MEMORY")
     if dry_run:
         execute("PRAGMA query_only=ON")
-    # Of two runs that come at the same time one gets the lock here; in this locking mode it is kept to the end.
+    # Of two runs at the same time one gets the lock here, and in this locking mode keeps it to the end.
     execute("BEGIN" if dry_run else "BEGIN EXCLUSIVE")
     salt = None if _is_empty(database, path) else _salt(database, path, identity)
     execute("COMMIT")
     if not dry_run:
-        # Only now: a file that is not ours is left as it is.
+        # Set after the checks, so that a foreign file stays unchanged.
         execute("PRAGMA journal_mode=WAL")
         execute("PRAGMA synchronous=NORMAL")
         salt = salt or _set_up(database, identity)
@@ -233,7 +232,7 @@ def _salt(database: sqlite3.Connection, path: str, identity: Identity) -> bytes:
     """The salt of a journal's digests.
 
     Raises:
-        JournalError: the journal is of another destination, or does not say of which.
+        JournalError: the journal is of another destination, or names none.
     """
     meta = dict(database.execute("SELECT name, value FROM meta").fetchall())
     try:
@@ -253,10 +252,10 @@ def _salt(database: sqlite3.Connection, path: str, identity: Identity) -> bytes:
 
 
 def _is_empty(database: sqlite3.Connection, path: str) -> bool:
-    """Whether there is nothing in the file yet.
+    """Whether the file has no tables yet.
 
     Raises:
-        JournalError: there is something else than a journal of this version.
+        JournalError: the content is not a journal of this version.
     """
     application_id, written = (
         database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
@@ -278,8 +277,8 @@ def _is_empty(database: sqlite3.Connection, path: str) -> bool:
 
 
 def _set_up(database: sqlite3.Connection, identity: Identity) -> bytes:
-    """Make the tables, and return the salt. All or nothing: what is killed here is found empty by the next run."""
-    from importlib.metadata import version  # only a new journal asks, and it takes milliseconds to load
+    """Create the tables, and return the salt. One transaction: after a kill, the next run finds an empty file."""
+    from importlib.metadata import version  # imported only to create a journal, because it takes milliseconds to load
 
     execute = database.execute
     salt = os.urandom(SALT_BYTES)
@@ -299,7 +298,7 @@ def _set_up(database: sqlite3.Connection, identity: Identity) -> bytes:
 
 
 def remove_database(path: str) -> None:
-    """Remove a journal that is closed, with what SQLite keeps beside it, as far as that can be removed. Blocking."""
+    """Remove a closed journal, and the files that SQLite keeps beside it, as far as possible. Blocking."""
     real = os.path.realpath(path)
     for name in (real, f"{real}-wal", f"{real}-journal", f"{real}-shm"):
         with contextlib.suppress(OSError):

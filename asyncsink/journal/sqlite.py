@@ -1,9 +1,9 @@
-"""The journal in an SQLite file: one connection, one thread that owns it, one transaction for all who wait.
+"""The journal in an SQLite file: one thread owns its only connection, and each transaction serves all waiting calls.
 
-The file is held alone (locking_mode=EXCLUSIVE): a second run is refused, and no shared memory is needed, so that a
-journal works on network file systems too (sqlite.org/wal.html, "Use of WAL Without Shared-Memory"). WAL with
-synchronous=NORMAL survives the end of the process at any moment; the commit that has an UploadOpened is FULL, which
-survives a power cut too (sqlite.org/pragma.html, "synchronous").
+The file is locked exclusively (locking_mode=EXCLUSIVE): a second run is refused, and no shared memory is needed, so
+that a journal works on network file systems too (sqlite.org/wal.html, "Use of WAL Without Shared-Memory"). WAL with
+synchronous=NORMAL survives the end of the process at any moment; a commit with an UploadOpened is FULL, which survives
+a power cut too (sqlite.org/pragma.html, "synchronous").
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from asyncsink.value import dataclass
 T = TypeVar("T")
 
 WAITING_MAX = 1000
-"""So many requests may wait for the thread; whoever comes then waits for its commit."""
+"""Requests that may be queued for the thread; beyond that, every call waits for its commit."""
 _COMMITTED_ON_RETURN = (UploadCreating, UploadOpened, UploadCompleting)
 
 
 @dataclass(slots=True, eq=False)
 class _Write:
-    """Something to be committed; `done` tells a caller who waits for it."""
+    """An item to commit; `done` completes a waiting call."""
 
     what: Writing
     done: Future[None] | None
@@ -56,17 +56,17 @@ class _Write:
 
 @dataclass(slots=True, eq=False)
 class _Question:
-    """Something to be looked up."""
+    """A lookup; `answer` completes the waiting call."""
 
     transfers: Sequence[Transfer]
     answer: Future[list[JournalEntry | None]] = field(default_factory=Future)
 
 
 class SqliteJournal:
-    """See `base.Journal`. Made by `place.open_journal`."""
+    """See `base.Journal`. Created by `open_journal`."""
 
     def __init__(self, path: str, opened: Opened, options: bytes) -> None:
-        """Take over what `opening.open_database` opened; `options` is `rows.options_digest` of this run."""
+        """Take over the result of `opening.open_database`; `options` is `base.options_digest` of this run."""
         self._path = path
         self._database = opened.database
         self._blank = opened.blank
@@ -79,7 +79,7 @@ class SqliteJournal:
         self._closed = False
         self._stopped: Future[None] = Future()
         self._ended: Future[None] = Future()
-        # The thread must not keep a process alive whose run was never closed: what is committed is safe.
+        # A daemon thread: a process whose run was never closed may end, because committed items are safe.
         self._thread = threading.Thread(target=self._run, name="asyncsink-journal", daemon=True)
         self._thread.start()
 
@@ -116,7 +116,7 @@ class SqliteJournal:
             self._stopped.set_result(None)
 
     def _wait(self, answer: Future[T]) -> T:
-        # A stalled disk holds the journal's thread for as long as it likes; only it can be waited out.
+        # A stalled disk may block the journal's thread without limit, so `stop_asking` ends the wait.
         either: list[Future[Any]] = [answer, self._stopped]
         wait(either, return_when=FIRST_COMPLETED)
         if not answer.done():
@@ -168,7 +168,7 @@ class SqliteJournal:
             raise
 
     def _hand_over(self, request: _Write | _Question) -> None:
-        # Behind the request to close, nobody would answer.
+        # No request may follow the request to close, because it would never be answered.
         with self._handing_over:
             if self._closed:
                 raise AssertionError("a journal is not used after it was closed")
@@ -182,7 +182,7 @@ class SqliteJournal:
         return self._error
 
     def _run(self) -> None:
-        """The thread: take what waits, write it in one transaction, tell those who wait; until it is closed."""
+        """The thread, until `aclose`: take the queued requests, write them in one transaction, complete the calls."""
         last = False
         while not last:
             taken = [self._requests.get()]
@@ -200,14 +200,14 @@ class SqliteJournal:
         self._ended.set_result(None)
 
     def _write(self, writes: list[_Write]) -> None:
-        # Who has stopped waiting gets no answer; what was handed over is written all the same.
+        # A cancelled call gets no result; its item is written all the same.
         waiting = [write.done for write in writes if write.done and write.done.set_running_or_notify_cancel()]
         if writes and self._error is None:
             try:
                 self._rows.write([write.what for write in writes])
             except sqlite3.Error as error:
                 self._error = fault_of(error, self._path)
-            except Exception as error:  # noqa: BLE001 - a bug is told to whoever waits; the thread's end would hang them
+            except Exception as error:  # noqa: BLE001 - waiting calls get the bug; without the thread they would hang
                 self._error = error
         for done in waiting:
             if self._error is None:
@@ -227,7 +227,7 @@ class SqliteJournal:
             question.answer.set_exception(error)
 
 
-# -- Which file is a run's journal, and opening it: the one function that a run calls ----------------------------------
+# -- Choosing and opening the journal of a run -------------------------------------------------------------------------
 
 READABLE_CHARACTERS_MAX: Final = 80
 DIGEST_BYTES: Final = 8
@@ -247,17 +247,17 @@ async def open_journal(
     """Open the journal of a run, or return None where it has none.
 
     Args:
-        target: the destination in use; its prefix and bucket, with `endpoint_url`, are the journal's identity.
-        endpoint_url: the server really used, "" for Amazon's own.
-        objects, algorithm: what every object is given; what was published otherwise counts as not known.
+        target: the destination; its prefix and bucket, with `endpoint_url`, are the journal's identity.
+        endpoint_url: the server in use, "" for Amazon's own.
+        objects, algorithm: the object options of this run; objects published with other ones count as unknown.
         shard: each shard has a default journal of its own.
-        dry_run: read the journal that is there; make none, change none.
-        notice: told, on the event loop, that the run goes on without a default journal, and why.
+        dry_run: read an existing journal; create none, change none.
+        notice: called on the event loop with the reason why the run continues without a default journal.
 
     Raises:
-        JournalError: the journal is no file, no journal, damaged, of another version or destination; one that is
-            required is in use or cannot be written.
-        DestinationFull: one that is required cannot be made: no space is left.
+        JournalError: the journal is not a file, not a journal, damaged, or of another version or destination; or a
+            required journal is in use or cannot be written.
+        DestinationFull: a required journal cannot be created: no space is left.
     """
     if not choice.enabled:
         return None
@@ -278,7 +278,7 @@ async def open_journal(
 
 
 def default_path(state_directory: str, identity: Identity, shard: Shard) -> str:
-    """The file of a destination's own: <state>/asyncsink/journals/<bucket-prefix>-<digest>[-shard-I-of-N].sqlite."""
+    """The default file of a destination: <state>/asyncsink/journals/<bucket-prefix>-<digest>[-shard-I-of-N].sqlite."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{identity.bucket}-{identity.prefix}".rstrip("-"))
     said = "\0".join((identity.endpoint_url, identity.bucket, identity.prefix)).encode("utf-8", "surrogatepass")
     digest = blake2b(said, digest_size=DIGEST_BYTES).hexdigest()
@@ -288,12 +288,12 @@ def default_path(state_directory: str, identity: Identity, shard: Shard) -> str:
 
 
 def default_directory(state_directory: str) -> str:
-    """Where default journals are kept."""
+    """The directory of default journals."""
     return os.path.join(os.path.expanduser(state_directory), "asyncsink", "journals")
 
 
 def without_journal(error: Exception, *, dry_run: bool) -> str:
-    """The notice of a run that goes on without its default journal."""
+    """The notice of a run that continues without its default journal."""
     run = "plan" if dry_run else "run"
     return (
         f"This {run} goes on without a journal: {error} Everything is compared with the server instead; a run that is "
@@ -303,7 +303,7 @@ def without_journal(error: Exception, *, dry_run: bool) -> str:
 
 def _open(path: str, identity: Identity, *, dry_run: bool, default: bool) -> Opened | None:
     if default and not os.path.isabs(path):
-        # There is no home directory: the file would be made wherever the run was started.
+        # Without a home directory the file would be created in the current directory.
         raise UnusableJournal(
             JournalError("there is no home directory for its file; name one with journal=, or set HOME.")
         )

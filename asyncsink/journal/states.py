@@ -1,13 +1,13 @@
-"""Pure: which step of a multipart upload may follow which, for one key.
+"""Pure: the possible sequences of the steps of one key's multipart upload.
 
     none ──UploadCreating──► creating ──UploadOpened──► open ──UploadCompleting──► completing
       ▲                          │                      │ ▲ ▲                           │ │
       └── UploadGone ────────────┴──────────────────────┘ │ └── UploadPartStored ───────┘ │
                                                           └── UploadPartStored            └── UploadCompleting
 
-A published object ends every state. UploadCreating is legal everywhere: the upload it replaces is gone by then, which
-the caller sees to. A part that is stored after Complete proves that Complete was refused (S3 API,
-CompleteMultipartUpload: InvalidPart, EntityTooSmall); a run that resumes an upload sends Complete again.
+A published object ends every state. UploadCreating is legal in every state: the caller has ended the upload that it
+replaces. A part stored after Complete proves that Complete was refused (S3 API, CompleteMultipartUpload: InvalidPart,
+EntityTooSmall); a run that resumes an upload sends Complete again.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ NEXT: Final[Mapping[UploadState, Mapping[type, UploadState]]] = {
         UploadGone: "none",
     },
 }
-"""State before, and what happens: state after. What is missing here is a bug of the caller."""
+"""State, then step: the state after it. A missing combination is a bug of the caller."""
 
 
 def after(state: UploadState, step: UploadStep) -> UploadState:
     """The state of a key's upload after `step`.
 
     Raises:
-        JournalError: the step cannot follow the state; a bug, which would leave an upload that nobody knows.
+        JournalError: the step cannot follow the state; a bug, which would leave an unrecorded upload.
     """
     following = NEXT[state].get(type(step))
     if following is None:

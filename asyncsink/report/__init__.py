@@ -1,1 +1,1 @@
-"""Stage 6 of 6: record. The manifest, the outcomes of a run, and the summary a person reads."""
+"""Stage 6 of 6: record. The manifest, the outcomes of a run, and its summary in sentences."""

@@ -4,8 +4,8 @@
     {"record": "receipt" | "skip" | "failure" | "planned", …}     one per outcome, see asyncsink.model
     {"record": "end", …}                                  last line: see ManifestEnd; missing where a run was killed
 
-A batch of outcomes is in the file before any of them is reported, so what a killed run leaves behind is true. It is
-left as NAME.partial (see manifest_file.py); what has the name NAME is of a run that was not interrupted.
+A batch of outcomes is in the file before any of them is reported, so the file of a killed run is correct. It keeps the
+name NAME.partial (see manifest_file.py); NAME is always the manifest of a run that was not interrupted.
 """
 
 from __future__ import annotations
@@ -33,42 +33,42 @@ from asyncsink.report.outcomes import OutcomeLines, encoded, outcome_of, parse_c
 from asyncsink.temporary import TemporaryDatabase
 from asyncsink.value import dataclass
 
-# -- What the manifests of earlier runs prove, by key: on disk, unless they are few, so that memory does not grow ------
-# An object that is there already is no new receipt: it rests on the one that an earlier run wrote. What that proved is
-# carried over, so that a run that finishes loses nothing that the manifest it replaces had.
+# -- Proofs in the manifests of earlier runs, by key: on disk, unless they are few, so that memory does not grow -------
+# An object that is there already gets no new receipt: it rests on that of an earlier run. Its proof is carried over, so
+# that a complete run loses nothing of the manifest that it replaces.
 
 IN_MEMORY_MAX = 25_000
-"""Promises that are kept in memory: about 15 MB. More go into a database on disk."""
+"""Proofs kept in memory: about 15 MB. More are kept in a database on disk."""
 _TABLE = (
     "CREATE TABLE proof (key BLOB, file INTEGER, checksum TEXT, etag TEXT, version_id TEXT, attempts INTEGER,"
     " confirmed_by TEXT, PRIMARY KEY (key, file)) WITHOUT ROWID;"
 )
 _PROOFS = "SELECT file, checksum, etag, version_id, attempts, confirmed_by FROM proof WHERE key = ? ORDER BY file DESC"
 EarlierProof = tuple[int, str, str, str, int, ConfirmedBy | Literal[""]]
-"""A manifest's number, and what it says of a key: checksum, etag, version_id, attempts and confirmed_by."""
+"""A manifest's number, and its record of a key: checksum, etag, version_id, attempts and confirmed_by."""
 
 
 def promise_of(record: object) -> Receipt | Skip | None:
-    """The record, where it says that an object is in its place: a receipt, or a skip of what was there. Pure."""
+    """The record, where it proves that an object is in its place: a receipt, or a skip of an existing object. Pure."""
     return record if isinstance(record, Receipt) or (isinstance(record, Skip) and record.already_there) else None
 
 
 class EarlierProofs:
-    """The promises of some manifests. Methods block, and are for one thread at a time.
+    """The proofs of earlier manifests. Methods block, and are for one thread at a time.
 
-    They raise a JournalError where the temporary directory cannot take what is kept.
+    They raise a JournalError where the temporary directory cannot hold the database.
     """
 
     def __init__(self) -> None:
-        # Of each key the latest manifest first; on disk is what was there before these.
+        # By key, the latest manifest first; rows on disk are older.
         self._recent: dict[str, list[EarlierProof]] = {}
         self._disk: TemporaryDatabase | None = None
 
     def add(self, file: int, records: Iterable[object]) -> None:
-        """Take over the promises among `records`; a higher number of `file` is a later manifest, and comes later.
+        """Add the proofs among `records`; a higher number of `file` is a later manifest, and is added later.
 
         Raises:
-            ConfigError: a record is malformed; the promises before it are taken over.
+            ConfigError: a record is malformed; the proofs before it are added.
         """
         for record in records:
             promise = promise_of(record)
@@ -85,9 +85,9 @@ class EarlierProofs:
                 self._store_recent()
 
     def carried(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """The same outcomes; what is there already has the proofs of the receipt it rests on.
+        """The same outcomes; skips of existing objects have the proofs of the receipts on which they rest.
 
-        A key that is published, or found to be there, is no longer in the care of the earlier manifests.
+        A key that is published, or found in its place, is removed from the proofs of earlier manifests.
         """
         promises = [promise_of(outcome) for outcome in outcomes]
         found = self._taken([promise.key for promise in promises if promise is not None])
@@ -97,19 +97,19 @@ class EarlierProofs:
         ]
 
     def left(self) -> dict[int, int]:
-        """How many promises of each manifest were not carried over; manifests without any are left out."""
+        """The number of proofs of each manifest that were not carried over; manifests without any are omitted."""
         if self._disk is None:
             return dict(Counter(proof[0] for proofs in self._recent.values() for proof in proofs))
         rows = self._store_recent().rows("SELECT file, count(*) FROM proof GROUP BY file")
         return {int(file): int(number) for file, number in rows}
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the database."""
         if self._disk is not None:
             self._disk.close()
 
     def _taken(self, keys: Sequence[str]) -> dict[str, list[EarlierProof]]:
-        """What there is of these keys, the latest manifest first; it is there no longer."""
+        """Remove and return the proofs of these keys, the latest manifest first."""
         if self._disk is None:
             return {key: self._recent.pop(key) for key in keys if key in self._recent}
         found: dict[str, list[EarlierProof]] = {}
@@ -122,7 +122,7 @@ class EarlierProofs:
         return found
 
     def _store_recent(self) -> TemporaryDatabase:
-        """Move everything to the disk."""
+        """Move all proofs in memory to the disk."""
         if self._disk is None:
             self._disk = TemporaryDatabase("The receipts of earlier manifests", _TABLE)
         if self._recent:
@@ -134,7 +134,7 @@ class EarlierProofs:
 
 
 def _is_of(skip: Skip, proof: EarlierProof) -> bool:
-    """Whether an earlier proof is of the object that is there now: the same ETag, or else the same checksum."""
+    """Whether an earlier proof is of the present object: the same ETag, or else the same checksum."""
     _, checksum, etag, *_ = proof
     if skip.etag and etag:
         return skip.etag == etag
@@ -142,7 +142,7 @@ def _is_of(skip: Skip, proof: EarlierProof) -> bool:
 
 
 def _resting_on(skip: Skip, proofs: Sequence[EarlierProof]) -> Skip:
-    """The skip with the first proof that is of its object, or as it is."""
+    """The skip with the first proof of its object, or unchanged."""
     proof = next((each for each in proofs if _is_of(skip, each)), None)
     if proof is None:
         return skip
@@ -158,17 +158,17 @@ def _resting_on(skip: Skip, proofs: Sequence[EarlierProof]) -> Skip:
 
 
 def _encode(key: str) -> bytes:
-    # Local names that are no UTF-8 hold surrogates, which SQLite's TEXT refuses.
+    # Local names that are not UTF-8 hold surrogates, which SQLite's TEXT refuses.
     return key.encode("utf-8", "surrogatepass")
 
 
-# -- manifest ----------------------------------------------------------------------------------------------------------
+# -- Writing and reading of manifests ----------------------------------------------------------------------------------
 
 _HEADER_RECORD, _END_RECORD = "run", "end"
 _KINDS: dict[type, str] = {Receipt: "receipts", Skip: "skips", Failure: "failures", Planned: "planned"}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 LINE_BYTES_MAX = 1 << 20
-"""No record is longer: S3 keys have 1,024 bytes, paths 4,096. It bounds memory where a file is no manifest."""
+"""Longest record: S3 keys have 1,024 bytes, paths 4,096. It bounds memory where a file is not a manifest."""
 
 
 def _now() -> str:
@@ -177,12 +177,12 @@ def _now() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestHeader:
-    """The first line: enough to find the objects again.
+    """The first line, sufficient to find the objects again.
 
     Attributes:
         destination: "s3://bucket/prefix", or a directory.
-        endpoint_url, region, addressing_style: as in config.S3Target; "" for a local destination.
-        asyncsink: the version that wrote it.
+        endpoint_url, region, addressing_style: as in S3Target; "" for a local destination.
+        asyncsink: version of the writer.
         started: ISO 8601, UTC.
     """
 
@@ -195,13 +195,13 @@ class ManifestHeader:
 
     @property
     def place(self) -> tuple[str, str]:
-        """The server and the destination; manifests of one place speak of the same objects."""
+        """The server and the destination; manifests with the same place describe the same objects."""
         return self.endpoint_url.lower().rstrip("/"), self.destination.rstrip("/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestEnd:
-    """The last line: the run ended in order.
+    """The last line: the run ended regularly.
 
     Attributes:
         receipts, skips, failures, planned: number of records of each kind.
@@ -221,13 +221,13 @@ ManifestRecord = Outcome | ManifestEnd
 
 
 class ManifestWriter:
-    """Writes one manifest. Not for concurrent use: one task writes.
+    """Writer of one manifest, for one task at a time.
 
     Records go to NAME.partial, which is renamed to NAME when the run is complete. Every method is shielded from
-    cancellation while the disk is at work: a line is written whole or taken back.
+    cancellation during I/O: a line is written whole or removed.
 
     Attributes:
-        has_earlier: whether there are manifests of earlier runs, from which `carried` takes proofs over.
+        has_earlier: whether there are manifests of earlier runs, whose proofs `carried` uses.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class ManifestWriter:
         """Describe a manifest; nothing is written before `open`.
 
         Args:
-            notice: called, on the event loop, with a sentence about files that are left or kept beside the manifest.
+            notice: called on the event loop with a sentence about files that stay beside the manifest.
         """
         self.path = str(Path(path).absolute())
         self.has_earlier = False
@@ -250,12 +250,12 @@ class ManifestWriter:
         self._others: set[int] = set()
 
     async def open(self) -> None:
-        """Make NAME.partial, readable by its owner only (0600), lock it, write the header, and read what earlier runs
-        have left: the manifest that will be replaced, and partial ones of interrupted runs.
+        """Create NAME.partial with mode 0600, lock it, write the header, and read the files of earlier runs: the
+        manifest to be replaced, and the partial files of interrupted runs.
 
         Raises:
-            ConfigError: the path is a directory, a stream or no regular file, holds something that is no manifest, is
-                being written by another run, or cannot be written; nothing was changed.
+            ConfigError: the path is a directory, a stream or not a regular file, is not a manifest, is being written by
+                another run, or cannot be written; nothing was changed.
             DestinationFull, JournalError: as `write`.
         """
         with anyio.CancelScope(shield=True):
@@ -285,24 +285,24 @@ class ManifestWriter:
             try:
                 header, records = read_manifest(path)
                 if header.place != self._header.place:
-                    # It proves nothing about this destination, and is not to be lost for all that.
+                    # It proves nothing about this destination, but must not be lost.
                     if any(map(promise_of, records)):
                         self._others.add(number)
                 else:
                     self._earlier.add(number, records)
             except ConfigError:
                 if os.path.lexists(path) and os.path.getsize(path):
-                    self._others.add(number)  # damaged: what can still be read from it may be needed
+                    self._others.add(number)  # damaged: its legible part may be needed
         self.has_earlier = True
 
     async def carried(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-        """The same outcomes; what is there already has the proofs of the receipt of an earlier run that it rests on."""
+        """The same outcomes; skips of existing objects have the proofs of the earlier receipts on which they rest."""
         if self._earlier is None:
             return outcomes
         return await anyio.to_thread.run_sync(self._earlier.carried, outcomes)
 
     async def write(self, outcomes: Sequence[Outcome] | OutcomeLines) -> None:
-        """Append a batch, which may be encoded already.
+        """Append a batch, encoded or not.
 
         Raises:
             DestinationFull: the disk or quota is full (ENOSPC, EDQUOT); no outcome of the batch is in the file.
@@ -316,14 +316,14 @@ class ManifestWriter:
             self._counts[_KINDS[run.kind]] += run.count
 
     async def close(self, *, interrupted: bool) -> None:
-        """Write the last line, and return when the whole file is on the disk (fsync) and, unless the run was
-        interrupted, has the manifest's name. Twice is harmless.
+        """Write the last line and fsync the file; unless the run was interrupted, rename it to NAME. Harmless when
+        repeated.
 
-        An interrupted run leaves NAME.partial, and the manifest of the run before as it was; one that recorded nothing
-        leaves the NAME.partial that it found.
+        An interrupted run leaves NAME.partial and the manifest of the run before; one that recorded nothing restores
+        the NAME.partial that it found.
 
         Raises:
-            JournalError: the file was removed or replaced while the run went on, or as `write`.
+            JournalError: the file was removed or replaced during the run, or as `write`.
             DestinationFull: as `write`. The file is closed all the same.
         """
         if self._file is None or self._files is None:
@@ -346,7 +346,7 @@ class ManifestWriter:
                     self._earlier.close()
 
     def _leave(self, files: ManifestFiles, descriptor: int) -> list[str]:
-        """End an interrupted run; the sentences about it."""
+        """End an interrupted run; the sentences about its files."""
         if not self._counts.total() and files.moved:
             files.withdraw()
             return []
@@ -362,7 +362,7 @@ class ManifestWriter:
         return [f"{done}; {self.path!r} is that of the run before. The next run takes the receipts of both over."]
 
     def _complete(self, files: ManifestFiles, descriptor: int) -> list[str]:
-        """Give the manifest its name, and remove what it replaces; the sentences about what has to be kept."""
+        """Rename the manifest, and remove the files that it replaces; the sentences about those that have to stay."""
         os.fsync(descriptor)
         left = self._earlier.left() if self._earlier is not None else {}
         needed = self._others.union(left)
@@ -384,7 +384,7 @@ class ManifestWriter:
         with anyio.CancelScope(shield=True):
             try:
                 rest = memoryview(data)
-                while rest:  # an unbuffered write may take a part only
+                while rest:  # an unbuffered write may write only a part
                     rest = rest[await self._file.write(rest) :]
             except OSError as error:
                 await self._take_back(error)
@@ -392,7 +392,7 @@ class ManifestWriter:
             self._end += len(data)
 
     async def _take_back(self, error: OSError) -> None:
-        """Remove what was written of a batch: half a line would make everything after it unreadable."""
+        """Remove a partly written batch: half a line would make all lines after it illegible."""
         if self._file is None:
             return
         try:
@@ -426,11 +426,11 @@ def _is_header(line: bytes) -> bool:
 def read_manifest(path: str | os.PathLike[str]) -> tuple[ManifestHeader, Iterator[ManifestRecord]]:
     """Read a manifest as a stream, in constant memory. Blocking; the file is closed when the iterator ends.
 
-    The iterator gives every outcome in order, then a ManifestEnd; where a run was killed there is none, and a line
-    that was being written at that moment is left out.
+    The iterator yields the outcomes in order, then a ManifestEnd. After a kill the end is missing, and an unfinished
+    last line is omitted.
 
     Raises:
-        ConfigError: the file cannot be read or is no manifest (at once), or a line of it is malformed (while
+        ConfigError: the file cannot be read or is not a manifest (at once), or a line of it is malformed (while
             iterating); the message names the file and the line.
     """
     name = str(Path(path).absolute())
@@ -470,7 +470,7 @@ def _end_of(record: dict[str, Any]) -> ManifestEnd:
 
 
 def _lines(name: str) -> Generator[tuple[int, dict[str, Any]], None, None]:
-    """Every line's number and JSON object."""
+    """The number and JSON object of every line."""
     try:
         with open(open_regular_descriptor(name), "rb") as file:
             number = 0

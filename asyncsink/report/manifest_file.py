@@ -1,8 +1,8 @@
-"""The files of a manifest: NAME.partial while its run goes on, NAME once that is complete. Everything here blocks.
+"""The files of a manifest: NAME.partial during its run, NAME once that is complete. All functions block.
 
-NAME.partial is made anew, locked, and renamed to NAME at the end, so that NAME is always the whole manifest of a run
-that ended. What an interrupted run left as NAME.partial is never written to: the next run moves it to NAME.partial.1
-(.2, …), and removes it when its own manifest has all of its receipts.
+NAME.partial is created, locked, and renamed to NAME at the end, so that NAME is always the whole manifest of a run that
+ended. The NAME.partial of an interrupted run is never written to: the next run moves it to NAME.partial.1 (.2, …), and
+removes it when its own manifest has all of its receipts.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from asyncsink.value import dataclass
 
 PARTIAL = ".partial"
 ASIDE_MAX = 9999
-"""Most files that are kept beside one manifest."""
+"""Most files kept beside one manifest."""
 LEFT_MAX = 16
-"""Most files of interrupted runs whose receipts are taken over, the latest; what is older stays as it is."""
+"""Most files of interrupted runs whose receipts are taken over, the latest; older ones stay unchanged."""
 OPEN_ATTEMPTS_MAX = 20
-"""How often the partial file is made anew where other runs take it away in the same moment."""
+"""Attempts to create the partial file while other runs move it away at the same moment."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _Place = tuple[int, int]
 
 
 @dataclass(slots=True)
 class ManifestFiles:
-    """What was opened for one run.
+    """The files opened for one run.
 
     Attributes:
-        name: the manifest, as it was named.
-        real: the same, links resolved: a link stays, and the file that it leads to is replaced.
+        name: the manifest, as the user wrote it.
+        real: the same, links resolved: a link stays, and its target is replaced.
         descriptor: of the partial file, locked; its creator closes it.
-        left: files that interrupted runs left, the oldest first.
-        replaces: device and inode of the manifest that is there, or None.
-        moved: what the run before this one left as the partial file, under the name that it has now, or "".
+        left: files of interrupted runs, the oldest first.
+        replaces: device and inode of the existing manifest, or None.
+        moved: the partial file of the previous run, under its new name, or "".
     """
 
     name: str
@@ -50,19 +50,19 @@ class ManifestFiles:
 
     @property
     def partial(self) -> str:
-        """Where records are written until the run is complete."""
+        """The file that is written until the run is complete."""
         return self.real + PARTIAL
 
     def is_ours(self) -> bool:
-        """Whether the partial file is still the one that was opened."""
+        """Whether the partial file is still the opened one."""
         return _place(self.partial) == _place_of(os.fstat(self.descriptor))
 
     def complete(self, *, keep: bool) -> str:
-        """Rename the partial file to the manifest's name. Where `keep` is True the manifest that is there keeps its
-        receipts under another name, which is returned; else "" is.
+        """Rename the partial file to NAME. With `keep` an existing manifest keeps its receipts under another name,
+        which is returned; else the result is "".
 
         Raises:
-            JournalError: the partial file is gone, or another file took a place of ours; nothing was changed.
+            JournalError: the partial file is gone, or another file has one of these names; nothing was changed.
             OSError: the file system refuses.
         """
         if not self.is_ours():
@@ -82,7 +82,7 @@ class ManifestFiles:
         return kept
 
     def withdraw(self) -> None:
-        """Remove the partial file, which holds no records; what was moved aside for it gets its name back."""
+        """Remove a partial file without records; the file that was moved aside for it gets its name back."""
         if not self.is_ours():
             return
         if self.moved:
@@ -92,14 +92,14 @@ class ManifestFiles:
 
 
 def open_files(path: str, is_manifest: Callable[[int], bool]) -> ManifestFiles:
-    """Make and lock the partial file of the manifest at `path`, an absolute one, readable by its owner only (0600).
+    """Create and lock the partial file of the manifest at the absolute `path`, with mode 0600.
 
     Args:
-        is_manifest: whether what a descriptor reads begins as a manifest does.
+        is_manifest: whether the content of a descriptor begins as a manifest does.
 
     Raises:
-        ConfigError: the name is a directory, a FIFO, a device or a stream, or holds something that is no manifest;
-            another run is writing the manifest; or the directory cannot be written. Nothing was changed.
+        ConfigError: the name is a directory, a FIFO, a device or a stream, or a file that is not a manifest; another
+            run is writing the manifest; or the directory cannot be written. Nothing was changed.
     """
     try:
         if _leads_to_a_stream(path):
@@ -120,13 +120,13 @@ def open_files(path: str, is_manifest: Callable[[int], bool]) -> ManifestFiles:
 
 
 def open_regular_descriptor(path: str, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of the regular file at `path`. Never waits for the other end of a FIFO, nor opens a device.
+    """A descriptor of the regular file at `path`. Does not block on a FIFO, nor open a device.
 
     Raises:
-        ConfigError: it is no regular file.
-        OSError: it cannot be opened.
+        ConfigError: the file is not regular.
+        OSError: the file cannot be opened.
     """
-    # A device may do something when it is opened: it is looked at first, and what was opened once more.
+    # Opening may have an effect on a device, so the name is examined first, and the opened file once more.
     _check_regular(os.stat(path, follow_symlinks=not flags & os.O_NOFOLLOW), path)
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -144,7 +144,7 @@ def _check_regular(found: os.stat_result, path: str) -> None:
 
 
 def _look(path: str, is_manifest: Callable[[int], bool]) -> os.stat_result | None:
-    """What is there under a manifest's name, which has to be a manifest, or nothing yet."""
+    """The status of the file with a manifest's name, which has to be a manifest; None where there is none."""
     try:
         descriptor = open_regular_descriptor(path)
     except FileNotFoundError:
@@ -181,10 +181,10 @@ def _make_partial(files: ManifestFiles, is_manifest: Callable[[int], bool]) -> i
 
 
 def _take_over(files: ManifestFiles, is_manifest: Callable[[int], bool]) -> None:
-    """Move what an interrupted run has left out of the way.
+    """Move the file of an interrupted run aside.
 
     Raises:
-        ConfigError: a run that goes on has it, or it is none of ours.
+        ConfigError: another run is writing the file, or it is not a manifest.
     """
     try:
         descriptor = open_regular_descriptor(files.partial, os.O_RDWR | os.O_NOFOLLOW)
@@ -213,7 +213,7 @@ def _lock(descriptor: int, name: str) -> None:
     except BlockingIOError:
         raise _in_use(name) from None
     except OSError as error:
-        # Some network file systems have no locks. A second run then moves the first one's file, which notices it.
+        # Some network file systems have no locks. A second run then moves the file of the first, which notices it.
         if error.errno not in _NO_LOCKS:
             raise
 
@@ -226,7 +226,7 @@ def _in_use(name: str) -> ConfigError:
 
 
 def _move_aside(path: str, *, keep_name: bool = False) -> str:
-    """Give the file at `path` the first free name of path.1, path.2, …; with `keep_name` in addition to its own."""
+    """Give the file at `path` the first free name of path.1, path.2, …; with `keep_name`, as a second name."""
     for number in range(1, ASIDE_MAX + 1):
         aside = f"{path}.{number}"
         try:
@@ -246,14 +246,14 @@ def _move_aside(path: str, *, keep_name: bool = False) -> str:
 
 
 def _asides(partial: str) -> list[str]:
-    """The files that were moved aside, in the order of their numbers."""
+    """The files that were moved aside, ordered by number."""
     directory, name = os.path.split(partial)
     numbers = [entry.removeprefix(f"{name}.") for entry in os.listdir(directory) if entry.startswith(f"{name}.")]
     return [f"{partial}.{number}" for number in sorted(map(int, filter(str.isdecimal, numbers)))]
 
 
 def _leads_to_a_stream(path: str) -> bool:
-    """Whether a name is that of a descriptor (/dev/stdout, /dev/fd/1, /proc/self/fd/1), itself or by links."""
+    """Whether a name is that of a descriptor (/dev/stdout, /dev/fd/1, /proc/self/fd/1), directly or through links."""
     for _ in range(40):
         if os.path.realpath(os.path.dirname(path)).startswith("/proc/"):
             return True

@@ -1,6 +1,6 @@
-"""The outcomes of a run, kept in bounded memory: a temporary file of JSON lines for each kind of outcome.
+"""The outcomes of a run: their numbers, their lines of JSON, and their log, in bounded memory.
 
-Nothing is on disk before 1 MiB of lines; after that the files have no name, so they are gone with the process.
+The log has a temporary file for each kind, in memory up to 1 MiB, and without a name, so that it ends with the process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from asyncsink.options.settings import MIB
 from asyncsink.temporary import file_fault
 from asyncsink.value import dataclass
 
-# -- What a run amounts to so far, in numbers: counted outcome by outcome, in memory that does not grow with them ------
+# -- Numbers of a run so far, counted in constant memory ---------------------------------------------------------------
 
 REASONS_MAX = 20
 OTHER_REASONS = "other reasons"
@@ -33,19 +33,19 @@ NOT_PUBLISHED_KEPT = 1000
 
 @dataclass(slots=True)
 class Counts:
-    """Numbers of outcomes by kind, and what belongs to them.
+    """Numbers of outcomes by kind, and related sums.
 
     Attributes:
         objects_failed: without failures of local copies: their objects are published, or counted already.
         bytes_uploaded, bytes_skipped, bytes_planned: sums of size_bytes over the receipts, skips and planned transfers.
-        bytes_resumed: bytes that earlier runs had sent or received of large files, and this run did not once more.
-        local_copies: how many receipts and skips have a local copy.
-        local_copies_failed: how many failures are of the stage "local copy".
-        confirmed_by: number of receipts by what the server's answer proved.
+        bytes_resumed: bytes of large files that earlier runs had sent or received, and this run did not transfer again.
+        local_copies: receipts and skips with a local copy.
+        local_copies_failed: failures of the stage "local copy".
+        confirmed_by: number of receipts by the proof in the server's answer.
         skip_reasons: number of skips by reason; from the 21st reason on they count as "other reasons".
-        left_out_reasons: of these, the skips that are not there already.
-        not_published: source and reason of the first 1,000 skips that are not there already.
-        not_published_total: number of all of these.
+        left_out_reasons: the same, without skips of objects that are already there.
+        not_published: source and reason of the first 1,000 skips whose object is not there.
+        not_published_total: number of all such skips.
     """
 
     objects_uploaded: int = 0
@@ -84,7 +84,7 @@ class Counts:
         self.objects_skipped += 1
         self.bytes_skipped += skip.size_bytes
         self.local_copies += skip.local_copy != ""
-        # A reason that names its own file would be a reason of its own.
+        # A reason that names its own file would be counted separately for each file.
         reason = skip.reason.replace(skip.source, "…") if skip.source else skip.reason
         self._add_reason(reason, 1, left_out=0 if skip.already_there else 1)
         if not skip.already_there:
@@ -100,7 +100,7 @@ class Counts:
             self.left_out_reasons[reason] += left_out
 
     def merge(self, other: Counts) -> None:
-        """Count everything that `other` has counted."""
+        """Add the counts of `other`."""
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.confirmed_by.update(other.confirmed_by)
@@ -110,21 +110,21 @@ class Counts:
 
     @property
     def objects_total(self) -> int:
-        """Uploaded + skipped + failed + planned."""
+        """Number of outcomes: uploaded, skipped, failed and planned."""
         return self.objects_uploaded + self.objects_skipped + self.objects_failed + self.objects_planned
 
     @property
     def already_there(self) -> int:
-        """Skips whose object is what would have been sent."""
+        """Skips whose object is already what would have been sent."""
         return self.objects_skipped - self.not_published_total
 
     @property
     def there_reasons(self) -> Counter[str]:
-        """`skip_reasons` of these."""
+        """`skip_reasons` of the objects that are already there."""
         return self.skip_reasons - self.left_out_reasons
 
     def as_dict(self) -> dict[str, Any]:
-        """The counts as JSON-ready values, under the names that `--json` prints."""
+        """The counts as JSON-ready values, under the names of `--json`."""
         return {
             "objects_total": self.objects_total,
             "objects_uploaded": self.objects_uploaded,
@@ -146,7 +146,7 @@ _SUMS = [each.name for each in fields(Counts) if each.type == "int"]
 
 
 def failure_as_dict(failure: Failure) -> dict[str, str]:
-    """A failure as JSON-ready values, under the names that `--json` prints."""
+    """A failure as JSON-ready values, under the names of `--json`."""
     return {
         "source": failure.source,
         "key": failure.key,
@@ -156,11 +156,11 @@ def failure_as_dict(failure: Failure) -> dict[str, str]:
     }
 
 
-# -- One outcome, one line of JSON: what the run's log keeps and the manifest holds ------------------------------------
-# Lines are pure ASCII: control characters, line separators and the surrogates of names that are no UTF-8 (PEP 383) are
-# escaped, so that a line is always one line, is inert on a terminal, and reads back exactly. (RFC 8259; jsonlines.org.)
+# -- One outcome as one line of JSON, in the run's log and in the manifest ---------------------------------------------
+# Lines are pure ASCII: control characters, line separators and the surrogates of names that are not UTF-8 (PEP 383) are
+# escaped, so that a record is one line, is inert on a terminal, and reads back exactly. (RFC 8259; jsonlines.org.)
 
-# A line is put together by hand: json.dumps of a dictionary takes three times as long, and a run has one per object.
+# Lines are formatted by hand: json.dumps of a dictionary takes three times as long, and a run has one line per object.
 
 
 def _checksum(checksum: Checksum | None) -> str:
@@ -182,7 +182,7 @@ def receipt_line(
     confirmed_by: str,
     entry: int,
 ) -> str:
-    """The line of a Receipt with these fields, for those who make many and need no Receipt."""
+    """The line of a Receipt with these fields, made without the Receipt itself, because a run has many."""
     return (
         f'{{"record":"receipt","source":{_quote(source)},"key":{_quote(key)},"url":{_quote(url)},'
         f'"size_bytes":{size_bytes},"checksum":{_checksum(checksum)},"etag":{_quote(etag)},'
@@ -263,23 +263,23 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 @cache
 def _fields_of(name: str) -> dict[str, tuple[tuple[type, ...], bool]]:
-    """For each field of a record, the types that its value may have, and whether it may be missing."""
+    """For each field of a record, the types of its value, and whether it may be missing."""
     return {each.name: (_KINDS.get(each.name, (str,)), each.default is not MISSING) for each in fields(_TYPES[name])}
 
 
 def encode(outcome: Outcome) -> str:
-    """The outcome as a JSON object on one ASCII line, without its newline.
+    """The outcome as a JSON object on one ASCII line, without a newline.
 
-    Every field of the model is there under its own name; a checksum is "ALGORITHM:base64" or null.
+    Every field of the model has its own name; a checksum is "ALGORITHM:base64" or null.
     """
     return _ENCODERS[type(outcome)](outcome)
 
 
 def decode(line: str | bytes) -> Outcome:
-    """The outcome that `encode` wrote.
+    """The inverse of `encode`.
 
     Raises:
-        ValueError: the line is no JSON, or no outcome.
+        ValueError: the line is not JSON, or not an outcome.
     """
     record = json.loads(line)
     if not isinstance(record, dict):
@@ -288,10 +288,10 @@ def decode(line: str | bytes) -> Outcome:
 
 
 def outcome_of(record: dict[str, Any]) -> Outcome:
-    """The outcome in a decoded record; fields that the model does not have are ignored.
+    """The outcome of a decoded record; fields that the model lacks are ignored.
 
     Raises:
-        ValueError: a field is missing or of the wrong kind, or the record is of no known type.
+        ValueError: a field is missing or of the wrong type, or the record is of unknown kind.
     """
     name = record.get("record")
     kind = _TYPES.get(name) if isinstance(name, str) else None
@@ -314,7 +314,7 @@ def parse_checksum(text: str) -> Checksum:
     """The inverse of str(Checksum), "ALGORITHM:base64".
 
     Raises:
-        ValueError: the text is not of that form, or the algorithm is none of S3's.
+        ValueError: the text has another form, or the algorithm is not one of S3's.
     """
     algorithm, colon, value = text.partition(":")
     if not colon or algorithm not in _ALGORITHMS:
@@ -322,19 +322,19 @@ def parse_checksum(text: str) -> Checksum:
     return Checksum(cast("ChecksumAlgorithm", algorithm), value)
 
 
-# -- Outcomes as the run's log and the manifest keep them: their lines, ready to be appended, and what they amount to
+# -- Encoded outcomes: their lines, ready to be appended, and their counts ------------------------------------------
 
 RUN_LINES_MAX = 256
-"""A run of lines is no longer."""
+"""Most lines of one run of lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class LineRun:
-    """Outcomes of one kind that follow each other.
+    """Consecutive outcomes of one kind.
 
     Attributes:
         kind: their class.
-        count: how many they are, 1 to RUN_LINES_MAX.
+        count: their number, 1 to RUN_LINES_MAX.
         text: their lines in ASCII, each with its newline.
     """
 
@@ -345,22 +345,21 @@ class LineRun:
 
 @dataclass(slots=True)
 class OutcomeLines:
-    """Some outcomes, in order.
+    """Encoded outcomes, in order.
 
     Attributes:
         runs: all their lines.
-        counts: what they amount to.
+        counts: their counts.
     """
 
     runs: list[LineRun] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
 
     def __len__(self) -> int:
-        """How many outcomes."""
         return sum([run.count for run in self.runs])
 
     def add(self, other: OutcomeLines) -> None:
-        """Append all of another one."""
+        """Append the outcomes of `other`."""
         self.runs += other.runs
         self.counts.merge(other.counts)
 
@@ -370,13 +369,13 @@ class OutcomeLines:
         return b"".join([run.text for run in self.runs])
 
     def outcomes(self) -> Iterator[Outcome]:
-        """The outcomes again, read back from their lines."""
+        """The outcomes, decoded from their lines."""
         for run in self.runs:
             yield from map(decode, run.text.splitlines())
 
 
 def encoded_receipts(lines: Sequence[str], bytes_uploaded: int, confirmed_by: ConfirmedBy) -> OutcomeLines:
-    """Receipts without local copies, from their lines (`records.receipt_line`), all confirmed alike. Pure."""
+    """Receipts without local copies, from their lines (`receipt_line`), all confirmed alike. Pure."""
     batch = OutcomeLines()
     batch.counts.objects_uploaded = len(lines)
     batch.counts.bytes_uploaded = bytes_uploaded
@@ -401,27 +400,27 @@ def _add_lines(batch: OutcomeLines, kind: type[Outcome], lines: Sequence[str]) -
         batch.runs.append(LineRun(kind, len(some), "\n".join([*some, ""]).encode("ascii")))
 
 
-# -- outcomes ----------------------------------------------------------------------------------------------------------
+# -- The log of a run's outcomes, and views of it ----------------------------------------------------------------------
 
 T = TypeVar("T", Receipt, Skip, Failure, Planned)
 
 MEMORY_BYTES = 1 * MIB
 BLOCK_LINES = RUN_LINES_MAX
-"""Lines are read by so many at most, and only where a block begins is remembered: two blocks that follow each other
-have more lines together, so that this takes 128 KB at most for a million outcomes."""
+"""Most lines that are read at once. Only the beginning of each block is stored; two consecutive blocks have more lines
+than this together, so that the index takes 128 KB at most for a million outcomes."""
 
 
 class OutcomeLog:
-    """Takes outcomes as they come, and gives them back by kind, in order.
+    """A log of outcomes, readable by kind, in order.
 
-    Safe to read from any thread while one other thread appends.
+    It may be read from any thread while one other thread appends.
 
     Attributes:
-        counts: what they amount to.
+        counts: the counts of the logged outcomes.
     """
 
     def __init__(self, counts: Counts | None = None) -> None:
-        """An empty log, which counts in `counts` where somebody else looks at them too."""
+        """Create an empty log; `counts` is shared with a caller that displays them."""
         self._lock = threading.Lock()
         self._kinds = {kind: _Lines() for kind in (Receipt, Skip, Failure, Planned)}
         for kind in self._kinds.values():
@@ -429,14 +428,14 @@ class OutcomeLog:
         self.counts = Counts() if counts is None else counts
 
     def append(self, outcome: Outcome) -> None:
-        """Keep one outcome. As `extend`."""
+        """Append one outcome, as `extend`."""
         self.extend((outcome,))
 
     def extend(self, outcomes: Sequence[Outcome] | OutcomeLines) -> None:
-        """Keep several outcomes, which may be encoded already.
+        """Append several outcomes, encoded or not.
 
         Raises:
-            JournalError: the temporary directory cannot take them; none of them is kept.
+            JournalError: the temporary directory cannot hold them; none of them is appended.
         """
         batch = outcomes if isinstance(outcomes, OutcomeLines) else encoded(outcomes)
         by_kind: dict[type[Outcome], list[LineRun]] = {}
@@ -454,61 +453,60 @@ class OutcomeLog:
 
     @property
     def receipts(self) -> OutcomeView[Receipt]:
-        """What was published."""
+        """The published objects."""
         return OutcomeView(self, Receipt)
 
     @property
     def skips(self) -> OutcomeView[Skip]:
-        """What was deliberately not sent."""
+        """The objects that were deliberately not sent."""
         return OutcomeView(self, Skip)
 
     @property
     def failures(self) -> OutcomeView[Failure]:
-        """What was not published, and local copies that were not made."""
+        """The objects that were not published, and the local copies that were not made."""
         return OutcomeView(self, Failure)
 
     @property
     def planned(self) -> OutcomeView[Planned]:
-        """What a dry run would have sent."""
+        """The objects that a dry run would have sent."""
         return OutcomeView(self, Planned)
 
     def __len__(self) -> int:
-        """All outcomes, of every kind."""
         return sum(kind.count for kind in self._kinds.values())
 
     def count(self, kind: type[Outcome]) -> int:
-        """Outcomes of one kind by now."""
+        """The number of outcomes of one kind so far."""
         return self._kinds[kind].count
 
     def read(self, kind: type[Outcome], number: int) -> tuple[int, list[bytes]]:
-        """Line `number` of one kind among its neighbours, BLOCK_LINES at most, and the number of the first of these.
-        Blocking; for OutcomeView."""
+        """The number of a block's first line, and its lines (at most BLOCK_LINES, line `number` among them). Blocking;
+        for OutcomeView."""
         with self._lock:
             return self._kinds[kind].read(number)
 
 
 class _Lines:
-    """The lines of one kind of outcome, in their order, in blocks. For one thread at a time."""
+    """The lines of one kind of outcome, in order, in blocks. For one thread at a time."""
 
     def __init__(self) -> None:
         self.file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115 - lives as long as the log
         self.count = 0
         self._end = 0
         self._at_end = True
-        # Of each block: the number of its first line, and where that begins.
+        # For each block: the number of its first line, and its position.
         self._numbers = array("Q")
         self._places = array("Q")
 
     def write(self, runs: Sequence[LineRun]) -> None:
-        """Write lines behind those that are kept. They can be written over until `keep` is called with them."""
+        """Write lines after the kept ones; the next call overwrites them unless `keep` was called."""
         if not self._at_end:
             self.file.seek(self._end)
-        self._at_end = False  # true again only when they are kept
+        self._at_end = False  # true again once they are kept
         self.file.write(b"".join([run.text for run in runs]))
         self.file.flush()
 
     def keep(self, runs: Sequence[LineRun]) -> None:
-        """Count what was written last."""
+        """Keep the lines of the last `write`."""
         for run in runs:
             if not self._numbers or self.count + run.count - self._numbers[-1] > BLOCK_LINES:
                 self._numbers.append(self.count)
@@ -518,7 +516,7 @@ class _Lines:
         self._at_end = True
 
     def read(self, number: int) -> tuple[int, list[bytes]]:
-        """The lines of the block that has this line, and the number of the first of them."""
+        """The number of the first line of the block with this line, and the block's lines."""
         block = bisect_right(self._numbers, number) - 1
         first = self._numbers[block]
         after = self._numbers[block + 1] if block + 1 < len(self._numbers) else self.count
@@ -528,15 +526,15 @@ class _Lines:
 
 
 class OutcomeView(Sequence[T], Generic[T]):
-    """The outcomes of one kind, read back as they are asked for: a sequence that holds none of them.
+    """The outcomes of one kind as a sequence that decodes them when they are accessed, and holds none in memory.
 
-    A slice is such a view too. It equals a list or tuple of the same outcomes.
+    A slice is a view too. A view equals a list or tuple of the same outcomes.
     """
 
     __slots__ = ("_kind", "_log", "_slice")
 
     def __init__(self, log: OutcomeLog, kind: type[T], numbers: range | None = None) -> None:
-        """Look at the outcomes of a kind with these numbers; None means all, those to come included."""
+        """View the outcomes of a kind with these numbers; None means all, later ones included."""
         self._log = log
         self._kind: type[Outcome] = kind
         self._slice = numbers
@@ -546,7 +544,6 @@ class OutcomeView(Sequence[T], Generic[T]):
         return range(self._log.count(self._kind)) if self._slice is None else self._slice
 
     def __len__(self) -> int:
-        """How many there are by now."""
         return len(self._numbers)
 
     @overload
@@ -554,7 +551,6 @@ class OutcomeView(Sequence[T], Generic[T]):
     @overload
     def __getitem__(self, index: slice) -> OutcomeView[T]: ...
     def __getitem__(self, index: int | slice) -> T | OutcomeView[T]:
-        """One outcome, or a view of several. IndexError as for a list."""
         if isinstance(index, slice):
             return OutcomeView(self._log, cast("type[T]", self._kind), self._numbers[index])
         number = self._numbers[index]
@@ -562,7 +558,7 @@ class OutcomeView(Sequence[T], Generic[T]):
         return cast("T", decode(lines[number - first]))
 
     def __iter__(self) -> Iterator[T]:
-        """Read them in order, a block at a time."""
+        """Decode them in order, a block at a time."""
         first, lines = 0, list[bytes]()
         for number in self._numbers:
             if not first <= number < first + len(lines):
@@ -578,5 +574,4 @@ class OutcomeView(Sequence[T], Generic[T]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        """The number of outcomes."""
         return f"<{len(self)} outcomes>"

@@ -1,4 +1,4 @@
-"""Pure: how a run ended, in sentences that a stranger reads rightly from the first one on."""
+"""Pure: the result of a run in sentences that need no context, and its failures grouped by cause."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asyncsink.model import Failure, Resumable
 from asyncsink.report.outcomes import Counts
 from asyncsink.value import dataclass
 
-# -- Pure: numbers and foreign texts as a person reads them ------------------------------------------------------------
+# -- Pure: quantities, and texts of foreign origin, for a terminal -----------------------------------------------------
 
 GOING_ON_SHOWN = 5
 _SIZES = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -29,7 +29,7 @@ def size(size_bytes: float) -> str:
 
 
 def share_of_size(done_bytes: int, total_bytes: int) -> str:
-    """A number of bytes of a total, in the unit of the total: "34.8/215.1 MiB"; never rounded up to more than is
+    """A part of a number of bytes, in the unit of the total: "34.8/215.1 MiB"; never rounded up to more than is
     done."""
     value, unit = float(total_bytes), 0
     while value >= 1024 and unit < len(_SIZES) - 1:
@@ -40,12 +40,12 @@ def share_of_size(done_bytes: int, total_bytes: int) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things: "1 object", "1,200 objects"."""
+    """A number of objects: "1 object", "1,200 objects"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
-    """A time: "0.42 s", "12.3 s", "3 min 5 s", "2 h 10 min"."""
+    """A duration: "0.42 s", "12.3 s", "3 min 5 s", "2 h 10 min"."""
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 60:
@@ -57,7 +57,7 @@ def duration(seconds: float) -> str:
 
 
 def goes_on(left: Iterable[Resumable]) -> str:
-    """How far large files are that a later run goes on with: "2 large files go on at 62 % and 18 % with the next run.",
+    """The progress of large files that the next run resumes: "2 large files go on at 62 % and 18 % with the next run.",
     or ""."""
     shares = sorted((100 * each.bytes_stored // (each.size_bytes or 1) for each in left), reverse=True)
     if not shares:
@@ -72,22 +72,22 @@ def goes_on(left: Iterable[Resumable]) -> str:
 
 
 def inert(text: str) -> str:
-    """The text with everything escaped that a terminal would not show as itself: control characters, line breaks,
-    direction marks, and the surrogates of names that are no UTF-8."""
+    """The text with all characters escaped that a terminal does not print as themselves: control characters, line
+    breaks, direction marks, and the surrogates of names that are not UTF-8."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def failure_line(failure: Failure, *, with_error: bool = True) -> str:
-    """One line: whose failure it is, unless its message says so, the error's class, and the message."""
+    """One line: the file, unless the message names it, the error's class, and the message."""
     name = failure.source or failure.key
     named = repr(name) in failure.message or failure.message.startswith(name)
     parts = [] if named else [name]
     return inert(": ".join([*parts, *([failure.error] if with_error else []), failure.message]))
 
 
-# -- sentences ---------------------------------------------------------------------------------------------------------
+# -- The sentences about a whole run -----------------------------------------------------------------------------------
 
 _PROOFS: Mapping[str, str] = {
     "server-checksum": "the server's checksum",
@@ -98,23 +98,23 @@ _PROOFS: Mapping[str, str] = {
 
 
 def are(number: int) -> str:
-    """The verb of so many things."""
+    """The verb for a number of objects."""
     return "is" if number == 1 else "are"
 
 
 def all_of(number: int, noun: str) -> str:
-    """Things without exception: "All 12 files", "The file"."""
+    """All of a number of objects: "All 12 files", "The file"."""
     return f"The {noun}" if number == 1 else f"All {number:,} {noun}s"
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What differs between directions.
+    """Words that differ between export and grab.
 
     Attributes:
-        moved: "sent" or "received". here: "there" or "here". do, done: what the command does, "publish" and
-            "published to".
-        aside: what is left out where that is no file, such as a folder marker: no sentence counts it among the files.
+        moved: "sent" or "received". here: "there" or "here". do, done: the command's action, "publish" and "published
+            to".
+        aside: skips that are not files, such as folder markers: no sentence counts them as files.
     """
 
     moved: str
@@ -129,7 +129,7 @@ GRAB = Words("received", "here", "grab", "grabbed into", aside="folder marker")
 
 
 def outcome(counts: Counts, place: str, words: Words, *, elapsed_seconds: float) -> str:
-    """The first sentence about a run that ended in order: what is where it belongs, or what is not.
+    """The first sentence about a run that ended regularly: what is in its place, or what is not.
 
     Args:
         place: the destination.
@@ -145,7 +145,7 @@ def outcome(counts: Counts, place: str, words: Words, *, elapsed_seconds: float)
     if not total:
         return f"There was nothing to {words.do}: {place} is as it was."
     if failed:
-        # A key may hold what an earlier run published, or what came without a proof: "not there" could be false.
+        # A key may hold an object of an earlier run, or one without proof: "not there" could be false.
         not_done = f"not {words.done} {place}."
         if failed < total:
             return f"{failed:,} of {total:,} files {'was' if failed == 1 else 'were'} {not_done}"
@@ -168,12 +168,12 @@ def outcome(counts: Counts, place: str, words: Words, *, elapsed_seconds: float)
 
 
 def early_end(counts: Counts, place: str, words: Words, *, total: int | None, reason: str, going_on: str = "") -> str:
-    """The first sentence about a run that did not come to its end, and what the same command does next.
+    """The first sentence about a run that ended early, and the effect of repeating the command.
 
     Args:
-        total: how many files there are, or None where nobody knows.
-        reason: "Interrupted", or a whole sentence that says why the run stopped.
-        going_on: a sentence about what the next run goes on with, or "".
+        total: number of files, or None where it is unknown.
+        reason: "Interrupted", or a sentence with the reason why the run stopped.
+        going_on: a sentence about files that the next run resumes, or "".
     """
     there, place = counts.objects_uploaded + counts.already_there, inert(place)
     if there:
@@ -198,12 +198,12 @@ def early_end(counts: Counts, place: str, words: Words, *, total: int | None, re
 
 
 def stopped(reason: str) -> str:
-    """Why a run did not come to its end, for `early_end`: the reason that it had itself, or that somebody ended it."""
+    """The reason of an early end, for `early_end`: the run's own, or that it was stopped from outside."""
     return f"Stopped: {reason.rstrip('.')}." if reason else "Interrupted"
 
 
 def plan(counts: Counts, place: str, *, interrupted: bool) -> str:
-    """The first sentence about a run that sent nothing on purpose."""
+    """The first sentence about a dry run."""
     place, there, failed = inert(place), counts.already_there, counts.objects_failed
     parts = [f"{count(failed, 'file')} cannot be sent to {place}"] if failed else []
     if counts.objects_planned:
@@ -221,7 +221,7 @@ def plan(counts: Counts, place: str, *, interrupted: bool) -> str:
 
 
 def figures(counts: Counts, words: Words, *, elapsed_seconds: float, requests: int, retries: int) -> list[str]:
-    """The lines below the first one: what was transferred, what was not and why, and what proves it."""
+    """The lines below the first one: objects transferred, objects not transferred and why, and the proofs."""
     lines = []
     if counts.objects_uploaded:
         rate = f", {size(counts.bytes_uploaded / max(elapsed_seconds, 1e-9))}/s" if counts.bytes_uploaded else ""
@@ -251,7 +251,7 @@ def _they(number: int) -> str:
 
 
 def reasons(counted: Counter[str]) -> str:
-    """Why files were not sent: the reason, or several with their numbers, the commonest first."""
+    """Why files were not sent: the reason, or several with their numbers, the most frequent first."""
     if len(counted) == 1:
         return inert(next(iter(counted)))
     return ", ".join(f"{inert(why)}: {number:,}" for why, number in counted.most_common())
@@ -264,10 +264,10 @@ def _confirmed(proofs: Counter[str]) -> str:
     return f"Confirmed by {', '.join(f'{_PROOFS.get(by, by)}: {number:,}' for by, number in proofs.most_common())}."
 
 
-# -- Pure: failures grouped by what caused them, so that one cause is one line however many files it struck ------------
+# -- Pure: failures grouped by cause, so that one cause is one line for any number of files ----------------------------
 
 CAUSES_MAX = 50
-"""Causes that are kept apart; failures of further ones are counted together."""
+"""Causes kept apart; failures with further causes are counted together."""
 CAUSES_SHOWN = 5
 EXAMPLES_SHOWN = 3
 _PREFIX = re.compile(r"^\w+ of (?:part \d+ of )?… failed: ")
@@ -276,12 +276,12 @@ _TRIED = re.compile(r" It was tried \d+ times in [\d.]+ s\.")
 
 @dataclass(slots=True)
 class Cause:
-    """Failures that one thing caused.
+    """Failures with one cause.
 
     Attributes:
-        sentence: the error's class and message, without what differs from file to file.
-        line: the first failure as a whole.
-        examples: whose failures they are, the first three of them.
+        sentence: the error's class and message, without the parts that differ between files.
+        line: the whole line of the first failure.
+        examples: names of the first three files.
     """
 
     sentence: str
@@ -291,7 +291,7 @@ class Cause:
 
 
 def cause_of(failure: Failure) -> str:
-    """The error's class and message with everything left out that belongs to the one file: names, parts, attempts."""
+    """The error's class and message without the parts that belong to one file: names, parts, attempts."""
     message = failure.message
     for own in sorted({failure.url, failure.source, failure.key} - {""}, key=len, reverse=True):
         message = message.replace(repr(own), "…").replace(own, "…")
@@ -299,7 +299,7 @@ def cause_of(failure: Failure) -> str:
 
 
 def causes_of(failures: Iterable[Failure]) -> list[Cause]:
-    """Failures by cause, the commonest first; the last may be a Cause without a sentence: all other ones."""
+    """Failures by cause, the most frequent first; the last may be a Cause without a sentence: all other failures."""
     return grouped_failures((cause_of(each), failure_line(each), each.source or each.key) for each in failures)
 
 
@@ -322,10 +322,10 @@ def grouped_failures(failures: Iterable[tuple[str, str, str]]) -> list[Cause]:
 def cause_lines(
     causes: list[Cause], *, noun: str = "file", shown: int = CAUSES_SHOWN, word: Callable[[str], str] = str
 ) -> Iterator[str]:
-    """Lines for a person: a cause with one failure as it is, the others with their number and a few names.
+    """Lines for a terminal: a single failure unchanged, several of one cause with their number and a few names.
 
     Args:
-        word: brings a sentence into the words of who reads it.
+        word: translates a sentence into the words of the surface (API, command, Nipype).
     """
     for cause in causes[:shown]:
         if not cause.sentence:

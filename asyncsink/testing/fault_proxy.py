@@ -222,7 +222,7 @@ class FaultProxy:
                 await serve_end(cut.end, client)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
             pass  # one side went away, or the block was left: both end the connection
-        except Exception as error:  # noqa: BLE001 - a fault of the proxy's own is told where the block is left
+        except Exception as error:  # noqa: BLE001 - `__exit__` raises a fault of the proxy itself
             self._errors.append(error)
         finally:
             upstream.close()

@@ -1,13 +1,13 @@
 """A local directory as a Destination: the target of a run, or the local copy beside S3.
 
-Files appear by rename only, after their bytes were synced; the directory is synced after the rename, for each file, so
-that what was reported survives a power loss. `confirmed_by` is "size": the system took every byte to the disk and the
-file's length was read back; nobody repeated a checksum. A process that is killed may leave a hidden
-`.NAME.RANDOM.asyncsink-part` behind, never a partial file under its own name.
+Files appear by rename only, after their bytes were synced; the directory is synced after each rename, so that a
+reported file survives a power loss. `confirmed_by` is "size": the system wrote every byte to the disk and the file's
+length was read back; no checksum was compared. A killed process may leave a hidden `.NAME.RANDOM.asyncsink-part`, never
+a partial file under its own name.
 
-Cancellation: a thread that writes is waited for. `put` and `complete` are then either done or not begun, and a `start`
-that was cut short leaves nothing. (Cancelling asyncio's own task while its thread writes does not wait; the thread
-still ends with the whole file or with none.)
+Cancellation waits for a writing thread. `put` and `complete` are then either done or not begun, and a cancelled `start`
+leaves nothing. (Cancelling asyncio's own task does not wait for the thread, which still ends with the whole file or
+with none.)
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class LocalDestination:
 
     Args:
         target: the directory, and whether files are copied, hardlinked or reflinked. Links need the source on the same
-            file system and unchanged; else the bytes that were read are written (rule 36). A hardlink changes the
-            source's ctime, and nothing else of it.
-        limiter: bounds the threads; every call takes one of its tokens for as long as it works on the disk.
-        use_local_key: take `transfer.local` as the path below the directory, else `transfer.key`.
-        related_files: bring the source's companions along (rule 30); they are there before the file itself appears.
+            file system and unchanged; else the bytes that were read are written (rule 36). A hardlink changes only the
+            source's ctime.
+        limiter: bounds the threads; every call takes one token while it works on the disk.
+        use_local_key: use `transfer.local` as the path below the directory, instead of `transfer.key`.
+        related_files: also publish the source's companions (rule 30), before the file itself appears.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class LocalDestination:
 
     @property
     def name(self) -> str:
-        """The directory, as the user wrote it."""
+        """The directory as the user wrote it."""
         return self._target.url or self._target.directory
 
     @property
@@ -83,18 +83,18 @@ class LocalDestination:
         return "local"
 
     def url(self, transfer: Transfer) -> str:
-        """The absolute path the file will have."""
+        """The absolute path of the file."""
         return os.path.join(self._target.directory, self._relative(transfer))
 
     def check_size(self, transfer: Transfer) -> None:
-        """No limit is known before the file system is asked; EFBIG becomes EntityTooLarge when it answers."""
+        """Accept any size: the file system reports its limit on writing (EFBIG, as EntityTooLarge)."""
 
     async def prepare(self, forecast: RunForecast) -> None:  # noqa: ARG002 - part of the protocol
-        """Make the directory if it is missing, and prove that files can be made, synced and removed in it.
+        """Create a missing directory, and prove that files can be created, synced and removed in it.
 
         Raises:
-            ConfigError: a file stands in its place.
-            AccessDenied, DestinationFull, PermanentError: files cannot be made in it.
+            ConfigError: a file has the directory's name.
+            AccessDenied, DestinationFull, PermanentError: files cannot be created in it.
         """
         await self._in_thread(self._prepare_now)
 
@@ -109,10 +109,10 @@ class LocalDestination:
                 self._mode = usual_mode(place)
 
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
-        """Size and mtime of the file, `closely` its CRC64NVME too. None for a link: a copy takes its place.
+        """Size and mtime of the file, `closely` its CRC64NVME too. None for a link: a copy replaces it.
 
         Raises:
-            AccessDenied, PermanentError: it cannot be looked at. Cancellation ends the reading between two pieces.
+            AccessDenied, PermanentError: the file cannot be examined. Cancellation ends the reading between two pieces.
         """
         return await self._in_thread(self._look_now, transfer, closely)
 
@@ -125,7 +125,7 @@ class LocalDestination:
         return await self._in_thread(look)
 
     def has_now(self, transfer: Transfer) -> bool:
-        """Whether the file is there, with the source's size and time. Blocking."""
+        """Whether the file exists with the source's size and time. Blocking."""
         existing = self._look_or_unknown(transfer)
         if not isinstance(existing, Existing) or existing.modified is None:
             return False
@@ -170,7 +170,7 @@ class LocalDestination:
         return await self._in_thread(self.put_now, transfer, body)
 
     def put_now(self, transfer: Transfer, body: ByteBody) -> Stored:
-        """`put` for a thread that has the bytes at hand. Blocking.
+        """`put` for a thread that has the bytes. Blocking.
 
         Raises:
             AccessDenied, DestinationFull, PermanentError: nothing appeared under the name.
@@ -201,7 +201,7 @@ class LocalDestination:
         """Begin a file in parts.
 
         Raises:
-            AccessDenied, DestinationFull, PermanentError: it cannot be begun; nothing was left behind.
+            AccessDenied, DestinationFull, PermanentError: it cannot be begun; nothing remains.
         """
         writer = LocalPartWriter(self, transfer, plan)
         self._writers.add(writer)
@@ -217,7 +217,7 @@ class LocalDestination:
         for writer in tuple(self._writers):
             await writer.abort()
 
-    # -- used by the part writer too ----------------------------------------------------------------------------
+    # -- Used by the part writer too ----------------------------------------------------------------------------
 
     async def _in_thread(self, function: Callable[[*_Args], _T], *args: *_Args) -> _T:
         return await anyio.to_thread.run_sync(function, *args, limiter=self._limiter)
@@ -234,7 +234,7 @@ class LocalDestination:
         return self._places
 
     def _place(self, transfer: Transfer) -> Place:
-        """Where to write; the caller closes it."""
+        """The place of the file; the caller closes it."""
         place = self._places_now().open(self._relative(transfer), transfer, make=True)
         try:
             if self._mode is None:
@@ -250,13 +250,13 @@ class LocalDestination:
         )
 
     def _bring_companions(self, transfer: Transfer, target: Place) -> None:
-        # Before the file itself: where that is found by a later run, its companions are there.
+        # Companions come first: a later run that finds the file finds them too.
         if self._related_files:
             publish_companions(transfer.source, target, how=self._target.mode, mode=self._mode or _PRIVATE)
 
 
 class LocalPartWriter:
-    """One file on its way in parts. `abort` after `complete` is harmless."""
+    """One file written in parts. `abort` after `complete` is harmless."""
 
     def __init__(self, destination: LocalDestination, transfer: Transfer, plan: PartPlan) -> None:
         self._destination = destination
@@ -267,7 +267,7 @@ class LocalPartWriter:
         self._written: set[int] = set()
 
     def begin_now(self) -> None:
-        """Make the temporary file, and the directories that are missing. Blocking."""
+        """Create the temporary file, and missing directories. Blocking."""
         with self._translated():
             self._target = self._destination._place(self._transfer)
             self._publication = self._destination._publication(self._transfer, self._target, self._plan.size_bytes)
@@ -276,7 +276,7 @@ class LocalPartWriter:
 
     @property
     def _begun(self) -> Publication:
-        assert self._publication is not None  # `start` has begun it before anybody has the writer
+        assert self._publication is not None  # `start` has begun it before it returns the writer
         return self._publication
 
     async def write_part(
@@ -290,11 +290,11 @@ class LocalPartWriter:
         await self._destination._in_thread(self.write_part_now, part_number, offset, body)
 
     def write_part_now(self, part_number: int, offset: int, body: ByteBody) -> None:
-        """`write_part` for a thread that has the bytes at hand. Blocking; several parts may be written at once.
+        """`write_part` for a thread that has the bytes. Blocking; several parts may be written at once.
 
         Raises:
             DestinationFull, PermanentError: the part is not written.
-            IntegrityError: it is not the part that the plan has under this number.
+            IntegrityError: the part differs from that of the plan with this number.
         """
         part = self._plan.part(part_number)
         if not 1 <= part_number <= self._plan.count or (part.offset, part.length) != (offset, len(body)):
@@ -309,11 +309,11 @@ class LocalPartWriter:
         self._written.add(part_number)
 
     async def complete(self, checksum: Checksum | None) -> Stored:  # noqa: ARG002 - part of the protocol
-        """Check that every part is there, sync, rename.
+        """Check that every part is written, sync, rename.
 
         Raises:
-            AccessDenied, DestinationFull, PermanentError, IntegrityError: nothing appeared; `abort` is still owed.
-            SourceError: a link was refused, and the source is not what was read; `abort` is still owed.
+            AccessDenied, DestinationFull, PermanentError, IntegrityError: nothing appeared; `abort` is still required.
+            SourceError: a link was refused, and the source differs from what was read; `abort` is still required.
         """
         return await self._destination._in_thread(self.complete_now)
 
@@ -340,7 +340,7 @@ class LocalPartWriter:
         return self._destination._stored(self._transfer)
 
     async def abort(self) -> None:
-        """Remove what was written; waits for parts that other threads still write. Shielded from cancellation.
+        """Remove the temporary file, after parts in other threads are written. Shielded from cancellation.
 
         Raises:
             AccessDenied, DestinationFull, PermanentError: the temporary file cannot be removed.
@@ -369,7 +369,7 @@ class LocalPartWriter:
 
 
 def _digest(place: Place, digester: Digester) -> os.stat_result:
-    """Feed a file's bytes to `digester`; its status afterwards. Ends early where the caller is cancelled."""
+    """Feed a file's bytes to `digester`; its status afterwards. Ends early on cancellation of the caller."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
     with open(os.open(place.name, flags, dir_fd=place.directory), "rb", buffering=0) as file:
         buffer = memoryview(bytearray(PIECE_BYTES))

@@ -1,9 +1,8 @@
-"""Blocking primitives for files that appear whole or not at all. Called in threads only, never on the event loop.
+"""Blocking primitives for files that appear whole or not at all. For threads only, never on the event loop.
 
-A file is written under a temporary name in its own directory, which stays open, synced, renamed, and then that
-directory is synced: after
-`publish` returned, the file survives a power loss under its name; before that, the name is what it was. The kernel
-merges syncs that happen at the same time, so several threads share their cost.
+A file is written under a temporary name in its own directory, which stays open; it is synced and renamed, and then that
+directory is synced. After `publish` the file survives a power loss under its name; before, the name is unchanged. The
+kernel merges simultaneous syncs, so several threads share their cost.
 """
 
 from __future__ import annotations
@@ -39,20 +38,20 @@ _CANNOT_SHARE = frozenset(
         errno.ENOSYS,
         errno.ENOTTY,
         errno.EINVAL,
-        errno.ENOENT,  # no such source on this machine
+        errno.ENOENT,  # the source is not on this machine
         errno.ENOTDIR,
         errno.ELOOP,
     }
 )
 _FICLONE = 0x40049409
-"""ioctl_ficlone(2)"""
+"""See ioctl_ficlone(2)."""
 
 _RELATED = ((".hdr", ".img", ".mat"), (".nii", ".mat"), (".BRIK", ".HEAD"))
 _MAYBE_COMPRESSED = frozenset({".hdr", ".img", ".BRIK", ".HEAD"})
 
 
 def temporary_beside(place: Place) -> Place:
-    """A fresh name beside `place`, hidden and short enough for every file system."""
+    """A new name beside `place`, hidden and short enough for every file system."""
     tail = f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
     room = NAME_BYTES_MAX - len(tail) - 1
     name = place.path.rpartition("/")[2]
@@ -61,20 +60,20 @@ def temporary_beside(place: Place) -> Place:
 
 
 def make_directories(directory: str) -> None:
-    """Make a directory and its parents, links on the way followed, durably; several threads and processes may do so at
+    """Create a directory and its parents durably, links on the way followed; safe in several threads and processes at
     once.
 
     Raises:
-        FileExistsError, NotADirectoryError: a file stands where a directory is needed.
+        FileExistsError, NotADirectoryError: a file has the name of a needed directory.
     """
     os.close(make_directory(real_path(directory)))
 
 
 def usual_mode(place: Place) -> int:
-    """The mode of a new file in the directory of `place`; proves as well that files can be made, synced and removed
+    """The mode of a new file in the directory of `place`. It also proves that files can be created, synced and removed
     there.
 
-    The umask cannot be read without changing it for the whole process, so a file is made and looked at.
+    The umask cannot be read without changing it for the whole process, so a file is created and examined.
     """
     probe = temporary_beside(place.beside("probe"))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -91,12 +90,12 @@ def usual_mode(place: Place) -> int:
 class TemporaryFile:
     """The file that becomes `target`. Ends in exactly one of `publish` and `discard`; threads may share it.
 
-    `discard` waits for the writes of other threads, so that no write ever reaches a descriptor that was closed.
-    A call that comes after either raises UploadMissing.
+    `discard` waits for the writes of other threads, so that no write reaches a closed descriptor. A call after either
+    raises UploadMissing.
     """
 
     def __init__(self, target: Place) -> None:
-        """Becomes `target`; until then it is beside it."""
+        """Describe the file; it is created by `open`, beside `target`."""
         self._target = target
         self._temporary = temporary_beside(target)
         self._descriptor = -1
@@ -105,7 +104,7 @@ class TemporaryFile:
         self._state = threading.Condition()
 
     def open(self) -> None:
-        """Create the file, readable by its owner only."""
+        """Create the file with mode 0600."""
         with self._state:
             self.check()
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -141,7 +140,7 @@ class TemporaryFile:
                 view, offset = view[written:], offset + written
 
     def clone(self, source: SourceFile, size_bytes: int) -> bool:
-        """Share the source's extents (reflink). False where that is not possible, or the source is another by now."""
+        """Share the source's extents (reflink). False where that is impossible, or the source has changed."""
         if sys.platform != "linux":
             return False
         with self._using() as descriptor:
@@ -157,11 +156,11 @@ class TemporaryFile:
                 raise
 
     def copy(self, source: SourceFile, size_bytes: int) -> None:
-        """Fill the file with the source's bytes.
+        """Copy the source's bytes into the file.
 
         Raises:
-            SourceMissing, SourceUnreadable: it cannot be read.
-            SourceChanged: it has another size or time than was seen before, or changed while it was read.
+            SourceMissing, SourceUnreadable: the source cannot be read.
+            SourceChanged: its size or time differs from the first look, or it changed while it was read.
         """
         path = source.path
         with reading(path):
@@ -183,7 +182,7 @@ class TemporaryFile:
             raise SourceChanged(f"{shown(path)} changed while it was copied; export it again when it is at rest.")
 
     def size_bytes(self) -> int:
-        """How far the file reaches now."""
+        """The present length of the file."""
         with self._using() as descriptor:
             return os.fstat(descriptor).st_size
 
@@ -197,7 +196,7 @@ class TemporaryFile:
             sync_directory(self._target.directory)
 
     def discard(self) -> None:
-        """Close, and remove the temporary name if it is still there. Harmless after `publish`, and when repeated."""
+        """Close the file, and remove its temporary name. Harmless after `publish`, and when repeated."""
         with self._state:
             self._ended = True
             self._state.wait_for(lambda: not self._in_use)
@@ -209,7 +208,7 @@ class TemporaryFile:
 
 
 def _open_source(source: SourceFile) -> io.FileIO:
-    # O_NONBLOCK: a FIFO that took the file's place in the meantime must not block the thread.
+    # O_NONBLOCK: opening a FIFO that replaced the file must not block the thread.
     with Folder() as folder:
         descriptor = folder.open_file(source.real_path or source.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     return io.FileIO(descriptor)
@@ -229,9 +228,9 @@ def _unchanged(seen: os.stat_result, source: SourceFile, size_bytes: int) -> boo
 
 
 def link_file(source: SourceFile, target: Place, size_bytes: int) -> bool:
-    """Make `target` another name of `source`, atomically and durably.
+    """Link `target` to `source`, atomically and durably.
 
-    False where links are not possible between the two, or the source is not what was read: then nothing was done.
+    False, and no change, where the two cannot be linked, or the source differs from what was read.
     """
     temporary = temporary_beside(target)
     try:
@@ -253,7 +252,7 @@ def link_file(source: SourceFile, target: Place, size_bytes: int) -> bool:
             os.close(descriptor)
         target.take(temporary.name, temporary.directory)
     finally:
-        # rename(2) leaves both names where they belong to one file already.
+        # rename(2) leaves both names where they are links of one file already.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary.name, dir_fd=temporary.directory)
     sync_directory(target.directory)
@@ -261,10 +260,10 @@ def link_file(source: SourceFile, target: Place, size_bytes: int) -> bool:
 
 
 def related_files(source: str, target: str) -> list[tuple[str, str]]:
-    """Companions that exist beside `source`, each with its place beside `target` (Nipype rule 30).
+    """Companions that exist beside `source`, each with its path beside `target` (Nipype rule 30).
 
     Analyze and NIfTI pairs (.hdr, .img, .mat), .mat beside .nii, AFNI's .BRIK and .HEAD; the image files of the pairs
-    also with .gz. None where the target has another extension than the source: its companions have no name then.
+    also with .gz. None where the target has another extension than the source, because companions have no name then.
     """
     plain, target_plain = source.removesuffix(".gz"), target.removesuffix(".gz")
     extension = PurePath(plain).suffix
@@ -280,20 +279,19 @@ def related_files(source: str, target: str) -> list[tuple[str, str]]:
     return [(stem + ending, target_stem + ending) for ending in endings if os.path.isfile(on_disk(stem + ending))]
 
 
-# -- One local file on its way to its name: copied, hardlinked or reflinked. Blocking; called in threads only ----------
+# -- Publication of one local file: copied, hardlinked or reflinked. Blocking; for threads only ------------------------
 
 
 class Publication:
-    """A file that is being written, or shared with its source.
+    """A file that is being written, or that shares its source's bytes.
 
-    `begin`, `write`, `publish`, and where that says that the bytes are needed after all, both again; `discard` at the
-    end, whatever happened.
+    Call `begin`, `write`, `publish`; where `publish` returns False, both again; `discard` at the end in any case.
 
     Args:
-        source: the file; `size_bytes` is the size that was read, which rules where the source was seen before.
-        target: where it will be; the caller closes it, after `discard`.
-        how: "hardlink" and "reflink" share the source's bytes where the file system can, else the file is written.
-        mode: permissions of a file that is written; a hardlink has its source's.
+        source: the file; `size_bytes` is the size that was read, which counts where the source was examined before.
+        target: its place; the caller closes it, after `discard`.
+        how: "hardlink" and "reflink" share the source's bytes where the file system can; else the file is written.
+        mode: permissions of a written file; a hardlink has its source's.
     """
 
     def __init__(self, source: SourceFile, target: Place, *, how: LocalCopyMode, size_bytes: int, mode: int) -> None:
@@ -306,13 +304,13 @@ class Publication:
         self._linked = False
         self._link_planned = False
         self.shares_source = False
-        """True where the bytes need not be written: they are the source's own."""
+        """True where the bytes need not be written, because they are the source's own."""
 
     def begin(self) -> None:
-        """Make the temporary file, and share the source's extents where that is wanted.
+        """Create the temporary file, and share the source's extents where requested.
 
         Raises:
-            OSError: it cannot be written there.
+            OSError: the file cannot be created.
             PermanentError: the source is the target.
         """
         one_file = self._look_at_target()
@@ -335,7 +333,7 @@ class Publication:
         try:
             source = os.stat(on_disk(self._source.path))
         except OSError:
-            # The bytes are at hand; a source that is not on this machine is no obstacle.
+            # The bytes have been read already, so a source that is not on this machine is no obstacle.
             return False
         if not os.path.samestat(there, source):
             return False
@@ -351,14 +349,14 @@ class Publication:
         try:
             return os.stat(on_disk(self._source.path)).st_dev == os.fstat(self._target.directory).st_dev
         except OSError:
-            # Not to be linked then; what is wrong with the directory shows when the bytes are written.
+            # Not linked then; a fault of the directory is reported when the bytes are written.
             return False
 
     def write(self, offset: int, body: ByteBody) -> None:
-        """Write all of `body` at `offset`, unless it is the source's anyway; several threads may do so at once.
+        """Write all of `body` at `offset`, unless the source's bytes are shared; several threads may write at once.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the bytes cannot be written.
             UploadMissing: the publication has ended.
         """
         if self.shares_source:
@@ -367,19 +365,19 @@ class Publication:
             self._temporary.write(offset, body)
 
     def copy_source(self) -> None:
-        """Fill the file from the source, for a link that failed after its bytes had gone by.
+        """Copy the source into the file, for a link that failed after its bytes were discarded.
 
         Raises:
-            SourceError: it cannot be read, or is another by now.
+            SourceError: the source cannot be read, or has changed.
         """
         self._temporary.copy(self._source, self._size_bytes)
 
     def publish(self) -> bool:
-        """Give the file its name, durably. False where a link was planned but is refused: the bytes must be written.
+        """Rename the file, durably. False where a planned link is refused: the bytes must be written.
 
         Raises:
-            OSError: it cannot be published.
-            IntegrityError: the file has another length than what was read.
+            OSError: the file cannot be published.
+            IntegrityError: its length differs from what was read.
             UploadMissing: the publication has ended.
         """
         self._temporary.check()
@@ -403,15 +401,15 @@ class Publication:
         return True
 
     def discard(self) -> None:
-        """Remove what is temporary. Harmless after `publish`, and when repeated."""
+        """Remove the temporary file. Harmless after `publish`, and when repeated."""
         self._temporary.discard()
 
 
 def publish_companions(source: SourceFile, target: Place, *, how: LocalCopyMode, mode: int) -> None:
-    """Bring the source's companions (rule 30) along; one that is there with the same size and time stays.
+    """Publish the source's companions (rule 30); one that exists with the same size and time stays.
 
     Raises:
-        PermanentError and its kinds, SourceError: one cannot be copied.
+        PermanentError and its kinds, SourceError: a companion cannot be copied.
     """
     for companion, path in related_files(_without_links_above(source), target.path):
         place = target.beside(path.rpartition("/")[2])
@@ -423,10 +421,10 @@ def publish_companions(source: SourceFile, target: Place, *, how: LocalCopyMode,
 
 
 def _without_links_above(source: SourceFile) -> str:
-    """`source.path` with the links above its name followed: its companions lie there, also where it is a link itself.
+    """`source.path` with the links above its name followed: companions of a link lie beside the link itself.
 
     Raises:
-        SourceChanged: the path leads to another file by now.
+        SourceChanged: the path leads to another file now.
     """
     if not source.real_path:
         return source.path

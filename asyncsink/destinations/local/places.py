@@ -1,4 +1,4 @@
-"""Where a relative name lies below a directory, and that it lies nowhere else. Blocking; called in threads only."""
+"""Places of names inside a directory, and the errors of local files. Blocking; for threads only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from asyncsink.errors import (
 from asyncsink.os_errors import remedy
 from asyncsink.paths import LIST, as_text, is_below, make_directory, on_disk, open_directory, real_path
 
-# -- What an OSError of a local file means to a person -----------------------------------------------------------------
+# -- Errors of local files ---------------------------------------------------------------------------------------------
 
 NAME_BYTES_MAX = 255
 
@@ -32,13 +32,13 @@ _NO_DIRECTORY = frozenset({errno.ENOTDIR, errno.EEXIST})
 
 
 def shown(path: str) -> str:
-    """A path for a message: a name that is no UTF-8 shows its bytes as \\xNN."""
+    """A path for a message: bytes that are not UTF-8 as \\xNN."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager
 def translated(path: str, transfer: object | None, *, verb: str = "written") -> Iterator[None]:
-    """Turn the OSErrors of writing `path` (or what else `verb` says) into errors of this package.
+    """Translate the OSErrors of writing `path` (or of another `verb`) into errors of this package.
 
     Raises:
         DestinationFull, AccessDenied, EntityTooLarge, PermanentError: with the file, the reason and the remedy.
@@ -82,7 +82,7 @@ def _translate(error: OSError, path: str, transfer: object | None, verb: str) ->
 
 
 def moved_meanwhile(path: str) -> PermanentError:
-    """The error for a file whose directory is no longer where it was when the file was begun."""
+    """The error for a file whose directory has moved since the file was begun."""
     return PermanentError(
         f"The directory of {shown(path)} was moved, or a symbolic link took its place, while the file was written; "
         "run it again when nobody moves directories there.",
@@ -98,7 +98,7 @@ def _named(error: OSError, directory: str) -> str:
 
 @contextlib.contextmanager
 def reading(source: str) -> Iterator[None]:
-    """Turn the OSErrors of reading `source` into SourceMissing, SourceChanged and SourceUnreadable."""
+    """Translate the OSErrors of reading `source` into SourceMissing, SourceChanged and SourceUnreadable."""
     try:
         yield
     except FileNotFoundError as error:
@@ -114,11 +114,11 @@ def reading(source: str) -> Iterator[None]:
         ) from error
 
 
-# -- local places ------------------------------------------------------------------------------------------------------
+# -- Places below a directory ------------------------------------------------------------------------------------------
 
 
 class _Directory:
-    """A directory that is open, or rests: closed until it is needed again, and then it must be the same."""
+    """A directory that is open, or rests: closed until its next use, when it must be the same one."""
 
     __slots__ = ("_identity", "descriptor", "path")
 
@@ -147,12 +147,12 @@ class _Directory:
 
 
 class Place:
-    """A name in a directory that is open: what is done there is done in that directory, whatever its path leads to by
-    then. Close it at the end.
+    """A name in an open directory: operations apply to that directory, even if its path leads elsewhere by then. To be
+    closed at the end.
 
     Attributes:
-        path: where it lay when it was opened, links followed; for messages and comparisons.
-        name: as the functions of `os` take it, with `dir_fd=directory`.
+        path: at the time of opening, links followed; for messages and comparisons.
+        name: for the functions of `os`, with `dir_fd=directory`.
     """
 
     __slots__ = ("_directory", "name", "path")
@@ -167,23 +167,23 @@ class Place:
         """Descriptor of the directory.
 
         Raises:
-            OSError: it rested, and its path leads to another directory by now (ELOOP), or to none.
+            OSError: it rested, and its path leads to another directory now (ELOOP), or to none.
         """
         return self._directory.wake()
 
     def rest(self) -> None:
-        """Close the directory until it is needed again: a large file is hours on its way."""
+        """Close the directory until its next use, because a large file may take hours."""
         self._directory.rest()
 
     def status(self) -> os.stat_result | None:
-        """Of what is there, a link itself; None where nothing is."""
+        """Status of the file, a link itself; None where there is none."""
         try:
             return os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
     def is_there(self) -> bool:
-        """Whether its path still leads to this directory, without a link on the way."""
+        """Whether the path still leads to this directory, without a link."""
         try:
             now = open_directory(self._directory.path)
         except (OSError, ValueError):
@@ -194,17 +194,17 @@ class Place:
             os.close(now)
 
     def beside(self, name: str) -> Place:
-        """Another name in the same directory, to be used while this one is open."""
+        """Another name in the same directory, for use while this one is open."""
         return Place(f"{self.path.rpartition('/')[0]}/{name}", self._directory)
 
     def take(self, name: str | bytes, directory: int) -> None:
-        """Rename the file `name` in `directory` to this place; what was there is replaced.
+        """Rename the file `name` in `directory` to this place; an existing file is replaced.
 
         Raises:
-            PermanentError: there is the file of another name, which this file system does not keep apart from this one.
-            OSError: it cannot be renamed.
+            PermanentError: the existing file has another name, which this file system equates with this one.
+            OSError: the file cannot be renamed.
         """
-        # Of two names that a file system may fold, the second is to see the first.
+        # Of two names that a file system may fold, the second must see the first.
         with _LOCKS[hash(_folded(self.path)) % len(_LOCKS)]:
             if (seen := self.status()) is not None:
                 folder, _, own = self.path.rpartition("/")
@@ -213,7 +213,7 @@ class Place:
             os.rename(name, self.name, src_dir_fd=directory, dst_dir_fd=self.directory)
 
     def close(self) -> None:
-        """Release the directory. Harmless when repeated."""
+        """Close the directory. Harmless when repeated."""
         self._directory.close()
 
     def __enter__(self) -> Place:
@@ -226,7 +226,7 @@ class Place:
 
 
 CHECKED_MAX = 4096
-"""Directories that are remembered as having the names that their paths say."""
+"""Directories remembered as checked: their names are those in their paths."""
 _LOCKS = [threading.Lock() for _ in range(64)]
 
 
@@ -239,20 +239,20 @@ def _not_kept_apart(path: str, other: str) -> PermanentError:
 
 
 def _folded(path: str) -> str:
-    """The same text for all names that some file system takes for one."""
+    """The same text for all names that some file system treats as equal."""
     return unicodedata.normalize("NFKD", path).casefold().replace(". ", "").rstrip(". ")
 
 
 def _spellings(name: str) -> Iterable[str]:
-    """Names that file systems which fold take for `name`: by case, composed letters, and dots or spaces at the end."""
+    """Names that folding file systems treat as `name`: by case, composed letters, and dots or spaces at the end."""
     found = (name.swapcase(), *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")), f"{name}.", f"{name} ")
     return dict.fromkeys(each for each in found if each != name)
 
 
 def _other_name(name: str, seen: os.stat_result, folder: str, directory: int | None) -> str | None:
-    """The name that the entry has to which `name` leads, where that is another.
+    """The real name of the entry to which `name` leads, where it differs.
 
-    The directory is read only where another spelling leads to the same entry: it folds names then, or the entry has
+    The directory is read only where another spelling leads to the same entry: then it folds names, or the entry has
     several.
 
     Args:
@@ -284,7 +284,7 @@ class PlacesBelow:
     """The places below one directory. Links on the way to a place are followed where they stay below it.
 
     Args:
-        directory: absolute path, as the user knows it; it is there.
+        directory: absolute path of an existing directory, as the user wrote it.
     """
 
     def __init__(self, directory: str) -> None:
@@ -298,12 +298,12 @@ class PlacesBelow:
         Args:
             relative: below the directory, "/"-separated.
             transfer: for the error.
-            make: make the directories that are missing, and refuse those that have another name.
+            make: create missing directories, and refuse those whose real names differ.
             flags: of the directory, as in `paths.open_directory`.
 
         Raises:
             AccessDenied: the name has an empty part, ".", ".." or NUL, or a link on the way leads out of the directory.
-            OSError: its directory cannot be opened or made.
+            OSError: its directory cannot be opened or created.
         """
         if "\0" in relative or any(part in ("", ".", "..") for part in relative.split("/")):
             raise AccessDenied(
@@ -335,10 +335,10 @@ class PlacesBelow:
         return Place(f"{real}/{name}", _Directory(real, open_it(real, flags)))
 
     def _check_names(self, opened: Place, folder: str) -> None:
-        """Refuse a directory that is there under a name that its file system folds with the one in its path.
+        """Refuse a directory whose real name differs from its path, because its file system folds names.
 
         Raises:
-            PermanentError: it is; the place is closed.
+            PermanentError: a name differs; the place is closed.
         """
         above, _, name = folder.rpartition("/")
         while len(above) >= len(self._real_root.rstrip("/")) and folder not in self._checked:
@@ -346,7 +346,7 @@ class PlacesBelow:
                 seen = os.stat(on_disk(folder), follow_symlinks=False)
                 other = _other_name(name, seen, above, None)
             except OSError:
-                other = None  # moved meanwhile, which is noticed by itself
+                other = None  # moved meanwhile, which is detected elsewhere
             if other is not None:
                 opened.close()
                 raise _not_kept_apart(folder, f"{above}/{other}")
