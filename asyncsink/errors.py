@@ -22,9 +22,9 @@
     ├ ExportFailed             .report holds every Failure
     └ GrabFailed               .report likewise
 
-One file's failure is a value in the report. Only a ConfigError, a JournalError or a bug stops a run; an error that
-is raised before the first byte is sent also carries `.problems`, the other faults found in the same look.
-Messages name the source, the key, what was expected, what was found and what to do next; they never hold a secret.
+One file's failure is a value in the report. Only a ConfigError, a JournalError or a bug stops a run; an error raised
+before the first byte is sent also carries `.problems`, the other faults found in the same preflight. Messages name the
+source, the key, the expected and the actual value, and the remedy; they never hold a secret.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class ConfigError(AsyncSinkError):
 
 
 class CredentialsError(ConfigError):
-    """Credentials are missing, unreadable, malformed or refused as unknown by the server."""
+    """Credentials are missing, unreadable, malformed, or unknown to the server."""
 
 
 class WrongRegion(ConfigError):
-    """The bucket is in another region than the request was signed for, and the request cannot be sent there.
+    """The request was signed for another region than the bucket's, and cannot be sent there.
 
     Attributes:
-        region: the bucket's, as the server named it.
-        signed_for: the request's, or "".
+        region: of the bucket, in the server's answer.
+        signed_for: region of the request, or "".
     """
 
     def __init__(self, message: str, *, region: str = "", signed_for: str = "") -> None:
@@ -61,11 +61,11 @@ class WrongRegion(ConfigError):
 
 
 class RoutingError(ConfigError):
-    """A source cannot be given a key."""
+    """No legal key can be derived for a source."""
 
 
 class InvalidKey(RoutingError):
-    """The key breaks S3's rules or could leave the destination prefix."""
+    """The key violates S3's rules or could leave the destination prefix."""
 
 
 class KeyCollision(RoutingError):
@@ -73,15 +73,15 @@ class KeyCollision(RoutingError):
 
 
 class SourceError(AsyncSinkError):
-    """A source file cannot be published as it is."""
+    """A source file cannot be published in its present state."""
 
 
 class SourceMissing(SourceError):
-    """The source does not exist (any more), or is a link to nothing."""
+    """The source does not exist (any more), or is a broken link."""
 
 
 class SourceUnreadable(SourceError):
-    """The source exists but is no readable regular file (permissions, FIFO, socket, device, link loop)."""
+    """The source exists but is not a readable regular file (permissions, FIFO, socket, device, link loop)."""
 
 
 class SourceChanged(SourceError):
@@ -92,9 +92,9 @@ class TransferError(AsyncSinkError):
     """A request, or the writing of a local file, failed.
 
     Attributes:
-        transfer: what was being published (a `model.Transfer`), or None for requests that serve no single transfer.
+        transfer: the failed `model.Transfer`, or None for requests that belong to no single one.
         operation: the S3 operation's name ("PutObject"), or "local copy".
-        attempts: how often the request was sent.
+        attempts: number of times the request was sent.
         elapsed_seconds: from the first attempt to the last answer, pauses included.
     """
 
@@ -115,27 +115,27 @@ class TransferError(AsyncSinkError):
         self.attempts = attempts
         self.elapsed_seconds = elapsed_seconds
         self.code = code
-        """S3's own error code ("SlowDown"), or an empty string."""
+        """S3's own error code ("SlowDown"), or ""."""
         self.status = status
-        """The HTTP status, or 0 where there was no answer."""
+        """The HTTP status, or 0 without an answer."""
 
 
 class RetryableError(TransferError):
     """Sending the same request again may succeed.
 
     Attributes:
-        retry_after_seconds: what the server asked for in `Retry-After` (RFC 9110, 10.2.3), or None.
+        retry_after_seconds: the answer's `Retry-After` (RFC 9110, 10.2.3), or None.
     """
 
     retry_after_seconds: float | None = None
 
 
 class Throttled(RetryableError):
-    """503 SlowDown, 429 and their kin: everybody must slow down."""
+    """503 SlowDown, 429 and similar answers: the whole run slows down."""
 
 
 class ConnectionLost(RetryableError):
-    """The connection could not be made, was reset or was closed before the answer was whole."""
+    """The connection could not be established, or was reset or closed before the answer was complete."""
 
 
 class Stalled(RetryableError):
@@ -143,7 +143,7 @@ class Stalled(RetryableError):
 
 
 class RequestTimeout(RetryableError):
-    """The server gave up waiting for the request's body (400 RequestTimeout)."""
+    """The server stopped waiting for the request's body (400 RequestTimeout)."""
 
 
 class ServerFault(RetryableError):
@@ -151,7 +151,7 @@ class ServerFault(RetryableError):
 
 
 class ClockSkew(RetryableError):
-    """The local clock is too far from the server's (RequestTimeTooSkewed)."""
+    """The local clock differs too much from the server's (RequestTimeTooSkewed)."""
 
 
 class ExpiredCredentials(RetryableError):
@@ -171,15 +171,15 @@ class BucketMissing(PermanentError):
 
 
 class PreconditionFailed(PermanentError):
-    """412: the object under the key is not what the condition demanded."""
+    """412: the object under the key does not satisfy the condition."""
 
 
 class AlreadyThere(PreconditionFailed):
-    """Somebody else's object is under the key, and was not to be replaced.
+    """An object of another writer is under the key, and must not be replaced.
 
     Attributes:
         size_bytes: of that object, or None where it cannot be looked at.
-        etag: likewise, without quotes, or "".
+        etag: of that object, without quotes, or "".
     """
 
     size_bytes: int | None = None
@@ -203,7 +203,7 @@ class UploadConflict(PermanentError):
 
 
 class PartsRefused(PermanentError):
-    """CompleteMultipartUpload was refused for the parts that the server has.
+    """CompleteMultipartUpload was refused because of the stored parts.
 
     Attributes:
         part_numbers: those to be sent again before the upload is completed once more; () where that cannot help.
@@ -217,11 +217,11 @@ class ObjectMissing(PermanentError):
 
 
 class IntegrityError(AsyncSinkError):
-    """What the server stored is not what was sent.
+    """The stored bytes are not those that were sent.
 
     Attributes:
-        expected: the checksum, ETag or size of what was read.
-        actual: what the server answered.
+        expected: the checksum, ETag or size of the bytes that were read.
+        actual: the same by the server's answer.
     """
 
     def __init__(self, message: str, *, expected: str, actual: str) -> None:
@@ -235,7 +235,7 @@ class JournalError(AsyncSinkError):
 
 
 class GrabFailed(AsyncSinkError):
-    """Something was not grabbed. `report` holds every Failure."""
+    """At least one object was not grabbed. `report` holds every Failure."""
 
     def __init__(self, message: str, *, report: object) -> None:
         super().__init__(message)
@@ -243,7 +243,7 @@ class GrabFailed(AsyncSinkError):
 
 
 class ExportFailed(AsyncSinkError):
-    """Something was not published. `report` holds every Failure."""
+    """At least one file was not published. `report` holds every Failure."""
 
     def __init__(self, message: str, *, report: object) -> None:
         super().__init__(message)

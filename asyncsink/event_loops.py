@@ -1,4 +1,4 @@
-"""Running a coroutine to its end from code without an event loop, or from inside a running one."""
+"""Event loops of the package's own, the loop that owns an object, and coroutines run from synchronous code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """An event loop where the choice is ours: uvloop, or asyncio's own where uvloop does not exist."""
+    """A new event loop: uvloop, or asyncio's own where uvloop is not available."""
     try:
         import uvloop
     except ImportError:
@@ -35,7 +35,7 @@ def refuse_trio() -> None:
 
 
 class OwnerLoop:
-    """The process and the event loop that something belongs to: those in which this is made."""
+    """The process and the event loop that own an object: those of its creation."""
 
     __slots__ = ("_loop", "_pid")
 
@@ -44,10 +44,10 @@ class OwnerLoop:
         self._loop = asyncio.get_running_loop()
 
     def check(self, what: str) -> None:
-        """Refuse a call from elsewhere, where it would wait for an event loop that does not run there.
+        """Refuse a call from elsewhere, which would wait for an event loop that does not run there.
 
         Args:
-            what: names the thing, as the beginning of a sentence.
+            what: names the object, as the beginning of a sentence.
 
         Raises:
             ConfigError: this is another process, another event loop, or no event loop at all.
@@ -70,11 +70,10 @@ class OwnerLoop:
 
 
 def run_to_end(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run `main()` in a loop of its own and return its result.
+    """Run `main()` in a new event loop and return its result.
 
-    Inside a running loop (Jupyter's, or trio's), it has a thread of its own, and that loop waits, blocked as by any
-    synchronous call.
-    KeyboardInterrupt cancels `main`, waits until it has cleaned up, and is raised.
+    Inside a running loop (Jupyter's, or trio's) the new one has a thread of its own, and the running one is blocked, as
+    by any synchronous call. KeyboardInterrupt cancels `main`, waits until it has cleaned up, and is raised.
     """
     if _inside_a_loop():
         return _run_beside(main)
@@ -91,7 +90,7 @@ def _inside_a_loop() -> bool:
 
 
 def _inside_trio() -> bool:
-    # A loop of ours in trio's own thread would be taken for trio by everything that asks where it runs.
+    # Inside trio's own thread, libraries that detect the current event loop would mistake a new loop for trio.
     try:
         anyio.get_current_task()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""S3Grabber and the grab functions: the engine with its ends exchanged, from S3 into a directory."""
+"""S3Grabber and the grab functions: the entry points for downloads from S3 into a directory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from asyncsink.model import Event
 
 
 class S3Grabber:
-    """A grab that was checked, and can be run any number of times: what is here and identical is not received again.
+    """A checked grab that can run any number of times: identical files are not received again.
 
     grabber = S3Grabber("s3://bucket/raw", "data", template="sub-%s/func/.*", infields={"subject": ["01", "02"]})
     report = await grabber.run()
     """
 
     def __init__(self, source: Any, directory: Any, **options: Unpack[GrabOptions]) -> None:
-        """See `grab` for the arguments. Nothing is asked for yet.
+        """See `grab` for the arguments. Nothing is requested before `run`.
 
         Raises:
             ConfigError: an option is wrong.
@@ -37,7 +37,7 @@ class S3Grabber:
     async def run(
         self, *, observe: Callable[[Event], None] | None = None, progress: Progress | None = None
     ) -> GrabReport:
-        """Grab everything; see `grab` for what it returns and raises.
+        """Grab all files; see `grab` for the result and the errors.
 
         Args:
             observe: called with every event, on the event loop; it must return quickly.
@@ -51,28 +51,28 @@ class S3Grabber:
 
 
 async def grab(source: Any, directory: Any, **options: Unpack[GrabOptions]) -> GrabReport:
-    """Bring objects from S3 into a directory: S3DataGrabber's job.
+    """Download objects from S3 into a directory, as S3DataGrabber does.
 
     Args:
-        source: "s3://bucket/prefix"; templates are below it, and it is left out of the paths. Also a single object.
-        directory: where the files go; made where it is missing.
-        options: see `GrabOptions`. Without a template, everything below the source is grabbed.
+        source: "s3://bucket/prefix"; templates and paths are relative to it. Also a single object.
+        directory: of the files; created where it is missing.
+        options: see `GrabOptions`. Without a template, all objects below the source are grabbed.
 
     Returns:
-        A GrabReport, also where single objects failed: ask it with `raise_for_failures()`.
+        A GrabReport, also where single objects failed; its `raise_for_failures()` raises then.
 
     Raises:
         ConfigError: an option is wrong; nothing was sent.
-        SourceMissing: a template, or the source, finds nothing, and raise_on_empty is True; nothing was received.
+        SourceMissing: a template, or the source, matches no object, and raise_on_empty is True; nothing was received.
         TransferError: the bucket cannot be listed.
 
-    Cancelled, it leaves whole files, and unfinished large ones in a hidden folder, where a later run continues them.
+    On cancellation, complete files stay, and unfinished large ones in a hidden folder, where a later run resumes them.
     """
     return await S3Grabber(source, directory, **options).run()
 
 
 def grab_sync(source: Any, directory: Any, **options: Unpack[GrabOptions]) -> GrabReport:
-    """`grab` for code without an event loop; also works inside a running one (Jupyter), in a thread of its own.
+    """`grab` for synchronous code; inside a running event loop (Jupyter) it uses a thread of its own.
 
     KeyboardInterrupt cancels the grab, waits for its clean-up, and is raised.
     """

@@ -1,8 +1,8 @@
-"""The values that travel through the rooms: what was found, where it goes, how it ended.
+"""The values that pass between the rooms: sources, transfers, outcomes and events.
 
     SourceFile ──route──► Transfer ──publish──► Receipt | Skip | Failure
 
-All are frozen, but for FirstAttempt; none holds file content.
+All are frozen, except FirstAttempt; none holds file content.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ChecksumAlgorithm = Literal["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5"]
 """S3's names of checksum algorithms; MD5 travels as Content-MD5 and comes back as the ETag."""
 
 ConfirmedBy = Literal["server-checksum", "etag", "size", "nothing"]
-"""What the server's answer proves: it repeated our checksum, its ETag is our MD5, it has as many bytes, or nothing."""
+"""The proof in the server's answer: our checksum, an ETag that is our MD5, the number of bytes, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +40,17 @@ class SourceFile:
     """A regular file that was found.
 
     Attributes:
-        path: absolute path, its bytes on disk read as UTF-8; a name that is no UTF-8 holds surrogates (PEP 383).
-        size_bytes: size when it was found.
-        mtime_ns: modification time when it was found, nanoseconds since the epoch.
+        path: absolute path, its bytes on disk decoded as UTF-8; a name that is not UTF-8 holds surrogates (PEP 383).
+        size_bytes: size at discovery.
+        mtime_ns: modification time at discovery, nanoseconds since the epoch.
         attribute: the DataSink attribute it arrived on ("contrasts.@con"), or "" outside DataSink's rules.
-        entry: ordinal of the top-level source it belongs to (a directory is one entry), from 0.
+        entry: ordinal of its top-level source (a directory is one entry), from 0.
         root: absolute path of that top-level source; equal to `path` when the entry is the file itself.
         relative: path below `root`, "/"-separated; "" when the entry is the file itself.
-        key: a key given explicitly (manifest, stdin), relative to the destination; None where routing decides.
-        ctime_ns, inode: as stat told them when it was found; 0 where it was not asked.
-        real_path: `path` with the links followed that lay on it when it was found, which is what is opened, without
-            following any; "" where that is `path`.
-        readable: its mode lets this process read it, as far as a mode can tell; False where nobody looked.
+        key: a key given explicitly (manifest, stdin), relative to the destination; None where routing derives it.
+        ctime_ns, inode: by stat at discovery; 0 where there was none.
+        real_path: `path` with its links followed at discovery; opened without following any; "" where it equals `path`.
+        readable: its mode allows this process to read it, as far as a mode shows; False where it was not examined.
     """
 
     path: str
@@ -70,18 +69,18 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class SourceProblem:
-    """Something that was found, or named, but cannot be published.
+    """A found or named path that cannot be published.
 
     Attributes:
-        path: what was named, or found in a walk; for streams "stdin line 7".
+        path: the path; for streams "stdin line 7".
         error: a SourceError, or a ConfigError for a malformed line.
-        entry: ordinal of the top-level source it belongs to.
+        entry: ordinal of its top-level source.
         attribute: the DataSink attribute it arrived on, or "".
         skippable: True where `on_missing="skip"` turns it into a reported Skip.
-        skipped: True where it is a reported Skip whatever `on_missing` says: `symlinks="skip"` has decided so, or it is
-            a FIFO, socket or device that was met in a directory.
-        unreadable: True where `on_unreadable="skip"` makes it a Failure of its own, and the rest is published.
-        reason: why it is skipped, as one phrase; "" for what `error` says.
+        skipped: True where it is a reported Skip with every `on_missing`: by `symlinks="skip"`, or as a FIFO, socket or
+            device in a directory.
+        unreadable: True where `on_unreadable="skip"` makes it a Failure, and the rest is published.
+        reason: why it is skipped, as one phrase; "" for the message of `error`.
     """
 
     path: str
@@ -96,11 +95,11 @@ class SourceProblem:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a source goes, relative to base_directory and to local_copy.
+    """The destination of a source, relative to base_directory and to local_copy.
 
     Attributes:
         key: below base_directory, "/"-separated, no leading "/".
-        local: below local_copy; differs from `key` only where full-scope substitutions treat the two differently.
+        local: below local_copy; differs from `key` only through full-scope substitutions.
     """
 
     key: str
@@ -114,7 +113,7 @@ class StoredPart:
     Attributes:
         part_number: from 1.
         etag: the server's, without quotes.
-        checksum: what was sent, or None where checksums are off.
+        checksum: of the sent bytes, or None where checksums are off.
     """
 
     part_number: int
@@ -124,16 +123,16 @@ class StoredPart:
 
 @dataclass(frozen=True, slots=True)
 class PendingUpload:
-    """A multipart upload that the journal knows, and that no run has ended.
+    """An open multipart upload in the journal.
 
     Attributes:
         upload_id: the server's; "" where the run was killed before CreateMultipartUpload was answered.
         part_size_bytes, algorithm: of its parts.
-        token: the write token that its object will have.
-        begun_seconds: when it was asked for, seconds since the epoch.
-        completing: CompleteMultipartUpload was sent, and its answer is not known.
-        same_source: the source file is as it was; only then are its parts of use.
-        parts: what the server had confirmed, by part number.
+        token: the write token of its future object.
+        begun_seconds: time of its request, seconds since the epoch.
+        completing: CompleteMultipartUpload was sent, and its answer is unknown.
+        same_source: the source file is unchanged; only then can its parts be used.
+        parts: the confirmed parts, by part number.
     """
 
     upload_id: str
@@ -148,14 +147,14 @@ class PendingUpload:
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """What the journal has about one transfer's key.
+    """The journal's record of one transfer's key.
 
     Attributes:
-        published: the object was confirmed for this very source file (path, size, mtime, ctime, inode), sent with the
-            same object options; the fields below are the object's, and "" or None otherwise.
+        published: the object was confirmed for this very source file (path, size, mtime, ctime, inode) and the same
+            object options; the fields below are the object's, and "" or None otherwise.
         etag, version_id, checksum: of that object.
-        stale: what was confirmed under the key was of another source file, or sent with other object options: the
-            journal has to forget it before the key is written to.
+        stale: the confirmed object has another source file or other object options: its record has to be deleted before
+            the key is written to.
         upload: an upload that is still open, or None.
     """
 
@@ -168,11 +167,11 @@ class JournalEntry:
 
 
 class FirstAttempt:
-    """An attempt to store a file that failed before its own way began: what it ended with counts as that way's first
-    attempt, so that nothing is sent to learn the same once more.
+    """A failed attempt to store a file, made before its regular request: its error counts as that request's first
+    attempt, so that nothing is sent to get the same error again.
 
     Args:
-        error: how it ended.
+        error: the attempt's error.
     """
 
     __slots__ = ("_error",)
@@ -184,7 +183,7 @@ class FirstAttempt:
         return f"<FirstAttempt {self._error!r}>"
 
     def end(self) -> None:
-        """Raise the error at the first call; return at every further one, which is for another attempt."""
+        """Raise the error at the first call; return at every further one, which is a new attempt."""
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -192,16 +191,15 @@ class FirstAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One source on its way to one key.
+    """The publication of one source under one key.
 
     Attributes:
         source: the file.
         key: the whole key inside the bucket (prefix included), or the path below a local destination.
         local: path below local_copy, "/"-separated.
-        known: what the journal has about it, or None.
-        replaces: the ETag of an object under the key that is known to have other content, or "": the new object cannot
-            have it.
-        first: an attempt to store this very content that was made already, by one PutObject, or None.
+        known: the journal's record of it, or None.
+        replaces: the ETag of an object with other content under the key, or "": the new object has another ETag.
+        first: an earlier attempt to store this content by one PutObject, or None.
     """
 
     source: SourceFile
@@ -225,7 +223,7 @@ class UploadCreating:
 
 @dataclass(frozen=True, slots=True)
 class UploadOpened:
-    """Upload step: the server gave an upload id, and no part was sent yet."""
+    """Upload step: the server has returned an upload id, and no part was sent yet."""
 
     key: str
     upload_id: str
@@ -248,20 +246,20 @@ class UploadCompleting:
 
 @dataclass(frozen=True, slots=True)
 class UploadGone:
-    """Upload step: the server no longer has the upload: aborted, or forgotten."""
+    """Upload step: the server no longer has the upload: aborted, or expired."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class Resumable:
-    """A large file that is not there yet, and that the next run goes on with: its multipart upload stays open, and the
-    journal has it; of a grab, its ranges wait in the target directory.
+    """A large file that the next run resumes: its multipart upload stays open and recorded in the journal; of a grab,
+    its ranges stay in the target directory.
 
     Attributes:
         source, key: as in Receipt.
-        bytes_stored: of the parts that are there.
-        size_bytes: of all of it.
+        bytes_stored: of the stored parts.
+        size_bytes: of the whole file.
     """
 
     source: str
@@ -282,13 +280,13 @@ class Receipt:
         key: whole key inside the bucket, or path below a local destination.
         url: "s3://bucket/key", or the absolute path of the local file.
         size_bytes: size of the object.
-        checksum: what was sent and confirmed, or None where checksums are off.
+        checksum: sent and confirmed, or None where checksums are off.
         etag: the server's ETag without quotes, or "".
         version_id: the object's version, or "".
-        attempts: attempts of the request that needed the most of them.
+        attempts: attempts of the request that needed most.
         seconds: from the first read to the last confirmation.
-        local_copy: absolute path of the local copy, or "" where none was asked for or it failed.
-        confirmed_by: what the answer proves.
+        local_copy: absolute path of the local copy, or "" where it was not requested or failed.
+        confirmed_by: the proof in the server's answer.
         entry: ordinal of the top-level source.
     """
 
@@ -313,9 +311,10 @@ class Skip:
     Attributes:
         source, key, url, size_bytes, checksum, etag, local_copy, entry: as in Receipt ("" or None where unknown).
         reason: one phrase for a person ("same checksum", "size is equal", "source is missing").
-        already_there: True where the object under the key is what would have been sent; False where none was sought.
-        version_id, attempts, confirmed_by: of the receipt that the skip rests on, as far as the journal or the manifest
-            of an earlier run has them; "", 0 and "" otherwise.
+        already_there: True where the object under the key has the content that would have been sent; False where it was
+            not looked for.
+        version_id, attempts, confirmed_by: of the receipt on which the skip rests, if the journal or an earlier
+            manifest has it; else "", 0 and "".
     """
 
     source: str
@@ -344,7 +343,7 @@ class Failure:
         source, key, url, entry: as in Receipt ("" where unknown).
         error: class name from asyncsink.errors.
         message: one sentence; never holds a secret.
-        stage: where it failed. A failed local copy stands beside the Receipt or Skip of the same key.
+        stage: where it failed. A failed local copy accompanies the Receipt or Skip of the same key.
         attempts: attempts of the request that failed; 0 where none was sent.
     """
 
@@ -360,7 +359,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A dry run's outcome: this would be sent.
+    """A dry run's outcome: the file would be sent.
 
     Attributes:
         source, key, url, size_bytes, entry: as in Receipt.
@@ -380,10 +379,10 @@ Outcome = Receipt | Skip | Failure | Planned
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Event: everything was checked and the first transfer is about to start.
+    """Event: the preflight has ended, and the first transfer is about to start.
 
     Attributes:
-        objects_total, bytes_total: what the preflight counted; None where the source is a stream.
+        objects_total, bytes_total: counts of the preflight; None where the source is a stream.
         transport: the lane in use and why.
     """
 
@@ -401,7 +400,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class LimitChanged:
-    """Event: adaptive concurrency moved from one limit to another (requests in flight)."""
+    """Event: adaptive concurrency changed its limit (requests in flight)."""
 
     before: int
     after: int
@@ -410,20 +409,20 @@ class LimitChanged:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Event: something a person should know that is no failure ("the server ignores checksums")."""
+    """Event: a fact for the user that is no failure ("the server ignores checksums")."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """Event: the server is gone, and the run waits for it; once more every half minute while it does.
+    """Event: the server does not answer, and the run waits for it; repeated every 30 seconds.
 
     Attributes:
         endpoint: the server, "127.0.0.1:9000".
-        cause: what it does ("refuses connections").
+        cause: its symptom ("refuses connections").
         seconds: since its first failure.
-        files: that wait; 0 where what waits is no file's request.
+        files: number of waiting files; 0 where the waiting request belongs to no file.
         seconds_left: until the run gives up.
     """
 
@@ -442,26 +441,24 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Event: the server is back after so many `seconds`, and the run goes on."""
+    """Event: the server answers again after `seconds`, and the run continues."""
 
     endpoint: str
     seconds: float
 
     def __str__(self) -> str:
-        """One sentence."""
         return f"{self.endpoint} is back after {self.seconds:.0f} s"
 
 
 @dataclass(frozen=True, slots=True)
 class GaveUp:
-    """Event: the server did not come back in time; attributes as in Paused."""
+    """Event: the server did not answer in time; attributes as in Paused."""
 
     endpoint: str
     cause: str
     seconds: float
 
     def __str__(self) -> str:
-        """One sentence."""
         return f"{self.endpoint} {self.cause} for {self.seconds:.0f} s; given up"
 
 

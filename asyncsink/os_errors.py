@@ -1,4 +1,4 @@
-"""Pure: what is to be done about an error of the operating system, worded once for files that are read and written."""
+"""Pure: the remedies for errors of the operating system, worded once for reading and writing."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _REMEDIES = {
 
 
 def remedy(number: int | None) -> str:
-    """What to do about an errno that is not of one file alone, as the end of a sentence; "" for all others."""
+    """The remedy for an errno that does not concern one file alone, as the end of a sentence; "" for all others."""
     return _REMEDIES.get(number or 0, "")
 
 
 def shortage(error: BaseException) -> str:
-    """A sentence where an exception means that the process may not have more memory, threads or open files; else "".
+    """A sentence where an exception means that the process cannot have more memory, threads or open files; else "".
 
-    Python says so in many ways: a MemoryError, a RuntimeError where no thread can be started, an ImportError where a
-    library cannot be mapped, an OSError.
+    Python reports that in many ways: a MemoryError, a RuntimeError where no thread can be started, an ImportError where
+    a library cannot be mapped, an OSError.
     """
     text = str(error)
     number = error.errno if isinstance(error, OSError) else None
@@ -54,7 +54,7 @@ def shortage(error: BaseException) -> str:
 
 
 def words_shortages(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """The function, which raises a `shortage` as an AsyncSinkError that says so, with the exception as its cause."""
+    """The function, raising a `shortage` as an AsyncSinkError with that sentence, caused by the exception."""
 
     @wraps(function)
     async def worded(*values: P.args, **named: P.kwargs) -> T:

@@ -1,13 +1,12 @@
-"""Paths as text that is the same in every locale, and directories opened so that no link leads elsewhere.
+"""Paths as text that is the same in every locale, and directories opened without following links.
 
-Inside asyncsink a path is its bytes on disk, read as UTF-8; bytes that are no UTF-8 are surrogates (PEP 383). Keys are
-made of such texts, so that one file has one key whatever the locale says. The interpreter's own str is another text
-where its file system encoding is not UTF-8 (a Latin-1 locale, or the C locale without UTF-8 mode): `as_text` takes
-such a str in, `as_native` gives one out, and `on_disk` is what the functions of `os` are given.
+Inside asyncsink a path is its bytes on disk decoded as UTF-8; bytes that are not UTF-8 become surrogates (PEP 383).
+Keys are made of such texts, so that a file has the same key in every locale. The interpreter's own str is another text
+where its file system encoding is not UTF-8 (a Latin-1 locale, or the C locale without UTF-8 mode): `as_text` converts
+such a str, `as_native` converts back, and `on_disk` makes the argument for the functions of `os`.
 
-A directory is opened by a path whose links were followed before. Where a link has taken the place of a part of that
-path since then, opening it fails (ELOOP): whoever swaps directories under a run can make it fail, and cannot lead it
-to other files.
+A directory is opened by a path whose links were resolved earlier. Where a link has replaced a part of that path since
+then, opening fails (ELOOP): swapping directories during a run can make it fail, but cannot lead it to other files.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from collections.abc import Callable, Iterator
 IS_UTF8 = sys.getfilesystemencoding().lower().replace("_", "-") in ("utf-8", "utf8")
 
 SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-"""Flags of a directory whose entries are opened by name; the right to search it is enough."""
+"""Flags of a directory whose entries are opened by name; the right to search it suffices."""
 LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 """Flags of a directory that is listed or synced."""
 
@@ -38,7 +37,7 @@ def as_text(path: str) -> str:
     """A path of this interpreter (an argument, the current directory, an entry of a directory) as asyncsink's text.
 
     Raises:
-        UnicodeEncodeError: the file system encoding cannot write it, so that it names no file.
+        UnicodeEncodeError: the file system encoding cannot represent it, so that it names no file.
     """
     if IS_UTF8:
         return path
@@ -53,7 +52,7 @@ def _encoded(character: str) -> bytes:
     try:
         return os.fsencode(character)
     except UnicodeEncodeError:
-        # The C library reads arguments, and leaves bytes as control characters (EUC-JP) that Python's codec has not.
+        # The C library decodes arguments, and leaves bytes as control characters (EUC-JP) that Python's codec lacks.
         if "\x80" <= character <= "\x9f":
             return character.encode("latin-1")
         raise
@@ -65,7 +64,7 @@ def as_native(text: str) -> str:
 
 
 def on_disk(text: str) -> str | bytes:
-    """`text` as the functions of `os` take it.
+    """`text` as an argument for the functions of `os`.
 
     Raises:
         UnicodeEncodeError: `text` holds a surrogate that stands for no byte.
@@ -95,7 +94,7 @@ def is_below(path: str, directory: str) -> bool:
 
 
 def open_directory(path: str, flags: int = SEARCH) -> int:
-    """A descriptor of a directory that is reached without following a link. Blocking; the caller closes it.
+    """A descriptor of a directory, reached without following a link. Blocking; the caller closes it.
 
     Args:
         path: absolute.
@@ -103,7 +102,7 @@ def open_directory(path: str, flags: int = SEARCH) -> int:
 
     Raises:
         OSError: it cannot be opened; ELOOP where a part of the path is a symbolic link.
-        ValueError: no directory can have this path (a NUL, a surrogate that stands for no byte).
+        ValueError: the path is impossible (a NUL, a surrogate that stands for no byte).
     """
     if _open_at_once is not None:
         return _open_at_once(path, flags)
@@ -111,22 +110,22 @@ def open_directory(path: str, flags: int = SEARCH) -> int:
 
 
 def make_directory(path: str, flags: int = SEARCH) -> int:
-    """As `open_directory`; what is missing of the path is made, durably. Several threads and processes may do so at
+    """As `open_directory`; missing parts of the path are created, durably. Safe in several threads and processes at
     once.
 
     Raises:
-        OSError: it cannot be made or opened; ENOTDIR where a file stands in the place of a directory.
+        OSError: it cannot be created or opened; ENOTDIR where a file has the name of a directory.
     """
     try:
         return open_directory(path, flags)
     except (FileNotFoundError, NotADirectoryError):
-        # One step after the other: an error names the one that it is about.
+        # Step by step, so that an error names the directory that it concerns.
         return _open_by_steps(path, flags, make=True)
 
 
 @contextlib.contextmanager
 def directory_of(path: str) -> Iterator[tuple[int, str | bytes]]:
-    """A descriptor of the directory that holds `path`, reached without following a link, and the last name of it.
+    """A descriptor of the directory of `path`, reached without following a link, and the last name of `path`.
 
     Raises:
         OSError, ValueError: as `open_directory`.
@@ -140,9 +139,9 @@ def directory_of(path: str) -> Iterator[tuple[int, str | bytes]]:
 
 
 class Folder:
-    """The directory of the file that was opened last: neighbours need not have it opened again.
+    """The directory of the last opened file, kept open for further files in it.
 
-    For one thread and a moment: a directory that is renamed in the meantime is still the one that was opened.
+    For one thread and a short time: a directory that is renamed meanwhile stays the opened one.
 
         with Folder() as folder:
             descriptor = folder.open_file("/data/a", os.O_RDONLY)
@@ -155,7 +154,7 @@ class Folder:
         self._descriptor = -1
 
     def open_file(self, path: str, flags: int) -> int:
-        """A descriptor of a file that is reached without following a link. Blocking; the caller closes it.
+        """A descriptor of a file, reached without following a link. Blocking; the caller closes it.
 
         Raises:
             OSError: it cannot be opened; ELOOP where it, or a part of its path, is a symbolic link.
@@ -182,17 +181,17 @@ class Folder:
 
 
 def sync_directory(descriptor: int) -> None:
-    """Make the names in a directory durable; it was opened with LIST. Blocking."""
+    """Make the names in a directory, opened with LIST, durable. Blocking."""
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network and FUSE file systems keep names durable by themselves and know no sync of a directory.
+        # Some network and FUSE file systems have durable names and no sync of directories.
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
 
 
 def _open_by_steps(path: str, flags: int, *, make: bool = False) -> int:
-    """One directory after the other, each relative to the one before."""
+    """Open one directory after the other, each relative to the one before."""
     names = [name for name in path.split("/") if name]
     descriptor = os.open("/", SEARCH if names else flags)
     try:
@@ -230,15 +229,15 @@ def _open_entry(name: str | bytes, flags: int, directory: int) -> int:
     try:
         return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
     except NotADirectoryError:
-        # open(2) says so of a link too, where only directories are wanted.
+        # open(2) reports ENOTDIR for a link too, where only directories are wanted.
         if stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
         raise
 
 
 def _find_openat2() -> Callable[[str, int], int] | None:
-    """openat2(2), which Python does not have: one system call instead of one for each part of a path. None where the
-    kernel is older than Linux 5.6, or a sandbox forbids it."""
+    """openat2(2), which Python lacks: one system call instead of one for each part of a path. None where the kernel is
+    older than Linux 5.6, or a sandbox forbids it."""
     if sys.platform != "linux":
         return None
     call = ctypes.CDLL(None, use_errno=True).syscall

@@ -1,4 +1,4 @@
-"""AsyncSink and the export functions: where the rooms are put together for uploads."""
+"""AsyncSink and the export functions: the entry points for uploads."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ async def export(outputs: Mapping[str, Any], base_directory: Any, **options: Unp
         options: see `ExportOptions`.
 
     Returns:
-        A Report, also where single files failed: ask it with `raise_for_failures()`.
+        A Report, also where single files failed; its `raise_for_failures()` raises then.
 
     Raises:
         ConfigError, SourceError, TransferError: the run could not start; nothing was sent.
 
-    Cancelled, it leaves its multipart uploads to the next run, which goes on with what the journal has of them; without
-    a journal, or with abort_on_interrupt=True, it aborts them (shielded, bounded in time). No temporary file stays.
+    On cancellation, its multipart uploads stay open for the next run, which resumes them by the journal; without a
+    journal, or with abort_on_interrupt=True, they are aborted (shielded, bounded in time). No temporary file stays.
     """
     settings = parse_options(base_directory, options)
     source = OutputsSource(
@@ -72,7 +72,7 @@ async def export_directory(directory: Any, base_directory: Any, **options: Unpac
 
 
 def export_sync(outputs: Mapping[str, Any], base_directory: Any, **options: Unpack[ExportOptions]) -> Report:
-    """`export` for code without an event loop; also works inside a running one (Jupyter), in a thread of its own.
+    """`export` for synchronous code; inside a running event loop (Jupyter) it uses a thread of its own.
 
     KeyboardInterrupt cancels the export, waits for its clean-up, and is raised.
     """
@@ -80,25 +80,24 @@ def export_sync(outputs: Mapping[str, Any], base_directory: Any, **options: Unpa
 
 
 class AsyncSink:
-    """A long-lived sink inside an asyncio program: many producers feed it, results stream out.
+    """A long-lived sink inside an asyncio program, for any number of concurrent producers.
 
         async with AsyncSink("s3://bucket/prefix") as sink:
             receipt = await sink.put("motion", path)
             await sink.submit("contrasts.@con", paths)
 
-    Entering checks destination and credentials. Leaving, in the same task, waits until everything that was submitted is
-    published and recorded; leaving with an exception, or being cancelled, ends what is under way as a
-    cancelled `export` does.
+    Entering checks destination and credentials. Leaving, in the same task, waits until all submitted files are
+    published and recorded; an exception in the block, or cancellation, ends open transfers as in a cancelled `export`.
 
-    It belongs to the process and the event loop in which it was entered: anywhere else (in a forked child, in another
-    loop, in a thread without one) its methods raise ConfigError instead of waiting for ever.
+    It belongs to the process and the event loop in which it was entered: elsewhere (in a forked child, in another loop,
+    in a thread without one) its methods raise ConfigError instead of waiting forever.
 
-    It may stay open for months: memory does not grow with the files. In the temporary directory it keeps every outcome,
-    some 400 bytes, for the report and, unless on_collision="last", every key with the source that has it.
+    It may stay open for months: memory does not grow with the number of files. In the temporary directory it keeps
+    every outcome, some 400 bytes, for the report and, unless on_collision="last", every key with its source.
     """
 
     def __init__(self, base_directory: Any, **options: Unpack[ExportOptions]) -> None:
-        """See `export` for the arguments. Nothing is opened yet.
+        """See `export` for the arguments. Nothing is opened before the block.
 
         Raises:
             ConfigError: an option is wrong.
@@ -167,7 +166,7 @@ class AsyncSink:
                 await self._run.end()
         except BaseExceptionGroup as group:
             if all(each is error for each in group.exceptions):
-                return False  # the block's own, with all its exceptions where it is a group itself
+                return False  # the block's own exception, whole even where it is a group itself
             raise surface(group) from None
         finally:
             try:
@@ -183,7 +182,7 @@ class AsyncSink:
             self._fault = surface(group)
             raise
         finally:
-            # Whether it ended in order or not: nobody must wait for what will not come.
+            # In any case: a waiting caller would otherwise never return.
             self._close()
             for completion in self._completions:
                 completion.done.set()
@@ -196,7 +195,7 @@ class AsyncSink:
 
     @property
     def report(self) -> Report:
-        """What happened; known after the `async with` block.
+        """The report, available after the `async with` block.
 
         Raises:
             ConfigError: the sink is still open.
@@ -211,16 +210,15 @@ class AsyncSink:
 
         Raises:
             ConfigError, SourceError: the file cannot be routed or read.
-            ExportFailed: it was not published; the message says why, `report` is the Failure, and `__cause__` an error
-                of the class that it names. A server that is gone is waited for, for give_up_after_seconds at most. It
-                concerns this caller only: the sink goes on, unless it cannot record any more, and then the message
-                says that.
+            ExportFailed: the file was not published; the message has the reason, `report` is the Failure, and
+                `__cause__` an error of its class. An unavailable server is retried for at most give_up_after_seconds.
+                The error concerns this caller only: the sink continues, unless it can no longer record, which the
+                message then states.
 
-        Callers that come at the same time share what a file costs, up to its request. It waits for its turn where its
-        key is under way already: of two that come together, the first is recorded before the second begins.
+        Simultaneous calls share all costs of a file but its request. A call waits while its key is being written: of
+        two calls with one key, the first is recorded before the second begins.
 
-        Cancelled, it stops waiting; the transfer itself goes on once it is queued, and reads the file if that is still
-        there.
+        Cancellation ends the wait only: a queued transfer continues, and reads the file if it still exists.
         """
         intake = self._opened()
         call = Call(self._found(attribute, path), alone=repr(path))
@@ -238,13 +236,13 @@ class AsyncSink:
     @words_shortages
     async def submit(self, attribute: str, paths: Any) -> int:
         """Queue a path, or nested lists of paths, and return their number when they are queued; waits while the queue
-        is full, and while another file is on its way to the same key.
+        is full, and while another file is being written to the same key.
 
         Raises:
-            ConfigError, SourceError: something cannot be routed or read (with on_unreadable="skip", that is a Failure
-                in the report, and the rest is queued); what came before it is queued.
+            ConfigError, SourceError: a path cannot be routed or read (with on_unreadable="skip" it is a Failure in the
+                report, and the rest is queued); the paths before it are queued.
 
-        Cancelled, it stops waiting; what is queued is published, and nothing else of it.
+        Cancellation ends the wait: queued files are published, the others are not.
         """
         intake = self._opened()
         call = Call(self._found(attribute, paths))
@@ -255,13 +253,13 @@ class AsyncSink:
         return call.count
 
     def events(self) -> Subscription:
-        """Events from now on, until the sink is closed, or `aclose()` of what is returned is called.
+        """Events from now on, until the sink is closed, or `aclose()` of the result is called.
 
-        Every reader gets every event. A slow one slows the sink down, and loses nothing; one that takes nothing for
-        half a minute while 1,000 events wait gets an AsyncSinkError in the end, and the sink goes on without it.
+        Every reader gets every event. A slow reader slows the sink down, and loses nothing; one that takes nothing for
+        30 seconds while 1,000 events wait gets an AsyncSinkError at the end, and the sink continues without it.
 
         Raises:
-            ConfigError: the sink was opened in another process or event loop; so does the reading there.
+            ConfigError: the sink was opened in another process or event loop; reading raises it likewise.
         """
         self._check_here()
         return self._events.subscribe()
@@ -283,7 +281,7 @@ class AsyncSink:
         return self._intake
 
     def _found(self, attribute: str, paths: Any) -> Iterator[Found]:
-        """What the paths lead to. Iterating blocks, and raises what forbids the rest."""
+        """The files at the paths. Iterating blocks, and raises the errors that forbid the rest."""
         assert self._discovery is not None
         return _admitted(self._discovery.of(self._source({attribute: paths})), self._settings.policies)
 

@@ -1,4 +1,4 @@
-"""What a run keeps in temporary files, so that memory does not grow: SQLite databases, and the words for a fault."""
+"""Temporary files of a run, which keep its memory bounded: SQLite databases, and the errors of their directory."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 from asyncsink.errors import JournalError
 
 CACHE_KIB = 2048
-"""SQLite's page cache of one database: what is held in memory, and on disk only beyond that."""
+"""SQLite's page cache of one database, which is on disk only beyond that."""
 _SETTINGS = f"PRAGMA cache_size=-{CACHE_KIB}; PRAGMA journal_mode=OFF;"
 
 
 class TemporaryDatabase:
-    """A SQLite database in a private file without a name, which is gone with the connection or the process.
+    """An SQLite database in a private file without a name, which ends with the connection or the process.
 
     Methods block, are for one thread at a time, and raise a JournalError, which stops the run, where the directory for
-    temporary files cannot take what is kept.
+    temporary files cannot hold the database.
     """
 
     def __init__(self, what: str, tables: str) -> None:
-        """An empty database with `tables` (SQL); `what` is kept in it, as the subject of a sentence, in the plural."""
+        """Create an empty database with `tables` (SQL); `what` is its content, as a sentence's plural subject."""
         self._what = what
-        # An empty name is a private file that SQLite makes, and removes when the connection closes.
+        # For an empty name SQLite creates a private file, and removes it when the connection closes.
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         with self._kept():
             self._database.executescript(_SETTINGS + tables)
@@ -43,20 +43,20 @@ class TemporaryDatabase:
         return next(iter(self.rows(query, *values)), None)
 
     def change(self, statement: str, *values: Any) -> int:
-        """The number of rows that the statement changed."""
+        """Execute the statement; the number of rows that it changed."""
         try:
             return self._database.execute(statement, values).rowcount
         except sqlite3.Error as error:
             raise self._fault(error) from error
 
     def change_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
-        """The statement for each of the rows."""
+        """Execute the statement for each of the rows."""
         with self._kept():
             self._database.executemany(statement, rows)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """One transaction. What was done before an exception in the block stays."""
+        """One transaction. Changes before an exception in the block stay."""
         self.change("BEGIN")
         try:
             yield
@@ -65,7 +65,7 @@ class TemporaryDatabase:
                 self.change("COMMIT")
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the database."""
         self._database.close()
 
     @contextmanager
@@ -80,10 +80,10 @@ class TemporaryDatabase:
 
 
 def file_fault(what: str, error: OSError) -> JournalError:
-    """The error for a file of `tempfile` that cannot take what is kept; `what` as in TemporaryDatabase."""
+    """The error for a file of `tempfile` that cannot hold its data; `what` as in TemporaryDatabase."""
     try:
         directory = tempfile.gettempdir()
-    except OSError:  # there is none that can be written to
+    except OSError:  # no directory is writable
         directory = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - named, not used
     return temporary_fault(what, directory, error.strerror or str(error))
 
@@ -97,7 +97,6 @@ def temporary_fault(what: str, directory: str, why: str) -> JournalError:
 
 
 def _directory_of_sqlite() -> str:
-    """Where SQLite puts temporary files: the first directory that can be written to, in its own order
-    (sqlite.org/tempfiles.html)."""
+    """SQLite's directory for temporary files: the first writable one, in its own order (sqlite.org/tempfiles.html)."""
     named = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp")  # noqa: S108
     return next((each for each in named if each and os.path.isdir(each) and os.access(each, os.W_OK | os.X_OK)), ".")

@@ -1,11 +1,11 @@
-"""Values that are made for every file: immutable for the type checker, and cheap to define and to make at run time.
+"""Values made for every file: immutable for the type checker, and cheap to define and to create.
 
-`dataclasses` writes the source of four methods for each class and compiles it: half a millisecond for a class, and a
-run imports 150 classes of which it uses a third. Here a class is completed when it is used first; only its `__init__`
-is compiled, and values are compared, hashed and shown by functions that all classes share.
+`dataclasses` generates and compiles the source of four methods for each class: half a millisecond for a class, and a
+run imports 150 classes of which it uses a third. Here a class is completed at its first use; only its `__init__` is
+compiled, and all classes share the functions that compare, hash and show values.
 
-`dataclasses` guards a frozen class by assigning each field through `object.__setattr__`, which makes a value of eleven
-fields four times as dear (1.24 instead of 0.28 µs). The type checker refuses the same assignments at no cost.
+`dataclasses` guards a frozen class by assigning each field through `object.__setattr__`, which makes creating a value
+of eleven fields four times slower (1.24 instead of 0.28 µs). The type checker refuses the same assignments at no cost.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ else:
     import threading
     from operator import attrgetter
 
-    # One for all classes: to complete a class is to complete its bases, and lanes make values in threads of their own.
+    # One lock for all classes: completing a class completes its bases, and lane threads create values too.
     _COMPLETING = threading.RLock()
     _COMPLETED = (
         "__init__", "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__replace__", "__signature__",
     )  # fmt: skip
 
     def dataclass(*, slots: bool, frozen: bool = False, eq: bool = True, **given: bool) -> Any:
-        """As `dataclasses.dataclass(slots=True)`, with values that are equal and hashed by their fields as where it is
-        `frozen`."""
+        """As `dataclasses.dataclass(slots=True)`; values are compared and, where `frozen`, hashed by their fields."""
         assert slots
 
         def slotted(cls: type) -> type:
@@ -39,7 +38,7 @@ else:
         return slotted
 
     def _slotted(plain: type, shared: dict[str, Any], *, kw_only: bool) -> type:
-        """The class with slots for the fields of `plain`; what `dataclasses` adds comes when it is used."""
+        """The class with slots for the fields of `plain`; the methods of `dataclasses` are added at its first use."""
         names = [name for name, kind in plain.__annotations__.items() if not kind.startswith("ClassVar")]
         inherited = {name for base in plain.__mro__[1:-1] for name in vars(base).get("__slots__", ())}
         left_out = {*names, "__dict__", "__weakref__"}
@@ -66,7 +65,7 @@ else:
         return made
 
     class _Pending:
-        """An attribute of a class that is not completed yet: whoever asks for it completes the class."""
+        """An attribute of a class that is not completed yet; access to it completes the class."""
 
         __slots__ = ("_complete", "_name")
 
@@ -79,7 +78,7 @@ else:
             return getattr(owner if instance is None else instance, self._name)
 
     def _getter(names: list[str]) -> Any:
-        """What gives the values of these attributes in one call."""
+        """A function that returns the values of these attributes in one call."""
         return staticmethod(attrgetter(*names) if names else lambda _: ())
 
     def _is_equal(self: Any, other: object) -> bool:

@@ -3,8 +3,8 @@
     with DevServer(buckets=("my-results",)) as server:
         subprocess.run(["asyncsink", "export", …], env={**os.environ, **server.environment})
 
-The server listens on 127.0.0.1 only, has random credentials of its own, and is gone with the block: also when the
-process that started it is killed (see `watchdog`). It speaks plain HTTP; use path-style addresses.
+The server listens on 127.0.0.1 only, has random credentials of its own, and ends with the block, even if its parent
+process is killed (see `watchdog`). It speaks plain HTTP; use path-style addresses.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from asyncsink.value import dataclass
 
 # -- Free TCP ports on loopback for SeaweedFS and its inner services ---------------------------------------------------
 
-# Below the ports that Linux (from 32768) and macOS (from 49152) give to outgoing connections, so that a client's
-# socket never takes a port between its choice here and its use by the server.
+# Below the ports of outgoing connections on Linux (from 32768) and macOS (from 49152), so that a client's socket cannot
+# take a port between its choice here and its use by the server.
 _FIRST, _LAST = 10240, 32767
 _GRPC_OFFSET = 10000
-"""SeaweedFS' admin worker dials the admin port plus this, whatever port was configured."""
+"""SeaweedFS' admin worker dials the admin port plus this, whatever its configured port."""
 _SERVICES = ("master", "volume", "filer")
 _TRIES_MAX = 1000
 
@@ -66,13 +66,13 @@ def is_free(port: int) -> bool:
 
 
 def choose_ports(s3_port: int = 0) -> Ports:
-    """Ports that are free now; another process may still take one before the server does.
+    """Ports that are free now; another process may still take one before the server starts.
 
     Args:
-        s3_port: the port S3 must have, or 0 for any.
+        s3_port: the required S3 port, or 0 for any.
 
     Raises:
-        ConfigError: `s3_port` is no port or is taken, or the machine has no free ports.
+        ConfigError: `s3_port` is invalid or taken, or the machine has no free ports.
     """
     if not 0 <= s3_port <= 65535:
         raise ConfigError(f"Port {s3_port} does not exist; give a number from 1 to 65535, or 0 for any free port.")
@@ -100,10 +100,9 @@ def _choose(taken: set[int], partner: int = 0) -> int:
     raise ConfigError(f"No free TCP port was found on 127.0.0.1 between {_FIRST} and {_LAST}; stop other servers.")
 
 
-# -- Asks an S3 server for its buckets with nothing but the standard library: proof that it is up and is ours ----------
-# Only the server that was started with these credentials answers a signed request with 200, so a stranger on the same
-# port is never taken for it. (SigV4: AWS General Reference, "Signature Version 4 signing process"; ListBuckets: S3
-# API.)
+# -- Readiness: a signed ListBuckets with the standard library alone ---------------------------------------------------
+# Only the server started with these credentials answers a signed request with 200, so another server on the port is not
+# mistaken for it. (SigV4: AWS General Reference, "Signature Version 4 signing process"; ListBuckets: S3 API.)
 
 _REGION, _SERVICE = "us-east-1", "s3"
 _ANSWER_SECONDS = 5.0
@@ -111,7 +110,7 @@ _LISTED_NAME = re.compile(rb"<Bucket>.*?<Name>([^<]*)</Name>", re.DOTALL)
 
 
 def buckets_of(port: int, access_key_id: str, secret_access_key: str) -> set[str] | None:
-    """The buckets of the S3 server on 127.0.0.1:`port`, or None while there is none that knows the credentials.
+    """The buckets of the S3 server on 127.0.0.1:`port`, or None while none answers with these credentials.
 
     Blocking, for five seconds at most.
     """
@@ -145,7 +144,7 @@ def _signed_headers(host: str, access_key_id: str, secret_access_key: str) -> di
     return {**headers, "authorization": f"{credential}, SignedHeaders={names}, Signature={signature}"}
 
 
-# -- seaweedfs ---------------------------------------------------------------------------------------------------------
+# -- The server --------------------------------------------------------------------------------------------------------
 
 REGION = "us-east-1"
 _STARTS_MAX = 5
@@ -164,8 +163,8 @@ _OPTIONS = (
     "-s3.autoCreateBucket=false",  # a missing bucket is an error, as on S3
     "-master.telemetry=false",
     "-master.volumeSizeLimitMB=1024",
-    # Every bucket has volumes of its own. None takes space before it is written to, so the count is no reservation;
-    # the default (free space / volume size) runs out of volumes after a few dozen buckets.
+    # Every bucket has volumes of its own, which take no space before they are written to, so the count is no
+    # reservation; the default (free space / volume size) runs out of volumes after a few dozen buckets.
     "-volume.max=20000",
     "-volume.preStopSeconds=0",
 )
@@ -175,7 +174,7 @@ class DevServer:
     """One SeaweedFS server. `start` and `stop`, or a `with` block.
 
     Attributes:
-        access_key_id, secret_access_key: random, of this server only; the identity may do everything.
+        access_key_id, secret_access_key: random, of this server only, with all rights.
     """
 
     def __init__(
@@ -189,10 +188,10 @@ class DevServer:
         """Describe a server; nothing is started yet.
 
         Args:
-            directory: where objects are kept from one run to the next; None is a temporary one, removed by `stop`.
+            directory: of objects that outlive the server; None is a temporary one, removed by `stop`.
             port: of the S3 endpoint on 127.0.0.1; 0 is any free port.
-            buckets: created at the start unless they exist.
-            start_seconds: the longest that `start` waits.
+            buckets: created by `start` unless they exist.
+            start_seconds: longest wait of `start`.
 
         Raises:
             ConfigError: a bucket's name breaks S3's rules.
@@ -222,7 +221,7 @@ class DevServer:
 
     @property
     def endpoint_url(self) -> str:
-        """What clients connect to, "http://127.0.0.1:PORT". ConfigError unless the server runs."""
+        """The endpoint of clients, "http://127.0.0.1:PORT". ConfigError unless the server runs."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
@@ -248,7 +247,7 @@ class DevServer:
         A running server is left as it is. An interruption (KeyboardInterrupt) stops the half-started server.
 
         Raises:
-            ConfigError: SeaweedFS is not installed, the port is taken, the directory is unusable, or the server ended
+            ConfigError: SeaweedFS is not installed, the port is taken, the directory is unusable, or the server exited
                 or did not answer within `start_seconds`; the message ends with the last lines of its log.
         """
         if self._process is not None:
@@ -271,7 +270,7 @@ class DevServer:
         raise AssertionError("the last start either returned or raised")
 
     def stop(self) -> None:
-        """Stop the server and remove its temporary directory. Blocking, bounded; calling it twice is harmless."""
+        """Stop the server and remove its temporary directory. Blocking, bounded; harmless when repeated."""
         process, self._process, ports, self._ports = self._process, None, self._ports, None
         if process is not None:
             _end(process)
@@ -283,7 +282,7 @@ class DevServer:
             self._temporary = ""
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until the server ends by itself (True) or the time is over (False). Blocking; Ctrl-C interrupts it."""
+        """Wait until the server exits by itself (True) or the time is over (False). Blocking; Ctrl-C interrupts it."""
         if self._process is None:
             return True
         try:
@@ -293,17 +292,14 @@ class DevServer:
         return True
 
     def __enter__(self) -> Self:
-        """Start, as `start` does."""
         return self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop, as `stop` does."""
         self.stop()
 
     def __repr__(self) -> str:
-        """The endpoint, never the credentials."""
         state = self.endpoint_url if self._ports else "not running"
         return f"<DevServer {state}>"
 
@@ -322,7 +318,7 @@ class DevServer:
             command.append(f"-bucket={','.join(self._buckets)}")
         order = {
             "command": command,
-            # What is thrown away needs no second and a half to be put in order.
+            # A temporary directory is deleted, so its server needs no grace to flush.
             "grace_seconds": _GRACE_SECONDS if self._directory else 0.0,
             "directory": self._temporary,
             "leftovers": _sockets(ports),
@@ -334,15 +330,15 @@ class DevServer:
             stderr=self._log,
             cwd=self._temporary,
             env=self._server_environment(),
-            start_new_session=True,  # Ctrl-C in the terminal is for the owner, who then stops the server in order
+            start_new_session=True,  # Ctrl-C in the terminal reaches the owner only, which then stops the server
         )
 
     def _server_environment(self) -> dict[str, str]:
-        # Credentials travel in the environment: a command line is there for everybody to read. HOME and TMPDIR keep
-        # the user's own SeaweedFS configuration out and the server's logs inside the temporary directory.
+        # Credentials travel in the environment, because every user can read a command line. HOME and TMPDIR keep the
+        # user's own SeaweedFS configuration out and the server's logs inside the temporary directory.
         return {
             "PATH": os.environ.get("PATH", os.defpath),
-            "GOMEMLIMIT": "1GiB",  # soft: a large upload needs a moment of more, then it is given back
+            "GOMEMLIMIT": "1GiB",  # soft: a large upload may exceed it for a moment
             "HOME": self._temporary,
             "TMPDIR": self._temporary,
             "AWS_ACCESS_KEY_ID": self.access_key_id,
@@ -350,7 +346,7 @@ class DevServer:
         }
 
     def _wait_until_ready(self, deadline: float) -> str:
-        """What went wrong, or ""."""
+        """The fault, or ""."""
         if self._process is None:
             raise AssertionError("called after _launch only")
         while time.monotonic() < deadline:
@@ -371,7 +367,7 @@ class DevServer:
 
 
 def find_weed() -> str:
-    """The path of SeaweedFS' program: beside this Python, else on PATH.
+    """The path of SeaweedFS' executable: beside this Python, else on PATH.
 
     Raises:
         ConfigError: it is not installed.
@@ -386,7 +382,7 @@ def find_weed() -> str:
 
 
 def _sockets(ports: Ports) -> list[str]:
-    # SeaweedFS puts Unix sockets into /tmp, whatever TMPDIR says, and leaves some behind even after a SIGTERM.
+    # SeaweedFS creates Unix sockets in /tmp, whatever TMPDIR is, and leaves some there even after a SIGTERM.
     return [
         f"/tmp/seaweedfs-{option.split('.')[0]}{'-grpc' if option.endswith('grpc') else ''}-{port}.sock"  # noqa: S108
         for option, port in ports.by_option.items()
@@ -394,7 +390,7 @@ def _sockets(ports: Ports) -> list[str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Close the watchdog's lifeline; it stops the server. If it does not, or was itself killed, kill the group."""
+    """Close the watchdog's lifeline, so that it stops the server. If it does not, or was killed, kill the group."""
     if process.stdin is not None:
         process.stdin.close()
     try:
@@ -402,6 +398,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         status = -signal.SIGKILL
     if status < 0:
-        with contextlib.suppress(ProcessLookupError):  # the whole group is gone, which is what is wanted
+        with contextlib.suppress(ProcessLookupError):  # the whole group has ended already
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

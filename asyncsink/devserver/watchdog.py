@@ -1,11 +1,11 @@
-"""Keeps a child process from outliving the process that wanted it; standard library only, run as a script.
+"""Stops a child process when its owner ends; standard library only, run as a script.
 
     python -I -S watchdog.py '{"command": […], "grace_seconds": 5, "directory": "…", "leftovers": ["…"]}'
 
-Standard input is the lifeline: its other end is held by the owner and closes when the owner closes it, ends, crashes
-or is killed (kill -9 included). The watchdog then stops the command (SIGTERM, after `grace_seconds` SIGKILL), removes
-`directory` (unless "") and `leftovers`, and exits with the command's exit status. A command that ends by itself is
-cleaned up after in the same way.
+Standard input is the lifeline: the owner holds its other end, which closes when the owner closes it, exits, crashes or
+is killed (kill -9 included). The watchdog then stops the command (SIGTERM, after `grace_seconds` SIGKILL), removes
+`directory` (unless "") and `leftovers`, and exits with the command's exit status. The same clean-up follows a command
+that exits by itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def remove(directory: str, leftovers: Iterable[str]) -> None:
-    """Remove a directory tree ("" for none) and single files; what is gone already is no error.
+    """Remove a directory tree ("" for none) and single files; missing ones are no error.
 
     Raises:
         OSError: something cannot be removed.
@@ -38,7 +38,7 @@ def remove(directory: str, leftovers: Iterable[str]) -> None:
 
 
 def _dies_with_me() -> Callable[[], None] | None:
-    """What the child runs between fork and exec: on Linux the kernel kills it when the watchdog itself is killed.
+    """The child's function between fork and exec: on Linux the kernel then kills it when the watchdog is killed.
 
     It is safe here, unlike in a library: the watchdog has one thread, which lives as long as the watchdog.
     """
@@ -49,14 +49,14 @@ def _dies_with_me() -> Callable[[], None] | None:
 
     def tie() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != watchdog:  # it died before the line above
+        if os.getppid() != watchdog:  # the watchdog ended before the line above
             os._exit(1)
 
     return tie
 
 
 def _wait_for_an_end(server: subprocess.Popen[bytes], owner: int) -> None:
-    # The parent's id is looked at too: a process forked from the owner may hold the lifeline open after its death.
+    # The parent's id is compared too: a process forked from the owner may hold the lifeline open after its end.
     while server.poll() is None and os.getppid() == owner:
         readable, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
         if readable and not os.read(sys.stdin.fileno(), 1024):
@@ -94,7 +94,7 @@ def main(order: str) -> int:
         _stop(server, options["grace_seconds"])
         remove(options["directory"], options["leftovers"])
     status: int = server.returncode
-    return abs(status)  # a negative one names the signal that ended it
+    return abs(status)  # a negative status names the signal that ended it
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Shipped and reusable: conformance suites, factories, fault injection."""
+"""Shipped for reuse: conformance suites, factories, fault injection."""

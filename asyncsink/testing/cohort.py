@@ -1,7 +1,7 @@
-"""A small neuroimaging cohort, arranged as a workflow leaves its outputs behind: for the demo, tests and benchmarks.
+"""A small neuroimaging cohort, arranged like the outputs of a workflow: for the demo, tests and benchmarks.
 
 Every image is a real one: nibabel ships NIfTI, MINC, AFNI, PAR/REC and TrackVis files with its package. Each subject
-gets them with seeded variation in the voxels, so that no two files are alike and a second build gives the same bytes.
+has them with seeded variation in the voxels, so that no two files are alike and a second build gives the same bytes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 CONTRASTS = 4
 _NOISE = 8
-"""Voxels vary by less than this, in stored units: well below the signal, and enough that nothing compresses away."""
-_NIFTI1_VOLUMES_MAX = 32767  # NIfTI-1 keeps the number of volumes in 16 bits
-_NIFTI_OFFSETS = {348: 352, 540: 544}  # where voxels begin after a NIfTI-1, and a NIfTI-2, header
+"""Bound of the variation of voxels, in stored units: well below the signal, and enough to defeat compression."""
+_NIFTI1_VOLUMES_MAX = 32767  # NIfTI-1 stores the number of volumes in 16 bits
+_NIFTI_OFFSETS = {348: 352, 540: 544}  # start of the voxels after a NIfTI-1 and a NIfTI-2 header
 
 Outputs = dict[str, list[str]]
 
@@ -40,11 +40,11 @@ def build_cohort(
     Blocking: about a hundredth of a second per subject, and one second per 300 MB of `large_file_bytes`.
 
     Args:
-        directory: what is there under the same names is replaced.
+        directory: files with the same names are replaced.
         subjects: each has 27 files in folders such as `work/_subject_id_sub-01/_contrast_1/estimate`.
         large_file_bytes: size of one 4D image of the first subject, rounded down to whole volumes of 0.6 MB (at least
             one); 0 for none. It is written in bounded memory.
-        seed: other numbers give other voxels.
+        seed: determines the voxels.
 
     Returns:
         {DataSink attribute: [absolute path of a file or directory, …]}, such as "motion.@parameters" and "anat.@t1".
@@ -83,7 +83,7 @@ def _package_images() -> Path:
 
 
 class _Subject:
-    """Writes one subject's files and enters them into the outputs."""
+    """Writes one subject's files and adds them to the outputs."""
 
     def __init__(self, directory: Path, images: Path, outputs: Outputs, number: int, seed: int) -> None:
         import numpy as np
@@ -142,7 +142,7 @@ class _Subject:
         self._output("contrasts.@design", folder / "contrast.json")
 
     def _scanner(self) -> None:
-        """Formats that come as they are: pairs of header and voxels, MINC, tracts."""
+        """Formats copied unchanged: pairs of header and voxels, MINC, tracts."""
         folder = self._folder("work", self._name, "convert")
         copies = {
             "scanner.parrec": ("phantom_EPI_asc_CLEAR_2_1.PAR", "phantom_EPI_asc_CLEAR_2_1.REC"),
@@ -156,11 +156,11 @@ class _Subject:
                 self._output(attribute, folder / name)
 
     def _quality(self) -> None:
-        """A directory with directories in it, published as one output."""
+        """A directory with subdirectories, published as one output."""
         folder = self._folder("work", self._name, "quality", "report")
         slices = self._folder("work", self._name, "quality", "report", "slices")
         (folder / "summary.json").write_text(json.dumps({"snr": round(float(self._random.normal(60, 5)), 3)}) + "\n")
-        (folder / "outliers.txt").touch()  # no outlier, so an empty file, as workflows leave them
+        (folder / "outliers.txt").touch()  # without outliers the file is empty, as workflows leave it
         for axis in ("axial", "coronal", "sagittal"):
             self._vary("anatomical.nii", slices / f"{axis}.nii.gz")
         self._output("qc", folder)
@@ -192,7 +192,7 @@ def _add(voxels: np.ndarray[Any, Any], noise: np.ndarray[Any, Any]) -> np.ndarra
 
 
 def _nifti_bytes(header: Any, voxels: np.ndarray[Any, Any]) -> bytes:
-    """A single-file NIfTI of voxels as they are stored; no scaling is computed anew, so values keep their units."""
+    """A single-file NIfTI of stored voxels, without a new scaling, so that values keep their units."""
     file = io.BytesIO()
     _write_header(header, file)
     file.write(voxels.astype(header.get_data_dtype()).tobytes(order="F"))
@@ -208,7 +208,7 @@ def _write_header(header: Any, file: Any) -> None:
 
 
 def _write_time_series(path: Path, source: Path, size_bytes: int, seed: int) -> None:
-    """A 4D image that repeats the volumes of a real one, each time with noise of its own."""
+    """A 4D image that repeats the volumes of a real one, each with noise of its own."""
     import nibabel
     import numpy as np
     from nibabel.nifti1 import Nifti1Header

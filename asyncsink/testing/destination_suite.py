@@ -1,4 +1,4 @@
-"""What every Destination must do, as a pytest class.
+"""Conformance of a Destination, as a pytest class.
 
     class TestMine(DestinationSuite):
         @asynccontextmanager
@@ -6,8 +6,8 @@
         async def read_back(self, key): ...     # its bytes under a key, read another way, or None
         async def leftovers(self): ...          # whatever an abort should have removed
 
-Needs pytest and anyio's pytest plugin (which comes with anyio). A subclass says what its destination can do by
-overriding the class attributes; it may take fixtures of its own in an autouse fixture.
+Needs pytest and anyio's pytest plugin (part of anyio). A subclass overrides the class attributes that describe the
+capabilities of its destination; an autouse fixture of its own may request further fixtures.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ UNICODE_KEYS = ("sub-01/tâche.nii", "日本語/ファイル.nii.gz", "a b/c+d&e
 
 
 def transfer_of(key: str, body: bytes, *, mtime_ns: int = MTIME_NS) -> Transfer:
-    """A transfer of a file that is nowhere on disk."""
+    """A transfer of a file that does not exist on disk."""
     source = SourceFile(path=f"/nowhere/{key.rpartition('/')[2]}", size_bytes=len(body), mtime_ns=mtime_ns)
     return Transfer(source=source, key=key, local=key)
 
@@ -49,15 +49,15 @@ def wrong(checksum: Checksum) -> Checksum:
 
 @pytest.mark.anyio
 class DestinationSuite:
-    """Conformance of a Destination. See the module for what a subclass gives."""
+    """Conformance of a Destination. The module's docstring lists the methods of a subclass."""
 
     part_size_bytes: int = 64 * 1024
-    """Size of a part; S3 takes no less than 5 MiB."""
+    """Size of a part; S3 requires at least 5 MiB."""
     algorithm: ChecksumAlgorithm = "CRC64NVME"
     refuses_wrong_checksums: bool = True
-    """Whether a body that does not fit its checksum is refused."""
+    """Whether a body with another checksum than announced is refused."""
     refuses_wrong_parts: bool = True
-    """Whether a part of another length than planned is refused when it comes."""
+    """Whether a part of another length than planned is refused at once."""
     empty_parts: bool = True
     """Whether an empty object may be written in parts."""
 
@@ -309,7 +309,7 @@ class DestinationSuite:
         assert await self.read_back("bad-parts.bin") is None
         assert not await self.leftovers()
 
-    # -- giving up ----------------------------------------------------------------------------------------------
+    # -- abort --------------------------------------------------------------------------------------------------
 
     async def test_abort_leaves_nothing_and_may_be_repeated(self, place: Destination) -> None:
         body = content(2 * self.part_size_bytes)

@@ -1,4 +1,4 @@
-"""A proxy on loopback before a real S3 server that harms chosen requests, and remembers what it did.
+"""A proxy on loopback before a real S3 server that injects faults into chosen requests, and records them.
 
     with DevServer(buckets=("bucket",)) as server:
         lost = Rule(LostAnswer(), operation="CompleteMultipartUpload", nth=1)
@@ -7,11 +7,11 @@
             report = await asyncsink.export_directory(tree, "s3://bucket", endpoint_url=proxy.endpoint_url)
         assert proxy.count(LostAnswer) == 1
 
-Signatures stay valid: they are made for the proxy's address, which the request still names when the server reads it.
-The proxy has a thread and an event loop of its own, so it serves the process it was started in, and others.
+Signatures stay valid: they are made for the proxy's address, which is unchanged in the forwarded request. The proxy has
+a thread and an event loop of its own, so it serves any process.
 
-The same seed harms the same requests in the same way, whatever their order: the dice of a request come from the seed,
-its operation, its key, its part number, and how often just this request came before.
+The same seed injects the same faults into the same requests, in any order: the random numbers of a request come from
+the seed, its operation, its key, its part number, and the number of equal requests before it.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ from asyncsink.testing.toxics import (
 from asyncsink.value import dataclass
 
 RECEIVE_BUFFER_BYTES = 65536
-"""Little, so that a body that is not read any more really stands still at the client's."""
+"""Small, so that a client whose body is no longer read really stalls."""
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Rule:
-    """Which requests are harmed, and how.
+    """A choice of requests, and their faults.
 
     Args:
-        toxics: what happens; the dice choose where there are several.
+        toxics: the possible faults; one of them is drawn for each request.
         operation: S3's name ("PutObject"), or several of them; "" is any.
-        key: a pattern ("sub/*.json"); "*" is any, and requests without a key too.
+        key: a pattern ("sub/*.json"); "*" is any, requests without a key included.
         part_number: of an UploadPart; 0 is any.
         nth: only the n-th request that fits all of the above, counted from 1; 0 is each of them.
-        times: so often at most; 0 is without end.
-        probability: of each of them to be harmed.
+        times: most faults; 0 is no limit.
+        probability: of a fault in each such request.
 
     Raises:
-        ValueError: there is no toxic, or the probability is none.
+        ValueError: there is no toxic, or the probability is invalid.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Rule:
         return f"<Rule {where} {self._key}: {', '.join(map(repr, self._toxics))}>"
 
     def choose(self, request: Request, dice: random.Random) -> Toxic | None:
-        """What happens to `request`, or None. Counts it: to be called once for each request, in one thread."""
+        """The toxic for `request`, or None. Counts the request: one call per request, in one thread."""
         if "" not in self._operations and request.operation not in self._operations:
             return None
         if not fnmatchcase(request.key, self._key) or self._part_number not in (0, request.part_number):
@@ -110,7 +110,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A fault that happened: to which request, by which toxic, and in a few words."""
+    """A fault that happened: the request, the toxic, and a short description."""
 
     request: Request
     toxic: Toxic
@@ -118,29 +118,28 @@ class Hit:
 
 
 class FaultProxy:
-    """A proxy for one server, from entering the block until leaving it.
+    """A proxy for one server, for the duration of its block.
 
     Args:
         server_url: the real server, "http://host:port".
-        rules: the first one that chooses a request harms it. Rules count: give each proxy its own.
-        seed: of the dice.
+        rules: the first one that chooses a request applies. Rules have counters, so each proxy needs its own.
+        seed: of the random numbers.
 
     Attributes:
-        requests: all that came, in the order of their coming. hits: what was done to them. answers: which of them the
-            server answered, and with which status. All may be read at any time, and are complete when the block was
-            left.
+        requests: all requests, in order of arrival. hits: the faults. answers: the requests that the server answered,
+            and the statuses. All may be read at any time, and are complete after the block.
 
-    Leaving the block ends every connection, those that stall included, and raises what went wrong in the proxy itself.
+    Leaving the block ends every connection, stalled ones included, and raises a fault of the proxy itself.
     """
 
     def __init__(self, server_url: str, *rules: Rule, seed: int = 0) -> None:
         server = urlsplit(server_url)
         self._server = server.hostname, server.port
         self.rules = rules
-        """May be replaced at any time; requests that come later are judged by the new ones."""
+        """May be replaced at any time; later requests follow the new rules."""
         self._seed = seed
         self.endpoint_url = ""
-        """What clients connect to, "http://127.0.0.1:PORT"."""
+        """The endpoint of clients, "http://127.0.0.1:PORT"."""
         self.requests: list[Request] = []
         self.hits: list[Hit] = []
         self.answers: list[tuple[Request, int]] = []
@@ -156,7 +155,7 @@ class FaultProxy:
         return f"<FaultProxy seed {self._seed}: {len(self.requests)} requests, {len(self.hits)} hits>"
 
     def count(self, *kinds: type[Toxic] | Toxic, operation: str = "") -> int:
-        """How often one of these toxics (classes, or single ones; none: any) happened to an operation ("": any)."""
+        """Number of faults by these toxics (classes or single ones; none: any) in an operation ("": any)."""
         return sum(
             (not kinds or any(hit.toxic == kind or type(hit.toxic) is kind for kind in kinds))
             and operation in ("", hit.request.operation)
@@ -164,11 +163,11 @@ class FaultProxy:
         )
 
     def sent(self, operation: str, key: str = "*") -> list[Request]:
-        """The requests of one operation so far, for keys like `key`."""
+        """The requests of one operation so far, for keys that match `key`."""
         return [r for r in tuple(self.requests) if r.operation == operation and fnmatchcase(r.key, key)]
 
     def wait_for_hits(self, number: int = 1, *, seconds: float = 60.0) -> None:
-        """Block until so many faults happened.
+        """Block until `number` faults have happened.
 
         Raises:
             TimeoutError: they did not within `seconds`.
@@ -216,12 +215,12 @@ class FaultProxy:
         except Cut as cut:
             upstream.close()
             if cut.end == "reset":
-                with contextlib.suppress(OSError):  # the client was faster, and its socket is closed
+                with contextlib.suppress(OSError):  # the client has closed the socket already
                     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            with contextlib.suppress(asyncio.CancelledError):  # the block was left: that is how a stall ends
+            with contextlib.suppress(asyncio.CancelledError):  # leaving the block ends a stall
                 await serve_end(cut.end, client)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
-            pass  # one side went away, or the block was left: both end the connection
+            pass  # a side went away, or the block was left: both end the connection
         except Exception as error:  # noqa: BLE001 - `__exit__` raises a fault of the proxy itself
             self._errors.append(error)
         finally:
@@ -232,7 +231,7 @@ class FaultProxy:
     async def _serve_connection(self, client: Stream, upstream: _Upstream) -> None:
         while True:
             request = self._read(await read_head(client[0]))
-            # A text as the seed is hashed whole, and the same in every process.
+            # A str as the seed is hashed whole, and the same in every process.
             identity = request.operation, request.key, request.part_number, request.repeat
             dice = random.Random(f"{self._seed}:{identity!r}")
             chosen = (rule.choose(request, dice) for rule in self.rules)
@@ -259,7 +258,7 @@ class FaultProxy:
 
     def _noting(self, request: Request, toxic: Toxic | None) -> Callable[[str], None]:
         def note(what: str) -> None:
-            assert toxic is not None  # only a toxic notes
+            assert toxic is not None  # only a toxic calls this
             with self._changed:
                 self.hits.append(Hit(request, toxic, what))
                 self._changed.notify_all()
@@ -268,27 +267,27 @@ class FaultProxy:
 
 
 class _Upstream:
-    """The connection to the server that belongs to one client's."""
+    """The connection to the server for one client connection."""
 
     def __init__(self, place: tuple[str | None, int | None]) -> None:
         self._place = place
         self._stream: Stream | None = None
 
     async def stream(self) -> Stream:
-        """The connection, opened when it is first wanted, and again where the server has closed it."""
+        """The connection, opened at the first call, and again after the server has closed it."""
         if self._stream is None or self._stream[0].at_eof():
             self.close()
             self._stream = await asyncio.open_connection(*self._place, limit=HEAD_BYTES_MAX)
         return self._stream
 
     def close(self) -> None:
-        """End it at once. Calling it twice is harmless."""
+        """Close it at once. Harmless when repeated."""
         if self._stream is not None:
             self._stream[1].transport.abort()
             self._stream = None
 
 
-# -- What a storm is made of: every way in which a request may be harmed and still succeed when it is sent again -------
+# -- The faults of a storm: every fault after which a request can still succeed when it is sent again ------------------
 
 FAULTS: Final[tuple[t.Toxic, ...]] = (
     s.SLOW_DOWN,
@@ -309,7 +308,7 @@ FAULTS: Final[tuple[t.Toxic, ...]] = (
     t.Stall("before_answer"),
     t.Stall("answer"),
 )
-"""Of any request: each costs it an attempt."""
+"""Faults of any request that cost it an attempt."""
 HARMLESS: Final[tuple[t.Toxic, ...]] = (
     t.Latency(0.05, 0.05),
     t.Bandwidth(4 * MIB),
@@ -317,6 +316,6 @@ HARMLESS: Final[tuple[t.Toxic, ...]] = (
     t.SlowClose(0.01),
     s.DropHeaders("x-amz-checksum-"),
 )
-"""Of any request: it succeeds all the same."""
+"""Faults of any request that it survives."""
 OF_COMPLETE: Final[tuple[t.Toxic, ...]] = (s.ErrorIn200(), s.ErrorIn200(committed=True), s.Whitespace(3, 0.01))
-"""Of CompleteMultipartUpload."""
+"""Faults of CompleteMultipartUpload."""

@@ -1,15 +1,15 @@
-"""A transport around a real one that harms the requests it is told to harm: for runs in which any request may fail.
+"""A transport around a real one that injects faults into chosen requests: for runs in which any request may fail.
 
-`Faults` says which requests fail and how, and writes down what came. Its `open_lanes` takes the place of
-`s3.lanes.open_lanes` in `s3.stack`, so that the faults lie below pacing and retrying, and above both lanes and the
-lane threads:
+`Faults` chooses the requests and their faults, and records every request. Its `open_lanes` replaces
+`s3.lanes.open_lanes` in `s3.stack`, so that the faults lie below pacing and retrying, and above both lanes and the lane
+threads:
 
     faults = Faults(nth_request(7, "lose"))
     monkeypatch.setattr("asyncsink.s3.stack.open_lanes", faults.open_lanes)
     report = await asyncsink.export_directory(…)
     assert faults.hits
 
-What a server or a network does to bytes that are on their way is `fault_proxy`'s to try.
+Faults of a server or a network in the bytes of a connection belong to `fault_proxy`.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ Fault = Literal[
     "fail",  # ConnectionLost; nothing was sent
     "refuse",  # PermanentError; nothing was sent
     "deny",  # AccessDenied; nothing was sent
-    "lose",  # sent and done, then ConnectionLost: nobody hears of it
+    "lose",  # sent and done, then ConnectionLost: the answer is lost
     "stall",  # nothing was sent; Stalled, after `stall_seconds`
 ]
 Choose = Callable[[int, Operation[Any]], Fault | None]
-"""Says how a request fails: given its number, from 1 in the order of all attempts, and what it is. None: not at all."""
+"""The fault of a request, or None, by its number (from 1, in the order of all attempts) and its operation."""
 
 _PLACE = ("key", "upload_id", "part_number", "version_id", "prefix", "token", "marker", "key_marker")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that came.
+    """A recorded request.
 
     Attributes:
         operation: S3's name.
-        key: or the prefix that it lists.
-        fault: what it met, or None.
+        key: or the listed prefix.
+        fault: the injected fault, or None.
     """
 
     operation: str
@@ -56,14 +56,14 @@ class Request:
 
 
 class Faults:
-    """Which requests of a run fail, and what came. For one event loop; several transports may share it.
+    """The faults of a run, and its recorded requests. For one event loop; several transports may share it.
 
     Args:
-        choose: asked about every request, retries included.
-        stall_seconds: what the watchdog of a real lane would wait; short here.
+        choose: called for every request, retries included.
+        stall_seconds: duration of a stall, which in a real lane a watchdog bounds; short here.
 
     Attributes:
-        requests: all that came, in their order.
+        requests: all requests, in order.
     """
 
     def __init__(self, choose: Choose = lambda _number, _operation: None, *, stall_seconds: float = 0.02) -> None:
@@ -76,23 +76,23 @@ class Faults:
 
     @property
     def hits(self) -> list[Request]:
-        """The requests that were harmed, in their order."""
+        """The requests with a fault, in order."""
         return [request for request in self.requests if request.fault is not None]
 
     def meet(self, operation: Operation[Any]) -> Fault | None:
-        """Count a request; how it fails, or None."""
+        """Record a request; its fault, or None."""
         fault = self.choose(len(self.requests) + 1, operation)
         self.requests.append(Request(operation.name, _key(operation), fault))
         return fault
 
     async def open_lanes(self, *args: Any, **kwargs: Any) -> Lanes:
-        """`s3.lanes.open_lanes`, with these faults before the lanes; it takes the same and raises the same."""
+        """`s3.lanes.open_lanes` with these faults before the lanes; same arguments and errors."""
         lanes = await open_lanes(*args, **kwargs)
         return replace(lanes, transport=FaultyTransport(lanes.transport, self))
 
 
 class FaultyTransport:
-    """A Transport that harms requests to `inner` as `faults` says, those to lane threads too."""
+    """A Transport that injects `faults` into the requests to `inner`, those to lane threads included."""
 
     def __init__(self, inner: Transport, faults: Faults) -> None:
         self._inner = inner
@@ -102,7 +102,7 @@ class FaultyTransport:
         return f"FaultyTransport({self._faults!r}, {self._inner!r})"
 
     async def send(self, operation: Operation[R]) -> R:
-        """Send `operation`, or fail as it was chosen. Besides what `inner` raises:
+        """Send `operation`, or fail with its fault. Besides the errors of `inner`:
 
         Raises:
             ConnectionLost: it was not sent ("fail"), or it was and its answer is lost ("lose").
@@ -133,8 +133,8 @@ class FaultyTransport:
 
 
 def nth_request(number: int, fault: Fault, *, for_good: bool = False) -> Choose:
-    """Harm request `number` (from 1); `for_good` also harms every later one like it: of the same operation, on the
-    same key, upload and part. That is all its further attempts, and what is asked again because they failed."""
+    """A fault in request `number` (from 1); `for_good` repeats it in every later request with the same operation, key,
+    upload and part: its further attempts, and requests that are repeated because it failed."""
     marked: object = None
 
     def choose(count: int, operation: Operation[Any]) -> Fault | None:
@@ -152,12 +152,12 @@ def _key(operation: Operation[Any]) -> str:
 
 
 def _place(operation: Operation[Any]) -> object:
-    """What a request is about. Not the request itself: its body may be a buffer that others use by now."""
+    """The identity of a request, without its body, whose buffer may have other content by now."""
     return operation.name, [getattr(operation, name, None) for name in _PLACE]
 
 
 def _unheard(operation: Operation[R]) -> Operation[R]:
-    """The same, with nobody who takes the answer while the request is still under way."""
+    """The same operation without the callbacks that receive an answer during the request."""
     if isinstance(operation, (UploadPartFrom, PutObjectFrom)):
         return cast("Operation[R]", replace(operation, confirm=None))
     return operation

@@ -1,4 +1,4 @@
-"""What every Transport must do with GetObject: ranges, whole objects, the caller's buffer, and answers that lie."""
+"""Conformance of a Transport in GetObject: ranges, whole objects, the caller's buffer, and false answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNTOUCHED = 0xEE
 
 
 def room(length: int) -> tuple[bytearray, memoryview]:
-    """A buffer with a marked byte after the room that is given away."""
+    """A buffer with a marked byte after the room that a request may fill."""
     buffer = bytearray([UNTOUCHED]) * (length + 1)
     return buffer, memoryview(buffer)[:length]
 
@@ -138,7 +138,7 @@ class GetSuite:
     async def test_another_object_than_the_one_that_was_asked_for(
         self, open_transport: OpenTransport, whole: bool
     ) -> None:
-        """From a server that does not know If-Match."""
+        """From a server without If-Match."""
         answer = canned(200, b"12345", 'ETag: "other"')
         async with CannedPeer(answer) as peer, open_transport(endpoint_url=peer.endpoint_url) as transport:
             with pytest.raises(PreconditionFailed, match="has the ETag other; mine was expected"):
@@ -174,7 +174,7 @@ class GetSuite:
     @pytest.mark.parametrize("sent", [0, 10, 40_000])
     async def test_a_body_that_ends_early_or_stalls(self, open_transport: OpenTransport, sent: int) -> None:
         begun = b'HTTP/1.1 200 OK\r\nContent-Length: 70000\r\nETag: "e"\r\n\r\n' + bytes(sent)
-        # A busy machine may be slow to hang up, which is to be no stall.
+        # A busy machine may be slow to hang up, which must not count as a stall.
         for hang_up, expected, retry in ((True, ConnectionLost, RetryPolicy()), (False, Stalled, IMPATIENT)):
             async with (
                 CannedPeer(begun, hang_up=hang_up) as peer,
@@ -195,7 +195,7 @@ class GetSuite:
             begun.set()
             await go_on.wait()
             try:
-                if not writer.is_closing():  # uvloop refuses to write to what the other side has reset
+                if not writer.is_closing():  # uvloop refuses to write to a connection that the peer has reset
                     writer.write(bytes(69_900))
                 await reader.read()
             finally:

@@ -1,7 +1,7 @@
-"""A small study in Nipype, with real interfaces on real images: one workflow that publishes, one that goes on from S3.
+"""A small study in Nipype, with real interfaces on real images: one workflow publishes, one continues from S3.
 
-The interfaces that publish and grab are given by whoever builds the workflows, so that Nipype's own and asyncsink's can
-stand in the same place. Needs nipype and nibabel.
+The caller supplies the interfaces that publish and grab, so that Nipype's own and asyncsink's are interchangeable.
+Needs nipype and nibabel.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FIELDS = {
     "mask": r"func/mask/%s/.*_mask\.nii\.gz$",
     "report": r"quality/%s/report/.*",
 }
-"""What the second workflow grabs for a subject, as S3DataGrabber's field_template."""
+"""The files that the second workflow grabs for a subject, as S3DataGrabber's field_template."""
 OBJECTS_PER_SUBJECT = 6
 MULTIPROC = {"n_procs": 2}
 _COMPUTED = {"gunzip": ("out_file",), "tsnr": ("tsnr_file", "mean_file"), "mask": ("mask",), "quality": ("report",)}
@@ -48,9 +48,9 @@ def publishing_workflow(base_dir: Path, raw: Path, subjects: Sequence[str], sink
     """Gunzip, TSNR, a mask and a report (nibabel) for each subject, into every one of the sinks.
 
     Args:
-        base_dir: where the workflow works.
+        base_dir: working directory of the workflow.
         raw: the folder "raw" of `make_raw_images`.
-        subjects: their names, gone through by iterables.
+        subjects: their names, as iterables.
         sinks: {name of the node: DataSink interface}; their substitutions are set here.
     """
     from nipype import DataGrabber, Function, IdentityInterface, Node
@@ -91,12 +91,12 @@ def publishing_workflow(base_dir: Path, raw: Path, subjects: Sequence[str], sink
 
 
 def group_workflow(base_dir: Path, subjects: Sequence[str], grabber: Any, sink: Any) -> Any:
-    """Grab what was published of each subject, and publish one table of all.
+    """Grab each subject's published files, and publish one table of all.
 
     Args:
-        base_dir: where the workflow works.
-        subjects: their names, gone through by iterables.
-        grabber: S3DataGrabber(infields=["subject"], outfields=list(FIELDS)) that knows bucket, bucket_path and
+        base_dir: working directory of the workflow.
+        subjects: their names, as iterables.
+        grabber: S3DataGrabber(infields=["subject"], outfields=list(FIELDS)) with bucket, bucket_path and
             local_directory; its templates are set here.
         sink: DataSink interface for the table.
     """
@@ -141,15 +141,15 @@ def grabbed_files(graph: Any) -> list[Path]:
 
 
 def contents(files: Iterable[Path]) -> list[bytes]:
-    """What the files hold, sorted: equal for two sets of files with the same bytes, whatever they are called."""
+    """The contents of the files, sorted: equal for two sets of files with the same bytes under any names."""
     return sorted(path.read_bytes() for path in files)
 
 
-# What follows runs in nodes: Nipype takes the source of each function alone, so that each imports what it needs.
+# These functions run in nodes: Nipype takes the source of each function alone, so each imports what it needs.
 
 
 def make_mask(mean_file: str) -> str:
-    """Where the mean of a time series is above its mean: roughly the brain."""
+    """A mask of voxels above the mean of a time series' mean image: roughly the brain."""
     import os
 
     import nibabel
@@ -163,7 +163,7 @@ def make_mask(mean_file: str) -> str:
 
 
 def write_report(tsnr_file: str, mask: str) -> str:
-    """A folder with folders, as reports come: one JSON file, and one text for the slices."""
+    """A folder with subfolders, like a report: one JSON file, and one text for the slices."""
     import json
     import os
 

@@ -1,4 +1,4 @@
-"""Peers on loopback that misbehave on purpose: one that never answers, one that says what it was told, and a gate.
+"""Peers on loopback that misbehave: silent, scripted, gating and acting ones, and a proxy that admits by rule.
 
 All are async context managers; leaving the block closes every connection.
 """
@@ -22,13 +22,13 @@ _Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None
 
 
 def canned(status: int, body: bytes, *headers: str) -> bytes:
-    """An HTTP answer, whole."""
+    """A whole HTTP answer."""
     lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
 
 
 class _Peer:
-    """A TCP server on 127.0.0.1 whose connections are all ended when the block is left."""
+    """A TCP server on 127.0.0.1; leaving the block ends all of its connections."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
@@ -37,7 +37,7 @@ class _Peer:
         self.connections_total = 0
         """Connections accepted so far."""
         self.accepted = asyncio.Event()
-        """Set when the first one is."""
+        """Set by the first connection."""
 
     @property
     def endpoint_url(self) -> str:
@@ -46,7 +46,7 @@ class _Peer:
         return f"http{'s' if self._tls else ''}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """What happens to one connection."""
+        """Handle one connection."""
         raise NotImplementedError
 
     async def __aenter__(self) -> Self:
@@ -70,7 +70,7 @@ class _Peer:
         try:
             await self.serve(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            # The other side went away, or the block was left: both are what these peers are for.
+            # The peer went away, or the block was left: both are intended.
             pass
         finally:
             writer.transport.abort()
@@ -78,7 +78,7 @@ class _Peer:
 
 
 class SilentPeer(_Peer):
-    """Accepts connections, and neither reads nor answers. `reading=True` reads everything, and still never answers."""
+    """Accepts connections and never answers; reads nothing, or with `reading=True` everything."""
 
     def __init__(self, *, reading: bool = False) -> None:
         super().__init__()
@@ -95,12 +95,12 @@ class SilentPeer(_Peer):
 
 
 class CannedPeer(_Peer):
-    """Reads each request whole, then writes the next of `answers` (the last one again and again).
+    """Reads each request whole, then writes the next of `answers` (the last one repeatedly).
 
     Args:
-        answers: raw bytes, status line and headers included; b"" closes the connection without a word.
-        hang_up: close the connection after the answer, also when it is not whole.
-        tls: speak TLS with this server-side context.
+        answers: raw bytes, status line and headers included; b"" closes the connection without an answer.
+        hang_up: close the connection after the answer, even if that is incomplete.
+        tls: use TLS with this server-side context.
     """
 
     def __init__(self, *answers: bytes, hang_up: bool = True, tls: ssl.SSLContext | None = None) -> None:
@@ -111,7 +111,7 @@ class CannedPeer(_Peer):
         """Request line and headers of each request."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer requests until the other side, or `hang_up`, ends it."""
+        """Answer requests until the client, or `hang_up`, ends the connection."""
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
             for line in head.split(b"\r\n"):
@@ -129,8 +129,8 @@ class CannedPeer(_Peer):
 class Gate(_Peer):
     """Forwards connections to a server, until `hold_after_bytes` of one connection were forwarded to it.
 
-    Then it stops reading, sets `held`, and waits for `release`; what still arrives is counted in `late_bytes`, not
-    forwarded, and the connection to the server is cut, as when the client's machine vanishes in mid-body.
+    Then it stops reading, sets `held`, and waits for `release`. Bytes that arrive later are counted in `late_bytes` and
+    discarded, and the connection to the server is cut, as when the client's machine fails in mid-body.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -177,20 +177,20 @@ class Gate(_Peer):
 
 
 class ActingPeer(_Peer):
-    """A peer whose behaviour is a function of one connection."""
+    """A peer that applies a function to each connection."""
 
     def __init__(self, serve: _Handler) -> None:
         super().__init__()
         self._act = serve
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """What the function does."""
+        """Call the function."""
         await self._act(reader, writer)
 
 
-# -- A proxy before a real S3 server that reads every request, answers some of them itself, and signs the others anew
-# Because it signs anew, it may ask of its clients what the server behind it knows nothing about: credentials that end,
-# another clock, a rate. Because it checks their signatures first, nothing passes that S3 would refuse.
+# -- A proxy before a real S3 server that checks every request, answers some itself, and signs the others anew ------
+# With signatures of its own it can impose conditions that the server does not have: expiring credentials, another
+# clock, a rate limit. It checks clients' signatures first, so nothing passes that S3 would refuse.
 
 READ_BYTES: Final = 256 * 1024
 _REPLACED: Final = ("authorization", "x-amz-date", "x-amz-security-token")
@@ -200,7 +200,7 @@ _STAMP: Final = "%Y%m%dT%H%M%SZ"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Credentials that a server takes, or gives out."""
+    """Credentials that a server accepts or issues."""
 
     access_key_id: str
     secret_access_key: Secret
@@ -213,7 +213,7 @@ class Asked:
 
     Attributes:
         method, target: of the request line; the target is path and query as they were sent.
-        headers: lower-case names, in their order.
+        headers: lower-case names, in order.
     """
 
     method: str
@@ -230,7 +230,7 @@ class Asked:
         return self.header("x-amz-date")
 
     def signed_by(self, identity: Identity) -> bool:
-        """Whether exactly these credentials signed it (S3 API, "Authenticating Requests: Authorization Header")."""
+        """Whether these credentials signed it (S3 API, "Authenticating Requests: Authorization Header")."""
         said = self.header("authorization")
         if (known := _CREDENTIAL.search(said)) is None or self.header("x-amz-security-token") != identity.session_token:
             return False
@@ -256,15 +256,15 @@ Admit = Callable[[Asked], Awaitable[bytes | None]]
 
 
 class AdmittingProxy(ActingPeer):
-    """An async context manager; `endpoint_url` is where clients find it.
+    """An async context manager; `endpoint_url` is the endpoint of clients.
 
     Args:
         server_url: the real server, "http://host:port".
-        identity: whom the real server knows.
-        admit: told the head of each request; None forwards it, an answer (whole, as `canned` makes it) is given
-            instead, once the request's body has come. It may wait before it says so.
-        region: that the real server signs for.
-        clock_offset_seconds: what this server's clock, as its Date headers tell it, is ahead.
+        identity: credentials that the real server accepts.
+        admit: called with the head of each request, may wait. None forwards the request; an answer (whole, as from
+            `canned`) is sent instead, once the request's body has arrived.
+        region: of the real server's signatures.
+        clock_offset_seconds: how far this server's clock, in its Date headers, is ahead.
     """
 
     def __init__(
@@ -286,9 +286,9 @@ class AdmittingProxy(ActingPeer):
         self.received_bytes = 0
         """Heads and bodies of requests so far."""
         self.arrivals: list[tuple[float, int]] = []
-        """When (time.monotonic) how many of them had come."""
+        """Times (time.monotonic), each with `received_bytes` at that time."""
         self.refused: list[Asked] = []
-        """What was answered here."""
+        """Requests that were answered here."""
         self.forwarded: list[Asked] = []
 
     def clock(self) -> float:
@@ -367,7 +367,7 @@ class AdmittingProxy(ActingPeer):
 
 
 def refusal(status: int, code: str, *headers: str) -> bytes:
-    """An S3 error, whole, for an `Admit` to give."""
+    """A whole S3 error answer, for an `Admit` function."""
     return canned(status, f"<Error><Code>{code}</Code><Message>told by the proxy</Message></Error>".encode(), *headers)
 
 

@@ -1,4 +1,4 @@
-"""Toxics that know S3: its errors, its ways to complete an upload, and what its look-alikes leave out.
+"""Toxics of S3: its errors, the particular answers of CompleteMultipartUpload, and deviations of look-alikes.
 
 Sources: S3 API Reference, "Error responses" and CompleteMultipartUpload.
 """
@@ -18,7 +18,7 @@ from asyncsink.value import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LostAnswer(Toxic):
-    """The request is passed on and committed; its answer is swallowed, and the connection is reset."""
+    """The request is forwarded and committed; its answer is discarded, and the connection is reset."""
 
     async def play(self, passage: Passage) -> None:
         await withhold(passage, "reset", "lost")
@@ -26,14 +26,14 @@ class LostAnswer(Toxic):
 
 @dataclass(frozen=True, slots=True)
 class Status(Toxic):
-    """The proxy answers in the server's place; the server is never asked.
+    """The proxy answers instead of the server, which does not receive the request.
 
     Attributes:
         status: the HTTP status.
         code: S3's error code; "" for an answer without a body.
         retry_after: the header's value; "" for none.
         date_offset_seconds: the `Date` header's distance from this machine's clock.
-        early: answer before the body was read, as a server does that is in a hurry.
+        early: answer before the body is read, as an overloaded server does.
     """
 
     status: int
@@ -77,11 +77,11 @@ REQUEST_TIME_TOO_SKEWED: Final = Status(
 
 @dataclass(frozen=True, slots=True)
 class ErrorIn200(Toxic):
-    """200, and an `<Error>` in the body, as S3 may answer CompleteMultipartUpload.
+    """A 200 with an `<Error>` in the body, as S3 may answer CompleteMultipartUpload.
 
     Attributes:
         code: S3's error code.
-        committed: the server was asked, and did what it was asked for.
+        committed: the server received and performed the request.
     """
 
     code: str = "InternalError"
@@ -105,7 +105,7 @@ class ErrorIn200(Toxic):
 
 @dataclass(frozen=True, slots=True)
 class CorruptBody(Toxic):
-    """One byte of the request's body is changed on its way (which one, the dice say)."""
+    """One byte of the request's body, at a random position, is changed."""
 
     async def play(self, passage: Passage) -> None:
         size = passage.request.body_bytes
@@ -130,7 +130,7 @@ class CorruptBody(Toxic):
 class Whitespace(Toxic):
     """200 and the XML declaration come at once, then `count` spaces `every_seconds`, then the rest of the answer.
 
-    S3 keeps a connection alive in this way while it joins the parts of an upload (S3 API, CompleteMultipartUpload).
+    S3 keeps a connection alive this way while it joins the parts of an upload (S3 API, CompleteMultipartUpload).
     """
 
     count: int
@@ -140,7 +140,7 @@ class Whitespace(Toxic):
         async def answer(head: Head) -> None:
             body = await passage.whole_body(head)
             passage.hit(f"{self.count} spaces before the answer {head.status}")
-            # The declaration must be the first thing in a document; the one that the server has written goes.
+            # The declaration must be the first thing in a document, so the server's own one is removed.
             body = body[body.find(b"?>") + 2 :] if body.startswith(b"<?xml") else body
             await passage.to_client(
                 f"HTTP/1.1 200 OK\r\nContent-Type: {XML}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
@@ -156,7 +156,7 @@ class Whitespace(Toxic):
 
 @dataclass(frozen=True, slots=True)
 class DropHeaders(Toxic):
-    """Headers of the answer that begin with `prefix` (lower case) are left out, as by a server that never had them."""
+    """Headers of the answer that begin with `prefix` (lower case) are removed, as by a server without them."""
 
     prefix: str
 
@@ -173,12 +173,12 @@ class DropHeaders(Toxic):
 
 @dataclass(frozen=True, slots=True)
 class Meanwhile(Toxic):
-    """Something happens elsewhere while a request is on its way, before any of its body is read.
+    """A call during a request, before any of its body is read.
 
     Attributes:
-        what: called with the request, in the proxy's thread; everything waits for it. What it raises, the proxy raises
-            in the end.
-        then: what happens to the request itself; None lets it pass.
+        what: called with the request, in the proxy's thread, which waits for it. The proxy raises its exception at the
+            end of the block.
+        then: the request's own fault; None forwards it.
     """
 
     what: Callable[[Request], object]
@@ -204,6 +204,6 @@ def error_document(code: str, message: str) -> bytes:
 
 
 def answer_of(status: int, headers: dict[str, str], body: bytes, *, bodiless: bool = False) -> bytes:
-    """A whole HTTP answer; `bodiless` (HEAD) has the headers only. Pure."""
+    """A whole HTTP answer; `bodiless` (HEAD) omits the body. Pure."""
     lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *(f"{n}: {v}" for n, v in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode() + (b"" if bodiless else body)

@@ -1,7 +1,4 @@
-"""What every source must do: subclass `SourceSuite` in a test file, say how to make the source, and pytest runs it.
-
-See `SourceSuite.make`, `make_with_missing` and `make_unusable` for what is to say.
-"""
+"""Conformance of a source: a test subclasses `SourceSuite` and implements its methods `make…`."""
 
 from __future__ import annotations
 
@@ -32,11 +29,11 @@ _MTIME_NS = 1_700_000_000_123_456_789
 _SMALL, _LARGE = 500, 5_000
 _FILES_PER_DIRECTORY = 50
 _GROWTH_BYTES_MAX = 60_000
-"""Ten times the files may cost this much more at the peak: far below one object for each of 4,500 files."""
+"""Most bytes by which the peak may grow for ten times the files: far below one object for each of 4,500 files."""
 
 
 def write_tree(folder: Path, tree: Mapping[str, bytes]) -> None:
-    """Write a tree's files below `folder`, each with one fixed modification time: twice gives the same."""
+    """Write a tree's files below `folder`, all with one modification time, so that two calls give the same."""
     for parent in {os.path.dirname(folder / relative) for relative in tree}:
         os.makedirs(parent, exist_ok=True)
     for relative, content in tree.items():
@@ -46,34 +43,34 @@ def write_tree(folder: Path, tree: Mapping[str, bytes]) -> None:
 
 
 def _unstamped(found: SourceFile | SourceProblem) -> SourceFile | SourceProblem:
-    """Without what a tree that is made anew gives its files anew."""
+    """Without the values that differ when a tree is written again."""
     return replace(found, ctime_ns=0, inode=0) if isinstance(found, SourceFile) else found
 
 
 class SourceSuite(abc.ABC):
-    """The conformance suite. `folder` is an existing directory of the test's own, empty at first."""
+    """The conformance suite. `folder` is an existing, empty directory of the test."""
 
     @abc.abstractmethod
     def make(self, folder: Path, tree: Mapping[str, bytes]) -> Source:
-        """A source that finds exactly the files of `tree`; `write_tree` makes them. May be called again for the
-        same folder and tree, and must then give an equal source."""
+        """A source that finds exactly the files of `tree`; `write_tree` makes them. A second call with the same folder
+        and tree must give an equal source."""
 
     @abc.abstractmethod
     def make_with_missing(self, folder: Path, tree: Mapping[str, bytes]) -> Source:
-        """A source that finds the files of `tree`, and one more thing that cannot be published."""
+        """A source that finds the files of `tree`, and one entry that cannot be published."""
 
     @abc.abstractmethod
     def make_unusable(self, folder: Path) -> Source:
-        """A source that is wrong as a whole: `scan` raises ConfigError."""
+        """A source that is unusable as a whole: `scan` raises ConfigError."""
 
     def make_many(self, folder: Path, count: int) -> Source:
-        """A source that finds `count` files, in directories of 50; override it where that takes no files."""
+        """A source that finds `count` files, in directories of 50; to be overridden where a source takes no files."""
         step = _FILES_PER_DIRECTORY
         tree = {f"{n // (20 * step)}/{n // step}/{n}.nii": b"" for n in range(count)}
         return self.make(folder, tree)
 
     def test_finds_every_file_with_its_size_and_time(self, tmp_path: Path) -> None:
-        """Sizes, times and absolute paths are right; nothing else is found."""
+        """Sizes, times and absolute paths are right, and no other file is found."""
         found = _files(self.make(tmp_path, TREE))
         assert sorted(file.size_bytes for file in found) == sorted(map(len, TREE.values()))
         for file in found:
@@ -82,7 +79,7 @@ class SourceSuite(abc.ABC):
             assert (file.size_bytes, file.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
     def test_root_and_relative_make_the_path(self, tmp_path: Path) -> None:
-        """`root` and `relative` say where below its top-level source a file is."""
+        """`root` and `relative` give the file's path below its top-level source."""
         for file in _files(self.make(tmp_path, TREE)):
             assert os.path.join(file.root, file.relative) == file.path if file.relative else file.root == file.path
             assert not file.relative.startswith("/")
@@ -93,7 +90,7 @@ class SourceSuite(abc.ABC):
         assert first == second
 
     def test_scans_replay(self, tmp_path: Path) -> None:
-        """A replayable source gives the same twice; any other refuses to be read again."""
+        """A replayable source yields the same twice; any other refuses a second scan."""
         source = self.make(tmp_path, TREE)
         first = list(source.scan())
         if source.replayable:
@@ -103,7 +100,7 @@ class SourceSuite(abc.ABC):
                 list(source.scan())
 
     def test_problems_are_values(self, tmp_path: Path) -> None:
-        """One bad thing is one problem with a sentence; every good file is still found."""
+        """One bad entry is one problem with a sentence; every good file is still found."""
         results = list(self.make_with_missing(tmp_path, TREE).scan())
         problems = [result for result in results if isinstance(result, SourceProblem)]
         assert len(problems) == 1
@@ -123,7 +120,7 @@ class SourceSuite(abc.ABC):
             assert all(os.path.isabs(entry.path) and not entry.path.endswith("/") for entry in source.entries)
 
     def test_injective_sources_repeat_no_key(self, tmp_path: Path) -> None:
-        """Where `injective` is promised, no two files share a relative key."""
+        """With `injective`, no two files share a relative key."""
         source = self.make(tmp_path, TREE)
         if source.injective:
             keys = [file.key or file.relative for file in _files(source)]
@@ -131,17 +128,17 @@ class SourceSuite(abc.ABC):
             assert len(set(keys)) == len(keys)
 
     def test_unusable_source_is_a_config_error(self, tmp_path: Path) -> None:
-        """A source that is wrong as a whole raises from `scan`, in one sentence."""
+        """`scan` of an unusable source raises a ConfigError of one sentence."""
         with pytest.raises(ConfigError, match=r"\.$"):
             list(self.make_unusable(tmp_path).scan())
 
     def test_empty_source_finds_nothing(self, tmp_path: Path) -> None:
-        """Nothing to publish is no error."""
+        """A source without files is no error."""
         assert list(self.make(tmp_path, {}).scan()) == []
 
     @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
     def test_descriptors_are_given_back(self, tmp_path: Path) -> None:
-        """After a whole scan, after one that was given up, and after one that failed."""
+        """No descriptor stays open after a whole scan, an abandoned one, and a failed one."""
         (tmp_path / "good").mkdir()
         (tmp_path / "bad").mkdir()
         before = _descriptors()
@@ -174,7 +171,7 @@ def _files(source: Source) -> list[SourceFile]:
 
 
 def _descriptors() -> set[str]:
-    # The listing's own descriptor is gone again when its name is looked up.
+    # The listing's own descriptor is closed by the time its name is examined.
     return {name for name in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{name}")}
 
 

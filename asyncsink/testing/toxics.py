@@ -1,10 +1,10 @@
-"""What a fault proxy can do to a request: each toxic is a small frozen dataclass. See also s3_toxics.py.
+"""Faults of a proxy in single requests: each toxic is a small frozen dataclass. See also s3_toxics.py.
 
-The first seven have the names that toxiproxy (https://github.com/Shopify/toxiproxy) gives them, and mean the same for
-one request instead of one connection: `stream` "upstream" is the request's body, "downstream" the answer with its
-headers. All sizes are bytes, all times seconds.
+The first seven have the names and meanings of toxiproxy (https://github.com/Shopify/toxiproxy), for one request instead
+of one connection: `stream` "upstream" is the request's body, "downstream" the answer with its headers. All sizes are
+bytes, all times seconds.
 
-Each is remembered (`Passage.hit`) when it really happens: a byte of an empty body cannot be changed, and is not.
+Each fault is recorded (`Passage.hit`) when it really happens: a byte of an empty body cannot be changed, and is not.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from urllib.parse import parse_qs, unquote
 
 from asyncsink.value import dataclass
 
-# -- What a proxy before an S3 server sees, read well enough to know what is asked for: operation, key, upload, part ---
+# -- Requests as a proxy before an S3 server reads them: operation, key, upload, part ----------------------------------
 # Sources: RFC 9112 (messages and their framing); Amazon S3 API Reference, the request syntax of each operation. Bucket
-# names are taken from the path ("path style"), as clients send them to an address of this machine.
+# names are taken from the path ("path style"), as clients send them to a loopback address.
 
 HEAD_BYTES_MAX: Final = 128 * 1024
-"""Of a request or an answer. A proxy's streams must be opened with this limit."""
+"""Longest head of a request or an answer. A proxy's streams must be opened with this limit."""
 PIECE_BYTES: Final = 16 * 1024
-"""Most bytes that are passed on at once."""
+"""Most bytes forwarded at once."""
 
 _OF_OBJECTS: Final = {
-    # (method, a name in the query, or "" where none of the others is): operation
+    # (method, a name in the query, or "" where none of the others occurs): operation
     ("PUT", "uploadId"): "UploadPart",
     ("PUT", ""): "PutObject",
     ("POST", "uploads"): "CreateMultipartUpload",
@@ -54,7 +54,7 @@ _OF_BUCKETS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Everything of a message before its body. `headers` has lower-case names; of a repeated one, the last value."""
+    """A message before its body. `headers` has lower-case names; of a repeated one, the last value."""
 
     raw: bytes = field(repr=False)
     first_line: str
@@ -62,12 +62,12 @@ class Head:
 
     @property
     def status(self) -> int:
-        """Of an answer."""
+        """The status of an answer."""
         return int(self.first_line.split(" ", 2)[1])
 
     @property
     def length(self) -> int | None:
-        """Of the body in bytes, where it is told."""
+        """Length of the body in bytes, or None without a Content-Length."""
         told = self.headers.get("content-length")
         return int(told) if told is not None else None
 
@@ -79,14 +79,14 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. Its headers may hold what must not be shown, and are not part of its repr.
+    """One request. Its headers may hold secrets, and are not part of its repr.
 
     Attributes:
         operation: S3's name ("PutObject"), or "Unknown".
         bucket, key: unquoted; the key is "" for requests about a bucket.
         upload_id: of a multipart upload, or "".
-        part_number: 0 where it is no part.
-        repeat: how many requests with the same operation, key and part number came before it.
+        part_number: 0 for other requests.
+        repeat: number of earlier requests with the same operation, key and part number.
         head: its first line and headers.
     """
 
@@ -100,7 +100,7 @@ class Request:
 
     @property
     def body_bytes(self) -> int:
-        """Length of the body as it is told; 0 where it is not."""
+        """Length of the body by its headers; 0 where they do not state one."""
         return self.head.length or 0
 
     @property
@@ -110,10 +110,10 @@ class Request:
 
 
 def request_of(head: Head) -> Request:
-    """What a request asks for, as the first of its kind. Pure.
+    """The request with this head, as the first of its kind. Pure.
 
     Raises:
-        ValueError: it is no HTTP request.
+        ValueError: it is not an HTTP request.
     """
     method, target, _ = head.first_line.split(" ")
     path, _, query = target.partition("?")
@@ -135,7 +135,7 @@ def request_of(head: Head) -> Request:
 
 
 async def read_head(reader: asyncio.StreamReader) -> Head:
-    """The next message's first line and headers.
+    """The first line and headers of the next message.
 
     Raises:
         asyncio.IncompleteReadError, ConnectionError: there is none.
@@ -148,15 +148,15 @@ async def read_head(reader: asyncio.StreamReader) -> Head:
 
 
 async def read_body(reader: asyncio.StreamReader, head: Head, *, until_end: bool = False) -> AsyncIterator[bytes]:
-    """The pieces of a message's body as they come, with their transfer coding (RFC 9112, 6.3).
+    """The pieces of a message's body as they arrive, with their transfer coding (RFC 9112, 6.3).
 
     Args:
-        reader: stands behind the head.
-        head: tells how long the body is.
-        until_end: one of unknown length ends with the connection, as an answer's does; else there is none.
+        reader: positioned after the head.
+        head: states the length of the body.
+        until_end: a body of unknown length ends with the connection, as an answer's does; else there is none.
 
     Raises:
-        asyncio.IncompleteReadError, ConnectionError: it is not whole.
+        asyncio.IncompleteReadError, ConnectionError: the body is incomplete.
     """
     if head.chunked:
         size = -1
@@ -187,22 +187,22 @@ async def _exactly(reader: asyncio.StreamReader, size_bytes: int) -> AsyncIterat
         yield piece
 
 
-# -- One request on its way through a fault proxy, and all that a toxic can do with it ---------------------------------
+# -- The passage of one request through a fault proxy, and the operations of a toxic on it -----------------------------
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Send = Callable[[bytes], Awaitable[None]]
 Carry = Callable[[Send, bytes], Awaitable[None]]
-"""Passes one piece on by `Send`: later, in slices, changed, or not at all."""
+"""Forwards one piece by `Send`: later, in slices, changed, or not at all."""
 OnAnswer = Callable[[Head], Awaitable[None]]
 
 End = Literal["reset", "close", "hang", "half_close"]
-"""How a client's connection ends: with a TCP reset; closed; open but silent; or closed on the server's side, while what
-the client still sends is read, so that the last answer reaches it."""
+"""How a client's connection ends: with a TCP reset; closed; open but silent; or closed on the server's side while the
+client's data are still read, so that the last answer reaches it."""
 _NEVER_A_BODY = (204, 304)
 
 
 class Cut(Exception):
-    """The client's connection ends here. Not an error: it is what a toxic is for."""
+    """The client's connection ends here. Not an error, but the purpose of a toxic."""
 
     def __init__(self, end: End) -> None:
         super().__init__(end)
@@ -214,10 +214,10 @@ class Passage:
 
     Args:
         request: its head is read, its body is not.
-        client: where it came from.
-        connect: opens, or gives again, the connection to the server.
-        dice: this request's own, so that what befalls it does not depend on the others.
-        note: called with what was done to it.
+        client: connection of the request.
+        connect: returns the connection to the server, opened at the first call.
+        dice: random numbers of this request, so that its fault does not depend on others.
+        note: called with the description of the fault.
         answered: called with the status of the server's answer.
     """
 
@@ -233,14 +233,14 @@ class Passage:
         self.request = request
         self.dice = dice
         self.reusable = True
-        """Whether the client's connection serves for another request; final when the toxic is done."""
+        """Whether the client's connection can carry another request; final when the toxic has ended."""
         self._client = client
         self._connect = connect
         self._note = note
         self._answered = answered
 
     def hit(self, what: str) -> None:
-        """Remember that the fault happens now. Called once per passage, when nothing can prevent it any more."""
+        """Record that the fault happens now. Called once per passage, when nothing can prevent it any more."""
         self._note(what)
 
     def end(self, how: End) -> NoReturn:
@@ -253,20 +253,20 @@ class Passage:
         await self._client[1].drain()
 
     async def discard_body(self) -> None:
-        """Read the request's body, and send it nowhere."""
+        """Read the request's body, and discard it."""
         async for _ in read_body(self._client[0], self.request.head):
             pass
 
     async def relay(self, *, carry: Carry | None = None, answer: OnAnswer | None = None) -> None:
-        """Bring the request to the server, and the answer back.
+        """Forward the request to the server, and the answer back.
 
         Args:
-            carry: passes each piece of the request's body on; None as it is.
+            carry: forwards each piece of the request's body; None forwards it unchanged.
             answer: called with the head of the final answer instead of `pass_answer`.
 
         Raises:
             Cut: by `carry` or `answer`.
-            asyncio.IncompleteReadError, OSError: one of the two sides is gone.
+            asyncio.IncompleteReadError, OSError: a side has closed its connection.
         """
         server = await self._connect()
         server[1].write(self.request.head.raw)
@@ -280,7 +280,7 @@ class Passage:
             self._answered(head.status)
             await (answer or self.pass_answer)(head)
             if not sending.done():
-                # A refusal before the end of the body: the rest of it would be taken for the next request.
+                # A refusal before the end of the body: its rest would be read as the next request.
                 self.end("half_close")
             self.reusable = "close" not in head.headers.get("connection", "").lower() and (
                 head.chunked or head.length is not None or self._bodiless(head)
@@ -291,7 +291,7 @@ class Passage:
             await asyncio.gather(sending, reading, return_exceptions=True)
 
     async def pass_answer(self, head: Head, carry: Carry | None = None) -> None:
-        """Give the client the server's answer, each piece by `carry`."""
+        """Send the client the server's answer, each piece by `carry`."""
         await _passed(head.raw, self.to_client, carry)
         async for piece in self._answer_body(head):
             await _passed(piece, self.to_client, carry)
@@ -322,7 +322,7 @@ class Passage:
                 refused = True
 
         async for piece in read_body(self._client[0], self.request.head):
-            # A server that has hung up has often said why: its answer is passed on, and the body leads nowhere.
+            # A server that hangs up has often sent an answer before: it is forwarded, and the body is discarded.
             if not refused:
                 await _passed(piece, send, carry)
 
@@ -333,9 +333,9 @@ class Passage:
 
 
 async def serve_end(how: End, client: Stream) -> None:
-    """Let a client's connection end as a toxic wanted; whoever calls this closes it afterwards.
+    """End a client's connection as a toxic requires; the caller closes it afterwards.
 
-    Runs until the client goes away, or (hang) until it is cancelled.
+    Runs until the client closes it, or (hang) until it is cancelled.
     """
     reader, writer = client
     with suppress(ConnectionError):
@@ -344,7 +344,7 @@ async def serve_end(how: End, client: Stream) -> None:
             while await reader.read(65536):
                 pass
         elif how == "hang":
-            # Nothing is read any more: what the client still sends fills the kernel's buffers, and stops.
+            # Nothing is read any more: the client's data fill the kernel's buffers, and stop.
             await asyncio.Event().wait()
         elif how == "close":
             writer.close()
@@ -370,18 +370,18 @@ def _unchunked(coded: bytes) -> bytes:
     return b"".join(body)
 
 
-# -- toxics ------------------------------------------------------------------------------------------------------------
+# -- The toxics --------------------------------------------------------------------------------------------------------
 
 Direction = Literal["upstream", "downstream"]
 Phase = Literal["continue", "body", "before_answer", "answer"]
 
 
 class Toxic(ABC):
-    """One kind of trouble."""
+    """One kind of fault."""
 
     @abstractmethod
     async def play(self, passage: Passage) -> None:
-        """Bring one request to its end: answer it, relay it with a fault, or cut it (raises passage.Cut)."""
+        """Complete one request: answer it, relay it with a fault, or cut it (raises Cut)."""
 
 
 async def _relay(passage: Passage, stream: Direction, carry: Carry) -> None:
@@ -393,7 +393,7 @@ async def _relay(passage: Passage, stream: Direction, carry: Carry) -> None:
 
 
 async def _cut_after(passage: Passage, stream: Direction, size_bytes: int, end: End, name: str) -> None:
-    """Let `size_bytes` of a stream through, then end the connection. A body never passes whole: its last byte stays."""
+    """Forward `size_bytes` of a stream, then end the connection. The last byte of a body is always withheld."""
     left = size_bytes
     if stream == "upstream":
         left = max(0, min(left, passage.request.body_bytes - 1))
@@ -415,7 +415,7 @@ async def _cut_after(passage: Passage, stream: Direction, size_bytes: int, end: 
 
 @dataclass(frozen=True, slots=True)
 class Latency(Toxic):
-    """A stream begins `seconds`, more or less up to `jitter_seconds`, later."""
+    """A stream begins later by `seconds`, give or take `jitter_seconds`."""
 
     seconds: float
     jitter_seconds: float = 0.0
@@ -438,7 +438,7 @@ class Latency(Toxic):
 
 @dataclass(frozen=True, slots=True)
 class Bandwidth(Toxic):
-    """A stream carries so many bytes a second at most."""
+    """A stream carries at most `bytes_per_second`."""
 
     bytes_per_second: float
     stream: Direction = "upstream"
@@ -455,7 +455,7 @@ class Bandwidth(Toxic):
 
 @dataclass(frozen=True, slots=True)
 class SlowClose(Toxic):
-    """The connection ends after this answer, but only `seconds` later; the client is not told beforehand."""
+    """The connection is closed `seconds` after this answer, which does not announce it."""
 
     seconds: float
 
@@ -468,7 +468,7 @@ class SlowClose(Toxic):
 
 @dataclass(frozen=True, slots=True)
 class Timeout(Toxic):
-    """Nothing gets through; the connection is closed after `seconds` (0: never)."""
+    """Nothing is forwarded; the connection is closed after `seconds` (0: never)."""
 
     seconds: float = 0.0
 
@@ -482,7 +482,7 @@ class Timeout(Toxic):
 
 @dataclass(frozen=True, slots=True)
 class ResetPeer(Toxic):
-    """The connection is reset after so many bytes of a stream; upstream always before the whole body got through."""
+    """The connection is reset after `after_bytes` of a stream; upstream always before the end of the body."""
 
     after_bytes: int = 0
     stream: Direction = "upstream"
@@ -493,7 +493,7 @@ class ResetPeer(Toxic):
 
 @dataclass(frozen=True, slots=True)
 class Slicer(Toxic):
-    """A stream comes in slices of about `average_bytes` (give or take `variation_bytes`), `delay_seconds` apart."""
+    """A stream arrives in slices of about `average_bytes` (give or take `variation_bytes`), `delay_seconds` apart."""
 
     average_bytes: int
     variation_bytes: int = 0
@@ -515,7 +515,7 @@ class Slicer(Toxic):
 
 @dataclass(frozen=True, slots=True)
 class LimitData(Toxic):
-    """The connection is closed after so many bytes of a stream; upstream always before the whole body got through."""
+    """The connection is closed after `limit_bytes` of a stream; upstream always before the end of the body."""
 
     limit_bytes: int
     stream: Direction = "downstream"
@@ -526,7 +526,7 @@ class LimitData(Toxic):
 
 @dataclass(frozen=True, slots=True)
 class HalfClose(Toxic):
-    """The server's side is closed after so many bytes of the body, while the client's stays open and is read."""
+    """The server's side is closed after `after_bytes` of the body, while the client's stays open and is read."""
 
     after_bytes: int = 0
 
@@ -536,11 +536,11 @@ class HalfClose(Toxic):
 
 @dataclass(frozen=True, slots=True)
 class Stall(Toxic):
-    """Nothing moves any more, and nobody hangs up.
+    """All data stop, and the connection stays open.
 
     Attributes:
-        phase: "continue": the head was read, and neither 100 Continue nor anything else comes; "body": `after_bytes`
-            of it were read; "before_answer": the server has committed the request; "answer": 20 bytes of it came.
+        phase: "continue": the head was read, and neither 100 Continue nor anything else follows; "body": `after_bytes`
+            of it were read; "before_answer": the server has committed the request; "answer": 20 bytes of it were sent.
         after_bytes: for "body".
     """
 
@@ -560,7 +560,7 @@ class Stall(Toxic):
 
 
 async def withhold(passage: Passage, end: End, word: str) -> None:
-    """Have the server do what it was asked for, keep its answer, and end the connection."""
+    """Let the server perform the request, discard its answer, and end the connection."""
 
     async def answer(head: Head) -> None:
         await passage.whole_body(head)

@@ -1,4 +1,4 @@
-"""What the transport suite shares: the names of capabilities, how a transport is opened, and uploads in parts."""
+"""Shared parts of the transport suite: capabilities, opening a transport, uploads in parts, conditions, and faults."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ from asyncsink.testing.peers import CannedPeer, Gate, SilentPeer, canned
 
 Capability = Literal[
     "enforces-checksums",  # a wrong checksum header is refused
-    "answers-checksums",  # HEAD tells the checksum that was sent
+    "answers-checksums",  # HEAD returns the checksum that was sent
     "mpu-checksum",  # a multipart object keeps a full-object checksum
     "checks-signatures",  # a wrong secret is refused
     "sse-s3",
     "sse-c",
     "tags",
     "storage-class",
-    "part-1-head",  # HEAD with a part number tells the part's size
+    "part-1-head",  # HEAD with a part number returns the part's size
     "list-parts-checksums",
     "list-uploads",
     "if-match",  # GET with another ETag is refused
-    "if-none-match",  # a PUT that is to replace nothing is refused where something is there
-    "if-none-match-complete",  # and so is a CompleteMultipartUpload
-    "unknown-upload",  # a part for an upload that is gone is answered with NoSuchUpload
+    "if-none-match",  # a PUT that must not replace an object is refused where one exists
+    "if-none-match-complete",  # likewise a CompleteMultipartUpload
+    "unknown-upload",  # a part of an unknown upload is answered with NoSuchUpload
 ]
 
 IMPATIENT = RetryPolicy(stall_seconds=0.2, complete_seconds=0.2, connect_seconds=0.2)
 
 
 class OpenTransport(Protocol):
-    """Opens a transport to the suite's empty bucket, with single things changed where a test asks for it."""
+    """Opens a transport to the suite's empty bucket, with the given deviations."""
 
     def __call__(
         self,
@@ -110,7 +110,7 @@ async def upload_in_parts(
     )
 
 
-# -- The part of the transport suite that is about writes: conditions and write tokens ---------------------------------
+# -- Conditional writes and write tokens -------------------------------------------------------------------------------
 
 TOKEN = "0123456789abcdef" * 2
 
@@ -152,7 +152,7 @@ class TransportConditionSuite:
 
 
 async def _upload(transport: Transport, data: bytes) -> tuple[str, CompleteMultipartUpload]:
-    """An upload of one part, and what completes it where nothing is to be replaced."""
+    """An upload of one part, and the operation that completes it where no object exists."""
     created = await transport.send(CreateMultipartUpload(key="k", algorithm="CRC64NVME", write_token=TOKEN))
     stored = await transport.send(
         UploadPart(key="k", upload_id=created.upload_id, part_number=1, body=data, checksum=crc64(data))
@@ -163,7 +163,7 @@ async def _upload(transport: Transport, data: bytes) -> tuple[str, CompleteMulti
     )
 
 
-# -- What every Transport must do when the way to the server, or the server, fails -------------------------------------
+# -- Faults of the server and of the connection to it ------------------------------------------------------------------
 
 
 @pytest.mark.anyio
@@ -172,7 +172,7 @@ class TransportFaultSuite:
 
     async def test_cancelled_in_mid_body(self, open_transport: OpenTransport, endpoint_url: str) -> None:
         server = urlsplit(endpoint_url)
-        # Several times what the kernel holds of a connection on its way, on both sides.
+        # Several times the kernel's buffers of a connection, on both sides.
         data = bytes(64 * MIB)
         async with (
             Gate(server.hostname or "", server.port or 80) as gate,

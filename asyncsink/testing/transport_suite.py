@@ -1,4 +1,4 @@
-"""What every Transport must do, as tests that run against a real server.
+"""Conformance of a Transport, as tests against a real server.
 
     class TestMyTransport(TransportSuite):
         capabilities = frozenset({"enforces-checksums", "sse-c"})
@@ -12,7 +12,7 @@
         @pytest.fixture
         def independent(self): ...           # a synchronous boto3 client and the empty bucket's name
 
-Tests of what servers do differently run only where `capabilities` names it. Needs pytest with anyio's plugin.
+Tests of what differs between servers run only where `capabilities` names it. Needs pytest with anyio's plugin.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ ODD_KEYS = (
 
 @pytest.mark.anyio
 class TransportSuite(TransportConditionSuite, TransportFaultSuite, GetSuite):
-    """Subclass it, say what the server can do, and provide the three fixtures of the module's first lines."""
+    """Conformance of a Transport. A subclass gives the server's capabilities and the three fixtures above."""
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset()
 
@@ -171,7 +171,7 @@ class TransportSuite(TransportConditionSuite, TransportFaultSuite, GetSuite):
             with pytest.raises(CredentialsError) as caught:
                 await transport.send(PutObject(key="k", body=b"x"))
             assert wrong not in str(caught.value) + repr(caught.value) + repr(transport)
-            with pytest.raises((CredentialsError, AccessDenied)):  # a HEAD has no body to say which
+            with pytest.raises((CredentialsError, AccessDenied)):  # a HEAD has no body to distinguish them
                 await transport.send(HeadObject(key="k"))
 
     # Attributes
