@@ -25,7 +25,7 @@ from asyncsink.errors import (
 )
 from asyncsink.integrity.sameness import Existing, parts_of_etag
 from asyncsink.options.settings import Secret
-from asyncsink.routing.keys import show
+from asyncsink.routing.keys import PATH_BYTES_MAX, show
 from asyncsink.routing.templates import Pattern, natural_order, shaped
 from asyncsink.s3.get_object import GetObject, ObjectData
 from asyncsink.s3.operations import HeadObject, ListedObject, ObjectHead
@@ -38,8 +38,6 @@ from asyncsink.value import dataclass
 
 PLACEHOLDERS_MAX = 50_000
 """Empty objects, and folders, that are remembered until a listing has ended: about 20 MB."""
-PATH_BYTES_MAX = 4095
-"""Longest path, in bytes (PATH_MAX without its closing NUL)."""
 
 
 @dataclass(frozen=True, slots=True)

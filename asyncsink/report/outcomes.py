@@ -322,7 +322,7 @@ def parse_checksum(text: str) -> Checksum:
     return Checksum(cast("ChecksumAlgorithm", algorithm), value)
 
 
-# -- Encoded outcomes: their lines, ready to be appended, and their counts ------------------------------------------
+# -- Encoded outcomes: their lines, ready to be appended, and their counts ---------------------------------------------
 
 RUN_LINES_MAX = 256
 """Most lines of one run of lines."""

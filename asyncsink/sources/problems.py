@@ -198,16 +198,17 @@ def examine(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: str = "
 def _seen(path: str) -> tuple[os.stat_result, str]:
     """The status of `path` itself, links above it followed, and its real path as in SourceFile."""
     try:
-        return again_if_stale(lambda: _status(path)), ""
+        return again_if_stale(lambda: status_of(path)), ""
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
     directory, _, name = path.rpartition("/")
     real = f"{real_path(directory or '/').rstrip('/')}/{name}"
-    return again_if_stale(lambda: _status(real)), real
+    return again_if_stale(lambda: status_of(real)), real
 
 
-def _status(path: str) -> os.stat_result:
+def status_of(path: str) -> os.stat_result:
+    """The status of `path` itself, reached without following a link. Blocking."""
     with directory_of(path) as (descriptor, name):
         return os.stat(name, dir_fd=descriptor, follow_symlinks=False)
 

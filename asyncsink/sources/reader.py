@@ -18,12 +18,13 @@ from types import TracebackType
 
 from asyncsink.errors import SourceChanged, SourceError
 from asyncsink.model import SourceFile
-from asyncsink.paths import Folder, directory_of, on_disk
+from asyncsink.paths import Folder, on_disk
 from asyncsink.sources.problems import (
     again_if_stale,
     false_size,
     impossible_name,
     not_regular,
+    status_of,
     took_its_place,
     translate,
 )
@@ -337,17 +338,12 @@ def look_again(source: SourceFile) -> os.stat_result:
         SourceError: as `OpenSource`.
     """
     try:
-        now = again_if_stale(lambda: _status_of(source.real_path or source.path))
+        now = again_if_stale(lambda: status_of(source.real_path or source.path))
     except OSError as error:
         raise _not_opened(source.path, error) from error
     if stat.S_ISLNK(now.st_mode):
         raise took_its_place(source.path)
     return now
-
-
-def _status_of(path: str) -> os.stat_result:
-    with directory_of(path) as (descriptor, name):
-        return os.stat(name, dir_fd=descriptor, follow_symlinks=False)
 
 
 def _opened(source: SourceFile, folder: Folder) -> tuple[int, os.stat_result]:

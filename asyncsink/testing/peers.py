@@ -188,7 +188,7 @@ class ActingPeer(_Peer):
         await self._act(reader, writer)
 
 
-# -- A proxy before a real S3 server that checks every request, answers some itself, and signs the others anew ------
+# -- A proxy before a real S3 server that checks every request, answers some itself, and signs the others anew ---------
 # With signatures of its own it can impose conditions that the server does not have: expiring credentials, another
 # clock, a rate limit. It checks clients' signatures first, so nothing passes that S3 would refuse.
 
