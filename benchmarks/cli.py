@@ -26,10 +26,12 @@ from benchmarks.profile import render as render_profile
 from benchmarks.servers.running import ServerKind
 from benchmarks.showing.plot import needs_matplotlib
 from benchmarks.showing.plot import plot as draw
-from benchmarks.showing.readme import PROFILE_BEGIN, PROFILE_END, replace_table, short_table
+from benchmarks.showing.readme import PROFILE_BEGIN, PROFILE_END, brief_table, replace_table, short_table
 from benchmarks.showing.saving import RESULTS, is_profile, load, save
 from benchmarks.showing.table import render
 from benchmarks.showing.targets import LINES, Line, render_targets
+
+GUIDE = Path("asyncsink/guide/speed.md")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 
@@ -197,15 +199,19 @@ def table(results: _Results = None) -> None:
 
 @app.command()
 def readme(
-    results: _Results = None, file: Annotated[Path, typer.Option(help="Where the table is.")] = Path("README.md")
+    results: _Results = None,
+    *,
+    guide: Annotated[Path, typer.Option(help="The page of the whole table, and of a profile's.")] = GUIDE,
+    readme: Annotated[Path, typer.Option(help="Where the brief table is.")] = Path("README.md"),
 ) -> None:
-    """Put a short table of results, and that of a profile, into the README."""
+    """Put a table of results, and that of a profile, into the guide, and a brief one into the README."""
     loaded = _loaded(results)
     try:
         if runs := [result for result in loaded if not is_profile(result)]:
-            replace_table(file, short_table(runs))
+            replace_table(guide, short_table(runs))
+            replace_table(readme, brief_table(runs))
         for result in filter(is_profile, loaded):
-            replace_table(file, render_profile(result), PROFILE_BEGIN, PROFILE_END)
+            replace_table(guide, render_profile(result), PROFILE_BEGIN, PROFILE_END)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
 

@@ -1,8 +1,9 @@
-"""Results as the tables of the README, each of which is replaced between two marks."""
+"""Results as the tables of the README and the guide, each of which is replaced between two marks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,18 @@ _HEAD = (
     "| what, server, clock | asyncsink | obstore | s5cmd | rclone | CPU ÷ obstore |\n"
     "| --- | ---: | ---: | ---: | ---: | ---: |"
 )
+_BRIEF_HEAD = "| what | asyncsink | obstore | s5cmd | rclone |\n| --- | ---: | ---: | ---: | ---: |"
+
+
+def brief_table(results: Iterable[Mapping[str, Any]]) -> str:
+    """One line per result in which every other tool took part, of the first Python: title, our rate, and how many times
+    faster it is than each of the others."""
+    lines = [_BRIEF_HEAD]
+    for result in results:
+        cells = _cells(result, next(iter(result["pythons"])))
+        if cells is not None and all(cells.others):
+            lines.append("| " + " | ".join([result["scenario"]["title"], cells.ours, *cells.others]) + " |")
+    return "\n".join(lines)
 
 
 def short_table(results: Iterable[Mapping[str, Any]]) -> str:
@@ -29,35 +42,52 @@ def short_table(results: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _line(result: Mapping[str, Any], python: str) -> str:
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """One result under one Python, as the cells of a line; a tool that did not take part has an empty cell."""
+
+    clock: Clock
+    ours: str
+    others: list[str]
+    cpu: str
+
+
+def _cells(result: Mapping[str, Any], python: str) -> _Cells | None:
     engine = marked(REFERENCE_ENGINE, python)
     clock: Clock = "engine" if any(m["contender"] == engine for m in result["measurements"]) else "whole process"
     rows = {row.contender: row for row in rows_of(result, clock, python=python)}
     ours = next((row for row in rows.values() if row.reference), None)
     others = [_first(rows, names, python) for names in _OTHERS.values()]
     if ours is None or ours.rate is None or not any(others):
-        return ""
+        return None
     beside = others[0]
     cpu = f"{beside.cpu_ratio.median:.2f} x" if beside is not None and beside.cpu_ratio else ""
+    ratios = [f"{row.speed_ratio.median:.2f} x" if row is not None and row.speed_ratio else "" for row in others]
+    return _Cells(clock, f"{number(ours.rate.median)} {ours.unit}", ratios, cpu)
+
+
+def _line(result: Mapping[str, Any], python: str) -> str:
+    cells = _cells(result, python)
+    if cells is None:
+        return ""
     build = f", {result['pythons'][python]['version']}" if python else ""
-    what = f"{result['scenario']['title']}, {server_of(result)}, {clock}{build}"
-    cells = [f"{row.speed_ratio.median:.2f} x" if row is not None and row.speed_ratio else "" for row in others]
-    return "| " + " | ".join([what, f"{number(ours.rate.median)} {ours.unit}", *cells, cpu]) + " |"
+    what = f"{result['scenario']['title']}, {server_of(result)}, {cells.clock}{build}"
+    return "| " + " | ".join([what, cells.ours, *cells.others, cells.cpu]) + " |"
 
 
 def _first(rows: Mapping[str, Row], names: Iterable[str], python: str) -> Row | None:
     return next((row for name in names for row in (rows.get(marked(name, python)), rows.get(name)) if row), None)
 
 
-def replace_table(readme: Path, table: str, begin_mark: str = BEGIN, end_mark: str = END) -> None:
-    """Put `table` between the two marks of the README. Blocking.
+def replace_table(page: Path, table: str, begin_mark: str = BEGIN, end_mark: str = END) -> None:
+    """Put `table` between the two marks of a page. Blocking.
 
     Raises:
         ValueError: it has no marks.
     """
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     head, begin, rest = text.partition(begin_mark)
     _, end, tail = rest.partition(end_mark)
     if not begin or not end:
-        raise ValueError(f"{readme.name} has no marks {begin_mark} and {end_mark}; write them where the table belongs.")
-    readme.write_text(f"{head}{begin}\n{table}\n{end}{tail}", encoding="utf-8")
+        raise ValueError(f"{page.name} has no marks {begin_mark} and {end_mark}; write them where the table belongs.")
+    page.write_text(f"{head}{begin}\n{table}\n{end}{tail}", encoding="utf-8")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.cli import app
+from benchmarks.cli import GUIDE, app
 from benchmarks.measuring.measuring import Measurement
 from benchmarks.showing.plot import plot
-from benchmarks.showing.readme import BEGIN, END, short_table
+from benchmarks.showing.readme import BEGIN, END, PROFILE_BEGIN, PROFILE_END, short_table
 from benchmarks.showing.saving import load, save
 from benchmarks.showing.summary import Spread, observed_checks, ratios_per_round, rows_of, spread
 from benchmarks.showing.table import number, render
@@ -149,19 +149,44 @@ def test_the_table_renders_every_contender_and_what_was_left_out(result: dict[st
     assert len(widths) == 1
 
 
-def test_the_readme_gets_a_short_table_between_its_marks(result: dict[str, Any], tmp_path: Path) -> None:
-    saved, readme = tmp_path / "result.json", tmp_path / "README.md"
-    saved.write_text(json.dumps(result))
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    done = CliRunner().invoke(app, ["readme", str(saved), "--file", str(readme)])
+def test_the_guide_gets_a_table_and_the_readme_a_brief_one_between_their_marks(
+    of_two_pythons: dict[str, Any], tmp_path: Path
+) -> None:
+    without_rclone = copy.deepcopy(of_two_pythons)
+    contenders = of_two_pythons["contenders"]
+    contenders.append({**contenders[2], "name": "rclone"})
+    of_two_pythons["measurements"] += [measurement("rclone", number, wall * 4) for number, wall in ROUNDS]
+    saved = [tmp_path / "whole.json", tmp_path / "without.json"]
+    saved[0].write_text(json.dumps(of_two_pythons))
+    saved[1].write_text(json.dumps(without_rclone))
+    pages = {"--guide": tmp_path / "speed.md", "--readme": tmp_path / "README.md"}
+    for page in pages.values():
+        page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    words = ["readme", *map(str, saved), *(str(word) for pair in pages.items() for word in pair)]
+    done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    text = readme.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("after\n")
-    assert "old" not in text
-    assert "| Files, null, 20 ms of delay, 90 MB/s per connection, engine | 167 objects/s |  | 6.00 x |  |  |" in text
-    readme.write_text("no marks")
-    assert CliRunner().invoke(app, ["readme", str(saved), "--file", str(readme)]).exit_code == 2
+    texts = {option: page.read_text() for option, page in pages.items()}
+    for text in texts.values():
+        assert text.startswith("before\n")
+        assert text.endswith("after\n")
+        assert "old" not in text
+    what = "Files, null, 20 ms of delay, 90 MB/s per connection, engine"
+    assert texts["--guide"].count(f"| {what} | 167 objects/s | 4.00 x | 6.00 x |") == 2
+    assert f"| {what}, CPython 3.11.2 |" in texts["--guide"]
+    brief = [line for line in texts["--readme"].splitlines() if line.startswith("| Files")]
+    assert brief == ["| Files | 167 objects/s | 4.00 x | 6.00 x | 8.00 x |"]
+    for page in pages.values():
+        kept = page.read_text()
+        page.write_text("no marks")
+        assert CliRunner().invoke(app, words).exit_code == 2
+        page.write_text(kept)
+
+
+def test_the_marks_are_in_the_pages_that_have_the_tables() -> None:
+    root = Path(__file__).parents[2]
+    for page, marks in ((GUIDE, (BEGIN, END, PROFILE_BEGIN, PROFILE_END)), (Path("README.md"), (BEGIN, END))):
+        text = (root / page).read_text()
+        assert [text.count(mark) for mark in marks] == [1] * len(marks), page
 
 
 def test_the_table_of_a_repeated_publication_says_how_sameness_is_found(result: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from benchmarks.measuring.grabbing import grab_once
 from benchmarks.measuring.running import Order, rotated, run
 from benchmarks.scripts.clock import AT_ONCE
 from benchmarks.servers.running import running_server
-from benchmarks.showing.readme import BEGIN, END, PROFILE_BEGIN, PROFILE_END
+from benchmarks.showing.readme import PROFILE_BEGIN, PROFILE_END
 from benchmarks.showing.saving import load, save
 from benchmarks.showing.summary import rows_of
 from benchmarks.showing.table import render
@@ -270,10 +270,10 @@ def test_the_profile_measures_every_step_of_an_export(tmp_path: Path) -> None:
     assert cost["export"] > cost["wire lane"] > cost["request"]
     assert result["objects"] == 2000
     assert f"| survey | {cost['survey']:.1f} |" in done.output
-    readme = tmp_path / "README.md"
-    readme.write_text(f"{BEGIN}\n{END}\n{PROFILE_BEGIN}\nold\n{PROFILE_END}\n")
-    assert CliRunner().invoke(app, ["readme", str(saved), "--file", str(readme)]).exit_code == 0
-    assert "| survey |" in readme.read_text()
-    assert "old" not in readme.read_text()
+    guide = tmp_path / "speed.md"
+    guide.write_text(f"{PROFILE_BEGIN}\nold\n{PROFILE_END}\n")
+    assert CliRunner().invoke(app, ["readme", str(saved), "--guide", str(guide)]).exit_code == 0
+    assert "| survey |" in guide.read_text()
+    assert "old" not in guide.read_text()
     printed = CliRunner().invoke(app, ["table", str(saved)])
     assert (printed.exit_code, "| survey |" in printed.output) == (0, True)
