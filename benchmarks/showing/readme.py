@@ -23,13 +23,14 @@ _BRIEF_HEAD = "| what | asyncsink | obstore | s5cmd | rclone |\n| --- | ---: | -
 
 
 def brief_table(results: Iterable[Mapping[str, Any]]) -> str:
-    """One line per result in which every other tool took part, of the first Python: title, our rate, and how many times
+    """One line per result in which obstore and s5cmd took part, under the first Python: our rate, and how many times
     faster it is than each of the others."""
     lines = [_BRIEF_HEAD]
     for result in results:
         cells = _cells(result, next(iter(result["pythons"])))
-        if cells is not None and all(cells.others):
-            lines.append("| " + " | ".join([result["scenario"]["title"], cells.ours, *cells.others]) + " |")
+        if cells is not None and all(cells.others[:2]):
+            tls = ", over TLS" if result["server"] == "null-tls" else ""
+            lines.append("| " + " | ".join([result["scenario"]["title"] + tls, cells.ours, *cells.others]) + " |")
     return "\n".join(lines)
 
 

@@ -152,13 +152,14 @@ def test_the_table_renders_every_contender_and_what_was_left_out(result: dict[st
 def test_the_guide_gets_a_table_and_the_readme_a_brief_one_between_their_marks(
     of_two_pythons: dict[str, Any], tmp_path: Path
 ) -> None:
-    without_rclone = copy.deepcopy(of_two_pythons)
-    contenders = of_two_pythons["contenders"]
-    contenders.append({**contenders[2], "name": "rclone"})
-    of_two_pythons["measurements"] += [measurement("rclone", number, wall * 4) for number, wall in ROUNDS]
-    saved = [tmp_path / "whole.json", tmp_path / "without.json"]
-    saved[0].write_text(json.dumps(of_two_pythons))
-    saved[1].write_text(json.dumps(without_rclone))
+    over_tls = {**copy.deepcopy(of_two_pythons), "server": "null-tls"}
+    over_tls["contenders"].append({**over_tls["contenders"][2], "name": "rclone"})
+    over_tls["measurements"] += [measurement("rclone", number, wall * 4) for number, wall in ROUNDS]
+    without_obstore = copy.deepcopy(of_two_pythons)
+    without_obstore["measurements"] = [m for m in over_tls["measurements"] if "obstore" not in m["contender"]]
+    saved = [tmp_path / f"{number}.json" for number in range(3)]
+    for path, each in zip(saved, (of_two_pythons, over_tls, without_obstore), strict=True):
+        path.write_text(json.dumps(each))
     pages = {"--guide": tmp_path / "speed.md", "--readme": tmp_path / "README.md"}
     for page in pages.values():
         page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
@@ -170,11 +171,15 @@ def test_the_guide_gets_a_table_and_the_readme_a_brief_one_between_their_marks(
         assert text.startswith("before\n")
         assert text.endswith("after\n")
         assert "old" not in text
-    what = "Files, null, 20 ms of delay, 90 MB/s per connection, engine"
-    assert texts["--guide"].count(f"| {what} | 167 objects/s | 4.00 x | 6.00 x |") == 2
-    assert f"| {what}, CPython 3.11.2 |" in texts["--guide"]
-    brief = [line for line in texts["--readme"].splitlines() if line.startswith("| Files")]
-    assert brief == ["| Files | 167 objects/s | 4.00 x | 6.00 x | 8.00 x |"]
+    what = "20 ms of delay, 90 MB/s per connection, engine"
+    assert f"| Files, null, {what} | 167 objects/s | 4.00 x | 6.00 x |  |" in texts["--guide"]
+    assert f"| Files, null, {what}, CPython 3.11.2 | 167 objects/s | 4.00 x |" in texts["--guide"]
+    assert f"| Files, null-tls, {what} | 167 objects/s | 4.00 x | 6.00 x | 8.00 x |" in texts["--guide"]
+    assert f"| Files, null, {what} | 167 objects/s |  | 6.00 x |  |" in texts["--guide"]
+    assert [line for line in texts["--readme"].splitlines() if line.startswith("| Files")] == [
+        "| Files | 167 objects/s | 4.00 x | 6.00 x |  |",
+        "| Files, over TLS | 167 objects/s | 4.00 x | 6.00 x | 8.00 x |",
+    ]
     for page in pages.values():
         kept = page.read_text()
         page.write_text("no marks")
