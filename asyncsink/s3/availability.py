@@ -1,12 +1,12 @@
-"""Whether the server is there at all: what the requests of one run learn of it together.
+"""Availability of the server, and errors that every request of a run gets.
 
-A request that fails for want of a server (refused, reset, silent, 5xx of a gateway) says nothing about itself. Where no
-request of the run has succeeded since the first such failure, and a small request of our own fails in the same way, the
-server is gone: nothing uses up attempts then, all wait for one probe, and go on when it is answered. After
-`give_up_after_seconds` the wait is over: a run stops, and a service's callers get the error.
+A request that is refused, reset, unanswered or answered 5xx by a gateway shows no fault of its own. Where no request of
+the run has succeeded since the first such failure, and a small probe request fails in the same way, the server counts
+as gone: failures use up no attempts, all requests wait for one probe, and continue when it is answered. After
+`give_up_after_seconds` the run stops, and a service's callers get the error.
 
-Likewise errors that every request gets, because they are about an option, the bucket or the credentials: the rest of a
-run is not tried one by one to learn the same thing.
+Errors that concern an option, the bucket or the credentials meet every request alike: after EQUAL_ERRORS of them the
+run stops, instead of trying each remaining object.
 """
 
 from __future__ import annotations
@@ -50,46 +50,46 @@ from asyncsink.s3.transport import Traffic
 from asyncsink.value import dataclass
 
 PAUSE_AFTER_SECONDS: Final = 5.0
-"""Seconds of failures without a success after which the server is probed; what passes sooner needs no pause."""
+"""Seconds of failures without a success before the server is probed; shorter outages need no pause."""
 PROBE_SECONDS_MIN, PROBE_SECONDS_MAX = 0.5, 30.0
-"""Seconds between two probes: twice as many after each; also the longest that one of them may take."""
+"""Seconds between two probes, doubled after each; the maximum also bounds the duration of one probe."""
 TOLD_SECONDS: Final = 30.0
 """Seconds between two events about one pause."""
 EQUAL_ERRORS: Final = 10
-"""Requests of one kind that must fail in a row, equally, before a cause counts as that of all of them."""
+"""Consecutive requests of one operation with equal errors before the cause counts as common to all."""
 _OF_ONE_OBJECT = (
     PreconditionFailed, ObjectMissing, UploadMissing, UploadConflict, PartsRefused, EntityTooLarge,
 )  # fmt: skip
 _THAT_MATTER = frozenset({
     "PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "GetObject",
 })  # fmt: skip
-"""Operations without which nothing is published or grabbed; whoever may not look may still write."""
+"""Operations without which nothing is published or grabbed; credentials without read rights may still write."""
 _CODES_OF_ONE_OBJECT = frozenset({"InvalidObjectState", "InvalidRange", "KeyTooLongError"})
 _OF_EVERYTHING = (BucketMissing, CredentialsError, ConfigError, DestinationFull)
-"""Errors that concern every further request too, whatever has succeeded before."""
+"""Errors that concern every further request, whatever has succeeded before."""
 
 log = logging.getLogger("asyncsink.s3")
 
 
 class Verdict(Enum):
-    """What a request does after a failure."""
+    """The effect of a failure on the request's attempts."""
 
     COUNT = auto()
-    """The server is there: the attempt counts."""
+    """The server is available: the attempt counts."""
     AGAIN = auto()
-    """It was away and is back: the attempt does not count."""
+    """The server was gone and is back: the attempt does not count."""
     OVER = auto()
-    """It has been away for too long."""
+    """The server has been gone for `give_up_after_seconds`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Watch:
-    """What a run wants where its server is gone, or refuses everything.
+    """What a run does when its server is gone or refuses every request.
 
     Attributes:
-        give_up_after_seconds: without a success.
-        tell: is given events; must not block.
-        stop: ends the run, for the reason given; None where a run has no end of its own, as a service's.
+        give_up_after_seconds: seconds without a success before the run gives up.
+        tell: receives events; must not block.
+        stop: ends the run with the given reason; None where a run has no end of its own, as in a service.
     """
 
     give_up_after_seconds: float
@@ -98,7 +98,7 @@ class Watch:
 
 
 def says_gone(error: BaseException) -> bool:
-    """Whether a request failed as it would where no server is there. Pure."""
+    """Whether a failure is one that an absent server causes. Pure."""
     if isinstance(error, Stalled):
         return True
     if not isinstance(error, (ConnectionLost, ServerFault, Throttled)):
@@ -110,7 +110,7 @@ def says_gone(error: BaseException) -> bool:
 
 
 def trouble_of(error: BaseException) -> str:
-    """What the server does, as the rest of a sentence that begins with its name. Pure."""
+    """The server's behaviour, as the rest of a sentence that begins with its name. Pure."""
     if isinstance(error, Stalled):
         return "does not answer"
     if isinstance(error, TransferError) and error.status:
@@ -134,14 +134,14 @@ def trouble_of(error: BaseException) -> str:
 
 
 class Availability:
-    """What one run knows of its server; the layer of retries asks it. Counting a success costs next to nothing.
+    """Availability of one run's server, for the retry layer. Counting a success costs next to nothing.
 
     Args:
         endpoint: the server, for messages: "127.0.0.1:9000".
         watch: of the run.
-        probe: sends one small request, past everything that is waiting.
-        stall_seconds: of silence, which have passed when Stalled is raised.
-        traffic: of the run: what its lanes have stored.
+        probe: sends one small request, past all waiting requests.
+        stall_seconds: seconds of silence that precede Stalled.
+        traffic: of the run, with the small files that its lanes have stored.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Availability:
         self._sleep = sleep
         self._lock = anyio.Lock()
         self.successes: Counter[str] = Counter()
-        """Requests that succeeded, by the operation's name; but for small files, which lanes count."""
+        """Successful requests by operation name, without small files, which lanes count."""
         self._reached = False
         self._since = 0.0
         self._at_since = -1
@@ -179,15 +179,15 @@ class Availability:
     def __repr__(self) -> str:
         return f"<Availability of {self._endpoint}: {'paused' if self.paused else 'there'}>"
 
-    # -- a server that is gone ---------------------------------------------------------------------------------------
+    # -- A server that is gone -----------------------------------------------------------------------------------------
 
     @property
     def succeeded(self) -> int:
-        """Requests that have succeeded, of all kinds."""
+        """Successful requests of all operations."""
         return self.successes.total() + self._traffic.small_stored
 
     async def after(self, error: RetryableError, key: str, *, last: bool, succeeded_before: int) -> Verdict:
-        """What a request for `key` does after `error`; waits while the server is gone.
+        """Decide whether the attempt for `key` that ended in `error` counts; waits while the server is gone.
 
         Args:
             last: no further attempt is left.
@@ -200,7 +200,7 @@ class Availability:
             return Verdict.COUNT
         succeeded = self.succeeded
         if not self._reached and not succeeded:
-            return Verdict.COUNT  # never reached: a wrong endpoint is told at once
+            return Verdict.COUNT  # never reached: a wrong endpoint is reported at once
         now = self._clock()
         if succeeded != self._at_since:
             silent = self._stall_seconds if isinstance(error, Stalled) else 0.0
@@ -212,7 +212,7 @@ class Availability:
             async with self._lock:
                 verdict = await self._wait(error, now)
             if verdict is Verdict.OVER:
-                # Where the run was stopped, this request is not the one that failed.
+                # Delivers the cancellation of a stopped run, rather than this request's own failure.
                 await anyio.lowlevel.checkpoint()
             return verdict
         finally:
@@ -221,8 +221,8 @@ class Availability:
                 del self._waiting[key]
 
     async def _wait(self, error: RetryableError, failed_at: float) -> Verdict:
-        """Probe until the server is back, or it is time to give up. One request at a time is here."""
-        # What another request has found out since.
+        """Probe until the server is back or it is time to give up. The lock admits one request at a time."""
+        # Results of other requests' probes since this failure.
         if self._back_at >= failed_at:
             return Verdict.AGAIN
         if self._alive_at >= failed_at or self.succeeded != self._at_since:
@@ -283,14 +283,14 @@ class Availability:
         if self._watch.stop is not None:
             self._watch.stop(str(event))
 
-    # -- a server that refuses everything ----------------------------------------------------------------------------
+    # -- A server that refuses every request ---------------------------------------------------------------------------
 
     async def refused(self, name: str, key: str, error: AsyncSinkError) -> None:
-        """Note that a request of the operation `name` for `key` was refused for good. Stops the run where this is what
-        every further one gets too.
+        """Count a final refusal of the operation `name` for `key`. Stops the run where every further request would get
+        the same.
 
-        Where requests of this kind have succeeded before, rights that are missing may be those for some keys only:
-        then they count where not even the bucket may be asked any more.
+        Where requests of this operation have succeeded before, missing rights may concern some keys only: they stop the
+        run only where the probe of the bucket is refused too.
         """
         self._reached = True
         if self._watch.stop is None or name not in _THAT_MATTER or isinstance(error, _OF_ONE_OBJECT):
@@ -326,12 +326,13 @@ class Availability:
         return False
 
 
-# -- Why a HEAD was refused: its answer has no body, and 400 can mean credentials that have ended (RFC 9110, 9.3.2) ----
-# S3 answers ExpiredToken with 400, and so it does a HEAD without an object's customer key; a HEAD shows neither code.
+# -- The reason of a refused HEAD --------------------------------------------------------------------------------------
+# The answer to a HEAD has no body (RFC 9110, 9.3.2), and 400 may mean expired credentials: S3 answers 400 both for
+# ExpiredToken and for a HEAD without the object's customer key, and neither code is shown.
 
 
 def is_mute(operation: object, error: BaseException) -> bool:
-    """Whether `error` is a HEAD's bare 400. Pure."""
+    """Whether `error` is the bare 400 of a HEAD. Pure."""
     return (
         isinstance(operation, HeadObject)
         and type(error) is PermanentError
@@ -343,13 +344,13 @@ def is_mute(operation: object, error: BaseException) -> bool:
 async def reason_of(
     operation: Any, refused: AsyncSinkError, send: Callable[[ListObjects], Awaitable[Any]], renewed: Callable[[], bool]
 ) -> AsyncSinkError:
-    """`refused`, or the retryable error that a request with a body in its answer is told in its stead.
+    """The retryable error of a request whose answer has a body, in place of `refused`; else `refused`.
 
     Args:
         operation: the HeadObject.
-        send: sends a request with the credentials of this moment; no right to list is needed, since S3 looks at the
-            credentials first.
-        renewed: whether the credentials are others by now than those of the HEAD.
+        send: sends a request with the current credentials; no right to list is needed, since S3 checks the credentials
+            first.
+        renewed: whether the credentials have changed since the HEAD.
     """
     try:
         await send(ListObjects(prefix=operation.key, max_keys=1))

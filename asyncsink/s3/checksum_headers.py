@@ -1,8 +1,8 @@
-"""Checksum headers: whether requests carry them, and what a run does at a server that refuses them.
+"""Checksums of requests: their comparison with the server's answer, and servers that refuse checksum headers.
 
-Several servers answer 400 or 501 to x-amz-checksum-… (Cloudflare R2, Backblaze B2 and older releases of others). The
-first such refusal is tried once without the headers: where that is answered otherwise, the rest of the run goes
-without, and a body is guarded by Content-MD5 and by the ETag that comes back.
+Several servers answer x-amz-checksum-… with 400 or 501 (Cloudflare R2, Backblaze B2 and older releases of others). The
+first such request is sent once more without the headers. Where its answer then differs, the rest of the run sends none,
+and Content-MD5 and the returned ETag guard each body.
 
 Sources: AWS SDKs and Tools Reference Guide, "Data Integrity Protections for Amazon S3"; RFC 1864 (Content-MD5).
 """
@@ -43,13 +43,13 @@ from asyncsink.s3.operations import (
 from asyncsink.s3.transport import Transport
 from asyncsink.value import dataclass
 
-# -- What the server's answer to a body, or the object under its key, proves, without holding up the event loop --------
+# -- Comparison of a body with the server's answer, or with the object under its key -----------------------------------
 
 COMPUTED_INLINE_BYTES_MAX = 256 * 1024
-"""A checksum of a larger body takes the event loop's time; it is computed in a thread."""
+"""Largest body that is checksummed on the event loop; larger ones are checksummed in a thread."""
 
 Compute = Callable[[ChecksumAlgorithm], Checksum | None]
-"""The body's checksum by any algorithm, or None where it is not known."""
+"""Computes the body's checksum by any algorithm; None where it is not known."""
 
 
 async def confirm_body(
@@ -58,7 +58,7 @@ async def confirm_body(
     """Compare the answer to a PutObject or UploadPart with what was sent; see `integrity.sameness.confirm`.
 
     Args:
-        etag_is_md5: what the request's encryption allows; the answer's own encryption is looked at here.
+        etag_is_md5: whether the requested encryption makes the ETag an MD5; the answer's encryption is checked here.
 
     Raises:
         IntegrityError: the answer contradicts what was sent.
@@ -103,15 +103,15 @@ async def confirm_object(
     etag_is_md5: bool,
     where: str,
 ) -> ConfirmedBy:
-    """Compare the object under the key with what was sent, and with what was answered to that.
+    """Compare the object under the key with what was sent, and with the answer to it.
 
     Args:
         sent: the checksum that went with the body, or None.
-        stored: the answer; it proved nothing by itself.
+        stored: the answer, which proved nothing by itself.
         head: the object.
         size_bytes: of the body.
         compute: the body's checksum by any algorithm, or None where it is not known.
-        etag_is_md5: what the request's encryption allows; the object's own is looked at here.
+        etag_is_md5: whether the requested encryption makes the ETag an MD5; the object's encryption is checked here.
 
     Raises:
         IntegrityError: they contradict each other.
@@ -132,10 +132,10 @@ async def confirm_object(
 
 
 def check_same_object(stored: ObjectStored, head: ObjectHead, where: str) -> None:
-    """Refuse an object that is not the one that was answered.
+    """Refuse an object other than the one in the answer.
 
     Raises:
-        IntegrityError: its ETag or version is another.
+        IntegrityError: its ETag or version differs.
     """
     for name, answered, found in (
         ("ETag", stored.etag, head.etag),
@@ -149,12 +149,12 @@ def _etag_is_md5(told: ObjectStored | ObjectHead, allowed: bool) -> bool:
     return allowed and told.sse in ("", "AES256")
 
 
-# -- checksum headers --------------------------------------------------------------------------------------------------
+# -- Checksum headers --------------------------------------------------------------------------------------------------
 
 R = TypeVar("R", bound=Response)
 
 TRIALS_MAX: Final = 8
-"""Refusals that are tried without checksum headers in vain, before the headers are known not to be the cause."""
+"""Vain repetitions without checksum headers, after which the headers are not the cause of further refusals."""
 REFUSING_STATUSES: Final = (400, 501)
 _BODIES: Final = (PutObject, UploadPart)
 _BODIES_FROM: Final = (PutObjectFrom, UploadPartFrom)
@@ -171,7 +171,7 @@ class ChecksumUse:
 
     Attributes:
         sent: x-amz-checksum-… with what is stored.
-        asked: x-amz-checksum-mode, which asks for the checksum of what is stored.
+                asked: x-amz-checksum-mode, the request for the checksum of the stored object.
     """
 
     sent: bool = True
@@ -179,14 +179,14 @@ class ChecksumUse:
 
 
 USUAL: Final = ChecksumUse()
-"""Both."""
+"""Both: the SDKs' default."""
 
 
 def checksum_use(told: Mapping[str, str | None]) -> ChecksumUse:
-    """What the SDKs' two settings say, by their names in SETTINGS. Pure.
+    """The checksum headers that the SDKs' two settings enable, by their names in SETTINGS. Pure.
 
     Raises:
-        ConfigError: a value that the SDKs do not know.
+        ConfigError: a value that is none of the SDKs'.
     """
     for name in SETTINGS:
         value = told.get(name)
@@ -199,12 +199,12 @@ def checksum_use(told: Mapping[str, str | None]) -> ChecksumUse:
 
 
 class ChecksumHeaders:
-    """A Transport that leaves checksum headers out where they are not wanted, or not taken. Below the retries.
+    """A Transport that omits checksum headers where configuration or server do not take them. Below the retries.
 
     Args:
         inner: sends each operation once.
-        configured: what environment and profile say.
-        choice: the run's `checksum` where it was named, which goes before the configuration; else None.
+        configured: checksum headers that environment and profile enable.
+        choice: the run's `checksum` where given, which precedes the configuration; else None.
         notice: called with a sentence when the run falls back.
     """
 
@@ -229,7 +229,7 @@ class ChecksumHeaders:
 
     # No coroutine of its own in the usual case: every object passes here.
     def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
-        """Send `operation`, once more where its checksum headers may be what was refused."""
+        """Send `operation`, once more without its checksum headers where they may be the cause of a refusal."""
         if isinstance(operation, PutFiles) and not self._sent:
             return _ordinary(operation)
         if isinstance(operation, HeadObjects) and not self._asked:
@@ -245,7 +245,7 @@ class ChecksumHeaders:
     async def _send(self, operation: Operation[R]) -> R:
         if not self._carried(operation):
             if isinstance(operation, PutObject) and operation.first is not None:
-                # It was made with the headers that are not sent any more.
+                # Its first attempt carried the headers that are no longer sent.
                 return await self._send_without(cast("Operation[R]", replace(operation, first=None)))
             return await self._send_without(operation)
         try:
@@ -257,7 +257,7 @@ class ChecksumHeaders:
         else:
             self._taken.add(type(operation))
             return answer
-        # One request finds out; those that were refused with it wait for what it finds.
+        # One request makes the trial; others that were refused meanwhile wait for its result.
         async with self._trial:
             if self._carried(operation):
                 if self._in_vain >= TRIALS_MAX:
@@ -280,7 +280,7 @@ class ChecksumHeaders:
         return answer
 
     def _carried(self, operation: Operation[Any]) -> bool:
-        """Whether checksum headers go with it now."""
+        """Whether checksum headers currently go with the operation."""
         if isinstance(operation, _LOOKS):
             return self._asked
         if not self._sent:
@@ -329,19 +329,19 @@ class ChecksumHeaders:
 
 
 async def _ordinary(operation: PutFiles) -> Any:
-    """Nothing is sent: each file needs the ordinary way, where its checksum is replaced."""
+    """Send nothing: each file needs the ordinary way, where its checksum is replaced."""
     operation.reader.close()
     operation.results[:] = [Ordinary()] * len(operation.files)
     return FilesPut()
 
 
 def _may_be_refused(operation: Operation[Any], error: PermanentError) -> bool:
-    # Refusals of other kinds (no right, no bucket, no such upload, a broken digest) have classes of their own. A bare
-    # 400 to a body comes from proxies; a HEAD has no other, since its answer has no body to say more in.
+    # Other refusals (rights, bucket, upload, digest) have classes of their own. A bare 400 to a body comes from a
+    # proxy; a HEAD gets no other 400, since its answer has no body.
     if type(error) is not PermanentError or error.status not in REFUSING_STATUSES:
         return False
     if error.status == 501 and getattr(operation, "only_new", False):
-        return False  # If-None-Match is what fewer servers know; who asked for it sends without it
+        return False  # fewer servers know If-None-Match, and its caller repeats without it
     return isinstance(operation, HeadObject) or error.status == 501 or error.code not in ("", "400")
 
 

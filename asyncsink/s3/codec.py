@@ -1,4 +1,4 @@
-"""Pure: each operation as a client method's parameters, and each answer as the operation's response.
+"""Pure: each operation as a client method's parameters, and each answer as the operation's response, for both lanes.
 
 Source: Amazon S3 API Reference, the page of each operation's name; the parameter names are boto3's.
 """
@@ -23,15 +23,15 @@ from asyncsink.s3.get_object import GetObject, ObjectData
 from asyncsink.s3.operations import OBJECT_SIZE_BYTES_MAX, PART_SIZE_BYTES_MAX, PARTS_MAX
 from asyncsink.value import dataclass
 
-# -- A request body that is sent in slices, without a copy -------------------------------------------------------------
-# aiohttp iterates it and waits for the socket between slices, so asking for the next slice means that the last one has
-# left: botocore has no write timeout, and the progress watchdog listens to that. botocore's signers copy a body without
-# `seek` into a BytesIO.
+# -- Request bodies that are sent in slices, without a copy ------------------------------------------------------------
+# aiohttp iterates a body and waits for the socket between slices, so that each request for a slice means that the last
+# one was taken. botocore has no write timeout: the progress watchdog relies on these requests. botocore's signers copy
+# a body without `seek` into a BytesIO.
 
 SLICE_BYTES = 256 * 1024
-"""Large enough that the loop is not the limit, small enough that a slow link shows progress."""
+"""Large enough that the event loop is not the limit, small enough that a slow link shows progress."""
 SMALL_BODY_BYTES = 64 * 1024
-"""Up to here one copy into a bytearray costs less than an iteration through aiohttp's payload machinery."""
+"""Up to this size one copy into a bytearray costs less than an iteration through aiohttp's payload machinery."""
 
 
 class WatchedBody:
@@ -68,7 +68,7 @@ class WatchedBody:
         return True
 
     def tell(self) -> int:
-        """Where `read` goes on, in bytes."""
+        """The position of the next `read`, in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -94,26 +94,26 @@ class WatchedBody:
 
 
 def request_body(data: ByteBody, progress: Callable[[int], None]) -> bytearray | WatchedBody:
-    """What is handed to botocore for `data`: a bytearray where it is small, else a WatchedBody.
+    """The body for botocore: a bytearray where `data` is small, else a WatchedBody.
 
-    A bytearray, and not bytes: botocore wraps bytes in a BytesIO and asks for a 100-continue round trip.
+    A bytearray, not bytes: botocore wraps bytes in a BytesIO and asks for a 100-continue round trip.
     """
     if len(data) <= SMALL_BODY_BYTES:
         return data if isinstance(data, bytearray) else bytearray(data)
     return WatchedBody(data, progress)
 
 
-# -- aioboto3 calls ----------------------------------------------------------------------------------------------------
+# -- Operations as client calls, and their answers ---------------------------------------------------------------------
 
 Parameters = dict[str, Any]
 _S3_BEGAN: Final = datetime(2006, 3, 14, tzinfo=UTC)
 OnSent = Callable[[int], None]
 
 HEADER_ALGORITHMS: Final[tuple[ChecksumAlgorithm, ...]] = tuple(a for a in get_args(ChecksumAlgorithm) if a != "MD5")
-"""Those that S3 keeps and answers as x-amz-checksum-…; MD5 is Content-MD5 and comes back as the ETag."""
+"""Algorithms that S3 stores and returns as x-amz-checksum-…; MD5 is Content-MD5 and comes back as the ETag."""
 
 _BESIDE_THE_BODY: Final = frozenset({"ResponseMetadata", "RequestCharged"})
-"""What boto3 says of an answer besides what is in its body."""
+"""Fields of boto3's answer that are not in its body."""
 
 
 _TRUTHS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
@@ -122,7 +122,7 @@ _TRUTHS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": Fal
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A client method, how its parameters are made, and how its answer is read."""
+    """A client method, the function that makes its parameters, and the function that reads its answer."""
 
     method: str
     parameters: Callable[[Any, OnSent], Parameters]
@@ -142,7 +142,7 @@ def customer_key(key: Secret | None) -> Parameters:
 
 
 def attribute_parameters(attributes: o.ObjectAttributes, write_token: str = "") -> Parameters:
-    """What PutObject and CreateMultipartUpload say about the object.
+    """The object's attributes for PutObject and CreateMultipartUpload.
 
     Raises:
         ConfigError: metadata that no HTTP header can carry.
@@ -169,7 +169,7 @@ def attribute_parameters(attributes: o.ObjectAttributes, write_token: str = "") 
 
 
 def checksum_parameters(checksum: Checksum | None) -> Parameters:
-    """The checksum as a header."""
+    """The header parameter of a checksum."""
     if checksum is None:
         return {}
     return {"ContentMD5" if checksum.algorithm == "MD5" else f"Checksum{checksum.algorithm}": checksum.value}
@@ -271,7 +271,7 @@ def _list_parts(op: o.ListParts, _: OnSent) -> Parameters:
 
 
 def _list_uploads(op: o.ListMultipartUploads, _: OnSent) -> Parameters:
-    # No EncodingType: SeaweedFS says "url" and sends the keys unencoded, which decoding would change ("+", "%").
+    # No EncodingType: SeaweedFS answers "url" and sends the keys unencoded, which decoding would change ("+", "%").
     parameters: Parameters = {"Prefix": op.prefix}
     if op.key_marker:
         parameters["KeyMarker"] = op.key_marker
@@ -295,7 +295,7 @@ def plain_sse(answer: Mapping[str, Any]) -> str:
 
 
 def has_composite(answer: Mapping[str, Any]) -> bool:
-    """True where the checksums are those of the parts' checksums; some servers name no type and only write "abc=-3"."""
+    """Whether the checksums are composite; some servers name no type and only write "abc=-3"."""
     return answer.get("ChecksumType") == "COMPOSITE" or any(map(is_composite, checksums_of(answer).values()))
 
 
@@ -307,7 +307,7 @@ def checksums_of(answer: Mapping[str, Any]) -> dict[ChecksumAlgorithm, str]:
 def _answered_checksum(wanted: Checksum | None, answer: Mapping[str, Any]) -> Checksum | None:
     found = checksums_of(answer)
     if has_composite(answer):
-        # Of the part checksums; one that does not even say so is compared with nothing.
+        # A composite value without the "-N" that marks it is compared with nothing.
         found = {algorithm: value for algorithm, value in found.items() if is_composite(value)}
     algorithm = wanted.algorithm if wanted is not None and wanted.algorithm in found else next(iter(found), None)
     return Checksum(algorithm, found[algorithm]) if algorithm is not None else None
@@ -323,14 +323,14 @@ def _stored(op: Any, answer: Mapping[str, Any]) -> o.ObjectStored:
 
 
 def _stored_for_sure(op: o.UploadPart | o.CompleteMultipartUpload, answer: Mapping[str, Any]) -> o.ObjectStored:
-    """Of a part, the ETag is needed to complete the upload; of a Complete, nothing else proves that it happened."""
+    """Require an ETag: a part needs it to complete the upload, and nothing else proves a CompleteMultipartUpload."""
     if not plain_etag(answer):
         raise _no_answer_of_s3(op, "has no ETag, so nothing proves that it happened")
     return _stored(op, answer)
 
 
 def _no_answer_of_s3(op: Any, why: str) -> ServerFault:
-    """A 200 that S3 does not give: a captive portal, a proxy or a gateway may have answered in its stead."""
+    """The error for a 200 that is not S3's: a captive portal, a proxy or a gateway may have sent it."""
     what = f"{op.name} of {one_line(op.key, 1200)}" if getattr(op, "key", "") else op.name
     return ServerFault(
         f"{what} failed: the answer {why}; check that the endpoint is S3, and what answers on the way there.",
@@ -340,7 +340,7 @@ def _no_answer_of_s3(op: Any, why: str) -> ServerFault:
 
 
 def _check_said(op: Any, answer: Mapping[str, Any]) -> None:
-    """Refuse an answer that says nothing of what S3 says, which would pass for an empty list."""
+    """Refuse an answer without any of S3's fields, which would pass for an empty list."""
     if not answer.keys() - _BESIDE_THE_BODY:
         raise _no_answer_of_s3(op, "is none of S3's lists")
 
@@ -372,7 +372,7 @@ def _headed(op: o.HeadObject, answer: Mapping[str, Any]) -> o.ObjectHead:
 
 
 def _truncated(op: Any, answer: Mapping[str, Any], name: str) -> bool:
-    """Whether more follows. Servers write "true" in many ways, and some say only where it goes on (`name`)."""
+    """Whether more pages follow. Servers write "true" in many ways, and some send only the next position (`name`)."""
     told = answer.get("IsTruncated")
     if told is None:
         return bool(answer.get(name))
@@ -387,7 +387,7 @@ def _truncated(op: Any, answer: Mapping[str, Any], name: str) -> bool:
 
 
 def _next(op: Any, answer: Mapping[str, Any], name: str) -> Any:
-    """Where a truncated listing goes on; a listing that cannot go on must not pass for a whole one."""
+    """The position of the next page; a truncated listing without one must not pass for a whole one."""
     if not _truncated(op, answer, name):
         return None
     if not answer.get(name):
@@ -400,7 +400,7 @@ def _endless(op: Any, name: str) -> ServerFault:
 
 
 def _whole_number(value: Any, largest: int) -> int | None:
-    """A number from 0 to `largest`, or None for what is none."""
+    """A number from 0 to `largest`, or None for anything else."""
     text = str(value).strip()
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
     return number if 0 <= number <= largest else None
@@ -424,7 +424,7 @@ def _listed(op: o.ListObjects, answer: Mapping[str, Any]) -> o.ObjectPage:
     if _truncated(op, answer, "NextContinuationToken"):
         token = (answer.get("NextContinuationToken") or "").strip()
         if not token and (op.after or "Marker" in answer or answer.get("NextMarker")):
-            # A server that knows the list of before 2016 only, which need not say where it goes on.
+            # The server has only the listing of before 2016, which may omit the next position.
             after = answer.get("NextMarker") or key
         if not token and not after:
             raise _endless(op, "NextContinuationToken")
@@ -451,7 +451,7 @@ def _parts_listed(op: o.ListParts, answer: Mapping[str, Any]) -> o.PartPage:
                 status=200,
             )
         parts.append(o.ListedPart(number, size_bytes, plain_etag(entry), _answered_checksum(None, entry)))
-    # Some servers write 0 for none.
+    # Some servers write 0 for no marker.
     told = _next(op, answer, "NextPartNumberMarker") if answer.get("IsTruncated") is not None else None
     marker = _whole_number(told, PARTS_MAX) if told is not None else None
     if told is not None and not marker:
@@ -475,7 +475,7 @@ def _uploads_listed(op: o.ListMultipartUploads, answer: Mapping[str, Any]) -> o.
 
 
 def _moment(value: Any) -> datetime | None:
-    """A time as a listing says it, timezone-aware, or None for what is none."""
+    """A listing's time, timezone-aware, or None for anything else."""
     if isinstance(value, str):
         text = value.strip()
         try:
@@ -488,14 +488,14 @@ def _moment(value: Any) -> datetime | None:
 
 
 def _initiated(entry: Mapping[str, Any]) -> datetime | None:
-    """When an upload began, or None where that is no time at which S3 could have taken it (zeros stand for none)."""
+    """The start of an upload, or None for a time before S3 existed (some servers write zeros for none)."""
     found = _moment(entry.get("Initiated"))
     return found if found is not None and found >= _S3_BEGAN else None
 
 
 def http_date(text: str) -> datetime | None:
-    """A Date header (RFC 9110, 6.6.1), timezone-aware, or None where it is none. Pure."""
-    from email.utils import parsedate_to_datetime  # few runs are told one
+    """A Date header (RFC 9110, 6.6.1) as a timezone-aware time, or None for anything else. Pure."""
+    from email.utils import parsedate_to_datetime  # few runs need it
 
     try:
         found = parsedate_to_datetime(text)
@@ -540,7 +540,7 @@ _ENTRIES: Final = ("Contents", "Parts", "Uploads")
 def _without_secrets(
     response: Callable[[Any, Mapping[str, Any]], o.Response],
 ) -> Callable[[Any, Mapping[str, Any]], o.Response]:
-    """What an answer says is kept in receipts, manifests and journals: nothing of it may repeat a secret."""
+    """Remove secrets from an answer before it is read: its values go into receipts, manifests and journals."""
 
     def read(operation: Any, answer: Mapping[str, Any]) -> o.Response:
         told: dict[str, Any] = {
@@ -568,7 +568,7 @@ def _without_secrets(
 
 
 def _entries_without_secrets(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The entries of a page; one whose key repeats a secret loses it, and is then of no use."""
+    """The entries of a page without secrets; a key that repeats one is emptied, and its entry counts as unnamed."""
     odd = keys_hold_secret("\n".join(str(entry.get("Key", "")) for entry in entries))
     found = []
     for entry in entries:

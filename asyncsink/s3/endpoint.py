@@ -1,4 +1,4 @@
-"""Pure: which buckets are no ordinary ones, so that only the AWS SDK knows their hosts and their kind of signature.
+"""Bucket names that only the AWS SDK can address, trusted certificates, and exposure over plain HTTP.
 
 Access points, multi-region access points, Outposts and Object Lambda by their ARN; directory buckets (S3 Express) and
 their access points; Outposts by their alias. Other aliases are ordinary names. Source: S3 User Guide, "Using a
@@ -22,7 +22,7 @@ _OUTPOSTS: Final = "--op-s3"
 
 
 def is_special(bucket: str) -> bool:
-    """Whether only the SDK can address it. Pure."""
+    """Whether only the SDK knows the bucket's host and kind of signature. Pure."""
     return is_arn(bucket) or is_directory_bucket(bucket) or bucket.endswith(_OUTPOSTS)
 
 
@@ -36,7 +36,7 @@ def is_directory_bucket(bucket: str) -> bool:
     return bucket.endswith(_DIRECTORY_BUCKETS)
 
 
-# -- The certificates that HTTPS connections of both lanes trust -------------------------------------------------------
+# -- Trusted certificates, for both lanes ------------------------------------------------------------------------------
 
 CA_BUNDLE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Mozilla's list of certificates has a quarter of a MiB."""
@@ -64,11 +64,11 @@ def _fault_of(found: os.stat_result) -> str:
     return f"it has {found.st_size:,} bytes" if found.st_size > CA_BUNDLE_BYTES_MAX else ""
 
 
-# -- What travels over plain HTTP, and to whom ------------------------------------------------------------------------
+# -- Exposure over plain HTTP ------------------------------------------------------------------------------------------
 
 
 def payload_must_be_signed(endpoint_url: str, choice: SignPayload = "auto") -> bool:
-    """Whether the signature holds the body's SHA-256: by choice, else only over plain HTTP to another machine. Pure."""
+    """Whether the signature covers the body's SHA-256: by choice, else only over plain HTTP to another host. Pure."""
     return choice == "always" if choice != "auto" else bool(exposed_to(endpoint_url))
 
 
@@ -76,10 +76,10 @@ def exposed_to(endpoint_url: str, proxy_url: str = "") -> str:
     """The host to which requests travel over plain HTTP, unless that is this machine; "" otherwise. Pure.
 
     Args:
-        proxy_url: the proxy that they pass, or "".
+        proxy_url: of the proxy in use, or "".
     """
     if urlsplit(endpoint_url).scheme != "http":
-        return ""  # also by a proxy, which passes what is encrypted on
+        return ""  # also through a proxy, which forwards encrypted bytes
     for url in filter(None, (proxy_url, endpoint_url)):
         host = urlsplit(url if "://" in url else f"//{url}").hostname or ""
         if host and not _is_this_machine(host):

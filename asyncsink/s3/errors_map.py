@@ -1,4 +1,4 @@
-"""Pure: the one table from what an S3 server answers to asyncsink's errors.
+"""Errors of S3 answers: one table from the server's codes to asyncsink's errors, hidden secrets, limits of answers.
 
 The server's code decides; where there is none (HEAD has no body) or an unknown one, the HTTP status does. Sources:
 Amazon S3 API Reference, "Error responses"; RFC 9110, 10.2.3 (Retry-After) and 15.4 to 15.6 (status codes).
@@ -41,26 +41,25 @@ from asyncsink.errors import (
 )
 from asyncsink.options.settings import known_secrets
 
-# -- What is secret does not show, whoever repeats it: a server, a proxy, or botocore's logs at DEBUG ------------------
-# A text is compared with every secret that this process has made (`config.known_secrets`): as it is, in base64 (also
-# within other base64), in hexadecimal, and as what percent, XML and JSON escapes stand for; only letters and digits
-# count, in either case, so that line ends and dashes within do not help. A run of 23 of them is enough.
-#
-# Where a text has one, none of the text is shown: what else stands there is not worth a guess.
+# -- Secrets in texts of a server, a proxy, or botocore's logs at DEBUG ------------------------------------------------
+# A text is compared with every secret of this process (`options.settings.known_secrets`): as it is, in base64 (also
+# within other base64), in hexadecimal, and behind percent, XML and JSON escapes. Only letters and digits count, in
+# either case, so that line breaks and dashes hide nothing. A run of 23 of them is enough.
+# A text with a secret is hidden as a whole, since its remainder cannot be separated with certainty.
 
 HIDDEN: Final = "(not shown: it repeats a secret)"
 SECRET_BYTES_MIN: Final = 8
-"""Shorter ones are words of made-up accounts, which stand in texts by chance."""
+"""Shorter secrets are words of test accounts, which occur in texts by chance."""
 ROUNDS_MAX: Final = 3
-"""Escapes within escapes."""
+"""Levels of nested escapes that are resolved."""
 LONG_BYTES_MIN: Final = 20
-"""Shorter ones may stand in the keys of one's own objects."""
+"""Shorter secrets may occur in the keys of the user's own objects."""
 _GRAM, _STRIDE = 16, 8
 _RAW_WINDOW, _RAW_STRIDE = 8, 4
 _LETTERS: Final = re.compile(r"[^A-Za-z0-9]+")
 _BACKSLASH: Final = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|[nrtbf])")
 _PLAIN: Final = re.compile(r'"?[0-9a-f]{32}(-[0-9]{1,5})?"?|.{0,15}')
-"""An ETag, and what is too short to be a secret."""
+"""An ETag, or a text too short to be a secret."""
 _SPACES: Final = b"\r\n\t "
 
 _LOGGERS = (
@@ -86,7 +85,7 @@ _SHOWING = r"""(?ix)
 
 
 class _Needles:
-    """What to look for, made once for the secrets that are known."""
+    """Search patterns for the known secrets, made once."""
 
     def __init__(self, secrets: tuple[bytes, ...]) -> None:
         self.short: set[str] = set()
@@ -130,7 +129,7 @@ class _Needles:
         self.grams |= {form[at : at + _GRAM] for at in range(0, len(form) - _GRAM + 1, _STRIDE)}
 
     def are_in(self, text: str) -> bool:
-        """Whether one of them is in a text as it is."""
+        """Whether a text holds one of them, without resolving escapes."""
         letters = _letters(text)
         if any(form in letters for form in self.short):
             return True
@@ -151,7 +150,7 @@ def _needles(secrets: tuple[bytes, ...]) -> _Needles:
 
 
 def holds_secret(text: str) -> bool:
-    """Whether a text from elsewhere holds a secret of this process, in whatever form."""
+    """Whether a foreign text holds a secret of this process, in any of the forms above."""
     needles = _needles(known_secrets())
     for _ in range(ROUNDS_MAX):
         if needles.are_in(text):
@@ -169,14 +168,14 @@ def without_secret(text: str) -> str:
 
 
 def kept(value: str) -> str:
-    """A value of an answer (an ETag, a version id), or "" where it holds a secret. Cheap for usual ones."""
+    """A value of an answer (an ETag, a version id), or "" where it holds a secret. Cheap for usual values."""
     if _PLAIN.fullmatch(value) and not _needles(known_secrets()).has_key:
         return value
     return "" if holds_secret(value) else value
 
 
 def keys_hold_secret(text: str) -> bool:
-    """Whether a key, or many, hold a secret of LONG_BYTES_MIN or more. Cheap, also for the keys of a whole page."""
+    """Whether one key or several hold a secret of LONG_BYTES_MIN or more. Cheap, also for the keys of a whole page."""
     lower = text.lower()
     return any(form in lower for form in _needles(known_secrets()).exact)
 
@@ -186,7 +185,7 @@ def _letters(text: str) -> str:
 
 
 def _within_base64(text: bytes, shift: int) -> str:
-    """How base64 writes the text behind `shift` other bytes, without what the bytes around it change."""
+    """The base64 of a text that follows `shift` other bytes, without the characters that depend on its neighbours."""
     written = base64.b64encode(b"\0" * shift + text).decode()
     end = len(written) - (4 if (shift + len(text)) % 3 else 0)
     return written[(0, 2, 3)[shift] : end]
@@ -207,7 +206,7 @@ def _unescaped(text: str) -> str:
 
 
 class _Redacting(logging.Filter):
-    """Lets every record pass, with an ellipsis in the place of each secret, or without its text."""
+    """Passes every record, with an ellipsis in the place of each secret, or without its text."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Always True."""
@@ -221,7 +220,7 @@ class _Redacting(logging.Filter):
 
 
 class _Untraced(logging.Filter):
-    """Lets every record pass without its exception, which may quote what a credential process or a service said."""
+    """Passes every record without its exception, which may quote a credential process or a service."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Always True."""
@@ -234,20 +233,20 @@ _UNTRACED = _Untraced()
 
 
 def redact_logs() -> None:
-    """Attach the filter. Calling it again is harmless."""
+    """Attach the filters to the SDK's loggers. Calling it again is harmless."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_REDACTING)
     for name in _OF_CREDENTIALS:
         logging.getLogger(name).addFilter(_UNTRACED)
 
 
-# -- What the codes of S3 mean -----------------------------------------------------------------------------------------
+# -- Meaning of S3's error codes ---------------------------------------------------------------------------------------
 
 MESSAGE_CHARACTERS_MAX = 200
-"""So much of the server's own text is quoted."""
+"""Characters of the server's text that are quoted."""
 
 TEXT_CHARACTERS_MAX = 8192
-"""So much of it is looked at."""
+"""Characters of the server's text that are examined."""
 _SIGNED = re.compile(r"(?i)(\b(?:x-amz-)?(?:signature|credential|security-token)=)[^&\s,;'\"]+")
 """Parts of a presigned URL, and of an Authorization header."""
 
@@ -340,7 +339,7 @@ BY_STATUS: Final[dict[int, tuple[type[AsyncSinkError], str]]] = {
 }
 
 
-def error_from_answer(  # noqa: PLR0917 - an answer has so many parts
+def error_from_answer(  # noqa: PLR0917 - the parts of an answer
     operation_name: str,
     key: str,
     bucket: str,
@@ -359,13 +358,13 @@ def error_from_answer(  # noqa: PLR0917 - an answer has so many parts
 
     Args:
         operation_name: S3's name ("PutObject").
-        key, bucket: what was asked for; the key is "" for requests about the bucket.
+        key, bucket: of the request; the key is "" for requests about the bucket.
         code: S3's error code, or "" (or the status as text, which is what botocore makes of a HEAD without a body).
         status: the HTTP status; an `<Error>` in the body of a 200 counts as 500.
         message: the server's text; cleaned and shortened here.
         retry_after: the `Retry-After` header: seconds, or an HTTP date.
-        date: the answer's `Date` header, which a `Retry-After` date is compared with (no local clock is needed).
-        region: the bucket's region where the answer tells it (`x-amz-bucket-region`, `<Region>`).
+        date: the answer's `Date` header, the reference of a `Retry-After` date (no local clock is needed).
+        region: the bucket's region where the answer names it (`x-amz-bucket-region`, `<Region>`).
         signed_for: the region that the request was signed for, or "".
         expected, actual: the checksum that was sent and the one the server computed, for IntegrityError.
     """
@@ -396,20 +395,20 @@ def error_from_answer(  # noqa: PLR0917 - an answer has so many parts
     return error
 
 
-def _elsewhere(  # noqa: PLR0917 - an answer has so many parts
+def _elsewhere(  # noqa: PLR0917 - the parts of an answer
     operation_name: str, code: str, status: int, message: str, region: str, signed_for: str
 ) -> str:
-    """The region that the bucket is in, where the answer says that it is another than the request's; else "". Pure."""
+    """The bucket's region where the answer shows that it is not the request's; else "". Pure."""
     about_region = classify(code, status)[1] == _WRONG_REGION or status in (301, 302, 307)
     if about_region and not region and (found := _EXPECTED_REGION.search(message)):
         region = found[1]
-    # A HEAD has no body for the code: a bare 400 that names another region is about that (botocore has it so too).
+    # The answer to a HEAD has no body for a code: a bare 400 that names another region is a redirect, as in botocore.
     mute = operation_name == "HeadObject" and status == 400 and code in ("", "400")
     return region if region != signed_for and (about_region or mute) else ""
 
 
 def classify(code: str, status: int) -> tuple[type[AsyncSinkError], str]:
-    """The error class for a code and a status, and what a person should do about it. Pure."""
+    """The error class for a code and a status, and the advice for a person. Pure."""
     if code in BY_CODE:
         return BY_CODE[code]
     if code.startswith("Throttl"):
@@ -422,7 +421,7 @@ def classify(code: str, status: int) -> tuple[type[AsyncSinkError], str]:
 
 
 def retry_after_seconds(value: str | None, date: str = "") -> float | None:
-    """Seconds that a `Retry-After` header asks for, or None where it is absent or unreadable (RFC 9110, 10.2.3). Pure.
+    """Seconds of a `Retry-After` header, or None where it is absent or unreadable (RFC 9110, 10.2.3). Pure.
 
     Args:
         value: "120", or an HTTP date, which counts from `date`.
@@ -443,7 +442,7 @@ def retry_after_seconds(value: str | None, date: str = "") -> float | None:
 
 
 def one_line(text: str, characters_max: int = MESSAGE_CHARACTERS_MAX) -> str:
-    """One line of printable text, shortened, without passwords in URLs, or signatures; none where it holds a secret.
+    """One line of printable text, shortened, without passwords in URLs or signatures; HIDDEN where it holds a secret.
 
     A server's answer must not be able to write to a terminal or to forge a line of a log.
     """
@@ -460,13 +459,14 @@ def _named(code: str, status: int) -> str:
     return f"{one_line(code)} (HTTP {status})" if status else one_line(code)
 
 
-# -- Limits of what a server may answer, on both lanes: more of it is a fault of the server, and is not waited for -----
+# -- Limits of answers, on both lanes ----------------------------------------------------------------------------------
+# A longer answer is a fault of the server, and is not read to its end.
 
 HEAD_BYTES_MAX: Final = 64 * 1024
-"""Status line and headers of an answer, interim answers before it included."""
+"""Status line and headers of an answer, including preceding interim answers."""
 ANSWER_BYTES_MAX: Final = HEAD_BYTES_MAX + 1024 * 1024
-"""A whole answer, with its transfer coding: nothing but a listing, or an object's bytes, is answered with more."""
+"""A whole answer with its transfer coding; only listings and objects are longer."""
 LISTING_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Of an answer: 1,000 keys of 1,024 bytes, three bytes for each once encoded, and 2 KiB of markup around each."""
+"""A listing: 1,000 keys of 1,024 bytes, each byte encoded as three, and 2 KiB of markup around each key."""
 ENTRIES_MAX: Final = 10_000
-"""Entries of one page of a listing: S3 has 1,000, and a server that knows no max-keys sends as many as it likes."""
+"""Entries of one page of a listing: S3 sends 1,000; a server that ignores max-keys sends any number."""

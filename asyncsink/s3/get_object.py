@@ -1,4 +1,4 @@
-"""GetObject as an operation: an object, or a range of it, received where the caller wants it.
+"""GetObject as an operation: an object, or a range of it, received where the caller wants it; and its checked answer.
 
 Source: Amazon S3 API Reference, GetObject.
 """
@@ -18,16 +18,16 @@ from asyncsink.s3.operations import Operation, Response
 from asyncsink.value import dataclass
 
 AS_STORED: Final = "gzip, identity"
-"""Accept-Encoding of what reads objects. Without gzip in it, Google Cloud Storage unzips objects on the way that were
-stored with Content-Encoding: gzip; what comes is taken as it is."""
+"""Accept-Encoding of requests that read objects. Without gzip in it, Google Cloud Storage decompresses objects that
+were stored with Content-Encoding: gzip; the bytes received are taken as they are."""
 
 
 @dataclass(slots=True, kw_only=True)
 class ObjectData(Response):
-    """Answer to GetObject: the bytes asked for, and the object they came from; fields as in ObjectHead.
+    """Answer to GetObject: the requested bytes, and their object; fields as in ObjectHead.
 
     Attributes:
-        object_bytes: size of the whole object, of which a range was asked for; None where the answer does not say it.
+        object_bytes: size of the whole object, for a range; None where the answer does not name it.
     """
 
     data: ByteBody
@@ -44,10 +44,10 @@ class GetObject(Operation[ObjectData]):
     """`length` bytes (1 or more) from `offset`; `if_match` (an ETag) guards against a replaced object.
 
     Attributes:
-        whole: ask for the object, not for a range of it: S3 sends the object's checksum only with all of its bytes.
+        whole: request the object instead of a range: S3 sends the object's checksum only with all of its bytes.
             `length` is then its size.
-        into: where the bytes are received, `length` bytes at least, overwritten by each attempt; None makes room.
-        ask_checksum: ask for the object's checksums too.
+        into: receives the bytes, has room for `length` at least, and is overwritten by each attempt; None makes room.
+        ask_checksum: request the object's checksums too.
     """
 
     name: ClassVar[str] = "GetObject"
@@ -64,7 +64,7 @@ class GetObject(Operation[ObjectData]):
 
 @dataclass(slots=True, kw_only=True)
 class ObjectReceived(Response):
-    """Answer to GetObjectTo: how many bytes were taken, and the object they came from; fields as in ObjectHead."""
+    """Answer to GetObjectTo: the number of bytes taken, and their object; fields as in ObjectHead."""
 
     length: int
     etag: str = ""
@@ -72,22 +72,24 @@ class ObjectReceived(Response):
 
 
 class RangeTaker(Protocol):
-    """Who takes the bytes of a range, in a thread of the lane. What it raises ends the request, and is raised."""
+    """Takes the bytes of a range, in a thread of the lane. Its exceptions end the request, and are raised to the
+    caller."""
 
     def take(self, position: int, piece: memoryview) -> None:
-        """The next bytes, `position` of them came before in this range: 0 begins anew. They must not be kept."""
+        """Take the bytes at `position` in this range; 0 begins anew. They must not be kept."""
         ...
 
     def end(self, answer: ObjectReceived) -> None:
-        """Everything was taken, and it is the range that was asked for."""
+        """The whole requested range was taken."""
         ...
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class GetObjectTo(Operation[ObjectReceived]):
-    """GetObject of a range whose bytes are taken as they come, in a thread that holds a small piece of them at a time.
+    """GetObject of a range whose bytes are taken as they arrive, in a thread that holds a small piece of them at a
+    time.
 
-    Sending raises, besides what a Transport raises, what `taker` raises. Other fields as in GetObject.
+    Sending raises the errors of a Transport and those of `taker`. Other fields as in GetObject.
     """
 
     name: ClassVar[str] = "GetObject"
@@ -102,7 +104,7 @@ class GetObjectTo(Operation[ObjectReceived]):
     ask_checksum: bool = True
 
     def request(self) -> GetObject:
-        """What is asked for."""
+        """The GetObject to send."""
         return GetObject(
             key=self.key,
             offset=self.offset,
@@ -115,16 +117,16 @@ class GetObjectTo(Operation[ObjectReceived]):
         )
 
 
-# -- Pure: whether the answer to a GetObject holds the bytes that were asked for ---------------------------------------
+# -- Check of an answered range (pure) ---------------------------------------------------------------------------------
 # Sources: Amazon S3 API Reference, GetObject; RFC 9110, 14.4 (Content-Range).
 
 
 class RangesUnknown(PermanentError):
-    """The server sends the whole object where a range of it was asked for, as RFC 9110, 14.2, lets it."""
+    """The server sends the whole object in answer to a range request, as RFC 9110, 14.2, allows."""
 
 
 def ranges_unknown(operation: GetObject, bucket: str) -> RangesUnknown:
-    """The error that an answer with the whole object is to a request for a range. Pure."""
+    """The error for a whole object in answer to a range request. Pure."""
     return RangesUnknown(
         f"{_where(operation, bucket)}: the server sent the whole object instead of the range that was asked for; read "
         "it in one piece.",
@@ -138,8 +140,8 @@ _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,
 def check_range(
     operation: GetObject, bucket: str, content_range: str, length: int | None, *, etag: str, dated: bool
 ) -> int | None:
-    """Refuse an answer with other bytes than the operation's, before they are taken for those. Returns how many bytes
-    the answer has to bring, or None where nothing says that; see `check_received`.
+    """Refuse an answer with other bytes than the requested ones, before they are taken. Returns the number of bytes
+    that must follow, or None where the answer does not name it; see `check_received`.
 
     Args:
         operation: what was sent.
@@ -147,15 +149,15 @@ def check_range(
         content_range: the answer's Content-Range header, or "".
         length: the answer's Content-Length, or None where it has none.
         etag: the answer's, without quotes, or "".
-        dated: whether the answer says when the object was stored.
+        dated: whether the answer has the date of the object.
 
     Raises:
-        PreconditionFailed: the object is not as long as it was said to be, or has another ETag: it was replaced.
-        RangesUnknown: the server does not know ranges.
+        PreconditionFailed: the object has another size or ETag than expected: it was replaced.
+        RangesUnknown: the server does not support ranges.
         ServerFault: the answer is about another range, or about no object.
     """
     if not operation.whole and operation.if_match and not etag and not dated:
-        # Of a whole object, the bytes themselves are compared.
+        # A whole object is proved by its bytes.
         raise ServerFault(
             f"{_where(operation, bucket)}: the answer describes no object (neither ETag nor date); check that the "
             "endpoint is S3, and what answers on the way there.",
@@ -183,7 +185,7 @@ def check_range(
     first, last = (int(found[1]), int(found[2])) if found else (-1, -1)
     ends, told, known = operation.offset + operation.length, last + 1 - first, found is not None and found[3] != "*"
     if found is not None and known:
-        # Fewer bytes than were asked for are right only where the object ends.
+        # Fewer bytes than requested are right only where the object ends.
         ends = min(ends, int(found[3]))
     right = first == operation.offset and first <= last < ends and (last + 1 == ends or not known)
     if not right or length not in (None, told):
@@ -196,7 +198,7 @@ def check_range(
 
 
 def check_received(operation: GetObject, bucket: str, expected: int | None, received: int) -> None:
-    """Refuse a body that is not as long as its answer said.
+    """Refuse a body of another length than its answer announced.
 
     Raises:
         ServerFault: it is longer or shorter.

@@ -1,6 +1,6 @@
-"""Pure: the XML of a listing by boto3's names, for both lanes; every value is the text that the server sent.
+"""Listings, for both lanes: pages up to their end, and the XML by boto3's names with the server's texts as values.
 
-botocore's own reading is not asked: it ends a listing at "True", and a whole page at one size that is none.
+botocore's parser is not used: it takes IsTruncated "True" for the end, and rejects a page for one malformed size.
 
 Source: Amazon S3 API Reference, ListObjectsV2, ListObjects, ListParts and ListMultipartUploads.
 """
@@ -18,25 +18,25 @@ from asyncsink.s3.errors_map import ENTRIES_MAX, one_line
 from asyncsink.s3.operations import ListMultipartUploads, ListObjects, ListParts, ObjectPage, PartPage, UploadPage
 from asyncsink.s3.transport import Transport
 
-# -- Listings page by page, to their end or to the point where pages bring nothing new ---------------------------------
-# The order of keys proves nothing (S3 Express and SeaweedFS have their own), and a token may say anything. What a
-# listing has brought is remembered in a fixed amount of memory: as bits, in which a new entry is taken for a known one
-# now and then, which whole pages never are.
+# -- Pages of a listing, up to its end or to pages without new entries -------------------------------------------------
+# The order of keys proves nothing (S3 Express and SeaweedFS have their own), and a token may hold anything. Entries are
+# remembered in a fixed amount of memory, as bits of a Bloom filter, which takes a new entry for a known one now and
+# then, but never a whole page.
 
 PAGES_WITHOUT_NEWS_MAX: Final = 100
-"""Pages in a row that bring no entry: legal where much was deleted lately, but not for ever."""
+"""Consecutive pages without a new entry: legal after many deletions, but not without limit."""
 BITS: Final = 1 << 23
 """One MiB of memory."""
 REMEMBERED_MAX: Final = 1 << 20
-"""Entries, of which one in twenty is then taken for a known one. What was remembered before is forgotten."""
+"""Entries, after which the filter starts anew: one in twenty new ones is then taken for known."""
 
 
 class PageGuard:
-    """Ends a listing that does not. `check` it between two pages.
+    """Ends a listing that makes no progress. `check` it between two pages.
 
     Args:
         name: of the operation.
-        what: is listed, for the message.
+        what: the place that is listed, for the message.
     """
 
     def __init__(self, name: str, what: str) -> None:
@@ -50,14 +50,14 @@ class PageGuard:
         self._anchor_until = 1
 
     def check(self, entries: Iterable[Hashable], goes_on: Hashable) -> None:
-        """A page had `entries`, and the listing is said to go on at `goes_on`.
+        """Check a page of `entries` after which the listing is to continue at `goes_on`.
 
         Raises:
-            ServerFault: it has been there before, or has brought nothing new for too long.
+            ServerFault: the position repeats, or too many pages brought nothing new.
         """
         if goes_on == self._anchor:
             raise self._stuck("the same token came twice")
-        # Brent's way to notice a cycle of any length with one token in memory.
+        # Brent's algorithm finds a cycle of any length with one token in memory.
         self._pages += 1
         if self._pages == self._anchor_until:
             self._anchor, self._anchor_until = goes_on, 2 * self._anchor_until
@@ -90,7 +90,7 @@ class PageGuard:
 
 
 async def object_pages(transport: Transport, prefix: str) -> AsyncGenerator[ObjectPage, None]:
-    """Every page of the objects whose keys begin with `prefix`.
+    """All pages of the objects whose keys begin with `prefix`.
 
     Raises:
         TransferError: they cannot be listed; ServerFault where the listing has no end.
@@ -109,10 +109,10 @@ async def object_pages(transport: Transport, prefix: str) -> AsyncGenerator[Obje
 async def part_pages(
     transport: Transport, key: str, upload_id: str, sse_customer_key: object = None
 ) -> AsyncGenerator[PartPage, None]:
-    """Every page of the parts of an upload.
+    """All pages of the parts of an upload.
 
     Raises:
-        UploadMissing: the server does not know it.
+        UploadMissing: the server has no such upload.
         TransferError: they cannot be listed; ServerFault where the listing has no end.
     """
     guard = PageGuard(ListParts.name, f"of {key!r}")
@@ -128,9 +128,9 @@ async def part_pages(
 
 
 async def upload_pages(transport: Transport, prefix: str) -> AsyncGenerator[UploadPage, None]:
-    """Every page of the uploads whose keys begin with `prefix`.
+    """All pages of the uploads whose keys begin with `prefix`.
 
-    Uploads that are ended meanwhile do not disturb it: the next page begins behind the last key of this one.
+    Uploads that end meanwhile do no harm: the next page begins behind the last key of this one.
 
     Raises:
         TransferError: they cannot be listed; ServerFault where the listing has no end.
@@ -148,32 +148,32 @@ async def upload_pages(transport: Transport, prefix: str) -> AsyncGenerator[Uplo
         guard.check(((each.key, each.upload_id) for each in page.uploads), (key_marker, upload_id_marker))
 
 
-# -- Pure: the XML of an answer as names and texts, read as a stream (expat) -------------------------------------------
-# Nothing but what is wanted is kept, nesting is bounded, and a document type, which could declare entities, is refused.
+# -- XML of an answer, read as a stream (expat) ------------------------------------------------------------------------
+# Only the wanted elements are kept, nesting is bounded, and a document type, which could declare entities, is refused.
 
 DEPTH_MAX: Final = 16
-"""Of elements; S3's answers have four."""
+"""Nested elements; S3's answers have four levels."""
 
 
 class DocumentRefused(Exception):
-    """What was read cannot be the answer."""
+    """The document cannot be the answer."""
 
 
 NOT_UNDERSTOOD: Final = (DocumentRefused, expat.ExpatError, KeyError, ValueError)
-"""What reading an answer that is not S3's raises: the reader, or those who convert what it found."""
+"""Exceptions of reading an answer that is not S3's: the reader's, and those of converting its values."""
 
 
 class XmlReader:
-    """Keeps the entries of an answer, and what its first level says. Reads one answer.
+    """Keeps the entries of an answer, and the fields of its first level. Reads one answer.
 
     Args:
-        root: the outermost element, or "" for any.
+        root: the root element, or "" for any.
         told: elements of the first level to keep.
         entry: the repeated element of the first level, or "".
-        fields: what to keep of each entry.
+        fields: elements to keep of each entry.
 
     Attributes:
-        root: the outermost element that was read, without its namespace.
+        root: the root element that was read, without its namespace.
     """
 
     def __init__(self, root: str, told: tuple[str, ...], entry: str = "", fields: tuple[str, ...] = ()) -> None:
@@ -193,16 +193,16 @@ class XmlReader:
         """Read a whole answer.
 
         Raises:
-            Refused, ExpatError: it is another one, or none.
+            DocumentRefused, ExpatError: it is another document, or none.
         """
-        # With namespaces told apart, names come as "namespace name", whichever prefix the server chose.
+        # With namespaces processed, names come as "namespace name", whatever prefix the server chose.
         parser = expat.ParserCreate("UTF-8", " ")
         parser.buffer_text = True
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._data
         parser.StartDoctypeDeclHandler = _refuse_doctype
-        # Spaces that kept a connection alive may come first, where XML wants its declaration.
+        # Spaces that kept the connection alive may precede the XML declaration, which must come first.
         parser.Parse(body.lstrip(), True)
 
     def _start(self, name: str, _: dict[str, str]) -> None:
@@ -240,7 +240,7 @@ class XmlReader:
 
 
 def _unwrapped(text: str) -> str:
-    """A value without the line breaks and the indentation that a pretty-printer puts around it."""
+    """A value without the line breaks and the indentation of a pretty-printer."""
     return text.strip() if text[:1] == "\n" and text.rstrip(" \t")[-1:] == "\n" else text
 
 
@@ -248,14 +248,14 @@ def _refuse_doctype(*_: object) -> None:
     raise DocumentRefused("document type")
 
 
-# -- listings ----------------------------------------------------------------------------------------------------------
+# -- XML of the three listings -----------------------------------------------------------------------------------------
 
 Listing = ListObjects | ListParts | ListMultipartUploads
 LISTINGS: Final = (ListObjects, ListParts, ListMultipartUploads)
 
 _CHECKSUMS: Final = tuple(f"Checksum{name}" for name in HEADER_ALGORITHMS)
 _SHAPES: Final[dict[type[Any], tuple[str, str, tuple[str, ...], str, tuple[str, ...]]]] = {
-    # operation: (outermost element or "", name of its entries, what the first level says, element, fields)
+    # operation: (root element or "", name of its entries, fields of the first level, entry element, entry fields)
     ListObjects: (
         "ListBucketResult",
         "Contents",
@@ -263,7 +263,7 @@ _SHAPES: Final[dict[type[Any], tuple[str, str, tuple[str, ...], str, tuple[str, 
         "Contents",
         ("Key", "Size", "ETag", "LastModified"),
     ),
-    # Servers differ in the outermost name, and some leave the upload's ID out; one of the two makes it an answer.
+    # Servers differ in the root element, and some omit the upload id; one of the two identifies the answer.
     ListParts: (
         "",
         "Parts",
@@ -282,7 +282,7 @@ _SHAPES: Final[dict[type[Any], tuple[str, str, tuple[str, ...], str, tuple[str, 
 
 
 def listing_told(operation: Listing, body: bytes) -> dict[str, Any]:
-    """What the answer's body says. Takes some ten microseconds for each entry.
+    """Fields and entries of the answer's body. Takes some ten microseconds for each entry.
 
     Raises:
         ServerFault: it is no such listing.

@@ -1,4 +1,4 @@
-"""The S3 operations asyncsink uses, one small dataclass each, and what each answers.
+"""The S3 operations asyncsink uses, one small dataclass each, and their answers.
 
 An operation names no bucket and no credentials: a Transport is bound to its target. Checksums travel as
 `model.Checksum`; ETags come back without their quotes. Responses carry `attempts`, which the retrying layer sets.
@@ -31,7 +31,7 @@ R = TypeVar("R", bound="Response")
 
 @dataclass(slots=True, kw_only=True)
 class Response:
-    """What every answer has. `attempts` is how often the request was sent."""
+    """Fields of every answer. `attempts` is the number of times that the request was sent."""
 
     attempts: int = 1
 
@@ -50,7 +50,7 @@ class ObjectStored(Response):
         checksum: the server's, or None where it sent none.
         version_id: or "".
         sse: the server-side encryption that was used ("AES256", "aws:kms", …, "customer" for SSE-C), or "".
-        md5_instead: the body went with Content-MD5 where another checksum was asked for (`s3.checksum_headers`).
+        md5_instead: the body went with Content-MD5 where another checksum was requested (`s3.checksum_headers`).
     """
 
     etag: str = ""
@@ -65,8 +65,8 @@ class StoredFrom(ObjectStored):
     """Answer to UploadPartFrom and PutObjectFrom.
 
     Attributes:
-        sent: the checksum of the bytes that were read and sent, or None where none was asked for; by the algorithm that
-            was asked for, whatever the header had.
+        sent: the checksum of the bytes that were read and sent, by the requested algorithm, whatever the header had;
+            None where none was requested.
     """
 
     sent: Checksum | None = None
@@ -84,7 +84,7 @@ class Done(Response):
     """An answer that holds nothing of interest.
 
     Attributes:
-        was_there: False where what was to be removed was not there, as far as the server tells.
+        was_there: False where the upload or object to be removed did not exist, as far as the server shows.
     """
 
     was_there: bool = True
@@ -95,14 +95,14 @@ class ObjectHead(Response):
     """Answer to HeadObject.
 
     Attributes:
-        size_bytes: of the object, or of the part that was asked for.
+        size_bytes: of the object, or of the requested part.
         etag: without quotes.
         checksums: every checksum that the server sent, by algorithm.
         composite: True where they are checksums of part checksums (x-amz-checksum-type: COMPOSITE).
         last_modified: timezone-aware, or None.
         metadata: user metadata, lower-case names.
         version_id, sse, content_type, storage_class: or "".
-        parts_count: of a multipart object where the server tells (HEAD with a part number), or None.
+        parts_count: of a multipart object where the server sends it (HEAD with a part number), or None.
     """
 
     size_bytes: int
@@ -133,9 +133,9 @@ class ObjectPage(Response):
     """One page of ListObjectsV2, keys in UTF-8 byte order.
 
     Attributes:
-        vague: keys of entries without a size, or with one that no object has; a HEAD tells more of them.
+        vague: keys of entries without a valid size, which a HEAD can give.
         unnamed: entries without a key.
-        next_token, next_after: where the next page begins; on the last one both are "".
+        next_token, next_after: the start of the next page; both are "" on the last one.
     """
 
     objects: tuple[ListedObject, ...] = ()
@@ -147,7 +147,7 @@ class ObjectPage(Response):
 
 @dataclass(slots=True, frozen=True)
 class ListedPart:
-    """One part that the server has."""
+    """One part on the server."""
 
     part_number: int
     size_bytes: int
@@ -186,7 +186,7 @@ class UploadPage(Response):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class Operation(Generic[R]):
-    """One request. `name` is S3's name; `idempotent` says whether sending it twice is the same as once."""
+    """One request. `name` is S3's name; `idempotent`: sending it twice is the same as once."""
 
     name: ClassVar[str]
     idempotent: ClassVar[bool] = True
@@ -194,7 +194,8 @@ class Operation(Generic[R]):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class ObjectAttributes:
-    """What an object is given besides its bytes; the fields of config.ObjectOptions with the content type decided.
+    """An object's attributes besides its bytes; the fields of options.settings.ObjectOptions with the content type
+    decided.
 
     Attributes:
         sse_customer_key: 32 bytes, or None. The transports derive the key's MD5.
@@ -218,7 +219,7 @@ class PutObject(Operation[ObjectStored]):
     """Store `body` (0 bytes to 5 GiB) under `key`, with `checksum` in a header.
 
     `only_new` sends `If-None-Match: *`: 412 where anything is there. `write_token` becomes user metadata, or is "".
-    `first` is an attempt that was made already, or None.
+    `first` is an earlier attempt, or None.
     """
 
     name: ClassVar[str] = "PutObject"
@@ -233,7 +234,7 @@ class PutObject(Operation[ObjectStored]):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class CreateMultipartUpload(Operation[UploadCreated]):
-    """Begin a multipart upload. `algorithm` asks for full-object checksums where S3 has them (CRC family);
+    """Begin a multipart upload. `algorithm` requests full-object checksums where S3 has them (CRC family);
     `write_token` is as in PutObject."""
 
     name: ClassVar[str] = "CreateMultipartUpload"
@@ -258,7 +259,7 @@ class UploadPart(Operation[ObjectStored]):
 
 
 class PartSource(Protocol):
-    """What parts are read from, by several threads at once; `sources.reader.OpenSource` is one."""
+    """A source of parts, read by several threads at once, such as `sources.reader.OpenSource`."""
 
     def read_part(self, offset: int, length: int, into: bytearray | memoryview | None = None) -> object:
         """Fill the first `length` bytes of `into` with those from `offset`; blocks. Raises SourceError."""
@@ -266,18 +267,18 @@ class PartSource(Protocol):
 
 
 OpenPartSource = Callable[[], AbstractContextManager[PartSource]]
-"""Opens a source; blocks. Opening it, and leaving the block, raise where what was read is not to be sent."""
+"""Opens a source; blocks. Opening it, and leaving the block, raise where the bytes read must not be sent."""
 
 Confirm = Callable[[ObjectStored, memoryview, Checksum | None], None]
-"""Compares an answer with the bytes it is about, and the checksum they were sent with."""
+"""Compares an answer with the bytes that were sent, and with their checksum."""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class UploadPartFrom(Operation[StoredFrom]):
     """UploadPart whose body is read, checksummed and sent by one thread, anew in each attempt.
 
-    Only lanes with lane threads take it. Sending raises, besides what a Transport raises, SourceError where the
-    bytes cannot be read, and what `local` or `confirm` raises.
+    Only lanes with lane threads take it. Sending raises the errors of a Transport, SourceError where the bytes cannot
+    be read, and the errors of `local` and `confirm`.
 
     Attributes:
         source: in use until `send` returns or raises.
@@ -306,8 +307,8 @@ class UploadPartFrom(Operation[StoredFrom]):
 class PutObjectFrom(Operation[StoredFrom]):
     """PutObject whose body is a whole file: opened, read, checksummed and sent by one thread, anew in each attempt.
 
-    Only lanes with lane threads take it. Sending raises, besides what a Transport raises, what opening, reading and
-    closing the source raise (nothing was sent then), and what `local` or `confirm` raises.
+    Only lanes with lane threads take it. Sending raises the errors of a Transport, those of opening, reading and
+    closing the source (nothing was sent then), and those of `local` and `confirm`.
 
     Attributes:
         source: opened and closed in the thread, before anything is sent.
@@ -360,7 +361,7 @@ class CompleteMultipartUpload(Operation[ObjectStored]):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class AbortMultipartUpload(Operation[Done]):
-    """Forget an upload and its parts. An upload that the server does not know is no error."""
+    """Remove an upload and its parts. An unknown upload is no error."""
 
     name: ClassVar[str] = "AbortMultipartUpload"
     key: str
@@ -369,7 +370,7 @@ class AbortMultipartUpload(Operation[Done]):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class HeadObject(Operation[ObjectHead]):
-    """Size, ETag and checksums of an object, or of one of its parts. `ask_checksum` asks for the checksums."""
+    """Size, ETag and checksums of an object, or of one of its parts. `ask_checksum` requests the checksums."""
 
     name: ClassVar[str] = "HeadObject"
     key: str
@@ -381,7 +382,7 @@ class HeadObject(Operation[ObjectHead]):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class ListObjects(Operation[ObjectPage]):
-    """One page of ListObjectsV2; with `after`, one of the ListObjects before it, which goes on after a key."""
+    """One page of ListObjectsV2; with `after`, one of the older ListObjects, which continues after a key."""
 
     name: ClassVar[str] = "ListObjectsV2"
     prefix: str = ""
@@ -413,28 +414,29 @@ class ListMultipartUploads(Operation[UploadPage]):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class DeleteObject(Operation[Done]):
-    """Remove an object; one that is not there is no error."""
+    """Remove an object; a missing one is no error."""
 
     name: ClassVar[str] = "DeleteObject"
     key: str
 
 
-# -- Many small files as one operation: each is read, checksummed, signed and sent by the lane that takes it -----------
-# An operation for each of them would cost more than sending it. Whatever is not "200 with the checksum that was sent"
-# is given back for the ordinary way, which goes on from how its sending failed: a small fast way has no exceptions to
-# it. The first of these ends the batch, so that what every file would get is not asked for with all of them.
+# -- Batches of small files --------------------------------------------------------------------------------------------
+# The lane that takes a batch reads, checksums, signs and sends each file: an operation per file would cost more than
+# sending it. A file without "200 with the checksum that was sent" goes the ordinary way, which continues from its
+# failure, so that the fast way stays small and has no exceptions. The first such file ends the batch, so that a common
+# failure is not repeated for each file.
 
 
 class FileReader(Protocol):
     """Reads the files of a batch."""
 
     def read(self, source: Any, room: memoryview) -> bool:
-        """Read a file into `room`, which has one byte more than the file was found to have; whether it is still what
-        was found. Raises an AsyncSinkError where it changed meanwhile."""
+        """Read a file into `room`, which has one byte more than the file's recorded size; returns whether it is
+        unchanged. Raises an AsyncSinkError where it changed meanwhile."""
         ...
 
     def close(self) -> None:
-        """There are no more files. Calling it twice is harmless."""
+        """End reading: there are no more files. Calling it twice is harmless."""
         ...
 
 
@@ -442,8 +444,8 @@ class FileToPut(NamedTuple):
     """One small file.
 
     Attributes:
-        key: where it goes.
-        size_bytes: as it was found.
+        key: of the object.
+        size_bytes: as recorded.
         attributes: of the object; the same value for all of a kind, so that headers are laid out once.
         source: for `FileReader.read`.
     """
@@ -455,12 +457,12 @@ class FileToPut(NamedTuple):
 
 
 class FileStored(NamedTuple):
-    """What the server answered to one file: 200, and the checksum that was sent.
+    """A file answered with 200 and the checksum that was sent.
 
     Attributes:
         etag: without quotes, or "".
         checksum: that was sent, and that the server repeated.
-        version_id, sse: as in `operations.ObjectStored`.
+        version_id, sse: as in ObjectStored.
         seconds: from reading to the answer.
     """
 
@@ -475,21 +477,21 @@ class Ordinary(NamedTuple):
     """A file that needs the ordinary way.
 
     Attributes:
-        failed: how sending it ended; None where it was not sent, or nothing is proven by the answer.
+        failed: the error of its sending; None where it was not sent, or where the answer proves nothing.
     """
 
     failed: AsyncSinkError | None = None
 
 
 FileResult = FileStored | AsyncSinkError | Ordinary | None
-"""Stored and proven; or why it cannot be read as it was found; or it needs the ordinary way; or None: it was not begun,
-because another file of the batch needs the ordinary way, or nobody wants the results any more."""
+"""Stored and proven; the error of a file that has changed; the ordinary way; or None: not begun, because another file
+of the batch needs the ordinary way, or because the caller was cancelled."""
 
 
 @dataclass(slots=True, kw_only=True)
 class FilesPut(Response):
-    """Answer to PutFiles, beside its `results`: how many files are stored, and whether one was answered with 200, but
-    without its checksum."""
+    """Answer to PutFiles, beside its `results`: the number of files stored, and whether a 200 came without its
+    checksum."""
 
     stored: int = 0
     unproven: bool = False
@@ -507,8 +509,8 @@ class PutFiles(Operation[FilesPut]):
     Attributes:
         files: at least one.
         algorithm: of the checksum, one that servers repeat.
-        reader: reads them; used in the lane's thread, and closed there when all are read.
-        results: filled as answers come, one for each file, so that a caller who is cancelled knows what is stored.
+        reader: used in the lane's thread, and closed there after the last file.
+        results: one for each file, filled as answers arrive, so that a cancelled caller has those that are stored.
     """
 
     name: ClassVar[str] = "PutObject"
@@ -518,26 +520,26 @@ class PutFiles(Operation[FilesPut]):
     results: list[FileResult]
 
 
-# -- Many HEADs as one operation, for keys that no listing tells of ----------------------------------------------------
-# An operation for each of them would cost more than sending it. Whatever is neither an object nor the plain answer that
-# there is none is for the ordinary way, with its retries.
+# -- Batches of HEADs, for keys that no listing covers -----------------------------------------------------------------
+# An operation per key would cost more than sending it. A result that is neither an object nor a plain 404 goes the
+# ordinary way, with its retries.
 
 HeadResult = ObjectHead | AsyncSinkError | None
-"""What the object is; or how the request failed, ObjectMissing among others; or None: it was not answered."""
+"""The object; the error of the request, ObjectMissing among others; or None: it was not answered."""
 
 ABSENT: Final = ObjectMissing("Nothing is under the key.")
-"""The result of a plain 404, of which there are many; it is not raised."""
+"""The result of a plain 404, shared because there are many; it is not raised."""
 
 
 @dataclass(slots=True, kw_only=True)
 class HeadsDone(Response):
-    """Answer to HeadObjects, beside its `results`: how many objects were found."""
+    """Answer to HeadObjects, beside its `results`: the number of objects found."""
 
     found: int = 0
 
     @property
     def successes(self) -> int:
-        """As many as objects were found."""
+        """The number of objects found."""
         return self.found
 
 
@@ -548,7 +550,7 @@ class HeadObjects(Operation[HeadsDone]):
     Attributes:
         keys: at least one.
         sse_customer_key, ask_checksum: as in HeadObject.
-        results: filled as answers come, one for each key.
+        results: one for each key, filled as answers arrive.
     """
 
     name: ClassVar[str] = "HeadObject"

@@ -1,6 +1,6 @@
-"""How many requests are in flight, and what became of them: the mechanism under adaptive concurrency.
+"""Pacing: tokens for requests in flight, their counts for adaptive concurrency, and the bandwidth limit.
 
-The policy that moves the limit is pure and lives in the engine; this room only holds the tokens and the counts. Lanes
+The policy that moves the limit is pure and lives in the engine; this module only holds the tokens and the counts. Lanes
 take tokens in their threads, everything else on the event loop.
 """
 
@@ -32,14 +32,14 @@ from asyncsink.value import dataclass
 
 R = TypeVar("R", bound=Response)
 Problem = Literal["", "throttled", "error"]
-"""What went wrong with a request, as far as concurrency is concerned."""
+"""The fault of a request, as far as it concerns concurrency."""
 UNPACED = (AbortMultipartUpload, ListParts)
-"""An abort has seconds only; it must not spend them behind the parts of other files."""
+"""An abort has only seconds, which must not pass behind the parts of other files."""
 
 
 @dataclass(slots=True)
 class Window:
-    """What happened since the last `Pacer.take_window`: requests answered, body bytes sent, and what went wrong.
+    """Counts since the last `Pacer.take_window`: requests answered, body bytes sent, and faults.
 
     `saturated` is True where every token was in use at some moment: more concurrency could have been used.
     """
@@ -52,11 +52,11 @@ class Window:
 
 
 class Pacer:
-    """The tokens that requests need, across lanes, files and parts together. May be used from any thread.
+    """Tokens for requests, across lanes, files and parts together. Usable from any thread.
 
     Args:
         limit: most requests in flight, 1 or more.
-        traffic: where requests are counted; None for an own one.
+        traffic: counts the requests; None makes a new one.
     """
 
     def __init__(self, limit: int, traffic: Traffic | None = None) -> None:
@@ -86,7 +86,7 @@ class Pacer:
 
     @property
     def most(self) -> int | None:
-        """What the limit may be at most, whatever the policy says; None is no bound."""
+        """The upper bound of the limit, whatever the policy sets; None is no bound."""
         return self._most
 
     @most.setter
@@ -95,8 +95,8 @@ class Pacer:
         self._set_bound()
 
     def hang(self, more: int) -> None:
-        """So many more requests in flight hang in a file system, together with all that their thread carries; others
-        may be in flight beside them. Negative where they go on."""
+        """Let `more` further requests be in flight beside those that hang in a file system; negative when these
+        continue."""
         self._hanging += more
         self._set_bound()
 
@@ -114,7 +114,7 @@ class Pacer:
         return self._in_flight
 
     def take(self, grant: Callable[[], None]) -> bool:
-        """Take a token. False where there is none: `grant` is called, in any thread, with one that is the caller's.
+        """Take a token. False where there is none: `grant` is called later, in any thread, with a token for the caller.
 
         First come, first served. `grant` must neither block nor raise.
         """
@@ -130,15 +130,15 @@ class Pacer:
 
     @property
     def contended(self) -> bool:
-        """Whether whoever has a token to spare must give it back: others wait for one, or there are too many."""
+        """Whether spare tokens must be given back: other requests wait for one, or there are too many."""
         return bool(self._waiting) or self._in_flight > self._bound
 
     def give(self, size_bytes: int = 0, problem: Problem = "") -> None:
         """Give a token back after a request.
 
         Args:
-            size_bytes: of the body, whichever way it went.
-            problem: what went wrong.
+            size_bytes: of the body, in either direction.
+            problem: the request's fault.
         """
         self.count(1, size_bytes, problem)
         self.give_back()
@@ -152,7 +152,7 @@ class Pacer:
             grant()
 
     def count(self, requests: int, size_bytes: int, problem: Problem = "") -> None:
-        """Count requests that were answered, and what went wrong with all of them; their tokens are held still."""
+        """Count answered requests with the fault that they have in common; their tokens stay taken."""
         with self._lock:
             self.traffic.requests += requests
             window = self._window
@@ -166,7 +166,7 @@ class Pacer:
                 window.saturated = True
 
     def withdraw(self, grant: Callable[[], None]) -> bool:
-        """Wait no longer. False where `grant` was called, or is about to be: the token is to be given back."""
+        """Stop waiting. False where `grant` was called or is about to be: the token must be given back."""
         with self._lock, contextlib.suppress(ValueError):
             self._waiting.remove(grant)
             return True
@@ -178,7 +178,7 @@ class Pacer:
             self.traffic.requests += 1
 
     def take_window(self) -> Window:
-        """What happened since the last call."""
+        """The counts since the last call."""
         with self._lock:
             window, self._window = self._window, Window()
         return window
@@ -221,7 +221,7 @@ class Pacer:
             await granted
         except BaseException:
             if not self.withdraw(grant):
-                # Granted and cancelled in the same turn of the loop: the token goes back.
+                # Granted and cancelled in the same iteration of the loop: the token goes back.
                 self.give_back()
             raise
 
@@ -234,7 +234,7 @@ class Pacer:
 
 
 def body_bytes(operation: Operation[Any]) -> int:
-    """What an operation weighs: bytes of its body, or of its answer's."""
+    """Bytes of an operation's body, or of its answer's."""
     if isinstance(operation, (PutObject, UploadPart)):
         return len(operation.body)
     return operation.length if isinstance(operation, (UploadPartFrom, PutObjectFrom, GetObject, GetObjectTo)) else 0
@@ -252,7 +252,7 @@ class PacedTransport:
 
     # No coroutine of its own: every object passes here.
     def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
-        """Send `operation` when a token is free; what ends an upload waits for nobody."""
+        """Send `operation` when a token is free; the requests in UNPACED need none."""
         if isinstance(operation, UNPACED):
             self.pacer.count_unpaced()
             return self._inner.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
@@ -263,21 +263,20 @@ class PacedTransport:
         await self._inner.aclose()
 
 
-# -- How fast a run sends: turns that are paid for in advance, over all lanes, connections and threads together --------
-# A sender asks for a slice of a body, and waits until its turn ends: the bytes that have left are then never more than
-# `bytes_per_second` allows since the first one, and BURST_SECONDS more (a leaky bucket, as in ATM Forum TM 4.0,
-# "generic cell rate algorithm"). A turn is a point in time, so nobody polls, and turns are given in the order of
-# asking.
+# -- The bandwidth limit, over all lanes, connections and threads together ---------------------------------------------
+# A sender reserves a slice of a body and waits until its time: the bytes sent never exceed what `bytes_per_second`
+# allows since the first one, and BURST_SECONDS more (a leaky bucket, as in ATM Forum TM 4.0, "generic cell rate
+# algorithm"). A reservation is a point in time, so that no sender polls, and slices go in the order of reservation.
 
 BURST_SECONDS: Final = 0.1
-"""Time that was not used is made up for this far: sleeps end late, and a rate that never caught up would fall short."""
+"""Seconds of unused time that are made up for: sleeps end late, and without this the rate would fall short."""
 SLICE_SECONDS: Final = 0.05
-"""What a sender asks for at a time is worth so long, so that all connections move all the time."""
+"""Seconds of the rate that one reservation covers, short enough that all connections keep moving."""
 SLICE_BYTES_MIN, SLICE_BYTES_MAX = 4 * KIB, 4 * MIB
 
 
 class Bandwidth:
-    """A limit on the bytes of requests (heads and bodies; not of TLS and TCP). May be asked from any thread.
+    """A limit on the bytes of requests (heads and bodies; not of TLS and TCP). Usable from any thread.
 
     Args:
         bytes_per_second: more than 0.
@@ -290,15 +289,15 @@ class Bandwidth:
         self._lock = threading.Lock()
         self._paid_until = float("-inf")
         self.slice_bytes = int(min(max(bytes_per_second * SLICE_SECONDS, SLICE_BYTES_MIN), SLICE_BYTES_MAX))
-        """What a sender of a large body should ask for at a time."""
+        """Bytes that a sender of a large body should reserve at a time."""
 
     def __repr__(self) -> str:
         return f"<Bandwidth {self._rate:,} bytes a second>"
 
     def reserve(self, size_bytes: int) -> float:
-        """Take a turn for `size_bytes`, and return the seconds to wait before they are sent.
+        """Reserve time for `size_bytes`, and return the seconds to wait before they are sent.
 
-        One who sends without waiting (the head of a request that is already on its way) delays those who come after.
+        Sending without the wait (the head of a request that is already on its way) delays later senders.
         """
         with self._lock:
             now = self._clock()
@@ -308,7 +307,7 @@ class Bandwidth:
     async def turn(self, size_bytes: int) -> None:
         """Wait until `size_bytes` may be sent.
 
-        Cancelled, it gives nothing back: the next ones wait a little longer.
+        Cancelled, it gives nothing back: later senders wait a little longer.
         """
         seconds = self.reserve(size_bytes)
         if seconds:

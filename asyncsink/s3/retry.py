@@ -1,7 +1,7 @@
 """The one layer of retries: around one S3 request, whichever lane sends it.
 
-Full jitter (wait anything between 0 and min(max, base * 2**(attempt - 1)) seconds), and at least what the server asked
-for in `Retry-After` (RFC 9110, 10.2.3). Sources: AWS Architecture Blog, "Exponential Backoff And Jitter"; S3 User
+Full jitter (wait anything between 0 and min(max, base * 2**(attempt - 1)) seconds), and at least the server's
+`Retry-After` (RFC 9110, 10.2.3). Sources: AWS Architecture Blog, "Exponential Backoff And Jitter"; S3 User
 Guide, "Best practices design patterns".
 """
 
@@ -44,21 +44,21 @@ R = TypeVar("R", bound=Response)
 
 
 class Unproved(ServerFault):
-    """A 200 that proves nothing, from a server whose answers do otherwise."""
+    """A 200 without proof, from a server whose other answers have it."""
 
 
 PREPARE_ATTEMPTS_MAX = 4
-"""Attempts of a run's first request: a wrong endpoint should be told in seconds, not in minutes."""
+"""Attempts of a run's first request: a wrong endpoint is reported in seconds, not in minutes."""
 PREPARE_THROTTLED_SECONDS_MAX = 60.0
-"""The same for a server that throttles: it may be one that is down behind a proxy (503 without an S3 code)."""
+"""Seconds of throttling for that request: the server may be down behind a proxy (503 without an S3 code)."""
 
 
 class _Attempts:
-    """The attempts of one request: how many count, and whether there is another one.
+    """The attempts of one request: how many count, and whether another follows.
 
     Attributes:
-        faults: that counted, those of being throttled apart.
-        succeeded_before: requests of the run that had succeeded when the first attempt failed.
+        faults: attempts that count, without throttled ones.
+        succeeded_before: successful requests of the run when the first attempt failed.
         given_up: the server is gone for good.
     """
 
@@ -83,7 +83,7 @@ class _Attempts:
         self.given_up = False
 
     def are_over(self, state: RetryCallState) -> bool:
-        """Whether the attempt that `state` is about was the last."""
+        """Whether the attempt of `state` was the last."""
         if self.given_up:
             return True
         error = state.outcome.exception() if state.outcome is not None else None
@@ -96,7 +96,7 @@ class _Attempts:
     def may_pass(self, error: BaseException) -> bool:
         """Whether the same request may succeed after `error`."""
         if is_mute(self._operation, error):
-            # RequestTimeout is a 400 too, and a HEAD does not show it. What is said twice is believed.
+            # RequestTimeout is a 400 too, and a HEAD does not show it: only the second 400 is final.
             self._mute += 1
             return self._mute == 1
         return isinstance(error, RetryableError)
@@ -105,26 +105,25 @@ class _Attempts:
 class RetryingTransport:
     """Sends an operation until it succeeds, cannot succeed, or `policy.attempts` are used up.
 
-    An attempt that failed because the server is gone is none either (see `availability`).
+    An attempt that failed because the server is gone does not count (see `availability`), nor does a throttled one
+    within `policy.throttled_seconds`: a request that could still succeed does not fail because others were admitted
+    before it.
 
-    A throttled attempt is none of them, as long as `policy.throttled_seconds` are not over: a request that could still
-    succeed does not fail because others were admitted before it.
+    The last error carries the number of attempts and their seconds. Operations are safe to repeat: bodies are in
+    memory, PutObject and UploadPart replace what an earlier attempt stored. A Complete that had succeeded before its
+    answer was lost ends as UploadMissing, and a conditional write as PreconditionFailed: both are resolved by looking
+    for the write token.
 
-    The last error tells the story: how many attempts, over how many seconds. Operations are safe to repeat: bodies
-    are in memory, PutObject and UploadPart replace what an earlier attempt stored. A Complete that had succeeded before
-    its answer was lost ends as UploadMissing, and a conditional write as PreconditionFailed: both are resolved by
-    looking for the write token.
+    A body that is answered with neither ETag nor checksum is sent once more where this server has sent either before:
+    the answer may have come from elsewhere. The second answer is returned, whatever it is.
 
-    A body that is answered with neither ETag nor checksum is sent once more where this server has told such before:
-    what answered may not have been the server. The second answer is returned, whatever it is.
+    A request that was signed for another region than its bucket's is sent again for that one, once `follow` has
+    returned.
 
-    A request that was signed for another region than its bucket's is sent again for that one, once
-    `follow` has returned.
+    A HEAD's bare 400 is repeated once, since its meaning is not shown (see `availability.is_mute`).
 
-    A HEAD's bare 400 is asked for once more: nobody can tell what it means (see `mute_heads`).
-
-    A CreateMultipartUpload whose answer was lost leaves an upload nobody knows: the answer tells how many attempts
-    there were, and whoever creates looks for the others.
+    A CreateMultipartUpload whose answer was lost leaves an unknown upload: the response has the number of attempts, and
+    its caller looks for the others.
     """
 
     def __init__(
@@ -194,7 +193,7 @@ class RetryingTransport:
         """The same answer.
 
         Raises:
-            Unproved: it has no proof that bytes were stored, and others of this server had.
+            Unproved: it has no proof that bytes were stored, unlike earlier answers of this server.
         """
         if isinstance(response, ObjectStored):
             if response.etag or response.checksum is not None:
@@ -213,7 +212,7 @@ class RetryingTransport:
         return response
 
     async def _send_again(self, operation: Operation[R], first: TransferError, started: float) -> R:
-        # Most runs send nothing again; those that do load this once, in a few milliseconds.
+        # Loaded on demand, in a few milliseconds: most runs retry nothing.
         from tenacity import AsyncRetrying, retry_if_exception
         from tenacity.wait import wait_random_exponential
 
@@ -267,7 +266,7 @@ class RetryingTransport:
         """One attempt, made once more after each time that the server was gone meanwhile.
 
         Args:
-            failed: how it has ended already; None where it is still to be made.
+            failed: the error of an attempt already made; None where it is still to be made.
 
         Raises:
             TransferError: the failure that counts.
@@ -287,12 +286,12 @@ class RetryingTransport:
             failed = None
 
     async def _verdict(self, operation: Operation[R], error: TransferError, attempts: _Attempts) -> Verdict:
-        """Whether an attempt that failed counts; waits while the server is gone."""
+        """Whether a failed attempt counts; waits while the server is gone."""
         health = self._availability
         if health is None or not isinstance(error, RetryableError):
             return Verdict.COUNT
         if isinstance(operation, AbortMultipartUpload):
-            # It has seconds only, and a server that is gone takes none.
+            # An abort has only seconds, and a server that is gone takes none.
             return Verdict.OVER if health.paused else Verdict.COUNT
         key, last = getattr(operation, "key", ""), attempts.faults + 1 >= self._attempts
         return await health.after(error, key, last=last, succeeded_before=attempts.succeeded_before)
@@ -313,7 +312,7 @@ class RetryingTransport:
 
     @contextmanager
     def fewer_attempts(self, attempts: int) -> Iterator[None]:
-        """Within the block, give up after `attempts` at most, and PREPARE_THROTTLED_SECONDS_MAX where throttled."""
+        """Within the block, give up after `attempts`, and after PREPARE_THROTTLED_SECONDS_MAX where throttled."""
         before = self._attempts, self._throttled_seconds
         self._attempts = min(self._attempts, attempts)
         self._throttled_seconds = min(self._throttled_seconds, PREPARE_THROTTLED_SECONDS_MAX)
@@ -326,7 +325,7 @@ class RetryingTransport:
         error = state.outcome.exception() if state.outcome is not None else None
         if isinstance(error, RetryableError) and error.retry_after_seconds is not None:
             asked = min(error.retry_after_seconds, self._policy.retry_after_seconds_max)
-            # The jitter comes on top, so that everybody who was told the same second does not return in it.
+            # Jitter is added, so that requests with the same Retry-After do not all return in the same second.
             return asked + wanted
         return wanted
 

@@ -1,4 +1,4 @@
-"""The one door to S3: a Transport has one method, so no wrapper can be bypassed."""
+"""The Transport protocol, with one method so that no wrapper can be bypassed; request counts; opening on demand."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Transport(Protocol):
         PermanentError: it cannot.
         CredentialsError, ConfigError: nothing will ever succeed with these credentials or this target.
 
-    A transport sends each operation once; retrying is a wrapper. Cancellation closes the connection in use (no
-    request goes on in the background) and propagates. No exception of botocore, aiohttp or the OS leaves a transport.
+    A transport sends each operation once; retrying is a wrapper. Cancellation closes the connection in use (no request
+    goes on in the background) and propagates. No exception of botocore, aiohttp or the OS leaves a transport.
     """
 
     async def send(self, operation: Operation[R]) -> R:
@@ -34,7 +34,7 @@ class Transport(Protocol):
         ...
 
 
-# -- Requests counted where they are sent, for the report and for displays ---------------------------------------------
+# -- Request counts for the report and displays ------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -42,10 +42,10 @@ class Traffic:
     """Requests to S3.
 
     Attributes:
-        requests: sent so far, repeated ones included.
-        retries: of these, the ones that repeat an earlier one.
-        small_stored: small files that lanes have stored, counted as answers come. Lanes count at the same time, so that
-            one may be missing; that it grows is certain.
+        requests: sent so far, including repeated ones.
+        retries: requests that repeat an earlier one.
+        small_stored: small files stored by lanes, counted as answers arrive. Concurrent lanes may lose a count; it
+            always grows.
     """
 
     requests: int = 0
@@ -53,15 +53,16 @@ class Traffic:
     small_stored: int = 0
 
 
-# -- The aioboto3 lane, opened by the first operation that needs it: loading it takes most of a second -----------------
+# -- Opening on demand -------------------------------------------------------------------------------------------------
 
 
 class LazyTransport:
-    """A Transport that is opened when it is first needed, once. Belongs to the event loop it is used in.
+    """A Transport opened by its first operation, once: loading the aioboto3 lane takes most of a second. Belongs to the
+    event loop it is used in.
 
     Args:
         name: for the repr.
-        opener: opens the transport behind it; asked again after it failed or was cancelled.
+        opener: opens the inner transport; called again after it failed or was cancelled.
     """
 
     def __init__(self, name: str, opener: Callable[[], Awaitable[Transport]]) -> None:
@@ -80,7 +81,7 @@ class LazyTransport:
         return await transport.send(operation)
 
     async def aclose(self) -> None:
-        """Close it where it was opened. Calling it twice is harmless."""
+        """Close the inner transport if it was opened. Calling it twice is harmless."""
         self._closed = True
         async with self._opening:
             if self._transport is not None:

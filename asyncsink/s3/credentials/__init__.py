@@ -1,1 +1,1 @@
-"""Where credentials come from, when they are renewed, and how they stay out of every message."""
+"""Credentials: their sources, their renewal, and their absence from every message."""

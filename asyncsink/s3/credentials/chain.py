@@ -1,8 +1,7 @@
-"""The AWS SDK's session and its chain of credentials, opened so that whatever they raise is an error of asyncsink.
+"""The AWS SDK's session and its chain of credentials, with every exception translated into an error of asyncsink.
 
-This is the one boundary: the chain asks each provider through `NamedChain`, and what is found gives its keys through
-`GuardedCredentials`, at the opening and at every renewal in a run. No exception of botocore, aiohttp, a credential
-process or a file passes either.
+`NamedChain` queries each provider, and `GuardedCredentials` reads the keys found, at the opening and at every renewal
+in a run. No exception of botocore, aiohttp, a credential process or a file passes either.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from asyncsink.s3.credentials.errors import CredentialSource, configuration_erro
 from asyncsink.s3.credentials.file import BucketSettings, Credentials, check_keys, lost, read_credentials_file
 
 KILLED_SECONDS_MAX: Final = 5.0
-"""The longest wait for the end of a credential process that was killed."""
+"""Seconds to wait for the end of a credential process after it was killed."""
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 """A larger file is no configuration file of the AWS SDK."""
 _DEADLINE: ContextVar[tuple[asyncio.Timeout, float]] = ContextVar("_DEADLINE")
-"""For the answer that this task waits for, and its length in seconds."""
+"""The deadline of the answer that the current task awaits, and its length in seconds."""
 _SHARED_FILES: Final = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
 
 
@@ -42,10 +41,10 @@ def new_session(target: S3Target, settings: BucketSettings, retry: RetryPolicy, 
     """An aioboto3 session for `target`, whose chain of credentials raises errors of asyncsink. Blocking: reads files.
 
     Args:
-        target: profile and creds_path count here.
-        settings: of a caller's bucket, whose credentials count where neither is given.
+        target: its profile and creds_path apply.
+        settings: of a caller's bucket, whose credentials apply where neither is given.
         retry: credentials_seconds is the longest wait for a provider's answer.
-        ask: whether a role may ask for its MFA code at the terminal, where there is one.
+            ask: whether a role may prompt for its MFA code at a terminal.
 
     Raises:
         CredentialsError, ConfigError: a file, a profile or a variable cannot be used.
@@ -80,22 +79,22 @@ def translated_configuration(session: Any = None) -> Iterator[None]:
     """Within the block, every exception but asyncsink's own becomes a ConfigError or CredentialsError.
 
     Args:
-        session: whose profile and files the sentence names; None while there is none.
+        session: its profile and files are named in the message; None while there is none.
     """
     try:
         yield
     except Exception as error:  # noqa: BLE001 - files and plug-ins of the SDK may raise anything
-        # Causes may quote what a file holds.
+        # Causes may quote the content of a file.
         raise configuration_error(error, partial(source_of, session) if session is not None else None) from None
 
 
 class NamedChain:
-    """botocore's chain of credential providers, asked in their order, with the provider's name in every failure.
+    """botocore's chain of credential providers, with the provider's name in every failure.
 
     Args:
         core: the botocore session.
         providers: botocore's, in their order.
-        retry: credentials_seconds.
+        retry: credentials_seconds bounds each answer.
         ask: as in `new_session`.
     """
 
@@ -116,7 +115,7 @@ class NamedChain:
         return f"<NamedChain of {len(self.providers)} providers>"
 
     async def load_credentials(self) -> GuardedCredentials | None:
-        """What the first provider that has some gives, or None.
+        """The credentials of the first provider that has some, or None.
 
         Raises:
             CredentialsError, ConfigError: a provider is set up, and its credentials cannot be had.
@@ -131,7 +130,7 @@ class NamedChain:
 
     @asynccontextmanager
     async def answering(self, source: CredentialSource) -> AsyncIterator[None]:
-        """A block in which `source` must answer within the limit, and whose exceptions are asyncsink's."""
+        """A block in which `source` must answer within the limit, and whose exceptions become asyncsink's."""
         deadline = asyncio.timeout(self._seconds)
         outer = _DEADLINE.set((deadline, self._seconds))
         try:
@@ -139,16 +138,15 @@ class NamedChain:
                 yield
         except Exception as error:  # noqa: BLE001 - a provider may raise anything
             expired = isinstance(error, TimeoutError) and deadline.expired()
-            # The cause's text may quote what a credential process printed: it goes no further.
+            # The cause's text may quote the output of a credential process, so it is dropped.
             raise credentials_error(error, source, seconds=self._seconds if expired else 0.0) from None
         finally:
             _DEADLINE.reset(outer)
 
 
 class GuardedCredentials:
-    """botocore's credentials, which raise errors of asyncsink only: CredentialsError where they were never there, and
-    ExpiredCredentials where they were and cannot be renewed. Everything else is as botocore has it.
-    """
+    """botocore's credentials, with errors of asyncsink only: CredentialsError where there never were any, and
+    ExpiredCredentials where they cannot be renewed. Every other attribute is botocore's."""
 
     def __init__(self, held: Any, source: CredentialSource, chain: NamedChain) -> None:
         self._held = held
@@ -166,7 +164,7 @@ class GuardedCredentials:
         return getattr(self._held, name)
 
     async def get_frozen_credentials(self) -> Any:
-        """The keys of this moment, renewed first where that is due."""
+        """The current keys, renewed first where that is due."""
         try:
             async with self._chain.answering(self._source):
                 frozen = self._held.get_frozen_credentials()
@@ -178,7 +176,7 @@ class GuardedCredentials:
                 raise lost(error) from None
             raise
         if not self._given or frozen != self._frozen:
-            # From now on no text shows them, whoever repeats them.
+            # Registered as secrets, so that no text shows them from now on.
             for value in filter(None, (frozen.secret_key, frozen.token)):
                 Secret(value.encode())
         self._given, self._frozen = True, frozen
@@ -186,7 +184,7 @@ class GuardedCredentials:
 
 
 class _Program:
-    """A credential process, which does not outlive the wait for its answer."""
+    """A credential process, killed where the wait for its answer ends early."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -202,7 +200,7 @@ class _Program:
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.kill()
-                # Programs that it started may hold its pipes open, and wait() is over when these are closed.
+                # Its child processes may hold its pipes open, and wait() returns only when these are closed.
                 self._process._transport.close()  # type: ignore[attr-defined]
                 with anyio.move_on_after(KILLED_SECONDS_MAX, shield=True):
                     await self._process.wait()
@@ -216,16 +214,16 @@ async def _start_program(*command: str, **named: Any) -> _Program:
 
 
 def check_shared_files(environment: Mapping[str, str]) -> None:
-    """Refuse shared files that are there and cannot be read: botocore takes some of them for absent, or hangs.
+    """Refuse shared files that exist and cannot be read: botocore treats some of them as absent, or hangs.
 
     Raises:
-        CredentialsError: naming the file, and the line where there is one.
+        CredentialsError: names the file, and the line where there is one.
     """
     for variable, usual in _SHARED_FILES:
         named = environment.get(variable)
         path = os.path.expanduser(os.path.expandvars(named or usual))
         if not named and not os.path.exists(path):
-            continue  # also where the home directory, of another user in a container, may not be entered
+            continue  # also where the home directory is another user's, as in a container
         try:
             kind = stat.S_IFMT(os.stat(path).st_mode)
             if kind in (stat.S_IFREG, stat.S_IFCHR):  # /dev/null is a usual way to have none
@@ -261,7 +259,7 @@ def _unreadable(path: str, variable: str, reason: str) -> CredentialsError:
 
 
 def none_found() -> CredentialsError:
-    """That no provider has credentials."""
+    """The error for a chain in which no provider has credentials."""
     return no_credentials(os.environ)
 
 
@@ -290,7 +288,7 @@ def _process_provider(core: Any, profile_name: str) -> Any:
 
 
 def _ask_for_code(prompt: str) -> str:
-    """The MFA code, from the person at the terminal; that wait has no limit."""
+    """The MFA code, from a prompt at the terminal; the prompt has no time limit."""
     if not _has_terminal():
         return _refuse_code(prompt)
     code = getpass.getpass(prompt)
@@ -308,7 +306,7 @@ def _refuse_code(prompt: str) -> str:
 
 
 def _has_terminal() -> bool:
-    """Whether somebody can be asked: a terminal that this process belongs to, and is shown."""
+    """Whether a person can be prompted: the process has a terminal of its own, and stdin or stderr is one."""
     shown = any(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | getattr(os, "O_NOCTTY", 0)))

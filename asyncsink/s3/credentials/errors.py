@@ -1,6 +1,6 @@
-"""Why credentials cannot be had, or a configuration cannot be used: any exception of the AWS SDK as one sentence.
+"""Errors about credentials and configuration: any exception of the AWS SDK as one sentence.
 
-The sentence names the source (a file, a command, a variable) and what to do. Texts of exceptions are repeated only as
+The sentence names the source (a file, a command, a variable) and the remedy. Texts of exceptions are repeated only as
 far as they are known to hold no secret: a credential process, a metadata service and a damaged file can each put one
 into an exception's text.
 """
@@ -41,13 +41,13 @@ _KNOWN_TEXTS: Final = (
     (r"(?:has expired|is expired|or is otherwise invalid|does not exist)", "there is no valid login"),
     (r"(?:missing required configuration|configured to use SSO)", "its SSO settings are incomplete"),
 )
-"""Texts of botocore's own in which the SDK quotes others; what is not captured is not repeated. They are
-compiled when there is an error to explain."""
+"""botocore's texts that quote other sources; only what is captured is repeated. Compiled when there is an error to
+explain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialSource:
-    """Where credentials come from, as far as it can be said before they are there.
+    """The origin of credentials, as far as it is known before they are loaded.
 
     Attributes:
         method: botocore's name of the provider ("custom-process"), or "".
@@ -100,7 +100,7 @@ class CredentialSource:
 
     @property
     def advice(self) -> str:
-        """What to do."""
+        """The remedy, as a sentence."""
         match self.method:
             case "custom-process":
                 return (
@@ -124,7 +124,7 @@ class CredentialSource:
         return f" {one_line(value)!r}" if isinstance(value, str) else ""
 
     def _program(self) -> str:
-        """The command's first word: what follows may be a password."""
+        """The command's first word: the rest may hold a password."""
         value = self.settings.get("credential_process")
         words = value.split() if isinstance(value, str) else []
         return f" {one_line(words[0])!r}" if words else ""
@@ -143,10 +143,10 @@ class CredentialSource:
 
 
 def credentials_error(error: Exception, source: CredentialSource, *, seconds: float = 0.0) -> ConfigError:
-    """What any exception means that came out of a source of credentials; ours are given back as they are.
+    """The error for any exception of a source of credentials; asyncsink's own are returned unchanged.
 
     Args:
-        seconds: how long an answer was waited for, where `error` is the TimeoutError of that.
+        seconds: the time limit, where `error` is the TimeoutError of that limit.
     """
     if isinstance(error, ConfigError):
         return error
@@ -165,7 +165,7 @@ def credentials_error(error: Exception, source: CredentialSource, *, seconds: fl
 
 
 def configuration_error(error: Exception, source: Callable[[], CredentialSource] | None) -> ConfigError:
-    """What any exception means that came out of making a session or a client from files, variables and options.
+    """The error for any exception of making a session or a client from files, variables and options.
 
     Args:
         source: gives the profile and the files that were read, where they could be.
@@ -195,7 +195,7 @@ def configuration_error(error: Exception, source: Callable[[], CredentialSource]
 
 
 def _unconvertible(source: CredentialSource) -> str:
-    """The variable, or the profile's line, whose value is no number though it must be one; "" where there is none."""
+    """The variable, or the profile's line, whose value must be a number and is none; "" where there is no such."""
     from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES as KNOWN
 
     for in_file, in_environment, _, convert in KNOWN.values():
@@ -212,7 +212,7 @@ def _unconvertible(source: CredentialSource) -> str:
 
 
 def no_credentials(environment: Mapping[str, str]) -> CredentialsError:
-    """That there are none, and what looks as if there were meant to be some."""
+    """The error for missing credentials, with hints at settings that look like incomplete ones."""
     hints = []
     if environment.get("AWS_SECRET_ACCESS_KEY") and not environment.get("AWS_ACCESS_KEY_ID"):
         hints.append("AWS_SECRET_ACCESS_KEY is set without AWS_ACCESS_KEY_ID.")
@@ -303,7 +303,7 @@ def _host(kwargs: Mapping[str, Any]) -> str:
 
 
 def _plain_url(text: str, *, path: bool = True) -> str:
-    """Without user, password and query, which may be secret."""
+    """The URL without user, password and query, which may be secret."""
     try:
         parts = urlsplit(text)
         host = parts.netloc.rpartition("@")[2]

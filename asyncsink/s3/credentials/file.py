@@ -1,7 +1,7 @@
-"""Where credentials come from: Amazon's credential files, and buckets that a caller brings along.
+"""Credentials from Amazon's credential files, and the settings of a caller's bucket.
 
-Everything else (profiles, SSO, container and instance roles) is aioboto3's own chain; keys that stand plainly in the
-environment or in profile files are found without it, see environment.py.
+Everything else (profiles, SSO, container and instance roles) is aioboto3's own chain; plain keys in the environment or
+in profile files are found without it, see static_config.py.
 Nipype rules 40 to 47. No repr and no message here shows an access key, a secret or a file's content.
 """
 
@@ -24,24 +24,24 @@ from asyncsink.s3.checksum_headers import SETTINGS as CHECKSUM_SETTINGS
 from asyncsink.s3.credentials.errors import CredentialSource, credentials_error
 from asyncsink.value import dataclass
 
-# -- The event handlers that somebody registered on a client, or on its session, for a client of ours to call them too
-# botocore has no public door to the handlers of an emitter, nor to who registered them: they are read from its prefix
-# tree, and the SDK's own are known by the modules they come from. Source: Boto3 documentation, "Extensibility guide".
+# -- Event handlers of a caller's client, for our client to call them too ----------------------------------------------
+# botocore has no public access to the handlers of an emitter, nor to their origin: they are read from its prefix tree,
+# and the SDK's own are recognised by their modules. Source: Boto3 documentation, "Extensibility guide".
 
 _SDK = ("botocore", "aiobotocore", "boto3", "aioboto3", "s3transfer")
 _OTHER_PHASES = ("docs", "getattr", "creating-client-class", "creating-resource-class", "creating-serializer")
-"""Events of making a client or its documentation: they are over."""
+"""Events of making a client or its documentation, which are over."""
 _POSITIONS = {"first": "register_first", "middle": "register", "last": "register_last"}
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """One handler.
+    """An event handler.
 
     Attributes:
         event: the name it was registered for, wildcards included.
         position: "first", "middle" or "last".
-        call: itself.
+        call: the handler itself.
     """
 
     event: str
@@ -50,17 +50,18 @@ class Handler:
 
 
 def handlers_of(client: Any) -> list[Handler]:
-    """What the client's user has registered on it, or on its session before it was made. In the order of each event."""
+    """The handlers that the client's user registered on it, or on its session before it was made, in the order of each
+    event."""
     return [handler for handler in _all_of(client) if _is_a_users(handler)]
 
 
 def is_unsigned(handlers: Sequence[Handler]) -> bool:
-    """Whether `disable_signing` is among them, which is how clients are made anonymous."""
+    """Whether `disable_signing` is among the handlers, which makes a client anonymous."""
     return any(handler.event.startswith("choose-signer") and _is_disable_signing(handler.call) for handler in handlers)
 
 
 def adopt(client: Any, handlers: Sequence[Handler]) -> None:
-    """Have `client`, an aiobotocore one, call them with its own requests. It calls plain and async ones."""
+    """Register `handlers` with `client`, an aiobotocore client, which calls plain and async ones."""
     known = {(handler.event, id(handler.call)) for handler in _all_of(client)}
     for handler in handlers:
         if (handler.event, id(handler.call)) not in known:
@@ -102,7 +103,7 @@ def _is_disable_signing(call: Any) -> bool:
     return _module_of(call) == "botocore.handlers" and getattr(call, "__name__", "") == "disable_signing"
 
 
-# -- credentials -------------------------------------------------------------------------------------------------------
+# -- Credentials of files and buckets ----------------------------------------------------------------------------------
 
 FILE_BYTES_MAX = 64 * 1024
 ACCEPTED_FORMS = (
@@ -124,7 +125,7 @@ _AMAZON_ENDPOINT = re.compile(r"https://s3([.-][a-z0-9-]+)*\.amazonaws\.com(\.cn
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Credentials:
-    """What a request is signed with. The repr shows nothing of it.
+    """The keys that sign a request; the repr shows none of them.
 
     Attributes:
         access_key_id: names the key pair.
@@ -141,7 +142,7 @@ class Credentials:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BucketSettings:
-    """What is taken over from a bucket that the caller brings (Nipype rule 47).
+    """Settings taken over from a caller's bucket (Nipype rule 47).
 
     Attributes:
         name: the bucket's name.
@@ -200,7 +201,7 @@ def endpoint_from_environment(environment: Mapping[str, str]) -> str:
 
 
 async def bucket_settings(bucket: Any) -> BucketSettings:
-    """What to take over from a bucket's name, a boto3 Bucket or an aioboto3 Bucket (Nipype rule 47).
+    """The settings of a bucket's name, a boto3 Bucket or an aioboto3 Bucket (Nipype rule 47).
 
     Credentials that renew themselves are renewed first where that is due, which may send a request to their provider
     (blocking, for a boto3 Bucket).
@@ -231,7 +232,7 @@ async def _from_client(name: str, client: Any) -> BucketSettings:
 
     handlers = handlers_of(client)
     anonymous = client.meta.config.signature_version is UNSIGNED or is_unsigned(handlers)
-    # boto3 and aioboto3 have no public door to a client's credentials and certificates; both keep them here.
+    # boto3 and aioboto3 have no public access to a client's credentials and certificates; both keep them here.
     held = getattr(getattr(client, "_request_signer", None), "_credentials", None)
     verify = getattr(getattr(getattr(client, "_endpoint", None), "http_session", None), "_verify", None)
     endpoint = client.meta.endpoint_url or ""
@@ -253,7 +254,7 @@ async def _from_client(name: str, client: Any) -> BucketSettings:
 
 
 async def freeze(held: Any) -> Credentials:
-    """The present values of botocore's or aiobotocore's credentials, renewed first where that is due.
+    """The current values of botocore's or aiobotocore's credentials, renewed first where that is due.
 
     Raises:
         CredentialsError: they cannot be renewed, or hold nothing.
@@ -267,7 +268,7 @@ async def freeze(held: Any) -> Credentials:
     except AsyncSinkError:
         raise
     except Exception as error:  # noqa: BLE001 - a provider may raise anything
-        # The cause's text may quote what a credential process printed: it goes no further.
+        # The cause's text may quote the output of a credential process, so it is dropped.
         raise credentials_error(error, source) from None
     check_keys(frozen, source)
     return Credentials(
@@ -278,10 +279,10 @@ async def freeze(held: Any) -> Credentials:
 
 
 def check_keys(frozen: Any, source: CredentialSource) -> None:
-    """Refuse keys that no request can be signed with. Pure.
+    """Refuse keys that cannot sign a request. Pure.
 
     Raises:
-        CredentialsError: naming the source and what is wrong; no value is shown.
+        CredentialsError: names the source and the fault; no value is shown.
     """
     for what, value, needed in (
         ("access key id", frozen.access_key, True),
@@ -300,7 +301,7 @@ def check_keys(frozen: Any, source: CredentialSource) -> None:
 
 
 def lost(error: ConfigError) -> ExpiredCredentials:
-    """What a request fails with whose credentials have ended, where `error` is why there are no new ones."""
+    """The error of a request whose credentials have expired; `error` is why there are no new ones."""
     return ExpiredCredentials(f"The credentials have expired, and there are no new ones: {error}")
 
 
@@ -340,7 +341,7 @@ def _from_table(text: str) -> dict[str, str] | None:
             cells = [cell.strip() for cell in rows[1]] if len(rows) > 1 else []
             while len(cells) > len(header) and not cells[-1]:
                 cells.pop()
-            # A row that does not fit its header cannot say which cell is the secret.
+            # A row that does not fit its header leaves open which cell is the secret.
             fits = len(header) == len(cells)
             return {name: cell for name, cell in zip(header, cells, strict=True) if name} if fits else {}
     return None

@@ -1,6 +1,6 @@
-"""What lets an attempt after RequestTimeTooSkewed or ExpiredToken succeed: the server's clock, and new credentials.
+"""The server's clock and new credentials, with which a retry after RequestTimeTooSkewed or ExpiredToken succeeds.
 
-botocore corrects neither. Both go in where a request's signer is chosen, so that a retry signs anew.
+botocore corrects neither. Both are applied where a request's signer is chosen, so that a retry signs anew.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from asyncsink.s3.credentials.file import Credentials, freeze, lost
 Now = Callable[[], datetime.datetime]
 _SUFFIX = "-asyncsink"
 _CORRECTED = {"s3v4": "S3SigV4Auth", "v4": "S3SigV4Auth", "v4-s3express": "S3ExpressAuth"}
-"""Kinds of signature, and the class of botocore's that signs S3's requests so. SigV4A has none but the CRT's.
+"""Kinds of signature, and botocore's class for each. SigV4A has none but the CRT's.
 
 Named here, because where awscrt is installed botocore's own table has the CRT's signers, which read the local clock.
 """
@@ -29,12 +29,12 @@ def utc_now() -> datetime.datetime:
 
 
 class Resigner:
-    """Corrects how a client signs: by a clock offset, and by credentials that replace the client's own.
+    """Corrects a client's signatures by a clock offset, and by credentials that replace the client's own.
 
     Args:
         client: an aiobotocore S3 client.
-        renew: looks the credentials up again (profile, file, environment, role), as botocore's credentials object;
-            None where they are somebody else's business.
+        renew: looks the credentials up again (profile, file, environment, role), as botocore's credentials object; None
+            where the client's owner renews them.
         now: the local clock.
     """
 
@@ -46,9 +46,9 @@ class Resigner:
         self._known: Credentials | None = None
         self._failed: ConfigError | None = None
         self.offset = datetime.timedelta(0)
-        """The server's clock less the local one."""
+        """The server's clock minus the local one."""
         self.renewals = 0
-        """How often the credentials were looked up again."""
+        """Times that the credentials were looked up again."""
         client.meta.events.register_first("choose-signer.s3", self._choose)
 
     def __repr__(self) -> str:
@@ -67,7 +67,7 @@ class Resigner:
         """Look the credentials up again, unless that happened since `renewals` was `seen`.
 
         Raises:
-            ExpiredCredentials: they cannot be had now; a login, or the service that hands them out, may come back.
+            ExpiredCredentials: they cannot be had now; a login, or the service that issues them, may come back.
         """
         if self._renew is None:
             return
@@ -85,7 +85,7 @@ class Resigner:
             else:
                 self._failed = None
             finally:
-                # Afterwards: what was signed meanwhile has the old ones still, and its failure must not look again.
+                # Last: requests signed meanwhile have the old ones, and their failures must not repeat the look-up.
                 self.renewals += 1
             if found is not None and found != self._known:
                 self._held, self._known = held, found
@@ -104,7 +104,7 @@ class Resigner:
 
 
 def _corrected_signer(signature_version: str) -> str:
-    """The name under which botocore finds that signer, taking the time from the request's context."""
+    """The name under which botocore finds the signer that takes the time from the request's context."""
     from botocore import auth
 
     name = f"{signature_version}{_SUFFIX}"

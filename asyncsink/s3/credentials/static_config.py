@@ -1,10 +1,10 @@
-"""What the options and the environment say for certain, so that the AWS SDK need not be loaded to be asked.
+"""Configuration that options and environment settle by themselves, so that the AWS SDK need not be loaded.
 
 Loading it and making its client takes most of a second. Explicit options, the environment's key pair, region, endpoint
-and CA bundle, creds_path, and shared files as `aws configure` writes them can be read without it; whatever else could
-change its answer (a named profile, any other line in those files, a proxy, an AWS_ variable that is not known here)
-means that nothing is certain, and the SDK decides. Sources: AWS SDKs and Tools Reference Guide, "Configuration";
-botocore's configprovider.py, credentials.py, configloader.py and endpoint.py.
+and CA bundle, creds_path, and shared files as `aws configure` writes them are read without it. Anything else that could
+change the SDK's decision (a named profile, any other line in those files, a proxy, an AWS_ variable that is not known
+here) leaves it to the SDK. Sources: AWS SDKs and Tools Reference Guide, "Configuration"; botocore's configprovider.py,
+credentials.py, configloader.py and endpoint.py.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ HARMLESS: Final = frozenset(
     }
 )
 SDK_REGION: Final = "us-east-1"
-"""What the SDK signs with at an endpoint of one's own where nobody names a region."""
+"""The SDK's region for a custom endpoint where none is named."""
 FILE_CHARACTERS_MAX: Final = 64 * 1024
 
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -68,7 +68,7 @@ _CONFIG_LINE = re.compile(r"(region|output) *= *([!-~]+)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StaticS3Config:
-    """How to reach a bucket, as the SDK would.
+    """The connection to a bucket, as the SDK would make it.
 
     Attributes:
         endpoint_url: the server, or "" for Amazon's own.
@@ -86,16 +86,16 @@ class StaticS3Config:
 
 
 def named_endpoint(target: S3Target) -> str:
-    """The endpoint that the option, or else the environment, names, or ""."""
+    """The endpoint of the option, else of the environment, or ""."""
     return (target.endpoint_url or endpoint_from_environment(os.environ)).rstrip("/")
 
 
 def known_connection(target: S3Target) -> StaticS3Config | None:
-    """What the SDK would decide for `target`, or None where only the SDK can say. Blocking: looks for files.
+    """The SDK's decision for `target`, or None where only the SDK can make it. Blocking: looks for files.
 
     Raises:
         CredentialsError: creds_path is unusable.
-        ConfigError: a checksum setting that the SDK does not know.
+        ConfigError: a checksum setting that is none of the SDK's.
     """
     said = os.environ
     if target.profile or is_special(target.bucket):
@@ -132,7 +132,7 @@ def known_connection(target: S3Target) -> StaticS3Config | None:
 def _region(target: S3Target, endpoint: str, usual: str) -> str:
     """The region, or "" where it is not certain."""
     if not endpoint:
-        # Which region a bucket of Amazon's is in is certain only where somebody says so for this bucket.
+        # The region of a bucket at Amazon is certain only where the option names it.
         return target.region if _AMAZON_REGION.fullmatch(target.region) else ""
     region = target.region or usual
     return region if _REGION.fullmatch(region) and not _SPECIAL_REGION.search(region) else ""
@@ -142,7 +142,7 @@ def _plain_endpoint(endpoint: str) -> bool:
     if not endpoint:
         return True
     if _ENDPOINT.fullmatch(endpoint) is None:
-        return False  # what is malformed is told where a client is opened
+        return False  # reported where a client is opened
     parts = urlsplit(endpoint)
     try:
         _ = parts.port
@@ -152,7 +152,7 @@ def _plain_endpoint(endpoint: str) -> bool:
 
 
 def _key_pair(said: Mapping[str, str], profile: Mapping[str, str]) -> Credentials | None:
-    """The environment's, which come first, or the default profile's; None where they are not whole."""
+    """The environment's key pair, which comes first, or the default profile's; None where it is not whole."""
     values = [said.get(name.upper(), "") for name in _KEY_NAMES]
     if not any(name.upper() in said for name in _KEY_NAMES):
         values = [profile.get(name, "") for name in _KEY_NAMES]
@@ -167,7 +167,7 @@ def _key_pair(said: Mapping[str, str], profile: Mapping[str, str]) -> Credential
 
 
 def _default_profile(said: Mapping[str, str]) -> dict[str, str] | None:
-    """The default profile, or None where the shared files say more than key pairs, regions and output formats."""
+    """The default profile, or None where the shared files hold more than key pairs, regions and output formats."""
     if os.path.isdir(_expanded("~/.aws/models")):
         return None
     config = _expanded(said.get("AWS_CONFIG_FILE", "~/.aws/config"))
@@ -182,13 +182,13 @@ def _expanded(path: str) -> str:
 
 
 def _plain_sections(path: str, section: re.Pattern[str], line_of: re.Pattern[str]) -> dict[str, dict[str, str]] | None:
-    """The sections of a file of the plainest kind, or None where it is of another: no line but those, nothing twice."""
+    """The sections of a file that has no lines but those of the two patterns, and none twice; else None."""
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISCHR(mode):
             return {}  # /dev/null is a usual way to have none
         if not stat.S_ISREG(mode):
-            return None  # what is wrong with it is told where a client is opened
+            return None  # reported where a client is opened
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError):
@@ -222,7 +222,8 @@ def _proxied(endpoint: str, said: Mapping[str, str]) -> bool:
             return False
         if "no_proxy" not in named:
             return True
-    # Loading this costs what is saved here only where there are proxies, or a system that may know some.
+    # Loading this takes the time that this module saves, so only where there are proxies, or a system setting may name
+    # some.
     from urllib.request import getproxies, proxy_bypass
 
     return bool(getproxies()) and not (endpoint and proxy_bypass(urlsplit(endpoint).netloc))

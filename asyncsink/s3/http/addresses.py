@@ -1,8 +1,8 @@
-"""Names to addresses, in threads of their own: a look-up blocks for as long as the system's resolver likes.
+"""Name resolution in threads of its own: a look-up blocks for as long as the system's resolver takes.
 
 S3's names have several addresses, which change every few seconds (Amazon S3 User Guide, "Performance guidelines"): an
-answer is used for CACHED_SECONDS only, connections are spread over its addresses, and one that could not be reached
-comes last for a while.
+answer is used for CACHED_SECONDS, connections are spread over its addresses, and an unreachable one comes last for
+FAILED_SECONDS.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FAILED_SECONDS: Final = 30.0
 """Seconds for which an address that could not be reached comes last."""
 FAILED_MAX: Final = 64
 THREADS: Final = 4
-"""Look-ups at a time: beside one that hangs, another is begun after CACHED_SECONDS."""
+"""Concurrent look-ups: beside one that hangs, another begins after CACHED_SECONDS."""
 
 
 class Addresses:
@@ -63,7 +63,7 @@ class Addresses:
         self._turn = 0
         self._closed = False
         if lookup is None and _is_numeric(host):
-            # No thread, and no look-up, for what is an address already.
+            # An IP address needs neither thread nor look-up.
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
             self._found, self._found_at = [(found[0][0], found[0][4])], float("inf")  # type: ignore[list-item]
 
@@ -71,8 +71,8 @@ class Addresses:
         return f"<Addresses of {self._host}: {len(self._found)} known>"
 
     def ask(self, told: Told) -> Sequence[Address] | None:
-        """The addresses in the order in which the next connection is to try them; or None, and `told` is called with
-        them, or with an ExchangeError, in any thread, perhaps before this returns."""
+        """The addresses in the order in which the next connection tries them; or None, and `told` is called with them,
+        or with an ExchangeError, in any thread, perhaps before this returns."""
         try:
             return self._ask(told)
         except ExchangeError as failure:
@@ -102,20 +102,20 @@ class Addresses:
         return None
 
     def failed(self, address: Address) -> None:
-        """A connection to `address` could not be made."""
+        """Put `address` last: a connection to it could not be made."""
         with self._lock:
             if len(self._failed_at) >= FAILED_MAX:  # names change their addresses over a long run
                 self._failed_at.clear()
             self._failed_at[address] = self._clock()
 
     def reached(self, address: Address) -> None:
-        """A connection to `address` was made."""
+        """Restore `address`: a connection to it was made."""
         if self._failed_at:
             with self._lock:
                 self._failed_at.pop(address, None)
 
     def close(self) -> None:
-        """End the threads; a look-up that hangs is not waited for."""
+        """End the threads, without waiting for a look-up that hangs."""
         with self._lock:
             self._closed = True
             threads, self._threads = self._threads, None
@@ -134,7 +134,7 @@ class Addresses:
             result = ExchangeError(f"the name {self._host!r} cannot be resolved: {reason}")
             result.__cause__ = error
         with self._lock:
-            if began in self._looking:  # not where its thread could be started only later
+            if began in self._looking:  # absent where its thread could not be started at first
                 self._looking.remove(began)
             waiting, self._waiting = self._waiting, []
             if isinstance(result, ExchangeError):

@@ -1,8 +1,7 @@
 """Pure: an HTTP answer as an operation's response, or as the error that it means.
 
-Answers are turned into boto3's names and then read by the same code as the aioboto3 lane's, so that both lanes mean
-the same by an answer. Error bodies are searched, not parsed: no entity is expanded, nothing nested is built (S3 API
-Reference, "REST error responses").
+Answers are converted to boto3's names and read by `s3.codec`, so that both lanes understand them alike. Error bodies
+are searched, not parsed: no entity is expanded, nothing nested is built (S3 API Reference, "REST error responses").
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _NAMES_BESIDE_XML: Final = {
         b"x-amz-server-side-encryption-customer-algorithm",
     )
 }
-"""What headers say where the body says the rest: an ETag in a header does not prove that an upload was completed."""
+"""Headers that complete an XML body; an ETag in a header does not prove that an upload was completed."""
 _TYPE, _FULL = b"x-amz-checksum-type", b"FULL_OBJECT"
 _SSE, _SSE_C = b"x-amz-server-side-encryption", b"x-amz-server-side-encryption-customer-algorithm"
 _CHECKSUM_HEADERS: Final = {name: f"x-amz-checksum-{name.lower()}".encode() for name in HEADER_ALGORITHMS}
@@ -61,7 +60,7 @@ class Answer:
         status: of the final answer, 200 to 999.
         headers: lower-case names; of a repeated header the last one.
         body: without transfer coding.
-        data: the body instead, where it was received into a buffer of the caller's.
+        data: the body instead, where it was received into the caller's buffer.
     """
 
     status: int
@@ -71,10 +70,10 @@ class Answer:
 
 
 def response_of(operation: ObjectOperation, answer: Answer) -> Response:
-    """What a 2xx answer says.
+    """The response in a 2xx answer.
 
     Raises:
-        ServerFault: the answer to a HEAD tells no size, or that to a multipart operation is not S3's XML.
+        ServerFault: the answer to a HEAD has no size, or that to a multipart operation is not S3's XML.
     """
     if (stored := _as_sent(operation, answer)) is not None:
         return stored
@@ -93,7 +92,7 @@ def response_of(operation: ObjectOperation, answer: Answer) -> Response:
 
 
 def _as_sent(operation: ObjectOperation, answer: Answer) -> ObjectStored | None:
-    """The usual answer to a body, read without a detour: one that repeats the checksum that was sent."""
+    """The response in the usual answer to a body, which repeats the checksum that was sent; else None."""
     if not isinstance(operation, (PutObject, UploadPart)) or operation.checksum is None:
         return None
     headers, sent = answer.headers, operation.checksum
@@ -112,7 +111,7 @@ def _as_sent(operation: ObjectOperation, answer: Answer) -> ObjectStored | None:
 
 
 def check_answered_range(operation: GetObject, bucket: str, answer: Answer, received: int) -> None:
-    """Refuse an answer that holds other bytes than those that were asked for; raises as `ranges.check_range` and
+    """Refuse an answer with other bytes than the requested ones; raises as `get_object.check_range` and
     `check_received`. `received`: bytes of its body."""
     expected = check_range(
         operation,
@@ -126,7 +125,7 @@ def check_answered_range(operation: GetObject, bucket: str, answer: Answer, rece
 
 
 def is_error(answer: Answer) -> bool:
-    """Whether the answer refuses the request; S3's look-alikes also put an `<Error>` into the body of a 200."""
+    """Whether the answer refuses the request; some servers put an `<Error>` into the body of a 200."""
     if not 200 <= answer.status < 300:
         return True
     return bool(answer.body) and (b"<Error" in answer.body[:1024] or _ERROR.match(answer.body) is not None)
@@ -140,7 +139,7 @@ def error_of_answer(
     Args:
         operation: what was sent.
         bucket: for the message.
-        answer: a HEAD's has no body, so that only its status tells.
+        answer: a HEAD's has no body, so that only its status counts.
         signed_at: the time in the request's signature, seconds since the epoch, or None where it had none. A refused
             HEAD is a ClockSkew where the answer's Date is too far from it.
         signed_for: the region in that signature.
@@ -170,7 +169,7 @@ def error_of_answer(
 
 
 def corrected_time(error: AsyncSinkError, answer: Answer) -> float | None:
-    """The server's time, seconds since the epoch, where the error is about clocks and the answer tells it."""
+    """The server's time, seconds since the epoch, where the error is about clocks and the answer has a date."""
     return date_of(answer) if isinstance(error, ClockSkew) else None
 
 
@@ -223,7 +222,7 @@ def _field(name: str, body: bytes) -> str:
 
 
 def _unescape(text: str) -> str:
-    # As xml.sax.saxutils has it, which loads an HTTP client with it.
+    # As xml.sax.saxutils, which would load an HTTP client.
     for escaped, plain in (("&quot;", '"'), ("&apos;", "'"), ("&#34;", '"'), ("&gt;", ">"), ("&lt;", "<")):
         text = text.replace(escaped, plain)
     return text.replace("&amp;", "&")

@@ -69,21 +69,22 @@ SMALL_LANES_MAX: Final = 4
 LARGE_LANES_PER_CORE: Final = 2
 LARGE_LANES_MIN: Final = 4
 STUCK_SECONDS: Final = 0.25
-"""A lane that has been at one thing for so long hangs in a file system; what waits for it goes to another."""
+"""Seconds with one action after which a lane counts as hanging in a file system, and its waiting work moves to another.
+"""
 HUNG_SECONDS: Final = 1.0
-"""After so long, what it carries no longer counts for the pacer: others would wait for its tokens."""
+"""Seconds after which the pacer no longer counts what a hanging lane carries: others would wait for its tokens."""
 JOIN_SECONDS_MAX: Final = 5.0
-"""Seconds that `aclose` waits for lanes that hang in a file system; they end when it lets go of them."""
+"""Seconds that `aclose` waits for lanes that hang in a file system, and end when its calls return."""
 
 
 class HttpTransport:
     """A Transport for the operations in HOT; see `s3.transport.Transport` for the contract.
 
-    Sends each operation once; only an idempotent one on a kept connection that turns out to be closed is sent again, on
-    a new one. Each request holds one of the pacer's tokens. Belongs to the event loop it was opened in. Use `open`.
+    Sends each operation once; only an idempotent one on a kept connection that proves closed is sent again, on a new
+    one. Each request holds one of the pacer's tokens. Belongs to the event loop it was opened in. Use `open`.
 
-    Cancelling `send` closes its connection: what was not sent yet is never sent. It propagates when the lane has let go
-    of the operation's source or taker: at once, unless the file system keeps a read or a write waiting.
+    Cancelling `send` closes its connection: what was not sent yet is never sent. The cancellation propagates when the
+    lane has released the operation's source or taker: at once, unless a read or a write blocks in the file system.
     """
 
     def __init__(
@@ -137,17 +138,17 @@ class HttpTransport:
         """A transport for `target`. Sends nothing, and starts no thread.
 
         Args:
-            target: bucket, endpoint_url, addressing_style, anonymous, request_payer and ca_bundle count here.
-            retry: connect_seconds, stall_seconds and complete_seconds count here.
+            target: its bucket, endpoint_url, addressing_style, anonymous, request_payer and ca_bundle apply.
+            retry: its connect_seconds, stall_seconds and complete_seconds apply.
             region: of the bucket, for signatures and for Amazon's host names.
-            credentials: asked before the first request and whenever they are about to expire; may be None only for
-                an anonymous target.
+            credentials: called before the first request and whenever they are about to expire; None only for an
+                anonymous target.
             pacer: bounds the requests in flight.
             verify: False accepts any certificate (only where a caller's own client did so already).
-            bandwidth: the limit on what is sent in a second, or None.
+            bandwidth: the limit on bytes sent in a second, or None.
 
         Raises:
-            ConfigError: no endpoint is known, the ca_bundle cannot be read, or there are no credentials to ask for.
+            ConfigError: no endpoint is known, the ca_bundle cannot be read, or `credentials` is missing.
         """
         endpoint = endpoint_of(target, region)
         if credentials is None and not target.anonymous:
@@ -168,10 +169,10 @@ class HttpTransport:
             TypeError: the operation is none of HOT.
             Stalled: no byte moved for `stall_seconds` (`complete_seconds` for CompleteMultipartUpload).
             ClockSkew: the clocks differ; the next request is signed with the server's time.
-            ExpiredCredentials: the next request asks for new ones.
+            ExpiredCredentials: the next request is signed with new ones.
             SourceError: the bytes could not be read; nothing was sent.
-            AsyncSinkError: as `s3.error_map` reads the answer; ConnectionLost or ServerFault where there was no
-                whole one.
+            AsyncSinkError: as `s3.errors_map` reads the answer; ConnectionLost or ServerFault where there was no whole
+                one.
         """
         if not isinstance(operation, HOT):
             raise TypeError(f"the wire lane does not send {operation.name}")
@@ -213,14 +214,14 @@ class HttpTransport:
             raise found from None
 
     def bound(self, connections: int) -> None:
-        """Keep `connections` for small requests and as many for large ones, at most, and one in each lane; idle ones
-        beyond that are closed now, others when they are idle."""
+        """Keep at most `connections` for small requests and as many for large ones, and one in each lane; surplus idle
+        ones are closed now, others when they become idle."""
         self._kept_max = connections
         self._divide(self._small)
         self._divide(self._large)
 
     async def aclose(self) -> None:
-        """End the lanes and close their connections; what is under way fails. Calling it twice is harmless.
+        """End the lanes and close their connections; requests under way fail. Calling it twice is harmless.
 
         Waits JOIN_SECONDS_MAX at most for a lane that hangs in a file system.
         """
@@ -269,10 +270,10 @@ class HttpTransport:
         for lane in lanes:
             lane.give_up_work(work, is_of)
 
-    # -- lanes --------------------------------------------------------------------------------------------------------
+    # -- Choice of a lane ----------------------------------------------------------------------------------------------
 
     def _small_lane(self) -> Lane:
-        """The small lane that is least stuck."""
+        """The small lane that is least stuck, or a new one."""
         for lane in self._small:
             if not self._stuck(lane):
                 return lane
@@ -289,7 +290,7 @@ class HttpTransport:
             self._watching = self._loop.call_later(STUCK_SECONDS, self._watch)
 
     def _watch(self) -> None:
-        """Give what waits for a lane that hangs to another, and let others go on beside what it carries."""
+        """Move work that waits for a hanging lane to another, and let other requests go on beside what it carries."""
         self._watching = None
         for lane in [lane for lane in (*self._small, *self._large) if lane.waiting and self._stuck(lane)]:
             other = self._large_lane() if lane.large else self._small_lane()
@@ -308,7 +309,7 @@ class HttpTransport:
         return lane.over or (bool(began) and lane.clock() - began > seconds)
 
     def _large_lane(self) -> Lane:
-        """The large lane that has least to do, or another one."""
+        """The large lane with the least load, or a new one."""
         if len(self._large) < self._large_max and all(lane.load or self._stuck(lane) for lane in self._large):
             return self._started(self._large, "large", large=True)
         return min(self._large, key=lambda lane: (self._stuck(lane), lane.load))
@@ -321,7 +322,7 @@ class HttpTransport:
         except (OSError, RuntimeError) as error:
             if lanes:
                 return min(lanes, key=lambda lane: lane.load)
-            # Others have threads, which may end: it is tried again.
+            # Retryable: other threads may end.
             why = shortage(error) or one_line(str(error))
             raise NoThread(f"no thread could be started to send it. {why}") from error
         lanes.append(lane)
@@ -333,17 +334,15 @@ class HttpTransport:
             for lane in lanes:
                 lane.bound(max(1, self._kept_max // len(lanes)))
 
-    # -- what answers teach -------------------------------------------------------------------------------------------
-
     def _where(self, operation: HotOperation | UploadPartFrom | PutObjectFrom | GetObjectTo) -> str:
         part = f"part {operation.part_number} of " if isinstance(operation, UploadPartFrom) else ""
         return f"{part}s3://{self._bucket}/{one_line(getattr(operation, 'key', ''), 1200)}"
 
 
 async def _end_of(done: asyncio.Future[Any], give_up: Any) -> Any:
-    """The result. Cancelled, it gives up, and propagates when the lane has let go of everything."""
+    """The result. Cancelled, it gives up, and propagates when the lane has released everything."""
     try:
-        # Waited for, not awaited: cancelling this task must not complete what the lane has yet to complete.
+        # Not awaited itself: cancelling this task must not cancel the future that the lane is to complete.
         await asyncio.wait([done])
         return done.result()
     except asyncio.CancelledError:
@@ -378,7 +377,7 @@ def tls_context(ca_bundle: str, verify: bool = True) -> ssl.SSLContext:
     """
     context = context_trusting(ca_bundle)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Else what is to be written could have to wait for what is to be read. TLS 1.3 has none, and S3 asks for none.
+    # With renegotiation a write may have to wait for a read. TLS 1.3 has none, and S3 requests none.
     context.options |= ssl.OP_NO_RENEGOTIATION
     if not verify:
         context.check_hostname = False

@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection of a lane: it is opened, carries one exchange after another, and is watched.
+"""One HTTP/1.1 connection of a lane: it opens, carries one exchange after another, and is checked for stalls.
 
-It never blocks. The lane calls `ready` when the selector says that the socket can go on, `check` now and then for what
-is late, and `start` with the next exchange. However a peer behaves, each exchange ends once. Source: RFC 9112.
+It never blocks. The lane calls `ready` when the selector reports the socket, `check` now and then for what is late, and
+`start` with the next exchange. Each exchange ends once, however the peer behaves. Source: RFC 9112.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ ADDRESSES_TRIED_MAX: Final = 4
 """Per connection; they share connect_seconds."""
 PLAIN_SLICE_BYTES: Final = 4 * MIB
 TLS_SLICE_BYTES: Final = 512 * KIB
-"""Handed to the socket at once. A write of TLS is offered again whole until it is through, so a slice is also what a
-slow link shows as progress."""
+"""Bytes given to the socket at once. A TLS write is offered again whole until it succeeds, so that a slice is also the
+unit of progress on a slow link."""
 JOINED_BYTES_MAX: Final = 64 * KIB
-"""Up to this size a body goes into one TLS record with its head: a copy costs less than a second record."""
+"""Largest body that shares a TLS record with its head: a copy costs less than a second record."""
 NEAR_SECONDS: Final = 0.001
 NEAR_SEND_BUFFER_BYTES: Final = 512 * KIB
-"""What the kernel holds for a server that took a plain connection within NEAR_SECONDS: more than fills the path, and
+"""The kernel's send buffer for a plain connection that was made within NEAR_SECONDS: more than fills the path, and
 little enough to stay in the processor's caches. Elsewhere the kernel finds the size that the path needs."""
 ANSWER_RATE_MIN: Final = 64.0
-"""Bytes a second: an answer that has been coming for stall_seconds, and comes more slowly than this, is Stalled."""
+"""Bytes a second: an answer that comes more slowly for stall_seconds is Stalled."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _AGAIN: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -55,10 +55,10 @@ class Connection:
 
     Args:
         lane: gives the selector, the clock and the limits.
-        exchange: the first one to carry, once it is open.
+        exchange: the first one to carry, once the connection is open.
 
     Attributes:
-        exchange: the one under way, or None where it is idle.
+        exchange: the one under way, or None where the connection is idle.
         idle_since: lane time of the end of the last exchange.
     """
 
@@ -92,7 +92,7 @@ class Connection:
         state = "opening" if self._opening else "busy" if self.exchange is not None else "idle"
         return f"<Connection {state if self._socket is not None or self._opening else 'closed'}>"
 
-    # -- opening ------------------------------------------------------------------------------------------------------
+    # -- Opening -------------------------------------------------------------------------------------------------------
 
     def dial(self, addresses: Sequence[Address] | ExchangeError) -> None:
         """Connect to the first of the addresses that answers."""
@@ -196,7 +196,7 @@ class Connection:
         self._opening = False
         self._begin(exchange)
 
-    # -- an exchange --------------------------------------------------------------------------------------------------
+    # -- One exchange --------------------------------------------------------------------------------------------------
 
     def start(self, exchange: Exchange) -> None:
         """Carry the next exchange; the connection is idle."""
@@ -213,7 +213,7 @@ class Connection:
             head, body = exchange.begin(self._lane)
             if exchange.given_up:
                 raise ExchangeInterrupted
-        except BaseException as error:  # noqa: BLE001 - whatever it is, whoever waits for the exchange gets it
+        except BaseException as error:  # noqa: BLE001 - the caller of the exchange gets it
             exchange.failed(error)
             self._end(usable=True, begun=False)
             return
@@ -226,13 +226,13 @@ class Connection:
                 self._out[1] = memoryview(bytes(body))
             self._offered = self._paid = 0
             if exchange.urgent:
-                # Those who come after wait the longer.
+                # It does not wait, and later requests wait the longer.
                 self._paid = sum(map(len, self._out))
                 self._lane.bandwidth.reserve(self._paid)
             self._push()
 
     def _send_first(self, head: bytes, body: Body, exchange: Exchange) -> None:
-        """Send what the socket takes at once: for a small request, all of it."""
+        """Send as much as the socket takes at once, which is all of a small request."""
         opened = self._socket
         assert opened is not None
         size = len(body)
@@ -271,7 +271,7 @@ class Connection:
         slice_bytes = PLAIN_SLICE_BYTES if self._lane.tls is None else TLS_SLICE_BYTES
         while self._out:
             piece = self._out[0]
-            # What TLS was offered once has to be offered again.
+            # TLS requires the same bytes to be offered again.
             size = self._offered or min(len(piece), slice_bytes)
             if bandwidth is not None and self._paid < size and not self._offered:
                 if not self._paid:
@@ -306,7 +306,7 @@ class Connection:
         self._watch(READ)
 
     def _released(self) -> None:
-        """The turn of what is to be sent has come."""
+        """Send on: the bandwidth limit allows the next bytes now."""
         if self._held:
             self._held = False
             self._moved_at = self._lane.clock()
@@ -360,7 +360,7 @@ class Connection:
                 self._refused = True
                 self._out = []
                 self._watch(READ)
-            # What TLS has decrypted already is seen by no selector.
+            # The selector does not see bytes that TLS has already decrypted.
             more = isinstance(opened, ssl.SSLSocket) and opened.pending() > 0
 
     def _answered(self, answer: Answer, reader: AnswerReader) -> None:
@@ -372,12 +372,12 @@ class Connection:
             return
         try:
             exchange.answered(answer)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, whoever waits for the exchange gets it
+        except BaseException as error:  # noqa: BLE001 - the caller of the exchange gets it
             exchange.failed(error)
         self._end(usable=whole and reader.keep_alive)
 
     def _read_last_words(self, reason: str) -> None:
-        """After a failed write: a server that refuses and hangs up has often said why."""
+        """Read the answer after a failed write: a server that refuses and hangs up has often sent the reason."""
         exchange, opened = self.exchange, self._socket
         assert exchange is not None
         assert opened is not None
@@ -401,7 +401,7 @@ class Connection:
         self._answered(reader.answer, reader)
 
     def _no_more(self, reason: str) -> None:
-        """The server sends nothing more: the end of an answer without a length, or of every hope for one."""
+        """The server sends nothing more: an answer without a length is whole, and any other fails."""
         exchange = self.exchange
         assert exchange is not None
         try:
@@ -419,7 +419,7 @@ class Connection:
         assert exchange is not None
         stale = isinstance(error, ExchangeError) and error.unanswered and self._used
         if stale and not exchange.once and not exchange.given_up:
-            # The server had just closed it for being idle.
+            # The server had just closed the idle connection.
             self.exchange = None
             self.close()
             self._lane.open_for(exchange)
@@ -444,17 +444,17 @@ class Connection:
             self.close()
         self._lane.ended(self, exchange, usable=usable, begun=begun)
 
-    # -- between exchanges --------------------------------------------------------------------------------------------
+    # -- Between exchanges ---------------------------------------------------------------------------------------------
 
     def _spoken(self, _events: int) -> None:
-        """A server that speaks without being asked says good-bye, or cannot count."""
+        """Close: a server that sends bytes without a request is closing, or out of step."""
         self.close()
 
     def _unready(self, _events: int) -> None:
-        """Nothing is registered yet."""
+        """Do nothing: no event is registered yet."""
 
     def fit(self) -> bool:
-        """Whether another exchange can begin: the server has neither hung up nor said anything."""
+        """Whether another exchange can begin: the server has neither closed the connection nor sent anything."""
         opened = self._socket
         if opened is None:
             return False
@@ -466,10 +466,10 @@ class Connection:
             return False
         return False
 
-    # -- endings ------------------------------------------------------------------------------------------------------
+    # -- Time limits and closing ---------------------------------------------------------------------------------------
 
     def check(self, now: float) -> None:
-        """End what is late; to be called now and then."""
+        """End what is late; called now and then."""
         lane, exchange = self._lane, self.exchange
         if exchange is None:
             if now - self.idle_since >= lane.keep_alive_seconds:
@@ -477,7 +477,7 @@ class Connection:
         elif self._opening:
             self._check_opening(now)
         elif self._held:
-            # It waits for its own turn: the server is not to blame.
+            # Held by the bandwidth limit, not by the server.
             self._moved_at = now
         else:
             self._check_progress(now, lane.retry.complete_seconds if exchange.patient else lane.retry.stall_seconds)
@@ -505,14 +505,15 @@ class Connection:
         if self._queued is None:
             self._queued = queued
         if still >= stall_seconds:
-            # Megabytes wait in the kernel on their way to a slow server; it takes no more before a good share is gone.
+            # The kernel may hold megabytes for a slow server, and takes no more until a good share is acknowledged:
+            # while they become fewer, bytes move.
             if queued < self._queued:
                 self._queued, self._moved_at = queued, now
             else:
                 self._fail(ExchangeError(f"no byte moved for {stall_seconds:g} s", Stalled))
 
     def _kernel_holds(self) -> int:
-        """Bytes that the kernel holds and the server has not acknowledged; 0 where the system does not tell."""
+        """Bytes in the kernel that the server has not acknowledged; 0 where the system does not report them."""
         assert self._socket is not None
         try:
             told = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, b"\0" * 4)
@@ -521,7 +522,7 @@ class Connection:
         return int.from_bytes(told, sys.byteorder)
 
     def give_up(self, error: BaseException) -> None:
-        """Whoever wanted the exchange is gone, or the lane is being closed: end it, and the connection."""
+        """End the exchange and the connection: its caller was cancelled, or the lane is closing."""
         exchange = self.exchange
         if exchange is not None:
             exchange.failed(error)
@@ -530,7 +531,7 @@ class Connection:
             self.close()
 
     def close(self) -> None:
-        """Close at once; what an unfinished exchange has in the kernel's buffers is not sent. Harmless when closed."""
+        """Close at once; bytes of an unfinished exchange in the kernel's buffers are not sent. Harmless when closed."""
         if self._socket is not None:
             if self._out or self._refused:
                 with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""One request and its answer, as a lane carries it: what is sent, where the answer goes, and how it ends."""
+"""One request and its answer, as a lane carries it, and the delivery of results to the event loop."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     from asyncsink.s3.http.lane import Lane
 
 TOLD_AT_ONCE: Final = 64
-"""Results that are delivered in one turn of the event loop: handling them takes some milliseconds."""
+"""Results delivered in one iteration of the event loop: handling them takes some milliseconds."""
 Body = bytes | bytearray | memoryview
 NO_BODY = b""
 
 
 class ExchangeInterrupted(Exception):
-    """Whoever wanted the answer has given up."""
+    """The caller has given the exchange up."""
 
 
 class Exchange:
     """A request. All methods are called in the lane's thread; each exchange ends once, by `answered` or `failed`.
 
     Attributes:
-        bodiless: the answer has no body, whatever its headers say (HEAD).
-        once: never sent a second time, not even where a kept connection turns out to be closed.
-        patient: it is Stalled after complete_seconds without a byte, not after stall_seconds.
-        urgent: it waits neither for a token nor for its turn where the bandwidth is limited.
+        bodiless: the answer has no body, whatever its headers are (HEAD).
+        once: never sent a second time, not even where a kept connection proves closed.
+        patient: Stalled after complete_seconds without a byte, not after stall_seconds.
+        urgent: it waits neither for a token nor for the bandwidth limit.
         borrowed: the body is in the lane's own buffer, which the next exchange overwrites.
         answer_bytes_max: of the whole answer.
-        batch: the operation of many requests that it is one of, or None.
-        given_up: whoever wanted the answer is gone; set by the event loop.
-        weight_bytes: bytes of a body that went either way, once it is over: for the pacer.
-        problem: what went wrong, for the pacer.
+        batch: the operation of many requests that it belongs to, or None.
+        given_up: the caller has given it up; set by the event loop.
+        weight_bytes: bytes of the body in either direction, once it is over: for the pacer.
+        problem: the fault, for the pacer.
     """
 
     __slots__ = ("given_up", "problem", "weight_bytes")
@@ -61,35 +61,35 @@ class Exchange:
         """Head and body. May read files, and may be called again for another attempt over a new connection.
 
         Raises:
-            Exception: whatever it is ends the exchange: `failed` gets it, and nothing is sent.
+            Exception: any exception ends the exchange: `failed` gets it, and nothing is sent.
         """
         raise NotImplementedError
 
     def quick(self, data: memoryview) -> bool:
-        """Whether `data`, the first bytes of the answer, are all of it, and the exchange has ended by them, with a
-        connection that serves again. False, with nothing changed: they are for a reader."""
+        """Whether `data`, the first bytes of the answer, are a whole usual answer, which ends the exchange and leaves
+        the connection usable. False, with nothing changed: a reader gets them."""
         del data
         return False
 
     def reader(self, kept: AnswerReader) -> AnswerReader:
-        """What reads the answer: `kept`, begun, or one of the exchange's own."""
+        """The reader of the answer: `kept`, begun, or one of the exchange's own."""
         kept.begin(bodiless=self.bodiless, bytes_max=self.answer_bytes_max)
         return kept
 
     def answered(self, answer: Answer) -> None:
-        """The whole answer; what is raised goes to `failed`."""
+        """Take the whole answer; an exception goes to `failed`."""
         raise NotImplementedError
 
     def failed(self, error: BaseException) -> None:
-        """There is no answer that could be used. Must not raise."""
+        """Take the reason why there is no usable answer. Must not raise."""
         raise NotImplementedError
 
     def over(self, lane: Lane) -> None:
-        """Called last, however it ended, when the lane holds nothing of it any more. Must not raise."""
+        """Called last, however it ended, when the lane has released it. Must not raise."""
 
 
 class LaneWork:
-    """Exchanges that are given to a lane at once, made one by one when there is room for them.
+    """Exchanges that are given to a lane at once, and made one by one when there is room for them.
 
     Args:
         take: the next exchange, or None where there are no more; called in any thread.
@@ -108,10 +108,10 @@ def single(exchange: Exchange) -> LaneWork:
 
 
 class Outbox:
-    """Functions that the event loop is to call. `put` and `flush` may be called from any thread.
+    """Functions for the event loop to call. `put` and `flush` may be called from any thread.
 
     Args:
-        loop: which calls them.
+        loop: calls them.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -123,14 +123,14 @@ class Outbox:
         return f"<Outbox {len(self._waiting)} results waiting>"
 
     def put(self, function: Callable[[], None], weight: int = 1) -> None:
-        """Have the event loop call `function`, which tells of `weight` objects, after the next `flush`."""
+        """Have the event loop call `function`, which delivers results of `weight` objects, after the next `flush`."""
         self._waiting.append((function, weight))
 
     def flush(self) -> None:
-        """Wake the event loop where there is something for it and it was not woken yet."""
+        """Wake the event loop where functions wait and it was not woken yet."""
         if self._waiting and not self._waking:
             self._waking = True
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop was closed
                 self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
@@ -138,7 +138,7 @@ class Outbox:
         told = 0
         while self._waiting:
             if told >= TOLD_AT_ONCE:
-                # Whoever is woken runs in the loop's next turn: others must have theirs in between.
+                # The tasks that were woken run before the rest is delivered.
                 self._waking = True
                 self._loop.call_soon(self._deliver)
                 return

@@ -1,5 +1,4 @@
-"""The kinds of exchanges: an operation whose body is in memory, a body read from a file, a range that is taken as it
-comes, and small files by the batch."""
+"""Kinds of exchanges: a body in memory, a body read from a file, a range taken as it arrives, and batches of HEADs."""
 
 from __future__ import annotations
 
@@ -66,14 +65,14 @@ if TYPE_CHECKING:
     from asyncsink.s3.http.lane import Lane
 
 READ_PIECE_BYTES: Final = 2 * MIB
-"""Read and checksummed at a time: small enough to be in the processor's cache still when the checksum reads it."""
+"""Read and checksummed at a time: small enough to be still in the processor's caches when the checksum reads it."""
 
 
 class FileRefused(Exception):
     """The server answered with an error.
 
     Attributes:
-        error: what it means.
+        error: its meaning.
         answer: the answer itself.
     """
 
@@ -85,14 +84,14 @@ class FileRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BatchPlace:
-    """Where requests go, and what signs them.
+    """The target of requests, and the source of their signatures.
 
     Attributes:
         bucket: its name, for messages.
         url: of the endpoint, for messages.
-        keyring: says the server's time.
-        sign_payload: the body's SHA-256 belongs into the signature.
-        traffic: where small files that are stored are counted.
+        keyring: gives the server's time.
+        sign_payload: the signature covers the body's SHA-256.
+        traffic: counts the small files that are stored.
     """
 
     bucket: str
@@ -102,12 +101,12 @@ class BatchPlace:
     traffic: Traffic
 
     def checked(self, operation: HotOperation, answer: Answer, signed_at: float | None) -> None:
-        """Raises Refused where the answer is an error."""
+        """Raise FileRefused where the answer is an error."""
         if is_error(answer):
             raise FileRefused(error_of_answer(operation, self.bucket, answer, signed_at, self.keyring.region), answer)
 
     def failed(self, name: str, where: str, failure: ExchangeError) -> AsyncSinkError:
-        """The error for a request that has no whole answer, with the cause of `failure`."""
+        """The error for a request without a whole answer, with the cause of `failure`."""
         if isinstance(failure, NoThread):
             error = failure.error(f"{name} of {where} failed: {failure.reason}", operation=name)
         else:
@@ -119,7 +118,7 @@ class BatchPlace:
         return error
 
     def learn(self, writer: RequestWriter, refused: FileRefused) -> None:
-        """What a refusal teaches about the next requests; may be called from any thread.
+        """Apply a refusal to the next requests (credentials, clock); may be called from any thread.
 
         Args:
             writer: signed the request that was refused.
@@ -152,7 +151,7 @@ class ExchangeBatch:
         self.outbox = outbox
         self.done = done
         self.given_up = False
-        # Counted in one step: where one lane hangs, the rest is sent by another.
+        # Counted in one step: another lane may send the rest where one hangs.
         self._others = iter(range(number - 1))
 
     def take(self) -> Exchange | None:
@@ -160,7 +159,7 @@ class ExchangeBatch:
         raise NotImplementedError
 
     def answer(self) -> Response:
-        """What the operation has come to, when all its exchanges are over."""
+        """The operation's response, when all its exchanges are over."""
         raise NotImplementedError
 
     def has(self, exchange: Exchange) -> bool:
@@ -168,7 +167,7 @@ class ExchangeBatch:
         return exchange.batch is self
 
     def one_over(self) -> None:
-        """One exchange is over."""
+        """Count the end of one exchange."""
         if next(self._others, None) is None:
             self.all_over()
 
@@ -222,13 +221,13 @@ class Awaited(Exchange):
             return
         if self._error is not None:
             self.done.set_exception(self._error)
-            self.done.exception()  # a caller who was cancelled does not ask
+            self.done.exception()  # retrieved here, since a cancelled caller does not
         else:
             self.done.set_result(self._result)
 
 
 class InMemory(Awaited):
-    """An operation that has its body, if it has one, in memory."""
+    """An operation whose body, if it has one, is in memory."""
 
     __slots__ = ("_operation", "answer_bytes_max", "bodiless", "once", "patient", "urgent")
 
@@ -245,12 +244,12 @@ class InMemory(Awaited):
         self.bodiless = isinstance(operation, HeadObject)
         self.once = not operation.idempotent
         self.patient = isinstance(operation, CompleteMultipartUpload)
-        # An abort has seconds only; it must not spend them behind the bodies of other files.
+        # An abort has only seconds, which must not pass behind the bodies of other files.
         self.urgent = isinstance(operation, (AbortMultipartUpload, ListParts))
         self.answer_bytes_max = _answer_bytes_max(operation)
 
     def begin(self, lane: Lane) -> tuple[bytes, Body]:
-        """Sign it."""
+        """Sign the request."""
         del lane
         operation, document = self._operation, b""
         body: Body = NO_BODY
@@ -267,7 +266,7 @@ class InMemory(Awaited):
         return self.head(operation, payload_hash, document), body
 
     def reader(self, kept: AnswerReader) -> AnswerReader:
-        """With room for the bytes of a range."""
+        """A reader with room for the bytes of a range."""
         operation, into = self._operation, None
         if isinstance(operation, GetObject):
             into = operation.into if operation.into is not None else memoryview(bytearray(operation.length))
@@ -276,7 +275,7 @@ class InMemory(Awaited):
         return kept
 
     def answered(self, answer: Answer) -> None:
-        """Read it."""
+        """Read the response."""
         operation, place = self._operation, self._place
         place.checked(operation, answer, self._signed_at)
         if isinstance(operation, ListObjects):
@@ -344,7 +343,7 @@ class FromFile(Awaited):
         return self.head(self._put, payload_hash), body
 
     def _read(self, lane: Lane, source: PartSource, offset: int, body: memoryview) -> str:
-        """Fill the body, and compute its checksum and that of the header; the payload hash of its signature."""
+        """Fill the body, compute its checksum and that of the header, and return the payload hash for the signature."""
         algorithm = self._operation.algorithm
         named: ChecksumAlgorithm | None = "MD5" if self._operation.md5_instead else algorithm
         signed = self._place.sign_payload and self._writer.signs
@@ -366,7 +365,7 @@ class FromFile(Awaited):
         return digest_of(digester.result("SHA256")).hex() if signed else UNSIGNED_PAYLOAD
 
     def answered(self, answer: Answer) -> None:
-        """Compare it with the body."""
+        """Compare the answer with the body."""
         assert self._put is not None
         assert self._body is not None
         self._place.checked(self._put, answer, self._signed_at)
@@ -382,7 +381,7 @@ class FromFile(Awaited):
         )
 
     def over(self, lane: Lane) -> None:
-        """Give the buffer back."""
+        """Return the buffer."""
         self._put = None
         if self._body is not None:
             body, self._body = self._body, None
@@ -391,7 +390,7 @@ class FromFile(Awaited):
 
 
 class Range(Awaited):
-    """A range whose bytes are taken as they come."""
+    """A range whose bytes are taken as they arrive."""
 
     __slots__ = ("_buffer", "_operation", "_pieces")
 
@@ -409,13 +408,13 @@ class Range(Awaited):
         self._pieces: PieceReader | None = None
 
     def begin(self, lane: Lane) -> tuple[bytes, Body]:
-        """Sign it."""
+        """Sign the request."""
         if self._buffer is None:
             self._buffer = lane.lend(PIECE_BYTES)
         return self.head(self._operation.request(), EMPTY_PAYLOAD), NO_BODY
 
     def reader(self, kept: AnswerReader) -> AnswerReader:
-        """One that gives the bytes to the taker."""
+        """A reader that gives the bytes to the taker."""
         del kept
         assert self._buffer is not None
         self._pieces = PieceReader(self._operation.length, self._buffer, self._take)
@@ -427,13 +426,13 @@ class Range(Awaited):
         self._operation.taker.take(position, piece)
 
     def answered(self, answer: Answer) -> None:
-        """Look whether it was the range that was asked for."""
+        """Check that the requested range was received."""
         assert self._pieces is not None
         request = self._operation.request()
         self._place.checked(request, answer, self._signed_at)
         check_answered_range(request, self._place.bucket, answer, self._pieces.taken)
         answer.data = memoryview(b"")
-        # The bytes are with the taker, who counts them.
+        # The taker has the bytes and counts them.
         told = cast("ObjectData", response_of(replace(request, whole=False), answer))
         received = ObjectReceived(length=self._pieces.taken, etag=told.etag, version_id=told.version_id)
         self._operation.taker.end(received)
@@ -441,7 +440,7 @@ class Range(Awaited):
         self._result = received
 
     def over(self, lane: Lane) -> None:
-        """Give the buffer back."""
+        """Return the buffer."""
         self._pieces = None
         if self._buffer is not None:
             buffer, self._buffer = self._buffer, None
@@ -449,13 +448,13 @@ class Range(Awaited):
         super().over(lane)
 
 
-# -- many HEADs -------------------------------------------------------------------------------------------------------
+# -- Batches of HEADs --------------------------------------------------------------------------------------------------
 
 _SAYING_MORE: Final = b"|".join([*sorted(FRAMING), b"retry-after", b"x-amz-bucket-region"])
 _NOTHING_THERE: Final = (
     rb"(?i)HTTP/1\.1 404 " + TEXT + rb"(?:\r\n(?!(?:" + _SAYING_MORE + rb"):)" + LINE + rb")*\r\n\r\n"
 )
-"""A 404 that says no more than that nothing is there."""
+"""A plain 404, without headers that mean more."""
 
 
 class Heads(ExchangeBatch):
@@ -474,12 +473,12 @@ class Heads(ExchangeBatch):
         self._keys = iter(enumerate(operation.keys))
 
     def take(self) -> OneHead | None:
-        """See Batch."""
+        """The next HEAD."""
         found = next(self._keys, None)
         return None if found is None else OneHead(self, *found)
 
     def answer(self) -> HeadsDone:
-        """How many objects were found."""
+        """The number of objects found."""
         return HeadsDone(found=sum(isinstance(result, ObjectHead) for result in self.operation.results))
 
 
@@ -498,14 +497,14 @@ class OneHead(InMemory):
         self._number = number
 
     def quick(self, data: memoryview) -> bool:
-        """Whether this is a plain 404, and the connection serves again."""
+        """Whether this is a plain 404 on a connection that stays usable."""
         if re.fullmatch(_NOTHING_THERE, data) is None:
             return False
         self._result = ABSENT
         return True
 
     def over(self, lane: Lane) -> None:
-        """Keep what it came to; what has no answer at all is for the ordinary way."""
+        """Store the result; a HEAD without any answer is left for the ordinary way."""
         del lane
         batch, error = self.batch, self._error
         if isinstance(error, FileRefused):
@@ -519,5 +518,5 @@ class OneHead(InMemory):
 def _answer_bytes_max(operation: HotOperation) -> int:
     if isinstance(operation, (ListObjects, ListParts)):
         return LISTING_BYTES_MAX
-    # A coding in pieces may put as much around the bytes as there are bytes.
+    # Chunked coding may double the bytes.
     return ANSWER_BYTES_MAX + (2 * operation.length if isinstance(operation, GetObject) else 0)

@@ -1,4 +1,4 @@
-"""What requests are signed with at this moment: credentials that are renewed in time, and the server's clock."""
+"""Credentials and clock that sign requests: credentials renewed in time, once for all keyrings; the server's time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from asyncsink.s3.http.signing import Endpoint, Signer
 from asyncsink.value import dataclass
 
 RENEW_BEFORE_SECONDS: Final = 300.0
-"""So long before they expire, credentials are asked for again."""
+"""Seconds before the expiry at which credentials are renewed."""
 ASK_AGAIN_SECONDS: Final = 10.0
-"""A provider whose credentials are about to expire is not asked more often than this."""
+"""Seconds between two attempts to renew credentials that are about to expire."""
 
 
 class CredentialsLike(Protocol):
-    """What a request is signed with."""
+    """The keys that sign a request."""
 
     @property
     def access_key_id(self) -> str:
@@ -41,21 +41,21 @@ class CredentialsLike(Protocol):
 
     @property
     def expires_at(self) -> datetime | None:
-        """Timezone-aware, or None where they last or nobody knows."""
+        """Timezone-aware, or None where they do not expire or the time is unknown."""
         ...
 
 
 CredentialsProvider = Callable[[], Awaitable[CredentialsLike]]
-"""Gives the credentials of this moment, renewed where that is due. Raises CredentialsError where there are none."""
+"""Gives the current credentials, renewed where that is due. Raises CredentialsError where there are none."""
 
 
 class Keyring:
     """Holds the writer of signed requests, and renews it.
 
     Args:
-        endpoint: where the requests go.
+        endpoint: of the requests.
         region: of the bucket.
-        provider: asked before the first request, shortly before credentials expire, and after `expire`; None sends
+        provider: called before the first request, shortly before credentials expire, and after `expire`; None sends
             everything unsigned.
         request_payer: accept the charges of a requester-pays bucket.
         clock: seconds since the epoch.
@@ -83,7 +83,7 @@ class Keyring:
         self._second = -1
         self._timestamp = ""
         self.offset_seconds = 0.0
-        """What the server's clock is ahead of ours, as far as it had to be corrected."""
+        """Seconds that the server's clock is ahead of ours, as far as it had to be corrected."""
         if provider is None:
             self._writer = RequestWriter(endpoint, None, request_payer=request_payer)
 
@@ -95,12 +95,12 @@ class Keyring:
         return self._writer if self._clock() < self._ask_at else None
 
     async def renewed(self) -> RequestWriter:
-        """The writer, after asking for credentials unless somebody else just did.
+        """The writer, with renewed credentials unless another task has just renewed them.
 
         Credentials that have not ended yet are used to their end where there are no newer ones.
 
         Raises:
-            CredentialsError, ConfigError: the provider's own, or a CredentialsError that names what it raised.
+            CredentialsError, ConfigError: the provider's own, or a CredentialsError that names its exception.
         """
         async with self._lock:
             writer = self.ready()
@@ -115,7 +115,7 @@ class Keyring:
             return writer
 
     def expire(self, writer: RequestWriter) -> None:
-        """The server refused `writer`'s credentials as expired: ask again, unless they were renewed meanwhile."""
+        """Have `writer`'s credentials, which the server refused as expired, renewed, unless that happened meanwhile."""
         if writer is self._writer and self._provider is not None:
             self._writer = None
 
@@ -143,7 +143,7 @@ class Keyring:
         except AsyncSinkError:
             raise
         except Exception as error:  # noqa: BLE001 - a provider may raise anything
-            # Its text may quote what a credential process printed.
+            # Its text may quote the output of a credential process.
             raise CredentialsError(f"The credentials cannot be had ({type(error).__name__}); log in again.") from None
         if not found.access_key_id.isascii() or not found.access_key_id.isprintable():
             raise CredentialsError("The access key id is malformed; check the profile or file that it comes from.")
@@ -157,15 +157,15 @@ class Keyring:
         return RequestWriter(self._endpoint, signer, request_payer=self._request_payer)
 
 
-# -- Credentials of one target for all who sign: looked up once when they end, however many requests notice it ---------
+# -- Credentials shared by all keyrings of one target, looked up once when they expire ---------------------------------
 
 FAILED_SECONDS: Final = 1.0
-"""So long a look-up that failed is not repeated: each of many waiting requests would repeat it for itself."""
+"""Seconds for which a failed look-up is not repeated: each waiting request would repeat it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldCredentials:
-    """What the wire lane signs with, and until when."""
+    """The wire lane's keys, and their expiry."""
 
     access_key_id: str
     secret_access_key: Secret
@@ -174,11 +174,11 @@ class HeldCredentials:
 
 
 class SharedCredentials:
-    """Gives each of its `provider`s the credentials that are known, and looks for others when one has had them.
+    """Gives each of its `provider`s the known credentials, and looks for others when a provider has had these.
 
     Args:
-        first: `Credentials`, or botocore's own object; None looks for them.
-        find: looks from the beginning, as after a new login: files and environment are read again, roles and SSO asked.
+        first: `Credentials`, or botocore's own object; None looks them up.
+        find: looks from the beginning, as after a new login: files and environment are read again, roles and SSO too.
         clock: seconds, never going back.
     """
 
@@ -196,10 +196,10 @@ class SharedCredentials:
         return f"<SharedCredentials {'known' if self._known else 'not asked yet'}>"
 
     def provider(self) -> CredentialsProvider:
-        """For one keyring, which asks when it needs others than those it was given last.
+        """A provider for one keyring, which calls it to replace the credentials that it got last.
 
         It raises CredentialsError where the first look-up finds none. Where a later one finds none, it raises
-        ExpiredCredentials, which is tried again: a login, or the service that hands credentials out, may come back.
+        ExpiredCredentials, which is retried: a login, or the service that issues credentials, may come back.
         """
         given: HeldCredentials | None = None
 

@@ -1,7 +1,7 @@
 """A lane: one thread with a selector and many non-blocking sockets, which carries exchanges and gives results back.
 
 Work comes in batches from the event loop and results go back in batches, so that neither side is woken for each of
-them. How many exchanges are under way is the pacer's to say, over all lanes together.
+them. The pacer bounds the exchanges under way, over all lanes together.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 RECEIVE_BYTES: Final = 64 * KIB
 BUFFER_KEPT_BYTES_MAX: Final = 32 * MIB
-"""A larger buffer serves bodies of its own size only: those after it have paid for no more memory than they need."""
+"""A larger buffer serves bodies of its own size only: smaller ones have paid for no more memory than they need."""
 KEEP_ALIVE_SECONDS: Final = 4.0
 """S3 closes idle connections after about five seconds."""
 FRESH_SECONDS: Final = 1.0
-"""A connection that was in use so short a time ago is not one that the server is just closing."""
+"""Seconds after its use in which a connection is not one that the server is just closing."""
 SWEEP_SECONDS_MIN, SWEEP_SECONDS_MAX = 0.01, 1.0
 
 
@@ -48,14 +48,14 @@ class Shared:
     """What all lanes of a client have in common.
 
     Attributes:
-        host: what the certificate must name.
+        host: the name that the certificate must have.
         tls: the context for HTTPS, None for plain HTTP.
-        retry: connect_seconds, stall_seconds and complete_seconds count.
+        retry: its connect_seconds, stall_seconds and complete_seconds apply.
         pacer: tokens; each exchange that is not urgent holds one.
         addresses: of the host.
-        bandwidth: the limit on what is sent in a second, or None.
-        outbox: where results go.
-        owner: the thread of the event loop; lanes end when it is gone.
+        bandwidth: the limit on bytes sent in a second, or None.
+        outbox: takes the results.
+        owner: the thread of the event loop; lanes end with it.
     """
 
     host: str
@@ -104,13 +104,13 @@ class Lane:
         self._sweep_at = float("inf")
         self._asked = self._granted = self._stopping = self._sleeping = False
         self._tokens = self._answered = self._answered_bytes = 0
-        """Tokens of exchanges that are over, for those that begin before the lane waits for the network; and exchanges
-        that the pacer was not told of yet, with what their bodies weigh."""
+        """Tokens of exchanges that are over, kept for new ones until the lane waits for the network; and answered
+        exchanges that the pacer has not counted yet, with the bytes of their bodies."""
         self.began_at, self.over = 0.0, False
-        """When the thread began what it is doing now (`clock`), or 0.0 while it waits; and whether it has ended, or is
-        about to, so that nothing may be given to it any more."""
+        """When the thread began its current action (`clock`), or 0.0 while it waits; and whether it has ended or is
+        about to, so that it takes no more work."""
         self.view = memoryview(bytearray(RECEIVE_BYTES))
-        """Where answers are received; overwritten by the next."""
+        """Receives answers; overwritten by the next."""
         self._body = memoryview(b"")
         self._buffers: list[memoryview] = []
         self._lent = 0
@@ -125,7 +125,7 @@ class Lane:
         self._waking = threading.Lock()
         self._closed = False
         self.ended_future: Future[None] = Future()
-        """Completed when the thread has let go of everything."""
+        """Completed when the thread has released everything."""
         self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
         self.thread = threading.Thread(target=self._run, name=name, daemon=False)
         try:
@@ -137,11 +137,11 @@ class Lane:
     def __repr__(self) -> str:
         return f"<Lane {self.thread.name}: {len(self._busy)} under way, {len(self._connections)} connections>"
 
-    # -- from other threads -------------------------------------------------------------------------------------------
+    # -- For other threads ---------------------------------------------------------------------------------------------
 
     @property
     def load(self) -> int:
-        """Exchanges under way and pieces of work that wait."""
+        """Exchanges under way, and pieces of work that wait."""
         return len(self._busy) + len(self._queue) + len(self._urgent)
 
     @property
@@ -151,7 +151,7 @@ class Lane:
 
     @property
     def tokens(self) -> int:
-        """The pacer's tokens that it holds."""
+        """The pacer's tokens that the lane holds."""
         return sum(not exchange.urgent for exchange in tuple(self._busy)) + self._granted + self._tokens
 
     def give(self, work: LaneWork) -> None:
@@ -165,7 +165,7 @@ class Lane:
         self.wake()
 
     def hand_over(self, other: Lane) -> None:
-        """Give all that waits to another lane; also what is left of the piece that is being begun."""
+        """Give all waiting work to another lane, also the rest of a piece that has begun."""
         with self._queueing:
             taken = list(self._queue)
             self._queue.clear()
@@ -206,19 +206,19 @@ class Lane:
         """End everything under way, and the thread."""
         self._stopping = True
         for exchange in tuple(self._busy):
-            exchange.given_up = True  # what is still being read is not sent any more
+            exchange.given_up = True  # a body that is still being read is not sent
         self.wake()
 
     def wake(self) -> None:
-        """Have the thread look at what there is."""
+        """Wake the thread where it waits."""
         if self._sleeping:
-            # The lock: a descriptor that was closed may be somebody else's by now.
+            # Under the lock: the number of a closed descriptor may be in use again.
             with self._waking:
                 if not self._closed:
                     with contextlib.suppress(BlockingIOError):  # a full pipe wakes just as well
                         os.write(self._wake_writer, b"!")
 
-    # -- for connections and exchanges, in the thread -----------------------------------------------------------------
+    # -- For connections and exchanges, in the thread ------------------------------------------------------------------
 
     def room(self, size_bytes: int) -> memoryview:
         """A buffer for the body of one exchange that is `borrowed`."""
@@ -227,7 +227,7 @@ class Lane:
         return self._body[:size_bytes]
 
     def lend(self, size_bytes: int) -> memoryview:
-        """A buffer of `size_bytes` for one exchange, which gives it back by `take_in`.
+        """A buffer of `size_bytes` for one exchange, returned by `take_in`.
 
         Raises:
             ConnectionLost: the system has no memory for it now.
@@ -242,13 +242,13 @@ class Lane:
         try:
             buffer = memoryview(mmap.mmap(-1, rounded, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         except OSError as error:
-            # Others have buffers, which may go: it is tried again.
+            # Retryable: other buffers may be freed.
             raise ConnectionLost(f"A buffer of {size_bytes:,} bytes cannot be had. {shortage(error)}") from error
         self._lent += 1
         return buffer[:size_bytes]
 
     def take_in(self, buffer: memoryview) -> None:
-        """A buffer that was lent is free again; kept, up to as many as are lent at once."""
+        """Take a lent buffer back, and keep as many as are lent at once."""
         self._lent -= 1
         whole = memoryview(buffer.obj)
         if len(self._buffers) > self._lent:
@@ -265,12 +265,12 @@ class Lane:
             self._selector.modify(where, events, connection)
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call `function` in so many seconds."""
+        """Call `function` in `seconds`."""
         self._timer_number += 1
         heapq.heappush(self._timers, (self.clock() + seconds, self._timer_number, function))
 
     def open_for(self, exchange: Exchange) -> None:
-        """Carry `exchange` over a new connection; its token is held already."""
+        """Carry `exchange`, which holds its token already, over a new connection."""
         connection = Connection(self, exchange)
         self._connections.add(connection)
         self._busy[exchange] = connection
@@ -284,7 +284,7 @@ class Lane:
             connection.dial(addresses)
 
     def ended(self, connection: Connection, exchange: Exchange, *, usable: bool, begun: bool) -> None:
-        """An exchange is over; `begun` says that something of it was sent, or was to be."""
+        """Take note of the end of an exchange; `begun`: something of it was sent, or was to be."""
         self._busy.pop(exchange, None)
         if usable:
             self._idle.append(connection)
@@ -303,12 +303,12 @@ class Lane:
             self._answered_bytes += exchange.weight_bytes
 
     def closed(self, connection: Connection) -> None:
-        """A connection is gone."""
+        """Forget a closed connection."""
         self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
 
-    # -- the thread ---------------------------------------------------------------------------------------------------
+    # -- The thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         ended = ExchangeError("the transport was closed")
@@ -327,7 +327,7 @@ class Lane:
             self.ended_future.set_result(None)
 
     def _turn(self) -> bool:
-        """One round: what was asked for, what can be begun, what has come. False where the thread is to end."""
+        """One round: calls, new exchanges, events. False where the thread is to end."""
         while self._calls:
             self._calls.popleft()()
         if self._stopping:
@@ -338,7 +338,7 @@ class Lane:
         self._outbox.flush()
         self.began_at = 0.0
         self._sleeping = True
-        # Looked at after the flag is set: what comes later wakes the thread.
+        # Checked after the flag is set: later work wakes the thread.
         idle = not (self._calls or self._granted or self._stopping or self._urgent or (self._queue and not self._asked))
         try:
             events = self._selector.select(self._timeout() if idle else 0)
@@ -385,7 +385,7 @@ class Lane:
             self._pacer.give_back(tokens)
 
     def _next_urgent(self) -> Exchange | None:
-        # In one step: another lane may be given it at the same time.
+        # In one step: the event loop may hand it to another lane at the same time.
         try:
             return self._urgent.popleft()
         except IndexError:
@@ -416,7 +416,7 @@ class Lane:
         return False
 
     def _grant(self) -> None:
-        """The pacer has a token for this lane; called in any thread."""
+        """Take a token of the pacer for this lane; called in any thread."""
         self._granted = True
         self._asked = False
         self.wake()
@@ -430,8 +430,9 @@ class Lane:
             return
         connection = self._kept(FRESH_SECONDS if exchange.once else self.keep_alive_seconds)
         if connection is not None and not exchange.borrowed and not connection.fit():
-            # A late answer would be taken for this one's; and nothing is read in vain, and nothing fails that must not
-            # be sent twice. A small file needs no such care: only an answer with its own checksum counts.
+            # On such a connection a late answer would be taken for this one's, a body would be read in vain, and a
+            # request that must not be sent twice would fail. A small file needs no such care: only an answer with its
+            # own checksum counts.
             connection.close()
             connection = None
         if connection is None:
@@ -441,7 +442,7 @@ class Lane:
         connection.start(exchange)
 
     def _kept(self, idle_seconds_max: float) -> Connection | None:
-        """The idle connection that was used last: it is the least likely to be closed by the server."""
+        """The idle connection that was used last, which the server is least likely to have closed."""
         if not self._idle:
             return None
         connection = self._idle[-1]
@@ -468,7 +469,7 @@ class Lane:
         if self._connections:
             self._sweep_at = self.now + self._sweep_seconds
         else:
-            # Nothing was sent for a while: others may want the memory.
+            # Nothing was sent for a while: the memory is free for others.
             self._sweep_at = float("inf")
             self._body = memoryview(b"")
             self._buffers.clear()

@@ -15,20 +15,20 @@ from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, HEAD_BYTES_MAX, one_line
 from asyncsink.s3.http.answers import Answer
 
 PIECE_BYTES: Final = 1024 * 1024
-"""Of a body that is given away as it comes: small enough to be in the processor's caches still when it is checksummed
+"""Of a body that is passed on as it arrives: small enough to be still in the processor's caches when it is checksummed
 and written, and large enough that threads which write to one file seldom wait for each other."""
 INTERIM_ANSWERS_MAX: Final = 16
 """1xx answers before the final one."""
 
 TEXT: Final = rb"[\t\x20-\x7e\x80-\xff]*"
 LINE: Final = rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(" + TEXT + rb")"
-"""A reason or a header's value, and a header line (RFC 9112, 5), for whoever reads usual answers without a parser: what
-the parser refuses (a folded line, a bare line feed) is none."""
+"""A reason or a header's value, and a header line (RFC 9112, 5), for reading usual answers without a parser: what the
+parser refuses (a folded line, a bare line feed) does not match."""
 FRAMING: Final = frozenset({b"connection", b"proxy-connection", b"transfer-encoding", b"upgrade"})
-"""Headers that may leave a connection in another state than open, with the answer at its end."""
+"""Headers after which a connection may not stay open, or the answer may not end where it seems to."""
 
 Take = Callable[[int, memoryview], None]
-"""Is given each piece of a body in order, with its position; the bytes are its own until it returns."""
+"""Takes each piece of a body in order, with its position; the bytes are valid until it returns."""
 
 
 class ExchangeError(Exception):
@@ -36,9 +36,9 @@ class ExchangeError(Exception):
 
     Attributes:
         reason: a phrase for a person, without a full stop.
-        error: what it is for the caller.
+        error: the class of the caller's error.
         unanswered: the connection ended before the first byte of an answer.
-        overfull: the status of an answer whose body had more bytes than were asked for, else 0.
+        overfull: the status of an answer whose body had more bytes than requested, else 0.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class NoThread(ExchangeError):
 
 
 class AnswerReader:
-    """Reads the answers of one connection, one after another: `begin`, `feed` until `answer` is there, `begin` …"""
+    """Reads the answers of one connection, one after another: `begin`, `feed` until `answer` is set, `begin` …"""
 
     def __init__(self) -> None:
         self._parser: HttpResponseParser | None = None
@@ -74,29 +74,28 @@ class AnswerReader:
         self._unparsed = 0
         self._bytes_max = ANSWER_BYTES_MAX
         self.answer: Answer | None = None
-        """The whole answer, once it is there."""
+        """The whole answer, once it is complete."""
         self.status = 0
-        """Of the final answer, once its headers are there."""
+        """Of the final answer, once its headers are complete."""
         self.received = 0
         """Bytes fed since `begin`."""
         self.keep_alive = False
-        """Whether the connection serves for another exchange; final only when `answer` is there."""
+        """Whether the connection serves for another exchange; final only when `answer` is set."""
 
     def __repr__(self) -> str:
         return f"<AnswerReader: {self.received} bytes, status {self.status}>"
 
     @property
     def room(self) -> memoryview | None:
-        """Where the next bytes may be received without being fed: what is left of a body with a length."""
+        """Where the next bytes may be received without `feed`: the rest of a body with a length."""
         if not self._unparsed or self._into is None:
             return None
         return self._into[self._filled : self._filled + self._unparsed]
 
     def begin(self, *, bodiless: bool, bytes_max: int = ANSWER_BYTES_MAX, into: memoryview | None = None) -> None:
-        """Wait for the next answer, of `bytes_max` at most; it has no body whatever its headers say where `bodiless`
-        (HEAD). The body of a 2xx answer is received `into` a buffer, where one is given; one that does not fit is not
-        waited for.
-        """
+        """Wait for the next answer, of `bytes_max` at most; `bodiless` (HEAD): without a body, whatever its headers
+        are. The body of a 2xx answer is received `into` a buffer, where one is given; one that does not fit is not
+        read."""
         self._into = into
         self._filled = self._unparsed = 0
         self._bytes_max = bytes_max
@@ -112,10 +111,10 @@ class AnswerReader:
         """Take the next bytes.
 
         Raises:
-            ExchangeError: they are no answer, or too much of one. Nothing more can be read from the connection.
+            ExchangeError: they are no answer, or too long a one. Nothing more can be read from the connection.
         """
         if self._parser is None:
-            # The answer to a HEAD was followed by something: a body that must not be, or a good-bye.
+            # More bytes after the answer to a HEAD: a body that is not allowed, or a farewell.
             self.keep_alive = False
             return
         self.received += len(data)
@@ -139,7 +138,7 @@ class AnswerReader:
         self._leave_the_parser()
 
     def received_into_room(self, count: int) -> None:
-        """`count` bytes were received into `room`: no parser looks at them, and none is copied."""
+        """Count bytes that were received into `room`, neither parsed nor copied."""
         self.received += count
         self._filled += count
         self._unparsed -= count
@@ -147,10 +146,10 @@ class AnswerReader:
             self._complete()
 
     def end(self, reason: str) -> None:
-        """There will be no more bytes: an answer without a length is whole now (RFC 9112, 6.3, rule 8).
+        """Take the end of the bytes: an answer without a length is whole now (RFC 9112, 6.3, rule 8).
 
         Raises:
-            ExchangeError: the answer is not whole; `reason` says why nothing more comes.
+            ExchangeError: the answer is not whole; `reason` is why nothing more comes.
         """
         if self.status and b"content-length" not in self._headers and b"transfer-encoding" not in self._headers:
             self._complete()
@@ -160,24 +159,24 @@ class AnswerReader:
         raise ExchangeError(f"{reason} {when}", unanswered=not self.received)
 
     def close(self) -> None:
-        """Let go of the parser, which holds this object, and of the caller's buffer."""
+        """Release the parser, which refers to this object, and the caller's buffer."""
         self._parser = None
         self._into = None
 
-    # What the parser calls
+    # -- Callbacks of the parser ---------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """An answer; a second one to the same request makes the connection unusable."""
+        """Begin an answer; a second one to the same request makes the connection unusable."""
         if self.answer is not None:
             self.keep_alive = False
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
-        """A header; trailers, which come after the body, say nothing that counts."""
+        """Keep a header; trailers, which come after the body, are ignored."""
         if not self.status:
             self._headers[name.lower()] = value or b""
 
     def on_headers_complete(self) -> None:
-        """The status is known."""
+        """Read the status."""
         if self._parser is None or self.answer is not None:
             return
         status = self._parser.get_status_code()
@@ -187,7 +186,7 @@ class AnswerReader:
         self.status = status
         self.keep_alive = self._parser.should_keep_alive()
         if self._bodiless:
-            # llhttp cannot be told; a fresh parser for the next answer is how the body is not waited for.
+            # llhttp cannot skip the body; the next answer gets a new parser.
             self._parser = None
             self._complete()
         elif self._into is not None and status >= 300:
@@ -197,7 +196,7 @@ class AnswerReader:
             self._complete()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """Take a piece of the body."""
         if self.answer is not None:
             self.keep_alive = False
         elif self._into is None:
@@ -209,22 +208,21 @@ class AnswerReader:
             self._bytes_max = 0
 
     def on_message_complete(self) -> None:
-        """The end of an answer."""
+        """End an answer."""
         if self.answer is None and self.status:
             self._complete()
         elif self.answer is None:
             self._headers = {}
 
     def _length(self) -> int:
-        """The body's length where the headers say it, else 0."""
+        """The body's length where the headers have it, else 0."""
         text = self._headers.get(b"content-length", b"")
         coded = b"transfer-encoding" in self._headers
         return int(text) if text.isdigit() and len(text) < 20 and not coded else 0
 
     def _leave_the_parser(self) -> None:
-        """Of a body with a length, what is left needs no parser; llhttp cannot be told, so the next answer has a new
-        one.
-        """
+        """Read the rest of a body with a length without the parser; llhttp cannot skip it, so the next answer gets a
+        new one."""
         if self._into is not None and self.status and self._filled < self._length() <= len(self._into):
             self._unparsed = self._length() - self._filled
             self._parser = None
@@ -236,14 +234,14 @@ class AnswerReader:
 
 
 class PieceReader(AnswerReader):
-    """Reads one answer, whose body is given away piece by piece as it comes, however long it is.
+    """Reads one answer, whose body is passed on piece by piece as it arrives, however long it is.
 
     The body of a 2xx one goes to `take`; that of any other is in the answer, as usual.
 
     Args:
-        length: most bytes that the body may have; of one that says it has more, none is waited for.
-        buffer: where pieces are received; PIECE_BYTES serve well.
-        take: see Take. What it raises comes out of `feed` and `received_into_room`.
+        length: most bytes of the body; one that is announced as longer is not read.
+        buffer: receives the pieces; PIECE_BYTES serve well.
+        take: see Take. Its exceptions come out of `feed` and `received_into_room`.
     """
 
     def __init__(self, length: int, buffer: memoryview, take: Take) -> None:
@@ -253,8 +251,8 @@ class PieceReader(AnswerReader):
         self._take = take
         self._held = 0
         self.taken = 0
-        """Bytes of the body that were given away."""
-        # A coding in pieces may put as much around the bytes as there are bytes.
+        """Bytes of the body that were passed on."""
+        # Chunked coding may double the bytes.
         self.begin(bodiless=False, bytes_max=ANSWER_BYTES_MAX + 2 * length)
 
     def __repr__(self) -> str:
@@ -262,7 +260,7 @@ class PieceReader(AnswerReader):
 
     @property
     def room(self) -> memoryview | None:
-        """Where the next bytes may be received without being fed."""
+        """Where the next bytes may be received without `feed`."""
         if not self._unparsed:
             return None
         return self._buffer[self._held : min(len(self._buffer), self._held + self._unparsed)]
@@ -271,7 +269,7 @@ class PieceReader(AnswerReader):
         """As `AnswerReader.feed`."""
         super().feed(data)
         if 200 <= self.status < 300:
-            # Not in the parser's own callbacks: it would take an error of the disk for one of the answer.
+            # Outside the parser's callbacks, which would take a disk error for one of the answer.
             ready, self._body = self._body, []
             for piece in ready:
                 self._give(memoryview(piece))
@@ -288,14 +286,14 @@ class PieceReader(AnswerReader):
             self._complete()
 
     def on_headers_complete(self) -> None:
-        """The status is known."""
+        """Read the status."""
         super().on_headers_complete()
         if 200 <= self.status < 300 and self.answer is None and self._length() > self._length_max:
             self.keep_alive = False
             self._complete()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """Take a piece of the body."""
         super().on_body(body)
         if self.answer is None and 200 <= self.status < 300:
             self._filled += len(body)

@@ -1,4 +1,4 @@
-"""Pure: an operation as the head of an HTTP/1.1 request; for multipart uploads also what the bodies say, both ways.
+"""Pure: an operation as the head of an HTTP/1.1 request, and the XML bodies of multipart uploads, both ways.
 
 All headers but five values (checksum, payload hash, date, write token, length) are the same for every object with the
 same attributes: they are laid out once, in signing order and in sending order, and kept as a template.
@@ -60,7 +60,7 @@ HotOperation = ObjectOperation | ListObjects
 Headers = list[tuple[str, str]]
 
 TEMPLATES_MAX: Final = 256
-"""Sets of attributes that are kept laid out; one more and all are laid out again."""
+"""Sets of attributes whose layout is kept; one more clears all of them."""
 
 USER_AGENT: Final = "asyncsink"
 _WITH_TOKEN: Final = (PutObject, CreateMultipartUpload)
@@ -71,13 +71,13 @@ _CHECKSUMS: Final = tuple(f"Checksum{name}" for name in HEADER_ALGORITHMS)
 _TOLD: Final = ("UploadId", "ETag", "ChecksumType", *_CHECKSUMS)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9+/=_.-]*")
 _SLOT: Final = "\0"
-"""Stands for a value that changes; no header value can hold it."""
+"""Stands for a value that varies; no header value can hold it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The headers around the values that change: text before the checksum, the payload hash, the date, the write
-    token, and after it. What a request does not have is "", and so is the text before it."""
+    """The headers around the varying values: text before the checksum, the payload hash, the date, the write token, and
+    after it. What a request does not have is "", and so is the text before it."""
 
     signed: tuple[str, ...]
     sent: tuple[str, ...]
@@ -102,7 +102,7 @@ class RequestWriter:
     """Writes the heads of requests for one bucket, signed with one set of credentials.
 
     Args:
-        endpoint: where they go.
+        endpoint: of the requests.
         signer: None sends them without a signature.
         request_payer: accept the charges of a requester-pays bucket.
     """
@@ -112,7 +112,7 @@ class RequestWriter:
         self._signer = signer
         self._request_payer = request_payer
         self._templates: dict[object, Template] = {}
-        # Replaced together: lanes write heads in several threads.
+        # Replaced as one: lanes write heads in several threads.
         self._moment: tuple[str, dict[object, _SmallPuts]] = ("", {})
 
     def __repr__(self) -> str:
@@ -120,7 +120,7 @@ class RequestWriter:
 
     @property
     def temporary(self) -> bool:
-        """Whether it signs with credentials that end."""
+        """Whether the credentials are temporary."""
         return self._signer is not None and self._signer.session_token is not None
 
     @property
@@ -135,7 +135,7 @@ class RequestWriter:
             operation: its body, if it has one, follows the head unchanged.
             payload_hash: of the body (see `Signer.authorization`); ignored where nothing is signed.
             timestamp: "20260131T235959Z", in the server's time; ignored where nothing is signed.
-            document: what follows instead, for CompleteMultipartUpload.
+            document: the body of a CompleteMultipartUpload.
 
         Raises:
             InvalidKey: the key, or the prefix of a listing, is no Unicode text.
@@ -155,7 +155,7 @@ class RequestWriter:
             method, query = "HEAD", _head_query(operation.part_number, operation.version_id)
             length = _AS_STORED
         elif isinstance(operation, GetObject):
-            # No such header needs a signature, and two differ from request to request.
+            # None of these headers needs a signature, and two vary from request to request.
             method, query, length = "GET", _head_query(None, operation.version_id), _get_headers(operation)
         elif isinstance(operation, BOOKKEEPING):
             method, query = METHODS[type(operation)], bookkeeping_query(operation)
@@ -199,7 +199,7 @@ class RequestWriter:
         have the same attributes.
 
         Args:
-            key: where it goes.
+            key: of the object.
             size_bytes: of the body.
             checksum: of the body.
             attributes: the same object for all of a kind.
@@ -209,7 +209,7 @@ class RequestWriter:
             InvalidKey, ConfigError: as `head`.
         """
         payload_hash, timestamp = moment
-        # Hashes of bodies come once each.
+        # A body's hash occurs once, so that nothing could be kept for it.
         if self._signer is None or payload_hash not in (UNSIGNED_PAYLOAD, EMPTY_PAYLOAD):
             put = PutObject(key=key, body=bytes(size_bytes), checksum=checksum, attributes=attributes)
             return self.head(put, payload_hash, timestamp)
@@ -217,7 +217,7 @@ class RequestWriter:
         if second != timestamp:
             kinds = {}
             self._moment = (timestamp, kinds)
-        # An id is that of one object as long as the object is kept.
+        # The id is unique as long as the entry keeps the object.
         place = (id(attributes), payload_hash, checksum.algorithm)
         puts = kinds.get(place)
         if puts is None:
@@ -256,7 +256,7 @@ class RequestWriter:
         algorithm = checksum.algorithm if checksum is not None else None
         given: object = None
         if isinstance(operation, CompleteMultipartUpload):
-            # Its size is its own: kept, it would only push out others.
+            # Its size varies: kept, it would only displace others.
             return self._lay_out(operation, algorithm)
         if isinstance(operation, PutObject):
             given = operation.attributes
@@ -315,13 +315,13 @@ class RequestWriter:
 def listing_query(operation: ListObjects) -> str:
     """The query string of a listing, as it is signed and sent.
 
-    Keys are asked for URL-encoded, since XML 1.0 cannot say every character that a key may hold.
+    Keys are requested URL-encoded, since XML 1.0 cannot represent every character that a key may hold.
 
     Raises:
         UnicodeEncodeError: the prefix holds a lone surrogate.
     """
     parameters = [("encoding-type", "url"), ("max-keys", str(operation.max_keys)), ("prefix", operation.prefix)]
-    # The list of before 2016 goes on after a key, for servers that know no other.
+    # The listing of before 2016, which continues after a key, is for servers without the newer one.
     parameters.append(("marker", operation.after) if operation.after else ("list-type", "2"))
     if operation.token:
         parameters.append(("continuation-token", operation.token))
@@ -329,10 +329,11 @@ def listing_query(operation: ListObjects) -> str:
 
 
 def attribute_headers(attributes: ObjectAttributes) -> Headers:
-    """What PutObject says about the object besides its bytes.
+    """The object's attributes as headers.
 
     Raises:
-        ConfigError: two metadata names that differ only in case: HTTP has one header for both.
+        ConfigError: a metadata name that is no header name, or differs from another only in case: HTTP has one header
+            for both.
     """
     named = {
         "content-type": attributes.content_type,
@@ -371,7 +372,7 @@ def _not_unicode(key: str) -> InvalidKey:
 
 
 _TOKEN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.+!#$%&'*^`|~")
-"""What a header name is made of (RFC 9110, 5.6.2)."""
+"""The characters of a header name (RFC 9110, 5.6.2)."""
 
 
 def _check(name: str, value: str) -> None:
@@ -395,7 +396,7 @@ def _token_header(operation: HotOperation) -> Headers:
 
 
 def _whole_checksum(operation: Bookkeeping) -> Checksum | None:
-    """The whole object's, where the parts' were asked for as such."""
+    """The whole object's checksum, where its algorithm has full-object checksums."""
     if not isinstance(operation, CompleteMultipartUpload) or operation.checksum is None:
         return None
     return operation.checksum if operation.checksum.algorithm in FULL_OBJECT_ALGORITHMS else None
@@ -413,7 +414,7 @@ def _head_query(part_number: int | None, version_id: str) -> str:
 
 
 def _get_headers(operation: GetObject) -> str:
-    """The lines that name the bytes, and the object that they are to come from."""
+    """The lines with the range, and with the ETag of the object that it must come from."""
     lines = _AS_STORED
     if not operation.whole:
         lines += f"range: bytes={operation.offset}-{operation.offset + operation.length - 1}\r\n"
@@ -430,13 +431,13 @@ def _split(text: str, slots: tuple[bool, ...]) -> tuple[str, ...]:
     return (*(next(pieces) if there else "" for there in slots), next(pieces))
 
 
-# -- what begins, ends and lists multipart uploads ---------------------------------------------------------------------
+# -- XML of multipart uploads ------------------------------------------------------------------------------------------
 
 
 @cache
 def _not_xml() -> re.Pattern[str]:
-    """What an XML 1.0 document cannot say, not even escaped (XML 1.0, 2.2)."""
-    # Compiling so large a class takes milliseconds; no server of the usual kind makes it needed.
+    """What an XML 1.0 document cannot represent, not even escaped (XML 1.0, 2.2)."""
+    # Compiled on demand: it takes milliseconds, and the usual servers do not make it needed.
     return re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -453,7 +454,7 @@ def parts_document(operation: CompleteMultipartUpload) -> bytes:
     """The parts as CompleteMultipartUpload's body. Takes about a microsecond for each.
 
     Raises:
-        PermanentError: an ETag or a checksum that XML cannot say.
+        PermanentError: an ETag or a checksum that XML cannot represent.
     """
     pieces = [f'<CompleteMultipartUpload xmlns="{_NAMESPACE}">']
     for part in operation.parts:
@@ -467,7 +468,7 @@ def parts_document(operation: CompleteMultipartUpload) -> bytes:
 
 
 def told_by(operation: Bookkeeping, body: bytes) -> dict[str, Any]:
-    """What an answer's body says, by boto3's names. Takes some ten microseconds for each part of a list.
+    """The fields of an answer's body, by boto3's names. Takes some ten microseconds for each part of a list.
 
     Raises:
         ServerFault: it is not the XML that S3 answers.
@@ -477,7 +478,7 @@ def told_by(operation: Bookkeeping, body: bytes) -> dict[str, Any]:
     if isinstance(operation, ListParts):
         return listing_told(operation, body)
     try:
-        # Not its outermost name but what it holds makes it an answer: servers differ in the name.
+        # Its fields make it an answer, not its root element, in which servers differ.
         reader = XmlReader("", _TOLD)
         reader.read(body)
         told: dict[str, Any] = dict(reader.told)

@@ -1,8 +1,8 @@
-"""Pure: AWS Signature Version 4 for the requests of the wire lane.
+"""Pure: AWS Signature Version 4 for the requests of the wire lane, and the hosts and paths of these requests.
 
-The signing key is derived once per day, credentials and region; the rest of a signature is one SHA-256 of the
-canonical request and one HMAC. Source: Amazon S3 API Reference, "Authenticating Requests: Using the Authorization
-Header (AWS Signature Version 4)" and "Signature Calculations for the Authorization Header".
+The signing key is derived once per day, credentials and region; the rest of a signature is one SHA-256 of the canonical
+request and one HMAC. Source: Amazon S3 API Reference, "Authenticating Requests: Using the Authorization Header (AWS
+Signature Version 4)" and "Signature Calculations for the Authorization Header".
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Day(NamedTuple):
     Attributes:
         day: "20260131".
         scope: day, region and service, as they are signed.
-        inner, outer: SHA-256 after the key's inner and outer padding (RFC 2104): copied, they sign in half the time
-            that an object of `hmac` needs.
+        inner, outer: SHA-256 after the key's inner and outer padding (RFC 2104): signing with copies takes half the
+            time of an object of `hmac`.
     """
 
     day: str
@@ -137,8 +137,8 @@ class Signer:
         return f"{before}{day.signature(signed + hashlib.sha256(request.encode()).hexdigest())}"
 
     def begun(self, timestamp: str, header_names: str) -> tuple[Day, str, str]:
-        """What all requests of one moment with these headers have in common: the day, the text that is signed up to
-        the canonical request's hexadecimal SHA-256, and the Authorization header's value up to the signature."""
+        """What all requests of one moment with these header names have in common: the day, the signed text up to the
+        canonical request's hexadecimal SHA-256, and the Authorization header's value up to the signature."""
         day = self._day
         if day is None or not timestamp.startswith(day.day):
             day = self._day = self._derived(timestamp[:8])
@@ -158,9 +158,9 @@ class Signer:
         return Day(day, f"{day}/{self._region}/{self._service}/aws4_request", inner, outer)
 
 
-# -- Pure: which host a bucket's requests go to, and what their paths begin with ---------------------------------------
-# Path style with an endpoint of one's own, virtual-host style at Amazon (config.S3Target.addressing_style). Names that
-# are no single DNS label (dots under TLS, where the wildcard certificate covers one label only; underscores; upper
+# -- Hosts and paths of a bucket's requests ----------------------------------------------------------------------------
+# Path style with a custom endpoint, virtual-host style at Amazon (options.settings.S3Target.addressing_style). Names
+# that are no single DNS label (dots under TLS, where the wildcard certificate covers one label only; underscores; upper
 # case) and endpoints that are IP addresses use path style. Source: Amazon S3 User Guide, "Virtual hosting of buckets".
 
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -172,16 +172,16 @@ _OTHER_PARTITIONS = ("us-iso", "eu-iso", "eusc-")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where requests for one bucket go.
+    """The destination of requests for one bucket.
 
     Attributes:
         url: for messages: "https://s3.example.org:9000", with the path that an endpoint may have.
-        host: a name or an IP address, without brackets: what is resolved and what the certificate must name.
+        host: a name or an IP address, without brackets: it is resolved, and the certificate must name it.
         port: TCP port.
         tls: HTTPS.
         authority: the Host header.
-        base_path: what comes before a key: "/" or "/bucket/", URI-encoded.
-        sign_payload: the body's SHA-256 belongs into the signature (plain HTTP to another machine).
+        base_path: the path before a key: "/" or "/bucket/", URI-encoded.
+        sign_payload: the signature covers the body's SHA-256 (plain HTTP to another machine).
     """
 
     url: str
@@ -197,12 +197,12 @@ def endpoint_of(target: S3Target, region: str) -> Endpoint:
     """The endpoint for `target.bucket`.
 
     Args:
-        target: bucket, endpoint_url ("" is Amazon's own) and addressing_style count here.
+        target: its bucket, endpoint_url ("" is Amazon's own) and addressing_style apply.
         region: of the bucket; names the host where there is no endpoint_url.
 
     Raises:
-        ConfigError: the endpoint_url or the region is malformed, the region is none whose host is known, or the bucket
-            is of a kind that needs other requests than these (ARNs, S3 Express).
+        ConfigError: the endpoint_url or the region is malformed, the host of the region is not known, or the bucket is
+            of a kind that needs other requests than these (ARNs, S3 Express).
     """
     given = check_endpoint(target.endpoint_url)
     if not _REGION.fullmatch(region):

@@ -1,7 +1,7 @@
-"""Small files on their way: a batch, and the exchange of one file, which is as short as it can be.
+"""Batches of small files, and the exchange of one file, which is as short as possible.
 
-What is usual is done in one go: the file is read, checksummed, signed and sent, and the answer is compared as it comes
-from the socket. Whatever is not usual is left to the code that every exchange has, or to the ordinary way.
+The usual case is done in one go: the file is read, checksummed, signed and sent, and the answer is compared as it comes
+from the socket. Every other case is left to the code that all exchanges have, or to the ordinary way.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from asyncsink.s3.http.lane import Lane
 
 LAYOUT_BYTES_MAX: Final = 4096
-"""A longer answer is read the ordinary way: compiling what reads it would take milliseconds."""
+"""A longer answer is read the ordinary way: compiling its pattern would take milliseconds."""
 _PLAIN: Final = rb"[A-Za-z0-9+/=._-]{0,128}"
-"""An ETag or a version id as servers make them; others are read the ordinary way."""
+"""An ETag or a version id of the usual form; others are read the ordinary way."""
 _SAME: Final = frozenset({b"content-length", b"x-amz-checksum-type"})
-"""Headers with one value that is usual."""
+"""Headers with one usual value."""
 
 
 class _Layout(NamedTuple):
-    """How the answers to a batch are laid out. A server words all of them alike, so that each is read in one step.
+    """The layout of a batch's answers. A server words all of them alike, so that each is read in one step.
 
     Attributes:
         pattern: the whole answer, with groups for the values that differ.
         checksum, etag, version_id: numbers of the groups; 0 where there is none.
-        sse: how the objects are encrypted, as in `operations.ObjectStored`.
+        sse: the objects' encryption, as in `operations.ObjectStored`.
     """
 
     pattern: re.Pattern[bytes]
@@ -60,7 +60,7 @@ def _layout_of(answer: bytes, checksum_header: bytes) -> _Layout | None:
     status, *lines = answer.removesuffix(b"\r\n\r\n").split(b"\r\n")
     groups: dict[bytes, int] = {}
     told: dict[bytes, bytes] = {}
-    # What a piece leaves open can be read in one way only: where one does not match, none is tried another way.
+    # Each piece matches in one way only, so that a mismatch causes no backtracking.
     pieces = [b"HTTP/1\\.1 200 " + TEXT]
     for line in lines:
         found = re.fullmatch(LINE, line)
@@ -124,7 +124,7 @@ class SmallFileBatch(ExchangeBatch):
         self._files: Iterator[tuple[int, FileToPut]] = iter(enumerate(operation.files))
 
     def take(self) -> SmallPut | None:
-        """See Batch; where it has ended, an exchange that does not ask for a connection any more."""
+        """The next file; after the batch has ended, an exchange that needs no connection."""
         found = next(self._files, None)
         if found is None:
             return None
@@ -133,12 +133,12 @@ class SmallFileBatch(ExchangeBatch):
         return put
 
     def all_over(self) -> None:
-        """See Batch; no file is read any more."""
+        """Close the reader, and complete `done` on the event loop."""
         self.operation.reader.close()
         self.outbox.put(self.settle, len(self.operation.files))
 
     def answer(self) -> FilesPut:
-        """How many files are stored."""
+        """The number of files stored."""
         stored = sum(isinstance(result, FileStored) for result in self.results)
         return FilesPut(stored=stored, unproven=self.unproven)
 
@@ -160,7 +160,7 @@ class SmallPut(Exchange):
         self._began = 0.0
 
     def begin(self, lane: Lane) -> tuple[bytes, Body]:
-        """Read, checksum and sign."""
+        """Read, checksum and sign the file."""
         batch, file = self.batch, self._file
         operation, size = batch.operation, file.size_bytes
         self._clock = lane.clock
@@ -184,7 +184,7 @@ class SmallPut(Exchange):
         return batch.writer.put_head(file.key, size, checksum, file.attributes, moment), body
 
     def quick(self, data: memoryview) -> bool:
-        """Whether this is 200 with our checksum, and nothing else."""
+        """Whether this is a usual 200 with our checksum."""
         batch, checksum, raw = self.batch, self._checksum, bytes(data)
         layout = batch.layout
         found = layout.pattern.fullmatch(raw) if layout is not None else None
@@ -202,7 +202,7 @@ class SmallPut(Exchange):
         return True
 
     def answered(self, answer: Answer) -> None:
-        """An answer in other words may prove the same; any other is for the ordinary way."""
+        """Accept the same proof in another layout; any other answer is for the ordinary way."""
         file, batch = self._file, self.batch
         put = PutObject(key=file.key, body=NO_BODY, checksum=self._checksum, attributes=file.attributes)
         batch.place.checked(put, answer, None)
@@ -241,6 +241,6 @@ class SmallPut(Exchange):
         self.batch.ended = True
 
     def over(self, lane: Lane) -> None:
-        """Count it."""
+        """Count the end of the exchange."""
         del lane
         self.batch.one_over()

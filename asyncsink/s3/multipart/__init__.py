@@ -1,1 +1,1 @@
-"""Multipart uploads: planning parts, sending, proving the whole, going on with one that was interrupted, aborting."""
+"""Multipart uploads: planning parts, sending, proving the whole object, resuming after an interruption, aborting."""

@@ -1,8 +1,8 @@
-"""Pure: how an object is cut into parts.
+"""Pure: the division of an object into parts, and the proof that the parts became the object.
 
 S3 takes 1 to 10,000 parts of 5 MiB to 5 GiB each, the last may be smaller (S3 User Guide, "Amazon S3 multipart upload
-limits"). The plan covers the object exactly, in order, with parts of one size; the size grows in whole MiB where
-10,000 parts of the wanted size would not suffice.
+limits"). The plan covers the object exactly, in order, with parts of one size; the size grows in whole MiB where 10,000
+parts of the wanted size would not suffice.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
-    """How `size_bytes` are cut: every part has `part_size_bytes`, the last has the rest (at least one byte)."""
+    """The division of `size_bytes`: every part has `part_size_bytes`, the last has the rest (at least one byte)."""
 
     size_bytes: int
     part_size_bytes: int
@@ -57,7 +57,7 @@ class PartPlan:
 
 
 def plan_parts(size_bytes: int, part_size_bytes: int) -> PartPlan:
-    """Cut an object of `size_bytes` (1 to 50 TB) into parts of about `part_size_bytes`.
+    """Divide an object of `size_bytes` (1 to 50 TB) into parts of about `part_size_bytes`.
 
     Raises:
         ValueError: the object is empty or larger than S3 allows; callers check sizes first.
@@ -71,7 +71,7 @@ def plan_parts(size_bytes: int, part_size_bytes: int) -> PartPlan:
     return PartPlan(size_bytes, wanted)
 
 
-# -- Pure: what the answer to a CompleteMultipartUpload, or the object under its key, proves about what was sent -------
+# -- Proof by the answer to CompleteMultipartUpload, or by the object under its key ------------------------------------
 # Source: S3 User Guide, "Checking object integrity": full-object and composite checksums, and the ETag of multipart
 # objects (the MD5 of the parts' MD5s).
 
@@ -84,8 +84,8 @@ class UploadProof:
         size_bytes: of the whole object.
         algorithm: of the parts' checksums, or None where they had none.
         etag_is_md5: whether a part's ETag is its MD5 (no SSE-KMS, no SSE-C).
-        parts: what the server confirmed, by part number; grows meanwhile.
-        confirmed: what its answers to the parts proved; likewise.
+        parts: those that the server confirmed, by part number; grows meanwhile.
+        confirmed: the proofs in its answers to the parts; grows meanwhile.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class UploadProof:
         self._confirmed = confirmed
 
     def of_answer(self, stored: ObjectStored, full: Checksum | None) -> ConfirmedBy | None:
-        """What the answer proves; None where the object has to be looked at.
+        """The proof in the answer; None where the object must be examined.
 
         Args:
             full: the whole object's checksum, as it was sent, or None.
@@ -123,7 +123,7 @@ class UploadProof:
         return "server-checksum" if full is None and self._parts_are_proved() else None
 
     def of_object(self, head: ObjectHead, full: Checksum | None) -> ConfirmedBy:
-        """What the object under the key proves.
+        """The proof in the object under the key.
 
         Raises:
             IntegrityError: it is not what was sent.
@@ -135,7 +135,7 @@ class UploadProof:
             for algorithm, value in head.checksums.items()
             if is_composite(value) or not head.composite
         ]
-        # Each is compared, also where one of them would do.
+        # A list, so that each is compared, also where one would do.
         if [checksum for checksum in told if self._agrees(checksum, full)]:
             return "server-checksum"
         if (expected := self._expected_etag()) is not None:
@@ -145,7 +145,7 @@ class UploadProof:
         return "server-checksum" if full is None and self._parts_are_proved() else "size"
 
     def _agrees(self, told: Checksum, full: Checksum | None) -> bool:
-        """Whether a checksum that the server tells of the object is ours; False where ours is not known.
+        """Whether a checksum of the object from the server is ours; False where ours is not known.
 
         Raises:
             IntegrityError: it is another.
@@ -166,7 +166,7 @@ class UploadProof:
         return composite(algorithm, parts)
 
     def _parts_are_proved(self) -> bool:
-        """The server repeated the checksum of every part, and Complete named them all."""
+        """Whether the server repeated the checksum of every part; Complete named them all."""
         return self._confirmed == {"server-checksum"} and self._algorithm is not None
 
     def _expected_etag(self) -> str | None:

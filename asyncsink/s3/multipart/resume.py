@@ -1,7 +1,7 @@
-"""What an earlier run left of a multipart upload: the parts to go on with, the object it became, or nothing.
+"""The rest of an earlier run's multipart upload: parts to go on with, the object it became, or an upload to abort.
 
-The journal says what was sent; only the server says what is there. A part counts where both agree. A part that the
-server has and the journal lacks (the run ended between the answer and its record) is compared with the file's bytes.
+The journal has what was sent; only the server has what is there. A part counts where both agree. A part that the server
+has and the journal lacks (the run ended between the answer and its record) is compared with the file's bytes.
 
 Source: S3 API Reference, ListParts, ListMultipartUploads, AbortMultipartUpload, HeadObject; S3 User Guide, "Uploading
 and copying objects using multipart upload".
@@ -24,18 +24,19 @@ from asyncsink.s3.operations import AbortMultipartUpload, ListedPart, ListParts,
 from asyncsink.s3.transport import Transport
 from asyncsink.value import dataclass
 
-# -- Ending multipart uploads that will not be completed, ours and those that others left behind -----------------------
+# -- Aborting uploads --------------------------------------------------------------------------------------------------
 
 ABORTS_MAX = 3
-"""A part that was in flight may land after an abort (S3 API, AbortMultipartUpload): look, and abort again."""
+"""Aborts of one upload: a part in flight may be stored after an abort (S3 API, AbortMultipartUpload), so that a look
+and another abort follow."""
 
 
 Ended = Literal["aborted", "gone", "failed"]
-"""What became of an upload: "gone" was not there (any more), "failed" may still be open."""
+"""The outcome of an abort: "gone" did not exist (any more), "failed" may still be open."""
 
 
 async def abort_upload(transport: Transport, key: str, upload_id: str, *, seconds: float) -> tuple[Ended, str]:
-    """Forget an upload and its parts. Returns what became of it and, where it may still be open, why, else "".
+    """Remove an upload and its parts. Returns the outcome and, where it may still be open, the reason, else "".
 
     Shielded from cancellation, and bounded by `seconds`.
     """
@@ -54,18 +55,18 @@ async def abort_upload(transport: Transport, key: str, upload_id: str, *, second
     return "failed", f"the server did not answer within {seconds:g} s"
 
 
-# -- resuming ----------------------------------------------------------------------------------------------------------
+# -- Resuming ----------------------------------------------------------------------------------------------------------
 
 CLOCK_SLACK_SECONDS = 60.0
-"""So far the clocks may have moved against each other between a request and the look for what became of it."""
+"""Seconds that the clocks may move against each other between a request and the look for its result."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundParts:
-    """What the server has of an upload, by part number.
+    """Parts of an upload on the server, by part number.
 
     Attributes:
-        kept: parts that the journal has alike, and what proves each.
+        kept: parts that the journal has alike, and the proof of each.
         unproven: parts of the right size that the journal lacks; their bytes decide.
     """
 
@@ -88,11 +89,11 @@ async def parts_to_keep(
     etag_is_md5: bool,
     sse_customer_key: Any = None,
 ) -> FoundParts:
-    """The parts that the server has, as far as they are of use.
+    """The parts on the server that are of use.
 
     Raises:
-        UploadMissing: the server does not know the upload any more.
-        TransferError: it cannot be asked.
+        UploadMissing: the server no longer has the upload.
+        TransferError: the parts cannot be listed.
     """
     journalled = {part.part_number: part for part in upload.parts}
     kept: dict[int, tuple[StoredPart, ConfirmedBy]] = {}
@@ -129,7 +130,7 @@ def _agree(part: StoredPart, listed: ListedPart) -> bool:
 
 
 def _proof(part: StoredPart, listed: ListedPart, etag_is_md5: bool) -> ConfirmedBy:
-    """What stands for the part now. Its bytes are not at hand, and how it was confirmed is not in the journal."""
+    """The current proof of a part. Its bytes are not at hand, and the journal does not have how it was confirmed."""
     if part.checksum is not None and listed.checksum == part.checksum:
         return "server-checksum"
     md5 = etag_md5(part.etag) if etag_is_md5 else None
@@ -146,7 +147,7 @@ async def find_own_object(
     """The object that the upload became: it has the upload's write token. None where there is none, or another's.
 
     Raises:
-        RetryableError: nobody can say now.
+        RetryableError: the server gives no answer now.
     """
     if not upload.completing:
         return None
@@ -158,8 +159,8 @@ async def find_own_object(
 
 
 async def end_upload(transport: Transport, key: str, upload_id: str, *, seconds: float) -> str:
-    """Abort an upload of an earlier run. Returns "", or a sentence where it stays open: these credentials may not abort
-    it, or the server lists it whatever it answers.
+    """Abort an upload of an earlier run. Returns "", or a sentence where it stays open: the credentials may not abort
+    it, or the server lists it after every abort.
 
     Raises:
         TransferError: it may still be open.
@@ -193,10 +194,10 @@ async def empty_uploads_between(
 ) -> list[str]:
     """The ids of the open uploads of exactly this key that have no part, and were initiated between two moments.
 
-    Moments are since the epoch, by our clock, which says `now_seconds`; the server's answer says what its own does.
+    Moments are since the epoch, by our clock, which reads `now_seconds`; the date of the answer gives the server's.
 
     Raises:
-        TransferError: the server cannot be asked.
+        TransferError: the uploads cannot be listed.
     """
     found: list[str] = []
     async for page in upload_pages(transport, key):

@@ -1,10 +1,10 @@
 """One multipart upload, from CreateMultipartUpload to its one end: complete, or abort.
 
 The steps:
- 1. create, shielded: an upload id that nobody heard of could never be aborted;
+ 1. create, shielded: an upload whose id is lost could never be aborted;
  2. parts, in any order and several at once; each answer is compared with what was sent;
- 3. complete, with MpuObjectSize and, for the CRC family, the checksum of the whole object; where the answer is lost,
-    or is NoSuchUpload or 412, the write token of the object under the key tells whether it was our own doing;
+ 3. complete, with MpuObjectSize and, for the CRC family, the checksum of the whole object; where the answer is lost, or
+    is NoSuchUpload or 412, the write token of the object under the key shows whether this upload stored it;
  4. or abort, shielded and bounded in time.
 
 Source: S3 API Reference, the pages of the operations; S3 User Guide, "Uploading and copying objects using multipart
@@ -53,7 +53,7 @@ from asyncsink.s3.transport import Transport
 
 
 class MultipartUpload:
-    """An upload that the server knows. Made by `create_upload`; parts may be written concurrently.
+    """An open upload. Made by `create_upload`; parts may be written concurrently.
 
     `etag_is_md5`: of its parts. `attempts`: of the request that needed the most.
     """
@@ -110,14 +110,14 @@ class MultipartUpload:
         return (self._plan, self._algorithm) == (plan, algorithm)
 
     def take_over(self, part: CompletedPart, confirmed: ConfirmedBy) -> None:
-        """Count a part that an earlier run sent, and that the server still has; `confirmed` is what proves it now."""
+        """Count a part of an earlier run that the server still has; `confirmed` is its current proof."""
         self._parts[part.part_number] = part
         self._confirmed.add(confirmed)
         self.bytes_taken_over += self._plan.part(part.part_number).length
 
     @property
     def unproven(self) -> Set[int]:
-        """Numbers of parts that the server has, and whose bytes nobody has compared yet; see `write_part`."""
+        """Numbers of parts on the server whose bytes have not been compared yet; see `write_part`."""
         return self._unproven.keys()
 
     def offer(self, unproven: Mapping[int, ListedPart]) -> None:
@@ -166,7 +166,7 @@ class MultipartUpload:
     async def send_part(
         self, part: Part, source: PartSource, local: Callable[[memoryview], None] | None
     ) -> Checksum | None:
-        """Have one part read, checksummed, sent and its answer compared in one thread; the checksum that was sent.
+        """Read, checksum and send one part, and compare its answer, in one thread; returns the checksum that was sent.
 
         Only for a transport with lane threads. `local` gets the bytes of each attempt before they are sent.
 
@@ -205,9 +205,9 @@ class MultipartUpload:
         Raises:
             PartsRefused: the server lacks parts, or has others; it may be called again when they were sent again.
             UploadMissing, UploadConflict: only a new upload can help.
-            AlreadyThere: somebody else's object is under the key, and was not to be replaced.
+            AlreadyThere: another writer's object is under the key, and was not to be replaced.
             TransferError, IntegrityError: the object is not published, or is not what was sent.
-        Whatever is raised, `abort` is still owed.
+        After any of these, `abort` must still be called.
         """
         full = checksum if checksum is not None and checksum.algorithm in FULL_OBJECT_ALGORITHMS else None
         try:
@@ -226,7 +226,7 @@ class MultipartUpload:
         return self._as_stored(head, full), self._proof.of_object(head, full)
 
     async def _join(self, full: Checksum | None) -> ObjectStored | ObjectHead:
-        """The answer to CompleteMultipartUpload; or the object, where it is there without an answer that says so."""
+        """The answer to CompleteMultipartUpload; or the object, where it exists although that answer is missing."""
         operation = CompleteMultipartUpload(
             key=self.key,
             upload_id=self.upload_id,
@@ -244,10 +244,10 @@ class MultipartUpload:
             return await self._own_object(error)
 
     async def _own_object(self, error: TransferError) -> ObjectHead:
-        """Our own object under the key; `error`, or what it comes to, is raised where there is none.
+        """Our own object under the key; `error`, or its meaning, is raised where there is none.
 
-        The token proves it, and nothing else does: an older object may be equal. An upload whose object is there is
-        not aborted: on some servers that would take the parts away from the object.
+        Only the token proves it: an older object may be equal. An upload whose object is there is not aborted: on some
+        servers that would take the parts away from the object.
         """
         try:
             head, ours = await whose(self._transport, self.key, self.write_token, self._attributes.sse_customer_key)
@@ -265,7 +265,7 @@ class MultipartUpload:
         raise error
 
     async def _refused(self, refused: PartsRefused) -> PartsRefused | UploadConflict:
-        """What a refusal comes to: the numbers of the parts that the server lacks or has otherwise.
+        """The refusal with the numbers of the parts that the server lacks or has otherwise.
 
         Raises:
             TransferError: they cannot be listed; UploadMissing where the upload is gone.
@@ -278,7 +278,7 @@ class MultipartUpload:
         return refused
 
     async def _list_parts(self) -> dict[int, set[tuple[str, int]]]:
-        """ETag and size of what the server has, by part number; SeaweedFS lists a part that was replaced beside the new
+        """ETag and size of the server's parts, by part number; SeaweedFS lists a part that was replaced beside the new
         one."""
         listed: dict[int, set[tuple[str, int]]] = {}
         secret = self._attributes.sse_customer_key
@@ -291,7 +291,7 @@ class MultipartUpload:
         return self._parts[number].etag, self._plan.part(number).length
 
     async def abort(self) -> str:
-        """Forget the upload and its parts. Returns "" or, where the server would not, a sentence saying so.
+        """Remove the upload and its parts. Returns "" or, where it may still be open, a sentence with the reason.
 
         Shielded from cancellation, and bounded by `RetryPolicy.abort_seconds`.
         """
@@ -315,7 +315,7 @@ class MultipartUpload:
                 actual="nothing",
             ) from None
         if head is None:
-            # Credentials that may only write: S3 said that it is complete, and nobody can say more.
+            # The credentials may only write: S3 confirmed the object, and no further check is possible.
             return "nothing"
         check_same_object(stored, head, repr(self.key))
         confirmed = self._proof.of_object(head, full)
@@ -343,8 +343,8 @@ async def create_upload(
     retry: RetryPolicy,
     own: WriteTokens | None = None,
 ) -> MultipartUpload:
-    """Ask the server for an upload id. `write_token` tells the object from everybody else's: a fresh one per upload.
-    `own` says whether it may replace anything; without, it may.
+    """Request an upload id. `write_token` distinguishes the object from all others: a fresh one per upload. `own`
+    decides whether it may replace anything; without, it may.
 
     Cancelled while the request is under way, it waits (at most `retry.abort_seconds`) for the id, aborts the upload,
     and lets the cancellation go on.

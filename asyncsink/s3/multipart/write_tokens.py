@@ -1,8 +1,8 @@
-"""Whose object it is: write tokens tell a write of ours whose answer was lost from a write of somebody else.
+"""Write tokens distinguish a write of ours whose answer was lost from another writer's.
 
 A write that is not to replace anything goes with `If-None-Match: *`. Where it is refused, or where the answer to a
-CompleteMultipartUpload was lost, the object under the key is looked at: with our token it is our own write, which is
-then proved like any other; with another it is somebody else's.
+CompleteMultipartUpload was lost, the object under the key is examined: with our token it is our own write, which is
+then proved like any other; with another it is another writer's.
 
 Source: S3 API Reference, PutObject and CompleteMultipartUpload (If-None-Match); S3 User Guide, "How to prevent object
 overwrites with conditional writes".
@@ -32,7 +32,7 @@ from asyncsink.s3.transport import Transport
 
 T = TypeVar("T")
 VANISHED_MAX = 3
-"""How often an object may be in the way of a write and gone when it is looked at."""
+"""Times that an object may block a write and be gone when it is examined."""
 
 
 def fresh_token() -> str:
@@ -41,13 +41,13 @@ def fresh_token() -> str:
 
 
 async def whose(transport: Transport, key: str, token: str, customer_key: Any) -> tuple[ObjectHead | None, bool]:
-    """What is under the key, and whether the write with `token` put it there.
+    """The object under the key, and whether the write with `token` put it there.
 
-    None is something that may not be looked at, with these credentials or this customer key.
+    None is an object that these credentials, or this customer key, may not read.
 
     Raises:
         ObjectMissing: nothing is there.
-        RetryableError: nobody can say now.
+        RetryableError: the server gives no answer now.
     """
     try:
         head = await transport.send(HeadObject(key=key, sse_customer_key=customer_key))
@@ -68,7 +68,7 @@ def already_there(refused: PreconditionFailed, head: ObjectHead | None) -> Alrea
 
 
 def answered_checksum(head: ObjectHead, algorithm: ChecksumAlgorithm | None) -> Checksum | None:
-    """The whole object's checksum where the server tells one, by `algorithm` if it can be, or None."""
+    """The whole object's checksum where the server sends one, by `algorithm` if it can be, or None."""
     if head.composite or not head.checksums:
         return None
     told = algorithm if algorithm is not None and algorithm in head.checksums else next(iter(head.checksums))
@@ -80,22 +80,22 @@ class WriteTokens:
 
     Args:
         only_new: they must not replace anything.
-        notice: told where the server cannot promise that.
+        notice: called with a sentence where the server cannot promise that.
     """
 
     def __init__(self, *, only_new: bool, notice: Callable[[str], None]) -> None:
         self._notice = notice
         self._doubted: dict[str, str] = {}
         self.conditional = only_new
-        """Whether writes go with `If-None-Match: *`; ends where the server says that it does not know that."""
+        """Whether writes go with `If-None-Match: *`; False once the server has refused the header as unknown."""
 
     def token(self, key: str) -> str:
         """The token for the next write of `key`: a fresh one, or that of a write of this run which stored other bytes
-        than were sent. By its token, that object is met again as our own damage, not as somebody else's object."""
+        than were sent. By its token, that object is recognised as our own damage."""
         return self._doubted.get(key) or fresh_token()
 
     def doubt(self, key: str, token: str) -> None:
-        """The write of `key` with `token` stored other bytes than were sent."""
+        """Remember that the write of `key` with `token` stored other bytes than were sent."""
         if self.conditional:
             self._doubted[key] = token
 
@@ -105,10 +105,10 @@ class WriteTokens:
         operation: PutObject | PutObjectFrom,
         prove: Callable[[ObjectStored], Awaitable[T]],
     ) -> T:
-        """Send a PutObject that replaces nothing, and return what `prove` makes of the answer.
+        """Send a PutObject that replaces nothing, and return the result of `prove` for its answer.
 
         Raises:
-            AlreadyThere: somebody else's object is under the key.
+            AlreadyThere: another writer's object is under the key.
             TransferError, IntegrityError: as sending and `prove` raise them.
         """
         token = self.token(operation.key)
@@ -156,8 +156,8 @@ class WriteTokens:
     ) -> ObjectStored:
         """Send a write, with the condition where there is one; raises what sending raises.
 
-        A server that answers 501 NotImplemented to the condition is told so once, and is asked without it from then
-        on: the look before each write is then all that protects what is there.
+        After a 501 NotImplemented to the condition, a notice is given once, and writes go without it: the look before
+        each write is then the only protection of existing objects.
         """
         if not self.conditional:
             return await _sent(transport, operation)
@@ -183,7 +183,7 @@ async def _sent(transport: Transport, operation: PutObject | PutObjectFrom | Com
 
 
 def _remembering(operation: PutObjectFrom, sent: list[Checksum | None]) -> PutObjectFrom:
-    """The same, with the checksum of each attempt's bytes kept: a refusal brings none."""
+    """The same operation, which keeps the checksum of each attempt's bytes: a refusal brings none."""
     local, algorithm = operation.local, operation.algorithm
 
     def remember(body: memoryview) -> None:

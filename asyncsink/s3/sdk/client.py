@@ -1,4 +1,4 @@
-"""The aioboto3 client, opened so that none of botocore's habits costs time, hangs, or retries behind our back.
+"""The aioboto3 client, opened without those defaults of botocore that cost time, hang, or add retries of their own.
 
 Every setting here answers a measured or documented trap: botocore's own retries (one layer of retries is enough), the
 SHA-256 of every payload, checksums in trailers, keep-alive beyond S3's idle time of about five seconds, a pool of ten
@@ -39,12 +39,12 @@ CONNECTIONS_BESIDE_TRANSFERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Hearing:
-    """How the answer to a request is read.
+    """The limits of reading an answer.
 
     Attributes:
         bytes_max: most bytes of its body.
         moved: called with the size of every piece of the body as it arrives, or None.
-        object_bytes: it has an object's bytes, which are taken as they are stored and read by who asked for them.
+        object_bytes: it has an object's bytes, which are taken as they are stored, and read by the caller.
     """
 
     bytes_max: int = ANSWER_BYTES_MAX
@@ -53,7 +53,7 @@ class Hearing:
 
 
 HEARING: ContextVar[Hearing] = ContextVar("HEARING", default=Hearing())  # noqa: B039 - it is frozen
-"""For the request that this task sends."""
+"""For the request that the current task sends."""
 
 
 class AnswerTooLong(Exception):
@@ -66,14 +66,14 @@ async def open_client(
 ) -> AsyncIterator[tuple[Any, ChecksumUse]]:
     """Open an aiobotocore S3 client for `target`; leaving the block closes its connections.
 
-    With it comes which checksum headers environment and profile want: the client itself adds none.
+    The second value is the checksum headers that environment and profile enable: the client itself adds none.
 
-    Over HTTPS and on loopback, payloads are not hashed (UNSIGNED-PAYLOAD: TLS and the checksum header guard the
-    bytes); over plain HTTP to another machine they are signed, since nothing else would notice a changed byte on the
-    way (S3 API Reference, "Authenticating Requests: Using the Authorization Header").
+    Over HTTPS and on loopback, payloads are not hashed (UNSIGNED-PAYLOAD: TLS and the checksum header guard the bytes);
+    over plain HTTP to another machine they are signed, since nothing else would detect a changed byte (S3 API
+    Reference, "Authenticating Requests: Using the Authorization Header").
 
     Args:
-        target: where and how; what it says explicitly goes before what `caller_bucket` brings.
+        target: its explicit options precede those of `caller_bucket`.
         retry: connect_seconds, stall_seconds and complete_seconds become the client's timeouts.
         limits: the pool has a connection per request in flight, and a few beside them.
         caller_bucket: a bucket's name, a boto3 Bucket or an aioboto3 Bucket whose settings and event handlers are taken
@@ -88,7 +88,7 @@ async def open_client(
     verify = await anyio.to_thread.run_sync(_check_ca_bundle, target.ca_bundle) if target.ca_bundle else settings.verify
     anonymous = target.anonymous or (settings.anonymous and not target.creds_path and not target.profile)
     redact_logs()
-    # The import takes most of a second: other tasks go on meanwhile.
+    # In a thread, because the import takes most of a second.
     session = await anyio.to_thread.run_sync(partial(new_session, target, settings, retry, ask=True))
     with translated_configuration(session):
         told = {name: session._session.get_config_variable(name) for name in CHECKSUM_SETTINGS}
@@ -118,9 +118,9 @@ async def open_client(
 
 
 async def find_credentials(target: S3Target, retry: RetryPolicy, *, caller_bucket: Any = None) -> Any:
-    """Look up, from the beginning, what requests to `target` are signed with: botocore's own credentials object.
+    """Look up the credentials of requests to `target` from the beginning, as botocore's own credentials object.
 
-    Files and environment are read again, roles and SSO are asked again; nobody is asked for an MFA code.
+    Files and environment are read again, roles and SSO queried again, without a prompt for an MFA code.
 
     Raises:
         CredentialsError: there are none, or they cannot be retrieved.
@@ -135,16 +135,16 @@ async def _require_credentials(session: Any) -> Any:
     held = await session.get_credentials()
     if held is None:
         raise none_found()
-    # Roles and SSO are asked here, so that a login that ended is known before the first request.
+    # Roles and SSO are queried now, so that an expired login is found before the first request.
     await freeze(held)
     return held
 
 
 def check_proxy(client: Any) -> None:
-    """Refuse a SOCKS proxy, which neither aiohttp nor botocore speaks to, before it is taken for an HTTP proxy.
+    """Refuse a SOCKS proxy, which neither aiohttp nor botocore supports, before it is used as an HTTP proxy.
 
     Raises:
-        ConfigError: naming the proxy and its variable.
+        ConfigError: names the proxy and its variable.
     """
     proxy = proxy_of(client)
     scheme = proxy.partition("://")[0].rpartition(" ")[2].lower()
@@ -156,7 +156,7 @@ def check_proxy(client: Any) -> None:
 
 
 def proxy_of(client: Any) -> str:
-    """The proxy between us and the endpoint, for a sentence: "the proxy http://… of HTTP_PROXY"; "" where none is."""
+    """The proxy in front of the endpoint, for a sentence: "the proxy http://… of HTTP_PROXY"; "" where none is."""
     url = client.meta.endpoint_url
     found = client._endpoint.http_session._proxy_config.proxy_url_for(url)
     if not found:
@@ -170,7 +170,7 @@ def proxy_of(client: Any) -> str:
 
 
 def _configured_endpoint(session: Any) -> str:
-    """The endpoint that variables, the profile or its services section name, or ""."""
+    """The endpoint of the variables, the profile or its services section, or ""."""
     from botocore.configprovider import ConfiguredEndpointProvider
 
     core = session._session
@@ -214,7 +214,7 @@ def _client_config(
         signature_version=UNSIGNED if anonymous else None,
         max_pool_connections=(limits.concurrency or limits.concurrency_max) + CONNECTIONS_BESIDE_TRANSFERS,
         connect_timeout=retry.connect_seconds,
-        # The transport's progress watchdog is the finer net; this one must not cut a Complete short.
+        # The transport's progress watchdog is finer; this timeout must not cut a Complete short.
         read_timeout=max(retry.stall_seconds, retry.complete_seconds),
         user_agent_extra="asyncsink",
     )
@@ -226,14 +226,14 @@ def _session_class() -> type[Any]:
     class StrictSession(AIOHTTPSession):  # type: ignore[misc, unused-ignore]
         """Host names are checked, redirects are answers, and connections that are given up are aborted, not closed.
 
-        botocore's TLS context leaves the name in a certificate to urllib3, which is not here: without a word to the
-        context, any certificate that is trusted for some host would do for every host.
+        botocore's TLS context leaves the name in a certificate to urllib3, which is not used here: without this
+        setting, a certificate trusted for one host would do for every host.
 
         aiohttp follows a redirect to any host, with the body and with headers such as X-Amz-Security-Token. S3 never
-        asks for that: botocore looks at the answer, and sends a request of its own to another region of Amazon's.
+        requires that: botocore reads the answer, and sends a request of its own to another region of Amazon's.
 
         asyncio's close() goes on sending what is buffered, and waits for ever for a peer that has stopped reading: a
-        cancelled PUT could still succeed, and a stalled connection would never go away.
+        cancelled PUT could still succeed, and a stalled connection would never end.
         """
 
         def _get_ssl_context(self) -> Any:
@@ -262,8 +262,7 @@ def _session_class() -> type[Any]:
 class _Unredirected:
     """An aiohttp session that follows no redirect, and reads an answer within its limits (`HEARING`).
 
-    botocore's layer calls nothing but `request`, and takes an answer's body only when all of it is there, however much
-    that is.
+    botocore's layer calls nothing but `request`, and takes an answer's body only when it is complete, without a limit.
     """
 
     __slots__ = ("_session",)
@@ -272,10 +271,10 @@ class _Unredirected:
         self._session = session
 
     async def request(self, method: str, **named: Any) -> Any:
-        """What the session's own `request` gives; its body is there, unless it is an object's.
+        """As the session's own `request`, with the body already read, unless it is an object's.
 
         Raises:
-            AnswerTooLong: the body is longer than it may be.
+            AnswerTooLong: the body is longer than its limit.
         """
         hearing = HEARING.get()
         named["allow_redirects"] = False
@@ -307,7 +306,7 @@ async def _read_body(response: Any, method: str, hearing: Hearing) -> None:
 
 
 def _read_times_leniently(client: Any) -> None:
-    """A time that is none is None: one odd entry of a listing must not make the whole answer unreadable."""
+    """Read a malformed time as None: one odd entry of a listing must not make the whole answer unreadable."""
     from aiobotocore.parsers import AioResponseParserFactory
     from botocore.utils import parse_timestamp
 
@@ -317,7 +316,7 @@ def _read_times_leniently(client: Any) -> None:
         except (ValueError, OverflowError):
             return None
 
-    # Of this client alone: what an STS answers is not to be read so.
+    # For this client alone: answers of an STS keep the strict reading.
     client._endpoint._response_parser_factory = factory = AioResponseParserFactory()
     factory.set_parser_defaults(timestamp_parser=parse)
 
@@ -325,8 +324,8 @@ def _read_times_leniently(client: Any) -> None:
 class _Sessions:
     """A client's sessions with directory buckets (S3 API, CreateSession), in the place of aiobotocore's cache.
 
-    That one keeps what it began: a session that was refused once, or whose first request was cancelled, would fail
-    every later request of the client.
+    That cache keeps failures: a session that was refused once, or whose first request was cancelled, would fail every
+    later request of the client.
     """
 
     def __init__(self) -> None:
@@ -335,13 +334,13 @@ class _Sessions:
         self._cache: Any = None
 
     def lend(self, request: Any, **_: Any) -> None:
-        """Take the place of the cache that the request would ask."""
+        """Take the place of the cache that the request would use."""
         signing = request.context.get("signing", {})
         if (cache := signing.get("identity_cache")) is not None and cache is not self:
             self._cache, signing["identity_cache"] = cache, self
 
     async def get_credentials(self, bucket: str) -> Any:
-        """A session with `bucket`; botocore's own errors where there is none now. Renews itself before it expires."""
+        """A session with `bucket`, renewed before it expires; botocore's own errors where there is none now."""
         async with self._lock:
             if bucket not in self._held:
                 from aiobotocore.utils import AioIdentityCache
@@ -351,20 +350,20 @@ class _Sessions:
 
 
 def _follow_no_region(context: dict[str, Any], **_: Any) -> None:
-    """botocore's own detour to another region is taken as gone: `following` takes it for both lanes, and says so."""
+    """Mark botocore's own redirect to another region as done: `s3.retry` follows regions, for both lanes."""
     context.get("s3_redirect", {})["redirected"] = True
 
 
 def _skip_continue(request: Any, **_: Any) -> None:
-    """S3 needs no 100-continue, and aiohttp would wait for it without a limit."""
+    """Remove Expect: S3 needs no 100-continue, and aiohttp would wait for it without a limit."""
     request.headers.pop("Expect", None)
 
 
 async def check_certificates(client: Any) -> None:
-    """Refuse the certificates that a variable or a profile names, where they cannot be used.
+    """Refuse unusable certificates that a variable or a profile names.
 
     Raises:
-        ConfigError: naming the file.
+        ConfigError: names the file.
     """
     path = client._endpoint.http_session._verify
     if isinstance(path, str):  # over plain HTTP too: aiohttp opens the file all the same

@@ -1,7 +1,4 @@
-"""The aioboto3 lane: every operation through the client's own method.
-
-Each request is watched for progress, and every failure leaves as an error of asyncsink.
-"""
+"""The aioboto3 lane: every operation through the client's own method, watched for progress, with asyncsink's errors."""
 
 from __future__ import annotations
 
@@ -64,21 +61,21 @@ from asyncsink.s3.sdk.client import (
 
 R = TypeVar("R", bound=Response)
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
-"""What OpenSSL says, by release, where the answer to its greeting is no TLS (ERR_reason_error_string)."""
+"""OpenSSL's words, by release, for an answer to its greeting that is no TLS (ERR_reason_error_string)."""
 
 
 _BODY = "asyncsink-body"
-"""Where the XML of a listing stands in botocore's answer, which has nothing else of it."""
+"""The place of a listing's XML in botocore's answer, which then has nothing else."""
 _LISTINGS_AS_SENT = ("ListObjectsV2", "ListObjects", "ListParts", "ListMultipartUploads")
 
 
 class Aioboto3Transport:
     """A Transport over an aiobotocore client. Sends each operation once; see `s3.transport.Transport` for the contract.
 
-    Use `open` for a transport that owns its client, or the constructor for a client that somebody else closes.
+    Use `open` for a transport that owns its client, or the constructor for a client that its caller closes.
 
-    Cancelling `send` aborts its connection: what was not sent yet is never sent. After ClockSkew and
-    ExpiredCredentials the next `send` is signed by the server's clock and with credentials that were looked up again.
+    Cancelling `send` aborts its connection: what was not sent yet is never sent. After ClockSkew and ExpiredCredentials
+    the next `send` is signed by the server's clock and with credentials that were looked up again.
     """
 
     def __init__(
@@ -99,7 +96,7 @@ class Aioboto3Transport:
         self._resigner = Resigner(client, renew)
         self._owned = AsyncExitStack()
         self.checksums = USUAL
-        """Which checksum headers environment and profile want."""
+        """The checksum headers that environment and profile enable."""
         self._bandwidth = bandwidth
         for name in _LISTINGS_AS_SENT:
             client.meta.events.register(f"before-parse.s3.{name}", _keep_body)
@@ -120,11 +117,11 @@ class Aioboto3Transport:
         """Open a client for `target` and a transport that closes it. Sends nothing to S3.
 
         Args:
-            target, retry, limits, caller_bucket: as `s3.client.open_client`.
-            bandwidth: the limit on what is sent in a second, or None.
+            target, retry, limits, caller_bucket: as `sdk.client.open_client`.
+            bandwidth: the limit on bytes sent in a second, or None.
 
         Raises:
-            ConfigError, CredentialsError: as `s3.client.open_client`.
+            ConfigError, CredentialsError: as `sdk.client.open_client`.
         """
         name = (await bucket_settings(caller_bucket)).name if caller_bucket is not None else target.bucket
         async with AsyncExitStack() as stack:
@@ -140,7 +137,7 @@ class Aioboto3Transport:
 
     @property
     def client(self) -> Any:
-        """The aiobotocore client, for those who decide between lanes."""
+        """The aiobotocore client, for the choice of a lane."""
         return self._client
 
     def __repr__(self) -> str:
@@ -151,7 +148,7 @@ class Aioboto3Transport:
 
         Raises:
             Stalled: no byte moved for `stall_seconds` (`complete_seconds` for CompleteMultipartUpload).
-            AsyncSinkError: as `s3.error_map` reads the answer; ConnectionLost where there was none.
+            AsyncSinkError: as `s3.errors_map` reads the answer; ConnectionLost where there was none.
         """
         call = CALLS[GetObject if isinstance(operation, GetObjectTo) else type(operation)]
         renewals = self._resigner.renewals
@@ -162,7 +159,7 @@ class Aioboto3Transport:
                 return cast("R", await self._call(call, operation, watchdog))
         except AsyncSinkError:
             raise
-        except Exception as failed:  # noqa: BLE001 - raised below, where nothing of a server's hangs on it
+        except Exception as failed:  # noqa: BLE001 - raised below, without the server's texts
             error = failed
         self._secrets()
         translated = self._translate(operation, error, watchdog)
@@ -175,11 +172,11 @@ class Aioboto3Transport:
             translated = await reason_of(operation, translated, self.send, lambda: resigner.renewals != renewals)
         elif isinstance(translated, ExpiredCredentials):
             await self._resigner.renew(renewals)
-        # What a server said, and the texts of credential errors, may hold what must not be shown.
+        # Other causes are dropped: a server's text, or that of a credential error, may hold a secret.
         raise translated from (error if isinstance(error, OSError) and isinstance(translated, TransferError) else None)
 
     def _secrets(self) -> None:
-        """Have the credentials of this moment known as secrets: botocore renews some by itself."""
+        """Register the current credentials as secrets: botocore renews some by itself."""
         held = getattr(self._client._request_signer, "_credentials", None)
         for name in ("_secret_key", "_token", "secret_key", "token"):
             value = vars(held).get(name) if held is not None else None
@@ -193,7 +190,7 @@ class Aioboto3Transport:
     async def _call(self, call: Call, operation: Any, watchdog: Watchdog) -> Response:
         asked = operation.request() if isinstance(operation, GetObjectTo) else operation
         if self._directories and isinstance(operation, (ListObjects, ListMultipartUploads)):
-            # A directory bucket lists directories only (S3 API, ListObjectsV2): what else is in this one is left out.
+            # A directory bucket lists directories only (S3 API, ListObjectsV2): other entries are left out below.
             asked = replace(operation, prefix=operation.prefix[: operation.prefix.rfind("/") + 1])
         parameters = call.parameters(asked, watchdog.moved)
         if self._bandwidth is not None and (body := parameters.get("Body")):
@@ -225,7 +222,7 @@ class Aioboto3Transport:
         return response
 
     async def _hand_over(self, operation: GetObjectTo, answer: Any, watchdog: Watchdog) -> ObjectReceived:
-        """Give the bytes to the operation's taker, in a thread, as they come."""
+        """Give the bytes to the operation's taker, in a thread, as they arrive."""
         request, taken = operation.request(), 0
         async for piece in self._pieces(request, answer, watchdog):
             watchdog.pause()
@@ -248,7 +245,7 @@ class Aioboto3Transport:
         return into[:received]
 
     async def _pieces(self, operation: GetObject, answer: Any, watchdog: Watchdog) -> AsyncIterator[bytes]:
-        """The body of an answer, which is checked to be the one that was asked for."""
+        """The body of an answer, which is checked to be the requested one."""
         received = 0
         # Its own `async with` gives aiohttp's response, whose reads botocore's would no longer check.
         stream = answer["Body"]
@@ -262,7 +259,7 @@ class Aioboto3Transport:
                 etag=plain_etag(answer),
                 dated=bool(answer.get("LastModified")),
             )
-            # One byte more than there may be is asked for: an answer without a length may hold too much.
+            # One byte more than allowed is requested: an answer without a length may be too long.
             while piece := await stream.read(min(operation.length + 1 - received, SLICE_BYTES)):
                 received += len(piece)
                 if received > operation.length:
@@ -279,7 +276,7 @@ class Aioboto3Transport:
             check_received(operation, self._bucket, expected, received)
 
     def _translate(self, operation: Operation[Any], error: Exception, watchdog: Watchdog) -> AsyncSinkError | None:
-        """The error of ours that an exception means, or None where it is a bug that must be seen as it is."""
+        """The error of asyncsink for an exception, or None for a bug, which must be seen as it is."""
         from botocore import exceptions as b
 
         if isinstance(error, b.ClientError):
@@ -295,7 +292,7 @@ class Aioboto3Transport:
             report = "" if "SSECustomerKey" in str(error) else f": {one_line(str(error))}"
             return ConfigError(f"{where} cannot be sent: its parameters are not valid{report}.")
         if isinstance(error, (ValueError, OverflowError, RecursionError)):
-            # From botocore's parser: what is wrong with the request has other names.
+            # From botocore's parser: faults of the request have other classes.
             return ServerFault(
                 f"{where} failed: the answer is no S3 answer; check the endpoint.", operation=operation.name
             )
@@ -336,7 +333,7 @@ class Aioboto3Transport:
 
 
 class Watchdog:
-    """A deadline that every moved byte pushes back: `async with` it around one request.
+    """A deadline that every moved byte postpones: `async with` it around one request.
 
     When it expires, the request is cancelled and TimeoutError raised, with `expired` set.
     """
@@ -352,12 +349,13 @@ class Watchdog:
         return self._timeout.expired()
 
     def moved(self, _size_bytes: int = 0) -> None:
-        """Bytes moved, or an answer began. Harmless after the end: aiohttp may still be winding up a body then."""
+        """Postpone the deadline: bytes moved, or an answer began. Harmless after the end, when aiohttp may still end a
+        body."""
         if self._watching and not self.expired:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self.seconds)
 
     def pause(self) -> None:
-        """Stop watching until the next `moved`: what follows is not the server's fault."""
+        """Stop watching until the next `moved`: the next wait is not the server's fault."""
         if self._watching and not self.expired:
             self._timeout.reschedule(None)
 
@@ -368,32 +366,32 @@ class Watchdog:
 
     async def __aexit__(self, *exception: Any) -> None:
         self._watching = False
-        # It turns its own cancellation into a TimeoutError by raising that; it never swallows anything.
+        # Its own cancellation becomes a TimeoutError; it swallows nothing.
         await self._timeout.__aexit__(*exception)
 
 
 def _leave_unchecked(context: dict[str, Any], **_: Any) -> None:
-    """Bytes are compared where they are taken, for both lanes: botocore compares a range with a checksum of the whole
-    object, which some servers repeat beside each range."""
+    """Omit botocore's check, since both lanes compare bytes where they are taken: botocore compares a range with a
+    checksum of the whole object, which some servers repeat beside each range."""
     context.get("checksum", {}).pop("response_algorithms", None)
 
 
 def _keep_body(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-    """Listings are read as the wire lane reads them: botocore's parser takes one odd entry for a broken answer."""
+    """Keep a listing's XML for `s3.listing`: botocore's parser takes one odd entry for a broken answer."""
     if response_dict["status_code"] < 300:
         customized_response_dict[_BODY] = response_dict["body"]
         response_dict["body"] = b""
 
 
 def _hearing(operation: Operation[Any], watchdog: Watchdog) -> Hearing:
-    # S3 may send spaces for minutes before it says how a Complete ended: each is a sign of life.
+    # S3 may send spaces for minutes before the result of a Complete: each is progress.
     moved = watchdog.moved if isinstance(operation, CompleteMultipartUpload) else None
     bytes_max = LISTING_BYTES_MAX if isinstance(operation, LISTINGS) else ANSWER_BYTES_MAX
     return Hearing(bytes_max, moved, object_bytes=isinstance(operation, (GetObject, GetObjectTo, HeadObject)))
 
 
 async def _turn(bandwidth: Bandwidth, watchdog: Watchdog, size_bytes: int) -> None:
-    """Wait until `size_bytes` may be sent, which is no stall."""
+    """Wait until `size_bytes` may be sent, without counting it as a stall."""
     watchdog.pause()
     try:
         await bandwidth.turn(size_bytes)
@@ -402,14 +400,14 @@ async def _turn(bandwidth: Bandwidth, watchdog: Watchdog, size_bytes: int) -> No
 
 
 def _charge_head(bandwidth: Bandwidth, request: Any, **_: Any) -> None:
-    """Have those who come after wait for this request's line, headers and document: it is signed, and goes now."""
+    """Charge this request's line, headers and document to later requests: it is signed, and goes now."""
     headers = sum(len(name) + len(value) + len(": \r\n") for name, value in request.headers.items())
     document = len(request.body) if isinstance(request.body, bytes) else 0
     bandwidth.reserve(len(request.url) + headers + document)
 
 
 def _unusable() -> tuple[type[Exception], ...]:
-    """What botocore raises where it cannot address a bucket: before anything is sent."""
+    """botocore's exceptions for a bucket that it cannot address, raised before anything is sent."""
     from botocore import exceptions as b
 
     return (
@@ -426,7 +424,7 @@ def _unusable() -> tuple[type[Exception], ...]:
 
 
 def _from_network(name: str, where: str, endpoint: str, error: Exception, proxy: str) -> AsyncSinkError | None:
-    """What a failure without a usable answer means, or None for a bug."""
+    """The error for a failure without a usable answer, or None for a bug."""
     import aiohttp
     from aiohttp.http_exceptions import HttpProcessingError
     from botocore import exceptions as b
