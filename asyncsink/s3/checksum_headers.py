@@ -155,7 +155,6 @@ R = TypeVar("R", bound=Response)
 
 TRIALS_MAX: Final = 8
 """Vain repetitions without checksum headers, after which the headers are not the cause of further refusals."""
-REFUSING_STATUSES: Final = (400, 501)
 _BODIES: Final = (PutObject, UploadPart)
 _BODIES_FROM: Final = (PutObjectFrom, UploadPartFrom)
 _LOOKS: Final = (HeadObject, GetObject, GetObjectTo)
@@ -171,7 +170,7 @@ class ChecksumUse:
 
     Attributes:
         sent: x-amz-checksum-… with what is stored.
-                asked: x-amz-checksum-mode, the request for the checksum of the stored object.
+        asked: x-amz-checksum-mode, the request for the checksum of the stored object.
     """
 
     sent: bool = True
@@ -338,7 +337,7 @@ async def _ordinary(operation: PutFiles) -> Any:
 def _may_be_refused(operation: Operation[Any], error: PermanentError) -> bool:
     # Other refusals (rights, bucket, upload, digest) have classes of their own. A bare 400 to a body comes from a
     # proxy; a HEAD gets no other 400, since its answer has no body.
-    if type(error) is not PermanentError or error.status not in REFUSING_STATUSES:
+    if type(error) is not PermanentError or error.status not in (400, 501):
         return False
     if error.status == 501 and getattr(operation, "only_new", False):
         return False  # fewer servers know If-None-Match, and its caller repeats without it

@@ -111,6 +111,8 @@ OnSent = Callable[[int], None]
 
 HEADER_ALGORITHMS: Final[tuple[ChecksumAlgorithm, ...]] = tuple(a for a in get_args(ChecksumAlgorithm) if a != "MD5")
 """Algorithms that S3 stores and returns as x-amz-checksum-…; MD5 is Content-MD5 and comes back as the ETag."""
+CHECKSUM_FIELDS: Final = {name: f"Checksum{name}" for name in HEADER_ALGORITHMS}
+"""Their names in boto3's parameters and answers, and in S3's XML."""
 
 _BESIDE_THE_BODY: Final = frozenset({"ResponseMetadata", "RequestCharged"})
 """Fields of boto3's answer that are not in its body."""
@@ -121,7 +123,7 @@ _TRUTHS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": Fal
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ClientCall:
     """A client method, the function that makes its parameters, and the function that reads its answer."""
 
     method: str
@@ -301,7 +303,7 @@ def has_composite(answer: Mapping[str, Any]) -> bool:
 
 def checksums_of(answer: Mapping[str, Any]) -> dict[ChecksumAlgorithm, str]:
     """Every checksum of the answer, by algorithm."""
-    return {name: answer[f"Checksum{name}"] for name in HEADER_ALGORITHMS if answer.get(f"Checksum{name}")}
+    return {name: answer[field] for name, field in CHECKSUM_FIELDS.items() if answer.get(field)}
 
 
 def _answered_checksum(wanted: Checksum | None, answer: Mapping[str, Any]) -> Checksum | None:
@@ -332,11 +334,13 @@ def _stored_for_sure(op: o.UploadPart | o.CompleteMultipartUpload, answer: Mappi
 def _no_answer_of_s3(op: Any, why: str) -> ServerFault:
     """The error for a 200 that is not S3's: a captive portal, a proxy or a gateway may have sent it."""
     what = f"{op.name} of {one_line(op.key, 1200)}" if getattr(op, "key", "") else op.name
-    return ServerFault(
-        f"{what} failed: the answer {why}; check that the endpoint is S3, and what answers on the way there.",
-        operation=op.name,
-        status=200,
+    return _fault(
+        op, f"{what} failed: the answer {why}; check that the endpoint is S3, and what answers on the way there."
     )
+
+
+def _fault(op: Any, text: str) -> ServerFault:
+    return ServerFault(text, operation=op.name, status=200)
 
 
 def _check_said(op: Any, answer: Mapping[str, Any]) -> None:
@@ -378,11 +382,7 @@ def _truncated(op: Any, answer: Mapping[str, Any], name: str) -> bool:
         return bool(answer.get(name))
     text = str(told).strip().lower()
     if text not in _TRUTHS:
-        raise ServerFault(
-            f"{op.name} was answered with IsTruncated {one_line(text)!r}; check that the endpoint is S3.",
-            operation=op.name,
-            status=200,
-        )
+        raise _fault(op, f"{op.name} was answered with IsTruncated {one_line(text)!r}; check that the endpoint is S3.")
     return _TRUTHS[text]
 
 
@@ -396,7 +396,7 @@ def _next(op: Any, answer: Mapping[str, Any], name: str) -> Any:
 
 
 def _endless(op: Any, name: str) -> ServerFault:
-    return ServerFault(f"{op.name} was answered with a truncated list and no {name}.", operation=op.name, status=200)
+    return _fault(op, f"{op.name} was answered with a truncated list and no {name}.")
 
 
 def _whole_number(value: Any, largest: int) -> int | None:
@@ -434,21 +434,17 @@ def _listed(op: o.ListObjects, answer: Mapping[str, Any]) -> o.ObjectPage:
 def _parts_listed(op: o.ListParts, answer: Mapping[str, Any]) -> o.PartPage:
     _check_said(op, answer)
     if (told := answer.get("UploadId")) and told != op.upload_id:
-        raise ServerFault(
-            f"{op.name} of {op.key!r} was answered with the parts of another upload; check that the endpoint is S3.",
-            operation=op.name,
-            status=200,
-        )
+        text = f"{op.name} of {op.key!r} was answered with the parts of another upload; check that the endpoint is S3."
+        raise _fault(op, text)
     parts: list[o.ListedPart] = []
     for entry in answer.get("Parts") or ():
         number = _whole_number(entry.get("PartNumber"), PARTS_MAX)
         size_bytes = _whole_number(entry.get("Size"), PART_SIZE_BYTES_MAX)
         if not number or size_bytes is None:
-            raise ServerFault(
+            raise _fault(
+                op,
                 f"{op.name} of {op.key!r} was answered with part {one_line(str(entry.get('PartNumber')))!r} of "
                 f"{one_line(str(entry.get('Size')))!r} bytes; check that the endpoint is S3.",
-                operation=op.name,
-                status=200,
             )
         parts.append(o.ListedPart(number, size_bytes, plain_etag(entry), _answered_checksum(None, entry)))
     # Some servers write 0 for no marker.
@@ -513,11 +509,9 @@ def _created(op: o.CreateMultipartUpload, answer: Mapping[str, Any]) -> o.Upload
 
 def _got(op: GetObject, answer: Mapping[str, Any]) -> ObjectData:
     if op.whole and len(answer["Body"]) != op.length:
-        raise ServerFault(
-            f"{op.name} of {op.key} was answered with {len(answer['Body']):,} bytes; {op.length:,} were expected.",
-            operation=op.name,
-            status=200,
-        )
+        received = len(answer["Body"])
+        text = f"{op.name} of {op.key} was answered with {received:,} bytes; {op.length:,} were expected."
+        raise _fault(op, text)
     total = str(answer.get("ContentRange") or "").rpartition("/")[2].strip()
     return ObjectData(
         data=answer["Body"],
@@ -532,9 +526,8 @@ def _got(op: GetObject, answer: Mapping[str, Any]) -> ObjectData:
 
 _KEPT: Final = frozenset(
     {"ETag", "VersionId", "ServerSideEncryption", "SSECustomerAlgorithm", "ChecksumType", "ContentType", "StorageClass"}
-    | {f"Checksum{name}" for name in HEADER_ALGORITHMS}
+    | set(CHECKSUM_FIELDS.values())
 )
-_ENTRIES: Final = ("Contents", "Parts", "Uploads")
 
 
 def _without_secrets(
@@ -559,7 +552,7 @@ def _without_secrets(
                 operation=operation.name,
                 status=200,
             )
-        for name in _ENTRIES:
+        for name in ("Contents", "Parts", "Uploads"):
             if told.get(name):
                 told[name] = _entries_without_secrets(told[name])
         return response(operation, told)
@@ -582,16 +575,16 @@ def _entries_without_secrets(entries: Sequence[Mapping[str, Any]]) -> list[dict[
     return found
 
 
-CALLS: Final[dict[type[Any], Call]] = {
-    o.PutObject: Call("put_object", _put, _without_secrets(_stored)),
-    o.CreateMultipartUpload: Call("create_multipart_upload", _create, _without_secrets(_created)),
-    o.UploadPart: Call("upload_part", _part, _without_secrets(_stored_for_sure)),
-    o.CompleteMultipartUpload: Call("complete_multipart_upload", _complete, _without_secrets(_stored_for_sure)),
-    o.AbortMultipartUpload: Call("abort_multipart_upload", _abort, _without_secrets(lambda _, __: o.Done())),
-    o.HeadObject: Call("head_object", _head, _without_secrets(_headed)),
-    GetObject: Call("get_object", _get, _without_secrets(_got)),
-    o.ListObjects: Call("list_objects_v2", _list, _without_secrets(_listed)),
-    o.ListParts: Call("list_parts", _list_parts, _without_secrets(_parts_listed)),
-    o.ListMultipartUploads: Call("list_multipart_uploads", _list_uploads, _without_secrets(_uploads_listed)),
-    o.DeleteObject: Call("delete_object", _delete, _without_secrets(lambda _, __: o.Done())),
+CALLS: Final[dict[type[Any], ClientCall]] = {
+    o.PutObject: ClientCall("put_object", _put, _without_secrets(_stored)),
+    o.CreateMultipartUpload: ClientCall("create_multipart_upload", _create, _without_secrets(_created)),
+    o.UploadPart: ClientCall("upload_part", _part, _without_secrets(_stored_for_sure)),
+    o.CompleteMultipartUpload: ClientCall("complete_multipart_upload", _complete, _without_secrets(_stored_for_sure)),
+    o.AbortMultipartUpload: ClientCall("abort_multipart_upload", _abort, _without_secrets(lambda _, __: o.Done())),
+    o.HeadObject: ClientCall("head_object", _head, _without_secrets(_headed)),
+    GetObject: ClientCall("get_object", _get, _without_secrets(_got)),
+    o.ListObjects: ClientCall("list_objects_v2", _list, _without_secrets(_listed)),
+    o.ListParts: ClientCall("list_parts", _list_parts, _without_secrets(_parts_listed)),
+    o.ListMultipartUploads: ClientCall("list_multipart_uploads", _list_uploads, _without_secrets(_uploads_listed)),
+    o.DeleteObject: ClientCall("delete_object", _delete, _without_secrets(lambda _, __: o.Done())),
 }

@@ -17,13 +17,10 @@ from urllib.parse import urlsplit
 from asyncsink.errors import ConfigError
 from asyncsink.options.settings import SignPayload
 
-_DIRECTORY_BUCKETS: Final = ("--x-s3", "--xa-s3")
-_OUTPOSTS: Final = "--op-s3"
-
 
 def is_special(bucket: str) -> bool:
     """Whether only the SDK knows the bucket's host and kind of signature. Pure."""
-    return is_arn(bucket) or is_directory_bucket(bucket) or bucket.endswith(_OUTPOSTS)
+    return is_arn(bucket) or is_directory_bucket(bucket) or bucket.endswith("--op-s3")
 
 
 def is_arn(bucket: str) -> bool:
@@ -33,11 +30,13 @@ def is_arn(bucket: str) -> bool:
 
 def is_directory_bucket(bucket: str) -> bool:
     """Whether it is a directory bucket of S3 Express, or an access point of one. Pure."""
-    return bucket.endswith(_DIRECTORY_BUCKETS)
+    return bucket.endswith(("--x-s3", "--xa-s3"))
 
 
-# -- Trusted certificates, for both lanes ------------------------------------------------------------------------------
+# -- Idle time and certificates of both lanes' connections -------------------------------------------------------------
 
+KEEP_ALIVE_SECONDS: Final = 4.0
+"""Seconds that an idle connection is kept: S3 closes it after about 5 s, and a request must not meet that."""
 CA_BUNDLE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Mozilla's list of certificates has a quarter of a MiB."""
 
@@ -88,7 +87,13 @@ def exposed_to(endpoint_url: str, proxy_url: str = "") -> str:
 
 
 def _is_this_machine(host: str) -> bool:
+    return host == "localhost" or (is_ip_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def is_ip_address(host: str) -> bool:
+    """Whether a host, without brackets, is an IPv4 or IPv6 address and no name. Pure."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        ipaddress.ip_address(host)
     except ValueError:
         return False
+    return True

@@ -13,7 +13,7 @@ from urllib.parse import unquote_plus
 from xml.parsers import expat
 
 from asyncsink.errors import ServerFault
-from asyncsink.s3.codec import HEADER_ALGORITHMS
+from asyncsink.s3.codec import CHECKSUM_FIELDS
 from asyncsink.s3.errors_map import ENTRIES_MAX, one_line
 from asyncsink.s3.operations import ListMultipartUploads, ListObjects, ListParts, ObjectPage, PartPage, UploadPage
 from asyncsink.s3.transport import Transport
@@ -253,7 +253,6 @@ def _refuse_doctype(*_: object) -> None:
 Listing = ListObjects | ListParts | ListMultipartUploads
 LISTINGS: Final = (ListObjects, ListParts, ListMultipartUploads)
 
-_CHECKSUMS: Final = tuple(f"Checksum{name}" for name in HEADER_ALGORITHMS)
 _SHAPES: Final[dict[type[Any], tuple[str, str, tuple[str, ...], str, tuple[str, ...]]]] = {
     # operation: (root element or "", name of its entries, fields of the first level, entry element, entry fields)
     ListObjects: (
@@ -269,7 +268,7 @@ _SHAPES: Final[dict[type[Any], tuple[str, str, tuple[str, ...], str, tuple[str, 
         "Parts",
         ("UploadId", "IsTruncated", "NextPartNumberMarker"),
         "Part",
-        ("PartNumber", "Size", "ETag", *_CHECKSUMS),
+        ("PartNumber", "Size", "ETag", *CHECKSUM_FIELDS.values()),
     ),
     ListMultipartUploads: (
         "ListMultipartUploadsResult",

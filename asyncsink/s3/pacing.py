@@ -270,7 +270,7 @@ class PacedTransport:
 
 BURST_SECONDS: Final = 0.1
 """Seconds of unused time that are made up for: sleeps end late, and without this the rate would fall short."""
-SLICE_SECONDS: Final = 0.05
+RESERVED_SECONDS: Final = 0.05
 """Seconds of the rate that one reservation covers, short enough that all connections keep moving."""
 SLICE_BYTES_MIN, SLICE_BYTES_MAX = 4 * KIB, 4 * MIB
 
@@ -288,7 +288,7 @@ class Bandwidth:
         self._clock = clock
         self._lock = threading.Lock()
         self._paid_until = float("-inf")
-        self.slice_bytes = int(min(max(bytes_per_second * SLICE_SECONDS, SLICE_BYTES_MIN), SLICE_BYTES_MAX))
+        self.slice_bytes = int(min(max(bytes_per_second * RESERVED_SECONDS, SLICE_BYTES_MIN), SLICE_BYTES_MAX))
         """Bytes that a sender of a large body should reserve at a time."""
 
     def __repr__(self) -> str:

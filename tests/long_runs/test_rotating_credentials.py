@@ -21,7 +21,7 @@ import asyncsink
 from asyncsink.errors import CredentialsError, ExpiredCredentials, PermanentError
 from asyncsink.options.settings import MIB, Limits, RetryPolicy, S3Target, Secret
 from asyncsink.s3.credentials.file import Credentials
-from asyncsink.s3.http.keyring import FAILED_SECONDS, SharedCredentials
+from asyncsink.s3.http.keyring import LOOK_UP_AGAIN_SECONDS, SharedCredentials
 from asyncsink.s3.operations import HeadObject
 from asyncsink.s3.stack import open_stack
 from asyncsink.testing.peers import ActingPeer, Asked, Identity, canned, refusal
@@ -193,7 +193,7 @@ async def test_a_look_up_that_fails_in_mid_run_is_tried_again_but_not_by_everybo
         with pytest.raises(ExpiredCredentials, match=r"no new ones: the login is over\."):
             await provide()
     assert shelf.asked == 1
-    now = FAILED_SECONDS
+    now = LOOK_UP_AGAIN_SECONDS
     assert (await provide()).access_key_id == "KEY2"
 
 

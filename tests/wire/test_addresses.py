@@ -21,7 +21,7 @@ from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import ChecksumAlgorithm
 from asyncsink.options.settings import MIB
 from asyncsink.s3.http import addresses as addresses_module
-from asyncsink.s3.http.addresses import CACHED_SECONDS, FAILED_SECONDS, THREADS, Addresses
+from asyncsink.s3.http.addresses import CACHED_SECONDS, THREADS, UNREACHABLE_SECONDS, Addresses
 from asyncsink.s3.http.reading import ExchangeError
 from asyncsink.s3.operations import PutObject
 from asyncsink.sources.reader import OpenSource
@@ -383,7 +383,7 @@ def test_a_failure_is_forgotten_after_a_while_and_addresses_sooner() -> None:
     later, at_once = asked(table)
     assert at_once is None, "asked anew"
     assert later() == [TWO, ONE]
-    resolver.now += FAILED_SECONDS
+    resolver.now += UNREACHABLE_SECONDS
     first = asked(table)[0]()
     assert {first[0], asked(table)[1][0]} == {ONE, TWO}, "both come first again"
     assert resolver.asked == 3

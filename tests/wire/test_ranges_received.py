@@ -23,7 +23,7 @@ from asyncsink.errors import (
 )
 from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.get_object import GetObjectTo, ObjectReceived
-from asyncsink.s3.http.reading import PIECE_BYTES
+from asyncsink.s3.http.reading import RANGE_PIECE_BYTES
 from asyncsink.s3.pacing import Pacer
 from asyncsink.testing.peers import ActingPeer, CannedPeer, canned
 from asyncsink.testing.transport_kit import IMPATIENT
@@ -75,7 +75,7 @@ async def test_bytes_are_given_away_in_order_by_a_thread(wire: Open) -> None:
         await transport.send(get(second, 7, 2))
         assert (first.data, second.data) == (DATA, b"12")
         assert [each.length for each in first.ended + second.ended] == [len(DATA), 2]
-        assert max(first.pieces) <= PIECE_BYTES
+        assert max(first.pieces) <= RANGE_PIECE_BYTES
         assert all(name.startswith("asyncsink-large") for name in first.threads)
         assert peer.connections_total == 1, "the connection serves again"
         assert b"range: bytes=7-8\r\n" in peer.heads[1]
@@ -96,7 +96,7 @@ async def test_a_body_in_pieces_of_the_servers(wire: Open) -> None:
         assert peer.connections_total == 1
 
 
-@pytest.mark.parametrize("sent", [0, 10, PIECE_BYTES + 10])
+@pytest.mark.parametrize("sent", [0, 10, RANGE_PIECE_BYTES + 10])
 @pytest.mark.parametrize(("hang_up", "expected"), [(True, ConnectionLost), (False, Stalled)])
 async def test_a_body_that_ends_early_or_stalls(
     wire: Open, sent: int, hang_up: bool, expected: type[AsyncSinkError]
@@ -135,7 +135,7 @@ async def test_slow_progress_is_no_stall(wire: Open) -> None:
         assert taker.data == b"x" * 400
 
 
-@pytest.mark.parametrize("before", [100, PIECE_BYTES + 100])
+@pytest.mark.parametrize("before", [100, RANGE_PIECE_BYTES + 100])
 async def test_cancelled_in_mid_body_nothing_is_given_away_any_more(wire: Open, before: int) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
@@ -185,7 +185,7 @@ async def test_a_taker_is_not_let_go_of_while_it_writes(wire: Open) -> None:
         assert len(taker.pieces) == 1, "no further piece is written"
 
 
-@pytest.mark.parametrize("failing_at", [0, PIECE_BYTES])
+@pytest.mark.parametrize("failing_at", [0, RANGE_PIECE_BYTES])
 async def test_a_disk_that_is_full_ends_it(wire: Open, failing_at: int) -> None:
     async with CannedPeer(part(DATA), hang_up=False) as peer, wire(peer.endpoint_url) as transport:
         with pytest.raises(DestinationFull, match="no room"):

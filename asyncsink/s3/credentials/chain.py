@@ -30,7 +30,7 @@ from asyncsink.s3.credentials.file import BucketSettings, Credentials, check_key
 
 KILLED_SECONDS_MAX: Final = 5.0
 """Seconds to wait for the end of a credential process after it was killed."""
-FILE_BYTES_MAX: Final = 4 * 1024 * 1024
+CONFIG_FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 """A larger file is no configuration file of the AWS SDK."""
 _DEADLINE: ContextVar[tuple[asyncio.Timeout, float]] = ContextVar("_DEADLINE")
 """The deadline of the answer that the current task awaits, and its length in seconds."""
@@ -44,7 +44,7 @@ def new_session(target: S3Target, settings: BucketSettings, retry: RetryPolicy, 
         target: its profile and creds_path apply.
         settings: of a caller's bucket, whose credentials apply where neither is given.
         retry: credentials_seconds is the longest wait for a provider's answer.
-            ask: whether a role may prompt for its MFA code at a terminal.
+        ask: whether a role may prompt for its MFA code at a terminal.
 
     Raises:
         CredentialsError, ConfigError: a file, a profile or a variable cannot be used.
@@ -229,7 +229,7 @@ def check_shared_files(environment: Mapping[str, str]) -> None:
             if kind in (stat.S_IFREG, stat.S_IFCHR):  # /dev/null is a usual way to have none
                 descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
                 with os.fdopen(descriptor, "rb") as file:
-                    content = file.read(FILE_BYTES_MAX + 1)
+                    content = file.read(CONFIG_FILE_BYTES_MAX + 1)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:
@@ -237,8 +237,8 @@ def check_shared_files(environment: Mapping[str, str]) -> None:
             raise _unreadable(path, variable, reason) from None
         if kind not in (stat.S_IFREG, stat.S_IFCHR):
             raise _unreadable(path, variable, "it is a directory" if kind == stat.S_IFDIR else "it is no regular file")
-        if len(content) > FILE_BYTES_MAX:
-            raise _unreadable(path, variable, f"it has more than {FILE_BYTES_MAX:,} bytes")
+        if len(content) > CONFIG_FILE_BYTES_MAX:
+            raise _unreadable(path, variable, f"it has more than {CONFIG_FILE_BYTES_MAX:,} bytes")
         _check_text(content, path, variable)
 
 

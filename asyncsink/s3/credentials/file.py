@@ -105,7 +105,7 @@ def _is_disable_signing(call: Any) -> bool:
 
 # -- Credentials of files and buckets ----------------------------------------------------------------------------------
 
-FILE_BYTES_MAX = 64 * 1024
+CREDENTIALS_FILE_BYTES_MAX = 64 * 1024
 ACCEPTED_FORMS = (
     "Accepted are two lines 'AWSAccessKeyId=…' and 'AWSSecretKey=…', or a CSV file with a header line that names "
     "'Access key ID' and 'Secret access key' (Amazon's credentials.csv, accessKeys.csv or rootkey.csv)."
@@ -312,11 +312,11 @@ def _read_text(name: str) -> str:
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise CredentialsError(f"creds_path={name!r} is no regular file. {ACCEPTED_FORMS}")
-            data = file.read(FILE_BYTES_MAX + 1)
+            data = file.read(CREDENTIALS_FILE_BYTES_MAX + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "the name is not valid"
         raise CredentialsError(f"creds_path={name!r} cannot be read: {reason}. {ACCEPTED_FORMS}") from error
-    if len(data) > FILE_BYTES_MAX:
+    if len(data) > CREDENTIALS_FILE_BYTES_MAX:
         raise CredentialsError(f"creds_path={name!r} is too large for a credentials file. {ACCEPTED_FORMS}")
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:

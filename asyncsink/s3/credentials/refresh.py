@@ -14,8 +14,6 @@ from typing import Any
 from asyncsink.errors import ConfigError
 from asyncsink.s3.credentials.file import Credentials, freeze, lost
 
-Now = Callable[[], datetime.datetime]
-_SUFFIX = "-asyncsink"
 _CORRECTED = {"s3v4": "S3SigV4Auth", "v4": "S3SigV4Auth", "v4-s3express": "S3ExpressAuth"}
 """Kinds of signature, and botocore's class for each. SigV4A has none but the CRT's.
 
@@ -38,7 +36,13 @@ class Resigner:
         now: the local clock.
     """
 
-    def __init__(self, client: Any, renew: Callable[[], Awaitable[Any]] | None = None, *, now: Now = utc_now) -> None:
+    def __init__(
+        self,
+        client: Any,
+        renew: Callable[[], Awaitable[Any]] | None = None,
+        *,
+        now: Callable[[], datetime.datetime] = utc_now,
+    ) -> None:
         self._renew = renew
         self._now = now
         self._lock = asyncio.Lock()
@@ -107,7 +111,7 @@ def _corrected_signer(signature_version: str) -> str:
     """The name under which botocore finds the signer that takes the time from the request's context."""
     from botocore import auth
 
-    name = f"{signature_version}{_SUFFIX}"
+    name = f"{signature_version}-asyncsink"
     if name not in auth.AUTH_TYPE_MAPS:
         signer: Any = getattr(auth, _CORRECTED[signature_version])
 

@@ -2,12 +2,11 @@
 
 S3's names have several addresses, which change every few seconds (Amazon S3 User Guide, "Performance guidelines"): an
 answer is used for CACHED_SECONDS, connections are spread over its addresses, and an unreachable one comes last for
-FAILED_SECONDS.
+UNREACHABLE_SECONDS.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import threading
 import time
@@ -16,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from asyncsink.os_errors import shortage
+from asyncsink.s3.endpoint import is_ip_address
 from asyncsink.s3.errors_map import one_line
 from asyncsink.s3.http.reading import ExchangeError, NoThread
 
@@ -24,7 +24,7 @@ Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int
 Told = Callable[[Sequence[Address] | ExchangeError], None]
 
 CACHED_SECONDS: Final = 1.0
-FAILED_SECONDS: Final = 30.0
+UNREACHABLE_SECONDS: Final = 30.0
 """Seconds for which an address that could not be reached comes last."""
 FAILED_MAX: Final = 64
 THREADS: Final = 4
@@ -62,7 +62,7 @@ class Addresses:
         self._failed_at: dict[Address, float] = {}
         self._turn = 0
         self._closed = False
-        if lookup is None and _is_numeric(host):
+        if lookup is None and is_ip_address(host):
             # An IP address needs neither thread nor look-up.
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
             self._found, self._found_at = [(found[0][0], found[0][4])], float("inf")  # type: ignore[list-item]
@@ -154,13 +154,5 @@ class Addresses:
         now = self._clock()
         return sorted(
             [*found[first:], *found[:first]],
-            key=lambda address: now - self._failed_at.get(address, float("-inf")) < FAILED_SECONDS,
+            key=lambda address: now - self._failed_at.get(address, float("-inf")) < UNREACHABLE_SECONDS,
         )
-
-
-def _is_numeric(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

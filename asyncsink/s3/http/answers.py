@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from asyncsink.errors import AsyncSinkError, ClockSkew, ServerFault
-from asyncsink.s3.codec import CALLS, HEADER_ALGORITHMS, http_date, plain_etag
+from asyncsink.s3.codec import CALLS, CHECKSUM_FIELDS, http_date, plain_etag
 from asyncsink.s3.errors_map import error_from_answer, kept, one_line
 from asyncsink.s3.get_object import GetObject, check_range, check_received
 from asyncsink.s3.http.requests import BOOKKEEPING, HotOperation, ObjectOperation, told_by
@@ -31,7 +31,7 @@ _NAMES: Final[dict[bytes, str]] = {
     b"content-type": "ContentType",
     b"content-range": "ContentRange",
     b"x-amz-storage-class": "StorageClass",
-    **{f"x-amz-checksum-{name.lower()}".encode(): f"Checksum{name}" for name in HEADER_ALGORITHMS},
+    **{f"x-amz-checksum-{name.lower()}".encode(): field for name, field in CHECKSUM_FIELDS.items()},
 }
 _NAMES_BESIDE_XML: Final = {
     name: _NAMES[name]
@@ -44,7 +44,7 @@ _NAMES_BESIDE_XML: Final = {
 """Headers that complete an XML body; an ETag in a header does not prove that an upload was completed."""
 _TYPE, _FULL = b"x-amz-checksum-type", b"FULL_OBJECT"
 _SSE, _SSE_C = b"x-amz-server-side-encryption", b"x-amz-server-side-encryption-customer-algorithm"
-_CHECKSUM_HEADERS: Final = {name: f"x-amz-checksum-{name.lower()}".encode() for name in HEADER_ALGORITHMS}
+_CHECKSUM_HEADERS: Final = {name: f"x-amz-checksum-{name.lower()}".encode() for name in CHECKSUM_FIELDS}
 _FIELDS: Final = {
     name: rf"<{name}>\s*([^<]{{0,4096}})".encode() for name in ("Code", "Message", "Region", "CalculatedDigest")
 }

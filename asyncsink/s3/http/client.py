@@ -59,18 +59,16 @@ from asyncsink.s3.pacing import Bandwidth, Pacer
 
 R = TypeVar("R", bound=Response)
 
-IN_MEMORY: Final = (PutObject, UploadPart, HeadObject, GetObject, ListObjects, *BOOKKEEPING)
 LARGE: Final = (UploadPartFrom, PutObjectFrom, GetObjectTo)
 MANY: Final = (PutFiles, HeadObjects)
-HOT: Final = (*IN_MEMORY, *LARGE, *MANY)
+HOT: Final = (PutObject, UploadPart, HeadObject, GetObject, ListObjects, *BOOKKEEPING, *LARGE, *MANY)
 """The operations that lanes carry."""
 
 SMALL_LANES_MAX: Final = 4
 LARGE_LANES_PER_CORE: Final = 2
 LARGE_LANES_MIN: Final = 4
 STUCK_SECONDS: Final = 0.25
-"""Seconds with one action after which a lane counts as hanging in a file system, and its waiting work moves to another.
-"""
+"""Seconds with one action after which a lane hangs in a file system, and its waiting work moves to another."""
 HUNG_SECONDS: Final = 1.0
 """Seconds after which the pacer no longer counts what a hanging lane carries: others would wait for its tokens."""
 JOIN_SECONDS_MAX: Final = 5.0

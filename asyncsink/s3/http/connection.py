@@ -20,11 +20,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from asyncsink.errors import ServerFault, Stalled
+from asyncsink.integrity.checksums import ByteBody
 from asyncsink.options.settings import KIB, MIB
 from asyncsink.s3.errors_map import one_line
 from asyncsink.s3.http.addresses import Address
 from asyncsink.s3.http.answers import Answer
-from asyncsink.s3.http.exchange import Body, Exchange, ExchangeInterrupted
+from asyncsink.s3.http.exchange import Exchange, ExchangeInterrupted
 from asyncsink.s3.http.reading import AnswerReader, ExchangeError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ NEAR_SEND_BUFFER_BYTES: Final = 512 * KIB
 """The kernel's send buffer for a plain connection that was made within NEAR_SECONDS: more than fills the path, and
 little enough to stay in the processor's caches. Elsewhere the kernel finds the size that the path needs."""
 ANSWER_RATE_MIN: Final = 64.0
-"""Bytes a second: an answer that comes more slowly for stall_seconds is Stalled."""
+"""Bytes a second; an answer that has come more slowly for stall_seconds is Stalled."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _AGAIN: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -170,10 +171,10 @@ class Connection:
             self._lost_address(error if isinstance(error, OSError) else OSError(str(error)))
             self._next_address()
             return
-        self.ready = self._shaking
-        self._shaking(0)
+        self.ready = self._handshaking
+        self._handshaking(0)
 
-    def _shaking(self, _events: int) -> None:
+    def _handshaking(self, _events: int) -> None:
         wrapped = self._socket
         assert isinstance(wrapped, ssl.SSLSocket)
         try:
@@ -231,7 +232,7 @@ class Connection:
                 self._lane.bandwidth.reserve(self._paid)
             self._push()
 
-    def _send_first(self, head: bytes, body: Body, exchange: Exchange) -> None:
+    def _send_first(self, head: bytes, body: ByteBody, exchange: Exchange) -> None:
         """Send as much as the socket takes at once, which is all of a small request."""
         opened = self._socket
         assert opened is not None
@@ -250,7 +251,7 @@ class Connection:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self._read_last_words(_reason(error))
+            self._read_refusal(_reason(error))
             return
         if sent == len(head) + size:
             self._watch(READ)
@@ -291,7 +292,7 @@ class Connection:
                 self._watch(READ | WRITE)
                 return
             except OSError as error:
-                self._read_last_words(_reason(error))
+                self._read_refusal(_reason(error))
                 return
             self._offered = 0
             self._paid -= sent
@@ -376,7 +377,7 @@ class Connection:
             exchange.failed(error)
         self._end(usable=whole and reader.keep_alive)
 
-    def _read_last_words(self, reason: str) -> None:
+    def _read_refusal(self, reason: str) -> None:
         """Read the answer after a failed write: a server that refuses and hangs up has often sent the reason."""
         exchange, opened = self.exchange, self._socket
         assert exchange is not None
@@ -438,7 +439,7 @@ class Connection:
         self._reader = None
         if usable:
             self.idle_since = self._lane.clock()
-            self.ready = self._spoken
+            self.ready = self._unexpected
             self._watch(READ)
         else:
             self.close()
@@ -446,7 +447,7 @@ class Connection:
 
     # -- Between exchanges ---------------------------------------------------------------------------------------------
 
-    def _spoken(self, _events: int) -> None:
+    def _unexpected(self, _events: int) -> None:
         """Close: a server that sends bytes without a request is closing, or out of step."""
         self.close()
 

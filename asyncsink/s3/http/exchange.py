@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from asyncsink.integrity.checksums import ByteBody
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX
 from asyncsink.s3.http.reading import AnswerReader
 from asyncsink.s3.pacing import Problem
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
     from asyncsink.s3.http.answers import Answer
     from asyncsink.s3.http.lane import Lane
 
-TOLD_AT_ONCE: Final = 64
-"""Results delivered in one iteration of the event loop: handling them takes some milliseconds."""
-Body = bytes | bytearray | memoryview
+DELIVERED_AT_ONCE: Final = 64
+"""Objects whose results are delivered in one iteration of the event loop: handling them takes some milliseconds."""
 NO_BODY = b""
 
 
@@ -57,7 +57,7 @@ class Exchange:
         self.weight_bytes = 0
         self.problem: Problem = ""
 
-    def begin(self, lane: Lane) -> tuple[bytes, Body]:
+    def begin(self, lane: Lane) -> tuple[bytes, ByteBody]:
         """Head and body. May read files, and may be called again for another attempt over a new connection.
 
         Raises:
@@ -81,7 +81,7 @@ class Exchange:
         raise NotImplementedError
 
     def failed(self, error: BaseException) -> None:
-        """Take the reason why there is no usable answer. Must not raise."""
+        """Take the error: there is no usable answer. Must not raise."""
         raise NotImplementedError
 
     def over(self, lane: Lane) -> None:
@@ -137,7 +137,7 @@ class Outbox:
         self._waking = False
         told = 0
         while self._waiting:
-            if told >= TOLD_AT_ONCE:
+            if told >= DELIVERED_AT_ONCE:
                 # The tasks that were woken run before the rest is delivered.
                 self._waking = True
                 self._loop.call_soon(self._deliver)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from asyncsink.errors import AsyncSinkError, ClockSkew, ExpiredCredentials, RetryableError, Throttled
-from asyncsink.integrity.checksums import Digester, digest_of
+from asyncsink.integrity.checksums import ByteBody, Digester, digest_of
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.options.settings import MIB
 from asyncsink.s3.codec import CALLS
@@ -23,11 +23,11 @@ from asyncsink.s3.http.answers import (
     is_error,
     response_of,
 )
-from asyncsink.s3.http.exchange import NO_BODY, Body, Exchange, ExchangeInterrupted
+from asyncsink.s3.http.exchange import NO_BODY, Exchange, ExchangeInterrupted
 from asyncsink.s3.http.reading import (
     FRAMING,
     LINE,
-    PIECE_BYTES,
+    RANGE_PIECE_BYTES,
     TEXT,
     AnswerReader,
     ExchangeError,
@@ -248,11 +248,11 @@ class InMemory(Awaited):
         self.urgent = isinstance(operation, (AbortMultipartUpload, ListParts))
         self.answer_bytes_max = _answer_bytes_max(operation)
 
-    def begin(self, lane: Lane) -> tuple[bytes, Body]:
+    def begin(self, lane: Lane) -> tuple[bytes, ByteBody]:
         """Sign the request."""
         del lane
         operation, document = self._operation, b""
-        body: Body = NO_BODY
+        body: ByteBody = NO_BODY
         if isinstance(operation, (PutObject, UploadPart)):
             body = operation.body
         elif isinstance(operation, CompleteMultipartUpload):
@@ -308,7 +308,7 @@ class FromFile(Awaited):
         self._header: Checksum | None = None
         self._put: UploadPart | PutObject | None = None
 
-    def begin(self, lane: Lane) -> tuple[bytes, Body]:
+    def begin(self, lane: Lane) -> tuple[bytes, ByteBody]:
         """Read the body, make the local copy, and sign."""
         operation = self._operation
         body = self._body
@@ -407,10 +407,10 @@ class Range(Awaited):
         self._buffer: memoryview | None = None
         self._pieces: PieceReader | None = None
 
-    def begin(self, lane: Lane) -> tuple[bytes, Body]:
+    def begin(self, lane: Lane) -> tuple[bytes, ByteBody]:
         """Sign the request."""
         if self._buffer is None:
-            self._buffer = lane.lend(PIECE_BYTES)
+            self._buffer = lane.lend(RANGE_PIECE_BYTES)
         return self.head(self._operation.request(), EMPTY_PAYLOAD), NO_BODY
 
     def reader(self, kept: AnswerReader) -> AnswerReader:

@@ -159,7 +159,7 @@ class Keyring:
 
 # -- Credentials shared by all keyrings of one target, looked up once when they expire ---------------------------------
 
-FAILED_SECONDS: Final = 1.0
+LOOK_UP_AGAIN_SECONDS: Final = 1.0
 """Seconds for which a failed look-up is not repeated: each waiting request would repeat it."""
 
 
@@ -214,7 +214,7 @@ class SharedCredentials:
         return provide
 
     async def _look_up(self) -> HeldCredentials:
-        if self._failed is not None and self._clock() - self._failed[0] < FAILED_SECONDS:
+        if self._failed is not None and self._clock() - self._failed[0] < LOOK_UP_AGAIN_SECONDS:
             raise lost(self._failed[1])
         first, self._first = self._first, None
         try:

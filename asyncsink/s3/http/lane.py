@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from asyncsink.errors import ConnectionLost
 from asyncsink.options.settings import KIB, MIB, RetryPolicy
 from asyncsink.os_errors import shortage
+from asyncsink.s3.endpoint import KEEP_ALIVE_SECONDS
 from asyncsink.s3.http.addresses import Address, Addresses
 from asyncsink.s3.http.connection import Connection
 from asyncsink.s3.http.exchange import Exchange, ExchangeInterrupted, LaneWork
@@ -36,10 +37,8 @@ if TYPE_CHECKING:
 RECEIVE_BYTES: Final = 64 * KIB
 BUFFER_KEPT_BYTES_MAX: Final = 32 * MIB
 """A larger buffer serves bodies of its own size only: smaller ones have paid for no more memory than they need."""
-KEEP_ALIVE_SECONDS: Final = 4.0
-"""S3 closes idle connections after about five seconds."""
 FRESH_SECONDS: Final = 1.0
-"""Seconds after its use in which a connection is not one that the server is just closing."""
+"""Seconds after its last use within which the server is not closing a connection as idle."""
 SWEEP_SECONDS_MIN, SWEEP_SECONDS_MAX = 0.01, 1.0
 
 

@@ -14,7 +14,7 @@ from asyncsink.errors import ConnectionLost, RetryableError, ServerFault
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, HEAD_BYTES_MAX, one_line
 from asyncsink.s3.http.answers import Answer
 
-PIECE_BYTES: Final = 1024 * 1024
+RANGE_PIECE_BYTES: Final = 1024 * 1024
 """Of a body that is passed on as it arrives: small enough to be still in the processor's caches when it is checksummed
 and written, and large enough that threads which write to one file seldom wait for each other."""
 INTERIM_ANSWERS_MAX: Final = 16
@@ -240,7 +240,7 @@ class PieceReader(AnswerReader):
 
     Args:
         length: most bytes of the body; one that is announced as longer is not read.
-        buffer: receives the pieces; PIECE_BYTES serve well.
+        buffer: receives the pieces; RANGE_PIECE_BYTES serve well.
         take: see Take. Its exceptions come out of `feed` and `received_into_room`.
     """
 

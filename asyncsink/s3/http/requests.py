@@ -8,7 +8,6 @@ Source: Amazon S3 API Reference, the page of each operation's name.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from functools import cache
@@ -19,7 +18,7 @@ from asyncsink.errors import ConfigError, InvalidKey, PermanentError, ServerFaul
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.options.settings import WRITE_METADATA_NAME, Secret
-from asyncsink.s3.codec import HEADER_ALGORITHMS
+from asyncsink.s3.codec import CHECKSUM_FIELDS, HEADER_ALGORITHMS, customer_key
 from asyncsink.s3.errors_map import one_line
 from asyncsink.s3.get_object import AS_STORED, GetObject
 from asyncsink.s3.http.signing import (
@@ -67,8 +66,7 @@ _WITH_TOKEN: Final = (PutObject, CreateMultipartUpload)
 _AS_STORED: Final = f"accept-encoding: {AS_STORED}\r\n"
 """Not signed: Google's front ends change it on the way."""
 _NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
-_CHECKSUMS: Final = tuple(f"Checksum{name}" for name in HEADER_ALGORITHMS)
-_TOLD: Final = ("UploadId", "ETag", "ChecksumType", *_CHECKSUMS)
+_TOLD: Final = ("UploadId", "ETag", "ChecksumType", *CHECKSUM_FIELDS.values())
 _PLAIN: Final = re.compile(r"[A-Za-z0-9+/=_.-]*")
 _SLOT: Final = "\0"
 """Stands for a value that varies; no header value can hold it."""
@@ -356,15 +354,9 @@ def attribute_headers(attributes: ObjectAttributes) -> Headers:
 
 def customer_key_headers(key: Secret | None) -> Headers:
     """The three headers of SSE-C (S3 User Guide, "Using server-side encryption with customer-provided keys")."""
-    if key is None:
-        return []
-    raw = key.reveal()
-    name = "x-amz-server-side-encryption-customer"
-    return [
-        (f"{name}-algorithm", "AES256"),
-        (f"{name}-key", base64.b64encode(raw).decode()),
-        (f"{name}-key-md5", base64.b64encode(hashlib.md5(raw, usedforsecurity=False).digest()).decode()),
-    ]
+    names = {"SSECustomerAlgorithm": "algorithm", "SSECustomerKey": "key", "SSECustomerKeyMD5": "key-md5"}
+    values = customer_key(key)
+    return [(f"x-amz-server-side-encryption-customer-{names[name]}", value) for name, value in values.items()]
 
 
 def _not_unicode(key: str) -> InvalidKey:

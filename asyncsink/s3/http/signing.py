@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -18,7 +17,7 @@ from urllib.parse import quote, urlsplit
 from asyncsink.errors import ConfigError
 from asyncsink.options.settings import S3Target, Secret
 from asyncsink.options.values import check_endpoint
-from asyncsink.s3.endpoint import is_special, payload_must_be_signed
+from asyncsink.s3.endpoint import is_ip_address, is_special, payload_must_be_signed
 from asyncsink.s3.errors_map import one_line
 from asyncsink.value import dataclass
 
@@ -215,7 +214,7 @@ def endpoint_of(target: S3Target, region: str) -> Endpoint:
     if not name.isascii() or name.startswith(".") or ".." in name or not _PATH.fullmatch(parts.path):
         raise ConfigError(f"endpoint_url={one_line(url)!r} is malformed; write other letters as xn-- or as %XX.")
     virtual = target.addressing_style == "virtual" or (target.addressing_style == "auto" and not target.endpoint_url)
-    virtual = virtual and not _is_address(name) and _can_be_host(target.bucket, tls)
+    virtual = virtual and not is_ip_address(name) and _can_be_host(target.bucket, tls)
     host = f"{target.bucket}.{name}" if virtual else name
     port = parts.port or (443 if tls else 80)
     shown = f"[{host}]" if ":" in host else host
@@ -240,14 +239,6 @@ def _amazon(region: str) -> str:
 
 
 def _can_be_host(bucket: str, tls: bool) -> bool:
-    if not 3 <= len(bucket) <= 63 or _is_address(bucket) or not _HOST_NAME.fullmatch(bucket):
+    if not 3 <= len(bucket) <= 63 or is_ip_address(bucket) or not _HOST_NAME.fullmatch(bucket):
         return False
     return not (tls and "." in bucket)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

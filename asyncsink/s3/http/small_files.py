@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from asyncsink.errors import AsyncSinkError, Throttled
-from asyncsink.integrity.checksums import checksum_of
+from asyncsink.integrity.checksums import ByteBody, checksum_of
 from asyncsink.model import Checksum
 from asyncsink.s3.errors_map import kept, one_line
 from asyncsink.s3.http.answers import Answer, response_of
-from asyncsink.s3.http.exchange import NO_BODY, Body, Exchange, ExchangeInterrupted
+from asyncsink.s3.http.exchange import NO_BODY, Exchange, ExchangeInterrupted
 from asyncsink.s3.http.exchanges import BatchPlace, ExchangeBatch, FileRefused
 from asyncsink.s3.http.reading import FRAMING, LINE, TEXT, ExchangeError
 from asyncsink.s3.http.requests import RequestWriter
@@ -159,7 +159,7 @@ class SmallPut(Exchange):
         self._checksum: Checksum | None = None
         self._began = 0.0
 
-    def begin(self, lane: Lane) -> tuple[bytes, Body]:
+    def begin(self, lane: Lane) -> tuple[bytes, ByteBody]:
         """Read, checksum and sign the file."""
         batch, file = self.batch, self._file
         operation, size = batch.operation, file.size_bytes

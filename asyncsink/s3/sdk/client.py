@@ -25,13 +25,10 @@ from asyncsink.s3.checksum_headers import SETTINGS as CHECKSUM_SETTINGS
 from asyncsink.s3.checksum_headers import ChecksumUse, checksum_use
 from asyncsink.s3.credentials.chain import new_session, none_found, source_of, translated_configuration
 from asyncsink.s3.credentials.file import BucketSettings, adopt, bucket_settings, freeze, is_unsigned
-from asyncsink.s3.endpoint import context_trusting, payload_must_be_signed
+from asyncsink.s3.endpoint import KEEP_ALIVE_SECONDS, context_trusting, payload_must_be_signed
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, one_line, redact_logs
 from asyncsink.s3.get_object import AS_STORED
 from asyncsink.value import dataclass
-
-KEEP_ALIVE_SECONDS = 4
-"""S3 closes idle connections after about 5 s; a connection must not be reused just as the server closes it."""
 
 CONNECTIONS_BESIDE_TRANSFERS = 8
 """Listing, aborting and looking must not wait for a transfer's connection."""

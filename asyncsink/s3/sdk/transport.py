@@ -27,7 +27,7 @@ from asyncsink.errors import (
 from asyncsink.options.settings import Limits, RetryPolicy, S3Target, Secret
 from asyncsink.s3.availability import is_mute, reason_of
 from asyncsink.s3.checksum_headers import USUAL
-from asyncsink.s3.codec import CALLS, SLICE_BYTES, Call, WatchedBody, plain_etag
+from asyncsink.s3.codec import CALLS, SLICE_BYTES, ClientCall, WatchedBody, plain_etag
 from asyncsink.s3.credentials.chain import none_found
 from asyncsink.s3.credentials.errors import configuration_error
 from asyncsink.s3.credentials.file import bucket_settings
@@ -63,10 +63,8 @@ R = TypeVar("R", bound=Response)
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 """OpenSSL's words, by release, for an answer to its greeting that is no TLS (ERR_reason_error_string)."""
 
-
 _BODY = "asyncsink-body"
 """The place of a listing's XML in botocore's answer, which then has nothing else."""
-_LISTINGS_AS_SENT = ("ListObjectsV2", "ListObjects", "ListParts", "ListMultipartUploads")
 
 
 class Aioboto3Transport:
@@ -98,7 +96,7 @@ class Aioboto3Transport:
         self.checksums = USUAL
         """The checksum headers that environment and profile enable."""
         self._bandwidth = bandwidth
-        for name in _LISTINGS_AS_SENT:
+        for name in ("ListObjectsV2", "ListObjects", "ListParts", "ListMultipartUploads"):
             client.meta.events.register(f"before-parse.s3.{name}", _keep_body)
         client.meta.events.register("before-call.s3.GetObject", _leave_unchecked)
         if bandwidth is not None:
@@ -187,7 +185,7 @@ class Aioboto3Transport:
         """Close the client's connections where the transport owns it. Calling it twice is harmless."""
         await self._owned.aclose()
 
-    async def _call(self, call: Call, operation: Any, watchdog: Watchdog) -> Response:
+    async def _call(self, call: ClientCall, operation: Any, watchdog: Watchdog) -> Response:
         asked = operation.request() if isinstance(operation, GetObjectTo) else operation
         if self._directories and isinstance(operation, (ListObjects, ListMultipartUploads)):
             # A directory bucket lists directories only (S3 API, ListObjectsV2): other entries are left out below.
