@@ -7,7 +7,7 @@ BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-nipype test test-all check bench bench-quick devserver clean
+.PHONY: help setup demo demo-nipype test test-all check bench bench-quick devserver options clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ check: $(STAMP) ## Style, types and the walls between the rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+options: $(STAMP) ## The guide's page of all options, from their table
+	@$(BIN)/python -c 'from asyncsink.options.reference import reference; print(reference(), end="")' > asyncsink/guide/options.md
 
 test: check ## check, then the whole test suite (starts its own S3 servers)
 	$(BIN)/python -m pytest -n auto

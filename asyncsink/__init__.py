@@ -17,7 +17,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asyncsink.download.options import GrabOptions
     from asyncsink.download.report import GrabReport
     from asyncsink.errors import (
         AsyncSinkError,
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
         Skip,
         Started,
     )
-    from asyncsink.options.names import ExportOptions
+    from asyncsink.options.schema import ExportOptions, GrabOptions
     from asyncsink.options.settings import RetryPolicy
     from asyncsink.report.report import Report
     from asyncsink.sink import AsyncSink, export, export_directory, export_sync
@@ -85,7 +84,6 @@ _HOMES = {
         "TransferError",
     ),
     "asyncsink.grabber": ("S3Grabber", "grab", "grab_sync"),
-    "asyncsink.download.options": ("GrabOptions",),
     "asyncsink.download.report": ("GrabReport",),
     "asyncsink.model": (
         "Checksum",
@@ -102,7 +100,7 @@ _HOMES = {
         "Skip",
         "Started",
     ),
-    "asyncsink.options.names": ("ExportOptions",),
+    "asyncsink.options.schema": ("ExportOptions", "GrabOptions"),
     "asyncsink.report.report": ("Report",),
     "asyncsink.sink": ("AsyncSink", "export", "export_directory", "export_sync"),
 }

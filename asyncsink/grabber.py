@@ -7,13 +7,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Unpack
 
-from asyncsink.download.options import GrabOptions, parse_grab
+from asyncsink.download.options import parse_grab
 from asyncsink.download.report import GrabReport
 from asyncsink.download.run import GrabRun
 from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import ConfigError
 from asyncsink.event_loops import run_to_end
 from asyncsink.model import Event
+from asyncsink.options.schema import GrabOptions
 
 
 class S3Grabber:

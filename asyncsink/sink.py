@@ -23,9 +23,8 @@ from asyncsink.engine.transfer.outcomes import error_of, forbids_run, is_skip, p
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.event_loops import OwnerLoop, refuse_trio, run_to_end
 from asyncsink.model import Failure, Receipt, Skip, SourceProblem, Started, Transfer
-from asyncsink.options.names import ExportOptions
 from asyncsink.options.parse import parse_options
-from asyncsink.options.settings import Policies
+from asyncsink.options.schema import ExportOptions, Policies
 from asyncsink.os_errors import shortage, words_shortages
 from asyncsink.report.report import Report
 from asyncsink.sources.base import exclusion_of

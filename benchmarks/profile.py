@@ -29,7 +29,8 @@ from asyncsink.event_loops import run_to_end
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Transfer
 from asyncsink.options.parse import parse_options
-from asyncsink.options.settings import KIB, S3Target, Secret, Settings
+from asyncsink.options.schema import S3Target, Settings
+from asyncsink.options.settings import KIB, Secret
 from asyncsink.report.outcomes import encoded
 from asyncsink.s3.http.answers import Answer, response_of
 from asyncsink.s3.http.reading import AnswerReader

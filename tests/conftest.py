@@ -32,7 +32,8 @@ import asyncsink.options.settings
 from asyncsink.cli.main import main
 from asyncsink.devserver.seaweedfs import REGION, DevServer
 from asyncsink.model import SourceFile
-from asyncsink.options.settings import Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.operations import Operation, PutObject, PutObjectFrom
 from asyncsink.s3.pacing import Pacer
 from asyncsink.s3.stack import open_lanes

@@ -8,18 +8,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 from nipype import config
-from nipype.interfaces.base import isdefined
+from nipype.interfaces import io as nio
+from nipype.interfaces.base import isdefined, traits
 from nipype.utils.misc import str2bool
 
 from asyncsink.destinations.local.files import make_directories
 from asyncsink.destinations.local.places import PlacesBelow, translated
 from asyncsink.errors import ConfigError
-from asyncsink.options.names import OPTION_NAMES
-from asyncsink.options.parse import parse_options
-from asyncsink.options.settings import LocalTarget
+from asyncsink.options.parse import check_option_names, parse_options
+from asyncsink.options.schema import GONE, OPTIONS, LocalTarget, Option
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.paths import SEARCH, as_native, as_text, on_disk
 from asyncsink.routing.router import Router
 from asyncsink.sources.outputs import OutputsSource
@@ -27,29 +29,47 @@ from asyncsink.value import dataclass
 
 log = logging.getLogger("nipype.interface")
 
-DATASINK_OPTIONS = (
-    "container",
-    "parameterization",
-    "strip_dir",
-    "substitutions",
-    "regexp_substitutions",
-    "remove_dest_dir",
-    "creds_path",
-    "encrypt_bucket_keys",
-    "bucket",
-    "local_copy",
-)
+_THEIRS = nio.DataSinkInputSpec().copyable_trait_names()
+DATASINK_OPTIONS = tuple(name for name in OPTIONS if name in _THEIRS)
 """DataSink's own inputs, as far as they are options of an export."""
 
-OUR_OPTIONS = tuple(name for name in OPTION_NAMES if name not in DATASINK_OPTIONS)
+OUR_OPTIONS = tuple(name for name in OPTIONS if name not in DATASINK_OPTIONS)
 """What asyncsink adds."""
 
 FILES_WE_WRITE = ("journal", "manifest")
 _OF_S3 = ("creds_path", "encrypt_bucket_keys", "bucket", "local_copy")
-_PATHS = (*FILES_WE_WRITE, "ca_bundle", "parameterization_root")
+_PATHS = tuple(name for name in OUR_OPTIONS if OPTIONS[name].kind in ("path", "journal"))
 _EVENTS = ("trait_added", "trait_modified")
 """Events of traits, which DataSink takes for outputs where a node with `infields` is copied: on S3 it then fails."""
 _SSE_KINDS = ("", "AES256", "aws:kms", "aws:kms:dsse")
+
+
+_TRAITS: dict[str, tuple[Any, ...]] = {
+    "text": (traits.Str(),),
+    "path": (traits.Str(), traits.Instance(os.PathLike)),
+    "flag": (traits.Bool(),),
+    "size": (traits.Int(), traits.Str()),
+    "duration": (traits.Float(), traits.Str(), traits.Instance(timedelta)),
+    "mapping": (traits.Dict(traits.Str(), traits.Str()),),
+    "texts": (traits.List(traits.Str()), traits.Tuple()),
+    "payer": (traits.Bool(), traits.Enum("requester")),
+    "concurrency": (traits.Int(), traits.Str()),
+    "count": (traits.Int(), traits.Str()),
+    "retry": (traits.Instance(RetryPolicy),),
+    "shard": (traits.Str(), traits.Tuple(traits.Int(), traits.Int())),
+    "journal": (traits.Bool(), traits.Str(), traits.Instance(os.PathLike)),
+    "sse": (traits.Enum("AES256", "aws:kms", "aws:kms:dsse", ""),),
+    "checksum": (traits.Str(),),
+}
+"""What an input takes besides None, by the kind of its option."""
+
+
+def trait_of(option: Option) -> Any:
+    """The input that stands for an option."""
+    kinds = (traits.Enum(*option.choices),) if option.kind == "choice" else _TRAITS[option.kind]
+    if option.name in FILES_WE_WRITE:  # Nipype does not see that an Either is not to be hashed
+        return traits.Union(None, *kinds, desc=option.sentence, nohash=True)
+    return traits.Either(None, *kinds, desc=option.sentence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +85,11 @@ def check_option(name: str, value: object) -> None:
     """Refuse what must not become an input: Nipype writes inputs to hash files, result files and crash files.
 
     Raises:
-        ConfigError: `value` is a customer key, which the message does not repeat.
+        ConfigError: `value` is a customer key, which the message does not repeat; or `name` was an option once, and
+            would become an output.
     """
+    if name in GONE:
+        check_option_names([name])
     if name == "sse" and isdefined(value) and value is not None and value not in _SSE_KINDS:
         raise ConfigError(
             "sse takes 'AES256', 'aws:kms' or 'aws:kms:dsse' here; a customer key would be written to Nipype's hash "
@@ -95,7 +118,7 @@ def export_arguments(inputs: Any, installed: Mapping[str, Any]) -> ExportArgumen
     given = {name: getattr(inputs, name) for name in (*DATASINK_OPTIONS, *OUR_OPTIONS) if name in there}
     options = {name: value for name, value in given.items() if isdefined(value)}
     for name in OUR_OPTIONS:
-        _check_no_output(name, options.get(name))
+        check_no_output(name, options.get(name))
     base = inputs.base_directory if isdefined(inputs.base_directory) else ""
     if _is_s3(base):
         _drop_what_is_not_there(options)
@@ -130,7 +153,7 @@ def _as_list(value: object) -> object:
     return list(value) if isinstance(value, Iterable) and not plain else value
 
 
-def _check_no_output(name: str, value: object) -> None:
+def check_no_output(name: str, value: object) -> None:
     """An absolute path given to an option that takes none was meant as an output of that name."""
     if name not in _PATHS and isinstance(value, (str, os.PathLike)) and os.path.isabs(value):
         raise ConfigError(

@@ -8,17 +8,19 @@ from itertools import islice
 from typing import Any
 
 from nipype.interfaces import io as nio
-from nipype.interfaces.base import isdefined, traits
+from nipype.interfaces.base import TraitError, isdefined
 
 from asyncsink.adapters.nipype_arguments import (
-    FILES_WE_WRITE,
     OUR_OPTIONS,
     ExportArguments,
+    check_no_output,
     check_option,
     export_arguments,
     make_empty_directories,
+    trait_of,
 )
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError
+from asyncsink.options.schema import OPTIONS
 from asyncsink.report.report import Report
 from asyncsink.report.sentences import inert
 from asyncsink.sink import export_sync
@@ -82,18 +84,21 @@ class DataSinkInputSpec(nio.DataSinkInputSpec):
         """As Nipype's: what is no input becomes an output.
 
         Raises:
-            ConfigError: a customer key is given for `sse`.
+            ConfigError: a customer key is given for `sse`, or a path to an option that takes none.
+            TraitError: the value is of no type that the option takes.
         """
         if key not in self._outputs:
             check_option(key, value)
-        super().__setattr__(key, value)
+        try:
+            super().__setattr__(key, value)
+        except TraitError:
+            if key in OUR_OPTIONS:
+                check_no_output(key, value)
+            raise
 
 
 for _name in OUR_OPTIONS:
-    DataSinkInputSpec.add_class_trait(
-        _name,
-        traits.Any(desc=f"asyncsink's option; see asyncsink.ExportOptions: {_name}", nohash=_name in FILES_WE_WRITE),
-    )
+    DataSinkInputSpec.add_class_trait(_name, trait_of(OPTIONS[_name]))
 
 
 class DataSink(Exporting, nio.DataSink):

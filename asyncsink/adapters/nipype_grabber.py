@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from nipype.interfaces import io as nio
-from nipype.interfaces.base import Directory, Str, isdefined, traits
+from nipype.interfaces.base import Directory, Str, isdefined
 
-from asyncsink.download.options import GRAB_OPTION_NAMES
+from asyncsink.adapters.nipype_arguments import trait_of
 from asyncsink.download.report import GrabReport
 from asyncsink.errors import ConfigError
 from asyncsink.grabber import grab_sync
+from asyncsink.options.schema import GRAB_OPTIONS
 
 NipypeS3DataGrabber = nio.S3DataGrabber
 """Nipype's own, also where `install()` has put another one in its place."""
@@ -20,7 +21,7 @@ NipypeS3DataGrabber = nio.S3DataGrabber
 _SAID_OTHERWISE = ("anonymous", "bucket", "infields", "outfields", "sse")
 OUR_GRAB_OPTIONS = tuple(
     name
-    for name in GRAB_OPTION_NAMES
+    for name in GRAB_OPTIONS
     if name not in (*nio.S3DataGrabberInputSpec().copyable_trait_names(), "field_template", *_SAID_OTHERWISE)
 )
 """What asyncsink adds. A customer key (`sse`) is not among them: Nipype would write it to hash and crash files."""
@@ -132,9 +133,7 @@ class S3DataGrabberInputSpec(nio.S3DataGrabberInputSpec):
 
 
 for _name in OUR_GRAB_OPTIONS:
-    S3DataGrabberInputSpec.add_class_trait(
-        _name, traits.Any(desc=f"asyncsink's option; see asyncsink.GrabOptions: {_name}")
-    )
+    S3DataGrabberInputSpec.add_class_trait(_name, trait_of(GRAB_OPTIONS[_name]))
 
 
 class S3DataGrabber(Grabbing, nio.S3DataGrabber):

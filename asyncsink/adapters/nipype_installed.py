@@ -11,9 +11,9 @@ from nipype.interfaces import io as nio
 from asyncsink.adapters.nipype_arguments import OUR_OPTIONS, check_option
 from asyncsink.adapters.nipype_datasink import Exporting, NipypeDataSink
 from asyncsink.adapters.nipype_grabber import Grabbing, NipypeS3DataGrabber
-from asyncsink.download.options import GRAB_OPTION_NAMES
 from asyncsink.errors import ConfigError
-from asyncsink.options.names import ExportOptions, check_option_names
+from asyncsink.options.parse import check_option_names
+from asyncsink.options.schema import GRAB_OPTIONS, ExportOptions
 
 
 class DataSink(Exporting, NipypeDataSink):
@@ -68,7 +68,7 @@ def install(**options: Unpack[ExportOptions]) -> None:
         check_option(name, value)
     DataSink._options = dict(options)
     # The kinds of `sse` that may stand here need nothing for reading.
-    S3DataGrabber._options = {n: value for n, value in options.items() if n in GRAB_OPTION_NAMES and n != "sse"}
+    S3DataGrabber._options = {n: value for n, value in options.items() if n in GRAB_OPTIONS and n != "sse"}
     for name, theirs, ours in _PLACES:
         _put_in_place(name, theirs, ours)
 

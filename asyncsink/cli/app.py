@@ -1,6 +1,7 @@
 """The commands: their arguments, help pages and examples.
 
-Annotations are evaluated where they stand, as in flags.py.
+Annotations are evaluated where they stand, without `from __future__ import annotations`: each start would compile all
+of their texts to know them.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from asyncsink.cli import flags
+from asyncsink.cli.flags import takes
 from asyncsink.cli.output import Output, set_up_logging, usage_error
 
 EXIT_CODES = (
@@ -56,9 +57,7 @@ def _tool(
 
 
 @app.command(epilog="Example: asyncsink export derivatives s3://my-bucket/study --manifest study.jsonl")
-@flags.takes(
-    flags.RecordFlags, flags.Policies, flags.ConnectionFlags, flags.Keys, flags.Objects, flags.Speed, flags.Output
-)
+@takes("export")
 def export(
     source: _SourceArgument,
     destination: _DestinationArgument,
@@ -72,9 +71,7 @@ def export(
 
 
 @app.command(epilog="Example: asyncsink plan outputs.yaml s3://my-bucket/study --substitute _subject_id_=sub-")
-@flags.takes(
-    flags.RecordFlags, flags.Policies, flags.ConnectionFlags, flags.Keys, flags.Objects, flags.Speed, flags.Output
-)
+@takes("export")
 def plan(source: _SourceArgument, destination: _DestinationArgument, **given: Any) -> int:
     """Show what export would do, and send nothing."""
     return _export(source, destination, given, dry_run=True)
@@ -87,7 +84,7 @@ def _export(source: str, destination: str, given: dict[str, Any], *, dry_run: bo
 
 
 @app.command(epilog="Example: asyncsink grab s3://my-bucket/raw data --template 'sub-0[1-3]/func/.*'")
-@flags.takes(flags.Templates, flags.Patience, flags.ConnectionFlags, flags.CustomerKey, flags.Transfers, flags.Output)
+@takes("grab")
 def grab(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="s3://bucket/prefix, or a single object.")],
     directory: Annotated[str, typer.Argument(metavar="DIRECTORY", help="Where the files go, without the prefix.")],
@@ -100,7 +97,7 @@ def grab(
 
 
 @app.command(epilog="Example: asyncsink verify study.jsonl --read-back")
-@flags.takes(flags.GiveUp, flags.ConnectionFlags, flags.CustomerKey, flags.Output)
+@takes("verify")
 def verify(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="What export --manifest wrote.")],
     read_back: Annotated[
@@ -126,7 +123,7 @@ def verify(
 @app.command(
     name="abort-uploads", epilog="Example: asyncsink abort-uploads s3://my-bucket/study --older-than 7d --dry-run"
 )
-@flags.takes(flags.ConnectionFlags, flags.Output)
+@takes("abort-uploads")
 def abort_uploads(
     destination: Annotated[
         str, typer.Argument(metavar="DESTINATION", help="s3://bucket/prefix: what lies below the prefix as a folder.")

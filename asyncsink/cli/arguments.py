@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import json
 import os
 import re
 import selectors
@@ -17,10 +18,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from asyncsink.cli.flags import parameter_of
 from asyncsink.errors import ConfigError
-from asyncsink.options import settings as config
-from asyncsink.options.settings import Settings
-from asyncsink.options.values import check_choice, choices_of
+from asyncsink.options.schema import PANELS, Option, Settings
+from asyncsink.options.values import check_choice
 from asyncsink.sources.base import Source, exclusion_of, open_description
 
 # -- Standard input that can be given up: a thread that waits for the next line must not hold up Ctrl-C ----------------
@@ -76,27 +77,8 @@ class InterruptibleStdin(io.RawIOBase):
 CUSTOMER_KEY_BYTES = 32
 SOURCE_KINDS = "a directory, an outputs file (.json, .yaml, .yml), a manifest (.csv, .tsv, .jsonl), or - for stdin"
 
-_CHOICES = {
-    "addressing_style": config.AddressingStyle,
-    "sign_payload": config.SignPayload,
-    "compat": config.Compat,
-    "overwrite": config.Overwrite,
-    "on_missing": config.OnMissing,
-    "on_unreadable": config.OnUnreadable,
-    "on_collision": config.OnCollision,
-    "on_unreachable": config.OnUnreachable,
-    "symlinks": config.Symlinks,
-    "local_copy_mode": config.LocalCopyMode,
-}
-_RENAMED = {
-    "part_size": "part_size_bytes",
-    "memory": "memory_bytes",
-    "bandwidth": "bandwidth_bytes_per_second",
-    "tag": "tags",
-    "give_up_after": "give_up_after_seconds",
-}
-_NOT_OPTIONS = {"json", "quiet", "verbose", "no_parameterization", "no_journal"}
 _EQUALS = re.compile(r"(?<!\\)=")
+_OPTIONS = [option for options in PANELS.values() for option in options]
 
 
 def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,42 +88,81 @@ def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: a value is wrong; one sentence, naming the option. Reads the file of `--sse file:PATH`.
     """
     options: dict[str, Any] = {}
+    by_parameter = {parameter_of(option.switch): option for option in _OPTIONS if option.switch}
     for name, value in given.items():
-        if name in _NOT_OPTIONS or value in (None, False, []):
-            continue
-        _check(name, value)
-        if name == "substitute":
-            options["substitutions"] = [split_pair(pair, "--substitute", "OLD=NEW") for pair in value]
-        elif name == "regexp_substitute":
-            form = "PATTERN=NEW"
-            options["regexp_substitutions"] = [split_pair(pair, "--regexp-substitute", form) for pair in value]
-        elif name in ("tag", "metadata"):
-            options[_RENAMED.get(name, name)] = _mapping(value, f"--{name}")
-        elif name == "sse" and value.startswith("file:"):
-            options["sse"] = read_customer_key(value.removeprefix("file:"))
-        else:
-            options[_RENAMED.get(name, name)] = value
-    if given.get("no_parameterization"):
-        if given.get("parameterization"):
-            raise ConfigError("--parameterization and --no-parameterization contradict each other; give one of them.")
-        options["parameterization"] = False
-    if given.get("no_journal"):
-        if given.get("journal"):
-            raise ConfigError("--journal and --no-journal contradict each other; give one of them.")
-        options["journal"] = False
+        if name in by_parameter and value not in (None, False, []):
+            option = by_parameter[name]
+            options[option.name] = _READERS.get(option.kind, _as_written)(value, option)
+    for option in _OPTIONS:
+        if option.off and given.get(parameter_of(option.off)):
+            if options.get(option.name):
+                raise ConfigError(f"{option.switch} and {option.off} contradict each other; give one of them.")
+            options[option.name] = False
     return options
 
 
-def _check(name: str, value: Any) -> None:
-    """Refuse what the library would refuse too, in the words of the command line."""
-    flag = f"--{name.replace('_', '-')}"
-    if name in _CHOICES:
-        check_choice(flag, value, choices_of(_CHOICES[name]))
-    elif name == "sse" and not value.startswith("file:") and value not in ("AES256", "aws:kms", "aws:kms:dsse"):
+def _as_written(value: Any, option: Option) -> Any:
+    return value if option.sets is None else option.sets
+
+
+def _choice(value: Any, option: Option) -> Any:
+    if option.sets is None:
+        check_choice(option.switch, value, option.choices)
+    return _as_written(value, option)
+
+
+def _sse(value: str, _: Option) -> str | bytes:
+    if value.startswith("file:"):
+        return read_customer_key(value.removeprefix("file:"))
+    if value not in ("AES256", "aws:kms", "aws:kms:dsse"):
         # Whatever stands here may be a key that was pasted by mistake, so it is not repeated.
         raise ConfigError(
             "--sse is of no known kind; expected AES256, aws:kms, aws:kms:dsse, or file:PATH of a customer key."
         )
+    return value
+
+
+def _pairs(texts: Iterable[str], option: Option) -> list[tuple[str, str]]:
+    return [split_pair(text, option.switch, option.metavar) for text in texts]
+
+
+def _mapping(texts: Iterable[str], option: Option) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in _pairs(texts, option):
+        if name in found:
+            raise ConfigError(f"{option.switch} {name!r} is given twice; give every name one value.")
+        found[name] = value
+    return found
+
+
+def _infields(texts: Iterable[str], option: Option) -> dict[str, str | list[str]]:
+    values: dict[str, list[str]] = {}
+    for name, value in _pairs(texts, option):
+        values.setdefault(name, []).append(value)
+    return {name: each[0] if len(each) == 1 else each for name, each in values.items()}
+
+
+def _arguments(text: str, option: Option) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"""{option.switch} is no JSON ({error}); expected '{{"func": [["sub-01", "run-1"]]}}'."""
+        ) from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"""{option.switch} is no JSON object; expected '{{"func": [["sub-01", "run-1"]]}}'.""")
+    return found
+
+
+_READERS: dict[str, Callable[[Any, Option], Any]] = {
+    "choice": _choice,
+    "sse": _sse,
+    "pairs": _pairs,
+    "mapping": _mapping,
+    "templates": lambda texts, option: dict(_pairs(texts, option)),
+    "infields": _infields,
+    "arguments": _arguments,
+}
 
 
 def split_pair(text: str, flag: str, form: str) -> tuple[str, str]:
@@ -155,16 +176,6 @@ def split_pair(text: str, flag: str, form: str) -> tuple[str, str]:
         raise ConfigError(rf"{flag} {text!r} is malformed; expected {form}, where a = inside the first is written \=.")
     left, right = (part.replace(r"\=", "=") for part in parts)
     return left, right
-
-
-def _mapping(pairs: Iterable[str], flag: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in pairs:
-        name, value = split_pair(pair, flag, "NAME=VALUE")
-        if name in found:
-            raise ConfigError(f"{flag} {name!r} is given twice; give every name one value.")
-        found[name] = value
-    return found
 
 
 def read_customer_key(path: str) -> bytes:

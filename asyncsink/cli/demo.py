@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncsink.cli.output import Interrupted, Output, progress_display, run_until_signalled
 from asyncsink.errors import AsyncSinkError
-from asyncsink.options.settings import S3Target, Settings
+from asyncsink.options.schema import S3Target, Settings
 from asyncsink.options.values import parse_size
 from asyncsink.report.sentences import count, duration, size
 

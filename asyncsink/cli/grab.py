@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from asyncsink.cli.arguments import options_of, split_pair
+from asyncsink.cli.arguments import options_of
 from asyncsink.cli.output import Interrupted, Output, progress_display, run_until_signalled
-from asyncsink.errors import AsyncSinkError, ConfigError
+from asyncsink.errors import AsyncSinkError
 from asyncsink.model import Event, GaveUp, Notice, Paused, Resumed
 from asyncsink.report.sentences import GRAB, early_end, goes_on
 
 _IN_FLAGS = (("template_syntax='glob'", "--glob"), ("raise_on_empty=False", "--allow-empty"))
-_OWN = ("field_template", "template_args", "infield", "glob", "match_start", "allow_empty")
 
 
 def grab_command(source: str, directory: str, given: Mapping[str, Any], *, output: Output) -> int:
@@ -37,7 +35,7 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
         return {"directory": directory, "interrupted": interrupted, **counts_as_dict(counts), "resumable": resumable}
 
     try:
-        grabber = S3Grabber(source, directory, **grab_options(given))
+        grabber = S3Grabber(source, directory, **options_of(given))
 
         async def main() -> GrabReport:
             with progress_display(f"looking at {source}…", progress, quiet=output.quiet):
@@ -61,45 +59,6 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
     output.json_object(report.as_dict())
     output.causes(report.causes(), noun="object", more="--json lists all of them")
     return 1 if report.failures or report.interrupted else 0
-
-
-def grab_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The library's options from the flags that were given.
-
-    Raises:
-        ConfigError: a value is wrong; one sentence, naming the option.
-    """
-    options = options_of({name: value for name, value in given.items() if name not in _OWN})
-    for pair in given["field_template"] or ():
-        field, template = split_pair(pair, "--field-template", "FIELD=PATTERN")
-        options.setdefault("field_template", {})[field] = template
-    if given["template_args"] is not None:
-        options["template_args"] = _arguments(given["template_args"])
-    values: dict[str, list[str]] = {}
-    for pair in given["infield"] or ():
-        name, value = split_pair(pair, "--infield", "NAME=VALUE")
-        values.setdefault(name, []).append(value)
-    if values:
-        options["infields"] = {name: each[0] if len(each) == 1 else each for name, each in values.items()}
-    flags = {
-        "glob": ("template_syntax", "glob"),
-        "match_start": ("match", "start"),
-        "allow_empty": ("raise_on_empty", False),
-    }
-    options.update(option for name, option in flags.items() if given[name])
-    return options
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"""--template-args is no JSON ({error}); expected '{{"func": [["sub-01", "run-1"]]}}'."""
-        ) from None
-    if not isinstance(found, dict):
-        raise ConfigError("""--template-args is no JSON object; expected '{"func": [["sub-01", "run-1"]]}'.""")
-    return found
 
 
 def _word(error: AsyncSinkError) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import AsyncSinkError, DestinationFull
-from asyncsink.options.names import OPTION_NAMES
+from asyncsink.options.schema import OPTIONS
 from asyncsink.os_errors import shortage
 from asyncsink.report.sentences import Cause, cause_lines, inert
 from asyncsink.value import dataclass
@@ -36,21 +36,9 @@ if TYPE_CHECKING:
 PROBLEMS_SHOWN = 10
 FAILURES_SHOWN = 10
 
-_OTHER_FLAGS = {
-    "substitutions": "--substitute",
-    "regexp_substitutions": "--regexp-substitute",
-    "part_size_bytes": "--part-size",
-    "memory_bytes": "--memory",
-    "bandwidth_bytes_per_second": "--bandwidth",
-    "tags": "--tag",
-    "give_up_after_seconds": "--give-up-after",
+FLAGS = {name: option.switch for name, option in OPTIONS.items() if option.switch} | {
+    "manifest_endpoint": "--manifest-endpoint"
 }
-WITHOUT_FLAG = {
-    "remove_dest_dir", "substitution_scope", "strip_dir_mode", "substitute_files", "parameterization_root", "retry",
-}  # fmt: skip
-FLAGS = {
-    name: _OTHER_FLAGS.get(name, f"--{name.replace('_', '-')}") for name in OPTION_NAMES if name not in WITHOUT_FLAG
-} | {"manifest_endpoint": "--manifest-endpoint"}
 """Options of the library, and how a command line writes them."""
 
 _PLAIN = re.compile(r"[\w:/@%+.,-]+")

@@ -21,7 +21,7 @@ from anyio import CapacityLimiter
 from asyncsink.destinations.base import Existing, RunForecast, Unknown
 from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing, PermanentError, UploadMissing
 from asyncsink.model import Transfer
-from asyncsink.options.settings import ObjectOptions, S3Target
+from asyncsink.options.schema import ObjectOptions, S3Target
 from asyncsink.routing.keys import fingerprint
 from asyncsink.s3.listing import object_pages
 from asyncsink.s3.operations import HeadObject, HeadObjects, HeadResult, ListedObject, ObjectHead, UploadPart

@@ -20,7 +20,8 @@ from asyncsink.errors import AccessDenied, EntityTooLarge, IntegrityError, Objec
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody, checksum_of
 from asyncsink.integrity.sameness import contradiction
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
-from asyncsink.options.settings import ObjectOptions, RetryPolicy, S3Target
+from asyncsink.options.schema import ObjectOptions, S3Target
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.checksum_headers import Compute, confirm_body, confirm_body_now, confirm_object, confirm_without_body
 from asyncsink.s3.codec import HEADER_ALGORITHMS
 from asyncsink.s3.endpoint import is_directory_bucket

@@ -2,83 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import Any, TypedDict
+from collections.abc import Mapping
+from typing import Any
 
 from asyncsink.errors import ConfigError
-from asyncsink.options.parse import parse_options
-from asyncsink.options.settings import (
-    AddressingStyle,
-    LaneChoice,
-    LocalTarget,
-    RetryPolicy,
-    S3Target,
-    Settings,
-    SignPayload,
-)
-from asyncsink.options.values import choice_of, flag_of, text_of
+from asyncsink.options.parse import check_option_names, parse_options, value_of
+from asyncsink.options.schema import GRAB_OPTIONS, OPTIONS, GrabOptions, LocalTarget, S3Target, Settings
 from asyncsink.paths import as_text
 from asyncsink.routing.keys import show
-from asyncsink.routing.templates import Field, Match, TemplateSyntax, covering, plan_fields
+from asyncsink.routing.templates import Field, covering, plan_fields
 from asyncsink.value import dataclass
-
-
-class GrabOptions(TypedDict, total=False):
-    """The public options of a grab, with their defaults. S3DataGrabber's own names keep their meaning.
-
-    Which objects (none of these: everything below the source)
-        template: pattern of the keys below the source, the same for every field; None.
-        field_template: {field: template}, for fields with one of their own; None.
-        template_args: {field: [[argument, …], …]}: each list fills the template's %s once; an argument that is the
-            name of an infield stands for its value; None is all infields, in order.
-        infields: {name: value or list of values}; lists are gone through together; None.
-        outfields: names of the outputs; None is those of template_args and field_template, else "outfiles".
-        template_syntax: "regex", or "glob" (*, ?, [abc], and ** for any folders).
-        match: "full", or "start": a regular expression need only match the key's beginning, as S3DataGrabber has it.
-        raise_on_empty: a template (or the source) without objects is an error; True.
-        sort_filelist: sort what a template found, run-2 before run-10; True.
-    Connection and credentials, limits
-        endpoint_url, region, profile, creds_path, anonymous, bucket, request_payer, addressing_style, sign_payload,
-        ca_bundle, transport, concurrency, part_size_bytes, memory_bytes, retry, retries,
-        give_up_after_seconds: as in ExportOptions; larger objects are received in ranges of part_size_bytes.
-        sse: your own key of 32 bytes, where the objects are encrypted with it; None.
-    """
-
-    template: str | None
-    field_template: Mapping[str, str] | None
-    template_args: Mapping[str, Sequence[Sequence[Any]]] | None
-    infields: Mapping[str, Any] | None
-    outfields: Sequence[str] | None
-    template_syntax: TemplateSyntax
-    match: Match
-    raise_on_empty: bool
-    sort_filelist: bool
-    endpoint_url: str | None
-    region: str | None
-    profile: str | None
-    creds_path: Any
-    anonymous: bool
-    bucket: Any
-    request_payer: bool | str | None
-    addressing_style: AddressingStyle
-    sign_payload: SignPayload
-    ca_bundle: Any
-    transport: LaneChoice
-    concurrency: int | str | None
-    part_size_bytes: int | str
-    memory_bytes: int | str
-    retry: RetryPolicy
-    retries: int
-    give_up_after_seconds: float | str | timedelta
-    sse: bytes | None
-
-
-GRAB_OPTION_NAMES: tuple[str, ...] = tuple(GrabOptions.__annotations__)
-_OWN = GRAB_OPTION_NAMES[: GRAB_OPTION_NAMES.index("endpoint_url")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,14 +61,10 @@ def parse_grab(source: Any, directory: Any, options: GrabOptions | Mapping[str, 
         ConfigError: the first thing that is wrong, in one sentence.
     """
     given: dict[str, Any] = dict(options)
-    for name in given:
-        if name not in GRAB_OPTION_NAMES:
-            near = difflib.get_close_matches(name, GRAB_OPTION_NAMES, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{name!r} is no option of a grab.{hint}")
+    check_option_names(given, GRAB_OPTIONS, what="a grab")
     if given.get("sse") is not None and not isinstance(given["sse"], (bytes, bytearray)):
         raise ConfigError("sse is no key; a grab takes a customer key of 32 bytes, and needs nothing for other kinds.")
-    settings = parse_options(_source(source), {name: value for name, value in given.items() if name not in _OWN})
+    settings = parse_options(_source(source), {name: value for name, value in given.items() if name in OPTIONS})
     if isinstance(settings.target, LocalTarget):
         raise ConfigError(f"The source {settings.target.url!r} is a local directory; expected s3://bucket/prefix.")
     fields, with_arguments = _fields(given, settings.target.prefix)
@@ -142,8 +73,8 @@ def parse_grab(source: Any, directory: Any, options: GrabOptions | Mapping[str, 
         directory=_directory(directory),
         fields=fields,
         with_arguments=with_arguments,
-        raise_on_empty=flag_of(given, "raise_on_empty", True),
-        sort_filelist=flag_of(given, "sort_filelist", True),
+        raise_on_empty=value_of(given, "raise_on_empty", GRAB_OPTIONS),
+        sort_filelist=value_of(given, "sort_filelist", GRAB_OPTIONS),
         names_folder=os.fspath(source).endswith("/"),
     )
 
@@ -179,7 +110,7 @@ def _directory(directory: Any) -> str:
 
 
 def _fields(given: Mapping[str, Any], prefix: str) -> tuple[tuple[Field, ...], frozenset[str]]:
-    template = text_of(given, "template")
+    template = value_of(given, "template", GRAB_OPTIONS)
     field_template = _mapping(given, "field_template")
     arguments = _mapping(given, "template_args")
     infields = _mapping(given, "infields")
@@ -204,8 +135,8 @@ def _fields(given: Mapping[str, Any], prefix: str) -> tuple[tuple[Field, ...], f
         template_args=arguments,
         infields=infields,
         outfields=list(outfields),
-        syntax=choice_of(given, "template_syntax", "regex", TemplateSyntax),
-        match=choice_of(given, "match", "full", Match),
+        syntax=value_of(given, "template_syntax", GRAB_OPTIONS),
+        match=value_of(given, "match", GRAB_OPTIONS),
     )
     filled = {f.name for f in fields if arguments.get(f.name, infields)}
     return fields, frozenset(filled)

@@ -27,7 +27,8 @@ from asyncsink.errors import AccessDenied, ConfigError, JournalError
 from asyncsink.event_loops import refuse_trio
 from asyncsink.journal.sqlite import default_directory, without_journal
 from asyncsink.model import Event, SourceProblem, Started, Transfer
-from asyncsink.options.settings import JournalChoice, LocalTarget, S3Target, Settings, Shard
+from asyncsink.options.schema import LocalTarget, S3Target, Settings
+from asyncsink.options.settings import JournalChoice, Shard
 from asyncsink.os_errors import words_shortages
 from asyncsink.paths import SEARCH, as_native, as_text, is_below, on_disk, real_path
 from asyncsink.report.manifest_file import PARTIAL

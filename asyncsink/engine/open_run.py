@@ -28,7 +28,7 @@ from asyncsink.engine.transfer.small_files import SmallFiles
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, JournalError, PermanentError, RetryableError
 from asyncsink.journal.sqlite import open_journal
 from asyncsink.model import SourceProblem, Transfer
-from asyncsink.options.settings import LocalTarget, S3Target, Settings
+from asyncsink.options.schema import LocalTarget, S3Target, Settings
 from asyncsink.paths import as_text
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.sentences import count

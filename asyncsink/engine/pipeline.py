@@ -24,7 +24,7 @@ from asyncsink.engine.transfer.outcomes import may_pass, problem_outcome
 from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.engine.transfer.small_files import SmallFiles
 from asyncsink.model import Failure, Outcome, Skip, SourceProblem, Transfer
-from asyncsink.options.settings import Limits, Policies
+from asyncsink.options.schema import Limits, Policies
 
 NOBODY: Mapping[str, Completion] = {}
 LATER_MAX = 10_000

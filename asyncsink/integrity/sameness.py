@@ -22,7 +22,8 @@ from typing import assert_never
 from asyncsink.errors import IntegrityError
 from asyncsink.integrity.checksums import ByteBody, Digester, digest_of, etag_md5, is_composite, multipart_etag
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
-from asyncsink.options.settings import GIB, MIB, Overwrite
+from asyncsink.options.schema import Overwrite
+from asyncsink.options.settings import GIB, MIB
 from asyncsink.value import dataclass
 
 # -- Pure: part sizes with which another tool may have written a multipart object --------------------------------------

@@ -29,7 +29,7 @@ from asyncsink.model import (
     UploadPartStored,
     UploadStep,
 )
-from asyncsink.options.settings import ObjectOptions
+from asyncsink.options.schema import ObjectOptions
 from asyncsink.value import dataclass
 
 # -- Tables of a journal, and reading and writing of their rows. Blocking; for one thread at a time --------------------

@@ -36,7 +36,8 @@ from asyncsink.model import (
     UploadOpened,
     UploadStep,
 )
-from asyncsink.options.settings import JournalChoice, ObjectOptions, S3Target, Shard
+from asyncsink.options.schema import ObjectOptions, S3Target
+from asyncsink.options.settings import JournalChoice, Shard
 from asyncsink.value import dataclass
 
 T = TypeVar("T")

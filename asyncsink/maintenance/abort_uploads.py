@@ -19,9 +19,8 @@ import anyio.lowlevel
 
 from asyncsink.engine.open_run import surface
 from asyncsink.errors import ConfigError
-from asyncsink.options.names import ExportOptions
 from asyncsink.options.parse import parse_options
-from asyncsink.options.settings import S3Target
+from asyncsink.options.schema import ExportOptions, S3Target
 from asyncsink.options.values import parse_duration
 from asyncsink.os_errors import words_shortages
 from asyncsink.report.sentences import count, inert

@@ -27,7 +27,8 @@ from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, ObjectMi
 from asyncsink.integrity.checksums import Digester, is_composite
 from asyncsink.model import Checksum, ChecksumAlgorithm, Event, Failure, Planned, Receipt, Skip
 from asyncsink.options.parse import parse_options
-from asyncsink.options.settings import LocalTarget, S3Target, Secret, Settings
+from asyncsink.options.schema import LocalTarget, S3Target, Settings
+from asyncsink.options.settings import Secret
 from asyncsink.os_errors import words_shortages
 from asyncsink.paths import is_below, on_disk
 from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, promise_of, read_manifest

@@ -1,57 +1,58 @@
-"""From the public options (DataSink's names and ours) to one validated `Settings`. Nothing is read or sent here."""
+"""From the public options (DataSink's names and ours) to one validated `Settings`. Nothing is read or sent here.
+
+Most values are checked by the kind of their row in `schema`; the functions here are for what a kind does not say.
+"""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
 
 from asyncsink.errors import ConfigError
-from asyncsink.options.names import ExportOptions, check_option_names, object_options
+from asyncsink.options.schema import (
+    GONE,
+    OPTIONS,
+    ChecksumChoice,
+    ExportOptions,
+    Limits,
+    LocalTarget,
+    ObjectOptions,
+    Option,
+    Policies,
+    RoutingOptions,
+    S3Target,
+    Settings,
+)
 from asyncsink.options.settings import (
     BANDWIDTH_BYTES_PER_SECOND_MIN,
     GIB,
     KIB,
     MIB,
-    AddressingStyle,
-    ChecksumChoice,
-    Compat,
+    WRITE_METADATA_NAME,
+    WRITE_TOKEN_CHARACTERS,
     JournalChoice,
-    LaneChoice,
-    Limits,
-    LocalCopyMode,
-    LocalTarget,
-    OnCollision,
-    OnMissing,
-    OnUnreachable,
-    OnUnreadable,
-    Overwrite,
-    Policies,
     RetryPolicy,
-    RoutingOptions,
-    S3Target,
-    Settings,
+    Secret,
     Shard,
-    SignPayload,
-    StripDirMode,
-    SubstitutionScope,
-    Symlinks,
 )
 from asyncsink.options.values import (
     ARN,
     SIZE_BYTES_MAX,
     check_choice,
     check_endpoint,
-    choice_of,
-    choices_of,
-    flag_of,
-    pairs_of,
     parse_duration,
-    path_of,
-    size_of,
+    read_flag,
+    read_mapping,
+    read_pairs,
+    read_path,
+    read_size,
+    read_text,
+    read_texts,
+    read_whole,
     split_bucket,
-    text_of,
 )
 from asyncsink.paths import as_text
 
@@ -67,6 +68,8 @@ _BUCKET = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,255}")
 """What botocore sends: older buckets, and other servers, have names that are no DNS labels; the server decides."""
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://(.*)$", re.DOTALL)
 
+Part = TypeVar("Part")
+
 
 def parse_options(base_directory: Any, options: ExportOptions | Mapping[str, Any]) -> Settings:
     """Check every option and bring them into their parts.
@@ -76,24 +79,71 @@ def parse_options(base_directory: Any, options: ExportOptions | Mapping[str, Any
     """
     given = dict(options)
     check_option_names(given)
-    compat: Compat = choice_of(given, "compat", "strict", Compat)
+    value_of(given, "compat")
     target = parse_target(base_directory, given)
     journal = _journal(given, target)
     return Settings(
         target=target,
-        routing=_routing(given, compat),
-        objects=object_options(given),
+        routing=_routing(given),
+        objects=_objects(given),
         limits=_limits(given),
         retry=_retry(given),
         policies=_policies(given, journal),
         local_copy=_local_copy(given, target),
-        manifest=path_of(given, "manifest"),
+        manifest=value_of(given, "manifest"),
         journal=journal,
-        remove_dest_dir=flag_of(given, "remove_dest_dir", False),
-        transport=choice_of(given, "transport", "auto", LaneChoice),
+        remove_dest_dir=value_of(given, "remove_dest_dir"),
+        transport=value_of(given, "transport"),
         shard=_shard(given),
         caller_bucket=given.get("bucket"),
     )
+
+
+def check_option_names(
+    options: Iterable[str], known: Mapping[str, Option] = OPTIONS, *, what: str = "asyncsink"
+) -> None:
+    """Raise ConfigError for the first name that is no option, with the nearest one, or with what does its work now."""
+    for name in options:
+        if name in known:
+            continue
+        if name in GONE and known is OPTIONS:
+            raise ConfigError(f"{name!r} is no option of asyncsink any more: {GONE[name]}.")
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{name!r} is no option of {what}.{hint}")
+
+
+_READERS: dict[str, Callable[[Any, str], Any]] = {
+    "text": read_text,
+    "path": read_path,
+    "flag": read_flag,
+    "size": read_size,
+    "duration": parse_duration,
+    "pairs": read_pairs,
+    "mapping": read_mapping,
+    "texts": read_texts,
+}
+
+
+def value_of(given: Mapping[str, Any], name: str, options: Mapping[str, Option] = OPTIONS) -> Any:
+    """The option's value, checked by its kind, or its default.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
+    option, value = options[name], given.get(name)
+    if value is None:
+        return option.default
+    if option.kind == "choice":
+        check_choice(name, value, option.choices)
+        return value
+    return _READERS[option.kind](value, name)
+
+
+def _part(part: type[Part], given: Mapping[str, Any], **own: Any) -> Part:
+    """A part of the settings: `own` values, and by their kinds all others that it has an option for."""
+    names = [name for name, option in OPTIONS.items() if option.part is part and name not in own]
+    return part(**own, **{name: value_of(given, name) for name in names})
 
 
 def parse_target(base_directory: Any, options: Mapping[str, Any]) -> S3Target | LocalTarget:
@@ -112,7 +162,7 @@ def parse_target(base_directory: Any, options: Mapping[str, Any]) -> S3Target | 
         raise ConfigError(f"The destination is {what}; expected s3://bucket/prefix or a directory.")
     match = _SCHEME.match(text)
     if match is None and not text.lower().startswith("s3:"):
-        mode: LocalCopyMode = choice_of(given, "local_copy_mode", "copy", LocalCopyMode)
+        mode = value_of(given, "local_copy_mode")
         directory = _directory(text, "The destination")
         return LocalTarget(directory=directory, url=directory, mode=mode)
     if match is None or match[1].lower() != "s3":
@@ -124,19 +174,15 @@ def parse_target(base_directory: Any, options: Mapping[str, Any]) -> S3Target | 
     request_payer = given.get("request_payer")
     if request_payer not in (None, True, False, "requester"):
         raise ConfigError(f"request_payer={request_payer!r} is not known; expected True, False or 'requester'.")
-    return S3Target(
+    return _part(
+        S3Target,
+        given,
         bucket=bucket,
         prefix=prefix,
         url=text.rstrip("/"),
-        endpoint_url=check_endpoint(text_of(given, "endpoint_url")),
-        region=text_of(given, "region"),
-        profile=text_of(given, "profile"),
-        creds_path=path_of(given, "creds_path"),
+        endpoint_url=check_endpoint(value_of(given, "endpoint_url")),
         anonymous=_anonymous(given),
         request_payer=bool(request_payer),
-        addressing_style=choice_of(given, "addressing_style", "auto", AddressingStyle),
-        sign_payload=choice_of(given, "sign_payload", "auto", SignPayload),
-        ca_bundle=path_of(given, "ca_bundle"),
     )
 
 
@@ -173,7 +219,7 @@ def _shown(text: str) -> str:
 
 
 def _anonymous(given: Mapping[str, Any]) -> bool:
-    anonymous = flag_of(given, "anonymous", False)
+    anonymous: bool = value_of(given, "anonymous")
     if anonymous and (given.get("creds_path") or given.get("profile")):
         raise ConfigError("anonymous=True sends unsigned requests; leave creds_path and profile out, or anonymous.")
     if given.get("creds_path") and given.get("profile"):
@@ -181,20 +227,14 @@ def _anonymous(given: Mapping[str, Any]) -> bool:
     return anonymous
 
 
-def _routing(given: Mapping[str, Any], compat: Compat) -> RoutingOptions:
-    nipype = compat == "nipype"
-    strip_dir, root = path_of(given, "strip_dir"), path_of(given, "parameterization_root")
-    return RoutingOptions(
-        container=text_of(given, "container"),
-        parameterization=flag_of(given, "parameterization", True),
+def _routing(given: Mapping[str, Any]) -> RoutingOptions:
+    strict = value_of(given, "compat") == "strict"
+    strip_dir, root = value_of(given, "strip_dir"), value_of(given, "parameterization_root")
+    return _part(
+        RoutingOptions,
+        given,
         parameterization_root=_directory(root, "parameterization_root") if root else "",
-        strip_dir=_directory(strip_dir, "strip_dir", absolute=not nipype) if strip_dir else "",
-        substitutions=pairs_of(given, "substitutions"),
-        regexp_substitutions=pairs_of(given, "regexp_substitutions"),
-        compat=compat,
-        substitution_scope=choice_of(given, "substitution_scope", "full" if nipype else "key", SubstitutionScope),
-        strip_dir_mode=choice_of(given, "strip_dir_mode", "replace" if nipype else "prefix", StripDirMode),
-        substitute_files=flag_of(given, "substitute_files", False),
+        strip_dir=_directory(strip_dir, "strip_dir", absolute=strict) if strip_dir else "",
     )
 
 
@@ -211,8 +251,7 @@ def _limits(given: Mapping[str, Any]) -> Limits:
             raise ConfigError(
                 f"concurrency={concurrency!r:.60} is out of range; expected 1 to {CONCURRENCY_MAX}, or 'auto'."
             )
-    part = size_of(given, "part_size_bytes", default.part_size_bytes)
-    memory = size_of(given, "memory_bytes", default.memory_bytes)
+    part, memory = value_of(given, "part_size_bytes"), value_of(given, "memory_bytes")
     if not PART_SIZE_BYTES_MIN <= part <= PART_SIZE_BYTES_MAX:
         raise ConfigError(f"part_size_bytes={part:,} is out of range; S3 takes parts of 5 MiB to 5 GiB.")
     bandwidth = _bandwidth(given)
@@ -234,10 +273,8 @@ def _limits(given: Mapping[str, Any]) -> Limits:
 
 def _bandwidth(given: Mapping[str, Any]) -> int | None:
     name = "bandwidth_bytes_per_second"
-    if given.get(name) is None:
-        return None
-    rate = size_of(given, name, BANDWIDTH_BYTES_PER_SECOND_MIN)
-    if rate < BANDWIDTH_BYTES_PER_SECOND_MIN:
+    rate: int | None = value_of(given, name)
+    if rate is not None and rate < BANDWIDTH_BYTES_PER_SECOND_MIN:
         raise ConfigError(
             f"{name}={rate:,} is too little: servers hang up where nothing comes for seconds; expected at least "
             f"{BANDWIDTH_BYTES_PER_SECOND_MIN:,}."
@@ -250,7 +287,7 @@ def _shard(given: Mapping[str, Any]) -> Shard:
     if value is None:
         return Shard()
     parts = value.split("/") if isinstance(value, str) else value
-    index, count = map(_whole, parts) if isinstance(parts, (list, tuple)) and len(parts) == 2 else (-1, -1)
+    index, count = map(read_whole, parts) if isinstance(parts, (list, tuple)) and len(parts) == 2 else (-1, -1)
     if not 0 <= index < count:
         raise ConfigError(
             f"shard={value!r:.60} is no part of a whole; expected 'I/N' with I from 0 to N - 1, as '0/4' to '3/4'."
@@ -258,24 +295,12 @@ def _shard(given: Mapping[str, Any]) -> Shard:
     return Shard(index, count)
 
 
-def _whole(value: object) -> int:
-    """A whole number, also as decimal digits; -1 for anything else."""
-    if isinstance(value, str):
-        return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else -1
-    return value if isinstance(value, int) and not isinstance(value, bool) else -1
-
-
 def _retries(given: Mapping[str, Any]) -> int:
     value = given.get("retries")
-    rounds = Policies().retries if value is None else _whole(value)
+    rounds: int = OPTIONS["retries"].default if value is None else read_whole(value)
     if not 0 <= rounds <= RETRIES_MAX:
         raise ConfigError(f"retries={value!r:.60} is out of range; expected 0 to {RETRIES_MAX} further rounds.")
     return rounds
-
-
-def _give_up_after(given: Mapping[str, Any]) -> float:
-    value = given.get("give_up_after_seconds")
-    return Policies().give_up_after_seconds if value is None else parse_duration(value, "give_up_after_seconds")
 
 
 def _retry(given: Mapping[str, Any]) -> RetryPolicy:
@@ -296,22 +321,16 @@ def _policies(given: Mapping[str, Any], journal: JournalChoice) -> Policies:
     if "checksum" in given:
         checksum = "none" if given["checksum"] is None else str(given["checksum"])
         checksum = "none" if checksum.lower() == "none" else checksum.upper().replace("-", "")
-        check_choice("checksum", checksum, choices_of(ChecksumChoice))
-    on_missing: OnMissing = choice_of(given, "on_missing", "error", OnMissing)
-    return Policies(
-        overwrite=choice_of(given, "overwrite", "journal" if journal.path else "checksum", Overwrite),
-        on_missing=on_missing,
-        on_unreadable=choice_of(given, "on_unreadable", on_missing, OnUnreadable),
-        exclude=_exclude(given),
-        on_collision=choice_of(given, "on_collision", "error", OnCollision),
-        on_unreachable=choice_of(given, "on_unreachable", "error", OnUnreachable),
-        # Nipype follows every link, and its working directories are full of them.
-        symlinks=choice_of(given, "symlinks", "follow" if given.get("compat") == "nipype" else "inside", Symlinks),
+        check_choice("checksum", checksum, OPTIONS["checksum"].choices)
+    nipype = given.get("compat") == "nipype"
+    # Nipype follows every link, and its working directories are full of them.
+    defaults = {"overwrite": "journal" if journal.path else None, "symlinks": "follow" if nipype else None}
+    defaults["on_unreadable"] = value_of(given, "on_missing")
+    return _part(
+        Policies,
+        {**given, **{name: value for name, value in defaults.items() if given.get(name) is None}},
         checksum=cast("ChecksumChoice | None", checksum),
-        related_files=flag_of(given, "related_files", False),
         retries=_retries(given),
-        give_up_after_seconds=_give_up_after(given),
-        abort_on_interrupt=flag_of(given, "abort_on_interrupt", False),
     )
 
 
@@ -332,7 +351,7 @@ def _journal(given: Mapping[str, Any], target: S3Target | LocalTarget) -> Journa
                 "s3://bucket/prefix."
             )
         return JournalChoice(enabled=False)
-    path = path_of(given, "journal")
+    path = "" if value is None else read_path(value, "journal")
     if value is not None and not path.strip():
         raise ConfigError("journal is empty; expected the path of a file, None or False.")
     return JournalChoice(
@@ -348,22 +367,10 @@ def _state_directory() -> str:
     return said if os.path.isabs(said) else JournalChoice().state_directory
 
 
-def _exclude(given: Mapping[str, Any]) -> tuple[str, ...]:
-    patterns = given.get("exclude")
-    if patterns is None:
-        return ()
-    if isinstance(patterns, str) or not isinstance(patterns, Iterable):
-        raise ConfigError(f"exclude is of type {type(patterns).__name__}; expected a list of patterns, ['*.tmp'].")
-    found = tuple(patterns)
-    if not all(isinstance(pattern, str) for pattern in found):
-        raise ConfigError("exclude holds something that is no text; expected a list of patterns, ['*.tmp'].")
-    return found
-
-
 def _local_copy(given: Mapping[str, Any], target: S3Target | LocalTarget) -> LocalTarget | None:
     if given.get("local_copy") is None:
         return None
-    text = path_of(given, "local_copy")
+    text = value_of(given, "local_copy")
     if not text.strip():
         raise ConfigError(
             "local_copy is empty; expected a directory (rule 35: an empty one would be the current directory)."
@@ -373,9 +380,7 @@ def _local_copy(given: Mapping[str, Any], target: S3Target | LocalTarget) -> Loc
     directory = _directory(text, "local_copy")
     if isinstance(target, LocalTarget) and target.directory == directory:
         raise ConfigError(f"local_copy and the destination are the same directory, {directory}; leave local_copy out.")
-    return LocalTarget(
-        directory=directory, url=directory, mode=choice_of(given, "local_copy_mode", "copy", LocalCopyMode)
-    )
+    return LocalTarget(directory=directory, url=directory, mode=value_of(given, "local_copy_mode"))
 
 
 def _directory(path: str, what: str, *, absolute: bool = True) -> str:
@@ -384,3 +389,87 @@ def _directory(path: str, what: str, *, absolute: bool = True) -> str:
         return as_text(os.path.abspath(path) if absolute else path)
     except UnicodeEncodeError as error:
         raise ConfigError(f"{what} {_shown(path)} can be no path ({error}); correct it.") from error
+
+
+# -- Reading the options of what every object is given: encryption, storage class, ACL, tags, metadata, media type -----
+# Limits: S3 API, PutObject; S3 User Guide, "Object tagging" and "Working with object metadata".
+
+TAGS_MAX = 10
+METADATA_BYTES_MAX = 2048
+
+
+def _objects(given: Mapping[str, Any]) -> ObjectOptions:
+    """The ObjectOptions of `given`. Errors never repeat a customer key."""
+    sse: Any = "" if given.get("sse") is None else given["sse"]
+    customer_key = None
+    if isinstance(sse, (bytes, bytearray)):
+        if len(sse) != 32:
+            raise ConfigError(f"A customer key for sse has 32 bytes (256 bits); this one has {len(sse)}.")
+        sse, customer_key = "", Secret(bytes(sse))
+    elif sse not in ("", "AES256", "aws:kms", "aws:kms:dsse"):
+        # It may be a customer key that was given as text: it is not repeated.
+        raise ConfigError(
+            "sse is of no known kind; expected 'AES256', 'aws:kms', 'aws:kms:dsse', or a customer key of 32 bytes."
+        )
+    if value_of(given, "encrypt_bucket_keys"):
+        if customer_key is not None or sse not in ("", "AES256"):
+            raise ConfigError("encrypt_bucket_keys asks for AES256, and sse for something else; give one of them.")
+        sse = "AES256"
+    kms_key = value_of(given, "sse_kms_key_id")
+    if kms_key and sse not in ("aws:kms", "aws:kms:dsse"):
+        raise ConfigError("sse_kms_key_id is given but sse is not 'aws:kms' or 'aws:kms:dsse'; set sse too.")
+    content_type = value_of(given, "content_type") or "infer"
+    if content_type != "infer" and "/" not in content_type:
+        raise ConfigError(f"content_type={content_type!r} is no media type; expected 'infer', or one as 'text/plain'.")
+    storage_class = value_of(given, "storage_class")
+    if storage_class and not re.fullmatch(r"[A-Z][A-Z0-9_-]*", storage_class):
+        raise ConfigError(f"storage_class={storage_class!r} is none; expected a name such as 'STANDARD_IA'.")
+    acl = value_of(given, "acl")
+    if acl:
+        check_choice(
+            "acl",
+            acl,
+            ("private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read",
+             "bucket-owner-read", "bucket-owner-full-control"),
+        )  # fmt: skip
+    return _part(
+        ObjectOptions,
+        given,
+        sse=sse,
+        sse_customer_key=customer_key,
+        tags=_tags(given),
+        metadata=_metadata(given),
+        content_type=content_type,
+    )
+
+
+def _tags(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    tags: tuple[tuple[str, str], ...] = value_of(given, "tags")
+    if len(tags) > TAGS_MAX:
+        raise ConfigError(f"{len(tags)} tags are given; S3 takes at most {TAGS_MAX} per object.")
+    for name, value in tags:
+        if not 1 <= len(name) <= 128 or len(value) > 256:
+            raise ConfigError(
+                f"The tag {name!r} is too long; S3 takes names of 1 to 128, values of up to 256 characters."
+            )
+    return tags
+
+
+def _metadata(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    metadata: tuple[tuple[str, str], ...] = value_of(given, "metadata")
+    for name, value in metadata:
+        if name.lower() == WRITE_METADATA_NAME:
+            raise ConfigError(f"The metadata name {name!r} is asyncsink's own (its write token); choose another name.")
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            raise ConfigError(
+                f"The metadata name {name!r} is not legal; expected letters, digits and '-' (an HTTP header name)."
+            )
+        if not value.isascii() or not value.isprintable():
+            raise ConfigError(f"The value of metadata {name!r} must be printable ASCII; S3 sends it as an HTTP header.")
+    own_bytes = len(WRITE_METADATA_NAME) + WRITE_TOKEN_CHARACTERS
+    if sum(len(name) + len(value) for name, value in metadata) > METADATA_BYTES_MAX - own_bytes:
+        raise ConfigError(
+            f"The metadata is too large: S3 takes {METADATA_BYTES_MAX} bytes of names and values per object, of which "
+            f"asyncsink needs {own_bytes}; shorten it."
+        )
+    return metadata

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import urlsplit
 
 from asyncsink.errors import ConfigError
@@ -74,20 +74,14 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ConfigError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.{hint}")
 
 
-def choices_of(literal: Any) -> tuple[str, ...]:
-    """The values of a Literal alias."""
-    return tuple(get_args(literal))
-
-
-def size_of(given: Mapping[str, Any], name: str, default: int) -> int:
+def read_size(value: Any, name: str) -> int:
     """The bytes of an option such as 268435456 or "256MiB".
 
     Raises:
         ConfigError: it is no size, or more than any file has.
     """
-    value = given.get(name)
     try:
-        size = default if value is None else parse_size(value, name)
+        size = parse_size(value, name)
     except OverflowError:
         size = SIZE_BYTES_MAX + 1
     if size > SIZE_BYTES_MAX:
@@ -95,42 +89,19 @@ def size_of(given: Mapping[str, Any], name: str, default: int) -> int:
     return size
 
 
-def choice_of(given: Mapping[str, Any], name: str, default: str, literal: Any) -> Any:
-    """One of the values of the Literal alias `literal`.
-
-    Raises:
-        ConfigError: another value; the nearest one is named.
-    """
-    value = given.get(name)
-    if value is None:
-        return default
-    check_choice(name, value, choices_of(literal))
-    return value
-
-
-def text_of(given: Mapping[str, Any], name: str) -> str:
-    """A text, or "" where the option is not given.
-
-    Raises:
-        ConfigError: another type.
-    """
-    value = given.get(name)
-    if value is None:
-        return ""
+def read_text(value: Any, name: str) -> str:
+    """A text, or ConfigError."""
     if not isinstance(value, str):
         raise ConfigError(f"{name} is of type {type(value).__name__}; expected a text.")
     return value
 
 
-def path_of(given: Mapping[str, Any], name: str) -> str:
-    """A path with ~ expanded, or "" where the option is not given.
+def read_path(value: Any, name: str) -> str:
+    """A path with ~ expanded.
 
     Raises:
         ConfigError: no path, or one with a NUL character; for `creds_path` also the content of a file.
     """
-    value = given.get(name)
-    if value is None:
-        return ""
     try:
         path = os.fspath(value)
     except TypeError:
@@ -144,29 +115,15 @@ def path_of(given: Mapping[str, Any], name: str) -> str:
     return os.path.expanduser(text)
 
 
-def flag_of(given: Mapping[str, Any], name: str, default: bool) -> bool:
-    """True or False.
-
-    Raises:
-        ConfigError: anything else.
-    """
-    value = given.get(name)
-    if value is None:
-        return default
+def read_flag(value: Any, name: str) -> bool:
+    """True or False, or ConfigError."""
     if not isinstance(value, bool):
         raise ConfigError(f"{name} is of type {type(value).__name__}; expected True or False.")
     return value
 
 
-def pairs_of(given: Mapping[str, Any], name: str) -> tuple[tuple[str, str], ...]:
-    """Pairs of texts, or () where the option is not given.
-
-    Raises:
-        ConfigError: no list of pairs of texts.
-    """
-    value = given.get(name)
-    if value is None:
-        return ()
+def read_pairs(value: Any, name: str) -> tuple[tuple[str, str], ...]:
+    """Pairs of texts, or ConfigError."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise ConfigError(f"{name}={value!r} is no list of pairs; expected [(old, new), …].")
     pairs = []
@@ -178,18 +135,28 @@ def pairs_of(given: Mapping[str, Any], name: str) -> tuple[tuple[str, str], ...]
     return tuple(pairs)
 
 
-def mapping_of(given: Mapping[str, Any], name: str) -> tuple[tuple[str, str], ...]:
-    """The items of a mapping of texts, or () where the option is not given.
-
-    Raises:
-        ConfigError: no mapping of texts.
-    """
-    value = given.get(name)
-    if value is None:
-        return ()
+def read_mapping(value: Any, name: str) -> tuple[tuple[str, str], ...]:
+    """The items of a mapping of texts, or ConfigError."""
     if not isinstance(value, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
         raise ConfigError(f"{name} is no mapping of texts; expected {{'name': 'value'}}.")
     return tuple(value.items())
+
+
+def read_texts(value: Any, name: str) -> tuple[str, ...]:
+    """Patterns, or ConfigError."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a list of patterns, ['*.tmp'].")
+    found = tuple(value)
+    if not all(isinstance(pattern, str) for pattern in found):
+        raise ConfigError(f"{name} holds something that is no text; expected a list of patterns, ['*.tmp'].")
+    return found
+
+
+def read_whole(value: object) -> int:
+    """A whole number, also as decimal digits; -1 for anything else."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else -1
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
 
 
 def split_bucket(rest: str) -> tuple[str, str]:

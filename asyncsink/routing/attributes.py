@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Iterable
 
 from asyncsink.errors import ConfigError, RoutingError
-from asyncsink.options.settings import Compat, RoutingOptions
+from asyncsink.options.schema import Compat, RoutingOptions
 from asyncsink.options.values import split_bucket
 from asyncsink.routing.keys import KEY_BYTES_MAX, PATH_BYTES_MAX, join_key, show
 from asyncsink.value import dataclass
@@ -181,7 +181,7 @@ class SourceNames:
     def __init__(self, options: RoutingOptions) -> None:
         self._used = options.parameterization
         self._root = _directory("parameterization_root", options.parameterization_root)
-        self._replace = options.strip_dir_mode == "replace"
+        self._replace = options.compat == "nipype"
         self._strip_dir = options.strip_dir if self._replace else _directory("strip_dir", options.strip_dir)
 
     def name(self, path: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from asyncsink.errors import InvalidKey, RoutingError
 from asyncsink.model import Route, SourceFile
-from asyncsink.options.settings import RoutingOptions
+from asyncsink.options.schema import RoutingOptions
 from asyncsink.routing.attributes import End, SourceNames, make_end, parse_attribute
 from asyncsink.routing.keys import check_key, join_key, show
 from asyncsink.routing.substitutions import Substitutions
@@ -100,14 +100,13 @@ class Router:
     def _datasink_names(self, source: SourceFile) -> tuple[str, ...]:
         root = source.root or source.path
         inside = source.relative
-        if inside and not self._options.substitute_files:
+        if inside:
             latest = self._latest
             if latest[0] != source.attribute or latest[1] != root:
                 latest = self._latest = (source.attribute, root, self._heads(source.attribute, root))
             return tuple([f"{head}/{inside}" if head else inside for head in latest[2]])
         heads = self._plain_heads(source.attribute, root)
-        texts = [f"{head}/{inside}" for head in heads] if inside else heads
-        return tuple([self._file_name(end, text, source) for end, text in zip(self._ends, texts, strict=True)])
+        return tuple([self._file_name(end, head, source) for end, head in zip(self._ends, heads, strict=True)])
 
     def _export_names(self, source: SourceFile) -> tuple[str, ...]:
         inside = source.relative or _basename(source)
@@ -148,7 +147,7 @@ class Router:
         """`text` (below the end) after substitutions, below the end again (rules 19 to 21); not folded yet."""
         if not self._substitutions:
             return text
-        if self._options.substitution_scope == "key":
+        if self._options.compat == "strict":
             return self._substitutions.apply(text)
         url = end.url(text)
         name = end.below(self._substitutions.apply(url))
@@ -156,7 +155,7 @@ class Router:
             culprit = self._substitutions.breaker(url, lambda text: end.below(text) is not None)
             raise RoutingError(
                 f"{culprit} changes the destination {show(end.base)} itself, for the source {show(path)}; "
-                "make it match only what comes behind the destination, or set substitution_scope='key'."
+                "make it match only what comes behind the destination, or set compat='strict'."
             )
         return name
 

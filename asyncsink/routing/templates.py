@@ -9,14 +9,13 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from asyncsink.errors import RoutingError
+from asyncsink.options.schema import Match, TemplateSyntax
 from asyncsink.routing.keys import show
 from asyncsink.value import dataclass
 
-TemplateSyntax = Literal["regex", "glob"]
-Match = Literal["full", "start"]
 DEFAULT_FIELD = "outfiles"
 """The output field of a grab without named fields, as in Nipype."""
 

@@ -21,7 +21,7 @@ from asyncsink.errors import AsyncSinkError, ConfigError, PermanentError, Retrya
 from asyncsink.integrity.checksums import ByteBody, checksum_of, etag_md5
 from asyncsink.integrity.sameness import checksum_by, compare_told, confirm, contradiction
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
-from asyncsink.options.settings import ChecksumChoice
+from asyncsink.options.schema import ChecksumChoice
 from asyncsink.s3.get_object import GetObject, GetObjectTo
 from asyncsink.s3.operations import (
     CompleteMultipartUpload,

@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from asyncsink.errors import ConfigError
-from asyncsink.options.settings import SignPayload
+from asyncsink.options.schema import SignPayload
 
 
 def is_special(bucket: str) -> bool:

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import anyio.to_thread
 
 from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, WrongRegion
-from asyncsink.options.settings import ChecksumChoice, LaneChoice, Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import ChecksumChoice, LaneChoice, Limits, S3Target
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.availability import Availability, Watch
 from asyncsink.s3.checksum_headers import USUAL, ChecksumHeaders, ChecksumUse
 from asyncsink.s3.credentials.static_config import StaticS3Config, known_connection, named_endpoint

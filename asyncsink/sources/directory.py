@@ -18,7 +18,7 @@ from operator import attrgetter
 
 from asyncsink.errors import ConfigError, SourceError
 from asyncsink.model import SourceFile, SourceProblem
-from asyncsink.options.settings import Compat, Symlinks
+from asyncsink.options.schema import Compat, Symlinks
 from asyncsink.paths import IS_UTF8, LIST, as_text, is_below, on_disk, open_directory, real_path
 from asyncsink.sources.base import Exclusion, SourceEntry, excluded, given_path
 from asyncsink.sources.problems import (

@@ -15,7 +15,8 @@ from typing import Any
 
 from asyncsink.errors import ConfigError, SourceMissing
 from asyncsink.model import SourceFile, SourceProblem
-from asyncsink.options.settings import MIB, Compat, Symlinks
+from asyncsink.options.schema import Compat, Symlinks
+from asyncsink.options.settings import MIB
 from asyncsink.paths import as_native, as_text
 from asyncsink.sources.base import Exclusion, SourceEntry, absolute, given_path, open_description
 from asyncsink.sources.directory import walk_files

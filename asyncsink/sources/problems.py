@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from asyncsink.errors import SourceChanged, SourceError, SourceMissing, SourceUnreadable
 from asyncsink.model import SourceFile, SourceProblem
-from asyncsink.options.settings import Symlinks
+from asyncsink.options.schema import Symlinks
 from asyncsink.os_errors import remedy
 from asyncsink.paths import directory_of, on_disk, real_path
 from asyncsink.value import dataclass

@@ -12,7 +12,7 @@ from typing import IO
 
 from asyncsink.errors import ConfigError
 from asyncsink.model import SourceFile, SourceProblem
-from asyncsink.options.settings import Symlinks
+from asyncsink.options.schema import Symlinks
 from asyncsink.sources.base import Exclusion, SourceEntry, absolute, given_path, open_description
 from asyncsink.sources.directory import walk_files
 from asyncsink.sources.problems import examine, is_directory

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from asyncsink.engine.limits.concurrency import Sample, State, next_state
 from asyncsink.engine.limits.controller import BEAT_SECONDS
-from asyncsink.options.settings import Limits
+from asyncsink.options.schema import Limits
 
 SMALL_BYTES = 16 * 1024
 UNLIMITED = 1e9

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from asyncsink.cli.app import export, grab, verify
-from asyncsink.cli.flags import Output, Templates
-from asyncsink.cli.output import FLAGS, WITHOUT_FLAG, in_flags
+from asyncsink.cli.flags import parameter_of
+from asyncsink.cli.output import FLAGS, in_flags
 from asyncsink.cli.progress import Tally
-from asyncsink.download.options import GRAB_OPTION_NAMES
 from asyncsink.engine.recording.events import Progress
 from asyncsink.model import Failure, Finished, Notice, Outcome, Planned, Receipt, Skip, Started
-from asyncsink.options.names import OPTION_NAMES
+from asyncsink.options.schema import GRAB_OPTIONS, OPTIONS
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report
 
@@ -54,16 +53,17 @@ def test_options_are_named_as_a_command_line_writes_them(said: str, told: str) -
 
 def test_every_flag_that_is_named_exists() -> None:
     named = inspect.signature(export).parameters.keys() | inspect.signature(verify).parameters.keys()
-    assert set(FLAGS.values()) <= {f"--{name.replace('_', '-')}" for name in named}
+    assert {parameter_of(flag) for flag in FLAGS.values()} <= named
     # One that only verify_manifest has is no option of an export.
-    assert {*OPTION_NAMES, "manifest_endpoint"} == FLAGS.keys() | WITHOUT_FLAG
+    without_flag = {name for name, option in OPTIONS.items() if option.no_flag}
+    assert {*OPTIONS, "manifest_endpoint"} == FLAGS.keys() | without_flag
+    assert without_flag == {"remove_dest_dir", "parameterization_root", "retry"}
 
 
 def test_a_grab_shows_no_flag_that_it_does_not_take() -> None:
-    names = {flag: name for name, flag in FLAGS.items()}
-    own = {"source", "directory", *Templates.__annotations__, *Output.__annotations__}
-    shown = {f"--{name.replace('_', '-')}" for name in inspect.signature(grab).parameters.keys() - own}
-    assert {names[flag] for flag in shown} <= set(GRAB_OPTION_NAMES)
+    flags = {flag for option in GRAB_OPTIONS.values() for flag in (option.switch, option.off) if flag}
+    own = {"source", "directory", "json", "quiet", "verbose"}
+    assert inspect.signature(grab).parameters.keys() - own == {parameter_of(flag) for flag in flags}
 
 
 def tally_of(*outcomes: Outcome, total: int | None, dry_run: bool = False) -> tuple[Tally, list[str]]:

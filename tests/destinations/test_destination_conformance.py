@@ -14,7 +14,7 @@ from asyncsink.destinations.base import Destination
 from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.destinations.local.files import TEMPORARY_SUFFIX
 from asyncsink.destinations.memory import MemoryDestination
-from asyncsink.options.settings import LocalCopyMode, LocalTarget
+from asyncsink.options.schema import LocalCopyMode, LocalTarget
 from asyncsink.testing.destination_suite import DestinationSuite
 
 
@@ -59,7 +59,3 @@ class TestLocalWithHardlinksRefused(TestLocal):
     """The sources are nowhere, so every hardlink falls back to the bytes."""
 
     mode = "hardlink"
-
-
-class TestLocalWithReflinksRefused(TestLocal):
-    mode = "reflink"

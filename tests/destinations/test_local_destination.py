@@ -21,7 +21,7 @@ from asyncsink.destinations.local.files import TEMPORARY_SUFFIX, make_directorie
 from asyncsink.errors import AccessDenied, ConfigError, PermanentError
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import SourceFile, Transfer
-from asyncsink.options.settings import LocalCopyMode, LocalTarget
+from asyncsink.options.schema import LocalCopyMode, LocalTarget
 from asyncsink.s3.multipart.parts import PartPlan
 from asyncsink.testing.destination_suite import MTIME_NS, content, transfer_of
 
@@ -307,7 +307,7 @@ async def test_prepare_makes_the_directory_and_leaves_it_empty(out: Path) -> Non
 async def test_a_source_that_is_its_own_destination(out: Path) -> None:
     out.mkdir()
     (out / "x").write_bytes(b"precious")
-    for mode in ("copy", "hardlink", "reflink"):
+    for mode in ("copy", "hardlink"):
         local = destination(out, mode=mode)
         with pytest.raises(PermanentError, match="is its own destination"):
             await local.put(transfer_from(out / "x", "x"), b"precious", None)

@@ -21,7 +21,7 @@ from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.destinations.local.files import TEMPORARY_SUFFIX, TemporaryFile
 from asyncsink.destinations.local.places import PlacesBelow
 from asyncsink.errors import AccessDenied, DestinationFull, EntityTooLarge, IntegrityError, PermanentError
-from asyncsink.options.settings import LocalTarget
+from asyncsink.options.schema import LocalTarget
 from asyncsink.s3.multipart.parts import PartPlan
 from asyncsink.testing.destination_suite import transfer_of
 

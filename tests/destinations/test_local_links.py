@@ -1,9 +1,8 @@
-"""Hardlinks, reflinks and companions of local files, and what becomes of them where they are refused."""
+"""Hardlinks and companions of local files, and what becomes of them where they are refused."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.destinations.local.files import TEMPORARY_SUFFIX, related_files
 from asyncsink.errors import PermanentError, SourceChanged, SourceError
 from asyncsink.model import SourceFile, Transfer
-from asyncsink.options.settings import LocalCopyMode, LocalTarget
+from asyncsink.options.schema import LocalCopyMode, LocalTarget
 from asyncsink.s3.multipart.parts import PartPlan
 
 pytestmark = pytest.mark.anyio
@@ -116,12 +115,9 @@ async def test_hardlinks_that_are_refused_become_copies(
     assert tree(out) == ["x.nii"]
 
 
-@pytest.mark.parametrize("mode", ["hardlink", "reflink"])
-async def test_another_file_system(
-    small_disk: Path, source_file: Callable[[str, bytes], Path], parts: bool, mode: LocalCopyMode
-) -> None:
+async def test_another_file_system(small_disk: Path, source_file: Callable[[str, bytes], Path], parts: bool) -> None:
     source = source_file("work/x.nii", b"content")
-    await both_ways(destination(small_disk, mode=mode), transfer_from(source, "x.nii"), b"content", parts=parts)
+    await both_ways(destination(small_disk, mode="hardlink"), transfer_from(source, "x.nii"), b"content", parts=parts)
     assert (small_disk / "x.nii").read_bytes() == b"content"
     assert tree(small_disk) == ["x.nii"]
 
@@ -158,9 +154,6 @@ async def test_a_fifo_in_the_sources_place_does_not_block(
     transfer = transfer_from(source, "x.nii")
     source.unlink()
     os.mkfifo(source)
-    await both_ways(destination(out, mode="reflink"), transfer, b"content", parts=parts)
-    assert (out / "x.nii").read_bytes() == b"content"
-    (out / "x.nii").unlink()
     local = destination(out, mode="hardlink")
     if parts:
         with pytest.raises(SourceError):
@@ -169,34 +162,6 @@ async def test_a_fifo_in_the_sources_place_does_not_block(
         await both_ways(local, transfer, b"content", parts=False)
         assert (out / "x.nii").is_file()
     assert not temporaries(out)
-
-
-async def test_reflinks_or_copies(out: Path, source_file: Callable[[str, bytes], Path], parts: bool) -> None:
-    source = source_file("work/x.nii", b"content")
-    await both_ways(destination(out, mode="reflink"), transfer_from(source, "x.nii"), b"content", parts=parts)
-    assert (out / "x.nii").read_bytes() == b"content"
-    assert (out / "x.nii").stat().st_mtime_ns == source.stat().st_mtime_ns
-    source.write_bytes(b"changed")
-    assert (out / "x.nii").read_bytes() == b"content"
-
-
-async def test_clones_are_published_without_the_bytes(
-    out: Path, source_file: Callable[[str, bytes], Path], monkeypatch: pytest.MonkeyPatch, parts: bool
-) -> None:
-    """The ioctl is answered here: few test machines have a file system that shares extents."""
-    source = source_file("work/x.nii", b"content")
-
-    def clone(descriptor: int, request: int, source_descriptor: int) -> int:
-        assert request == 0x40049409
-        return os.pwrite(descriptor, os.pread(source_descriptor, 100, 0), 0)
-
-    monkeypatch.setattr(fcntl, "ioctl", clone)
-    transfer = transfer_from(source, "x.nii")
-    await both_ways(destination(out, mode="reflink"), transfer, b"CONTENT", parts=parts)
-    assert (out / "x.nii").read_bytes() == b"content", "the parts were not written again"
-    source.write_bytes(b"longer than before")
-    await both_ways(destination(out, mode="reflink"), transfer, b"CONTENT", parts=parts)
-    assert (out / "x.nii").read_bytes() == b"CONTENT", "a source that changed is not cloned"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +191,7 @@ def test_which_files_are_related(
     assert [place for _, place in found] == [f"/there/{place}" for place in expected]
 
 
-@pytest.mark.parametrize("mode", ["copy", "hardlink", "reflink"])
+@pytest.mark.parametrize("mode", ["copy", "hardlink"])
 async def test_companions_come_along(
     out: Path, source_file: Callable[[str, bytes], Path], parts: bool, mode: LocalCopyMode
 ) -> None:

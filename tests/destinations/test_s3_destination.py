@@ -15,7 +15,8 @@ from asyncsink.destinations.base import RunForecast
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import BucketMissing, CredentialsError
-from asyncsink.options.settings import Limits, ObjectOptions, RetryPolicy, S3Target
+from asyncsink.options.schema import Limits, ObjectOptions, S3Target
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.stack import S3Stack, open_stack
 from asyncsink.testing.destination_suite import DestinationSuite, transfer_of
 

@@ -10,7 +10,7 @@ from functools import cache
 
 import pytest
 
-from asyncsink.options.settings import Limits
+from asyncsink.options.schema import Limits
 from benchmarks.policy.models import MODELS, UNLIMITED, Course, at, constant, simulate
 
 BY_NAME = {model.name: model for model in MODELS}

@@ -19,7 +19,7 @@ from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.errors import ConnectionLost, IntegrityError
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import Checksum, ChecksumAlgorithm, Failure, Outcome, Receipt, Skip, SourceFile, Transfer
-from asyncsink.options.settings import Limits, Policies
+from asyncsink.options.schema import Limits, Policies
 from asyncsink.s3.multipart.parts import PartPlan
 
 pytestmark = pytest.mark.anyio

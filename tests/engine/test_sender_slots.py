@@ -8,7 +8,8 @@ import pytest
 from anyio import CapacityLimiter
 
 from asyncsink.engine.limits.controller import SLOTS_PER_CORE, SLOTS_START_MIN, SenderConcurrency
-from asyncsink.options.settings import MIB, Limits
+from asyncsink.options.schema import Limits
+from asyncsink.options.settings import MIB
 from asyncsink.s3.stack import bodies_at_once
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,8 @@ from asyncsink.engine.planning.survey import check_shard, holds, shard_of
 from asyncsink.errors import ConfigError, SourceMissing
 from asyncsink.model import SourceFile, SourceProblem, Transfer
 from asyncsink.options.parse import parse_options
-from asyncsink.options.settings import LocalTarget, Settings, Shard
+from asyncsink.options.schema import LocalTarget, Settings
+from asyncsink.options.settings import Shard
 
 # Surrogates stand for names that are no UTF-8.
 keys = st.text(st.characters(), max_size=40)

@@ -21,7 +21,7 @@ from asyncsink.engine.transfer.small_files import SmallFiles
 from asyncsink.errors import AccessDenied, IntegrityError
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import Checksum, Failure, Outcome, Planned, Receipt, Skip, SourceFile, Transfer
-from asyncsink.options.settings import Limits, LocalTarget, Policies
+from asyncsink.options.schema import Limits, LocalTarget, Policies
 
 pytestmark = pytest.mark.anyio
 Publish = Callable[..., Any]

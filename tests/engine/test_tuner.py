@@ -6,7 +6,7 @@ import pytest
 
 from asyncsink.engine.limits.controller import BEAT_SECONDS, IDLE_BEAT_SECONDS, ConcurrencyController
 from asyncsink.model import Event, LimitChanged
-from asyncsink.options.settings import Limits
+from asyncsink.options.schema import Limits
 from asyncsink.s3.pacing import Pacer
 
 pytestmark = pytest.mark.anyio

@@ -13,7 +13,8 @@ import asyncsink
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.errors import IntegrityError, ServerFault
 from asyncsink.integrity.checksums import checksum_of
-from asyncsink.options.settings import KIB, MIB, Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import KIB, MIB, RetryPolicy
 from asyncsink.s3.multipart.parts import plan_parts
 from asyncsink.s3.multipart.upload import create_upload
 from asyncsink.s3.multipart.write_tokens import fresh_token

@@ -19,7 +19,8 @@ from asyncsink.errors import ConfigError, ExportFailed, ServerFault, UploadMissi
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Receipt
 from asyncsink.options.parse import parse_options
-from asyncsink.options.settings import MIB, Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.multipart.parts import plan_parts
 from asyncsink.s3.multipart.upload import create_upload
 from asyncsink.s3.operations import CompleteMultipartUpload, ListedObject, ObjectAttributes, Operation

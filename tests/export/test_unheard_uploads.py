@@ -11,7 +11,8 @@ import pytest
 import asyncsink
 from asyncsink.errors import AccessDenied, ExportFailed
 from asyncsink.options.parse import parse_options
-from asyncsink.options.settings import Limits, RetryPolicy
+from asyncsink.options.schema import Limits
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.multipart.resume import empty_uploads_between
 from asyncsink.s3.operations import ListMultipartUploads
 from asyncsink.s3.retry import RetryingTransport

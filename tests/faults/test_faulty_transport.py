@@ -14,7 +14,8 @@ import pytest
 from asyncsink.devserver.seaweedfs import REGION, DevServer
 from asyncsink.errors import AccessDenied, ConnectionLost, PermanentError, Stalled
 from asyncsink.model import SourceFile
-from asyncsink.options.settings import Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.operations import HeadObject, Operation, PutObject, PutObjectFrom
 from asyncsink.s3.pacing import Pacer
 from asyncsink.s3.transport import Transport

@@ -33,7 +33,7 @@ from asyncsink.engine.limits.descriptors import (
     fitted,
 )
 from asyncsink.errors import ConfigError
-from asyncsink.options.settings import Limits
+from asyncsink.options.schema import Limits
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, StoredObject, quirky_s3
 
 MIB = 1 << 20

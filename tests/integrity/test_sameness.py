@@ -35,7 +35,8 @@ from asyncsink.integrity.sameness import (
     same,
 )
 from asyncsink.model import Checksum, ChecksumAlgorithm
-from asyncsink.options.settings import MIB, Overwrite
+from asyncsink.options.schema import Overwrite
+from asyncsink.options.settings import MIB
 
 SIZE = 20 * MIB
 PLAIN = "0cc175b9c0f1b6a831c399e269772661"

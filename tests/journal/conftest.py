@@ -13,7 +13,8 @@ import pytest
 from asyncsink.journal.base import PublishedRow, published_row
 from asyncsink.journal.sqlite import open_journal
 from asyncsink.model import Checksum, SourceFile, Transfer
-from asyncsink.options.settings import JournalChoice, ObjectOptions, S3Target
+from asyncsink.options.schema import ObjectOptions, S3Target
+from asyncsink.options.settings import JournalChoice
 
 Open = Callable[..., Awaitable[Any]]
 

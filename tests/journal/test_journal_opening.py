@@ -17,7 +17,8 @@ import pytest
 from asyncsink.errors import JournalError
 from asyncsink.journal.opening import APPLICATION_ID, Identity
 from asyncsink.journal.sqlite import default_path
-from asyncsink.options.settings import JournalChoice, S3Target, Shard
+from asyncsink.options.schema import S3Target
+from asyncsink.options.settings import JournalChoice, Shard
 
 from .conftest import PREAMBLE, Open, published_of, transfer_of
 

@@ -32,7 +32,8 @@ from asyncsink.model import (
     UploadOpened,
     UploadPartStored,
 )
-from asyncsink.options.settings import ObjectOptions, Secret
+from asyncsink.options.schema import ObjectOptions
+from asyncsink.options.settings import Secret
 
 from .conftest import Open, published_of, source_of, transfer_of
 

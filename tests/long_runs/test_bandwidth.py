@@ -18,7 +18,8 @@ from hypothesis import given
 import asyncsink
 from asyncsink.errors import ConfigError
 from asyncsink.options.parse import parse_options
-from asyncsink.options.settings import BANDWIDTH_BYTES_PER_SECOND_MIN, KIB, MIB, Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import BANDWIDTH_BYTES_PER_SECOND_MIN, KIB, MIB, RetryPolicy
 from asyncsink.s3.codec import SMALL_BODY_BYTES
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.operations import AbortMultipartUpload, PutObject

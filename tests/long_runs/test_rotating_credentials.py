@@ -19,7 +19,8 @@ import pytest
 
 import asyncsink
 from asyncsink.errors import CredentialsError, ExpiredCredentials, PermanentError
-from asyncsink.options.settings import MIB, Limits, RetryPolicy, S3Target, Secret
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import MIB, RetryPolicy, Secret
 from asyncsink.s3.credentials.file import Credentials
 from asyncsink.s3.http.keyring import LOOK_UP_AGAIN_SECONDS, SharedCredentials
 from asyncsink.s3.operations import HeadObject

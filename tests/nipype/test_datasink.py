@@ -10,18 +10,19 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from nipype.interfaces import io as nio
-from nipype.interfaces.base import Undefined
+from nipype.interfaces.base import TraitError, Undefined
 
 import asyncsink
 from asyncsink.adapters.nipype import DataSink
 from asyncsink.devserver.seaweedfs import REGION, DevServer
-from asyncsink.options.names import OPTION_NAMES
+from asyncsink.options.schema import OPTIONS
 from tests.support.files import content_of
 
 Stored = Callable[[str], dict[str, bytes]]
@@ -47,7 +48,7 @@ def test_document_example(scan: Path, server: DevServer, bucket: str, stored: St
 
 def test_all_of_datasinks_inputs_and_all_of_our_options_are_inputs() -> None:
     names = set(DataSink().inputs.copyable_trait_names())
-    assert names == set(nio.DataSink().inputs.copyable_trait_names()) | set(OPTION_NAMES)
+    assert names == set(nio.DataSink().inputs.copyable_trait_names()) | set(OPTIONS)
     assert isinstance(DataSink(), nio.DataSink)
 
 
@@ -108,6 +109,30 @@ def test_a_path_given_to_an_option_is_refused(scan: Path, tmp_path: Path) -> Non
     with pytest.raises(asyncsink.ConfigError, match=r"'content_type' is an option of asyncsink's.*infields"):
         ds.run()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["metadata", "overwrite", "anonymous"])
+def test_a_path_connected_to_an_option_of_another_type_is_refused_in_the_same_words(scan: Path, name: str) -> None:
+    with pytest.raises(asyncsink.ConfigError, match=rf"'{name}' is an option of asyncsink's.*infields"):
+        setattr(DataSink().inputs, name, str(scan))
+
+
+def test_inputs_have_the_options_types_choices_and_sentences() -> None:
+    inputs = DataSink().inputs
+    for name in set(OPTIONS) - set(nio.DataSink().inputs.copyable_trait_names()):
+        assert inputs.trait(name).desc == OPTIONS[name].sentence
+        assert getattr(inputs, name) is Undefined
+        setattr(inputs, name, None)
+    inputs.trait_set(overwrite="size", part_size_bytes="8MiB", memory_bytes=1 << 30, shard=(0, 4), exclude=["*.tmp"])
+    inputs.trait_set(journal=False, manifest=Path("manifest.jsonl"), give_up_after_seconds=timedelta(minutes=1))
+    for name, value in (("overwrite", "sometimes"), ("related_files", "yes"), ("metadata", ["a"]), ("retry", 3)):
+        with pytest.raises(TraitError, match=name):
+            setattr(inputs, name, value)
+
+
+def test_an_option_that_is_gone_is_refused_and_becomes_no_output() -> None:
+    with pytest.raises(asyncsink.ConfigError, match="compat='nipype' applies substitutions to the whole URL"):
+        DataSink(substitution_scope="full")
 
 
 def test_a_source_given_as_the_manifest_is_not_overwritten(scan: Path, tmp_path: Path) -> None:

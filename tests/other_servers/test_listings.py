@@ -12,7 +12,7 @@ import pytest
 
 import asyncsink
 from asyncsink.errors import ServerFault
-from asyncsink.options.settings import Limits, S3Target
+from asyncsink.options.schema import Limits, S3Target
 from asyncsink.s3 import listing as paging
 from asyncsink.s3.operations import ListParts
 from asyncsink.s3.stack import open_stack

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncsink.errors import RoutingError
-from asyncsink.options.settings import Compat
+from asyncsink.options.schema import Compat
 from asyncsink.routing.attributes import RESERVED_ATTRIBUTES, check_attribute_name, parse_attribute
 
 BOTH: list[Compat] = ["strict", "nipype"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from asyncsink.errors import ConfigError, RoutingError
 from asyncsink.model import SourceFile
-from asyncsink.options.settings import RoutingOptions
+from asyncsink.options.schema import RoutingOptions
 from asyncsink.routing.keys import check_key
 from asyncsink.routing.router import Router
 
@@ -55,9 +55,6 @@ def all_options(draw: st.DrawFn) -> RoutingOptions:
         "substitutions": draw(pairs),
         "regexp_substitutions": draw(regexps),
         "compat": draw(st.sampled_from(["strict", "nipype"])),
-        "substitution_scope": draw(st.sampled_from(["key", "full"])),
-        "strip_dir_mode": draw(st.sampled_from(["prefix", "replace"])),
-        "substitute_files": draw(st.booleans()),
     }
     return RoutingOptions(**chosen)
 

@@ -8,19 +8,12 @@ import pytest
 
 from asyncsink.errors import ConfigError, InvalidKey, RoutingError
 from asyncsink.model import Route, SourceFile
-from asyncsink.options.settings import Compat, RoutingOptions
+from asyncsink.options.schema import Compat, RoutingOptions
 from asyncsink.routing.router import Router
 
 BOTH: list[Compat] = ["strict", "nipype"]
 BASE = "s3://bucket/out"
 both_modes = pytest.mark.parametrize("compat", BOTH)
-
-
-def options_for(compat: Compat, **options: Any) -> RoutingOptions:
-    """What an adapter passes for each mode, unless the test says otherwise."""
-    if compat == "nipype":
-        options = {"substitution_scope": "full", "strip_dir_mode": "replace", **options}
-    return RoutingOptions(compat=compat, **options)
 
 
 def found(path: str, attribute: str = "motion", relative: str = "", key: str | None = None) -> SourceFile:
@@ -30,12 +23,12 @@ def found(path: str, attribute: str = "motion", relative: str = "", key: str | N
 
 
 def key_of(source: SourceFile, compat: Compat = "strict", base: str = BASE, **options: Any) -> str:
-    return Router(options_for(compat, **options), base=base).route(source).key
+    return Router(RoutingOptions(compat=compat, **options), base=base).route(source).key
 
 
 @both_modes
 def test_document_example_realigned_file_of_sub001(compat: Compat) -> None:
-    router = Router(options_for(compat, container="sub001"), base="s3://mybucket/path/to/output/dir")
+    router = Router(RoutingOptions(compat=compat, container="sub001"), base="s3://mybucket/path/to/output/dir")
     source = found("/work/realigner/realigned_file1.nii.gz")
     assert router.route(source) == Route("sub001/motion/realigned_file1.nii.gz", "sub001/motion/realigned_file1.nii.gz")
     url = "s3://mybucket/path/to/output/dir/sub001/motion/realigned_file1.nii.gz"
@@ -86,22 +79,22 @@ def test_rule_11_strict_refuses_what_discards_the_base() -> None:
 def test_rule_11_nipype_takes_an_absolute_folder_below_the_base() -> None:
     assert key_of(found("/w/f"), "nipype", base="/out", container="/out//sub1/") == "sub1/motion/f"
     assert key_of(found("/w/f", "a./out/x.b"), "nipype", base="/out", container="c") == "x/b/f"
-    router = Router(options_for("nipype", container="/out"), base="/out")
+    router = Router(RoutingOptions(compat="nipype", container="/out"), base="/out")
     assert router.out_file("motion", "/w/f") == ("/out/motion/f", "")
 
 
 @pytest.mark.parametrize("base", [BASE, "/out"])
 def test_rule_11_nipype_refuses_an_absolute_folder_elsewhere(base: str) -> None:
     with pytest.raises(RoutingError, match="not below"):
-        Router(options_for("nipype", container="/outside"), base=base)
+        Router(RoutingOptions(compat="nipype", container="/outside"), base=base)
     with pytest.raises(RoutingError, match="not below"):
         key_of(found("/w/f", "a./abs"), "nipype", base=base)
 
 
 def test_rule_11_nipype_container_below_base_but_not_below_local_copy() -> None:
     with pytest.raises(RoutingError, match="not below '/copy'"):
-        Router(options_for("nipype", container="/out/c"), base="/out", local_base="/copy")
-    nested = Router(options_for("nipype", container="/out/copy/c"), base="/out", local_base="/out/copy")
+        Router(RoutingOptions(compat="nipype", container="/out/c"), base="/out", local_base="/copy")
+    nested = Router(RoutingOptions(compat="nipype", container="/out/copy/c"), base="/out", local_base="/out/copy")
     assert not nested.plain
     assert nested.route(found("/w/f")) == Route("copy/c/motion/f", "c/motion/f")
     assert nested.route(found("/w", "", "d/f")) == Route("copy/c/d/f", "c/d/f")
@@ -111,7 +104,7 @@ def test_rule_11_nipype_container_below_base_but_not_below_local_copy() -> None:
 @pytest.mark.parametrize("container", ["..", "../x", "a/../b", "a/.."])
 def test_rule_12_dotdot_in_the_container_is_refused(container: str, compat: Compat) -> None:
     with pytest.raises(RoutingError, match=r"has a '\.\.' segment"):
-        Router(options_for(compat, container=container), base=BASE)
+        Router(RoutingOptions(compat=compat, container=container), base=BASE)
 
 
 @both_modes
@@ -168,12 +161,6 @@ def test_rule_15_nipype_replaces_text() -> None:
     assert key_of(found("/a_b/f"), "nipype", strip_dir="a") == "motion/_b/f"
 
 
-def test_rule_15_the_option_decides_alone() -> None:
-    source = found("/scratch_dir/_x/f")
-    assert key_of(source, "strict", strip_dir="/scratch", strip_dir_mode="replace") == "motion/_dir/_x/f"
-    assert key_of(source, "nipype", strip_dir="/scratch", strip_dir_mode="prefix") == "motion/_x/f"
-
-
 @both_modes
 def test_rule_15_is_ignored_without_parameterization(compat: Compat) -> None:
     assert key_of(found("/w/_x/f"), compat, strip_dir="/w", parameterization=False) == "motion/f"
@@ -212,8 +199,7 @@ def test_rule_20_nipype_substitutes_the_url_and_its_anchors_work() -> None:
     anchored: dict[str, Any] = {"regexp_substitutions": ((r"^s3://bucket/out/motion", "s3://bucket/out/m"),)}
     assert key_of(found("/w/f"), "nipype", **anchored) == "m/f"
     assert key_of(found("/w/f"), "strict", **anchored) == "motion/f"
-    assert key_of(found("/w/f"), "strict", substitution_scope="full", **anchored) == "m/f"
-    assert key_of(found("/w/f"), "nipype", substitution_scope="key", regexp_substitutions=(("^mo", "x"),)) == "xtion/f"
+    assert key_of(found("/w/f"), "nipype", regexp_substitutions=(("^mo", "x"),)) == "motion/f"
 
 
 @pytest.mark.parametrize(
@@ -221,7 +207,7 @@ def test_rule_20_nipype_substitutes_the_url_and_its_anchors_work() -> None:
     [(("bucket", "other"),), (("/out", ""),), (("s3://", "S3://"),), (("out/", "out"),), (("bu", "x"), ("ou", "y"))],
 )
 def test_rule_20_the_destination_must_come_out_unchanged(substitutions: tuple[tuple[str, str], ...]) -> None:
-    router = Router(options_for("nipype", substitutions=substitutions), base=BASE)
+    router = Router(RoutingOptions(compat="nipype", substitutions=substitutions), base=BASE)
     with pytest.raises(RoutingError, match="changes the destination 's3://bucket/out' itself") as caught:
         router.route(found("/w/f"))
     assert f"substitutions[0]=({substitutions[0][0]!r}, {substitutions[0][1]!r})" in str(caught.value)
@@ -238,11 +224,11 @@ def test_rule_20_a_base_restored_at_the_end_is_unchanged() -> None:
 
 
 def test_rule_21_local_paths_are_substituted_by_themselves() -> None:
-    options = options_for("nipype", substitutions=(("/copy/motion", "/copy/m"),))
+    options = RoutingOptions(compat="nipype", substitutions=(("/copy/motion", "/copy/m"),))
     route = Router(options, base=BASE, local_base="/copy").route(found("/w/f"))
     assert route == Route("motion/f", "m/f")
     with pytest.raises(RoutingError, match="changes the destination '/copy' itself"):
-        Router(options_for("nipype", substitutions=(("copy", "x"),)), base=BASE, local_base="/copy").route(
+        Router(RoutingOptions(compat="nipype", substitutions=(("copy", "x"),)), base=BASE, local_base="/copy").route(
             found("/w/f")
         )
 
@@ -256,7 +242,6 @@ def test_rule_21_strict_leaves_local_copy_alone() -> None:
 def test_rule_22_the_files_inside_a_directory_keep_their_names(compat: Compat) -> None:
     source = found("/w/sub-1", relative="sub-1/f_sub-1")
     assert key_of(source, compat, substitutions=(("sub-", "s"),)) == "motion/s1/sub-1/f_sub-1"
-    assert key_of(source, compat, substitutions=(("sub-", "s"),), substitute_files=True) == "motion/s1/s1/f_s1"
     assert key_of(source, compat, regexp_substitutions=(("[^/]+$", "x"),)) == "motion/x/sub-1/f_sub-1"
 
 
@@ -305,10 +290,10 @@ def test_rule_23_a_file_must_keep_a_name(old: str, compat: Compat) -> None:
 
 @both_modes
 def test_rule_24_25_bases_are_taken_as_they_are_written(compat: Compat) -> None:
-    router = Router(options_for(compat, substitutions=(("f", "g"),)), base="S3://bucket/s3://bucket")
+    router = Router(RoutingOptions(compat=compat, substitutions=(("f", "g"),)), base="S3://bucket/s3://bucket")
     assert router.route(found("/w/f")).key == "motion/g"
     assert router.out_file("motion", "/w/f") == ("S3://bucket/s3://bucket/motion/g", "")
-    assert Router(options_for(compat), base="s3://b/").out_file("@", "/w/f")[0] == "s3://b/f"
+    assert Router(RoutingOptions(compat=compat), base="s3://b/").out_file("@", "/w/f")[0] == "s3://b/f"
 
 
 @both_modes
@@ -319,7 +304,7 @@ def test_rule_26_a_path_that_recurs_is_not_cut(compat: Compat) -> None:
 @both_modes
 def test_rule_34_out_file_has_one_entry_per_source(compat: Compat) -> None:
     router = Router(
-        options_for(compat, container="c", substitutions=(("reports", "R"),)), base=BASE, local_base="/copy"
+        RoutingOptions(compat=compat, container="c", substitutions=(("reports", "R"),)), base=BASE, local_base="/copy"
     )
     assert router.out_file("motion", "/w/_x/reports/") == (f"{BASE}/c/motion/_x/R", "/copy/c/motion/_x/R")
     assert router.out_file("@", "/w/f") == (f"{BASE}/c/f", "/copy/c/f")
@@ -327,15 +312,15 @@ def test_rule_34_out_file_has_one_entry_per_source(compat: Compat) -> None:
 
 @both_modes
 def test_rule_34_a_directory_export_is_the_container_itself(compat: Compat) -> None:
-    assert Router(options_for(compat), base=BASE).out_file("", "/w/d") == (BASE, "")
-    options = options_for(compat, container="sub-1", substitutions=(("sub-1/", "s1/"),))
+    assert Router(RoutingOptions(compat=compat), base=BASE).out_file("", "/w/d") == (BASE, "")
+    options = RoutingOptions(compat=compat, container="sub-1", substitutions=(("sub-1/", "s1/"),))
     assert Router(options, base=BASE, local_base="/copy").out_file("", "/w/d") == (f"{BASE}/s1", "/copy/s1")
 
 
 @both_modes
 def test_rule_34_out_file_never_climbs(compat: Compat) -> None:
     with pytest.raises(InvalidKey, match="'\\.\\.'"):
-        Router(options_for(compat, substitutions=(("d", ".."),)), base=BASE).out_file("@", "/w/d")
+        Router(RoutingOptions(compat=compat, substitutions=(("d", ".."),)), base=BASE).out_file("@", "/w/d")
 
 
 @both_modes
@@ -343,13 +328,13 @@ def test_rule_39_a_local_base_routes_the_same(compat: Compat) -> None:
     source = found("/w/_x/f")
     options: dict[str, Any] = {"container": "c", "substitutions": (("_x", "y"),)}
     assert key_of(source, compat, base="/out", **options) == key_of(source, compat, **options) == "c/motion/y/f"
-    assert Router(options_for(compat, **options), base="/").out_file("m", "/f") == ("/c/m/f", "")
-    assert Router(options_for(compat), base="/").out_file("", "/w") == ("/", "")
+    assert Router(RoutingOptions(compat=compat, **options), base="/").out_file("m", "/f") == ("/c/m/f", "")
+    assert Router(RoutingOptions(compat=compat), base="/").out_file("", "/w") == ("/", "")
 
 
 @both_modes
 def test_explicit_keys_are_taken_as_given(compat: Compat) -> None:
-    router = Router(options_for(compat, container="c", substitutions=(("k", "x"),)), base=BASE)
+    router = Router(RoutingOptions(compat=compat, container="c", substitutions=(("k", "x"),)), base=BASE)
     assert router.route(found("/w/f", "motion", key="a/k.nii")) == Route("a/k.nii", "a/k.nii")
     for key in ("", "/a", "a//b", "../a", "a/"):
         with pytest.raises(InvalidKey):
@@ -358,7 +343,7 @@ def test_explicit_keys_are_taken_as_given(compat: Compat) -> None:
 
 @both_modes
 def test_directory_exports_keep_relative_paths_below_the_container(compat: Compat) -> None:
-    router = Router(options_for(compat, container="c"), base=BASE)
+    router = Router(RoutingOptions(compat=compat, container="c"), base=BASE)
     assert router.plain
     assert router.route(found("/w/_x", "", "_y/f.nii")) == Route("c/_y/f.nii", "c/_y/f.nii")
     assert router.route(found("/w/_x/f.nii", "")).key == "c/f.nii"
@@ -367,11 +352,11 @@ def test_directory_exports_keep_relative_paths_below_the_container(compat: Compa
 
 @both_modes
 def test_directory_exports_are_substituted_file_by_file(compat: Compat) -> None:
-    router = Router(options_for(compat, container="c", substitutions=(("c/_y", "z"), ("f", "g"))), base=BASE)
+    router = Router(RoutingOptions(compat=compat, container="c", substitutions=(("c/_y", "z"), ("f", "g"))), base=BASE)
     assert not router.plain
     assert router.route(found("/w", "", "_y/f.nii")).key == "z/g.nii"
     with pytest.raises(InvalidKey, match="left without a file name"):
-        Router(options_for(compat, substitutions=(("f", ""),)), base=BASE).route(found("/w", "", "d/f"))
+        Router(RoutingOptions(compat=compat, substitutions=(("f", ""),)), base=BASE).route(found("/w", "", "d/f"))
 
 
 def test_errors_name_the_source_without_raw_control_characters() -> None:
@@ -394,7 +379,7 @@ def test_the_prefix_counts_for_the_length_of_keys() -> None:
 
 
 def test_each_end_has_its_own_limit() -> None:
-    grow = options_for("nipype", substitutions=(("/copy/motion/", "/copy/motion/" + "long/" * 300),))
+    grow = RoutingOptions(compat="nipype", substitutions=(("/copy/motion/", "/copy/motion/" + "long/" * 300),))
     route = Router(grow, base=BASE, local_base="/copy").route(found("/w/f"))
     assert route.key == "motion/f"
     assert len(route.local) == len("motion/f") + 1500

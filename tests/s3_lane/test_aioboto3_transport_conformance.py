@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import boto3
 import pytest
 
-from asyncsink.options.settings import Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.sdk.transport import Aioboto3Transport
 from asyncsink.testing.transport_kit import Capability, OpenTransport
 from asyncsink.testing.transport_suite import TransportSuite

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, ConnectionLost, CredentialsError
-from asyncsink.options.settings import MIB, LaneChoice, Limits, RetryPolicy, S3Target, SignPayload
+from asyncsink.options.schema import LaneChoice, Limits, S3Target, SignPayload
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.options.values import check_endpoint
 from asyncsink.s3.credentials.file import bucket_settings
 from asyncsink.s3.endpoint import payload_must_be_signed

@@ -20,7 +20,8 @@ import asyncsink
 from asyncsink.errors import ConfigError
 from asyncsink.maintenance.verify import verify_manifest
 from asyncsink.options.parse import parse_options, parse_target
-from asyncsink.options.settings import MIB, S3Target
+from asyncsink.options.schema import S3Target
+from asyncsink.options.settings import MIB
 from asyncsink.routing.attributes import make_end
 from asyncsink.s3.http.signing import endpoint_of
 from tests.support.hosts import ConnectProxy, certificate_for

@@ -12,7 +12,8 @@ import pytest
 
 import asyncsink
 from asyncsink.errors import ConfigError, ConnectionLost, WrongRegion
-from asyncsink.options.settings import MIB, LaneChoice, Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import LaneChoice, Limits, S3Target
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.operations import HeadObject, ListObjects
 from asyncsink.s3.stack import open_stack
 from tests.support.quirky_s3 import Answer, Request, error, quirky_s3

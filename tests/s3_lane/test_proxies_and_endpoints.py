@@ -12,7 +12,8 @@ from botocore.utils import should_bypass_proxies
 
 import asyncsink
 from asyncsink.errors import AsyncSinkError, ConfigError, ConnectionLost
-from asyncsink.options.settings import MIB, LaneChoice, RetryPolicy
+from asyncsink.options.schema import LaneChoice
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.options.values import check_endpoint
 from tests.s3_lane.test_half_set_up import below, service
 from tests.support.combinations import crossed

@@ -12,7 +12,8 @@ import anyio.lowlevel
 import pytest
 
 from asyncsink.errors import ClockSkew, ExpiredCredentials, Stalled
-from asyncsink.options.settings import MIB, Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.operations import PutObject
 from asyncsink.s3.retry import RetryingTransport
 from asyncsink.s3.sdk.transport import Aioboto3Transport

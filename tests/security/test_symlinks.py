@@ -10,7 +10,7 @@ import pytest
 
 import asyncsink
 from asyncsink.errors import SourceUnreadable
-from asyncsink.options.settings import Symlinks
+from asyncsink.options.schema import Symlinks
 from asyncsink.sources.directory import DirectorySource
 
 pytestmark = pytest.mark.anyio

@@ -16,7 +16,7 @@ import pytest
 
 from asyncsink.errors import ConfigError, SourceMissing, SourceUnreadable
 from asyncsink.model import SourceFile, SourceProblem
-from asyncsink.options.settings import Symlinks
+from asyncsink.options.schema import Symlinks
 from asyncsink.sources import directory as directory_module
 from asyncsink.sources.directory import DirectorySource, walk_files
 

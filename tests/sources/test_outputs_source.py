@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from asyncsink.errors import ConfigError, SourceMissing, SourceUnreadable
 from asyncsink.model import SourceFile, SourceProblem
-from asyncsink.options.settings import Symlinks
+from asyncsink.options.schema import Symlinks
 from asyncsink.sources.base import SourceEntry
 from asyncsink.sources.outputs import NO_ENTRY, OutputsSource, flatten
 

@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from asyncsink.model import SourceFile
-from asyncsink.options.settings import MIB, RetryPolicy, S3Target, Secret
+from asyncsink.options.schema import S3Target
+from asyncsink.options.settings import MIB, RetryPolicy, Secret
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.pacing import Bandwidth, Pacer
 from asyncsink.sources.reader import OpenSource

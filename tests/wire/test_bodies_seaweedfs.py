@@ -18,7 +18,8 @@ from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.errors import AccessDenied, BucketMissing, CredentialsError, UploadMissing
 from asyncsink.integrity.checksums import checksum_of, combine
 from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile, Transfer
-from asyncsink.options.settings import MIB, LocalTarget, Secret
+from asyncsink.options.schema import LocalTarget
+from asyncsink.options.settings import MIB, Secret
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.multipart.parts import Part, plan_parts
 from asyncsink.s3.operations import ObjectAttributes

@@ -22,7 +22,8 @@ from asyncsink.errors import (
     ServerFault,
     Stalled,
 )
-from asyncsink.options.settings import KIB, MIB, RetryPolicy, S3Target
+from asyncsink.options.schema import S3Target
+from asyncsink.options.settings import KIB, MIB, RetryPolicy
 from asyncsink.s3.http import client as client_module
 from asyncsink.s3.http import connection as connection_module
 from asyncsink.s3.http import lane as lane_module

@@ -9,7 +9,8 @@ import pytest
 
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import ConfigError
-from asyncsink.options.settings import LaneChoice, Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import LaneChoice, Limits, S3Target
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.operations import HeadObject, ListObjects, PutObject
 from asyncsink.s3.pacing import Pacer
 from asyncsink.s3.stack import LaneRouter, open_lanes

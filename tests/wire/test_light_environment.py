@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncsink.errors import AsyncSinkError, CredentialsError
-from asyncsink.options.settings import Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.credentials.file import freeze
 from asyncsink.s3.credentials.static_config import StaticS3Config, known_connection
 from asyncsink.s3.http.signing import endpoint_of

@@ -27,7 +27,8 @@ from asyncsink.errors import (
     UploadMissing,
 )
 from asyncsink.model import Checksum
-from asyncsink.options.settings import RetryPolicy, S3Target, Secret
+from asyncsink.options.schema import S3Target
+from asyncsink.options.settings import RetryPolicy, Secret
 from asyncsink.s3.codec import CALLS
 from asyncsink.s3.http import lane as lane_module
 from asyncsink.s3.http.answers import Answer, error_of_answer, is_error, response_of

@@ -15,7 +15,8 @@ import pytest
 
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import AccessDenied, BucketMissing, ConfigError, ConnectionLost, CredentialsError, ServerFault
-from asyncsink.options.settings import MIB, Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3 import stack as lanes
 from asyncsink.s3.operations import (
     AbortMultipartUpload,

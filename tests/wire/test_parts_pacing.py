@@ -13,7 +13,8 @@ import pytest
 
 from asyncsink.errors import Throttled
 from asyncsink.model import Checksum, SourceFile
-from asyncsink.options.settings import MIB, Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.multipart.parts import plan_parts
 from asyncsink.s3.multipart.upload import MultipartUpload, create_upload
 from asyncsink.s3.operations import ObjectAttributes

@@ -19,7 +19,8 @@ from asyncsink.destinations.local.files import Publication
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.errors import Throttled
 from asyncsink.model import SourceFile
-from asyncsink.options.settings import MIB, Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.http.lane import Lane
 from asyncsink.s3.operations import PutObject, PutObjectFrom

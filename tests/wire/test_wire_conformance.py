@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
-from asyncsink.options.settings import Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.http.client import HOT
 from asyncsink.s3.http.client import HttpTransport as WireTransport
 from asyncsink.s3.operations import HeadObject, ObjectAttributes, Operation, PutObject, Response

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asyncsink.errors import AsyncSinkError, ServerFault
-from asyncsink.options.settings import RetryPolicy, S3Target
+from asyncsink.options.schema import S3Target
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX
 from asyncsink.s3.http.answers import Answer, error_of_answer, is_error, response_of
 from asyncsink.s3.http.client import HttpTransport

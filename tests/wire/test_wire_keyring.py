@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from asyncsink.errors import AccessDenied, ClockSkew, ConfigError, CredentialsError, ExpiredCredentials
-from asyncsink.options.settings import RetryPolicy, S3Target, Secret
+from asyncsink.options.schema import S3Target
+from asyncsink.options.settings import RetryPolicy, Secret
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.http.keyring import ASK_AGAIN_SECONDS, RENEW_BEFORE_SECONDS, CredentialsProvider, Keyring
 from asyncsink.s3.http.signing import endpoint_of

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from asyncsink.errors import AccessDenied, ClockSkew, ConfigError, IntegrityError, InvalidKey, ServerFault
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Checksum
-from asyncsink.options.settings import S3Target, Secret
+from asyncsink.options.schema import S3Target
+from asyncsink.options.settings import Secret
 from asyncsink.s3.http import answers
 from asyncsink.s3.http.answers import Answer, error_of_answer, is_error, response_of
 from asyncsink.s3.http.requests import TEMPLATES_MAX, RequestWriter

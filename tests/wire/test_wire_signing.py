@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncsink.integrity.checksums import checksum_of
-from asyncsink.options.settings import S3Target, Secret
+from asyncsink.options.schema import S3Target
+from asyncsink.options.settings import Secret
 from asyncsink.s3.http.requests import ObjectOperation, RequestWriter
 from asyncsink.s3.http.signing import (
     EMPTY_PAYLOAD,

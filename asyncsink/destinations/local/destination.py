@@ -35,7 +35,7 @@ from asyncsink.destinations.local.places import Place, PlacesBelow, moved_meanwh
 from asyncsink.errors import AsyncSinkError, ConfigError, IntegrityError
 from asyncsink.integrity.checksums import ByteBody, Digester
 from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
-from asyncsink.options.settings import LocalTarget
+from asyncsink.options.schema import LocalTarget
 from asyncsink.paths import SEARCH, on_disk
 from asyncsink.s3.multipart.parts import PartPlan
 
@@ -50,8 +50,8 @@ class LocalDestination:
     """Files below one directory.
 
     Args:
-        target: the directory, and whether files are copied, hardlinked or reflinked. Links need the source on the same
-            file system and unchanged; else the bytes that were read are written (rule 36). A hardlink changes only the
+        target: the directory, and whether files are copied or hardlinked. Links need the source on the same file
+            system and unchanged; else the bytes that were read are written (rule 36). A hardlink changes only the
             source's ctime.
         limiter: bounds the threads; every call takes one token while it works on the disk.
         use_local_key: use `transfer.local` as the path below the directory, instead of `transfer.key`.

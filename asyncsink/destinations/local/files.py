@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import io
 import os
 import secrets
 import stat
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import PurePath
@@ -23,7 +21,7 @@ from asyncsink.destinations.local.places import NAME_BYTES_MAX, Place, reading, 
 from asyncsink.errors import IntegrityError, PermanentError, SourceChanged, SourceUnreadable, UploadMissing
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import SourceFile
-from asyncsink.options.settings import LocalCopyMode
+from asyncsink.options.schema import LocalCopyMode
 from asyncsink.paths import Folder, directory_of, make_directory, on_disk, real_path, sync_directory
 
 TEMPORARY_SUFFIX = ".asyncsink-part"
@@ -36,15 +34,12 @@ _CANNOT_SHARE = frozenset(
         errno.EMLINK,
         errno.EOPNOTSUPP,
         errno.ENOSYS,
-        errno.ENOTTY,
         errno.EINVAL,
         errno.ENOENT,  # the source is not on this machine
         errno.ENOTDIR,
         errno.ELOOP,
     }
 )
-_FICLONE = 0x40049409
-"""See ioctl_ficlone(2)."""
 
 _RELATED = ((".hdr", ".img", ".mat"), (".nii", ".mat"), (".BRIK", ".HEAD"))
 _MAYBE_COMPRESSED = frozenset({".hdr", ".img", ".BRIK", ".HEAD"})
@@ -138,22 +133,6 @@ class TemporaryFile:
             while view.nbytes:
                 written = os.pwrite(descriptor, view, offset)
                 view, offset = view[written:], offset + written
-
-    def clone(self, source: SourceFile, size_bytes: int) -> bool:
-        """Share the source's extents (reflink). False where that is impossible, or the source has changed."""
-        if sys.platform != "linux":
-            return False
-        with self._using() as descriptor:
-            try:
-                with _open_source(source) as file:
-                    if not _unchanged(os.fstat(file.fileno()), source, size_bytes):
-                        return False
-                    fcntl.ioctl(descriptor, _FICLONE, file.fileno())
-                    return True
-            except OSError as error:
-                if error.errno in _CANNOT_SHARE:
-                    return False
-                raise
 
     def copy(self, source: SourceFile, size_bytes: int) -> None:
         """Copy the source's bytes into the file.
@@ -279,7 +258,7 @@ def related_files(source: str, target: str) -> list[tuple[str, str]]:
     return [(stem + ending, target_stem + ending) for ending in endings if os.path.isfile(on_disk(stem + ending))]
 
 
-# -- Publication of one local file: copied, hardlinked or reflinked. Blocking; for threads only ------------------------
+# -- Publication of one local file: copied or hardlinked. Blocking; for threads only -----------------------------------
 
 
 class Publication:
@@ -290,7 +269,7 @@ class Publication:
     Args:
         source: the file; `size_bytes` is the size that was read, which counts where the source was examined before.
         target: its place; the caller closes it, after `discard`.
-        how: "hardlink" and "reflink" share the source's bytes where the file system can; else the file is written.
+        how: "hardlink" shares the source's bytes where the file system can; else the file is written.
         mode: permissions of a written file; a hardlink has its source's.
     """
 
@@ -307,7 +286,7 @@ class Publication:
         """True where the bytes need not be written, because they are the source's own."""
 
     def begin(self) -> None:
-        """Create the temporary file, and share the source's extents where requested.
+        """Create the temporary file, unless a hard link is planned or there already.
 
         Raises:
             OSError: the file cannot be created.
@@ -320,8 +299,6 @@ class Publication:
             self.shares_source = self._linked or self._link_planned
         if not self.shares_source:
             self._temporary.open()
-            if self._how == "reflink":
-                self.shares_source = self._temporary.clone(self._source, self._size_bytes)
 
     def _look_at_target(self) -> bool:
         """Whether the target is a hard link of the source already."""

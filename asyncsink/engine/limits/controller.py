@@ -11,7 +11,7 @@ from anyio import CapacityLimiter
 
 from asyncsink.engine.limits.concurrency import Sample, State, next_state
 from asyncsink.model import Event, LimitChanged
-from asyncsink.options.settings import Limits
+from asyncsink.options.schema import Limits
 from asyncsink.s3.pacing import Pacer
 
 BEAT_SECONDS = 0.025

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from asyncsink.errors import ConfigError
-from asyncsink.options.settings import Limits
+from asyncsink.options.schema import Limits
 
 BESIDE = 16
 """What a run opens once: the event loop's own, its log of outcomes, manifest, journal, the walk, a name's look-up."""

@@ -26,7 +26,8 @@ from asyncsink.engine.transfer.destination_state import too_large_for_memory, un
 from asyncsink.engine.transfer.outcomes import forbids_run
 from asyncsink.errors import AsyncSinkError, ConfigError, InvalidKey, RoutingError
 from asyncsink.model import SourceFile, SourceProblem, Transfer
-from asyncsink.options.settings import Policies, Settings, Shard
+from asyncsink.options.schema import Policies, Settings
+from asyncsink.options.settings import Shard
 from asyncsink.paths import real_path
 from asyncsink.report.sentences import count
 from asyncsink.routing.keys import collision_error, show

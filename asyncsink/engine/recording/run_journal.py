@@ -39,7 +39,7 @@ from asyncsink.model import (
     UploadGone,
     UploadStep,
 )
-from asyncsink.options.settings import Overwrite
+from asyncsink.options.schema import Overwrite
 from asyncsink.temporary import file_fault
 
 Found = Transfer | SourceProblem | Skip

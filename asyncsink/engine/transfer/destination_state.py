@@ -28,7 +28,8 @@ from asyncsink.integrity.sameness import (
     decide,
 )
 from asyncsink.model import Checksum, ChecksumAlgorithm, JournalEntry, SourceFile, Transfer
-from asyncsink.options.settings import MIB, Policies
+from asyncsink.options.schema import Policies
+from asyncsink.options.settings import MIB
 from asyncsink.paths import Folder, on_disk
 from asyncsink.s3.operations import PARTS_MAX
 from asyncsink.sources.reader import OpenSource, look_again, read_at_rest

@@ -15,7 +15,7 @@ from asyncsink.integrity.checksums import checksum_of
 from asyncsink.integrity.sameness import IS_THERE, SkipIt, Upload
 from asyncsink.journal.base import published_row
 from asyncsink.model import Checksum, Failure, FailureStage, Outcome, Planned, Receipt, Skip, SourceProblem, Transfer
-from asyncsink.options.settings import Policies
+from asyncsink.options.schema import Policies
 from asyncsink.report.outcomes import encoded_receipts, receipt_line
 from asyncsink.s3.operations import FileStored
 from asyncsink.value import dataclass

@@ -37,7 +37,7 @@ from asyncsink.engine.transfer.outcomes import Ending, word_outcomes
 from asyncsink.errors import AsyncSinkError, IntegrityError, JournalError, UploadConflict, UploadMissing
 from asyncsink.integrity.sameness import CompareWith, Digests, LookCloser, SamenessDigester, conclude
 from asyncsink.model import Outcome, Transfer
-from asyncsink.options.settings import Limits, Policies
+from asyncsink.options.schema import Limits, Policies
 from asyncsink.s3.multipart.parts import plan_parts
 from asyncsink.s3.operations import PARTS_MAX
 from asyncsink.sources.reader import OpenSource

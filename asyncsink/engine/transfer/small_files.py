@@ -30,7 +30,7 @@ from asyncsink.engine.transfer.publisher import CHEAP_MD5_BYTES_MAX, Publisher
 from asyncsink.errors import AsyncSinkError, IntegrityError, SourceChanged, SourceError
 from asyncsink.integrity.sameness import Decision, LookCloser, conclude, decide
 from asyncsink.model import ChecksumAlgorithm, FirstAttempt, Outcome, Transfer
-from asyncsink.options.settings import Policies
+from asyncsink.options.schema import Policies
 from asyncsink.s3.operations import FileResult, FileStored, Ordinary
 from asyncsink.sources.reader import AtRest
 from asyncsink.value import dataclass

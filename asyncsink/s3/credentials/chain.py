@@ -24,7 +24,8 @@ from typing import Any, Final
 import anyio
 
 from asyncsink.errors import ConfigError, CredentialsError
-from asyncsink.options.settings import RetryPolicy, S3Target, Secret
+from asyncsink.options.schema import S3Target
+from asyncsink.options.settings import RetryPolicy, Secret
 from asyncsink.s3.credentials.errors import CredentialSource, configuration_error, credentials_error, no_credentials
 from asyncsink.s3.credentials.file import BucketSettings, Credentials, check_keys, lost, read_credentials_file
 

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from asyncsink.options.settings import S3Target, Secret
+from asyncsink.options.schema import S3Target
+from asyncsink.options.settings import Secret
 from asyncsink.s3.checksum_headers import SETTINGS, USUAL, ChecksumUse, checksum_use
 from asyncsink.s3.credentials.file import Credentials, endpoint_from_environment, read_credentials_file
 from asyncsink.s3.endpoint import is_special

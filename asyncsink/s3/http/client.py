@@ -17,7 +17,8 @@ from typing import Any, Final, TypeVar, cast
 import anyio
 
 from asyncsink.errors import ConfigError, UploadMissing
-from asyncsink.options.settings import RetryPolicy, S3Target
+from asyncsink.options.schema import S3Target
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.os_errors import shortage
 from asyncsink.s3.availability import is_mute, reason_of
 from asyncsink.s3.endpoint import context_trusting

@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from asyncsink.errors import ConfigError
-from asyncsink.options.settings import S3Target, Secret
+from asyncsink.options.schema import S3Target
+from asyncsink.options.settings import Secret
 from asyncsink.options.values import check_endpoint
 from asyncsink.s3.endpoint import is_ip_address, is_special, payload_must_be_signed
 from asyncsink.s3.errors_map import one_line

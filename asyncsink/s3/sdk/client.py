@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 import anyio.to_thread
 
 from asyncsink.errors import ConfigError
-from asyncsink.options.settings import Limits, RetryPolicy, S3Target
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.options.values import check_endpoint
 from asyncsink.s3.checksum_headers import SETTINGS as CHECKSUM_SETTINGS
 from asyncsink.s3.checksum_headers import ChecksumUse, checksum_use

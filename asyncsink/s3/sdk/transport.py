@@ -24,7 +24,8 @@ from asyncsink.errors import (
     TransferError,
     UploadMissing,
 )
-from asyncsink.options.settings import Limits, RetryPolicy, S3Target, Secret
+from asyncsink.options.schema import Limits, S3Target
+from asyncsink.options.settings import RetryPolicy, Secret
 from asyncsink.s3.availability import is_mute, reason_of
 from asyncsink.s3.checksum_headers import USUAL
 from asyncsink.s3.codec import CALLS, SLICE_BYTES, ClientCall, WatchedBody, plain_etag

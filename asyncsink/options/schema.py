@@ -1,0 +1,529 @@
+"""The options: one row each in `PANELS`, and what their checked values make up: the parts of `Settings`.
+
+Parsing, the flags of the command, Nipype's inputs, `help(asyncsink.ExportOptions)` and the guide's page options.md come
+from the rows. A new option is a field of the part that it belongs to, its type in `ExportOptions` or `GrabOptions`, and
+a row; a value that its kind does not check has a function in `parse`.
+
+All parts are frozen, keyword-only, and touch neither the network nor the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import field
+from datetime import timedelta
+from typing import Any, Literal, TypedDict, get_args
+
+from asyncsink.model import ChecksumAlgorithm
+from asyncsink.options.settings import MIB, WORKERS_MAX, JournalChoice, RetryPolicy, Secret, Shard
+from asyncsink.value import dataclass
+
+Compat = Literal["strict", "nipype"]
+Overwrite = Literal["never", "always", "size", "size-mtime", "checksum", "journal"]
+OnMissing = Literal["error", "skip"]
+OnUnreadable = Literal["error", "skip"]
+OnCollision = Literal["error", "last"]
+OnUnreachable = Literal["error", "local"]
+Symlinks = Literal["inside", "follow", "skip", "error"]
+AddressingStyle = Literal["auto", "path", "virtual"]
+SignPayload = Literal["auto", "always", "never"]
+LaneChoice = Literal["auto", "wire", "aioboto3"]
+LocalCopyMode = Literal["copy", "hardlink"]
+ChecksumChoice = Literal["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5", "none"]
+TemplateSyntax = Literal["regex", "glob"]
+Match = Literal["full", "start"]
+
+# -- The parts of a run's settings. What a field means is said in its row below ----------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoutingOptions:
+    """How attributes and paths become keys (Nipype rules 9 to 26)."""
+
+    container: str = ""
+    parameterization: bool = True
+    parameterization_root: str = ""
+    strip_dir: str = ""
+    substitutions: tuple[tuple[str, str], ...] = ()
+    regexp_substitutions: tuple[tuple[str, str], ...] = ()
+    compat: Compat = "strict"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class S3Target:
+    """A bucket and a prefix, and how to reach them. "" is what the environment and the profile say.
+
+    Attributes:
+        bucket, prefix: from s3://bucket/prefix; the prefix has no leading or trailing "/".
+        url: the destination as the user wrote it, without a trailing "/" (rule 25: its case is kept in out_file).
+    """
+
+    bucket: str
+    prefix: str = ""
+    url: str = ""
+    endpoint_url: str = ""
+    region: str = ""
+    profile: str = ""
+    creds_path: str = ""
+    anonymous: bool = False
+    request_payer: bool = False
+    addressing_style: AddressingStyle = "auto"
+    sign_payload: SignPayload = "auto"
+    ca_bundle: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalTarget:
+    """A directory on this machine.
+
+    Attributes:
+        directory: absolute path.
+        url: the destination as the user wrote it, without a trailing "/".
+        mode: "copy", or "hardlink", which falls back to a copy across file systems.
+        stands_in: it is given what a bucket would have been given, because that cannot be used.
+    """
+
+    directory: str
+    url: str = ""
+    mode: LocalCopyMode = "copy"
+    stands_in: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectOptions:
+    """What every object is given (S3 API, PutObject and CreateMultipartUpload); "" is the bucket's default.
+
+    Attributes:
+        sse_customer_key: 32 bytes (SSE-C), or None.
+        tags, metadata: as (name, value) pairs.
+    """
+
+    sse: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = ""
+    sse_kms_key_id: str = ""
+    sse_customer_key: Secret | None = None
+    storage_class: str = ""
+    acl: str = ""
+    tags: tuple[tuple[str, str], ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    content_type: str = "infer"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Every queue, buffer and pool has its limit here.
+
+    Attributes:
+        concurrency: most requests in flight; None lets the policy go from `concurrency_start` up to `concurrency_max`.
+        concurrency_start, concurrency_max: for the adaptive limit. How far it goes, the network decides
+            (engine/limits/concurrency.py): 1,024 in flight are 10,000 requests a second to a server 100 ms away.
+        part_size_bytes: wanted size of a part; grows where 10,000 parts would not suffice.
+        multipart_threshold_bytes: files of this size and more are sent in parts.
+        memory_bytes: bytes of file content held at any moment, over all files and parts.
+        queue_transfers: entries waiting between the walk and the workers: files, or batches of small ones.
+        reader_threads: threads that read source files and write local copies.
+        bandwidth_bytes_per_second: most bytes that are sent in a second, over all requests; None is no limit. A low one
+            also lowers the concurrency, since each request must get its turn before the server hangs up.
+    """
+
+    concurrency: int | None = None
+    concurrency_start: int = 64
+    concurrency_max: int = 1024
+    part_size_bytes: int = 8 * MIB
+    multipart_threshold_bytes: int = 8 * MIB
+    memory_bytes: int = 256 * MIB
+    queue_transfers: int = 1000
+    reader_threads: int = 8
+    bandwidth_bytes_per_second: int | None = None
+
+    @property
+    def workers(self) -> int:
+        """Tasks that work on files at a time. Requests in flight have their own limit."""
+        return self.concurrency or min(self.concurrency_max, WORKERS_MAX)
+
+    @property
+    def parts_held(self) -> int:
+        """Parts that may be in memory, or in lane threads, at a time."""
+        return max(1, min(self.workers, self.memory_bytes // self.part_size_bytes))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policies:
+    """What to do where more than one thing would be reasonable.
+
+    Attributes:
+        checksum: what is sent in the request header, or "none"; None is the default, CRC64NVME, as far as environment
+            and profile do not say otherwise.
+    """
+
+    overwrite: Overwrite = "checksum"
+    on_missing: OnMissing = "error"
+    on_unreadable: OnUnreadable = "error"
+    exclude: tuple[str, ...] = ()
+    on_collision: OnCollision = "error"
+    on_unreachable: OnUnreachable = "error"
+    symlinks: Symlinks = "inside"
+    checksum: ChecksumChoice | None = None
+    related_files: bool = False
+    retries: int = 1
+    give_up_after_seconds: float = 600.0
+    abort_on_interrupt: bool = False
+
+    @property
+    def algorithm(self) -> ChecksumAlgorithm | None:
+        """The checksum's algorithm, or None where checksums are off."""
+        return None if self.checksum == "none" else self.checksum or "CRC64NVME"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Everything a run is told, in its parts.
+
+    Attributes:
+        caller_bucket: a boto3 or aioboto3 Bucket whose client settings are taken over (rule 47), or None.
+    """
+
+    target: S3Target | LocalTarget
+    routing: RoutingOptions = field(default_factory=RoutingOptions)
+    objects: ObjectOptions = field(default_factory=ObjectOptions)
+    limits: Limits = field(default_factory=Limits)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    policies: Policies = field(default_factory=Policies)
+    local_copy: LocalTarget | None = None
+    manifest: str = ""
+    journal: JournalChoice = JournalChoice(enabled=False)
+    remove_dest_dir: bool = False
+    transport: LaneChoice = "auto"
+    shard: Shard = Shard()
+    caller_bucket: Any = None
+
+    @property
+    def walk_compat(self) -> Compat:
+        """How directories are walked: DataSink leaves links to directories out on S3, and follows them locally (27)."""
+        return "strict" if isinstance(self.target, LocalTarget) else self.routing.compat
+
+
+# -- The types that callers write --------------------------------------------------------------------------------------
+
+
+class _ConnectionOptions(TypedDict, total=False):
+    endpoint_url: str | None
+    region: str | None
+    profile: str | None
+    creds_path: Any
+    anonymous: bool
+    bucket: Any
+    request_payer: bool | str | None
+    addressing_style: AddressingStyle
+    sign_payload: SignPayload
+    ca_bundle: Any
+    transport: LaneChoice
+    concurrency: int | str | None
+    part_size_bytes: int | str
+    memory_bytes: int | str
+    retry: RetryPolicy
+    retries: int
+    give_up_after_seconds: float | str | timedelta
+
+
+class ExportOptions(_ConnectionOptions, total=False):
+    """The options of an export. DataSink's own names keep their meaning."""
+
+    container: str | None
+    parameterization: bool
+    parameterization_root: Any
+    strip_dir: str | None
+    substitutions: Iterable[tuple[str, str]]
+    regexp_substitutions: Iterable[tuple[str, str]]
+    compat: Compat
+    encrypt_bucket_keys: bool
+    sse: str | bytes | None
+    sse_kms_key_id: str | None
+    storage_class: str | None
+    acl: str | None
+    tags: Mapping[str, str] | None
+    metadata: Mapping[str, str] | None
+    content_type: str
+    checksum: str | None
+    overwrite: Overwrite
+    on_missing: OnMissing
+    on_unreadable: OnUnreadable
+    exclude: Iterable[str]
+    on_collision: OnCollision
+    on_unreachable: OnUnreachable
+    symlinks: Symlinks
+    abort_on_interrupt: bool
+    local_copy: Any
+    local_copy_mode: LocalCopyMode
+    related_files: bool
+    remove_dest_dir: bool
+    manifest: Any
+    journal: Any
+    bandwidth_bytes_per_second: int | str | None
+    shard: str | tuple[int, int] | None
+
+
+class GrabOptions(_ConnectionOptions, total=False):
+    """The options of a grab. S3DataGrabber's own names keep their meaning."""
+
+    template: str | None
+    field_template: Mapping[str, str] | None
+    template_args: Mapping[str, Sequence[Sequence[Any]]] | None
+    infields: Mapping[str, Any] | None
+    outfields: Sequence[str] | None
+    template_syntax: TemplateSyntax
+    match: Match
+    raise_on_empty: bool
+    sort_filelist: bool
+    sse: bytes | None
+
+
+# -- The rows ----------------------------------------------------------------------------------------------------------
+
+Command = Literal["export", "grab", "verify", "abort-uploads"]
+Kind = Literal[
+    "text", "path", "flag", "choice", "size", "duration", "pairs", "mapping", "texts",
+    "bucket", "payer", "concurrency", "count", "retry", "shard", "journal", "sse", "checksum",
+    "templates", "arguments", "infields", "names",
+]  # fmt: skip
+"""How a value is written and checked: the first row serves many options, the others one each."""
+
+_EXPORT: tuple[Command, ...] = ("export",)
+_GRAB: tuple[Command, ...] = ("grab",)
+_BOTH: tuple[Command, ...] = ("export", "grab")
+_WITH_VERIFY: tuple[Command, ...] = ("export", "grab", "verify")
+_ALL: tuple[Command, ...] = ("export", "grab", "verify", "abort-uploads")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option.
+
+    Attributes:
+        name: as Python writes it.
+        kind: how its value is written and checked.
+        help: one sentence (or two) without the default. Python, the command, Nipype and the guide show the same.
+        part: the part of Settings that has a field of this name, with the default; None where `preset` is the default.
+        commands: the commands that take it. "export" stands for `plan`, `ExportOptions` and DataSink too, "grab" for
+            `GrabOptions` and S3DataGrabber.
+        choices: of kind "choice", or the values that are known.
+        flag: as a command line writes it; "" is the name with dashes.
+        metavar: what a command line shows for the value.
+        sets: the value that a flag without one gives.
+        off, off_help: a flag that gives False, and its own sentence.
+        no_flag: it is an option of Python and Nipype only.
+        shown: the default in words, where the value itself does not show it.
+        variables: environment variables that say the same where the option is not given.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    part: type | None = None
+    commands: tuple[Command, ...] = _EXPORT
+    choices: tuple[str, ...] = ()
+    flag: str = ""
+    metavar: str = ""
+    sets: Any = None
+    off: str = ""
+    off_help: str = ""
+    no_flag: bool = False
+    preset: Any = None
+    shown: str = ""
+    variables: str = ""
+
+    @property
+    def default(self) -> Any:
+        """The value where none is given."""
+        return self.part.__dataclass_fields__[self.name].default if self.part else self.preset  # type: ignore[attr-defined]
+
+    @property
+    def default_shown(self) -> str:
+        """The default as people write it, or ""."""
+        if self.kind == "choice" and not self.shown:
+            return str(self.default)
+        return self.shown or ("True" if self.default is True else "")
+
+    @property
+    def sentence(self) -> str:
+        """What it is, and its default."""
+        return f"{self.help[:-1]} (default {self.default_shown})." if self.default_shown else self.help
+
+    @property
+    def switch(self) -> str:
+        """The flag of the command line, or ""."""
+        return "" if self.no_flag else self.flag or f"--{self.name.replace('_', '-')}"
+
+
+# fmt: off
+PANELS: dict[str, tuple[Option, ...]] = {
+    "Which objects (all below SOURCE without a template)": (
+        Option("template", "text", "Regular expression of the keys below SOURCE, with %s; the same for every output.",
+               None, _GRAB, metavar="PATTERN", preset=""),
+        Option("field_template", "templates", "The template of one output; repeatable.",
+               None, _GRAB, metavar="FIELD=PATTERN"),
+        Option("template_args", "arguments", """What fills the %s: {"func": [["subject", "run-1"]]}.""",
+               None, _GRAB, metavar="JSON", shown="all infields, in order"),
+        Option("infields", "infields", "Value for an argument NAME; several values are gone through together.",
+               None, _GRAB, flag="--infield", metavar="NAME=VALUE"),
+        Option("outfields", "names", "Names of the outputs.",
+               None, _GRAB, no_flag=True, shown="those of template_args and field_template, else outfiles"),
+        Option("template_syntax", "choice", "Templates are globs: *, ?, sets in brackets, ** for folders; or regex.",
+               None, _GRAB, get_args(TemplateSyntax), flag="--glob", sets="glob", preset="regex"),
+        Option("match", "choice", "A template need only match a key's start, as S3DataGrabber has it; or the full key.",
+               None, _GRAB, get_args(Match), flag="--match-start", sets="start", preset="full"),
+        Option("raise_on_empty", "flag", "A template (or the source) without objects is an error.",
+               None, _GRAB, preset=True, no_flag=True,
+               off="--allow-empty", off_help="A template without objects is no error."),
+        Option("sort_filelist", "flag", "Sort what a template found, run-2 before run-10.",
+               None, _GRAB, preset=True, no_flag=True),
+    ),
+    "Local copy and records": (
+        Option("local_copy", "path", "Also write everything here, from the same bytes.",
+               Settings, metavar="DIR"),
+        Option("local_copy_mode", "choice", "How local files are made: copy or hardlink.",
+               None, choices=get_args(LocalCopyMode), metavar="MODE", preset="copy"),
+        Option("related_files", "flag", "Local copies bring .hdr/.img/.mat and .BRIK/.HEAD partners along.",
+               Policies),
+        Option("remove_dest_dir", "flag", "Empty the local folders that directories are copied to first; never on S3.",
+               Settings, no_flag=True),
+        Option("manifest", "path", "Write a record of every object, for `asyncsink verify`.",
+               Settings, metavar="FILE"),
+        Option("journal", "journal",
+               "Remember what is published here, so that a re-run skips it unread and goes on where it was stopped; "
+               "local destinations have none.",
+               metavar="FILE", off="--no-journal", variables="XDG_STATE_HOME",
+               off_help="Remember nothing: each run compares everything with the server.",
+               shown="a file per destination in ~/.local/state/asyncsink"),
+    ),
+    "What to do when": (
+        Option("overwrite", "choice",
+               "The object exists: send it if its checksum differs (checksum), size, size-mtime, never, always; or ask "
+               "the journal first (journal).",
+               Policies, choices=get_args(Overwrite), metavar="POLICY", shown="checksum; journal where one is named"),
+        Option("on_missing", "choice", "A source is missing or no regular file: error, or skip and report it.",
+               Policies, choices=get_args(OnMissing), metavar="POLICY"),
+        Option("exclude", "texts", "Leave out (and report) what matches in a directory, as in .gitignore; repeatable.",
+               Policies, metavar="PATTERN"),
+        Option("on_unreadable", "choice",
+               "A file or folder cannot be read, or its name makes no legal key: error (nothing is sent), or skip: "
+               "report it as a failure (exit code 1) and send the rest.",
+               Policies, choices=get_args(OnUnreadable), metavar="POLICY", shown="as for a missing source"),
+        Option("on_collision", "choice", "Two sources go to one key: error, or the last one.",
+               Policies, choices=get_args(OnCollision), metavar="POLICY"),
+        Option("on_unreachable", "choice",
+               "The bucket cannot be used: error, or local: keep all in ~/s3_datasink_BUCKET.",
+               Policies, choices=get_args(OnUnreachable), metavar="POLICY"),
+        Option("symlinks", "choice",
+               "Links: inside (none that leads out of its directory), follow, skip (reported) or error.",
+               Policies, choices=get_args(Symlinks), metavar="POLICY", shown="inside, or follow with compat nipype"),
+        Option("abort_on_interrupt", "flag",
+               "Ctrl-C aborts open multipart uploads; without, the next run goes on with what the journal has of them.",
+               Policies),
+        Option("retries", "count", "Further rounds over files that failed for a passing cause, at the end of a run.",
+               Policies, _BOTH, metavar="N", shown="1"),
+        Option("give_up_after_seconds", "duration", "The server is gone: wait so long, and stop.",
+               Policies, _WITH_VERIFY, flag="--give-up-after", metavar="TIME", shown="10m"),
+    ),
+    "Connection and credentials": (
+        Option("endpoint_url", "text", "S3 server other than Amazon's.",
+               S3Target, _ALL, metavar="URL", variables="AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL"),
+        Option("region", "text", "Region of the bucket.",
+               S3Target, _ALL, metavar="NAME", variables="AWS_REGION, AWS_DEFAULT_REGION"),
+        Option("profile", "text", "Profile of ~/.aws to use.",
+               S3Target, _ALL, metavar="NAME", variables="AWS_PROFILE"),
+        Option("creds_path", "path", "Credentials file as Amazon hands it out (CSV or two lines).",
+               S3Target, _ALL, metavar="FILE", variables="AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"),
+        Option("anonymous", "flag", "Send unsigned requests.",
+               S3Target, _ALL),
+        Option("request_payer", "payer", "Accept the charges of a requester-pays bucket.",
+               S3Target, _ALL),
+        Option("addressing_style", "choice", "How requests name the bucket: auto, path or virtual.",
+               S3Target, _ALL, get_args(AddressingStyle), metavar="STYLE"),
+        Option("sign_payload", "choice",
+               "Sign the body's SHA-256 too: auto (over plain HTTP to another machine), always (where a bucket's "
+               "policy asks for it) or never.",
+               S3Target, _ALL, get_args(SignPayload), metavar="WHEN"),
+        Option("ca_bundle", "path", "Certificates to trust instead of the system's.",
+               S3Target, _ALL, metavar="FILE", variables="AWS_CA_BUNDLE"),
+        Option("bucket", "bucket", "Bucket to use instead of the one in the URL: a name, a boto3 or aioboto3 Bucket.",
+               None, _ALL, metavar="NAME"),
+        Option("sse", "sse", "Your own 32-byte key, where the objects are encrypted with it.",
+               None, ("grab", "verify"), metavar="file:PATH"),
+        Option("retry", "retry", "How one request is tried again: an asyncsink.RetryPolicy.",
+               None, _BOTH, no_flag=True),
+    ),
+    "Names of the objects": (
+        Option("container", "text", "Folder below the destination.",
+               RoutingOptions, metavar="NAME"),
+        Option("parameterization", "flag", "Keep the folders of a source's path that begin with _.",
+               RoutingOptions, off="--no-parameterization",
+               off_help="Leave out the folders of a source's path that begin with _."),
+        Option("parameterization_root", "path", "Only folders below this directory count for parameterization.",
+               RoutingOptions, no_flag=True),
+        Option("strip_dir", "path", "Leave this directory out of the sources' paths.",
+               RoutingOptions, metavar="DIR"),
+        Option("substitutions", "pairs", r"Replace OLD in names by NEW; repeatable. Write \= for a = in OLD.",
+               RoutingOptions, flag="--substitute", metavar="OLD=NEW"),
+        Option("regexp_substitutions", "pairs", "The same with a regular expression, afterwards; repeatable.",
+               RoutingOptions, flag="--regexp-substitute", metavar="PATTERN=NEW"),
+        Option("compat", "choice",
+               "strict, or nipype: DataSink's ways wherever they lose nothing (substitutions see the whole URL, "
+               "strip_dir is cut out anywhere, links are followed).",
+               RoutingOptions, choices=get_args(Compat), metavar="MODE"),
+    ),
+    "What every object is given": (
+        Option("encrypt_bucket_keys", "flag", "Encrypt on the server (the same as AES256 for sse).", preset=False),
+        Option("sse", "sse", "AES256, aws:kms, aws:kms:dsse, or your own 32-byte key (on a command line: file:PATH).",
+               ObjectOptions, metavar="KIND"),
+        Option("sse_kms_key_id", "text", "Key for the two kms kinds.",
+               ObjectOptions, metavar="ID"),
+        Option("storage_class", "text", "Such as STANDARD_IA or GLACIER_IR.",
+               ObjectOptions, metavar="CLASS"),
+        Option("acl", "text", "Canned ACL, such as bucket-owner-full-control.",
+               ObjectOptions, metavar="ACL"),
+        Option("tags", "mapping", "Object tag; up to 10.",
+               ObjectOptions, flag="--tag", metavar="NAME=VALUE"),
+        Option("metadata", "mapping", "User metadata, up to 2 KiB; repeatable.",
+               ObjectOptions, metavar="NAME=VALUE"),
+        Option("content_type", "text", "Media type: infer (from the name), or one type for all.",
+               ObjectOptions, metavar="TYPE", shown="infer"),
+        Option("checksum", "checksum", "What proves an object: CRC64NVME, CRC32C, CRC32, SHA256, MD5 or none.",
+               Policies, choices=get_args(ChecksumChoice), metavar="NAME", shown="CRC64NVME",
+               variables="AWS_REQUEST_CHECKSUM_CALCULATION"),
+    ),
+    "Speed and memory": (
+        Option("concurrency", "concurrency", "Requests at the same time: a number, or auto.",
+               Limits, _BOTH, metavar="N", shown="auto"),
+        Option("part_size_bytes", "size", "Size of the parts of large files.",
+               Limits, _BOTH, flag="--part-size", metavar="SIZE", shown="8MiB"),
+        Option("transport", "choice", "How objects travel: auto, wire (own HTTP), or aioboto3.",
+               Settings, _BOTH, get_args(LaneChoice), metavar="LANE"),
+        Option("memory_bytes", "size", "Most file content held at once.",
+               Limits, _BOTH, flag="--memory", metavar="SIZE", shown="256MiB"),
+        Option("bandwidth_bytes_per_second", "size", "Most bytes sent in a second, such as 50MB.",
+               Limits, flag="--bandwidth", metavar="SIZE", shown="no limit"),
+        Option("shard", "shard", "Publish part I of N only, I from 0 to N-1: for N machines on one source.",
+               metavar="I/N"),
+    ),
+}
+# fmt: on
+
+GONE = {
+    "substitution_scope": "compat='nipype' applies substitutions to the whole URL, compat='strict' to the key",
+    "strip_dir_mode": "compat='nipype' cuts strip_dir out anywhere, compat='strict' at the beginning of a path",
+    "substitute_files": "export_directory applies substitutions to each file of a directory",
+}
+"""Options of earlier versions, and what does their work."""
+
+
+def options_of_command(command: Command) -> Iterator[Option]:
+    """Its options, in the order of the help page."""
+    return (option for rows in PANELS.values() for option in rows if command in option.commands)
+
+
+OPTIONS = {option.name: option for option in options_of_command("export")}
+GRAB_OPTIONS = {option.name: option for option in options_of_command("grab")}
+
+for _typed, _options in ((ExportOptions, OPTIONS), (GrabOptions, GRAB_OPTIONS)):
+    _lines = "\n".join(f"    {option.name}: {option.sentence}" for option in _options.values())
+    _typed.__doc__ = f"{_typed.__doc__}\n\n{_lines}\n"
