@@ -18,6 +18,7 @@ else:
     import dataclasses
     import threading
     from operator import attrgetter
+    from types import FunctionType
 
     # One lock for all classes: completing a class completes its bases, and lane threads create values too.
     _COMPLETING = threading.RLock()
@@ -45,10 +46,10 @@ else:
         own = {name: value for name, value in vars(plain).items() if name not in left_out}
         pending = [name for name in _COMPLETED if name not in own]
 
-        def complete() -> None:
+        def complete() -> type:
             with _COMPLETING:
                 if not pending:
-                    return
+                    return made
                 whole = dataclasses.dataclass(plain, kw_only=kw_only, eq=False, repr=False)
                 made._fields = _getter([each.name for each in dataclasses.fields(whole)])
                 for name in pending:
@@ -57,6 +58,7 @@ else:
                     else:
                         delattr(made, name)
                 pending.clear()
+                return made
 
         own = {**shared, **{name: _Pending(name, complete) for name in (*pending, "_fields")}, **own}
         own["__slots__"] = tuple(name for name in names if name not in inherited)
@@ -74,8 +76,9 @@ else:
             self._complete = complete
 
         def __get__(self, instance: Any, owner: type) -> Any:
-            self._complete()
-            return getattr(owner if instance is None else instance, self._name)
+            # Of the completed class: a subclass that asks by super() has another under the name.
+            found = getattr(self._complete(), self._name)
+            return found.__get__(instance, owner) if instance is not None and isinstance(found, FunctionType) else found
 
     def _getter(names: list[str]) -> Any:
         """A function that returns the values of these attributes in one call."""

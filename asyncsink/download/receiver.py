@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import field
@@ -28,9 +29,9 @@ from asyncsink.integrity.sameness import (
     conclude,
     decide,
 )
-from asyncsink.model import Failure, Outcome, Receipt, Skip
+from asyncsink.model import Failure, FirstAttempt, Outcome, Receipt, Skip
 from asyncsink.options.settings import Secret
-from asyncsink.s3.get_object import GetObject
+from asyncsink.s3.get_object import GetObject, GetObjects, GetResult, ObjectData, ObjectToGet
 from asyncsink.s3.operations import ListedObject
 from asyncsink.s3.transport import Transport
 from asyncsink.value import dataclass
@@ -44,7 +45,8 @@ class DownloadContext:
         secret: the customer's own key of the objects (SSE-C), or None.
         range_bytes: objects larger than this are received in ranges of this size.
         ranges_at_once: of one object.
-        threads_receive: ranges are received by the lane's own threads; else into memory, within the budget.
+        threads_receive: ranges are received by the lane's own threads; else into memory, within the budget. The lane
+            also takes `GetObjects`.
         budget: bounds the bytes that are received and not yet written, over all workers.
         clock: seconds.
         served: what the server has shown of itself.
@@ -70,7 +72,7 @@ class DownloadContext:
         return f"s3://{self.bucket}/{key}"
 
     async def grab(self, batch: Sequence[DownloadItem]) -> list[Outcome]:
-        """What became of each: small ones one after another, landed together, or a single large one.
+        """What became of each: small ones, received together where the lane can, and landed together; or a large one.
 
         Cancelled, it waits for the thread at work; a file is then there whole, or as it was before. A large one leaves
         what a later run continues.
@@ -144,9 +146,9 @@ class DownloadContext:
             again: list[DownloadItem] = []
             async with self.budget.reserve(sum(wanted.listed.size_bytes for wanted in batch)):
                 received: list[tuple[DownloadItem, Body, _Answered]] = []
-                for wanted in batch:
+                for wanted, result in zip(batch, await self._receive_together(batch), strict=True):
                     try:
-                        body, answered = await self._receive(wanted)
+                        body, answered = await self._receive(wanted, result)
                         body.received_before = received_before.get(wanted.relative, "")
                         received.append((wanted, body, answered))
                     except PreconditionFailed as error:
@@ -154,14 +156,14 @@ class DownloadContext:
                     except AsyncSinkError as error:
                         outcomes.append(self._failure(wanted, error))
                 landed = await self.batcher.land([body for _, body, _ in received]) if received else []
-            for (wanted, _, answered), result in zip(received, landed, strict=True):
-                if isinstance(result, IntegrityError) and attempt == 1:
+            for (wanted, _, answered), proof in zip(received, landed, strict=True):
+                if isinstance(proof, IntegrityError) and attempt == 1:
                     again.append(wanted)
-                    received_before[wanted.relative] = result.actual
-                elif isinstance(result, AsyncSinkError):
-                    outcomes.append(self._failure(wanted, result))
+                    received_before[wanted.relative] = proof.actual
+                elif isinstance(proof, AsyncSinkError):
+                    outcomes.append(self._failure(wanted, proof))
                 else:
-                    outcomes.append(self._receipt(wanted, answered, result, started))
+                    outcomes.append(self._receipt(wanted, answered, proof, started))
                     self.progress.bytes_moved += wanted.listed.size_bytes
             if not again:
                 break
@@ -173,17 +175,30 @@ class DownloadContext:
                 break
         return outcomes
 
-    async def _receive(self, wanted: DownloadItem) -> tuple[Body, _Answered]:
-        listed = wanted.listed
-        answer = await self.transport.send(
-            GetObject(
-                key=listed.key,
-                length=listed.size_bytes,
-                whole=True,
-                if_match=listed.etag,
-                sse_customer_key=self.secret,
+    async def _receive_together(self, batch: Sequence[DownloadItem]) -> Sequence[GetResult]:
+        results: list[GetResult] = [None] * len(batch)
+        if self.threads_receive and len(batch) > 1:
+            listed = [wanted.listed for wanted in batch]
+            objects = [ObjectToGet(each.key, each.size_bytes, each.etag) for each in listed]
+            # Where nothing was begun, each goes its own way, and fails there if it must.
+            with contextlib.suppress(AsyncSinkError):
+                await self.transport.send(GetObjects(objects=objects, results=results, sse_customer_key=self.secret))
+        return results
+
+    async def _receive(self, wanted: DownloadItem, result: GetResult) -> tuple[Body, _Answered]:
+        """The object; `result` is what an attempt together with others came to."""
+        listed, answer = wanted.listed, result
+        if not isinstance(answer, ObjectData):
+            answer = await self.transport.send(
+                GetObject(
+                    key=listed.key,
+                    length=listed.size_bytes,
+                    whole=True,
+                    if_match=listed.etag,
+                    sse_customer_key=self.secret,
+                    first=FirstAttempt(answer) if answer is not None else None,
+                )
             )
-        )
         existing = existing_by_answer(answer, listed)
         body = Body(wanted.relative, answer.data, existing, self.url(listed.key))
         return body, _Answered(answer.etag or listed.etag, answer.version_id, answer.attempts)

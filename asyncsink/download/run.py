@@ -53,8 +53,8 @@ from asyncsink.s3.stack import S3Stack, open_stack
 from asyncsink.s3.transport import Transport
 from asyncsink.sources.s3_listing import list_below
 
-BATCH_OBJECTS_MAX = 16
-"""Small objects that one worker receives one after another, and that land in one call."""
+BATCH_OBJECTS_MAX = 64
+"""Small objects that one worker receives, and that land in one call."""
 RANGES_AT_ONCE = 8
 """Of one large object: a file system lets one thread at a time write to a file, and more of them only wait."""
 PAGES_AHEAD = 64

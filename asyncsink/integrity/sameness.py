@@ -462,7 +462,9 @@ def comparison(existing: Existing) -> CompareWith | None:
     decision = decide(
         existing, policy="checksum", size_bytes=existing.size_bytes, mtime_ns=0, wanted=None, cheap_md5_bytes_max=0
     )
-    return decision if isinstance(decision, CompareWith) and decision != CompareWith() else None
+    if isinstance(decision, CompareWith) and (decision.algorithms or decision.part_sizes_bytes):
+        return decision
+    return None
 
 
 def prove(existing: Existing, pieces: Iterable[ByteBody], where: str, *, received_before: str = "") -> Proof:

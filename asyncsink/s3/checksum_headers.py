@@ -22,7 +22,7 @@ from asyncsink.integrity.checksums import ByteBody, checksum_of, etag_md5
 from asyncsink.integrity.sameness import checksum_by, compare_told, confirm, contradiction
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
 from asyncsink.options.schema import ChecksumChoice
-from asyncsink.s3.get_object import GetObject, GetObjectTo
+from asyncsink.s3.get_object import GetObject, GetObjects, GetObjectTo
 from asyncsink.s3.operations import (
     CompleteMultipartUpload,
     CreateMultipartUpload,
@@ -231,7 +231,7 @@ class ChecksumHeaders:
         """Send `operation`, once more without its checksum headers where they may be the cause of a refusal."""
         if isinstance(operation, PutFiles) and not self._sent:
             return _ordinary(operation)
-        if isinstance(operation, HeadObjects) and not self._asked:
+        if isinstance(operation, (HeadObjects, GetObjects)) and not self._asked:
             return self._inner.send(cast("Operation[R]", replace(operation, ask_checksum=False)))
         if type(operation) in self._taken or not isinstance(operation, (*_WRITES, *_LOOKS)):
             return self._inner.send(operation)
@@ -246,6 +246,13 @@ class ChecksumHeaders:
             if isinstance(operation, PutObject) and operation.first is not None:
                 # Its first attempt carried the headers that are no longer sent.
                 return await self._send_without(cast("Operation[R]", replace(operation, first=None)))
+            try:
+                return await self._send_without(operation)
+            except PermanentError as error:
+                # So may the first attempt of a GetObject have been: it is refused for them once.
+                first = isinstance(operation, GetObject) and operation.first is not None
+                if not first or not _may_be_refused(operation, error):
+                    raise
             return await self._send_without(operation)
         try:
             answer = await self._inner.send(operation)

@@ -6,13 +6,13 @@ Source: Amazon S3 API Reference, GetObject.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
-from asyncsink.errors import PermanentError, PreconditionFailed, ServerFault
+from asyncsink.errors import AsyncSinkError, PermanentError, PreconditionFailed, ServerFault
 from asyncsink.integrity.checksums import ByteBody
-from asyncsink.model import ChecksumAlgorithm
+from asyncsink.model import ChecksumAlgorithm, FirstAttempt
 from asyncsink.s3.errors_map import one_line
 from asyncsink.s3.operations import Operation, Response
 from asyncsink.value import dataclass
@@ -48,6 +48,7 @@ class GetObject(Operation[ObjectData]):
             `length` is then its size.
         into: receives the bytes, has room for `length` at least, and is overwritten by each attempt; None makes room.
         ask_checksum: request the object's checksums too.
+        first: an attempt that GetObjects has made already, or None.
     """
 
     name: ClassVar[str] = "GetObject"
@@ -60,6 +61,7 @@ class GetObject(Operation[ObjectData]):
     version_id: str = ""
     sse_customer_key: Any = None
     ask_checksum: bool = True
+    first: FirstAttempt | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,6 +117,53 @@ class GetObjectTo(Operation[ObjectReceived]):
             sse_customer_key=self.sse_customer_key,
             ask_checksum=self.ask_checksum,
         )
+
+
+# -- Many small objects as one operation -------------------------------------------------------------------------------
+# One operation for each object would cost more than receiving it. Only plain answers with the object count here; all
+# else is left to the ordinary way, which continues after the failed attempt. The first failure that is not one object's
+# own (404, 412) ends the batch: the objects that have not begun are not requested.
+
+
+class ObjectToGet(NamedTuple):
+    """A whole object; fields as in GetObject."""
+
+    key: str
+    length: int
+    if_match: str
+
+
+GetResult = ObjectData | AsyncSinkError | None
+"""The object, or the error of the attempt, or None where the request was not begun."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectsGot(Response):
+    """Answer to GetObjects, beside its `results`: the number of objects that were received."""
+
+    received: int = 0
+
+    @property
+    def successes(self) -> int:
+        """As many as objects were received."""
+        return self.received
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class GetObjects(Operation[ObjectsGot]):
+    """GetObject of many small whole objects; `send` raises only where none was begun.
+
+    Attributes:
+        objects: at least one.
+        results: filled as answers come, one for each object.
+        sse_customer_key, ask_checksum: as in GetObject.
+    """
+
+    name: ClassVar[str] = "GetObject"
+    objects: Sequence[ObjectToGet]
+    results: list[GetResult]
+    sse_customer_key: Any = None
+    ask_checksum: bool = True
 
 
 # -- Check of an answered range (pure) ---------------------------------------------------------------------------------

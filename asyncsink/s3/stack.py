@@ -23,6 +23,7 @@ from asyncsink.s3.checksum_headers import USUAL, ChecksumHeaders, ChecksumUse
 from asyncsink.s3.credentials.static_config import StaticS3Config, known_connection, named_endpoint
 from asyncsink.s3.endpoint import exposed_to, is_arn, is_special
 from asyncsink.s3.errors_map import one_line
+from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.http.client import HOT, HttpTransport, tls_context
 from asyncsink.s3.http.keyring import CredentialsProvider, SharedCredentials
 from asyncsink.s3.operations import ListObjects, ObjectPage, Operation, PutObject, Response
@@ -322,7 +323,7 @@ class FollowingLanes:
     # No coroutine of its own: every object passes here.
     def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
         """Send `operation` through the lanes in use; an attempt that was made already ends as it did."""
-        if isinstance(operation, PutObject) and operation.first is not None:
+        if isinstance(operation, (PutObject, GetObject)) and operation.first is not None:
             operation.first.end()
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead.tells_of(operation):

@@ -44,7 +44,7 @@ _NAMES_BESIDE_XML: Final = {
 """Headers that complete an XML body; an ETag in a header does not prove that an upload was completed."""
 _TYPE, _FULL = b"x-amz-checksum-type", b"FULL_OBJECT"
 _SSE, _SSE_C = b"x-amz-server-side-encryption", b"x-amz-server-side-encryption-customer-algorithm"
-_CHECKSUM_HEADERS: Final = {name: f"x-amz-checksum-{name.lower()}".encode() for name in CHECKSUM_FIELDS}
+CHECKSUM_HEADERS: Final = {name: f"x-amz-checksum-{name.lower()}".encode() for name in CHECKSUM_FIELDS}
 _FIELDS: Final = {
     name: rf"<{name}>\s*([^<]{{0,4096}})".encode() for name in ("Code", "Message", "Region", "CalculatedDigest")
 }
@@ -96,7 +96,7 @@ def _as_sent(operation: ObjectOperation, answer: Answer) -> ObjectStored | None:
     if not isinstance(operation, (PutObject, UploadPart)) or operation.checksum is None:
         return None
     headers, sent = answer.headers, operation.checksum
-    name = _CHECKSUM_HEADERS.get(sent.algorithm)
+    name = CHECKSUM_HEADERS.get(sent.algorithm)
     if name is None or headers.get(name) != sent.value.encode() or headers.get(_TYPE, _FULL) != _FULL:
         return None
     etag = plain_etag({"ETag": kept(_header(answer, b"etag"))})

@@ -23,7 +23,7 @@ from asyncsink.os_errors import shortage
 from asyncsink.s3.availability import is_mute, reason_of
 from asyncsink.s3.endpoint import context_trusting
 from asyncsink.s3.errors_map import one_line
-from asyncsink.s3.get_object import GetObject, GetObjectTo, ranges_unknown
+from asyncsink.s3.get_object import GetObject, GetObjects, GetObjectTo, ranges_unknown
 from asyncsink.s3.http.addresses import Addresses
 from asyncsink.s3.http.exchange import Exchange, ExchangeInterrupted, LaneWork, Outbox, single
 from asyncsink.s3.http.exchanges import (
@@ -41,7 +41,7 @@ from asyncsink.s3.http.lane import Lane, Shared
 from asyncsink.s3.http.reading import ExchangeError, NoThread
 from asyncsink.s3.http.requests import BOOKKEEPING, HotOperation, RequestWriter
 from asyncsink.s3.http.signing import Endpoint, endpoint_of
-from asyncsink.s3.http.small_files import SmallFileBatch
+from asyncsink.s3.http.small_files import SmallFileBatch, SmallObjectBatch
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     Done,
@@ -61,7 +61,7 @@ from asyncsink.s3.pacing import Bandwidth, Pacer
 R = TypeVar("R", bound=Response)
 
 LARGE: Final = (UploadPartFrom, PutObjectFrom, GetObjectTo)
-MANY: Final = (PutFiles, HeadObjects)
+MANY: Final = (PutFiles, HeadObjects, GetObjects)
 HOT: Final = (PutObject, UploadPart, HeadObject, GetObject, ListObjects, *BOOKKEEPING, *LARGE, *MANY)
 """The operations that lanes carry."""
 
@@ -181,6 +181,8 @@ class HttpTransport:
             batch: ExchangeBatch
             if isinstance(operation, PutFiles):
                 batch = SmallFileBatch(operation, self._place, writer, self._outbox, done)
+            elif isinstance(operation, GetObjects):
+                batch = SmallObjectBatch(operation, self._place, writer, self._outbox, done)
             else:
                 batch = Heads(operation, self._place, writer, self._outbox, done)
             work = LaneWork(batch.take)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from asyncsink.errors import AsyncSinkError, ClockSkew, ExpiredCredentials, RetryableError, Throttled
@@ -92,6 +92,7 @@ class BatchPlace:
         keyring: gives the server's time.
         sign_payload: the signature covers the body's SHA-256.
         traffic: counts the small files that are stored.
+        layouts: the layout of usual answers, by the checksum header of files, or b"" for objects; lanes replace it.
     """
 
     bucket: str
@@ -99,6 +100,7 @@ class BatchPlace:
     keyring: Keyring
     sign_payload: bool
     traffic: Traffic
+    layouts: dict[bytes, Any] = field(default_factory=dict)
 
     def checked(self, operation: HotOperation, answer: Answer, signed_at: float | None) -> None:
         """Raise FileRefused where the answer is an error."""

@@ -82,11 +82,11 @@ class Template:
     names: str
 
 
-class _SmallPuts(NamedTuple):
-    """The text around key, checksum, length and signature of the small PutObjects of one second with one payload hash:
-    in the canonical request, and in the head."""
+class _Alike(NamedTuple):
+    """The text around key, checksum, own headers and signature of the small requests of one kind and second: in the
+    canonical request, and in the head. `kept` is what the kind is known by, as long as this is kept."""
 
-    attributes: ObjectAttributes
+    kept: object
     day: Day
     signed: str
     before: str
@@ -111,7 +111,7 @@ class RequestWriter:
         self._request_payer = request_payer
         self._templates: dict[object, Template] = {}
         # Replaced as one: lanes write heads in several threads.
-        self._moment: tuple[str, dict[object, _SmallPuts]] = ("", {})
+        self._moment: tuple[str, dict[object, _Alike]] = ("", {})
 
     def __repr__(self) -> str:
         return f"<RequestWriter {self._endpoint.url}{self._endpoint.base_path} {self._signer!r}>"
@@ -211,43 +211,62 @@ class RequestWriter:
         if self._signer is None or payload_hash not in (UNSIGNED_PAYLOAD, EMPTY_PAYLOAD):
             put = PutObject(key=key, body=bytes(size_bytes), checksum=checksum, attributes=attributes)
             return self.head(put, payload_hash, timestamp)
-        second, kinds = self._moment
-        if second != timestamp:
-            kinds = {}
-            self._moment = (timestamp, kinds)
+        kinds = self._kinds(timestamp)
         # The id is unique as long as the entry keeps the object.
         place = (id(attributes), payload_hash, checksum.algorithm)
         puts = kinds.get(place)
         if puts is None:
-            puts = kinds[place] = self._small_puts(checksum, attributes, payload_hash, timestamp)
+            put = PutObject(key="", body=b"", checksum=checksum, attributes=attributes)
+            puts = kinds[place] = self._alike(attributes, self._template(put, checksum), payload_hash, timestamp)
         _, day, signed, before, behind, start, middle, end = puts
-        try:
-            path = self._endpoint.base_path + encode_path(key)
-        except UnicodeEncodeError:
-            raise _not_unicode(key) from None
-        value = checksum.value
+        path, value = self._path(key), checksum.value
         digest = hashlib.sha256(f"PUT\n{path}{before}{value}{behind}".encode()).hexdigest()
         signature = day.signature(signed + digest)
-        return f"PUT {path}{start}{value}{middle}{size_bytes}{end}{signature}\r\n\r\n".encode("ascii")
+        length = f"content-length: {size_bytes}\r\n"
+        return f"PUT {path}{start}{value}{middle}{length}{end}{signature}\r\n\r\n".encode("ascii")
 
-    def _small_puts(
-        self, checksum: Checksum, attributes: ObjectAttributes, payload_hash: str, timestamp: str
-    ) -> _SmallPuts:
+    def get_head(self, get: GetObject, timestamp: str) -> bytes:
+        """The head of a GetObject without a version: as `head`, in half the time where neighbours ask alike."""
+        if self._signer is None:
+            return self.head(get, EMPTY_PAYLOAD, timestamp)
+        kinds = self._kinds(timestamp)
+        place = (GetObject, get.sse_customer_key, get.ask_checksum)
+        gets = kinds.get(place)
+        if gets is None:
+            gets = kinds[place] = self._alike(place, self._template(get, None), EMPTY_PAYLOAD, timestamp)
+        _, day, signed, before, behind, start, middle, end = gets
+        path = self._path(get.key)
+        digest = hashlib.sha256(f"GET\n{path}{before}{behind}".encode()).hexdigest()
+        signature = day.signature(signed + digest)
+        return f"GET {path}{start}{middle}{_get_headers(get)}{end}{signature}\r\n\r\n".encode("ascii")
+
+    def _path(self, key: str) -> str:
+        try:
+            return self._endpoint.base_path + encode_path(key)
+        except UnicodeEncodeError:
+            raise _not_unicode(key) from None
+
+    def _kinds(self, timestamp: str) -> dict[object, _Alike]:
+        second, kinds = self._moment
+        if second != timestamp:
+            kinds = {}
+            self._moment = (timestamp, kinds)
+        return kinds
+
+    def _alike(self, kept: object, template: Template, payload_hash: str, timestamp: str) -> _Alike:
         assert self._signer is not None
-        put = PutObject(key="", body=b"", checksum=checksum, attributes=attributes)
-        template = self._template(put, checksum)
         day, signed, authorization = self._signer.begun(timestamp, template.names)
         before, middle, after, behind, end = template.signed
         a, b, c, d, e = template.sent
-        return _SmallPuts(
-            attributes,
+        return _Alike(
+            kept,
             day,
             signed,
             f"\n\n{before}",
             f"{middle}{payload_hash}{after}{timestamp}{behind}{end}\n{template.names}\n{payload_hash}",
             f" HTTP/1.1\r\n{a}",
-            f"{b}{payload_hash}{c}{timestamp}{d}{e}content-length: ",
-            f"\r\nauthorization: {authorization}",
+            f"{b}{payload_hash}{c}{timestamp}{d}{e}",
+            f"authorization: {authorization}",
         )
 
     def _template(self, operation: HotOperation, checksum: Checksum | None) -> Template:

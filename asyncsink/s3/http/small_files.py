@@ -1,4 +1,4 @@
-"""Batches of small files, and the exchange of one file, which is as short as possible.
+"""Batches of small files and small objects, and the exchange of one, which is as short as possible.
 
 The usual case is done in one go: the file is read, checksummed, signed and sent, and the answer is compared as it comes
 from the socket. Every other case is left to the code that all exchanges have, or to the ordinary way.
@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from asyncsink.errors import AsyncSinkError, Throttled
-from asyncsink.integrity.checksums import ByteBody, checksum_of
-from asyncsink.model import Checksum
+from asyncsink.errors import AsyncSinkError, ObjectMissing, PreconditionFailed, Throttled
+from asyncsink.integrity.checksums import ByteBody, checksum_of, is_composite
+from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.s3.errors_map import kept, one_line
-from asyncsink.s3.http.answers import Answer, response_of
+from asyncsink.s3.get_object import GetObject, GetObjects, ObjectData, ObjectsGot, ObjectToGet
+from asyncsink.s3.http.answers import CHECKSUM_HEADERS, Answer, response_of
 from asyncsink.s3.http.exchange import NO_BODY, Exchange, ExchangeInterrupted
-from asyncsink.s3.http.exchanges import BatchPlace, ExchangeBatch, FileRefused
+from asyncsink.s3.http.exchanges import BatchPlace, ExchangeBatch, FileRefused, InMemory
 from asyncsink.s3.http.reading import FRAMING, LINE, TEXT, ExchangeError
 from asyncsink.s3.http.requests import RequestWriter
 from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
@@ -34,30 +35,41 @@ _PLAIN: Final = rb"[A-Za-z0-9+/=._-]{0,128}"
 """An ETag or a version id of the usual form; others are read the ordinary way."""
 _SAME: Final = frozenset({b"content-length", b"x-amz-checksum-type"})
 """Headers with one usual value."""
+_OBJECTS: Final = frozenset({b"content-length", *CHECKSUM_HEADERS.values()})
+_OWN: Final = (ObjectMissing, PreconditionFailed)
+"""Errors of one object, which do not end its batch."""
 
 
 class _Layout(NamedTuple):
     """The layout of a batch's answers. A server words all of them alike, so that each is read in one step.
 
     Attributes:
-        pattern: the whole answer, with groups for the values that differ.
-        checksum, etag, version_id: numbers of the groups; 0 where there is none.
+        pattern: the whole head, with groups for the values that differ.
+        groups: the numbers of the groups, by the header's name.
+        checksums, etag, version_id: numbers of the groups; 0 where there is none.
         sse: the objects' encryption, as in `operations.ObjectStored`.
+        length: the Content-Length of the first answer.
     """
 
     pattern: re.Pattern[bytes]
-    checksum: int
+    groups: dict[bytes, int]
+    checksums: tuple[tuple[ChecksumAlgorithm, int], ...]
     etag: int
     version_id: int
     sse: str
+    length: bytes
 
 
-def _layout_of(answer: bytes, checksum_header: bytes) -> _Layout | None:
-    """The layout of a whole answer; None where it is not the usual one to a file that is stored: 200 with a checksum of
-    the whole object, no body, and a connection that stays open."""
-    if len(answer) > LAYOUT_BYTES_MAX or not answer.endswith(b"\r\n\r\n"):
+def _layout_of(head: bytes, differing: Container[bytes]) -> _Layout | None:
+    """The layout of an answer's head; None unless it is a usual 200: no range, checksums of the whole object, if any,
+    and a connection that stays open.
+
+    Args:
+        differing: headers that get a group, besides ETag and version.
+    """
+    if len(head) > LAYOUT_BYTES_MAX or not head.endswith(b"\r\n\r\n"):
         return None
-    status, *lines = answer.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    status, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     groups: dict[bytes, int] = {}
     told: dict[bytes, bytes] = {}
     # Each piece matches in one way only, so that a mismatch causes no backtracking.
@@ -68,11 +80,11 @@ def _layout_of(answer: bytes, checksum_header: bytes) -> _Layout | None:
             return None
         name, value = found[1], found[2].strip()
         low = name.lower()
-        if low in told or low in FRAMING:
+        if low in told or low in FRAMING or low == b"content-range":
             return None
         told[low] = value
         start = re.escape(name) + b":"
-        if low in (checksum_header, b"x-amz-version-id", b"etag"):
+        if low in differing or low in (b"x-amz-version-id", b"etag"):
             groups[low] = len(groups) + 1
             quote = b'"?' if low == b"etag" else b""
             pieces.append(start + b" *" + quote + b"(" + _PLAIN + b")" + quote + b" *")
@@ -80,20 +92,18 @@ def _layout_of(answer: bytes, checksum_header: bytes) -> _Layout | None:
             pieces.append(start + b" *" + re.escape(value) + b" *")
         else:
             pieces.append(start + TEXT)
-    if (
-        not status.startswith(b"HTTP/1.1 200 ")
-        or checksum_header not in groups
-        or told.get(b"content-length") != b"0"
-        or told.get(b"x-amz-checksum-type", b"FULL_OBJECT") != b"FULL_OBJECT"
-    ):
+    whole = told.get(b"x-amz-checksum-type", b"FULL_OBJECT") == b"FULL_OBJECT"
+    if not status.startswith(b"HTTP/1.1 200 ") or not whole or b"content-length" not in told:
         return None
     return _Layout(
         re.compile(b"\r\n".join(pieces) + b"\r\n\r\n"),
-        groups[checksum_header],
+        groups,
+        tuple((name, groups[header]) for name, header in CHECKSUM_HEADERS.items() if header in groups),
         groups.get(b"etag", 0),
         groups.get(b"x-amz-version-id", 0),
         kept(told.get(b"x-amz-server-side-encryption", b"").decode("latin-1"))
         or ("customer" if told.get(b"x-amz-server-side-encryption-customer-algorithm") else ""),
+        told[b"content-length"],
     )
 
 
@@ -103,7 +113,6 @@ class SmallFileBatch(ExchangeBatch):
     Attributes:
         ended: no further file is begun, because one that was sent is not proven to be stored.
         unproven: an answer was 200, but without the checksum.
-        layout: of the last usual answer.
     """
 
     def __init__(
@@ -116,10 +125,9 @@ class SmallFileBatch(ExchangeBatch):
     ) -> None:
         super().__init__(len(operation.files), place, writer, outbox, done)
         self.operation = operation
-        self.header = f"x-amz-checksum-{operation.algorithm.lower()}".encode()
+        self.header = CHECKSUM_HEADERS[operation.algorithm]
         self.signed = place.sign_payload and writer.signs
         self.results = operation.results
-        self.layout: _Layout | None = None
         self.ended = self.unproven = False
         self._files: Iterator[tuple[int, FileToPut]] = iter(enumerate(operation.files))
 
@@ -186,15 +194,19 @@ class SmallPut(Exchange):
     def quick(self, data: memoryview) -> bool:
         """Whether this is a usual 200 with our checksum."""
         batch, checksum, raw = self.batch, self._checksum, bytes(data)
-        layout = batch.layout
+        layouts = batch.place.layouts
+        layout: _Layout | None = layouts.get(batch.header)
         found = layout.pattern.fullmatch(raw) if layout is not None else None
         if layout is None or found is None:
-            layout = batch.layout = _layout_of(raw, batch.header)
-            found = layout.pattern.fullmatch(raw) if layout is not None else None
-            if layout is None or found is None:
+            layout = _layout_of(raw, (batch.header,))
+            if layout is None or layout.length != b"0" or batch.header not in layout.groups:
+                return False
+            layouts[batch.header] = layout
+            found = layout.pattern.fullmatch(raw)
+            if found is None:
                 return False
         assert checksum is not None
-        if found[layout.checksum].decode() != checksum.value:
+        if found[layout.groups[batch.header]].decode() != checksum.value:
             return False
         etag = kept(found[layout.etag].decode()) if layout.etag else ""
         version_id = kept(found[layout.version_id].decode()) if layout.version_id else ""
@@ -244,3 +256,140 @@ class SmallPut(Exchange):
         """Count the end of the exchange."""
         del lane
         self.batch.one_over()
+
+
+# -- Small objects -----------------------------------------------------------------------------------------------------
+
+
+class SmallObjectBatch(ExchangeBatch):
+    """GetObject of many small objects.
+
+    Attributes:
+        ended: no further object is requested, because the failure of one may be that of all.
+    """
+
+    def __init__(
+        self,
+        operation: GetObjects,
+        place: BatchPlace,
+        writer: RequestWriter,
+        outbox: Outbox,
+        done: asyncio.Future[Any],
+    ) -> None:
+        super().__init__(len(operation.objects), place, writer, outbox, done)
+        self.operation = operation
+        self.ended = False
+        self._objects: Iterator[tuple[int, ObjectToGet]] = iter(enumerate(operation.objects))
+
+    def take(self) -> SmallGet | None:
+        """See ExchangeBatch; where it has ended, an exchange that needs no connection."""
+        found = next(self._objects, None)
+        if found is None:
+            return None
+        get = SmallGet(self, *found)
+        get.given_up = self.ended
+        return get
+
+    def all_over(self) -> None:
+        """See ExchangeBatch."""
+        self.outbox.put(self.settle, len(self.operation.objects))
+
+    def answer(self) -> ObjectsGot:
+        """The number of objects that were received."""
+        return ObjectsGot(received=sum(isinstance(result, ObjectData) for result in self.operation.results))
+
+
+class SmallGet(InMemory):
+    """One small object, received into memory of its own."""
+
+    __slots__ = ("_get", "_number", "_told", "batch")
+
+    batch: SmallObjectBatch
+
+    def __init__(self, batch: SmallObjectBatch, number: int, wanted: ObjectToGet) -> None:
+        asked = batch.operation
+        self._get = GetObject(
+            key=wanted.key,
+            length=wanted.length,
+            whole=True,
+            if_match=wanted.if_match,
+            sse_customer_key=asked.sse_customer_key,
+            ask_checksum=asked.ask_checksum,
+        )
+        super().__init__(self._get, batch.place, batch.writer, batch.outbox, batch.done)
+        self.batch = batch
+        self._number = number
+        self._told: ObjectData | None = None
+
+    def begin(self, lane: Lane) -> tuple[bytes, ByteBody]:
+        """Sign the request."""
+        del lane
+        self._told = None
+        return self._writer.get_head(self._get, self._place.keyring.timestamp()), NO_BODY
+
+    def quick(self, data: memoryview) -> bool:
+        """Whether this is a usual answer with the whole object. Of the beginning of one, the head's values are kept."""
+        get, layouts = self._get, self._place.layouts
+        layout: _Layout | None = layouts.get(b"")
+        found = layout.pattern.match(data) if layout is not None else None
+        if layout is None or found is None:
+            head, end, _ = bytes(data[:LAYOUT_BYTES_MAX]).partition(b"\r\n\r\n")
+            layout = layouts[b""] = _layout_of(head + end, _OBJECTS)
+            found = layout.pattern.match(data) if layout is not None else None
+            if layout is None or found is None:
+                return False
+        etag = found[layout.etag].decode() if layout.etag else ""
+        if found[layout.groups[b"content-length"]] != b"%d" % get.length:
+            return False
+        if etag and etag == get.if_match:
+            etag = get.if_match  # from a listing, which keeps no secrets
+        elif etag and get.if_match:
+            return False
+        else:
+            etag = kept(etag)
+        checksums = {}
+        for name, group in layout.checksums:
+            value = kept(found[group].decode())
+            if is_composite(value):
+                return False
+            if value:
+                checksums[name] = value
+        version_id = kept(found[layout.version_id].decode()) if layout.version_id else ""
+        told = ObjectData(data=b"", etag=etag, checksums=checksums, version_id=version_id, sse=layout.sse)
+        body = data[found.end() :]
+        if len(body) < get.length:
+            self._told = told
+        if len(body) != get.length:
+            return False
+        self._received(told, bytes(body))
+        return True
+
+    def answered(self, answer: Answer) -> None:
+        """Take an answer that is worded otherwise, or came in several pieces."""
+        told, data = self._told, answer.data
+        if told is not None and data is not None and len(data) == self._get.length:
+            self._received(told, data)
+        else:
+            super().answered(answer)
+
+    def _received(self, told: ObjectData, data: bytes | memoryview) -> None:
+        told.data = data
+        self._result = told
+        self.weight_bytes = self._get.length
+
+    def over(self, lane: Lane) -> None:
+        """Keep the result; an error of another kind than these is left to the ordinary way, which meets it too."""
+        del lane
+        batch, error, result = self.batch, self._error, self._result
+        place = batch.place
+        if isinstance(error, FileRefused):
+            place.learn(batch.writer, error)
+            result = error.error
+        elif isinstance(error, ExchangeError):
+            result = place.failed(self._get.name, f"s3://{place.bucket}/{one_line(self._get.key, 1200)}", error)
+        elif isinstance(error, AsyncSinkError):
+            result = error
+        batch.operation.results[self._number] = result
+        if error is not None and not isinstance(result, _OWN) and not isinstance(error, ExchangeInterrupted):
+            batch.ended = True
+        batch.one_over()
