@@ -7,7 +7,6 @@ not end in order has the same names, with what is known until then, and, where a
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import logging
@@ -23,7 +22,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import AsyncSinkError, DestinationFull
 from asyncsink.options.schema import OPTIONS
 from asyncsink.os_errors import shortage
@@ -32,6 +30,7 @@ from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
     from asyncsink.cli.progress import Display
+    from asyncsink.engine.recording.events import Progress
 
 PROBLEMS_SHOWN = 10
 FAILURES_SHOWN = 10
@@ -265,6 +264,8 @@ def run_until_signalled(main: Callable[[], Coroutine[Any, Any, T]], on_signal: C
 
 
 async def _supervised(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Callable[[], None] | None) -> T:
+    import asyncio  # not loaded for a help page
+
     loop = asyncio.get_running_loop()
     received: list[int] = []
 

@@ -9,11 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, field
 from itertools import cycle
 from types import TracebackType
-from typing import Any, Self
-
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+from typing import TYPE_CHECKING, Any, Self
 
 from asyncsink.engine.recording.events import Progress, Speed, Speedometer
 from asyncsink.model import (
@@ -34,6 +30,9 @@ from asyncsink.report.outcomes import Counts, failure_as_dict
 from asyncsink.report.sentences import EXPORT, count, early_end, goes_on, inert, share_of_size, size
 from asyncsink.value import dataclass
 
+if TYPE_CHECKING:  # without a terminal, a run does not load it
+    from rich.console import Console
+
 INTERVAL_SECONDS = 0.1
 BAR_WIDTH_MIN = 6
 BAR_WIDTH_MAX = 60
@@ -51,6 +50,8 @@ class Display:
     """
 
     def __init__(self, console: Console, lines: Callable[[int, bool], Sequence[str]]) -> None:
+        from rich.live import Live
+
         self._console = console
         self._lines = lines
         self._timer: asyncio.TimerHandle | None = None
@@ -70,6 +71,8 @@ class Display:
         self._live.stop()
 
     def _tick(self) -> None:
+        from rich.text import Text
+
         self._timer = asyncio.get_running_loop().call_later(INTERVAL_SECONDS, self._tick)
         ascii_only = self._console.options.ascii_only
         columns = max(1, self._console.width - MARGIN)
@@ -170,6 +173,8 @@ def _fitting(line: str, columns: int, *, ascii_only: bool) -> str:
     """The line in characters that the terminal shows, cut where it is too long for it."""
     if ascii_only:
         line = line.replace("…", "...").encode("ascii", "backslashreplace").decode("ascii")
+    from rich.text import Text
+
     text = Text(line)
     if text.cell_len > columns:
         text.truncate(columns)
@@ -178,6 +183,8 @@ def _fitting(line: str, columns: int, *, ascii_only: bool) -> str:
 
 def terminal() -> Console | None:
     """The terminal that stderr is, or None where it is none that can show a line that changes."""
+    from rich.console import Console
+
     console = Console(stderr=True)
     return None if not console.is_terminal or console.is_dumb_terminal else console
 

@@ -6,11 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
+from typing import TYPE_CHECKING
 
 from asyncsink.integrity.sameness import IS_THERE
 from asyncsink.model import Failure, Resumable
-from asyncsink.report.outcomes import Counts
 from asyncsink.value import dataclass
+
+if TYPE_CHECKING:  # its temporary files need SQLite, which a command loads when it runs
+    from asyncsink.report.outcomes import Counts
 
 # -- Pure: quantities, and texts of foreign origin, for a terminal -----------------------------------------------------
 
