@@ -90,16 +90,24 @@ async def test_cancelled_it_waits_for_the_work(readers: ReaderPool) -> None:
 @pytest.mark.parametrize("native", [False, True])
 async def test_cancelled_work_is_told_and_work_that_did_not_begin_never_does(native: bool) -> None:
     readers = ReaderPool(1)
-    told, begun, second = threading.Event(), threading.Event(), threading.Event()
+    told, begun, second, cancelled = threading.Event(), threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
         begun.set()
+        # The thread is free for the second work only when that has been cancelled too.
         assert told.wait(20)
+        assert cancelled.wait(20)
+
+    async def other() -> None:
+        try:
+            await readers.run(second.set)
+        finally:
+            cancelled.set()
 
     async def both() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(lambda: readers.run(work, stop=told.set))
-            group.start_soon(readers.run, second.set)
+            group.start_soon(other)
 
     async with anyio.create_task_group() as outer:
         if native:
