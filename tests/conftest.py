@@ -48,6 +48,8 @@ hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("defa
 hypothesis.settings.register_profile("explore", hypothesis.settings.get_profile("default"), max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+pytest_plugins = ["tests.support.fixtures"]
+
 _SECRETS = pytest.StashKey[set[str]]()
 _NIPYPE = pytest.StashKey["tempfile.TemporaryDirectory[str]"]()
 _FOREIGN = ("AWS_", "BOTO_", "ASYNCSINK_")

@@ -15,7 +15,7 @@ from asyncsink.errors import AsyncSinkError, ConfigError, ConnectionLost
 from asyncsink.options.schema import LaneChoice
 from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.options.values import check_endpoint
-from tests.s3_lane.test_half_set_up import below, service
+from tests.s3.test_half_set_up import below, service
 from tests.support.combinations import crossed
 from tests.support.quirky_s3 import QuirkyS3, error, quirky_s3
 

@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 import asyncsink
+from asyncsink import Finished, Receipt, Skip
 from asyncsink.errors import ConfigError, ExportFailed, KeyCollision, RoutingError, SourceMissing
-from asyncsink.model import Event, Finished, Receipt, Skip
 from tests.support.files import content_of
 from tests.support.holding_proxy import HoldingProxy
 
@@ -39,7 +39,7 @@ async def test_submit_queues_and_leaving_drains(
 
 
 async def test_events_tell_every_outcome(tree: Path, bucket: str, options: dict[str, Any]) -> None:
-    seen: list[Event] = []
+    seen: list[Any] = []
 
     async def listen(sink: asyncsink.AsyncSink, task_status: Any = anyio.TASK_STATUS_IGNORED) -> None:
         events = sink.events()

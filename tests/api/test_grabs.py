@@ -12,11 +12,11 @@ import pytest
 
 import asyncsink
 from asyncsink.errors import BucketMissing, ConfigError, GrabFailed, SourceMissing
-from asyncsink.options.settings import MIB
 
 pytestmark = pytest.mark.anyio
 Put = Callable[..., None]
 TreeOf = Callable[[Path], dict[str, bytes]]
+MIB = 1 << 20
 
 TREE = {
     "a.txt": b"alpha",
