@@ -114,6 +114,11 @@ def asyncsink_api(work: Work) -> list[str]:
     return [*script("asyncsink_export")(work), str(work.scratch / "manifest-api.jsonl")]
 
 
+def asyncsink_asyncio(work: Work) -> list[str]:
+    """asyncsink.export_directory on asyncio's own event loop."""
+    return [*asyncsink_api(work), "asyncio"]
+
+
 def s5cmd(work: Work) -> list[str]:
     """s5cmd cp, or sync where everything is there already."""
     verb = "sync" if work.data.scenario.repeat else "cp"

@@ -13,6 +13,7 @@ from benchmarks.lineup.commands import (
     Work,
     asyncsink,
     asyncsink_api,
+    asyncsink_asyncio,
     asyncsink_grab,
     beside_python,
     needs,
@@ -31,6 +32,7 @@ from benchmarks.lineup.scenarios import (
     DATASINK,
     OTHER_SERVICE,
     OUR_DATASINK,
+    PLAIN_LOOP,
     REFERENCE,
     REFERENCE_ENGINE,
     SERVICE,
@@ -40,7 +42,7 @@ from benchmarks.lineup.scenarios import (
 
 BUCKET = "bench"
 OBSTORE = "obstore-unsigned"
-_ELSEWHERE = (OUR_DATASINK, SERVICE, OTHER_SERVICE)
+_ELSEWHERE = (OUR_DATASINK, SERVICE, OTHER_SERVICE, PLAIN_LOOP)
 """Those that take part only in scenarios that name them."""
 _WHOLE_FILE_BYTES_MAX = 256 * 1024 * 1024
 
@@ -175,6 +177,7 @@ CONTENDERS = {
             grabs=script("asyncsink_grab", grab=True),
             proves=_PROVEN,
         ),
+        Contender(PLAIN_LOOP, "asyncsink (Python), asyncio's event loop", asyncsink_asyncio, needs("asyncsink"), _OURS),
         _command_line("asyncsink-checksum", "--no-journal", "checksum of every file"),
         _command_line("asyncsink-mtime", "--overwrite size-mtime", "size and time"),
         Contender(

@@ -52,6 +52,7 @@ class Scenario:
 REFERENCE, REFERENCE_ENGINE = "asyncsink", "asyncsink-api"
 SERVICE, OTHER_SERVICE = "asyncsink-service", "obstore-service"
 DATASINK, OUR_DATASINK = "datasink", "asyncsink-datasink"
+PLAIN_LOOP = "asyncsink-asyncio"
 """Contenders: Nipype's DataSink, and ours, which are compared with each other; likewise the services."""
 _LATE = (REFERENCE, REFERENCE_ENGINE, "obstore-unsigned", "s5cmd")
 S3_BYTES_PER_SECOND = 90e6
@@ -124,6 +125,14 @@ SCENARIOS = {
     scenario.name: scenario
     for scenario in (
         Scenario(name="small", title="Files of 16 KiB", members=_SMALL),
+        Scenario(
+            name="loops",
+            title="Files of 16 KiB, uvloop and asyncio's own event loop, own defaults",
+            members=_SMALL,
+            at_once=0,
+            contenders=(REFERENCE_ENGINE, PLAIN_LOOP),
+            reference=REFERENCE_ENGINE,
+        ),
         Scenario(name="tiny", title="Files of 512 B", members=_equal(200_000, 5_000, 512)),
         Scenario(name="tiny-20k", title="Files of 512 B, a tenth as many", members=_equal(20_000, 500, 512)),
         Scenario(name="large", title="Large files", members=_large(8), linked=True),

@@ -1,4 +1,7 @@
-"""asyncsink from Python: python -m benchmarks.scripts.asyncsink_export DIRECTORY BUCKET PREFIX MANIFEST"""
+"""asyncsink from Python: python -m benchmarks.scripts.asyncsink_export DIRECTORY BUCKET PREFIX MANIFEST [asyncio]
+
+`asyncio` runs it on asyncio's own event loop instead of the one that asyncsink chooses.
+"""
 
 from __future__ import annotations
 
@@ -34,5 +37,5 @@ async def main(directory: str, bucket: str, prefix: str, manifest: str) -> None:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=new_loop) as runner:
+    with asyncio.Runner(loop_factory=None if "asyncio" in sys.argv[5:] else new_loop) as runner:
         runner.run(main(*sys.argv[1:5]))
