@@ -18,12 +18,13 @@ import asyncsink
 import asyncsink.paths as paths_module
 from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.download.placement import FOLDER, StagingDirectory
+from asyncsink.engine.planning import survey as survey_module
 from asyncsink.model import SourceFile, SourceProblem, Transfer
 from asyncsink.options.schema import LocalTarget
 from asyncsink.s3.multipart.parts import PartPlan
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.reader import OpenSource, read_at_rest
-from tests.support.quirky_s3 import QuirkyS3, Request, StoredObject, quirky_s3
+from tests.support.quirky_s3 import QuirkyS3, StoredObject, quirky_s3
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +41,21 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     elif paths_module._open_at_once is None:
         pytest.skip("this kernel has no openat2")
     return str(request.param)
+
+
+@pytest.fixture
+def after_the_survey(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Has something done between the survey and the first look at a file. The first request comes earlier."""
+
+    def have_done(change: Callable[[], None]) -> None:
+        async def take_survey(*given: Any, **named: Any) -> Any:
+            survey = await survey_module.take_survey(*given, **named)
+            change()
+            return survey
+
+        monkeypatch.setattr("asyncsink.engine.export.take_survey", take_survey)
+
+    return have_done
 
 
 @pytest.fixture
@@ -118,17 +134,11 @@ async def attempts(run: Callable[[int], Any]) -> int:
 
 @pytest.mark.parametrize("large", [False, True])
 async def test_what_is_swapped_after_the_survey_is_not_published(
-    server: QuirkyS3, tree: Path, large: bool, kernel: str
+    server: QuirkyS3, tree: Path, large: bool, kernel: str, after_the_survey: Callable[[Callable[[], None]], None]
 ) -> None:
-    """The first request comes when the survey has ended."""
     if large:
         grow(tree)
-
-    def swap(_: Request) -> None:
-        if not (tree / "a").is_symlink():
-            swap_once(tree / "a", tree.parent / "outside")
-
-    server.quirk = swap
+    after_the_survey(lambda: swap_once(tree / "a", tree.parent / "outside"))
     report = await asyncsink.export_directory(tree, "s3://tryout/p", journal=False)
     assert not server.bodies()
     assert [failure.error for failure in report.failures] == ["SourceChanged"] * FILES
@@ -137,18 +147,18 @@ async def test_what_is_swapped_after_the_survey_is_not_published(
 
 @pytest.mark.parametrize("kind", ["directory", "outputs"])
 async def test_a_root_that_becomes_a_link_is_not_read(
-    server: QuirkyS3, tree: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    server: QuirkyS3,
+    tree: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    after_the_survey: Callable[[Callable[[], None]], None],
 ) -> None:
     """Nor where what was found is kept on disk meanwhile."""
     monkeypatch.setattr("asyncsink.engine.recording.run_journal.IN_MEMORY_MAX", 1)
     (tree.parent / "elsewhere" / "a").mkdir(parents=True)
     (tree.parent / "outside" / "b").rename(tree.parent / "elsewhere" / "a" / "b")
 
-    def swap(_: Request) -> None:
-        if not tree.is_symlink():
-            swap_once(tree, tree.parent / "elsewhere")
-
-    server.quirk = swap
+    after_the_survey(lambda: swap_once(tree, tree.parent / "elsewhere"))
     if kind == "directory":
         report = await asyncsink.export_directory(tree, "s3://tryout/p", journal=False)
     else:
@@ -234,14 +244,11 @@ def test_a_directory_that_becomes_a_link_while_it_is_walked(tree: Path, kernel: 
     assert not problem.skippable
 
 
-async def test_named_files_are_read_where_they_were_found(server: QuirkyS3, tree: Path) -> None:
+async def test_named_files_are_read_where_they_were_found(
+    server: QuirkyS3, tree: Path, after_the_survey: Callable[[Callable[[], None]], None]
+) -> None:
     outputs = {"m": [str(tree / "a/b" / str(number)) for number in range(FILES)]}
-
-    def swap(_: Request) -> None:
-        if not (tree / "a").is_symlink():
-            swap_once(tree / "a", tree.parent / "outside")
-
-    server.quirk = swap
+    after_the_survey(lambda: swap_once(tree / "a", tree.parent / "outside"))
     report = await asyncsink.export(outputs, "s3://tryout/p", journal=False)
     assert not server.bodies()
     assert [failure.error for failure in report.failures] == ["SourceChanged"] * FILES
