@@ -7,6 +7,7 @@ Source: Amazon S3 API Reference, ListObjectsV2, ListObjects, ListParts and ListM
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Hashable, Iterable
 from typing import Any, Final
 from urllib.parse import unquote_plus
@@ -239,6 +240,45 @@ class XmlReader:
         self._depth -= 1
 
 
+# A page has a thousand entries, nearly always laid out alike and in ASCII: one pattern reads them in a third of the
+# parser's time. The parser reads the rest, and every document that is not so plain.
+
+_VALUE: Final = "[ -%'-;=?-~]*"
+"""Text that needs no parser: printable ASCII without "&", "<" and ">"."""
+_CHILD: Final = re.compile(f"<([A-Za-z]+)>{_VALUE}</\\1>")
+_BEFORE: Final = re.compile(
+    rb"\s*(?:<\?xml [^<>]*\?>\s*)?<[A-Za-z]+(?: xmlns=\"[^\"<>&]*\")?>\s*(?:<([A-Za-z]+)>[^<>]*</\1>|<[A-Za-z]+/>)*"
+)
+"""What precedes the first entry: the root element and flat elements of the first level."""
+
+
+def _plain_entries(body: bytes, entry: str, fields: tuple[str, ...]) -> tuple[list[dict[str, str]], bytes]:
+    """The entries of a document, where all are laid out as the first one, and the document without them.
+
+    Args:
+        body: of the answer.
+        entry, fields: as in XmlReader.
+
+    Returns:
+        No entries and the whole document where these are not so plain.
+    """
+    opening, closing = f"<{entry}>", f"</{entry}>"
+    start, end = body.find(opening.encode()), body.rfind(closing.encode()) + len(closing)
+    if start < 0 or end < start or not body.isascii() or _BEFORE.fullmatch(body, 0, start) is None:
+        return [], body
+    text = body[start:end].decode("ascii").replace("&quot;", '"')
+    names = [child[1] for child in _CHILD.finditer(text, 0, text.find(closing))]
+    kept = [name for name in names if name in fields]
+    if len(set(names)) < len(names) or len(kept) < 2:
+        return [], body
+    children = (f"<{name}>({_VALUE})</{name}>" if name in fields else f"<{name}>{_VALUE}</{name}>" for name in names)
+    pattern = re.compile(f"{opening}{''.join(children)}{closing}")
+    found = pattern.findall(text)
+    if len(found) > ENTRIES_MAX or pattern.sub("", text):
+        return [], body
+    return [dict(zip(kept, values, strict=True)) for values in found], body[:start] + body[end:]
+
+
 def _unwrapped(text: str) -> str:
     """A value without the line breaks and the indentation of a pretty-printer."""
     return text.strip() if text[:1] == "\n" and text.rstrip(" \t")[-1:] == "\n" else text
@@ -281,15 +321,16 @@ _SHAPES: Final[dict[type[Any], tuple[str, str, tuple[str, ...], str, tuple[str, 
 
 
 def listing_told(operation: Listing, body: bytes) -> dict[str, Any]:
-    """Fields and entries of the answer's body. Takes some ten microseconds for each entry.
+    """Fields and entries of the answer's body. Takes some microseconds for each entry.
 
     Raises:
         ServerFault: it is no such listing.
     """
     root, name, told, element, fields = _SHAPES[type(operation)]
     reader = XmlReader(root, told, element, fields)
+    plain, rest = _plain_entries(body, element, fields)
     try:
-        reader.read(body)
+        reader.read(rest)
         if isinstance(operation, ListParts) and not reader.told.get("UploadId") and reader.root != "ListPartsResult":
             raise DocumentRefused("no list of parts")
     except NOT_UNDERSTOOD as error:
@@ -301,7 +342,7 @@ def listing_told(operation: Listing, body: bytes) -> dict[str, Any]:
             status=200,
         ) from error
     answer: dict[str, Any] = dict(reader.told)
-    entries: list[dict[str, Any]] = [dict(found) for found in reader.found]
+    entries: list[dict[str, Any]] = [*reader.found, *plain]
     if isinstance(operation, ListObjects) and answer.get("EncodingType", "").strip() == "url":
         _decode(answer, ("NextMarker", "Marker"))
         for entry in entries:

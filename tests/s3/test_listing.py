@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncsink.errors import ServerFault
+from asyncsink.s3 import listing as listing_module
 from asyncsink.s3.codec import CALLS
 from asyncsink.s3.http.requests import listing_query
 from asyncsink.s3.listing import DEPTH_MAX, listing_told
@@ -30,8 +31,16 @@ def listing(*entries: str, told: str = "<IsTruncated>false</IsTruncated>", names
     return f"{declaration}<ListBucketResult{namespace}>{told}{''.join(entries)}</ListBucketResult>".encode()
 
 
-def entry(key: str, size: int = 1, *, etag: str = "&quot;abc&quot;", modified: str = "2026-01-31T23:59:59.000Z") -> str:
-    owner = "<Owner><ID>i</ID><DisplayName>Key</DisplayName></Owner><StorageClass>STANDARD</StorageClass>"
+def entry(
+    key: str,
+    size: int = 1,
+    *,
+    etag: str = "&quot;abc&quot;",
+    modified: str = "2026-01-31T23:59:59.000Z",
+    owned: bool = True,
+) -> str:
+    owner = "<Owner><ID>i</ID><DisplayName>Key</DisplayName></Owner>" if owned else ""
+    owner += "<StorageClass>STANDARD</StorageClass>"
     inside = f"<Key>{key}</Key><LastModified>{modified}</LastModified><ETag>{etag}</ETag><Size>{size}</Size>{owner}"
     return f"<Contents>{inside}</Contents>"
 
@@ -54,12 +63,13 @@ def as_botocore_reads(body: bytes) -> ObjectPage:
     keys=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40), max_size=5),
     plus=st.booleans(),
     sizes=st.integers(0, 50 * 1000**4),
+    owned=st.booleans(),
 )
 @settings(max_examples=150)
-def test_any_keys_are_read_as_botocore_reads_them(keys: list[str], plus: bool, sizes: int) -> None:
+def test_any_keys_are_read_as_botocore_reads_them(keys: list[str], plus: bool, sizes: int, owned: bool) -> None:
     encoded = [quote_plus(key) if plus else quote(key, safe="") for key in keys]
     told = "<EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>"
-    body = listing(*(entry(key, sizes) for key in encoded), told=told)
+    body = listing(*(entry(key, sizes, owned=owned) for key in encoded), told=told)
     page = page_of(ListObjects(), "b", body)
     assert page == as_botocore_reads(body)
     assert [found.key for found in page.objects] == keys
@@ -126,6 +136,44 @@ def test_broken_answers_are_typed_errors(noise: bytes, position: int) -> None:
     for body in (noise, whole[:position] + noise + whole[position:]):
         with contextlib.suppress(ServerFault):
             page_of(ListObjects(), "b", body)
+
+
+ODD = (
+    b"<", b">", b"&", b"&quot;", b"&amp;", b'"', b"/", b"\n", b"\r\n", b"\0", b"\xc3\xa9", b"]]>", b"<!--", b"-->",
+    b"<![CDATA[", b"<Contents>", b"</Contents>", b"<Contents/>", b"<Key>", b"</Key>", b"<Key/>", b"<X>", b"</X>",
+    b"<?p ?>", b"xmlns:", b"<!DOCTYPE a>", b"<Key>k</Key>", b"<Size>1</Size>",
+    b"<X><Contents><Key>x</Key><Size>1</Size></Contents></X>",
+)  # fmt: skip
+PLAIN = listing(*(entry(f"k{number}", number, owned=False) for number in range(3)))
+
+
+def _told(body: bytes) -> Any:
+    try:
+        return listing_told(ListObjects(), body)
+    except ServerFault as error:
+        return str(error)
+
+
+@given(st.lists(st.tuples(st.integers(0, len(PLAIN)), st.integers(0, 12), st.sampled_from(ODD)), max_size=3))
+@settings(max_examples=500)
+def test_what_is_read_without_a_parser_is_what_the_parser_reads(changes: list[tuple[int, int, bytes]]) -> None:
+    body = PLAIN
+    for position, removed, added in changes:
+        body = body[:position] + added + body[position + removed :]
+    with pytest.MonkeyPatch.context() as without:
+        without.setattr(listing_module, "_plain_entries", lambda body, *_: ([], body))
+        expected = _told(body)
+    assert _told(body) == expected
+
+
+def test_a_usual_page_needs_no_parser_for_its_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr(listing_module.XmlReader, "read", lambda _, body: parsed.append(body))
+    expected = [
+        {"Key": f"k{n}", "Size": f"{n}", "ETag": '"abc"', "LastModified": "2026-01-31T23:59:59.000Z"} for n in (0, 1, 2)
+    ]
+    assert listing_told(ListObjects(), PLAIN)["Contents"] == expected
+    assert parsed == [listing()]
 
 
 def test_the_query() -> None:
