@@ -19,6 +19,7 @@ from asyncsink.engine.planning.survey import Discovery, check_shard
 from asyncsink.engine.queue_entries import Found
 from asyncsink.engine.recording.events import Events, Subscription
 from asyncsink.engine.recording.recorder import Completion
+from asyncsink.engine.resources import open_resources
 from asyncsink.engine.transfer.outcomes import error_of, forbids_run, is_skip, problem_outcome
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.event_loops import OwnerLoop, refuse_trio, run_to_end
@@ -128,8 +129,10 @@ class AsyncSink:
             raise ConfigError("This AsyncSink was used before; make a new one for every `async with`.")
         self._home = self._events.home = OwnerLoop()
         async with AsyncExitStack() as exits:
-            opening = RunBuilder(self._settings, events=self._events)
-            self._run = await exits.enter_async_context(opening.open(open_end(self._settings.target, lasting=True)))
+            opening = open_resources(self._settings, events=self._events, lasting=True)
+            resources = await exits.enter_async_context(opening)
+            forecast = open_end(self._settings.target, lasting=True)
+            self._run = await exits.enter_async_context(RunBuilder(resources).open(forecast))
             ledger = KeyLedger()
             exits.callback(ledger.close)
             exits.callback(self._events.close)
@@ -137,10 +140,10 @@ class AsyncSink:
             self._discovery = discovery_of(self._settings, self._run.target, self._source({}))
             self._exits = exits.pop_all()
         self._intake = Intake(
-            key_turns=self._run.key_turns,
+            key_turns=resources.key_turns,
             journal=self._run.journal,
             ledger=None if self._settings.policies.on_collision == "last" else ledger,
-            limiter=self._run.threads,
+            limiter=resources.threads,
             batch_max=partial(self._run.batch_size, None),
         )
         await self._events.emit(Started(None, None, self._run.destination.lane))
@@ -171,7 +174,7 @@ class AsyncSink:
             try:
                 await self._exits.aclose()
             finally:
-                self._report = report_of(self._run, None, dry_run=False)
+                self._report = report_of(self._run, None)
         return swallowed
 
     async def _publish(self, run: Run, intake: Intake) -> None:
@@ -185,7 +188,7 @@ class AsyncSink:
             self._close()
             for completion in self._completions:
                 completion.done.set()
-            run.key_turns.close()
+            run.resources.key_turns.close()
 
     def _close(self) -> None:
         self._closing.set()

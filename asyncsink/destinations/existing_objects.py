@@ -21,11 +21,12 @@ from anyio import CapacityLimiter
 from asyncsink.destinations.base import Existing, RunForecast, Unknown
 from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing, PermanentError, UploadMissing
 from asyncsink.model import Transfer
-from asyncsink.options.schema import ObjectOptions, S3Target
+from asyncsink.options.schema import S3Target, Settings
 from asyncsink.routing.keys import fingerprint
+from asyncsink.s3.endpoint import is_directory_bucket
 from asyncsink.s3.listing import object_pages
 from asyncsink.s3.operations import HeadObject, HeadObjects, HeadResult, ListedObject, ObjectHead, UploadPart
-from asyncsink.s3.transport import Transport
+from asyncsink.s3.stack import S3Stack
 from asyncsink.temporary import TemporaryDatabase
 
 # -- What a listing said is stored below a prefix: in memory while that is little, on disk so that memory does not grow
@@ -196,38 +197,34 @@ class ExistingObjects:
     """What is under the keys of one run.
 
     Args:
+        stack: the bucket's transport.
+        settings: of the run; its target is in S3.
+        threads: bounds calls that ask a listing on disk.
+        notice: called with a sentence where something cannot be looked at.
+
+    Attributes:
         name: the destination as the user wrote it.
-        notice: told where something cannot be looked at.
-        look_first: whether what is there counts; without it one LIST proves bucket and credentials, and that is all.
         etag_is_md5: whether the ETag of a plain object of this run is its MD5.
         encryption: what objects of this run are encrypted with, as `ObjectHead.sse` says it, or "".
-        heads_together: the transport takes `HeadObjects`.
     """
 
     def __init__(
-        self,
-        transport: Transport,
-        target: S3Target,
-        *,
-        name: str,
-        objects: ObjectOptions,
-        threads: CapacityLimiter,
-        notice: Callable[[str], None],
-        look_first: bool,
-        etag_is_md5: bool,
-        encryption: str,
-        heads_together: bool,
+        self, stack: S3Stack, settings: Settings, *, threads: CapacityLimiter, notice: Callable[[str], None]
     ) -> None:
-        self._transport = transport
+        target, objects = settings.target, settings.objects
+        assert isinstance(target, S3Target)
+        self.name = target.url or f"s3://{target.bucket}/{target.prefix}".rstrip("/")
+        plain = objects.sse in ("", "AES256") and objects.sse_customer_key is None
+        self.etag_is_md5 = plain and not is_directory_bucket(target.bucket)
+        self.encryption = "customer" if objects.sse_customer_key is not None else objects.sse
+        self._transport = stack.transport
         self._target = target
-        self._name = name
         self._objects = objects
         self._threads = threads
         self._notice = notice
-        self._look_first = look_first
-        self._etag_is_md5 = etag_is_md5
-        self._encryption = encryption
-        self._heads_together = heads_together
+        # Without, one LIST proves bucket and credentials, and that is all.
+        self._look_first = settings.policies.overwrite != "always"
+        self._heads_together = bool(stack.senders)
         self._inventory: Inventory | None = None
         self._keys_return = True
         self._listing_ends: float | None = None
@@ -309,7 +306,7 @@ class ExistingObjects:
         except UploadMissing:
             self._blind = True
             self._notice(
-                f"{self._name} may be written to but not listed with these credentials: files that are there already "
+                f"{self.name} may be written to but not listed with these credentials: files that are there already "
                 "are sent again unless a HEAD is allowed."
             )
         except AccessDenied:
@@ -387,13 +384,13 @@ class ExistingObjects:
         """What an entry of the listing, or its lack where the listing covers the key, says."""
         if listed is None:
             return None if covered else Unknown.UNKNOWN
-        if self._encryption:
+        if self.encryption:
             return Unknown.UNKNOWN  # a listing does not tell how an object is encrypted
         return Existing(
             size_bytes=listed.size_bytes,
             etag=listed.etag,
             modified=listed.last_modified,
-            etag_is_md5=self._etag_is_md5,
+            etag_is_md5=self.etag_is_md5,
         )
 
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
@@ -437,7 +434,7 @@ class ExistingObjects:
         # objects that do not exist.
         if not self._blind:
             self._blind = True
-            self._notice(f"HEAD is denied below {self._name}: what is there already cannot be compared.")
+            self._notice(f"HEAD is denied below {self.name}: what is there already cannot be compared.")
 
     def _as_found(self, head: ObjectHead, part_size_bytes: int | None = None) -> Existing:
         return Existing(
@@ -447,8 +444,8 @@ class ExistingObjects:
             checksums={} if head.composite else dict(head.checksums),
             looked_closely=True,
             part_size_bytes=part_size_bytes,
-            etag_is_md5=self._etag_is_md5 and head.sse in ("", "AES256"),
-            outdated="encryption differs" if self._encryption and head.sse != self._encryption else "",
+            etag_is_md5=self.etag_is_md5 and head.sse in ("", "AES256"),
+            outdated="encryption differs" if self.encryption and head.sse != self.encryption else "",
         )
 
     async def _first_part_size(self, key: str, size_bytes: int) -> int | None:

@@ -20,11 +20,9 @@ from asyncsink.errors import AccessDenied, EntityTooLarge, IntegrityError, Objec
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody, checksum_of
 from asyncsink.integrity.sameness import contradiction
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
-from asyncsink.options.schema import ObjectOptions, S3Target
-from asyncsink.options.settings import RetryPolicy
+from asyncsink.options.schema import ObjectOptions, S3Target, Settings
 from asyncsink.s3.checksum_headers import Compute, confirm_body, confirm_body_now, confirm_object, confirm_without_body
 from asyncsink.s3.codec import HEADER_ALGORITHMS
-from asyncsink.s3.endpoint import is_directory_bucket
 from asyncsink.s3.multipart.parts import PartPlan
 from asyncsink.s3.multipart.write_tokens import WriteTokens
 from asyncsink.s3.operations import (
@@ -43,7 +41,7 @@ from asyncsink.s3.operations import (
     PutObjectFrom,
     StoredFrom,
 )
-from asyncsink.s3.transport import Transport
+from asyncsink.s3.stack import S3Stack
 
 # -- Pure: the media type of an object, from its name ------------------------------------------------------------------
 # A compressed file is what its outermost suffix says (`.nii.gz` is application/gzip), because Content-Encoding would
@@ -102,51 +100,44 @@ def _of_suffix(suffix: str) -> str:
 
 
 class S3Destination:
-    """Objects below s3://bucket/prefix, sent through one Transport (retrying, pacing and a lane, stacked elsewhere)."""
+    """Objects below s3://bucket/prefix, sent through one stack of transports.
+
+    Args:
+        stack: retrying, pacing and a lane.
+        settings: of the run; its target is in S3.
+        threads: bounds calls that ask a listing on disk.
+        notice: called with a sentence that a person should know.
+        log: remembers multipart uploads, or None.
+    """
 
     def __init__(
         self,
-        transport: Transport,
-        target: S3Target,
+        stack: S3Stack,
+        settings: Settings,
         *,
-        objects: ObjectOptions,
-        retry: RetryPolicy,
         threads: CapacityLimiter,
-        lane: str,
         notice: Callable[[str], None],
-        look_first: bool = True,
-        only_new: bool = False,
-        senders: int = 0,
         log: UploadLog | None = None,
-        abort_on_interrupt: bool = False,
     ) -> None:
-        self._transport = transport
-        self._target = target
-        self._objects = objects
-        self._lane = lane
+        target, policies = settings.target, settings.policies
+        assert isinstance(target, S3Target)
+        self._transport = stack.transport
+        self._bucket = target.bucket
+        self._objects = settings.objects
+        self._lane = stack.lane
         self._notice = notice
-        self._own = WriteTokens(only_new=only_new, notice=notice)
-        self._senders = senders
-        self._batches = bool(senders)
-        self._uploads = S3Uploads(transport, retry, self._own, log, notice, abort_on_interrupt=abort_on_interrupt)
+        self._own = WriteTokens(only_new=policies.overwrite == "never", notice=notice)
+        self._senders = stack.senders
+        self._batches = bool(stack.senders)
+        self._uploads = S3Uploads(
+            stack.transport, settings.retry, self._own, log, notice, abort_on_interrupt=policies.abort_on_interrupt
+        )
         self._weakest_noticed: set[ConfirmedBy] = set()
         self._attributes_of: dict[str, ObjectAttributes] = {}
-        plain = objects.sse in ("", "AES256") and objects.sse_customer_key is None
-        self._etag_is_md5 = plain and not is_directory_bucket(target.bucket)
-        self._encryption = "customer" if objects.sse_customer_key is not None else objects.sse
-        self._existing = existing = ExistingObjects(
-            transport,
-            target,
-            name=self.name,
-            objects=objects,
-            threads=threads,
-            notice=notice,
-            look_first=look_first,
-            etag_is_md5=self._etag_is_md5,
-            encryption=self._encryption,
-            heads_together=bool(senders),
-        )
-        self._spellings = Spellings(transport, existing, objects.sse_customer_key)
+        self._existing = existing = ExistingObjects(stack, settings, threads=threads, notice=notice)
+        self._etag_is_md5 = existing.etag_is_md5
+        self._encryption = existing.encryption
+        self._spellings = Spellings(stack.transport, existing, settings.objects.sse_customer_key)
 
     def __repr__(self) -> str:
         return f"S3Destination({self.name!r}, {self._transport!r})"
@@ -154,7 +145,7 @@ class S3Destination:
     @property
     def name(self) -> str:
         """The destination as the user wrote it."""
-        return self._target.url or f"s3://{self._target.bucket}/{self._target.prefix}".rstrip("/")
+        return self._existing.name
 
     @property
     def lane(self) -> str:
@@ -168,7 +159,7 @@ class S3Destination:
 
     def url(self, transfer: Transfer) -> str:
         """s3://bucket/key."""
-        return f"s3://{self._target.bucket}/{transfer.key}"
+        return f"s3://{self._bucket}/{transfer.key}"
 
     def check_size(self, transfer: Transfer) -> None:
         """Raise EntityTooLarge beyond S3's 50 TB."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -21,7 +20,7 @@ from asyncsink.engine.planning.key_ledger import KeyLedger
 from asyncsink.engine.planning.producer import feed_discovery
 from asyncsink.engine.planning.survey import Discovery, Survey, check_shard, holds, take_survey
 from asyncsink.engine.recording.events import Events, Progress
-from asyncsink.engine.recording.recorder import Halt
+from asyncsink.engine.resources import open_resources
 from asyncsink.engine.transfer.outcomes import REPEATED
 from asyncsink.errors import AccessDenied, ConfigError, JournalError
 from asyncsink.event_loops import refuse_trio
@@ -205,7 +204,7 @@ def local_places(settings: Settings) -> list[str]:
 
 
 async def with_places_outside(
-    settings: Settings, source: Source, notice: Callable[[str], None], *, dry_run: bool, limiter: CapacityLimiter
+    settings: Settings, source: Source, notice: Callable[[str], None], *, dry_run: bool
 ) -> Settings:
     """The settings, where nothing that a run writes lies inside what it reads. A default journal that does is left out,
     with a notice.
@@ -215,9 +214,9 @@ async def with_places_outside(
         JournalError: so does a default journal, and overwrite="journal" needs one.
     """
     sources = tops_of(source)
-    await anyio.to_thread.run_sync(check_not_nested, sources, local_places(settings), limiter=limiter)
-    await anyio.to_thread.run_sync(check_manifest_outside, sources, settings.manifest, limiter=limiter)
-    inside = await anyio.to_thread.run_sync(check_journal_outside, sources, settings.journal, limiter=limiter)
+    await anyio.to_thread.run_sync(check_not_nested, sources, local_places(settings))
+    await anyio.to_thread.run_sync(check_manifest_outside, sources, settings.manifest)
+    inside = await anyio.to_thread.run_sync(check_journal_outside, sources, settings.journal)
     if inside is None:
         return settings
     if settings.journal.required:
@@ -232,22 +231,24 @@ def open_end(target: S3Target | LocalTarget, *, lasting: bool = False) -> RunFor
     return RunForecast(objects_total=None, common_prefix=prefix, sample_key=f"{prefix}asyncsink", lasting=lasting)
 
 
-def report_of(run: Run, discovery: Discovery | None, dry_run: bool) -> Report:
+def report_of(run: Run, discovery: Discovery | None) -> Report:
     """What a run tells in the end. `discovery` is None where there was no walk."""
+    resources = run.resources
+    progress = resources.progress
     return Report(
         run.log,
         out_file=_out_file(run, discovery),
-        elapsed_seconds=run.elapsed_seconds,
+        elapsed_seconds=resources.elapsed_seconds,
         transport=run.destination.lane,
-        requests=run.traffic.requests,
-        retries=run.traffic.retries,
-        notices=run.events.notices,
+        requests=progress.traffic.requests,
+        retries=progress.traffic.retries,
+        notices=resources.events.notices,
         destination=run.target.url,
-        dry_run=dry_run,
+        dry_run=resources.dry_run,
         interrupted=run.interrupted,
-        stop_reason=run.pipeline.halt.reason,
-        objects_found=run.pipeline.progress.objects_total,
-        resumable=run.pipeline.progress.resumable.values(),
+        stop_reason=resources.halt.reason,
+        objects_found=progress.objects_total,
+        resumable=progress.resumable.values(),
     )
 
 
@@ -267,7 +268,8 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
     keys_failed = {failure.key for failure in run.log.failures if failure.stage != "local copy"}
     not_copied = {failure.entry for failure in run.log.failures}
     listed: list[str] = []
-    lists_both = run.settings.routing.compat == "nipype"
+    settings = run.resources.settings
+    lists_both = settings.routing.compat == "nipype"
     left_out = set[int]()
     # Reading a million skips back takes seconds, and one that is there already changes nothing here.
     for skip in run.log.skips if run.log.counts.not_published_total else ():
@@ -277,7 +279,7 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
                 failed.add(skip.entry)
         elif not (skip.already_there or (lists_both and skip.key)):
             left_out.add(skip.entry)
-    if run.settings.shard.count > 1:
+    if settings.shard.count > 1:
         # The other shards list what they have published.
         failed |= set(range(len(entries))) - _not_failed(run.log, len(entries))
     for ordinal, entry in enumerate(entries):
@@ -325,25 +327,19 @@ async def run_source(
     refuse_trio()
     check_bucket_given(settings)
     check_shard(settings)
-    started = time.monotonic()
-    progress = progress if progress is not None else Progress()
     events = Events(observe, failures_only=failures_only)
-    threads = CapacityLimiter(settings.limits.reader_threads)
-    settings = await with_places_outside(settings, source, events.notice, dry_run=dry_run, limiter=threads)
-    discovery = discovery_of(settings, settings.target, source)
-    opening = RunBuilder(
-        settings,
-        progress,
-        events,
-        dry_run,
-        threads=threads,
-        started=started,
-        retries=settings.policies.retries if source.replayable and not dry_run else 0,
-        halt=Halt(),
-    )
     survey = Survey()
     try:
-        async with AsyncExitStack() as exits:
+        settings = await with_places_outside(settings, source, events.notice, dry_run=dry_run)
+        async with (
+            open_resources(settings, events=events, progress=progress, dry_run=dry_run) as resources,
+            AsyncExitStack() as exits,
+        ):
+            settings, progress, threads = resources.settings, resources.progress, resources.threads
+            discovery = discovery_of(settings, settings.target, source)
+            builder = RunBuilder(
+                resources, retries=settings.policies.retries if source.replayable and not dry_run else 0
+            )
             async with anyio.create_task_group() as beside:
                 if source.replayable:
                     # A server that is far away takes as long to answer first as thousands of files to be found. Of a
@@ -351,16 +347,16 @@ async def run_source(
                     listing = ListObjects(prefix=discovery.known_prefix)
                     if not source.injective:
                         listing = replace(listing, max_keys=1)
-                    beside.start_soon(opening.begin, exits, listing)
+                    beside.start_soon(builder.begin, exits, listing)
                 survey = await _survey(discovery, settings, threads=threads, progress=progress)
             if source.replayable:
                 progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
                 for notice in survey.notices(settings):
                     events.notice(notice)
                 # What is on disk is not read once more to learn how much of the listing is worth reading.
-                opening.found = survey.kept if survey.kept.in_memory else None
+                builder.found = survey.kept if survey.kept.in_memory else None
             forecast = survey.forecast if survey.sample_key else open_end(settings.target)
-            async with opening.open(forecast) as run:
+            async with builder.open(forecast) as run:
                 discovery = discovery_of(settings, run.target, source)
                 await run.begin()
                 if settings.remove_dest_dir and not dry_run:
@@ -376,17 +372,14 @@ async def run_source(
                     kept=survey.kept if as_surveyed else None,
                     surveyed=source.replayable,
                     ledger=survey.ledger,
-                    objects_total=progress.objects_total,
                     batch_size=run.batch_size,
-                    readers=run.readers,
-                    limiter=threads,
-                    key_turns=run.key_turns,
+                    resources=resources,
                     journal=run.journal,
                 )
                 await run.pipeline.run(feed)
-                if not run.pipeline.halt.reason:
+                if not resources.halt.reason:
                     await run.end()
-                return report_of(run, discovery, dry_run)
+                return report_of(run, discovery)
     except BaseExceptionGroup as group:
         raise surface(group) from None
     finally:

@@ -15,16 +15,15 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncsink.engine.limits.controller import ConcurrencyController
-from asyncsink.engine.limits.descriptors import Share
 from asyncsink.engine.queue_entries import Batch, Entry, Found, Skipped, Submit, Work
-from asyncsink.engine.recording.events import Progress
-from asyncsink.engine.recording.recorder import Completion, Halt, Passed, Recorder, Recording
+from asyncsink.engine.recording.recorder import Completion, Passed, Recorder, Recording
+from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.destination_state import outdated
 from asyncsink.engine.transfer.outcomes import may_pass, problem_outcome
 from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.engine.transfer.small_files import SmallFiles
 from asyncsink.model import Failure, Outcome, Skip, SourceProblem, Transfer
-from asyncsink.options.schema import Limits, Policies
+from asyncsink.s3.stack import S3Stack
 
 NOBODY: Mapping[str, Completion] = {}
 LATER_MAX = 10_000
@@ -33,7 +32,7 @@ log = logging.getLogger("asyncsink.engine")
 
 
 class Pipeline:
-    """Queue, workers, recorder and tuner of one run. Cancelled, it waits `record_seconds` for the recorder.
+    """Queue, workers, recorder and concurrency of one run. Cancelled, it waits a bounded time for the recorder.
 
     Attributes:
         progress: counts what is under way.
@@ -42,36 +41,32 @@ class Pipeline:
 
     def __init__(
         self,
+        resources: Resources,
         publisher: Publisher,
         small_files: SmallFiles,
         recorder: Recorder,
-        controller: ConcurrencyController | None,
-        share: Share,
+        stack: S3Stack | None,
         *,
-        policies: Policies,
-        limits: Limits,
-        progress: Progress,
-        hurry: Callable[[], None],
-        record_seconds: float,
-        halt: Halt,
         rounds: int = 0,
     ) -> None:
-        """`rounds` more are made, at the end, over what failed for a cause that may pass."""
+        """`rounds` more are made, at the end, over what failed for a cause that may pass. The concurrency of `stack`
+        is adapted to the network."""
+        limits, events = resources.limits, resources.events
         self._publisher = publisher
         self._small_files = small_files
         self._recorder = recorder
-        self._controller = controller
-        self._share = share
-        self._policies = policies
-        self._hurry = hurry
-        self._recording = Recording(recorder, record_seconds)
+        self._controller = None if stack is None else ConcurrencyController(stack.pacer, limits, events.emit)
+        self._share = resources.share
+        self._policies = resources.policies
+        self._events = events
+        self._recording = Recording(recorder, resources.settings.retry.abort_seconds)
         self._workers = limits.workers
         self._send: MemoryObjectSendStream[Entry]
         self._receive: MemoryObjectReceiveStream[Entry]
         self._queue_transfers = limits.queue_transfers
         self._send, self._receive = anyio.create_memory_object_stream[Entry](limits.queue_transfers)
-        self.progress = progress
-        self.halt = halt
+        self.progress = resources.progress
+        self.halt = resources.halt
         self._rounds = rounds
         self._later: list[tuple[Sequence[Outcome], Transfer]] = []
         # By key and path: what a further round has not ended yet, with how the round before ended it.
@@ -111,8 +106,7 @@ class Pipeline:
                 self._recorder.finish()
 
     def _stop(self) -> None:
-        # Nobody is waited for any more who only listens.
-        self._hurry()
+        self._events.closing(0.0)  # slow subscribers hold nothing up any more
         self._recording.stop()
 
     async def _publish_all(self, feed: Callable[[Submit], Awaitable[None]]) -> None:

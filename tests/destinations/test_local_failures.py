@@ -115,7 +115,7 @@ _AS_NOBODY = """
 import asyncio, os, sys
 import anyio.to_thread
 from anyio import CapacityLimiter
-from asyncsink.options.settings import LocalTarget
+from asyncsink.options.schema import LocalTarget
 from asyncsink.destinations.base import RunForecast
 from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.errors import AsyncSinkError

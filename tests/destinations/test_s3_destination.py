@@ -15,7 +15,7 @@ from asyncsink.destinations.base import RunForecast
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import BucketMissing, CredentialsError
-from asyncsink.options.schema import Limits, ObjectOptions, S3Target
+from asyncsink.options.schema import Limits, ObjectOptions, S3Target, Settings
 from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.stack import S3Stack, open_stack
 from asyncsink.testing.destination_suite import DestinationSuite, transfer_of
@@ -36,15 +36,8 @@ class Bench:
     @asynccontextmanager
     async def open(self, **objects: Any) -> AsyncIterator[tuple[S3Destination, S3Stack]]:
         async with open_stack(self.target, RETRY, Limits()) as stack:
-            destination = S3Destination(
-                stack.transport,
-                self.target,
-                objects=ObjectOptions(**objects),
-                retry=RETRY,
-                threads=CapacityLimiter(4),
-                lane=stack.lane,
-                notice=self.notices.append,
-            )
+            settings = Settings(target=self.target, objects=ObjectOptions(**objects), retry=RETRY)
+            destination = S3Destination(stack, settings, threads=CapacityLimiter(4), notice=self.notices.append)
             try:
                 yield destination, stack
             finally:

@@ -9,18 +9,16 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import CapacityLimiter
 
 from asyncsink.destinations.base import PartWriter, Stored
 from asyncsink.destinations.memory import MemoryDestination
-from asyncsink.engine.limits.memory import ByteBudget
-from asyncsink.engine.recording.events import Progress
 from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.errors import ConnectionLost, IntegrityError
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import Checksum, ChecksumAlgorithm, Failure, Outcome, Receipt, Skip, SourceFile, Transfer
 from asyncsink.options.schema import Limits, Policies
 from asyncsink.s3.multipart.parts import PartPlan
+from tests.support.resources import resources
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20
@@ -56,17 +54,8 @@ class Meddling(MemoryDestination):
 
 
 def publisher(destination: MemoryDestination, copy: MemoryDestination | None = None, **policies: Any) -> Publisher:
-    return Publisher(
-        destination,
-        copy,
-        policies=Policies(**policies),
-        limits=Limits(part_size_bytes=PART, multipart_threshold_bytes=PART, concurrency_max=1),
-        budget=ByteBudget(64 * MIB),
-        threads=CapacityLimiter(2),
-        progress=Progress(),
-        dry_run=False,
-        clock=anyio.current_time,
-    )
+    limits = Limits(part_size_bytes=PART, multipart_threshold_bytes=PART, concurrency_max=1, memory_bytes=64 * MIB)
+    return Publisher(resources(limits=limits, policies=Policies(**policies)), destination, copy)
 
 
 def transfer(path: Path, key: str = "k") -> Transfer:

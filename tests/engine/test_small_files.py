@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from anyio import CapacityLimiter
 from asyncsink.destinations.base import Existing, RunForecast, Stored, Unknown
 from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.destinations.memory import MemoryDestination
-from asyncsink.engine.limits.memory import ByteBudget, ReaderPool
 from asyncsink.engine.recording.events import Progress
 from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.engine.transfer.small_files import SmallFiles
@@ -22,6 +21,7 @@ from asyncsink.errors import AccessDenied, IntegrityError
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import Checksum, Failure, Outcome, Planned, Receipt, Skip, SourceFile, Transfer
 from asyncsink.options.schema import Limits, LocalTarget, Policies
+from tests.support.resources import resources
 
 pytestmark = pytest.mark.anyio
 Publish = Callable[..., Any]
@@ -70,9 +70,7 @@ class Bench:
         self.destination = Counting()
         self.limiter = CapacityLimiter(2)
         self.copy = LocalDestination(LocalTarget(directory=str(self.copies)), limiter=self.limiter, use_local_key=True)
-        self.budget = ByteBudget(1 << 20)
         self.progress = Progress()
-        self.readers = ReaderPool(2)
 
     def transfers(self) -> list[Transfer]:
         found = []
@@ -88,16 +86,15 @@ class Bench:
     async def publish(
         self, *, copy: bool = False, dry_run: bool = False, transfers: list[Transfer] | None = None, **policies: Any
     ) -> list[Outcome]:
-        common: Any = {
-            "policies": Policies(**policies),
-            "budget": self.budget,
-            "progress": self.progress,
-            "dry_run": dry_run,
-            "clock": anyio.current_time,
-        }
+        shared = resources(
+            limits=Limits(memory_bytes=1 << 20, concurrency=4, reader_threads=2),
+            policies=Policies(**policies),
+            progress=self.progress,
+            dry_run=dry_run,
+        )
         copies = self.copy if copy else None
-        publisher = Publisher(self.destination, copies, limits=Limits(), threads=self.limiter, **common)
-        small_files = SmallFiles(publisher, self.destination, copies, readers=self.readers, workers=4, **common)
+        publisher = Publisher(shared, self.destination, copies)
+        small_files = SmallFiles(shared, publisher, self.destination, copies)
         outcomes: list[Outcome] = []
         given = self.transfers() if transfers is None else transfers
         await small_files.publish(
@@ -105,16 +102,16 @@ class Bench:
             lambda ended, _: outcomes.extend(ended),
             lambda passed: outcomes.extend(passed.written.outcomes()),
         )
-        assert not self.budget.held_bytes
+        assert not shared.budget.held_bytes
+        shared.readers.close()
         return outcomes
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+async def bench(tmp_path: Path) -> Bench:
     bench = Bench(tmp_path)
     await bench.copy.prepare(RunForecast(objects_total=None, common_prefix="", sample_key=""))
-    yield bench
-    bench.readers.close()
+    return bench
 
 
 def kinds(outcomes: Sequence[Outcome]) -> set[type]:

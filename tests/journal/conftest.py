@@ -63,7 +63,8 @@ def open_it(path: Path, notices: list[str]) -> Open:
 
 PREAMBLE = """
 import asyncio, sys
-from asyncsink.options.settings import JournalChoice, ObjectOptions, S3Target
+from asyncsink.options.schema import ObjectOptions, S3Target
+from asyncsink.options.settings import JournalChoice
 from asyncsink.errors import AsyncSinkError
 from asyncsink.journal.sqlite import open_journal
 from asyncsink.journal.base import published_row

@@ -300,7 +300,7 @@ async def test_more_paths_that_hang_than_there_are_threads_begin_nothing_more(
     async with asyncio.timeout(50), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
         assert sink._run is not None
         puts: list[asyncio.Task[Any]] = []
-        while sink._run.threads.available_tokens > 0:
+        while sink._run.resources.threads.available_tokens > 0:
             puts.append(asyncio.create_task(sink.put("m", hung[len(puts)])))
             await asyncio.sleep(0.01)
         puts += [asyncio.create_task(sink.put("m", path)) for path in hung[len(puts) :]]
@@ -322,18 +322,18 @@ async def test_a_caller_who_gives_up_on_a_path_that_hangs_leaves_nothing_behind(
         assert sink._run is not None
         put = asyncio.create_task(sink.put("m", hung))
         await asyncio.sleep(0)
-        await until(lambda: sink._run is not None and sink._run.threads.borrowed_tokens == 1)
+        await until(lambda: sink._run is not None and sink._run.resources.threads.borrowed_tokens == 1)
         put.cancel()
         with pytest.raises(asyncio.CancelledError):
             await put
         hanging[1].set()
-        await until(lambda: sink._run is not None and sink._run.threads.borrowed_tokens == 0)
+        await until(lambda: sink._run is not None and sink._run.resources.threads.borrowed_tokens == 0)
         assert isinstance(await sink.put("m", twin), Receipt)
         hanging[1].clear()
         hanging[0].append(str(late))
         put = asyncio.create_task(sink.put("n", late))
         await asyncio.sleep(0)
-        await until(lambda: sink._run is not None and sink._run.threads.borrowed_tokens == 1)
+        await until(lambda: sink._run is not None and sink._run.resources.threads.borrowed_tokens == 1)
         put.cancel()
     assert not hanging[1].is_set()
     assert sink.report.objects_uploaded == 1

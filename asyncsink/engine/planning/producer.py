@@ -14,12 +14,13 @@ from typing import TypeVar, cast
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from asyncsink.engine.limits.memory import SMALL_BYTES, ReaderPool
+from asyncsink.engine.limits.memory import SMALL_BYTES
 from asyncsink.engine.planning.key_ledger import KeyLedger
 from asyncsink.engine.planning.survey import BATCH, Discovery, taken
 from asyncsink.engine.queue_entries import Batch, Entry, Found, Skipped, Submit, Work
 from asyncsink.engine.recording.recorder import KeyTurns
 from asyncsink.engine.recording.run_journal import Kept, RunJournal
+from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.outcomes import REPEATED, SUPERSEDED
 from asyncsink.model import Skip, SourceProblem, Transfer
 from asyncsink.routing.keys import collision_error
@@ -34,11 +35,8 @@ async def feed_discovery(
     kept: Kept | None,
     surveyed: bool,
     ledger: KeyLedger | None,
-    objects_total: int | None,
     batch_size: Callable[[int | None], int],
-    readers: ReaderPool,
-    limiter: CapacityLimiter,
-    key_turns: KeyTurns,
+    resources: Resources,
     journal: RunJournal | None = None,
 ) -> None:
     """Submit everything that `discovery` yields.
@@ -46,14 +44,13 @@ async def feed_discovery(
     Args:
         kept: everything that the survey found; None walks the source.
         ledger: None where keys cannot meet.
-        objects_total: how many there are, or None.
         batch_size: says of how many are left how many small files one worker is to take at a time.
-        turns: of the run; a stream takes them.
-        journal: of the run, or None.
+        resources, journal: of the run.
 
     Raises:
         JournalError: the journal cannot be read.
     """
+    objects_total, readers, limiter = resources.progress.objects_total, resources.readers, resources.threads
     found: Iterator[Found] = iter(discovery if kept is None else kept)
     if ledger is not None:
         found = _last_only(found, ledger) if surveyed else first_only(found, ledger)
@@ -75,7 +72,7 @@ async def feed_discovery(
         else:
             # It may wait for hours, and tells nothing about how fast files are read.
             batch = await anyio.to_thread.run_sync(take, limiter=limiter)
-            batch = [await _in_turn(item, key_turns, journal, limiter) for item in batch]
+            batch = [await _in_turn(item, resources.key_turns, journal, limiter) for item in batch]
         if not batch:
             return
         for work in _entries(batch, batch_size(objects_total)):

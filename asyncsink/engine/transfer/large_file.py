@@ -15,7 +15,6 @@ from functools import partial
 
 import anyio
 import anyio.to_thread
-from anyio import CapacityLimiter
 
 from asyncsink.destinations.base import (
     BlockingDestination,
@@ -27,8 +26,9 @@ from asyncsink.destinations.base import (
     Stored,
 )
 from asyncsink.engine.limits.controller import SenderConcurrency
-from asyncsink.engine.limits.memory import SMALL_BYTES, BufferPool, ByteBudget
-from asyncsink.engine.recording.events import Progress, UnderWay
+from asyncsink.engine.limits.memory import SMALL_BYTES, BufferPool
+from asyncsink.engine.recording.events import UnderWay
+from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.destination_state import DestinationState, each, open_as_found, read_part
 from asyncsink.engine.transfer.outcomes import Ending
 from asyncsink.errors import (
@@ -41,7 +41,7 @@ from asyncsink.errors import (
     SourceError,
 )
 from asyncsink.integrity.checksums import COMPOSITE_ALGORITHMS, FULL_OBJECT_ALGORITHMS, ByteBody, combine, composite
-from asyncsink.model import Checksum, ChecksumAlgorithm, Resumable, Transfer
+from asyncsink.model import Checksum, Resumable, Transfer
 from asyncsink.s3.multipart.parts import Part, PartPlan
 from asyncsink.s3.operations import PartSource
 from asyncsink.sources.reader import OpenSource
@@ -163,32 +163,26 @@ class LargeFileUpload:
 
     def __init__(
         self,
+        resources: Resources,
         transfer: Transfer,
         source: OpenSource,
         states: Sequence[DestinationState],
         plan: PartPlan,
-        *,
-        algorithm: ChecksumAlgorithm | None,
-        budget: ByteBudget,
-        buffers: BufferPool,
-        threads: CapacityLimiter,
-        runners_max: int,
-        slots: SenderConcurrency,
-        progress: Progress,
     ) -> None:
         self._transfer = transfer
         self._source = source
         self._states = states
         self._plan = plan
-        self._algorithm = algorithm
-        self._budget = budget
+        self._algorithm = resources.policies.algorithm
+        self._budget = resources.budget
+        buffers = resources.buffers
         own = plan.part_size_bytes != buffers.size_bytes
         self._buffers = BufferPool(plan.part_size_bytes, idle_max=buffers.idle_max) if own else buffers
         self._shared_buffers = buffers
-        self._threads = threads
-        self._runners_max = runners_max
-        self._slots = slots
-        self._progress = progress
+        self._threads = resources.threads
+        self._runners_max = resources.limits.parts_held
+        self._slots = resources.senders
+        self._progress = progress = resources.progress
         self._under_way = UnderWay(progress)
         self._writers: dict[int, PartWriter] = {}
         self._kept: dict[int, Mapping[int, Checksum | None]] = {}
@@ -400,22 +394,14 @@ FileCopies = list[tuple[DestinationState, BlockingDestination]]
 
 
 class ThreadedFileUpload:
-    """The way of whole files through lane threads, for all transfers of a run.
+    """The way of whole files through lane threads, for all transfers of a run."""
 
-    Args:
-        algorithm: of the checksums to send, or None for none.
-        budget: takes what the threads' buffers cost.
-        buffers: of the ordinary way; they make room for the threads'.
-        slots: of the run.
-    """
-
-    def __init__(
-        self, algorithm: ChecksumAlgorithm | None, budget: ByteBudget, buffers: BufferPool, slots: SenderConcurrency
-    ) -> None:
-        self._algorithm = algorithm
-        self._budget = budget
-        self._buffers = buffers
-        self._slots = slots
+    def __init__(self, resources: Resources) -> None:
+        """Buffers of the ordinary way make room for the threads'."""
+        self._algorithm = resources.policies.algorithm
+        self._budget = resources.budget
+        self._buffers = resources.buffers
+        self._slots = resources.senders
 
     async def send(self, ending: Ending) -> None:
         """Send the file this way if it can be; results and errors are left in the destinations.

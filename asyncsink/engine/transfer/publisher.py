@@ -9,17 +9,14 @@ The steps of `Publisher.publish`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import anyio.to_thread
-from anyio import CapacityLimiter
 
 from asyncsink.destinations.base import Destination, Resuming
-from asyncsink.engine.limits.controller import SenderConcurrency
-from asyncsink.engine.limits.memory import BufferPool, ByteBudget
-from asyncsink.engine.recording.events import Progress
+from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.destination_state import (
     DestinationState,
     Outgrown,
@@ -37,7 +34,6 @@ from asyncsink.engine.transfer.outcomes import Ending, word_outcomes
 from asyncsink.errors import AsyncSinkError, IntegrityError, JournalError, UploadConflict, UploadMissing
 from asyncsink.integrity.sameness import CompareWith, Digests, LookCloser, SamenessDigester, conclude
 from asyncsink.model import Outcome, Transfer
-from asyncsink.options.schema import Limits, Policies
 from asyncsink.s3.multipart.parts import plan_parts
 from asyncsink.s3.operations import PARTS_MAX
 from asyncsink.sources.reader import OpenSource
@@ -52,36 +48,20 @@ CHEAP_MD5_BYTES_MAX = 8 * 1024 * 1024
 class Publisher:
     """Publishes one transfer at a time per call; calls run concurrently and share the byte budget and the threads."""
 
-    def __init__(
-        self,
-        destination: Destination,
-        copy: Destination | None,
-        *,
-        policies: Policies,
-        limits: Limits,
-        budget: ByteBudget,
-        threads: CapacityLimiter,
-        progress: Progress,
-        dry_run: bool,
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, resources: Resources, destination: Destination, copy: Destination | None) -> None:
+        """Publish to `destination`, and to `copy` beside it unless it is None."""
+        self._resources = resources
         self._destination = destination
         self._copy = copy
-        self._policies = policies
-        self._limits = limits
-        self._budget = budget
-        self._slots = SenderConcurrency(clock=clock)
-        # All that the budget allows are kept: a buffer that goes round is never allocated twice.
-        self._buffers = BufferPool(
-            limits.part_size_bytes,
-            idle_max=max(1, limits.memory_bytes // limits.part_size_bytes),
-            elsewhere=lambda: self._slots.count,
-        )
-        self._threaded_upload = ThreadedFileUpload(policies.algorithm, budget, self._buffers, self._slots)
-        self._threads = threads
-        self._progress = progress
-        self._dry_run = dry_run
-        self._clock = clock
+        self._policies = resources.policies
+        self._limits = resources.limits
+        self._budget = resources.budget
+        self._buffers = resources.buffers
+        self._threaded_upload = ThreadedFileUpload(resources)
+        self._threads = resources.threads
+        self._progress = resources.progress
+        self._dry_run = resources.dry_run
+        self._clock = resources.clock
 
     async def publish(self, transfer: Transfer) -> tuple[list[Outcome], Transfer]:
         """Publish, and say how it ended: one outcome, and a Failure beside it where only the local copy failed; and
@@ -206,19 +186,8 @@ class Publisher:
             sending = [state for state in states if state.alive]
             if self._dry_run or not sending:
                 return
-            parts = LargeFileUpload(
-                transfer,
-                source,
-                sending,
-                plan_parts(source.size_bytes, self._limits.part_size_bytes),
-                algorithm=self._policies.algorithm,
-                budget=self._budget,
-                buffers=self._buffers,
-                threads=self._threads,
-                runners_max=self._limits.parts_held,
-                slots=self._slots,
-                progress=self._progress,
-            )
+            plan = plan_parts(source.size_bytes, self._limits.part_size_bytes)
+            parts = LargeFileUpload(self._resources, transfer, source, sending, plan)
             ending.checksum = await parts.run()
         finally:
             source.close()

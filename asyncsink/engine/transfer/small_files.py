@@ -21,16 +21,15 @@ from anyio import BrokenResourceError, create_task_group
 
 from asyncsink.destinations.base import Destination, Existing, FileTaker, Unknown
 from asyncsink.destinations.local.destination import LocalDestination
-from asyncsink.engine.limits.memory import ByteBudget, ReaderPool
 from asyncsink.engine.recording.events import Progress
 from asyncsink.engine.recording.recorder import Passed
+from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.destination_state import DestinationState, Outgrown, Reading, read_new, read_small
 from asyncsink.engine.transfer.outcomes import Ending, failure, not_stored, passed_of, receipt, word_outcomes
 from asyncsink.engine.transfer.publisher import CHEAP_MD5_BYTES_MAX, Publisher
 from asyncsink.errors import AsyncSinkError, IntegrityError, SourceChanged, SourceError
 from asyncsink.integrity.sameness import Decision, LookCloser, conclude, decide
 from asyncsink.model import ChecksumAlgorithm, FirstAttempt, Outcome, Transfer
-from asyncsink.options.schema import Policies
 from asyncsink.s3.operations import FileResult, FileStored, Ordinary
 from asyncsink.sources.reader import AtRest
 from asyncsink.value import dataclass
@@ -60,34 +59,21 @@ class SmallFiles:
     Args:
         publisher: the ordinary way.
         copy: the local copy, or None.
-        workers: of the run.
-        dry_run: decide everything, send nothing.
     """
 
     def __init__(
-        self,
-        publisher: Publisher,
-        destination: Destination,
-        copy: LocalDestination | None,
-        *,
-        policies: Policies,
-        budget: ByteBudget,
-        readers: ReaderPool,
-        progress: Progress,
-        workers: int,
-        dry_run: bool,
-        clock: Callable[[], float],
+        self, resources: Resources, publisher: Publisher, destination: Destination, copy: LocalDestination | None
     ) -> None:
         self._publisher = publisher
         self._destination = destination
         self._copy = copy
-        self._policies = policies
-        self._budget = budget
-        self._readers = readers
-        self._progress = progress
-        self._workers = workers
-        self._dry_run = dry_run
-        self._clock = clock
+        self._policies = resources.policies
+        self._budget = resources.budget
+        self._readers = resources.readers
+        self._progress = resources.progress
+        self._workers = resources.limits.workers
+        self._dry_run = resources.dry_run
+        self._clock = resources.clock
         self._lanes = destination if isinstance(destination, FileTaker) else None
 
     async def publish(self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn) -> None:

@@ -1,0 +1,162 @@
+"""What all parts of one run share, made in one place: export, sink, grab and verify are opened here, and so is S3."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from anyio import CapacityLimiter
+
+from asyncsink.engine.limits.controller import SenderConcurrency
+from asyncsink.engine.limits.descriptors import ACCOUNT, Share
+from asyncsink.engine.limits.memory import BufferPool, ByteBudget, ReaderPool
+from asyncsink.engine.recording.events import Events, Progress
+from asyncsink.engine.recording.recorder import Halt, KeyTurns
+from asyncsink.options.schema import Limits, Policies, S3Target, Settings
+from asyncsink.report.sentences import count
+from asyncsink.s3.availability import Watch
+from asyncsink.s3.credentials.file import bucket_settings
+from asyncsink.s3.stack import S3Stack, open_stack
+
+
+class Resources:
+    """The limits, pools and listeners of one run, from its survey to its report.
+
+    Args:
+        settings: of the run; its limits are those of `share`.
+        share: the open files of this process that the run may have.
+        events, progress: those of the caller, or None for new ones.
+        dry_run: everything is decided, nothing is sent or written.
+        lasting: the run has no end of its own (a sink): it does not stop where its server is gone for good, or refuses
+            everything, and each file fails for itself.
+        clock: seconds.
+
+    Attributes:
+        threads: bounds blocking calls; readers: runs short ones, see `ReaderPool`.
+        budget: bounds the bytes of file content that are held. buffers: reused memory for large bodies.
+        senders: bounds the bodies in lane threads.
+        halt: stops the run from inside.
+        key_turns: orders the transfers of one key, where a key can come twice.
+        started: when the run began, by `clock`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        share: Share,
+        *,
+        events: Events | None = None,
+        progress: Progress | None = None,
+        dry_run: bool = False,
+        lasting: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.share = share
+        self.events = events if events is not None else Events()
+        self.progress = progress if progress is not None else Progress()
+        self.dry_run = dry_run
+        self.lasting = lasting
+        self.clock = clock
+        self.started = clock()
+        limits = settings.limits
+        self.threads = CapacityLimiter(limits.reader_threads)
+        self.readers = ReaderPool(limits.reader_threads)
+        self.budget = ByteBudget(limits.memory_bytes)
+        self.senders = senders = SenderConcurrency(clock=clock)
+        # All that the budget allows are kept: a buffer that is reused is never allocated twice.
+        self.buffers = BufferPool(
+            limits.part_size_bytes,
+            idle_max=max(1, limits.memory_bytes // limits.part_size_bytes),
+            elsewhere=lambda: senders.count,
+        )
+        self.halt = Halt()
+        self.key_turns = KeyTurns()
+
+    def __repr__(self) -> str:
+        return f"<Resources of a run to {self.settings.target.url!r}>"
+
+    @property
+    def policies(self) -> Policies:
+        """Of the run."""
+        return self.settings.policies
+
+    @property
+    def limits(self) -> Limits:
+        """Of the run, lowered to its share of the process's open files."""
+        return self.settings.limits
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since the run began, its survey included."""
+        return self.clock() - self.started
+
+    @asynccontextmanager
+    async def open_bucket(self, target: S3Target) -> AsyncIterator[S3Stack]:
+        """Credentials, lanes, pacing and retries for `target`, within the run's share of open files.
+
+        Raises:
+            ConfigError, CredentialsError: as `open_stack`; nothing was sent.
+        """
+        settings = self.settings
+        watch = Watch(
+            give_up_after_seconds=settings.policies.give_up_after_seconds,
+            tell=self.events.tell,
+            stop=None if self.lasting else self.halt.stop,
+        )
+        async with open_stack(
+            target,
+            settings.retry,
+            settings.limits,
+            caller_bucket=settings.caller_bucket,
+            lane=settings.transport,
+            checksum=settings.policies.checksum,
+            customer_key=settings.objects.sse_customer_key is not None,
+            notice=self.events.notice,
+            traffic=self.progress.traffic,
+            watch=watch,
+        ) as stack:
+            self.share.govern(stack.bound, stack.in_flight)
+            yield stack
+
+
+@asynccontextmanager
+async def open_resources(
+    settings: Settings,
+    *,
+    events: Events,
+    progress: Progress | None = None,
+    dry_run: bool = False,
+    lasting: bool = False,
+) -> AsyncIterator[Resources]:
+    """The resources of a run, within its share of the files that this process may have open; arguments as `Resources`.
+
+    Raises:
+        ConfigError: too few are left; nothing was sent.
+    """
+    share = await ACCOUNT.open(settings.limits)
+    try:
+        if 2 * share.allowed < settings.limits.concurrency_start:
+            events.notice(
+                f"This process may have few open files: {count(share.allowed, 'transfer')} at a time at most, instead "
+                "of as many as bring speed; raise `ulimit -n`."
+            )
+        own = replace(settings, limits=share.limits)
+        resources = Resources(own, share, events=events, progress=progress, dry_run=dry_run, lasting=lasting)
+        try:
+            yield resources
+        finally:
+            resources.readers.close()
+    finally:
+        share.close()
+
+
+async def with_callers_bucket(target: S3Target, caller_bucket: object) -> S3Target:
+    """The target, with the bucket that the caller gave: it replaces the bucket, never a part of the key (rule 24).
+
+    Raises:
+        ConfigError, CredentialsError: as `bucket_settings`.
+    """
+    return target if caller_bucket is None else replace(target, bucket=(await bucket_settings(caller_bucket)).name)
