@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from asyncsink.download.options import parse_grab
 from asyncsink.download.report import GrabReport
-from asyncsink.download.run import GrabRun
+from asyncsink.download.run import run_grab
 from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import ConfigError
 from asyncsink.event_loops import run_to_end
@@ -48,7 +48,7 @@ class S3Grabber:
             asyncio.get_running_loop()
         except RuntimeError:
             raise ConfigError("asyncsink runs on asyncio; run it with asyncio, not with trio.") from None
-        return await GrabRun(self._settings, observe=observe, progress=progress).run()
+        return await run_grab(self._settings, observe=observe, progress=progress)
 
 
 async def grab(source: Any, directory: Any, **options: Unpack[GrabOptions]) -> GrabReport:

@@ -265,6 +265,10 @@ def _parsed(line: bytes) -> dict[str, object]:
 # -- ranges ------------------------------------------------------------------------------------------------------------
 
 
+RANGES_AT_ONCE = 8
+"""Of one large object: a file system lets one thread at a time write to a file, and more of them only wait."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """A large object that is a file now; fields as in Receipt."""
@@ -301,16 +305,16 @@ async def fetch_in_ranges(context: DownloadContext, wanted: DownloadItem, *, rec
         algorithm = compare.algorithms[0]
     file_writer = context.file_writer
     # Before anything is received: it could not be put in its place.
-    await anyio.to_thread.run_sync(file_writer.check, wanted.relative, limiter=context.threads)
+    await anyio.to_thread.run_sync(file_writer.check, wanted.relative, limiter=context.resources.threads)
     file = PartialFile(
         context.staging, file_writer, wanted.relative, etag=existing.etag, plan=plan, algorithm=algorithm
     )
-    under_way = UnderWay(context.progress)
+    under_way = UnderWay(context.resources.progress)
     try:
-        await anyio.to_thread.run_sync(file.open, limiter=context.threads)
+        await anyio.to_thread.run_sync(file.open, limiter=context.resources.threads)
         resumed_bytes = sum(plan.part(number).length for number in file.done)
-        context.progress.resumable.pop(key, None)
-        context.progress.counts.bytes_resumed += resumed_bytes
+        context.resources.progress.resumable.pop(key, None)
+        context.resources.progress.counts.bytes_resumed += resumed_bytes
         ranges = _Ranges(context, key, existing.etag, plan, file, under_way=under_way)
         try:
             if context.served.ranges:
@@ -323,16 +327,16 @@ async def fetch_in_ranges(context: DownloadContext, wanted: DownloadItem, *, rec
             finish = partial(
                 _finish, file, existing, plan, algorithm, context.url(key), received_before=received_before
             )
-            proof = await anyio.to_thread.run_sync(finish, limiter=context.threads)
+            proof = await anyio.to_thread.run_sync(finish, limiter=context.resources.threads)
         except IntegrityError:
             file.discard()
-            context.progress.counts.bytes_resumed -= resumed_bytes
+            context.resources.progress.counts.bytes_resumed -= resumed_bytes
             raise
     finally:
         under_way.take_back()
         if file.close():
             stored = sum(plan.part(number).length for number in file.done)
-            context.progress.resumable[key] = Resumable(context.url(key), key, stored, plan.size_bytes)
+            context.resources.progress.resumable[key] = Resumable(context.url(key), key, stored, plan.size_bytes)
     return Fetched(existing, proof, ranges.version_id, ranges.attempts)
 
 
@@ -434,7 +438,7 @@ class _Ranges:
         self._plan = plan
         self._missing = [part for part in plan if part.part_number not in file.done]
         self._missing.reverse()
-        self._buffers = BufferPool(plan.part_size_bytes, idle_max=context.ranges_at_once)
+        self._buffers = BufferPool(plan.part_size_bytes, idle_max=RANGES_AT_ONCE)
         self._under_way = under_way
         under_way.there(sum(plan.part(number).length for number in file.done))
         self.version_id = ""
@@ -448,7 +452,7 @@ class _Ranges:
         """
         errors: list[Exception] = []
         async with anyio.create_task_group() as group:
-            for _ in range(min(len(self._missing), self._context.ranges_at_once)):
+            for _ in range(min(len(self._missing), RANGES_AT_ONCE)):
                 group.start_soon(self._run, group.cancel_scope, errors)
         if errors:
             raise errors[0]
@@ -505,7 +509,7 @@ class _Ranges:
     async def _receive_here(self, part: Part, taker: _Range) -> ObjectData:
         """Into memory, where the lane has no threads that receive."""
         context = self._context
-        async with context.budget.reserve(self._buffers.size_bytes):
+        async with context.resources.budget.reserve(self._buffers.size_bytes):
             with self._buffers.lend(part.length) as into:
                 answer = await context.transport.send(
                     GetObject(
@@ -517,7 +521,7 @@ class _Ranges:
                         sse_customer_key=context.secret,
                     )
                 )
-                await anyio.to_thread.run_sync(partial(taker.take_all, answer), limiter=context.threads)
+                await anyio.to_thread.run_sync(partial(taker.take_all, answer), limiter=context.resources.threads)
         return answer
 
 

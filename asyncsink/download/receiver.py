@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import field
 from functools import partial
 
 import anyio.to_thread
-from anyio import CapacityLimiter
 
 from asyncsink.download.placement import Body, FileWriter, FileWriterBatcher, StagingDirectory, pieces_of
 from asyncsink.download.plan import DownloadItem, existing_by_answer, existing_by_listing, look_closer
 from asyncsink.download.range_download import Served, fetch_in_ranges
-from asyncsink.engine.limits.memory import ByteBudget
-from asyncsink.engine.recording.events import Progress
+from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.publisher import CHEAP_MD5_BYTES_MAX
 from asyncsink.errors import AsyncSinkError, ConfigError, IntegrityError, PreconditionFailed, TransferError
 from asyncsink.integrity.sameness import (
@@ -42,30 +40,27 @@ class DownloadContext:
     """What every worker of one grab shares.
 
     Attributes:
+        resources: of the grab. Its budget bounds the bytes that are received and not yet written, over all workers.
         secret: the customer's own key of the objects (SSE-C), or None.
-        range_bytes: objects larger than this are received in ranges of this size.
-        ranges_at_once: of one object.
         threads_receive: ranges are received by the lane's own threads; else into memory, within the budget. The lane
             also takes `GetObjects`.
-        budget: bounds the bytes that are received and not yet written, over all workers.
-        clock: seconds.
         served: what the server has shown of itself.
     """
 
+    resources: Resources
     transport: Transport
     bucket: str
     secret: Secret | None
     staging: StagingDirectory
     file_writer: FileWriter
     batcher: FileWriterBatcher
-    range_bytes: int
-    ranges_at_once: int
     threads_receive: bool
-    budget: ByteBudget
-    threads: CapacityLimiter
-    progress: Progress
-    clock: Callable[[], float]
     served: Served = field(default_factory=Served)
+
+    @property
+    def range_bytes(self) -> int:
+        """Objects larger than this are received in ranges of this size."""
+        return self.resources.limits.part_size_bytes
 
     def url(self, key: str) -> str:
         """The object's URL."""
@@ -77,7 +72,7 @@ class DownloadContext:
         Cancelled, it waits for the thread at work; a file is then there whole, or as it was before. A large one leaves
         what a later run continues.
         """
-        started = self.clock()
+        started = self.resources.clock()
         outcomes: list[Outcome] = []
         missing: list[DownloadItem] = []
         for wanted, there in zip(batch, await self._sizes_here(batch), strict=True):
@@ -107,7 +102,7 @@ class DownloadContext:
                     found.append(error)
             return found
 
-        return await anyio.to_thread.run_sync(look, limiter=self.threads)
+        return await anyio.to_thread.run_sync(look, limiter=self.resources.threads)
 
     async def _compared(self, wanted: DownloadItem, there: int | AsyncSinkError | None) -> Skip | None:
         """A Skip where the file that is here has the object's content."""
@@ -132,7 +127,7 @@ class DownloadContext:
             )
             if isinstance(decision, CompareWith):
                 compare = partial(_compare, self.file_writer, wanted.relative, decision, existing)
-                decision = await anyio.to_thread.run_sync(compare, limiter=self.threads)
+                decision = await anyio.to_thread.run_sync(compare, limiter=self.resources.threads)
             if isinstance(decision, SkipIt):
                 return Skip(self.url(listed.key), listed.key, path, there, decision.reason, etag=existing.etag)
             if not isinstance(decision, LookCloser):
@@ -144,7 +139,7 @@ class DownloadContext:
         received_before: dict[str, str] = {}
         for attempt in (1, 2):
             again: list[DownloadItem] = []
-            async with self.budget.reserve(sum(wanted.listed.size_bytes for wanted in batch)):
+            async with self.resources.budget.reserve(sum(wanted.listed.size_bytes for wanted in batch)):
                 received: list[tuple[DownloadItem, Body, _Answered]] = []
                 for wanted, result in zip(batch, await self._receive_together(batch), strict=True):
                     try:
@@ -164,7 +159,7 @@ class DownloadContext:
                     outcomes.append(self._failure(wanted, proof))
                 else:
                     outcomes.append(self._receipt(wanted, answered, proof, started))
-                    self.progress.bytes_moved += wanted.listed.size_bytes
+                    self.resources.progress.bytes_moved += wanted.listed.size_bytes
             if not again:
                 break
             # What became large meanwhile is not received into memory.
@@ -249,13 +244,13 @@ class DownloadContext:
             etag=answered.etag,
             version_id=answered.version_id,
             attempts=answered.attempts,
-            seconds=self.clock() - started,
+            seconds=self.resources.clock() - started,
             local_copy="",
             confirmed_by=confirmed_by,
         )
 
     def _failure(self, wanted: DownloadItem, error: AsyncSinkError) -> Failure:
-        self.progress.bytes_failed += wanted.listed.size_bytes
+        self.resources.progress.bytes_failed += wanted.listed.size_bytes
         return failure_of(self.url(wanted.listed.key), wanted.listed.key, self.file_writer.path(wanted.relative), error)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -11,7 +10,6 @@ from functools import partial
 
 import anyio
 import anyio.to_thread
-from anyio import CapacityLimiter
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncsink.download.options import GrabSettings
@@ -30,12 +28,11 @@ from asyncsink.download.plan import (
 from asyncsink.download.receiver import DownloadContext, failure_of
 from asyncsink.download.report import GrabReport
 from asyncsink.engine.limits.controller import ConcurrencyController
-from asyncsink.engine.limits.descriptors import ACCOUNT, Share
-from asyncsink.engine.limits.memory import ByteBudget
-from asyncsink.engine.open_run import few_files, surface
+from asyncsink.engine.open_run import surface
 from asyncsink.engine.pipeline import LATER_MAX
 from asyncsink.engine.recording.events import Events, Progress
-from asyncsink.engine.recording.recorder import Halt, Recorder, Recording
+from asyncsink.engine.recording.recorder import Recorder, Recording
+from asyncsink.engine.resources import Resources, open_resources, with_callers_bucket
 from asyncsink.engine.transfer.outcomes import may_pass
 from asyncsink.engine.transfer.small_files import WORKERS_USUAL
 from asyncsink.errors import AccessDenied, AsyncSinkError, InvalidKey, KeyCollision, ServerFault, SourceMissing
@@ -44,19 +41,15 @@ from asyncsink.os_errors import words_shortages
 from asyncsink.paths import as_native
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.routing.keys import show
-from asyncsink.s3.availability import Watch
-from asyncsink.s3.credentials.file import bucket_settings
 from asyncsink.s3.listing import object_pages
 from asyncsink.s3.operations import ListedObject, ListObjects, ObjectPage
 from asyncsink.s3.retry import PREPARE_ATTEMPTS_MAX
-from asyncsink.s3.stack import S3Stack, open_stack
+from asyncsink.s3.stack import S3Stack
 from asyncsink.s3.transport import Transport
 from asyncsink.sources.s3_listing import list_below
 
 BATCH_OBJECTS_MAX = 64
 """Small objects that one worker receives, and that land in one call."""
-RANGES_AT_ONCE = 8
-"""Of one large object: a file system lets one thread at a time write to a file, and more of them only wait."""
 PAGES_AHEAD = 64
 """So many pages of a listing wait while objects are grabbed: some 20 MB, and totals that are known from the start where
 there are no more than 64,000 objects."""
@@ -64,27 +57,43 @@ log = logging.getLogger("asyncsink.grabbing")
 _MARKER = "is a folder marker, not a file"
 
 
+@words_shortages
+async def run_grab(
+    settings: GrabSettings, *, observe: Callable[[Event], None] | None = None, progress: Progress | None = None
+) -> GrabReport:
+    """Grab everything.
+
+    Raises:
+        ConfigError, SourceMissing, TransferError: the grab could not start, or could not be listed to its end.
+
+    Cancelled, it waits for the threads at work and records what is done; a later run continues large objects.
+    """
+    events = Events(observe)
+    try:
+        target = await with_callers_bucket(settings.target, settings.settings.caller_bucket)
+        settings = replace(settings, settings=replace(settings.settings, target=target))
+        async with open_resources(settings.settings, events=events, progress=progress) as resources:
+            return await GrabRun(settings, resources).run()
+    except BaseExceptionGroup as group:
+        raise surface(group) from None
+    finally:
+        events.close()
+
+
 class GrabRun:
     """The parts of one grab, put together; `run` it once."""
 
-    def __init__(
-        self,
-        settings: GrabSettings,
-        *,
-        observe: Callable[[Event], None] | None = None,
-        progress: Progress | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, settings: GrabSettings, resources: Resources) -> None:
         self._settings = settings
-        self._limits = settings.settings.limits
-        self._clock = clock
-        self._events = Events(observe)
-        self._progress = progress if progress is not None else Progress()
+        self._resources = resources
+        self._limits = resources.limits
+        self._events = resources.events
+        self._progress = resources.progress
         self._log = OutcomeLog(self._progress.counts)
         self._recorder = Recorder(self._log, None, self._events)
         self._recording = Recording(self._recorder, settings.settings.retry.abort_seconds)
         self._staging = StagingDirectory(settings.directory)
-        self._halt = Halt()
+        self._halt = resources.halt
         self._rounds = settings.settings.policies.retries
         self._later: list[tuple[Outcome, DownloadItem]] = []
         # By key: what a further round has not ended yet, with how the round before ended it.
@@ -96,74 +105,21 @@ class GrabRun:
         self._receive: MemoryObjectReceiveStream[list[DownloadItem]]
         self._send, self._receive = anyio.create_memory_object_stream[list[DownloadItem]](self._limits.workers)
 
-    @words_shortages
     async def run(self) -> GrabReport:
-        """Grab everything.
-
-        Raises:
-            ConfigError, SourceMissing, TransferError: the grab could not start, or could not be listed to its end.
-
-        Cancelled, it waits for the threads at work and records what is done; a later run continues large objects.
-        """
-        started = self._clock()
-        await self._take_over_bucket()
-        settings = self._settings.settings
+        """See `run_grab`."""
         try:
-            share = await self._share()
-        except BaseException:
-            self._close()
-            raise
-        try:
-            async with open_stack(
-                self._settings.target,
-                settings.retry,
-                self._limits,
-                caller_bucket=settings.caller_bucket,
-                lane=settings.transport,
-                checksum=settings.policies.checksum,
-                customer_key=settings.objects.sse_customer_key is not None,
-                notice=self._events.notice,
-                watch=Watch(
-                    give_up_after_seconds=settings.policies.give_up_after_seconds,
-                    tell=self._events.tell,
-                    stop=self._halt.stop,
-                ),
-            ) as stack:
-                share.govern(stack.bound, stack.in_flight)
+            async with self._resources.open_bucket(self._settings.target) as stack:
                 matches, single = await self._find(stack)
                 try:
                     await anyio.to_thread.run_sync(self._staging.open)
-                    await self._fetch_all(stack, share, matches, single)
+                    await self._fetch_all(stack, matches, single)
                 finally:
                     with anyio.CancelScope(shield=True):
                         await anyio.to_thread.run_sync(self._staging.close)
-                return await self._report(stack, matches, started)
-        except BaseExceptionGroup as group:
-            raise surface(group) from None
+                return self._report(stack, matches)
         finally:
-            share.close()
-            self._close()
-
-    async def _share(self) -> Share:
-        """What this grab may have open of the files that this process may have."""
-        share = await ACCOUNT.open(self._limits)
-        if 2 * share.allowed < self._limits.concurrency_start:
-            self._events.notice(few_files(share.allowed))
-        self._limits = share.limits
-        return share
-
-    def _close(self) -> None:
-        self._send.close()
-        self._receive.close()
-        self._events.close()
-
-    async def _take_over_bucket(self) -> None:
-        """A caller's own bucket replaces the source's (Nipype rule 24)."""
-        settings = self._settings.settings
-        if settings.caller_bucket is not None:
-            name = (await bucket_settings(settings.caller_bucket)).name
-            target = replace(self._settings.target, bucket=name)
-            self._settings = replace(self._settings, settings=replace(settings, target=target))
+            self._send.close()
+            self._receive.close()
 
     async def _find(self, stack: S3Stack) -> tuple[Matches | None, ListedObject | None]:
         """One request that proves bucket and credentials; then what the templates match, or the one object named."""
@@ -211,11 +167,8 @@ class GrabRun:
     def _is_nothing(self, listed: ListedObject) -> bool:
         return is_marker(listed) or not listed.key.startswith(self._settings.base)
 
-    async def _fetch_all(
-        self, stack: S3Stack, share: Share, matches: Matches | None, single: ListedObject | None
-    ) -> None:
+    async def _fetch_all(self, stack: S3Stack, matches: Matches | None, single: ListedObject | None) -> None:
         file_writer = await anyio.to_thread.run_sync(FileWriter, self._staging)
-        threads = CapacityLimiter(self._limits.reader_threads)
         self._progress.started = True
         await self._events.emit(Started(self._progress.objects_total, self._progress.bytes_total, stack.lane))
         controller = ConcurrencyController(stack.pacer, self._limits, self._events.emit)
@@ -225,7 +178,7 @@ class GrabRun:
                 with self._halt.bounds():
                     async with anyio.create_task_group() as tuning:
                         tuning.start_soon(controller.run)
-                        fetch = partial(self._fetch_round, stack, file_writer, threads, share)
+                        fetch = partial(self._fetch_round, stack, file_writer)
                         await fetch(partial(self._feed_all, matches, single))
                         while self._later and self._rounds:
                             self._rounds -= 1
@@ -248,17 +201,13 @@ class GrabRun:
             self._recorder.add([outcome for outcome, _ in later])
 
     async def _fetch_round(
-        self,
-        stack: S3Stack,
-        file_writer: FileWriter,
-        threads: CapacityLimiter,
-        share: Share,
-        feed: Callable[[DownloadContext], Awaitable[None]],
+        self, stack: S3Stack, file_writer: FileWriter, feed: Callable[[DownloadContext], Awaitable[None]]
     ) -> None:
         async with anyio.create_task_group() as workers:
-            context = self._context(stack, file_writer, FileWriterBatcher(file_writer, threads, workers), threads)
+            batcher = FileWriterBatcher(file_writer, self._resources.threads, workers)
+            context = self._context(stack, file_writer, batcher)
             for _ in range(self._limits.workers):
-                workers.start_soon(self._work, context, share)
+                workers.start_soon(self._work, context)
             await feed(context)
             self._send.close()
 
@@ -279,26 +228,20 @@ class GrabRun:
 
         await fetch(feed)
 
-    def _context(
-        self, stack: S3Stack, file_writer: FileWriter, batcher: FileWriterBatcher, threads: CapacityLimiter
-    ) -> DownloadContext:
+    def _context(self, stack: S3Stack, file_writer: FileWriter, batcher: FileWriterBatcher) -> DownloadContext:
         return DownloadContext(
+            resources=self._resources,
             transport=stack.transport,
             bucket=self._settings.target.bucket,
             secret=self._settings.settings.objects.sse_customer_key,
             staging=self._staging,
             file_writer=file_writer,
             batcher=batcher,
-            range_bytes=self._limits.part_size_bytes,
-            ranges_at_once=RANGES_AT_ONCE,
             threads_receive=stack.senders > 0,
-            budget=ByteBudget(self._limits.memory_bytes),
-            threads=threads,
-            progress=self._progress,
-            clock=self._clock,
         )
 
-    async def _work(self, context: DownloadContext, share: Share) -> None:
+    async def _work(self, context: DownloadContext) -> None:
+        share = self._resources.share
         async for batch in self._receive:
             await share.turn()
             try:
@@ -431,7 +374,7 @@ class GrabRun:
                 "grab it into another directory, with a template that finds only this key."
             )
 
-    async def _report(self, stack: S3Stack, matches: Matches | None, started: float) -> GrabReport:
+    def _report(self, stack: S3Stack, matches: Matches | None) -> GrabReport:
         log = self._log
 
         def outputs() -> dict[str, object]:
@@ -449,7 +392,7 @@ class GrabRun:
             directory=self._settings.directory,
             log=log,
             find_outputs=outputs,
-            elapsed_seconds=self._clock() - started,
+            elapsed_seconds=self._resources.elapsed_seconds,
             transport=stack.lane,
             requests=stack.requests,
             retries=stack.retries,

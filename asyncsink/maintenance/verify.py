@@ -10,35 +10,31 @@ import os
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, closing
-from dataclasses import field, replace
+from contextlib import asynccontextmanager
+from dataclasses import field
 from typing import Any
 
 import anyio
 import anyio.to_thread
-from anyio import CapacityLimiter
 
-from asyncsink.engine.limits.descriptors import ACCOUNT, Share
 from asyncsink.engine.open_run import surface
 from asyncsink.engine.planning.survey import batches
-from asyncsink.engine.recording.events import Progress, UnderWay
-from asyncsink.engine.recording.recorder import Halt
+from asyncsink.engine.recording.events import Events, Progress, UnderWay
+from asyncsink.engine.resources import Resources, open_resources
 from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, ObjectMissing
 from asyncsink.integrity.checksums import Digester, is_composite
-from asyncsink.model import Checksum, ChecksumAlgorithm, Event, Failure, Planned, Receipt, Skip
+from asyncsink.model import Checksum, ChecksumAlgorithm, Event, Failure, Notice, Planned, Receipt, Skip
 from asyncsink.options.parse import parse_options
-from asyncsink.options.schema import LocalTarget, S3Target, Settings
+from asyncsink.options.schema import LocalTarget, Settings
 from asyncsink.options.settings import Secret
 from asyncsink.os_errors import words_shortages
 from asyncsink.paths import is_below, on_disk
 from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, promise_of, read_manifest
 from asyncsink.report.sentences import Cause, all_of, are, count, grouped_failures, inert
-from asyncsink.s3.availability import Watch
 from asyncsink.s3.errors_map import one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived, RangesUnknown
 from asyncsink.s3.operations import HeadObject, ListObjects, ObjectHead
 from asyncsink.s3.retry import PREPARE_ATTEMPTS_MAX, RetryingTransport
-from asyncsink.s3.stack import open_stack
 from asyncsink.s3.transport import Transport
 from asyncsink.value import dataclass
 
@@ -163,31 +159,28 @@ async def verify_manifest(
 
     Cancelled, it stops; nothing is written anywhere.
     """
-    threads = CapacityLimiter(2)
-    header, records = await anyio.to_thread.run_sync(read_manifest, path, limiter=threads)
+    header, records = await anyio.to_thread.run_sync(read_manifest, path)
     settings = _settings(header, options or {}, manifest_endpoint=manifest_endpoint)
-    report = VerifyReport(os.fspath(path))
-    progress = progress if progress is not None else Progress()
-    share = await ACCOUNT.open(settings.limits)
-    settings = replace(settings, limits=share.limits)
-    halt = Halt()
-    watch = Watch(
-        give_up_after_seconds=settings.policies.give_up_after_seconds, tell=tell or (lambda _: None), stop=halt.stop
-    )
-    with closing(share):
-        async with _open_prover(
-            header, settings, share, progress, read_back=read_back, notice=report.notices.append, watch=watch
-        ) as prover:
+
+    def observe_server(event: Event) -> None:
+        if tell is not None and not isinstance(event, Notice):  # the report has the notices
+            tell(event)
+
+    events = Events(observe_server)
+    report = VerifyReport(os.fspath(path), notices=events.notices)
+    async with open_resources(settings, events=events, progress=progress) as resources:
+        async with _open_prover(header, resources, read_back=read_back) as prover:
             await prover.check_reachable()
             try:
-                with halt.bounds():
+                with resources.halt.bounds():
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(_count_promises, path, prover)
-                        await _check_all(records, report, prover, share, threads=threads, observe=observe)
+                        await _check_all(records, report, prover, resources, observe=observe)
             except BaseExceptionGroup as group:
                 raise surface(group) from None
-    if halt.reason:
-        report.incomplete = f"Stopped: {halt.reason.rstrip('.')}. Not all objects were looked at; run it again."
+        if resources.halt.reason:
+            reason = resources.halt.reason.rstrip(".")
+            report.incomplete = f"Stopped: {reason}. Not all objects were looked at; run it again."
     return report
 
 
@@ -381,12 +374,12 @@ async def _check_all(
     records: Iterator[ManifestRecord],
     report: VerifyReport,
     prover: Prover,
-    share: Share,
+    resources: Resources,
     *,
-    threads: CapacityLimiter,
     observe: Callable[[int], None] | None,
 ) -> None:
-    send, receive = anyio.create_memory_object_stream[Promise](share.limits.queue_transfers)
+    share, limits = resources.share, resources.limits
+    send, receive = anyio.create_memory_object_stream[Promise](limits.queue_transfers)
     ended: ManifestEnd | None = None
     failed = 0
     found: Counter[type] = Counter()
@@ -413,9 +406,9 @@ async def _check_all(
     prover.progress.started = True
     with send, receive:
         async with anyio.create_task_group() as group:
-            for _ in range(share.limits.concurrency_start):
+            for _ in range(limits.concurrency_start):
                 group.start_soon(work)
-            async for batch in batches(records, limiter=threads):
+            async for batch in batches(records, limiter=resources.threads):
                 for record in batch:
                     found[type(record)] += 1
                     if isinstance(record, ManifestEnd):
@@ -480,32 +473,12 @@ def _same(one: str, other: str) -> bool:
 
 
 @asynccontextmanager
-async def _open_prover(
-    header: ManifestHeader,
-    settings: Settings,
-    share: Share,
-    progress: Progress,
-    *,
-    read_back: bool,
-    notice: Callable[[str], None],
-    watch: Watch,
-) -> AsyncIterator[Prover]:
-    target = settings.target
+async def _open_prover(header: ManifestHeader, resources: Resources, *, read_back: bool) -> AsyncIterator[Prover]:
+    target, progress = resources.settings.target, resources.progress
     if isinstance(target, LocalTarget):
         yield Prover(None, None, progress, read_back=True, directory=target.directory)
         return
-    assert isinstance(target, S3Target)
-    async with open_stack(
-        target,
-        settings.retry,
-        settings.limits,
-        caller_bucket=settings.caller_bucket,
-        checksum=settings.policies.checksum,
-        customer_key=settings.objects.sse_customer_key is not None,
-        notice=notice,
-        traffic=progress.traffic,
-        watch=watch,
-    ) as stack:
-        _check_endpoint(header, stack.endpoint_url, notice)
-        share.govern(stack.bound, stack.in_flight)
-        yield Prover(stack.transport, settings.objects.sse_customer_key, progress, read_back=read_back)
+    async with resources.open_bucket(target) as stack:
+        _check_endpoint(header, stack.endpoint_url, resources.events.notice)
+        secret = resources.settings.objects.sse_customer_key
+        yield Prover(stack.transport, secret, progress, read_back=read_back)
