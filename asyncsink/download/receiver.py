@@ -250,7 +250,6 @@ class DownloadContext:
         )
 
     def _failure(self, wanted: DownloadItem, error: AsyncSinkError) -> Failure:
-        self.resources.progress.bytes_failed += wanted.listed.size_bytes
         return failure_of(self.url(wanted.listed.key), wanted.listed.key, self.file_writer.path(wanted.relative), error)
 
 

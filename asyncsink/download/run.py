@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -10,7 +9,7 @@ from functools import partial
 
 import anyio
 import anyio.to_thread
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from anyio.abc import TaskGroup
 
 from asyncsink.download.options import GrabSettings
 from asyncsink.download.placement import FileWriter, FileWriterBatcher, StagingDirectory
@@ -27,16 +26,14 @@ from asyncsink.download.plan import (
 )
 from asyncsink.download.receiver import DownloadContext, failure_of
 from asyncsink.download.report import GrabReport
-from asyncsink.engine.limits.controller import ConcurrencyController
 from asyncsink.engine.open_run import surface
-from asyncsink.engine.pipeline import LATER_MAX
+from asyncsink.engine.pipeline import Feed, Pipeline
 from asyncsink.engine.recording.events import Events, Progress
-from asyncsink.engine.recording.recorder import Recorder, Recording
+from asyncsink.engine.recording.recorder import Recorder
 from asyncsink.engine.resources import Resources, open_resources, with_callers_bucket
-from asyncsink.engine.transfer.outcomes import may_pass
 from asyncsink.engine.transfer.small_files import WORKERS_USUAL
 from asyncsink.errors import AccessDenied, AsyncSinkError, InvalidKey, KeyCollision, ServerFault, SourceMissing
-from asyncsink.model import Event, Outcome, Skip, Started
+from asyncsink.model import Event, Failure, Outcome, Skip, Started
 from asyncsink.os_errors import words_shortages
 from asyncsink.paths import as_native
 from asyncsink.report.outcomes import OutcomeLog
@@ -53,7 +50,7 @@ BATCH_OBJECTS_MAX = 64
 PAGES_AHEAD = 64
 """So many pages of a listing wait while objects are grabbed: some 20 MB, and totals that are known from the start where
 there are no more than 64,000 objects."""
-log = logging.getLogger("asyncsink.grabbing")
+Submit = Callable[[list[DownloadItem]], Awaitable[None]]
 _MARKER = "is a folder marker, not a file"
 
 
@@ -80,51 +77,93 @@ async def run_grab(
         events.close()
 
 
+class DownloadPipeline(Pipeline[list[DownloadItem], DownloadItem]):
+    """The pipeline of a grab: its workers receive batches of small objects, or a large one.
+
+    Args:
+        resources, recorder, stack: of the grab.
+        rounds: as in `Pipeline`.
+        context: what the workers of one round share; made anew for each, with that round's tasks.
+    """
+
+    def __init__(
+        self,
+        resources: Resources,
+        recorder: Recorder,
+        stack: S3Stack,
+        *,
+        rounds: int,
+        context: Callable[[TaskGroup], DownloadContext],
+    ) -> None:
+        super().__init__(resources, recorder, stack, queue_max=resources.limits.workers, rounds=rounds)
+        self._new_context = context
+        self._context: DownloadContext
+
+    async def run_round(self, feed: Feed[list[DownloadItem]]) -> None:
+        """As `Pipeline.run_round`; what was received is written by tasks that end after the workers."""
+        async with anyio.create_task_group() as writing:
+            self._context = self._new_context(writing)
+            await super().run_round(feed)
+
+    async def carry_out(self, entry: list[DownloadItem]) -> None:
+        """Receive a batch."""
+        self.progress.objects_in_hand += len(entry)
+        outcomes: Sequence[Outcome] = await self._context.grab(entry)
+        self.progress.objects_in_hand -= len(entry)
+        if self.repeating or any(isinstance(outcome, Failure) for outcome in outcomes):
+            items = {item.listed.key: item for item in entry}
+            outcomes = [each for each in outcomes if not self.put_off([each], items[each.key])]
+            for each in outcomes:
+                if isinstance(each, Failure):
+                    self.progress.bytes_failed += items[each.key].listed.size_bytes
+        self.recorder.add(outcomes)
+
+    def identity(self, item: DownloadItem) -> str:
+        """Its key."""
+        return item.listed.key
+
+    def once_more(self, item: DownloadItem) -> list[DownloadItem]:
+        """A batch of its own."""
+        return [item]
+
+    def final(self, outcomes: Sequence[Outcome], item: DownloadItem) -> None:
+        """Record how an object ended."""
+        self.progress.bytes_failed += item.listed.size_bytes
+        self.recorder.add(outcomes)
+
+
 class GrabRun:
     """The parts of one grab, put together; `run` it once."""
 
     def __init__(self, settings: GrabSettings, resources: Resources) -> None:
         self._settings = settings
         self._resources = resources
-        self._limits = resources.limits
         self._events = resources.events
         self._progress = resources.progress
         self._log = OutcomeLog(self._progress.counts)
         self._recorder = Recorder(self._log, None, self._events)
-        self._recording = Recording(self._recorder, settings.settings.retry.abort_seconds)
         self._staging = StagingDirectory(settings.directory)
-        self._halt = resources.halt
-        self._rounds = settings.settings.policies.retries
-        self._later: list[tuple[Outcome, DownloadItem]] = []
-        # By key: what a further round has not ended yet, with how the round before ended it.
-        self._again: dict[str, tuple[Outcome, DownloadItem]] = {}
+        self._secret = settings.settings.objects.sse_customer_key
         self._single = False
         self._placeholders = Placeholders()
         self._listable = True
-        self._send: MemoryObjectSendStream[list[DownloadItem]]
-        self._receive: MemoryObjectReceiveStream[list[DownloadItem]]
-        self._send, self._receive = anyio.create_memory_object_stream[list[DownloadItem]](self._limits.workers)
 
     async def run(self) -> GrabReport:
         """See `run_grab`."""
-        try:
-            async with self._resources.open_bucket(self._settings.target) as stack:
-                matches, single = await self._find(stack)
-                try:
-                    await anyio.to_thread.run_sync(self._staging.open)
-                    await self._fetch_all(stack, matches, single)
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        await anyio.to_thread.run_sync(self._staging.close)
-                return self._report(stack, matches)
-        finally:
-            self._send.close()
-            self._receive.close()
+        async with self._resources.open_bucket(self._settings.target) as stack:
+            matches, single = await self._find(stack)
+            try:
+                await anyio.to_thread.run_sync(self._staging.open)
+                await self._fetch_all(stack, matches, single)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(self._staging.close)
+            return self._report(stack, matches)
 
     async def _find(self, stack: S3Stack) -> tuple[Matches | None, ListedObject | None]:
         """One request that proves bucket and credentials; then what the templates match, or the one object named."""
         prefixes, transport = self._settings.prefixes, stack.transport
-        secret = self._settings.settings.objects.sse_customer_key
+        secret = self._secret
         with transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
             try:
                 first = await transport.send(ListObjects(prefix=prefixes[0], max_keys=1))
@@ -171,120 +210,52 @@ class GrabRun:
         file_writer = await anyio.to_thread.run_sync(FileWriter, self._staging)
         self._progress.started = True
         await self._events.emit(Started(self._progress.objects_total, self._progress.bytes_total, stack.lane))
-        controller = ConcurrencyController(stack.pacer, self._limits, self._events.emit)
-        async with anyio.create_task_group() as recording:
-            recording.start_soon(self._recording.run)
-            try:
-                with self._halt.bounds():
-                    async with anyio.create_task_group() as tuning:
-                        tuning.start_soon(controller.run)
-                        fetch = partial(self._fetch_round, stack, file_writer)
-                        await fetch(partial(self._feed_all, matches, single))
-                        while self._later and self._rounds:
-                            self._rounds -= 1
-                            await self._fetch_later(fetch)
-                        tuning.cancel_scope.cancel()
-                self._record_later()
-                await self._recording.finish()
-            except BaseException:
-                self._events.closing(0.0)
-                self._recording.stop()
-                raise
-            finally:
-                # What the workers finished last is written down too, and what would have been tried once more.
-                self._record_later()
-                self._recorder.finish()
+        pipeline = DownloadPipeline(
+            self._resources,
+            self._recorder,
+            stack,
+            rounds=self._settings.settings.policies.retries,
+            context=partial(self._context, stack, file_writer),
+        )
+        try:
+            await pipeline.run(partial(self._feed_all, stack.transport, matches, single))
+        finally:
+            pipeline.close()
 
-    def _record_later(self) -> None:
-        later, self._later, self._again = [*self._again.values(), *self._later], [], {}
-        if later:
-            self._recorder.add([outcome for outcome, _ in later])
-
-    async def _fetch_round(
-        self, stack: S3Stack, file_writer: FileWriter, feed: Callable[[DownloadContext], Awaitable[None]]
-    ) -> None:
-        async with anyio.create_task_group() as workers:
-            batcher = FileWriterBatcher(file_writer, self._resources.threads, workers)
-            context = self._context(stack, file_writer, batcher)
-            for _ in range(self._limits.workers):
-                workers.start_soon(self._work, context)
-            await feed(context)
-            self._send.close()
-
-    async def _fetch_later(
-        self, fetch: Callable[[Callable[[DownloadContext], Awaitable[None]]], Awaitable[None]]
-    ) -> None:
-        """One more round, over what failed in the last for a cause that may pass."""
-        later, self._later = self._later, []
-        log.info("%d objects that failed are tried once more", len(later))
-        self._receive.close()
-        self._send, self._receive = anyio.create_memory_object_stream[list[DownloadItem]](self._limits.workers)
-
-        self._again = {wanted.listed.key: (outcome, wanted) for outcome, wanted in later}
-
-        async def feed(_: DownloadContext) -> None:
-            for _outcome, wanted in later:
-                await self._send.send([wanted])
-
-        await fetch(feed)
-
-    def _context(self, stack: S3Stack, file_writer: FileWriter, batcher: FileWriterBatcher) -> DownloadContext:
+    def _context(self, stack: S3Stack, file_writer: FileWriter, writing: TaskGroup) -> DownloadContext:
         return DownloadContext(
             resources=self._resources,
             transport=stack.transport,
             bucket=self._settings.target.bucket,
-            secret=self._settings.settings.objects.sse_customer_key,
+            secret=self._secret,
             staging=self._staging,
             file_writer=file_writer,
-            batcher=batcher,
+            batcher=FileWriterBatcher(file_writer, self._resources.threads, writing),
             threads_receive=stack.senders > 0,
         )
 
-    async def _work(self, context: DownloadContext) -> None:
-        share = self._resources.share
-        async for batch in self._receive:
-            await share.turn()
-            try:
-                self._progress.objects_in_hand += len(batch)
-                outcomes = await context.grab(batch)
-                for outcome in outcomes if self._again else ():
-                    self._again.pop(outcome.key, None)
-                self._progress.objects_in_hand -= len(batch)
-            finally:
-                share.over()
-            self._recorder.add(self._without_later(batch, outcomes))
-            await self._recorder.room()
+    async def _feed_all(
+        self, transport: Transport, matches: Matches | None, single: ListedObject | None, submit: Submit
+    ) -> None:
+        await self._feed(transport, matches, single, submit)
+        await self._deliver_empty(submit)
 
-    def _without_later(self, batch: Sequence[DownloadItem], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-        """The outcomes that are final; the others' objects are tried once more in the end."""
-        if not self._rounds or not any(map(may_pass, outcomes)):
-            return outcomes
-        wanted, final = {each.listed.key: each for each in batch}, list[Outcome]()
-        for outcome in outcomes:
-            if may_pass(outcome) and len(self._later) < LATER_MAX:
-                self._later.append((outcome, wanted[outcome.key]))
-            else:
-                final.append(outcome)
-        return final
-
-    async def _feed_all(self, matches: Matches | None, single: ListedObject | None, context: DownloadContext) -> None:
-        await self._feed(matches, single, context)
-        await self._deliver_empty(context)
-
-    async def _feed(self, matches: Matches | None, single: ListedObject | None, context: DownloadContext) -> None:
+    async def _feed(
+        self, transport: Transport, matches: Matches | None, single: ListedObject | None, submit: Submit
+    ) -> None:
         if single is not None:
             self._single = True
             self._progress.objects_total, self._progress.bytes_total = 1, single.size_bytes
-            await self._deliver(context, single.key, [single])
+            await self._deliver(submit, single.key, [single])
         if matches is not None:
             objects, after = await anyio.to_thread.run_sync(matches.page, 0)
             while objects:
-                await self._deliver(context, self._settings.base, objects)
+                await self._deliver(submit, self._settings.base, objects)
                 objects, after = await anyio.to_thread.run_sync(matches.page, after)
         elif self._listable:
-            await self._feed_listed(context)
+            await self._feed_listed(transport, submit)
 
-    async def _feed_listed(self, context: DownloadContext) -> None:
+    async def _feed_listed(self, transport: Transport, submit: Submit) -> None:
         """Queue what is below the source; the listing goes ahead of it, so that the totals are known early."""
         progress = self._progress
         objects, size_bytes = progress.objects_total or 0, progress.bytes_total or 0
@@ -304,42 +275,48 @@ class GrabRun:
 
         async def list_all() -> None:
             with send:
-                await list_below(context.transport, self._settings.prefixes, keep, refuse, context.secret)
+                await list_below(transport, self._settings.prefixes, keep, refuse, self._secret)
                 progress.objects_total, progress.bytes_total = objects, size_bytes
 
         with receive:
             async with anyio.create_task_group() as group:
                 group.start_soon(list_all)
                 async for prefix, page in receive:
-                    await self._deliver(context, prefix, page)
+                    await self._deliver(submit, prefix, page)
 
-    async def _deliver(self, context: DownloadContext, prefix: str, page: Sequence[ListedObject]) -> None:
+    async def _deliver(self, submit: Submit, prefix: str, page: Sequence[ListedObject]) -> None:
         """Queue a page of what was found below `prefix`; waits while the queue is full. That is the backpressure."""
         small: list[DownloadItem] = []
         for listed in page:
-            wanted = await self._wanted(context, prefix, listed)
+            wanted = await self._wanted(prefix, listed)
             if wanted is None or self._placeholders.add(wanted):
                 continue
-            if listed.size_bytes > context.range_bytes:
-                await self._send.send([wanted])
+            if listed.size_bytes > self._resources.limits.part_size_bytes:
+                await submit([wanted])
             else:
                 small.append(wanted)
-        await self._send_small(context, small)
+        await self._submit_small(submit, small)
 
-    async def _send_small(self, context: DownloadContext, small: Sequence[DownloadItem]) -> None:
-        for batch in _batches(small, context.range_bytes, min(self._limits.workers, WORKERS_USUAL)):
-            await self._send.send(batch)
+    async def _submit_small(self, submit: Submit, small: Sequence[DownloadItem]) -> None:
+        limits = self._resources.limits
+        for batch in _batches(small, limits.part_size_bytes, min(limits.workers, WORKERS_USUAL)):
+            await submit(batch)
 
-    async def _deliver_empty(self, context: DownloadContext) -> None:
+    async def _deliver_empty(self, submit: Submit) -> None:
         """Queue the empty objects, when everything was listed; those that only stand for a folder are left out."""
         files, folders = self._placeholders.sort_out()
         for wanted in folders:
-            key = wanted.listed.key
-            self._recorder.add([Skip(context.url(key), key, "", 0, _MARKER, already_there=False)])
+            self._skip_marker(wanted.listed.key)
             await self._recorder.room()
-        await self._send_small(context, files)
+        await self._submit_small(submit, files)
 
-    async def _wanted(self, context: DownloadContext, prefix: str, listed: ListedObject) -> DownloadItem | None:
+    def _skip_marker(self, key: str) -> None:
+        self._recorder.add([Skip(self._url(key), key, "", 0, _MARKER, already_there=False)])
+
+    def _url(self, key: str) -> str:
+        return f"s3://{self._settings.target.bucket}/{key}"
+
+    async def _wanted(self, prefix: str, listed: ListedObject) -> DownloadItem | None:
         key, base = listed.key, self._settings.base
         relative = key.removeprefix(base)
         if not key.startswith(base):
@@ -354,12 +331,12 @@ class GrabRun:
             self._progress.bytes_failed += listed.size_bytes
             self._refuse(key, error)
         else:
-            self._recorder.add([Skip(context.url(key), key, "", 0, _MARKER, already_there=False)])
+            self._skip_marker(key)
         await self._recorder.room()
         return None
 
     def _refuse(self, key: str, error: AsyncSinkError) -> None:
-        self._recorder.add([failure_of(f"s3://{self._settings.target.bucket}/{key}", key, "", error)])
+        self._recorder.add([failure_of(self._url(key), key, "", error)])
 
     def _check_alone(self, relative: str, key: str) -> None:
         """Only the object that the source itself names ("a/x") can get another's path: that of the key "a/x/x".
@@ -397,8 +374,8 @@ class GrabRun:
             requests=stack.requests,
             retries=stack.retries,
             notices=tuple(self._events.notices),
-            interrupted=bool(self._halt.reason),
-            stop_reason=self._halt.reason,
+            interrupted=bool(self._resources.halt.reason),
+            stop_reason=self._resources.halt.reason,
             resumable=tuple(self._progress.resumable.values()),
         )
 

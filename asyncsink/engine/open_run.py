@@ -14,7 +14,7 @@ import anyio
 from asyncsink.destinations.base import Destination, RunForecast
 from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.destinations.s3 import S3Destination
-from asyncsink.engine.pipeline import Pipeline
+from asyncsink.engine.pipeline import UploadPipeline
 from asyncsink.engine.recording.recorder import Recorder
 from asyncsink.engine.recording.run_journal import RunJournal
 from asyncsink.engine.resources import Resources, with_callers_bucket
@@ -53,7 +53,7 @@ class Run:
     destination: Destination
     target: S3Target | LocalTarget
     log: OutcomeLog
-    pipeline: Pipeline
+    pipeline: UploadPipeline
     manifest: ManifestWriter | None
     batch_size: Callable[[int | None], int]
     journal: RunJournal | None = None
@@ -151,7 +151,7 @@ class RunBuilder:
             recorder = Recorder(log, manifest, resources.events, recorded, resources.key_turns)
             publisher = Publisher(resources, opened.destination, copy)
             small_files = SmallFiles(resources, publisher, opened.destination, copy)
-            pipeline = Pipeline(resources, publisher, small_files, recorder, opened.stack, rounds=self._retries)
+            pipeline = UploadPipeline(resources, publisher, small_files, recorder, opened.stack, rounds=self._retries)
             exits.callback(pipeline.close)
             run = Run(
                 resources, opened.destination, opened.target, log, pipeline, manifest, small_files.batch_size, journal

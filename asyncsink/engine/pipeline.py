@@ -7,15 +7,17 @@ transfer ends as a receipt, a skip or a failure, recorded before it is reported.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Generic, TypeVar
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncsink.engine.limits.controller import ConcurrencyController
-from asyncsink.engine.queue_entries import Batch, Entry, Found, Skipped, Submit, Work
+from asyncsink.engine.queue_entries import Batch, Entry, Found, Skipped, Work
 from asyncsink.engine.recording.recorder import Completion, Passed, Recorder, Recording
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.destination_state import outdated
@@ -29,15 +31,171 @@ NOBODY: Mapping[str, Completion] = {}
 LATER_MAX = 10_000
 """Files that failed and wait for a further round; what fails besides is final."""
 log = logging.getLogger("asyncsink.engine")
+E = TypeVar("E")
+"""What stands in the queue."""
+T = TypeVar("T")
+"""What has an outcome."""
+Feed = Callable[[Callable[[E], Awaitable[None]]], Awaitable[None]]
 
 
-class Pipeline:
-    """Queue, workers, recorder and concurrency of one run. Cancelled, it waits a bounded time for the recorder.
+class Pipeline(ABC, Generic[E, T]):
+    """Queue, workers, recorder and concurrency of one run, in either direction. Cancelled, it waits a bounded time for
+    the recorder.
 
     Attributes:
         progress: counts what is under way.
         halt: stops the run from inside.
+        recorder: is given every outcome.
     """
+
+    def __init__(
+        self, resources: Resources, recorder: Recorder, stack: S3Stack | None, *, queue_max: int, rounds: int
+    ) -> None:
+        """Make the queue.
+
+        Args:
+            resources: of the run.
+            recorder: of the run.
+            stack: whose concurrency is adapted to the network.
+            queue_max: entries that wait at most.
+            rounds: further ones, at the end, over what failed for a cause that may pass.
+        """
+        limits, events = resources.limits, resources.events
+        self.progress = resources.progress
+        self.halt = resources.halt
+        self.recorder = recorder
+        self._controller = None if stack is None else ConcurrencyController(stack.pacer, limits, events.emit)
+        self._share = resources.share
+        self._events = events
+        self._recording = Recording(recorder, resources.settings.retry.abort_seconds)
+        self._workers = limits.workers
+        self._send: MemoryObjectSendStream[E]
+        self._receive: MemoryObjectReceiveStream[E]
+        self._queue_max = queue_max
+        self._send, self._receive = anyio.create_memory_object_stream[E](queue_max)
+        self._rounds = rounds
+        self._later: list[tuple[Sequence[Outcome], T]] = []
+        # What a further round has not ended yet, with how the round before ended it.
+        self._again: dict[Hashable, tuple[Sequence[Outcome], T]] = {}
+
+    def __repr__(self) -> str:
+        waiting = self._send.statistics().current_buffer_used
+        return f"<Pipeline {waiting} entries queued, {self.progress.objects_done} done>"
+
+    @abstractmethod
+    async def carry_out(self, entry: E) -> None:
+        """Do what an entry asks for, and give the outcomes to `recorder`, as far as they are not `put_off`."""
+
+    @abstractmethod
+    def identity(self, item: T) -> Hashable:
+        """What no two items of a run have in common."""
+
+    @abstractmethod
+    def once_more(self, item: T) -> E:
+        """The entry of an item in a further round."""
+
+    @abstractmethod
+    def final(self, outcomes: Sequence[Outcome], item: T) -> None:
+        """Record how an item ended."""
+
+    async def submit(self, entry: E) -> None:
+        """Put one entry on the queue; waits while it is full. That is the backpressure."""
+        await self._send.send(entry)
+
+    def close(self) -> None:
+        """Release the queues, whether `run` ever ran or not."""
+        self._send.close()
+        self._receive.close()
+
+    async def run(self, feed: Feed[E]) -> None:
+        """Carry out everything that `feed` submits.
+
+        Returns when all of it is recorded. Cancelled, it ends what is under way, records what is done, and leaves.
+        """
+        async with anyio.create_task_group() as recording:
+            recording.start_soon(self._recording.run)
+            try:
+                with self.halt.bounds():
+                    await self._run_rounds(feed)
+                if self.halt.reason:
+                    self._stop()
+                await self._recording.finish()
+            except BaseException:
+                self._stop()
+                raise
+            finally:
+                # The recorder outlives the workers, cancelled or not: what they finished last is written down too.
+                self.recorder.finish()
+
+    def _stop(self) -> None:
+        self._events.closing(0.0)  # slow subscribers hold nothing up any more
+        self._recording.stop()
+
+    async def _run_rounds(self, feed: Feed[E]) -> None:
+        async with anyio.create_task_group() as tuning:
+            if self._controller is not None:
+                tuning.start_soon(self._controller.run)
+            try:
+                await self.run_round(feed)
+                while self._later and self._rounds:
+                    self._rounds -= 1
+                    await self._run_later()
+            finally:
+                # A run that is stopped has tried them all the same.
+                for outcomes, item in [*self._again.values(), *self._later]:
+                    self.final(outcomes, item)
+            tuning.cancel_scope.cancel()
+
+    async def run_round(self, feed: Feed[E]) -> None:
+        """Carry out what `feed` submits, by as many workers as the limits allow."""
+        async with anyio.create_task_group() as workers:
+            for _ in range(self._workers):
+                workers.start_soon(self._work)
+            await feed(self.submit)
+            self._send.close()
+
+    async def _run_later(self) -> None:
+        """One more round, over what failed in the last."""
+        later, self._later = self._later, []
+        log.info("%d files that failed are tried once more", len(later))
+        self.close()
+        self._send, self._receive = anyio.create_memory_object_stream[E](self._queue_max)
+        self._again = {self.identity(item): (outcomes, item) for outcomes, item in later}
+
+        async def feed(submit: Callable[[E], Awaitable[None]]) -> None:
+            for _, item in later:
+                await submit(self.once_more(item))
+
+        await self.run_round(feed)
+
+    async def _work(self) -> None:
+        async for entry in self._receive:
+            await self._share.turn()
+            try:
+                await self.carry_out(entry)
+            finally:
+                self._share.over()
+            del entry  # workers that wait keep nothing of what they did last
+            await self.recorder.room()
+
+    def put_off(self, outcomes: Sequence[Outcome], item: T) -> bool:
+        """Whether an item that has ended is tried once more, at the end of the run: not where that cannot help, or
+        where too many wait already."""
+        if self._again:
+            self._again.pop(self.identity(item), None)
+        if not may_pass(outcomes[0]) or not self._rounds or len(self._later) >= LATER_MAX:
+            return False
+        self._later.append((outcomes, item))
+        return True
+
+    @property
+    def repeating(self) -> bool:
+        """Whether this is a further round."""
+        return bool(self._again)
+
+
+class UploadPipeline(Pipeline[Entry, Transfer]):
+    """The pipeline of an export: its workers publish."""
 
     def __init__(
         self,
@@ -49,114 +207,27 @@ class Pipeline:
         *,
         rounds: int = 0,
     ) -> None:
-        """`rounds` more are made, at the end, over what failed for a cause that may pass. The concurrency of `stack`
-        is adapted to the network."""
-        limits, events = resources.limits, resources.events
+        super().__init__(resources, recorder, stack, queue_max=resources.limits.queue_transfers, rounds=rounds)
         self._publisher = publisher
         self._small_files = small_files
-        self._recorder = recorder
-        self._controller = None if stack is None else ConcurrencyController(stack.pacer, limits, events.emit)
-        self._share = resources.share
         self._policies = resources.policies
-        self._events = events
-        self._recording = Recording(recorder, resources.settings.retry.abort_seconds)
-        self._workers = limits.workers
-        self._send: MemoryObjectSendStream[Entry]
-        self._receive: MemoryObjectReceiveStream[Entry]
-        self._queue_transfers = limits.queue_transfers
-        self._send, self._receive = anyio.create_memory_object_stream[Entry](limits.queue_transfers)
-        self.progress = resources.progress
-        self.halt = resources.halt
-        self._rounds = rounds
-        self._later: list[tuple[Sequence[Outcome], Transfer]] = []
-        # By key and path: what a further round has not ended yet, with how the round before ended it.
-        self._again: dict[tuple[str, str], tuple[Sequence[Outcome], Transfer]] = {}
 
-    def __repr__(self) -> str:
-        waiting = self._send.statistics().current_buffer_used
-        return f"<Pipeline {waiting} entries queued, {self.progress.objects_done} done>"
+    def identity(self, item: Transfer) -> Hashable:
+        """Key and path: with on_collision="last", several files of a run may have one key."""
+        return item.key, item.source.path
 
-    async def submit(self, work: Entry) -> None:
-        """Put one transfer on the queue; waits while it is full. That is the backpressure."""
-        await self._send.send(work)
+    def once_more(self, item: Transfer) -> Entry:
+        """The transfer, which begins anew: an upload that it left is ended."""
+        return Work(replace(item, known=outdated(item.known)))
 
-    def close(self) -> None:
-        """Release the queues, whether `run` ever ran or not."""
-        self._send.close()
-        self._receive.close()
+    def final(self, outcomes: Sequence[Outcome], item: Transfer | None, completion: Completion | None = None) -> None:
+        """Record how a transfer, or what could not become one, ended."""
+        if item is not None and isinstance(outcomes[0], Failure):
+            self.progress.bytes_failed += item.source.size_bytes
+        self.recorder.add(outcomes, item, completion)
 
-    async def run(self, feed: Callable[[Submit], Awaitable[None]]) -> None:
-        """Publish everything that `feed` submits.
-
-        Returns when all of it is recorded. Cancelled, it ends what is under way, records what is done, and leaves.
-        """
-        async with anyio.create_task_group() as recording:
-            recording.start_soon(self._recording.run)
-            try:
-                with self.halt.bounds():
-                    await self._publish_all(feed)
-                if self.halt.reason:
-                    self._stop()
-                await self._recording.finish()
-            except BaseException:
-                self._stop()
-                raise
-            finally:
-                # The recorder outlives the workers, cancelled or not: what they finished last is written down too.
-                self._recorder.finish()
-
-    def _stop(self) -> None:
-        self._events.closing(0.0)  # slow subscribers hold nothing up any more
-        self._recording.stop()
-
-    async def _publish_all(self, feed: Callable[[Submit], Awaitable[None]]) -> None:
-        async with anyio.create_task_group() as tuning:
-            if self._controller is not None:
-                tuning.start_soon(self._controller.run)
-            try:
-                await self._publish_round(feed)
-                while self._later and self._rounds:
-                    self._rounds -= 1
-                    await self._publish_later()
-            finally:
-                # A run that is stopped has tried them all the same.
-                for outcomes, transfer in [*self._again.values(), *self._later]:
-                    self._final(outcomes, transfer)
-            tuning.cancel_scope.cancel()
-
-    async def _publish_round(self, feed: Callable[[Submit], Awaitable[None]]) -> None:
-        async with anyio.create_task_group() as workers:
-            for _ in range(self._workers):
-                workers.start_soon(self._work)
-            await feed(self.submit)
-            self._send.close()
-
-    async def _publish_later(self) -> None:
-        """One more round, over what failed in the last."""
-        later, self._later = self._later, []
-        log.info("%d files that failed are tried once more", len(later))
-        self.close()
-        self._send, self._receive = anyio.create_memory_object_stream[Entry](self._queue_transfers)
-
-        self._again = {(transfer.key, transfer.source.path): (outcomes, transfer) for outcomes, transfer in later}
-
-        async def feed(submit: Submit) -> None:
-            for _, transfer in later:
-                await submit(Work(replace(transfer, known=outdated(transfer.known))))
-
-        await self._publish_round(feed)
-
-    async def _work(self) -> None:
-        async for entry in self._receive:
-            await self._share.turn()
-            try:
-                await self._work_off(entry)
-            finally:
-                self._share.over()
-            del entry  # workers that wait keep nothing of what they did last
-            await self._recorder.room()
-
-    async def _work_off(self, entry: Entry) -> None:
+    async def carry_out(self, entry: Entry) -> None:
+        """Publish, or record what needs no work."""
         if isinstance(entry, Batch):
             completions = entry.take()
             self.progress.objects_in_hand += len(entry.transfers)
@@ -164,7 +235,7 @@ class Pipeline:
             passed_on = partial(self._passed_on, completions=completions) if completions else self._passed_on
             await self._small_files.publish(entry.transfers, ended, passed_on)
         elif isinstance(entry, Skipped):
-            self._final(entry.skips, None)
+            self.final(entry.skips, None)
         elif not entry.dropped:
             entry.taken = True
             self.progress.objects_in_hand += 1
@@ -174,33 +245,23 @@ class Pipeline:
         if isinstance(found, Skip):
             self._skipped(found, completion)
         elif isinstance(found, SourceProblem):
-            self._final([problem_outcome(found, self._policies)], None, completion)
+            self.final([problem_outcome(found, self._policies)], None, completion)
             self.progress.objects_in_hand -= 1
         else:
             outcomes, transfer = await self._publisher.publish(found)
             self._ended(outcomes, transfer, {} if completion is None else {transfer.key: completion})
 
     def _skipped(self, skip: Skip, completion: Completion | None = None) -> None:
-        self._final((skip,), None, completion)
+        self.final((skip,), None, completion)
         self.progress.objects_in_hand -= 1
-
-    def _put_off(self, outcomes: Sequence[Outcome], transfer: Transfer) -> bool:
-        """Try a transfer that failed once more, at the end of the run; False where that cannot help, or there are too
-        many of them."""
-        if not may_pass(outcomes[0]) or not self._rounds or len(self._later) >= LATER_MAX:
-            return False
-        self._later.append((outcomes, transfer))
-        return True
 
     def _ended(
         self, outcomes: Sequence[Outcome], transfer: Transfer, completions: Mapping[str, Completion] = NOBODY
     ) -> None:
         self.progress.objects_in_hand -= 1
-        if self._again:
-            self._again.pop((transfer.key, transfer.source.path), None)
-        if isinstance(outcomes[0], Failure) and self._put_off(outcomes, transfer):
+        if (self._again or isinstance(outcomes[0], Failure)) and self.put_off(outcomes, transfer):
             return
-        self._final(outcomes, transfer, completions.get(transfer.key))
+        self.final(outcomes, transfer, completions.get(transfer.key))
 
     def _passed_on(self, passed: Passed, completions: Mapping[str, Completion] = NOBODY) -> None:
         self.progress.objects_in_hand -= len(passed.written)
@@ -208,11 +269,4 @@ class Pipeline:
             passed.completions = [
                 (completions[each.key], each) for each in passed.receipts() if each.key in completions
             ]
-        self._recorder.pass_on(passed)
-
-    def _final(
-        self, outcomes: Sequence[Outcome], transfer: Transfer | None, completion: Completion | None = None
-    ) -> None:
-        if transfer is not None and isinstance(outcomes[0], Failure):
-            self.progress.bytes_failed += transfer.source.size_bytes
-        self._recorder.add(outcomes, transfer, completion)
+        self.recorder.pass_on(passed)
