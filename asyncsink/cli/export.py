@@ -95,7 +95,7 @@ def _tell(report: Report, output: Output) -> int:
     if not output.quiet:
         left_out = (f"{source}: not sent: {reason}" for source, reason in report.counts.not_published)
         output.failures(left_out, report.counts.not_published_total, more="--json lists the first 1,000")
-    return 1 if report.failures or report.interrupted else 0
+    return 0 if report.ok else 1
 
 
 def _plan_lines(report: Report) -> Iterator[str]:

@@ -58,7 +58,7 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
     output.say(report.brief())
     output.json_object(report.as_dict())
     output.causes(report.causes(), noun="object", more="--json lists all of them")
-    return 1 if report.failures or report.interrupted else 0
+    return 0 if report.ok else 1
 
 
 def _word(error: AsyncSinkError) -> None:

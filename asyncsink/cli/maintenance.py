@@ -12,6 +12,7 @@ from asyncsink.cli.arguments import options_of
 from asyncsink.cli.output import Interrupted, Output, progress_display, run_until_signalled
 from asyncsink.errors import AsyncSinkError
 from asyncsink.options.values import parse_duration
+from asyncsink.report.report import BaseReport
 from asyncsink.report.sentences import are, count, duration, inert
 
 
@@ -56,6 +57,10 @@ def verify_command(
     except Exception as error:  # noqa: BLE001 - a bug, told as one
         output.error(error, {"manifest": manifest, "ok": False, "objects_total": checked()})
         return 1
+    return _tell(report, output)
+
+
+def _tell(report: BaseReport, output: Output) -> int:
     for notice in report.notices:
         output.notice(notice)
     output.say(report.summary())
@@ -106,11 +111,7 @@ def abort_uploads_command(
     except Exception as error:  # noqa: BLE001 - a bug, told as one
         output.error(error, known)
         return 1
-    for notice in report.notices:
-        output.notice(notice)
-    output.say(report.summary())
-    output.json_object({**report.as_dict(), "interrupted": False})
-    return 0 if report.ok else 1
+    return _tell(report, output)
 
 
 # -- `asyncsink devserver` ---------------------------------------------------------------------------------------------

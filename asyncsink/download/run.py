@@ -364,20 +364,8 @@ class GrabRun:
                 lambda key: None if key in failed else as_native(f"{directory}/{key.removeprefix(base)}"),
             )
 
-        return GrabReport(
-            source=self._settings.target.url,
-            directory=self._settings.directory,
-            log=log,
-            find_outputs=outputs,
-            elapsed_seconds=self._resources.elapsed_seconds,
-            transport=stack.lane,
-            requests=stack.requests,
-            retries=stack.retries,
-            notices=tuple(self._events.notices),
-            interrupted=bool(self._resources.halt.reason),
-            stop_reason=self._resources.halt.reason,
-            resumable=tuple(self._progress.resumable.values()),
-        )
+        end = self._resources.ended(stack.lane, interrupted=bool(self._resources.halt.reason))
+        return GrabReport(self._settings.target.url, self._settings.directory, log, end, find_outputs=outputs)
 
 
 def _batches(small: Sequence[DownloadItem], bytes_max: int, workers: int) -> Iterator[list[DownloadItem]]:

@@ -234,21 +234,13 @@ def open_end(target: S3Target | LocalTarget, *, lasting: bool = False) -> RunFor
 def report_of(run: Run, discovery: Discovery | None) -> Report:
     """What a run tells in the end. `discovery` is None where there was no walk."""
     resources = run.resources
-    progress = resources.progress
     return Report(
         run.log,
+        run.target.url,
+        resources.ended(run.destination.lane, interrupted=run.interrupted),
         out_file=_out_file(run, discovery),
-        elapsed_seconds=resources.elapsed_seconds,
-        transport=run.destination.lane,
-        requests=progress.traffic.requests,
-        retries=progress.traffic.retries,
-        notices=resources.events.notices,
-        destination=run.target.url,
         dry_run=resources.dry_run,
-        interrupted=run.interrupted,
-        stop_reason=resources.halt.reason,
-        objects_found=progress.objects_total,
-        resumable=progress.resumable.values(),
+        objects_found=resources.progress.objects_total,
     )
 
 

@@ -15,6 +15,7 @@ from asyncsink.engine.limits.memory import BufferPool, ByteBudget, ReaderPool
 from asyncsink.engine.recording.events import Events, Progress
 from asyncsink.engine.recording.recorder import Halt, KeyTurns
 from asyncsink.options.schema import Limits, Policies, S3Target, Settings
+from asyncsink.report.report import RunEnd
 from asyncsink.report.sentences import count
 from asyncsink.s3.availability import Watch
 from asyncsink.s3.credentials.file import bucket_settings
@@ -88,10 +89,19 @@ class Resources:
         """Of the run, lowered to its share of the process's open files."""
         return self.settings.limits
 
-    @property
-    def elapsed_seconds(self) -> float:
-        """Since the run began, its survey included."""
-        return self.clock() - self.started
+    def ended(self, lane: str, *, interrupted: bool) -> RunEnd:
+        """How the run has ended, for its report; `lane` carried it."""
+        progress = self.progress
+        return RunEnd(
+            elapsed_seconds=self.clock() - self.started,
+            transport=lane,
+            requests=progress.traffic.requests,
+            retries=progress.traffic.retries,
+            notices=self.events.notices,
+            interrupted=interrupted,
+            stop_reason=self.halt.reason,
+            resumable=progress.resumable.values(),
+        )
 
     @asynccontextmanager
     async def open_bucket(self, target: S3Target) -> AsyncIterator[S3Stack]:

@@ -23,6 +23,7 @@ from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import ExportOptions, S3Target
 from asyncsink.options.values import parse_duration
 from asyncsink.os_errors import words_shortages
+from asyncsink.report.report import BaseReport
 from asyncsink.report.sentences import count, inert
 from asyncsink.s3.listing import upload_pages
 from asyncsink.s3.multipart.resume import Ended, abort_upload
@@ -71,7 +72,7 @@ class AbandonedUpload:
 
 
 @dataclass(slots=True)
-class AbortReport:
+class AbortReport(BaseReport):
     """What `abort_uploads` found and did.
 
     Attributes:

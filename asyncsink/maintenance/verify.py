@@ -30,6 +30,7 @@ from asyncsink.options.settings import Secret
 from asyncsink.os_errors import words_shortages
 from asyncsink.paths import is_below, on_disk
 from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, promise_of, read_manifest
+from asyncsink.report.report import BaseReport
 from asyncsink.report.sentences import Cause, all_of, are, count, grouped_failures, inert
 from asyncsink.s3.errors_map import one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived, RangesUnknown
@@ -53,7 +54,7 @@ class Unproven(AsyncSinkError):
 
 
 @dataclass(slots=True)
-class VerifyReport:
+class VerifyReport(BaseReport):
     """What became of a manifest's promises.
 
     Attributes:

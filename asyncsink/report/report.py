@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
-from asyncsink.errors import ExportFailed
+from asyncsink.errors import ExportFailed, GrabFailed
 from asyncsink.model import Failure, Planned, Receipt, Resumable, Skip
 from asyncsink.report import sentences
 from asyncsink.report.outcomes import OutcomeLog, OutcomeView, failure_as_dict
@@ -21,77 +22,85 @@ from asyncsink.report.sentences import (
     inert,
     size,
 )
+from asyncsink.value import dataclass
 
 
-class Report:
-    """The result of a run. Read-only; holds the outcomes in a temporary file, not in memory.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd:
+    """How a run ended, of whatever kind it is; see `RunReport` for the fields."""
+
+    elapsed_seconds: float = 0.0
+    transport: str = ""
+    requests: int = 0
+    retries: int = 0
+    notices: Iterable[str] = ()
+    interrupted: bool = False
+    stop_reason: str = ""
+    resumable: Iterable[Resumable] = ()
+
+
+class BaseReport(ABC):
+    """The result of a command.
 
     Attributes:
-        receipts, skips, failures, planned: the outcomes, as sequences that read them back one by one.
-        counts: the numbers of outcomes and bytes; the most used of them are properties here too.
-        out_file: Nipype's `out_file`: the URL, then the local copy, of every top-level source (rule 34).
-        bytes_uploaded: content that was sent and confirmed; retries do not count.
-        elapsed_seconds: from the first look to the last confirmation.
-        transport: the lane that was used ("wire", "aioboto3", "local", "memory") and, where that matters, why.
-        requests: requests sent, retries included. retries: those that repeated another one.
         notices: what a person should know that is no failure.
-        destination: "s3://bucket/prefix", or a directory.
-        dry_run: nothing was sent; see `planned`.
+    """
+
+    __slots__ = ()
+    notices: Sequence[str]
+
+    @property
+    @abstractmethod
+    def ok(self) -> bool:
+        """Whether everything that was asked for is done, and holds."""
+
+    @abstractmethod
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready values: what `--json` prints."""
+
+    @abstractmethod
+    def summary(self) -> str:
+        """A few lines for a person; no line break at the end."""
+
+    def causes(self) -> list[Cause]:
+        """What failed, by cause, the commonest one first."""
+        return []
+
+
+class RunReport(BaseReport):
+    """The result of an export or a grab. Read-only; holds the outcomes in a temporary file, not in memory.
+
+    Attributes:
+        counts: the numbers of outcomes and bytes.
+        elapsed_seconds: from the first look to the last confirmation.
+        transport: the lane that was used ("wire", "aioboto3", "local", "memory").
+        requests: requests sent, retries included. retries: those that repeated another one.
         interrupted: the run was stopped before everything was tried.
-        stop_reason: why the run stopped by itself before everything was tried, or "".
-        objects_unfinished: files that were found and have no outcome, because the run was stopped.
-        resumable: large files whose parts stay at the server, and in the journal: the next run goes on with them.
+        stop_reason: why it stopped by itself, or "".
+        resumable: large files whose parts stay at the server and in the journal, or whose ranges stay here: the next
+            run goes on with them.
     """
 
     __slots__ = (
-        "_log",
-        "counts",
-        "destination",
-        "dry_run",
-        "elapsed_seconds",
-        "interrupted",
-        "notices",
-        "objects_unfinished",
-        "out_file",
-        "requests",
-        "resumable",
-        "retries",
-        "stop_reason",
-        "transport",
-    )
+        "_log", "counts", "elapsed_seconds", "interrupted", "notices", "requests", "resumable", "retries",
+        "stop_reason", "transport",
+    )  # fmt: skip
+    _words: ClassVar[sentences.Words]
+    _noun: ClassVar[str]
+    _failed_error: ClassVar[type[ExportFailed | GrabFailed]]
 
-    def __init__(
-        self,
-        log: OutcomeLog,
-        *,
-        destination: str,
-        elapsed_seconds: float,
-        transport: str,
-        requests: int = 0,
-        retries: int = 0,
-        out_file: Iterable[str] = (),
-        notices: Iterable[str] = (),
-        dry_run: bool = False,
-        interrupted: bool = False,
-        resumable: Iterable[Resumable] = (),
-        stop_reason: str = "",
-        objects_found: int | None = None,
-    ) -> None:
-        """Put a report over a log that gets no more outcomes. Arguments: see the class."""
+    def __init__(self, log: OutcomeLog, end: RunEnd) -> None:
+        """Put a report over a log that gets no more outcomes."""
         self._log = log
         self.counts = log.counts
-        self.destination = destination
-        self.elapsed_seconds = elapsed_seconds
-        self.transport = transport
-        self.requests = requests
-        self.retries = retries
-        self.out_file = list(out_file)
-        self.notices = tuple(notices)
-        self.dry_run = dry_run
-        self.interrupted = interrupted
-        self.resumable = tuple(resumable)
-        self.stop_reason = stop_reason
-        self.objects_unfinished = max(0, (objects_found or 0) - log.counts.objects_total) if interrupted else 0
+        self.elapsed_seconds = end.elapsed_seconds
+        self.transport = end.transport
+        self.requests = end.requests
+        self.retries = end.retries
+        self.notices = tuple(end.notices)
+        self.interrupted = end.interrupted
+        self.stop_reason = end.stop_reason
+        self.resumable = tuple(end.resumable)
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set once, by the constructor; a report is a record of what happened."""
@@ -100,19 +109,169 @@ class Report:
         super().__setattr__(name, value)
 
     @property
+    @abstractmethod
+    def _from(self) -> str:
+        """What an error names."""
+
+    @property
+    @abstractmethod
+    def _into(self) -> str:
+        """Where the objects are."""
+
+    @property
     def receipts(self) -> OutcomeView[Receipt]:
-        """What was published, in the order in which it was confirmed."""
+        """What was transferred, in the order in which it was confirmed."""
         return self._log.receipts
 
     @property
     def skips(self) -> OutcomeView[Skip]:
-        """What was deliberately not sent."""
+        """What was deliberately not transferred."""
         return self._log.skips
 
     @property
     def failures(self) -> OutcomeView[Failure]:
-        """What was not published, and local copies that were not made."""
+        """What failed."""
         return self._log.failures
+
+    @property
+    def bytes_resumed(self) -> int:
+        """Bytes of parts or ranges that earlier runs had transferred, and that this run did not transfer again."""
+        return self.counts.bytes_resumed
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything was transferred, or there already."""
+        return not self.failures and not self.interrupted
+
+    def raise_for_failures(self) -> None:
+        """Return where everything was transferred or there already.
+
+        Raises:
+            ExportFailed, GrabFailed: `failures` is not empty, or the run was `interrupted`; it holds this report.
+        """
+        rest = f"run it again to {self._words.do} the rest"
+        said = [f"interrupted before everything was tried; {rest}"] if self.interrupted else []
+        if self.stop_reason:
+            said = [f"stopped: {inert(self.stop_reason).rstrip('.')}; {self._unfinished()}{rest}"]
+        if self.failures:
+            first = failure_line(self.failures[0], with_error=False)
+            said.append(f"{' and '.join(self._failed())}; the first: {first} (all of them: .report.failures)")
+        if said:
+            raise self._failed_error(f"{inert(self._from)}: {'; '.join(said)}", report=self)
+
+    def _unfinished(self) -> str:
+        return ""
+
+    def _failed(self) -> list[str]:
+        """What was not transferred."""
+        total = count(self.counts.objects_total, "object")
+        done = self._words.done.partition(" ")[0]
+        return [f"{self.counts.objects_failed:,} of {total} not {done}"] if self.counts.objects_failed else []
+
+    def as_dict(self) -> dict[str, Any]:
+        """What reports of all runs have. Holds every failure in memory, but no receipt."""
+        return {
+            "interrupted": self.interrupted,
+            "stop_reason": self.stop_reason,
+            "elapsed_seconds": self.elapsed_seconds,
+            "requests": self.requests,
+            "retries": self.retries,
+            "transport": self.transport,
+            "resumable": [asdict(each) for each in self.resumable],
+            "notices": list(self.notices),
+            "failures": [failure_as_dict(failure) for failure in self.failures],
+        }
+
+    def summary(self) -> str:
+        """A few lines for a person who knows nothing of the run; no line break at the end."""
+        lines = [self.brief(), *(f"Note: {inert(notice)}" for notice in self.notices)]
+        lines += [f"  {line}" for line in cause_lines(self.causes(), noun=self._noun)]
+        return "\n".join(lines)
+
+    def brief(self) -> str:
+        """The summary without its notes and failures, for those who tell them elsewhere."""
+        figures = sentences.figures(
+            self.counts,
+            self._words,
+            elapsed_seconds=self.elapsed_seconds,
+            requests=self.requests,
+            retries=self.retries,
+        )
+        going_on = [goes_on(self.resumable)] if self.resumable and not self.interrupted else []
+        return "\n".join([self.headline(), *figures, *going_on])
+
+    def causes(self) -> list[Cause]:
+        """The failures by what caused them, the commonest cause first. Reads all of them."""
+        return causes_of(self.failures)
+
+    def headline(self) -> str:
+        """One sentence: what is where it belongs now, or what is not."""
+        if self.interrupted:
+            return sentences.early_end(
+                self.counts,
+                self._into,
+                self._words,
+                reason=sentences.stopped(self.stop_reason),
+                total=self._total(),
+                going_on=goes_on(self.resumable),
+            )
+        return sentences.outcome(self.counts, self._into, self._words, elapsed_seconds=self.elapsed_seconds)
+
+    def _total(self) -> int | None:
+        """How many objects an interrupted run had found, or None."""
+        return None
+
+    def _shown(self, done: str, planned: str = "") -> str:
+        counts, took = self.counts, duration(self.elapsed_seconds)
+        numbers = (
+            f"{counts.objects_uploaded:,} {done}, {counts.objects_skipped:,} skipped, {counts.objects_failed:,} failed"
+        )
+        moved = f"{counts.objects_failed:,} failed{planned}, {size(counts.bytes_uploaded)} in {took}"
+        return f"<{type(self).__name__} {inert(self._from)}: {numbers}{moved}>"
+
+
+class Report(RunReport):
+    """The result of an export. Read-only; holds the outcomes in a temporary file, not in memory.
+
+    Attributes, besides those of a `RunReport`:
+        receipts, skips, failures, planned: the outcomes, as sequences that read them back one by one; the failures of
+            local copies among them.
+        out_file: Nipype's `out_file`: the URL, then the local copy, of every top-level source (rule 34).
+        bytes_uploaded: content that was sent and confirmed; retries do not count.
+        destination: "s3://bucket/prefix", or a directory.
+        dry_run: nothing was sent; see `planned`.
+        objects_unfinished: files that were found and have no outcome, because the run was stopped.
+    """
+
+    __slots__ = ("destination", "dry_run", "objects_unfinished", "out_file")
+    _words = sentences.EXPORT
+    _noun = "file"
+    _failed_error = ExportFailed
+
+    def __init__(
+        self,
+        log: OutcomeLog,
+        destination: str,
+        end: RunEnd,
+        *,
+        out_file: Iterable[str] = (),
+        dry_run: bool = False,
+        objects_found: int | None = None,
+    ) -> None:
+        """Put a report over a log that gets no more outcomes. Arguments: see the class."""
+        super().__init__(log, end)
+        self.destination = destination
+        self.out_file = list(out_file)
+        self.dry_run = dry_run
+        self.objects_unfinished = max(0, (objects_found or 0) - log.counts.objects_total) if end.interrupted else 0
+
+    @property
+    def _from(self) -> str:
+        return self.destination
+
+    @property
+    def _into(self) -> str:
+        return self.destination
 
     @property
     def planned(self) -> OutcomeView[Planned]:
@@ -123,11 +282,6 @@ class Report:
     def bytes_uploaded(self) -> int:
         """Bytes of content that were sent and confirmed."""
         return self.counts.bytes_uploaded
-
-    @property
-    def bytes_resumed(self) -> int:
-        """Bytes of parts that earlier runs had sent, and that this run did not send again."""
-        return self.counts.bytes_resumed
 
     @property
     def objects_uploaded(self) -> int:
@@ -159,94 +313,38 @@ class Report:
         """Number of failures of the stage "local copy"."""
         return self.counts.local_copies_failed
 
-    def raise_for_failures(self) -> None:
-        """Return where everything was published or there already.
-
-        Raises:
-            ExportFailed: `failures` is not empty, or the run was `interrupted`; it holds this report.
-        """
-        said = ["interrupted before everything was tried; run it again to publish the rest"] if self.interrupted else []
-        if self.stop_reason:
-            rest = f"{count(self.objects_unfinished, 'object')} not sent; " if self.objects_unfinished else ""
-            said = [f"stopped: {inert(self.stop_reason).rstrip('.')}; {rest}run it again to publish the rest"]
-        if self.failures:
-            said.append(
-                f"{' and '.join(self._failed(of_all=True))}; the first: "
-                f"{failure_line(self.failures[0], with_error=False)} (all of them: .report.failures)"
-            )
-        if said:
-            raise ExportFailed(f"{inert(self.destination)}: {'; '.join(said)}", report=self)
-
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-ready values: what `--json` prints. Holds every failure in memory, but no receipt."""
         return {
             "destination": self.destination,
             "dry_run": self.dry_run,
-            "interrupted": self.interrupted,
-            "stop_reason": self.stop_reason,
             "objects_unfinished": self.objects_unfinished,
             **self.counts.as_dict(),
-            "elapsed_seconds": self.elapsed_seconds,
-            "requests": self.requests,
-            "retries": self.retries,
-            "transport": self.transport,
-            "resumable": [asdict(left) for left in self.resumable],
-            "notices": list(self.notices),
-            "failures": [failure_as_dict(failure) for failure in self.failures],
+            **super().as_dict(),
         }
-
-    def summary(self) -> str:
-        """A few lines for a person who knows nothing of the run; no line break at the end."""
-        lines = [self.brief(), *(f"Note: {inert(notice)}" for notice in self.notices)]
-        lines += [f"  {line}" for line in cause_lines(self.causes())]
-        return "\n".join(lines)
 
     def brief(self) -> str:
         """The summary without its notes and failures, for those who tell them elsewhere."""
-        if self.dry_run:
-            return self.headline()
-        figures = sentences.figures(
-            self.counts,
-            sentences.EXPORT,
-            elapsed_seconds=self.elapsed_seconds,
-            requests=self.requests,
-            retries=self.retries,
-        )
-        going_on = [goes_on(self.resumable)] if self.resumable and not self.interrupted else []
-        return "\n".join([self.headline(), *figures, *going_on])
-
-    def causes(self) -> list[Cause]:
-        """The failures by what caused them, the commonest cause first. Reads all of them."""
-        return causes_of(self.failures)
+        return self.headline() if self.dry_run else super().brief()
 
     def headline(self) -> str:
         """One sentence: what is at the destination now, or what is not."""
         if self.dry_run:
             return sentences.plan(self.counts, self.destination, interrupted=self.interrupted)
-        if self.interrupted:
-            return sentences.early_end(
-                self.counts,
-                self.destination,
-                sentences.EXPORT,
-                reason=sentences.stopped(self.stop_reason),
-                total=self.objects_total + self.objects_unfinished if self.objects_unfinished else None,
-                going_on=goes_on(self.resumable),
-            )
-        return sentences.outcome(self.counts, self.destination, sentences.EXPORT, elapsed_seconds=self.elapsed_seconds)
+        return super().headline()
 
-    def _failed(self, *, of_all: bool = False) -> list[str]:
+    def _total(self) -> int | None:
+        return self.objects_total + self.objects_unfinished if self.objects_unfinished else None
+
+    def _unfinished(self) -> str:
+        return f"{count(self.objects_unfinished, 'object')} not sent; " if self.objects_unfinished else ""
+
+    def _failed(self) -> list[str]:
         """What was not published, and what was not copied."""
-        failed, copies = self.objects_failed, self.local_copies_failed
-        objects = f"{failed:,} of {count(self.objects_total, 'object')}" if of_all else count(failed, "object")
-        parts = [f"{objects} not published"] if failed else []
-        if copies:
-            parts.append(f"{copies:,} local {'copy' if copies == 1 else 'copies'} not written")
-        return parts
+        copies = self.local_copies_failed
+        copied = [f"{copies:,} local {'copy' if copies == 1 else 'copies'} not written"] if copies else []
+        return [*super()._failed(), *copied]
 
     def __repr__(self) -> str:
         """The counts, on one line."""
-        return (
-            f"<Report {inert(self.destination)}: {self.objects_uploaded:,} uploaded, {self.objects_skipped:,} skipped, "
-            f"{self.objects_failed:,} failed{f', {self.objects_planned:,} planned' if self.dry_run else ''}, "
-            f"{size(self.bytes_uploaded)} in {duration(self.elapsed_seconds)}>"
-        )
+        return self._shown("uploaded", f", {self.objects_planned:,} planned" if self.dry_run else "")

@@ -15,7 +15,7 @@ from asyncsink.engine.recording.events import Progress
 from asyncsink.model import Failure, Finished, Notice, Outcome, Planned, Receipt, Skip, Started
 from asyncsink.options.schema import GRAB_OPTIONS, OPTIONS
 from asyncsink.report.outcomes import OutcomeLog
-from asyncsink.report.report import Report
+from asyncsink.report.report import Report, RunEnd
 
 SENT = Receipt("/d/a", "p/a", "s3://b/p/a", 2048, None, "e", "", 1, 0.1, "", "server-checksum")
 SAME = Skip("/d/b", "p/b", "s3://b/p/b", 10, "same checksum")
@@ -93,7 +93,7 @@ def test_what_was_not_sent_is_counted_and_what_is_there_is_not_called_unsent() -
 def test_an_early_end_has_the_names_of_a_report() -> None:
     log = OutcomeLog()
     log.extend([SENT, SAME, GONE, DENIED])
-    report: dict[str, Any] = Report(log, destination="s3://b/p", elapsed_seconds=1.0, transport="wire").as_dict()
+    report: dict[str, Any] = Report(log, "s3://b/p", RunEnd(elapsed_seconds=1.0, transport="wire")).as_dict()
     tally, _ = tally_of(SENT, SAME, GONE, DENIED, total=10)
     early = tally.as_dict(elapsed_seconds=1.0, interrupted=True)
     different = {name for name in report.keys() | early.keys() if report.get(name) != early.get(name)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from asyncsink.errors import ExportFailed, GrabFailed
 from asyncsink.integrity.sameness import IS_THERE
 from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip
 from asyncsink.report.outcomes import OutcomeLog
-from asyncsink.report.report import Report
+from asyncsink.report.report import Report, RunEnd
 from asyncsink.report.sentences import CAUSES_MAX, cause_lines, causes_of, duration, failure_line, inert, size
 
 PUBLISHED = Receipt("/d/a", "p/a", "s3://b/p/a", 3 << 20, None, "e", "", 1, 0.1, "/copy/a", "server-checksum")
@@ -29,8 +28,9 @@ WANTED = Planned("/d/e", "p/e", "s3://b/p/e", 2048, "not there")
 def report_of(*outcomes: Outcome, **facts: Any) -> Report:
     log = OutcomeLog()
     log.extend(outcomes)
-    given: dict[str, Any] = {"destination": "s3://b/p", "elapsed_seconds": 2.0, "transport": "wire"} | facts
-    return Report(log, **given)
+    of_export = {name: facts.pop(name) for name in ("out_file", "dry_run", "objects_found") if name in facts}
+    destination = facts.pop("destination", "s3://b/p")
+    return Report(log, destination, RunEnd(**{"elapsed_seconds": 2.0, "transport": "wire"} | facts), **of_export)
 
 
 def test_counts_of_a_mixed_run() -> None:
@@ -188,7 +188,7 @@ def test_the_first_sentence_says_how_it_ended(outcomes: tuple[Outcome, ...], hea
 def test_the_first_sentence_about_a_grab(outcomes: tuple[Outcome, ...], headline: str) -> None:
     log = OutcomeLog()
     log.extend(outcomes)
-    report = GrabReport("s3://b/p", "/d", log, elapsed_seconds=2.0)
+    report = GrabReport("s3://b/p", "/d", log, RunEnd(elapsed_seconds=2.0))
     assert report.summary().splitlines()[0] == report.headline() == headline
 
 
@@ -237,10 +237,9 @@ def test_raise_for_failures_of_what_was_interrupted() -> None:
             report_of(*outcomes, interrupted=True).raise_for_failures()
     with pytest.raises(ExportFailed, match=r"interrupted .*; 1 of 1 object not published; the first: "):
         report_of(DENIED, interrupted=True).raise_for_failures()
-    grabbed = GrabReport("s3://b/p", "/d", OutcomeLog())
-    grabbed.raise_for_failures()
+    GrabReport("s3://b/p", "/d", OutcomeLog(), RunEnd()).raise_for_failures()
     with pytest.raises(GrabFailed, match=r"s3://b/p: interrupted before everything was tried; run it again"):
-        replace(grabbed, interrupted=True).raise_for_failures()
+        GrabReport("s3://b/p", "/d", OutcomeLog(), RunEnd(interrupted=True)).raise_for_failures()
 
 
 def test_a_report_is_read_only() -> None:
