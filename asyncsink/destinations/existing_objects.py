@@ -19,13 +19,22 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 
 from asyncsink.destinations.base import Existing, RunForecast, Unknown
-from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing, PermanentError, UploadMissing
+from asyncsink.destinations.heads import equal_part_size, existing_by_head, needs_part_size
+from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing, UploadMissing
 from asyncsink.model import Transfer
 from asyncsink.options.schema import S3Target, Settings
 from asyncsink.routing.keys import fingerprint
 from asyncsink.s3.endpoint import is_directory_bucket
 from asyncsink.s3.listing import object_pages
-from asyncsink.s3.operations import HeadObject, HeadObjects, HeadResult, ListedObject, ObjectHead, UploadPart
+from asyncsink.s3.operations import (
+    MD5_ETAG_SSE,
+    HeadObject,
+    HeadObjects,
+    HeadResult,
+    ListedObject,
+    ObjectHead,
+    UploadPart,
+)
 from asyncsink.s3.stack import S3Stack
 from asyncsink.temporary import TemporaryDatabase
 
@@ -214,7 +223,7 @@ class ExistingObjects:
         target, objects = settings.target, settings.objects
         assert isinstance(target, S3Target)
         self.name = target.url or f"s3://{target.bucket}/{target.prefix}".rstrip("/")
-        plain = objects.sse in ("", "AES256") and objects.sse_customer_key is None
+        plain = objects.sse in MD5_ETAG_SSE and objects.sse_customer_key is None
         self.etag_is_md5 = plain and not is_directory_bucket(target.bucket)
         self.encryption = "customer" if objects.sse_customer_key is not None else objects.sse
         self._transport = stack.transport
@@ -361,7 +370,7 @@ class ExistingObjects:
     def _as_answered(self, result: HeadResult) -> Existing | Unknown | None:
         """What one of many HEADs says, where that needs no further request."""
         if isinstance(result, ObjectHead):
-            return Unknown.UNKNOWN if _in_parts(result) else self._as_found(result)
+            return Unknown.UNKNOWN if needs_part_size(result) else self._as_found(result)
         if isinstance(result, AccessDenied) and not self._customers_other_key:
             self._cannot_look()
             return None
@@ -421,7 +430,8 @@ class ExistingObjects:
                 ) from denied
             self._cannot_look()
             return None
-        return self._as_found(head, await self._first_part_size(key, head.size_bytes) if _in_parts(head) else None)
+        part_size = await equal_part_size(self._transport, key, secret, head) if needs_part_size(head) else None
+        return self._as_found(head, part_size)
 
     @property
     def _customers_other_key(self) -> bool:
@@ -437,26 +447,8 @@ class ExistingObjects:
             self._notice(f"HEAD is denied below {self.name}: what is there already cannot be compared.")
 
     def _as_found(self, head: ObjectHead, part_size_bytes: int | None = None) -> Existing:
-        return Existing(
-            size_bytes=head.size_bytes,
-            etag=head.etag,
-            modified=head.last_modified,
-            checksums={} if head.composite else dict(head.checksums),
-            looked_closely=True,
-            part_size_bytes=part_size_bytes,
-            etag_is_md5=self.etag_is_md5 and head.sse in ("", "AES256"),
-            outdated="encryption differs" if self.encryption and head.sse != self.encryption else "",
-        )
-
-    async def _first_part_size(self, key: str, size_bytes: int) -> int | None:
-        """Size of the first part, where the server tells; None leaves the part sizes of typical tools to be tried."""
-        try:
-            first = await self._transport.send(
-                HeadObject(key=key, part_number=1, sse_customer_key=self._objects.sse_customer_key)
-            )
-        except PermanentError:
-            return None
-        return first.size_bytes if first.size_bytes < size_bytes else None
+        outdated = "encryption differs" if self.encryption and head.sse != self.encryption else ""
+        return existing_by_head(head, part_size_bytes=part_size_bytes, etag_is_md5=self.etag_is_md5, outdated=outdated)
 
     def _get_many(
         self, inventory: Inventory, keys: Sequence[str]
@@ -503,11 +495,6 @@ class ExistingObjects:
         if self._inventory is not None:
             self._inventory.close()
             self._inventory = None
-
-
-def _in_parts(head: ObjectHead) -> bool:
-    """Whether an object of several parts can be compared only with the size of the first."""
-    return "-" in head.etag and not (head.checksums and not head.composite)
 
 
 def _forget(inventory: Inventory, keys: Sequence[str], *, unseen: bool) -> dict[str, str]:

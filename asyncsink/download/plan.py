@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from asyncsink.destinations.heads import equal_part_size, existing_by_head, needs_part_size
 from asyncsink.download.options import GrabSettings
 from asyncsink.download.placement import FOLDER
 from asyncsink.errors import (
@@ -23,12 +24,12 @@ from asyncsink.errors import (
     ServerFault,
     SourceMissing,
 )
-from asyncsink.integrity.sameness import Existing, parts_of_etag
+from asyncsink.integrity.sameness import Existing
 from asyncsink.options.settings import Secret
 from asyncsink.routing.keys import PATH_BYTES_MAX, show
 from asyncsink.routing.templates import Pattern, natural_order, shaped
 from asyncsink.s3.get_object import GetObject, ObjectData
-from asyncsink.s3.operations import HeadObject, ListedObject, ObjectHead
+from asyncsink.s3.operations import MD5_ETAG_SSE, HeadObject, ListedObject, ObjectHead
 from asyncsink.s3.transport import Transport
 from asyncsink.sources.s3_listing import Refuse, list_below
 from asyncsink.temporary import TemporaryDatabase
@@ -131,9 +132,6 @@ def check_relative(relative: str, key: str) -> None:
 
 # -- What the server tells of an object, as the sameness rules know it -------------------------------------------------
 
-_PLAIN_ETAGS = ("", "AES256")
-"""Encryptions under which the ETag of an object that was sent whole is its MD5 (S3 API, "Object")."""
-
 
 def existing_by_listing(listed: ListedObject, secret: Secret | None) -> Existing:
     """By its entry in a listing, which tells no checksum and no encryption."""
@@ -150,7 +148,7 @@ def existing_by_answer(answer: ObjectData, listed: ListedObject) -> Existing:
         modified=listed.last_modified,
         checksums={} if answer.composite else answer.checksums,
         looked_closely=True,
-        etag_is_md5=answer.sse in _PLAIN_ETAGS,
+        etag_is_md5=answer.sse in MD5_ETAG_SSE,
     )
 
 
@@ -183,37 +181,8 @@ async def look_closer(transport: Transport, key: str, secret: Secret | None) -> 
         ObjectMissing, AccessDenied, TransferError: it cannot be looked at.
     """
     head = await head_of(transport, key, secret)
-    checksums = {} if head.composite else head.checksums
-    part_size = None
-    if "-" in head.etag and not checksums:
-        try:
-            part_size = await _equal_part_size(transport, key, secret, head)
-        except PermanentError:
-            part_size = None  # this server does not know parts any more: typical part sizes are tried
-    return Existing(
-        size_bytes=head.size_bytes,
-        etag=head.etag,
-        modified=head.last_modified,
-        checksums=checksums,
-        looked_closely=True,
-        part_size_bytes=part_size,
-        etag_is_md5=head.sse in _PLAIN_ETAGS,
-    )
-
-
-async def _equal_part_size(transport: Transport, key: str, secret: Secret | None, head: ObjectHead) -> int | None:
-    """The size of the parts, or None where they were not equal, or where the server does not tell."""
-
-    async def size_of(part_number: int) -> int:
-        asked = HeadObject(key=key, part_number=part_number, sse_customer_key=secret)
-        return (await transport.send(asked)).size_bytes
-
-    first, count = await size_of(1), parts_of_etag(head.etag) or 0
-    if first >= head.size_bytes:
-        return None
-    # S3 takes parts of any sizes. Only where the last one is what equal parts leave were they equal.
-    equal = count <= 2 or await size_of(count) == head.size_bytes - first * (count - 1)
-    return first if equal else None
+    part_size = await equal_part_size(transport, key, secret, head) if needs_part_size(head) else None
+    return existing_by_head(head, part_size_bytes=part_size)
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from asyncsink.download.placement import Body, FileWriter, FileWriterBatcher, St
 from asyncsink.download.plan import DownloadItem, existing_by_answer, existing_by_listing, look_closer
 from asyncsink.download.range_download import Served, fetch_in_ranges
 from asyncsink.engine.resources import Resources
-from asyncsink.engine.transfer.publisher import CHEAP_MD5_BYTES_MAX
-from asyncsink.errors import AsyncSinkError, ConfigError, IntegrityError, PreconditionFailed, TransferError
+from asyncsink.engine.transfer.destination_state import CHEAP_MD5_BYTES_MAX
+from asyncsink.engine.transfer.outcomes import failure_of
+from asyncsink.errors import AsyncSinkError, ConfigError, IntegrityError, PreconditionFailed
 from asyncsink.integrity.sameness import (
     CompareWith,
     Existing,
@@ -27,7 +28,7 @@ from asyncsink.integrity.sameness import (
     conclude,
     decide,
 )
-from asyncsink.model import Failure, FirstAttempt, Outcome, Receipt, Skip
+from asyncsink.model import Failure, FailureStage, FirstAttempt, Outcome, Receipt, Skip
 from asyncsink.options.settings import Secret
 from asyncsink.s3.get_object import GetObject, GetObjects, GetResult, ObjectData, ObjectToGet
 from asyncsink.s3.operations import ListedObject
@@ -250,7 +251,13 @@ class DownloadContext:
         )
 
     def _failure(self, wanted: DownloadItem, error: AsyncSinkError) -> Failure:
-        return failure_of(self.url(wanted.listed.key), wanted.listed.key, self.file_writer.path(wanted.relative), error)
+        return download_failure(self.bucket, wanted.listed.key, self.file_writer.path(wanted.relative), error)
+
+
+def download_failure(bucket: str, key: str, path: str, error: AsyncSinkError) -> Failure:
+    """The Failure of an object that cannot be grabbed."""
+    stage: FailureStage = "routing" if isinstance(error, ConfigError) else "download"
+    return failure_of(f"s3://{bucket}/{key}", key, path, error, stage=stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,19 +267,6 @@ class _Answered:
     etag: str
     version_id: str
     attempts: int
-
-
-def failure_of(url: str, key: str, path: str, error: AsyncSinkError) -> Failure:
-    """The Failure that an error amounts to."""
-    return Failure(
-        source=url,
-        key=key,
-        url=path,
-        error=type(error).__name__,
-        message=str(error),
-        stage="routing" if isinstance(error, ConfigError) else "download",
-        attempts=error.attempts if isinstance(error, TransferError) else 0,
-    )
 
 
 def _compare(

@@ -24,7 +24,7 @@ from asyncsink.download.plan import (
     find_unlisted,
     is_marker,
 )
-from asyncsink.download.receiver import DownloadContext, failure_of
+from asyncsink.download.receiver import DownloadContext, download_failure
 from asyncsink.download.report import GrabReport
 from asyncsink.engine.open_run import surface
 from asyncsink.engine.pipeline import Feed, Pipeline
@@ -336,7 +336,7 @@ class GrabRun:
         return None
 
     def _refuse(self, key: str, error: AsyncSinkError) -> None:
-        self._recorder.add([failure_of(self._url(key), key, "", error)])
+        self._recorder.add([download_failure(self._settings.target.bucket, key, "", error)])
 
     def _check_alone(self, relative: str, key: str) -> None:
         """Only the object that the source itself names ("a/x") can get another's path: that of the key "a/x/x".

@@ -24,6 +24,7 @@ from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
 from asyncsink.options.schema import ChecksumChoice
 from asyncsink.s3.get_object import GetObject, GetObjects, GetObjectTo
 from asyncsink.s3.operations import (
+    MD5_ETAG_SSE,
     CompleteMultipartUpload,
     CreateMultipartUpload,
     FilesPut,
@@ -146,7 +147,7 @@ def check_same_object(stored: ObjectStored, head: ObjectHead, where: str) -> Non
 
 
 def _etag_is_md5(told: ObjectStored | ObjectHead, allowed: bool) -> bool:
-    return allowed and told.sse in ("", "AES256")
+    return allowed and told.sse in MD5_ETAG_SSE
 
 
 # -- Checksum headers --------------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ PART_SIZE_BYTES_MAX = 5 * GIB
 PARTS_MAX = 10_000
 OBJECT_SIZE_BYTES_MAX = 50 * 1000**4
 """What S3's service model allows (50 TB); 10,000 parts of 5 GiB would be a little more."""
+MD5_ETAG_SSE = ("", "AES256")
+"""Encryptions under which the ETag of an object that was sent whole is its MD5 (S3 API, "Object")."""
 
 R = TypeVar("R", bound="Response")
 

@@ -25,6 +25,7 @@ from asyncsink.integrity.sameness import (
     SamenessDigester,
     SkipIt,
     Upload,
+    conclude,
     decide,
 )
 from asyncsink.model import Checksum, ChecksumAlgorithm, JournalEntry, SourceFile, Transfer
@@ -34,6 +35,9 @@ from asyncsink.paths import Folder, on_disk
 from asyncsink.s3.operations import PARTS_MAX
 from asyncsink.sources.reader import OpenSource, look_again, read_at_rest
 from asyncsink.value import dataclass
+
+CHEAP_MD5_BYTES_MAX = 8 * MIB
+"""Up to this size, an MD5 of the file costs less than asking the server for another checksum."""
 
 
 @dataclass(slots=True)
@@ -101,39 +105,43 @@ class DestinationState:
             self.error = error
 
     async def look(
-        self,
-        transfer: Transfer,
-        policies: Policies,
-        *,
-        cheap_md5_bytes_max: int,
-        part_sizes: Sequence[int],
-        closely: bool = False,
+        self, transfer: Transfer, policies: Policies, part_sizes: Sequence[int], *, closely: bool = False
     ) -> None:
         """Decide whether to send; an error while looking ends this destination."""
         if self.error is not None:
             return
         self.decision = self.by_journal(policies)
-        if self.decision is not None:
-            return
         try:
-            while True:
+            while self.decision is None or isinstance(self.decision, LookCloser):
+                closely = closely or self.decision is not None
+                existing = None
                 if policies.overwrite != "always":
-                    self.existing = await self.destination.look(transfer, closely=closely)
-                self.decision = decide(
-                    self.existing,
-                    policy=policies.overwrite,
-                    size_bytes=transfer.source.size_bytes,
-                    mtime_ns=transfer.source.mtime_ns,
-                    wanted=policies.algorithm,
-                    cheap_md5_bytes_max=cheap_md5_bytes_max,
-                    part_sizes=part_sizes,
-                    published_etag=self.published_etag,
-                )
-                if not isinstance(self.decision, LookCloser):
-                    return
-                closely = True
+                    existing = await self.destination.look(transfer, closely=closely)
+                self.decide(existing, transfer, policies, part_sizes)
         except AsyncSinkError as error:
             self.error = error
+
+    def decide(
+        self, existing: Existing | None, transfer: Transfer, policies: Policies, part_sizes: Sequence[int]
+    ) -> None:
+        """Decide whether to send, by what is there; `part_sizes` are tried first on a multipart ETag."""
+        self.existing = existing
+        self.decision = decide(
+            existing,
+            policy=policies.overwrite,
+            size_bytes=transfer.source.size_bytes,
+            mtime_ns=transfer.source.mtime_ns,
+            wanted=policies.algorithm,
+            cheap_md5_bytes_max=CHEAP_MD5_BYTES_MAX,
+            part_sizes=part_sizes,
+            published_etag=self.published_etag,
+        )
+
+    def settle(self, digests: Digests) -> None:
+        """Conclude a comparison."""
+        assert self.comparing is not None
+        assert self.existing is not None  # something is there: it is being compared
+        self.decision = conclude(self.comparing, self.existing, digests)
 
     async def attempt(self, action: Callable[[], Awaitable[Stored | None]]) -> None:
         """Run one step of this destination; its error ends this destination only."""

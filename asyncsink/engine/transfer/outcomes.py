@@ -202,18 +202,18 @@ def may_pass(outcome: Outcome) -> bool:
 
 
 def failure(transfer: Transfer, url: str, error: AsyncSinkError, *, stage: FailureStage | None = None) -> Failure:
-    """A Failure from an error."""
-    source_fault = isinstance(error, SourceError)
-    return Failure(
-        source=transfer.source.path,
-        key=transfer.key,
-        url=url,
-        error=type(error).__name__,
-        message=str(error),
-        stage=stage or ("source" if source_fault else "upload"),
-        attempts=error.attempts if isinstance(error, TransferError) else 0,
-        entry=transfer.source.entry,
-    )
+    """The Failure of a transfer."""
+    source = transfer.source
+    stage = stage or ("source" if isinstance(error, SourceError) else "upload")
+    return failure_of(source.path, transfer.key, url, error, stage=stage, entry=source.entry)
+
+
+def failure_of(
+    source: str, key: str, url: str, error: AsyncSinkError, *, stage: FailureStage, entry: int = 0
+) -> Failure:
+    """The Failure that an error amounts to."""
+    attempts = error.attempts if isinstance(error, TransferError) else 0
+    return Failure(source, key, url, type(error).__name__, str(error), stage, attempts, entry)
 
 
 def error_of(failed: Failure) -> AsyncSinkError:
@@ -256,12 +256,5 @@ def problem_outcome(problem: SourceProblem, policies: Policies) -> Outcome:
             already_there=False,
             entry=problem.entry,
         )
-    return Failure(
-        source=problem.path,
-        key="",
-        url="",
-        error=type(problem.error).__name__,
-        message=str(problem.error),
-        stage="routing" if isinstance(problem.error, ConfigError) else "source",
-        entry=problem.entry,
-    )
+    stage: FailureStage = "routing" if isinstance(problem.error, ConfigError) else "source"
+    return failure_of(problem.path, "", "", problem.error, stage=stage, entry=problem.entry)

@@ -32,7 +32,7 @@ from asyncsink.engine.transfer.destination_state import (
 from asyncsink.engine.transfer.large_file import LargeFileUpload, ThreadedFileUpload
 from asyncsink.engine.transfer.outcomes import Ending, word_outcomes
 from asyncsink.errors import AsyncSinkError, IntegrityError, JournalError, UploadConflict, UploadMissing
-from asyncsink.integrity.sameness import CompareWith, Digests, LookCloser, SamenessDigester, conclude
+from asyncsink.integrity.sameness import CompareWith, Digests, LookCloser, SamenessDigester
 from asyncsink.model import Outcome, Transfer
 from asyncsink.s3.multipart.parts import plan_parts
 from asyncsink.s3.operations import PARTS_MAX
@@ -41,8 +41,6 @@ from asyncsink.sources.reader import OpenSource
 _LOOKS_MAX = 16
 """How often a file is looked at. Local copies of several runs link it at once, and each link changes its ctime."""
 _ONCE_MORE = (IntegrityError, UploadMissing, UploadConflict)
-CHEAP_MD5_BYTES_MAX = 8 * 1024 * 1024
-"""Up to this size, an MD5 of the file costs less than asking the server for another checksum."""
 
 
 class Publisher:
@@ -133,9 +131,7 @@ class Publisher:
         ours = [plan_parts(size, self._limits.part_size_bytes).part_size_bytes] if size else []
 
         async def look(state: DestinationState) -> None:
-            await state.look(
-                transfer, self._policies, cheap_md5_bytes_max=CHEAP_MD5_BYTES_MAX, part_sizes=ours, closely=closely
-            )
+            await state.look(transfer, self._policies, ours, closely=closely)
 
         await each(states, look)
 
@@ -213,9 +209,7 @@ class Publisher:
         """Draw the conclusions; destinations whose comparison was not final look closer and decide again."""
         closer = []
         for state, found in zip(comparing, digests, strict=True):
-            assert state.comparing is not None
-            assert state.existing is not None  # something is there: it is being compared
-            state.decision = conclude(state.comparing, state.existing, found)
+            state.settle(found)
             if isinstance(state.decision, LookCloser):
                 closer.append(state)
         if closer:

@@ -26,9 +26,9 @@ from asyncsink.engine.recording.recorder import Passed
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.destination_state import DestinationState, Outgrown, Reading, read_new, read_small
 from asyncsink.engine.transfer.outcomes import Ending, failure, not_stored, passed_of, receipt, word_outcomes
-from asyncsink.engine.transfer.publisher import CHEAP_MD5_BYTES_MAX, Publisher
+from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.errors import AsyncSinkError, IntegrityError, SourceChanged, SourceError
-from asyncsink.integrity.sameness import Decision, LookCloser, conclude, decide
+from asyncsink.integrity.sameness import LookCloser
 from asyncsink.model import ChecksumAlgorithm, FirstAttempt, Outcome, Transfer
 from asyncsink.s3.operations import FileResult, FileStored, Ordinary
 from asyncsink.sources.reader import AtRest
@@ -224,23 +224,13 @@ class SmallFiles:
             if isinstance(existing, Unknown):
                 known.ordinary = True
                 return known
-            state.existing = existing
-            state.decision = state.by_journal(self._policies) or self._decide(transfer, existing, state.published_etag)
+            state.decision = state.by_journal(self._policies)
+            if state.decision is None:
+                state.decide(existing, transfer, self._policies, _one_part(transfer))
+            else:
+                state.existing = existing
             known.ordinary = known.ordinary or isinstance(state.decision, LookCloser)
         return known
-
-    def _decide(self, transfer: Transfer, existing: Existing | None, published_etag: str) -> Decision:
-        size_bytes = transfer.source.size_bytes
-        return decide(
-            existing,
-            policy=self._policies.overwrite,
-            size_bytes=size_bytes,
-            mtime_ns=transfer.source.mtime_ns,
-            wanted=self._policies.algorithm,
-            cheap_md5_bytes_max=CHEAP_MD5_BYTES_MAX,
-            part_sizes=[size_bytes] if size_bytes else [],
-            published_etag=published_etag,
-        )
 
     def _must_read(self, states: Sequence[DestinationState]) -> bool:
         alive = not self._dry_run and any(state.alive for state in states)
@@ -266,9 +256,8 @@ class SmallFiles:
             known.ordinary = True
             return
         ending.checksum = reading.checksum
-        for state, compare, digests in zip(comparing, compares, reading.digests, strict=True):
-            assert state.existing is not None  # something is there: it is being compared
-            state.decision = conclude(compare, state.existing, digests)
+        for state, digests in zip(comparing, reading.digests, strict=True):
+            state.settle(digests)
             known.ordinary = known.ordinary or isinstance(state.decision, LookCloser)
         if known.ordinary or self._dry_run:
             return
@@ -297,6 +286,10 @@ class SmallFiles:
         if primary.stored is not None:
             self._progress.bytes_moved += transfer.source.size_bytes
         done(word_outcomes(ending, self._clock() - started, self._policies), transfer)
+
+
+def _one_part(transfer: Transfer) -> Sequence[int]:
+    return [transfer.source.size_bytes] if transfer.source.size_bytes else []
 
 
 class _Ends:

@@ -35,6 +35,23 @@ Ended = Literal["aborted", "gone", "failed"]
 """The outcome of an abort: "gone" did not exist (any more), "failed" may still be open."""
 
 
+async def _abort_until_gone(transport: Transport, key: str, upload_id: str) -> Ended:
+    """Abort, and look whether the upload is still there; "failed" where the server lists it after ABORTS_MAX aborts.
+
+    Raises:
+        AccessDenied, TransferError: an abort, or a look (`operation` says which), is refused.
+    """
+    try:
+        for number in range(ABORTS_MAX):
+            done = await transport.send(AbortMultipartUpload(key=key, upload_id=upload_id))
+            if not done.was_there and not number:
+                return "gone"
+            await transport.send(ListParts(key=key, upload_id=upload_id))
+    except UploadMissing:
+        return "aborted"
+    return "failed"
+
+
 async def abort_upload(transport: Transport, key: str, upload_id: str, *, seconds: float) -> tuple[Ended, str]:
     """Remove an upload and its parts. Returns the outcome and, where it may still be open, the reason, else "".
 
@@ -42,16 +59,10 @@ async def abort_upload(transport: Transport, key: str, upload_id: str, *, second
     """
     with anyio.move_on_after(seconds, shield=True):
         try:
-            for number in range(ABORTS_MAX):
-                done = await transport.send(AbortMultipartUpload(key=key, upload_id=upload_id))
-                if not done.was_there and not number:
-                    return "gone", ""
-                await transport.send(ListParts(key=key, upload_id=upload_id))
-        except UploadMissing:
-            return "aborted", ""
+            ended = await _abort_until_gone(transport, key, upload_id)
         except AsyncSinkError as error:
             return "failed", str(error)
-        return "failed", "the server still lists it after the abort"
+        return ended, "the server still lists it after the abort" if ended == "failed" else ""
     return "failed", f"the server did not answer within {seconds:g} s"
 
 
@@ -167,25 +178,21 @@ async def end_upload(transport: Transport, key: str, upload_id: str, *, seconds:
 
     Shielded from cancellation, and bounded by `seconds`.
     """
+    said = f"The multipart upload {upload_id} of {key!r}, which an earlier run began,"
     with anyio.CancelScope(shield=True), anyio.fail_after(seconds):
-        for _ in range(ABORTS_MAX):
-            try:
-                await transport.send(AbortMultipartUpload(key=key, upload_id=upload_id))
-            except UploadMissing:
+        try:
+            if await _abort_until_gone(transport, key, upload_id) != "failed":
                 return ""
-            except AccessDenied as denied:
-                return (
-                    f"The multipart upload {upload_id} of {key!r}, which an earlier run began, stays open ({denied}); "
-                    "a lifecycle rule for incomplete uploads, or AbortMultipartUpload, removes it."
-                )
-            try:
-                await transport.send(ListParts(key=key, upload_id=upload_id))
-            except (UploadMissing, AccessDenied):
-                return ""
+        except AccessDenied as denied:
+            if denied.operation == ListParts.name:
+                return ""  # the abort was taken; whether it is gone these credentials may not ask
+            return (
+                f"{said} stays open ({denied}); a lifecycle rule for incomplete uploads, or AbortMultipartUpload, "
+                "removes it."
+            )
     return (
-        f"The multipart upload {upload_id} of {key!r}, which an earlier run began, may still be open: the server "
-        f"lists it after {ABORTS_MAX} aborts; a lifecycle rule for incomplete uploads, or asyncsink abort-uploads, "
-        "removes it."
+        f"{said} may still be open: the server lists it after {ABORTS_MAX} aborts; a lifecycle rule for incomplete "
+        "uploads, or asyncsink abort-uploads, removes it."
     )
 
 

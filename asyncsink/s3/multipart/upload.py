@@ -38,6 +38,7 @@ from asyncsink.s3.multipart.parts import Part, PartPlan, UploadProof
 from asyncsink.s3.multipart.resume import abort_upload
 from asyncsink.s3.multipart.write_tokens import WriteTokens, already_there, whose
 from asyncsink.s3.operations import (
+    MD5_ETAG_SSE,
     CompletedPart,
     CompleteMultipartUpload,
     CreateMultipartUpload,
@@ -80,7 +81,7 @@ class MultipartUpload:
         self._attributes = attributes
         self._retry = retry
         self._own = own or WriteTokens(only_new=False, notice=lambda _: None)
-        self.etag_is_md5 = attributes.sse in ("", "AES256") and attributes.sse_customer_key is None
+        self.etag_is_md5 = attributes.sse in MD5_ETAG_SSE and attributes.sse_customer_key is None
         self._parts: dict[int, CompletedPart] = {}
         self._unproven: dict[int, ListedPart] = {}
         self._confirmed: set[ConfirmedBy] = set()
