@@ -6,9 +6,10 @@ destination answers for itself, so that one's failure never costs the other its 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
 from enum import Enum
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol
 
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.integrity.sameness import Existing
@@ -22,8 +23,6 @@ __all__ = [
     "Destination",
     "Existing",
     "PartWriter",
-    "ResumedWriter",
-    "Resuming",
     "RunForecast",
     "Stored",
     "Unknown",
@@ -69,27 +68,6 @@ class RunForecast:
     alike: frozenset[int] = frozenset()
 
 
-class PartWriter(Protocol):
-    """One object being written in parts. Ends in exactly one of `complete` and `abort`."""
-
-    async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
-        """Store one part; parts come in any order, several at once. Numbers start at 1."""
-        ...
-
-    async def complete(self, checksum: Checksum | None) -> Stored:
-        """Publish the object. `checksum` is the whole object's.
-
-        Raises:
-            TransferError, IntegrityError: it is not published; the caller still owes an `abort`.
-        """
-        ...
-
-    async def abort(self) -> None:
-        """Forget everything written so far; leaves nothing behind. Runs shielded; bounded in time; never raises
-        for an upload that is gone already."""
-        ...
-
-
 class UploadLog(Protocol):
     """Who remembers multipart uploads, so that none is ever left open that nobody knows (wall 7)."""
 
@@ -102,119 +80,62 @@ class UploadLog(Protocol):
         ...
 
 
-@runtime_checkable
-class Resuming(Protocol):
-    """A Destination that can end what an earlier run left open."""
+class PartWriter(ABC):
+    """One object being written in parts. Ends in exactly one of `complete`, `abort`, and a `leave` that is True.
 
-    async def discard(self, transfer: Transfer) -> None:
-        """Abort the upload that `transfer.known` has: nothing of it is needed. One that these credentials may not abort
-        becomes a notice.
+    What only some writers can do has a default, which is that of a writer that cannot.
+    """
+
+    @abstractmethod
+    async def write_part(self, part_number: int, offset: int, body: ByteBody, checksum: Checksum | None) -> None:
+        """Store one part; parts come in any order, several at once. Numbers start at 1."""
+
+    @abstractmethod
+    async def complete(self, checksum: Checksum | None) -> Stored:
+        """Publish the object. `checksum` is the whole object's.
 
         Raises:
-            TransferError: it may still be open.
-            JournalError: that it is gone cannot be written down.
-
-        An abort under way is shielded from cancellation, and bounded in time.
+            TransferError, IntegrityError: it is not published; the caller still owes an `abort`.
         """
-        ...
 
+    @abstractmethod
+    async def abort(self) -> None:
+        """Forget everything written so far; leaves nothing behind. Runs shielded; bounded in time; never raises
+        for an upload that is gone already."""
 
-@runtime_checkable
-class ResumedWriter(PartWriter, Protocol):
-    """A PartWriter of an object that an earlier run may have begun, and that a later one may go on with."""
-
-    @property
-    def bytes_resumed(self) -> int:
-        """Bytes of the parts that an earlier run stored."""
-        ...
-
-    @property
-    def bytes_stored(self) -> int:
-        """Bytes of all parts that are stored by now."""
-        ...
-
-    def leave(self, transfer: Transfer) -> bool:
-        """End without `complete` or `abort`: a journal has what is stored, and a later run goes on from there. False
-        where nobody would: then an `abort` is owed."""
-        ...
+    # -- an object that an earlier run may have begun, and that a later one may go on with
 
     @property
     def stored(self) -> Mapping[int, Checksum | None]:
         """The parts that need not be written again, and their checksums, by part number."""
-        ...
+        return {}
 
     @property
     def unproven(self) -> Set[int]:
         """Numbers of parts that are there, not known to be the file's: `write_part` compares them before it sends."""
-        ...
-
-
-class Destination(Protocol):
-    """Where objects go. Conformance: asyncsink.testing.destination_suite."""
+        return frozenset()
 
     @property
-    def name(self) -> str:
-        """For messages: "s3://bucket/prefix" or a directory."""
-        ...
+    def bytes_resumed(self) -> int:
+        """Bytes of the parts that an earlier run stored."""
+        return 0
 
     @property
-    def lane(self) -> str:
-        """What the report calls `transport`: "aioboto3", "local", "memory"."""
-        ...
+    def bytes_stored(self) -> int:
+        """Bytes of all parts that are stored by now, as far as a later run can go on with them."""
+        return 0
 
-    async def prepare(self, forecast: RunForecast) -> None:
-        """Check that the destination is there and may be written to, and learn what it holds already. Sends no object.
+    def leave(self, transfer: Transfer) -> bool:  # noqa: ARG002
+        """End without `complete` or `abort`: a journal has what is stored, and a later run goes on from there. False
+        where none would: then an `abort` is owed."""
+        return False
 
-        Raises:
-            ConfigError, PermanentError, RetryableError: the run cannot start.
-        """
-        ...
-
-    async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
-        """What is stored under the transfer's key, or None. `closely` asks for checksums too."""
-        ...
-
-    async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
-        """What is stored under each transfer's key as far as it can be said without a request for each; Unknown where
-        `look` has to be asked."""
-        ...
-
-    def check_size(self, transfer: Transfer) -> None:
-        """Raise EntityTooLarge where the destination cannot hold a file of this size."""
-        ...
-
-    def url(self, transfer: Transfer) -> str:
-        """The URL or path the transfer will have."""
-        ...
-
-    async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
-        """Store a whole body. Returns when the destination confirmed it.
-
-        Raises:
-            TransferError, IntegrityError: it is not stored.
-        """
-        ...
-
-    async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> PartWriter:
-        """Begin an object in parts."""
-        ...
-
-    async def aclose(self) -> None:
-        """Release connections and temporary files."""
-        ...
-
-
-# -- Large bodies in one call to a thread: who sends from such threads, and who can be written to in them ------------
-
-
-@runtime_checkable
-class PartSender(PartWriter, Protocol):
-    """A PartWriter with threads of its own, in each of which a part is read, checksummed, copied and sent."""
+    # -- threads of the destination's own, in each of which a part is read, checksummed, copied and sent
 
     @property
     def threads(self) -> int:
-        """How many there are at most, over all objects; a part beyond that waits for one."""
-        ...
+        """How many there are at most, over all objects; a part beyond that waits. 0: there is no `send_part`."""
+        return 0
 
     async def send_part(
         self, part: Part, source: PartSource, local: Callable[[memoryview], None] | None
@@ -233,26 +154,94 @@ class PartSender(PartWriter, Protocol):
 
         Cancellation closes the connection, and propagates when the thread has let go of `source`.
         """
-        ...
+        raise NotImplementedError
 
+    # -- writing in the caller's thread
 
-@runtime_checkable
-class BlockingPartWriter(PartWriter, Protocol):
-    """A PartWriter that can be written to in somebody else's thread."""
+    blocking: ClassVar[bool] = False
+    """Whether there is a `write_part_now`."""
 
     def write_part_now(self, part_number: int, offset: int, body: ByteBody) -> None:
         """`write_part`, blocking; several threads may write different parts at once."""
-        ...
+        raise NotImplementedError
 
 
-@runtime_checkable
-class ObjectSender(Protocol):
-    """A Destination that may have threads of its own, in each of which a whole file is read, copied and sent."""
+class Destination(ABC):
+    """Where objects go. Conformance: asyncsink.testing.destination_suite.
+
+    What only some destinations can do has a default, which is that of a destination that cannot.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """For messages: "s3://bucket/prefix" or a directory."""
+
+    @property
+    @abstractmethod
+    def lane(self) -> str:
+        """What the report calls `transport`: "aioboto3", "local", "memory"."""
+
+    @abstractmethod
+    async def prepare(self, forecast: RunForecast) -> None:
+        """Check that the destination is there and may be written to, and learn what it holds already. Sends no object.
+
+        Raises:
+            ConfigError, PermanentError, RetryableError: the run cannot start.
+        """
+
+    @abstractmethod
+    async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
+        """What is stored under the transfer's key, or None. `closely` asks for checksums too."""
+
+    @abstractmethod
+    async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
+        """What is stored under each transfer's key as far as it can be said without a request for each; Unknown where
+        `look` has to be asked."""
+
+    @abstractmethod
+    def check_size(self, transfer: Transfer) -> None:
+        """Raise EntityTooLarge where the destination cannot hold a file of this size."""
+
+    @abstractmethod
+    def url(self, transfer: Transfer) -> str:
+        """The URL or path the transfer will have."""
+
+    @abstractmethod
+    async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
+        """Store a whole body. Returns when the destination confirmed it.
+
+        Raises:
+            TransferError, IntegrityError: it is not stored.
+        """
+
+    @abstractmethod
+    async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> PartWriter:
+        """Begin an object in parts."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Release connections and temporary files."""
+
+    # -- uploads that an earlier run left open
+
+    async def discard(self, transfer: Transfer) -> None:  # noqa: B027
+        """Abort the upload that `transfer.known` has: nothing of it is needed. One that these credentials may not abort
+        becomes a notice. Nothing to do where none stays open.
+
+        Raises:
+            TransferError: it may still be open.
+            JournalError: that it is gone cannot be written down.
+
+        An abort under way is shielded from cancellation, and bounded in time.
+        """
+
+    # -- threads of the destination's own, in each of which a whole file is read, copied and sent
 
     @property
     def senders(self) -> int:
-        """How many threads there are at most, over all objects; 0 where there are none, and `send` must not be used."""
-        ...
+        """How many there are at most, over all objects. 0: there is no `send`."""
+        return 0
 
     async def send(
         self,
@@ -277,25 +266,13 @@ class ObjectSender(Protocol):
 
         Cancellation closes the connection, and propagates when the thread has closed the source.
         """
-        ...
+        raise NotImplementedError
 
+    # -- lanes that read the small files that they send, many to a batch
 
-@runtime_checkable
-class BlockingDestination(Protocol):
-    """A Destination that can be given whole bodies in somebody else's thread."""
-
-    def put_now(self, transfer: Transfer, body: ByteBody) -> Stored:
-        """`put`, blocking; several threads may put different files at once."""
-        ...
-
-
-@runtime_checkable
-class FileTaker(Protocol):
-    """A destination whose lanes read the small files that they send, many to a batch."""
-
-    def takes_files(self, algorithm: ChecksumAlgorithm | None) -> bool:
-        """Whether it does so with this checksum, as things are."""
-        ...
+    def takes_files(self, algorithm: ChecksumAlgorithm | None) -> bool:  # noqa: ARG002
+        """Whether there is a `put_files` for this checksum, as things are."""
+        return False
 
     async def put_files(
         self,
@@ -309,8 +286,17 @@ class FileTaker(Protocol):
         Raises:
             TransferError, CredentialsError: nothing of the batch was begun.
         """
-        ...
+        raise NotImplementedError
 
-    def url(self, transfer: Transfer) -> str:
-        """Where the object is."""
-        ...
+    # -- working in the caller's thread
+
+    blocking: ClassVar[bool] = False
+    """Whether there are `put_now` and `has_now`."""
+
+    def put_now(self, transfer: Transfer, body: ByteBody) -> Stored:
+        """`put`, blocking; several threads may put different files at once."""
+        raise NotImplementedError
+
+    def has_now(self, transfer: Transfer) -> bool:
+        """Whether the file is there, with the source's size and time. Blocking."""
+        raise NotImplementedError

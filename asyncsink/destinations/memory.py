@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from asyncsink.destinations.base import Existing, RunForecast, Stored, Unknown
+from asyncsink.destinations.base import Destination, Existing, PartWriter, RunForecast, Stored, Unknown
 from asyncsink.errors import IntegrityError, UploadMissing
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody, checksum_of, digest_of, multipart_etag
 from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
@@ -26,7 +26,7 @@ class _Object:
     part_size_bytes: int | None = None
 
 
-class MemoryDestination:
+class MemoryDestination(Destination):
     """Objects by key. No method waits: after cancellation an object is stored whole, or not begun.
 
     Args:
@@ -133,7 +133,7 @@ class MemoryDestination:
         return Stored(location=self.url(transfer), etag=etag, confirmed_by="server-checksum" if verified else "size")
 
 
-class MemoryPartWriter:
+class MemoryPartWriter(PartWriter):
     """One object written in parts."""
 
     def __init__(self, destination: MemoryDestination, transfer: Transfer, plan: PartPlan) -> None:

@@ -10,12 +10,18 @@ from collections.abc import Callable, Sequence
 from functools import cache, lru_cache, partial
 from typing import get_args
 
-from anyio import CapacityLimiter
-
-from asyncsink.destinations.base import Existing, RunForecast, Stored, Unknown, UploadLog
+from asyncsink.destinations.base import (
+    Destination,
+    Existing,
+    PartWriter,
+    RunForecast,
+    Stored,
+    Unknown,
+    UploadLog,
+)
 from asyncsink.destinations.existing_objects import ExistingObjects
 from asyncsink.destinations.spellings import Spellings
-from asyncsink.destinations.uploads import AlreadyComplete, S3CompleteObject, S3PartSender, S3PartWriter, S3Uploads
+from asyncsink.destinations.uploads import AlreadyComplete, S3CompleteObject, S3PartWriter, S3Uploads
 from asyncsink.errors import AccessDenied, EntityTooLarge, IntegrityError, ObjectMissing
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody, checksum_of
 from asyncsink.integrity.sameness import contradiction
@@ -99,13 +105,13 @@ def _of_suffix(suffix: str) -> str:
 # -- s3 ----------------------------------------------------------------------------------------------------------------
 
 
-class S3Destination:
+class S3Destination(Destination):
     """Objects below s3://bucket/prefix, sent through one stack of transports.
 
     Args:
         stack: retrying, pacing and a lane.
         settings: of the run; its target is in S3.
-        threads: bounds calls that ask a listing on disk.
+        existing: what is there already.
         notice: called with a sentence that a person should know.
         log: remembers multipart uploads, or None.
     """
@@ -114,8 +120,8 @@ class S3Destination:
         self,
         stack: S3Stack,
         settings: Settings,
+        existing: ExistingObjects,
         *,
-        threads: CapacityLimiter,
         notice: Callable[[str], None],
         log: UploadLog | None = None,
     ) -> None:
@@ -134,7 +140,7 @@ class S3Destination:
         )
         self._weakest_noticed: set[ConfirmedBy] = set()
         self._attributes_of: dict[str, ObjectAttributes] = {}
-        self._existing = existing = ExistingObjects(stack, settings, threads=threads, notice=notice)
+        self._existing = existing
         self._etag_is_md5 = existing.etag_is_md5
         self._encryption = existing.encryption
         self._spellings = Spellings(stack.transport, existing, settings.objects.sse_customer_key)
@@ -175,10 +181,6 @@ class S3Destination:
         """As `ExistingObjects.prepare`."""
         self._spellings.alike = forecast.alike
         await self._existing.prepare(forecast)
-
-    def contradicts(self, key: str, etag: str) -> bool:
-        """As `ExistingObjects.contradicts`."""
-        return self._existing.contradicts(key, etag)
 
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
         """As `ExistingObjects.look_many`."""
@@ -286,7 +288,7 @@ class S3Destination:
         algorithm: ChecksumAlgorithm | None,
         local: Callable[[memoryview], None] | None,
     ) -> tuple[Stored, Checksum | None]:
-        """PutObject in one call to a thread, with its answer compared. See `base.ObjectSender`."""
+        """PutObject in one call to a thread, with its answer compared. See `Destination.send`."""
         await self._existing.forget(transfer)
         size_bytes, where = transfer.source.size_bytes, self.url(transfer)
         confirmed: ConfirmedBy = "nothing"
@@ -323,22 +325,17 @@ class S3Destination:
             answer = await self._transport.send(operation)
             return await prove(answer)
 
-    async def start(
-        self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None
-    ) -> S3PartWriter | S3CompleteObject:
-        """CreateMultipartUpload, or what an earlier run left. The writer is a PartSender where the transport has
-        lane threads."""
+    async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> PartWriter:
+        """CreateMultipartUpload, or what an earlier run left."""
         await self._existing.forget(transfer)
         upload = await self._uploads.begin(transfer, plan, algorithm, self._attributes(transfer))
         word = partial(self._stored, transfer)
         if isinstance(upload, AlreadyComplete):
             return S3CompleteObject(upload, word)
-        if self._senders:
-            return S3PartSender(self._uploads, upload, word, self._spellings.writing, self._senders)
-        return S3PartWriter(self._uploads, upload, word, self._spellings.writing)
+        return S3PartWriter(self._uploads, upload, word, self._spellings.writing, self._senders)
 
     async def discard(self, transfer: Transfer) -> None:
-        """As `Resuming.discard`."""
+        """As `Destination.discard`."""
         if transfer.known is not None and transfer.known.upload is not None:
             secret = self._objects.sse_customer_key
             await self._uploads.discard(transfer.key, transfer.known.upload, secret)

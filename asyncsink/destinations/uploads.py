@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 
 import anyio
 
-from asyncsink.destinations.base import Stored, UploadLog
+from asyncsink.destinations.base import PartWriter, Stored, UploadLog
 from asyncsink.errors import AccessDenied, PermanentError, Stalled, UploadMissing
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import (
@@ -144,7 +144,7 @@ class S3Uploads:
                 await self.step(UploadGone(upload.key))
 
     async def discard(self, key: str, upload: PendingUpload, secret: Secret | None) -> None:
-        """As `Resuming.discard`.
+        """As `Destination.discard`.
 
         Raises:
             TransferError: the upload may still be open.
@@ -294,21 +294,30 @@ WhileWriting = Callable[[str], AbstractAsyncContextManager[None]]
 """Surrounds a write to a key; see `Spellings.writing`."""
 
 
-class S3PartWriter:
-    """A ResumedWriter.
+class S3PartWriter(PartWriter):
+    """One multipart upload.
 
     Args:
         uploads: of the run, which began `upload`.
         upload: new, or with the parts of an earlier run.
         word: makes the destination's proof from S3's answer.
         writing: surrounds the completion.
+        threads: most lane threads over all uploads; 0 where the transport has none.
     """
 
-    def __init__(self, uploads: S3Uploads, upload: MultipartUpload, word: Word, writing: WhileWriting) -> None:
+    def __init__(
+        self, uploads: S3Uploads, upload: MultipartUpload, word: Word, writing: WhileWriting, threads: int
+    ) -> None:
         self._uploads = uploads
         self._upload = upload
         self._word = word
         self._writing = writing
+        self._threads = threads
+
+    @property
+    def threads(self) -> int:
+        """How many parts are sent at once, at most."""
+        return self._threads
 
     @property
     def stored(self) -> Mapping[int, Checksum | None]:
@@ -345,6 +354,14 @@ class S3PartWriter:
         await self._upload.write_part(part_number, body, checksum)
         await self._remember(part_number)
 
+    async def send_part(
+        self, part: Part, source: PartSource, local: Callable[[memoryview], None] | None
+    ) -> Checksum | None:
+        """UploadPart in one call to a thread, with its answer compared."""
+        sent = await self._upload.send_part(part, source, local)
+        await self._remember(part.part_number)
+        return sent
+
     async def complete(self, checksum: Checksum | None) -> Stored:
         """CompleteMultipartUpload, with its answer compared."""
         async with self._writing(self._upload.key):
@@ -361,36 +378,8 @@ class S3PartWriter:
         await self._uploads.step(UploadPartStored(self._upload.key, StoredPart(part_number, part.etag, part.checksum)))
 
 
-class S3PartSender(S3PartWriter):
-    """The same over a transport with lane threads; see `base.PartSender`.
-
-    Args:
-        uploads, upload, word, writing: as above.
-        threads: most threads over all uploads.
-    """
-
-    def __init__(
-        self, uploads: S3Uploads, upload: MultipartUpload, word: Word, writing: WhileWriting, threads: int
-    ) -> None:
-        super().__init__(uploads, upload, word, writing)
-        self._threads = threads
-
-    @property
-    def threads(self) -> int:
-        """Most parts sent at once."""
-        return self._threads
-
-    async def send_part(
-        self, part: Part, source: PartSource, local: Callable[[memoryview], None] | None
-    ) -> Checksum | None:
-        """UploadPart in one call to a thread, with its answer compared."""
-        sent = await self._upload.send_part(part, source, local)
-        await self._remember(part.part_number)
-        return sent
-
-
-class S3CompleteObject:
-    """A ResumedWriter of an existing object: an earlier run was killed before the answer came. Nothing is sent."""
+class S3CompleteObject(PartWriter):
+    """An object that is there: an earlier run was killed before it had the answer. Nothing is sent."""
 
     def __init__(self, found: AlreadyComplete, word: Word) -> None:
         """Take over `found` of S3Uploads; `word` as above."""
@@ -401,11 +390,6 @@ class S3CompleteObject:
     def stored(self) -> Mapping[int, Checksum | None]:
         """All parts."""
         return {number: part.checksum for number, part in self._found.upload.parts.items()}
-
-    @property
-    def unproven(self) -> Set[int]:
-        """No part."""
-        return frozenset()
 
     @property
     def bytes_resumed(self) -> int:

@@ -67,8 +67,8 @@ async def run_grab(
     """
     events = Events(observe)
     try:
-        target = await with_callers_bucket(settings.target, settings.settings.caller_bucket)
-        settings = replace(settings, settings=replace(settings.settings, target=target))
+        own, _ = await with_callers_bucket(settings.settings)
+        settings = replace(settings, settings=own)
         async with open_resources(settings.settings, events=events, progress=progress) as resources:
             return await GrabRun(settings, resources).run()
     except BaseExceptionGroup as group:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -14,7 +13,7 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 
 from asyncsink.destinations.base import RunForecast
-from asyncsink.destinations.local.places import PlacesBelow
+from asyncsink.destinations.opening import remove_directory
 from asyncsink.engine.open_run import Run, RunBuilder, check_bucket_given, surface
 from asyncsink.engine.planning.key_ledger import KeyLedger
 from asyncsink.engine.planning.producer import feed_discovery
@@ -22,14 +21,14 @@ from asyncsink.engine.planning.survey import Discovery, Survey, check_shard, hol
 from asyncsink.engine.recording.events import Events, Progress
 from asyncsink.engine.resources import open_resources
 from asyncsink.engine.transfer.outcomes import REPEATED
-from asyncsink.errors import AccessDenied, ConfigError, JournalError
+from asyncsink.errors import ConfigError, JournalError
 from asyncsink.event_loops import refuse_trio
 from asyncsink.journal.sqlite import default_directory, without_journal
 from asyncsink.model import Event, SourceProblem, Started, Transfer
 from asyncsink.options.schema import LocalTarget, S3Target, Settings
 from asyncsink.options.settings import JournalChoice, Shard
 from asyncsink.os_errors import words_shortages
-from asyncsink.paths import SEARCH, as_native, as_text, is_below, on_disk, real_path
+from asyncsink.paths import as_native, as_text, is_below, on_disk, real_path
 from asyncsink.report.manifest_file import PARTIAL
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report
@@ -62,18 +61,7 @@ def clear_destinations(discovery: Discovery, roots: tuple[str, str]) -> None:
                     "directory."
                 )
     for root, target in targets:
-        try:
-            # Relative to its directory: a link that takes the place of one above it leads nobody to remove other files.
-            with PlacesBelow(root).open(target.removeprefix(root.rstrip("/") + "/"), flags=SEARCH) as place:
-                shutil.rmtree(place.name, dir_fd=place.directory)
-        except FileNotFoundError:
-            # It was inside another one of them.
-            continue
-        except OSError as error:
-            raise AccessDenied(
-                f"remove_dest_dir cannot remove {target}: {error.strerror}; look at its permissions.",
-                operation="local copy",
-            ) from error
+        remove_directory(root, target)
 
 
 def is_inside(path: str, directory: str) -> bool:
@@ -345,10 +333,10 @@ async def run_source(
                 progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
                 for notice in survey.notices(settings):
                     events.notice(notice)
-                # What is on disk is not read once more to learn how much of the listing is worth reading.
-                builder.found = survey.kept if survey.kept.in_memory else None
             forecast = survey.forecast if survey.sample_key else open_end(settings.target)
-            async with builder.open(forecast) as run:
+            # What is on disk is not read once more to learn how much of the listing is worth reading.
+            found = survey.kept if source.replayable and survey.kept.in_memory else None
+            async with builder.open(forecast, found) as run:
                 discovery = discovery_of(settings, run.target, source)
                 await run.begin()
                 if settings.remove_dest_dir and not dry_run:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 from asyncsink.destinations.base import Destination, RunForecast
-from asyncsink.destinations.local.destination import LocalDestination
+from asyncsink.destinations.existing_objects import ExistingObjects
+from asyncsink.destinations.opening import local_destination
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.engine.pipeline import UploadPipeline
 from asyncsink.engine.recording.recorder import Recorder
@@ -33,6 +34,8 @@ from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
     from asyncsink.report.manifest import ManifestWriter
+
+Found = Transfer | SourceProblem
 
 
 @dataclass(slots=True)
@@ -103,13 +106,9 @@ class RunBuilder:
     Args:
         resources: of the run.
         retries: further rounds over what failed for a cause that may pass.
-
-    Attributes:
-        found: everything that the survey found, once more; None where nothing was surveyed, or it is on disk.
     """
 
     def __init__(self, resources: Resources, *, retries: int = 0) -> None:
-        self.found: Iterable[Transfer | SourceProblem] | None = None
         self._resources = resources
         self._settings = resources.settings
         self._notice = resources.events.notice
@@ -132,19 +131,24 @@ class RunBuilder:
             await stack.place.send_ahead(listing)
 
     @asynccontextmanager
-    async def open(self, forecast: RunForecast) -> AsyncIterator[Run]:
+    async def open(self, forecast: RunForecast, found: Iterable[Found] | None = None) -> AsyncIterator[Run]:
         """Open the destinations, check that they can be used, and assemble the run. No object is sent.
+
+        Args:
+            forecast: for the destinations.
+            found: everything that the survey found, once more; None where nothing was surveyed, or it is on disk.
 
         Raises:
             ConfigError, TransferError, JournalError: the run cannot start.
         """
         async with AsyncExitStack() as exits:
             resources = self._resources
-            opened = await self._open_destination(exits, forecast)
+            copied = self._settings.local_copy
+            copy = None if copied is None else self._local(copied, use_local_key=True)
+            opened = await self._open_destination(exits, forecast, found, copy)
             journal = opened.journal
-            copy = await self._open_copy(exits)
-            if journal is not None:
-                journal.copy = copy
+            if copy is not None:
+                await self._prepare_local(exits, copy)
             log = OutcomeLog(resources.progress.counts)
             manifest = None if self._dry_run else self._manifest(opened.target, opened.stack)
             recorded = None if self._dry_run else journal
@@ -178,13 +182,15 @@ class RunBuilder:
             )
         return ManifestWriter(self._settings.manifest, header, self._notice)
 
-    async def _open_destination(self, exits: AsyncExitStack, forecast: RunForecast) -> _Opened:
+    async def _open_destination(
+        self, exits: AsyncExitStack, forecast: RunForecast, found: Iterable[Found] | None, copy: Destination | None
+    ) -> _Opened:
         target = self._settings.target
         if isinstance(target, LocalTarget):
-            return _Opened(await self._open_local(exits, target), target)
+            return _Opened(await self._prepare_local(exits, self._local(target)), target)
         try:
             async with AsyncExitStack() as own:
-                opened = await self._open_s3(own, target, forecast)
+                opened = await self._open_s3(own, forecast, found, copy)
                 exits.push_async_exit(own.pop_all())
                 return opened
         except (RetryableError, PermanentError, CredentialsError) as error:
@@ -195,34 +201,37 @@ class RunBuilder:
             self._notice(
                 f"The bucket cannot be used ({error}) Every file {kept} in {stand_in.url} instead; nothing is on S3."
             )
-            return _Opened(await self._open_local(exits, stand_in), stand_in)
+            return _Opened(await self._prepare_local(exits, self._local(stand_in)), stand_in)
 
-    async def _open_s3(self, exits: AsyncExitStack, target: S3Target, forecast: RunForecast) -> _Opened:
-        resources, settings = self._resources, self._settings
-        target = await with_callers_bucket(target, settings.caller_bucket)
+    async def _open_s3(
+        self, exits: AsyncExitStack, forecast: RunForecast, found: Iterable[Found] | None, copy: Destination | None
+    ) -> _Opened:
+        resources = self._resources
+        settings, target = await with_callers_bucket(self._settings)
         if isinstance(self._begun, AsyncSinkError):
             raise self._begun
         stack = self._begun or await exits.enter_async_context(resources.open_bucket(target))
-        journal = await self._open_journal(exits, target, stack)
-        if journal is not None and self.found is not None and settings.policies.overwrite == "journal":
-            count = partial(journal.count_unknown, self.found, resources.progress.objects_total or 0)
+        existing = ExistingObjects(stack, settings, threads=resources.threads, notice=self._notice)
+        journal = await self._open_journal(exits, target, stack, copy, existing)
+        if journal is not None and found is not None and settings.policies.overwrite == "journal":
+            count = partial(journal.count_unknown, found, resources.progress.objects_total or 0)
             unknown_total = await anyio.to_thread.run_sync(count, limiter=resources.threads)
             forecast = replace(forecast, unknown_total=unknown_total)
-        destination = S3Destination(
-            stack,
-            replace(settings, target=target),
-            threads=resources.threads,
-            notice=self._notice,
-            log=None if self._dry_run else journal,
-        )
+        log = None if self._dry_run else journal
+        destination = S3Destination(stack, settings, existing, notice=self._notice, log=log)
         exits.push_async_callback(destination.aclose)
         with stack.transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
             await destination.prepare(forecast)
-        if journal is not None:
-            journal.contradicts = destination.contradicts
         return _Opened(destination, target, stack, journal)
 
-    async def _open_journal(self, exits: AsyncExitStack, target: S3Target, stack: S3Stack) -> RunJournal | None:
+    async def _open_journal(
+        self,
+        exits: AsyncExitStack,
+        target: S3Target,
+        stack: S3Stack,
+        copy: Destination | None,
+        existing: ExistingObjects,
+    ) -> RunJournal | None:
         settings = self._settings
         journal = await open_journal(
             settings.journal,
@@ -243,6 +252,8 @@ class RunBuilder:
             bucket=target.bucket,
             dry_run=self._dry_run,
             notice=None if settings.journal.required else self._notice,
+            copy=copy,
+            contradicts=existing.contradicts,
         )
 
         async def close(_: object, error: BaseException | None, __: object) -> None:
@@ -252,21 +263,14 @@ class RunBuilder:
         exits.push_async_exit(close)
         return kept
 
-    async def _open_local(
-        self, exits: AsyncExitStack, target: LocalTarget, *, use_local_key: bool = False
-    ) -> LocalDestination:
-        # A directory that stands in for a bucket has what the bucket would have, and no companions.
-        related = self._settings.policies.related_files and not target.stands_in
-        threads = self._resources.threads
-        destination = LocalDestination(target, limiter=threads, use_local_key=use_local_key, related_files=related)
+    def _local(self, target: LocalTarget, *, use_local_key: bool = False) -> Destination:
+        return local_destination(target, self._settings, self._resources.threads, use_local_key=use_local_key)
+
+    async def _prepare_local(self, exits: AsyncExitStack, destination: Destination) -> Destination:
         exits.push_async_callback(destination.aclose)
         if not self._dry_run:
             await destination.prepare(RunForecast(objects_total=None, common_prefix="", sample_key=""))
         return destination
-
-    async def _open_copy(self, exits: AsyncExitStack) -> LocalDestination | None:
-        target = self._settings.local_copy
-        return None if target is None else await self._open_local(exits, target, use_local_key=True)
 
 
 def stand_in_directory(target: S3Target) -> LocalTarget:

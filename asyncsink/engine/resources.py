@@ -163,10 +163,15 @@ async def open_resources(
         share.close()
 
 
-async def with_callers_bucket(target: S3Target, caller_bucket: object) -> S3Target:
-    """The target, with the bucket that the caller gave: it replaces the bucket, never a part of the key (rule 24).
+async def with_callers_bucket(settings: Settings) -> tuple[Settings, S3Target]:
+    """The settings and their target, with the bucket that the caller gave: it replaces the bucket, never a part of the
+    key (rule 24).
 
     Raises:
         ConfigError, CredentialsError: as `bucket_settings`.
     """
-    return target if caller_bucket is None else replace(target, bucket=(await bucket_settings(caller_bucket)).name)
+    target = settings.target
+    assert isinstance(target, S3Target)
+    if settings.caller_bucket is not None:
+        target = replace(target, bucket=(await bucket_settings(settings.caller_bucket)).name)
+    return replace(settings, target=target), target

@@ -12,6 +12,7 @@ from anyio import CapacityLimiter
 from botocore.config import Config
 
 from asyncsink.destinations.base import RunForecast
+from asyncsink.destinations.existing_objects import ExistingObjects
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import BucketMissing, CredentialsError
@@ -37,7 +38,8 @@ class Bench:
     async def open(self, **objects: Any) -> AsyncIterator[tuple[S3Destination, S3Stack]]:
         async with open_stack(self.target, RETRY, Limits()) as stack:
             settings = Settings(target=self.target, objects=ObjectOptions(**objects), retry=RETRY)
-            destination = S3Destination(stack, settings, threads=CapacityLimiter(4), notice=self.notices.append)
+            existing = ExistingObjects(stack, settings, threads=CapacityLimiter(4), notice=self.notices.append)
+            destination = S3Destination(stack, settings, existing, notice=self.notices.append)
             try:
                 yield destination, stack
             finally:

@@ -23,7 +23,7 @@ import anyio.from_thread
 import anyio.to_thread
 from anyio import CancelScope, CapacityLimiter
 
-from asyncsink.destinations.base import Existing, RunForecast, Stored, Unknown
+from asyncsink.destinations.base import Destination, Existing, PartWriter, RunForecast, Stored, Unknown
 from asyncsink.destinations.local.files import (
     PIECE_BYTES,
     Publication,
@@ -46,7 +46,7 @@ _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
 
 
-class LocalDestination:
+class LocalDestination(Destination):
     """Files below one directory.
 
     Args:
@@ -57,6 +57,8 @@ class LocalDestination:
         use_local_key: use `transfer.local` as the path below the directory, instead of `transfer.key`.
         related_files: also publish the source's companions (rule 30), before the file itself appears.
     """
+
+    blocking = True
 
     def __init__(
         self, target: LocalTarget, *, limiter: CapacityLimiter, use_local_key: bool, related_files: bool = False
@@ -255,8 +257,10 @@ class LocalDestination:
             publish_companions(transfer.source, target, how=self._target.mode, mode=self._mode or _PRIVATE)
 
 
-class LocalPartWriter:
+class LocalPartWriter(PartWriter):
     """One file written in parts. `abort` after `complete` is harmless."""
+
+    blocking = True
 
     def __init__(self, destination: LocalDestination, transfer: Transfer, plan: PartPlan) -> None:
         self._destination = destination

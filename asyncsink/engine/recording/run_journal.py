@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 
 from asyncsink import errors
-from asyncsink.destinations.local.destination import LocalDestination
+from asyncsink.destinations.base import Destination
 from asyncsink.engine.recording.recorder import Passed, Record
 from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
@@ -56,11 +56,9 @@ class RunJournal:
         dry_run: nothing is changed.
         notice: called, on the event loop, when a journal that nobody asked for cannot be used any more, and the run
             goes on without it; None where the run was to have one, which stops it then.
-
-    Attributes:
-        copy: the local copy of the run, or None; set before the first transfer.
+        copy: the local copy of the run, which is `blocking`, or None.
         contradicts: whether what the destination has listed proves that a key has another object than that with this
-            ETag; set before the first transfer, and called in reader threads.
+            ETag; called in reader threads.
     """
 
     def __init__(
@@ -71,6 +69,8 @@ class RunJournal:
         bucket: str,
         dry_run: bool = False,
         notice: Callable[[str], None] | None = None,
+        copy: Destination | None = None,
+        contradicts: Callable[[str, str], bool] = lambda _key, _etag: False,
     ) -> None:
         self._journal = journal
         self._notice = notice
@@ -81,8 +81,8 @@ class RunJournal:
         self._replaced = overwrite == "always"
         self._bucket = bucket
         self._dry_run = dry_run
-        self.copy: LocalDestination | None = None
-        self.contradicts: Callable[[str, str], bool] | None = None
+        self._copy = copy
+        self._contradicts = contradicts
         self._uploads: dict[str, Literal["open", "completing"]] = {}
         self._counted: dict[int, JournalEntry | None] = {}
 
@@ -161,7 +161,7 @@ class RunJournal:
             if entry is None or not isinstance(each, Transfer):
                 attached.append(each)
                 continue
-            if self._trusted and entry.published and self.contradicts and self.contradicts(each.key, entry.etag):
+            if self._trusted and entry.published and self._contradicts(each.key, entry.etag):
                 # It costs no request to see that somebody has removed or replaced it.
                 entry = JournalEntry(upload=entry.upload, stale=True)
             if entry.stale or (entry.published and self._replaced):
@@ -194,14 +194,14 @@ class RunJournal:
                 True,  # already there
                 known.checksum,
                 known.etag,
-                "" if self.copy is None else self.copy.url(transfer),
+                "" if self._copy is None else self._copy.url(transfer),
                 transfer.source.entry,
                 known.version_id,
             )
         return Transfer(transfer.source, transfer.key, transfer.local, known)
 
     def _is_copied(self, transfer: Transfer) -> bool:
-        return self.copy is None or self.copy.has_now(transfer)
+        return self._copy is None or self._copy.has_now(transfer)
 
     def count_unknown(self, found: Iterable[Transfer | SourceProblem], objects_total: int) -> int:
         """How many of the `objects_total` entries of a walk the journal does not have as published. Blocks.

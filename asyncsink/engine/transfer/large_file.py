@@ -2,7 +2,7 @@
 
 Runners take part numbers from one list; each waits for the byte budget before it reads, so a huge file shares
 memory and connections with everything else in the run. Where S3 has lane threads, a part is one upload to one of them
-(see one_hop.py). An upload ends complete, aborted, or left to a later run where a journal has it: never in between.
+(ThreadedPartUpload). An upload ends complete, aborted, or left to a later run where a journal has it: never in between.
 """
 
 from __future__ import annotations
@@ -16,15 +16,7 @@ from functools import partial
 import anyio
 import anyio.to_thread
 
-from asyncsink.destinations.base import (
-    BlockingDestination,
-    BlockingPartWriter,
-    ObjectSender,
-    PartSender,
-    PartWriter,
-    ResumedWriter,
-    Stored,
-)
+from asyncsink.destinations.base import Destination, PartWriter, Stored
 from asyncsink.engine.limits.controller import SenderConcurrency
 from asyncsink.engine.limits.memory import SMALL_BYTES, BufferPool
 from asyncsink.engine.recording.events import UnderWay
@@ -48,7 +40,7 @@ from asyncsink.sources.reader import OpenSource
 
 # -- A large part in one call to a thread of the destination: read, checksummed, copied and sent -----------------------
 
-PartCopies = list[tuple[DestinationState, BlockingPartWriter]]
+PartCopies = list[tuple[DestinationState, PartWriter]]
 
 
 class ThreadedPartUpload:
@@ -62,7 +54,7 @@ class ThreadedPartUpload:
     def __init__(
         self,
         state: DestinationState,
-        writer: PartSender,
+        writer: PartWriter,
         copies: PartCopies,
         source: PartSource,
         slots: SenderConcurrency,
@@ -137,15 +129,17 @@ def threaded_upload_of(
         source: open.
         slots: of the run.
     """
-    sender: tuple[DestinationState, PartSender] | None = None
+    sender: tuple[DestinationState, PartWriter] | None = None
     copies: PartCopies = []
     for state in states:
         writer = writers.get(id(state)) if state.alive else None
-        if isinstance(writer, PartSender) and sender is None:
+        if writer is None:
+            continue
+        if writer.threads and sender is None:
             sender = state, writer
-        elif isinstance(writer, BlockingPartWriter):
+        elif writer.blocking:
             copies.append((state, writer))
-        elif writer is not None:
+        else:
             return None
     return ThreadedPartUpload(*sender, copies, source, slots) if sender is not None else None
 
@@ -224,8 +218,7 @@ class LargeFileUpload:
         async def start() -> None:
             writer = await state.destination.start(state.outgoing(self._transfer), self._plan, self._algorithm)
             self._writers[id(state)] = writer
-            if isinstance(writer, ResumedWriter):
-                self._progress.resumable.pop(self._transfer.key, None)
+            self._progress.resumable.pop(self._transfer.key, None)
 
         await state.attempt(start)
 
@@ -233,8 +226,8 @@ class LargeFileUpload:
         """Neither read nor send the parts that every destination has from an earlier run."""
         for state in self._states:
             writer = self._writers.get(id(state))
-            self._kept[id(state)] = writer.stored if isinstance(writer, ResumedWriter) else {}
-            self._unproven |= writer.unproven if isinstance(writer, ResumedWriter) else set()
+            self._kept[id(state)] = writer.stored if writer is not None else {}
+            self._unproven |= writer.unproven if writer is not None else set()
         kept = [self._kept[id(state)] for state in self._states if state.alive]
         everywhere = set(kept[0]).intersection(*kept) if kept else set[int]()
         for number in everywhere:
@@ -314,8 +307,7 @@ class LargeFileUpload:
             writer = self._writers[id(state)]
             stored = await self._complete_repaired(writer, checksum)
             del self._writers[id(state)]
-            if isinstance(writer, ResumedWriter):
-                self._progress.counts.bytes_resumed += writer.bytes_resumed
+            self._progress.counts.bytes_resumed += writer.bytes_resumed
             return stored
 
         await state.attempt(complete)
@@ -355,7 +347,7 @@ class LargeFileUpload:
         time."""
         for state in self._states:
             writer = self._writers.get(id(state))
-            if isinstance(writer, ResumedWriter) and (stopped or self._may_go_on(state, writer)):
+            if writer is not None and (stopped or self._may_go_on(state, writer)):
                 self._leave(state, writer)
         if not self._writers:
             return
@@ -365,10 +357,10 @@ class LargeFileUpload:
                     if id(state) in self._writers:
                         group.start_soon(self._abort, state)
 
-    def _may_go_on(self, state: DestinationState, writer: ResumedWriter) -> bool:
+    def _may_go_on(self, state: DestinationState, writer: PartWriter) -> bool:
         return self._source_error is None and isinstance(state.error, _MAY_PASS) and writer.bytes_stored > 0
 
-    def _leave(self, state: DestinationState, writer: ResumedWriter) -> None:
+    def _leave(self, state: DestinationState, writer: PartWriter) -> None:
         transfer, stored = self._transfer, writer.bytes_stored
         if writer.leave(transfer):
             del self._writers[id(state)]
@@ -390,7 +382,7 @@ class LargeFileUpload:
 # For files that are worth a thread of their own and are not worth parts. Nothing of a file that changed while it was
 # read is sent or copied; a file that is sent again is read again.
 
-FileCopies = list[tuple[DestinationState, BlockingDestination]]
+FileCopies = list[tuple[DestinationState, Destination]]
 
 
 class ThreadedFileUpload:
@@ -417,7 +409,7 @@ class ThreadedFileUpload:
         """
         transfer, primary = ending.transfer, ending.states[0]
         size, sender = transfer.source.size_bytes, primary.destination
-        if size <= SMALL_BYTES or not primary.alive or not isinstance(sender, ObjectSender) or not sender.senders:
+        if size <= SMALL_BYTES or not primary.alive or not sender.senders:
             return
         copies = _copies(ending.states)
         if copies is None:
@@ -448,7 +440,7 @@ def _copies(states: Sequence[DestinationState]) -> FileCopies | None:
         if state.comparing is not None:
             return None
         if state.alive:
-            if not isinstance(state.destination, BlockingDestination):
+            if not state.destination.blocking:
                 return None
             copies.append((state, state.destination))
     return copies

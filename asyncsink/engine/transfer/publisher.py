@@ -15,7 +15,7 @@ from functools import partial
 
 import anyio.to_thread
 
-from asyncsink.destinations.base import Destination, Resuming
+from asyncsink.destinations.base import Destination
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.destination_state import (
     DestinationState,
@@ -104,7 +104,7 @@ class Publisher:
         if known is None or known.upload is None or self._dry_run or primary.error is not None:
             return
         in_parts = ending.transfer.source.size_bytes >= self._limits.multipart_threshold_bytes
-        if (primary.same or not in_parts) and isinstance(self._destination, Resuming):
+        if primary.same or not in_parts:
             discard = partial(self._destination.discard, ending.transfer)
             await primary.attempt(discard)
 

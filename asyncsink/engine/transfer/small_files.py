@@ -19,8 +19,7 @@ from typing import Final
 
 from anyio import BrokenResourceError, create_task_group
 
-from asyncsink.destinations.base import Destination, Existing, FileTaker, Unknown
-from asyncsink.destinations.local.destination import LocalDestination
+from asyncsink.destinations.base import Destination, Existing, Unknown
 from asyncsink.engine.recording.events import Progress
 from asyncsink.engine.recording.recorder import Passed
 from asyncsink.engine.resources import Resources
@@ -58,11 +57,11 @@ class SmallFiles:
 
     Args:
         publisher: the ordinary way.
-        copy: the local copy, or None.
+        copy: the local copy, which is `blocking`, or None.
     """
 
     def __init__(
-        self, resources: Resources, publisher: Publisher, destination: Destination, copy: LocalDestination | None
+        self, resources: Resources, publisher: Publisher, destination: Destination, copy: Destination | None
     ) -> None:
         self._publisher = publisher
         self._destination = destination
@@ -74,7 +73,6 @@ class SmallFiles:
         self._workers = resources.limits.workers
         self._dry_run = resources.dry_run
         self._clock = resources.clock
-        self._lanes = destination if isinstance(destination, FileTaker) else None
 
     async def publish(self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn) -> None:
         """Publish a batch; `done` is called with a transfer's outcomes as soon as they are known, or `pass_on` with
@@ -119,7 +117,7 @@ class SmallFiles:
         Args:
             objects_left: of the run, or None where nobody knows.
         """
-        if self._copy is None and self._taker() is not None:
+        if self._copy is None and self._lane_algorithm() is not None:
             # They are sent at the same time: the run ends with the last of them, however many there are.
             return BATCH_FILES_MAX
         if objects_left is None:
@@ -127,10 +125,10 @@ class SmallFiles:
         # Fewer where fewer are left, so that all workers end together.
         return max(1, min(BATCH_FILES_MAX, objects_left // (min(self._workers, WORKERS_USUAL) * 4)))
 
-    def _taker(self) -> FileTaker | None:
-        """The destination, where its lanes read the files that they send."""
-        algorithm, lanes = self._policies.algorithm, self._lanes
-        return lanes if algorithm is not None and lanes is not None and lanes.takes_files(algorithm) else None
+    def _lane_algorithm(self) -> ChecksumAlgorithm | None:
+        """The checksum's algorithm, where the destination's lanes read the files that they send; else None."""
+        algorithm = self._policies.algorithm
+        return algorithm if algorithm is not None and self._destination.takes_files(algorithm) else None
 
     # -- nothing is there, and nothing is copied: the way of nearly every object of a first export --------------------
 
@@ -138,9 +136,8 @@ class SmallFiles:
         self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn
     ) -> tuple[list[Transfer], Sequence[Transfer]]:
         """Returns the transfers that need the ordinary way, and those for the batch after it."""
-        algorithm, taker = self._policies.algorithm, self._taker()
-        if taker is not None and algorithm is not None:
-            return await self._put_files(taker, transfers, algorithm, done, pass_on)
+        if (algorithm := self._lane_algorithm()) is not None:
+            return await self._put_files(transfers, algorithm, done, pass_on)
         ordinary: list[Transfer] = []
         started = self._clock()
         async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
@@ -168,19 +165,14 @@ class SmallFiles:
         return ordinary, ()
 
     async def _put_files(
-        self,
-        destination: FileTaker,
-        transfers: Sequence[Transfer],
-        algorithm: ChecksumAlgorithm,
-        done: Done,
-        pass_on: PassOn,
+        self, transfers: Sequence[Transfer], algorithm: ChecksumAlgorithm, done: Done, pass_on: PassOn
     ) -> tuple[list[Transfer], Sequence[Transfer]]:
         """The same where the destination's lanes read the files that they send."""
         async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
-            ends = _Ends(transfers, destination.url, done, pass_on, self._progress)
+            ends = _Ends(transfers, self._destination.url, done, pass_on, self._progress)
             try:
                 with ends.told_early():
-                    await destination.put_files(transfers, algorithm, AtRest(), ends.results)
+                    await self._destination.put_files(transfers, algorithm, AtRest(), ends.results)
             except AsyncSinkError:
                 # Nothing of the batch was begun: each file goes its own way, and fails there if it must.
                 return list(transfers), ()
