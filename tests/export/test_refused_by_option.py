@@ -14,6 +14,7 @@ import pytest
 
 import asyncsink
 from asyncsink.engine.export import run_source
+from asyncsink.engine.recording.events import Progress
 from asyncsink.model import Event, Failure, Finished
 from asyncsink.options.parse import parse_options
 from asyncsink.s3.availability import EQUAL_ERRORS
@@ -205,9 +206,14 @@ async def test_a_grab_has_further_rounds_too(many: Path, tmp_path: Path) -> None
         grabber = asyncsink.S3Grabber(
             "s3://tryout/p", tmp_path / "here", endpoint_url=server.url, region="us-east-1", retry=QUICK
         )
-        report = await grabber.run()
+        progress = Progress()
+        report = await grabber.run(progress=progress)
     report.raise_for_failures()
+    assert report.ok
     assert len(report.receipts) == FILES
+    # What failed in the first round only has not failed, and displays see the requests that the report counts.
+    assert progress.bytes_failed == 0
+    assert (progress.traffic.requests, progress.traffic.retries) == (report.requests, report.retries)
 
 
 @pytest.mark.parametrize(
