@@ -210,7 +210,9 @@ class RunBuilder:
         settings, target = await with_callers_bucket(self._settings)
         if isinstance(self._begun, AsyncSinkError):
             raise self._begun
-        stack = self._begun or await exits.enter_async_context(resources.open_bucket(target))
+        stack = self._begun
+        if stack is None:
+            stack = await exits.enter_async_context(resources.open_bucket(target))
         existing = ExistingObjects(stack, settings, threads=resources.threads, notice=self._notice)
         journal = await self._open_journal(exits, target, stack, copy, existing)
         if journal is not None and found is not None and settings.policies.overwrite == "journal":

@@ -223,11 +223,9 @@ class RunReport(BaseReport):
 
     def _shown(self, done: str, planned: str = "") -> str:
         counts, took = self.counts, duration(self.elapsed_seconds)
-        numbers = (
-            f"{counts.objects_uploaded:,} {done}, {counts.objects_skipped:,} skipped, {counts.objects_failed:,} failed"
-        )
-        moved = f"{counts.objects_failed:,} failed{planned}, {size(counts.bytes_uploaded)} in {took}"
-        return f"<{type(self).__name__} {inert(self._from)}: {numbers}{moved}>"
+        ended = f"{counts.objects_uploaded:,} {done}, {counts.objects_skipped:,} skipped"
+        failed = f"{counts.objects_failed:,} failed{planned}, {size(counts.bytes_uploaded)} in {took}"
+        return f"<{type(self).__name__} {inert(self._from)}: {ended}, {failed}>"
 
 
 class Report(RunReport):
