@@ -274,8 +274,8 @@ async def test_our_own_damage_is_never_taken_for_somebody_elses_object(
 
 
 def _lying(begin: Any) -> Any:
-    def init(self: S3Destination, transport: Any, *arguments: Any, **named: Any) -> None:
-        begin(self, Lies(transport), *arguments, **named)
+    def init(self: S3Destination, stack: S3Stack, *arguments: Any, **named: Any) -> None:
+        begin(self, replace(stack, transport=Lies(stack.transport)), *arguments, **named)
 
     return init
 
