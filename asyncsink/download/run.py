@@ -344,8 +344,10 @@ class GrabRun:
         Raises:
             KeyCollision: this is the other one; it must not replace the object that was asked for by name.
         """
+        if not self._single:
+            return
         single = self._settings.target.prefix
-        if self._single and key != single and relative == single.rpartition("/")[2]:
+        if key != single and relative == single.rpartition("/")[2]:
             raise KeyCollision(
                 f"The key {show(key)} would be written to the path of {show(single)}, which the source names itself; "
                 "grab it into another directory, with a template that finds only this key."
