@@ -375,6 +375,8 @@ class Planned:
 
 
 Outcome = Receipt | Skip | Failure | Planned
+Found = Transfer | SourceProblem | Skip
+"""What the walk of a source gives for one entry: a routed transfer, a problem, or what is left out."""
 
 
 @dataclass(frozen=True, slots=True)

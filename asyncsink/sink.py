@@ -16,14 +16,13 @@ from asyncsink.engine.intake import Call, Intake
 from asyncsink.engine.open_run import Run, RunBuilder, check_bucket_given, surface
 from asyncsink.engine.planning.key_ledger import KeyLedger
 from asyncsink.engine.planning.survey import Discovery, check_shard
-from asyncsink.engine.queue_entries import Found
 from asyncsink.engine.recording.events import Events, Subscription
 from asyncsink.engine.recording.recorder import Completion
 from asyncsink.engine.resources import open_resources
 from asyncsink.engine.transfer.outcomes import error_of, forbids_run, is_skip, problem_outcome
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.event_loops import OwnerLoop, refuse_trio, run_to_end
-from asyncsink.model import Failure, Receipt, Skip, SourceProblem, Started, Transfer
+from asyncsink.model import Failure, Found, Receipt, Skip, SourceProblem, Started, Transfer
 from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import ExportOptions, Policies
 from asyncsink.os_errors import shortage, words_shortages

@@ -18,6 +18,7 @@ ROOT = Path(asyncsink.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 LINES_MAX = 600
 MODULES_MAX = 12
+PARAMETERS_MAX = 7
 
 
 def name_of(path: Path) -> str:
@@ -55,6 +56,40 @@ def test_folders_are_small() -> None:
     folders = {path.parent for path in MODULES}
     counts = {name_of(folder): sum(path.name != "__init__.py" for path in folder.glob("*.py")) for folder in folders}
     offenders = {name: count for name, count in counts.items() if count > MODULES_MAX}
+    assert not offenders, listed(offenders)
+
+
+def test_constructors_take_few_parameters() -> None:
+    """Wall 11. Values (dataclasses) name their fields where they are made; they do not count."""
+    offenders = {
+        f"{name_of(path)}: {node.name}": count
+        for path in MODULES
+        for node in nodes(path)
+        if isinstance(node, ast.ClassDef)
+        for made in node.body
+        if isinstance(made, ast.FunctionDef) and made.name == "__init__"
+        if (count := len(made.args.posonlyargs + made.args.args + made.args.kwonlyargs) - 1) > PARAMETERS_MAX
+    }
+    assert not offenders, listed(offenders)
+
+
+def test_no_name_means_two_things() -> None:
+    """Wall 11: classes, functions and types of the package. A command has the name of the function that it calls, and
+    Nipype's classes have the names that they replace."""
+    homes: dict[str, set[str]] = {}
+    for path in outside("testing/", "cli/app.py", "adapters/nipype_installed.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                homes.setdefault(node.name, set()).add(name_of(path))
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                name = node.targets[0].id
+                if name[:1].isupper() and not name.isupper() and len(name) > 1:  # a type alias
+                    homes.setdefault(name, set()).add(name_of(path))
+    offenders = {
+        name: sorted(places)
+        for name, places in homes.items()
+        if len(places) > 1 and not name.startswith("_") and name != "main"
+    }
     assert not offenders, listed(offenders)
 
 

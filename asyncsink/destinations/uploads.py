@@ -34,7 +34,14 @@ from asyncsink.s3.multipart.parts import Part, PartPlan
 from asyncsink.s3.multipart.resume import can_go_on, empty_uploads_between, end_upload, find_own_object, parts_to_keep
 from asyncsink.s3.multipart.upload import MultipartUpload, create_upload
 from asyncsink.s3.multipart.write_tokens import WriteTokens
-from asyncsink.s3.operations import CompletedPart, ObjectAttributes, ObjectHead, ObjectStored, PartSource
+from asyncsink.s3.operations import (
+    CompletedPart,
+    CreateMultipartUpload,
+    ObjectAttributes,
+    ObjectHead,
+    ObjectStored,
+    PartSource,
+)
 from asyncsink.s3.transport import Transport
 from asyncsink.value import dataclass
 
@@ -165,16 +172,8 @@ class S3Uploads:
         key, token, begun_seconds = transfer.key, self._own.token(transfer.key), time.time()
         await self.step(UploadCreating(key, transfer.source, plan.part_size_bytes, algorithm, token))
         try:
-            upload = await create_upload(
-                self._transport,
-                key=key,
-                plan=plan,
-                algorithm=algorithm,
-                attributes=attributes,
-                retry=self._retry,
-                write_token=token,
-                own=self._own,
-            )
+            begun = CreateMultipartUpload(key=key, algorithm=algorithm, attributes=attributes, write_token=token)
+            upload = await create_upload(self._transport, begun, plan=plan, retry=self._retry, own=self._own)
         except PermanentError:
             await self.step(UploadGone(key))
             raise
@@ -236,16 +235,9 @@ class S3Uploads:
     ) -> MultipartUpload | AlreadyComplete | None:
         secret = attributes.sse_customer_key
         if can_go_on(known, plan, algorithm):
+            begun = CreateMultipartUpload(key=key, algorithm=algorithm, attributes=attributes, write_token=known.token)
             upload = MultipartUpload(
-                self._transport,
-                key=key,
-                upload_id=known.upload_id,
-                plan=plan,
-                algorithm=algorithm,
-                attributes=attributes,
-                retry=self._retry,
-                write_token=known.token,
-                own=self._own,
+                self._transport, begun, known.upload_id, plan=plan, retry=self._retry, own=self._own
             )
             try:
                 found = await parts_to_keep(

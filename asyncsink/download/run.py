@@ -50,7 +50,7 @@ BATCH_OBJECTS_MAX = 64
 PAGES_AHEAD = 64
 """So many pages of a listing wait while objects are grabbed: some 20 MB, and totals that are known from the start where
 there are no more than 64,000 objects."""
-Submit = Callable[[list[DownloadItem]], Awaitable[None]]
+SubmitItems = Callable[[list[DownloadItem]], Awaitable[None]]
 _MARKER = "is a folder marker, not a file"
 
 
@@ -235,13 +235,13 @@ class GrabRun:
         )
 
     async def _feed_all(
-        self, transport: Transport, matches: Matches | None, single: ListedObject | None, submit: Submit
+        self, transport: Transport, matches: Matches | None, single: ListedObject | None, submit: SubmitItems
     ) -> None:
         await self._feed(transport, matches, single, submit)
         await self._deliver_empty(submit)
 
     async def _feed(
-        self, transport: Transport, matches: Matches | None, single: ListedObject | None, submit: Submit
+        self, transport: Transport, matches: Matches | None, single: ListedObject | None, submit: SubmitItems
     ) -> None:
         if single is not None:
             self._single = True
@@ -255,7 +255,7 @@ class GrabRun:
         elif self._listable:
             await self._feed_listed(transport, submit)
 
-    async def _feed_listed(self, transport: Transport, submit: Submit) -> None:
+    async def _feed_listed(self, transport: Transport, submit: SubmitItems) -> None:
         """Queue what is below the source; the listing goes ahead of it, so that the totals are known early."""
         progress = self._progress
         objects, size_bytes = progress.objects_total or 0, progress.bytes_total or 0
@@ -284,7 +284,7 @@ class GrabRun:
                 async for prefix, page in receive:
                     await self._deliver(submit, prefix, page)
 
-    async def _deliver(self, submit: Submit, prefix: str, page: Sequence[ListedObject]) -> None:
+    async def _deliver(self, submit: SubmitItems, prefix: str, page: Sequence[ListedObject]) -> None:
         """Queue a page of what was found below `prefix`; waits while the queue is full. That is the backpressure."""
         small: list[DownloadItem] = []
         for listed in page:
@@ -297,12 +297,12 @@ class GrabRun:
                 small.append(wanted)
         await self._submit_small(submit, small)
 
-    async def _submit_small(self, submit: Submit, small: Sequence[DownloadItem]) -> None:
+    async def _submit_small(self, submit: SubmitItems, small: Sequence[DownloadItem]) -> None:
         limits = self._resources.limits
         for batch in _batches(small, limits.part_size_bytes, min(limits.workers, WORKERS_USUAL)):
             await submit(batch)
 
-    async def _deliver_empty(self, submit: Submit) -> None:
+    async def _deliver_empty(self, submit: SubmitItems) -> None:
         """Queue the empty objects, when everything was listed; those that only stand for a folder are left out."""
         files, folders = self._placeholders.sort_out()
         for wanted in folders:

@@ -26,11 +26,11 @@ from anyio import CapacityLimiter
 from asyncsink.engine.planning.key_ledger import KeyLedger
 from asyncsink.engine.planning.producer import grouped
 from asyncsink.engine.planning.survey import BATCH
-from asyncsink.engine.queue_entries import Batch, Found, Submit, Work
+from asyncsink.engine.queue_entries import Batch, Submit, Work
 from asyncsink.engine.recording.recorder import Completion, KeyTurns
 from asyncsink.engine.recording.run_journal import RunJournal
 from asyncsink.errors import ConfigError
-from asyncsink.model import Transfer
+from asyncsink.model import Found, Transfer
 from asyncsink.routing.keys import collision_error
 from asyncsink.value import dataclass
 

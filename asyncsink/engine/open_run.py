@@ -35,8 +35,6 @@ from asyncsink.value import dataclass
 if TYPE_CHECKING:
     from asyncsink.report.manifest import ManifestWriter
 
-Found = Transfer | SourceProblem
-
 
 @dataclass(slots=True)
 class Run:
@@ -131,7 +129,9 @@ class RunBuilder:
             await stack.place.send_ahead(listing)
 
     @asynccontextmanager
-    async def open(self, forecast: RunForecast, found: Iterable[Found] | None = None) -> AsyncIterator[Run]:
+    async def open(
+        self, forecast: RunForecast, found: Iterable[Transfer | SourceProblem] | None = None
+    ) -> AsyncIterator[Run]:
         """Open the destinations, check that they can be used, and assemble the run. No object is sent.
 
         Args:
@@ -183,7 +183,11 @@ class RunBuilder:
         return ManifestWriter(self._settings.manifest, header, self._notice)
 
     async def _open_destination(
-        self, exits: AsyncExitStack, forecast: RunForecast, found: Iterable[Found] | None, copy: Destination | None
+        self,
+        exits: AsyncExitStack,
+        forecast: RunForecast,
+        found: Iterable[Transfer | SourceProblem] | None,
+        copy: Destination | None,
     ) -> _Opened:
         target = self._settings.target
         if isinstance(target, LocalTarget):
@@ -204,7 +208,11 @@ class RunBuilder:
             return _Opened(await self._prepare_local(exits, self._local(stand_in)), stand_in)
 
     async def _open_s3(
-        self, exits: AsyncExitStack, forecast: RunForecast, found: Iterable[Found] | None, copy: Destination | None
+        self,
+        exits: AsyncExitStack,
+        forecast: RunForecast,
+        found: Iterable[Transfer | SourceProblem] | None,
+        copy: Destination | None,
     ) -> _Opened:
         resources = self._resources
         settings, target = await with_callers_bucket(self._settings)

@@ -17,14 +17,14 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncsink.engine.limits.controller import ConcurrencyController
-from asyncsink.engine.queue_entries import Batch, Entry, Found, Skipped, Work
+from asyncsink.engine.queue_entries import Batch, Entry, Skipped, Work
 from asyncsink.engine.recording.recorder import Completion, Passed, Recorder, Recording
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.destination_state import outdated
 from asyncsink.engine.transfer.outcomes import may_pass, problem_outcome
 from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.engine.transfer.small_files import SmallFiles
-from asyncsink.model import Failure, Outcome, Skip, SourceProblem, Transfer
+from asyncsink.model import Failure, Found, Outcome, Skip, SourceProblem, Transfer
 from asyncsink.s3.stack import S3Stack
 
 NOBODY: Mapping[str, Completion] = {}

@@ -9,10 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import field
 
 from asyncsink.engine.recording.recorder import Completion
-from asyncsink.model import Skip, SourceProblem, Transfer
+from asyncsink.model import Found, Skip, Transfer
 from asyncsink.value import dataclass
-
-Found = Transfer | SourceProblem | Skip
 
 
 @dataclass(slots=True)

@@ -45,13 +45,13 @@ from asyncsink.options.values import (
     check_endpoint,
     parse_duration,
     read_flag,
+    read_integer,
     read_mapping,
     read_pairs,
     read_path,
     read_size,
     read_text,
     read_texts,
-    read_whole,
     split_bucket,
 )
 from asyncsink.paths import as_text
@@ -68,7 +68,7 @@ _BUCKET = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,255}")
 """What botocore sends: older buckets, and other servers, have names that are no DNS labels; the server decides."""
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://(.*)$", re.DOTALL)
 
-Part = TypeVar("Part")
+SettingsPart = TypeVar("SettingsPart")
 
 
 def parse_options(base_directory: Any, options: ExportOptions | Mapping[str, Any]) -> Settings:
@@ -140,7 +140,7 @@ def value_of(given: Mapping[str, Any], name: str, options: Mapping[str, Option] 
     return _READERS[option.kind](value, name)
 
 
-def _part(part: type[Part], given: Mapping[str, Any], **own: Any) -> Part:
+def _part(part: type[SettingsPart], given: Mapping[str, Any], **own: Any) -> SettingsPart:
     """A part of the settings: `own` values, and by their kinds all others that it has an option for."""
     names = [name for name, option in OPTIONS.items() if option.part is part and name not in own]
     return part(**own, **{name: value_of(given, name) for name in names})
@@ -287,7 +287,7 @@ def _shard(given: Mapping[str, Any]) -> Shard:
     if value is None:
         return Shard()
     parts = value.split("/") if isinstance(value, str) else value
-    index, count = map(read_whole, parts) if isinstance(parts, (list, tuple)) and len(parts) == 2 else (-1, -1)
+    index, count = map(read_integer, parts) if isinstance(parts, (list, tuple)) and len(parts) == 2 else (-1, -1)
     if not 0 <= index < count:
         raise ConfigError(
             f"shard={value!r:.60} is no part of a whole; expected 'I/N' with I from 0 to N - 1, as '0/4' to '3/4'."
@@ -297,7 +297,7 @@ def _shard(given: Mapping[str, Any]) -> Shard:
 
 def _retries(given: Mapping[str, Any]) -> int:
     value = given.get("retries")
-    rounds: int = OPTIONS["retries"].default if value is None else read_whole(value)
+    rounds: int = OPTIONS["retries"].default if value is None else read_integer(value)
     if not 0 <= rounds <= RETRIES_MAX:
         raise ConfigError(f"retries={value!r:.60} is out of range; expected 0 to {RETRIES_MAX} further rounds.")
     return rounds

@@ -152,7 +152,7 @@ def read_texts(value: Any, name: str) -> tuple[str, ...]:
     return found
 
 
-def read_whole(value: object) -> int:
+def read_integer(value: object) -> int:
     """A whole number, also as decimal digits; -1 for anything else."""
     if isinstance(value, str):
         return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else -1

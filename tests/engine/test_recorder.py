@@ -18,7 +18,7 @@ from asyncsink.engine.recording.recorder import (
     QUEUE_PASSED,
     Completion,
     Passed,
-    Record,
+    QueuedOutcomes,
     Recorder,
 )
 from asyncsink.errors import JournalError
@@ -80,7 +80,7 @@ async def test_what_batches_pass_on_is_recorded_before_it_is_told(tmp_path: Path
     order: list[object] = []
 
     class Journal:
-        async def record(self, ended: Sequence[Record], passed: Sequence[Passed], /) -> None:
+        async def record(self, ended: Sequence[QueuedOutcomes], passed: Sequence[Passed], /) -> None:
             order.extend([*(group[0] for group, _, _ in ended), *(row[0] for each in passed for row in each.rows)])
 
     def observe(event: Event) -> None:
@@ -167,7 +167,7 @@ async def test_commits_are_few_and_nobody_who_waits_waits_longer(monkeypatch: py
     events, commits = Events(), list[int]()
 
     class Journal:
-        async def record(self, ended: Sequence[Record], _passed: Sequence[Passed], /) -> None:
+        async def record(self, ended: Sequence[QueuedOutcomes], _passed: Sequence[Passed], /) -> None:
             commits.append(len(ended))
 
     recorder = Recorder(OutcomeLog(), None, events, Journal())

@@ -18,7 +18,12 @@ from asyncsink.options.settings import KIB, MIB, RetryPolicy
 from asyncsink.s3.multipart.parts import plan_parts
 from asyncsink.s3.multipart.upload import create_upload
 from asyncsink.s3.multipart.write_tokens import fresh_token
-from asyncsink.s3.operations import CompleteMultipartUpload, ObjectAttributes, Operation, PutObject
+from asyncsink.s3.operations import (
+    CompleteMultipartUpload,
+    CreateMultipartUpload,
+    Operation,
+    PutObject,
+)
 from asyncsink.s3.stack import S3Stack, open_stack
 from asyncsink.testing.peers import canned
 from tests.support.parts_proxy import FORWARD, LOSE, PartsProxy
@@ -231,11 +236,8 @@ async def test_our_own_token_on_other_bytes_is_an_integrity_error(
     async with open_stack(target, QUICK, Limits()) as stack:
         upload = await create_upload(
             Damages(stack, token, body),
-            key="k",
+            CreateMultipartUpload(key="k", algorithm="CRC64NVME", write_token=token),
             plan=plan_parts(len(sent), 8 * MIB),
-            algorithm="CRC64NVME",
-            attributes=ObjectAttributes(),
-            write_token=token,
             retry=QUICK,
         )
         await upload.write_part(1, sent, checksum)

@@ -23,7 +23,12 @@ from asyncsink.options.schema import Limits, S3Target
 from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.multipart.parts import plan_parts
 from asyncsink.s3.multipart.upload import create_upload
-from asyncsink.s3.operations import CompleteMultipartUpload, ListedObject, ObjectAttributes, Operation
+from asyncsink.s3.operations import (
+    CompleteMultipartUpload,
+    CreateMultipartUpload,
+    ListedObject,
+    Operation,
+)
 from asyncsink.s3.stack import S3Stack, open_stack
 from asyncsink.sources.directory import DirectorySource
 from tests.support.files import content_of
@@ -64,11 +69,8 @@ async def test_a_lost_answer_is_resolved_by_proof_and_never_by_size(
     async with open_stack(target, RetryPolicy(), Limits()) as stack:
         upload = await create_upload(
             CompleteFails(stack, done=done),
-            key="k",
+            CreateMultipartUpload(key="k", algorithm=algorithm, write_token="0" * 32),
             plan=plan_parts(SIZE, 8 * MIB),
-            algorithm=algorithm,
-            attributes=ObjectAttributes(),
-            write_token="0" * 32,
             retry=RetryPolicy(),
         )
         await upload.write_part(1, body, checksum)

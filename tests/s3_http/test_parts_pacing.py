@@ -17,7 +17,7 @@ from asyncsink.options.schema import Limits, S3Target
 from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.multipart.parts import plan_parts
 from asyncsink.s3.multipart.upload import MultipartUpload, create_upload
-from asyncsink.s3.operations import ObjectAttributes
+from asyncsink.s3.operations import CreateMultipartUpload
 from asyncsink.s3.stack import S3Stack, open_stack
 from asyncsink.sources.reader import OpenSource
 from asyncsink.testing.peers import canned
@@ -44,11 +44,8 @@ def source(tmp_path: Path, seaweed: Any, monkeypatch: pytest.MonkeyPatch) -> Sou
 async def an_upload(stack: S3Stack, source: SourceFile) -> AsyncIterator[MultipartUpload]:
     upload = await create_upload(
         stack.transport,
-        key="large",
+        CreateMultipartUpload(key="large", algorithm="CRC64NVME", write_token="0" * 32),
         plan=plan_parts(source.size_bytes, PART),
-        algorithm="CRC64NVME",
-        attributes=ObjectAttributes(),
-        write_token="0" * 32,
         retry=QUICK,
     )
     try:

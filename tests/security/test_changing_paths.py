@@ -211,9 +211,9 @@ def test_a_link_that_takes_a_place_between_the_survey_and_the_opening(tree: Path
 
 
 def open_whole(file: SourceFile) -> None:
-    from asyncsink.engine.transfer.destination_state import read_whole
+    from asyncsink.engine.transfer.destination_state import read_whole_file
 
-    read_whole(file, memoryview(bytearray(file.size_bytes)), None, [])
+    read_whole_file(file, memoryview(bytearray(file.size_bytes)), None, [])
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

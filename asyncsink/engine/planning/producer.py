@@ -17,12 +17,12 @@ from anyio import CapacityLimiter
 from asyncsink.engine.limits.memory import SMALL_BYTES
 from asyncsink.engine.planning.key_ledger import KeyLedger
 from asyncsink.engine.planning.survey import BATCH, Discovery, taken
-from asyncsink.engine.queue_entries import Batch, Entry, Found, Skipped, Submit, Work
+from asyncsink.engine.queue_entries import Batch, Entry, Skipped, Submit, Work
 from asyncsink.engine.recording.recorder import KeyTurns
 from asyncsink.engine.recording.run_journal import Kept, RunJournal
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.outcomes import REPEATED, SUPERSEDED
-from asyncsink.model import Skip, SourceProblem, Transfer
+from asyncsink.model import Found, Skip, SourceProblem, Transfer
 from asyncsink.routing.keys import collision_error
 
 T = TypeVar("T")

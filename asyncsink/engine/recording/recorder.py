@@ -189,13 +189,13 @@ class Completion:
     outcomes: list[Outcome] = field(default_factory=list)
 
 
-Record = tuple[Sequence[Outcome], Transfer | None, Completion | None]
+QueuedOutcomes = tuple[Sequence[Outcome], Transfer | None, Completion | None]
 
 
 class Records(Protocol):
     """Who is given every record before anybody else hears of it."""
 
-    async def record(self, ended: Sequence[Record], passed: Sequence[Passed], /) -> None:
+    async def record(self, ended: Sequence[QueuedOutcomes], passed: Sequence[Passed], /) -> None:
         """On return, what was given survives the end of this process.
 
         Args:
@@ -248,7 +248,7 @@ class Recorder:
         self._events = events
         self._journal = journal
         self._key_turns = key_turns
-        self._records: list[Record] = []
+        self._records: list[QueuedOutcomes] = []
         self._outcomes = 0
         self._passed: list[Passed] = []
         self._passed_outcomes = 0
@@ -314,7 +314,7 @@ class Recorder:
         finally:
             self._room.set()
 
-    def _taken(self) -> tuple[list[Record], list[Passed]]:
+    def _taken(self) -> tuple[list[QueuedOutcomes], list[Passed]]:
         taken, self._records = self._records[:BATCH], self._records[BATCH:]
         self._outcomes -= sum([len(group) for group, _, _ in taken])
         passed, self._passed, self._passed_outcomes = self._passed, [], 0
@@ -327,7 +327,7 @@ class Recorder:
         self._room = anyio.Event()
         return taken, passed
 
-    async def _write(self, batch: list[Record], passed: list[Passed]) -> None:
+    async def _write(self, batch: list[QueuedOutcomes], passed: list[Passed]) -> None:
         outcomes: Sequence[Outcome] = [outcome for group, _, _ in batch for outcome in group]
         if self._manifest is not None and self._manifest.has_earlier:
             outcomes = await self._manifest.carried(outcomes)

@@ -21,13 +21,14 @@ import anyio.to_thread
 
 from asyncsink import errors
 from asyncsink.destinations.base import Destination
-from asyncsink.engine.recording.recorder import Passed, Record
+from asyncsink.engine.recording.recorder import Passed, QueuedOutcomes
 from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.journal.base import Journal, PublishedRow, decoded_name, published_row
 from asyncsink.journal.opening import remove_database
 from asyncsink.model import (
     Failure,
+    Found,
     JournalEntry,
     Receipt,
     Skip,
@@ -42,7 +43,6 @@ from asyncsink.model import (
 from asyncsink.options.schema import Overwrite
 from asyncsink.temporary import file_fault
 
-Found = Transfer | SourceProblem | Skip
 COUNT_BATCH = 1000
 
 
@@ -227,7 +227,7 @@ class RunJournal:
             published += here
         return objects_total - published
 
-    async def record(self, ended: Sequence[Record], passed: Sequence[Passed] = (), /) -> None:
+    async def record(self, ended: Sequence[QueuedOutcomes], passed: Sequence[Passed] = (), /) -> None:
         """Write down what was published; on return it survives a kill -9 of this process.
 
         Raises:
@@ -240,7 +240,7 @@ class RunJournal:
                 self._go_on(error)
         self._tell()
 
-    async def _record(self, ended: Sequence[Record], passed: Sequence[Passed]) -> None:
+    async def _record(self, ended: Sequence[QueuedOutcomes], passed: Sequence[Passed]) -> None:
         rows: list[PublishedRow] = []
         unknown: list[str] = []
         for outcomes, transfer, _ in ended:

@@ -212,7 +212,7 @@ def open_as_found(file: SourceFile) -> OpenSource:
         ) from None
 
 
-def read_whole(
+def read_whole_file(
     file: SourceFile, into: memoryview, algorithm: ChecksumAlgorithm | None, compares: Sequence[CompareWith]
 ) -> Reading:
     """Open, read into `into` (of the file's size), checksum and look again.
@@ -249,10 +249,10 @@ def _at_rest(file: SourceFile, folder: Folder) -> bytearray | SourceError | None
 
 
 def read_small(file: SourceFile, algorithm: ChecksumAlgorithm | None, compares: Sequence[CompareWith]) -> Reading:
-    """As `read_whole`, for a small file, with memory of its own; raises the same."""
+    """As `read_whole_file`, for a small file, with memory of its own; raises the same."""
     body = read_at_rest(file)
     if body is None:
-        return read_whole(file, memoryview(bytearray(file.size_bytes)), algorithm, compares)
+        return read_whole_file(file, memoryview(bytearray(file.size_bytes)), algorithm, compares)
     checksum = None if algorithm is None else checksum_of(body, algorithm)
     return Reading(body, checksum, digest_body(body, compares))
 

@@ -25,7 +25,7 @@ from asyncsink.engine.transfer.destination_state import (
     each,
     open_as_found,
     outdated,
-    read_whole,
+    read_whole_file,
     still_outgrown,
     too_large_for_memory,
 )
@@ -151,7 +151,7 @@ class Publisher:
     async def _read_and_put(self, ending: Ending, into: memoryview) -> None:
         transfer, states = ending.transfer, ending.states
         comparing = _comparing(states)
-        read = partial(read_whole, transfer.source, into, self._policies.algorithm, _compares(comparing))
+        read = partial(read_whole_file, transfer.source, into, self._policies.algorithm, _compares(comparing))
         reading = await anyio.to_thread.run_sync(read, limiter=self._threads)
         ending.checksum = reading.checksum
         await self._settle(transfer, comparing, reading.digests)

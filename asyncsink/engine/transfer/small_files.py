@@ -39,7 +39,7 @@ BATCH_FILES_MAX: Final = 64
 """Files that one call to a thread reads and one record reports: with so many, the cost of both disappears."""
 EARLY_SECONDS: Final = 0.1
 """So long the files of a batch that are stored wait for the others at most, before they are recorded."""
-Done = Callable[[Sequence[Outcome], Transfer], None]
+OnOutcomes = Callable[[Sequence[Outcome], Transfer], None]
 PassOn = Callable[[Passed], None]
 
 
@@ -74,7 +74,7 @@ class SmallFiles:
         self._dry_run = resources.dry_run
         self._clock = resources.clock
 
-    async def publish(self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn) -> None:
+    async def publish(self, transfers: Sequence[Transfer], done: OnOutcomes, pass_on: PassOn) -> None:
         """Publish a batch; `done` is called with a transfer's outcomes as soon as they are known, or `pass_on` with
         those of many at once.
 
@@ -100,7 +100,7 @@ class SmallFiles:
                     for transfer in ordinary:
                         tries.start_soon(self._publish_ordinary, transfer, done)
 
-    async def _publish_ordinary(self, transfer: Transfer, done: Done) -> None:
+    async def _publish_ordinary(self, transfer: Transfer, done: OnOutcomes) -> None:
         outcomes, read = await self._publisher.publish(transfer)
         done(outcomes, read)
 
@@ -133,7 +133,7 @@ class SmallFiles:
     # -- nothing is there, and nothing is copied: the way of nearly every object of a first export --------------------
 
     async def _publish_new(
-        self, transfers: Sequence[Transfer], done: Done, pass_on: PassOn
+        self, transfers: Sequence[Transfer], done: OnOutcomes, pass_on: PassOn
     ) -> tuple[list[Transfer], Sequence[Transfer]]:
         """Returns the transfers that need the ordinary way, and those for the batch after it."""
         if (algorithm := self._lane_algorithm()) is not None:
@@ -165,7 +165,7 @@ class SmallFiles:
         return ordinary, ()
 
     async def _put_files(
-        self, transfers: Sequence[Transfer], algorithm: ChecksumAlgorithm, done: Done, pass_on: PassOn
+        self, transfers: Sequence[Transfer], algorithm: ChecksumAlgorithm, done: OnOutcomes, pass_on: PassOn
     ) -> tuple[list[Transfer], Sequence[Transfer]]:
         """The same where the destination's lanes read the files that they send."""
         async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
@@ -185,7 +185,7 @@ class SmallFiles:
     # -- something is there, or a local copy is made ------------------------------------------------------------------
 
     async def _publish_known(
-        self, pairs: Sequence[tuple[Transfer, Existing | Unknown | None]], done: Done
+        self, pairs: Sequence[tuple[Transfer, Existing | Unknown | None]], done: OnOutcomes
     ) -> list[Transfer]:
         """Returns the transfers that need the ordinary way."""
         copy = self._copy
@@ -261,7 +261,7 @@ class SmallFiles:
             except AsyncSinkError as error:
                 ending.states[1].error = error
 
-    async def _finish(self, known: _Known, started: float, done: Done) -> None:
+    async def _finish(self, known: _Known, started: float, done: OnOutcomes) -> None:
         ending = known.ending
         transfer, primary = ending.transfer, ending.states[0]
         if known.reading is not None:
@@ -295,7 +295,7 @@ class _Ends:
         self,
         transfers: Sequence[Transfer],
         url: Callable[[Transfer], str],
-        done: Done,
+        done: OnOutcomes,
         pass_on: PassOn,
         progress: Progress,
     ) -> None:

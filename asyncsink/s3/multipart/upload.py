@@ -43,7 +43,6 @@ from asyncsink.s3.operations import (
     CompleteMultipartUpload,
     CreateMultipartUpload,
     ListedPart,
-    ObjectAttributes,
     ObjectHead,
     ObjectStored,
     PartSource,
@@ -62,23 +61,20 @@ class MultipartUpload:
     def __init__(
         self,
         transport: Transport,
-        *,
-        key: str,
+        begun: CreateMultipartUpload,
         upload_id: str,
+        *,
         plan: PartPlan,
-        algorithm: ChecksumAlgorithm | None,
-        attributes: ObjectAttributes,
-        write_token: str,
         retry: RetryPolicy,
         own: WriteTokens | None = None,
     ) -> None:
-        self.key = key
+        self.key = key = begun.key
         self.upload_id = upload_id
-        self.write_token = write_token
+        self.write_token = begun.write_token
         self._transport = transport
         self._plan = plan
-        self._algorithm = algorithm
-        self._attributes = attributes
+        self._algorithm = algorithm = begun.algorithm
+        self._attributes = attributes = begun.attributes
         self._retry = retry
         self._own = own or WriteTokens(only_new=False, notice=lambda _: None)
         self.etag_is_md5 = attributes.sse in MD5_ETAG_SSE and attributes.sse_customer_key is None
@@ -335,22 +331,18 @@ class MultipartUpload:
 
 async def create_upload(
     transport: Transport,
+    operation: CreateMultipartUpload,
     *,
-    key: str,
     plan: PartPlan,
-    algorithm: ChecksumAlgorithm | None,
-    attributes: ObjectAttributes,
-    write_token: str,
     retry: RetryPolicy,
     own: WriteTokens | None = None,
 ) -> MultipartUpload:
-    """Request an upload id. `write_token` distinguishes the object from all others: a fresh one per upload. `own`
-    decides whether it may replace anything; without, it may.
+    """Request an upload id. The operation's `write_token` distinguishes the object from all others: a fresh one per
+    upload. `own` decides whether it may replace anything; without, it may.
 
     Cancelled while the request is under way, it waits (at most `retry.abort_seconds`) for the id, aborts the upload,
     and lets the cancellation go on.
     """
-    operation = CreateMultipartUpload(key=key, algorithm=algorithm, attributes=attributes, write_token=write_token)
     scope = anyio.CancelScope(shield=True)
     upload: MultipartUpload | None = None
     failure: AsyncSinkError | None = None
@@ -364,17 +356,7 @@ async def create_upload(
             except AsyncSinkError as error:
                 failure = error
             else:
-                upload = MultipartUpload(
-                    transport,
-                    key=key,
-                    upload_id=created.upload_id,
-                    plan=plan,
-                    algorithm=algorithm,
-                    attributes=attributes,
-                    write_token=write_token,
-                    retry=retry,
-                    own=own,
-                )
+                upload = MultipartUpload(transport, operation, created.upload_id, plan=plan, retry=retry, own=own)
                 upload.attempts = created.attempts
         answered.set()
 
