@@ -239,3 +239,13 @@ async def test_a_thousand_objects_of_a_real_server_with_64_at_once(
     assert tree_of(target) == tree_of(source)
     assert sum(batches) >= 990
     assert {r.confirmed_by for r in report.receipts if r.size_bytes} == {"server-checksum"}
+
+
+async def test_what_all_are_refused_for_stops_the_grab(tmp_path: Path, tree_of: TreeOf) -> None:
+    async with ObjectPeer(dict(OBJECTS)) as peer:
+        asked = once(peer, [*OBJECTS], lambda *_: DENIED)
+        report = await grab(peer, tmp_path, concurrency=16)
+    assert "10 objects in a row were refused" in report.stop_reason
+    assert set(asked.values()) == {1}
+    assert len(asked) < len(OBJECTS) / 2
+    assert tree_of(tmp_path) == {}
