@@ -115,3 +115,14 @@ async def test_a_reader_that_nobody_holds_is_forgotten() -> None:
     gc.collect()
     await events.emit(event(1))
     assert not events.heard
+
+
+async def test_a_reader_that_is_dropped_in_a_circle_of_references_warns_of_nothing() -> None:
+    """A task or an exception that holds a reader is such a circle; warnings are errors here."""
+    for _ in range(10):
+        events = Events()
+        circle: list[object] = [events.subscribe()]
+        circle.append(circle)
+        events.close()
+        del circle, events
+        gc.collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import field
@@ -165,6 +166,8 @@ class Subscription(AsyncIterator[Event]):
         self._channel = channel
         self._receive = receive
         self._check_here = check_here
+        # Not __del__: in a circle of references the stream's own __del__ may come first, and warns where it is open.
+        weakref.finalize(self, _close_both, channel.send, receive).atexit = False
 
     async def __anext__(self) -> Event:
         """The next event, when there is one.
@@ -190,9 +193,10 @@ class Subscription(AsyncIterator[Event]):
         """Subscribe to nothing more, from any task: the iteration ends after the events that are waiting in it."""
         self._channel.end()
 
-    def __del__(self) -> None:
-        self._channel.send.close()
-        self._receive.close()
+
+def _close_both(send: MemoryObjectSendStream[Event], receive: MemoryObjectReceiveStream[Event]) -> None:
+    send.close()
+    receive.close()
 
 
 # -- How far a run is: counts that the engine moves and displays poll, and how fast they move --------------------------
