@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from asyncsink.options.settings import RetryPolicy
     from asyncsink.report.report import Report
     from asyncsink.sink import AsyncSink, export, export_directory, export_sync
+    from asyncsink.splitting.split import SplitReport, split
 
 _HOMES = {
     "asyncsink.options.settings": ("RetryPolicy",),
@@ -103,6 +104,7 @@ _HOMES = {
     "asyncsink.options.schema": ("ExportOptions", "GrabOptions"),
     "asyncsink.report.report": ("Report",),
     "asyncsink.sink": ("AsyncSink", "export", "export_directory", "export_sync"),
+    "asyncsink.splitting.split": ("SplitReport", "split"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

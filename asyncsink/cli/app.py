@@ -77,6 +77,34 @@ def plan(source: _SourceArgument, destination: _DestinationArgument, **given: An
     return _export(source, destination, given, dry_run=True)
 
 
+@app.command(epilog="Example: asyncsink split derivatives s3://my-bucket/study parts --parts 64")
+@takes("split")
+def split(
+    source: _SourceArgument,
+    destination: _DestinationArgument,
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Where the parts go: a new or empty directory.")],
+    *,
+    parts: Annotated[
+        str | None, typer.Option("--parts", metavar="N", help="As many parts, of about equal bytes and files.")
+    ] = None,
+    part_bytes: Annotated[
+        str | None, typer.Option("--part-bytes", metavar="SIZE", help="Most bytes of a part (default 4GiB).")
+    ] = None,
+    part_objects: Annotated[
+        str | None, typer.Option("--part-objects", metavar="N", help="Most files of a part (default 10,000).")
+    ] = None,
+    **given: Any,
+) -> int:
+    """Look at SOURCE once, and cut it into parts that many machines publish, each with `asyncsink run`.
+
+    Nothing is sent.
+    """
+    from asyncsink.cli.split import split_command
+
+    cutting = (parts, part_bytes, part_objects)
+    return split_command(source, destination, directory, given, cutting=cutting, output=_output(given))
+
+
 def _export(source: str, destination: str, given: dict[str, Any], *, dry_run: bool) -> int:
     from asyncsink.cli.export import export_command
 

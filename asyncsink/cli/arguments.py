@@ -12,7 +12,6 @@ import json
 import os
 import re
 import selectors
-import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from asyncsink.errors import ConfigError
 from asyncsink.options.schema import PANELS, Option, Settings
 from asyncsink.options.values import check_choice
 from asyncsink.sources.base import Source, exclusion_of, open_description
+from asyncsink.sources.opening import source_at
 
 # -- Standard input that can be given up: a thread that waits for the next line must not hold up Ctrl-C ----------------
 
@@ -75,7 +75,6 @@ class InterruptibleStdin(io.RawIOBase):
 # -- arguments ---------------------------------------------------------------------------------------------------------
 
 CUSTOMER_KEY_BYTES = 32
-SOURCE_KINDS = "a directory, an outputs file (.json, .yaml, .yml), a manifest (.csv, .tsv, .jsonl), or - for stdin"
 
 _EQUALS = re.compile(r"(?<!\\)=")
 _OPTIONS = [option for options in PANELS.values() for option in options]
@@ -217,28 +216,4 @@ def open_source(text: str, settings: Settings) -> tuple[Source, Callable[[], Non
 
         stdin = InterruptibleStdin.open()
         return StreamSource(io.BufferedReader(stdin), symlinks=symlinks, exclude=exclude), stdin.give_up
-    return _open_path(text, settings), lambda: None
-
-
-def _open_path(text: str, settings: Settings) -> Source:
-    symlinks, exclude = settings.policies.symlinks, exclusion_of(settings.policies.exclude)
-    try:
-        mode = Path(text).stat().st_mode
-    except OSError as error:
-        raise ConfigError(
-            f"SOURCE {text!r} cannot be read ({error.strerror or error}); expected {SOURCE_KINDS}."
-        ) from error
-    suffix = Path(text).suffix.lower()
-    if stat.S_ISDIR(mode):
-        from asyncsink.sources.directory import DirectorySource
-
-        return DirectorySource(text, symlinks=symlinks, exclude=exclude)
-    if suffix in (".json", ".yaml", ".yml"):
-        from asyncsink.sources.outputs import OutputsSource, load_outputs_file
-
-        return OutputsSource(load_outputs_file(text), symlinks=symlinks, compat=settings.walk_compat, exclude=exclude)
-    if suffix in (".csv", ".tsv", ".jsonl"):
-        from asyncsink.sources.records import ManifestSource
-
-        return ManifestSource(text, symlinks=symlinks, exclude=exclude)
-    raise ConfigError(f"SOURCE {text!r} is of no known kind; expected {SOURCE_KINDS}.")
+    return source_at(text, settings), lambda: None

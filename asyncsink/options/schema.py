@@ -279,7 +279,7 @@ class GrabOptions(_ConnectionOptions, total=False):
 
 # -- The rows ----------------------------------------------------------------------------------------------------------
 
-Command = Literal["export", "grab", "verify", "abort-uploads"]
+Command = Literal["export", "grab", "verify", "abort-uploads", "split"]
 Kind = Literal[
     "text", "path", "flag", "choice", "size", "duration", "pairs", "mapping", "texts",
     "bucket", "payer", "concurrency", "count", "retry", "shard", "journal", "sse", "checksum",
@@ -288,6 +288,7 @@ Kind = Literal[
 """How a value is written and checked: the first row serves many options, the others one each."""
 
 _EXPORT: tuple[Command, ...] = ("export",)
+_WITH_SPLIT: tuple[Command, ...] = ("export", "split")
 _GRAB: tuple[Command, ...] = ("grab",)
 _BOTH: tuple[Command, ...] = ("export", "grab")
 _WITH_VERIFY: tuple[Command, ...] = ("export", "grab", "verify")
@@ -401,21 +402,22 @@ PANELS: dict[str, tuple[Option, ...]] = {
                "the journal first (journal).",
                Policies, choices=get_args(Overwrite), metavar="POLICY", shown="checksum; journal where one is named"),
         Option("on_missing", "choice", "A source is missing or no regular file: error, or skip and report it.",
-               Policies, choices=get_args(OnMissing), metavar="POLICY"),
+               Policies, _WITH_SPLIT, choices=get_args(OnMissing), metavar="POLICY"),
         Option("exclude", "texts", "Leave out (and report) what matches in a directory, as in .gitignore; repeatable.",
-               Policies, metavar="PATTERN"),
+               Policies, _WITH_SPLIT, metavar="PATTERN"),
         Option("on_unreadable", "choice",
                "A file or folder cannot be read, or its name makes no legal key: error (nothing is sent), or skip: "
                "report it as a failure (exit code 1) and send the rest.",
-               Policies, choices=get_args(OnUnreadable), metavar="POLICY", shown="as for a missing source"),
+               Policies, _WITH_SPLIT, get_args(OnUnreadable), metavar="POLICY", shown="as for a missing source"),
         Option("on_collision", "choice", "Two sources go to one key: error, or the last one.",
-               Policies, choices=get_args(OnCollision), metavar="POLICY"),
+               Policies, _WITH_SPLIT, choices=get_args(OnCollision), metavar="POLICY"),
         Option("on_unreachable", "choice",
                "The bucket cannot be used: error, or local: keep all in ~/s3_datasink_BUCKET.",
                Policies, choices=get_args(OnUnreachable), metavar="POLICY"),
         Option("symlinks", "choice",
                "Links: inside (none that leads out of its directory), follow, skip (reported) or error.",
-               Policies, choices=get_args(Symlinks), metavar="POLICY", shown="inside, or follow with compat nipype"),
+               Policies, _WITH_SPLIT, get_args(Symlinks), metavar="POLICY",
+               shown="inside, or follow with compat nipype"),
         Option("abort_on_interrupt", "flag",
                "Ctrl-C aborts open multipart uploads; without, the next run goes on with what the journal has of them.",
                Policies),
@@ -454,41 +456,42 @@ PANELS: dict[str, tuple[Option, ...]] = {
     ),
     "Names of the objects": (
         Option("container", "text", "Folder below the destination.",
-               RoutingOptions, metavar="NAME"),
+               RoutingOptions, _WITH_SPLIT, metavar="NAME"),
         Option("parameterization", "flag", "Keep the folders of a source's path that begin with _.",
-               RoutingOptions, off="--no-parameterization",
+               RoutingOptions, _WITH_SPLIT, off="--no-parameterization",
                off_help="Leave out the folders of a source's path that begin with _."),
         Option("parameterization_root", "path", "Only folders below this directory count for parameterization.",
-               RoutingOptions, no_flag=True),
+               RoutingOptions, _WITH_SPLIT, no_flag=True),
         Option("strip_dir", "path", "Leave this directory out of the sources' paths.",
-               RoutingOptions, metavar="DIR"),
+               RoutingOptions, _WITH_SPLIT, metavar="DIR"),
         Option("substitutions", "pairs", r"Replace OLD in names by NEW; repeatable. Write \= for a = in OLD.",
-               RoutingOptions, flag="--substitute", metavar="OLD=NEW"),
+               RoutingOptions, _WITH_SPLIT, flag="--substitute", metavar="OLD=NEW"),
         Option("regexp_substitutions", "pairs", "The same with a regular expression, afterwards; repeatable.",
-               RoutingOptions, flag="--regexp-substitute", metavar="PATTERN=NEW"),
+               RoutingOptions, _WITH_SPLIT, flag="--regexp-substitute", metavar="PATTERN=NEW"),
         Option("compat", "choice",
                "strict, or nipype: DataSink's ways wherever they lose nothing (substitutions see the whole URL, "
                "strip_dir is cut out anywhere, links are followed).",
-               RoutingOptions, choices=get_args(Compat), metavar="MODE"),
+               RoutingOptions, _WITH_SPLIT, choices=get_args(Compat), metavar="MODE"),
     ),
     "What every object is given": (
-        Option("encrypt_bucket_keys", "flag", "Encrypt on the server (the same as AES256 for sse).", preset=False),
+        Option("encrypt_bucket_keys", "flag", "Encrypt on the server (the same as AES256 for sse).",
+               None, _WITH_SPLIT, preset=False),
         Option("sse", "sse", "AES256, aws:kms, aws:kms:dsse, or your own 32-byte key (on a command line: file:PATH).",
-               ObjectOptions, metavar="KIND"),
+               ObjectOptions, _WITH_SPLIT, metavar="KIND"),
         Option("sse_kms_key_id", "text", "Key for the two kms kinds.",
-               ObjectOptions, metavar="ID"),
+               ObjectOptions, _WITH_SPLIT, metavar="ID"),
         Option("storage_class", "text", "Such as STANDARD_IA or GLACIER_IR.",
-               ObjectOptions, metavar="CLASS"),
+               ObjectOptions, _WITH_SPLIT, metavar="CLASS"),
         Option("acl", "text", "Canned ACL, such as bucket-owner-full-control.",
-               ObjectOptions, metavar="ACL"),
+               ObjectOptions, _WITH_SPLIT, metavar="ACL"),
         Option("tags", "mapping", "Object tag; up to 10.",
-               ObjectOptions, flag="--tag", metavar="NAME=VALUE"),
+               ObjectOptions, _WITH_SPLIT, flag="--tag", metavar="NAME=VALUE"),
         Option("metadata", "mapping", "User metadata, up to 2 KiB; repeatable.",
-               ObjectOptions, metavar="NAME=VALUE"),
+               ObjectOptions, _WITH_SPLIT, metavar="NAME=VALUE"),
         Option("content_type", "text", "Media type: infer (from the name), or one type for all.",
-               ObjectOptions, metavar="TYPE", shown="infer"),
+               ObjectOptions, _WITH_SPLIT, metavar="TYPE", shown="infer"),
         Option("checksum", "checksum", "What proves an object: CRC64NVME, CRC32C, CRC32, SHA256, MD5 or none.",
-               Policies, choices=get_args(ChecksumChoice), metavar="NAME", shown="CRC64NVME",
+               Policies, _WITH_SPLIT, choices=get_args(ChecksumChoice), metavar="NAME", shown="CRC64NVME",
                variables="AWS_REQUEST_CHECKSUM_CALCULATION"),
     ),
     "Speed and memory": (
@@ -523,6 +526,7 @@ def options_of_command(command: Command) -> Iterator[Option]:
 
 OPTIONS = {option.name: option for option in options_of_command("export")}
 GRAB_OPTIONS = {option.name: option for option in options_of_command("grab")}
+SPLIT_OPTIONS = {option.name: option for option in options_of_command("split")}
 
 for _typed, _options in ((ExportOptions, OPTIONS), (GrabOptions, GRAB_OPTIONS)):
     _lines = "\n".join(f"    {option.name}: {option.sentence}" for option in _options.values())

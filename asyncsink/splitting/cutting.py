@@ -1,0 +1,71 @@
+"""Where the parts of a split end. Pure: a decision for each file, in the order of the keys.
+
+A cutter is told the size of each file once, and answers whether a new part begins with it. Parts are contiguous, hold
+one file at least, and are together the whole.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from asyncsink.options.settings import GIB
+
+PART_BYTES = 4 * GIB
+PART_OBJECTS = 10_000
+"""Half a minute to a few minutes of work for one machine, in ten pages of a listing."""
+
+
+class Cutter(Protocol):
+    """Decides where parts begin."""
+
+    def begins(self, size_bytes: int) -> bool:
+        """Whether the next file, which has `size_bytes`, is the first of a new part."""
+        ...
+
+
+class ByLimits:
+    """Closes a part before it exceeds `bytes_max` or `objects_max`. A larger file is a part of its own."""
+
+    def __init__(self, bytes_max: int = PART_BYTES, objects_max: int = PART_OBJECTS) -> None:
+        self._bytes_max = bytes_max
+        self._objects_max = objects_max
+        self._bytes = 0
+        self._objects = 0
+
+    def begins(self, size_bytes: int) -> bool:
+        """See Cutter."""
+        full = self._objects == self._objects_max or self._bytes + size_bytes > self._bytes_max
+        if new := not self._objects or full:
+            self._bytes = self._objects = 0
+        self._bytes += size_bytes
+        self._objects += 1
+        return new
+
+
+class IntoParts:
+    """Makes `parts` parts of about equal work, or one of each file where there are fewer.
+
+    A file's work is its share of all bytes plus its share of all objects. A part ends at the file boundary next to its
+    share of the work, so that none exceeds the mean by more than the work of one file.
+    """
+
+    def __init__(self, parts: int, *, objects_total: int, bytes_total: int) -> None:
+        self._parts = min(parts, objects_total)
+        self._left = objects_total
+        # Whole numbers: the two shares, multiplied by both totals.
+        self._for_each_byte = objects_total if bytes_total else 0
+        self._for_each_object = bytes_total or 1
+        self._work_total = bytes_total * self._for_each_byte + objects_total * self._for_each_object
+        self._begun = 0
+        self._work = 0
+
+    def begins(self, size_bytes: int) -> bool:
+        """See Cutter."""
+        work = size_bytes * self._for_each_byte + self._for_each_object
+        closer = 2 * self._begun * self._work_total < self._parts * (2 * self._work + work)
+        needed = self._left == self._parts - self._begun  # each part that is left gets a file
+        new = not self._begun or (self._begun < self._parts and (closer or needed))
+        self._begun += new
+        self._work += work
+        self._left -= 1
+        return new

@@ -1,0 +1,99 @@
+"""What the survey of a split found, in the order of the keys: on disk, so that memory does not grow with it.
+
+A walk is not in that order: names of a directory are, but "a/b" comes before "a.txt" in a directory and after it among
+keys, and substitutions may give any key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from asyncsink.engine.planning.survey import Discovery
+from asyncsink.model import SourceFile, SourceProblem, Transfer
+from asyncsink.temporary import TemporaryDatabase
+
+_BATCH = 1000
+_NEXT = "SELECT key, path, size, mtime, ctime, inode, real FROM file WHERE key > ? ORDER BY key LIMIT 1000"
+_TABLE = (
+    "CREATE TABLE file (key BLOB PRIMARY KEY, path BLOB, size INTEGER, mtime INTEGER, ctime INTEGER, inode BLOB,"
+    " real BLOB) WITHOUT ROWID;"
+)
+_ADD = "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+
+class Spool:
+    """Transfers by key; of several with one key the last one. Methods block, and are for one thread at a time.
+
+    They raise a JournalError where the directory for temporary files cannot take them.
+
+    Attributes:
+        added: number of transfers that were added.
+    """
+
+    def __init__(self) -> None:
+        self.added = 0
+        self._database = TemporaryDatabase("The files of the split", _TABLE)
+
+    def add(self, transfers: list[Transfer]) -> None:
+        """Take over some transfers."""
+        with self._database.at_once():
+            self._database.change_many(_ADD, map(_row, transfers))
+        self.added += len(transfers)
+
+    def totals(self) -> tuple[int, int]:
+        """Number of objects and of bytes."""
+        row = self._database.row("SELECT count(*), total(size) FROM file")
+        assert row is not None
+        return int(row[0]), int(row[1])
+
+    def __iter__(self) -> Iterator[Transfer]:
+        """Everything, in the order of the keys' UTF-8, which is that of S3's listings."""
+        last = b""
+        while rows := self._database.rows(_NEXT, last):
+            last = rows[-1][0]
+            for key, path, size, mtime, ctime, inode, real in rows:
+                source = SourceFile(
+                    _decoded(path), size, mtime, ctime_ns=ctime, inode=int(inode), real_path=_decoded(real)
+                )
+                yield Transfer(source, _decoded(key), _decoded(key))
+
+    def close(self) -> None:
+        """Release the file."""
+        self._database.close()
+
+
+class SpooledDiscovery(Discovery):
+    """A Discovery whose walk fills a spool."""
+
+    def __init__(self, whole: Discovery, spool: Spool) -> None:
+        super().__init__(whole.source, whole.router, whole.prefix, leaves_out_unreadable=whole.leaves_out_unreadable)
+        self.spool = spool
+
+    def __iter__(self) -> Iterator[Transfer | SourceProblem]:
+        batch: list[Transfer] = []
+        for found in super().__iter__():
+            if isinstance(found, Transfer):
+                batch.append(found)
+                if len(batch) == _BATCH:
+                    self.spool.add(batch)
+                    batch = []
+            yield found
+        self.spool.add(batch)
+
+
+def _row(transfer: Transfer) -> tuple[object, ...]:
+    source = transfer.source
+    # Inodes have 64 bits without a sign, which SQLite's integers have.
+    return (
+        _encoded(transfer.key), _encoded(source.path), source.size_bytes, source.mtime_ns, source.ctime_ns,
+        str(source.inode), _encoded(source.real_path),
+    )  # fmt: skip
+
+
+def _encoded(text: str) -> bytes:
+    # Names that are no UTF-8 hold surrogates; their order is kept.
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _decoded(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")
