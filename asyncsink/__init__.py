@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from asyncsink.grabber import S3Grabber, grab, grab_sync
     from asyncsink.maintenance.abort_uploads import AbandonedUpload, AbortReport, abort_uploads
+    from asyncsink.maintenance.merge import MergeReport, merge_manifests
     from asyncsink.maintenance.verify import VerifyReport, verify_manifest
     from asyncsink.model import (
         Checksum,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "asyncsink.options.settings": ("RetryPolicy",),
     "asyncsink.maintenance.abort_uploads": ("AbandonedUpload", "AbortReport", "abort_uploads"),
+    "asyncsink.maintenance.merge": ("MergeReport", "merge_manifests"),
     "asyncsink.maintenance.verify": ("VerifyReport", "verify_manifest"),
     "asyncsink.errors": (
         "AsyncSinkError",

@@ -37,6 +37,7 @@ _SourceArgument = Annotated[
 _DestinationArgument = Annotated[
     str, typer.Argument(metavar="DESTINATION", help="s3://bucket/prefix, or a local directory.")
 ]
+_MANIFESTS = "What export --manifest wrote; or a directory with receipts-*.jsonl."
 
 
 def _version(wanted: bool) -> None:
@@ -127,7 +128,7 @@ def grab(
 @app.command(epilog="Example: asyncsink verify study.jsonl --read-back")
 @takes("verify")
 def verify(
-    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="What export --manifest wrote.")],
+    manifest: Annotated[list[str], typer.Argument(metavar="MANIFEST...", help=_MANIFESTS)],
     read_back: Annotated[
         bool, typer.Option("--read-back", help="Download every object and compute its checksum again.")
     ] = False,
@@ -140,12 +141,28 @@ def verify(
     ] = False,
     **given: Any,
 ) -> int:
-    """Check that every object of a manifest is still there, with its recorded size and checksum."""
+    """Check that every object of the manifests is still there, with its recorded size and checksum."""
     from asyncsink.cli.maintenance import verify_command
 
     return verify_command(
         manifest, given, read_back=read_back, manifest_endpoint=manifest_endpoint, output=_output(given)
     )
+
+
+@app.command(epilog="Example: asyncsink merge sent/sub-*.jsonl -o study.jsonl")
+@takes("merge")
+def merge(
+    manifest: Annotated[list[str], typer.Argument(metavar="MANIFEST...", help=_MANIFESTS)],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="The merged manifest.", show_default=False)],
+    **given: Any,
+) -> int:
+    """Merge manifests into one that lists every object once.
+
+    Missing, failed and interrupted manifests, and keys with two different objects, are named: exit code 1.
+    """
+    from asyncsink.cli.maintenance import merge_command
+
+    return merge_command(manifest, out, output=_output(given))
 
 
 @app.command(

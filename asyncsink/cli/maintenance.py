@@ -1,29 +1,31 @@
-"""`asyncsink verify`."""
+"""`asyncsink verify`, `merge`, `abort-uploads` and `devserver`."""
 
 from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 from asyncsink.cli.arguments import options_of
 from asyncsink.cli.output import Interrupted, Output, progress_display, run_until_signalled
-from asyncsink.errors import AsyncSinkError
+from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.options.values import parse_duration
 from asyncsink.report.report import BaseReport
 from asyncsink.report.sentences import are, count, duration, inert
 
 
 def verify_command(
-    manifest: str, given: Mapping[str, Any], *, read_back: bool, manifest_endpoint: bool, output: Output
+    manifests: Sequence[str], given: Mapping[str, Any], *, read_back: bool, manifest_endpoint: bool, output: Output
 ) -> int:
-    """Look at every object of a manifest, tell what was found, and return the exit code."""
+    """Look at every object of the manifests, tell what was found, and return the exit code."""
     from asyncsink.engine.recording.events import Progress
     from asyncsink.maintenance.verify import VerifyReport, verify_manifest
 
     progress = Progress()
+    manifest = manifests[0] if len(manifests) == 1 else f"{len(manifests):,} manifests"
+    says = "says" if len(manifests) == 1 else "say"
 
     def checked() -> int:
         return progress.counts.objects_total
@@ -34,7 +36,7 @@ def verify_command(
         async def main() -> VerifyReport:
             with progress_display(f"reading {manifest}…", progress, noun="object", quiet=output.quiet):
                 return await verify_manifest(
-                    manifest,
+                    manifests,
                     read_back=read_back,
                     options=options,
                     progress=progress,
@@ -47,7 +49,7 @@ def verify_command(
         total = progress.objects_total
         of_all = count(checked(), "object") if total is None else f"{checked():,} of {count(total, 'object')}"
         wrong = progress.counts.objects_failed
-        found = f"{wrong:,} of them {are(wrong)} not as {manifest} says" if wrong else "nothing wrong so far"
+        found = f"{wrong:,} of them {are(wrong)} not as {manifest} {says}" if wrong else "nothing wrong so far"
         output.note(inert(f"Interrupted: looked at {of_all}, {found}."))
         output.json_object({"manifest": manifest, "ok": False, "objects_total": checked(), "interrupted": True})
         return stop.exit_code
@@ -60,13 +62,40 @@ def verify_command(
     return _tell(report, output)
 
 
-def _tell(report: BaseReport, output: Output) -> int:
+def _tell(report: BaseReport, output: Output, noun: str = "object") -> int:
     for notice in report.notices:
         output.notice(notice)
     output.say(report.summary())
     output.json_object({**report.as_dict(), "interrupted": False})
-    output.causes(report.causes(), noun="object", more="--json lists the first 1,000")
+    output.causes(report.causes(), noun=noun, more="--json lists the first 1,000")
     return 0 if report.ok else 1
+
+
+# -- `asyncsink merge` -------------------------------------------------------------------------------------------------
+
+
+def merge_command(manifests: Sequence[str], out_file: str, *, output: Output) -> int:
+    """Merge manifests into one, tell what is wrong with them, and return the exit code."""
+    from asyncsink.maintenance.merge import MergeReport, merge_manifests
+
+    known = {"manifest": out_file, "ok": False}
+    try:
+
+        async def main() -> MergeReport:
+            return await merge_manifests(manifests, out_file)
+
+        report = run_until_signalled(main)
+    except Interrupted as stop:
+        output.note("Interrupted: nothing was merged.")
+        output.json_object({**known, "interrupted": True})
+        return stop.exit_code
+    except AsyncSinkError as error:
+        output.error(error, known)
+        return 2 if isinstance(error, ConfigError) else 1
+    except Exception as error:  # noqa: BLE001 - a bug, told as one
+        output.error(error, known)
+        return 1
+    return _tell(report, output, "problem")
 
 
 # -- `asyncsink abort-uploads` -----------------------------------------------------------------------------------------

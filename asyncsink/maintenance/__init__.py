@@ -1,1 +1,1 @@
-"""After publication: verifying a manifest against the bucket, and aborting uploads that were left open."""
+"""After publication: verifying manifests against the bucket, merging them, and aborting uploads left open."""

@@ -1,4 +1,4 @@
-"""Is everything that a manifest promises still there? One HEAD per object, or its bytes read back.
+"""Is everything that manifests promise still there? One HEAD per object, or its bytes read back.
 
 A record is proven by the strongest thing both sides know: the full-object checksum, else the ETag, else (with
 `read_back`) the bytes themselves. Size alone proves nothing and counts as a problem, with the advice to read back.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any
 
 import anyio
@@ -23,13 +23,14 @@ from asyncsink.engine.recording.events import Events, Progress, UnderWay
 from asyncsink.engine.resources import Resources, open_resources
 from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, ObjectMissing
 from asyncsink.integrity.checksums import Digester, is_composite
-from asyncsink.model import Checksum, ChecksumAlgorithm, Event, Failure, Notice, Planned, Receipt, Skip
-from asyncsink.options.parse import parse_options
-from asyncsink.options.schema import LocalTarget, Settings
+from asyncsink.maintenance.manifests import SEVERAL_BUCKETS, ManifestInput, ManifestPaths, bucket_of, gathered
+from asyncsink.model import Checksum, ChecksumAlgorithm, Event, Notice, Receipt, Skip
+from asyncsink.options.parse import parse_options, parse_target
+from asyncsink.options.schema import LocalTarget, S3Target, Settings
 from asyncsink.options.settings import Secret
 from asyncsink.os_errors import words_shortages
 from asyncsink.paths import is_below, on_disk
-from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, promise_of, read_manifest
+from asyncsink.report.manifest import ManifestEnd, ManifestHeader, promise_of, read_manifest
 from asyncsink.report.report import BaseReport
 from asyncsink.report.sentences import Cause, all_of, are, count, grouped_failures, inert
 from asyncsink.s3.errors_map import one_line
@@ -44,7 +45,8 @@ PIECE_BYTES = 8 * 1024 * 1024
 PROBLEMS_KEPT = 1000
 """Problems that are kept with their sentences; all are counted."""
 
-_RECORDS = {Receipt: "receipts", Skip: "skips", Failure: "failures", Planned: "planned objects"}
+SENTENCES_SHOWN = 10
+"""Sentences about manifests in the summary."""
 
 Promise = Receipt | Skip
 
@@ -58,13 +60,15 @@ class VerifyReport(BaseReport):
     """What became of a manifest's promises.
 
     Attributes:
-        manifest: path of the manifest.
+        manifest: path of the manifest, or how many there are.
         checked: records that were looked at.
         confirmed_by: how many were proven by "checksum", "etag" or "read-back".
         problems_total: how many were not.
         problems: (source, url, sentence), the first thousand of them.
-        incomplete: "" or a sentence: the manifest's own run did not end in order, or did not publish everything.
+        incomplete: "" or sentences, one a line: the manifest's own run did not end in order, or did not publish
+            everything, or parts of a split have no receipts.
         notices: what a person should know that is no failure.
+        manifests: of several manifests, the path of each, with such a sentence or "".
     """
 
     manifest: str
@@ -74,6 +78,7 @@ class VerifyReport(BaseReport):
     problems: list[tuple[str, str, str]] = field(default_factory=list)
     incomplete: str = ""
     notices: list[str] = field(default_factory=list)
+    manifests: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -91,23 +96,29 @@ class VerifyReport(BaseReport):
             "incomplete": self.incomplete,
             "notices": list(self.notices),
             "failures": [{"source": s, "url": u, "message": m} for s, u, m in self.problems],
+            **({"manifests": self.manifests} if self.manifests else {}),
         }
 
     def summary(self) -> str:
         """A few lines for a person; the first one says whether all is well."""
         name, checked, wrong = inert(self.manifest), self.checked, self.problems_total
+        several = len(self.manifests) > 1
+        says, lists = ("say", "list") if several else ("says", "lists")
         if wrong:
-            lines = [f"{wrong:,} of {count(checked, 'object')} {are(wrong)} not as {name} says."]
+            lines = [f"{wrong:,} of {count(checked, 'object')} {are(wrong)} not as {name} {says}."]
         elif not checked:
-            lines = [f"{name} lists no objects: there is nothing to verify."]
+            lines = [f"{name} {lists} no objects: there is nothing to verify."]
         elif self.incomplete:
             lines = [
-                f"{name} does not list everything; {all_of(checked, 'object').lower()} in it {are(checked)} as it says."
+                f"{name} {'do' if several else 'does'} not list everything; {all_of(checked, 'object').lower()} in "
+                f"{'them' if several else 'it'} {are(checked)} as {'they say' if several else 'it says'}."
             ]
         else:
-            lines = [f"{all_of(checked, 'object')} {are(checked)} as {name} says."]
-        if self.incomplete:
-            lines.append(self.incomplete)
+            lines = [f"{all_of(checked, 'object')} {are(checked)} as {name} {says}."]
+        sentences = self.incomplete.splitlines()
+        lines += map(inert, sentences[:SENTENCES_SHOWN])
+        if len(sentences) > SENTENCES_SHOWN:
+            lines.append(f"… and {len(sentences) - SENTENCES_SHOWN:,} more of such manifests.")
         if len(self.confirmed_by) == 1:
             ((how, proven),) = self.confirmed_by.items()
             number = f"{proven:,} proven" if wrong else "Proven"
@@ -130,7 +141,7 @@ class VerifyReport(BaseReport):
 
 @words_shortages
 async def verify_manifest(
-    path: str | os.PathLike[str],
+    path: ManifestPaths,
     *,
     read_back: bool = False,
     options: Mapping[str, Any] | None = None,
@@ -142,7 +153,7 @@ async def verify_manifest(
     """Check every object that a manifest lists, receipts and "already there" alike.
 
     Args:
-        path: a manifest that `export` wrote.
+        path: a manifest that `export` or `merge` wrote, a directory with receipts-*.jsonl, or a list of them.
         read_back: download every object and compute its checksum again.
         options: how to reach the bucket (endpoint_url, region, profile, creds_path, sse for a customer key, …); the
             bucket, and where nothing else is said its region and addressing style, are the manifest's.
@@ -154,35 +165,81 @@ async def verify_manifest(
             names it, but where `options`, the environment or the profile name it too.
 
     Raises:
-        ConfigError: the manifest is missing or malformed, the options are wrong, or the endpoint that the manifest
-            names is to be confirmed; nothing was sent.
+        ConfigError: a manifest is missing or malformed, the options are wrong, or the endpoint that a manifest names is
+            to be confirmed; nothing was sent, or nothing about the manifests of that endpoint.
         TransferError: the bucket cannot be reached at all.
 
     Cancelled, it stops; nothing is written anywhere.
     """
-    header, records = await anyio.to_thread.run_sync(read_manifest, path)
-    settings = _settings(header, options or {}, manifest_endpoint=manifest_endpoint)
+    inputs = await anyio.to_thread.run_sync(gathered, path)
+    checks = await anyio.to_thread.run_sync(lambda: list(_by_place(inputs.manifests)))
+    settings = [_settings(checked[0].header, options or {}, manifest_endpoint=manifest_endpoint) for checked in checks]
 
     def observe_server(event: Event) -> None:
         if tell is not None and not isinstance(event, Notice):  # the report has the notices
             tell(event)
 
     events = Events(observe_server)
-    report = VerifyReport(os.fspath(path), notices=events.notices)
-    async with open_resources(settings, events=events, progress=progress) as resources:
-        async with _open_prover(header, resources, read_back=read_back) as prover:
-            await prover.check_reachable()
-            try:
-                with resources.halt.bounds():
-                    async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(_count_promises, path, prover)
-                        await _check_all(records, report, prover, resources, observe=observe)
-            except BaseExceptionGroup as group:
-                raise surface(group) from None
-        if resources.halt.reason:
-            reason = resources.halt.reason.rstrip(".")
-            report.incomplete = f"Stopped: {reason}. Not all objects were looked at; run it again."
+    progress = progress or Progress()
+    report = VerifyReport(inputs.name, notices=events.notices)
+    report.incomplete = "\n".join(sentence for _, sentence in inputs.missing)
+    uncounted = inputs.manifests
+    for of_place, its_settings in zip(checks, settings, strict=True):
+        async with open_resources(its_settings, events=events, progress=progress) as resources:
+            async with _open_prover(of_place[0].header, resources, read_back=read_back) as prover:
+                await prover.check_reachable()
+                try:
+                    with resources.halt.bounds():
+                        async with anyio.create_task_group() as tasks:
+                            tasks.start_soon(_count_promises, uncounted, prover)
+                            uncounted = []
+                            for check in of_place:
+                                await _check_all(check, report, prover, resources, observe=observe)
+                except BaseExceptionGroup as group:
+                    raise surface(group) from None
+            if resources.halt.reason:
+                reason = resources.halt.reason.rstrip(".")
+                report.incomplete = f"Stopped: {reason}. Not all objects were looked at; run it again."
+                return report
+    if inputs.several:
+        report.manifests = {each.path: each.incomplete() for each in inputs.manifests}
+        wrong = [f"{path}: {sentence}" for path, sentence in report.manifests.items() if sentence]
+        report.incomplete = "\n".join([*report.incomplete.splitlines(), *wrong])
+    else:
+        report.incomplete = inputs.manifests[0].incomplete()
     return report
+
+
+@dataclass(slots=True)
+class _Check:
+    """What is verified of one manifest in one place: all of it, or the objects of one of its buckets."""
+
+    manifest: ManifestInput
+    header: ManifestHeader
+    bucket: str = ""
+
+    def promises(self) -> Iterator[Promise | None]:
+        """Its promises; None for each of the other records. Blocking."""
+        for record in self.manifest.read():
+            promise = None if isinstance(record, ManifestEnd) else promise_of(record)
+            yield None if promise is None or (self.bucket and bucket_of(promise) != self.bucket) else promise
+
+
+def _by_place(manifests: Iterable[ManifestInput]) -> Iterator[list[_Check]]:
+    """What to verify, grouped by the server and bucket, or the directory, in which it is. Blocking."""
+    places: dict[tuple[str, ...], list[_Check]] = {}
+    for manifest in manifests:
+        header = manifest.header
+        buckets = [""]
+        if header.destination == SEVERAL_BUCKETS:
+            buckets = sorted({bucket_of(found) for record in manifest.read() if (found := promise_of(record))})
+        for bucket in buckets:
+            own = replace(header, destination=f"{SEVERAL_BUCKETS}{bucket}") if bucket else header
+            target = parse_target(own.destination, {})
+            where = target.bucket if isinstance(target, S3Target) else target.directory
+            place = (own.endpoint_url, where, own.region, own.addressing_style)
+            places.setdefault(place, []).append(_Check(manifest, own, bucket))
+    yield from places.values()
 
 
 class Prover:
@@ -357,14 +414,17 @@ def _prove_file(promise: Promise, directory: str) -> str:
     return "read-back"
 
 
-async def _count_promises(path: str | os.PathLike[str], prover: Prover) -> None:
+async def _count_promises(manifests: Sequence[ManifestInput], prover: Prover) -> None:
     """Learn how much there is to prove, while it is being proved."""
+    if not manifests:
+        return
 
     def count() -> Counter[str]:
         counted = Counter[str]()
-        for record in read_manifest(path)[1]:
-            if (promise := promise_of(record)) is not None:
-                counted.update(objects=1, bytes=promise.size_bytes if prover.reads_back else 0)
+        for manifest in manifests:
+            for record in read_manifest(manifest.path)[1]:
+                if (promise := promise_of(record)) is not None:
+                    counted.update(objects=1, bytes=promise.size_bytes if prover.reads_back else 0)
         return counted
 
     counted = await anyio.to_thread.run_sync(count, abandon_on_cancel=True)
@@ -372,7 +432,7 @@ async def _count_promises(path: str | os.PathLike[str], prover: Prover) -> None:
 
 
 async def _check_all(
-    records: Iterator[ManifestRecord],
+    check: _Check,
     report: VerifyReport,
     prover: Prover,
     resources: Resources,
@@ -381,9 +441,6 @@ async def _check_all(
 ) -> None:
     share, limits = resources.share, resources.limits
     send, receive = anyio.create_memory_object_stream[Promise](limits.queue_transfers)
-    ended: ManifestEnd | None = None
-    failed = 0
-    found: Counter[type] = Counter()
 
     async def work() -> None:
         async for promise in receive:
@@ -409,35 +466,11 @@ async def _check_all(
         async with anyio.create_task_group() as group:
             for _ in range(limits.concurrency_start):
                 group.start_soon(work)
-            async for batch in batches(records, limiter=resources.threads):
-                for record in batch:
-                    found[type(record)] += 1
-                    if isinstance(record, ManifestEnd):
-                        ended = record
-                    elif (promise := promise_of(record)) is not None:
+            async for batch in batches(check.promises(), limiter=resources.threads):
+                for promise in batch:
+                    if promise is not None:
                         await send.send(promise)
-                    elif isinstance(record, Planned) or (isinstance(record, Failure) and record.stage != "local copy"):
-                        failed += 1
             send.close()
-    report.incomplete = _incomplete(ended, found, failed)
-
-
-def _incomplete(ended: ManifestEnd | None, found: Mapping[type, int], failed: int) -> str:
-    if ended is None:
-        return "The manifest has no end: its run was killed or goes on, and may have published more than it lists."
-    sentences = []
-    counted = {Receipt: ended.receipts, Skip: ended.skips, Failure: ended.failures, Planned: ended.planned}
-    for kind, number in counted.items():
-        has = found.get(kind, 0)
-        if has != number:
-            what = f"{abs(number - has):,} {'fewer' if has < number else 'more'} {_RECORDS[kind]}"
-            sentences.append(f"The manifest was changed: it has {what} than the {number:,} that its end counts.")
-    if ended.interrupted:
-        sentences.append("The manifest's run was interrupted before everything was published.")
-    elif failed:
-        left = f"{failed:,} {'entry' if failed == 1 else 'entries'}"
-        sentences.append(f"The manifest's own run left {left} unpublished.")
-    return " ".join(sentences)
 
 
 def _settings(header: ManifestHeader, options: Mapping[str, Any], *, manifest_endpoint: bool) -> Settings:

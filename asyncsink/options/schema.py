@@ -279,7 +279,7 @@ class GrabOptions(_ConnectionOptions, total=False):
 
 # -- The rows ----------------------------------------------------------------------------------------------------------
 
-Command = Literal["export", "grab", "verify", "abort-uploads", "split"]
+Command = Literal["export", "grab", "verify", "merge", "abort-uploads", "split"]
 Kind = Literal[
     "text", "path", "flag", "choice", "size", "duration", "pairs", "mapping", "texts",
     "bucket", "payer", "concurrency", "count", "retry", "shard", "journal", "sse", "checksum",

@@ -5,7 +5,8 @@
     {"record": "end", …}                                  last line: see ManifestEnd; missing where a run was killed
 
 A batch of outcomes is in the file before any of them is reported, so the file of a killed run is correct. It keeps the
-name NAME.partial (see manifest_file.py); NAME is always the manifest of a run that was not interrupted.
+name NAME.partial (see manifest_file.py); NAME is always the manifest of a run that was not interrupted, or of several
+runs (see maintenance/merge.py).
 """
 
 from __future__ import annotations
@@ -260,21 +261,27 @@ class ManifestWriter:
         """
         with anyio.CancelScope(shield=True):
             files = self._files = await anyio.to_thread.run_sync(open_files, self.path, _is_manifest)
-            file = self._file = await aiofiles.open(files.descriptor, "wb", buffering=0)
+            self._file = await aiofiles.open(files.descriptor, "wb", buffering=0)
         record = {"record": _HEADER_RECORD, **asdict(self._header)}
         try:
             await self._append(json.dumps(record).encode("ascii") + b"\n")
             await anyio.to_thread.run_sync(self._read_earlier, files)
         except BaseException:
-            self._file = None
-            with anyio.CancelScope(shield=True):
-                try:
-                    await anyio.to_thread.run_sync(files.withdraw)
-                finally:
-                    await file.close()
-                    if self._earlier is not None:
-                        self._earlier.close()
+            await self.withdraw()
             raise
+
+    async def withdraw(self) -> None:
+        """Remove what was written, restore what it replaced, and close the file. Harmless after `close`."""
+        if self._file is None or self._files is None:
+            return
+        file, self._file = self._file, None
+        with anyio.CancelScope(shield=True):
+            try:
+                await anyio.to_thread.run_sync(self._files.withdraw)
+            finally:
+                await file.close()
+                if self._earlier is not None:
+                    self._earlier.close()
 
     def _read_earlier(self, files: ManifestFiles) -> None:
         paths = [*([files.real] if files.replaces is not None else []), *files.left]
@@ -315,9 +322,12 @@ class ManifestWriter:
         for run in batch.runs:
             self._counts[_KINDS[run.kind]] += run.count
 
-    async def close(self, *, interrupted: bool) -> None:
+    async def close(self, *, interrupted: bool, merged: bool = False) -> None:
         """Write the last line and fsync the file; unless the run was interrupted, rename it to NAME. Harmless when
         repeated.
+
+        A `merged` manifest is renamed in any case: its own run is complete, and `interrupted` is about those that it is
+        made of.
 
         An interrupted run leaves NAME.partial and the manifest of the run before; one that recorded nothing restores
         the NAME.partial that it found.
@@ -334,7 +344,7 @@ class ManifestWriter:
         with anyio.CancelScope(shield=True):
             try:
                 await self._append(json.dumps({"record": _END_RECORD, **asdict(end)}).encode("ascii") + b"\n")
-                leave = self._leave if interrupted else self._complete
+                leave = self._leave if interrupted and not merged else self._complete
                 for sentence in await anyio.to_thread.run_sync(leave, self._files, self._file.fileno()):
                     self._notice(sentence)
             except OSError as error:

@@ -158,3 +158,37 @@ async def test_what_cannot_be_asked_is_told_once(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something-else-entirely")
     with pytest.raises(CredentialsError):
         await asyncsink.verify_manifest(manifest)
+
+
+async def test_several_manifests_are_summed_wherever_their_objects_are(
+    manifest: Path, tree: Path, tmp_path: Path, bucket: str, s3: Any
+) -> None:
+    """Of a bucket, of another prefix and of a directory; what is wrong with one of them is named with it."""
+    second, local = tmp_path / "second", tmp_path / "local"
+    await asyncsink.export_directory(tree, f"s3://{bucket}/q", manifest=second)
+    await asyncsink.export_directory(tree, tmp_path / "out", manifest=local)
+    progress = Progress()
+    report = await asyncsink.verify_manifest([manifest, second, local], progress=progress)
+    assert (report.ok, report.checked, report.manifest) == (True, 15, "3 manifests")
+    assert report.confirmed_by == {"checksum": 10, "read-back": 5}
+    assert (progress.objects_total, progress.objects_done) == (15, 15)
+    s3.delete_object(Bucket=bucket, Key="q/a.txt")
+    (tmp_path / "out" / "a.txt").unlink()
+    local.rename(tmp_path / "local.partial")
+    second.write_text("\n".join([*second.read_text().splitlines()[:-1], ""]))
+    report = await asyncsink.verify_manifest([manifest, second, local])
+    assert {url for _, url, _ in report.problems} == {f"s3://{bucket}/q/a.txt", str(tmp_path / "out" / "a.txt")}
+    assert [path for path, sentence in report.manifests.items() if sentence] == [str(second)]
+    assert report.summary().count("has no end") == 1
+
+
+async def test_a_list_of_one_is_that_one(manifest: Path) -> None:
+    report = await asyncsink.verify_manifest([manifest])
+    assert report.as_dict() == (await asyncsink.verify_manifest(manifest)).as_dict()
+
+
+async def test_one_manifest_that_is_missing_is_told_before_anything_is_asked(manifest: Path, tmp_path: Path) -> None:
+    checked: list[int] = []
+    with pytest.raises(ConfigError, match="gone"):
+        await asyncsink.verify_manifest([manifest, tmp_path / "gone"], observe=checked.append)
+    assert not checked
