@@ -6,20 +6,18 @@ missing. NAME.partial is what an interrupted run of NAME left, or what a run tha
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
-from pathlib import Path
 
 from asyncsink.errors import ConfigError
 from asyncsink.model import Failure, Planned, Receipt, Skip
 from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, read_manifest
 from asyncsink.report.manifest_file import PARTIAL
+from asyncsink.splitting.files import SPLIT_FILE, read_plan
 from asyncsink.value import dataclass
 
-SPLIT_FILE = "split.json"
 _RECEIPTS = re.compile(r"receipts-(?P<name>.+)\.jsonl(?P<partial>\.partial)?")
 _RECORDS = {Receipt: "receipts", Skip: "skips", Failure: "failures", Planned: "planned objects"}
 SEVERAL_BUCKETS = "s3://"
@@ -204,12 +202,12 @@ def _in_directory(directory: str, but: str) -> tuple[list[tuple[str, int | None]
         if not _is_same_file(path := os.path.join(directory, name), but) and not _is_same_file(path, but + PARTIAL)
         if not match["partial"] or os.path.getsize(path)
     ]
-    parts = _parts(os.path.join(directory, SPLIT_FILE))
     missing = ""
     files: list[tuple[str, int | None]]
-    if parts is None:
+    if SPLIT_FILE not in names:
         files = [(each.path, None) for each in found]
     else:
+        parts = {number: part.objects for number, part in enumerate(read_plan(directory).parts)}
         # What a second attempt at a finished part left behind says nothing that the finished one does not.
         finished = {each.number for each in found if not each.partial}
         of_parts = [each for each in found if each.number >= 0 and not (each.partial and each.number in finished)]
@@ -219,20 +217,6 @@ def _in_directory(directory: str, but: str) -> tuple[list[tuple[str, int | None]
         why = missing or f"{directory!r} holds no receipts-*.jsonl; name the manifests themselves."
         raise ConfigError(f"There is nothing to read: {why}")
     return files, missing
-
-
-def _parts(path: str) -> dict[int, int] | None:
-    """The number of objects of each part, by the part's number; None where nothing was split."""
-    try:
-        text = Path(path).read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError(f"{path!r} cannot be read: {error.strerror}.") from error
-    try:
-        return {int(part["number"]): int(part["objects"]) for part in json.loads(text)["parts"]}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ConfigError(f"{path!r} does not list the parts of a split; split the source again.") from error
 
 
 def _missing(directory: str, numbers: Sequence[int], total: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tests.support.manifests import (
     receipt_of,
     skip_of,
     write_manifest,
+    write_split,
 )
 
 pytestmark = pytest.mark.anyio
@@ -184,11 +184,6 @@ async def test_what_an_interrupted_run_left_is_taken_over_and_named(tmp_path: Pa
     assert report.counts.objects_uploaded == 4
 
 
-def write_split(folder: Path, objects: list[int]) -> None:
-    parts = [{"number": number, "objects": count} for number, count in enumerate(objects)]
-    (folder / "split.json").write_text(json.dumps({"format": 1, "parts": parts}))
-
-
 async def test_missing_and_unfinished_parts_of_a_split_are_named_by_number(tmp_path: Path) -> None:
     write_split(tmp_path, [2, 1, 1, 1, 1, 1])
     write_manifest(tmp_path / "receipts-0.jsonl", [receipt_of("a"), skip_of("b")])
@@ -271,7 +266,7 @@ async def test_what_cannot_be_merged_is_refused_and_nothing_is_written(tmp_path:
     await refused([one, elsewhere], out, "one server")
     await refused([one, local], out, "some of directories")
     await refused(tmp_path / "empty", out, "holds no receipts")
-    await refused(tmp_path / "spoilt", out, "split.json' does not list")
+    await refused(tmp_path / "spoilt", out, "split.json' is of no split")
     await refused([one, elsewhere], one, "one server|one of those")
     await refused([one], one, "one of those")
     (tmp_path / "link").symlink_to(one)

@@ -206,7 +206,9 @@ def test_a_bug_is_one_sentence_that_shows_no_detail(cli: Cli, results: Path, tmp
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
-@pytest.mark.parametrize("command", [[], ["export"], ["plan"], ["verify"], ["merge"], ["abort-uploads"], ["devserver"], ["demo"]])
+@pytest.mark.parametrize(
+    "command", [[], ["export"], ["plan"], ["verify"], ["merge"], ["abort-uploads"], ["devserver"], ["demo"]]
+)
 def test_help_pages_have_examples_and_no_cut_words(inside: Cli, columns: str, command: list[str]) -> None:
     ended = inside(*command, "--help", COLUMNS=columns)
     assert (ended.code, ended.stderr) == (0, "")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.manifests import failure_of, manifest_of, receipt_of, write_manifest
+from tests.support.manifests import failure_of, manifest_of, receipt_of, write_manifest, write_split
 
 Cli = Any
 
@@ -65,8 +64,7 @@ def test_a_directory_stands_for_the_receipts_of_a_split(
     inside: Cli, results: Path, bucket: str, tmp_path: Path
 ) -> None:
     (tmp_path / "split").mkdir()
-    parts = [{"number": number, "objects": 4} for number in range(4)]
-    (tmp_path / "split" / "split.json").write_text(json.dumps({"format": 1, "parts": parts}))
+    write_split(tmp_path / "split", [4] * 4)
     for number in (0, 2):
         manifest = f"split/receipts-{number}.jsonl"
         assert inside("export", results, f"s3://{bucket}/{number}", "--manifest", manifest, "--quiet").code == 0

@@ -11,6 +11,7 @@ from typing import Any
 from asyncsink.model import Checksum, Failure, Outcome, Planned, Receipt, Skip
 from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, read_manifest
 from asyncsink.report.outcomes import encode
+from asyncsink.splitting.files import SplitPart, SplitPlan, write_plan
 
 
 def checksum_of(text: str) -> Checksum:
@@ -62,3 +63,31 @@ def manifest_of(path: Path) -> tuple[ManifestHeader, list[ManifestRecord], Manif
     *outcomes, end = records
     assert isinstance(end, ManifestEnd)
     return header, outcomes, end
+
+
+def write_split(folder: Path, objects: Sequence[int]) -> None:
+    """The plan of a split with so many objects in each part."""
+    parts = [
+        SplitPart(
+            file=f"part-{number:05}.jsonl",
+            receipts=f"receipts-{number:05}.jsonl",
+            first_key="a",
+            last_key="b",
+            objects=count,
+            bytes=count,
+            digest="sha256:0",
+        )
+        for number, count in enumerate(objects)
+    ]
+    plan = SplitPlan(
+        asyncsink="1",
+        created="2026-11-30T10:00:00+00:00",
+        source="/data",
+        destination="s3://results",
+        options={},
+        objects=sum(objects),
+        bytes=sum(objects),
+        left_out={},
+        parts=tuple(parts),
+    )
+    write_plan(str(folder), plan)
