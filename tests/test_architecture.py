@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
+from tests.support.processes import run
 
 ROOT = Path(asyncsink.__file__).parent
 PAGE = (ROOT / "guide" / "architecture.md").read_text(encoding="utf-8")
@@ -71,14 +71,7 @@ def modules_run(server: DevServer, bucket: str, folder: Path, size: int) -> set[
     (folder / "derivatives").mkdir()
     (folder / "derivatives" / "file.nii").write_bytes(os.urandom(size))
     words = ["export", "derivatives", f"s3://{bucket}/study", "--manifest", "study.jsonl"]
-    done = subprocess.run(
-        [sys.executable, "-c", TRACER, "trace.json", *words],
-        env=os.environ | server.environment,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run([sys.executable, "-c", TRACER, "trace.json", *words], env=os.environ | server.environment, cwd=folder)
     assert done.returncode == 0, done.stderr
     return set(json.loads((folder / "trace.json").read_text()))
 

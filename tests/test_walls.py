@@ -170,3 +170,16 @@ def test_every_module_can_be_imported_alone() -> None:
     names = [".".join(["asyncsink", *path.relative_to(ROOT).with_suffix("").parts]) for path in MODULES]
     for name in names:
         importlib.import_module(name.removesuffix(".__init__"))
+
+
+def test_tests_of_the_public_names_import_nothing_else() -> None:
+    """tests/api survives every change inside: it knows the package, its errors, its testing tools, and the command."""
+    public = ("asyncsink", "asyncsink.errors")
+    offenders: dict[str, object] = {}
+    for path in sorted((ROOT.parent / "tests" / "api").glob("*.py")):
+        imports = [node for node in nodes(path) if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {getattr(node, "module", None) or alias.name for node in imports for alias in node.names}
+        inside = {name for name in names if name.startswith("asyncsink.") and name not in public}
+        if internal := {name for name in inside if not name.startswith("asyncsink.testing")}:
+            offenders[path.name] = internal
+    assert not offenders, listed(offenders)

@@ -12,10 +12,10 @@ import pytest
 
 import asyncsink
 from asyncsink.errors import BucketMissing, ConfigError, GrabFailed, SourceMissing
+from tests.support.files import content_of
 
 pytestmark = pytest.mark.anyio
 Put = Callable[..., None]
-TreeOf = Callable[[Path], dict[str, bytes]]
 MIB = 1 << 20
 
 TREE = {
@@ -31,13 +31,13 @@ TREE = {
 
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])
 async def test_a_tree_comes_back_bit_for_bit(
-    options: dict[str, Any], bucket: str, put: Put, tree_of: TreeOf, tmp_path: Path, lane: str
+    options: dict[str, Any], bucket: str, put: Put, tmp_path: Path, lane: str
 ) -> None:
     put({f"study/{key}": body for key, body in TREE.items()} | {"study2/other": b"not this"})
     target = tmp_path / "new" / "target"
     report = await asyncsink.grab(f"s3://{bucket}/study", target, transport=lane, **options)
     report.raise_for_failures()
-    assert tree_of(target) == TREE
+    assert content_of(target) == TREE
     assert (report.objects_fetched, report.bytes_fetched) == (len(TREE), sum(map(len, TREE.values())))
     assert (report.transport, report.outputs) == (lane, {})
     assert {r.url for r in report.receipts} == {str(target / name) for name in TREE}
@@ -64,9 +64,7 @@ async def test_a_second_grab_receives_nothing(
     assert reasons["parts-without-checksum"] == "same multipart ETag"
 
 
-async def test_what_differs_is_received_again(
-    options: dict[str, Any], bucket: str, put: Put, tree_of: TreeOf, tmp_path: Path
-) -> None:
+async def test_what_differs_is_received_again(options: dict[str, Any], bucket: str, put: Put, tmp_path: Path) -> None:
     put({"same": b"12345", "edited": b"12345", "grown": b"12345", "link": b"12345"})
     target = tmp_path / "t"
     target.mkdir()
@@ -78,7 +76,7 @@ async def test_what_differs_is_received_again(
     (target / "link").symlink_to(elsewhere)
     report = await asyncsink.grab(f"s3://{bucket}", target, **options)
     assert sorted(r.key for r in report.receipts) == ["edited", "grown", "link"]
-    assert set(tree_of(target).values()) == {b"12345"}
+    assert set(content_of(target).values()) == {b"12345"}
     assert not (target / "link").is_symlink()
     assert elsewhere.read_bytes() == b"12345"
 
@@ -109,19 +107,19 @@ async def test_how_bytes_were_confirmed(
     }
 
 
-async def test_a_single_object(options: dict[str, Any], bucket: str, put: Put, tree_of: TreeOf, tmp_path: Path) -> None:
+async def test_a_single_object(options: dict[str, Any], bucket: str, put: Put, tmp_path: Path) -> None:
     put({"a/scan.nii": b"scan", "a/scan.nii.bak": b"no"})
     report = await asyncsink.grab(f"s3://{bucket}/a/scan.nii", tmp_path, **options)
-    assert tree_of(tmp_path) == {"scan.nii": b"scan"}
+    assert content_of(tmp_path) == {"scan.nii": b"scan"}
     assert report.objects_fetched == 1
 
 
 async def test_folder_markers_are_left_out_and_told(
-    options: dict[str, Any], bucket: str, put: Put, tree_of: TreeOf, tmp_path: Path
+    options: dict[str, Any], bucket: str, put: Put, tmp_path: Path
 ) -> None:
     put({"a/": b"", "a/b": b"x"})
     report = await asyncsink.grab(f"s3://{bucket}", tmp_path, **options)
-    assert tree_of(tmp_path) == {"a/b": b"x"}
+    assert content_of(tmp_path) == {"a/b": b"x"}
     (skip,) = report.skips
     assert (skip.key, skip.already_there) == ("a/", False)
     assert "1 folder marker" in report.summary()
@@ -147,7 +145,7 @@ COHORT = {
 
 
 async def test_outputs_in_the_shapes_of_s3datagrabber(
-    options: dict[str, Any], bucket: str, put: Put, tree_of: TreeOf, tmp_path: Path
+    options: dict[str, Any], bucket: str, put: Put, tmp_path: Path
 ) -> None:
     put(COHORT | {"ds/sub-01/func/run-1.nii.gz.bak": b"no", "ds/sub-03/other": b"no", "ds/sub-01/func/": b""})
     report = await asyncsink.grab(
@@ -171,7 +169,7 @@ async def test_outputs_in_the_shapes_of_s3datagrabber(
     wanted = {k: v for k, v in COHORT.items() if "anat" not in k or "sub-02" in k or "run-1." in k}
     expected = {key.removeprefix("ds/"): body for key, body in wanted.items()}
 
-    assert tree_of(tmp_path) == expected
+    assert content_of(tmp_path) == expected
 
 
 async def test_a_glob(options: dict[str, Any], bucket: str, put: Put, tmp_path: Path) -> None:
@@ -200,7 +198,7 @@ async def test_a_template_without_a_match_is_an_error_before_anything_is_receive
 
 @pytest.mark.parametrize("others", [{}, {"anat": "sub-01/anat/run-1.nii.gz"}])
 async def test_an_empty_list_as_an_argument_finds_nothing(
-    options: dict[str, Any], bucket: str, put: Put, tree_of: TreeOf, tmp_path: Path, others: dict[str, str]
+    options: dict[str, Any], bucket: str, put: Put, tmp_path: Path, others: dict[str, str]
 ) -> None:
     put(COHORT)
     given: dict[str, Any] = {
@@ -212,7 +210,7 @@ async def test_an_empty_list_as_an_argument_finds_nothing(
         await asyncsink.grab(f"s3://{bucket}/ds", tmp_path, **given, **options)
     report = await asyncsink.grab(f"s3://{bucket}/ds", tmp_path, **given, raise_on_empty=False, **options)
     assert report.outputs["func"] is None
-    assert sorted(tree_of(tmp_path)) == sorted(others.values())
+    assert sorted(content_of(tmp_path)) == sorted(others.values())
 
 
 async def test_an_empty_source(options: dict[str, Any], bucket: str, put: Put, tmp_path: Path) -> None:
@@ -324,11 +322,11 @@ def test_grab_sync_and_inside_a_running_loop(options: dict[str, Any], bucket: st
 
 @pytest.mark.anyio
 async def test_large_objects_through_the_lane_without_threads(
-    options: dict[str, Any], bucket: str, put_in_parts: Callable[..., None], tree_of: TreeOf, tmp_path: Path
+    options: dict[str, Any], bucket: str, put_in_parts: Callable[..., None], tmp_path: Path
 ) -> None:
     body = os.urandom(17 * 1024 * 1024 + 3)
     put_in_parts("study/large", body)
     report = await asyncsink.grab(f"s3://{bucket}/study", tmp_path, transport="aioboto3", **options)
     report.raise_for_failures()
-    assert tree_of(tmp_path) == {"large": body}
+    assert content_of(tmp_path) == {"large": body}
     assert report.receipts[0].confirmed_by == "server-checksum"

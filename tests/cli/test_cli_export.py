@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.processes import run
+
 Cli = Any
 Keys = Callable[[], list[str]]
 REQUIRED = {
@@ -248,3 +250,61 @@ def test_a_reader_that_has_seen_enough_is_no_error(cli: Cli, results: Path, buck
     process.stdout = None
     assert process.communicate(timeout=100)[1] == ""
     assert process.returncode == 0
+
+
+# -- Streams that wait for what they sent, endpoints that are no URLs, and a process without a stderr ------------------
+
+
+def test_a_stream_is_published_as_it_comes(cli: Cli, tmp_path: Path, bucket: str, keys: Keys) -> None:
+    """Whoever writes the next line when the object before is there gets to the end."""
+    process = cli.start(
+        "export", "-", f"s3://{bucket}", "--overwrite", "always", "--concurrency", 2, stdin=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    for number in range(40):
+        path = tmp_path / f"{number:02}.txt"
+        path.write_text(str(number))
+        process.stdin.write(json.dumps({"source": str(path), "key": path.name}) + "\n")
+        process.stdin.flush()
+        while len(keys()) <= number:
+            assert process.poll() is None
+    assert cli.end(process).code == 0
+
+
+def test_without_a_stderr(cli: Cli, results: Path, bucket: str) -> None:
+    command = [*cli.command, "export", str(results), f"s3://{bucket}", "--json"]
+    done = run(["sh", "-c", '"$@" 2>&-', "sh", *command], env=cli.environment, cwd=cli.directory)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["objects_failed"] == 0
+
+
+@pytest.mark.parametrize("url", ["http://[::1:9000", "http://h\u2100st"])
+def test_an_endpoint_that_is_no_url(inside: Cli, results: Path, bucket: str, url: str) -> None:
+    for ended in (
+        inside("export", results, f"s3://{bucket}", "--endpoint-url", url),
+        inside("export", results, f"s3://{bucket}", AWS_ENDPOINT_URL=url),
+    ):
+        assert ended.code == 2
+        assert "endpoint" in ended.stderr
+        assert "bug" not in ended.stderr
+
+
+# -- --shard on the command line ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--shard", "3/3"], "--shard 3/3 is no part of a whole"), (["--shard", "x"], "--shard x is no part of a whole")],
+)
+def test_wrong_values_are_refused(inside: Any, results: Path, arguments: list[str], message: str) -> None:
+    ended = inside("export", results, "there", *arguments)
+    assert ended.code == 2
+    assert message in ended.stderr
+
+
+def test_shards_on_the_command_line(inside: Any, results: Path, tmp_path: Path) -> None:
+    uploaded = [
+        inside("export", results, tmp_path / "there", "--shard", f"{index}/2", "--json").json for index in range(2)
+    ]
+    assert sum(told["objects_uploaded"] for told in uploaded) == 4
+    assert all(told["objects_total"] == told["objects_uploaded"] for told in uploaded)

@@ -9,13 +9,13 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from asyncsink.cli.main import main
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.options.settings import MIB
+from tests.support.files import content_of
 from tests.support.object_peer import ObjectPeer
 
 Put = Callable[..., None]
@@ -38,12 +38,12 @@ def run(seaweed: DevServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     return run
 
 
-def test_a_prefix_into_a_directory(run: Run, bucket: str, put: Put, tmp_path: Path, tree_of: Any) -> None:
+def test_a_prefix_into_a_directory(run: Run, bucket: str, put: Put, tmp_path: Path) -> None:
     put({"p/a": b"alpha", "p/sub/b": b"beta"})
     code, out, _ = run(f"s3://{bucket}/p", tmp_path / "t")
     assert code == 0
     assert "All 2 files (9 bytes) are in " in out
-    assert tree_of(tmp_path / "t") == {"a": b"alpha", "sub/b": b"beta"}
+    assert content_of(tmp_path / "t") == {"a": b"alpha", "sub/b": b"beta"}
     code, out, _ = run(f"s3://{bucket}/p", tmp_path / "t", "--quiet")
     assert (code, out) == (0, "")
     code, out, _ = run(f"s3://{bucket}/p", tmp_path / "t", "--json")
@@ -89,7 +89,7 @@ def test_a_failure_ends_with_1(run: Run, bucket: str, put: Put, tmp_path: Path) 
 
 
 @pytest.mark.anyio
-async def test_interrupted_it_ends_with_130_and_goes_on_later(tmp_path: Path, tree_of: Any) -> None:
+async def test_interrupted_it_ends_with_130_and_goes_on_later(tmp_path: Path) -> None:
     large = os.urandom(17 * MIB)
     environment = os.environ | {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "of-nobody", "TERM": "dumb"}
     async with ObjectPeer({"large": large, "small": b"s"}) as peer:
@@ -114,4 +114,4 @@ async def test_interrupted_it_ends_with_130_and_goes_on_later(tmp_path: Path, tr
         process = await start()
         out, _ = await process.communicate()
         assert (process.returncode, json.loads(out)["objects_failed"]) == (0, 0)
-    assert tree_of(tmp_path / "t") == {"large": large, "small": b"s"}
+    assert content_of(tmp_path / "t") == {"large": large, "small": b"s"}

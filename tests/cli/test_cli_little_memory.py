@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import resource
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.engine.transfer.small_files import SmallFiles
 from asyncsink.errors import AsyncSinkError
 from asyncsink.os_errors import shortage
+from tests.support.processes import run
 from tests.support.quirky_s3 import StoredObject, quirky_s3
 
 MIB = 1 << 20
@@ -35,14 +35,10 @@ def test_little_memory_is_a_sentence(most: int, command: str, tmp_path: Path) ->
     with quirky_s3() as server:
         server.objects["tryout"] = {f"p/{number}": StoredObject(bytes(1000)) for number in range(20)}
         words = {"export": [source, "s3://tryout/q"], "grab": ["s3://tryout/p", tmp_path / "back"]}[command]
-        ended = subprocess.run(
+        ended = run(
             [sys.executable, "-m", "asyncsink.cli.main", command, *map(str, words)],
             env=server.environment(tmp_path),
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (most * MIB, most * MIB)),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
         )
     assert ended.returncode in (0, 1, 2)  # 2 where no thread can be had for the first request
     assert "bug of asyncsink" not in ended.stderr
@@ -95,11 +91,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_a_shortage_is_worded_for_everybody(
-    error: Exception,
-    source: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    error: Exception, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What a caller gets is what the command says; the exception itself is its cause."""
 

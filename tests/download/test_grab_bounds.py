@@ -15,16 +15,10 @@ import asyncsink
 from asyncsink.engine.recording.recorder import Recorder
 from asyncsink.errors import AccessDenied, SourceMissing
 from asyncsink.options.settings import RetryPolicy
+from tests.support.files import content_of
 from tests.support.quirky_s3 import Answer, Request, StoredObject, error, quirky_s3, run_command
 
-TreeOf = Callable[[Path], dict[str, bytes]]
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-nobody")
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("dummy_keys")]
 
 
 @pytest.fixture(params=["wire", "aioboto3"])
@@ -52,17 +46,15 @@ def no_listing(r: Request) -> Answer | None:
     return error(403, "AccessDenied", "Access Denied") if not r.key else None
 
 
-async def test_keys_outside_the_source_are_failures_and_never_written(
-    lane: dict[str, Any], tmp_path: Path, tree_of: TreeOf
-) -> None:
+async def test_keys_outside_the_source_are_failures_and_never_written(lane: dict[str, Any], tmp_path: Path) -> None:
     keys = ("p/a", "q/a", "p2/a", "a", "p", "P/a")
     with quirky_s3(lists(*keys)) as server:
         server.objects["tryout"] = {key: StoredObject(b"abc" if key == "p/a" else b"xyz") for key in keys[1:]}
         server.objects["tryout"]["p/a"] = StoredObject(b"abc")
         report = await asyncsink.grab("s3://tryout/p/", tmp_path, endpoint_url=server.url, **lane)
         asked = {r.key for r in server.log if r.key}
-    assert tree_of(tmp_path)["a"] == b"abc"
-    assert set(tree_of(tmp_path)) <= {"a", "p"}  # "p" is the object that the source can also name
+    assert content_of(tmp_path)["a"] == b"abc"
+    assert set(content_of(tmp_path)) <= {"a", "p"}  # "p" is the object that the source can also name
     assert sorted(failure.key for failure in report.failures) == sorted(set(keys) - {"p/a"})
     assert all("was not asked for" in failure.message and len(failure.message) < 500 for failure in report.failures)
     assert asked <= {"p/a", "p"}
@@ -82,19 +74,17 @@ async def test_a_listing_with_nothing_but_other_keys_finds_nothing(lane: dict[st
         await asyncsink.grab("s3://tryout/p", tmp_path, endpoint_url=server.url, **lane)
 
 
-async def test_an_object_named_by_its_key_needs_no_right_to_list(
-    lane: dict[str, Any], tmp_path: Path, tree_of: TreeOf
-) -> None:
+async def test_an_object_named_by_its_key_needs_no_right_to_list(lane: dict[str, Any], tmp_path: Path) -> None:
     with quirky_s3(no_listing) as server:
         server.objects["tryout"]["p/sub-01/T1w.nii.gz"] = StoredObject(b"abc")
         report = await asyncsink.grab("s3://tryout/p/sub-01/T1w.nii.gz", tmp_path, endpoint_url=server.url, **lane)
     assert (report.objects_fetched, len(report.failures)) == (1, 0)
-    assert tree_of(tmp_path) == {"T1w.nii.gz": b"abc"}
+    assert content_of(tmp_path) == {"T1w.nii.gz": b"abc"}
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 20 << 20])
 async def test_an_object_that_may_be_read_and_neither_listed_nor_looked_at(
-    lane: dict[str, Any], tmp_path: Path, tree_of: TreeOf, size: int
+    lane: dict[str, Any], tmp_path: Path, size: int
 ) -> None:
     content = os.urandom(size)
     denied = error(403, "AccessDenied")
@@ -102,14 +92,14 @@ async def test_an_object_that_may_be_read_and_neither_listed_nor_looked_at(
         server.objects["tryout"]["p/x.nii"] = StoredObject(content)
         report = await asyncsink.grab("s3://tryout/p/x.nii", tmp_path, endpoint_url=server.url, **lane)
         assert [failure.message for failure in report.failures] == []
-        assert tree_of(tmp_path) == {"x.nii": content}
+        assert content_of(tmp_path) == {"x.nii": content}
         with pytest.raises(AccessDenied, match="ListObjectsV2"):
             await asyncsink.grab("s3://tryout/p/absent/x/", tmp_path, endpoint_url=server.url, **lane)
 
 
 @pytest.mark.parametrize("syntax", ["regex", "glob"])
 async def test_templates_that_name_whole_keys_need_no_right_to_list(
-    lane: dict[str, Any], syntax: Literal["regex", "glob"], tmp_path: Path, tree_of: TreeOf
+    lane: dict[str, Any], syntax: Literal["regex", "glob"], tmp_path: Path
 ) -> None:
     keys = {f"p/sub-0{number}/T1w.nii.gz": StoredObject(b"abc") for number in (1, 2, 3)}
     with quirky_s3(no_listing) as server:
@@ -124,7 +114,7 @@ async def test_templates_that_name_whole_keys_need_no_right_to_list(
             **lane,
         )
     assert report.outputs == {"outfiles": [f"{tmp_path}/sub-03/T1w.nii.gz", f"{tmp_path}/sub-01/T1w.nii.gz"]}
-    assert set(tree_of(tmp_path)) == {"sub-01/T1w.nii.gz", "sub-03/T1w.nii.gz"}
+    assert set(content_of(tmp_path)) == {"sub-01/T1w.nii.gz", "sub-03/T1w.nii.gz"}
     assert "may not be listed" in report.notices[0]
 
 

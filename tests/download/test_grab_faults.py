@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,14 @@ from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import InvalidKey, ServerFault
 from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.multipart.parts import PartPlan
+from tests.support.files import content_of
 from tests.support.object_peer import ObjectPeer
 
-TreeOf = Callable[[Path], dict[str, bytes]]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("dummy_keys")]
 
 LARGE = os.urandom(42 * MIB + 7)
 STARTS = [number * 8 * MIB for number in range(6)]
 QUICK = RetryPolicy(attempts=3, backoff_seconds_base=0.001, backoff_seconds_max=0.001)
-
-
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-nobody")
 
 
 async def grab(
@@ -76,8 +71,7 @@ async def interrupted(peer: ObjectPeer, directory: Path, missing: set[int]) -> t
     return part, state
 
 
-@pytest.mark.anyio
-async def test_a_large_object_goes_on_where_it_was_interrupted(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_a_large_object_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     async with ObjectPeer({"large": LARGE}) as peer:
         missing = {STARTS[2], STARTS[5]}
         part, state = await interrupted(peer, tmp_path, missing)
@@ -86,12 +80,11 @@ async def test_a_large_object_goes_on_where_it_was_interrupted(tmp_path: Path, t
         report = await grab(peer, tmp_path)
         assert {first for method, _, first in peer.requests if method == "GET"} == missing
     report.raise_for_failures()
-    assert tree_of(tmp_path) == {"large": LARGE}
+    assert content_of(tmp_path) == {"large": LARGE}
     assert report.receipts[0].confirmed_by == "server-checksum"
 
 
-@pytest.mark.anyio
-async def test_ranges_that_the_disk_lost_are_received_again(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_ranges_that_the_disk_lost_are_received_again(tmp_path: Path) -> None:
     async with ObjectPeer({"large": LARGE}) as peer:
         part, state = await interrupted(peer, tmp_path, {STARTS[5]})
         with part.open("r+b") as file:
@@ -101,23 +94,21 @@ async def test_ranges_that_the_disk_lost_are_received_again(tmp_path: Path, tree
             file.write(b'{"part": 6, "checksum": "torn')
         await grab(peer, tmp_path)
         assert {first for method, _, first in peer.requests if method == "GET"} == {STARTS[1], STARTS[5]}
-    assert tree_of(tmp_path) == {"large": LARGE}
+    assert content_of(tmp_path) == {"large": LARGE}
 
 
-@pytest.mark.anyio
-async def test_what_is_unfinished_of_another_version_is_not_used(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_what_is_unfinished_of_another_version_is_not_used(tmp_path: Path) -> None:
     newer = LARGE[::-1]
     async with ObjectPeer({"large": LARGE}) as peer:
         await interrupted(peer, tmp_path, {STARTS[5]})
         peer.objects["large"] = newer
         await grab(peer, tmp_path)
         assert len([r for r in peer.requests if r[0] == "GET"]) == 6
-    assert tree_of(tmp_path) == {"large": newer}
+    assert content_of(tmp_path) == {"large": newer}
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("name", ["small", "large"])
-async def test_an_object_that_is_replaced_on_the_way(tmp_path: Path, tree_of: TreeOf, name: str) -> None:
+async def test_an_object_that_is_replaced_on_the_way(tmp_path: Path, name: str) -> None:
     before, after = (b"before", b"after!!") if name == "small" else (LARGE, LARGE[1:])
     async with ObjectPeer({name: before}) as peer:
 
@@ -128,14 +119,13 @@ async def test_an_object_that_is_replaced_on_the_way(tmp_path: Path, tree_of: Tr
         peer.fault = replace
         report = await grab(peer, tmp_path)
     report.raise_for_failures()
-    assert tree_of(tmp_path) == {name: after}
+    assert content_of(tmp_path) == {name: after}
     assert report.receipts[0].size_bytes == len(after)
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("name", ["small", "large"])
 @pytest.mark.parametrize("times", [1, 1000])
-async def test_bytes_that_are_wrong(tmp_path: Path, tree_of: TreeOf, name: str, times: int) -> None:
+async def test_bytes_that_are_wrong(tmp_path: Path, name: str, times: int) -> None:
     data = b"small body" if name == "small" else LARGE
     async with ObjectPeer({name: data}) as peer:
         left = [times]
@@ -154,16 +144,15 @@ async def test_bytes_that_are_wrong(tmp_path: Path, tree_of: TreeOf, name: str, 
         report = await grab(peer, tmp_path)
     if times == 1:
         report.raise_for_failures()
-        assert tree_of(tmp_path) == {name: data}
+        assert content_of(tmp_path) == {name: data}
     else:
         (failure,) = report.failures
         assert (failure.error, failure.stage) == ("IntegrityError", "download")
         assert "are not those the server described" in failure.message
-        assert tree_of(tmp_path) == {}
+        assert content_of(tmp_path) == {}
 
 
-@pytest.mark.anyio
-async def test_a_server_that_hangs_up_is_asked_again(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_a_server_that_hangs_up_is_asked_again(tmp_path: Path) -> None:
     async with ObjectPeer({f"k{n}": bytes([n]) * 1000 for n in range(40)}) as peer:
         seen: set[str] = set()
 
@@ -175,42 +164,38 @@ async def test_a_server_that_hangs_up_is_asked_again(tmp_path: Path, tree_of: Tr
         peer.fault = hang_up
         report = await grab(peer, tmp_path)
     report.raise_for_failures()
-    assert tree_of(tmp_path) == peer.objects
+    assert content_of(tmp_path) == peer.objects
     assert report.retries
 
 
-@pytest.mark.anyio
-async def test_what_is_gone_since_it_was_listed_fails_alone(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_what_is_gone_since_it_was_listed_fails_alone(tmp_path: Path) -> None:
     gone = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
     async with ObjectPeer({"a": b"1", "b": b"2", "c": b"3"}) as peer:
         peer.fault = lambda _, key, __: gone if key == "b" else None
         report = await grab(peer, tmp_path)
     assert [(f.key, f.error) for f in report.failures] == [("b", "ObjectMissing")]
-    assert tree_of(tmp_path) == {"a": b"1", "c": b"3"}
+    assert content_of(tmp_path) == {"a": b"1", "c": b"3"}
 
 
 CLIMBING = ("../evil", "a/../../evil", "/etc/evil", "a//evil", "./evil", "a/.", "a/..", "nul\0evil", f"{FOLDER}/lock")
 
 
-@pytest.mark.anyio
-async def test_no_key_leaves_the_directory(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_no_key_leaves_the_directory(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "target"
     async with ObjectPeer({**dict.fromkeys(CLIMBING, b"evil"), "good/..hidden": b"good"}) as peer:
         report = await grab(peer, target)
-    assert tree_of(tmp_path) == {"deep/target/good/..hidden": b"good"}
+    assert content_of(tmp_path) == {"deep/target/good/..hidden": b"good"}
     assert sorted(f.key for f in report.failures) == sorted(CLIMBING)
     assert {(f.error, f.stage) for f in report.failures} == {("InvalidKey", "routing")}
     assert not any(method == "GET" and key in CLIMBING for method, key, _ in peer.requests)
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("relative", ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\0", "x/" * 2500 + "x"])
 async def test_names_that_are_no_paths(relative: str) -> None:
     with pytest.raises(InvalidKey, match="nothing is written"):
         check_relative(relative, f"prefix/{relative}")
 
 
-@pytest.mark.anyio
 async def test_a_listing_that_does_not_go_on(tmp_path: Path) -> None:
     async with ObjectPeer({"a": b"1"}) as peer:
         peer.same_token = True
@@ -219,8 +204,7 @@ async def test_a_listing_that_does_not_go_on(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) in ([], [tmp_path / "a"])
 
 
-@pytest.mark.anyio
-async def test_what_killed_runs_left_is_swept(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_what_killed_runs_left_is_swept(tmp_path: Path) -> None:
     folder = tmp_path / FOLDER
     folder.mkdir()
     (folder / "0-1.whole").write_bytes(b"x")
@@ -230,17 +214,14 @@ async def test_what_killed_runs_left_is_swept(tmp_path: Path, tree_of: TreeOf) -
     os.utime(folder / "old.part", (age, age))
     async with ObjectPeer({"a": b"1"}) as peer:
         await grab(peer, tmp_path)
-        assert tree_of(tmp_path) == {"a": b"1", f"{FOLDER}/new.part": b"x", f"{FOLDER}/lock": b""}
+        assert content_of(tmp_path) == {"a": b"1", f"{FOLDER}/new.part": b"x", f"{FOLDER}/lock": b""}
         (folder / "new.part").unlink()
         await grab(peer, tmp_path)
-    assert tree_of(tmp_path) == {"a": b"1"}
+    assert content_of(tmp_path) == {"a": b"1"}
     assert not folder.exists()
 
 
-@pytest.mark.anyio
-async def test_a_large_file_that_could_not_get_its_name_is_kept_for_the_next_run(
-    tmp_path: Path, tree_of: TreeOf
-) -> None:
+async def test_a_large_file_that_could_not_get_its_name_is_kept_for_the_next_run(tmp_path: Path) -> None:
     (tmp_path / "large" / "in-the-way").mkdir(parents=True)
     folder = tmp_path / FOLDER
     folder.mkdir()
@@ -255,19 +236,17 @@ async def test_a_large_file_that_could_not_get_its_name_is_kept_for_the_next_run
         peer.requests = []
         (await grab(peer, tmp_path)).raise_for_failures()
         assert not [first for method, _, first in peer.requests if method == "GET"]
-    assert tree_of(tmp_path) == {"large": LARGE}
+    assert content_of(tmp_path) == {"large": LARGE}
 
 
-@pytest.mark.anyio
-async def test_two_grabs_of_one_object_at_once(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_two_grabs_of_one_object_at_once(tmp_path: Path) -> None:
     async with ObjectPeer({"large": LARGE, "small": b"s"}) as peer:
         reports = await asyncio.gather(*(grab(peer, tmp_path) for _ in range(3)))
     for report in reports:
         report.raise_for_failures()
-    assert tree_of(tmp_path) == {"large": LARGE, "small": b"s"}
+    assert content_of(tmp_path) == {"large": LARGE, "small": b"s"}
 
 
-@pytest.mark.anyio
 async def test_a_multipart_object_without_a_checksum_is_confirmed_by_its_size(tmp_path: Path) -> None:
     async with ObjectPeer({"large": LARGE, "small": b"s"}, multipart=True) as peer:
         report = await grab(peer, tmp_path)
@@ -305,12 +284,11 @@ def test_a_file_that_another_run_finishes_meanwhile_is_not_written_to(
     assert os.listdir(tmp_path) == ["k"]
 
 
-@pytest.mark.anyio
-async def test_no_key_takes_the_path_of_the_object_that_the_source_names(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_no_key_takes_the_path_of_the_object_that_the_source_names(tmp_path: Path) -> None:
     objects = {"a/x": b"the one that was named", "a/x/x": b"another", "a/x/y": b"beside it"}
     async with ObjectPeer(objects) as peer:
         report = await grab(peer, tmp_path, source="s3://bucket/a/x")
-    assert tree_of(tmp_path) == {"x": objects["a/x"], "y": objects["a/x/y"]}
+    assert content_of(tmp_path) == {"x": objects["a/x"], "y": objects["a/x/y"]}
     assert [(f.key, f.error, f.stage) for f in report.failures] == [("a/x/x", "KeyCollision", "routing")]
     assert "'a/x'" in report.failures[0].message
 
@@ -350,7 +328,6 @@ class InParts(ObjectPeer):
 EIGHT = 8 * MIB
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("wrong", [1, 1000])
 @pytest.mark.parametrize(
     ("data", "part_bytes", "told"),
@@ -361,23 +338,22 @@ EIGHT = 8 * MIB
     ],
 )
 async def test_a_multipart_etag_of_known_parts_is_a_proof(
-    tmp_path: Path, tree_of: TreeOf, data: bytes, part_bytes: int, told: list[int], wrong: int
+    tmp_path: Path, data: bytes, part_bytes: int, told: list[int], wrong: int
 ) -> None:
     async with InParts({"k": data}, {"k": etag_of_parts(data, part_bytes)}, wrong) as peer:
         peer.told["k"] = told or [len(data)]
         report = await grab(peer, tmp_path)
     if wrong == 1:
         assert [r.confirmed_by for r in report.receipts] == ["etag"]
-        assert tree_of(tmp_path) == {"k": data}
+        assert content_of(tmp_path) == {"k": data}
     else:
         assert [f.error for f in report.failures] == ["IntegrityError"]
-        assert tree_of(tmp_path) == {}
+        assert content_of(tmp_path) == {}
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("told", [[], [5 * MIB, 7 * MIB, 4 * MIB + 5]])
 async def test_parts_of_unknown_sizes_are_received_twice_before_their_size_is_a_proof(
-    tmp_path: Path, tree_of: TreeOf, told: list[int]
+    tmp_path: Path, told: list[int]
 ) -> None:
     data = LARGE[: 2 * EIGHT + 5]
     async with InParts({"k": data}, {"k": "0" * 32 + "-3"}) as peer:
@@ -387,11 +363,10 @@ async def test_parts_of_unknown_sizes_are_received_twice_before_their_size_is_a_
             [0, EIGHT, 2 * EIGHT] * 2
         )
     assert [r.confirmed_by for r in report.receipts] == ["size"]
-    assert tree_of(tmp_path) == {"k": data}
+    assert content_of(tmp_path) == {"k": data}
 
 
-@pytest.mark.anyio
-async def test_a_wrong_guess_and_wrong_bytes_are_told_apart(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_a_wrong_guess_and_wrong_bytes_are_told_apart(tmp_path: Path) -> None:
     objects = {"usual": LARGE[: 2 * EIGHT + 5], "small": LARGE[:6000]}
     etags = {"usual": etag_of_parts(objects["usual"], EIGHT), "small": "0" * 32 + "-1"}
     async with InParts(objects, etags, wrong=1) as peer:
@@ -399,12 +374,11 @@ async def test_a_wrong_guess_and_wrong_bytes_are_told_apart(tmp_path: Path, tree
         report = await grab(peer, tmp_path)
     assert [r.confirmed_by for r in report.receipts] == ["etag"]
     assert [(f.key, f.error) for f in report.failures] == [("small", "IntegrityError")]
-    assert tree_of(tmp_path) == {"usual": objects["usual"]}
+    assert content_of(tmp_path) == {"usual": objects["usual"]}
 
 
-@pytest.mark.anyio
 async def test_a_disk_that_cannot_be_read_back_fails_that_file_alone(
-    tmp_path: Path, tree_of: TreeOf, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_: int) -> Iterator[memoryview]:
         raise OSError(errno.EIO, "Input/output error")
@@ -419,11 +393,10 @@ async def test_a_disk_that_cannot_be_read_back_fails_that_file_alone(
         report = await grab(peer, tmp_path)
     assert [(f.key, f.error) for f in report.failures] == [("k", "PermanentError")]
     assert "cannot be read back: Input/output error" in report.failures[0].message
-    assert {name: body for name, body in tree_of(tmp_path).items() if FOLDER not in name} == small
+    assert {name: body for name, body in content_of(tmp_path).items() if FOLDER not in name} == small
 
 
-@pytest.mark.anyio
-async def test_what_becomes_large_on_the_way_is_received_in_ranges(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_what_becomes_large_on_the_way_is_received_in_ranges(tmp_path: Path) -> None:
     async with ObjectPeer({"k": b"small", "other": b"o"}) as peer:
 
         def grow(method: str, key: str, _first: int) -> None:
@@ -434,30 +407,24 @@ async def test_what_becomes_large_on_the_way_is_received_in_ranges(tmp_path: Pat
         report = await grab(peer, tmp_path)
         received = [first for method, key, first in peer.requests if (method, key) == ("GET", "k")]
     report.raise_for_failures()
-    assert tree_of(tmp_path) == {"k": LARGE, "other": b"o"}
+    assert content_of(tmp_path) == {"k": LARGE, "other": b"o"}
     assert sorted(received) == sorted([0, *STARTS])
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])
-async def test_an_answer_without_an_etag_is_compared_with_the_listings(
-    tmp_path: Path, tree_of: TreeOf, lane: str
-) -> None:
+async def test_an_answer_without_an_etag_is_compared_with_the_listings(tmp_path: Path, lane: str) -> None:
     async with ObjectPeer({"k": b"abc", "good": b"xyz"}) as peer:
         no_etag = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nxyz"
         peer.fault = lambda method, _, __: no_etag if method == "GET" else None
         report = await grab(peer, tmp_path, transport=lane)
     assert [(r.key, r.confirmed_by) for r in report.receipts] == [("good", "etag")]
     assert [(f.key, f.error) for f in report.failures] == [("k", "IntegrityError")]
-    assert tree_of(tmp_path) == {"good": b"xyz"}
+    assert content_of(tmp_path) == {"good": b"xyz"}
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])
 @pytest.mark.parametrize("size_bytes", [4, 300_000])
-async def test_more_bytes_than_there_are_are_not_cut(
-    tmp_path: Path, tree_of: TreeOf, lane: str, size_bytes: int
-) -> None:
+async def test_more_bytes_than_there_are_are_not_cut(tmp_path: Path, lane: str, size_bytes: int) -> None:
     # Only an answer without a length can say too much.
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % size_bytes
     long = head + b"abcd".ljust(size_bytes, b"x") + b"\r\n0\r\n\r\n"
@@ -466,10 +433,9 @@ async def test_more_bytes_than_there_are_are_not_cut(
         report = await grab(peer, tmp_path, transport=lane)
     assert [(f.key, f.error) for f in report.failures] == [("k", "ServerFault")]
     assert "more bytes came than were asked for" in report.failures[0].message
-    assert tree_of(tmp_path) == {}
+    assert content_of(tmp_path) == {}
 
 
-@pytest.mark.anyio
 async def test_the_totals_are_known_while_the_first_object_is_on_its_way(tmp_path: Path) -> None:
     progress = Progress()
     async with ObjectPeer({"large": LARGE, "small": b"content"}) as peer:
@@ -485,7 +451,6 @@ async def test_the_totals_are_known_while_the_first_object_is_on_its_way(tmp_pat
     assert progress.bytes_under_way == 0
 
 
-@pytest.mark.anyio
 async def test_bytes_that_turn_out_wrong_are_never_counted_as_done(tmp_path: Path) -> None:
     """All ranges come, twice, and the proof fails: the bytes were under way, and then they are nothing."""
     progress = Progress()

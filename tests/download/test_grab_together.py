@@ -18,20 +18,14 @@ from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.get_object import GetObjects
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.testing.transport_kit import canned
+from tests.support.files import content_of
 from tests.support.object_peer import ObjectPeer
 from tests.support.requests import DENIED, SLOW_DOWN
 
-pytestmark = pytest.mark.anyio
-TreeOf = Callable[[Path], dict[str, bytes]]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("dummy_keys")]
 QUICK = RetryPolicy(attempts=3, backoff_seconds_base=0.001, backoff_seconds_max=0.001, stall_seconds=1.0)
 OBJECTS = {f"d{number % 3}/k{number}": b"<%d>" % number * (number * 7 % 900 + 1) for number in range(300)}
 SOME = list(OBJECTS)[::40]
-
-
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-nobody")
 
 
 @pytest.fixture
@@ -70,12 +64,12 @@ def once(peer: ObjectPeer, keys: Sequence[str], answer: Callable[[str, bytes], b
     return asked
 
 
-async def test_all_are_received_in_batches(tmp_path: Path, tree_of: TreeOf, batches: list[int]) -> None:
+async def test_all_are_received_in_batches(tmp_path: Path, batches: list[int]) -> None:
     async with ObjectPeer(dict(OBJECTS)) as peer:
         asked = once(peer, (), lambda _, right: right)
         report = await grab(peer, tmp_path)
     report.raise_for_failures()
-    assert tree_of(tmp_path) == OBJECTS
+    assert content_of(tmp_path) == OBJECTS
     assert asked == Counter([*OBJECTS])
     assert sum(batches) == len(OBJECTS)
     assert min(batches) > 1
@@ -97,14 +91,12 @@ WRONG: dict[str, Callable[[str, bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("how", WRONG)
-async def test_a_fault_of_some_costs_each_of_them_one_attempt(
-    tmp_path: Path, tree_of: TreeOf, batches: list[int], how: str
-) -> None:
+async def test_a_fault_of_some_costs_each_of_them_one_attempt(tmp_path: Path, batches: list[int], how: str) -> None:
     async with ObjectPeer(dict(OBJECTS)) as peer:
         asked = once(peer, SOME, WRONG[how])
         report = await grab(peer, tmp_path)
     report.raise_for_failures()
-    assert tree_of(tmp_path) == OBJECTS
+    assert content_of(tmp_path) == OBJECTS
     assert batches
     if how == "hanging up":  # a kept connection may have been closed for being idle: that is asked once more at once
         assert all(asked[key] == (2 if key in SOME else 1) for key in OBJECTS)
@@ -115,7 +107,7 @@ async def test_a_fault_of_some_costs_each_of_them_one_attempt(
 
 
 @pytest.mark.parametrize("times", [1, 1000])
-async def test_bytes_that_are_wrong_fail_alone(tmp_path: Path, tree_of: TreeOf, times: int) -> None:
+async def test_bytes_that_are_wrong_fail_alone(tmp_path: Path, times: int) -> None:
     async with ObjectPeer(dict(OBJECTS)) as peer:
         left = Counter(dict.fromkeys(SOME, times))
 
@@ -130,13 +122,13 @@ async def test_bytes_that_are_wrong_fail_alone(tmp_path: Path, tree_of: TreeOf, 
         report = await grab(peer, tmp_path)
     if times == 1:
         report.raise_for_failures()
-        assert tree_of(tmp_path) == OBJECTS
+        assert content_of(tmp_path) == OBJECTS
         return
     assert {f.key: (f.error, f.stage) for f in report.failures} == dict.fromkeys(SOME, ("IntegrityError", "download"))
-    assert tree_of(tmp_path) == {key: body for key, body in OBJECTS.items() if key not in SOME}
+    assert content_of(tmp_path) == {key: body for key, body in OBJECTS.items() if key not in SOME}
 
 
-async def test_a_checksum_that_contradicts_right_bytes_is_a_failure(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_a_checksum_that_contradicts_right_bytes_is_a_failure(tmp_path: Path) -> None:
     async with ObjectPeer(dict(OBJECTS)) as peer:
 
         def other(method: str, key: str, _: int) -> bytes | None:
@@ -146,10 +138,10 @@ async def test_a_checksum_that_contradicts_right_bytes_is_a_failure(tmp_path: Pa
         peer.fault = other
         report = await grab(peer, tmp_path)
     assert {f.key: f.error for f in report.failures} == dict.fromkeys(SOME, "IntegrityError")
-    assert tree_of(tmp_path) == {key: body for key, body in OBJECTS.items() if key not in SOME}
+    assert content_of(tmp_path) == {key: body for key, body in OBJECTS.items() if key not in SOME}
 
 
-async def test_what_is_gone_or_denied_fails_alone(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_what_is_gone_or_denied_fails_alone(tmp_path: Path) -> None:
     answers = dict(zip(SOME, [canned(404, b""), DENIED] * len(SOME), strict=False))
     async with ObjectPeer(dict(OBJECTS)) as peer:
         asked: Counter[str] = Counter()
@@ -162,11 +154,11 @@ async def test_what_is_gone_or_denied_fails_alone(tmp_path: Path, tree_of: TreeO
         report = await grab(peer, tmp_path)
     expected = dict(zip(SOME, ["ObjectMissing", "AccessDenied"] * len(SOME), strict=False))
     assert {f.key: f.error for f in report.failures} == expected
-    assert tree_of(tmp_path) == {key: body for key, body in OBJECTS.items() if key not in SOME}
+    assert content_of(tmp_path) == {key: body for key, body in OBJECTS.items() if key not in SOME}
     assert set(asked.values()) == {1}
 
 
-async def test_what_is_replaced_since_it_was_listed_is_grabbed_as_it_is(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_what_is_replaced_since_it_was_listed_is_grabbed_as_it_is(tmp_path: Path) -> None:
     newer = {key: body[::-1] if number % 2 else body + b"more" for number, (key, body) in enumerate(OBJECTS.items())}
     changed = {key: newer[key] for key in SOME}
     async with ObjectPeer(dict(OBJECTS)) as peer:
@@ -178,11 +170,11 @@ async def test_what_is_replaced_since_it_was_listed_is_grabbed_as_it_is(tmp_path
         peer.fault = replace
         report = await grab(peer, tmp_path)
     report.raise_for_failures()
-    assert tree_of(tmp_path) == {**OBJECTS, **changed}
+    assert content_of(tmp_path) == {**OBJECTS, **changed}
     assert {r.key: r.size_bytes for r in report.receipts if r.key in SOME} == {k: len(b) for k, b in changed.items()}
 
 
-async def test_cancelled_in_the_middle_every_file_is_whole(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_cancelled_in_the_middle_every_file_is_whole(tmp_path: Path) -> None:
     async with ObjectPeer(dict(OBJECTS)) as peer:
         held = asyncio.Event()
 
@@ -196,15 +188,15 @@ async def test_cancelled_in_the_middle_every_file_is_whole(tmp_path: Path, tree_
         grabbing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await grabbing
-        there = tree_of(tmp_path)
+        there = content_of(tmp_path)
         assert there.items() <= OBJECTS.items()
         assert not (tmp_path / FOLDER).exists()
         peer.fault = lambda *_: None
         (await grab(peer, tmp_path)).raise_for_failures()
-    assert tree_of(tmp_path) == OBJECTS
+    assert content_of(tmp_path) == OBJECTS
 
 
-async def test_checksums_that_may_not_be_asked_for(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_checksums_that_may_not_be_asked_for(tmp_path: Path) -> None:
     refused = canned(400, b"<Error><Code>InvalidArgument</Code><Message>x-amz-checksum-mode</Message></Error>")
 
     class Old(ObjectPeer):
@@ -219,13 +211,13 @@ async def test_checksums_that_may_not_be_asked_for(tmp_path: Path, tree_of: Tree
     async with Old(dict(OBJECTS)) as peer:
         report = await grab(peer, tmp_path)
     report.raise_for_failures()
-    assert tree_of(tmp_path) == OBJECTS
+    assert content_of(tmp_path) == OBJECTS
     assert {r.confirmed_by for r in report.receipts} == {"etag"}
     assert any("refuses to be asked for checksums" in notice for notice in report.notices)
 
 
 async def test_a_thousand_objects_of_a_real_server_with_64_at_once(
-    options: dict[str, Any], bucket: str, tree_of: TreeOf, batches: list[int], tmp_path: Path
+    options: dict[str, Any], bucket: str, batches: list[int], tmp_path: Path
 ) -> None:
     order = random.Random(12)
     source, target = tmp_path / "source", tmp_path / "target"
@@ -236,16 +228,16 @@ async def test_a_thousand_objects_of_a_real_server_with_64_at_once(
     (await asyncsink.export_directory(source, f"s3://{bucket}/p", **options)).raise_for_failures()
     report = await asyncsink.grab(f"s3://{bucket}/p", target, concurrency=64, **options)
     report.raise_for_failures()
-    assert tree_of(target) == tree_of(source)
+    assert content_of(target) == content_of(source)
     assert sum(batches) >= 990
     assert {r.confirmed_by for r in report.receipts if r.size_bytes} == {"server-checksum"}
 
 
-async def test_what_all_are_refused_for_stops_the_grab(tmp_path: Path, tree_of: TreeOf) -> None:
+async def test_what_all_are_refused_for_stops_the_grab(tmp_path: Path) -> None:
     async with ObjectPeer(dict(OBJECTS)) as peer:
         asked = once(peer, [*OBJECTS], lambda *_: DENIED)
         report = await grab(peer, tmp_path, concurrency=16)
     assert "10 objects in a row were refused" in report.stop_reason
     assert set(asked.values()) == {1}
     assert len(asked) < len(OBJECTS) / 2
-    assert tree_of(tmp_path) == {}
+    assert content_of(tmp_path) == {}

@@ -18,6 +18,7 @@ from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import Checksum, ChecksumAlgorithm, Failure, Outcome, Receipt, Skip, SourceFile, Transfer
 from asyncsink.options.schema import Limits, Policies
 from asyncsink.s3.multipart.parts import PartPlan
+from tests.support.changes import edit, grow, truncate
 from tests.support.resources import resources
 
 pytestmark = pytest.mark.anyio
@@ -73,22 +74,6 @@ def large(tmp_path: Path) -> Path:
 def only(ended: tuple[list[Outcome], Transfer]) -> Any:
     (outcome,), _ = ended
     return outcome
-
-
-def truncate(path: Path) -> None:
-    os.truncate(path, PART + 1)
-
-
-def grow(path: Path) -> None:
-    with path.open("ab") as file:
-        file.write(b"more")
-
-
-def edit(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.seek(2 * PART + 7)
-        file.write(b"edited")
-    os.utime(path, ns=(1, 1))
 
 
 def replace(path: Path) -> None:

@@ -98,9 +98,7 @@ class Bench:
         outcomes: list[Outcome] = []
         given = self.transfers() if transfers is None else transfers
         await small_files.publish(
-            given,
-            lambda ended, _: outcomes.extend(ended),
-            lambda passed: outcomes.extend(passed.written.outcomes()),
+            given, lambda ended, _: outcomes.extend(ended), lambda passed: outcomes.extend(passed.written.outcomes())
         )
         assert not shared.budget.held_bytes
         shared.readers.close()

@@ -24,9 +24,7 @@ QUICK = asyncsink.RetryPolicy(attempts=3, backoff_seconds_base=0.01)
 
 
 @pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
+def tree(tmp_path: Path, dummy_keys: None) -> Path:
     root = tmp_path / "tree"
     (root / "sub").mkdir(parents=True)
     (root / "a.txt").write_text("a")

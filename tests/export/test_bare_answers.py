@@ -26,9 +26,7 @@ KMS = {"x-amz-server-side-encryption": "aws:kms"}
 
 
 @pytest.fixture(params=["wire", "aioboto3"])
-def options(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+def options(request: pytest.FixtureRequest, dummy_keys: None) -> dict[str, Any]:
     return {"region": "us-east-1", "transport": request.param, "journal": False, "retry": QUICK}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from asyncsink.errors import (
     SourceUnreadable,
 )
 from asyncsink.options.settings import RetryPolicy
-from tests.support.files import content_of
+from tests.support.files import content_of, mounted
 from tests.support.quirky_s3 import Answer, Request, error, quirky_s3
 
 pytestmark = pytest.mark.anyio
@@ -37,15 +36,8 @@ QUICK = RetryPolicy(attempts=2, backoff_seconds_base=0.01, backoff_seconds_max=0
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with mounted(tmp_path / "disk", "size=1m") as disk:
+        yield disk
 
 
 async def test_missing_sources_are_refused_before_anything_is_sent(

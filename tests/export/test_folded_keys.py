@@ -56,9 +56,7 @@ folds = pytest.mark.parametrize(("fold", "one", "two"), list(FOLDS.values()), id
 
 
 @pytest.fixture
-def options(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+def options(dummy_keys: None) -> dict[str, Any]:
     return {"region": "us-east-1", "journal": False}
 
 
@@ -157,12 +155,7 @@ async def test_a_server_that_keeps_keys_apart_gets_both(
     usual=lambda overwrite, age, in_memory: overwrite == "checksum" or (age, in_memory) == ("young", 25_000),
 )
 async def test_a_sink_is_told_of_what_it_wrote_itself_and_of_what_was_there(
-    tmp_path: Path,
-    options: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    overwrite: Any,
-    age: str,
-    in_memory: int,
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, overwrite: Any, age: str, in_memory: int
 ) -> None:
     """Also when the listing is too old to tell what is there, and where all that is known is on disk."""
     monkeypatch.setattr(s3_existing, "LISTING_SECONDS_MAX", 60.0 if age == "young" else -1.0)

@@ -28,9 +28,7 @@ QUICK = asyncsink.RetryPolicy(attempts=2, backoff_seconds_base=0.01)
 
 
 @pytest.fixture
-def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
+def many(tmp_path: Path, dummy_keys: None) -> Path:
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(FILES):

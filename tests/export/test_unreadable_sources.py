@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 
 import asyncsink
 import asyncsink.paths as paths_module
-from tests.support.quirky_s3 import QuirkyS3, quirky_s3
+from tests.support.quirky_s3 import QuirkyS3
 
 pytestmark = pytest.mark.anyio
 
@@ -66,14 +66,6 @@ def rights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", open_it)
     monkeypatch.setattr(os, "access", lambda path, *a, **o: not denied(path) and allowed(path, *a, **o))
     monkeypatch.setattr(paths_module, "_open_at_once", None)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[QuirkyS3]:
-    with quirky_s3() as server:
-        for name, value in server.environment(tmp_path).items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 @pytest.fixture

@@ -365,12 +365,7 @@ async def test_some_requests_fail(
     ],
 )
 async def test_every_request_fails(
-    open_world: Any,
-    content: dict[str, bytes],
-    lane: str,
-    overwrite: str,
-    concurrency: int,
-    record_property: Any,
+    open_world: Any, content: dict[str, bytes], lane: str, overwrite: str, concurrency: int, record_property: Any
 ) -> None:
     world = open_world(content, transport=lane, overwrite=overwrite, concurrency=concurrency)
     started = time.monotonic()

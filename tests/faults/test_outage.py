@@ -29,6 +29,7 @@ from asyncsink.options.parse import parse_options
 from asyncsink.s3 import availability
 from asyncsink.sources.directory import DirectorySource
 from tests.support.combinations import crossed
+from tests.support.processes import run
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20
@@ -241,10 +242,24 @@ def test_ctrl_c_while_it_is_paused_ends_it_at_once(mortal: Mortal, tree: Path) -
     for number in range(2000):
         (tree / f"m{number:04}").write_bytes(b"more")
     process = subprocess.Popen(
-        [sys.executable, "-m", "asyncsink.cli.main", "export", str(tree), "s3://outage", "--concurrency", "1",
-         "--transport", "aioboto3", "--verbose", "--json"],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "asyncsink.cli.main",
+            "export",
+            str(tree),
+            "s3://outage",
+            "--concurrency",
+            "1",
+            "--transport",
+            "aioboto3",
+            "--verbose",
+            "--json",
+        ],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stderr is not None
     said = ""
     for line in process.stderr:
@@ -262,10 +277,10 @@ def test_ctrl_c_while_it_is_paused_ends_it_at_once(mortal: Mortal, tree: Path) -
 
 def test_a_server_that_is_not_there_at_the_start_is_told_at_once(mortal: Mortal, tree: Path) -> None:
     mortal.die()
-    ended = subprocess.run(
+    ended = run(
         [sys.executable, "-m", "asyncsink.cli.main", "export", str(tree), "s3://outage", "--endpoint-url", mortal.url],
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+        timeout=30,
+    )
     assert ended.returncode == 2
     assert "refuse" in ended.stderr
     assert "gives up in" not in ended.stderr

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import asyncsink
 from asyncsink.options.settings import RetryPolicy
-from tests.support.files import content_of
 
 
 @pytest.fixture
@@ -31,6 +31,12 @@ def stored(s3: Any, bucket: str, stored: Callable[[], dict[str, bytes]]) -> Call
 
 
 @pytest.fixture
-def files_in() -> Callable[[Path], dict[str, bytes]]:
-    """Every file below a folder, temporary ones too."""
-    return content_of
+def copies(tmp_path: Path) -> Path:
+    """Where local copies go."""
+    return tmp_path / "copies"
+
+
+@pytest.fixture
+def export(root: Path, bucket: str, options: dict[str, Any]) -> Callable[..., Awaitable[asyncsink.Report]]:
+    """Exports `root`, a module's own fixture, to the bucket."""
+    return lambda **more: asyncsink.export_directory(root, f"s3://{bucket}", **options | more)

@@ -18,43 +18,16 @@ import asyncsink
 from asyncsink.cli.main import main
 from asyncsink.destinations.uploads import S3PartWriter
 from asyncsink.sources.reader import OpenSource
+from tests.support.changes import edit_in_secret, grow, replace, truncate
 from tests.support.combinations import crossed
+from tests.support.files import content_of
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20
 SMALL, WHOLE, PARTS = 70_000, 3 * MIB + 5, 17 * MIB + 5
 Change = Callable[[Path], object]
 Stored = Callable[[], dict[str, bytes]]
-FilesIn = Callable[[Path], dict[str, bytes]]
-
-
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def grow(path: Path) -> None:
-    with path.open("ab") as file:
-        file.write(b"more")
-
-
-def edit(path: Path) -> None:
-    """Other bytes of the same number, and the old time: only ctime tells."""
-    before = path.stat()
-    with path.open("r+b") as file:
-        file.seek(-3, os.SEEK_END)
-        file.write(b"new")
-    os.utime(path, ns=(before.st_mtime_ns, before.st_mtime_ns))
-
-
-def replace(path: Path) -> None:
-    """Another file of the same size and time."""
-    before, other = path.stat(), path.with_name("other")
-    other.write_bytes(bytes(before.st_size))
-    os.utime(other, ns=(before.st_mtime_ns, before.st_mtime_ns))
-    other.rename(path)
-
-
-CHANGES = [truncate, grow, edit, replace, os.unlink]
+CHANGES = [truncate, grow, edit_in_secret, replace, os.unlink]
 
 
 @pytest.fixture
@@ -94,7 +67,7 @@ def after_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int, Change],
     [False, True],
     ["wire", "aioboto3"],
     usual=lambda size, change, copied, lane: (
-        (change in (edit, os.unlink) and copied) if lane == "aioboto3" else not copied or change is truncate
+        (change in (edit_in_secret, os.unlink) and copied) if lane == "aioboto3" else not copied or change is truncate
     ),
 )
 async def test_a_change_while_it_is_read(
@@ -103,19 +76,15 @@ async def test_a_change_while_it_is_read(
     copied: bool,
     lane: str,
     root: Path,
-    tmp_path: Path,
-    bucket: str,
-    options: dict[str, Any],
     stored: Stored,
-    files_in: FilesIn,
     after_read: Any,
+    copies: Path,
+    export: Any,
 ) -> None:
     moving, read = root / "moving.bin", 2 if size == PARTS else 1
     moving.write_bytes(os.urandom(size))
-    copies = tmp_path / "copies"
     reads = after_read(moving, read, change)
-    given = {**options, "transport": lane, **({"local_copy": copies} if copied else {})}
-    report = await asyncsink.export_directory(root, f"s3://{bucket}", **given)
+    report = await export(transport=lane, **({"local_copy": copies} if copied else {}))
     assert len(reads) >= read, "the file was being read when it changed"
     (failure,) = report.failures
     gone = change is os.unlink and size == SMALL
@@ -123,22 +92,22 @@ async def test_a_change_while_it_is_read(
     assert str(moving) in failure.message
     assert (report.objects_uploaded, report.objects_failed) == (1, 1)
     assert stored() == {"at-rest.txt": b"as it was found"}
-    assert files_in(copies) == ({"at-rest.txt": b"as it was found"} if copied else {})
+    assert content_of(copies) == ({"at-rest.txt": b"as it was found"} if copied else {})
 
 
 @pytest.mark.parametrize("size", [SMALL, WHOLE, PARTS], ids=["small", "whole", "parts"])
-@pytest.mark.parametrize("change", [edit, replace])
+@pytest.mark.parametrize("change", [edit_in_secret, replace])
 async def test_an_object_from_before_stays_what_it_was(
-    size: int, change: Change, root: Path, bucket: str, options: dict[str, Any], stored: Stored, after_read: Any
+    size: int, change: Change, root: Path, stored: Stored, after_read: Any, export: Any
 ) -> None:
     """The first reading compares, and finds the difference; nothing of it may reach the old object."""
     moving = root / "moving.bin"
     moving.write_bytes(os.urandom(size))
-    (await asyncsink.export_directory(root, f"s3://{bucket}", **options)).raise_for_failures()
+    (await export()).raise_for_failures()
     before = stored()
     moving.write_bytes(os.urandom(size))
     after_read(moving, 1, change)
-    report = await asyncsink.export_directory(root, f"s3://{bucket}", **options)
+    report = await export()
     assert [failure.error for failure in report.failures] == ["SourceChanged"]
     assert stored() == before
 
@@ -146,15 +115,7 @@ async def test_an_object_from_before_stays_what_it_was(
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_change_after_the_last_part_and_before_complete(
-    change: Change,
-    lane: str,
-    root: Path,
-    tmp_path: Path,
-    bucket: str,
-    options: dict[str, Any],
-    stored: Stored,
-    files_in: FilesIn,
-    monkeypatch: pytest.MonkeyPatch,
+    change: Change, lane: str, root: Path, stored: Stored, monkeypatch: pytest.MonkeyPatch, copies: Path, export: Any
 ) -> None:
     moving = root / "moving.bin"
     moving.write_bytes(os.urandom(PARTS))
@@ -166,28 +127,17 @@ async def test_a_change_after_the_last_part_and_before_complete(
         check(self)
 
     monkeypatch.setattr(OpenSource, "check_unchanged", change_first)
-    copies = tmp_path / "copies"
-    report = await asyncsink.export_directory(
-        root, f"s3://{bucket}", **{**options, "transport": lane, "local_copy": copies}
-    )
+    report = await export(transport=lane, local_copy=copies)
     assert len(checked) == 1
     (failure,) = report.failures
     assert (failure.error, failure.stage) == ("SourceChanged", "source")
-    assert stored() == files_in(copies) == {"at-rest.txt": b"as it was found"}
+    assert stored() == content_of(copies) == {"at-rest.txt": b"as it was found"}
 
 
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_change_when_complete_is_on_its_way_comes_too_late_to_matter(
-    change: Change,
-    lane: str,
-    root: Path,
-    tmp_path: Path,
-    bucket: str,
-    options: dict[str, Any],
-    stored: Stored,
-    files_in: FilesIn,
-    monkeypatch: pytest.MonkeyPatch,
+    change: Change, lane: str, root: Path, stored: Stored, monkeypatch: pytest.MonkeyPatch, copies: Path, export: Any
 ) -> None:
     """Every byte was read before the last look at the file: what is published is the file as it was then, whole.
 
@@ -210,34 +160,23 @@ async def test_a_change_when_complete_is_on_its_way_comes_too_late_to_matter(
 
     monkeypatch.setattr(S3PartWriter, "complete", change_first)
     monkeypatch.setattr(OpenSource, "read_part", read)
-    copies = tmp_path / "copies"
-    report = await asyncsink.export_directory(
-        root, f"s3://{bucket}", **{**options, "transport": lane, "local_copy": copies}
-    )
+    report = await export(transport=lane, local_copy=copies)
     report.raise_for_failures()
     assert changed == [True]
     expected = {"at-rest.txt": b"as it was found", "moving.bin": before}
-    assert stored() == files_in(copies) == expected
+    assert stored() == content_of(copies) == expected
 
 
 @pytest.mark.parametrize("size", [SMALL, WHOLE, PARTS], ids=["small", "whole", "parts"])
 async def test_a_copy_that_shares_the_sources_bytes(
-    size: int,
-    root: Path,
-    tmp_path: Path,
-    bucket: str,
-    options: dict[str, Any],
-    stored: Stored,
-    files_in: FilesIn,
-    after_read: Any,
+    size: int, root: Path, stored: Stored, after_read: Any, copies: Path, export: Any
 ) -> None:
     moving = root / "moving.bin"
     moving.write_bytes(os.urandom(size))
-    after_read(moving, 1, edit)
-    given = {**options, "local_copy": tmp_path / "copies", "local_copy_mode": "hardlink"}
-    report = await asyncsink.export_directory(root, f"s3://{bucket}", **given)
+    after_read(moving, 1, edit_in_secret)
+    report = await export(local_copy=copies, local_copy_mode="hardlink")
     assert [failure.error for failure in report.failures] == ["SourceChanged"]
-    assert stored() == files_in(tmp_path / "copies") == {"at-rest.txt": b"as it was found"}
+    assert stored() == content_of(copies) == {"at-rest.txt": b"as it was found"}
 
 
 @pytest.mark.parametrize("size", [SMALL, WHOLE, PARTS], ids=["small", "whole", "parts"])
@@ -246,7 +185,7 @@ def test_the_command_says_it_in_one_sentence(
 ) -> None:
     moving = root / "moving.bin"
     moving.write_bytes(os.urandom(size))
-    after_read(moving, 1, edit)
+    after_read(moving, 1, edit_in_secret)
     code = main(["export", str(root), f"s3://{bucket}", "--endpoint-url", options["endpoint_url"], "--json"])
     told = capfd.readouterr()
     assert code == 1

@@ -34,7 +34,11 @@ from asyncsink.engine.limits.descriptors import (
 )
 from asyncsink.errors import ConfigError
 from asyncsink.options.schema import Limits
+from tests.support.files import content_of
+from tests.support.processes import run
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, StoredObject, quirky_s3
+
+pytestmark = pytest.mark.anyio
 
 MIB = 1 << 20
 LARGE_BYTES = 128 * MIB
@@ -42,11 +46,7 @@ COMMAND = (sys.executable, "-m", "asyncsink.cli.main")
 FEWEST = BESIDE + PER_READER + PER_TRANSFER
 
 
-@given(
-    free=st.integers(FEWEST, 9000),
-    fixed=st.none() | st.integers(1, 1024),
-    readers=st.integers(1, 64),
-)
+@given(free=st.integers(FEWEST, 9000), fixed=st.none() | st.integers(1, 1024), readers=st.integers(1, 64))
 def test_what_is_taken_fits(free: int, fixed: int | None, readers: int) -> None:
     asked = Limits(
         concurrency=fixed, concurrency_start=fixed or 64, concurrency_max=fixed or 1024, reader_threads=readers
@@ -90,7 +90,6 @@ async def settled(*shares: Share) -> None:
         await asyncio.sleep(2 * SETTLE_SECONDS)
 
 
-@pytest.mark.anyio
 async def test_what_this_process_has_open_counts() -> None:
     few = (await Account(lambda: 1024, lambda: 10).open(Limits())).limits
     fewer = (await Account(lambda: 1024, lambda: 80).open(Limits())).limits
@@ -98,7 +97,6 @@ async def test_what_this_process_has_open_counts() -> None:
     assert replace(fewer, concurrency_max=1024) == Limits()
 
 
-@pytest.mark.anyio
 async def test_shares_are_even_when_others_open_and_grow_when_they_close() -> None:
     account = Account(lambda: 256, lambda: 10)
     first = await account.open(Limits())
@@ -115,7 +113,6 @@ async def test_shares_are_even_when_others_open_and_grow_when_they_close() -> No
     assert first.allowed == alone
 
 
-@pytest.mark.anyio
 async def test_what_is_under_way_is_waited_for_before_another_gets_it() -> None:
     account = Account(lambda: 100, lambda: 10)
     first = await account.open(Limits())
@@ -141,7 +138,6 @@ async def test_what_is_under_way_is_waited_for_before_another_gets_it() -> None:
     assert first.busy == first.allowed or first.busy < first.limits.concurrency_max
 
 
-@pytest.mark.anyio
 async def test_one_more_than_fits_is_refused_and_one_that_waits_can_be_cancelled() -> None:
     account = Account(lambda: 80, lambda: 10)
     first = await account.open(Limits())
@@ -309,15 +305,7 @@ def limited(
     def lower() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard or most))
 
-    return subprocess.run(
-        list(map(str, arguments)),
-        env=environment,
-        preexec_fn=lower,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+    return run(list(map(str, arguments)), env=environment, preexec_fn=lower, timeout=100)
 
 
 def export(seaweed: Any, most: int, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -328,21 +316,14 @@ def export(seaweed: Any, most: int, *arguments: object) -> subprocess.CompletedP
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])
 @pytest.mark.parametrize("most", [pytest.param(128, marks=pytest.mark.long), 48])
 def test_a_run_ends_well_with_few(
-    lane: str,
-    most: int,
-    root: Path,
-    tmp_path: Path,
-    seaweed: Any,
-    bucket: str,
-    stored: Callable[[], dict[str, bytes]],
-    files_in: Callable[[Path], dict[str, bytes]],
+    lane: str, most: int, root: Path, tmp_path: Path, seaweed: Any, bucket: str, stored: Callable[[], dict[str, bytes]]
 ) -> None:
     copies = tmp_path / "copies"
     ended = export(seaweed, most, root, f"s3://{bucket}", "--transport", lane, "--local-copy", copies)
     assert (ended.returncode, json.loads(ended.stdout)["failures"]) == (0, [])
     assert "few open files" in ended.stderr
     assert "at a time at most" in ended.stderr
-    assert stored() == files_in(root) == files_in(copies)
+    assert stored() == content_of(root) == content_of(copies)
 
 
 @pytest.mark.parametrize("most", [30, 12])

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,10 +17,10 @@ import asyncsink
 from asyncsink.cli.output import Interrupted, run_until_signalled
 from asyncsink.options.settings import RetryPolicy
 from asyncsink.testing.peers import ActingPeer
+from tests.support.files import content_of
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20
-FilesIn = Callable[[Path], dict[str, bytes]]
 RETRY = RetryPolicy(abort_seconds=0.5)
 
 
@@ -65,7 +64,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])
 async def test_an_abort_that_is_not_answered_is_given_up(
-    lane: str, root: Path, tmp_path: Path, bucket: str, s3: Any, options: dict[str, Any], files_in: FilesIn
+    lane: str, root: Path, tmp_path: Path, bucket: str, s3: Any, options: dict[str, Any]
 ) -> None:
     way = FallingSilent(options["endpoint_url"])
     notices: list[str] = []
@@ -87,12 +86,12 @@ async def test_an_abort_that_is_not_answered_is_given_up(
         notices = list(sink.report.notices)
     assert way.aborts >= 1
     assert any("may still be open (the server did not answer within 0.5 s)" in notice for notice in notices)
-    assert files_in(copies) == {}
+    assert content_of(copies) == {}
 
 
 @pytest.mark.parametrize("numbers", [[signal.SIGINT, signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP, signal.SIGTERM]])
 def test_signals_end_the_command_within_its_bounds(
-    numbers: list[signal.Signals], root: Path, tmp_path: Path, bucket: str, options: dict[str, Any], files_in: FilesIn
+    numbers: list[signal.Signals], root: Path, tmp_path: Path, bucket: str, options: dict[str, Any]
 ) -> None:
     """The second Ctrl-C does not cut the clean-up short, and the clean-up has an end without it."""
     copies = tmp_path / "copies"
@@ -119,4 +118,4 @@ def test_signals_end_the_command_within_its_bounds(
         for number, handler in held.items():
             signal.signal(number, handler)
     assert caught.value.exit_code == 128 + numbers[0]
-    assert files_in(copies) == {}
+    assert content_of(copies) == {}

@@ -144,10 +144,7 @@ MULTIPART_SIZES = CompareWith(part_sizes_bytes=(8 * MIB, 8_000_000, 10_000_000, 
         (there(looked_closely=True), Upload("nothing to compare")),
         (there(etag="opaque", looked_closely=True), Upload("nothing to compare")),
         (there(etag=MANY, looked_closely=True), MULTIPART_SIZES),
-        (
-            there(etag=MANY, looked_closely=True, part_size_bytes=9 * MIB),
-            CompareWith(part_sizes_bytes=(9 * MIB,)),
-        ),
+        (there(etag=MANY, looked_closely=True, part_size_bytes=9 * MIB), CompareWith(part_sizes_bytes=(9 * MIB,))),
         # parts of several sizes: no single size explains the first part and the number of parts
         (there(etag=MANY, looked_closely=True, part_size_bytes=5 * MIB), Upload("nothing to compare")),
         (there(etag=f"{PLAIN}-10000", looked_closely=True), Upload("nothing to compare")),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import asyncsink
 from asyncsink.devserver.seaweedfs import REGION, DevServer
 from asyncsink.options.settings import MIB, Secret
 from asyncsink.testing.peers import Admit, AdmittingProxy, Identity
+from tests.support.files import content_of
 
 Proxy = Callable[..., AdmittingProxy]
 
@@ -50,16 +52,22 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def all_there(s3: Any, bucket: str, tree: Path) -> Callable[[], bool]:
+def all_there(s3: Any, bucket: str, tree: Path, stored: Callable[[], dict[str, bytes]]) -> Callable[[], bool]:
     """Whether the bucket has exactly the tree, byte by byte, and no upload is open."""
 
     def check() -> bool:
-        found = {}
-        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-            for item in page.get("Contents", []):
-                found[item["Key"]] = s3.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
-        wanted = {str(path.relative_to(tree)): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
         uploads = s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
-        return found == wanted and not uploads
+        return stored() == content_of(tree) and not uploads
 
     return check
+
+
+@pytest.fixture
+def export(tree: Path, bucket: str) -> Callable[..., Awaitable[asyncsink.Report]]:
+    """Exports the tree through a proxy, large files in parts of 5 MiB."""
+
+    def through(way: AdmittingProxy, **more: Any) -> Awaitable[asyncsink.Report]:
+        given: dict[str, Any] = {"endpoint_url": way.endpoint_url, "part_size_bytes": 5 * MIB, **more}
+        return asyncsink.export_directory(tree, f"s3://{bucket}", **given)
+
+    return through

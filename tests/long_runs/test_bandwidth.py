@@ -27,6 +27,8 @@ from asyncsink.s3.pacing import BURST_SECONDS, SLICE_BYTES_MAX, SLICE_BYTES_MIN,
 from asyncsink.s3.sdk.transport import Aioboto3Transport
 from asyncsink.testing.peers import Asked, CannedPeer, canned
 
+pytestmark = pytest.mark.anyio
+
 RATE = 12_000_000
 HEAD_BYTES_MAX = 2 * KIB
 
@@ -132,27 +134,14 @@ def key_turns(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
     return seen
 
 
-@pytest.mark.anyio
 @pytest.mark.usefixtures("plain_keys")
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])
 async def test_the_server_never_gets_more(
-    lane: str,
-    proxy: Any,
-    tree: Path,
-    bucket: str,
-    all_there: Callable[[], bool],
-    key_turns: list[tuple[float, int]],
+    lane: str, proxy: Any, all_there: Callable[[], bool], key_turns: list[tuple[float, int]], export: Any
 ) -> None:
     """Small bodies, whole ones and parts; from the loop, from aioboto3, and from lane threads."""
     async with proxy(everything) as way:
-        report = await asyncsink.export_directory(
-            tree,
-            f"s3://{bucket}",
-            endpoint_url=way.endpoint_url,
-            transport=lane,
-            part_size_bytes=5 * MIB,
-            bandwidth_bytes_per_second=RATE,
-        )
+        report = await export(way, transport=lane, bandwidth_bytes_per_second=RATE)
     assert (report.failures, report.retries, report.transport) == ([], 0, lane)
     first = key_turns[0][0]
     for moment, received in way.arrivals:
@@ -164,7 +153,6 @@ async def test_the_server_never_gets_more(
     assert await asyncio.to_thread(all_there)
 
 
-@pytest.mark.anyio
 async def test_an_abort_does_not_wait_for_its_turn() -> None:
     """A cancelled run has seconds to abort its uploads, whatever was still to be sent."""
     bandwidth = Bandwidth(BANDWIDTH_BYTES_PER_SECOND_MIN)
@@ -186,7 +174,6 @@ async def test_an_abort_does_not_wait_for_its_turn() -> None:
     assert [head.split()[0] for head in peer.heads] == [b"DELETE", b"DELETE"]
 
 
-@pytest.mark.anyio
 @pytest.mark.usefixtures("plain_keys")
 @pytest.mark.parametrize(
     ("lane", "size_bytes", "rate"),

@@ -13,7 +13,7 @@ import pytest
 
 import asyncsink
 from asyncsink.model import Finished, LimitChanged
-from asyncsink.options.settings import MIB, RetryPolicy
+from asyncsink.options.settings import RetryPolicy
 from asyncsink.testing.peers import Asked, Identity, refusal
 from tests.support.combinations import crossed
 
@@ -55,26 +55,12 @@ class Storm:
     usual=lambda lane, retry_after: bool(retry_after) == (lane == "aioboto3"),
 )
 async def test_everything_is_published_through_a_storm(
-    lane: str,
-    retry_after: str,
-    proxy: Any,
-    plain_keys: Identity,
-    tree: Path,
-    bucket: str,
-    all_there: Callable[[], bool],
+    lane: str, retry_after: str, proxy: Any, plain_keys: Identity, all_there: Callable[[], bool], export: Any
 ) -> None:
     """Two attempts would not be enough: those that were throttled do not count."""
     storm = Storm(plain_keys, rate=20, refusals=200, retry_after=retry_after)
     async with proxy(storm.admit) as way:
-        report = await asyncsink.export_directory(
-            tree,
-            f"s3://{bucket}",
-            endpoint_url=way.endpoint_url,
-            transport=lane,
-            part_size_bytes=5 * MIB,
-            overwrite="always",
-            retry=HURRIED,
-        )
+        report = await export(way, transport=lane, overwrite="always", retry=HURRIED)
     assert (report.failures, report.transport) == ([], lane)
     assert report.retries == len(way.refused) == 200 - storm.left
     assert max(Counter((asked.method, asked.target) for asked in way.refused).values()) >= HURRIED.attempts

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import asyncsink
-from asyncsink.options.settings import MIB
 from asyncsink.testing.peers import Asked, Identity, refusal
 from tests.support.combinations import crossed
 
@@ -22,13 +19,7 @@ SKEW_SECONDS_MAX = 15 * 60
 
 @crossed("lane,minutes", ["wire", "aioboto3"], [20, -20], usual=lambda lane, minutes: (minutes > 0) == (lane == "wire"))
 async def test_a_wrong_clock_is_corrected(
-    lane: str,
-    minutes: int,
-    proxy: Any,
-    plain_keys: Identity,
-    tree: Path,
-    bucket: str,
-    all_there: Callable[[], bool],
+    lane: str, minutes: int, proxy: Any, plain_keys: Identity, all_there: Callable[[], bool], export: Any
 ) -> None:
     async def admit(asked: Asked) -> bytes | None:
         assert asked.signed_by(plain_keys)
@@ -36,14 +27,7 @@ async def test_a_wrong_clock_is_corrected(
         return SKEWED if abs(way.clock() - signed) > SKEW_SECONDS_MAX else None
 
     async with proxy(admit, clock_offset_seconds=minutes * 60) as way:
-        report = await asyncsink.export_directory(
-            tree,
-            f"s3://{bucket}",
-            endpoint_url=way.endpoint_url,
-            transport=lane,
-            part_size_bytes=5 * MIB,
-            concurrency=8,
-        )
+        report = await export(way, transport=lane, concurrency=8)
     assert (report.failures, report.transport) == ([], lane)
     # Each of the two keyrings (or the one client) learns once; at most what was in flight then is refused.
     assert 1 <= len(way.refused) <= 2 * 8

@@ -20,10 +20,7 @@ from asyncsink.options.schema import GONE, GRAB_OPTIONS, OPTIONS, PANELS, Kind, 
 from asyncsink.options.settings import RetryPolicy
 
 ROWS = [option for options in PANELS.values() for option in options]
-TYPED: list[tuple[Any, dict[str, Option]]] = [
-    (asyncsink.ExportOptions, OPTIONS),
-    (asyncsink.GrabOptions, GRAB_OPTIONS),
-]
+TYPED: list[tuple[Any, dict[str, Option]]] = [(asyncsink.ExportOptions, OPTIONS), (asyncsink.GrabOptions, GRAB_OPTIONS)]
 VALUES: dict[str, Any] = {
     "text": "abc",
     "path": "/some/where",

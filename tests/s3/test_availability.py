@@ -277,8 +277,7 @@ async def test_ten_equal_errors_about_an_option_stop_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
-    [ObjectMissing("x", code="NoSuchKey", status=404), EntityTooLarge("x", code="EntityTooLarge", status=400)],
+    "error", [ObjectMissing("x", code="NoSuchKey", status=404), EntityTooLarge("x", code="EntityTooLarge", status=400)]
 )
 async def test_errors_of_single_objects_stop_nothing(error: AsyncSinkError) -> None:
     server = Server(lambda _: None)

@@ -36,6 +36,8 @@ from asyncsink.s3.stack import open_lanes
 from asyncsink.s3.transport import LazyTransport
 from asyncsink.testing.peers import CannedPeer, canned
 
+pytestmark = pytest.mark.anyio
+
 HEAVY = ("aioboto3", "aiobotocore", "aiohttp", "boto3", "botocore", "http.client", "rich")
 AT_TIMES = ("aiofiles", "tenacity", "asyncsink.report.manifest")
 """Of a manifest, and of what is sent again: no plain run needs them."""
@@ -149,7 +151,6 @@ def with_keys(seaweed: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", seaweed.secret_access_key)
 
 
-@pytest.mark.anyio
 @pytest.mark.usefixtures("with_keys")
 async def test_both_ways_to_open_the_lanes_are_the_same(
     seaweed: DevServer, bucket: str, monkeypatch: pytest.MonkeyPatch
@@ -169,7 +170,6 @@ async def test_both_ways_to_open_the_lanes_are_the_same(
         await full.transport.aclose()
 
 
-@pytest.mark.anyio
 @pytest.mark.usefixtures("with_keys")
 async def test_both_lanes_refuse_in_the_same_words(
     seaweed: DevServer, bucket: str, monkeypatch: pytest.MonkeyPatch, keep_secret: Callable[[str], str]
@@ -194,7 +194,6 @@ async def test_both_lanes_refuse_in_the_same_words(
     assert unknown[0] == unknown[1]
 
 
-@pytest.mark.anyio
 @pytest.mark.usefixtures("with_keys")
 async def test_a_wrong_region_and_a_denied_listing(monkeypatch: pytest.MonkeyPatch) -> None:
     told = b"<Error><Code>%s</Code><Message>m</Message>%s</Error>"
@@ -217,7 +216,6 @@ async def test_a_wrong_region_and_a_denied_listing(monkeypatch: pytest.MonkeyPat
             assert peer.heads[0].startswith(b"GET /some-bucket/?encoding-type=url&list-type=2&max-keys=1000&prefix= ")
 
 
-@pytest.mark.anyio
 @pytest.mark.usefixtures("with_keys")
 async def test_only_listings_may_be_long() -> None:
     key = "%E2%82%AC" * 341
@@ -235,7 +233,6 @@ async def test_only_listings_may_be_long() -> None:
         await opened.transport.aclose()
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("host", ["vpce-1a2b-3c4d.s3.eu-west-1.vpce", "s3.dualstack.eu-west-1", "bucket.s3.eu-west-1"])
 @pytest.mark.usefixtures("with_keys")
 async def test_a_special_endpoint_of_amazon_is_not_replaced_by_the_usual_one(host: str) -> None:
@@ -247,7 +244,6 @@ async def test_a_special_endpoint_of_amazon_is_not_replaced_by_the_usual_one(hos
         await open_lanes(target, RetryPolicy(), Limits(), Pacer(64), choice="wire")
 
 
-@pytest.mark.anyio
 @pytest.mark.usefixtures("with_keys")
 async def test_a_ca_bundle_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
     for url in ("http://127.0.0.1:1", "https://127.0.0.1:1"):
@@ -273,7 +269,6 @@ class Counted:
         self.closed += 1
 
 
-@pytest.mark.anyio
 async def test_many_requests_open_it_once() -> None:
     inner, opened = Counted(), 0
 
@@ -292,7 +287,6 @@ async def test_many_requests_open_it_once() -> None:
     assert inner.closed == 2  # harmless, says the contract
 
 
-@pytest.mark.anyio
 async def test_an_opening_that_fails_or_is_cancelled_is_tried_again() -> None:
     inner, tries = Counted(), 0
     waiting = asyncio.Event()
@@ -320,7 +314,6 @@ async def test_an_opening_that_fails_or_is_cancelled_is_tried_again() -> None:
     assert (tries, inner.closed) == (3, 1)
 
 
-@pytest.mark.anyio
 async def test_closed_is_not_opened_any_more() -> None:
     async def opener() -> Counted:
         raise AssertionError("opened after it was closed")
@@ -331,7 +324,6 @@ async def test_closed_is_not_opened_any_more() -> None:
         await lazy.send(ListObjects())
 
 
-@pytest.mark.anyio
 @pytest.mark.usefixtures("with_keys")
 async def test_the_sdk_is_opened_by_the_first_operation_that_needs_it(
     seaweed: DevServer, bucket: str, monkeypatch: pytest.MonkeyPatch

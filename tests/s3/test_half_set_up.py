@@ -409,8 +409,7 @@ echo '{{"Version":1,"AccessKeyId":"A","SecretAccessKey":"s","SessionToken":"t","
 
 @pytest.mark.parametrize("lane", ["wire", "aioboto3"])
 @pytest.mark.parametrize(
-    ("then", "words"),
-    [("echo hidden-word; exit 0", "no JSON"), ("echo hidden-word >&2; exit 3", "command failed")],
+    ("then", "words"), [("echo hidden-word; exit 0", "no JSON"), ("echo hidden-word >&2; exit 3", "command failed")]
 )
 def test_credentials_that_cannot_be_renewed_fail_their_files(
     home: Path, lane: str, then: str, words: str, monkeypatch: pytest.MonkeyPatch

@@ -24,8 +24,11 @@ from asyncsink.options.schema import S3Target
 from asyncsink.options.settings import MIB
 from asyncsink.routing.attributes import make_end
 from asyncsink.s3.http.signing import endpoint_of
-from tests.support.hosts import ConnectProxy, certificate_for
+from tests.support.hosts import ConnectProxy
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, error
+from tests.support.tls import Authority
+
+pytestmark = pytest.mark.anyio
 
 REGION = "us-west-2"
 ACCOUNT = "123456789012"
@@ -113,9 +116,7 @@ def truth(bucket: str) -> Address:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret")
+def here(tmp_path: Path, dummy_keys: None) -> Path:
     source = tmp_path / "out"
     source.mkdir()
     for name in ("a", "b c", "d"):
@@ -159,17 +160,17 @@ class Recording(QuirkyS3):
 
 
 @pytest.fixture
-def served(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def served(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A function that starts a server for an address, reached through a proxy."""
     opened: list[Any] = []
 
     def serve(expected: Address) -> Recording:
-        server = Recording(tls=certificate_for([expected.host], here))
+        server = Recording(certificate=authority.certificate(expected.host))
         server.base, server.directories = expected.base.removeprefix("/"), expected.session
         proxy = ConnectProxy(server.port)
         opened.extend([proxy, server])
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        monkeypatch.setenv("AWS_CA_BUNDLE", str(here / "server.pem"))
+        monkeypatch.setenv("AWS_CA_BUNDLE", authority.path)
         return server
 
     yield serve
@@ -195,7 +196,6 @@ async def published_verified_grabbed(here: Path, bucket: str) -> None:
     }
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("bucket", BUCKETS.values(), ids=BUCKETS.keys())
 async def test_each_form_is_addressed_as_botocore_does(here: Path, served: Any, bucket: str) -> None:
     expected = truth(bucket)
@@ -209,7 +209,6 @@ async def test_each_form_is_addressed_as_botocore_does(here: Path, served: Any, 
     assert sorted(server.bodies()) == ["p/q/a", "p/q/b c", "p/q/d", "p/q/large"]
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("form", ["ordinary", "access point", "object lambda", "directory bucket"])
 async def test_a_clock_that_is_wrong_is_corrected_at_each_form(here: Path, served: Any, form: str) -> None:
     server = served(truth(BUCKETS[form]))
@@ -218,7 +217,6 @@ async def test_a_clock_that_is_wrong_is_corrected_at_each_form(here: Path, serve
     assert sorted(server.bodies()) == ["p/q/a", "p/q/b c", "p/q/d", "p/q/large"]
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("refused", [1, 2])
 async def test_a_session_that_is_refused_is_asked_for_again(here: Path, served: Any, refused: int) -> None:
     bucket = BUCKETS["directory bucket"]
@@ -229,7 +227,6 @@ async def test_a_session_that_is_refused_is_asked_for_again(here: Path, served: 
     assert sorted(server.bodies()) == ["p/q/a", "p/q/b c", "p/q/d", "p/q/large"]
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(("variables", "config"), SETTINGS.values(), ids=SETTINGS.keys())
 async def test_each_kind_of_endpoint_is_addressed_as_botocore_does(
     here: Path, served: Any, variables: dict[str, str], config: str, monkeypatch: pytest.MonkeyPatch

@@ -68,18 +68,12 @@ def tree(tmp_path: Path) -> Path:
     return source
 
 
-@pytest.fixture
-def keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret")
-
-
 @pytest.fixture(params=["wire", "aioboto3"])
 def lane(request: pytest.FixtureRequest) -> LaneChoice:
     return request.param  # type: ignore[no-any-return]
 
 
-@pytest.mark.usefixtures("keys")
+@pytest.mark.usefixtures("dummy_keys")
 @pytest.mark.parametrize(
     "refuse", [told_by_header, told_by_body, told_by_message, told_by_both, told_while_moving], ids=lambda f: f.__name__
 )
@@ -97,7 +91,7 @@ def test_the_region_that_the_answer_names_is_signed_for(tree: Path, lane: LaneCh
     assert "us-east-1" in told
 
 
-@pytest.mark.usefixtures("keys")
+@pytest.mark.usefixtures("dummy_keys")
 def test_every_command_finds_the_way(tree: Path, tmp_path: Path, run_inside: Any) -> None:
     regional = Regional()
     with quirky_s3(regional) as s3:
@@ -122,7 +116,7 @@ def test_every_command_finds_the_way(tree: Path, tmp_path: Path, run_inside: Any
 
 
 @pytest.mark.anyio
-@pytest.mark.usefixtures("keys")
+@pytest.mark.usefixtures("dummy_keys")
 async def test_a_head_that_names_a_region(lane: LaneChoice) -> None:
     for status in (301, 400):
         regional = Regional(lambda _, status=status: (status, {"x-amz-bucket-region": PLACE}, b""))
@@ -134,7 +128,7 @@ async def test_a_head_that_names_a_region(lane: LaneChoice) -> None:
                 assert stack.region == PLACE
 
 
-@pytest.mark.usefixtures("keys")
+@pytest.mark.usefixtures("dummy_keys")
 @pytest.mark.parametrize(
     "region", ["us-east-1", "", "a b", "evil.example/#", "x" * 80, "-", "eu-west-3\r\nx: y", "..", "\u2028"]
 )
@@ -149,7 +143,7 @@ def test_a_region_that_cannot_be_signed_for_is_told(tree: Path, lane: LaneChoice
         assert len(s3.log) == 1
 
 
-@pytest.mark.usefixtures("keys")
+@pytest.mark.usefixtures("dummy_keys")
 def test_a_server_that_names_ever_other_regions(tree: Path, lane: LaneChoice) -> None:
     def refuse(request: Request) -> Answer:
         return error(301, "PermanentRedirect", headers={"x-amz-bucket-region": f"eu-west-{request.number}"})
@@ -161,7 +155,7 @@ def test_a_server_that_names_ever_other_regions(tree: Path, lane: LaneChoice) ->
 
 
 @pytest.mark.anyio
-@pytest.mark.usefixtures("keys")
+@pytest.mark.usefixtures("dummy_keys")
 @pytest.mark.parametrize(
     ("told", "host"),
     [
@@ -198,7 +192,7 @@ async def test_at_amazon_only_regions_of_the_same_partition(
     assert set(asked) == {host}
 
 
-@pytest.mark.usefixtures("keys")
+@pytest.mark.usefixtures("dummy_keys")
 @pytest.mark.parametrize("bucket", ["my_bucket", "MyBucket", "a", "UPPER.and_lower"])
 def test_names_that_the_server_decides_about(tree: Path, lane: LaneChoice, bucket: str) -> None:
     with quirky_s3(buckets=(bucket,)) as s3:
@@ -218,7 +212,7 @@ def test_names_that_are_none(bucket: str) -> None:
         asyncsink.export_sync({}, f"s3://{bucket}/p", journal=False, endpoint_url="http://127.0.0.1:1")
 
 
-@pytest.mark.usefixtures("keys")
+@pytest.mark.usefixtures("dummy_keys")
 @pytest.mark.parametrize("bucket", ["tryout", "My_Bucket"])
 def test_the_datasinks_publish_where_nipypes_own_does(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch

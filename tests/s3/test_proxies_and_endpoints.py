@@ -29,9 +29,7 @@ def s3() -> Iterator[QuirkyS3]:
 
 
 @pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret")
+def file(tmp_path: Path, dummy_keys: None) -> Path:
     (tmp_path / "out").mkdir()
     path = tmp_path / "out" / "a"
     path.write_text("x")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import hashlib
-import ipaddress
-import ssl
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +14,6 @@ import boto3
 import pytest
 from botocore import UNSIGNED
 from botocore.config import Config
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from asyncsink.errors import AccessDenied, AsyncSinkError, ConfigError, ConnectionLost, CredentialsError
 from asyncsink.options.schema import LaneChoice, Limits, S3Target, SignPayload
@@ -34,22 +27,17 @@ from asyncsink.s3.sdk.client import open_client
 from asyncsink.s3.sdk.transport import Aioboto3Transport
 from asyncsink.s3.stack import open_stack
 from asyncsink.testing.peers import CannedPeer, SilentPeer, canned
+from tests.support.tls import Authority
 
 pytestmark = pytest.mark.anyio
 STORED = canned(200, b"", 'ETag: "e"')
-
-
-@pytest.fixture
-def with_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKID")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret")
 
 
 async def opened(target: S3Target, **options: Any) -> Aioboto3Transport:
     return await Aioboto3Transport.open(target, RetryPolicy(), Limits(), **options)
 
 
-@pytest.mark.usefixtures("with_keys")
+@pytest.mark.usefixtures("dummy_keys")
 async def test_the_settings() -> None:
     target = S3Target(bucket="tst", endpoint_url="http://127.0.0.1:1")
     async with open_client(target, RetryPolicy(stall_seconds=7), Limits(concurrency=40)) as (client, _):
@@ -63,7 +51,7 @@ async def test_the_settings() -> None:
         assert client.meta.endpoint_url == "http://127.0.0.1:1"
 
 
-@pytest.mark.usefixtures("with_keys")
+@pytest.mark.usefixtures("dummy_keys")
 async def test_amazon_is_addressed_by_host_and_path_style_is_kept() -> None:
     async with open_client(S3Target(bucket="tst"), RetryPolicy(), Limits()) as (client, _):
         assert client.meta.config.s3["addressing_style"] == "auto"
@@ -73,7 +61,7 @@ async def test_amazon_is_addressed_by_host_and_path_style_is_kept() -> None:
         assert client.meta.config.s3["addressing_style"] == "virtual"
 
 
-@pytest.mark.usefixtures("with_keys")
+@pytest.mark.usefixtures("dummy_keys")
 async def test_the_endpoint_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:2")
     async with open_client(S3Target(bucket="tst"), RetryPolicy(), Limits()) as (client, _):
@@ -120,7 +108,7 @@ async def test_a_credential_process_that_prints_a_secret_and_fails(
     assert "hidden-word" not in "".join(traceback.format_exception(caught.value))
 
 
-@pytest.mark.usefixtures("with_keys")
+@pytest.mark.usefixtures("dummy_keys")
 async def test_creds_path_goes_before_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "credentials.csv"
     file.write_text("User Name,Access Key Id,Secret Access Key\nme,FILEKEY,file-secret\n")
@@ -194,7 +182,7 @@ def test_payloads_are_signed_over_plain_http_to_another_machine(url: str, signed
     assert endpoint_of(replace(target, sign_payload="always"), "us-east-1").sign_payload is True
 
 
-@pytest.mark.usefixtures("with_keys")
+@pytest.mark.usefixtures("dummy_keys")
 @pytest.mark.parametrize("lane", ["aioboto3", "wire"])
 @pytest.mark.parametrize(("choice", "signed"), [("auto", False), ("always", True), ("never", False)])
 async def test_signed_and_unsigned_payloads(lane: LaneChoice, choice: SignPayload, signed: bool) -> None:
@@ -217,7 +205,7 @@ async def test_a_wrong_ca_bundle(tmp_path: Path) -> None:
             await opened(S3Target(bucket="tst", ca_bundle=str(tmp_path / name)))
 
 
-@pytest.mark.usefixtures("with_keys")
+@pytest.mark.usefixtures("dummy_keys")
 async def test_an_invalid_bucket_name() -> None:
     transport = await opened(S3Target(bucket="no spaces", endpoint_url="http://127.0.0.1:1"))
     with pytest.raises(ConfigError, match="no spaces"):
@@ -297,48 +285,21 @@ async def test_what_is_no_bucket() -> None:
 # TLS
 
 
-def self_signed(directory: Path) -> Path:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = directory / "server.pem"
-    path.write_bytes(
-        certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return path
-
-
-@pytest.mark.usefixtures("with_keys")
-async def test_tls_with_and_without_trust(tmp_path: Path) -> None:
-    pem = self_signed(tmp_path)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(pem)
-    async with CannedPeer(STORED, tls=context) as peer:
+@pytest.mark.usefixtures("dummy_keys")
+async def test_tls_with_and_without_trust(authority: Authority) -> None:
+    async with CannedPeer(STORED, tls=authority.server_context("127.0.0.1")) as peer:
         stranger = await opened(S3Target(bucket="tst", endpoint_url=peer.endpoint_url))
         with pytest.raises(ConfigError, match="ca_bundle="):
             await stranger.send(PutObject(key="k", body=b"x"))
         await stranger.aclose()
-        trusting = await opened(S3Target(bucket="tst", endpoint_url=peer.endpoint_url, ca_bundle=str(pem)))
+        trusting = await opened(S3Target(bucket="tst", endpoint_url=peer.endpoint_url, ca_bundle=authority.path))
         await trusting.send(PutObject(key="k", body=bytes(MIB)))
         await trusting.aclose()
         assert b"UNSIGNED-PAYLOAD" in peer.heads[0]
         assert b"x-amz-trailer" not in peer.heads[0].lower()
 
 
-@pytest.mark.usefixtures("with_keys")
+@pytest.mark.usefixtures("dummy_keys")
 async def test_tls_to_a_peer_that_never_shakes_hands() -> None:
     async with SilentPeer() as peer:
         url = peer.endpoint_url.replace("http:", "https:")
@@ -349,7 +310,7 @@ async def test_tls_to_a_peer_that_never_shakes_hands() -> None:
         await transport.aclose()
 
 
-@pytest.mark.usefixtures("with_keys")
+@pytest.mark.usefixtures("dummy_keys")
 async def test_tls_to_a_peer_that_speaks_plain_http() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(64)
@@ -365,7 +326,7 @@ async def test_tls_to_a_peer_that_speaks_plain_http() -> None:
         await transport.aclose()
 
 
-@pytest.mark.usefixtures("with_keys")
+@pytest.mark.usefixtures("dummy_keys")
 async def test_a_refused_connection_is_said_in_plain_words() -> None:
     transport = await opened(S3Target(bucket="tst", endpoint_url="http://127.0.0.1:1"))
     with pytest.raises(ConnectionLost, match=r"could not be made or was lost \(connection refused\)"):

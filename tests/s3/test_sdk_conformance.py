@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar
+from typing import Any
 
-import boto3
 import pytest
 
 from asyncsink.options.schema import Limits, S3Target
 from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.sdk.transport import Aioboto3Transport
-from asyncsink.testing.transport_kit import Capability, OpenTransport
-from asyncsink.testing.transport_suite import TransportSuite
-from tests.support.moto import moto_server
+from asyncsink.testing.transport_kit import OpenTransport
+from tests.support.servers import OnMoto, OnSeaweedFS
 
 
 def opener(bucket: str, endpoint_url: str, key_id: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> OpenTransport:
@@ -42,79 +39,15 @@ def opener(bucket: str, endpoint_url: str, key_id: str, secret: str, monkeypatch
     return open_transport
 
 
-class TestOnSeaweedFS(TransportSuite):
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {
-            "enforces-checksums",
-            "answers-checksums",
-            "mpu-checksum",
-            "checks-signatures",
-            "sse-s3",
-            "sse-c",
-            "tags",
-            "storage-class",
-            "list-uploads",
-            "if-match",
-            "part-1-head",
-            "unknown-upload",
-            "if-none-match",
-            "if-none-match-complete",
-        }
-    )
-
-    @pytest.fixture
-    def endpoint_url(self, seaweed: Any) -> str:
-        return str(seaweed.endpoint_url)
-
+class TestOnSeaweedFS(OnSeaweedFS):
     @pytest.fixture
     def open_transport(self, seaweed: Any, bucket: str, monkeypatch: pytest.MonkeyPatch) -> OpenTransport:
         return opener(bucket, seaweed.endpoint_url, seaweed.access_key_id, seaweed.secret_access_key, monkeypatch)
 
-    @pytest.fixture
-    def independent(self, s3: Any, bucket: str) -> tuple[Any, str]:
-        return s3, bucket
 
-
-@pytest.fixture(scope="module")
-def moto_url() -> Iterator[str]:
-    with moto_server() as url:
-        yield url
-
-
-class TestOnMoto(TransportSuite):
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {
-            "sse-s3",
-            "tags",
-            "storage-class",
-            "list-uploads",
-            "if-match",
-            "part-1-head",
-            "if-none-match",
-            "if-none-match-complete",
-        }
-    )
-
-    @pytest.fixture
-    def endpoint_url(self, moto_url: str) -> str:
-        return moto_url
-
-    @pytest.fixture
-    def independent(self, moto_url: str) -> Iterator[tuple[Any, str]]:
-        name = f"test-{uuid.uuid4().hex[:20]}"
-        client = boto3.client(
-            "s3",
-            endpoint_url=moto_url,
-            region_name="us-east-1",
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",
-        )
-        client.create_bucket(Bucket=name)
-        yield client, name
-        client.close()
-
+class TestOnMoto(OnMoto):
     @pytest.fixture
     def open_transport(
-        self, moto_url: str, independent: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
+        self, endpoint_url: str, independent: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
     ) -> OpenTransport:
-        return opener(independent[1], moto_url, "testing", "testing", monkeypatch)
+        return opener(independent[1], endpoint_url, "testing", "testing", monkeypatch)

@@ -113,8 +113,7 @@ VARIABLES = {
 }
 # Most variables are absent most of the time, so that both answers are met.
 PRESENT = st.fixed_dictionaries(
-    {},
-    optional={name: st.sampled_from(values) for name, values in VARIABLES.items() if name not in PAIR},
+    {}, optional={name: st.sampled_from(values) for name, values in VARIABLES.items() if name not in PAIR}
 )
 TARGETS = st.builds(
     S3Target,

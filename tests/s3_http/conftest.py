@@ -1,27 +1,18 @@
-"""What the wire lane's tests need beside `asyncsink.testing`: credentials, a certificate authority, a TLS proxy.
+"""What the tests of the HTTP client need beside `asyncsink.testing`: credentials, a transport, bodies.
 
 Test modules cannot import this file, so that the classes come to them as fixtures.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import ipaddress
-import socket
-import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, Self
+from datetime import datetime
+from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from asyncsink.model import SourceFile
 from asyncsink.options.schema import S3Target
@@ -54,122 +45,6 @@ def static_credentials(key_id: str, secret: str) -> Provider:
     return provide
 
 
-class Authority:
-    """A certificate authority of this test's own. `path` is its certificate as PEM."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"test CA {directory.name}")])
-        certificate = self._build(self._name, self._key, None)
-        self.path = str(directory / "ca.pem")
-        Path(self.path).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-    def server_context(self, host: str) -> ssl.SSLContext:
-        """A server's context with a certificate for `host` (a name or an IP address)."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-        certificate = self._build(name, key, host)
-        path = self._directory / f"{host}.pem"
-        path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            + certificate.public_bytes(serialization.Encoding.PEM)
-        )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        return context
-
-    def _build(self, name: x509.Name, key: ec.EllipticCurvePrivateKey, host: str | None) -> x509.Certificate:
-        now = datetime.now(UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=host is None, path_length=None), critical=True)
-        )
-        if host is not None:
-            try:
-                alternative: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
-            except ValueError:
-                alternative = x509.DNSName(host)
-            builder = builder.add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
-        return builder.sign(self._key, hashes.SHA256())
-
-
-class TlsProxy:
-    """Accepts TLS on loopback and forwards the plain bytes to a server, until the block is left."""
-
-    def __init__(self, host: str, port: int, context: ssl.SSLContext, name: str = "localhost") -> None:
-        self._target = (host, port)
-        self._context = context
-        self._name = name
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def url(self) -> str:
-        """https://localhost:port."""
-        return f"https://{self._name}:{self._server.sockets[0].getsockname()[1]}"
-
-    async def __aenter__(self) -> Self:
-        # Small buffers: what a client gave up must not be on its way by megabytes.
-        self._server = await asyncio.start_server(self._accept, sock=_small(socket.socket()), ssl=self._context)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            there = _small(socket.socket())
-            try:
-                there.settimeout(0)
-                await asyncio.get_running_loop().sock_connect(there, self._target)
-                there_reader, there_writer = await asyncio.open_connection(sock=there)
-            except BaseException:
-                there.close()
-                raise
-            back = asyncio.create_task(_copy(there_reader, writer))
-            try:
-                await _copy(reader, there_writer)
-            finally:
-                there_writer.transport.abort()
-                back.cancel()
-                await asyncio.gather(back, return_exceptions=True)
-        except (OSError, asyncio.CancelledError):
-            pass  # either side went away, or the block was left: both end the connection
-        finally:
-            writer.transport.abort()
-            self._tasks.discard(task)
-
-
-def _small(one: socket.socket) -> socket.socket:
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
-    one.bind(("127.0.0.1", 0))
-    return one
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    with contextlib.suppress(OSError):
-        writer.close()
-
-
 @pytest.fixture(scope="session")
 def keys() -> type[Keys]:
     """Makes credentials."""
@@ -180,18 +55,6 @@ def keys() -> type[Keys]:
 def provider() -> Callable[[str, str], Provider]:
     """Makes a provider of credentials that never change."""
     return static_credentials
-
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A certificate authority that no machine trusts."""
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="session")
-def tls_proxy() -> type[TlsProxy]:
-    """Makes a TLS proxy."""
-    return TlsProxy
 
 
 @pytest.fixture(scope="module")

@@ -29,11 +29,12 @@ from asyncsink.testing.peers import CannedPeer, canned
 from asyncsink.testing.transport_kit import IMPATIENT
 from tests.support.requests import STORED, Bodies, Open, at, header, part, read_request, whole
 
+pytestmark = pytest.mark.anyio
+
 PUT = PutObject(key="k", body=b"x")
 ONE, TWO, THREE = ((socket.AF_INET, (f"127.0.0.{number}", 80)) for number in (1, 2, 3))
 
 
-@pytest.mark.anyio
 async def test_the_payload_is_signed_over_plain_http_to_others(
     wire: Open, file: OpenSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,7 +56,6 @@ async def test_the_payload_is_signed_over_plain_http_to_others(
         assert header(peer.heads.pop(), b"x-amz-content-sha256") == b"UNSIGNED-PAYLOAD"
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_connections_spread_over_the_addresses(
     wire: Open, bodies: Bodies, monkeypatch: pytest.MonkeyPatch, at_once: bool
@@ -86,7 +86,6 @@ async def test_connections_spread_over_the_addresses(
     await server.wait_closed()
 
 
-@pytest.mark.anyio
 async def test_an_address_that_refuses_is_passed_over_and_comes_last(
     wire: Open, bodies: Bodies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +100,6 @@ async def test_an_address_that_refuses_is_passed_over_and_comes_last(
             assert transport._addresses._failed_at
 
 
-@pytest.mark.anyio
 async def test_an_address_of_the_other_family(wire: Open, bodies: Bodies, monkeypatch: pytest.MonkeyPatch) -> None:
     if not socket.has_ipv6:
         pytest.skip("this Python has no IPv6")
@@ -123,7 +121,6 @@ async def test_an_address_of_the_other_family(wire: Open, bodies: Bodies, monkey
     assert header(heads[0], b"host") == f"[::1]:{port}".encode()
 
 
-@pytest.mark.anyio
 async def test_a_server_that_is_not_there(wire: Open, bodies: Bodies) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -133,7 +130,6 @@ async def test_a_server_that_is_not_there(wire: Open, bodies: Bodies) -> None:
                     await transport.send(bodies(1))
 
 
-@pytest.mark.anyio
 async def test_a_server_that_does_not_take_the_connection(wire: Open, bodies: Bodies) -> None:
     """Its queue of connections is full: nothing answers the first packet."""
     with socket.socket() as deaf, socket.socket() as first, socket.socket() as second:
@@ -147,7 +143,6 @@ async def test_a_server_that_does_not_take_the_connection(wire: Open, bodies: Bo
                 await transport.send(bodies(1))
 
 
-@pytest.mark.anyio
 async def test_a_name_that_nobody_knows(wire: Open, bodies: Bodies, monkeypatch: pytest.MonkeyPatch) -> None:
     def lookup(*_: Any, **__: Any) -> list[Any]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -158,7 +153,6 @@ async def test_a_name_that_nobody_knows(wire: Open, bodies: Bodies, monkeypatch:
             await transport.send(bodies(1))
 
 
-@pytest.mark.anyio
 async def test_a_lookup_that_hangs(wire: Open, bodies: Bodies, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(60) and [])
@@ -171,7 +165,6 @@ async def test_a_lookup_that_hangs(wire: Open, bodies: Bodies, monkeypatch: pyte
             await transport.send(bodies(1))
 
 
-@pytest.mark.anyio
 async def test_one_lookup_that_hangs_does_not_hold_up_the_next(
     wire: Open, bodies: Bodies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,7 +190,6 @@ async def test_one_lookup_that_hangs_does_not_hold_up_the_next(
         release.set()
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("scarce", ["descriptors", "threads"])
 async def test_a_system_that_has_no_more(
     wire: Open, bodies: Bodies, monkeypatch: pytest.MonkeyPatch, scarce: str
@@ -218,7 +210,6 @@ async def test_a_system_that_has_no_more(
         await transport.send(bodies(1))
 
 
-@pytest.mark.anyio
 async def test_a_system_without_a_thread_for_a_look_up(
     wire: Open, bodies: Bodies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,7 +235,6 @@ async def test_a_system_without_a_thread_for_a_look_up(
             await transport.send(bodies(1))  # an address needs none
 
 
-@pytest.mark.anyio
 async def test_a_system_without_a_socket_or_a_buffer_to_spare(
     wire: Open, file: OpenSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:

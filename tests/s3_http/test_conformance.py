@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import boto3
 import pytest
 
 from asyncsink.options.schema import Limits, S3Target
@@ -22,9 +20,8 @@ from asyncsink.s3.http.client import HttpTransport as WireTransport
 from asyncsink.s3.operations import HeadObject, ObjectAttributes, Operation, PutObject, Response
 from asyncsink.s3.pacing import Pacer
 from asyncsink.s3.sdk.transport import Aioboto3Transport
-from asyncsink.testing.transport_kit import Capability, OpenTransport, crc64
-from asyncsink.testing.transport_suite import TransportSuite
-from tests.support.moto import moto_server
+from asyncsink.testing.transport_kit import OpenTransport, crc64
+from tests.support.servers import OnMoto, OnSeaweedFS
 
 R = TypeVar("R", bound=Response)
 
@@ -100,42 +97,12 @@ def open_lanes(
     return open_transport
 
 
-WEED: frozenset[Capability] = frozenset(
-    {
-        "enforces-checksums",
-        "answers-checksums",
-        "mpu-checksum",
-        "checks-signatures",
-        "sse-s3",
-        "sse-c",
-        "tags",
-        "storage-class",
-        "list-uploads",
-        "if-match",
-        "part-1-head",
-        "unknown-upload",
-        "if-none-match",
-        "if-none-match-complete",
-    }
-)
-
-
-class TestWireOnSeaweedFS(TransportSuite):
+class TestWireOnSeaweedFS(OnSeaweedFS):
     """On asyncio's loop; over TLS the same runs on uvloop. The sockets belong to the lane's threads on either."""
-
-    capabilities: ClassVar[frozenset[Capability]] = WEED
-
-    @pytest.fixture
-    def endpoint_url(self, seaweed: Any) -> str:
-        return str(seaweed.endpoint_url)
 
     @pytest.fixture
     def open_transport(self, seaweed: Any, bucket: str, opener: Opener) -> OpenTransport:
         return opener(bucket, seaweed.endpoint_url, seaweed.access_key_id, seaweed.secret_access_key)
-
-    @pytest.fixture
-    def independent(self, s3: Any, bucket: str) -> tuple[Any, str]:
-        return s3, bucket
 
     @pytest.mark.anyio
     async def test_spaces_inside_values_survive_signing(
@@ -170,16 +137,12 @@ class TestWireOnSeaweedFS(TransportSuite):
                 group.create_task(transport.send(PutObject(key=f"many/{number}", body=body, checksum=crc64(body))))
 
 
-class TestWireOverTls(TransportSuite):
-    capabilities: ClassVar[frozenset[Capability]] = WEED
+class TestWireOverTls(OnSeaweedFS):
+    """The suite's gate forwards to `endpoint_url`, the server behind the proxy, without TLS."""
 
     @pytest.fixture
     def anyio_backend(self) -> tuple[str, dict[str, bool]]:
         return "asyncio", {"use_uvloop": True}
-
-    @pytest.fixture
-    def endpoint_url(self, seaweed: Any) -> str:
-        return str(seaweed.endpoint_url)  # of the server behind; the suite's gate forwards to it without TLS
 
     @pytest.fixture
     def open_transport(
@@ -200,53 +163,12 @@ class TestWireOverTls(TransportSuite):
 
         return open_transport
 
-    @pytest.fixture
-    def independent(self, s3: Any, bucket: str) -> tuple[Any, str]:
-        return s3, bucket
-
     @pytest.mark.anyio
     async def test_a_refused_connection(self, open_transport: OpenTransport) -> None:
         pytest.skip("the proxy accepts before the server refuses")
 
 
-@pytest.fixture(scope="module")
-def wire_moto_url() -> Iterator[str]:
-    with moto_server() as url:
-        yield url
-
-
-class TestWireOnMoto(TransportSuite):
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {
-            "sse-s3",
-            "tags",
-            "storage-class",
-            "list-uploads",
-            "if-match",
-            "part-1-head",
-            "if-none-match",
-            "if-none-match-complete",
-        }
-    )
-
+class TestWireOnMoto(OnMoto):
     @pytest.fixture
-    def endpoint_url(self, wire_moto_url: str) -> str:
-        return wire_moto_url
-
-    @pytest.fixture
-    def independent(self, wire_moto_url: str) -> Iterator[tuple[Any, str]]:
-        name = f"test-{uuid.uuid4().hex[:20]}"
-        client = boto3.client(
-            "s3",
-            endpoint_url=wire_moto_url,
-            region_name="us-east-1",
-            aws_access_key_id="testing",
-            aws_secret_access_key="testing",
-        )
-        client.create_bucket(Bucket=name)
-        yield client, name
-        client.close()
-
-    @pytest.fixture
-    def open_transport(self, wire_moto_url: str, opener: Opener, independent: tuple[Any, str]) -> OpenTransport:
-        return opener(independent[1], wire_moto_url, "testing", "testing")
+    def open_transport(self, endpoint_url: str, opener: Opener, independent: tuple[Any, str]) -> OpenTransport:
+        return opener(independent[1], endpoint_url, "testing", "testing")

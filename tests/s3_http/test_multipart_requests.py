@@ -52,6 +52,8 @@ from asyncsink.s3.operations import (
 from asyncsink.testing.peers import ActingPeer, CannedPeer, canned
 from tests.support.requests import Open, read_request
 
+pytestmark = pytest.mark.anyio
+
 SERVICE = Session().get_service_model("s3")
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 STAMP = "20260131T235959Z"
@@ -337,7 +339,6 @@ def test_broken_answers_are_typed_errors(
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("operation", [CREATE, COMPLETE])
 async def test_what_may_have_happened_is_not_sent_again(wire: Open, operation: Any) -> None:
     requests: list[bytes] = []
@@ -354,7 +355,6 @@ async def test_what_may_have_happened_is_not_sent_again(wire: Open, operation: A
         assert (requests, peer.connections_total) == ([b"PUT", b"POST"], 1)
 
 
-@pytest.mark.anyio
 async def test_what_must_not_be_repeated_avoids_a_connection_that_has_waited(
     wire: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,7 +375,6 @@ async def test_what_must_not_be_repeated_avoids_a_connection_that_has_waited(
         assert peer.connections_total == 2
 
 
-@pytest.mark.anyio
 async def test_complete_may_be_silent_for_longer_than_others(wire: Open) -> None:
     release = asyncio.Event()
 
@@ -403,7 +402,6 @@ async def test_complete_may_be_silent_for_longer_than_others(wire: Open) -> None
             await transport.send(COMPLETE)
 
 
-@pytest.mark.anyio
 async def test_spaces_while_it_joins_the_parts_are_progress(wire: Open) -> None:
     async def serve(ending: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -416,10 +414,7 @@ async def test_spaces_while_it_joins_the_parts_are_progress(wire: Open) -> None:
         await writer.drain()
 
     patience = RetryPolicy(complete_seconds=0.5)
-    async with (
-        ActingPeer(partial(serve, COMPLETED)) as peer,
-        wire(peer.endpoint_url, patience) as transport,
-    ):
+    async with ActingPeer(partial(serve, COMPLETED)) as peer, wire(peer.endpoint_url, patience) as transport:
         assert await transport.send(COMPLETE) == ObjectStored(etag="e-1")
     ending = ERROR % b"InvalidPart"
     async with ActingPeer(partial(serve, ending)) as peer, wire(peer.endpoint_url, patience) as transport:
@@ -427,7 +422,6 @@ async def test_spaces_while_it_joins_the_parts_are_progress(wire: Open) -> None:
             await transport.send(COMPLETE)
 
 
-@pytest.mark.anyio
 async def test_an_upload_that_is_gone(wire: Open) -> None:
     async with (
         CannedPeer(canned(404, ERROR % b"NoSuchUpload"), hang_up=False) as peer,

@@ -102,10 +102,7 @@ async def test_a_body_that_ends_early_or_stalls(
     wire: Open, sent: int, hang_up: bool, expected: type[AsyncSinkError]
 ) -> None:
     begun = part(DATA)[: -len(DATA)] + DATA[:sent]
-    async with (
-        CannedPeer(begun, hang_up=hang_up) as peer,
-        wire(peer.endpoint_url, IMPATIENT) as transport,
-    ):
+    async with CannedPeer(begun, hang_up=hang_up) as peer, wire(peer.endpoint_url, IMPATIENT) as transport:
         taker = Taken()
         with pytest.raises(expected, match="GetObject of s3://bkt/k failed"):
             await transport.send(get(taker))

@@ -122,10 +122,7 @@ def operations(draw: Any) -> ObjectOperation:
                 ),
                 AbortMultipartUpload(key=key, upload_id=draw(KEYS)),
                 ListParts(
-                    key=key,
-                    upload_id=draw(KEYS),
-                    marker=draw(st.integers(0, 10_000)),
-                    sse_customer_key=customer_key,
+                    key=key, upload_id=draw(KEYS), marker=draw(st.integers(0, 10_000)), sse_customer_key=customer_key
                 ),
             ]
         )
@@ -274,12 +271,7 @@ def test_the_example_of_the_documentation() -> None:
         (S3Target(bucket="b-1"), "cn-north-1", "https://b-1.s3.cn-north-1.amazonaws.com.cn", "/"),
         (S3Target(bucket="b.1"), "eu-west-1", "https://s3.eu-west-1.amazonaws.com", "/b.1/"),
         (S3Target(bucket="B_1"), "eu-west-1", "https://s3.eu-west-1.amazonaws.com", "/B_1/"),
-        (
-            S3Target(bucket="b-1", addressing_style="path"),
-            "eu-west-1",
-            "https://s3.eu-west-1.amazonaws.com",
-            "/b-1/",
-        ),
+        (S3Target(bucket="b-1", addressing_style="path"), "eu-west-1", "https://s3.eu-west-1.amazonaws.com", "/b-1/"),
         (S3Target(bucket="b-1", endpoint_url="http://h:9000/"), "x", "http://h:9000", "/b-1/"),
         (S3Target(bucket="b-1", endpoint_url="http://h:80/gw/"), "x", "http://h/gw", "/gw/b-1/"),
         (S3Target(bucket="b-1", endpoint_url="http://h", addressing_style="virtual"), "x", "http://b-1.h", "/"),

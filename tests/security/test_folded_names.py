@@ -84,11 +84,9 @@ def target(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_openat2(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_openat2(dummy_keys: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Directories are opened by `os.open`, which the layer is in front of."""
     monkeypatch.setattr(paths, "_open_at_once", None)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-nobody")
 
 
 def files(root: Path) -> dict[str, bytes]:

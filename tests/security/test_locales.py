@@ -155,14 +155,7 @@ def test_a_grab_by_the_command(variables: dict[str, str], server: QuirkyS3, tmp_
     assert names_below(tmp_path / "here-\u8133") == sorted([*KEYS, "d\u00fc/large"])
     again = run_command("grab", "s3://tryout/g\u00e9", tmp_path / "here-\u8133", "--json", env=env)
     assert json.loads(again.stdout)["objects_skipped"] == len(KEYS) + 1
-    some = run_command(
-        "grab",
-        "s3://tryout/g\u00e9",
-        tmp_path / "some",
-        "--template",
-        "d\u00fc/caf\u00e9.*",
-        env=env,
-    )
+    some = run_command("grab", "s3://tryout/g\u00e9", tmp_path / "some", "--template", "d\u00fc/caf\u00e9.*", env=env)
     assert some.returncode == 0, some.stderr.decode()
     assert names_below(tmp_path / "some") == ["d\u00fc/caf\u00e9.txt"]
 

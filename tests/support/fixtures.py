@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asyncsink.devserver.seaweedfs import DevServer
-from tests.support.files import content_of
 from tests.support.holding_proxy import HoldingProxy
+from tests.support.quirky_s3 import QuirkyS3, quirky_s3
+from tests.support.tls import Authority, TlsProxy
 
 
 @pytest.fixture
@@ -20,6 +21,13 @@ def options(seaweed: DevServer, monkeypatch: pytest.MonkeyPatch) -> dict[str, An
     for name, value in seaweed.environment.items():
         monkeypatch.setenv(name, value)
     return {"endpoint_url": seaweed.endpoint_url}
+
+
+@pytest.fixture
+def dummy_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials for servers that check none."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-nobody")
 
 
 @pytest.fixture
@@ -112,6 +120,30 @@ def put_in_parts(s3: Any, bucket: str) -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def tree_of() -> Callable[[Path], dict[str, bytes]]:
-    """Every file below a directory, hidden ones included: {path: bytes}."""
-    return content_of
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority that no machine trusts."""
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="session")
+def tls_proxy() -> type[TlsProxy]:
+    """Makes a TLS proxy."""
+    return TlsProxy
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[QuirkyS3]:
+    """A server that the environment leads to."""
+    with quirky_s3() as server:
+        for name, value in server.environment(tmp_path).items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def moto_url() -> Iterator[str]:
+    """A moto server of the module's own."""
+    from tests.support.moto import moto_server  # takes half a second, and few modules need it
+
+    with moto_server() as url:
+        yield url

@@ -75,7 +75,7 @@ def error(status: int, code: str, message: str = "x", headers: dict[str, str] | 
 
 
 class QuirkyS3:
-    """A server on a free port of 127.0.0.1 (or `host`), with `tls` = (certificate, key) over TLS.
+    """A server on a free port of 127.0.0.1 (or `host`), over TLS with a `certificate` (the path of it and its key).
 
     `checksums=False` keeps and repeats no checksum; `page` is the number of keys of one page of a listing;
     `encode=False` ignores encoding-type; `suffix` makes it understand buckets in the host's name (`bucket.SUFFIX`).
@@ -86,7 +86,7 @@ class QuirkyS3:
         quirk: Quirk | None = None,
         *,
         buckets: Sequence[str] = ("tryout",),
-        tls: tuple[str, str] | None = None,
+        certificate: str = "",
         checksums: bool = True,
         host: str = "127.0.0.1",
         encode: bool = True,
@@ -101,12 +101,12 @@ class QuirkyS3:
         self._lock = threading.Lock()
         self._server = _server(self, host)
         self.port = int(self._server.server_address[1])
-        if tls:
+        if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(*tls)
+            context.load_cert_chain(certificate)
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         shown = f"[{host}]" if ":" in host else host
-        self.url = f"{'https' if tls else 'http'}://{shown}:{self.port}"
+        self.url = f"{'https' if certificate else 'http'}://{shown}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
