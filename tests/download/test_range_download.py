@@ -13,14 +13,16 @@ import pytest
 
 import asyncsink
 from asyncsink.download import range_download as unfinished_module
+from asyncsink.download.range_download import check_same
+from asyncsink.errors import PreconditionFailed
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.options.settings import MIB, RetryPolicy
+from asyncsink.s3.get_object import ObjectReceived
 from tests.support.files import content_of
 from tests.support.object_peer import ObjectPeer
 from tests.support.quirky_s3 import Answer, Request, StoredObject, error, quirky_s3
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("dummy_keys")]
-
 
 # The same in every worker: pieces of it name tests.
 LARGE = random.Random(1).randbytes(18 * MIB + 7)
@@ -196,3 +198,10 @@ async def test_bytes_that_are_not_those_of_the_checksum(tmp_path: Path, transpor
         report = await asyncsink.grab("s3://tryout/p", tmp_path, **given)
     assert [each.error for each in report.failures] == ["IntegrityError"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("length", "etag"), [(4, "e"), (6, "e"), (5, "other")])
+def test_a_range_of_another_object_is_refused(length: int, etag: str) -> None:
+    check_same("s3://b/k", ObjectReceived(length=5, etag="e"), 0, 5, "e")
+    with pytest.raises(PreconditionFailed, match="was replaced while it was received"):
+        check_same("s3://b/k", ObjectReceived(length=length, etag=etag), 0, 5, "e")

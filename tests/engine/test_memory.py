@@ -49,6 +49,25 @@ async def test_a_large_request_is_not_overtaken() -> None:
     assert budget.held_bytes == 0
 
 
+async def test_all_that_fit_are_granted_at_once() -> None:
+    budget, granted = ByteBudget(10), list[int]()
+    release = anyio.Event()
+
+    async def hold(number: int) -> None:
+        async with budget.reserve(3):
+            granted.append(number)
+            await release.wait()
+
+    async with anyio.create_task_group() as group:
+        async with budget.reserve(10):
+            for number in range(4):
+                group.start_soon(hold, number)
+            await anyio.wait_all_tasks_blocked()
+        await anyio.wait_all_tasks_blocked()
+        assert granted == [0, 1, 2]
+        release.set()
+
+
 async def test_more_than_everything_is_granted_alone() -> None:
     budget = ByteBudget(10)
     async with budget.reserve(25):

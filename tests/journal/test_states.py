@@ -107,6 +107,7 @@ def test_every_state_is_reached_and_left() -> None:
     open_states: list[UploadState] = ["creating", "open", "completing"]
     for state in open_states:
         assert after(state, UploadGone("k")) == "none"
+    assert after("open", UploadCompleting("k")) == "completing"
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,16 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given
 
+from asyncsink.errors import IntegrityError
 from asyncsink.options.settings import GIB, MIB
-from asyncsink.s3.multipart.parts import plan_parts
-from asyncsink.s3.operations import OBJECT_SIZE_BYTES_MAX, PART_SIZE_BYTES_MAX, PART_SIZE_BYTES_MIN, PARTS_MAX
+from asyncsink.s3.multipart.parts import UploadProof, plan_parts
+from asyncsink.s3.operations import (
+    OBJECT_SIZE_BYTES_MAX,
+    PART_SIZE_BYTES_MAX,
+    PART_SIZE_BYTES_MIN,
+    PARTS_MAX,
+    ObjectHead,
+)
 
 
 @given(size=st.integers(1, OBJECT_SIZE_BYTES_MAX), wanted=st.integers(1, 6 * GIB))
@@ -51,3 +58,10 @@ def test_the_last_part_may_be_one_byte() -> None:
 def test_sizes_that_cannot_be_sent_in_parts(size: int) -> None:
     with pytest.raises(ValueError, match="cannot be sent in parts"):
         plan_parts(size, 8 * MIB)
+
+
+@pytest.mark.parametrize("size", [9, 11])
+def test_an_object_of_another_size_is_not_what_was_sent(size: int) -> None:
+    proof = UploadProof("k", 10, None, True, parts={}, confirmed=set())
+    with pytest.raises(IntegrityError, match=f"{size} bytes instead of 10 bytes"):
+        proof.of_object(ObjectHead(size_bytes=size), None)

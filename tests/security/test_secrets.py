@@ -186,7 +186,7 @@ class Bystander:
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[QuirkyS3]:
+def quirky(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[QuirkyS3]:
     with quirky_s3() as server:
         for name, value in server.environment(tmp_path).items():
             monkeypatch.setenv(name, value)
@@ -203,35 +203,35 @@ LANES = pytest.mark.parametrize("lane", ["wire", "aioboto3"])
 @LANES
 @pytest.mark.parametrize("place", ["message", "code", "region", "etag", "version", "upload id"])
 async def test_no_secret_that_is_repeated_comes_out(
-    s3: QuirkyS3, tmp_path: Path, caplog: pytest.LogCaptureFixture, lane: str, place: str
+    quirky: QuirkyS3, tmp_path: Path, caplog: pytest.LogCaptureFixture, lane: str, place: str
 ) -> None:
     cases = IN_EVERY_FORM if place == "message" else CASES
     told = [FORMS[form](TEXTS[what]) for what, form in cases]
     data = bytes(9 << 20) if place == "upload id" else b"1"
-    s3.quirk = hostile(s3, place, of_its_own(told))
+    quirky.quirk = hostile(quirky, place, of_its_own(told))
     bystander = Bystander(tmp_path, lane, caplog)
     # Ten equal errors end a run; texts that are not shown make equal errors.
     for first in range(0, len(cases), 9):
         numbers = range(first, min(first + 9, len(cases)))
         source = tmp_path / f"source {first}"
         source.mkdir()
-        s3.objects["tryout"].clear()
+        quirky.objects["tryout"].clear()
         for number in numbers:
             (source / str(number)).write_bytes(data)
         await bystander.export(source)
-        s3.objects["tryout"] |= {f"p/{number}": StoredObject(b"1") for number in numbers}
+        quirky.objects["tryout"] |= {f"p/{number}": StoredObject(b"1") for number in numbers}
         if place != "upload id":
             await bystander.grab()
     for method in ("PUT", "GET") if place != "upload id" else ("POST",):
-        assert {f"p/{number}" for number in range(len(cases))} <= {r.key for r in s3.requests(method)}
+        assert {f"p/{number}" for number in range(len(cases))} <= {r.key for r in quirky.requests(method)}
     assert not bystander.leaked(cases)
 
 
 @LANES
 async def test_no_secret_that_is_repeated_as_a_key_comes_out(
-    s3: QuirkyS3, tmp_path: Path, caplog: pytest.LogCaptureFixture, lane: str
+    quirky: QuirkyS3, tmp_path: Path, caplog: pytest.LogCaptureFixture, lane: str
 ) -> None:
-    s3.quirk = listing_of([FORMS[form](TEXTS[what]) for what, form in CASES])
+    quirky.quirk = listing_of([FORMS[form](TEXTS[what]) for what, form in CASES])
     bystander = Bystander(tmp_path, lane, caplog)
     bystander.log_texts = False  # requests about these keys
     source = tmp_path / "source"
@@ -253,14 +253,19 @@ async def test_no_secret_that_is_repeated_as_a_key_comes_out(
     ids=["three", "all"],
 )
 async def test_no_secret_that_is_repeated_about_the_bucket_comes_out(
-    s3: QuirkyS3, tmp_path: Path, caplog: pytest.LogCaptureFixture, lane: str, place: str, cases: list[tuple[str, str]]
+    quirky: QuirkyS3,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    lane: str,
+    place: str,
+    cases: list[tuple[str, str]],
 ) -> None:
     bystander = Bystander(tmp_path, lane, caplog)
     for what, form in cases:
         told = FORMS[form](TEXTS[what])
-        s3.quirk = hostile(s3, place, lambda _, told=told: told)  # type: ignore[misc]
+        quirky.quirk = hostile(quirky, place, lambda _, told=told: told)  # type: ignore[misc]
         await bystander.grab()
-    assert len(s3.log) >= len(cases)
+    assert len(quirky.log) >= len(cases)
     assert not bystander.leaked(cases)
 
 
