@@ -137,11 +137,11 @@ async def test_the_loop_goes_on_while_a_disk_stands_still(
     def arrived() -> bool:
         return others <= {item["Key"] for item in s3.list_objects_v2(Bucket=bucket).get("Contents", [])}
 
-    async def export() -> None:
+    async def publish() -> None:
         reports.append(await export(transport=lane))
 
     async with anyio.create_task_group() as group:
-        group.start_soon(export)
+        group.start_soon(publish)
         try:
             with anyio.fail_after(60):
                 while not (await anyio.to_thread.run_sync(arrived) and still.is_set()):
