@@ -1,6 +1,6 @@
 """What stands in the queue between producer and workers: one transfer, a batch of small files, or skips.
 
-Whoever waits for an outcome has a ticket in the entry.
+An entry holds the `Completion` of each caller that waits for an outcome.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from asyncsink.value import dataclass
 
 @dataclass(slots=True)
 class Work:
-    """One entry of the queue: a transfer (or what could not become one), and who waits for it.
+    """One entry of the queue: a transfer (or what could not become one), and the completion of its caller.
 
-    A caller who is cancelled cannot tell whether the queue had it already: `dropped` asks that nobody takes it, and
-    `taken` says that this comes too late.
+    A cancelled caller may or may not find its entry in the queue still: `dropped` asks the workers to leave it, and
+    `taken` says that one has begun with it.
     """
 
     found: Found
@@ -33,14 +33,14 @@ class Batch:
 
     Attributes:
         transfers: the files.
-        works: of each file, where a caller may be cancelled, or waits for it; else none.
+        works: one for each file, where a caller waits for it or may be cancelled; else empty.
     """
 
     transfers: list[Transfer]
     works: list[Work] = field(default_factory=list)
 
     def take(self) -> dict[str, Completion]:
-        """Begin with what nobody dropped, and leave the rest out; returns who waits for which key."""
+        """Begin with the files that are not dropped, and remove the others; returns the completions by key."""
         kept = [work for work in self.works if not work.dropped]
         if len(kept) < len(self.works):
             self.transfers = [work.found for work in kept if isinstance(work.found, Transfer)]
@@ -53,7 +53,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Skipped:
-    """One entry of the queue: what needs no work at all."""
+    """One entry of the queue: skips, which need no work at all."""
 
     skips: list[Skip]
 

@@ -1,17 +1,16 @@
 """Pure: how many requests should be in flight.
 
-The network decides. Where the server is far away, throughput doubles with the limit, and so the limit doubles every
-two round trips until that brings nothing. Where the server throttles or fails, the limit is halved, once in a round
-trip, and grows by small steps from there. While the source, not the limit, holds the run back, nothing is learned and
-nothing changes.
+The network decides. Where the server is far away, throughput doubles with the limit, so the limit doubles every two
+round trips until throughput no longer rises. Where the server throttles or fails, the limit is halved, at most once in
+a round trip, and grows by small steps from there. While the source, not the limit, holds the run back, the limit stays.
 
     start ──doubling brings little──► steady ──now and then a step up, or down: kept where it brings something──► steady
       ▲                                 │ ▲
       └──throughput fell: the network ──┘ └── SlowDown or errors: half, then one small step a second
          has changed
 
-A limit is judged by what comes after it has settled: first one round trip (the limit divided by the rate) is let pass,
-then the next ones are measured.
+A limit is measured after it has settled: the first round trip (the limit divided by the rate) does not count, the next
+ones do.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Literal
 from asyncsink.value import dataclass
 
 REQUEST_COST_BYTES = 256 * 1024
-"""What a request weighs besides its body: tiny objects are limited by requests, large ones by bytes."""
+"""Bytes that a request weighs besides its body: tiny objects are limited by requests, large ones by bytes."""
 DOUBLING_GAIN = 1.25
 """Doubling goes on where it raised the throughput by this factor."""
 GAIN = 1.05
@@ -30,20 +29,22 @@ GAIN = 1.05
 FALL = 0.6
 """A throughput below this share of the best one means that the network has changed."""
 ERROR_SHARE = 0.05
-"""Of the requests in flight, or answered in one measurement. One error alone is never too many."""
+"""Share of errors among the requests in flight, or answered in one measurement, that is too many. One error alone never
+is."""
 MEASURE_SECONDS_MIN = 0.05
 MEASURE_SECONDS_MAX = 2.0
 """Seconds for which a limit is measured: one round trip, within these bounds."""
 STEADY_SECONDS_MIN = 0.25
 STEADY_ROUND_TRIPS = 3
-"""The same in the steady phase, where nothing is urgent, and chance has less to say."""
+"""Round trips for which a limit is measured in the steady phase: nothing is urgent there, and chance counts for
+less."""
 PATIENCE_SECONDS = 4.0
 PATIENCE_SECONDS_MAX = 60.0
-"""Seconds from a step that brought nothing to the next try; doubled each time."""
+"""Seconds from a step without gain to the next one; doubled each time."""
 RECOVER_SECONDS = 0.1
-"""Seconds after a halving, at least, in which further SlowDowns are answers to what was sent before it."""
+"""Fewest seconds after a halving in which further SlowDowns are answers to requests sent before it."""
 RECOVER_ROUND_TRIPS = 1.5
-"""The same, where round trips take longer: some answers are later than most."""
+"""The same in round trips, where those take longer: some answers are later than most."""
 GENTLE_SECONDS = 30.0
 """Seconds without a SlowDown after which steps up are large again."""
 GENTLE_STEP_SECONDS = 0.75
@@ -54,9 +55,9 @@ Phase = Literal["start", "steady"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look at the run: `seconds` long; counts as in s3.pacing.Window.
+    """One sample of the run, `seconds` long; counts as in s3.pacing.Window.
 
-    `idle` is True where nothing was in flight: its seconds say nothing about the network.
+    `idle` is True where nothing was in flight: such a sample shows nothing about the network.
     """
 
     seconds: float
@@ -75,16 +76,16 @@ class State:
     Attributes:
         limit: requests in flight that are allowed now.
         phase: "start" doubles, "steady" tries a step now and then.
-        settle_seconds: to let pass before the limit is measured.
+        settle_seconds: time until the limit is measured.
         seconds, requests, weight, saturated: measured so far at this limit, and whether the limit was reached.
-        errors: since the measurement before this one.
+        errors: number since the measurement before this one.
         round_trip_seconds: as the last whole measurement showed, or 0.
         trying_from: the limit before the step that is being measured, or 0.
-        down: the step that is being measured, or the next one, leads down.
+        down: whether the step that is being measured, or the next one, lowers the limit.
         rate: weighted bytes a second at the limit before that step, or the best one seen.
-        patience_seconds, rest_seconds: from one try to the next, and what is left of it.
-        recover_seconds: in which further SlowDowns do not count.
-        gentle_seconds: for which steps up stay small.
+        patience_seconds, rest_seconds: time from one try to the next, and what is left of it.
+        recover_seconds: time in which further SlowDowns do not count.
+        gentle_seconds: time for which steps up stay small.
         reason: why the limit was changed last, for people.
     """
 
@@ -108,9 +109,9 @@ class State:
 
 
 def next_state(state: State, sample: Sample, *, limit_min: int, limit_max: int) -> State:
-    """The state after one more sample; its limit is to be used from now on."""
+    """The state after one more sample; its limit applies from now on."""
     if state.limit > limit_max:
-        # What may be in flight was lowered from outside: what the rate was before is no measure any more.
+        # The upper bound was lowered from outside: the earlier rate is no measure any more.
         state = replace(_moved(state, limit_max, "no more is allowed"), trying_from=0, rate=0.0)
     state = replace(
         state,
@@ -140,14 +141,14 @@ def next_state(state: State, sample: Sample, *, limit_min: int, limit_max: int) 
     if not enough and state.seconds < MEASURE_SECONDS_MAX:
         return state
     if not state.saturated or not state.requests:
-        # Something else than the limit holds the run back: this measurement says nothing about it.
+        # Something else than the limit holds the run back: this measurement shows nothing about the limit.
         return _measure_anew(state)
     round_trip = min(MEASURE_SECONDS_MAX, state.limit * state.seconds / state.requests)
     return _judged(replace(state, round_trip_seconds=round_trip), limit_min, limit_max)
 
 
 def _judged(state: State, limit_min: int, limit_max: int) -> State:
-    """What a whole measurement at a limit that was reached comes to."""
+    """The state after a whole measurement at a limit that was reached."""
     rate = state.weight / state.seconds
     if state.trying_from:
         if rate < state.rate * GAIN:
@@ -161,17 +162,17 @@ def _judged(state: State, limit_min: int, limit_max: int) -> State:
     if state.phase == "start":
         return _step(state, rate, limit_min, limit_max, "throughput grows")
     if rate < state.rate * FALL and not state.gentle_seconds:
-        # Answers take longer than they did: what was enough in flight is no more.
+        # Answers take longer than before: the number in flight no longer suffices.
         return _step(replace(state, phase="start", down=False), rate, limit_min, limit_max, "throughput fell")
     if state.rest_seconds:
-        # The best rate fades, so that one lucky measurement is not the measure for ever.
+        # The best rate fades, so that one lucky measurement does not stay the measure.
         return replace(_measure_anew(state), rate=max(rate, 0.9 * state.rate + 0.1 * rate))
     reason = "fewer may bring more" if state.down else "throughput may grow"
     return _step(state, rate, limit_min, limit_max, reason)
 
 
 def _step(state: State, rate: float, limit_min: int, limit_max: int, reason: str) -> State:
-    """Another limit to try, or a rest where there is none in that direction."""
+    """The next limit to try, or a rest where there is none in that direction."""
     if state.down:
         limit = max(limit_min, state.limit - max(1, state.limit // 5))
     elif state.gentle_seconds:
@@ -184,13 +185,14 @@ def _step(state: State, rate: float, limit_min: int, limit_max: int, reason: str
 
 
 def _back(state: State) -> State:
-    """To the limit before a step that brought nothing."""
+    """Return to the limit before a step without gain."""
     reason = "fewer bring less" if state.down else "more in flight brought nothing"
     return _moved(_rested(state), state.trying_from, reason)
 
 
 def _rested(state: State) -> State:
-    """Stay for a while, and try the other direction then; a server that throttles is not suspected of crowding."""
+    """Keep the limit for a while, then try the other direction; after throttling upwards only, since the limit was
+    halved."""
     patience = min(PATIENCE_SECONDS_MAX, 2 * state.patience_seconds)
     down = not state.down and not state.gentle_seconds
     rested = replace(state, phase="steady", trying_from=0, down=down, rest_seconds=state.patience_seconds)
@@ -216,7 +218,7 @@ def _halved(state: State, sample: Sample, limit_min: int) -> State:
 
 
 def _moved(state: State, limit: int, reason: str) -> State:
-    """At another limit; what was sent at the old one is let pass first."""
+    """Go to another limit; answers to requests sent at the old one are not measured."""
     return replace(_measure_anew(state), limit=limit, settle_seconds=state.round_trip_seconds, reason=reason)
 
 

@@ -1,4 +1,4 @@
-"""Looks at the pacer at a steady beat and moves its limit as the policy says."""
+"""Adaptive limits: samples of the pacer move the limit of requests, and of the bodies in lane threads."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from asyncsink.options.schema import Limits
 from asyncsink.s3.pacing import Pacer
 
 BEAT_SECONDS = 0.025
-"""A run of a few seconds has time for many steps only where a round trip is seen soon after it has ended."""
+"""Seconds between samples: short, since a run of a few seconds has time for many steps only where a round trip is seen
+soon after it has ended."""
 IDLE_AFTER_SECONDS = 1.0
 IDLE_BEAT_SECONDS = 0.25
-"""The beat of a service that publishes nothing at the moment: it should not wake a processor 40 times a second."""
+"""Seconds between samples while nothing is in flight: an idle service should not wake a processor 40 times a second."""
 
 
 class ConcurrencyController:
-    """Adaptive concurrency: mechanism around the pure policy in concurrency.py."""
+    """Samples the pacer, and applies the pure policy of `engine.limits.concurrency` to its limit."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class ConcurrencyController:
         return f"<ConcurrencyController limit {self._state.limit} of {self._limit_max}: {self._state.reason}>"
 
     async def run(self) -> None:
-        """Tune until cancelled."""
+        """Take samples and move the limit until cancelled."""
         before = self._clock()
         while True:
             await self._sleep(BEAT_SECONDS if self._idle_seconds < IDLE_AFTER_SECONDS else IDLE_BEAT_SECONDS)
@@ -54,7 +55,7 @@ class ConcurrencyController:
             before = now
 
     async def step(self, seconds: float) -> None:
-        """One look, `seconds` after the last."""
+        """Take one sample, `seconds` after the last one."""
         window = self._pacer.take_window()
         idle = not window.requests and not self._pacer.in_flight
         self._idle_seconds = self._idle_seconds + seconds if idle else 0.0
@@ -76,28 +77,27 @@ class ConcurrencyController:
             await self._emit(LimitChanged(before.limit, state.limit, state.reason))
 
 
-# -- How many parts and whole files are in lane threads at once: few where the processor is the limit, more where the
-# network is.
-#
-# On a fast network a handful of threads keeps every core busy, and more of them only push each other's buffers out of
-# the caches. Over a distant one each connection has its own limit, and only more of them bring more.
+# -- Bodies in lane threads: how many parts and whole files are sent at once -------------------------------------------
+# On a fast network the processor is the limit: a handful of threads keeps every core busy, and more of them only push
+# each other's buffers out of the caches. Over a distant one each connection has its own limit, and only more
+# connections raise the throughput.
 
 SLOTS_PER_CORE = 2
-"""To begin with: one body is being sent while another is read."""
+"""Bodies for each core at the start: one is sent while another is read."""
 SLOTS_START_MIN = 4
 WINDOW_SECONDS = 0.25
-"""Over which the processor's share is taken: the tuner's beat is too short for that."""
+"""Seconds over which the processor's share is measured: `BEAT_SECONDS` is too short for that."""
 CPU_SHARE_MAX = 0.25
-"""Of all cores. A process that uses more is held back by them, or by a server that it shares them with."""
+"""Share of all cores. A process that uses more is limited by them, or by a server that it shares them with."""
 
 
 class SenderConcurrency:
-    """A token for each body that may be in a lane thread, over all files of a run. The pacer bounds them besides.
+    """A token for each body that may be in a lane thread, over all files of a run. The pacer bounds the bodies as well.
 
     Args:
         clock: seconds.
         cpu_clock: seconds of processor time that this process has used.
-        cores: that it may use; None asks the system.
+        cores: how many it may use; None asks the system.
     """
 
     def __init__(
@@ -120,11 +120,11 @@ class SenderConcurrency:
 
     @property
     def count(self) -> int:
-        """How many bodies, and buffers, there may be in lane threads now; 0 where nothing ever was."""
+        """How many bodies, and so buffers, may be in lane threads now; 0 before the first one."""
         return 0 if self._limiter is None else self._state.limit
 
     def open(self, slots_max: int) -> CapacityLimiter:
-        """The tokens; `slots_max` (at least 1) is how many there may be at most."""
+        """The tokens, of which there are at most `slots_max` (at least 1)."""
         if self._limiter is None:
             self._slots_min, self._slots_max = min(self._slots_min, slots_max), slots_max
             self._state = State(limit=self._slots_min)
@@ -145,7 +145,7 @@ class SenderConcurrency:
             return
         cpu_share = (self._cpu_clock() - self._cpu_began) / (seconds * self._cores)
         more_could_help = self._saturated and cpu_share < CPU_SHARE_MAX
-        # What throttles and fails is the pacer's business: its tokens bound these.
+        # Throttling and errors are left to the pacer, whose tokens bound these bodies too.
         sample = Sample(seconds, self._requests, self._bytes, 0, 0, more_could_help)
         self._state = next_state(self._state, sample, limit_min=self._slots_min, limit_max=self._slots_max)
         limiter.total_tokens = self._state.limit

@@ -1,8 +1,8 @@
 """The open files that this process may have: one account, of which every run, sink and grab has a share.
 
-A run that meets EMFILE in its middle would fail files that could have been published, so each is bounded when it opens.
-Several share what there is: when another opens, those that have more than an even share begin nothing new until they
-are down to it, and close connections that rest; when one closes, the others may have more again.
+A run that meets EMFILE in its middle would fail files that could have been published, so each run is bounded when it
+opens. Several runs divide the descriptors: when another one opens, those with more than an even share begin nothing new
+until they are down to it, and close idle connections; when one closes, the others may have more again.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ PER_READER = 4
 PER_FILE = 2
 """A source in parts and its local copy, or a received file and its state: open from the first part to the last."""
 PER_SENDER = 3
-"""A lane thread's connection and its pipe; there are as many as memory has room for parts."""
+"""The connection and the pipe of a lane thread; there are as many lane threads as memory has room for parts."""
 PER_REQUEST = 2
-"""A connection that each lane keeps."""
+"""One connection in each of the two lanes."""
 PER_TRANSFER = PER_FILE + PER_SENDER + PER_REQUEST
-"""Of the first transfers. Where more requests are in flight than there are lane threads, or than there are tasks that
-work on files, one more costs less."""
+"""Descriptors of each of the first transfers. A transfer beyond the lane threads, or beyond the tasks that work on
+files, costs less."""
 SETTLE_SECONDS = 0.05
-"""Pause between two looks at whether others have let go of what a share is to get."""
+"""Seconds between two checks whether other shares have released what this one is to get."""
 
 
 class Share:
-    """What one run, sink or grab may have open. Belongs to the event loop in which it was opened.
+    """The open files that one run, sink or grab may have. Belongs to the event loop in which it was opened.
 
     Attributes:
         limits: those that were asked for, lowered to what the process could open for this share alone.
@@ -71,7 +71,7 @@ class Share:
         bound(max(1, self.allowed))
 
     async def turn(self) -> None:
-        """Wait until one transfer more may begin, first come, first served; `over` is owed then, unless cancelled."""
+        """Wait until one more transfer may begin, first come, first served; then `over` is owed, unless cancelled."""
         if self.busy < self.allowed and not self._waiting:
             self.busy += 1
             return
@@ -81,13 +81,13 @@ class Share:
             await granted
         except BaseException:
             if granted.done() and not granted.cancelled():
-                self.over()  # granted and cancelled in the same turn of the loop
+                self.over()  # granted and cancelled in the same iteration of the loop
             elif granted in self._waiting:
                 self._waiting.remove(granted)
             raise
 
     def over(self) -> None:
-        """A transfer that had its turn is over."""
+        """End a transfer that `turn` let begin."""
         self.busy -= 1
         if self._waiting:
             self._wake()
@@ -97,11 +97,11 @@ class Share:
         self._account.close(self)
 
     def cost(self, transfers: int) -> int:
-        """Descriptors that so many requests at a time take at most, with the files that they are for."""
+        """Most descriptors that this many requests at a time take, the files that they are for included."""
         return _cost(self.limits, transfers, transfers)
 
     def held(self) -> int:
-        """Descriptors that are taken at most until what is under way, beyond what is allowed now, is over."""
+        """Most descriptors that are taken until the transfers beyond the present allowance have ended."""
         requests = self._in_flight() if self._in_flight is not None else 0
         return _cost(self.limits, max(self.allowed, self.busy), max(self.allowed, requests))
 
@@ -113,7 +113,7 @@ class Share:
         self.later(self._changed)
 
     def later(self, call: Callable[[], None], seconds: float = 0.0) -> None:
-        """Call something on this share's event loop; nothing where that is closed."""
+        """Call `call` on this share's event loop after `seconds`; a closed loop calls nothing."""
         if self._loop.is_closed():
             return
         if seconds:
@@ -135,10 +135,10 @@ class Share:
 
 
 class Account:
-    """Who may have how many open files. Threads may share it; a forked child begins with an empty one.
+    """The shares of the process's open files. Threads may share it; a forked child begins with an empty one.
 
     Args:
-        most: how many the process may have.
+        most: how many open files the process may have.
         used: how many it has.
     """
 
@@ -146,7 +146,7 @@ class Account:
         self._most = most
         self._used = used
         self._lock = threading.RLock()
-        self._shares: weakref.WeakSet[Share] = weakref.WeakSet()  # of what nobody closed, nothing stays
+        self._shares: weakref.WeakSet[Share] = weakref.WeakSet()  # a share that is dropped unclosed takes nothing
         self._others = 0
         self._settling = False
 
@@ -154,7 +154,7 @@ class Account:
         return f"<Account {list(self._shares)} beside {self._others}>"
 
     async def open(self, limits: Limits) -> Share:
-        """A share for something that works with `limits`; waits until others have let go of enough to begin with.
+        """A share for a run with `limits`; waits until other shares have released enough for one transfer.
 
         Raises:
             ConfigError: not even one transfer at a time fits beside those of the others; nothing was sent.
@@ -164,7 +164,7 @@ class Account:
         with self._lock:
             most, used = self._most(), self._used()
             shares = [*self._shares]
-            # What was open before the first share is nobody's; later, only what no share can account for.
+            # Before the first share, all open files belong to others; later, only those that no share accounts for.
             self._others = max(self._others, used - sum(share.held() for share in shares)) if shares else used
             share = Share(self, fitted(limits, most - self._others, most))
             if level([*shares, share], most - self._others) < 1:
@@ -186,7 +186,7 @@ class Account:
             self._settle()
 
     def _settle(self) -> None:
-        """Take from those who have more than an even share, and give what is free to those who have less."""
+        """Lower the shares that are larger than an even one, and give what is free to those that are smaller."""
         with self._lock:
             shares = [*self._shares]
             budget = self._most() - self._others
@@ -210,12 +210,12 @@ class Account:
         self._settle()
 
     def forget(self) -> None:
-        """Begin anew: in a forked child, nothing of the parent's runs goes on."""
+        """Begin anew: the runs of the parent do not go on in a forked child."""
         self.__init__(self._most, self._used)  # type: ignore[misc]
 
 
 def level(shares: Sequence[Share], budget: int) -> int:
-    """Transfers at a time for each share, or for those that ask for so many, that fit into `budget` together. Pure."""
+    """Transfers at a time for each share (less for one that asks for less) that fit into `budget` together. Pure."""
     most = max((share.limits.concurrency_max for share in shares), default=0)
 
     def cost(transfers: int) -> int:
@@ -225,7 +225,7 @@ def level(shares: Sequence[Share], budget: int) -> int:
 
 
 def _affordable(share: Share, free: int) -> int:
-    """Transfers at a time for which `free` descriptors suffice."""
+    """Most transfers at a time for which `free` descriptors suffice."""
     return bisect.bisect_right(range(1, share.limits.concurrency_max + 1), free, key=share.cost)
 
 
@@ -244,7 +244,7 @@ def fitted(limits: Limits, free: int, most: int) -> Limits:
     rest = free - BESIDE
     if rest < PER_READER + PER_TRANSFER:
         raise _too_few(most)
-    # A fifth reads, the rest sends.
+    # A fifth of the descriptors is for reading, the rest for sending.
     readers = min(limits.reader_threads, max(1, rest // (5 * PER_READER)))
     reading = replace(limits, reader_threads=readers)
     transfers = bisect.bisect_right(
@@ -283,5 +283,5 @@ def _open_now() -> int:
 
 
 ACCOUNT = Account(_limit, _open_now)
-"""Of this process."""
+"""The account of this process."""
 os.register_at_fork(after_in_child=ACCOUNT.forget)

@@ -1,4 +1,4 @@
-"""One byte budget over all files and parts: what bounds the memory of a run."""
+"""Memory and reader threads of a run: a byte budget over all files and parts, reused buffers, a thread pool."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ByteBudget:
             await granted.wait()
         except BaseException:
             if granted.is_set():
-                # Granted and cancelled in the same turn of the loop: what was granted goes back.
+                # Granted and cancelled in the same iteration of the loop: the bytes go back.
                 self.held_bytes -= count_bytes
             else:
                 self._waiting.remove(completion)
@@ -70,22 +70,22 @@ class ByteBudget:
 
 # -- Reused memory for large bodies ------------------------------------------------------------------------------------
 # A fresh 8 MiB body for every part would fault in every page again, and allocators keep such blocks in per-thread
-# arenas, so that a run's memory grows to about twice its budget. Buffers that go round do neither.
+# arenas, so that a run's memory grows to about twice its budget. Reused buffers avoid both.
 
 SMALL_BYTES = 1024 * 1024
-"""Bodies up to this size are allocated as they come: reusing a whole buffer for them would waste the budget."""
+"""Bodies up to this size are allocated one by one: a whole buffer for each would waste the budget."""
 
 
 class BufferPool:
-    """Buffers of one size. The number in use is bounded by the byte budget, not here. For one thread: the loop's."""
+    """Buffers of one size; the byte budget, not the pool, bounds how many are in use. Used on the event loop only."""
 
     def __init__(self, size_bytes: int, *, idle_max: int = 1, elsewhere: Callable[[], int] = lambda: 0) -> None:
         """Buffers of `size_bytes`.
 
         Args:
             size_bytes: of each.
-            idle_max: at most so many are kept while nobody uses them.
-            elsewhere: how many buffers of the same budget others keep now; so many fewer are kept here.
+            idle_max: most buffers that are kept while they are not in use.
+            elsewhere: how many buffers of the same budget other pools keep now; this pool keeps that many fewer.
         """
         self.size_bytes = size_bytes
         self.idle_max = idle_max
@@ -97,7 +97,7 @@ class BufferPool:
         return f"<BufferPool of {self.size_bytes} bytes, {len(self._free)} free>"
 
     def cost(self, length: int) -> int:
-        """What lending `length` bytes takes from the byte budget."""
+        """Bytes of the budget that lending `length` bytes takes."""
         return length if length <= SMALL_BYTES else max(length, self.size_bytes)
 
     @contextmanager
@@ -107,7 +107,7 @@ class BufferPool:
             with memoryview(bytearray(length)) as view:
                 yield view
             return
-        # Mapped, not allocated: what is dropped goes back to the system at once, and leaves no hole in a heap.
+        # Mapped, not allocated: a dropped buffer goes back to the system at once, and leaves no hole in a heap.
         buffer = self._free.pop() if self._free else mmap.mmap(-1, self.size_bytes)
         self._lent += 1
         try:
@@ -118,35 +118,34 @@ class BufferPool:
             self.trim()
 
     def trim(self) -> None:
-        """Give back what is not to be kept beside what is lent, and what others keep by now."""
+        """Release the idle buffers beyond the limit, which lent buffers and those of other pools lower."""
         kept = max(0, self.idle_max - self._elsewhere() - self._lent)
-        # Those that were in use last stay: they are in the processor's caches, if any are.
+        # The buffers that were in use last stay: they are the likeliest to be in the processor's caches.
         del self._free[: max(0, len(self._free) - kept)]
 
 
-# -- Short blocking work in reader threads, without two threads fighting over the interpreter's lock -------------------
-# A thread that reads small files gives the interpreter's lock away at every system call; while the event loop is busy
-# it has to wait for it each time, and two context switches per call cost more than the calls do. Work that the page
-# cache answers is over in about a millisecond, so the loop waits for it in place, for `IN_PLACE_SECONDS` at most: no
-# longer than the same bytes would have kept it busy. Work that takes longer goes on beside the loop; where it was a
-# disk or a network file system that took long, nothing is waited for in place for a while, and several threads read at
-# once.
+# -- Short blocking work in reader threads, without contention for the interpreter's lock ------------------------------
+# A thread that reads small files releases the interpreter's lock at every system call; while the event loop is busy,
+# the thread waits for the lock each time, and two context switches per call cost more than the calls do. Work that the
+# page cache answers takes about a millisecond, so the loop waits for it in place, for `IN_PLACE_SECONDS` at most: no
+# longer than the same bytes would have kept it busy. Longer work goes on beside the loop; since a disk or a network
+# file system is slow then, the loop stops waiting in place for a while, and several threads read at once.
 
 T = TypeVar("T")
 
 IN_PLACE_SECONDS = 0.002
-"""So long, at most, the event loop waits in place for one piece of work."""
+"""Most seconds that the event loop waits in place for one piece of work."""
 QUIET_SECONDS = 0.05
-"""So long, at most, a trial waits until nothing else runs."""
+"""Most seconds that a trial of waiting in place waits for the other pieces of work to end."""
 BESIDE_MIN, BESIDE_MAX = 4, 256
-"""After work that was not over by then, so many pieces are not waited for in place: twice as many each time."""
+"""Pieces of work that run beside the loop after one that took longer than that: twice as many each time."""
 
 
 class ReaderPool:
     """Reader threads of one run, for one event loop. Close it when nothing runs any more."""
 
     def __init__(self, threads: int) -> None:
-        """At most `threads` pieces of work run at once; threads are started when they are needed."""
+        """Run at most `threads` pieces of work at once; threads are started when they are needed."""
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="asyncsink-reader")
         self._running = 0
         self._quiet = anyio.Event()
@@ -157,14 +156,13 @@ class ReaderPool:
         return f"<ReaderPool {'beside the loop' if self._beside else 'in place'}>"
 
     async def run(self, work: Callable[[], T], *, stop: Callable[[], None] | None = None) -> T:
-        """What `work()` returns or raises.
+        """Call `work()` in a thread; returns or raises as it does.
 
-        Cancelled, it calls `stop`, which may make the work shorter, and waits until it is over; work that did not
-        begin never does.
+        Cancelled, it calls `stop`, which may shorten the work, and waits for its end; work that has not begun never
+        does.
         """
         if not self._beside and self._running:
-            # A trial tells something about the disk only where nobody else is in the way. One that hangs is not waited
-            # for.
+            # A trial measures the disk only where no other work competes with it. The wait for other work is bounded.
             with anyio.move_on_after(QUIET_SECONDS):
                 await self._quiet.wait()
         if self._beside or self._running:
@@ -202,7 +200,7 @@ class ReaderPool:
 
 
 def _over(future: Future[T]) -> bool:
-    """Wait in place for the work; whether it is over."""
+    """Wait in place for the work, and return whether it has ended."""
     try:
         future.exception(IN_PLACE_SECONDS)
     except TimeoutError:

@@ -1,4 +1,4 @@
-"""Who hears of what happens: an observer that is called, and subscribers that iterate."""
+"""The events of a run, for an observer that is called and subscribers that iterate; and its progress, for displays."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from asyncsink.value import dataclass
 
 QUEUE_EVENTS = 1000
 PATIENCE_SECONDS = 30.0
-"""So long the run is held back by a subscriber that takes nothing: then it is stuck, and not merely slow."""
+"""Seconds that a run waits for a subscriber that takes nothing: after that it is stuck, and not merely slow."""
 CLOSING_SECONDS = 5.0
-"""So long a subscriber with a full queue is waited for when the run is closing."""
+"""Seconds that a closing run waits for a subscriber whose queue is full."""
 NOTICES_MAX = 100
-"""Notices that are kept for the report; a fault that repeats for every file is said often enough by then."""
+"""Most notices that the report keeps: a fault that repeats for every file needs no more."""
 
 _GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError)
 
@@ -32,12 +32,12 @@ class Events:
     """Delivers events, in order.
 
     A subscriber that is slower than the run holds the run back, so that it misses no outcome. One that has a full queue
-    and takes nothing for `PATIENCE_SECONDS` (`CLOSING_SECONDS` after the run began to close, nothing when it was
-    cancelled) is left behind, and told so: it must not stop everybody else.
+    and takes nothing for `PATIENCE_SECONDS` (for `CLOSING_SECONDS` after the run began to close, not at all in a
+    cancelled run) is left behind, and its iteration raises: one subscriber must not stop the run.
     """
 
     def __init__(self, observe: Callable[[Event], None] | None = None, *, failures_only: bool = False) -> None:
-        """With `failures_only` the observer hears of no outcome but failures; subscribers hear of all."""
+        """With `failures_only` the observer gets no outcomes but failures; subscribers get all."""
         self._observe = observe
         self._failures_only = failures_only
         self._channels: list[_Channel] = []
@@ -45,10 +45,10 @@ class Events:
         self._closed = False
         self.notices: list[str] = []
         self.home: OwnerLoop | None = None
-        """Where events are delivered, once that is decided; subscribers elsewhere would wait for ever."""
+        """The event loop that delivers events, once that is decided; subscribers of another one would wait for ever."""
 
     def subscribe(self) -> Subscription:
-        """Events from this call on, until the run is over; at once over where it is over already."""
+        """Events from this call on, until the run ends; none where it has ended already."""
         send, receive = anyio.create_memory_object_stream[Event](QUEUE_EVENTS)
         channel = _Channel(send)
         if self._closed:
@@ -63,21 +63,21 @@ class Events:
 
     @property
     def heard(self) -> bool:
-        """Whether anybody listens."""
+        """Whether there is an observer or a subscriber."""
         return self._observe is not None or bool(self._channels)
 
     @property
     def heard_whole(self) -> bool:
-        """Whether anybody listens who wants every outcome, and not failures only."""
+        """Whether an observer or a subscriber needs every outcome, and not failures only."""
         return bool(self._channels) or (self._observe is not None and not self._failures_only)
 
     @property
     def subscribed(self) -> bool:
-        """Whether anybody iterates, and may be waiting for an event."""
+        """Whether there is a subscriber, which may be waiting for an event."""
         return bool(self._channels)
 
     async def emit(self, event: Event) -> None:
-        """Deliver; waits for subscribers whose queue is full."""
+        """Deliver an event; waits for subscribers whose queue is full."""
         if self._observe is not None:
             self._observe(event)
         for channel in tuple(self._channels):
@@ -107,25 +107,25 @@ class Events:
             self._channels.remove(channel)
 
     def notice(self, message: str) -> None:
-        """Say something to people. A sentence that was said is not repeated."""
+        """Deliver a sentence for people, each only once, and at most `NOTICES_MAX`."""
         if message in self.notices or len(self.notices) >= NOTICES_MAX:
             return
         self.notices.append(message)
         self.tell(Notice(message))
 
     def tell(self, event: Event) -> None:
-        """Deliver without waiting: a subscriber whose queue is full misses it."""
+        """Deliver an event without waiting: a subscriber whose queue is full misses it."""
         if self._observe is not None:
             self._observe(event)
         for channel in self._channels:
             try:
                 channel.send.send_nowait(event)
             except (anyio.WouldBlock, *_GONE):
-                # Outcomes keep their place in the queue.
+                # The place in the queue is kept for outcomes.
                 continue
 
     def closing(self, patience_seconds: float = CLOSING_SECONDS) -> None:
-        """From now on nobody is waited for longer than this, those who are waited for now included."""
+        """Bound every wait for a subscriber, the present ones included, to `patience_seconds` from now on."""
         self._patience_seconds = min(self._patience_seconds, patience_seconds)
         deadline = anyio.current_time() + patience_seconds
         for channel in self._channels:
@@ -141,7 +141,8 @@ class Events:
 
 
 class _Channel:
-    """What the run knows of a subscriber. It does not hold the subscription: one that nobody holds ends by itself."""
+    """The run's end of a subscription. It holds no reference to the subscription, so that a dropped one ends by
+    itself."""
 
     def __init__(self, send: MemoryObjectSendStream[Event]) -> None:
         self.send = send
@@ -149,7 +150,7 @@ class _Channel:
         self.ended = self.left_behind = False
 
     def end(self) -> None:
-        """No further event; who waits for a place in the queue waits no more."""
+        """Deliver no further event, and end the waits for a place in the queue."""
         self.ended = True
         self.send.close()
         # Later versions of anyio wake them by themselves.
@@ -158,7 +159,7 @@ class _Channel:
 
 
 class Subscription(AsyncIterator[Event]):
-    """What a subscriber iterates; in one task at a time."""
+    """The events of one subscriber, iterated in one task at a time."""
 
     def __init__(
         self, channel: _Channel, receive: MemoryObjectReceiveStream[Event], check_here: Callable[[], None]
@@ -170,10 +171,10 @@ class Subscription(AsyncIterator[Event]):
         weakref.finalize(self, _close_both, channel.send, receive).atexit = False
 
     async def __anext__(self) -> Event:
-        """The next event, when there is one.
+        """Wait for the next event.
 
         Raises:
-            AsyncSinkError: this subscriber was left behind (see `Events`), and what comes now is lost to it.
+            AsyncSinkError: this subscriber was left behind (see `Events`), and gets no further events.
             ConfigError: this is another process or event loop than that of the run.
         """
         self._check_here()
@@ -190,7 +191,7 @@ class Subscription(AsyncIterator[Event]):
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Subscribe to nothing more, from any task: the iteration ends after the events that are waiting in it."""
+        """End the subscription, from any task: the iteration ends after the events that wait in its queue."""
         self._channel.end()
 
 
@@ -199,32 +200,32 @@ def _close_both(send: MemoryObjectSendStream[Event], receive: MemoryObjectReceiv
     receive.close()
 
 
-# -- How far a run is: counts that the engine moves and displays poll, and how fast they move --------------------------
-# What is done is what is recorded: `Progress.counts` is the very object that the report reads, so that no display is
-# ever ahead of the report. Bytes of files that have no outcome yet are counted apart, and taken back when the attempt
-# ends.
+# -- Progress: counts that the engine changes and displays poll, and their rates ---------------------------------------
+# An object is done when its outcome is recorded: `Progress.counts` is the very object that the report reads, so that no
+# display is ever ahead of the report. Bytes of files without an outcome are counted apart, and subtracted when the
+# attempt ends.
 
 WINDOW_SECONDS = 12.0
-"""Rates are those of the last 12 seconds: long enough for parts of some MiB on a slow line, short enough that a server
-that answers no more shows."""
+"""Seconds over which rates are measured: long enough for parts of some MiB on a slow line, short enough to show that a
+server has stopped answering."""
 SAMPLE_SECONDS = 0.25
-"""Seconds between the samples of a window, however often somebody looks."""
+"""Seconds between the samples of a window, however often the rate is read."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         objects_total, bytes_total: from the survey, the listing or the manifest; None until then, and for streams.
         objects_found: how many the survey has found so far.
         started: True once transfers run.
-        resumable: large files that a later run goes on with, by key.
-        counts: what is recorded so far; those of the report, in the end. A verification counts what is proven there.
+        resumable: large files that a later run continues, by key.
+        counts: outcomes recorded so far, and in the end those of the report. A verification counts proven objects here.
         traffic: requests sent, and how many of them repeated an earlier one.
         objects_in_hand: transfers that a worker has taken and that have no outcome yet.
-        bytes_under_way: bytes of parts or ranges that are transferred, of objects that have no outcome yet; parts that
-            an earlier run transferred are among them. Taken back when the object's attempt ends, however it ends.
+        bytes_under_way: bytes of the transferred parts or ranges of objects that have no outcome yet; parts that an
+            earlier run transferred are among them. Subtracted when the object's attempt ends, however it ends.
         bytes_failed: sizes of the files that failed.
         bytes_moved: bytes that this run transferred, part by part. Never falls; what had to be sent again counts again.
     """
@@ -243,7 +244,7 @@ class Progress:
 
     @property
     def objects_done(self) -> int:
-        """Objects that are where they belong by now: sent, or there already; in a dry run, looked at."""
+        """Objects that were sent, or are there already; in a dry run, objects that were looked at."""
         return self.counts.objects_uploaded + self.counts.already_there + self.counts.objects_planned
 
     @property
@@ -265,7 +266,8 @@ class Progress:
 
     @property
     def done_share(self) -> float | None:
-        """What is done, from 0 to 1, by bytes (by objects where there are no bytes), or None where no total is known.
+        """The share that is done, from 0 to 1, by bytes (by objects where there are no bytes); None where no total is
+        known.
 
         1 only where every object is done: an object that is there can be larger than the file that would have been
         sent, and a file can grow after it was counted.
@@ -281,12 +283,12 @@ class Progress:
 
 
 class UnderWay:
-    """The bytes of one object that are transferred while it has no outcome; who makes one takes it back in the end."""
+    """Transferred bytes of one object that has no outcome yet; its maker owes a `take_back` in the end."""
 
     __slots__ = ("_bytes", "_progress")
 
     def __init__(self, progress: Progress) -> None:
-        """Count in `progress`."""
+        """Count nothing yet; later bytes count in `progress`."""
         self._progress = progress
         self._bytes = 0
 
@@ -301,13 +303,13 @@ class UnderWay:
         self._progress.bytes_moved += length
 
     def take_back(self) -> None:
-        """Count none of them any longer: the object has failed, or is about to be recorded."""
+        """Subtract all of them: the object has failed, or is about to be recorded."""
         self._progress.bytes_under_way -= self._bytes
         self._bytes = 0
 
 
 class Rate:
-    """How fast a number grows, in units per second over the last `window_seconds`; pure: the time is given."""
+    """Growth of a number, in units per second over the last `window_seconds`. Pure: the time is an argument."""
 
     def __init__(self, window_seconds: float = WINDOW_SECONDS) -> None:
         self._window_seconds = window_seconds
@@ -316,7 +318,7 @@ class Rate:
     def at(self, now: float, value: int) -> float:
         """The rate at `now`, in seconds of a monotonic clock, when the number is `value`.
 
-        0.0 where it has not grown for the whole window; times must not fall from call to call.
+        0.0 where the number has not grown for the whole window. `now` must not fall from call to call.
         """
         samples = self._samples
         while len(samples) > 1 and samples[1][0] <= now - self._window_seconds:
@@ -324,13 +326,13 @@ class Rate:
         if not samples or now - samples[-1][0] >= SAMPLE_SECONDS:
             samples.append((now, value))
         since, before = samples[0]
-        # Over a second at least: the first bytes of a run say little of its speed.
+        # Over a second at least: the first bytes of a run say little about its speed.
         return max(0, value - before) / max(now - since, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast a run is at one moment.
+    """The speed of a run at one moment.
 
     Attributes:
         bytes_per_second: transferred, over the last seconds. objects_per_second: ended in whatever way but failure.
@@ -343,7 +345,7 @@ class Speed:
 
 
 class Speedometer:
-    """The speed of a run, read as often as somebody looks.
+    """Measures the speed of a run whenever it is read.
 
     Args:
         clock: seconds, never falling.
@@ -355,11 +357,11 @@ class Speedometer:
         self._moved, self._handled, self._objects = Rate(), Rate(), Rate()
 
     def read(self) -> Speed:
-        """The speed now; call it several times a second, so that the window is full."""
+        """The speed now; to be read several times a second, so that the window is full."""
         now, progress = self._clock(), self._progress
         counts = progress.counts
         moved = self._moved.at(now, progress.bytes_moved)
-        # Time left is about what is compared, too: a file that is there already needs no transfer.
+        # The time left depends on comparisons too: a file that is there already needs no transfer.
         handled = self._handled.at(now, progress.bytes_moved + counts.bytes_skipped + counts.bytes_planned)
         objects = self._objects.at(now, progress.objects_done)
         bytes_left, objects_left = progress.bytes_left, progress.objects_left

@@ -1,7 +1,7 @@
-"""Stage 6 begins here: outcomes are recorded, in batches, before anybody hears of them.
+"""Stage 6 begins here: outcomes are recorded, in batches, before they are reported.
 
-One task writes the journal, the manifest and the run's log; only then are waiting callers and subscribers told
-(wall 6).
+One task writes the journal, the manifest and the run's log; only then do waiting callers and subscribers get the
+outcomes (wall 6). `Halt` stops a run from inside, and `KeyTurns` orders the transfers of one key.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from asyncsink.report.manifest import ManifestWriter
 
 
-# -- Stopping a run from inside, for a reason that is no file's own: what is under way is cancelled, no more is tried
+# -- Halt: stopping a run from inside, for a reason that concerns no single file ---------------------------------------
 
 
 class Halt:
-    """Ends the blocks that are inside `bounds`, now or later.
+    """Cancels the blocks that are inside `bounds`, now or later.
 
     Attributes:
-        reason: why, as a sentence; "" until then.
+        reason: why the run stops, as a sentence; "" until it does.
     """
 
     def __init__(self) -> None:
-        """Nothing is to be stopped."""
+        """Begin without a reason to stop."""
         self.reason = ""
         self._scopes: set[anyio.CancelScope] = set()
 
@@ -56,7 +56,8 @@ class Halt:
 
     @contextmanager
     def bounds(self) -> Iterator[None]:
-        """A block that `stop` ends; `reason` is set then. What its last requests raise for that reason is left out."""
+        """A block that `stop` cancels; `reason` is set then. Errors that its last requests raise for that reason are
+        dropped."""
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
@@ -76,25 +77,24 @@ def _of_requests(error: BaseException) -> bool:
     return isinstance(error, (TransferError, ConfigError))
 
 
-# -- Turns of a key: where a key can come twice in one run, its transfers follow each other in the order they came -----
-# Two requests of one key under way at once may be carried out in either order, and nobody could say which of them the
-# object is. A turn lasts from before the journal is asked until the outcome is recorded, so that every transfer is told
-# what the one before it has left. Only sinks and streams need turns: a survey has seen every key before anything is
-# sent.
+# -- Turns of a key: transfers of one key follow each other, in the order in which they came ---------------------------
+# A server may carry out two concurrent requests of one key in either order, so that the object could be either. A turn
+# lasts from before the look into the journal until the outcome is recorded, so that every transfer finds there what the
+# one before it has left. Only sinks and streams need turns: a survey has seen every key before anything is sent.
 
 
 class KeyTurns:
-    """Who has which key; keys that a server may take for one are one.
+    """The keys whose turn is taken, and who waits for them; keys that a server may take for one count as one.
 
-    What it holds is bounded by the transfers under way, and by the callers that wait. `enter` and `leave` may be called
-    from any thread, everything else on the event loop.
+    Its size is bounded by the transfers under way, and by the callers that wait. `enter` and `leave` may be called from
+    any thread, everything else on the event loop.
 
     Attributes:
         closed: the run is over.
     """
 
     def __init__(self) -> None:
-        """Every key is free."""
+        """Begin with every key free."""
         self._waiting: dict[str, deque[Callable[[], None]]] = {}
         self._lock = threading.Lock()
         self.closed = False
@@ -103,8 +103,8 @@ class KeyTurns:
         return f"<KeyTurns of {len(self._waiting)} keys>"
 
     def enter(self, key: str, given: Callable[[], None]) -> bool:
-        """Whether `key` is the caller's from now on, until `end`. If not, `given` is called on the event loop as soon
-        as it is: when everybody who came before has ended with it."""
+        """Take the turn of `key`, until `end`; returns False where it is taken. Then `given` is called on the event
+        loop as soon as every earlier caller has ended its own."""
         key = alike(key)
         with self._lock:
             if self.closed:
@@ -117,7 +117,7 @@ class KeyTurns:
             return False
 
     def leave(self, key: str, given: Callable[[], None]) -> bool:
-        """Wait no more. False where `given` did not wait: it never did, or was called already."""
+        """Withdraw `given`; returns False where it does not wait: it never did, or was called already."""
         with self._lock:
             waiting = self._waiting.get(alike(key))
             if waiting is None or given not in waiting:
@@ -126,9 +126,9 @@ class KeyTurns:
             return True
 
     async def take(self, key: str) -> None:
-        """Wait until everybody who came before has ended with `key`; from then on it is the caller's, until `end`.
+        """Wait until every earlier caller has ended its turn of `key`, and take it, until `end`.
 
-        Cancelled, it leaves the queue, or hands on the turn that it was just given.
+        Cancelled, it leaves the queue, or hands on the turn that it has just got.
         """
         turn = anyio.Event()
         given = turn.set
@@ -142,7 +142,8 @@ class KeyTurns:
             raise
 
     def end(self, keys: Iterable[str]) -> None:
-        """Hand each key to whoever waits longest for it. A key that nobody took is nothing to end."""
+        """End the turn of each key, and give it to the caller that waits longest. Keys that are free are passed
+        over."""
         if not self._waiting:
             return
         given: list[Callable[[], None]] = []
@@ -157,7 +158,7 @@ class KeyTurns:
             each()
 
     def close(self) -> None:
-        """Nothing will be recorded any more: nobody waits now or later, and finds that out by himself."""
+        """Let every present and later caller go at once: nothing will be recorded any more, and `closed` says so."""
         with self._lock:
             self.closed = True
             given = [each for waiting in self._waiting.values() for each in waiting]
@@ -166,24 +167,24 @@ class KeyTurns:
             each()
 
 
-# -- recorder ----------------------------------------------------------------------------------------------------------
+# -- The recorder ------------------------------------------------------------------------------------------------------
 
 BATCH = 256
 QUEUE_OUTCOMES = 1000
 PASSED_BATCH = 1000
-"""Receipts of batches that are written at once: one write for many costs little more than for one."""
+"""Most receipts of batches that are written at once: one write for many costs little more than for one."""
 QUEUE_PASSED = 4000
 TOLD_AT_ONCE = 32
-"""Callers that are woken in one turn of the event loop."""
+"""Most waiting callers that are woken in one iteration of the event loop."""
 GATHER_SECONDS = 0.02
-"""So long outcomes are gathered where nobody waits for one of them: what is written together costs one write."""
+"""Seconds in which outcomes are gathered for one write, where no caller waits for one of them."""
 COMMIT_GATHER_SECONDS = 0.1
-"""So long where that write is a commit, which costs more than the rows in it do, and no subscriber iterates."""
+"""The same where that write is a commit, which costs more than its rows do, and there is no subscriber."""
 
 
 @dataclass(slots=True, eq=False)
 class Completion:
-    """What a caller who waits holds."""
+    """The outcomes that a caller waits for; `done` is set when they are recorded."""
 
     done: asyncio.Event = field(default_factory=asyncio.Event)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -193,17 +194,17 @@ QueuedOutcomes = tuple[Sequence[Outcome], Transfer | None, Completion | None]
 
 
 class Records(Protocol):
-    """Who is given every record before anybody else hears of it."""
+    """Stores every outcome before it is reported."""
 
     async def record(self, ended: Sequence[QueuedOutcomes], passed: Sequence[Passed], /) -> None:
-        """On return, what was given survives the end of this process.
+        """Store outcomes; on return they survive the end of this process.
 
         Args:
-            ended: what ended by itself.
-            passed: what ended in batches.
+            ended: outcomes of single transfers.
+            passed: receipts of batches.
 
         Raises:
-            JournalError, DestinationFull: it is not written; the run stops.
+            JournalError, DestinationFull: they are not written; the run stops.
         """
         ...
 
@@ -213,10 +214,10 @@ class Passed:
     """Receipts of a batch of small files, ready to be written down.
 
     Attributes:
-        written: themselves.
-        rows: for the journal: what is published.
-        receipts: makes them as values, for whoever needs those.
-        tickets: of the callers who wait for one of them.
+        written: the receipts as lines of the log.
+        rows: the receipts as rows of the journal.
+        receipts: makes the receipts as values.
+        completions: those of the callers that wait for one of the receipts.
     """
 
     written: OutcomeLines
@@ -229,10 +230,10 @@ class Recorder:
     """Writes outcomes down, then reports them.
 
     Args:
-        log: the run's own memory of them.
+        log: the run's own store of outcomes.
         manifest, journal: None where there is none.
-        events: told last.
-        turns: a key is free again once the journal has what became of it.
+        events: gets the outcomes last.
+        key_turns: the turn of a key ends when the journal has its outcome.
     """
 
     def __init__(
@@ -261,10 +262,10 @@ class Recorder:
     def add(
         self, outcomes: Sequence[Outcome], transfer: Transfer | None = None, completion: Completion | None = None
     ) -> None:
-        """Hand over what became of one transfer, which is as it was read; or, without a transfer, any outcomes.
+        """Hand over the outcomes of one transfer, which is as it was read; or, without a transfer, any outcomes.
 
         Raises:
-            anyio.BrokenResourceError: the recorder has failed: nothing can be recorded any more.
+            anyio.BrokenResourceError: the recorder has failed, so that nothing can be recorded any more.
         """
         if self._broken:
             raise anyio.BrokenResourceError
@@ -276,7 +277,7 @@ class Recorder:
             self._urgent.set()
 
     def pass_on(self, passed: Passed) -> None:
-        """Hand over receipts that are ready to be written down. As `add`."""
+        """Hand over receipts that are ready to be written; raises as `add`."""
         if self._broken:
             raise anyio.BrokenResourceError
         self._passed.append(passed)
@@ -286,18 +287,18 @@ class Recorder:
             self._urgent.set()
 
     async def room(self) -> None:
-        """Wait while the recorder is behind by a whole queue: the backpressure."""
+        """Wait while a whole queue of outcomes is unwritten: the backpressure."""
         while (self._outcomes >= QUEUE_OUTCOMES or self._passed_outcomes >= QUEUE_PASSED) and not self._broken:
             await self._room.wait()
 
     def finish(self) -> None:
-        """No more outcomes will come; `run` ends when all are written."""
+        """Let `run` end when all outcomes are written; no more may be added."""
         self._finished = True
         self._some.set()
         self._urgent.set()
 
     async def run(self) -> None:
-        """Record until `finish`; see `Recording`."""
+        """Write outcomes until `finish`; see `Recording`."""
         try:
             while True:
                 await self._some.wait()
@@ -308,7 +309,7 @@ class Recorder:
                 if self._finished and not self._records and not self._passed:
                     return
         except BaseException:
-            # Whoever hands over an outcome now is told, and nobody waits for ever.
+            # From now on `add` raises, and no waiting caller waits for ever.
             self._broken = True
             raise
         finally:
@@ -334,7 +335,7 @@ class Recorder:
             rest = iter(outcomes)
             batch = [(list(islice(rest, len(group))), transfer, completion) for group, transfer, completion in batch]
             for each in passed:
-                # Receipts come back as they are: they end what earlier manifests have of their keys.
+                # Carried unchanged: the receipts replace what earlier manifests have of their keys.
                 await self._manifest.carried(each.receipts())
         written = encoded(outcomes)
         if self._journal is not None:
@@ -353,7 +354,7 @@ class Recorder:
             completion.outcomes.extend(ended)
             completion.done.set()
             if number % TOLD_AT_ONCE == 0:
-                # Whoever is woken runs in the loop's next turn: others must have theirs in between.
+                # Woken callers run in the loop's next iteration; other tasks must run in between.
                 await anyio.lowlevel.checkpoint()
         if self._events.heard:
             await self._tell(outcomes, passed)
@@ -369,7 +370,7 @@ class Recorder:
 
 
 class Recording:
-    """A recorder at work: to its end, or, once the run is being stopped, for `seconds` more at the most."""
+    """A running recorder: until its end, or for at most `seconds` after `stop`."""
 
     def __init__(self, recorder: Recorder, seconds: float) -> None:
         self._recorder = recorder
@@ -378,10 +379,10 @@ class Recording:
         self._over = anyio.Event()
 
     async def run(self) -> None:
-        """Record until the recorder's `finish`. Shielded, so that nothing which ended is left unrecorded.
+        """Run the recorder until its `finish`. Shielded from cancellation, so that every outcome is recorded.
 
         Raises:
-            JournalError: what ended could not be recorded in time, after `stop`.
+            JournalError: the outcomes could not be recorded in time, after `stop`.
         """
         try:
             with self._scope:
@@ -395,10 +396,10 @@ class Recording:
             )
 
     async def finish(self) -> None:
-        """No more outcomes will come; wait until all are written. Cancelled, it stops waiting."""
+        """Finish the recorder, and wait until all outcomes are written. Cancelled, it stops waiting."""
         self._recorder.finish()
         await self._over.wait()
 
     def stop(self) -> None:
-        """The run is being stopped: a disk that stalls is not waited for without end."""
+        """Bound the recording from now on: a stopped run does not wait for a stalled disk without end."""
         self._scope.deadline = min(self._scope.deadline, anyio.current_time() + self._seconds)

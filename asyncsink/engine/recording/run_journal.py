@@ -1,10 +1,10 @@
-"""The journal in a run: what it knows goes into the transfers, and what they became goes into it before it is told.
+"""The journal in a run: its entries go into the transfers, and their outcomes go into it before they are reported.
 
     producer ──attach──► Transfer.known, or a Skip there and then      (reader thread, batch by batch)
     writers  ──step────► the uploads that are open                     (destinations.base.UploadLog)
     recorder ──record──► what is published                             (before manifest, log and callers)
 
-One key has one row in the journal: no two transfers of a key are under way at once (see turns.py).
+One key has one row in the journal: no two transfers of a key are under way at once (see `KeyTurns`).
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class RunJournal:
 
     Args:
         journal: open.
-        overwrite: the policy; with "journal" a known file is skipped without asking the server.
-        bucket: for the URLs of what is skipped.
-        dry_run: nothing is changed.
-        notice: called, on the event loop, when a journal that nobody asked for cannot be used any more, and the run
-            goes on without it; None where the run was to have one, which stops it then.
+        overwrite: the policy; with "journal" a known file is skipped without a request.
+        bucket: for the URLs of skipped files.
+        dry_run: whether the journal is left unchanged.
+        notice: called, on the event loop, when a default journal cannot be used any more, and the run goes on without
+            it; None where the run requires its journal, and stops then.
         copy: the local copy of the run, which is `blocking`, or None.
-        contradicts: whether what the destination has listed proves that a key has another object than that with this
-            ETag; called in reader threads.
+        contradicts: whether the destination's listing proves that a key has another object than the one with this ETag;
+            called in reader threads.
     """
 
     def __init__(
@@ -91,11 +91,12 @@ class RunJournal:
 
     @property
     def blank(self) -> bool:
-        """See `Journal.blank`: a key that comes once only is unknown to it."""
+        """Whether the journal held nothing when it was opened; see `Journal.blank`. A key that comes only once has no
+        row."""
         return self._journal.blank
 
     def lost(self) -> str:
-        """A sentence where the next run will not find what this one has written down, or "". Blocking."""
+        """A sentence where the next run will not find what this one has written, or "". Blocking."""
         if self._given_up or self._journal.in_place():
             return self._given_up
         return (
@@ -104,15 +105,15 @@ class RunJournal:
         )
 
     def stop_asking(self) -> None:
-        """The run is being cancelled: `attach` waits no more, and raises."""
+        """Make `attach` raise instead of waiting: the run is being cancelled."""
         self._stopping = True
         self._journal.stop_asking()
 
     async def aclose(self, seconds: float | None) -> None:
-        """As `Journal.aclose`. What was given up is removed: it does not know what this run has done since.
+        """As `Journal.aclose`. A journal that was given up is removed: it lacks what this run has done since.
 
         Raises:
-            JournalError, DestinationFull: a fault that nobody was told of; none of a journal that was given up.
+            JournalError, DestinationFull: a fault that was not reported before; none of a journal that was given up.
         """
         try:
             await self._journal.aclose(seconds)
@@ -123,7 +124,7 @@ class RunJournal:
             await anyio.to_thread.run_sync(remove_database, self._journal.path)
 
     def _go_on(self, error: JournalError | DestinationFull) -> None:
-        """Give the journal up; `error` is raised where the run was to have it, or is being stopped anyway."""
+        """Give the journal up; `error` is raised where the run requires it, or is being stopped anyway."""
         if self._notice is None or self._stopping:
             raise error
         if not self._given_up:
@@ -134,16 +135,16 @@ class RunJournal:
 
     def _tell(self) -> None:
         if self._given_up and self._notice is not None:
-            self._notice(self._given_up)  # a notice that was given is not repeated
+            self._notice(self._given_up)  # an earlier notice is not repeated
 
     def attach(self, found: Sequence[Found]) -> list[Found]:
-        """The same, with what the journal knows; what is published already becomes a Skip. Blocks.
+        """The entries with their rows of the journal; a file that is published already becomes a Skip. Blocks.
 
-        What it says of keys that this run may give other content is forgotten, in one commit, before any of them is
-        written to: a run that is killed, or hears no answer, cannot say what they hold.
+        Rows of keys that this run may give other content are removed, in one commit, before any of the keys is written:
+        after a kill or a lost answer, their content is not known.
 
         Raises:
-            JournalError: it cannot be read or written, and the run was to have it, or is being stopped.
+            JournalError: it cannot be read or written, and the run requires it, or is being stopped.
         """
         if not self._given_up:
             try:
@@ -162,7 +163,7 @@ class RunJournal:
                 attached.append(each)
                 continue
             if self._trusted and entry.published and self._contradicts(each.key, entry.etag):
-                # It costs no request to see that somebody has removed or replaced it.
+                # The listing shows without a request that the object was removed or replaced.
                 entry = JournalEntry(upload=entry.upload, stale=True)
             if entry.stale or (entry.published and self._replaced):
                 overwritten.append(each.key)
@@ -172,7 +173,7 @@ class RunJournal:
         return attached
 
     def _known(self, transfers: Sequence[Transfer]) -> Sequence[JournalEntry | None]:
-        """What the journal knows of them. The answers that `count_unknown` got are used, so that no key is looked up
+        """The rows of the transfers. Those that `count_unknown` has read are used, so that no key is looked up
         twice."""
         if not self._counted:
             return self._journal.known(transfers) if transfers else ()
@@ -184,7 +185,7 @@ class RunJournal:
         if known.upload is not None:
             self._uploads[transfer.key] = "completing" if known.upload.completing else "open"
         if self._trusted and known.published and known.upload is None and self._is_copied(transfer):
-            # By position, which takes half as long: most files of most runs end here.
+            # Positional arguments, which take half as long: most files of most runs end here.
             return Skip(
                 transfer.source.path,
                 transfer.key,
@@ -204,10 +205,10 @@ class RunJournal:
         return self._copy is None or self._copy.has_now(transfer)
 
     def count_unknown(self, found: Iterable[Transfer | SourceProblem], objects_total: int) -> int:
-        """How many of the `objects_total` entries of a walk the journal does not have as published. Blocks.
+        """How many of the `objects_total` entries of a walk are not published by the journal. Blocks.
 
-        What it is told is kept for `attach`; the entries have to be alive until then. Where the journal knows nothing
-        of a whole batch, the rest counts as unknown too: a first run is not asked about twice.
+        The rows are kept for `attach`; the entries have to be alive until then. Where the journal has no row for a
+        whole batch, all further entries count as unknown: a first run does not look every key up twice.
         """
         try:
             return self._unknown_among(found, objects_total)
@@ -228,10 +229,10 @@ class RunJournal:
         return objects_total - published
 
     async def record(self, ended: Sequence[QueuedOutcomes], passed: Sequence[Passed] = (), /) -> None:
-        """Write down what was published; on return it survives a kill -9 of this process.
+        """Write the published objects; on return they survive a kill -9 of this process.
 
         Raises:
-            JournalError, DestinationFull: it is not written, and the run was to have it: the run stops.
+            JournalError, DestinationFull: they are not written, and the run requires its journal: it stops.
         """
         if not self._given_up:
             try:
@@ -257,7 +258,7 @@ class RunJournal:
         if self._uploads:
             rows = [row for row in rows if self._ends(decoded_name(row[0]))]
         if unknown:
-            # An answer may have been lost, or the server have stored other bytes.
+            # An answer may have been lost, or the server may have stored other bytes.
             await anyio.to_thread.run_sync(self._journal.forget, unknown)
         if rows:
             await self._journal.publish(rows)
@@ -266,16 +267,17 @@ class RunJournal:
                 self._uploads.pop(decoded_name(row[0]), None)
 
     def _unrecorded(self, skip: Skip, transfer: Transfer) -> bool:
-        """Whether the file was found to be there with the same content: the next run need not look so closely."""
+        """Whether a skipped file is worth a row: it is there with the same content, and the next run need not compare
+        it."""
         known = transfer.known
         recorded = known is not None and known.published and known.upload is None
         return self._compared and skip.already_there and not recorded
 
     def _ends(self, key: str) -> bool:
-        """Whether what is published under the key is all that there is of it.
+        """Whether the published object is all that there is under the key.
 
-        Not where an upload of it could not be ended (that of what is published is completing): the row would end, and
-        with it all that is known of that upload.
+        False where another upload of the key could not be ended (the published object's own upload is "completing"):
+        the new row would replace the only record of that upload.
         """
         return self._uploads.get(key) != "open"
 
@@ -283,36 +285,36 @@ class RunJournal:
         """As `UploadLog.step`.
 
         Raises:
-            JournalError: it cannot be written, and the run was to have it: the run stops.
+            JournalError: it cannot be written, and the run requires its journal: it stops.
         """
         if isinstance(step, UploadCreating):
             self._uploads[step.key] = "open"
         elif isinstance(step, UploadCompleting):
             self._uploads[step.key] = "completing"
         elif isinstance(step, UploadGone) and self._uploads.pop(step.key, None) is None:
-            return  # what is gone was told already
+            return  # its end is recorded already
         if not self._given_up:
             try:
                 await self._journal.step(step)
             except (JournalError, DestinationFull) as error:
-                # For one destination, a DestinationFull would be its own affair.
+                # A DestinationFull would end only one destination.
                 self._go_on(error if isinstance(error, JournalError) else JournalError(str(error)))
         self._tell()
 
 
-# -- What a survey found, kept for the run that follows: in memory while it is little, else in a temporary file --------
-# A tree is walked once, however large it is, and what is published is what was checked.
+# -- Entries of a survey, kept for the run: in memory while they are few, else in a temporary file ---------------------
+# A tree is walked once, however large it is, and the files that were checked are those that are published.
 
 IN_MEMORY_MAX: Final = 25_000
-"""Entries that are kept in memory: about 15 MB."""
+"""Most entries that are kept in memory: about 15 MB."""
 
 
 class Kept:
-    """What was found, in its order; iterating blocks, and may be done again. `add` and iterating are for one thread at
-    a time. What comes from the file is equal; a problem's error is of the same class, with the same sentence.
+    """The entries of a survey, in their order; iterating blocks, and may be repeated. `add` and iterating are for one
+    thread at a time. Entries from the file are equal; a problem's error has the same class and the same sentence.
 
     Attributes:
-        whole: False where the directory for temporary files could not take it: then it is of no use.
+        whole: False where the directory for temporary files could not take all entries: then they are of no use.
     """
 
     def __init__(self) -> None:
@@ -330,7 +332,7 @@ class Kept:
         return self._file is None
 
     def add(self, found: Sequence[Transfer | SourceProblem]) -> None:
-        """Keep more. Blocks where there is much already."""
+        """Add entries. Blocks once the file is in use."""
         if not self.whole:
             return
         self._recent += found
@@ -342,7 +344,7 @@ class Kept:
                 self.close()
 
     def __iter__(self) -> Iterator[Transfer | SourceProblem]:
-        """Raises JournalError where the file cannot be read."""
+        """The entries in their order; raises JournalError where the file cannot be read."""
         start = 0
         for size in self._pieces:
             assert self._file is not None
