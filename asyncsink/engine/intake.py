@@ -1,12 +1,12 @@
-"""Callers' paths on their way onto the queue of a sink: those that come at the same time go together.
+"""From the calls of `put` and `submit` to the queue of a sink; calls that come at the same time are handled together.
 
-    put, submit ──arrived──► found and routed ──► turn taken ──► claimed, with what the journal knows ──► queue
+    put, submit ──arrived──► found and routed ──► turn taken ──► claimed, with its row of the journal ──► queue
                              └──────────── one thread call for all that wait ───────────────────────┘
 
-A lone caller goes at once; while a call is under way, the next callers gather for the call after it. Their small files
-become batches, each file with a key of its own, and cost what they cost in an export. An error that concerns one caller
-(a path that cannot be read, a key that another source has) is raised for this caller alone. A path that hangs in its
-file system delays no other: another call begins beside it.
+A single caller is served at once; while a thread call is under way, the next callers gather for the one after it. Their
+small files become batches, each file with a key of its own, and cost what they cost in an export. An error that
+concerns one caller (a path that cannot be read, a key that another source has) is raised for this caller alone. A path
+that hangs in its file system delays no other: another thread call begins beside it.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from asyncsink.value import dataclass
 
 T = TypeVar("T")
 SLICE_SECONDS: Final = 0.005
-"""After so long a call hands on what it has; the rest is for the next one."""
+"""Seconds after which a thread call hands on what it has; the rest is for the next one."""
 HANGING_SECONDS: Final = 0.25
-"""Seconds after which a further call begins beside one that hangs; calls of the same key may overtake each other then.
-On a busy machine a call takes tens of milliseconds without hanging."""
+"""Seconds after which a further thread call begins beside one that hangs; calls of one key may overtake each other
+then. On a busy machine a thread call takes tens of milliseconds without hanging."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,11 +47,11 @@ class Call:
     """One call of `put` or `submit`.
 
     Attributes:
-        found: what its paths lead to; iterating blocks. It raises what forbids everything after it.
+        found: what its paths lead to; iterating blocks, and raises an error that forbids everything after it.
         alone: for `put`, how a message names the path that is to be one file; "" for `submit`.
-        ticket: done when the file is recorded, or the paths are queued, or `error` says why not.
+        completion: done when the file is recorded, or the paths are queued, or `error` says why not.
         count: transfers that are queued.
-        over: everything is queued.
+        over: whether everything is queued.
         error: why nothing (`put`), or nothing further (`submit`), is queued.
     """
 
@@ -70,15 +70,15 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class _Item(Work):
-    """One entry of a call. In a thread until it is `ready`, or waits for its turn.
+    """One entry of a call. A thread has it until it is `ready`, or waits for the turn of its key.
 
     Attributes:
         key: of the transfer, or "".
-        turn: called when its turn has come.
-        holds: it has its turn.
-        ready: on its way to the queue, and no thread has it any more.
-        queued: there.
-        refused: why it is not.
+        turn: called when the item gets the turn of its key.
+        holds: whether it has that turn.
+        ready: whether it is on its way to the queue, in no thread any more.
+        queued: whether it is in the queue.
+        refused: why it cannot be queued, or None.
     """
 
     call: Call | None = None
@@ -90,7 +90,7 @@ class _Item(Work):
     refused: Exception | None = None
 
     def given(self) -> None:
-        """Its turn has come."""
+        """Report that the item has the turn of its key."""
         assert self.turn is not None
         self.turn(self)
 
@@ -99,11 +99,11 @@ class Intake:
     """The calls of one sink that are not queued yet; bounded by the callers that wait. Belongs to one event loop.
 
     Args:
-        turns: of the run.
+        key_turns: of the run.
         journal: of the run, or None.
         ledger: None where several sources may have one key.
         limiter: of the threads.
-        batch_max: says how many small files one worker is to take at a time.
+        batch_max: returns the most small files that one worker is to take at a time.
     """
 
     def __init__(
@@ -135,16 +135,16 @@ class Intake:
         self._entries: deque[Work | Batch] = deque()
 
     def __repr__(self) -> str:
-        return f"<Intake of {len(self._calls)} calls, {len(self._active)} hops>"
+        return f"<Intake of {len(self._calls)} calls, {len(self._active)} thread calls>"
 
     def enter(self, call: Call) -> None:
-        """Take a call over. `call.ticket` is done when it has ended."""
+        """Take a call over. `call.completion` is done when it has ended."""
         self._calls.add(call)
         self._arrived.append(call)
         self._go()
 
     def withdraw(self, call: Call) -> None:
-        """The caller does not wait any more: what is not queued yet never is."""
+        """Give a call up: its caller does not wait any more, and nothing further of it is queued."""
         call._withdrawn = True
         for item in call._items:
             if item.queued or item.taken:
@@ -153,18 +153,18 @@ class Intake:
             if item.ready:
                 self._release(item)
             elif item.key:
-                # Where a thread has it still, that is seen when it comes back.
+                # An item that is still in a thread is dropped when the thread returns it.
                 self._key_turns.leave(item.key, item.given)
         self._end(call)
 
     async def feed(self, submit: Submit) -> None:
         """Submit what the calls bring, until `close`, and until nothing is left of those that came before.
 
-        Cancelled, and where those whom hops are under way for have given up, it leaves the hops to themselves: what
-        they find is queued no more.
+        Cancelled, it abandons the thread calls under way, as they do whose callers have given up: nothing that they
+        find is queued any more.
         """
         self._submit = submit
-        async with asyncio.TaskGroup() as group:  # anyio's takes no task from a timer
+        async with asyncio.TaskGroup() as group:  # anyio's task groups take no task from a timer
             self._calls_group = group
             try:
                 self._go()
@@ -172,7 +172,7 @@ class Intake:
                 if self._calls:
                     await self._idle.wait()
             finally:
-                # Before the group ends its tasks: it takes no further one then.
+                # Before the group ends its tasks: from then on it takes no further one.
                 self._calls_group = None
                 if self._watching is not None:
                     self._watching.cancel()
@@ -180,10 +180,10 @@ class Intake:
                     call.cancel()
 
     def close(self) -> None:
-        """No further call comes. Of those that came, what was found is queued; no directory is walked any further."""
+        """Let `feed` end: it queues what the present calls have found, and walks no directory any further."""
         self._closing.set()
 
-    # -- on the event loop --------------------------------------------------------------------------------------------
+    # -- Steps on the event loop --------------------------------------------------------------------------------------
 
     def _go(self) -> None:
         if not self._active and (self._arrived or self._routed):
@@ -200,7 +200,7 @@ class Intake:
             self._watching = self._loop.call_later(HANGING_SECONDS, self._watch)
 
     def _watch(self) -> None:
-        """Begin another call where those under way hang, and a thread is free; a full queue is nothing to hurry for."""
+        """Begin another thread call where those under way hang, a thread is free, and the queue is not full."""
         self._watching = None
         if not self._active or self._calls_group is None:
             return
@@ -212,13 +212,13 @@ class Intake:
         try:
             while self._arrived or self._routed:
                 try:
-                    # What hangs in a file system must not keep a sink open that is being stopped.
+                    # Abandoned, since a thread that hangs in a file system must not keep a stopped sink open.
                     await anyio.to_thread.run_sync(self._work_off, abandon_on_cancel=True, limiter=self._limiter)
                 except Exception as error:  # noqa: BLE001 - no thread could be started; the error goes to each caller
                     self._fail_all(error)
                 await self._hand_on()
         finally:
-            # At once: what comes from now on begins another one.
+            # At once: calls that come from now on begin another thread call.
             self._active.remove(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _fail_all(self, error: Exception) -> None:
@@ -230,7 +230,7 @@ class Intake:
             self._found.append(item)
 
     async def _hand_on(self) -> None:
-        """Put what was found on the queue; waits while it is full."""
+        """Put found items on the queue; waits while it is full."""
         self._collect()
         if self._sending:
             return
@@ -262,7 +262,7 @@ class Intake:
                 self._check(call)
                 continue
             if not isinstance(item.found, Transfer):
-                # The journal has it as published: nothing is sent, so the next transfer of the key may begin.
+                # A Skip by the journal: nothing is sent, so the next transfer of the key may begin.
                 self._release(item)
             item.ready = True
             items.append(item)
@@ -284,7 +284,7 @@ class Intake:
         self._check(call)
 
     def _check(self, call: Call) -> None:
-        """End a call of which nothing is left, or go on with it."""
+        """End a call that has nothing left, or go on with it."""
         if call._left or call._withdrawn:
             return
         if call.error is None and call._more:
@@ -300,7 +300,7 @@ class Intake:
 
     def _end(self, call: Call) -> None:
         self._calls.discard(call)
-        call._items = []  # each knows its call: a circle that only the garbage collector would find
+        call._items = []  # each refers to its call: a circle that only the garbage collector would find
         if not self._calls and self._closing.is_set():
             self._idle.set()
 
@@ -309,10 +309,10 @@ class Intake:
         self._routed.append(item)
         self._go()
 
-    # -- in a thread --------------------------------------------------------------------------------------------------
+    # -- Steps in a thread --------------------------------------------------------------------------------------------
 
     def _work_off(self) -> None:
-        """Find and claim what waits, as far as a slice of time goes. Several threads may be at it."""
+        """Find and claim waiting items, for `SLICE_SECONDS`. Several threads may do so at once."""
         until = time.monotonic() + SLICE_SECONDS
         for call in _taken(self._arrived):
             self._find(call)
@@ -349,7 +349,7 @@ class Intake:
             self._found.append(call)
 
     def _has_turn(self, item: _Item) -> bool:
-        """Whether it is to be claimed now; else it waits for its turn, or needs none."""
+        """Whether the item is to be claimed now; else it waits for the turn of its key, or needs none."""
         if not item.key or item.dropped:
             self._found.append(item)
             return False
@@ -359,8 +359,8 @@ class Intake:
         return True
 
     def _claim(self, items: Sequence[_Item]) -> None:
-        """Refuse the keys that another source has. Of one call, nothing goes on behind what is refused, and nothing has
-        a key that nobody waits for any more."""
+        """Refuse the keys that another source has. After a refusal, the rest of its call is dropped; items of a
+        withdrawn call are dropped, and claim no key."""
         if self._ledger is None:
             return
         try:
@@ -392,7 +392,7 @@ class Intake:
 
 
 def _taken(waiting: deque[T]) -> Iterator[T]:
-    """What waits, taken from the left; others may take and append at the same time."""
+    """Take waiting items from the left; other threads may take and append at the same time."""
     while True:
         try:
             item = waiting.popleft()
@@ -402,7 +402,7 @@ def _taken(waiting: deque[T]) -> Iterator[T]:
 
 
 def _entries(works: list[Work], batch_max: int) -> Iterator[Work | Batch]:
-    """Small files become batches, unless these are of one file."""
+    """The works, with small files in batches, unless `batch_max` is 1."""
     if batch_max == 1:
         yield from works
         return

@@ -29,12 +29,12 @@ from asyncsink.s3.stack import S3Stack
 
 NOBODY: Mapping[str, Completion] = {}
 LATER_MAX = 10_000
-"""Files that failed and wait for a further round; what fails besides is final."""
+"""Most failed files that wait for a further round; further failures are final."""
 log = logging.getLogger("asyncsink.engine")
 E = TypeVar("E")
-"""What stands in the queue."""
+"""An entry of the queue."""
 T = TypeVar("T")
-"""What has an outcome."""
+"""A transfer or an object, which has an outcome."""
 Feed = Callable[[Callable[[E], Awaitable[None]]], Awaitable[None]]
 
 
@@ -45,7 +45,7 @@ class Pipeline(ABC, Generic[E, T]):
     Attributes:
         progress: counts what is under way.
         halt: stops the run from inside.
-        recorder: is given every outcome.
+        recorder: gets every outcome.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class Pipeline(ABC, Generic[E, T]):
             resources: of the run.
             recorder: of the run.
             stack: whose concurrency is adapted to the network.
-            queue_max: entries that wait at most.
-            rounds: further ones, at the end, over what failed for a cause that may pass.
+            queue_max: most entries that wait.
+            rounds: further rounds, at the end, over what failed for a cause that may pass.
         """
         limits, events = resources.limits, resources.events
         self.progress = resources.progress
@@ -75,7 +75,7 @@ class Pipeline(ABC, Generic[E, T]):
         self._send, self._receive = anyio.create_memory_object_stream[E](queue_max)
         self._rounds = rounds
         self._later: list[tuple[Sequence[Outcome], T]] = []
-        # What a further round has not ended yet, with how the round before ended it.
+        # Items of a further round that have not ended in it, with their outcomes of the round before.
         self._again: dict[Hashable, tuple[Sequence[Outcome], T]] = {}
 
     def __repr__(self) -> str:
@@ -84,22 +84,22 @@ class Pipeline(ABC, Generic[E, T]):
 
     @abstractmethod
     async def carry_out(self, entry: E) -> None:
-        """Do what an entry asks for, and give the outcomes to `recorder`, as far as they are not `put_off`."""
+        """Carry out an entry, and give the outcomes to `recorder`, except those that are `put_off`."""
 
     @abstractmethod
     def identity(self, item: T) -> Hashable:
-        """What no two items of a run have in common."""
+        """The identity of an item, which no other item of the run has."""
 
     @abstractmethod
     def once_more(self, item: T) -> E:
-        """The entry of an item in a further round."""
+        """The entry for an item in a further round."""
 
     @abstractmethod
     def final(self, outcomes: Sequence[Outcome], item: T) -> None:
-        """Record how an item ended."""
+        """Record the final outcomes of an item."""
 
     async def submit(self, entry: E) -> None:
-        """Put one entry on the queue; waits while it is full. That is the backpressure."""
+        """Put one entry on the queue; waits while it is full (the backpressure)."""
         await self._send.send(entry)
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class Pipeline(ABC, Generic[E, T]):
     async def run(self, feed: Feed[E]) -> None:
         """Carry out everything that `feed` submits.
 
-        Returns when all of it is recorded. Cancelled, it ends what is under way, records what is done, and leaves.
+        Returns when all of it is recorded. Cancelled, it ends what is under way, records the outcomes, and raises.
         """
         async with anyio.create_task_group() as recording:
             recording.start_soon(self._recording.run)
@@ -124,11 +124,11 @@ class Pipeline(ABC, Generic[E, T]):
                 self._stop()
                 raise
             finally:
-                # The recorder outlives the workers, cancelled or not: what they finished last is written down too.
+                # The recorder outlives the workers, cancelled or not, so that their last outcomes are written too.
                 self.recorder.finish()
 
     def _stop(self) -> None:
-        self._events.closing(0.0)  # slow subscribers hold nothing up any more
+        self._events.closing(0.0)  # a cancelled run waits for no subscriber
         self._recording.stop()
 
     async def _run_rounds(self, feed: Feed[E]) -> None:
@@ -141,7 +141,7 @@ class Pipeline(ABC, Generic[E, T]):
                     self._rounds -= 1
                     await self._run_later()
             finally:
-                # A run that is stopped has tried them all the same.
+                # A stopped run has tried them too: their last outcomes are final.
                 for outcomes, item in [*self._again.values(), *self._later]:
                     self.final(outcomes, item)
             tuning.cancel_scope.cancel()
@@ -155,7 +155,7 @@ class Pipeline(ABC, Generic[E, T]):
             self._send.close()
 
     async def _run_later(self) -> None:
-        """One more round, over what failed in the last."""
+        """Run one more round, over what failed in the last one."""
         later, self._later = self._later, []
         log.info("%d files that failed are tried once more", len(later))
         self.close()
@@ -175,12 +175,12 @@ class Pipeline(ABC, Generic[E, T]):
                 await self.carry_out(entry)
             finally:
                 self._share.over()
-            del entry  # workers that wait keep nothing of what they did last
+            del entry  # a waiting worker keeps no reference to its last entry
             await self.recorder.room()
 
     def put_off(self, outcomes: Sequence[Outcome], item: T) -> bool:
-        """Whether an item that has ended is tried once more, at the end of the run: not where that cannot help, or
-        where too many wait already."""
+        """Whether a failed item is kept for a further round; False where that cannot help, or `LATER_MAX` wait
+        already."""
         if self._again:
             self._again.pop(self.identity(item), None)
         if not may_pass(outcomes[0]) or not self._rounds or len(self._later) >= LATER_MAX:
@@ -195,7 +195,7 @@ class Pipeline(ABC, Generic[E, T]):
 
 
 class UploadPipeline(Pipeline[Entry, Transfer]):
-    """The pipeline of an export: its workers publish."""
+    """The pipeline of an export: its workers publish transfers."""
 
     def __init__(
         self,
@@ -217,11 +217,11 @@ class UploadPipeline(Pipeline[Entry, Transfer]):
         return item.key, item.source.path
 
     def once_more(self, item: Transfer) -> Entry:
-        """The transfer, which begins anew: an upload that it left is ended."""
+        """The transfer, which begins anew and ends the upload that its last attempt left."""
         return Work(replace(item, known=outdated(item.known)))
 
     def final(self, outcomes: Sequence[Outcome], item: Transfer | None, completion: Completion | None = None) -> None:
-        """Record how a transfer, or what could not become one, ended."""
+        """Record the outcomes of a transfer, or of what could not become one."""
         if item is not None and isinstance(outcomes[0], Failure):
             self.progress.bytes_failed += item.source.size_bytes
         self.recorder.add(outcomes, item, completion)

@@ -1,1 +1,1 @@
-"""Before anything is sent: the survey of the source, which key is whose, and what is queued in which order."""
+"""Before anything is sent: the survey of the source, the ledger of keys, and the producer that fills the queue."""

@@ -1,4 +1,4 @@
-"""Which source has which key: how collisions are found before anything is sent, in bounded memory.
+"""The source of each key: collisions are found before anything is sent, in bounded memory.
 
 Only runs whose keys could meet keep a ledger: a plain directory export cannot collide.
 """
@@ -13,7 +13,7 @@ from asyncsink.routing.keys import fingerprint
 from asyncsink.temporary import TemporaryDatabase
 
 ALIKE_IN_MEMORY_MAX = 250_000
-"""Keys whose fingerprints are kept in memory: about 15 MB."""
+"""Most keys whose fingerprints are kept in memory: about 15 MB."""
 _CLAIMS = (
     "CREATE TABLE claim (key BLOB PRIMARY KEY, first BLOB, last BLOB, ordinal INTEGER, again INTEGER DEFAULT 0)"
     " WITHOUT ROWID;"
@@ -28,7 +28,7 @@ _CLAIM = (
 class KeyLedger:
     """The first and the last source of every key, on disk. Methods block, and are called from worker threads.
 
-    They raise a JournalError where the directory for temporary files cannot take them.
+    They raise a JournalError where the directory for temporary files cannot take the keys.
 
     Attributes:
         repeated: whether any key was claimed more than once.
@@ -49,8 +49,8 @@ class KeyLedger:
 
     @contextmanager
     def claiming(self) -> Iterator[Callable[[str, str, int], str]]:
-        """Many claims at once: within the block, what it gives records a key, a source and an ordinal, and returns the
-        first source of the key where that is another one, else ""."""
+        """Many claims in one transaction. The function that the block gets records a key, a source and an ordinal, and
+        returns the first source of the key where that is another one, else ""."""
         with self._lock, self._database.at_once():
             yield self._claim
 
@@ -71,7 +71,7 @@ class KeyLedger:
         return None if row is None else (_decode(row[0]), int(row[1]))
 
     def given_before(self, key: str) -> bool:
-        """Whether this was asked before of `key`, which several sources claimed, or one of them several times."""
+        """Whether this was called before with `key`; False at every call for a key that was claimed only once."""
         with self._lock:
             asked = self._database.row(
                 "UPDATE claim SET again = again + 1 WHERE key = ? AND again > 0 RETURNING again", _encode(key)
@@ -85,10 +85,10 @@ class KeyLedger:
 
 
 class AlikeKeys:
-    """Which keys some server takes for one: in memory while they are few, on disk so that memory does not grow.
+    """Keys that some server takes for one: in memory while they are few, then on disk.
 
     Attributes:
-        found: fingerprints that more than one key has (see `routing.spelling`).
+        found: fingerprints that more than one key has (see `routing.keys.fingerprint`).
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class AlikeKeys:
         self._disk: TemporaryDatabase | None = None
 
     def add(self, keys: Iterable[str]) -> None:
-        """Take over some keys. Blocks where they are on disk.
+        """Add keys. Blocks where they are on disk.
 
         Raises:
             JournalError: the directory for temporary files cannot take them.
@@ -122,7 +122,7 @@ class AlikeKeys:
     def _database(self) -> TemporaryDatabase:
         if self._disk is None:
             self._disk = TemporaryDatabase("The keys of the run", "CREATE TABLE seen (number INTEGER PRIMARY KEY);")
-            self._disk.change("BEGIN")  # never ended: a transaction for each number would take far longer
+            self._disk.change("BEGIN")  # never committed: a transaction for each number would take far longer
         return self._disk
 
 

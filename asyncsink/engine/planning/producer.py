@@ -1,8 +1,8 @@
 """The producer: walks and routes in a thread, batch by batch, and puts every transfer on the queue.
 
-A surveyed run (see survey.py) knows the last source of every key, and submits each key once; a stream cannot be
-surveyed, so there the second source that asks for a key is a Failure when it comes, and one that may have it takes
-turns.
+After a survey (see survey.py), the ledger has the last source of every key, and each key is submitted once. A stream
+cannot be surveyed: there, the second source of a key becomes a Failure when it comes, and transfers that may have one
+key follow each other (see `KeyTurns`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ async def feed_discovery(
     Args:
         kept: everything that the survey found; None walks the source.
         ledger: None where keys cannot meet.
-        batch_size: says of how many are left how many small files one worker is to take at a time.
+        batch_size: from the number of objects left, how many small files one worker is to take at a time.
         resources, journal: of the run.
 
     Raises:
@@ -54,15 +54,15 @@ async def feed_discovery(
     found: Iterator[Found] = iter(discovery if kept is None else kept)
     if ledger is not None:
         found = _last_only(found, ledger) if surveyed else first_only(found, ledger)
-    # A stream's next line may be hours away: what has come must not wait for it.
+    # A stream's next line may be hours away: earlier lines must not wait for it.
     size = BATCH if discovery.source.replayable else 1
     take = partial(taken, found, size)
     if surveyed and journal is not None and journal.blank:
-        # Every key comes once, and it had nothing of any.
+        # Every key comes once, and the journal had no row.
         journal = None
     if journal is not None and discovery.source.replayable:
         take = partial(_taken_with, journal, found, size)
-    # What is in memory is not worth a call to a thread; asking the ledger or the journal, which are on disk, is.
+    # Entries in memory are not worth a call to a thread; the ledger and the journal, which are on disk, are.
     in_memory = kept is not None and kept.in_memory and ledger is None and journal is None
     while True:
         if in_memory:
@@ -70,7 +70,7 @@ async def feed_discovery(
         elif discovery.source.replayable:
             batch = await readers.run(take, stop=None if journal is None else journal.stop_asking)
         else:
-            # It may wait for hours, and tells nothing about how fast files are read.
+            # Not in `readers`: the call may wait for hours, and shows nothing about the speed of reading files.
             batch = await anyio.to_thread.run_sync(take, limiter=limiter)
             batch = [await _in_turn(item, resources.key_turns, journal, limiter) for item in batch]
         if not batch:
@@ -82,12 +82,12 @@ async def feed_discovery(
 
 
 def _taken_with(journal: RunJournal, found: Iterator[Found], size: int) -> list[Found]:
-    """As `taken`, with what the journal knows. Blocks."""
+    """As `taken`, with the rows of the journal. Blocks."""
     return journal.attach(taken(found, size))
 
 
 async def _in_turn(found: Found, key_turns: KeyTurns, journal: RunJournal | None, limiter: CapacityLimiter) -> Found:
-    """The same when its key is free, with what the journal knows then."""
+    """Wait for the turn of the entry's key; returns the entry with its row of the journal."""
     if not isinstance(found, Transfer):
         return found
     await key_turns.take(found.key)
@@ -100,18 +100,18 @@ async def _in_turn(found: Found, key_turns: KeyTurns, journal: RunJournal | None
 
 
 def _is_small(transfer: Transfer) -> bool:
-    """Whether it may be one of a batch, which does not deal with an upload that an earlier run left open."""
+    """Whether a transfer may be in a batch: small, and without an upload that an earlier run left open."""
     known = transfer.known
     return transfer.source.size_bytes <= SMALL_BYTES and (known is None or known.upload is None)
 
 
 def grouped(items: Iterable[T], found: Callable[[T], Found], batch_max: int) -> Iterator[list[T] | T]:
-    """Small files come in lists; everything else stays by itself, and comes after them, so that small files do not wait
-    for a large one between them.
+    """The items, small files in lists, and then everything else one by one: small files do not wait for a large one
+    between them.
 
     Args:
         items: anything but lists.
-        found: what an item stands for.
+        found: returns what an item stands for.
         batch_max: most small files in a list.
     """
     together: list[T] = []
@@ -133,7 +133,7 @@ def grouped(items: Iterable[T], found: Callable[[T], Found], batch_max: int) -> 
 
 
 def _entries(found: list[Found], batch_max: int) -> Iterator[Entry]:
-    """Small files become batches, and so does what is skipped."""
+    """The entries of the queue: small files in batches, skips together."""
     skips = [item for item in found if isinstance(item, Skip)]
     if skips:
         yield Skipped(skips)

@@ -1,7 +1,7 @@
-"""The look before the first byte is sent: count everything, and refuse what cannot be right.
+"""Discovery, sharding and the survey: a source's files get their keys, and are checked before the first byte is sent.
 
-A source that can be walked twice is walked once for this. It finds missing and unreadable sources, illegal keys and
-collisions while nothing has been sent yet, and learns the totals and the keys' common prefix.
+A source that can be walked twice is walked once for the survey. It finds missing and unreadable sources, illegal keys
+and collisions while nothing has been sent, the totals, and the keys' common prefix.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from asyncsink.s3.operations import PARTS_MAX
 from asyncsink.sources.base import Source
 from asyncsink.value import dataclass
 
-# -- From a source to routed transfers: scanning and routing in one blocking iterator, batch by batch in a thread ------
+# -- Discovery: from a source to routed transfers, in one blocking iterator, batch by batch in a thread ----------------
 
 T = TypeVar("T")
 BATCH = 128
@@ -44,13 +44,13 @@ BATCH = 128
 
 
 class Discovery:
-    """Everything a source has, routed. Iterating blocks; each iteration walks the source again.
+    """The routed files of a source. Iterating blocks; each iteration walks the source again.
 
     Attributes:
-        source, router: what is walked, and what names it.
+        source, router: what is walked, and what gives the keys.
         prefix: the destination's prefix inside its bucket, or "".
         records: absolute paths of the files that the run keeps its records in; they are not published.
-        leaves_out_unreadable: files that may not be read are problems; else the survey refuses them.
+        leaves_out_unreadable: whether files that may not be read are problems; else the survey refuses them.
     """
 
     def __init__(
@@ -67,28 +67,28 @@ class Discovery:
         self.prefix = prefix
         self.records = records
         self.leaves_out_unreadable = leaves_out_unreadable
-        # Paths can lead to one file in many ways; only those with its name are worth a closer look.
+        # Many paths may lead to one file; only those that end with its name are resolved.
         self._record_names = tuple(f"/{os.path.basename(path)}" for path in records)
 
     def of(self, source: Source) -> Discovery:
-        """The same of another source."""
+        """The discovery of another source, otherwise the same."""
         return Discovery(
             source, self.router, self.prefix, records=self.records, leaves_out_unreadable=self.leaves_out_unreadable
         )
 
     @property
     def may_collide(self) -> bool:
-        """False where two files can never be given one key."""
+        """Whether two files can get one key."""
         return not (self.source.injective and self.router.plain)
 
     @property
     def known_prefix(self) -> str:
-        """What every key begins with, as far as it is known before the walk."""
+        """The beginning of every key, as far as it is known before the walk."""
         inside = self.router.folder if self.router.plain else ""
         return f"{self.prefix}/{inside}" if self.prefix else inside
 
     def route(self, file: SourceFile) -> Transfer | SourceProblem:
-        """The transfer of one file, or why it can have none."""
+        """The transfer of one file, or the problem that forbids one."""
         if self._record_names and file.path.endswith(self._record_names) and self._is_record(file.path):
             error: ConfigError = ConfigError(
                 f"{file.path!r} is where this run keeps its own records, so it is not published; leave it out, or name "
@@ -137,7 +137,7 @@ def taken(items: Iterator[T], size: int) -> list[T]:
     return list(islice(items, size))
 
 
-# -- Pure: which shard of a run a key belongs to, so that several machines can publish one source between them ---------
+# -- Shards: several machines publish one source between them. Pure ----------------------------------------------------
 # The shard is a function of the key alone: it is the same on every machine, in every run and in every release. All
 # shards together are the whole, and no key is in two of them.
 
@@ -145,10 +145,10 @@ DIGEST_BYTES = 8
 
 
 def check_shard(settings: Settings, *, walks: bool = True) -> None:
-    """Refuse a shard where there is nothing to divide, or where the shards would undo each other's work.
+    """Refuse a shard where there is nothing to divide, or where one shard would remove the files of another.
 
     Args:
-        walks: False where transfers come one by one, from a program.
+        walks: whether a source is walked; False where transfers come one by one, from a program.
 
     Raises:
         ConfigError: `shard` does not fit the run.
@@ -172,37 +172,37 @@ def shard_of(key: str, count: int) -> int:
     """
     if count == 1:
         return 0
-    # Names that are no UTF-8 hold surrogates (PEP 383).
+    # Names that are not UTF-8 hold surrogates (PEP 383).
     digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
     return int.from_bytes(digest, "big") % count
 
 
 def holds(shard: Shard, found: Transfer | SourceProblem) -> bool:
-    """Whether `found` is the shard's to publish, or to report. What has no key goes by its path."""
+    """Whether the shard has to publish or report `found`. Without a key, the path decides."""
     if shard.count == 1:
         return True
     key = found.key if isinstance(found, Transfer) else found.path
     return shard_of(key, shard.count) == shard.index
 
 
-# -- survey ------------------------------------------------------------------------------------------------------------
+# -- The survey --------------------------------------------------------------------------------------------------------
 
 LOCAL_CLAIM = "\0local:"
 PROBLEMS_KEPT = 20
-"""Problems that are remembered with their sentences; the rest are only counted."""
+"""Most problems that are kept with their sentences; the rest are only counted."""
 SURVEY_BATCH = 1000
 
 
 @dataclass(slots=True)
 class Survey:
-    """What the walk found.
+    """The result of the walk.
 
     Attributes:
         objects_total: files and reported skips of the run's shard.
         bytes_total: bytes of all these files.
-        kept: everything that was found and is the run's shard's. The caller closes it.
-        ledger: which source has which key, where keys could meet; else None.
-        left_out: for each reason why something was left out, how often, and the first path.
+        kept: everything that was found in the run's shard. The caller closes it.
+        ledger: the source of each key, where keys could meet; else None.
+        left_out: the number and the first path for each reason why something was left out.
         alike: as in RunForecast.
     """
 
@@ -221,15 +221,15 @@ class Survey:
 
     @property
     def forecast(self) -> RunForecast:
-        """What a destination wants to know."""
-        # Character by character: S3 prefixes need not end at a "/".
+        """The forecast for a destination."""
+        # Character by character, since S3 prefixes need not end at a "/".
         prefix = os.path.commonprefix([self._least or "", self._greatest])  # noqa: RUF071
         return RunForecast(
             objects_total=self.objects_total, common_prefix=prefix, sample_key=self.sample_key, alike=self.alike
         )
 
     def notices(self, settings: Settings) -> Iterator[str]:
-        """What a person should know of it, besides its problems."""
+        """Sentences for people, besides the problems."""
         if not self.objects_total:
             what = "source" if settings.shard.count == 1 else f"shard {settings.shard} of the source"
             yield f"The {what} holds no files: there is nothing to publish."
@@ -258,25 +258,25 @@ class Survey:
             self._greatest = key
 
     def count(self, own: Sequence[Transfer | SourceProblem]) -> None:
-        """Count entries of the walk that are the run's shard's."""
+        """Count entries of the walk that are in the run's shard."""
         self.objects_total += len(own)
         self.bytes_total += sum(found.source.size_bytes for found in own if isinstance(found, Transfer))
 
     def close(self) -> None:
-        """Release what is on disk."""
+        """Release the files on disk."""
         self.kept.close()
         if self.ledger is not None:
             self.ledger.close()
 
     def refuse(self, error: AsyncSinkError, *, unreadable: bool = False) -> None:
-        """Remember a problem that forbids the run; `unreadable` as in SourceProblem."""
+        """Keep a problem that forbids the run; `unreadable` as in SourceProblem."""
         self._problems_total += 1
         self._unreadable_total += unreadable
         if len(self._problems) < PROBLEMS_KEPT:
             self._problems.append(error)
 
     def raise_problems(self) -> None:
-        """Raise the first problem; its `problems` holds it and the others that were kept."""
+        """Raise the first problem, if any; its `problems` holds all that were kept."""
         if not self._problems:
             return
         first = self._problems[0]
@@ -301,7 +301,7 @@ async def take_survey(
     """
     survey, spellings = Survey(), AlikeKeys()
     for attribute in {entry.attribute: None for entry in discovery.source.entries or () if entry.attribute}:
-        # Before the walk: a wrong name is the first thing to know, also where its sources are missing.
+        # Before the walk: a wrong name is refused first, also where its sources are missing.
         discovery.router.check_attribute(attribute)
     if discovery.may_collide:
         survey.ledger = KeyLedger()
@@ -333,8 +333,8 @@ async def take_survey(
 def _examine(
     batch: list[Transfer | SourceProblem], keep: Callable[[], None], spellings: AlikeKeys, check_readable: bool
 ) -> list[AsyncSinkError]:
-    """What blocks, in one call: keep the batch's own entries, and look at all; the errors of files that may not be
-    read."""
+    """The blocking work of a batch, in one call: keep the shard's entries, and note the spelling of all keys. Returns
+    the errors of files that may not be read."""
     keep()
     transfers = [found for found in batch if isinstance(found, Transfer)]
     spellings.add(transfer.key for transfer in transfers)
@@ -349,7 +349,8 @@ def _claim(survey: Survey, batch: list[Transfer | SourceProblem], ordinal: int, 
         if isinstance(found, Transfer):
             claims.append((found.key, found.source.path, ordinal))
             if not found.key.endswith(found.local):
-                # Full-scope substitutions may give two objects one local copy. No key holds a control character.
+                # Full-scope substitutions may give two objects one local copy. LOCAL_CLAIM collides with no key: no key
+                # holds a control character.
                 claims.append((f"{LOCAL_CLAIM}{found.local}", found.source.path, ordinal))
             ordinal += 1
     for key, first, second in survey.ledger.claim(claims):
