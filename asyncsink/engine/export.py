@@ -37,15 +37,16 @@ from asyncsink.s3.operations import ListObjects
 from asyncsink.sources.base import Source, SourceEntry
 from asyncsink.sources.directory import DirectorySource
 
-# -- remove_dest_dir: local directories that directory sources are about to fill are removed first (DataSink's option)
-# On S3 the option does nothing (rule 31).
+# -- What a run may remove or write: remove_dest_dir, and places outside of the source ---------------------------------
+# remove_dest_dir (DataSink's option) removes the local directories that directory sources are about to fill. On S3 it
+# does nothing (rule 31).
 
 
 def clear_destinations(discovery: Discovery, roots: tuple[str, str]) -> None:
-    """Remove what directory sources will replace. Blocks; called before anything is sent.
+    """Remove the local directories that directory sources will replace. Blocks; called before anything is sent.
 
     Args:
-        discovery: whose top-level directories are meant.
+        discovery: whose top-level directories are replaced.
         roots: the local destination and the local copy, "" where there is none. A root itself is never removed.
 
     Raises:
@@ -85,10 +86,10 @@ def check_not_nested(sources: Iterable[str], places: Iterable[str]) -> None:
 
 
 def check_journal_outside(sources: Iterable[str], journal: JournalChoice) -> JournalError | None:
-    """Refuse a named journal that would be published itself; the error where it is a default one. Blocks.
+    """Refuse a named journal that would be published itself; returns the error for a default one, or None. Blocks.
 
-    Whoever reads a journal's file takes this process's lock on it away, and a second run gets in (POSIX, fcntl: "All
-    locks associated with a file … shall be removed when a file descriptor for that file is closed").
+    Reading a journal's file would release this process's lock on it, so that a second run could open it (POSIX, fcntl:
+    "All locks associated with a file … shall be removed when a file descriptor for that file is closed").
 
     Raises:
         ConfigError: the journal that was named lies inside a source, or is one.
@@ -136,28 +137,28 @@ def _targets(discovery: Discovery, roots: tuple[str, str]) -> Iterator[tuple[str
                 yield root, target
 
 
-# -- What a run is put together from besides its rooms: the walk, the places, and the report at the end ----------------
+# -- The parts of a run besides its rooms: the walk, its places, and the report ----------------------------------------
 
 
 def discovery_of(settings: Settings, target: S3Target | LocalTarget, source: Source) -> Discovery:
-    """Everything that `source` has, routed to `target`."""
+    """The files of `source`, routed to `target`."""
     local = settings.local_copy.directory if settings.local_copy is not None else ""
     router = Router(settings.routing, base=target.url, local_base=local)
     prefix = settings.target.prefix if isinstance(settings.target, S3Target) else ""
-    # Also where a local directory stands in for the bucket: its keys are the bucket's.
+    # A local directory that stands in for the bucket has the bucket's keys.
     leave_out = settings.policies.on_unreadable == "skip"
     return Discovery(source, router, prefix, records=_records_of(settings), leaves_out_unreadable=leave_out)
 
 
 def _records_of(settings: Settings) -> tuple[str, ...]:
-    """The files that this run keeps its records in, as far as they are named."""
+    """The files that hold the records of this run, as far as they are named."""
     manifest, journal = settings.manifest, settings.journal.path if settings.journal.enabled else ""
     partial = os.path.abspath(manifest) + PARTIAL if manifest else ""
     return tuple(as_text(os.path.abspath(path)) for path in (manifest, partial, journal) if path)
 
 
 class ShardWalk(Discovery):
-    """What a shard has of a walk."""
+    """The entries of a walk that are in one shard."""
 
     def __init__(self, whole: Discovery, shard: Shard) -> None:
         super().__init__(
@@ -174,7 +175,7 @@ class ShardWalk(Discovery):
 
 
 def shard_of_walk(whole: Discovery, shard: Shard) -> Discovery:
-    """What a shard has of a walk."""
+    """The walk, or, with several shards, the entries in this one."""
     return whole if shard.count == 1 else ShardWalk(whole, shard)
 
 
@@ -214,13 +215,13 @@ async def with_places_outside(
 
 
 def open_end(target: S3Target | LocalTarget, *, lasting: bool = False) -> RunForecast:
-    """The forecast of a run that nobody surveyed."""
+    """The forecast of a run without a survey."""
     prefix = f"{target.prefix}/" if isinstance(target, S3Target) and target.prefix else ""
     return RunForecast(objects_total=None, common_prefix=prefix, sample_key=f"{prefix}asyncsink", lasting=lasting)
 
 
 def report_of(run: Run, discovery: Discovery | None) -> Report:
-    """What a run tells in the end. `discovery` is None where there was no walk."""
+    """The report of a run that has ended. `discovery` is None where there was no walk."""
     resources = run.resources
     return Report(
         run.log,
@@ -235,7 +236,7 @@ def report_of(run: Run, discovery: Discovery | None) -> Report:
 def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
     """Rule 34: for every top-level source its URL, then its local copy; what failed is left out.
 
-    With compat="nipype" a source whose name a later one took is listed too (rule 16): the name is there.
+    With compat="nipype" a source whose key a later one took is listed too (rule 16): its URL exists.
     """
     if discovery is None:
         return []
@@ -251,10 +252,10 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
     settings = run.resources.settings
     lists_both = settings.routing.compat == "nipype"
     left_out = set[int]()
-    # Reading a million skips back takes seconds, and one that is there already changes nothing here.
+    # Reading a million skips back takes seconds, and skips of objects that are there already change nothing here.
     for skip in run.log.skips if run.log.counts.not_published_total else ():
         if skip.reason == REPEATED:
-            # It is where its first occurrence is.
+            # A repeated source has the object of its first occurrence.
             if skip.key in keys_failed:
                 failed.add(skip.entry)
         elif not (skip.already_there or (lists_both and skip.key)):
@@ -273,7 +274,7 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
 
 
 def _not_failed(log: OutcomeLog, total: int) -> set[int]:
-    """The top-level sources that a receipt or skip belongs to; of a single directory, the first one tells."""
+    """The top-level sources with a receipt or a skip; reading stops when every source is seen."""
     seen = set[int]()
     for outcomes in (log.receipts, log.skips):
         for outcome in outcomes:
@@ -283,7 +284,7 @@ def _not_failed(log: OutcomeLog, total: int) -> set[int]:
     return seen
 
 
-# -- whole run ---------------------------------------------------------------------------------------------------------
+# -- The whole run -----------------------------------------------------------------------------------------------------
 
 
 @words_shortages
@@ -301,7 +302,7 @@ async def run_source(
     Args:
         dry_run: look and compare, but send nothing; what would be sent is in `report.planned`.
         observe: called with every event, on the event loop; it must return quickly.
-        failures_only: of outcomes, it hears of failures only; the others stand in `progress.counts` and the report.
+        failures_only: `observe` gets no outcomes but failures; the others are in `progress.counts` and the report.
         progress: counts for a display to poll.
     """
     refuse_trio()
@@ -322,8 +323,8 @@ async def run_source(
             )
             async with anyio.create_task_group() as beside:
                 if source.replayable:
-                    # A server that is far away takes as long to answer first as thousands of files to be found. Of a
-                    # directory, what has to be listed is known by now; of other sources, that there is a server.
+                    # The first answer of a distant server takes as long as finding thousands of files. For a directory,
+                    # the prefix to list is known by now; for other sources, a listing of one key opens the connection.
                     listing = ListObjects(prefix=discovery.known_prefix)
                     if not source.injective:
                         listing = replace(listing, max_keys=1)
@@ -334,7 +335,7 @@ async def run_source(
                 for notice in survey.notices(settings):
                     events.notice(notice)
             forecast = survey.forecast if survey.sample_key else open_end(settings.target)
-            # What is on disk is not read once more to learn how much of the listing is worth reading.
+            # Entries on disk are not read once more only to estimate how much of the listing is worth reading.
             found = survey.kept if source.replayable and survey.kept.in_memory else None
             async with builder.open(forecast, found) as run:
                 discovery = discovery_of(settings, run.target, source)
@@ -370,7 +371,7 @@ async def run_source(
 async def _survey(discovery: Discovery, settings: Settings, *, threads: CapacityLimiter, progress: Progress) -> Survey:
     """The survey of the whole source.
 
-    A stream is not surveyed: there, keys that could meet get a ledger, and that is all.
+    A stream is not surveyed; it only gets a ledger where keys could meet.
     """
     if not discovery.source.replayable:
         collides = discovery.may_collide and settings.policies.on_collision == "error"

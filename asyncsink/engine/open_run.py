@@ -1,4 +1,4 @@
-"""One run's parts, put together: destinations, recorder, publisher, pipeline."""
+"""The composition root: one run's destinations, recorder, publisher and pipeline are made here."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Run:
     """A run whose destinations are ready.
 
     Attributes:
-        resources: what its parts share.
+        resources: shared by its parts.
         destination: where files go.
         target: the target in use: the settings' own, or the local directory that stands in for an unreachable bucket.
         log: every outcome.
-        journal: what is remembered from run to run, or None.
+        journal: the journal of the run, or None.
         batch_size: as `SmallFiles.batch_size`.
-        interrupted: not everything was tried.
+        interrupted: whether some transfers were not tried.
     """
 
     resources: Resources
@@ -61,21 +61,21 @@ class Run:
     interrupted: bool = True
 
     async def begin(self) -> None:
-        """The last step before transfers run, and before anything that is there is changed: open the manifest.
+        """Open the manifest: the last step before transfers run, and before anything at the destination changes.
 
         Raises:
-            ConfigError: another run is writing it, or as the errors below.
+            ConfigError: another run is writing the manifest, or its path cannot be used.
             DestinationFull, JournalError: it cannot be written.
         """
         if self.manifest is not None:
             await self.manifest.open()
 
     async def end(self) -> None:
-        """The last step of a run that tried everything: give the manifest its name.
+        """Give the manifest its name: the last step of a run that tried everything.
 
         Raises:
-            DestinationFull, JournalError: it cannot be written, or was removed while the run went on; or the journal
-                was, where the run was to have one.
+            DestinationFull, JournalError: the manifest cannot be written, or was removed during the run; or a journal
+                that the run requires was.
         """
         self.interrupted = False
         if self.manifest is not None:
@@ -90,7 +90,7 @@ class Run:
 
 @dataclass(slots=True)
 class _Opened:
-    """A destination that is ready, and what belongs to it; fields as in Run."""
+    """A prepared destination with its target and journal; fields as in Run."""
 
     destination: Destination
     target: S3Target | LocalTarget
@@ -115,8 +115,8 @@ class RunBuilder:
         self._begun: S3Stack | AsyncSinkError | None = None
 
     async def begin(self, exits: AsyncExitStack, listing: ListObjects) -> None:
-        """Open what needs no forecast, while the survey still runs: credentials, a connection, and the first page of
-        `listing`. `open` goes on with it, and raises what went wrong; `exits` are left after the run.
+        """Open what needs no forecast, during the survey: credentials, a connection, and the first page of `listing`.
+        `open` goes on with it, and raises its errors; `exits` must be left after the run.
         """
         target = self._settings.target
         if isinstance(target, LocalTarget) or self._settings.caller_bucket is not None:
@@ -136,7 +136,7 @@ class RunBuilder:
 
         Args:
             forecast: for the destinations.
-            found: everything that the survey found, once more; None where nothing was surveyed, or it is on disk.
+            found: the entries of the survey; None where there was no survey, or they are on disk.
 
         Raises:
             ConfigError, TransferError, JournalError: the run cannot start.
@@ -169,11 +169,11 @@ class RunBuilder:
     def _manifest(self, target: S3Target | LocalTarget, s3: S3Stack | None) -> ManifestWriter | None:
         if not self._settings.manifest:
             return None
-        from asyncsink.report.manifest import ManifestHeader, ManifestWriter  # most runs write none
+        from asyncsink.report.manifest import ManifestHeader, ManifestWriter  # most runs need no manifest
 
         header = ManifestHeader(destination=target.url)
         if isinstance(target, S3Target) and s3 is not None:
-            # What was really used, also where the environment or a profile said it: verify has nothing else to go by.
+            # The values in use, also those of the environment or a profile: verify has no other source for them.
             header = ManifestHeader(
                 destination=f"s3://{target.bucket}/{target.prefix}".rstrip("/"),
                 endpoint_url=s3.endpoint_url,
@@ -267,7 +267,7 @@ class RunBuilder:
         )
 
         async def close(_: object, error: BaseException | None, __: object) -> None:
-            # A run that ends in order waits for its journal; one that is stopped, only so long.
+            # A run that ends in order waits for its journal without a limit; a stopped one, for `abort_seconds`.
             await kept.aclose(None if error is None else settings.retry.abort_seconds)
 
         exits.push_async_exit(close)
@@ -284,9 +284,9 @@ class RunBuilder:
 
 
 def stand_in_directory(target: S3Target) -> LocalTarget:
-    """~/s3_datasink_<bucket>, which keeps what an unreachable bucket would have been given (rule 46).
+    """~/s3_datasink_<bucket>, which gets the objects of an unreachable bucket (rule 46).
 
-    Under the same keys: Nipype leaves the prefix out, so that two studies of one bucket would share a folder.
+    Its keys include the prefix. Nipype leaves the prefix out, so that two studies of one bucket would share a folder.
     """
     name = target.bucket.replace("/", "_").replace(":", "_")
     directory = f"{as_text(os.path.expanduser('~'))}/s3_datasink_{name}"
@@ -296,7 +296,7 @@ def stand_in_directory(target: S3Target) -> LocalTarget:
 def surface(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The exception that a caller should see instead of a task group's.
 
-    One of ours that stopped the run, else a bug as it is, else the group itself (nothing but cancellation).
+    An error of asyncsink that stopped the run, else a bug unchanged, else the group itself (nothing but cancellation).
     """
     leaves = list(_leaves(group))
     for kind in (AsyncSinkError, Exception):

@@ -1,4 +1,4 @@
-"""What all parts of one run share, made in one place: export, sink, grab and verify are opened here, and so is S3."""
+"""The resources of one run, shared by all its parts: export, sink, grab and verify are opened here, and so is S3."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Resources:
         settings: of the run; its limits are those of `share`.
         share: the open files of this process that the run may have.
         events, progress: those of the caller, or None for new ones.
-        dry_run: everything is decided, nothing is sent or written.
-        lasting: the run has no end of its own (a sink): it does not stop where its server is gone for good, or refuses
-            everything, and each file fails for itself.
+        dry_run: whether everything is decided, and nothing is sent or written.
+        lasting: whether the run has no end of its own (a sink): it does not stop where its server is gone for good, or
+            refuses everything; each file fails by itself.
         clock: seconds.
 
     Attributes:
@@ -67,7 +67,7 @@ class Resources:
         self.readers = ReaderPool(limits.reader_threads)
         self.budget = ByteBudget(limits.memory_bytes)
         self.senders = senders = SenderConcurrency(clock=clock)
-        # All that the budget allows are kept: a buffer that is reused is never allocated twice.
+        # As many idle buffers as the budget allows are kept, so that no buffer is allocated again.
         self.buffers = BufferPool(
             limits.part_size_bytes,
             idle_max=max(1, limits.memory_bytes // limits.part_size_bytes),
@@ -81,16 +81,16 @@ class Resources:
 
     @property
     def policies(self) -> Policies:
-        """Of the run."""
+        """The policies of the run."""
         return self.settings.policies
 
     @property
     def limits(self) -> Limits:
-        """Of the run, lowered to its share of the process's open files."""
+        """The limits of the run, lowered to its share of the process's open files."""
         return self.settings.limits
 
     def ended(self, lane: str, *, interrupted: bool) -> RunEnd:
-        """How the run has ended, for its report; `lane` carried it."""
+        """The end of the run, for its report; `lane` is the lane that carried it."""
         progress = self.progress
         return RunEnd(
             elapsed_seconds=self.clock() - self.started,
@@ -141,10 +141,10 @@ async def open_resources(
     dry_run: bool = False,
     lasting: bool = False,
 ) -> AsyncIterator[Resources]:
-    """The resources of a run, within its share of the files that this process may have open; arguments as `Resources`.
+    """The resources of a run, within its share of the process's open files; arguments as `Resources`.
 
     Raises:
-        ConfigError: too few are left; nothing was sent.
+        ConfigError: too few open files are left; nothing was sent.
     """
     share = await ACCOUNT.open(settings.limits)
     try:
@@ -164,8 +164,8 @@ async def open_resources(
 
 
 async def with_callers_bucket(settings: Settings) -> tuple[Settings, S3Target]:
-    """The settings and their target, with the bucket that the caller gave: it replaces the bucket, never a part of the
-    key (rule 24).
+    """The settings and their target, with the caller's `bucket`: it replaces the bucket, never a part of the key
+    (rule 24).
 
     Raises:
         ConfigError, CredentialsError: as `bucket_settings`.

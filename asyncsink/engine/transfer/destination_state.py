@@ -1,7 +1,7 @@
-"""One transfer's way to one destination: what is there, what was decided, how it ended.
+"""One transfer at one destination: the existing object, the decision, the result; and how its source is read.
 
-A transfer has one state for each destination (S3, and the local copy if asked for). The states share the bytes that are
-read and nothing else: the failure of one destination never ends another.
+A transfer has one state for each destination (S3, and the local copy if there is one). The states share the bytes that
+are read and nothing else: the failure of one destination never ends another.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class DestinationState:
     """State of one transfer at one destination.
 
     Attributes:
-        known: what the journal has about the transfer at this destination, or None.
-        decision: None until it was looked at.
-        stored: the destination's proof, once it has one.
-        error: why it has none.
+        known: the journal's row of the transfer at this destination, or None.
+        decision: whether to send; None until the destination was looked at.
+        stored: the destination's proof, or None.
+        error: why there is no proof, or None.
     """
 
     destination: Destination
@@ -60,12 +60,12 @@ class DestinationState:
 
     @property
     def alive(self) -> bool:
-        """Whether bytes are still to be sent this way."""
+        """Whether bytes are still to be sent to this destination."""
         return self.error is None and self.stored is None and isinstance(self.decision, Upload)
 
     @property
     def comparing(self) -> CompareWith | None:
-        """What has to be computed from the file before it can be decided, if anything."""
+        """The comparison that needs the file's bytes before the decision, or None."""
         return self.decision if self.error is None and isinstance(self.decision, CompareWith) else None
 
     @property
@@ -75,30 +75,30 @@ class DestinationState:
 
     @property
     def published_etag(self) -> str:
-        """The ETag that the object had when this very file was published, or ""."""
+        """The ETag of the object when this file, unchanged since, was published; or ""."""
         return self.known.etag if self.known is not None and self.known.published else ""
 
     def outgoing(self, transfer: Transfer) -> Transfer:
-        """The transfer as the destination is given it: with the ETag that the new object cannot have."""
+        """The transfer for the destination: with the ETag of a differing object, which the new one cannot have."""
         known_to_differ = isinstance(self.decision, Upload) and self.decision.differs
         if not known_to_differ or self.existing is None or not self.existing.etag:
             return transfer
         return replace(transfer, replaces=self.existing.etag)
 
     def by_journal(self, policies: Policies) -> Decision | None:
-        """What the journal alone decides, if anything."""
+        """The decision of the journal alone, or None."""
         known = self.known
         if known is None:
             return None
         if known.published and policies.overwrite == "journal":
             return SkipIt(UNCHANGED_REASON)
         if known.upload is not None and known.upload.completing and known.upload.same_source:
-            # The object may be there, or be about to: only its upload tells, so it is asked first (see resuming).
+            # The object may be there already, or may appear: only its upload shows which (see s3.multipart.resume).
             return Upload("its upload was being completed")
         return None
 
     def check_size(self, transfer: Transfer) -> None:
-        """A file that this destination cannot hold ends this destination."""
+        """Set `error` where the destination cannot hold a file of this size."""
         try:
             self.destination.check_size(transfer)
         except AsyncSinkError as error:
@@ -107,7 +107,7 @@ class DestinationState:
     async def look(
         self, transfer: Transfer, policies: Policies, part_sizes: Sequence[int], *, closely: bool = False
     ) -> None:
-        """Decide whether to send; an error while looking ends this destination."""
+        """Look, and decide whether to send; an error while looking becomes `error`."""
         if self.error is not None:
             return
         self.decision = self.by_journal(policies)
@@ -124,7 +124,7 @@ class DestinationState:
     def decide(
         self, existing: Existing | None, transfer: Transfer, policies: Policies, part_sizes: Sequence[int]
     ) -> None:
-        """Decide whether to send, by what is there; `part_sizes` are tried first on a multipart ETag."""
+        """Decide whether to send, from the existing object; `part_sizes` are tried first on a multipart ETag."""
         self.existing = existing
         self.decision = decide(
             existing,
@@ -138,17 +138,21 @@ class DestinationState:
         )
 
     def settle(self, digests: Digests) -> None:
-        """Conclude a comparison."""
+        """Decide by the digests of the file's bytes, after a comparison."""
         assert self.comparing is not None
         assert self.existing is not None  # something is there: it is being compared
         self.decision = conclude(self.comparing, self.existing, digests)
 
     async def attempt(self, action: Callable[[], Awaitable[Stored | None]]) -> None:
-        """Run one step of this destination; its error ends this destination only."""
+        """Run one step of this destination; its error becomes `error`, and ends no other destination.
+
+        Raises:
+            JournalError: a fault of the run, which it stops.
+        """
         try:
             stored = await action()
         except JournalError:
-            raise  # no file's affair: the run stops
+            raise  # concerns no single file: the run stops
         except AsyncSinkError as error:
             self.error = error
         else:
@@ -168,12 +172,13 @@ async def each(
             group.start_soon(step, state)
 
 
-# -- Reading a source once, in a reader thread: bytes, checksum, and whatever is needed to compare it with what is there
-# Every function here blocks and runs in a worker thread; none outlives its call.
+# -- Reading a source once: its bytes, its checksum, and the digests of each comparison --------------------------------
+# Every function here blocks, and runs in a reader thread; no thread works on after its call.
 
 
 class Outgrown(Exception):
-    """The file is no longer what the walk found; `found` is what it is now. Nothing was read, nothing is wrong yet."""
+    """The file is no longer as the walk found it; `found` describes it now. Nothing was read, and nothing has
+    failed."""
 
     def __init__(self, found: SourceFile) -> None:
         super().__init__(found.path)
@@ -181,7 +186,7 @@ class Outgrown(Exception):
 
 
 def outdated(known: JournalEntry | None) -> JournalEntry | None:
-    """What the journal still has about a transfer whose source is no longer what the walk found: an upload to end."""
+    """What stays of a transfer's row when its source has changed since the walk: an upload to end, or None."""
     if known is None or known.upload is None:
         return None
     return JournalEntry(upload=replace(known.upload, same_source=False))
@@ -201,7 +206,7 @@ def open_as_found(file: SourceFile) -> OpenSource:
 
     Raises:
         SourceError: it cannot be opened.
-        Outgrown: its size, times or inode are not what the walk found, so that what was planned for it may not fit.
+        Outgrown: its size, times or inode differ from those of the walk, so that its plan may not fit.
     """
     try:
         return OpenSource(file)
@@ -215,10 +220,10 @@ def open_as_found(file: SourceFile) -> OpenSource:
 def read_whole_file(
     file: SourceFile, into: memoryview, algorithm: ChecksumAlgorithm | None, compares: Sequence[CompareWith]
 ) -> Reading:
-    """Open, read into `into` (of the file's size), checksum and look again.
+    """Read the file into `into` (of the file's size), checksum it, and check that it has not changed meanwhile.
 
     Raises:
-        SourceError: unreadable, or changed while it was read.
+        SourceError: it is unreadable, or changed while it was read.
         Outgrown: see `open_as_found`.
     """
     with open_as_found(file) as source:
@@ -232,8 +237,8 @@ NewReading = tuple[bytearray, Checksum | None] | SourceError | None
 
 
 def read_new(files: Sequence[SourceFile], algorithm: ChecksumAlgorithm | None) -> list[NewReading]:
-    """Body and checksum of several small files; the error of one that changed while it was read (or whose handle is
-    stale for good), and None for one that is not simply there as it was found."""
+    """Body and checksum of several small files. A file that changed while it was read (or whose handle is stale for
+    good) gives its error; one that is not as it was found gives None."""
     with Folder() as folder:
         bodies = [_at_rest(file, folder) for file in files]
     return [
@@ -249,7 +254,7 @@ def _at_rest(file: SourceFile, folder: Folder) -> bytearray | SourceError | None
 
 
 def read_small(file: SourceFile, algorithm: ChecksumAlgorithm | None, compares: Sequence[CompareWith]) -> Reading:
-    """As `read_whole_file`, for a small file, with memory of its own; raises the same."""
+    """As `read_whole_file`, for a small file, with new memory; raises the same."""
     body = read_at_rest(file)
     if body is None:
         return read_whole_file(file, memoryview(bytearray(file.size_bytes)), algorithm, compares)
@@ -281,13 +286,13 @@ def compare_piece(source: OpenSource, offset: int, into: memoryview, digesters: 
 
 
 def unreadable(file: SourceFile) -> SourceUnreadable | None:
-    """The error of a file that this process may not read, or None. It is not opened; where its mode says enough, the
-    system is not asked, which on a network file system is a request for each file."""
+    """The error of a file that this process may not read, or None. The file is not opened; where its mode is enough,
+    access(2) is not called, which on a network file system is a request for each file."""
     if file.readable:
         return None
     path = on_disk(file.path)
     effective = os.access in os.supports_effective_ids
-    # Twice: it gives no reason, and one may be a handle that a server of NFS forgot.
+    # Twice: access(2) gives no reason here, and the first refusal may be a handle that an NFS server has dropped.
     if any(os.access(path, os.R_OK, effective_ids=effective) for _ in range(2)):
         return None
     if not os.path.lexists(path):
@@ -305,7 +310,7 @@ def too_large_for_memory(file: SourceFile, memory_bytes: int) -> ConfigError:
 
 
 def still_outgrown(file: SourceFile) -> SourceChanged:
-    """The error for a file whose size moves between every two looks."""
+    """The error for a file whose size changes between every two looks."""
     return SourceChanged(
         f"{file.path} changes faster than it can be opened (expected {file.size_bytes:,} bytes); nothing was "
         "published; export it again when its writer is done."

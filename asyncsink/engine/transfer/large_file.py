@@ -1,8 +1,9 @@
-"""A large file: read in parts, each part checksummed once and handed to every destination at the same time.
+"""A large file: read in parts, each part checksummed once and written to every destination at the same time.
 
-Runners take part numbers from one list; each waits for the byte budget before it reads, so a huge file shares
-memory and connections with everything else in the run. Where S3 has lane threads, a part is one upload to one of them
-(ThreadedPartUpload). An upload ends complete, aborted, or left to a later run where a journal has it: never in between.
+Tasks take part numbers from one list; each waits for the byte budget before it reads, so that a huge file shares memory
+and connections with everything else in the run. Where S3 has lane threads, one call to such a thread reads and sends a
+part (`ThreadedPartUpload`), or a whole file of medium size (`ThreadedFileUpload`). An upload ends complete, aborted, or
+left to a later run that finds it in the journal: never in between.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ from asyncsink.s3.multipart.parts import Part, PartPlan
 from asyncsink.s3.operations import PartSource
 from asyncsink.sources.reader import OpenSource
 
-# -- A large part in one call to a thread of the destination: read, checksummed, copied and sent -----------------------
+# -- A part in one call to a lane thread: read, checksummed, copied and sent -------------------------------------------
 
 PartCopies = list[tuple[DestinationState, PartWriter]]
 
 
 class ThreadedPartUpload:
-    """One file's way through lane threads: `state` sends, and the other destinations are written to in the same thread.
+    """The parts of one file in lane threads: `state` sends, and the other destinations are written in the same thread.
 
     Attributes:
-        threads: how many parts are sent at once at most, whatever `tokens` there are.
-        tokens: one is held by whoever sends.
+        threads: most parts that are sent at once, however many `tokens` there are.
+        tokens: one is held for each part that is being sent.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class ThreadedPartUpload:
         self._slots = slots
 
     async def send(self, part: Part) -> Checksum | None:
-        """Send one part while holding one of `tokens`; returns its checksum. An error is left in its state.
+        """Send one part while holding one of `tokens`; returns its checksum. An error goes into its state.
 
-        Where `state` has failed, the other destinations may have the part or not: it is to be given to them once more.
+        Where `state` has failed, the other destinations may or may not have the part: it has to be written to them
+        again.
 
         Raises:
             SourceError: it cannot be read.
@@ -90,7 +92,7 @@ class ThreadedPartUpload:
 
 
 class _Copying:
-    """One part's local copies, written in the sender's thread; errors wait there for the event loop."""
+    """The local copies of one part, written in the sender's thread; errors are kept for the event loop."""
 
     def __init__(self, part: Part, copies: PartCopies) -> None:
         self._part = part
@@ -99,11 +101,11 @@ class _Copying:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is anybody to write to."""
+        """Whether there is a copy to write."""
         return bool(self._copies)
 
     def write(self, body: memoryview) -> None:
-        """Write to every copy; one that fails costs nobody else the part."""
+        """Write to every copy; the failure of one does not stop the others."""
         for copy in tuple(self._copies):
             state, writer = copy
             try:
@@ -113,7 +115,7 @@ class _Copying:
                 self._copies.remove(copy)
 
     def settle(self) -> None:
-        """End the destinations whose copies failed; when the thread has ended."""
+        """Give each failed copy's error to its destination, on the event loop, when the thread has ended."""
         for state, error in self._failed:
             state.error = state.error or error
 
@@ -121,13 +123,13 @@ class _Copying:
 def threaded_upload_of(
     states: Sequence[DestinationState], writers: Mapping[int, PartWriter], source: PartSource, slots: SenderConcurrency
 ) -> ThreadedPartUpload | None:
-    """The way through lane threads, where one destination has them and all others can be written to in there.
+    """The upload by lane threads, where one destination has them and all others can be written in those threads.
 
     Args:
-        destinations: of the transfer.
-        writers: of the destinations that were started, by the destination's id.
-        source: open.
-        slots: of the run.
+        states: of the transfer's destinations.
+        writers: of the destinations that were started, by the id of the state.
+        source: the open file.
+        slots: the run's limit of bodies in lane threads.
     """
     sender: tuple[DestinationState, PartWriter] | None = None
     copies: PartCopies = []
@@ -144,12 +146,12 @@ def threaded_upload_of(
     return ThreadedPartUpload(*sender, copies, source, slots) if sender is not None else None
 
 
-# -- parts -------------------------------------------------------------------------------------------------------------
+# -- A file in parts ---------------------------------------------------------------------------------------------------
 
 _MAY_PASS = (RetryableError, AccessDenied, CredentialsError)
-"""Errors of an upload whose parts are as good as before."""
+"""Errors after which the stored parts of an upload are still valid."""
 REPAIRS_MAX = 2
-"""How often parts that a destination lost are sent again before its word is final."""
+"""How often parts that a destination has lost are sent again before its error is final."""
 
 
 class LargeFileUpload:
@@ -188,13 +190,13 @@ class LargeFileUpload:
     async def run(self) -> Checksum | None:
         """Send every part, then complete; returns the whole object's checksum where it can be combined.
 
-        Each destination's result or error is left in the destination.
+        Each destination's result or error goes into its state.
 
         Raises:
             SourceError: the file could not be read, or changed; every upload was aborted.
 
-        Whatever else ends it (cancellation, a journal that fails) leaves its uploads to a later run where that can go
-        on with them, and so does an error that may pass.
+        Any other end (cancellation, a journal that fails, an error that may pass) leaves the uploads to a later run
+        where that can continue them.
         """
         stopped = True
         try:
@@ -223,7 +225,7 @@ class LargeFileUpload:
         await state.attempt(start)
 
     def _leave_out(self) -> None:
-        """Neither read nor send the parts that every destination has from an earlier run."""
+        """Remove the parts that every destination has from an earlier run: they are neither read nor sent."""
         for state in self._states:
             writer = self._writers.get(id(state))
             self._kept[id(state)] = writer.stored if writer is not None else {}
@@ -243,12 +245,12 @@ class LargeFileUpload:
                 group.start_soon(self._run_parts, upload, group.cancel_scope)
 
     async def _run_parts(self, upload: ThreadedPartUpload | None, scope: anyio.CancelScope) -> None:
-        """Send parts until there are none, no destination is left, or the file cannot be read."""
+        """Send parts until none or no destination is left, or the file cannot be read."""
         while self._missing and any(state.alive for state in self._states):
             if upload is not None and not upload.state.alive:
                 upload = None
-            # The token comes before the memory: none is held for a thread that is still busy. The next number is taken
-            # when there is room for its bytes, so that parts leave in order.
+            # The token comes before the memory, so that no memory is held for a busy thread. The next number is taken
+            # when there is room for its bytes, so that parts are sent in order.
             async with upload.tokens if upload else nullcontext(), self._budget.reserve(self._plan.part_size_bytes):
                 if not self._missing:
                     return
@@ -262,21 +264,21 @@ class LargeFileUpload:
                 self._count(part)
 
     def _count(self, part: Part) -> None:
-        # The first destination decides what becomes of the transfer: nothing counts that was sent for a failed object.
+        # The first destination decides the outcome of the transfer: bytes sent for a failed object do not count.
         if self._states[0].alive:
             self._under_way.moved(part.length)
         else:
             self._under_way.take_back()
 
     async def _send_part(self, part: Part, upload: ThreadedPartUpload | None) -> None:
-        """Give one part to every destination: in one upload where there is one, else read once for all.
+        """Send one part to every destination: through `upload` where there is one, else read once for all.
 
         Raises:
             SourceError: it cannot be read.
         """
         lacking = [state for state in self._states if state.alive and part.part_number not in self._kept[id(state)]]
         if upload is not None and upload.state in lacking and part.part_number not in self._unproven:
-            # The thread keeps a buffer of its own.
+            # The lane thread has a buffer of its own.
             self._shared_buffers.trim()
             self._checksums[part.part_number - 1] = await upload.send(part)
             if upload.state.alive or not any(state.alive for state in self._states):
@@ -313,7 +315,7 @@ class LargeFileUpload:
         await state.attempt(complete)
 
     async def _complete_repaired(self, writer: PartWriter, checksum: Checksum | None) -> Stored:
-        """Complete; parts that the destination turns out to lack are read and sent once more."""
+        """Complete the object; parts that the destination lacks are read and sent again."""
         for _ in range(REPAIRS_MAX):
             try:
                 return await writer.complete(checksum)
@@ -333,7 +335,7 @@ class LargeFileUpload:
                 await writer.write_part(part.part_number, part.offset, body, checksum)
 
     def _combined(self) -> Checksum | None:
-        """The whole object's checksum; for SHA-256 S3 knows only the composite one, for MD5 none (the ETag serves)."""
+        """The whole object's checksum; for SHA-256, S3 has only the composite one, for MD5 none (the ETag serves)."""
         known = [checksum for checksum in self._checksums if checksum is not None]
         if self._algorithm is None or len(known) < self._plan.count:
             return None
@@ -343,8 +345,8 @@ class LargeFileUpload:
         return composite(self._algorithm, known) if self._algorithm in COMPOSITE_ALGORITHMS else None
 
     async def _end_unfinished(self, stopped: bool) -> None:
-        """Leave what was not completed to a later run, or abort it. Writers shield themselves; each is bounded in
-        time."""
+        """Leave each incomplete upload to a later run, or abort it. Aborts are shielded from cancellation, and bounded
+        in time."""
         for state in self._states:
             writer = self._writers.get(id(state))
             if writer is not None and (stopped or self._may_go_on(state, writer)):
@@ -374,38 +376,39 @@ class LargeFileUpload:
         except JournalError:
             raise
         except AsyncSinkError as error:
-            # The error that ended the upload comes first; a failed clean-up is an error only where there was none.
+            # The error that ended the upload comes first; that of a failed abort counts only where there was none.
             state.error = state.error or error
 
 
-# -- A whole file in one call to a thread of the destination: opened, read, checksummed, copied and sent ---------------
-# For files that are worth a thread of their own and are not worth parts. Nothing of a file that changed while it was
-# read is sent or copied; a file that is sent again is read again.
+# -- A whole file in one call to a lane thread: opened, read, checksummed, copied and sent -----------------------------
+# For files that are worth a thread and are not worth parts. Nothing of a file that changed while it was read is sent or
+# copied; a file that is sent again is read again.
 
 FileCopies = list[tuple[DestinationState, Destination]]
 
 
 class ThreadedFileUpload:
-    """The way of whole files through lane threads, for all transfers of a run."""
+    """Sends whole files through lane threads, for all transfers of a run."""
 
     def __init__(self, resources: Resources) -> None:
-        """Buffers of the ordinary way make room for the threads'."""
+        """Share the byte budget with the buffers of the ordinary way, which are trimmed for those of the threads."""
         self._algorithm = resources.policies.algorithm
         self._budget = resources.budget
         self._buffers = resources.buffers
         self._slots = resources.senders
 
     async def send(self, ending: Ending) -> None:
-        """Send the file this way if it can be; results and errors are left in the destinations.
+        """Send the file through a lane thread if possible; results and errors go into the states.
 
-        Destinations that are alive afterwards get the file in the ordinary way: all of them where this way is not for
-        it, and the copy where sending ended before the file was read.
+        Destinations that are alive afterwards get the file in the ordinary way: all of them where no thread can take
+            it,
+        and the copy where sending ended before the file was read.
 
         Raises:
-            SourceError: it cannot be read, or changed; nothing of what was read last was sent or copied.
+            SourceError: it cannot be read, or changed; nothing of the last reading was sent or copied.
             Outgrown: see `open_as_found`; nothing was read.
 
-        Cancellation propagates when the thread has let go of the file.
+        Cancellation propagates when the thread has released the file.
         """
         transfer, primary = ending.transfer, ending.states[0]
         size, sender = transfer.source.size_bytes, primary.destination
@@ -414,9 +417,9 @@ class ThreadedFileUpload:
         copies = _copies(ending.states)
         if copies is None:
             return
-        # The token comes before the memory: none is held for a thread that is still busy.
+        # The token comes before the memory, so that no memory is held for a busy thread.
         async with self._slots.open(sender.senders), self._budget.reserve(self._buffers.cost(size)):
-            # The thread keeps a buffer of its own.
+            # The lane thread has a buffer of its own.
             self._buffers.trim()
             attempts = _Attempts(transfer, copies)
             try:
@@ -434,7 +437,7 @@ class ThreadedFileUpload:
 
 
 def _copies(states: Sequence[DestinationState]) -> FileCopies | None:
-    """The destinations beside the first that are written to in the thread; None where that cannot be, or not yet."""
+    """The destinations besides the first, which the thread writes; None where it cannot, or cannot yet."""
     copies: FileCopies = []
     for state in states[1:]:
         if state.comparing is not None:
@@ -447,7 +450,7 @@ def _copies(states: Sequence[DestinationState]) -> FileCopies | None:
 
 
 class _Attempts:
-    """What one file's attempts do in the sender's thread, one after another; results wait there for the event loop."""
+    """The attempts of one file, one after another, in the sender's thread; results are kept for the event loop."""
 
     def __init__(self, transfer: Transfer, copies: FileCopies) -> None:
         self._transfer = transfer
@@ -458,8 +461,8 @@ class _Attempts:
     @contextmanager
     def open(self) -> Iterator[OpenSource]:
         """The file, for one attempt; leaving the block proves that it stayed the same meanwhile."""
-        # The server and the copy may have the file by now: another one that took its place is not sent under its name.
-        # Its ctime is not asked for again: a copy that is a hard link has moved it.
+        # In a second attempt the server and the copy may have the file already: a file that has replaced it is not sent
+        # under its name. Its ctime is not compared again: making a hard link as the copy has changed it.
         found = self._transfer.source
         opened = OpenSource(replace(found, ctime_ns=0)) if self._opened else open_as_found(found)
         self._opened = True
@@ -468,7 +471,8 @@ class _Attempts:
             source.check_unchanged()
 
     def copy(self, body: memoryview) -> None:
-        """Make every copy, in each attempt from the bytes that it sends; one that fails costs nobody else the file."""
+        """Make every copy, in each attempt from the bytes that it sends; the failure of one does not stop the
+        others."""
         self._ended = [(state, end) for state, end in self._ended if isinstance(end, AsyncSinkError)]
         for copy in tuple(self._copies):
             state, destination = copy
@@ -479,7 +483,7 @@ class _Attempts:
                 self._copies.remove(copy)
 
     def settle(self) -> None:
-        """Tell the destinations how their copies ended; when the thread is done."""
+        """Give each copy's result or error to its destination, on the event loop, when the thread has ended."""
         for state, end in self._ended:
             if isinstance(end, AsyncSinkError):
                 state.error = end

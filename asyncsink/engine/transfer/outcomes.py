@@ -1,4 +1,4 @@
-"""How a transfer ended, put into words: pure."""
+"""The outcomes of a transfer, from the state of its destinations. Pure."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ REPEATED: Final = "the same source came before, under the same key"
 
 @dataclass(slots=True)
 class Ending:
-    """What is known of one transfer when its attempts are over.
+    """One transfer when its attempts are over.
 
     Attributes:
         transfer: as it was last tried.
-        destinations: the destination's, then the local copy's if there is one.
+        states: the destination's, then the local copy's if there is one.
         checksum: of the bytes that were read, or None.
-        source_error: why nothing could be read, or why what was read is void; ends every destination.
+        source_error: why nothing could be read, or why the bytes are void; ends every destination.
     """
 
     transfer: Transfer
@@ -81,7 +81,7 @@ def _primary_outcome(
         existing, known = primary.existing, primary.known
         proved = known if known is not None and known.published else None
         if proved is not None and existing is not None and existing.etag != proved.etag:
-            proved = None  # the object is no longer the one that was published, though its content may be
+            proved = None  # the object is another one than was published, though its content may be the same
         return Skip(
             source=file.path,
             key=transfer.key,
@@ -138,7 +138,8 @@ def receipt(
 
 
 def passed_of(stored: Sequence[tuple[Transfer, FileStored]], url: Callable[[Transfer], str]) -> Passed:
-    """The receipts of small files, as lines, with their journal rows: what a Receipt for each would come to. Pure."""
+    """The receipts of small files as lines of the log, with their rows for the journal; equal to a Receipt for each.
+    Pure."""
     lines, rows, size_bytes = [], [], 0
     for transfer, told in stored:
         source = transfer.source
@@ -181,7 +182,7 @@ def passed_of(stored: Sequence[tuple[Transfer, FileStored]], url: Callable[[Tran
 
 
 def not_stored(transfer: Transfer, url: str, error: AsyncSinkError, local_copy: str = "") -> Skip | Failure:
-    """What a destination's error comes to: a Skip where another writer was first and nothing is to be replaced."""
+    """The Failure for a destination's error; a Skip where another writer was first and nothing is to be replaced."""
     if not isinstance(error, AlreadyThere):
         return failure(transfer, url, error)
     return Skip(
@@ -197,7 +198,7 @@ def not_stored(transfer: Transfer, url: str, error: AsyncSinkError, local_copy: 
 
 
 def may_pass(outcome: Outcome) -> bool:
-    """Whether the same transfer may succeed later: it failed for a cause that passes."""
+    """Whether a failed transfer may succeed later: its cause may pass."""
     return isinstance(outcome, Failure) and outcome.stage in ("upload", "download") and outcome.error in _RETRYABLE
 
 
@@ -211,13 +212,13 @@ def failure(transfer: Transfer, url: str, error: AsyncSinkError, *, stage: Failu
 def failure_of(
     source: str, key: str, url: str, error: AsyncSinkError, *, stage: FailureStage, entry: int = 0
 ) -> Failure:
-    """The Failure that an error amounts to."""
+    """The Failure for an error, without a transfer."""
     attempts = error.attempts if isinstance(error, TransferError) else 0
     return Failure(source, key, url, type(error).__name__, str(error), stage, attempts, entry)
 
 
 def error_of(failed: Failure) -> AsyncSinkError:
-    """The error that a Failure tells of, as its own class where that takes a sentence alone."""
+    """The error of a Failure, in its own class where that class takes a sentence alone."""
     kind = getattr(errors, failed.error, AsyncSinkError)
     if not issubclass(kind, AsyncSinkError) or issubclass(kind, (errors.IntegrityError, errors.ExportFailed)):
         kind = AsyncSinkError
@@ -225,12 +226,13 @@ def error_of(failed: Failure) -> AsyncSinkError:
 
 
 def is_skip(problem: SourceProblem, policies: Policies) -> bool:
-    """Whether a policy turns this into a reported Skip."""
+    """Whether a policy makes the problem a reported Skip."""
     return problem.skipped or (problem.skippable and policies.on_missing == "skip")
 
 
 def forbids_run(problem: SourceProblem, policies: Policies) -> bool:
-    """Whether nothing may be sent because of it: no policy makes it a Skip, or a Failure beside which the rest goes."""
+    """Whether the problem forbids sending anything: no policy makes it a Skip, or a Failure beside which the rest is
+    sent."""
     return not is_skip(problem, policies) and not (problem.unreadable and policies.on_unreadable == "skip")
 
 
@@ -245,7 +247,7 @@ def _phrase(problem: SourceProblem) -> str:
 
 
 def problem_outcome(problem: SourceProblem, policies: Policies) -> Outcome:
-    """What becomes of something that was found but cannot be published: a reported Skip, or a Failure."""
+    """The outcome of something that was found but cannot be published: a reported Skip, or a Failure."""
     if is_skip(problem, policies):
         return Skip(
             source=problem.path,

@@ -1,10 +1,10 @@
 """One transfer, from a routed name to its outcomes: look, read once, put to every destination, verify.
 
 The steps of `Publisher.publish`:
- 1. every destination looks at what is there and decides: send, skip, or compare;
+ 1. for every destination, the existing object decides: send, skip, or compare;
  2. the file is read once; comparisons are settled from the same bytes;
  3. the destinations that need the bytes get them, at the same time: whole, or in parts (see large_file.py);
- 4. the outcomes are worded; nothing is a Receipt before its destination's answer was compared.
+ 4. the outcomes are made; there is no Receipt before the destination's answer was compared.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from asyncsink.s3.operations import PARTS_MAX
 from asyncsink.sources.reader import OpenSource
 
 _LOOKS_MAX = 16
-"""How often a file is looked at. Local copies of several runs link it at once, and each link changes its ctime."""
+"""Most looks at a file. Several runs may link it at once for their local copies, and each link changes its ctime."""
 _ONCE_MORE = (IntegrityError, UploadMissing, UploadConflict)
 
 
 class Publisher:
-    """Publishes one transfer at a time per call; calls run concurrently and share the byte budget and the threads."""
+    """Publishes one transfer for each call; calls run concurrently, and share the byte budget and the threads."""
 
     def __init__(self, resources: Resources, destination: Destination, copy: Destination | None) -> None:
         """Publish to `destination`, and to `copy` beside it unless it is None."""
@@ -62,13 +62,14 @@ class Publisher:
         self._clock = resources.clock
 
     async def publish(self, transfer: Transfer) -> tuple[list[Outcome], Transfer]:
-        """Publish, and say how it ended: one outcome, and a Failure beside it where only the local copy failed; and
-        the transfer as it was read.
+        """Publish; returns one outcome, and a Failure beside it where only the local copy failed; and the transfer as
+        it was read.
 
         Raises:
-            JournalError: a step of an upload cannot be written down; the run stops.
+            JournalError: a step of an upload cannot be written; the run stops.
 
-        Cancelled, it aborts what it began (shielded, bounded), or leaves it to the next run; see parts.py.
+            Cancelled, it aborts its uploads (shielded from cancellation, bounded in time), or leaves them to the next
+            run; see large_file.py.
         """
         started = self._clock()
         ending = Ending(transfer)
@@ -90,8 +91,8 @@ class Publisher:
             except AsyncSinkError as error:
                 ending.source_error = error
             if isinstance(ending.states[0].error, _ONCE_MORE) and not corrected:
-                # Damage on the way is repaired by reading and sending once more, and an upload that is gone or void by
-                # a new one; a second time it is reported.
+                # Damaged bytes are read and sent once more, and an upload that is gone or void is begun again; a second
+                # time it is a Failure.
                 corrected = True
                 ending.transfer = replace(ending.transfer, known=outdated(ending.transfer.known))
                 continue
@@ -99,7 +100,7 @@ class Publisher:
             return word_outcomes(ending, self._clock() - started, self._policies), ending.transfer
 
     async def _discard(self, ending: Ending) -> None:
-        """End the upload that an earlier run left open, where nothing was sent that would have ended it."""
+        """End the upload that an earlier run left open, where this transfer has not ended it by sending."""
         known, primary = ending.transfer.known, ending.states[0]
         if known is None or known.upload is None or self._dry_run or primary.error is not None:
             return
@@ -206,7 +207,8 @@ class Publisher:
     async def _settle(
         self, transfer: Transfer, comparing: Sequence[DestinationState], digests: Sequence[Digests]
     ) -> None:
-        """Draw the conclusions; destinations whose comparison was not final look closer and decide again."""
+        """Settle the comparisons; destinations whose comparison was not final are looked at closely, and decide
+        again."""
         closer = []
         for state, found in zip(comparing, digests, strict=True):
             state.settle(found)

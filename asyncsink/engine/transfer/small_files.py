@@ -1,10 +1,10 @@
-"""Small files, many to a batch: one look for all of them, and what is to be sent is sent at the same time.
+"""Small files in batches: one look at the destination for all of them, and all sent at the same time.
 
-For an object of a few kilobytes, a call to a thread costs more than reading it. A batch looks at everything with one
-question to the destination. New files are read by the lanes that send them; where there are none, or something is to be
-compared or copied, all files are read, checksummed, compared and copied in one call. Whatever is not simple (a HEAD is
-needed, a file is not what was found, an answer proves nothing) takes the ordinary way; a file that changes while it is
-read is a failure here as there.
+For an object of a few kilobytes, a call to a thread costs more than reading it. A batch is looked up at the destination
+in one call. New files are read by the lanes that send them; where there are none, or something is to be compared or
+copied, all files are read, checksummed, compared and copied in one call to a thread. A file that is not simple (a HEAD
+is needed, the file is not as it was found, an answer proves nothing) goes the ordinary way, through the Publisher; a
+file that changes while it is read is a failure in both ways.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ from asyncsink.sources.reader import AtRest
 from asyncsink.value import dataclass
 
 WORKERS_USUAL: Final = 32
-"""Many more send at the same time only where the network is far away, and then the end of a run is not what counts."""
+"""Workers that batches are divided among at the end of a run. Many more send at once only where the server is far away,
+and there the end of a run counts for little."""
 BATCH_FILES_MAX: Final = 64
-"""Files that one call to a thread reads and one record reports: with so many, the cost of both disappears."""
+"""Most files in a batch: with so many, the cost of a call to a thread, and of a record, is negligible."""
 EARLY_SECONDS: Final = 0.1
-"""So long the files of a batch that are stored wait for the others at most, before they are recorded."""
+"""Most seconds that the stored files of a batch wait for the others before they are recorded."""
 OnOutcomes = Callable[[Sequence[Outcome], Transfer], None]
 PassOn = Callable[[Passed], None]
 
 
 @dataclass(slots=True, eq=False)
 class _Known:
-    """A small file that has more to it than reading and sending: an object or a local copy to compare, or to make."""
+    """A small file with an object or a local copy to compare, or with a local copy to make."""
 
     ending: Ending
     ordinary: bool = False
@@ -56,7 +57,7 @@ class SmallFiles:
     """Publishes batches; many run at the same time, each by one worker.
 
     Args:
-        publisher: the ordinary way.
+        publisher: publishes the files that need the ordinary way.
         copy: the local copy, which is `blocking`, or None.
     """
 
@@ -75,10 +76,10 @@ class SmallFiles:
         self._clock = resources.clock
 
     async def publish(self, transfers: Sequence[Transfer], done: OnOutcomes, pass_on: PassOn) -> None:
-        """Publish a batch; `done` is called with a transfer's outcomes as soon as they are known, or `pass_on` with
-        those of many at once.
+        """Publish a batch. As soon as outcomes are known, `done` is called with those of one transfer, or `pass_on`
+        with those of many.
 
-        Cancellation as `Publisher.publish`.
+        Cancellation as in `Publisher.publish`.
         """
         left = transfers
         async with create_task_group() as ways:
@@ -95,7 +96,7 @@ class SmallFiles:
                 ordinary, left = await self._publish_new(new, done, pass_on) if new else ([], ())
                 if known:
                     ordinary += await self._publish_known(known, done)
-                # What these are refused for, the rest of the batch would be refused for too: it waits for them.
+                # The rest of the batch waits: an error that stops these files would stop the rest too.
                 async with create_task_group() as tries:
                     for transfer in ordinary:
                         tries.start_soon(self._publish_ordinary, transfer, done)
@@ -115,10 +116,10 @@ class SmallFiles:
         """How many files one worker is to take at a time.
 
         Args:
-            objects_left: of the run, or None where nobody knows.
+            objects_left: objects of the run without an outcome, or None where their number is unknown.
         """
         if self._copy is None and self._lane_algorithm() is not None:
-            # They are sent at the same time: the run ends with the last of them, however many there are.
+            # The files of a batch are sent at the same time, so that its size does not delay the end of the run.
             return BATCH_FILES_MAX
         if objects_left is None:
             return 1
@@ -126,11 +127,11 @@ class SmallFiles:
         return max(1, min(BATCH_FILES_MAX, objects_left // (min(self._workers, WORKERS_USUAL) * 4)))
 
     def _lane_algorithm(self) -> ChecksumAlgorithm | None:
-        """The checksum's algorithm, where the destination's lanes read the files that they send; else None."""
+        """The algorithm of the checksum, where the destination's lanes read the files that they send; else None."""
         algorithm = self._policies.algorithm
         return algorithm if algorithm is not None and self._destination.takes_files(algorithm) else None
 
-    # -- nothing is there, and nothing is copied: the way of nearly every object of a first export --------------------
+    # -- New objects without a local copy: nearly all files of a first export -----------------------------------------
 
     async def _publish_new(
         self, transfers: Sequence[Transfer], done: OnOutcomes, pass_on: PassOn
@@ -167,22 +168,22 @@ class SmallFiles:
     async def _put_files(
         self, transfers: Sequence[Transfer], algorithm: ChecksumAlgorithm, done: OnOutcomes, pass_on: PassOn
     ) -> tuple[list[Transfer], Sequence[Transfer]]:
-        """The same where the destination's lanes read the files that they send."""
+        """As `_publish_new`, where the destination's lanes read the files that they send."""
         async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
             ends = _Ends(transfers, self._destination.url, done, pass_on, self._progress)
             try:
                 with ends.told_early():
                     await self._destination.put_files(transfers, algorithm, AtRest(), ends.results)
             except AsyncSinkError:
-                # Nothing of the batch was begun: each file goes its own way, and fails there if it must.
+                # Nothing of the batch was begun: each file is tried by itself, and may fail there.
                 return list(transfers), ()
             finally:
-                # Also where it is cancelled: what is published is recorded.
+                # Also where it is cancelled: published files are recorded.
                 ordinary, left = ends.tell()
-        # A batch in which nothing was begun would be none the next time either.
+        # A batch in which no file was begun would not begin the next time either: its files go the ordinary way.
         return (ordinary, left) if len(left) < len(transfers) else (left, ())
 
-    # -- something is there, or a local copy is made ------------------------------------------------------------------
+    # -- Existing objects, and files with a local copy ----------------------------------------------------------------
 
     async def _publish_known(
         self, pairs: Sequence[tuple[Transfer, Existing | Unknown | None]], done: OnOutcomes
@@ -230,7 +231,7 @@ class SmallFiles:
 
     def _read_all(self, work: Sequence[_Known], stopped: Event) -> None:
         for known in work:
-            # A local copy is synced to the disk: nobody who cancels should wait for those of a whole batch.
+            # A local copy is synced to the disk: a cancellation must not wait for those of a whole batch.
             if not stopped.is_set():
                 self._read_known(known)
 
@@ -270,7 +271,7 @@ class SmallFiles:
                     primary.outgoing(transfer), known.reading.body, known.reading.checksum
                 )
             except IntegrityError:
-                # Read and sent once more; the local copy, if there is one, is looked at once more too.
+                # The file is read and sent once more; its local copy, if any, is looked at once more too.
                 known.ordinary = True
                 return
             except AsyncSinkError as error:
@@ -285,7 +286,7 @@ def _one_part(transfer: Transfer) -> Sequence[int]:
 
 
 class _Ends:
-    """How the files of one batch end, handed over as it is known: where some take long, the others are not kept back.
+    """The results of one batch, handed over as they come: slow files do not hold the others back.
 
     Attributes:
         results: filled by the destination, one for each transfer.
@@ -309,7 +310,7 @@ class _Ends:
 
     @contextmanager
     def told_early(self) -> Iterator[None]:
-        """Within the block, files that are stored are handed over every EARLY_SECONDS."""
+        """Within the block, stored files are handed over every EARLY_SECONDS."""
         self._timer = asyncio.get_running_loop().call_later(EARLY_SECONDS, self._tell_early)
         try:
             yield
@@ -320,7 +321,7 @@ class _Ends:
         try:
             self._tell_stored()
         except BrokenResourceError:
-            return  # nothing can be recorded any more: handing over the rest says so
+            return  # nothing can be recorded any more: `tell` raises the same
         self._timer = asyncio.get_running_loop().call_later(EARLY_SECONDS, self._tell_early)
 
     def _tell_stored(self) -> None:
