@@ -23,7 +23,7 @@ from asyncsink.engine.resources import open_resources
 from asyncsink.engine.transfer.outcomes import REPEATED
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.event_loops import refuse_trio
-from asyncsink.journal.sqlite import default_directory, without_journal
+from asyncsink.journal.sqlite import default_place, without_journal
 from asyncsink.model import Event, SourceProblem, Started, Transfer
 from asyncsink.options.schema import LocalTarget, S3Target, Settings
 from asyncsink.options.settings import JournalChoice, Shard
@@ -96,7 +96,9 @@ def check_journal_outside(sources: Iterable[str], journal: JournalChoice) -> Jou
     """
     if not journal.enabled:
         return None
-    place = as_text(journal.path or default_directory(journal.state_directory))
+    place = as_text(journal.path or default_place(journal)[0])
+    if not place:
+        return None  # there will be none
     for source in sources:
         if os.path.lexists(on_disk(source)) and _would_be_found(place, source):
             said = f"The journal {place} lies inside the source {source}, so that it would be published itself"

@@ -105,6 +105,8 @@ class Rows:
         self._database = database
         self._execute = database.execute
         self._options = options
+        # As the file was opened: FULL with a rollback journal, else NORMAL.
+        self._synchronous = "FULL" if database.execute("PRAGMA synchronous").fetchone() == (2,) else "NORMAL"
 
     def write(self, everything: Sequence[Writing]) -> None:
         """Write all items in one transaction, in order; an exception rolls all of them back.
@@ -130,7 +132,7 @@ class Rows:
                         self._step(what)
         finally:
             if durable:
-                self._execute("PRAGMA synchronous=NORMAL")
+                self._execute(f"PRAGMA synchronous={self._synchronous}")
 
     def _publish(self, rows: Sequence[PublishedRow]) -> None:
         for start in range(0, len(rows), ROWS_PER_INSERT):

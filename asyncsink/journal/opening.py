@@ -110,10 +110,11 @@ class Opened:
     place: tuple[int, int]
 
 
-def open_database(path: str, identity: Identity, *, dry_run: bool) -> Opened | None:
+def open_database(path: str, identity: Identity, *, dry_run: bool, rollback: bool = False) -> Opened | None:
     """Open the journal at the absolute `path` for this run alone. Blocking.
 
-    A missing journal is created with mode 0600. A dry run creates none (the result is None) and changes nothing.
+    A missing journal is created with mode 0600. A dry run creates none (the result is None) and changes nothing. With
+    `rollback`, transactions are written with a rollback journal instead of WAL: for network file systems.
 
     Raises:
         JournalError: the file is not regular, not a journal, damaged, or of another version or destination.
@@ -135,7 +136,7 @@ def open_database(path: str, identity: Identity, *, dry_run: bool) -> Opened | N
                         "change their permissions, or name another file."
                     )
                 )
-            opened = _open(real, identity, dry_run=dry_run, only_read=only_read)
+            opened = _open(real, identity, dry_run=dry_run, only_read=only_read, rollback=rollback)
             if opened is not None and not dry_run and found is not None and found.st_uid == os.geteuid():
                 os.chmod(real, 0o600)
             return opened
@@ -177,10 +178,10 @@ def _writable(path: str) -> bool:
     return os.access(path, os.R_OK | os.W_OK) and os.access(os.path.dirname(path), os.W_OK | os.X_OK)
 
 
-def _open(path: str, identity: Identity, *, dry_run: bool, only_read: bool) -> Opened | None:
+def _open(path: str, identity: Identity, *, dry_run: bool, only_read: bool, rollback: bool) -> Opened | None:
     database = _connect(path, only_read=only_read)
     try:
-        salt = _checked(database, path, identity, dry_run=dry_run)
+        salt = _checked(database, path, identity, dry_run=dry_run, rollback=rollback)
         blank = salt is not None and not database.execute(_ANYTHING).fetchone()[0]
         found = os.stat(path)
     except BaseException:
@@ -194,8 +195,8 @@ def _open(path: str, identity: Identity, *, dry_run: bool, only_read: bool) -> O
 
 def _connect(path: str, *, only_read: bool) -> sqlite3.Connection:
     # A read-only file cannot be locked either. Without a log beside it, no other process is writing to it.
-    log = f"{path}-wal"
-    still = only_read and not (os.path.exists(log) and os.path.getsize(log))
+    logs = [log for log in (f"{path}-wal", f"{path}-journal") if os.path.exists(log) and os.path.getsize(log)]
+    still = only_read and not logs
     mode = "mode=ro&immutable=1" if still else "mode=rw"
     return sqlite3.connect(
         f"file:{quote(os.fsencode(path))}?{mode}",
@@ -206,7 +207,9 @@ def _connect(path: str, *, only_read: bool) -> sqlite3.Connection:
     )
 
 
-def _checked(database: sqlite3.Connection, path: str, identity: Identity, *, dry_run: bool) -> bytes | None:
+def _checked(
+    database: sqlite3.Connection, path: str, identity: Identity, *, dry_run: bool, rollback: bool
+) -> bytes | None:
     """Lock, check and set up; the salt, or None where a dry run finds an empty file."""
     execute = database.execute
     execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -222,8 +225,9 @@ def _checked(database: sqlite3.Connection, path: str, identity: Identity, *, dry
     execute("COMMIT")
     if not dry_run:
         # Set after the checks, so that a foreign file stays unchanged.
-        execute("PRAGMA journal_mode=WAL")
-        execute("PRAGMA synchronous=NORMAL")
+        execute(f"PRAGMA journal_mode={'DELETE' if rollback else 'WAL'}")
+        # NORMAL is safe in WAL only: with a rollback journal, a power cut might damage the file.
+        execute(f"PRAGMA synchronous={'FULL' if rollback else 'NORMAL'}")
         salt = salt or _set_up(database, identity)
     return salt
 

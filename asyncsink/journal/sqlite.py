@@ -1,9 +1,10 @@
 """The journal in an SQLite file: one thread owns its only connection, and each transaction serves all waiting calls.
 
-The file is locked exclusively (locking_mode=EXCLUSIVE): a second run is refused, and no shared memory is needed, so
-that a journal works on network file systems too (sqlite.org/wal.html, "Use of WAL Without Shared-Memory"). WAL with
-synchronous=NORMAL survives the end of the process at any moment; a commit with an UploadOpened is FULL, which survives
-a power cut too (sqlite.org/pragma.html, "synchronous").
+The file is locked exclusively (locking_mode=EXCLUSIVE): a second run is refused, and no shared memory is needed
+(sqlite.org/wal.html, "Use of WAL Without Shared-Memory"). WAL with synchronous=NORMAL survives the end of the process
+at any moment; a commit with an UploadOpened is FULL, which survives a power cut too (sqlite.org/pragma.html,
+"synchronous"). On a network file system (file_systems.py) a named journal has a rollback journal instead of WAL, always
+with FULL, and the default journal is on a local one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import anyio.to_thread
 
 from asyncsink.errors import JournalError
 from asyncsink.journal.base import Forgotten, Journal, PublishedRow, Rows, Writing, options_digest
+from asyncsink.journal.file_systems import check_is_own, local_directory, network_file_system
 from asyncsink.journal.opening import Identity, Opened, UnusableJournal, fault_of, open_database
 from asyncsink.model import (
     ChecksumAlgorithm,
@@ -253,7 +255,8 @@ async def open_journal(
         objects, algorithm: the object options of this run; objects published with other ones count as unknown.
         shard: each shard has a default journal of its own.
         dry_run: read an existing journal; create none, change none.
-        notice: called on the event loop with the reason why the run continues without a default journal.
+        notice: called on the event loop with the reason why the run continues without a default journal, or has one
+            elsewhere, because of a network file system.
 
     Raises:
         JournalError: the journal is not a file, not a journal, damaged, or of another version or destination; or a
@@ -263,10 +266,9 @@ async def open_journal(
     if not choice.enabled:
         return None
     identity = Identity(endpoint_url.lower().rstrip("/"), target.bucket, target.prefix)
-    path = choice.path or default_path(choice.state_directory, identity, shard)
     try:
-        opened = await anyio.to_thread.run_sync(
-            partial(_open, path, identity, dry_run=dry_run, default=not choice.path)
+        path, opened, sentence = await anyio.to_thread.run_sync(
+            partial(_open, choice, identity, shard, dry_run=dry_run)
         )
     except UnusableJournal as unusable:
         if choice.required:
@@ -275,6 +277,8 @@ async def open_journal(
         return None
     if opened is None:
         return None
+    if sentence:
+        notice(sentence)
     return SqliteJournal(path, opened, options_digest(objects, algorithm, opened.salt))
 
 
@@ -293,6 +297,17 @@ def default_directory(state_directory: str) -> str:
     return os.path.join(os.path.expanduser(state_directory), "asyncsink", "journals")
 
 
+def default_place(choice: JournalChoice) -> tuple[str, str]:
+    """The directory of default journals, and the network file system for which it is not the user's usual one, or "".
+    The directory is "" where there is no local one. Blocking."""
+    usual = default_directory(choice.state_directory)
+    network = network_file_system(usual) if os.path.isabs(usual) else ""
+    if not network:
+        return usual, ""
+    local = local_directory(choice.runtime_directory)
+    return os.path.join(local, "journals") if local else "", network
+
+
 def without_journal(error: Exception, *, dry_run: bool) -> str:
     """The notice of a run that continues without its default journal."""
     run = "plan" if dry_run else "run"
@@ -302,18 +317,48 @@ def without_journal(error: Exception, *, dry_run: bool) -> str:
     )
 
 
-def _open(path: str, identity: Identity, *, dry_run: bool, default: bool) -> Opened | None:
-    if default and not os.path.isabs(path):
+def _open(choice: JournalChoice, identity: Identity, shard: Shard, *, dry_run: bool) -> tuple[str, Opened | None, str]:
+    """The path of the journal, what was opened, and a sentence about a network file system or ""."""
+    if choice.path:
+        network = network_file_system(choice.path)
+        opened = open_database(choice.path, identity, dry_run=dry_run, rollback=bool(network))
+        sentence = (
+            f"The journal {choice.path!r} is on {network}, a network file system: it is written with a rollback "
+            "journal instead of a log, which takes longer; a file on a disk of this machine is safer."
+        )
+        return choice.path, opened, sentence if network and not dry_run else ""
+    usual = default_path(choice.state_directory, identity, shard)
+    directory, network = default_place(choice)
+    if network and not directory:
+        raise UnusableJournal(
+            JournalError(
+                f"its directory {os.path.dirname(usual)!r} is on {network}, a network file system, and so is that for "
+                "temporary files; name a file on a disk of this machine with journal=, or set TMPDIR."
+            )
+        )
+    path = os.path.join(directory, os.path.basename(usual))
+    _make_directory(directory, local=bool(network), dry_run=dry_run)
+    sentence = (
+        f"The journal of this destination is {path!r}, on this machine only: {os.path.dirname(usual)!r} is on "
+        f"{network}, a network file system. Runs on other machines do not see it; name another file with journal=."
+    )
+    return path, open_database(path, identity, dry_run=dry_run), sentence if network else ""
+
+
+def _make_directory(directory: str, *, local: bool, dry_run: bool) -> None:
+    if not os.path.isabs(directory):
         # Without a home directory the file would be created in the current directory.
         raise UnusableJournal(
             JournalError("there is no home directory for its file; name one with journal=, or set HOME.")
         )
-    if default and not dry_run:
-        directory = os.path.dirname(path)
-        try:
+    try:
+        if local:
+            check_is_own(os.path.dirname(directory), make=not dry_run)
+        if not dry_run:
             os.makedirs(directory, mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise UnusableJournal(
-                JournalError(f"The directory {directory!r} of its file cannot be made: {error.strerror}.")
-            ) from error
-    return open_database(path, identity, dry_run=dry_run)
+    except JournalError as error:
+        raise UnusableJournal(error) from None
+    except OSError as error:
+        raise UnusableJournal(
+            JournalError(f"The directory {directory!r} of its file cannot be made: {error.strerror}.")
+        ) from error

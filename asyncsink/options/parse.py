@@ -357,14 +357,15 @@ def _journal(given: Mapping[str, Any], target: S3Target | LocalTarget) -> Journa
     return JournalChoice(
         path=os.path.abspath(path) if path else "",
         required=bool(path) or asked_for,
-        state_directory=_state_directory(),
+        state_directory=_xdg_directory("XDG_STATE_HOME") or JournalChoice().state_directory,
+        runtime_directory=_xdg_directory("XDG_RUNTIME_DIR"),
     )
 
 
-def _state_directory() -> str:
-    """Where the user keeps such files: $XDG_STATE_HOME, unless it is relative (XDG Base Directory Specification)."""
-    said = os.environ.get("XDG_STATE_HOME", "")
-    return said if os.path.isabs(said) else JournalChoice().state_directory
+def _xdg_directory(variable: str) -> str:
+    """The directory of the variable, unless it is relative (XDG Base Directory Specification)."""
+    said = os.environ.get(variable, "")
+    return said if os.path.isabs(said) else ""
 
 
 def _local_copy(given: Mapping[str, Any], target: S3Target | LocalTarget) -> LocalTarget | None:

@@ -119,9 +119,11 @@ class JournalChoice:
             one. Else the run goes on without, and says so.
         state_directory: the user's (XDG Base Directory Specification, XDG_STATE_HOME); "~" is expanded where it is
             used.
+        runtime_directory: the user's on this machine (XDG_RUNTIME_DIR), or "".
     """
 
     enabled: bool = True
     path: str = ""
     required: bool = False
     state_directory: str = "~/.local/state"
+    runtime_directory: str = ""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -308,3 +310,31 @@ def test_shards_on_the_command_line(inside: Any, results: Path, tmp_path: Path) 
     ]
     assert sum(told["objects_uploaded"] for told in uploaded) == 4
     assert all(told["objects_total"] == told["objects_uploaded"] for told in uploaded)
+
+
+def test_a_home_on_a_network_file_system_has_its_journal_on_this_machine(
+    inside: Cli, results: Path, s3: Any, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One note says where; the next run finds it there, and sends nothing again."""
+    state = tmp_path / "state"
+
+    def statfs(path: str) -> int:
+        os.stat(path)
+        return 0x6969 if path == str(tmp_path) else 0
+
+    monkeypatch.setattr("asyncsink.journal.file_systems.statfs_type", statfs)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    first = inside("export", results, f"s3://{bucket}/p", XDG_STATE_HOME=str(state))
+    assert first.code == 0
+    (note,) = first.stderr.splitlines()
+    (journal,) = (tmp_path / "tmp" / f"asyncsink-{os.geteuid()}" / "journals").iterdir()
+    assert note.startswith(f"asyncsink: note: The journal of this destination is '{journal}', on this machine only: ")
+    assert f"{str(state / 'asyncsink' / 'journals')!r} is on NFS, a network file system." in note
+    assert note.endswith("name another file with --journal.")
+    again = inside("export", results, f"s3://{bucket}/p", "--overwrite", "journal", "--json", XDG_STATE_HOME=str(state))
+    assert (again.code, again.json["objects_skipped"]) == (0, 4)
+    assert not state.exists()
+    named = inside(
+        "export", results, f"s3://{bucket}/p", "--journal", tmp_path / "own.sqlite", XDG_STATE_HOME=str(state)
+    )
+    assert (named.code, "rollback journal" in named.stderr) == (0, True)
