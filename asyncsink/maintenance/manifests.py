@@ -158,19 +158,19 @@ def gathered(paths: ManifestPaths, *, but: str = "", with_partial: bool = False)
 
 
 def _opened(files: Iterable[tuple[str, int | None]]) -> Iterator[ManifestInput]:
-    seen: set[tuple[int, int]] = set()
+    seen: set[tuple[int, int] | None] = set()
     for path, objects in files:
         header, records = read_manifest(path)
         records.close()  # type: ignore[attr-defined]
-        found = os.stat(path)
-        if (found.st_dev, found.st_ino) not in seen:
-            seen.add((found.st_dev, found.st_ino))
+        place = place_of(path)
+        if place is None or place not in seen:
+            seen |= {place} - {None}
             yield ManifestInput(path, header, objects)
 
 
 def _with_partial(path: str) -> list[str]:
     partial = path + PARTIAL
-    left = [partial] if os.path.isfile(partial) and os.path.getsize(partial) else []
+    left = [partial] if _has_begun(partial) else []
     # Reading says where a manifest is missing that left nothing either.
     return [path, *left] if os.path.lexists(path) or not left else left
 
@@ -200,7 +200,7 @@ def _in_directory(directory: str, but: str) -> tuple[list[tuple[str, int | None]
         for name in names
         if (match := _RECEIPTS.fullmatch(name))
         if not _is_same_file(path := os.path.join(directory, name), but) and not _is_same_file(path, but + PARTIAL)
-        if not match["partial"] or os.path.getsize(path)
+        if not match["partial"] or _has_begun(path)
     ]
     missing = ""
     files: list[tuple[str, int | None]]
@@ -238,8 +238,23 @@ def in_ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-def _is_same_file(path: str, other: str) -> bool:
+def place_of(path: str) -> tuple[int, int] | None:
+    """Device and inode of a file, links followed; None where there is none. Blocking."""
     try:
-        return os.path.samefile(path, other)
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_same_file(path: str, other: str) -> bool:
+    place = place_of(other)
+    return place is not None and place == place_of(path)
+
+
+def _has_begun(partial: str) -> bool:
+    """Whether a run has written to its partial file; one that is complete by now has renamed it."""
+    try:
+        return os.path.isfile(partial) and os.path.getsize(partial) > 0
     except FileNotFoundError:
         return False

@@ -32,6 +32,7 @@ from asyncsink.maintenance.manifests import (
     ManifestPaths,
     gathered,
     is_unpublished,
+    place_of,
 )
 from asyncsink.model import Failure, Outcome, Receipt, Skip
 from asyncsink.options.parse import parse_target
@@ -90,7 +91,7 @@ class MergeReport(BaseReport):
             "manifests": self.merged,
             **self.counts.as_dict(),
             "overlaps": self.overlaps,
-            "incomplete": self.interrupted,
+            "complete": not self.interrupted,
             "notices": list(self.notices),
             "problems_total": self.problems_total,
             "problems": [{"name": name, "message": message} for name, message in self.problems],
@@ -286,23 +287,15 @@ def _rank(promise: Receipt | Skip) -> tuple[bool, bool]:
 def _inputs(manifests: ManifestPaths, out_file: str | os.PathLike[str]) -> tuple[ManifestInputs, str]:
     out = str(Path(out_file).absolute())
     inputs = gathered(manifests, but=out, with_partial=True)
-    written = [_place(out), _place(out + PARTIAL)]
+    written = {place_of(out), place_of(out + PARTIAL)} - {None}
     for each in inputs.manifests:
-        if _place(each.path) in written:
+        if place_of(each.path) in written:
             raise ConfigError(
                 f"The merged manifest {out!r} would replace {each.path!r}, which is one of those to be merged; choose "
                 "another name."
             )
     inputs.manifests.sort(key=lambda each: each.header.started)
     return inputs, out
-
-
-def _place(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _header_of(manifests: Sequence[ManifestInput]) -> ManifestHeader:

@@ -52,7 +52,7 @@ def test_what_is_wrong_with_each_is_named(inside: Cli, sent: list[str], bucket: 
     assert merged.stderr.startswith("  sub-2.jsonl: The manifest has no end")
     assert manifest_of(tmp_path / "study.jsonl")[2].interrupted
     told = inside("merge", *sent, "-o", "study.jsonl", "--json")
-    assert (told.code, told.json["ok"], told.json["objects_total"], told.json["incomplete"]) == (1, False, 8, True)
+    assert (told.code, told.json["ok"], told.json["objects_total"], told.json["complete"]) == (1, False, 8, False)
     assert [problem["name"] for problem in told.json["problems"]] == ["sub-2.jsonl"]
     verified = inside("verify", *sent)
     assert verified.code == 1

@@ -165,6 +165,27 @@ def test_an_unchanged_workflow_sends_nothing_again(tmp_path: Path, server: DevSe
     assert [text.count('"receipts": 0, "skips": 1') for text in again] == [1, 1, 1]
 
 
+def test_the_manifests_of_all_sinks_become_one(tmp_path: Path, server: DevServer, bucket: str) -> None:
+    """As many as there are nodes. Nipype empties a node's folder before it runs again, the manifest in it included: the
+    skips of the second run take over what the first run's merged manifest proves."""
+
+    async def merge_and_verify() -> tuple[int, int]:
+        found = sorted((tmp_path / "study").rglob("published.jsonl"))
+        merged = await asyncsink.merge_manifests(found, tmp_path / "study.jsonl")
+        assert (merged.ok, merged.merged, merged.notices) == (True, 3, [])
+        assert (await asyncsink.verify_manifest(tmp_path / "study.jsonl")).confirmed_by == {"checksum": 3}
+        return merged.counts.objects_uploaded, merged.counts.objects_skipped
+
+    def run() -> tuple[int, int]:
+        workflow, _, images = workflow_of(tmp_path)
+        sink = Node(DataSink(base_directory=f"s3://{bucket}", manifest="published.jsonl"), name="sink")
+        workflow.connect(images, "bold", sink, "motion")
+        workflow.run()
+        return asyncio.run(merge_and_verify())
+
+    assert [run(), run()] == [(3, 0), (0, 3)]
+
+
 def test_inside_a_running_loop(tmp_path: Path, server: DevServer, bucket: str, stored: Stored) -> None:
     """As in a notebook, whose cells run inside an event loop."""
 
