@@ -331,14 +331,14 @@ def common_destination(destinations: Sequence[str]) -> str:
     """
     if len(set(destinations)) == 1:
         return destinations[0]
-    targets = [parse_target(destination, {}) for destination in destinations]
+    targets = [parse_target(each, {}) for each in destinations if each != SEVERAL_BUCKETS]
     directories = [target.directory for target in targets if isinstance(target, LocalTarget)]
-    if len(directories) == len(targets):
+    if len(directories) == len(destinations):
         return os.path.commonpath(directories)
     if directories:
         raise ConfigError("Some of the manifests are of S3 and some of directories; merge each kind apart.")
     on_s3 = [target for target in targets if isinstance(target, S3Target)]
-    if len({target.bucket for target in on_s3}) > 1:
+    if SEVERAL_BUCKETS in destinations or len({target.bucket for target in on_s3}) > 1:
         return SEVERAL_BUCKETS
     prefix: list[str] = []
     for level in zip(*(target.prefix.split("/") for target in on_s3), strict=False):

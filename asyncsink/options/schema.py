@@ -392,7 +392,7 @@ PANELS: dict[str, tuple[Option, ...]] = {
         Option("journal", "journal",
                "Remember what is published here, so that a re-run skips it unread and goes on where it was stopped; "
                "local destinations have none.",
-               metavar="FILE", off="--no-journal", variables="XDG_STATE_HOME",
+               metavar="FILE", off="--no-journal", variables="XDG_STATE_HOME, XDG_RUNTIME_DIR",
                off_help="Remember nothing: each run compares everything with the server.",
                shown="a file per destination in ~/.local/state/asyncsink"),
     ),

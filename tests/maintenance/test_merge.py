@@ -223,11 +223,32 @@ async def test_numbers_in_ranges(numbers: list[int], text: str) -> None:
         (["s3://b/p", "S3://b/p/y/"], "s3://b/p"),
         (["s3://b/sub-01", "s3://b/sub-02"], "s3://b"),
         (["s3://b", "s3://c"], "s3://"),
+        (["s3://", "s3://c/p"], "s3://"),
         (["/data/a/x", "/data/a/y"], "/data/a"),
     ],
 )
 async def test_the_destination_of_all(destinations: list[str], common: str) -> None:
     assert common_destination(destinations) == common
+
+
+async def test_merged_manifests_are_merged_again(tmp_path: Path) -> None:
+    """What one of them has as an overlap stays named."""
+    first = [
+        write_manifest(tmp_path / "1", [receipt_of("a", "one")]),
+        write_manifest(tmp_path / "2", [receipt_of("a", "two")], started=1),
+    ]
+    assert not (await asyncsink.merge_manifests(first, tmp_path / "first")).ok
+    other = write_manifest(tmp_path / "3", [receipt_of("a", "one", bucket="other")], destination="s3://other/p")
+    await asyncsink.merge_manifests([first[1], other], tmp_path / "second")
+    last = write_manifest(tmp_path / "4", [receipt_of("b")], started=2)
+    report = await asyncsink.merge_manifests([tmp_path / "second", last, tmp_path / "first"], tmp_path / "all")
+    assert [(path, "left 1 entry" in said) for path, said in report.problems] == [(str(tmp_path / "first"), True)]
+    header, outcomes, end = manifest_of(tmp_path / "all")
+    assert header.destination == "s3://"
+    assert [outcome.url for outcome in outcomes] == [
+        "s3://other/a", "s3://results/a", "s3://results/b", "s3://results/a"
+    ]  # fmt: skip
+    assert (end.receipts, end.failures) == (3, 1)
 
 
 async def test_local_destinations_are_merged_and_verified(tmp_path: Path) -> None:
