@@ -1,1 +1,1 @@
-"""The way back: objects are listed, received, proven, and appear as files by rename."""
+"""The grab: objects are listed, received, proven, and appear as files by rename."""

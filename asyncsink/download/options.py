@@ -1,4 +1,4 @@
-"""What a grab is told: S3DataGrabber's names and ours, checked before anything is asked for."""
+"""The options of a grab, S3DataGrabber's and asyncsink's, checked before any request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GrabSettings:
         fields: the outputs; () grabs everything below the prefix.
         with_arguments: fields whose output lists one entry for each argument list.
         raise_on_empty, sort_filelist: as in GrabOptions.
-        names_folder: the source ends with "/", so that it stands for what is below it and for no object.
+        names_folder: whether the source ends with "/", so that it stands for the objects below it and for no object.
     """
 
     settings: Settings
@@ -45,12 +45,12 @@ class GrabSettings:
 
     @property
     def base(self) -> str:
-        """What is left out of a key to give its path: the prefix with its "/", or ""."""
+        """The beginning that a key loses to become a path: the prefix with its "/", or ""."""
         return f"{self.target.prefix}/" if self.target.prefix else ""
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """What has to be listed: at least one prefix, also where no field asks for anything."""
+        """The prefixes to list: at least one, also without any field."""
         return covering(pattern.prefix for field in self.fields for pattern in field.patterns) or (self.base,)
 
 
@@ -58,7 +58,7 @@ def parse_grab(source: Any, directory: Any, options: GrabOptions | Mapping[str, 
     """Check every option. Nothing is read or sent.
 
     Raises:
-        ConfigError: the first thing that is wrong, in one sentence.
+        ConfigError: an option is wrong; one sentence, about the first one.
     """
     given: dict[str, Any] = dict(options)
     check_option_names(given, GRAB_OPTIONS, what="a grab")

@@ -1,7 +1,7 @@
-"""Where received objects become files: whole, proven, and only then under their names. Blocking; in threads.
+"""Received objects become files: whole and proven first, and only then under their names. Blocking; in threads.
 
-When a file reaches the disk is left to the system, as with every other copy: the object is still in S3, and the next
-grab compares what is here by its content, not by its size, so that a file which a power loss tore is received again.
+Files are not synced to the disk, as with every other copy: the object is still in S3, and the next grab compares the
+content of a file, not its size, so that a file which a power loss has torn is received again.
 """
 
 from __future__ import annotations
@@ -34,26 +34,27 @@ from asyncsink.integrity.sameness import Existing, Proof, prove
 from asyncsink.paths import LIST, SEARCH, on_disk
 from asyncsink.value import dataclass
 
-# -- Where files wait until they are whole: a hidden folder in the target directory, on its file system ----------------
-# Every run holds a shared lock on it. The run that leaves last sweeps it: files that a killed run left go at once,
-# unfinished large files when nobody has continued them for a week; an empty folder goes too. It stays open, and all
-# that is done in it is done relative to it, whatever its path leads to by then. Blocking; called in threads only.
+# -- The staging directory: a hidden folder in the target directory, where files wait until they are whole
+# -------------- Every run holds a shared lock on it. The last run to leave sweeps it: files of a killed run are removed
+# at once, unfinished large files after a week without a continuation, and the folder once it is empty. The folder stays
+# open, and every operation in it is relative to its descriptor, so that a changed path does no harm. Blocking; in
+# threads only.
 
 FOLDER = ".asyncsink-grab"
 UNFINISHED_SECONDS_MAX = 7 * 24 * 3600
-"""So long an unfinished large file is kept for a run that continues it."""
+"""Seconds that an unfinished large file is kept for a run that continues it."""
 _LOCK, _WHOLE, _PART, _STATE = "lock", ".whole", ".part", ".state"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 class StagingDirectory:
-    """The folder of one run.
+    """The staging directory as one run uses it.
 
     Attributes:
         directory: absolute path of the target.
-        fresh: nothing was in the target when the run began.
-        places: below the target, as it was when it was opened, whatever its path leads to later.
-        mode: what files are given when they appear: what the target gives to new ones.
+        fresh: whether the target was empty when the run began.
+        places: below the target's descriptor, which a later change of its path does not affect.
+        mode: permissions of the files when they appear: those that new files get in the target.
     """
 
     def __init__(self, directory: str) -> None:
@@ -86,11 +87,11 @@ class StagingDirectory:
                 self.mode = usual_mode(place)
                 self._root = os.dup(place.directory)
             while not self._enter():
-                continue  # another run was just taking the folder away
+                continue  # another run was just removing the folder
             self.fresh = set(os.listdir(self._root)) == {FOLDER} and set(os.listdir(self._folder)) == {_LOCK}
 
     def _enter(self) -> bool:
-        """Lock the folder; False where it vanished on the way."""
+        """Lock the folder; False where it was removed meanwhile."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(FOLDER, 0o700, dir_fd=self._root)
         try:
@@ -121,7 +122,7 @@ class StagingDirectory:
             self._root = -1
 
     def whole(self) -> str:
-        """A fresh name for a file that is written at once."""
+        """A new name for a file that is written in one go."""
         return f"{self._token}-{next(self._numbers)}{_WHOLE}"
 
     def unfinished(self, relative: str) -> tuple[str, str]:
@@ -154,15 +155,15 @@ class StagingDirectory:
         place.take(name, self._folder)
 
     def remove(self, name: str) -> None:
-        """Remove a file of the folder; harmless where it is gone."""
+        """Remove a file of the folder; harmless where there is none."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._folder)
 
     def close(self) -> None:
-        """Leave; the last one sweeps. Harmless when repeated, or where `open` failed.
+        """Release the folder; the last run sweeps it. Harmless when repeated, or where `open` failed.
 
         Raises:
-            PermanentError and its kinds: what is left there cannot be removed.
+            PermanentError and its kinds: remaining files cannot be removed.
         """
         if self._lock < 0:
             return
@@ -181,7 +182,7 @@ class StagingDirectory:
             stem, suffix = os.path.splitext(name)
             part, state = (modified.get(stem + each, 0.0) for each in (_PART, _STATE))
             unfinished = suffix in {_PART, _STATE}
-            # A file that could not get its name has the object's time already; its state tells when it was written.
+            # A file that could not get its name has the object's time already; its state has the time of writing.
             if unfinished and part and max(part, state) > oldest:
                 kept = True
             elif unfinished or suffix == _WHOLE:
@@ -191,12 +192,12 @@ class StagingDirectory:
             try:
                 os.rmdir(FOLDER, dir_fd=self._root)
             except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # something of somebody else's lies there
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # files of another program are in it
                     raise
 
 
 def lock(descriptor: int, how: int) -> bool:
-    """Lock a file (flock(2)); False where somebody else holds it, or where the file system knows no locks."""
+    """Lock a file (flock(2)); False where another process holds the lock, or the file system has no locks."""
     try:
         fcntl.flock(descriptor, how)
     except OSError as error:
@@ -206,21 +207,21 @@ def lock(descriptor: int, how: int) -> bool:
     return True
 
 
-# -- landing -----------------------------------------------------------------------------------------------------------
+# -- Whole objects become files ----------------------------------------------------------------------------------------
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(slots=True)
 class Body:
-    """A whole object that was received.
+    """A received object, whole and in memory.
 
     Attributes:
         relative: path below the target directory.
         data: its bytes.
-        existing: what the server told of it.
+        existing: the server's description of it.
         url: of the object, for messages.
-        received_before: as in `integrity.received.prove`.
+        received_before: as in `integrity.sameness.prove`.
     """
 
     relative: str
@@ -239,14 +240,14 @@ class FileWriter:
         self._places = staging.places
 
     def path(self, relative: str) -> str:
-        """The path a file has, as the user knows it."""
+        """The path of a file, below the directory as the user named it."""
         return f"{self._directory.rstrip('/')}/{relative}"
 
     def size(self, relative: str) -> int | None:
-        """The size of the file that is there already, or None where there is none (a link is none).
+        """The size of the existing file, or None where there is none (a link does not count).
 
         Raises:
-            AccessDenied, PermanentError: its place is not to be written to, or cannot be looked at.
+            AccessDenied, PermanentError: its place must not be written to, or cannot be looked at.
         """
         with translated(self.path(relative), None, verb="looked at"):
             try:
@@ -258,7 +259,7 @@ class FileWriter:
         return seen.st_size if seen is not None and stat.S_ISREG(seen.st_mode) else None
 
     def open_file(self, relative: str) -> int:
-        """A descriptor of the file that is there, for reading; the caller closes it.
+        """A descriptor of the existing file, for reading; the caller closes it.
 
         Raises:
             OSError, AccessDenied: it cannot be opened.
@@ -271,7 +272,7 @@ class FileWriter:
         """The place of a file; its parents exist. The caller closes it.
 
         Raises:
-            AccessDenied, PermanentError: they cannot be made, or lead out of the directory.
+            AccessDenied, PermanentError: the parents cannot be made, or lead out of the directory.
         """
         with translated(self.path(relative), None):
             return self._places.open(relative, make=True, flags=SEARCH)
@@ -281,14 +282,14 @@ class FileWriter:
         self.place(relative).close()
 
     def land(self, bodies: Sequence[Body]) -> list[Proof | AsyncSinkError]:
-        """Prove and publish whole objects; one that fails leaves what was under its name as it was."""
+        """Prove and publish whole objects; the failure of one leaves an existing file of its name unchanged."""
         results: list[Proof | AsyncSinkError] = []
         for _, neighbours in groupby(bodies, key=_folder):
             results += self._land_in_one(list(neighbours))
         return results
 
     def _land_in_one(self, bodies: Sequence[Body]) -> Sequence[Proof | AsyncSinkError]:
-        """Objects that have one directory: it is opened once."""
+        """Prove and publish objects of one directory, which is opened once."""
         try:
             first = self.place(bodies[0].relative)
         except AsyncSinkError:
@@ -326,7 +327,7 @@ class FileWriter:
                     write_all(descriptor, 0, body.data)
                     finish(descriptor, staging.mode, body.existing.modified)
                 finally:
-                    # A network file system tells here that it has no room.
+                    # A network file system may report here that it is full.
                     os.close(descriptor)
                 staging.publish(temporary, place)
             except BaseException:
@@ -340,7 +341,7 @@ def _folder(body: Body) -> str:
 
 
 def finish(descriptor: int, mode: int, modified: datetime | None) -> None:
-    """Give a file that is whole its permissions and the object's time."""
+    """Give a whole file its permissions and the object's time."""
     os.fchmod(descriptor, mode)
     if modified is not None:
         nanoseconds = (modified - _EPOCH) // timedelta(microseconds=1) * 1000
@@ -356,8 +357,7 @@ def write_all(descriptor: int, offset: int, data: ByteBody) -> None:
 
 
 def pieces_of(descriptor: int) -> Iterator[memoryview]:
-    """The bytes of an open file, piece by piece; each is valid until the next. Ends early where the caller is
-    cancelled."""
+    """The bytes of an open file in pieces, each valid until the next. Ends early where the caller is cancelled."""
     buffer = memoryview(bytearray(PIECE_BYTES))
     offset = 0
     while length := os.preadv(descriptor, [buffer], offset):
@@ -366,22 +366,22 @@ def pieces_of(descriptor: int) -> Iterator[memoryview]:
         offset += length
 
 
-# -- Whole objects of many workers land together: as few hops to threads as the file system allows ---------------------
-# A thread that writes small files lets go of the interpreter's lock, and wants it back, several times for each; every
-# thread more that does so costs the event loop more than it gains. On a fast file system one is enough. On one that
-# makes each file wait for a server, what waits piles up, and more threads begin.
+# -- Whole objects of many workers are written together, with as few calls to threads as the file system allows
+# --------- A thread that writes small files releases and takes the interpreter's lock several times for each; every
+# further such thread costs the event loop more than it gains. On a fast file system one is enough. On one where each
+# file waits for a server, bodies pile up, and more threads begin.
 
 BATCH_BODIES_MAX: Final = 64
-"""What one hop takes; where so many wait, another begins beside it."""
+"""Most bodies that one call to a thread takes; when as many wait, another call begins beside it."""
 
 Landed = list[Proof | AsyncSinkError]
 
 
 class FileWriterBatcher:
-    """Gives what workers received to threads that land it.
+    """Passes received objects of the workers to threads, which write them.
 
     Args:
-        landing: puts the files in place.
+        file_writer: writes the files in the threads.
         threads: bounds the threads.
         group: its tasks wait for the threads; it must end after the workers that call `land`.
     """
@@ -398,7 +398,7 @@ class FileWriterBatcher:
         return f"<FileWriterBatcher {self._bodies} bodies waiting, {self._calls} calls>"
 
     async def land(self, bodies: Sequence[Body]) -> Landed:
-        """As `FileWriter.land`. Cancelled, it does not wait; the group does, for the threads at work."""
+        """As `FileWriter.land`. Cancelled, it does not wait for the threads at work; the group does."""
         landed: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
         self._waiting.append((bodies, landed))
         self._bodies += len(bodies)

@@ -1,4 +1,5 @@
-"""What a grab wants: everything below a prefix, page by page, or what templates match, known as a whole first."""
+"""The objects of a grab: all below a prefix, page by page, or the matches of templates, found before the first is
+received."""
 
 from __future__ import annotations
 
@@ -35,10 +36,10 @@ from asyncsink.sources.s3_listing import Refuse, list_below
 from asyncsink.temporary import TemporaryDatabase
 from asyncsink.value import dataclass
 
-# -- Pure: what is to be grabbed, and whether its key can be a path below a directory ----------------------------------
+# -- Objects and their paths: whether a key can be a path below a directory. Pure --------------------------------------
 
 PLACEHOLDERS_MAX = 50_000
-"""Empty objects, and folders, that are remembered until a listing has ended: about 20 MB."""
+"""Most empty objects, and most folders, that are kept until a listing has ended: about 20 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class DownloadItem:
     """One object and its place.
 
     Attributes:
-        listed: what a listing (or a HEAD) said of it.
+        listed: its entry in a listing, or what a HEAD gave.
         relative: its path below the target directory.
     """
 
@@ -55,15 +56,17 @@ class DownloadItem:
 
 
 def is_marker(listed: ListedObject) -> bool:
-    """Whether it only stands for a folder ("a/" as the S3 console makes it, "a_$folder$" as Hadoop does, empty)."""
+    """Whether the object only stands for a folder (empty: "a/" as the S3 console makes it, "a_$folder$" as Hadoop
+    does)."""
     return listed.key.endswith(("/", "_$folder$")) and not listed.size_bytes
 
 
 class Placeholders:
-    """Empty objects that may stand for folders: "a" beside "a/b", as some tools make them. A file system has one place.
+    """Empty objects that may stand for folders: "a" beside "a/b", as some tools make them. Only one can be in a file
+    system.
 
-    They wait until everything was listed, since an order of keys cannot be relied on. Beyond PLACEHOLDERS_MAX empty
-    objects, or as many folders, nothing more is known: what cannot be written is a failure then.
+    They wait until everything is listed, since the order of keys is not certain. Beyond PLACEHOLDERS_MAX empty objects,
+    or as many folders, no more are kept: an object that cannot be written is a failure then.
     """
 
     def __init__(self) -> None:
@@ -71,7 +74,7 @@ class Placeholders:
         self._waiting: list[DownloadItem] = []
 
     def add(self, wanted: DownloadItem) -> bool:
-        """Take note of an object; whether it is to wait."""
+        """Note an object; returns whether it has to wait."""
         folder = wanted.relative.rpartition("/")[0]
         while folder and folder not in self._folders and len(self._folders) < PLACEHOLDERS_MAX:
             self._folders.add(folder)
@@ -82,13 +85,13 @@ class Placeholders:
         return True
 
     def sort_out(self) -> tuple[list[DownloadItem], list[DownloadItem]]:
-        """What waited: the files, and what only stands for a folder."""
+        """The objects that waited: the files, and those that only stand for a folder."""
         files = [wanted for wanted in self._waiting if wanted.relative not in self._folders]
         return files, [wanted for wanted in self._waiting if wanted.relative in self._folders]
 
 
 def check_asked_for(key: str, prefix: str) -> None:
-    """Refuse a key that a listing holds although it was not asked for.
+    """Refuse a key of a listing that does not begin with the requested prefix.
 
     Raises:
         ServerFault: the key does not begin with `prefix`, which every key of the listing must begin with.
@@ -130,18 +133,18 @@ def check_relative(relative: str, key: str) -> None:
         raise InvalidKey(f"The key {show(key)} {fault}; nothing is written. Copy the object under another key first.")
 
 
-# -- What the server tells of an object, as the sameness rules know it -------------------------------------------------
+# -- Descriptions of an object for the rules of sameness ---------------------------------------------------------------
 
 
 def existing_by_listing(listed: ListedObject, secret: Secret | None) -> Existing:
-    """By its entry in a listing, which tells no checksum and no encryption."""
+    """From the object's entry in a listing, which has no checksum and no encryption."""
     return Existing(
         size_bytes=listed.size_bytes, etag=listed.etag, modified=listed.last_modified, etag_is_md5=secret is None
     )
 
 
 def existing_by_answer(answer: ObjectData, listed: ListedObject) -> Existing:
-    """By the answer to a GET of the whole object."""
+    """From the answer to a GET of the whole object."""
     return Existing(
         size_bytes=len(answer.data),
         etag=answer.etag or listed.etag,
@@ -153,10 +156,10 @@ def existing_by_answer(answer: ObjectData, listed: ListedObject) -> Existing:
 
 
 async def head_of(transport: Transport, key: str, secret: Secret | None) -> ObjectHead:
-    """By a HEAD, or, where that is refused, as far as the answer to a GET of the first byte tells it.
+    """From a HEAD, or, where that is refused, from the answer to a GET of the first byte, as far as that has it.
 
     Raises:
-        ObjectMissing, AccessDenied, TransferError: it cannot be looked at.
+        ObjectMissing, AccessDenied, TransferError: the object cannot be looked at.
     """
     try:
         return await transport.send(HeadObject(key=key, sse_customer_key=secret))
@@ -169,13 +172,13 @@ async def head_of(transport: Transport, key: str, secret: Secret | None) -> Obje
             if error.status != 416:
                 raise
             return ObjectHead(size_bytes=0)  # there is no first byte
-    # Checksums beside a range are not of the object for certain.
+    # Checksums in the answer to a range may not be those of the whole object.
     size_bytes = len(first.data) if first.object_bytes is None else first.object_bytes
     return ObjectHead(size_bytes=size_bytes, etag=first.etag, version_id=first.version_id, sse=first.sse)
 
 
 async def look_closer(transport: Transport, key: str, secret: Secret | None) -> Existing:
-    """As `head_of`, and where only a multipart ETag can prove the bytes by others of the first and of the last part.
+    """As `head_of`; where only a multipart ETag can prove the bytes, also by HEADs of the first and the last part.
 
     Raises:
         ObjectMissing, AccessDenied, TransferError: it cannot be looked at.
@@ -185,14 +188,14 @@ async def look_closer(transport: Transport, key: str, secret: Secret | None) -> 
     return existing_by_head(head, part_size_bytes=part_size)
 
 
-# -- finding -----------------------------------------------------------------------------------------------------------
+# -- Finding the objects -----------------------------------------------------------------------------------------------
 
 LOOKS_AT_ONCE = 16
-"""Objects that are looked at, at the same time, where they may not be listed."""
+"""Objects that are looked at concurrently where they may not be listed."""
 
 
 PAGE_OBJECTS = 1000
-"""Objects that are taken out of the matches at once."""
+"""Objects in a page of the matches."""
 _TABLES = """
 CREATE TABLE object (number INTEGER PRIMARY KEY, key TEXT UNIQUE, size INTEGER, etag TEXT, modified REAL);
 CREATE TABLE match (number INTEGER PRIMARY KEY, pattern INTEGER, key TEXT, UNIQUE (pattern, key));
@@ -200,9 +203,9 @@ CREATE TABLE match (number INTEGER PRIMARY KEY, pattern INTEGER, key TEXT, UNIQU
 
 
 class Matches:
-    """What the templates found, on disk where it is much. Methods block for milliseconds; for any thread.
+    """The matches of the templates, on disk where they are many. Methods block for milliseconds; for any thread.
 
-    They raise a JournalError where the directory for temporary files cannot take it.
+    They raise a JournalError where the directory for temporary files cannot take the matches.
     """
 
     def __init__(self) -> None:
@@ -210,7 +213,8 @@ class Matches:
         self._disk = TemporaryDatabase("The objects that match", _TABLES)
 
     def add(self, found: Iterable[tuple[ListedObject, Sequence[int]]]) -> None:
-        """Add objects, each with the numbers of the patterns that it matches; one that was found before is replaced."""
+        """Add objects, each with the numbers of the patterns that it matches; an earlier entry of the key is
+        replaced."""
         rows, matched = [], []
         for listed, patterns in found:
             modified = listed.last_modified and listed.last_modified.timestamp()
@@ -222,7 +226,7 @@ class Matches:
             self._disk.change_many("INSERT OR IGNORE INTO match (pattern, key) VALUES (?, ?)", matched)
 
     def totals(self) -> tuple[int, int]:
-        """How many objects, and how many bytes."""
+        """The numbers of objects and of bytes."""
         (row,) = self._rows("SELECT count(*), total(size) FROM object")
         return int(row[0]), int(row[1])
 
@@ -231,7 +235,7 @@ class Matches:
         return bool(self._rows("SELECT 1 FROM match WHERE pattern = ? LIMIT 1", pattern))
 
     def page(self, after: int) -> tuple[list[ListedObject], int]:
-        """Up to PAGE_OBJECTS objects, and what to ask for the next ones with; 0 is the beginning."""
+        """Up to PAGE_OBJECTS objects, and the `after` of the next page; 0 is the beginning."""
         query = "SELECT number, key, size, etag, modified FROM object WHERE number > ? ORDER BY number LIMIT ?"
         rows = self._rows(query, after, PAGE_OBJECTS)
         objects = [
@@ -241,7 +245,7 @@ class Matches:
         return objects, rows[-1][0] if rows else after
 
     def outputs(self, settings: GrabSettings, path_of: Callable[[str], str | None]) -> dict[str, Any]:
-        """The outputs of the fields, each key replaced by its path, or by None where it has none. Holds all of them."""
+        """The outputs of the fields, with a path in place of each key, or None where it has none; all in memory."""
         numbers = count()
         return {
             each.name: shaped(
@@ -264,14 +268,14 @@ class Matches:
 
 
 async def find_matches(transport: Transport, settings: GrabSettings, refuse: Refuse, secret: Secret | None) -> Matches:
-    """List below the templates' prefixes, and keep what they match; folder markers ("a/") never do.
+    """List below the templates' prefixes, and keep the matches; folder markers ("a/") never match.
 
     Args:
-        refuse: called with each key that cannot be taken from a listing, and the error that this is.
+        refuse: called with each key that cannot be taken from a listing, and its error.
         secret: the customer's own key of the objects (SSE-C), or None.
 
     Raises:
-        SourceMissing: a template matches nothing, and that is an error; the others are among its `problems`.
+        SourceMissing: a template matches nothing, and raise_on_empty is True; the other such templates are in its `problems`.
         TransferError: a listing failed.
     """
     patterns = [pattern for each in settings.fields for pattern in each.patterns]
@@ -301,10 +305,10 @@ async def find_matches(transport: Transport, settings: GrabSettings, refuse: Ref
 
 
 def _check_all_found(matches: Matches, settings: GrabSettings, nothing: str) -> None:
-    """Refuse what found nothing.
+    """Refuse templates without a match, with raise_on_empty.
 
     Args:
-        nothing: why a pattern found nothing, before its text.
+        nothing: the beginning of the message, before the pattern's text.
 
     Raises:
         SourceMissing: as `find_matches`.
@@ -347,7 +351,7 @@ async def find_single(transport: Transport, settings: GrabSettings, secret: Secr
     try:
         return await _by_key(transport, key, secret)
     except (ObjectMissing, AccessDenied):
-        return None  # the listing says what there is, and what is denied
+        return None  # the listing will find it, or be denied
 
 
 async def _by_key(transport: Transport, key: str, secret: Secret | None) -> ListedObject:
@@ -360,14 +364,14 @@ async def find_unlisted(
 ) -> tuple[Matches | None, ListedObject | None]:
     """Without the right to list: the object that the source names, or those that templates name by their whole keys.
 
-    S3 has rights for a bucket's list and rights for its objects; who may read a public or shared object may often not
-    list its neighbours.
+    S3 has separate rights for listing a bucket and for reading its objects; a public or shared object may often be read
+    where its neighbours may not be listed.
 
     Args:
-        denied: what the listing was answered with.
+        denied: the error of the listing.
 
     Raises:
-        AccessDenied: nothing names a whole key, or no object can be had under one; it says what either was answered.
+        AccessDenied: nothing names a whole key, or no object can be read under one; the message has both answers.
         SourceMissing: as `find_matches`.
         TransferError: an object could not be asked for.
     """

@@ -1,4 +1,4 @@
-"""A large object, range by range, many at once, into one file that a later run can continue."""
+"""A large object is received in ranges, many at once, into one file that a later run can continue."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from asyncsink.download.receiver import DownloadContext
 
 
-# -- A large file on its way, in ranges: preallocated, written at many places at once, continued after a kill ----------
-# Beside it lies its state, JSON lines: which object it is (ETag, size, range size), then each range that was written
-# and its checksum. A later run reads those ranges back and keeps the ones that agree, so that neither a torn line nor a
-# disk that lost what it had not synced is taken for data. Blocking; called in threads only.
+# -- The partial file: preallocated, written at many places at once, continued after a kill ----------------------------
+# Beside it is its state, in JSON lines: the object (ETag, size, range size), then each written range with its checksum.
+# A later run reads those ranges back and keeps the ones whose checksums agree, so that neither a torn line nor bytes
+# that were never synced are taken for data. Blocking; called in threads only.
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK
 _NO_FILE_OF_OURS = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EACCES, errno.EPERM})
 STATE_BYTES_MAX = 4 * MIB
-"""Of a state file: 10,000 ranges, each noted a few times over, in some 80 bytes."""
+"""Most bytes of a state file: 10,000 ranges, each noted a few times, in some 80 bytes."""
 _NO_ALLOCATION = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
@@ -50,10 +50,10 @@ class PartialFile:
     """One large file; `open`, `write` and `note` each range, `publish`; `close` at the end, whatever happened.
 
     Args:
-        staging: where it waits.
-        landing: has the place it gets.
+        staging: where the file waits until it is whole.
+        file_writer: gives the file's place in the target directory.
         relative: its path below the target directory.
-        etag: of the object; "" is never continued.
+        etag: of the object; a file without one is never continued.
         plan: its ranges.
         algorithm: of the ranges' checksums.
 
@@ -91,7 +91,7 @@ class PartialFile:
         self.done: dict[int, Checksum] = {}
 
     def open(self) -> None:
-        """Take up what a run before has left of the same object, or begin anew with all of its space.
+        """Continue the file that an earlier run has left of the same object, or begin anew, with all space allocated.
 
         Cancelled, it stops between two ranges.
 
@@ -100,7 +100,7 @@ class PartialFile:
         """
         with translated(self.target, None):
             if not self._open_shared():
-                # Nothing is shared then, and nothing is kept for a later run.
+                # A file of this run alone, which is not kept for a later run.
                 self._name, self._state_name = self._alone, ""
                 self.descriptor = self._staging.open_file(self._name, _FLAGS | os.O_EXCL)
             else:
@@ -109,10 +109,10 @@ class PartialFile:
                 self._begin()
 
     def _open_shared(self) -> bool:
-        """Open the file that every run has for this object, and its state.
+        """Open the file that all runs share for this object, and its state.
 
-        False where another run is at it, or has just given it its name; where this file system has no locks; and where
-        either was put there by somebody else: a link, another name of a file elsewhere, or another user's.
+        False where another run has it open, or has just published it; where the file system has no locks; and where
+        either of the two is not a file of asyncsink: a link, a second name of another file, or another user's file.
         """
         try:
             self.descriptor = self._staging.open_file(self._name, _FLAGS)
@@ -131,7 +131,7 @@ class PartialFile:
         return False
 
     def _take_up(self) -> None:
-        lines = _read_all(self._state).split(b"\n")[:-1]  # what follows the last line break is torn, or nothing
+        lines = _read_all(self._state).split(b"\n")[:-1]  # after the last line break there is a torn line, or nothing
         if not self._identity["etag"] or not lines or _parsed(lines[0]) != self._identity:
             return
         if os.fstat(self.descriptor).st_size != self._plan.size_bytes:
@@ -150,7 +150,7 @@ class PartialFile:
     def _begin(self) -> None:
         os.ftruncate(self.descriptor, 0)
         try:
-            # All of it now: a disk that is too small says so before anything is received.
+            # All space now, so that a disk which is too small fails before anything is received.
             os.posix_fallocate(self.descriptor, 0, self._plan.size_bytes)
         except OSError as error:
             if error.errno not in _NO_ALLOCATION:
@@ -165,24 +165,24 @@ class PartialFile:
 
         Args:
             position: in the whole file.
-            digester: made by `digester`; the range's own.
+            digester: the range's own, made by `digester`.
 
         Raises:
-            DestinationFull, PermanentError: they cannot be written.
+            DestinationFull, PermanentError: the bytes cannot be written.
         """
         digester.update(data)
         with translated(self.target, None):
             write_all(self.descriptor, position, data)
 
     def digester(self) -> Digester:
-        """For one range, which is written from its beginning."""
+        """A digester for one range, which is written from its beginning."""
         return Digester((self._algorithm,))
 
     def note(self, part_number: int, digester: Digester) -> None:
-        """Note that a range is there: all of its bytes were written. From any thread.
+        """Note in the state that a range is written completely. From any thread.
 
         Raises:
-            DestinationFull, PermanentError: it cannot be noted.
+            DestinationFull, PermanentError: the state cannot be written.
         """
         checksum = digester.result(self._algorithm)
         with translated(self.target, None):
@@ -191,14 +191,15 @@ class PartialFile:
         self.done[part_number] = checksum
 
     def _note(self, entry: dict[str, object]) -> None:
-        # One write of an appended line: lines of several threads do not mix.
+        # Each line is appended in one write, so that lines of several threads do not mix.
         os.write(self._state, json.dumps(entry).encode() + b"\n")
 
     def publish(self, modified: datetime | None) -> None:
-        """Rename to the target; the state goes.
+        """Rename the file to its target, and remove its state.
 
         Raises:
-            AccessDenied, DestinationFull, PermanentError: what was under the name is as it was.
+            AccessDenied, DestinationFull, PermanentError: it cannot be renamed; an existing file of the name is
+                unchanged.
         """
         with translated(self.target, None), self._file_writer.place(self._relative) as place:
             finish(self.descriptor, self._staging.mode, modified)
@@ -209,10 +210,10 @@ class PartialFile:
                 raise moved_meanwhile(self.target)
 
     def discard(self) -> None:
-        """Forget all of it: what is there is not the object.
+        """Remove the file and its state: its bytes are not the object's.
 
         Raises:
-            AccessDenied, PermanentError: it cannot be removed.
+            AccessDenied, PermanentError: they cannot be removed.
         """
         self._ended = True
         with translated(self._staging.folder, None, verb="removed"):
@@ -221,9 +222,9 @@ class PartialFile:
         self.close()
 
     def close(self) -> bool:
-        """Let go. A file that has a state stays for a later run, one without goes. Harmless when repeated.
+        """Close the file. With a state it stays for a later run, else it is removed. Harmless when repeated.
 
-        Returns whether a later run goes on with it.
+        Returns whether a later run can continue it.
         """
         stays = self._state >= 0 and not self._ended and bool(self.done)
         self._let_go()
@@ -243,13 +244,13 @@ class PartialFile:
 
 
 def _is_our_own(descriptor: int) -> bool:
-    """Whether it is a regular file of this user's that has one name: what is written to it is written nowhere else."""
+    """Whether it is a regular file of this user with a single name, so that writing changes no other file."""
     seen = os.fstat(descriptor)
     return stat.S_ISREG(seen.st_mode) and seen.st_nlink == 1 and seen.st_uid == os.geteuid()
 
 
 def _read_all(descriptor: int) -> bytes:
-    """What a state file says; "" for one that is longer than any of ours."""
+    """The content of a state file; b"" for one of more than STATE_BYTES_MAX."""
     size_bytes = os.fstat(descriptor).st_size
     return os.pread(descriptor, size_bytes, 0) if size_bytes <= STATE_BYTES_MAX else b""
 
@@ -258,20 +259,21 @@ def _parsed(line: bytes) -> dict[str, object]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
-        return {}  # not of our making: whatever it is, it says nothing
+        return {}  # not written by asyncsink, so it is ignored
     return value if isinstance(value, dict) else {}
 
 
-# -- ranges ------------------------------------------------------------------------------------------------------------
+# -- Receiving an object in ranges -------------------------------------------------------------------------------------
 
 
 RANGES_AT_ONCE = 8
-"""Of one large object: a file system lets one thread at a time write to a file, and more of them only wait."""
+"""Ranges of one object that are received at once: a file system lets one thread at a time write to a file, and further
+threads only wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A large object that is a file now; fields as in Receipt."""
+    """A large object that has become a file; fields as in Receipt."""
 
     existing: Existing
     proof: Proof
@@ -283,18 +285,18 @@ async def fetch_in_ranges(context: DownloadContext, wanted: DownloadItem, *, rec
     """Receive one large object, prove it, and give it its name.
 
     Args:
-        received_before: as in `integrity.received.prove`.
+        received_before: as in `integrity.sameness.prove`.
 
-    Raises:
-        IntegrityError: the bytes are not the object's; they are discarded.
+        Raises:
+            IntegrityError: the bytes are not the object's; they are discarded.
         PreconditionFailed: the object was replaced while it was received.
         AsyncSinkError: it cannot be received or written; a later run continues.
 
-    Cancelled, it waits for the threads at work, and leaves what a later run continues.
+        Cancelled, it waits for the threads at work, and leaves a partial file that a later run continues.
     """
     key = wanted.listed.key
     existing = await look_closer(context.transport, key, context.secret)
-    # A server that tells no ETag here compares, and is compared with, the one it told in its listing.
+    # Without an ETag in this answer, that of the listing is compared.
     existing = replace(existing, etag=existing.etag or wanted.listed.etag)
     if not existing.size_bytes:
         raise PreconditionFailed(f"{context.url(key)} was replaced by an empty object; grab it again.")
@@ -304,7 +306,7 @@ async def fetch_in_ranges(context: DownloadContext, wanted: DownloadItem, *, rec
     if compare is not None and compare.algorithms and compare.algorithms[0] in FULL_OBJECT_ALGORITHMS:
         algorithm = compare.algorithms[0]
     file_writer = context.file_writer
-    # Before anything is received: it could not be put in its place.
+    # Before anything is received, since the file may be impossible to write.
     await anyio.to_thread.run_sync(file_writer.check, wanted.relative, limiter=context.resources.threads)
     file = PartialFile(
         context.staging, file_writer, wanted.relative, etag=existing.etag, plan=plan, algorithm=algorithm
@@ -344,7 +346,7 @@ def check_same(url: str, answer: ObjectReceived, offset: int, length: int, etag:
     """Refuse bytes of another object than the one that was looked at before.
 
     Raises:
-        PreconditionFailed: their number or their ETag is another.
+        PreconditionFailed: their number or their ETag differs.
     """
     if answer.length != length or (answer.etag and etag and answer.etag != etag):
         raise PreconditionFailed(
@@ -356,13 +358,14 @@ def check_same(url: str, answer: ObjectReceived, offset: int, length: int, etag:
 
 @dataclass(slots=True)
 class Served:
-    """What a server has shown of itself in this grab. `ranges`: it has not yet ignored that a range was asked for."""
+    """What the server's answers have shown in this grab. `ranges`: whether no request for a range was ignored so
+    far."""
 
     ranges: bool = True
 
 
 class _Range:
-    """One range on its way into the file; a RangeTaker, whose methods are called in a thread."""
+    """Writes one range into the file; a RangeTaker, whose methods are called in a thread."""
 
     def __init__(self, part: Part, file: PartialFile, etag: str, url: str) -> None:
         self._part = part
@@ -382,22 +385,22 @@ class _Range:
         self._file.write(self._part.offset + position, piece, self._digester)
 
     def end(self, answer: ObjectReceived) -> None:
-        """Note that the range is there.
+        """Note that the range is complete.
 
         Raises:
-            PreconditionFailed: these are other bytes than the object had when it was looked at.
+            PreconditionFailed: the object was replaced since it was looked at.
         """
         check_same(self._url, answer, self._part.offset, self._part.length, self._etag)
         self._file.note(self._part.part_number, self._digester)
 
     def take_all(self, answer: ObjectData) -> None:
-        """What was received into memory."""
+        """Write a range that was received into memory; raises as `take` and `end`."""
         self.take(0, memoryview(answer.data))
         self.end(ObjectReceived(length=len(answer.data), etag=answer.etag, version_id=answer.version_id))
 
 
 class _Whole:
-    """A whole object on its way into the file, range after range; a RangeTaker, as above."""
+    """Writes a whole object into the file, range after range; a RangeTaker, as above."""
 
     def __init__(self, plan: PartPlan, file: PartialFile, etag: str, url: str) -> None:
         self._plan = plan
@@ -421,7 +424,7 @@ class _Whole:
             piece = piece[len(head) :]
 
     def end(self, answer: ObjectReceived) -> None:
-        """The object is there; raises as `_Range.end`."""
+        """Check the whole object's size and ETag; raises as `_Range.end`."""
         check_same(self._url, answer, 0, self._plan.size_bytes, self._etag)
 
 
@@ -461,7 +464,7 @@ class _Ranges:
         """Receive all of the object in one piece, from its beginning.
 
         Raises:
-            AsyncSinkError: it cannot be received or written, or is another one by now.
+            AsyncSinkError: it cannot be received or written, or was replaced.
         """
         missing = [part for part in self._plan if part.part_number not in self._file.done]
         if not missing:
@@ -507,7 +510,7 @@ class _Ranges:
         )
 
     async def _receive_here(self, part: Part, taker: _Range) -> ObjectData:
-        """Into memory, where the lane has no threads that receive."""
+        """Receive a range into memory, where the lane has no threads that receive."""
         context = self._context
         async with context.resources.budget.reserve(self._buffers.size_bytes):
             with self._buffers.lend(part.length) as into:
@@ -534,7 +537,7 @@ def _finish(
     *,
     received_before: str,
 ) -> Proof:
-    """Prove the whole object, from its ranges' checksums where they combine, else by reading it back; publish it."""
+    """Prove the whole object, by its ranges' checksums where they combine, else by reading it back; then publish it."""
     compare = comparison(existing)
     if compare is not None and compare.algorithms == (algorithm,):
         whole = combine(algorithm, [(file.done[part.part_number], part.length) for part in plan])

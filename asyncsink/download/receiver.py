@@ -1,4 +1,4 @@
-"""Objects become files: compared with what is here, received whole or in ranges, proven, landed."""
+"""Objects become files: compared with existing files, received whole or in ranges, proven, and put in place."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from asyncsink.value import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadContext:
-    """What every worker of one grab shares.
+    """The context that all workers of one grab share.
 
     Attributes:
         resources: of the grab. Its budget bounds the bytes that are received and not yet written, over all workers.
         secret: the customer's own key of the objects (SSE-C), or None.
-        threads_receive: ranges are received by the lane's own threads; else into memory, within the budget. The lane
-            also takes `GetObjects`.
-        served: what the server has shown of itself.
+        threads_receive: whether the lane's own threads receive ranges, and the lane takes `GetObjects`; else objects
+            are received into memory, within the budget.
+        served: what the server's answers have shown.
     """
 
     resources: Resources
@@ -68,10 +68,11 @@ class DownloadContext:
         return f"s3://{self.bucket}/{key}"
 
     async def grab(self, batch: Sequence[DownloadItem]) -> list[Outcome]:
-        """What became of each: small ones, received together where the lane can, and landed together; or a large one.
+        """Grab small objects, received together where the lane can and written together, or one large object; returns
+        the outcomes.
 
-        Cancelled, it waits for the thread at work; a file is then there whole, or as it was before. A large one leaves
-        what a later run continues.
+        Cancelled, it waits for the thread at work; each file is then either whole, or as it was before. A large object
+        leaves a partial file that a later run continues.
         """
         started = self.resources.clock()
         outcomes: list[Outcome] = []
@@ -106,7 +107,7 @@ class DownloadContext:
         return await anyio.to_thread.run_sync(look, limiter=self.resources.threads)
 
     async def _compared(self, wanted: DownloadItem, there: int | AsyncSinkError | None) -> Skip | None:
-        """A Skip where the file that is here has the object's content."""
+        """A Skip where the existing file has the object's content, else None."""
         if isinstance(there, AsyncSinkError):
             raise there
         listed = wanted.listed
@@ -163,7 +164,7 @@ class DownloadContext:
                     self.resources.progress.bytes_moved += wanted.listed.size_bytes
             if not again:
                 break
-            # What became large meanwhile is not received into memory.
+            # An object that has become large meanwhile is not received into memory.
             batch = [wanted for wanted in again if wanted.listed.size_bytes <= self.range_bytes]
             large = [wanted for wanted in again if wanted.listed.size_bytes > self.range_bytes]
             outcomes += [await self._grab_large(wanted, started) for wanted in large]
@@ -176,13 +177,13 @@ class DownloadContext:
         if self.threads_receive and len(batch) > 1:
             listed = [wanted.listed for wanted in batch]
             objects = [ObjectToGet(each.key, each.size_bytes, each.etag) for each in listed]
-            # Where nothing was begun, each goes its own way, and fails there if it must.
+            # Where nothing was begun, each object is tried by itself, and may fail there.
             with contextlib.suppress(AsyncSinkError):
                 await self.transport.send(GetObjects(objects=objects, results=results, sse_customer_key=self.secret))
         return results
 
     async def _receive(self, wanted: DownloadItem, result: GetResult) -> tuple[Body, _Answered]:
-        """The object; `result` is what an attempt together with others came to."""
+        """The object; `result` is its result in a request for many, if there was one."""
         listed, answer = wanted.listed, result
         if not isinstance(answer, ObjectData):
             answer = await self.transport.send(
@@ -202,7 +203,7 @@ class DownloadContext:
     async def _replaced(
         self, wanted: DownloadItem, error: PreconditionFailed, attempt: int, outcomes: list[Outcome]
     ) -> list[DownloadItem]:
-        """The same key as it is now, once; an object that is replaced again and again is told."""
+        """The key's present object, at the first replacement; at the second, the error becomes an outcome."""
         try:
             if attempt > 1:
                 raise error
@@ -262,7 +263,7 @@ def download_failure(bucket: str, key: str, path: str, error: AsyncSinkError) ->
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """What the receipt takes from the answer."""
+    """The values of an answer that the receipt needs."""
 
     etag: str
     version_id: str
@@ -281,5 +282,5 @@ def _compare(
         finally:
             os.close(descriptor)
     except OSError:
-        return Upload("cannot be read")  # it is replaced, or told when it cannot be
+        return Upload("cannot be read")  # it is replaced, or its failure is reported
     return conclude(compare, existing, digester.digests())

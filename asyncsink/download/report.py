@@ -1,4 +1,4 @@
-"""What a grab tells in the end."""
+"""The report of a grab."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class GrabReport(RunReport):
     Attributes, besides those of a `RunReport`:
         source: "s3://bucket/prefix".
         directory: absolute path of the target.
-        receipts: what was received: `source` is the object's URL, `url` the file's path.
-        skips: what was here already, and folder markers.
+        receipts: received objects: `source` is the object's URL, `url` the file's path.
+        skips: objects whose file is there already, and folder markers.
     """
 
     __slots__ = ("directory", "find_outputs", "source")
@@ -35,7 +35,7 @@ class GrabReport(RunReport):
         *,
         find_outputs: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        """`find_outputs` makes `outputs`; the others: see the class."""
+        """`find_outputs` makes `outputs` on demand; for the other arguments, see the class."""
         super().__init__(log, end)
         self.source = source
         self.directory = directory
@@ -56,10 +56,10 @@ class GrabReport(RunReport):
 
     @property
     def outputs(self) -> Mapping[str, Any]:
-        """{field: path | [paths] | nested list | None} in S3DataGrabber's shapes; None stands for what was not found or
-        not grabbed. {} where no template was given: `receipts` and `skips` name the files then.
+        """{field: path | [paths] | nested list | None} in S3DataGrabber's shapes; None stands for an object that was
+        not found or not grabbed. {} without templates: `receipts` and `skips` name the files then.
 
-        Made anew each time, with every path in memory.
+        Made anew at each access, with every path in memory.
         """
         return self.find_outputs()
 

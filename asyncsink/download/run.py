@@ -1,4 +1,4 @@
-"""One grab: find, queue, fetch by a pool of workers, record, report."""
+"""One grab: find objects, queue them, receive them by a pool of workers, record, report."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ from asyncsink.s3.transport import Transport
 from asyncsink.sources.s3_listing import list_below
 
 BATCH_OBJECTS_MAX = 64
-"""Small objects that one worker receives, and that land in one call."""
+"""Most small objects that one worker receives together, and one call to a thread writes."""
 PAGES_AHEAD = 64
-"""So many pages of a listing wait while objects are grabbed: some 20 MB, and totals that are known from the start where
-there are no more than 64,000 objects."""
+"""Most pages of a listing that wait while objects are grabbed: some 20 MB, and up to 64,000 objects whose totals are
+known from the start."""
 SubmitItems = Callable[[list[DownloadItem]], Awaitable[None]]
 _MARKER = "is a folder marker, not a file"
 
@@ -58,12 +58,12 @@ _MARKER = "is a folder marker, not a file"
 async def run_grab(
     settings: GrabSettings, *, observe: Callable[[Event], None] | None = None, progress: Progress | None = None
 ) -> GrabReport:
-    """Grab everything.
+    """Grab the objects of `settings` into their directory.
 
     Raises:
-        ConfigError, SourceMissing, TransferError: the grab could not start, or could not be listed to its end.
+        ConfigError, SourceMissing, TransferError: the grab could not start, or its objects not be listed to the end.
 
-    Cancelled, it waits for the threads at work and records what is done; a later run continues large objects.
+    Cancelled, it waits for the threads at work and records the outcomes; a later run continues large objects.
     """
     events = Events(observe)
     try:
@@ -83,7 +83,7 @@ class DownloadPipeline(Pipeline[list[DownloadItem], DownloadItem]):
     Args:
         resources, recorder, stack: of the grab.
         rounds: as in `Pipeline`.
-        context: what the workers of one round share; made anew for each, with that round's tasks.
+        context: makes the context of one round's workers, with that round's tasks.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class DownloadPipeline(Pipeline[list[DownloadItem], DownloadItem]):
         self._context: DownloadContext
 
     async def run_round(self, feed: Feed[list[DownloadItem]]) -> None:
-        """As `Pipeline.run_round`; what was received is written by tasks that end after the workers."""
+        """As `Pipeline.run_round`; received objects are written by tasks that end after the workers."""
         async with anyio.create_task_group() as writing:
             self._context = self._new_context(writing)
             await super().run_round(feed)
@@ -127,13 +127,13 @@ class DownloadPipeline(Pipeline[list[DownloadItem], DownloadItem]):
         return [item]
 
     def final(self, outcomes: Sequence[Outcome], item: DownloadItem) -> None:
-        """Record how an object ended."""
+        """Record the final outcomes of an object."""
         self.progress.bytes_failed += item.listed.size_bytes
         self.recorder.add(outcomes)
 
 
 class GrabRun:
-    """The parts of one grab, put together; `run` it once."""
+    """One grab with its parts; `run` it once."""
 
     def __init__(self, settings: GrabSettings, resources: Resources) -> None:
         self._settings = settings
@@ -161,7 +161,8 @@ class GrabRun:
             return self._report(stack, matches)
 
     async def _find(self, stack: S3Stack) -> tuple[Matches | None, ListedObject | None]:
-        """One request that proves bucket and credentials; then what the templates match, or the one object named."""
+        """Prove bucket and credentials with one request; returns the templates' matches, or the one object that is
+        named."""
         prefixes, transport = self._settings.prefixes, stack.transport
         secret = self._secret
         with transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
@@ -192,10 +193,11 @@ class GrabRun:
         return None, single
 
     async def _holds_objects(self, transport: Transport, first: ObjectPage) -> bool:
-        """Whether anything but folder markers is below the source; asks on only while there is nothing else."""
+        """Whether an object other than folder markers is below the source; further pages are listed only until one is
+        found."""
         if first.vague or not all(map(self._is_nothing, first.objects)):
             return True
-        # From the beginning: SeaweedFS, asked for one key, says after a marker that there are no others.
+        # From the beginning: after a listing of one key that is a marker, SeaweedFS reports that there are no others.
         if first.objects or first.unnamed or first.next_token or first.next_after:
             async with aclosing(object_pages(transport, self._settings.base)) as pages:
                 async for page in pages:
@@ -256,7 +258,7 @@ class GrabRun:
             await self._feed_listed(transport, submit)
 
     async def _feed_listed(self, transport: Transport, submit: SubmitItems) -> None:
-        """Queue what is below the source; the listing goes ahead of it, so that the totals are known early."""
+        """Queue the objects below the source; the listing runs ahead, so that the totals are known early."""
         progress = self._progress
         objects, size_bytes = progress.objects_total or 0, progress.bytes_total or 0
         progress.objects_total = progress.bytes_total = None
@@ -285,7 +287,7 @@ class GrabRun:
                     await self._deliver(submit, prefix, page)
 
     async def _deliver(self, submit: SubmitItems, prefix: str, page: Sequence[ListedObject]) -> None:
-        """Queue a page of what was found below `prefix`; waits while the queue is full. That is the backpressure."""
+        """Queue a page of objects below `prefix`; waits while the queue is full (the backpressure)."""
         small: list[DownloadItem] = []
         for listed in page:
             wanted = await self._wanted(prefix, listed)
@@ -303,7 +305,7 @@ class GrabRun:
             await submit(batch)
 
     async def _deliver_empty(self, submit: SubmitItems) -> None:
-        """Queue the empty objects, when everything was listed; those that only stand for a folder are left out."""
+        """Queue the empty objects once everything is listed, without those that only stand for a folder."""
         files, folders = self._placeholders.sort_out()
         for wanted in folders:
             self._skip_marker(wanted.listed.key)
@@ -339,10 +341,10 @@ class GrabRun:
         self._recorder.add([download_failure(self._settings.target.bucket, key, "", error)])
 
     def _check_alone(self, relative: str, key: str) -> None:
-        """Only the object that the source itself names ("a/x") can get another's path: that of the key "a/x/x".
+        """Keep the path of the object that the source itself names ("a/x"): the key "a/x/x" would have the same one.
 
         Raises:
-            KeyCollision: this is the other one; it must not replace the object that was asked for by name.
+            KeyCollision: the key is that other one; it must not replace the object that was requested by name.
         """
         if not self._single:
             return
@@ -371,7 +373,7 @@ class GrabRun:
 
 
 def _batches(small: Sequence[DownloadItem], bytes_max: int, workers: int) -> Iterator[list[DownloadItem]]:
-    """Small objects in batches: enough of them for all workers, and none with more bytes than one range."""
+    """Small objects in batches: enough batches for all workers, and none with more bytes than one range."""
     objects_max = min(BATCH_OBJECTS_MAX, max(1, len(small) // workers))
     batch: list[DownloadItem] = []
     total = 0
