@@ -1,7 +1,7 @@
-"""What a destination is: something that can be looked at, given whole bodies, and given bodies in parts.
+"""The protocol of destinations: existing objects are looked up, and objects are written whole or in parts.
 
-The engine reads a file once and hands the same bytes to every destination of a run (S3 and its local copy, say); each
-destination answers for itself, so that one's failure never costs the other its file.
+The engine reads a file once and gives the same bytes to every destination of a run (S3 and its local copy, say). Each
+destination succeeds or fails by itself, so that the failure of one never stops the other.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ __all__ = [
 
 
 class Unknown(Enum):
-    """The answer of a destination that would have to ask."""
+    """The answer of a destination that would need a request to answer."""
 
     UNKNOWN = "unknown"
 
 
 @dataclass(slots=True, kw_only=True)
 class Stored:
-    """A destination's proof that it has the bytes. Fields as in model.Receipt; `location` is the URL or path."""
+    """A destination's proof that the bytes are stored. Fields as in model.Receipt; `location` is the URL or path."""
 
     location: str
     etag: str = ""
@@ -49,15 +49,15 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunForecast:
-    """What the preflight learned, for a destination to prepare itself.
+    """The result of the survey, from which a destination prepares itself.
 
     Attributes:
-        objects_total: how many transfers will come, or None for a stream.
-        unknown_total: how many of them are to be looked for; None is all.
+        objects_total: number of the transfers, or None for a stream.
+        unknown_total: how many of them have to be looked up; None is all.
         common_prefix: the longest prefix that all keys share (whole key space of the destination).
         sample_key: one of the keys, or "" where there is none.
-        lasting: the run may go on for months, in which others write too.
-        alike: `routing.spelling.fingerprint` of the keys that some server takes for one.
+        lasting: whether the run may last for months, while other programs write too.
+        alike: `routing.keys.fingerprint` of the keys that some server takes for one.
     """
 
     objects_total: int | None
@@ -69,13 +69,13 @@ class RunForecast:
 
 
 class UploadLog(Protocol):
-    """Who remembers multipart uploads, so that none is ever left open that nobody knows (wall 7)."""
+    """The record of multipart uploads, so that none is left open without an entry (wall 7)."""
 
     async def step(self, step: UploadStep) -> None:
-        """Write one step down. UploadCreating and UploadOpened are on the disk on return, the others soon after.
+        """Record one step. UploadCreating and UploadOpened are on the disk on return, the others soon after.
 
         Raises:
-            JournalError: it cannot be written; the run stops.
+            JournalError: the step cannot be written; the run stops.
         """
         ...
 
@@ -83,7 +83,7 @@ class UploadLog(Protocol):
 class PartWriter(ABC):
     """One object being written in parts. Ends in exactly one of `complete`, `abort`, and a `leave` that is True.
 
-    What only some writers can do has a default, which is that of a writer that cannot.
+    A capability that only some writers have has a default, that of a writer without it.
     """
 
     @abstractmethod
@@ -95,24 +95,24 @@ class PartWriter(ABC):
         """Publish the object. `checksum` is the whole object's.
 
         Raises:
-            TransferError, IntegrityError: it is not published; the caller still owes an `abort`.
+            TransferError, IntegrityError: the object is not published; the caller still owes an `abort`.
         """
 
     @abstractmethod
     async def abort(self) -> None:
-        """Forget everything written so far; leaves nothing behind. Runs shielded; bounded in time; never raises
-        for an upload that is gone already."""
+        """Remove everything written so far. Shielded from cancellation; bounded in time; never raises for an upload
+        that is gone already."""
 
-    # -- an object that an earlier run may have begun, and that a later one may go on with
+    # -- Resumption: objects that an earlier run may have begun, and that a later one may continue ---------------------
 
     @property
     def stored(self) -> Mapping[int, Checksum | None]:
-        """The parts that need not be written again, and their checksums, by part number."""
+        """The checksums of the parts that need not be written again, by part number."""
         return {}
 
     @property
     def unproven(self) -> Set[int]:
-        """Numbers of parts that are there, not known to be the file's: `write_part` compares them before it sends."""
+        """Numbers of stored parts that may not be the file's: `write_part` compares them before it sends."""
         return frozenset()
 
     @property
@@ -122,19 +122,19 @@ class PartWriter(ABC):
 
     @property
     def bytes_stored(self) -> int:
-        """Bytes of all parts that are stored by now, as far as a later run can go on with them."""
+        """Bytes of all parts stored by now, as far as a later run can continue with them."""
         return 0
 
     def leave(self, transfer: Transfer) -> bool:  # noqa: ARG002
-        """End without `complete` or `abort`: a journal has what is stored, and a later run goes on from there. False
-        where none would: then an `abort` is owed."""
+        """End without `complete` or `abort`: a journal has the stored parts, and a later run continues. False where
+        none would: then an `abort` is owed."""
         return False
 
-    # -- threads of the destination's own, in each of which a part is read, checksummed, copied and sent
+    # -- Parts in threads of the destination: each is read, checksummed, copied and sent in one ------------------------
 
     @property
     def threads(self) -> int:
-        """How many there are at most, over all objects; a part beyond that waits. 0: there is no `send_part`."""
+        """Most such threads, over all objects; further parts wait. 0: there is no `send_part`."""
         return 0
 
     async def send_part(
@@ -146,17 +146,17 @@ class PartWriter(ABC):
             part: which bytes, and the number of the part.
             source: read in the thread, and in use until this returns or raises.
             local: called in the thread with the bytes, before they are sent: once, or more often where they have to be
-                sent again; what it raises is raised.
+                sent again; its errors are raised.
 
         Raises:
             SourceError: the part cannot be read.
             TransferError, IntegrityError: it is not stored.
 
-        Cancellation closes the connection, and propagates when the thread has let go of `source`.
+        Cancellation closes the connection, and propagates when the thread has released `source`.
         """
         raise NotImplementedError
 
-    # -- writing in the caller's thread
+    # -- Writing in the caller's thread --------------------------------------------------------------------------------
 
     blocking: ClassVar[bool] = False
     """Whether there is a `write_part_now`."""
@@ -169,22 +169,22 @@ class PartWriter(ABC):
 class Destination(ABC):
     """Where objects go. Conformance: asyncsink.testing.destination_suite.
 
-    What only some destinations can do has a default, which is that of a destination that cannot.
+    A capability that only some destinations have has a default, that of a destination without it.
     """
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """For messages: "s3://bucket/prefix" or a directory."""
+        """The name for messages: "s3://bucket/prefix" or a directory."""
 
     @property
     @abstractmethod
     def lane(self) -> str:
-        """What the report calls `transport`: "aioboto3", "local", "memory"."""
+        """The `transport` of the report: "wire", "aioboto3", "local", "memory"."""
 
     @abstractmethod
     async def prepare(self, forecast: RunForecast) -> None:
-        """Check that the destination is there and may be written to, and learn what it holds already. Sends no object.
+        """Check that the destination exists and may be written to, and find its existing objects. Sends no object.
 
         Raises:
             ConfigError, PermanentError, RetryableError: the run cannot start.
@@ -192,12 +192,12 @@ class Destination(ABC):
 
     @abstractmethod
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
-        """What is stored under the transfer's key, or None. `closely` asks for checksums too."""
+        """The object under the transfer's key, or None. `closely` asks for checksums too."""
 
     @abstractmethod
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
-        """What is stored under each transfer's key as far as it can be said without a request for each; Unknown where
-        `look` has to be asked."""
+        """The object under each transfer's key, as far as it is known without a request for each; Unknown where `look`
+        is needed."""
 
     @abstractmethod
     def check_size(self, transfer: Transfer) -> None:
@@ -205,11 +205,11 @@ class Destination(ABC):
 
     @abstractmethod
     def url(self, transfer: Transfer) -> str:
-        """The URL or path the transfer will have."""
+        """The URL or path that the transfer will have."""
 
     @abstractmethod
     async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
-        """Store a whole body. Returns when the destination confirmed it.
+        """Store a whole body. Returns when the destination has confirmed it.
 
         Raises:
             TransferError, IntegrityError: it is not stored.
@@ -223,24 +223,24 @@ class Destination(ABC):
     async def aclose(self) -> None:
         """Release connections and temporary files."""
 
-    # -- uploads that an earlier run left open
+    # -- Uploads that an earlier run left open -------------------------------------------------------------------------
 
     async def discard(self, transfer: Transfer) -> None:  # noqa: B027
-        """Abort the upload that `transfer.known` has: nothing of it is needed. One that these credentials may not abort
-        becomes a notice. Nothing to do where none stays open.
+        """Abort the upload that `transfer.known` has, since it is not needed any more; does nothing where there is
+        none. One that these credentials may not abort becomes a notice.
 
         Raises:
             TransferError: it may still be open.
-            JournalError: that it is gone cannot be written down.
+            JournalError: its end cannot be written to the journal.
 
         An abort under way is shielded from cancellation, and bounded in time.
         """
 
-    # -- threads of the destination's own, in each of which a whole file is read, copied and sent
+    # -- Whole files in threads of the destination: each is read, copied and sent in one -------------------------------
 
     @property
     def senders(self) -> int:
-        """How many there are at most, over all objects. 0: there is no `send`."""
+        """Most such threads, over all objects. 0: there is no `send`."""
         return 0
 
     async def send(
@@ -250,15 +250,15 @@ class Destination(ABC):
         algorithm: ChecksumAlgorithm | None,
         local: Callable[[memoryview], None] | None,
     ) -> tuple[Stored, Checksum | None]:
-        """Store a whole file; returns the proof when it was confirmed, and the checksum that was sent.
+        """Store a whole file; returns the proof once it is confirmed, and the checksum that was sent.
 
         Args:
             transfer: which file, and where to.
-            source: opens the file in the thread; leaving its block raises where what was read must not be published.
-                Opened once, or more often where the file has to be sent again.
-            algorithm: of the checksum to send, or None for none.
+            source: opens the file in the thread; leaving its block raises where the bytes must not be published. Opened
+                once, or more often where the file has to be sent again.
+            algorithm: of the checksum to send, or None.
             local: called in the thread with the bytes, after the source was closed and before they are sent; as often
-                as the source is opened. What it raises is raised.
+                as the source is opened. Its errors are raised.
 
         Raises:
             SourceError: the file cannot be read, or changed; nothing was sent in this attempt.
@@ -268,10 +268,10 @@ class Destination(ABC):
         """
         raise NotImplementedError
 
-    # -- lanes that read the small files that they send, many to a batch
+    # -- Small files, read by the lanes that send them, many in a batch ------------------------------------------------
 
     def takes_files(self, algorithm: ChecksumAlgorithm | None) -> bool:  # noqa: ARG002
-        """Whether there is a `put_files` for this checksum, as things are."""
+        """Whether `put_files` can be used with this checksum at present."""
         return False
 
     async def put_files(
@@ -281,14 +281,14 @@ class Destination(ABC):
         reader: FileReader,
         results: list[FileResult],
     ) -> None:
-        """Store small files whose keys come once. `results` gets one for each, also where this is cancelled.
+        """Store small files whose keys come only once. `results` gets one for each, also where this is cancelled.
 
         Raises:
             TransferError, CredentialsError: nothing of the batch was begun.
         """
         raise NotImplementedError
 
-    # -- working in the caller's thread
+    # -- Working in the caller's thread --------------------------------------------------------------------------------
 
     blocking: ClassVar[bool] = False
     """Whether there are `put_now` and `has_now`."""

@@ -1,8 +1,8 @@
-"""What a bucket holds already, learned as cheaply as it can be.
+"""The existing objects of a bucket, found with as few requests as possible.
 
-One LIST below the longest prefix that all keys share (a fresh prefix costs that one request), followed to its end where
-the run is large enough to pay for it, and a HEAD only for keys that the listing does not cover or whose ETag does not
-settle the question.
+One LIST below the longest prefix that all keys share (an empty prefix costs that one request), followed to its end
+where the run has enough objects to be worth it, and a HEAD only for keys that the listing does not cover, or whose ETag
+does not settle the comparison.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from asyncsink.s3.operations import (
 from asyncsink.s3.stack import S3Stack
 from asyncsink.temporary import TemporaryDatabase
 
-# -- What a listing said is stored below a prefix: in memory while that is little, on disk so that memory does not grow
-# A listing that was not followed to its end says what is there, and nothing about what is not: S3 lists in UTF-8 byte
-# order, but S3 Express and look-alikes (SeaweedFS, between "a/" and "a.txt") do not.
+# -- The inventory: listed objects below a prefix, in memory while they are few, then on disk --------------------------
+# A listing that was not followed to its end proves which objects exist, and not which are missing: S3 lists in UTF-8
+# byte order, but S3 Express and other servers (SeaweedFS, between "a/" and "a.txt") do not.
 
 IN_MEMORY_MAX = 25_000
-"""Listed objects, and keys written since, that are kept in memory: about 10 MB and 5 MB. More go into a database on
-disk."""
+"""Most listed objects, and most keys written since, that are kept in memory: about 10 MB and 5 MB. More go into a
+database on disk."""
 _GET = "SELECT size, etag, modified FROM object WHERE key = ?"
 _TABLES = """
 CREATE TABLE forgotten (key TEXT PRIMARY KEY, alike INTEGER) WITHOUT ROWID;
@@ -57,7 +57,7 @@ CREATE INDEX object_alike ON object (alike);
 class Inventory:
     """Listed objects by key. Unless it is `in_memory`, methods block for microseconds: call them in worker threads.
 
-    They raise a JournalError where the directory for temporary files cannot take what is kept.
+    They raise a JournalError where the directory for temporary files cannot take the entries.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -77,16 +77,16 @@ class Inventory:
 
     @property
     def in_memory(self) -> bool:
-        """Whether no method but `forget` asks a disk."""
+        """Whether no method but `forget` reads from the disk."""
         return self._objects is not None and self._forgotten is not None
 
     def forgets_in_memory(self, keys: int) -> bool:
-        """Whether `forget` of so many keys asks no disk."""
+        """Whether `forget` of this many keys uses no disk."""
         forgotten = self._forgotten
         return forgotten is not None and len(forgotten) + keys <= IN_MEMORY_MAX
 
     def add_page(self, objects: Iterable[ListedObject], *, last: bool) -> None:
-        """Take over one page of a listing; pages come in order. What lies outside the prefix was not asked for."""
+        """Add one page of a listing; pages come in order. Entries outside the prefix are ignored."""
         page = [listed for listed in objects if listed.key.startswith(self.prefix)]
         with self._lock:
             self._spellings = None
@@ -101,8 +101,8 @@ class Inventory:
         self.complete = last
 
     def forget(self, keys: Sequence[str]) -> dict[str, str]:
-        """The objects under `keys` are no longer what was listed. Returns, for some of them, another key that was
-        forgotten and is alike."""
+        """Mark `keys`: their objects are no longer those that were listed. Returns, for some of them, another marked
+        key that some server takes for the same."""
         numbers = [fingerprint(key) for key in keys]
         others: dict[str, str] = {}
         with self._lock:
@@ -127,7 +127,7 @@ class Inventory:
         return others
 
     def forgotten(self, keys: Sequence[str]) -> frozenset[str]:
-        """Those of `keys` that were forgotten."""
+        """The keys among `keys` that were marked by `forget`."""
         with self._lock:
             if self._forgotten is not None:
                 return frozenset(self._forgotten.intersection(keys)) if self._forgotten else frozenset()
@@ -161,7 +161,7 @@ class Inventory:
         return None if row is None else str(row[0])
 
     def close(self) -> None:
-        """Release the file."""
+        """Release the database."""
         with self._lock:
             if self._disk is not None:
                 self._disk.close()
@@ -190,31 +190,31 @@ def _time(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-# -- s3 existing -------------------------------------------------------------------------------------------------------
+# -- Existing objects: the listing first, HEADs where it does not settle the comparison --------------------------------
 
 OBJECTS_PER_EXTRA_PAGE = 50
-"""A further page of the listing (1,000 keys) is worth it for every so many transfers: it costs about as much as a few
-dozen HEADs, and spares up to 1,000."""
+"""Transfers for each further page of the listing (1,000 keys): a page costs about as much as a few dozen HEADs, and
+spares up to 1,000."""
 LISTING_SECONDS_MAX = 60.0
-"""So long a run that may last for months believes the listing from its beginning; from then on, it asks by HEAD."""
+"""Seconds that a listing is used in a run that may last for months; from then on, each object is looked at by HEAD."""
 OTHERS_MAX = 10_000
-"""Keys that are kept with another one that is alike: many more than are written at once, which is when they count."""
+"""Most keys that are kept with another spelling: many more than are written at once, which is when they count."""
 PROBE_UPLOAD_ID = "asyncsink-write-probe"
 
 
 class ExistingObjects:
-    """What is under the keys of one run.
+    """The existing objects under the keys of one run.
 
     Args:
         stack: the bucket's transport.
         settings: of the run; its target is in S3.
-        threads: bounds calls that ask a listing on disk.
-        notice: called with a sentence where something cannot be looked at.
+        threads: bounds calls that read a listing on disk.
+        notice: called with a sentence where objects cannot be looked at.
 
     Attributes:
         name: the destination as the user wrote it.
         etag_is_md5: whether the ETag of a plain object of this run is its MD5.
-        encryption: what objects of this run are encrypted with, as `ObjectHead.sse` says it, or "".
+        encryption: the encryption of this run's objects, in the words of `ObjectHead.sse`, or "".
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class ExistingObjects:
         self._objects = objects
         self._threads = threads
         self._notice = notice
-        # Without, one LIST proves bucket and credentials, and that is all.
+        # Otherwise one LIST proves bucket and credentials, and no more is listed.
         self._look_first = settings.policies.overwrite != "always"
         self._heads_together = bool(stack.senders)
         self._inventory: Inventory | None = None
@@ -241,20 +241,20 @@ class ExistingObjects:
         self._others: dict[str, str] = {}
 
     async def prepare(self, forecast: RunForecast) -> None:
-        """List below the keys' common prefix: proves bucket and credentials, and learns what is there.
+        """List below the keys' common prefix: proves bucket and credentials, and finds the existing objects.
 
-        One page of the whole folder serves as well where it is all there is, and tells besides which keys the server
-        may take for ours.
+        One page of the whole folder is used instead where it lists everything: it also has the keys that the server may
+        take for those of the run.
 
-        Credentials that may write but not list (rule 28) are recognised by a probe that stores nothing; then every
-        file counts as new.
+        Credentials that may write but not list (rule 28) are recognised by a probe that stores nothing; then every file
+        counts as new.
 
         Raises:
             BucketMissing, AccessDenied, CredentialsError, ConfigError, RetryableError: the run cannot start.
         """
         inventory = Inventory(forecast.common_prefix[: forecast.common_prefix.rfind("/") + 1])
         self._listing_ends = time.monotonic() + LISTING_SECONDS_MAX if forecast.lasting else None
-        # A surveyed run meets every key once; in an open-ended one a key may come again after it was written.
+        # After a survey, every key comes once; without one, a key may come again after it was written.
         self._keys_return = forecast.objects_total is None
         wanted = forecast.objects_total if forecast.unknown_total is None else forecast.unknown_total
         extra = (wanted or 0) // OBJECTS_PER_EXTRA_PAGE
@@ -276,18 +276,18 @@ class ExistingObjects:
         self._inventory = inventory
 
     async def _list_folder(self, inventory: Inventory) -> bool:
-        """Fill an inventory with one page; whether that is all of it. False where it may not be listed."""
+        """Fill an inventory with one page; returns whether that is the whole listing. False where listing is denied."""
         try:
             return await self._list(inventory, 1)
         except AccessDenied:
             return False
 
     async def _list(self, inventory: Inventory, pages_max: int) -> bool:
-        """Fill an inventory with some pages of the listing; whether they are all of it."""
+        """Fill an inventory with up to `pages_max` pages; returns whether they are the whole listing."""
         covers = True
         async with aclosing(object_pages(self._transport, inventory.prefix)) as pages:
             async for page in pages:
-                # What an entry does not say, a HEAD does; it is no entry, and the listing covers less.
+                # An incomplete entry is left out, and the listing covers less: a HEAD has what the entry lacks.
                 covers = covers and not page.vague and not page.unnamed
                 last = not page.next_token and not page.next_after
                 add = partial(inventory.add_page, page.objects, last=last and covers)
@@ -299,15 +299,15 @@ class ExistingObjects:
 
     @property
     def _listing(self) -> Inventory | None:
-        """What was listed, while it can be believed."""
+        """The inventory, while it is young enough to be used."""
         old = self._listing_ends is not None and time.monotonic() > self._listing_ends
         return None if old else self._inventory
 
     async def _probe_writing(self, forecast: RunForecast, denied: AccessDenied) -> None:
-        """Tell credentials that may only write from credentials that may do nothing.
+        """Distinguish credentials that may only write from credentials that may do nothing.
 
-        A part sent to an upload that does not exist needs the right to put, and stores nothing: NoSuchUpload means
-        that writing is allowed.
+        A part for an upload that does not exist needs the right to put, and stores nothing: NoSuchUpload means that
+        writing is allowed.
         """
         key = forecast.sample_key or forecast.common_prefix or "asyncsink"
         try:
@@ -324,7 +324,7 @@ class ExistingObjects:
     def contradicts(self, key: str, etag: str) -> bool:
         """Whether the listing, followed to its end, has no object under `key`, or one with another ETag. Blocks.
 
-        False where it cannot say: it does not cover the key, or this run has written it since.
+        False where the listing proves nothing: it does not cover the key, or this run has written the key since.
         """
         inventory = self._listing
         if inventory is None or not inventory.complete or not key.startswith(inventory.prefix):
@@ -336,22 +336,22 @@ class ExistingObjects:
 
     @property
     def replaces_unseen(self) -> bool:
-        """Whether objects that were listed are replaced without a look, and the listing is in memory."""
+        """Whether listed objects are replaced without a look, and the listing is in memory."""
         inventory = self._listing
         seen = self._look_first or self._keys_return
         return not seen and inventory is not None and inventory.count > 0 and inventory.in_memory
 
     def replaced(self, transfer: Transfer) -> str:
-        """Where nothing is looked at before it is replaced: the listed ETag of an object of another size under the key,
-        which can be no proof of the new one; else "". Asks no server and no disk."""
+        """The listed ETag of an object of another size under the key, where objects are replaced without a look: it
+        cannot prove the new object. Else "". Uses neither server nor disk."""
         if self._inventory is None or not self.replaces_unseen:
             return ""
         listed = self._inventory.get(transfer.key)
         return listed.etag if listed is not None and listed.size_bytes != transfer.source.size_bytes else ""
 
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
-        """What the listing says, by one call to a thread or none; of the others, what HEADs say, sent together where
-        the transport takes them."""
+        """The objects by the listing, with at most one call to a thread; the others by HEADs, sent together where the
+        transport takes them."""
         inventory, keys = self._listing, [transfer.key for transfer in transfers]
         found: list[Existing | Unknown | None] = [Unknown.UNKNOWN] * len(keys)
         if inventory is not None:
@@ -360,7 +360,7 @@ class ExistingObjects:
         if asked and self._heads_together:
             results: list[HeadResult] = [None] * len(asked)
             secret, asking = self._objects.sse_customer_key, [keys[number] for number in asked]
-            # Where nothing was begun, each goes its own way, and fails there if it must.
+            # Where nothing was begun, each object is looked at by itself, and may fail there.
             with contextlib.suppress(AsyncSinkError):
                 await self._transport.send(HeadObjects(keys=asking, results=results, sse_customer_key=secret))
             for number, result in zip(asked, results, strict=True):
@@ -368,7 +368,7 @@ class ExistingObjects:
         return found
 
     def _as_answered(self, result: HeadResult) -> Existing | Unknown | None:
-        """What one of many HEADs says, where that needs no further request."""
+        """The object by the result of one of many HEADs, where that needs no further request."""
         if isinstance(result, ObjectHead):
             return Unknown.UNKNOWN if needs_part_size(result) else self._as_found(result)
         if isinstance(result, AccessDenied) and not self._customers_other_key:
@@ -390,11 +390,11 @@ class ExistingObjects:
         ]
 
     def _as_listed(self, listed: ListedObject | None, covered: bool) -> Existing | Unknown | None:
-        """What an entry of the listing, or its lack where the listing covers the key, says."""
+        """The object by its entry of the listing; None where the listing covers the key and has no entry."""
         if listed is None:
             return None if covered else Unknown.UNKNOWN
         if self.encryption:
-            return Unknown.UNKNOWN  # a listing does not tell how an object is encrypted
+            return Unknown.UNKNOWN  # a listing does not have the encryption
         return Existing(
             size_bytes=listed.size_bytes,
             etag=listed.etag,
@@ -403,10 +403,11 @@ class ExistingObjects:
         )
 
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
-        """What is under the key: from the listing, or by HEAD where it is not covered or `closely` is asked for."""
+        """The object under the key: by the listing, or by HEAD where that does not cover the key, or `closely` is
+        True."""
         inventory = self._listing
         if not closely and inventory is not None and transfer.key.startswith(inventory.prefix):
-            # A listing that was not followed to its end does not tell what is missing: not every server lists in the
+            # A listing that was not followed to its end does not prove what is missing: not every server lists in the
             # order of the keys.
             (found,) = await self._as_known(inventory, (transfer.key,))
             if not isinstance(found, Unknown):
@@ -435,12 +436,12 @@ class ExistingObjects:
 
     @property
     def _customers_other_key(self) -> bool:
-        """Whether a HEAD that is denied means that: S3 answers 403 to another key, and here listing is allowed, so
-        looking is."""
+        """Whether a denied HEAD means that the object has another customer key: S3 answers 403 then, and where listing
+        is allowed, a HEAD is too."""
         return self._objects.sse_customer_key is not None and self._inventory is not None
 
     def _cannot_look(self) -> None:
-        # Rule 28: credentials that may not look see every file as new. Without s3:ListBucket, S3 answers 403 for
+        # Rule 28: for credentials that may not look, every file is new. Without s3:ListBucket, S3 answers 403 for
         # objects that do not exist.
         if not self._blind:
             self._blind = True
@@ -453,16 +454,16 @@ class ExistingObjects:
     def _get_many(
         self, inventory: Inventory, keys: Sequence[str]
     ) -> tuple[dict[str, ListedObject], frozenset[str], dict[str, str]]:
-        """The listed ones; those that this run has written since; and, where asking is best done in a thread, which of
-        the others are alike."""
+        """The listed objects; the keys that this run has written since; and, where the inventory is on disk, other
+        spellings of the rest."""
         written = inventory.forgotten(keys) if self._keys_return else frozenset[str]()
         listed = inventory.get_many(keys)
         others = {} if inventory.in_memory else _alike(inventory, [key for key in keys if key not in listed])
         return listed, written, others
 
     def other_spelling(self, key: str) -> str | None:
-        """Another key that some server takes for this one: it was listed, or written by this run. Known for a key that
-        was looked at, or is about to be written."""
+        """Another key, listed or written by this run, that some server takes for this one. Only for a key that was
+        looked at, or is about to be written."""
         inventory = self._inventory
         if inventory is None or not (inventory.count or self._others):
             return None
@@ -470,12 +471,12 @@ class ExistingObjects:
         return inventory.alike(key) if other is None and inventory.in_memory and inventory.count else other
 
     async def forget(self, *transfers: Transfer) -> None:
-        """The objects under the transfers' keys are about to be written: what is known of them is out of date."""
+        """Mark the transfers' keys, which are about to be written: their listed objects are out of date."""
         inventory = self._inventory
         if not self._keys_return or inventory is None:
             return
         keys = [transfer.key for transfer in transfers]
-        # A listing that is too old to tell what is there still tells how it was spelled.
+        # A listing that is too old for its objects is still used for the spelling of their keys.
         unseen = not inventory.in_memory and (self._listing is None or not self._look_first)
         if not unseen and inventory.forgets_in_memory(len(keys)):
             self._remember(inventory.forget(keys))
@@ -485,24 +486,24 @@ class ExistingObjects:
 
     def _remember(self, others: dict[str, str]) -> None:
         for key, other in others.items():
-            self._others.pop(key, None)  # the latest are the last
+            self._others.pop(key, None)  # so that the latest come last
             self._others[key] = other
             if len(self._others) > OTHERS_MAX:
                 del self._others[next(iter(self._others))]
 
     def close(self) -> None:
-        """Forget everything."""
+        """Release the inventory."""
         if self._inventory is not None:
             self._inventory.close()
             self._inventory = None
 
 
 def _forget(inventory: Inventory, keys: Sequence[str], *, unseen: bool) -> dict[str, str]:
-    """As `Inventory.forget`. With `unseen`, keys of the listing that are alike are returned too, because `_get_many`,
-    which finds them otherwise, was not called for these keys."""
+    """As `Inventory.forget`. With `unseen`, other spellings in the listing are returned too, because `_get_many`, which
+    finds them otherwise, was not called for these keys."""
     return (_alike(inventory, keys) if unseen else {}) | inventory.forget(keys)
 
 
 def _alike(inventory: Inventory, keys: Sequence[str]) -> dict[str, str]:
-    """For some of the keys, another listed one. Blocks where the inventory is on disk."""
+    """For some of the keys, a listed one that some server takes for it. Blocks where the inventory is on disk."""
     return {key: other for key in keys if (other := inventory.alike(key)) is not None}

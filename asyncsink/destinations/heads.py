@@ -1,4 +1,4 @@
-"""What a HEAD tells of an object that is there, for exports that compare it and grabs that receive it."""
+"""Existing objects by HEAD, for exports that compare them and grabs that receive them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asyncsink.s3.transport import Transport
 def existing_by_head(
     head: ObjectHead, *, part_size_bytes: int | None = None, etag_is_md5: bool = True, outdated: str = ""
 ) -> Existing:
-    """The object, as the rules of sameness know it; arguments as in Existing. Pure."""
+    """The object for the rules of sameness; arguments as in Existing. Pure."""
     return Existing(
         size_bytes=head.size_bytes,
         etag=head.etag,
@@ -26,16 +26,16 @@ def existing_by_head(
 
 
 def needs_part_size(head: ObjectHead) -> bool:
-    """Whether nothing but a multipart ETag proves the object, which takes the size of its parts. Pure."""
+    """Whether only a multipart ETag proves the object, which needs the size of its parts. Pure."""
     return "-" in head.etag and not (head.checksums and not head.composite)
 
 
 async def equal_part_size(transport: Transport, key: str, secret: Secret | None, head: ObjectHead) -> int | None:
-    """The size of the parts, or None where they were not equal, or where the server does not tell: typical part sizes
-    are tried then.
+    """The size of the parts; None where they were not equal, or the server does not give it: typical sizes are tried
+    then.
 
     Raises:
-        RetryableError: it cannot be asked now.
+        RetryableError: a request failed, and may succeed later.
     """
 
     async def size_of(part_number: int) -> int:
@@ -47,7 +47,7 @@ async def equal_part_size(transport: Transport, key: str, secret: Secret | None,
         first = await size_of(1)
         if first >= head.size_bytes:
             return None
-        # S3 takes parts of any sizes. Only where the last one is what equal parts leave were they equal.
+        # S3 takes parts of any sizes. They were equal only where the last one has the bytes that equal parts leave.
         equal = count <= 2 or await size_of(count) == head.size_bytes - first * (count - 1)
     except PermanentError:
         return None

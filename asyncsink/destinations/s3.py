@@ -1,6 +1,6 @@
 """An S3 bucket and prefix as a Destination: objects whole, objects in parts, and proof of both.
 
-What is there already is s3_existing.py's to say.
+`existing_objects.py` finds the objects that are there already, and `uploads.py` has the multipart uploads.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ from asyncsink.s3.operations import (
 )
 from asyncsink.s3.stack import S3Stack
 
-# -- Pure: the media type of an object, from its name ------------------------------------------------------------------
-# A compressed file is what its outermost suffix says (`.nii.gz` is application/gzip), because Content-Encoding would
-# make browsers and HTTP libraries decompress what readers of these files expect compressed.
+# -- Media types, from the names of objects. Pure ----------------------------------------------------------------------
+# The outermost suffix of a compressed file decides (`.nii.gz` is application/gzip), because Content-Encoding would make
+# browsers and HTTP libraries decompress files whose readers expect them compressed.
 
 DEFAULT = "application/octet-stream"
 
@@ -78,7 +78,7 @@ _FIELD = {
 
 
 def infer_content_type(name: str) -> str:
-    """The media type of a file or key (RFC 9110, 8.3); application/octet-stream where nothing is known."""
+    """The media type of a file or key (RFC 9110, 8.3); application/octet-stream where it is unknown."""
     base = name.rsplit("/", 1)[-1].lower()
     dot = base.rfind(".")
     return _of_suffix(base[dot:]) if dot >= 0 else DEFAULT
@@ -86,8 +86,8 @@ def infer_content_type(name: str) -> str:
 
 @cache
 def _known() -> mimetypes.MimeTypes:
-    # Only the table that ships with Python: the answer must not depend on the machine's mime.types. Made for the first
-    # object that is sent: a run in which nothing has changed needs none.
+    # Only the table that ships with Python: the type must not depend on the machine's mime.types. Made for the first
+    # object that is sent: a run without changes needs none.
     return mimetypes.MimeTypes(filenames=())
 
 
@@ -95,25 +95,25 @@ def _known() -> mimetypes.MimeTypes:
 def _of_suffix(suffix: str) -> str:
     if known := _FIELD.get(suffix):
         return known
-    # A name is no URL: "data:text/x" and "?" have no meaning in it.
+    # Only the suffix: a name is not a URL, and "data:text/x" and "?" have no meaning in it.
     kind, encoding = _known().guess_type("x" + suffix)
     if encoding is not None:
         return _COMPRESSED.get(encoding, DEFAULT)
     return kind or DEFAULT
 
 
-# -- s3 ----------------------------------------------------------------------------------------------------------------
+# -- The S3 destination ------------------------------------------------------------------------------------------------
 
 
 class S3Destination(Destination):
     """Objects below s3://bucket/prefix, sent through one stack of transports.
 
     Args:
-        stack: retrying, pacing and a lane.
+        stack: the transports of the bucket.
         settings: of the run; its target is in S3.
-        existing: what is there already.
-        notice: called with a sentence that a person should know.
-        log: remembers multipart uploads, or None.
+        existing: the existing objects.
+        notice: called with a sentence for people.
+        log: records multipart uploads, or None.
     """
 
     def __init__(
@@ -155,12 +155,12 @@ class S3Destination(Destination):
 
     @property
     def lane(self) -> str:
-        """Which lane carries the hot requests."""
+        """The lane that carries the hot requests."""
         return self._lane
 
     @property
     def senders(self) -> int:
-        """How many lane threads the transport has at most, or 0."""
+        """Most lane threads of the transport, or 0."""
         return self._senders
 
     def url(self, transfer: Transfer) -> str:
@@ -190,10 +190,10 @@ class S3Destination(Destination):
         """As `ExistingObjects.look`."""
         return await self._existing.look(transfer, closely=closely)
 
-    # -- putting ------------------------------------------------------------------------------------------------
+    # -- Writing objects ----------------------------------------------------------------------------------------
 
     async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:
-        """PutObject, with its answer compared. Raises AlreadyThere where something is there that is to stay."""
+        """PutObject, with its answer compared. Raises AlreadyThere where an object exists that must not be replaced."""
         await self._existing.forget(transfer)
         if not self._spellings.plain(transfer.key):
             async with self._spellings.writing(transfer.key):
@@ -225,8 +225,8 @@ class S3Destination(Destination):
         return self._stored(transfer, stored, confirmed, checksum)
 
     def takes_files(self, algorithm: ChecksumAlgorithm | None) -> bool:
-        """Whether `put_files` is of use: there are lanes, the server repeats checksums, and a PUT is not to depend on
-        what is there."""
+        """Whether `put_files` can be used: there are lanes, the server repeats checksums, and the PUTs do not depend on
+        existing objects."""
         return self._batches and algorithm in HEADER_ALGORITHMS and not self._own.conditional
 
     async def put_files(
@@ -238,13 +238,13 @@ class S3Destination(Destination):
     ) -> None:
         """PutObject of many small files, each with a key of its own, read by `reader` in the lane that sends it.
 
-        `results` gets one for each, also where this is cancelled: see `put_files.FileResult`.
+        `results` gets one for each, also where this is cancelled; see `FileResult`.
 
         Raises:
             TransferError, CredentialsError: nothing of the batch was begun.
         """
         await self._existing.forget(*transfers)
-        # A key that a server may take for another one is written one at a time, the ordinary way.
+        # Keys that a server may take for one are written one after another, by `put`.
         plain = [self._spellings.plain(transfer.key) for transfer in transfers]
         files = [
             FileToPut(transfer.key, transfer.source.size_bytes, self._attributes(transfer), transfer.source)
@@ -277,7 +277,7 @@ class S3Destination(Destination):
         if not isinstance(result, FileStored):
             return result
         self._check_encryption(result.sse)
-        # What is answered with the ETag of other content is not stored for certain: it goes the ordinary way.
+        # A PUT that is answered with the ETag of other content may not have stored the file: it goes the ordinary way.
         unseen = self._existing.replaces_unseen and result.etag and result.etag == self._existing.replaced(transfer)
         return Ordinary() if unseen else result
 
@@ -298,13 +298,13 @@ class S3Destination(Destination):
             nonlocal confirmed
             confirmed = confirm_body_now(sent, stored, body, etag_is_md5=self._etag_is_md5, where=where)
             if confirmed == "nothing":
-                # The object is looked at when the body is no longer at hand, and may tell a checksum of any kind.
+                # The object is looked at when the body is gone, and may have a checksum of any algorithm.
                 digests.update((each, checksum_of(body, each)) for each in get_args(ChecksumAlgorithm))
 
         async def prove(stored: ObjectStored) -> tuple[Stored, Checksum | None]:
             sent, by = stored.sent if isinstance(stored, StoredFrom) else None, confirmed
             if by == "nothing":
-                # There was no answer to compare where the object was found to be ours.
+                # There was no answer to compare where the object was found to be the one that was sent.
                 by = confirm_without_body(sent, stored, etag_is_md5=self._etag_is_md5, where=where)
             if by == "nothing":
                 by = await self._look_at(transfer, stored, size_bytes, sent, digests.get)
@@ -326,7 +326,7 @@ class S3Destination(Destination):
             return await prove(answer)
 
     async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> PartWriter:
-        """CreateMultipartUpload, or what an earlier run left."""
+        """CreateMultipartUpload, or the upload that an earlier run left."""
         await self._existing.forget(transfer)
         upload = await self._uploads.begin(transfer, plan, algorithm, self._attributes(transfer))
         word = partial(self._stored, transfer)
@@ -341,7 +341,7 @@ class S3Destination(Destination):
             await self._uploads.discard(transfer.key, transfer.known.upload, secret)
 
     async def aclose(self) -> None:
-        """Close connections and forget the listing."""
+        """Close connections and release the listing."""
         self._existing.close()
         await self._transport.aclose()
 
@@ -350,7 +350,7 @@ class S3Destination(Destination):
         content_type = wanted.content_type
         if content_type == "infer":
             content_type = infer_content_type(transfer.key)
-        # One object for all of a kind: whoever lays out its headers does so once.
+        # One instance for each media type, so that its headers are laid out only once.
         attributes = self._attributes_of.get(content_type)
         if attributes is None:
             attributes = self._attributes_of[content_type] = self._laid_out(wanted, content_type)
@@ -371,10 +371,10 @@ class S3Destination(Destination):
     async def _look_at(
         self, transfer: Transfer, stored: ObjectStored, size_bytes: int, sent: Checksum | None, compute: Compute
     ) -> ConfirmedBy:
-        """What the object under the key proves, where the answer proves nothing; `stored` learns what it tells.
+        """Prove the object by looking at it, where the answer proves nothing; `stored` gets the values of its HEAD.
 
         Raises:
-            IntegrityError: it is not what was sent, or nobody can say.
+            IntegrityError: it is not what was sent, or cannot be proven.
             TransferError: it cannot be looked at now.
         """
         where = self.url(transfer)
@@ -420,7 +420,7 @@ class S3Destination(Destination):
             raise contradiction(self.url(transfer), "other content", f"the ETag {stored.etag} of the object before")
         self._check_encryption(stored.sse)
         weaker = confirmed != "server-checksum" and sent is not None and confirmed not in self._weakest_noticed
-        # What the transport sent instead, it has said already.
+        # The transport has reported already that it sent Content-MD5 instead.
         weaker = weaker and not (stored.md5_instead and confirmed == "etag")
         if weaker and sent is not None and not _as_promised(confirmed, sent):
             self._weakest_noticed.add(confirmed)

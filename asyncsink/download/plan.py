@@ -275,7 +275,7 @@ async def find_matches(transport: Transport, settings: GrabSettings, refuse: Ref
         secret: the customer's own key of the objects (SSE-C), or None.
 
     Raises:
-        SourceMissing: a template matches nothing, and raise_on_empty is True; the other such templates are in its `problems`.
+        SourceMissing: a template matches nothing, and raise_on_empty is True; `problems` has the other ones.
         TransferError: a listing failed.
     """
     patterns = [pattern for each in settings.fields for pattern in each.patterns]

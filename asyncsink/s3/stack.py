@@ -1,4 +1,5 @@
-"""The one place where transports are stacked: retrying around checksum headers around lanes, which pace themselves."""
+"""The only place where transports are stacked: retries around checksum headers around lanes, which pace themselves; and
+the choice of the lane, and the move to a bucket's own region."""
 
 from __future__ import annotations
 
@@ -37,13 +38,13 @@ if TYPE_CHECKING:
     from asyncsink.s3.sdk.transport import Aioboto3Transport
 
 
-# -- Which lane carries the hot requests, decided once per target, and the router that keeps to the decision -----------
+# -- The choice of the lane for the hot requests, once for each target, and the router ---------------------------------
 # The wire lane is eligible where a request is nothing but head and body on a direct connection to a known host. A
 # proxy, an ARN or S3 Express bucket, accelerate, dual-stack or FIPS endpoints, and a caller's own bucket object (whose
 # event handlers must see every request) go through aioboto3.
 #
-# Where options and environment alone decide (`environment.known_connection`), aioboto3 is loaded by the first operation
-# that needs it, which an export never sends.
+# Where options and environment alone decide (`static_config.known_connection`), aioboto3 is loaded by the first
+# operation that needs it, which an export never sends.
 
 R = TypeVar("R", bound=Response)
 log = logging.getLogger("asyncsink.s3")
@@ -51,16 +52,16 @@ log = logging.getLogger("asyncsink.s3")
 
 @dataclass(frozen=True, slots=True)
 class Lanes:
-    """What was decided for a target.
+    """The lanes of a target, and the choice between them.
 
     Attributes:
         transport: carries every operation.
         name: the lane of the hot ones: "wire" or "aioboto3".
         endpoint_url: the server, or "" for Amazon's own.
-        region: or "" where none is known.
-        senders: how many UploadPartFrom and PutObjectFrom may be under way at once; 0 where no lane takes them.
-        checksums: which checksum headers environment and profile want.
-        exposed_to: as `client.exposed_to`.
+        region: the region in use, or "" where none is known.
+        senders: most UploadPartFrom and PutObjectFrom under way at once; 0 where no lane takes them.
+        checksums: the checksum headers that environment and profile ask for.
+        exposed_to: as `endpoint.exposed_to`.
     """
 
     transport: Transport
@@ -72,7 +73,7 @@ class Lanes:
     exposed_to: str = ""
 
     def bound(self, connections: int) -> None:
-        """Keep `connections` of each lane at most; those that rest beyond that are closed."""
+        """Keep at most `connections` in each lane; idle ones beyond that are closed."""
         if isinstance(self.transport, LaneRouter):
             self.transport.bound(connections)
 
@@ -87,7 +88,7 @@ class LaneRouter:
     def __repr__(self) -> str:
         return f"LaneRouter({self._wire!r}, {self._other!r})"
 
-    # No coroutine of its own: every object passes here.
+    # Without a coroutine of its own, which every object would pay for.
     def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
         """Send `operation` in its lane."""
         if isinstance(operation, HOT):
@@ -95,7 +96,7 @@ class LaneRouter:
         return self._other.send(operation)
 
     def bound(self, connections: int) -> None:
-        """As `Lanes.bound`; aiohttp closes what rests after a few seconds."""
+        """As `Lanes.bound`; aiohttp closes its own idle connections after a few seconds."""
         self._wire.bound(connections)
 
     async def aclose(self) -> None:
@@ -115,8 +116,8 @@ async def open_lanes(
     choice: LaneChoice,
     caller_bucket: Any = None,
 ) -> Lanes:
-    """Open the lanes for `target`, and decide between them. All of them share one limit on what is sent in a second,
-    and the pacer's tokens.
+    """Open the lanes for `target`, and choose between them. They share one limit of bytes in a second, and the pacer's
+    tokens.
 
     Raises:
         ConfigError: `choice` is "wire" and the target is not eligible; or as `Aioboto3Transport.open`.
@@ -154,7 +155,7 @@ async def _open_aioboto3(
     caller_bucket: Any = None,
     bandwidth: Bandwidth | None,
 ) -> Aioboto3Transport:
-    # Here, because a run whose connection is known never opens it.
+    # Imported here, because a run whose connection is known never opens it.
     from asyncsink.s3.sdk.transport import Aioboto3Transport
 
     return await Aioboto3Transport.open(target, retry, limits, caller_bucket=caller_bucket, bandwidth=bandwidth)
@@ -170,7 +171,7 @@ async def _open_known(
     bandwidth: Bandwidth | None,
 ) -> Lanes:
     if target.ca_bundle:
-        # Also where nothing needs it: an option that cannot be used is told.
+        # Also where no request needs it: an option that cannot be used is refused.
         await anyio.to_thread.run_sync(tls_context, target.ca_bundle)
     bound = replace(target, endpoint_url=known.endpoint_url, ca_bundle=known.ca_bundle)
     provider, region = _provider(target, retry, known.credentials), known.region
@@ -183,7 +184,7 @@ async def _open_known(
 
 
 def bodies_at_once(limits: Limits) -> int:
-    """How many parts and whole files may be sent at once: as many as requests may be in flight, and as memory holds."""
+    """Most parts and whole files sent at once: bounded by the requests in flight, and by the memory."""
     in_flight = limits.concurrency or limits.concurrency_max
     return max(1, min(in_flight, limits.memory_bytes // limits.part_size_bytes))
 
@@ -222,7 +223,7 @@ def _ineligible(target: S3Target, client: Any, caller_bucket: Any) -> str:
     if _is_amazon(host) and host != "s3.amazonaws.com" and not host.startswith(f"s3.{client.meta.region_name}.amazon"):
         return "special endpoints of Amazon need other hosts"
     if _is_amazon(host) and not target.region:
-        # The profile's region may not be the bucket's; aioboto3 follows S3's redirects, the wire lane does not.
+        # The profile's region may not be the bucket's; only aioboto3 follows S3's redirects.
         return "the bucket's region is not certain; give region"
     return ""
 
@@ -255,36 +256,36 @@ def _provider(target: S3Target, retry: RetryPolicy, first: Any) -> CredentialsPr
     return None if target.anonymous else SharedCredentials(first, partial(find_credentials, target, retry)).provider()
 
 
-# -- A bucket in another region than requests are signed for: the lanes are opened once more, for the region it is in
+# -- A bucket in another region than requests are signed for: new lanes are opened for its region ----------------------
 # S3 names the region in the answer (`x-amz-bucket-region`, `<Region>`). No redirect is followed and no host of an
-# answer is used: requests go on to the same endpoint, or at Amazon to the regional endpoint that the named region has
-# in the same partition. Sources: S3 API Reference, "Error responses"; S3 User Guide, "Making requests using the REST
-# API".
+# answer is used: requests go on to the same endpoint, or at Amazon to the named region's endpoint in the same
+# partition. Sources: S3 API Reference, "Error responses"; S3 User Guide, "Making requests using the REST API".
 
 _REGION: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _AMAZON_REGION: Final = re.compile(r"[a-z]{2}[a-z-]*-[a-z]+-[0-9]{1,2}")
 _REGIONAL: Final = r"(?i)(https?://s3\.)[a-z0-9-]+(\.amazonaws\.com(?:\.cn)?)"
 AHEAD_SECONDS_MAX: Final = 60.0
-"""So old an answer may be that was asked for ahead of its time."""
+"""Most seconds that the answer to an operation sent ahead of its time may be old."""
 _PARTITIONS: Final = ("cn-", "us-gov-", "us-isob-", "us-isof-", "us-iso-", "eu-isoe-", "eusc-")
 
 
 @dataclass(slots=True, frozen=True)
 class _Ahead:
-    """An operation that was sent before somebody asked for it, by the clock `time.monotonic`, and how it ended."""
+    """An operation that was sent ahead of its time, when (`time.monotonic`), and its result."""
 
     operation: ListObjects
     sent_at: float
     ended: ObjectPage | AsyncSinkError
 
     def tells_of(self, operation: Operation[Any]) -> bool:
-        """Whether `operation` ends so too: it is the same, and not much later; or the failure was of no prefix."""
+        """Whether `operation` has this result too: it is the same, and not much later; or the failure concerns any
+        prefix."""
         if isinstance(self.ended, AsyncSinkError) and not isinstance(self.ended, AccessDenied):
             return isinstance(operation, ListObjects)
         return operation == self.operation and self.sent_at + AHEAD_SECONDS_MAX > time.monotonic()
 
     async def end(self) -> Any:
-        """End so once more."""
+        """Return or raise the result again."""
         if isinstance(self.ended, AsyncSinkError):
             raise self.ended
         return self.ended
@@ -294,10 +295,10 @@ class FollowingLanes:
     """A Transport over lanes that move to the bucket's region, at most once. Belongs to one event loop.
 
     Args:
-        lanes: as they were opened for `target`.
-        target: what they were opened for.
-        opener: opens others for a target, in the lane that is named.
-        notice: called with one sentence when they move.
+        lanes: opened for `target`.
+        target: what `lanes` were opened for.
+        opener: opens lanes for another target, with the lane that is named.
+        notice: called with one sentence when the lanes move.
     """
 
     def __init__(
@@ -308,7 +309,7 @@ class FollowingLanes:
         notice: Callable[[str], None],
     ) -> None:
         self.lanes = lanes
-        """Those in use."""
+        """The lanes in use."""
         self._target = target
         self._opener = opener
         self._notice = notice
@@ -320,9 +321,9 @@ class FollowingLanes:
     def __repr__(self) -> str:
         return f"FollowingLanes({self.lanes.transport!r})"
 
-    # No coroutine of its own: every object passes here.
+    # Without a coroutine of its own, which every object would pay for.
     def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
-        """Send `operation` through the lanes in use; an attempt that was made already ends as it did."""
+        """Send `operation` through the lanes in use; an operation that was sent ahead keeps its result."""
         if isinstance(operation, (PutObject, GetObject)) and operation.first is not None:
             operation.first.end()
         ahead, self._ahead = self._ahead, None
@@ -331,8 +332,8 @@ class FollowingLanes:
         return self.lanes.transport.send(operation)
 
     async def send_ahead(self, operation: ListObjects) -> None:
-        """Send some time before it what the first operation will be, as far as that is known: it ends as this one did,
-        whether it was answered or failed. Another one finds a connection that is open."""
+        """Send the probable first operation ahead of its time: that one then has the same result, an answer or an
+        error. Any other one finds an open connection."""
         sent_at = time.monotonic()
         try:
             ended: ObjectPage | AsyncSinkError = await self.lanes.transport.send(operation)
@@ -341,15 +342,15 @@ class FollowingLanes:
         self._ahead = _Ahead(operation, sent_at, ended)
 
     def bound(self, requests: int) -> None:
-        """As `Lanes.bound`, for the lanes in use and those that may follow."""
+        """As `Lanes.bound`, for the lanes in use and for those of another region."""
         self._bound = requests
         self.lanes.bound(requests)
 
     async def follow(self, error: WrongRegion) -> None:
-        """Return when a request that ended with `error` can be sent again, for the region that it names.
+        """Move to the region that `error` names; on return the request that ended with it can be sent again.
 
         Raises:
-            WrongRegion: `error`: the lanes have moved before, or the region is none to sign for here.
+            WrongRegion: `error` itself: the lanes have moved before, or requests cannot be signed for the region here.
             ConfigError, CredentialsError: lanes for that region cannot be opened.
         """
         async with self._moving:
@@ -366,7 +367,7 @@ class FollowingLanes:
             lanes = await self._opener(target, choice)
             if self._bound is not None:
                 lanes.bound(self._bound)
-            # What is under way in the lanes that are left ends there, and comes here by itself.
+            # Requests under way in the old lanes end there, and come here by themselves.
             self._left, self.lanes = self.lanes, lanes
         self._notice(
             f"The bucket {self._target.bucket} is in region {error.region}, not in {region or 'the one assumed'}: "
@@ -384,11 +385,12 @@ class FollowingLanes:
     def _may_sign_for(self, region: str) -> bool:
         if self.lanes.endpoint_url:
             return _REGION.fullmatch(region) is not None
-        # At Amazon the region names the host: no answer moves a run to another partition's.
+        # At Amazon the region gives the host: no answer moves a run to a host of another partition.
         return _AMAZON_REGION.fullmatch(region) is not None and _partition(region) == _partition(self.lanes.region)
 
     def _endpoint(self, region: str) -> str:
-        """The endpoint to name: none where none was, and the other region's where Amazon's own regional one was."""
+        """The endpoint for `region`: none where none was given, and the region's own in place of Amazon's regional
+        one."""
         regional = re.fullmatch(_REGIONAL, named_endpoint(self._target))
         return f"{regional[1]}{region}{regional[2]}" if regional else self._target.endpoint_url
 
@@ -397,20 +399,20 @@ def _partition(region: str) -> str:
     return next((prefix for prefix in _PARTITIONS if region.startswith(prefix)), "")
 
 
-# -- stack -------------------------------------------------------------------------------------------------------------
+# -- The stack ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class S3Stack:
-    """A bucket's transport, and what its layers know.
+    """A bucket's transport, with the counts and limits of its layers.
 
     Attributes:
         transport: the outermost layer.
         pacer: tokens and counts of requests.
-        lane: the name that the report gives.
+        lane: the name of the lane in the report.
         endpoint_url: the server in use, or "" for Amazon's own.
-        place: knows the region in use.
-        senders: how many UploadPartFrom and PutObjectFrom may be under way at once; 0 where no lane takes them.
+        place: has the region in use.
+        senders: most UploadPartFrom and PutObjectFrom under way at once; 0 where no lane takes them.
     """
 
     transport: RetryingTransport
@@ -421,7 +423,7 @@ class S3Stack:
     senders: int
 
     def bound(self, requests: int) -> None:
-        """From now on, `requests` are in flight at most, and so many connections of each kind rest."""
+        """Bound the requests in flight, and the idle connections of each lane, to `requests` from now on."""
         self.pacer.most = requests
         self.place.bound(requests)
 
@@ -462,12 +464,12 @@ async def open_stack(
     """Open a client for `target` and stack the layers on it; leaving the block closes its connections.
 
     Args:
-        lane: which lane the hot requests take; see `lanes`.
+        lane: the lane for the hot requests; see `open_lanes`.
         checksum: the run's choice, or None where environment and profile decide whether checksum headers are sent.
         customer_key: whether requests carry a key of the customer's own.
-        notice: called with a sentence where the server does not take what it is sent.
+        notice: called with a sentence for people: about checksum headers, or a move to another region.
         watch: what to do where the server is gone; None leaves each request to its own attempts.
-        traffic: where requests are counted, for others to read; None for an own one.
+        traffic: counts the requests, for others to read; None for a new one.
 
     Raises:
         ConfigError: a customer key would leave this machine over plain HTTP, or as `open_lanes`; nothing was sent.
