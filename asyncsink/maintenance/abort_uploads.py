@@ -1,7 +1,7 @@
-"""Multipart uploads that nobody will finish: found by their age, shown, and aborted.
+"""Abandoned multipart uploads: found by their age, shown, and aborted.
 
-What is looked at lies below the destination's prefix as a folder: "s3://bucket/a" is "a/…", never "ab/…", which is
-where an export to the same destination writes. Without a prefix it is the whole bucket.
+The prefix of the destination counts as a folder: "s3://bucket/a" is "a/…", where an export to the same destination
+writes, never "ab/…". Without a prefix, the whole bucket is searched.
 
 Source: S3 API Reference, ListMultipartUploads and AbortMultipartUpload.
 """
@@ -39,7 +39,7 @@ CLOCKS_APART_SECONDS_MAX = 15 * 60
 """S3 refuses requests that are signed this far from its own clock (S3 API, RequestTimeTooSkewed): clocks that differ by
 more are not both right."""
 _UNSAYABLE = "\ufffd"
-"""Servers write it into a listing for characters that XML 1.0 does not have: the upload's key is another then."""
+"""Servers write it into a listing for characters that XML 1.0 does not have: the upload's real key is another."""
 _OTHERWISE = (
     "its key holds characters that the server cannot list, so that it is not found under this one; abort it by the key "
     "it was begun with, or with a lifecycle rule for incomplete uploads"
@@ -47,19 +47,19 @@ _OTHERWISE = (
 _UNDATED = "the server does not say when it was begun, so that it was left alone; abort it by its key and upload id"
 _FUTURE = "it would have begun in the future, so that it was left alone; abort it by its key and upload id"
 UPLOADS_KEPT = 10_000
-"""Uploads that the report names; all are counted, and all are told to `observe`."""
+"""Most uploads that the report names; all are counted, and `observe` gets all."""
 
 
 @dataclass(frozen=True, slots=True)
 class AbandonedUpload:
-    """An upload that is old enough, or may be.
+    """An upload that is old enough, or whose age is not known.
 
     Attributes:
         key, upload_id: S3's.
-        initiated: when it began, by the server's clock; None where the server names no time.
+        initiated: when it began, by the server's clock; None where the listing has no time.
         age_seconds: by the clock, the server's or this machine's, that makes it younger.
-        outcome: "open" in a dry run, "aborted", "gone" where the server did not know it any more, "failed": it may
-            still be open, or "undated": its age is not known, so that it was left alone.
+        outcome: "open" in a dry run; "aborted"; "gone" where it had ended by itself; "failed" where it may still be
+            open; "undated" where its age is not known, so that it was left alone.
         problem: why it failed or was left alone, or "".
     """
 
@@ -73,17 +73,17 @@ class AbandonedUpload:
 
 @dataclass(slots=True)
 class AbortReport(BaseReport):
-    """What `abort_uploads` found and did.
+    """The result of `abort_uploads`.
 
     Attributes:
-        destination: where it looked.
-        older_than_seconds: the age from which uploads were taken.
-        dry_run: nothing was aborted.
+        destination: the bucket and prefix that were searched.
+        older_than_seconds: the age from which uploads were aborted.
+        dry_run: whether nothing was aborted.
         total: open uploads that were found, of any age.
-        old, aborted, gone, failed: how many were old enough, and what became of them.
-        undated: how many have no age that can be known; they were left alone.
+        old, aborted, gone, failed: how many were old enough, and how many had each outcome.
+        undated: how many have no known age; they were left alone.
         uploads: the old and the undated ones, the first ten thousand of them.
-        notices: what a person should know that is no failure.
+        notices: sentences for people about what is no failure.
     """
 
     destination: str
@@ -114,7 +114,7 @@ class AbortReport(BaseReport):
             self.uploads.append(upload)
 
     def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The report as JSON-ready values: what `--json` prints."""
         return {
             "destination": self.destination,
             "ok": self.ok,
@@ -141,7 +141,7 @@ class AbortReport(BaseReport):
         }
 
     def summary(self) -> str:
-        """A line for a person."""
+        """One line for people."""
         where, young = inert(self.destination), self.total - self.old - self.undated
         if not self.total:
             return f"No upload is open below {where}: there is nothing to abort."
@@ -177,22 +177,24 @@ async def abort_uploads(
 ) -> AbortReport:
     """Abort the multipart uploads below `destination` that began long ago: their parts are invisible, and cost money.
 
-    Uploads that run now must be younger than `older_than`. An age is the younger one by the server's clock and by this
-    machine's: no upload is taken for old because one clock is wrong. One without a time is left alone.
+    Uploads that are in progress must be younger than `older_than`. Of the ages by the server's clock and by this
+    machine's, the lower one counts, so that one wrong clock makes no upload old. An upload without a time is left
+    alone.
 
     Args:
         destination: "s3://bucket/prefix"; what lies below the prefix as a folder counts.
         older_than: "90s", "24h", "7d", seconds, or a timedelta.
-        dry_run: find them, abort none.
-        observe: called with each old upload when it is done with, on the event loop; it must return quickly.
+        dry_run: find the uploads, abort none.
+        observe: called with each old upload after its outcome is known, on the event loop; it must return quickly.
         options: how to reach the bucket; see `ExportOptions`.
 
     Raises:
         ConfigError: the destination, the age or an option is wrong; nothing was sent.
-        TransferError: the uploads cannot be listed; those that were aborted before are told to `observe`.
+        TransferError: the uploads cannot be listed; `observe` has got those that were aborted before.
 
-    An upload that cannot be aborted is no error, but a "failed" one of the report. Cancelled, it ends aborts that are
-    under way (bounded by `RetryPolicy.abort_seconds`) and begins no more.
+        An upload that cannot be aborted raises no error: it is "failed" in the report. Cancelled, it ends aborts that
+            are
+        under way (bounded by `RetryPolicy.abort_seconds`) and begins no more.
     """
     seconds = parse_duration(older_than, "older_than")
     settings = parse_options(destination, options)
@@ -216,7 +218,7 @@ async def abort_uploads(
         prefix = f"{target.prefix}/" if target.prefix else ""
         try:
             async with aclosing(upload_pages(stack.transport, prefix)) as pages:
-                # A wrong endpoint is told in seconds; later pages are worth all attempts.
+                # A wrong endpoint is reported within seconds; later pages are worth all attempts.
                 with stack.transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
                     page: UploadPage | None = await anext(pages, None)
                 while page is not None:
@@ -225,7 +227,7 @@ async def abort_uploads(
                             f"The server's list has {count(page.unnamed, 'upload')} without a key or an id; those are "
                             "left alone."
                         )
-                    # Not every server keeps to the prefix.
+                    # Some servers ignore the prefix.
                     page.uploads = tuple(upload for upload in page.uploads if upload.key.startswith(prefix))
                     await _end_page(page, stack.transport, report, end, abort_seconds=settings.retry.abort_seconds)
                     page = await anext(pages, None)
@@ -235,17 +237,18 @@ async def abort_uploads(
 
 
 def age_seconds(initiated: datetime | None, answered: datetime | None, here: datetime) -> float | None:
-    """How old an upload is at least, or None where nobody can say. Pure.
+    """The least age of an upload in seconds, or None where it is unknown. Pure.
 
     Args:
-        initiated: when it began, as the server says it.
+        initiated: when it began, by the server's clock, or None.
         answered: the server's clock, or None.
         here: this machine's.
     """
     if initiated is None:
         return None
     ages = [(now - initiated).total_seconds() for now in (answered, here) if now is not None]
-    # Clocks differ a little, and a Date header has whole seconds: what began just now is not from the future.
+    # Clocks differ a little, and a Date header has whole seconds: an upload that began just now may seem to be from the
+    # future, and its age is 0.
     return max(0.0, min(ages)) if max(ages) >= -CLOCKS_APART_SECONDS_MAX else None
 
 
@@ -267,7 +270,7 @@ async def _end_page(
     *,
     abort_seconds: float,
 ) -> None:
-    """Abort what is old enough on one page of the listing, several at once."""
+    """Abort the old uploads of one page of the listing, several at once."""
     here = datetime.now(UTC)
     _compare_clocks(page.answered, here, report)
     old: list[tuple[ListedUpload, float]] = []
@@ -293,7 +296,7 @@ async def _end_page(
             if outcome == "gone" and _UNSAYABLE in upload.key:
                 outcome, problem = "failed", _OTHERWISE
             ended(upload, age, outcome, problem)
-            # The abort itself is shielded: this is where a cancellation is noticed.
+            # The abort itself is shielded, so a cancellation takes effect here.
             await anyio.lowlevel.checkpoint()
 
     async with anyio.create_task_group() as group:

@@ -43,7 +43,7 @@ from asyncsink.value import dataclass
 _PROOFS = {"checksum": "checksum", "etag": "ETag", "read-back": "reading back"}
 PIECE_BYTES = 8 * 1024 * 1024
 PROBLEMS_KEPT = 1000
-"""Problems that are kept with their sentences; all are counted."""
+"""Most problems that are kept with their sentences; all are counted."""
 
 SENTENCES_SHOWN = 10
 """Sentences about manifests in the summary."""
@@ -86,7 +86,7 @@ class VerifyReport(BaseReport):
         return not self.problems_total and not self.incomplete
 
     def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The report as JSON-ready values: what `--json` prints."""
         return {
             "manifest": self.manifest,
             "ok": self.ok,
@@ -100,7 +100,7 @@ class VerifyReport(BaseReport):
         }
 
     def summary(self) -> str:
-        """A few lines for a person; the first one says whether all is well."""
+        """A few lines for people; the first one has the verdict."""
         name, checked, wrong = inert(self.manifest), self.checked, self.problems_total
         several = len(self.manifests) > 1
         says, lists = ("say", "list") if several else ("says", "lists")
@@ -129,7 +129,7 @@ class VerifyReport(BaseReport):
         return "\n".join(lines)
 
     def causes(self) -> list[Cause]:
-        """The problems that are kept, by what they are."""
+        """The kept problems, grouped by cause."""
         return grouped_failures((message, f"{url}: {message}", url) for _, url, message in self.problems)
 
     def problem(self, promise: Promise, message: str) -> None:
@@ -159,10 +159,10 @@ async def verify_manifest(
             bucket, and where nothing else is said its region and addressing style, are the manifest's.
         observe: called with the number of records checked so far.
         tell: called with events about a server that is gone, on the event loop.
-        progress: for a display to poll: what is proven counts as done, and bytes with `read_back` only.
-        manifest_endpoint: ask the server that the manifest names. Whoever wrote the manifest chose it, and it is sent
-            what requests are signed with, a session token, and a customer key: it is not asked because the manifest
-            names it, but where `options`, the environment or the profile name it too.
+        progress: for a display to poll: proven records count as done, and bytes only with `read_back`.
+        manifest_endpoint: send requests to the server that the manifest names. Without it, that server is used only
+            where `options`, the environment or the profile name it too: the author of a manifest could choose a server
+            of their own, which would get signatures, a session token, and a customer key.
 
     Raises:
         ConfigError: a manifest is missing or malformed, the options are wrong, or the endpoint that a manifest names is
@@ -176,7 +176,7 @@ async def verify_manifest(
     settings = [_settings(checked[0].header, options or {}, manifest_endpoint=manifest_endpoint) for checked in checks]
 
     def observe_server(event: Event) -> None:
-        if tell is not None and not isinstance(event, Notice):  # the report has the notices
+        if tell is not None and not isinstance(event, Notice):  # notices are in the report
             tell(event)
 
     events = Events(observe_server)
@@ -243,7 +243,7 @@ def _by_place(manifests: Iterable[ManifestInput]) -> Iterator[list[_Check]]:
 
 
 class Prover:
-    """Proves promises against a bucket, or against local files."""
+    """Proves the promises of a manifest against a bucket, or against local files."""
 
     def __init__(
         self,
@@ -254,7 +254,7 @@ class Prover:
         read_back: bool,
         directory: str = "",
     ) -> None:
-        """Without a `transport`, files below `directory` are read, and no others."""
+        """Without a `transport`, only files below `directory` are read."""
         self._transport = transport
         self._directory = directory
         self.progress = progress
@@ -263,10 +263,10 @@ class Prover:
         self._ranges = True
 
     async def check_reachable(self) -> None:
-        """One request, so that a wrong secret, bucket or endpoint is told once, and not for every object.
+        """Send one request, so that a wrong secret, bucket or endpoint is reported once, and not for every object.
 
         Raises:
-            TransferError, CredentialsError: the bucket cannot be asked at all.
+            TransferError, CredentialsError: the bucket cannot be reached at all.
         """
         if self._transport is None:
             return
@@ -274,14 +274,14 @@ class Prover:
             with self._transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
                 await self._transport.send(ListObjects(max_keys=1))
         except AccessDenied:
-            # Objects may be readable where the bucket may not be listed.
+            # Objects may be readable where listing is denied.
             return
 
     async def prove(self, promise: Promise) -> str:
-        """How the promise was proven.
+        """Prove a promise; returns how.
 
         Raises:
-            AsyncSinkError: it was not; the sentence says why.
+            AsyncSinkError: it was not proven; the sentence has the reason.
         """
         if self._transport is None:
             return await anyio.to_thread.run_sync(_prove_file, promise, self._directory)
@@ -295,7 +295,7 @@ class Prover:
         return _prove_head(promise, head)
 
     def count(self, promise: Promise, *, proven: bool) -> None:
-        """Note how a look at `promise` ended, for displays."""
+        """Count the result for `promise` in the progress."""
         progress, counts = self.progress, self.progress.counts
         size_bytes = promise.size_bytes if self.reads_back else 0
         if proven:
@@ -351,7 +351,7 @@ class Prover:
 
 
 class _Digesting:
-    """The checksum of a whole object as it comes; a RangeTaker."""
+    """Computes the checksum of a whole object while it is received; a RangeTaker."""
 
     def __init__(self, algorithm: ChecksumAlgorithm, size_bytes: int) -> None:
         self.digester = Digester([algorithm])
@@ -359,7 +359,7 @@ class _Digesting:
         self._size_bytes = size_bytes
 
     def take(self, position: int, piece: memoryview) -> None:
-        """Take the next bytes."""
+        """Add the next bytes to the checksum."""
         if not position:
             self.digester = Digester([self._algorithm])
         self.digester.update(piece)
@@ -373,7 +373,7 @@ class _Digesting:
 def _prove_head(promise: Promise, head: ObjectHead) -> str:
     wanted = promise.checksum
     stored = head.checksums.get(wanted.algorithm) if wanted is not None else None
-    # A checksum of part checksums says nothing of one of the whole object, nor the reverse.
+    # A checksum of part checksums cannot be compared with one of the whole object.
     if wanted is not None and stored is not None and is_composite(stored) == is_composite(wanted.value):
         if stored != wanted.value:
             raise Unproven(f"its checksum is {wanted.algorithm}:{stored}; {wanted} was published")
@@ -389,7 +389,7 @@ def _prove_file(promise: Promise, directory: str) -> str:
     if promise.checksum is None or is_composite(promise.checksum.value):
         raise Unproven("its checksum is not in the manifest")
     if not is_below(os.path.normpath(promise.url), directory):
-        # A manifest can name any file of this machine; what is below its destination is all that it can speak of.
+        # A manifest can name any file of this machine; only files below its destination can be its promises.
         raise Unproven(f"it lies outside of {directory}, where the manifest's run has written, so it is not read")
     digester = Digester([promise.checksum.algorithm])
     try:
@@ -415,7 +415,7 @@ def _prove_file(promise: Promise, directory: str) -> str:
 
 
 async def _count_promises(manifests: Sequence[ManifestInput], prover: Prover) -> None:
-    """Learn how much there is to prove, while it is being proved."""
+    """Count the promises for the progress, while they are being proven."""
     if not manifests:
         return
 
@@ -487,7 +487,7 @@ def _settings(header: ManifestHeader, options: Mapping[str, Any], *, manifest_en
 
 
 def _check_endpoint(header: ManifestHeader, endpoint_url: str, notice: Callable[[str], None]) -> None:
-    """Refuse to be led by a manifest to a server that nobody else names. `endpoint_url` is the one in use."""
+    """Refuse a server that only the manifest names. `endpoint_url` is the one in use."""
     if not header.endpoint_url or _same(header.endpoint_url, endpoint_url):
         return
     named = one_line(header.endpoint_url)

@@ -1,1 +1,1 @@
-"""What a caller may say: names, parsing, and the settings that the other rooms are given."""
+"""The options: their table, parsing, and the validated settings for the other rooms."""

@@ -1,6 +1,6 @@
-"""From the public options (DataSink's names and ours) to one validated `Settings`. Nothing is read or sent here.
+"""From the public options (DataSink's and asyncsink's) to one validated `Settings`. Nothing is read or sent here.
 
-Most values are checked by the kind of their row in `schema`; the functions here are for what a kind does not say.
+The kind of a row in `schema` checks most values; the functions here check what a kind does not cover.
 """
 
 from __future__ import annotations
@@ -61,21 +61,23 @@ RETRIES_MAX = 100
 SMALL_REQUEST_BYTES = 64 * KIB
 """Bodies up to this size are sent in one piece."""
 TURN_SECONDS_MAX = 10
-"""S3 answers RequestTimeout where the next bytes of a body take about twice as long."""
+"""Most seconds between two pieces of a body under a bandwidth limit: S3 answers RequestTimeout after about twice
+that."""
 PART_SIZE_BYTES_MIN, PART_SIZE_BYTES_MAX = 5 * MIB, 5 * GIB
 
 _BUCKET = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,255}")
-"""What botocore sends: older buckets, and other servers, have names that are no DNS labels; the server decides."""
+"""The names that botocore accepts: older buckets, and other servers, have names that are not DNS labels; the server
+decides."""
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://(.*)$", re.DOTALL)
 
 SettingsPart = TypeVar("SettingsPart")
 
 
 def parse_options(base_directory: Any, options: ExportOptions | Mapping[str, Any]) -> Settings:
-    """Check every option and bring them into their parts.
+    """Check every option, and make the parts of the settings.
 
     Raises:
-        ConfigError: the first thing that is wrong, in one sentence.
+        ConfigError: an option is wrong; one sentence, about the first one.
     """
     given = dict(options)
     check_option_names(given)
@@ -102,7 +104,7 @@ def parse_options(base_directory: Any, options: ExportOptions | Mapping[str, Any
 def check_option_names(
     options: Iterable[str], known: Mapping[str, Option] = OPTIONS, *, what: str = "asyncsink"
 ) -> None:
-    """Raise ConfigError for the first name that is no option, with the nearest one, or with what does its work now."""
+    """Raise ConfigError for the first name that is no option, with the nearest option, or with its successor."""
     for name in options:
         if name in known:
             continue
@@ -141,7 +143,8 @@ def value_of(given: Mapping[str, Any], name: str, options: Mapping[str, Option] 
 
 
 def _part(part: type[SettingsPart], given: Mapping[str, Any], **own: Any) -> SettingsPart:
-    """A part of the settings: `own` values, and by their kinds all others that it has an option for."""
+    """A part of the settings: `own` values, and all others from the options of the same name, checked by their
+    kinds."""
     names = [name for name, option in OPTIONS.items() if option.part is part and name not in own]
     return part(**own, **{name: value_of(given, name) for name in names})
 
@@ -214,7 +217,7 @@ def _check_bucket(bucket: str, where: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """A destination for a message, unless it may hold credentials, which stand before an "@" (RFC 3986, 3.2.1)."""
+    """A destination for a message, unless it may hold credentials, which precede an "@" (RFC 3986, 3.2.1)."""
     return repr(text) if "@" not in text else "(not shown: it has an '@'; credentials belong in creds_path or profile)"
 
 
@@ -255,7 +258,7 @@ def _limits(given: Mapping[str, Any]) -> Limits:
     if not PART_SIZE_BYTES_MIN <= part <= PART_SIZE_BYTES_MAX:
         raise ConfigError(f"part_size_bytes={part:,} is out of range; S3 takes parts of 5 MiB to 5 GiB.")
     bandwidth = _bandwidth(given)
-    # What waits for its turn must get it before the server takes it for dead.
+    # A request that waits for bandwidth must get it before the server closes the connection.
     most = max(1, (bandwidth or SIZE_BYTES_MAX) * TURN_SECONDS_MAX // SMALL_REQUEST_BYTES)
     fixed = fixed and min(most, fixed)
     if memory < part:
@@ -323,7 +326,7 @@ def _policies(given: Mapping[str, Any], journal: JournalChoice) -> Policies:
         checksum = "none" if checksum.lower() == "none" else checksum.upper().replace("-", "")
         check_choice("checksum", checksum, OPTIONS["checksum"].choices)
     nipype = given.get("compat") == "nipype"
-    # Nipype follows every link, and its working directories are full of them.
+    # Nipype follows every link, and its working directories have many.
     defaults = {"overwrite": "journal" if journal.path else None, "symlinks": "follow" if nipype else None}
     defaults["on_unreadable"] = value_of(given, "on_missing")
     return _part(
@@ -385,14 +388,14 @@ def _local_copy(given: Mapping[str, Any], target: S3Target | LocalTarget) -> Loc
 
 
 def _directory(path: str, what: str, *, absolute: bool = True) -> str:
-    """A directory that names are compared with, or made below, as asyncsink's text."""
+    """A directory in asyncsink's text: one that paths are compared with, or made below."""
     try:
         return as_text(os.path.abspath(path) if absolute else path)
     except UnicodeEncodeError as error:
         raise ConfigError(f"{what} {_shown(path)} can be no path ({error}); correct it.") from error
 
 
-# -- Reading the options of what every object is given: encryption, storage class, ACL, tags, metadata, media type -----
+# -- Options of the objects: encryption, storage class, ACL, tags, metadata, media type --------------------------------
 # Limits: S3 API, PutObject; S3 User Guide, "Object tagging" and "Working with object metadata".
 
 TAGS_MAX = 10
@@ -400,7 +403,7 @@ METADATA_BYTES_MAX = 2048
 
 
 def _objects(given: Mapping[str, Any]) -> ObjectOptions:
-    """The ObjectOptions of `given`. Errors never repeat a customer key."""
+    """The ObjectOptions of `given`. No error repeats a customer key."""
     sse: Any = "" if given.get("sse") is None else given["sse"]
     customer_key = None
     if isinstance(sse, (bytes, bytearray)):
@@ -408,7 +411,7 @@ def _objects(given: Mapping[str, Any]) -> ObjectOptions:
             raise ConfigError(f"A customer key for sse has 32 bytes (256 bits); this one has {len(sse)}.")
         sse, customer_key = "", Secret(bytes(sse))
     elif sse not in ("", "AES256", "aws:kms", "aws:kms:dsse"):
-        # It may be a customer key that was given as text: it is not repeated.
+        # The value may be a customer key that was given as text, so it is not repeated.
         raise ConfigError(
             "sse is of no known kind; expected 'AES256', 'aws:kms', 'aws:kms:dsse', or a customer key of 32 bytes."
         )

@@ -1,4 +1,4 @@
-"""The options: one row each in `PANELS`, and what their checked values make up: the parts of `Settings`.
+"""The options: one row for each in `PANELS`, and the parts of `Settings` that their checked values make up.
 
 Parsing, the flags of the command, Nipype's inputs, `help(asyncsink.ExportOptions)` and the guide's page options.md come
 from the rows. A new option is a field of the part that it belongs to, its type in `ExportOptions` or `GrabOptions`, and
@@ -33,7 +33,7 @@ ChecksumChoice = Literal["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5", "none"
 TemplateSyntax = Literal["regex", "glob"]
 Match = Literal["full", "start"]
 
-# -- The parts of a run's settings. What a field means is said in its row below ----------------------------------------
+# -- The parts of a run's settings; the rows below explain the fields --------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +51,7 @@ class RoutingOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class S3Target:
-    """A bucket and a prefix, and how to reach them. "" is what the environment and the profile say.
+    """A bucket and a prefix, and how to reach them. "" leaves a value to the environment and the profile.
 
     Attributes:
         bucket, prefix: from s3://bucket/prefix; the prefix has no leading or trailing "/".
@@ -80,7 +80,7 @@ class LocalTarget:
         directory: absolute path.
         url: the destination as the user wrote it, without a trailing "/".
         mode: "copy", or "hardlink", which falls back to a copy across file systems.
-        stands_in: it is given what a bucket would have been given, because that cannot be used.
+        stands_in: whether it gets the objects of a bucket that cannot be used.
     """
 
     directory: str
@@ -91,7 +91,7 @@ class LocalTarget:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectOptions:
-    """What every object is given (S3 API, PutObject and CreateMultipartUpload); "" is the bucket's default.
+    """The properties of every object (S3 API, PutObject and CreateMultipartUpload); "" is the bucket's default.
 
     Attributes:
         sse_customer_key: 32 bytes (SSE-C), or None.
@@ -110,19 +110,19 @@ class ObjectOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Every queue, buffer and pool has its limit here.
+    """The limits of all queues, buffers and pools.
 
     Attributes:
         concurrency: most requests in flight; None lets the policy go from `concurrency_start` up to `concurrency_max`.
-        concurrency_start, concurrency_max: for the adaptive limit. How far it goes, the network decides
+        concurrency_start, concurrency_max: bounds of the adaptive limit, which follows the network
             (engine/limits/concurrency.py): 1,024 in flight are 10,000 requests a second to a server 100 ms away.
-        part_size_bytes: wanted size of a part; grows where 10,000 parts would not suffice.
+        part_size_bytes: wanted size of a part; larger where 10,000 parts would not suffice.
         multipart_threshold_bytes: files of this size and more are sent in parts.
         memory_bytes: bytes of file content held at any moment, over all files and parts.
         queue_transfers: entries waiting between the walk and the workers: files, or batches of small ones.
         reader_threads: threads that read source files and write local copies.
         bandwidth_bytes_per_second: most bytes that are sent in a second, over all requests; None is no limit. A low one
-            also lowers the concurrency, since each request must get its turn before the server hangs up.
+            also lowers the concurrency, since each request must send before the server closes its connection.
     """
 
     concurrency: int | None = None
@@ -148,11 +148,11 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policies:
-    """What to do where more than one thing would be reasonable.
+    """The choices between reasonable behaviours.
 
     Attributes:
-        checksum: what is sent in the request header, or "none"; None is the default, CRC64NVME, as far as environment
-            and profile do not say otherwise.
+        checksum: the algorithm for the request header, or "none"; None is the default, CRC64NVME, unless environment
+            and profile have another setting.
     """
 
     overwrite: Overwrite = "checksum"
@@ -176,7 +176,7 @@ class Policies:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """Everything a run is told, in its parts.
+    """The validated options of a run, in parts.
 
     Attributes:
         caller_bucket: a boto3 or aioboto3 Bucket whose client settings are taken over (rule 47), or None.
@@ -198,7 +198,8 @@ class Settings:
 
     @property
     def walk_compat(self) -> Compat:
-        """How directories are walked: DataSink leaves links to directories out on S3, and follows them locally (27)."""
+        """How directories are walked: DataSink leaves links to directories out on S3, and follows them locally (rule
+        27)."""
         return "strict" if isinstance(self.target, LocalTarget) else self.routing.compat
 
 
@@ -300,20 +301,20 @@ class Option:
     """An option.
 
     Attributes:
-        name: as Python writes it.
+        name: its name in Python.
         kind: how its value is written and checked.
         help: one sentence (or two) without the default. Python, the command, Nipype and the guide show the same.
         part: the part of Settings that has a field of this name, with the default; None where `preset` is the default.
         commands: the commands that take it. "export" stands for `plan`, `ExportOptions` and DataSink too, "grab" for
             `GrabOptions` and S3DataGrabber.
-        choices: of kind "choice", or the values that are known.
-        flag: as a command line writes it; "" is the name with dashes.
-        metavar: what a command line shows for the value.
-        sets: the value that a flag without one gives.
-        off, off_help: a flag that gives False, and its own sentence.
-        no_flag: it is an option of Python and Nipype only.
+        choices: the values of kind "choice", or the known values of another kind.
+        flag: the flag of the command line; "" is the name with dashes.
+        metavar: the placeholder for the value in the help page.
+        sets: the value of the flag where none follows it.
+        off, off_help: a flag that sets False, and its own sentence.
+        no_flag: whether it is an option of Python and Nipype only.
         shown: the default in words, where the value itself does not show it.
-        variables: environment variables that say the same where the option is not given.
+        variables: environment variables that set the value where the option is not given.
     """
 
     name: str
@@ -346,7 +347,7 @@ class Option:
 
     @property
     def sentence(self) -> str:
-        """What it is, and its default."""
+        """The help with the default."""
         return f"{self.help[:-1]} (default {self.default_shown})." if self.default_shown else self.help
 
     @property
@@ -516,11 +517,11 @@ GONE = {
     "strip_dir_mode": "compat='nipype' cuts strip_dir out anywhere, compat='strict' at the beginning of a path",
     "substitute_files": "export_directory applies substitutions to each file of a directory",
 }
-"""Options of earlier versions, and what does their work."""
+"""Options of earlier versions, and their successors."""
 
 
 def options_of_command(command: Command) -> Iterator[Option]:
-    """Its options, in the order of the help page."""
+    """The options of a command, in the order of the help page."""
     return (option for rows in PANELS.values() for option in rows if command in option.commands)
 
 

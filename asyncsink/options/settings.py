@@ -1,4 +1,4 @@
-"""Values that options are made of: sizes, secrets, a shard, a retry policy, the choice of a journal. Frozen."""
+"""The values of options: bounds, secrets, a shard, a retry policy, the choice of a journal. Frozen."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from asyncsink.value import dataclass
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 BANDWIDTH_BYTES_PER_SECOND_MIN = 16 * KIB
-"""With less, two requests at a time would keep the server waiting too long."""
+"""Lowest bandwidth: with less, two requests at a time would pause for longer than the server waits."""
 
 WORKERS_MAX = 128
-"""Tasks that work on files at a time, at most, where nobody asks for more: each may have several requests in flight,
-and holds a file open."""
+"""Most tasks that work on files at a time by default: each may have several requests in flight, and holds a file
+open."""
 
 WRITE_METADATA_NAME = "asyncsink-write"
-"""User metadata (x-amz-meta-…) by which a write whose answer was lost is told from somebody else's."""
+"""User metadata (x-amz-meta-…) that distinguishes a write whose answer was lost from that of another writer."""
 WRITE_TOKEN_CHARACTERS = 32
 
 
 SECRETS_MAX = 256
-"""Secrets that are remembered, the newest: credentials that were renewed every hour for ten days."""
+"""Most secrets that are kept, the newest ones: enough for credentials that are renewed every hour for ten days."""
 _known: tuple[bytes, ...] = ()
 _knowing = threading.Lock()
 
 
 def known_secrets() -> tuple[bytes, ...]:
-    """The values of every Secret of this process, those of credentials that have ended among them.
+    """The values of every Secret of this process, also of expired credentials.
 
-    Of the whole process, because what must not show must not show in anybody's messages or logs, also where one sink's
-    server repeats what another sink was given.
+    Of the whole process, because no message or log may show a secret, also where the server of one sink repeats the
+    secret of another.
     """
     return _known
 
@@ -43,7 +43,7 @@ def _remember(value: bytes) -> None:
 
 
 class Secret:
-    """Bytes that never show: neither in a repr, nor in a log, nor in an error message."""
+    """Bytes that are never shown: neither in a repr, nor in a log, nor in an error message."""
 
     __slots__ = ("_value",)
 
@@ -82,14 +82,14 @@ class RetryPolicy:
 
     Attributes:
         attempts: how often a request is sent at most. Answers that ask to slow down (503 SlowDown, 429) do not count:
-            the server works, and has said that a later request will do. With full jitter, eight attempts are over after
-            13 s on average, and S3 may throttle for minutes while it partitions a prefix.
-        throttled_seconds: for so long a request that is throttled is sent again, from its first attempt on; it has
-            `attempts` in any case. 0 makes those answers count as all others do.
+            the server works, and a later request will succeed. With full jitter, eight attempts are over after 13 s on
+            average, and S3 may throttle for minutes while it partitions a prefix.
+        throttled_seconds: how long a throttled request is sent again, from its first attempt on; it has `attempts` in
+            any case. 0 makes those answers count as all others do.
         backoff_seconds_base, backoff_seconds_max: full jitter between 0 and min(max, base * 2**(attempt - 1)).
         retry_after_seconds_max: the longest `Retry-After` that is honoured.
         connect_seconds: for the TCP and TLS handshakes.
-        stall_seconds: no byte in either direction for so long is Stalled.
+        stall_seconds: seconds without a byte in either direction after which a request is Stalled.
         complete_seconds: the same for CompleteMultipartUpload, whose answer S3 may prepare for minutes.
         abort_seconds: the longest that a cancelled run spends on aborting one multipart upload.
         credentials_seconds: the longest wait for one answer of a source of credentials (a credential process, STS, SSO,
@@ -113,10 +113,10 @@ class JournalChoice:
     """Whether a run keeps a journal, and where.
 
     Attributes:
-        enabled: False: none is read, and none is written.
+        enabled: whether a journal is read and written.
         path: absolute path of the file, or "" for the destination's own below `state_directory`.
-        required: the run is refused where the journal cannot be used: one was named, or overwrite="journal" asks for
-            one. Else the run goes on without, and says so.
+        required: whether the run is refused where the journal cannot be used: a file was named, or overwrite="journal"
+            needs one. Else the run goes on without, with a notice.
         state_directory: the user's (XDG Base Directory Specification, XDG_STATE_HOME); "~" is expanded where it is
             used.
         runtime_directory: the user's on this machine (XDG_RUNTIME_DIR), or "".

@@ -1,4 +1,4 @@
-"""Reading single values of options: sizes, choices, texts, paths, flags, pairs. Every refusal is one sentence."""
+"""Reads single values of options: sizes, choices, texts, paths, flags, pairs. Every error is one sentence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARN = re.compile(
     r"arn:aws[a-z-]*:(?:s3|s3-object-lambda):[a-z0-9-]*:[0-9]{12}:accesspoint[/:][A-Za-z0-9.-]{1,63}"
     r"|arn:aws[a-z-]*:s3-outposts:[a-z0-9-]+:[0-9]{12}:outpost[/:][A-Za-z0-9-]{1,63}[/:]accesspoint[/:][A-Za-z0-9-]{1,63}"
 )
-"""What S3 takes instead of a bucket's name (botocore's handlers.py); an access point's may hold slashes."""
+"""ARNs that S3 takes in place of a bucket's name (botocore's handlers.py); that of an access point may have slashes."""
 _DURATION = re.compile(r"([0-9]{1,9})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -52,7 +52,7 @@ def parse_duration(value: str | float | timedelta, name: str) -> float:
     """Seconds from "90s", "15m", "24h" or "7d", from a number of seconds, or from a timedelta.
 
     Raises:
-        ConfigError: it is no duration, or less than nothing.
+        ConfigError: it is no duration, or negative.
     """
     seconds = -1.0
     if isinstance(value, timedelta):
@@ -78,7 +78,7 @@ def read_size(value: Any, name: str) -> int:
     """The bytes of an option such as 268435456 or "256MiB".
 
     Raises:
-        ConfigError: it is no size, or more than any file has.
+        ConfigError: it is no size, or larger than any file.
     """
     try:
         size = parse_size(value, name)
@@ -108,7 +108,7 @@ def read_path(value: Any, name: str) -> str:
         raise ConfigError(f"{name} is of type {type(value).__name__}; expected a path.") from None
     text = os.fsdecode(path)
     if name == "creds_path" and "\n" in text:
-        # The content of a credentials file, say: it is not repeated.
+        # The text may be the content of a credentials file, so it is not repeated.
         raise ConfigError(f"{name} has several lines; expected the path of a file.")
     if "\0" in text:
         raise ConfigError(f"{name} holds a NUL character, which no file name can; expected a path.")
