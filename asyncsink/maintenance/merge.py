@@ -22,6 +22,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from asyncsink.engine.open_run import surface
 from asyncsink.engine.planning.survey import batches
 from asyncsink.errors import ConfigError
 from asyncsink.integrity.checksums import is_composite
@@ -135,9 +136,26 @@ async def merge_manifests(manifests: ManifestPaths, out_file: str | os.PathLike[
 
     Cancelled, it leaves nothing.
     """
-    inputs, out = await anyio.to_thread.run_sync(_inputs, manifests, out_file)
-    report = MergeReport(out, len(inputs.manifests))
-    writer = ManifestWriter(out, _header_of(inputs.manifests), report.notices.append)
+    report: MergeReport | None = None
+
+    async def merge() -> None:
+        nonlocal report
+        inputs, out = await anyio.to_thread.run_sync(_inputs, manifests, out_file)
+        report = MergeReport(out, len(inputs.manifests))
+        await _write(inputs, report)
+
+    try:
+        # A task of its own: asyncio's cancellation would end the wait for a thread that is still using the files.
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(merge)
+    except BaseExceptionGroup as group:
+        raise surface(group) from None
+    assert report is not None
+    return report
+
+
+async def _write(inputs: ManifestInputs, report: MergeReport) -> None:
+    writer = ManifestWriter(report.manifest, _header_of(inputs.manifests), report.notices.append)
     await writer.open()
     try:
         merger = await anyio.to_thread.run_sync(Merger, inputs.manifests, report)
@@ -148,7 +166,6 @@ async def merge_manifests(manifests: ManifestPaths, out_file: str | os.PathLike[
         await writer.close(interrupted=report.interrupted, merged=True)
     finally:
         await writer.withdraw()
-    return report
 
 
 async def _merge(merger: Merger, inputs: ManifestInputs, writer: ManifestWriter) -> None:

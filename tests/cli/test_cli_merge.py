@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -116,5 +117,17 @@ def test_wrong_words_are_one_sentence(
     assert ended.stderr.startswith("asyncsink: error: ")
     assert words in ended.stderr.splitlines()[0]
     assert (tmp_path / "1").read_bytes() == before
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_merge_that_is_interrupted_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
+    write_manifest(tmp_path / "1", [receipt_of(f"{number:06}") for number in range(60_000)])
+    process = cli.start("merge", "1", "-o", "out")
+    while not (tmp_path / "out.partial").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    ended = cli.end(process)
+    assert (ended.code, ended.stdout, ended.stderr) == (130, "", "Interrupted: nothing was merged.\n")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.partial").exists()
