@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from asyncsink.options.settings import RetryPolicy
     from asyncsink.report.report import Report
     from asyncsink.sink import AsyncSink, export, export_directory, export_sync
+    from asyncsink.splitting.publish import run_part
     from asyncsink.splitting.split import SplitReport, split
 
 _HOMES = {
@@ -106,6 +107,7 @@ _HOMES = {
     "asyncsink.options.schema": ("ExportOptions", "GrabOptions"),
     "asyncsink.report.report": ("Report",),
     "asyncsink.sink": ("AsyncSink", "export", "export_directory", "export_sync"),
+    "asyncsink.splitting.publish": ("run_part",),
     "asyncsink.splitting.split": ("SplitReport", "split"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

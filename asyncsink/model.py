@@ -51,6 +51,8 @@ class SourceFile:
         ctime_ns, inode: by stat at discovery; 0 where there was none.
         real_path: `path` with its links followed at discovery; opened without following any; "" where it equals `path`.
         readable: its mode allows this process to read it, as far as a mode shows; False where it was not examined.
+        pinned: it is published as it was found or not at all; else a file that changed before it is opened is looked at
+            again.
     """
 
     path: str
@@ -65,6 +67,7 @@ class SourceFile:
     inode: int = 0
     real_path: str = ""
     readable: bool = False
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,28 @@ def split(
     return split_command(source, destination, directory, given, cutting=cutting, output=_output(given))
 
 
+@app.command(epilog="Example: asyncsink run parts --part auto --root /lab=/mnt/lab")
+@takes("run")
+def run(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="What asyncsink split has made.")],
+    part: Annotated[
+        str,
+        typer.Option("--part", metavar="I", help="Its number; I-J; auto: the array task's; or missing: not complete."),
+    ],
+    root: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--root", metavar="OLD=NEW", help="The source's directory OLD is NEW on this machine; repeatable."
+        ),
+    ] = None,
+    **given: Any,
+) -> int:
+    """Publish parts of a split. Their receipts are in DIR afterwards."""
+    from asyncsink.cli.split import run_command
+
+    return run_command(directory, part, root or [], given, output=_output(given))
+
+
 def _export(source: str, destination: str, given: dict[str, Any], *, dry_run: bool) -> int:
     from asyncsink.cli.export import export_command
 

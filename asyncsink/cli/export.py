@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -15,6 +16,7 @@ from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.integrity.sameness import NOT_THERE
 from asyncsink.report.report import Report
 from asyncsink.report.sentences import count, inert, reasons, size
+from asyncsink.value import dataclass
 
 PLANNED_SHOWN = 20
 
@@ -22,36 +24,58 @@ PLANNED_SHOWN = 20
 def export_command(source: str, destination: str, given: Mapping[str, Any], *, dry_run: bool, output: Output) -> int:
     """Publish (or only look), tell how it went, and return the exit code. Ctrl-C and SIGTERM end it in order."""
     from asyncsink.engine.export import run_source
-    from asyncsink.engine.recording.events import Progress
     from asyncsink.options.parse import parse_options
+
+    def prepare() -> Prepared:
+        if dry_run and given.get("manifest"):
+            raise ConfigError("plan writes no manifest: nothing is published; leave --manifest out, or use export.")
+        settings = parse_options(destination, options_of(given))
+        found, give_up = open_source(source, settings)
+        return Prepared(settings.target.url, partial(run_source, settings, found, dry_run=dry_run), give_up)
+
+    return publish(prepare, f"looking at {source}…", dry_run=dry_run, output=output)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An export that can begin.
+
+    Attributes:
+        destination: where to.
+        run: `run_source` with its first arguments.
+        give_up: ends a wait for the source's next line.
+    """
+
+    destination: str
+    run: Callable[..., Awaitable[Report]]
+    give_up: Callable[[], None] = lambda: None
+
+
+def publish(prepare: Callable[[], Prepared], opening: str, *, dry_run: bool = False, output: Output) -> int:
+    """Publish what `prepare` has opened, tell how it went, and return the exit code."""
+    from asyncsink.engine.recording.events import Progress
 
     started = time.monotonic()
     progress = Progress()
     tally = Tally(dry_run, progress, output.notice)
 
-    def partial(*, interrupted: bool = False) -> dict[str, Any]:
+    def so_far(*, interrupted: bool = False) -> dict[str, Any]:
         return tally.as_dict(elapsed_seconds=time.monotonic() - started, interrupted=interrupted)
 
     try:
-        if dry_run and given.get("manifest"):
-            raise ConfigError("plan writes no manifest: nothing is published; leave --manifest out, or use export.")
-        settings = parse_options(destination, options_of(given))
-        tally.destination = settings.target.url
-        found, give_up = open_source(source, settings)
+        prepared = prepare()
+        tally.destination = prepared.destination
 
         async def main() -> Report:
-            with progress_display(f"looking at {source}…", progress, quiet=output.quiet):
-                return await run_source(
-                    settings,
-                    found,
-                    dry_run=dry_run,
+            with progress_display(opening, progress, quiet=output.quiet):
+                return await prepared.run(
                     observe=tally.observe,
                     failures_only=tally.failures_only,
                     progress=progress,
                 )
 
         def on_signal() -> None:
-            give_up()
+            prepared.give_up()
             tally.held = []
             output.note("interrupted: ending what is under way…" if progress.started and not dry_run else "interrupted")
 
@@ -62,16 +86,16 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
         output.note(tally.sentence(interrupted=True))
         for notice in tally.held or ():
             output.notice(notice)
-        output.json_object(partial(interrupted=True))
+        output.json_object(so_far(interrupted=True))
         return getattr(stop, "exit_code", 130)
     except AsyncSinkError as error:
-        output.error(error, partial())
+        output.error(error, so_far())
         if dry_run or not _was_sent(error, progress.started, progress.counts.objects_total + progress.bytes_moved):
             return 2
         output.note(tally.sentence(interrupted=False))
         return 1
     except Exception as error:  # noqa: BLE001 - a bug, told as one
-        output.error(error, partial())
+        output.error(error, so_far())
         return 1
     return _tell(report, output)
 

@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.integrity.sameness import Existing
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer, UploadStep
+from asyncsink.routing.key_range import KeyRange
 from asyncsink.s3.multipart.parts import Part, PartPlan
 from asyncsink.s3.operations import FileReader, FileResult, OpenPartSource, PartSource
 from asyncsink.value import dataclass
@@ -58,6 +59,7 @@ class RunForecast:
         sample_key: one of the keys, or "" where there is none.
         lasting: whether the run may last for months, while other programs write too.
         alike: `routing.keys.fingerprint` of the keys that some server takes for one.
+        keys: the range of all keys, where it is that of a part; else None.
     """
 
     objects_total: int | None
@@ -66,6 +68,7 @@ class RunForecast:
     unknown_total: int | None = None
     lasting: bool = False
     alike: frozenset[int] = frozenset()
+    keys: KeyRange | None = None
 
 
 class UploadLog(Protocol):

@@ -23,6 +23,7 @@ from asyncsink.destinations.heads import equal_part_size, existing_by_head, need
 from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing, UploadMissing
 from asyncsink.model import Transfer
 from asyncsink.options.schema import S3Target, Settings
+from asyncsink.routing.key_range import KeyRange, ListingOrder
 from asyncsink.routing.keys import fingerprint
 from asyncsink.s3.endpoint import is_directory_bucket
 from asyncsink.s3.listing import object_pages
@@ -241,7 +242,8 @@ class ExistingObjects:
         self._others: dict[str, str] = {}
 
     async def prepare(self, forecast: RunForecast) -> None:
-        """List below the keys' common prefix: proves bucket and credentials, and finds the existing objects.
+        """List below the keys' common prefix, or of a part the range of its keys: proves bucket and credentials, and
+        finds the existing objects.
 
         One page of the whole folder is used instead where it lists everything: it also has the keys that the server may
         take for those of the run.
@@ -260,7 +262,10 @@ class ExistingObjects:
         extra = (wanted or 0) // OBJECTS_PER_EXTRA_PAGE
         pages_max = 1 + extra if self._look_first else 1
         try:
-            if inventory.prefix == forecast.common_prefix:
+            if forecast.keys is not None:
+                inventory = Inventory(forecast.keys.prefix)
+                await self._list_range(inventory, forecast.keys, pages_max)
+            elif inventory.prefix == forecast.common_prefix:
                 await self._list(inventory, pages_max)
             elif not await self._list_folder(inventory):
                 inventory.close()
@@ -296,6 +301,22 @@ class ExistingObjects:
                 if last or not pages_max:
                     return last
         return True
+
+    async def _list_range(self, inventory: Inventory, keys: KeyRange, pages_max: int) -> None:
+        """Fill an inventory with what is there of a range. Where the pages come in no order that is known, what they
+        lack is not known to be missing."""
+        covers, order = True, ListingOrder()
+        async with aclosing(object_pages(self._transport, keys.prefix, keys.start_after)) as pages:
+            async for page in pages:
+                order.add(listed.key for listed in page.objects)
+                covers = covers and not page.vague and not page.unnamed and order.is_known
+                last = not page.next_token and not page.next_after
+                last = last or (order.latest is not None and keys.is_passed(order.latest))
+                add = partial(inventory.add_page, page.objects, last=last and covers)
+                await anyio.to_thread.run_sync(add, limiter=self._threads)
+                pages_max -= 1
+                if last or not pages_max:
+                    return
 
     @property
     def _listing(self) -> Inventory | None:

@@ -180,6 +180,8 @@ class S3Destination(Destination):
     async def prepare(self, forecast: RunForecast) -> None:
         """As `ExistingObjects.prepare`."""
         self._spellings.alike = forecast.alike
+        if forecast.keys is not None:
+            self._spellings.elsewhere = forecast.keys.alike
         await self._existing.prepare(forecast)
 
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:

@@ -7,7 +7,7 @@ the other key, and is not listed under the new one, proves that the server treat
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import anyio
@@ -37,12 +37,14 @@ class Spellings:
         self._keeps_backslashes = False
         self.alike: frozenset[int] = frozenset()
         """Fingerprints of the keys of the run that some server treats as equal; set before the first write."""
+        self.elsewhere: Mapping[str, tuple[str, ...]] = {}
+        """Keys of this run, and for each those of other machines that some server treats as equal; set likewise."""
 
     def plain(self, key: str) -> bool:
         """Whether the key can be written without a look."""
         if "\\" in key and not self._keeps_backslashes:
             return False
-        if self.alike and fingerprint(key) in self.alike:
+        if (self.alike and fingerprint(key) in self.alike) or key in self.elsewhere:
             return False
         return self._existing.other_spelling(key) is None
 
@@ -76,7 +78,8 @@ class Spellings:
 
     def _others(self, key: str) -> list[str]:
         """Keys that may be equal to this one."""
-        known = (key.replace("\\", "/"), self._existing.other_spelling(key), self._written.get(fingerprint(key)))
+        own = (key.replace("\\", "/"), self._existing.other_spelling(key), self._written.get(fingerprint(key)))
+        known = (*own, *self.elsewhere.get(key, ()))
         return list(dict.fromkeys(other for other in known if other is not None and other != key))
 
     async def _same_as(self, key: str, others: list[str]) -> str | None:

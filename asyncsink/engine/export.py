@@ -32,6 +32,7 @@ from asyncsink.paths import as_native, as_text, is_below, on_disk, real_path
 from asyncsink.report.manifest_file import PARTIAL
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report
+from asyncsink.routing.key_range import KeyRange
 from asyncsink.routing.router import Router
 from asyncsink.s3.operations import ListObjects
 from asyncsink.sources.base import Source, SourceEntry
@@ -298,6 +299,7 @@ async def run_source(
     observe: Callable[[Event], None] | None = None,
     failures_only: bool = False,
     progress: Progress | None = None,
+    keys: KeyRange | None = None,
 ) -> Report:
     """Publish everything that `source` has: survey it, prepare the destinations, run the pipeline, report.
 
@@ -306,6 +308,7 @@ async def run_source(
         observe: called with every event, on the event loop; it must return quickly.
         failures_only: `observe` gets no outcomes but failures; the others are in `progress.counts` and the report.
         progress: counts for a display to poll.
+        keys: the range of the source's keys, where they are those of a part: what is there is listed for it alone.
     """
     refuse_trio()
     check_bucket_given(settings)
@@ -328,7 +331,9 @@ async def run_source(
                     # The first answer of a distant server takes as long as finding thousands of files. For a directory,
                     # the prefix to list is known by now; for other sources, a listing of one key opens the connection.
                     listing = ListObjects(prefix=discovery.known_prefix)
-                    if not source.injective:
+                    if keys is not None:
+                        listing = ListObjects(prefix=keys.prefix, start_after=keys.start_after)
+                    elif not source.injective:
                         listing = replace(listing, max_keys=1)
                     beside.start_soon(builder.begin, exits, listing)
                 survey = await _survey(discovery, settings, threads=threads, progress=progress)
@@ -336,7 +341,7 @@ async def run_source(
                 progress.objects_total, progress.bytes_total = survey.objects_total, survey.bytes_total
                 for notice in survey.notices(settings):
                     events.notice(notice)
-            forecast = survey.forecast if survey.sample_key else open_end(settings.target)
+            forecast = replace(survey.forecast, keys=keys) if survey.sample_key else open_end(settings.target)
             # Entries on disk are not read once more only to estimate how much of the listing is worth reading.
             found = survey.kept if source.replayable and survey.kept.in_memory else None
             async with builder.open(forecast, found) as run:

@@ -180,7 +180,7 @@ class RunBuilder:
                 region=s3.region,
                 addressing_style=target.addressing_style,
             )
-        return ManifestWriter(self._settings.manifest, header, self._notice)
+        return ManifestWriter(self._settings.manifest, header, self._notice, self._settings.attempt)
 
     async def _open_destination(
         self,

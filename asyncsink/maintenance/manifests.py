@@ -1,7 +1,8 @@
 """Several receipt manifests as one input: which files are meant, which are missing, which runs did not end in order.
 
 A directory stands for every `receipts-*.jsonl` in it. With a `split.json` beside them, the parts without receipts are
-missing. NAME.partial is what an interrupted run of NAME left, or what a run that goes on is writing.
+missing. NAME.partial is what an interrupted run of NAME left, or what a run that goes on is writing. Attempts at one
+part that ran at the same time have names of their own: receipts-00003.jsonl.ATTEMPT, and the same with .partial.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from asyncsink.report.manifest_file import PARTIAL
 from asyncsink.splitting.files import SPLIT_FILE, read_plan
 from asyncsink.value import dataclass
 
-_RECEIPTS = re.compile(r"receipts-(?P<name>.+)\.jsonl(?P<partial>\.partial)?")
+_RECEIPTS = re.compile(r"receipts-(?P<name>.+?)\.jsonl(?:\.[0-9a-f]{16}(?:\.\d+)?)?(?P<partial>\.partial)?")
 _RECORDS = {Receipt: "receipts", Skip: "skips", Failure: "failures", Planned: "planned objects"}
 SEVERAL_BUCKETS = "s3://"
 """The destination in the header of a merged manifest whose objects are in several buckets."""

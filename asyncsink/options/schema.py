@@ -180,6 +180,7 @@ class Settings:
 
     Attributes:
         caller_bucket: a boto3 or aioboto3 Bucket whose client settings are taken over (rule 47), or None.
+        attempt: a name of this run, where other machines may write the manifest at the same time; else "".
     """
 
     target: S3Target | LocalTarget
@@ -195,6 +196,7 @@ class Settings:
     transport: LaneChoice = "auto"
     shard: Shard = Shard()
     caller_bucket: Any = None
+    attempt: str = ""
 
     @property
     def walk_compat(self) -> Compat:
@@ -280,7 +282,7 @@ class GrabOptions(_ConnectionOptions, total=False):
 
 # -- The rows ----------------------------------------------------------------------------------------------------------
 
-Command = Literal["export", "grab", "verify", "merge", "abort-uploads", "split"]
+Command = Literal["export", "grab", "verify", "merge", "abort-uploads", "split", "run"]
 Kind = Literal[
     "text", "path", "flag", "choice", "size", "duration", "pairs", "mapping", "texts",
     "bucket", "payer", "concurrency", "count", "retry", "shard", "journal", "sse", "checksum",
@@ -291,9 +293,10 @@ Kind = Literal[
 _EXPORT: tuple[Command, ...] = ("export",)
 _WITH_SPLIT: tuple[Command, ...] = ("export", "split")
 _GRAB: tuple[Command, ...] = ("grab",)
-_BOTH: tuple[Command, ...] = ("export", "grab")
-_WITH_VERIFY: tuple[Command, ...] = ("export", "grab", "verify")
-_ALL: tuple[Command, ...] = ("export", "grab", "verify", "abort-uploads")
+_WITH_RUN: tuple[Command, ...] = ("export", "run")
+_BOTH: tuple[Command, ...] = ("export", "grab", "run")
+_WITH_VERIFY: tuple[Command, ...] = ("export", "grab", "verify", "run")
+_ALL: tuple[Command, ...] = ("export", "grab", "verify", "abort-uploads", "run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,7 +396,7 @@ PANELS: dict[str, tuple[Option, ...]] = {
         Option("journal", "journal",
                "Remember what is published here, so that a re-run skips it unread and goes on where it was stopped; "
                "local destinations have none.",
-               metavar="FILE", off="--no-journal", variables="XDG_STATE_HOME, XDG_RUNTIME_DIR",
+               None, _WITH_RUN, metavar="FILE", off="--no-journal", variables="XDG_STATE_HOME, XDG_RUNTIME_DIR",
                off_help="Remember nothing: each run compares everything with the server.",
                shown="a file per destination in ~/.local/state/asyncsink"),
     ),
@@ -401,7 +404,8 @@ PANELS: dict[str, tuple[Option, ...]] = {
         Option("overwrite", "choice",
                "The object exists: send it if its checksum differs (checksum), size, size-mtime, never, always; or ask "
                "the journal first (journal).",
-               Policies, choices=get_args(Overwrite), metavar="POLICY", shown="checksum; journal where one is named"),
+               Policies, _WITH_RUN, get_args(Overwrite), metavar="POLICY",
+               shown="checksum; journal where one is named"),
         Option("on_missing", "choice", "A source is missing or no regular file: error, or skip and report it.",
                Policies, _WITH_SPLIT, choices=get_args(OnMissing), metavar="POLICY"),
         Option("exclude", "texts", "Leave out (and report) what matches in a directory, as in .gitignore; repeatable.",
@@ -421,7 +425,7 @@ PANELS: dict[str, tuple[Option, ...]] = {
                shown="inside, or follow with compat nipype"),
         Option("abort_on_interrupt", "flag",
                "Ctrl-C aborts open multipart uploads; without, the next run goes on with what the journal has of them.",
-               Policies),
+               Policies, _WITH_RUN),
         Option("retries", "count", "Further rounds over files that failed for a passing cause, at the end of a run.",
                Policies, _BOTH, metavar="N", shown="1"),
         Option("give_up_after_seconds", "duration", "The server is gone: wait so long, and stop.",
@@ -451,7 +455,7 @@ PANELS: dict[str, tuple[Option, ...]] = {
         Option("bucket", "bucket", "Bucket to use instead of the one in the URL: a name, a boto3 or aioboto3 Bucket.",
                None, _ALL, metavar="NAME"),
         Option("sse", "sse", "Your own 32-byte key, where the objects are encrypted with it.",
-               None, ("grab", "verify"), metavar="file:PATH"),
+               None, ("grab", "verify", "run"), metavar="file:PATH"),
         Option("retry", "retry", "How one request is tried again: an asyncsink.RetryPolicy.",
                None, _BOTH, no_flag=True),
     ),
@@ -505,7 +509,7 @@ PANELS: dict[str, tuple[Option, ...]] = {
         Option("memory_bytes", "size", "Most file content held at once.",
                Limits, _BOTH, flag="--memory", metavar="SIZE", shown="256MiB"),
         Option("bandwidth_bytes_per_second", "size", "Most bytes sent in a second, such as 50MB.",
-               Limits, flag="--bandwidth", metavar="SIZE", shown="no limit"),
+               Limits, _WITH_RUN, flag="--bandwidth", metavar="SIZE", shown="no limit"),
         Option("shard", "shard", "Publish part I of N only, I from 0 to N-1: for N machines on one source.",
                metavar="I/N"),
     ),
@@ -528,6 +532,7 @@ def options_of_command(command: Command) -> Iterator[Option]:
 OPTIONS = {option.name: option for option in options_of_command("export")}
 GRAB_OPTIONS = {option.name: option for option in options_of_command("grab")}
 SPLIT_OPTIONS = {option.name: option for option in options_of_command("split")}
+RUN_OPTIONS = {option.name: option for option in options_of_command("run")}
 
 for _typed, _options in ((ExportOptions, OPTIONS), (GrabOptions, GRAB_OPTIONS)):
     _lines = "\n".join(f"    {option.name}: {option.sentence}" for option in _options.values())

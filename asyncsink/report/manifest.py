@@ -232,16 +232,22 @@ class ManifestWriter:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], header: ManifestHeader, notice: Callable[[str], None] = lambda _: None
+        self,
+        path: str | os.PathLike[str],
+        header: ManifestHeader,
+        notice: Callable[[str], None] = lambda _: None,
+        attempt: str = "",
     ) -> None:
         """Describe a manifest; nothing is written before `open`.
 
         Args:
+            attempt: as in ManifestFiles.
             notice: called on the event loop with a sentence about files that stay beside the manifest.
         """
         self.path = str(Path(path).absolute())
         self.has_earlier = False
         self._header = header
+        self._attempt = attempt
         self._notice = notice
         self._files: ManifestFiles | None = None
         self._file: aiofiles.threadpool.binary.AsyncFileIO | None = None
@@ -260,7 +266,7 @@ class ManifestWriter:
             DestinationFull, JournalError: as `write`.
         """
         with anyio.CancelScope(shield=True):
-            files = self._files = await anyio.to_thread.run_sync(open_files, self.path, _is_manifest)
+            files = self._files = await anyio.to_thread.run_sync(open_files, self.path, _is_manifest, self._attempt)
             self._file = await aiofiles.open(files.descriptor, "wb", buffering=0)
         record = {"record": _HEADER_RECORD, **asdict(self._header)}
         try:
@@ -357,7 +363,7 @@ class ManifestWriter:
 
     def _leave(self, files: ManifestFiles, descriptor: int) -> list[str]:
         """End an interrupted run; the sentences about its files."""
-        if not self._counts.total() and files.moved:
+        if not self._counts.total() and (files.moved or files.attempt):
             files.withdraw()
             return []
         os.fsync(descriptor)
@@ -385,7 +391,7 @@ class ManifestWriter:
             if number in needed:
                 sentences.append(f"What an interrupted run left has receipts that this run's manifest lacks: {path!r}.")
             else:
-                os.unlink(path)
+                files.remove(path)
         return sentences
 
     async def _append(self, data: bytes) -> None:

@@ -3,6 +3,10 @@
 NAME.partial is created, locked, and renamed to NAME at the end, so that NAME is always the whole manifest of a run that
 ended. The NAME.partial of an interrupted run is never written to: the next run moves it to NAME.partial.1 (.2, …), and
 removes it when its own manifest has all of its receipts.
+
+The receipts of a part may be written by several machines at once, over a network file system without locks. Each
+attempt then has a partial file of its own, NAME.ATTEMPT.partial, and none replaces a file: the manifest that has the
+name when an attempt is complete is renamed to NAME.ATTEMPT, and removed only where its receipts are carried over.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ class ManifestFiles:
         left: files of interrupted runs, the oldest first.
         replaces: device and inode of the existing manifest, or None.
         moved: the partial file of the previous run, under its new name, or "".
+        attempt: the name of this attempt, or "" where only one run writes the manifest.
     """
 
     name: str
@@ -47,11 +52,12 @@ class ManifestFiles:
     left: list[str] = field(default_factory=list)
     replaces: _Place | None = None
     moved: str = ""
+    attempt: str = ""
 
     @property
     def partial(self) -> str:
         """The file that is written until the run is complete."""
-        return self.real + PARTIAL
+        return f"{self.real}.{self.attempt}{PARTIAL}" if self.attempt else self.real + PARTIAL
 
     def is_ours(self) -> bool:
         """Whether the partial file is still the opened one."""
@@ -70,6 +76,8 @@ class ManifestFiles:
                 f"The manifest's file {self.partial!r} was removed or replaced while the run went on, so the receipts "
                 "of this run are lost; run the same command again to have them written."
             )
+        if self.attempt:
+            return self._complete_attempt(keep=keep)
         there = _place(self.real)
         if there not in (None, self.replaces):
             raise JournalError(
@@ -81,6 +89,44 @@ class ManifestFiles:
         _sync_directory(self.real)
         return kept
 
+    def _complete_attempt(self, *, keep: bool) -> str:
+        kept = ""
+        for number in range(OPEN_ATTEMPTS_MAX):
+            if _take_free_name(self.partial, self.real):
+                _sync_directory(self.real)
+                return kept
+            aside = f"{self.real}.{self.attempt}" + (f".{number}" if number else "")
+            try:
+                os.rename(self.real, aside)
+            except FileNotFoundError:
+                continue  # another attempt has moved it
+            if _place(aside) == self.replaces and not keep:
+                os.unlink(aside)
+            else:
+                kept = aside
+        raise JournalError(
+            f"Other runs replace the manifest {self.name!r} all the time; the receipts of this run are in "
+            f"{self.partial!r}."
+        )
+
+    def remove(self, path: str) -> None:
+        """Remove what an interrupted run left; a file that another attempt may still be writing stays."""
+        if not self.attempt:
+            os.unlink(path)
+            return
+        try:
+            descriptor = open_regular_descriptor(path, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return  # it was completed
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+        except OSError as error:
+            if not isinstance(error, BlockingIOError | FileNotFoundError) and error.errno not in _NO_LOCKS:
+                raise
+        finally:
+            os.close(descriptor)
+
     def withdraw(self) -> None:
         """Remove a partial file without records; the file that was moved aside for it gets its name back."""
         if not self.is_ours():
@@ -91,11 +137,12 @@ class ManifestFiles:
             os.unlink(self.partial)
 
 
-def open_files(path: str, is_manifest: Callable[[int], bool]) -> ManifestFiles:
+def open_files(path: str, is_manifest: Callable[[int], bool], attempt: str = "") -> ManifestFiles:
     """Create and lock the partial file of the manifest at the absolute `path`, with mode 0600.
 
     Args:
         is_manifest: whether the content of a descriptor begins as a manifest does.
+        attempt: as in ManifestFiles; a name that no other attempt has.
 
     Raises:
         ConfigError: the name is a directory, a FIFO, a device or a stream, or a file that is not a manifest; another
@@ -104,11 +151,11 @@ def open_files(path: str, is_manifest: Callable[[int], bool]) -> ManifestFiles:
     try:
         if _leads_to_a_stream(path):
             raise ConfigError(f"The manifest {path!r} is a stream of this process; give the name of a file.")
-        files = ManifestFiles(path, os.path.realpath(path))
+        files = ManifestFiles(path, os.path.realpath(path), attempt=attempt)
         found = _look(path, is_manifest)
         files.replaces = None if found is None else _place_of(found)
         files.descriptor = _make_partial(files, is_manifest)
-        files.left = _asides(files.partial)[-LEFT_MAX:]
+        files.left = (_other_attempts(files) if attempt else _asides(files.partial))[-LEFT_MAX:]
         return files
     except OSError as error:
         raise ConfigError(
@@ -250,6 +297,29 @@ def _asides(partial: str) -> list[str]:
     directory, name = os.path.split(partial)
     numbers = [entry.removeprefix(f"{name}.") for entry in os.listdir(directory) if entry.startswith(f"{name}.")]
     return [f"{partial}.{number}" for number in sorted(map(int, filter(str.isdecimal, numbers)))]
+
+
+def _other_attempts(files: ManifestFiles) -> list[str]:
+    """The partial files of other attempts, that are under way or were interrupted."""
+    directory, name = os.path.split(files.real)
+    found = [os.path.join(directory, entry) for entry in os.listdir(directory) if entry.startswith(f"{name}.")]
+    return sorted(path for path in found if path.endswith(PARTIAL) and path != files.partial)
+
+
+def _take_free_name(partial: str, real: str) -> bool:
+    """Rename a file to a name that no file has; False where one has it."""
+    try:
+        os.link(partial, real, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        # Not every file system has hard links.
+        if os.path.lexists(real):
+            return False
+        os.rename(partial, real)
+        return True
+    os.unlink(partial)
+    return True
 
 
 def _leads_to_a_stream(path: str) -> bool:

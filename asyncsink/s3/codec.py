@@ -264,6 +264,8 @@ def _list(op: o.ListObjects, _: OnSent) -> Parameters:
     parameters: Parameters = {"Prefix": op.prefix, "MaxKeys": op.max_keys}
     if op.after:
         return parameters | {"Marker": op.after}
+    if op.start_after and not op.token:
+        parameters["StartAfter"] = op.start_after
     return parameters | ({"ContinuationToken": op.token} if op.token else {})
 
 

@@ -90,8 +90,8 @@ class PageGuard:
         )
 
 
-async def object_pages(transport: Transport, prefix: str) -> AsyncGenerator[ObjectPage, None]:
-    """All pages of the objects whose keys begin with `prefix`.
+async def object_pages(transport: Transport, prefix: str, start_after: str = "") -> AsyncGenerator[ObjectPage, None]:
+    """All pages of the objects whose keys begin with `prefix`, and come behind `start_after`.
 
     Raises:
         TransferError: they cannot be listed; ServerFault where the listing has no end.
@@ -99,7 +99,7 @@ async def object_pages(transport: Transport, prefix: str) -> AsyncGenerator[Obje
     guard = PageGuard(ListObjects.name, f"below {prefix!r}")
     token = after = ""
     while True:
-        page = await transport.send(ListObjects(prefix=prefix, token=token, after=after))
+        page = await transport.send(ListObjects(prefix=prefix, start_after=start_after, token=token, after=after))
         yield page
         token, after = page.next_token, page.next_after
         if not token and not after:

@@ -384,10 +384,12 @@ class HeadObject(Operation[ObjectHead]):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class ListObjects(Operation[ObjectPage]):
-    """One page of ListObjectsV2; with `after`, one of the older ListObjects, which continues after a key."""
+    """One page of ListObjectsV2, the first one behind `start_after`; with `after`, one of the older ListObjects, which
+    continues after a key."""
 
     name: ClassVar[str] = "ListObjectsV2"
     prefix: str = ""
+    start_after: str = ""
     token: str = ""
     after: str = ""
     max_keys: int = 1000

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from hashlib import sha256
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from asyncsink.errors import AsyncSinkError, ConfigError, DestinationFull
 from asyncsink.model import SourceFile, Transfer
 from asyncsink.options.schema import SPLIT_OPTIONS, ObjectOptions, Policies, RoutingOptions, Settings
+from asyncsink.options.values import read_path
 from asyncsink.routing.keys import fingerprint
 from asyncsink.splitting.cutting import Cutter
 from asyncsink.value import dataclass
@@ -90,13 +91,13 @@ def recorded_options(settings: Settings) -> dict[str, Any]:
 
 
 def write_parts(
-    directory: str, transfers: Iterable[Transfer], cutter: Cutter, alike: frozenset[int]
+    directory: str, transfers: Iterable[Transfer], cutter: Cutter, alike: Mapping[int, Sequence[str]]
 ) -> Iterator[SplitPart]:
     """Write the files of all parts; yields each part when its file is on the disk.
 
     Args:
         transfers: in the order of their keys.
-        alike: fingerprints of keys that some server takes for one; their lines say so.
+        alike: by fingerprint, keys that some server takes for one; their lines name each other.
 
     Raises:
         ConfigError: there would be too many parts. DestinationFull, ConfigError: the directory cannot take them.
@@ -116,7 +117,8 @@ def write_parts(
                     )
                 writer = _PartWriter(directory, number)
             assert writer is not None
-            writer.add(transfer, alike=bool(alike) and fingerprint(transfer.key) in alike)
+            same = alike.get(fingerprint(transfer.key), ()) if alike else ()
+            writer.add(transfer, [key for key in same if key != transfer.key])
         if writer is not None:
             yield writer.close()
     except OSError as error:
@@ -137,9 +139,9 @@ class _PartWriter:
         self._first = self._last = ""
         self._objects = self._bytes = 0
 
-    def add(self, transfer: Transfer, *, alike: bool) -> None:
+    def add(self, transfer: Transfer, alike: list[str]) -> None:
         """Write one line."""
-        line = line_of(transfer, alike=alike)
+        line = line_of(transfer, alike)
         self._file.write(line)
         self._digest.update(line)
         self._first = self._first if self._objects else transfer.key
@@ -167,8 +169,8 @@ class _PartWriter:
         self._file.close()
 
 
-def line_of(transfer: Transfer, *, alike: bool) -> bytes:
-    """A line of a part. Pure."""
+def line_of(transfer: Transfer, alike: list[str]) -> bytes:
+    """A line of a part; `alike` are keys that some server takes for this one. Pure."""
     source = transfer.source
     said: dict[str, object] = {
         "key": transfer.key,
@@ -181,7 +183,7 @@ def line_of(transfer: Transfer, *, alike: bool) -> bytes:
     if source.real_path:
         said["real_path"] = source.real_path
     if alike:
-        said["alike"] = True
+        said["alike"] = alike
     return json.dumps(said).encode("ascii") + b"\n"
 
 
@@ -203,6 +205,18 @@ def write_plan(directory: str, plan: SplitPlan) -> None:
         os.rename(f"{place}.new", place)
     except OSError as error:
         raise _not_written(directory, error) from error
+
+
+def directory_of_split(directory: Any) -> str:
+    """The absolute path of a split's directory, as the interpreter has paths.
+
+    Raises:
+        ConfigError: it is no path.
+    """
+    text = read_path(directory, "directory")
+    if not text:
+        raise ConfigError("The directory of the split is ''; expected a path.")
+    return os.path.abspath(text)
 
 
 def make_empty(directory: str) -> bool:
@@ -290,8 +304,8 @@ def _checked(kind: type[Any], told: dict[str, Any]) -> Any:
     return kind(**{field.name: told[field.name] for field in fields(kind)})
 
 
-def file_of(line: bytes) -> tuple[str, SourceFile, bool]:
-    """Key, file, and whether the key is alike to another one, of a part's line. Pure.
+def file_of(line: bytes) -> tuple[str, SourceFile, tuple[str, ...]]:
+    """Key, file, and the keys that are alike, of a part's line. Pure.
 
     Raises:
         ValueError, KeyError, TypeError: it is none.
@@ -306,5 +320,6 @@ def file_of(line: bytes) -> tuple[str, SourceFile, bool]:
         real_path=said.get("real_path", ""),
         # Whether this machine may read it, opening it tells.
         readable=True,
+        pinned=True,
     )
-    return said["key"], source, bool(said.get("alike"))
+    return said["key"], source, tuple(said.get("alike", ()))

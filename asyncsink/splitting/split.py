@@ -25,10 +25,12 @@ from asyncsink.event_loops import refuse_trio
 from asyncsink.model import Skip, SourceProblem, Transfer
 from asyncsink.options.parse import check_option_names, parse_options
 from asyncsink.options.schema import SPLIT_OPTIONS, ExportOptions, Policies, Settings
-from asyncsink.options.values import read_integer, read_path, read_size
+from asyncsink.options.values import read_integer, read_size
 from asyncsink.os_errors import words_shortages
+from asyncsink.paths import as_text
 from asyncsink.report.report import BaseReport
 from asyncsink.report.sentences import count, duration, inert, size
+from asyncsink.routing.keys import fingerprint
 from asyncsink.sources.base import Source, exclusion_of, given_path
 from asyncsink.sources.opening import source_at
 from asyncsink.sources.outputs import OutputsSource
@@ -36,6 +38,7 @@ from asyncsink.splitting.cutting import PART_BYTES, PART_OBJECTS, ByLimits, Cutt
 from asyncsink.splitting.files import (
     SplitPart,
     SplitPlan,
+    directory_of_split,
     make_empty,
     recorded_options,
     remove_all,
@@ -207,9 +210,9 @@ async def split_source(
     began = time.monotonic()
     walked = _opened(source, settings)
     name = given_path(source, "Source") if isinstance(source, str) else ""
-    place = given_path(read_path(directory, "directory"), "Directory")
+    place = directory_of_split(directory)
     limiter = CapacityLimiter(1)
-    await anyio.to_thread.run_sync(check_not_nested, tops_of(walked), [*local_places(settings), place])
+    await anyio.to_thread.run_sync(check_not_nested, tops_of(walked), [*local_places(settings), as_text(place)])
     made = await anyio.to_thread.run_sync(make_empty, place)
     survey, spool = Survey(), Spool()
     try:
@@ -289,7 +292,17 @@ def _write(
         objects=objects_total,
         bytes=bytes_total,
         left_out=dict(found.left_out),
-        parts=tuple(write_parts(directory, spool, cutter, alike)),
+        parts=tuple(write_parts(directory, spool, cutter, _alike_keys(spool, alike))),
     )
     write_plan(directory, plan)
     return plan
+
+
+def _alike_keys(spool: Spool, alike: frozenset[int]) -> dict[int, list[str]]:
+    """The keys that have these fingerprints, which are few."""
+    keys: dict[int, list[str]] = {}
+    for transfer in spool if alike else ():
+        number = fingerprint(transfer.key)
+        if number in alike:
+            keys.setdefault(number, []).append(transfer.key)
+    return keys

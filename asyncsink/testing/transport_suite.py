@@ -286,6 +286,12 @@ class TransportSuite(TransportConditionSuite, TransportFaultSuite, GetSuite):
                 if not token:
                     break
             assert (found, pages) == (keys, 3)
+            page = await transport.send(ListObjects(prefix="p/", start_after="p/002~", max_keys=3))
+            assert [each.key for each in page.objects] == keys[3:6]
+            page = await transport.send(
+                ListObjects(prefix="p/", start_after="p/002~", token=page.next_token, max_keys=3)
+            )
+            assert [each.key for each in page.objects] == keys[6:]
 
     async def test_listing_below_odd_prefixes(self, open_transport: OpenTransport) -> None:
         prefixes = ("a b+c%20d/", "&<x>/", "ü=?#/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,20 @@ async def test_seaweedfs_reads_a_backslash_as_a_slash(
     report = await asyncsink.export_directory(backslash, f"s3://{bucket}", **how)
     assert [each.error for each in report.failures] == ["KeyCollision"]
     assert body() == b"1" * size
+
+
+@lanes
+async def test_parts_that_other_machines_publish(tmp_path: Path, options: dict[str, Any], transport: str) -> None:
+    """Each part has one of two keys that the server takes for one, and knows the other."""
+    root = write(write(tmp_path / "source", "sub/README", b"upper"), "sub/readme", b"lower")
+    await asyncsink.split(root, "s3://tryout/p", tmp_path / "parts", parts=2)
+    with closing(FoldingS3(str.lower)) as s3:
+        reports = [
+            await asyncsink.run_part(
+                tmp_path / "parts", number, region="us-east-1", endpoint_url=s3.url, transport=transport
+            )
+            for number in range(2)
+        ]
+        assert [report.objects_uploaded for report in reports] == [1, 0]
+        assert [failure.error for failure in reports[1].failures] == ["KeyCollision"]
+        assert s3.bodies() == {"p/sub/README": b"upper"}

@@ -31,6 +31,7 @@ class HoldingProxy(CannedPeer):
     Attributes:
         seen: the operations that came, in their order.
         keys: the path of each of them, bucket included.
+        queries: the query string of each of them.
         held: set when something is kept back; where it is an answer, the server has done what it was asked.
     """
 
@@ -41,6 +42,7 @@ class HoldingProxy(CannedPeer):
         self.hold = hold
         self.seen: list[str] = []
         self.keys: list[str] = []
+        self.queries: list[str] = []
         self.held = asyncio.Event()
 
     @property
@@ -59,6 +61,7 @@ class HoldingProxy(CannedPeer):
         """Begin anew: nothing was seen, and nothing is held."""
         self.seen.clear()
         self.keys.clear()
+        self.queries.clear()
         self.held.clear()
         self.hold = lambda _: ""
 
@@ -74,6 +77,7 @@ class HoldingProxy(CannedPeer):
                 name = operation_of(method, urlsplit(target).query)
                 self.seen.append(name)
                 self.keys.append(urlsplit(target).path)
+                self.queries.append(urlsplit(target).query)
                 held = self.hold(name)
                 if held == "request":
                     self.held.set()

@@ -405,6 +405,7 @@ def _row(found: Transfer | SourceProblem) -> tuple[Any, ...]:
         file.inode,
         file.real_path,
         file.readable,
+        file.pinned,
     )
 
 

@@ -205,12 +205,14 @@ def open_as_found(file: SourceFile) -> OpenSource:
     """Open `file`.
 
     Raises:
-        SourceError: it cannot be opened.
+        SourceError: it cannot be opened, or it is pinned and not as it was found.
         Outgrown: its size, times or inode differ from those of the walk, so that its plan may not fit.
     """
     try:
         return OpenSource(file)
     except SourceChanged:
+        if file.pinned:
+            raise
         now = look_again(file)
         raise Outgrown(
             replace(file, size_bytes=now.st_size, mtime_ns=now.st_mtime_ns, ctime_ns=now.st_ctime_ns, inode=now.st_ino)

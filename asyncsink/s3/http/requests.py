@@ -342,6 +342,8 @@ def listing_query(operation: ListObjects) -> str:
     parameters.append(("marker", operation.after) if operation.after else ("list-type", "2"))
     if operation.token:
         parameters.append(("continuation-token", operation.token))
+    elif operation.start_after and not operation.after:
+        parameters.append(("start-after", operation.start_after))
     return canonical_query(parameters)
 
 
