@@ -137,39 +137,51 @@ class DownloadContext:
         return None
 
     async def _grab_small(self, batch: Sequence[DownloadItem], started: float) -> list[Outcome]:
+        again: list[tuple[DownloadItem, str]] = []
+        outcomes = await self._received_and_landed(batch, started, again)
+        # One at a time: each may have grown to a whole range meanwhile, and together they could exceed the budget.
+        for wanted, received_before in again:
+            if wanted.listed.size_bytes > self.range_bytes:
+                outcomes.append(await self._grab_large(wanted, started))
+            else:
+                outcomes += await self._received_and_landed([wanted], started, None, received_before)
+        return outcomes
+
+    async def _received_and_landed(
+        self,
+        batch: Sequence[DownloadItem],
+        started: float,
+        again: list[tuple[DownloadItem, str]] | None,
+        received_before: str = "",
+    ) -> list[Outcome]:
+        """Receive a batch into memory, and put it in place.
+
+        Args:
+            batch: of small objects.
+            started: when the work on it began.
+            again: is given objects for a second attempt, as they are now, with the checksum of what was received; None
+                where this is the second.
+            received_before: that checksum, in the second attempt.
+        """
         outcomes: list[Outcome] = []
-        received_before: dict[str, str] = {}
-        for attempt in (1, 2):
-            again: list[DownloadItem] = []
-            async with self.resources.budget.reserve(sum(wanted.listed.size_bytes for wanted in batch)):
-                received: list[tuple[DownloadItem, Body, _Answered]] = []
-                for wanted, result in zip(batch, await self._receive_together(batch), strict=True):
-                    try:
-                        body, answered = await self._receive(wanted, result)
-                        body.received_before = received_before.get(wanted.relative, "")
-                        received.append((wanted, body, answered))
-                    except PreconditionFailed as error:
-                        again += await self._replaced(wanted, error, attempt, outcomes)
-                    except AsyncSinkError as error:
-                        outcomes.append(self._failure(wanted, error))
-                landed = await self.batcher.land([body for _, body, _ in received]) if received else []
-            for (wanted, _, answered), proof in zip(received, landed, strict=True):
-                if isinstance(proof, IntegrityError) and attempt == 1:
-                    again.append(wanted)
-                    received_before[wanted.relative] = proof.actual
-                elif isinstance(proof, AsyncSinkError):
-                    outcomes.append(self._failure(wanted, proof))
-                else:
-                    outcomes.append(self._receipt(wanted, answered, proof, started))
-                    self.resources.progress.bytes_moved += wanted.listed.size_bytes
-            if not again:
-                break
-            # An object that has become large meanwhile is not received into memory.
-            batch = [wanted for wanted in again if wanted.listed.size_bytes <= self.range_bytes]
-            large = [wanted for wanted in again if wanted.listed.size_bytes > self.range_bytes]
-            outcomes += [await self._grab_large(wanted, started) for wanted in large]
-            if not batch:
-                break
+        async with self.resources.budget.reserve(sum(wanted.listed.size_bytes for wanted in batch)):
+            received: list[tuple[DownloadItem, Body, _Answered]] = []
+            for wanted, result in zip(batch, await self._receive_together(batch), strict=True):
+                try:
+                    body, answered = await self._receive(wanted, result)
+                    body.received_before = received_before
+                    received.append((wanted, body, answered))
+                except AsyncSinkError as error:
+                    outcomes += await self._replaced(wanted, error, again)
+            landed = await self.batcher.land([body for _, body, _ in received]) if received else []
+        for (wanted, _, answered), proof in zip(received, landed, strict=True):
+            if isinstance(proof, IntegrityError) and again is not None:
+                again.append((wanted, proof.actual))
+            elif isinstance(proof, AsyncSinkError):
+                outcomes.append(self._failure(wanted, proof))
+            else:
+                outcomes.append(self._receipt(wanted, answered, proof, started))
+                self.resources.progress.bytes_moved += wanted.listed.size_bytes
         return outcomes
 
     async def _receive_together(self, batch: Sequence[DownloadItem]) -> Sequence[GetResult]:
@@ -201,16 +213,17 @@ class DownloadContext:
         return body, _Answered(answer.etag or listed.etag, answer.version_id, answer.attempts)
 
     async def _replaced(
-        self, wanted: DownloadItem, error: PreconditionFailed, attempt: int, outcomes: list[Outcome]
-    ) -> list[DownloadItem]:
-        """The key's present object, at the first replacement; at the second, the error becomes an outcome."""
+        self, wanted: DownloadItem, error: AsyncSinkError, again: list[tuple[DownloadItem, str]] | None
+    ) -> list[Outcome]:
+        """The failure of an object that was not received. A replaced one has none at the first attempt: `again` is
+        given the key's present object."""
         try:
-            if attempt > 1:
+            if again is None or not isinstance(error, PreconditionFailed):
                 raise error
-            return [await self._as_it_is_now(wanted)]
+            again.append((await self._as_it_is_now(wanted), ""))
         except AsyncSinkError as failed:
-            outcomes.append(self._failure(wanted, failed))
-            return []
+            return [self._failure(wanted, failed)]
+        return []
 
     async def _as_it_is_now(self, wanted: DownloadItem) -> DownloadItem:
         now = await look_closer(self.transport, wanted.listed.key, self.secret)

@@ -14,6 +14,7 @@ import pytest
 
 import asyncsink
 from asyncsink.download.placement import FOLDER
+from asyncsink.engine.limits.memory import ByteBudget
 from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.get_object import GetObjects
 from asyncsink.s3.http.client import HttpTransport
@@ -241,3 +242,28 @@ async def test_what_all_are_refused_for_stops_the_grab(tmp_path: Path) -> None:
     assert set(asked.values()) == {1}
     assert len(asked) < len(OBJECTS) / 2
     assert content_of(tmp_path) == {}
+
+
+async def test_a_batch_whose_objects_have_grown_stays_within_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    reserve = ByteBudget.reserve
+
+    def watched(self: ByteBudget, count_bytes: int) -> Any:
+        held.append(count_bytes)
+        return reserve(self, count_bytes)
+
+    monkeypatch.setattr(ByteBudget, "reserve", watched)
+    objects = {f"k{number}": b"small" for number in range(64)}
+    grown = {key: key.encode() * 200_000 for key in objects}
+    async with ObjectPeer(dict(objects)) as peer:
+
+        def fault(*_: object) -> None:
+            peer.objects = grown  # the listing told of the small ones
+
+        peer.fault = fault
+        report = await grab(peer, tmp_path, memory_bytes="5MiB", part_size_bytes="5MiB", concurrency=1)
+    report.raise_for_failures()
+    assert content_of(tmp_path) == grown
+    assert max(held) <= 5 << 20
