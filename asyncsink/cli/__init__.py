@@ -1,1 +1,1 @@
-"""The command line: commands, progress, exit codes. The only room that prints and reads the environment for itself."""
+"""The command line: commands, progress, exit codes. The only room that prints, or reads the environment for itself."""

@@ -1,7 +1,6 @@
 """The commands: their arguments, help pages and examples.
 
-Annotations are evaluated where they stand, without `from __future__ import annotations`: each start would compile all
-of their texts to know them.
+No `from __future__ import annotations`: each start would compile the texts of all annotations to evaluate them.
 """
 
 from collections.abc import Sequence
@@ -258,7 +257,7 @@ def run_app(arguments: Sequence[str]) -> int:
     try:
         code = _only(arguments[0])(list(arguments), prog_name="asyncsink", standalone_mode=False)
     except Exception as error:
-        # typer carries its usage errors in classes that moved between its releases; this method did not.
+        # The classes of typer's usage errors have moved between its releases; this method has not.
         worded = getattr(error, "format_message", None)
         if worded is None:
             raise
@@ -269,7 +268,7 @@ def run_app(arguments: Sequence[str]) -> int:
 
 
 def _only(name: str) -> typer.Typer:
-    """The app with the command `name` alone, or all of it where there is none: typer builds every command it has."""
+    """The app with only the command `name`, since typer builds every command it has; the whole app for another name."""
     own = [
         command
         for command in app.registered_commands

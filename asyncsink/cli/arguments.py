@@ -1,6 +1,6 @@
 """From the words of a command line to the library's options and sources.
 
-Messages name the option as it is written on a command line. Nothing here shows a key or a secret.
+Messages name an option as a command line writes it. No message shows a key or a secret.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from asyncsink.options.values import check_choice
 from asyncsink.sources.base import Source, exclusion_of, open_description
 from asyncsink.sources.opening import source_at
 
-# -- Standard input that can be given up: a thread that waits for the next line must not hold up Ctrl-C ----------------
+# -- Standard input that can be given up, so that a thread which waits for the next line does not delay Ctrl-C ---------
 
 
 class InterruptibleStdin(io.RawIOBase):
-    """A descriptor whose readers are sent home (with an end of file) by `give_up`. Not closed by us."""
+    """A descriptor whose readers get an end of file from `give_up` on. It is never closed here."""
 
     def __init__(self, descriptor: int) -> None:
         """Read from `descriptor`, which must be open for reading."""
@@ -49,7 +49,7 @@ class InterruptibleStdin(io.RawIOBase):
             raise ConfigError("SOURCE is -, but standard input is closed; pipe JSON lines into the command.") from error
 
     def give_up(self) -> None:
-        """From now on there is nothing more to read."""
+        """Let every present and later read return an end of file."""
         os.write(self._waker, b"x")
 
     def fileno(self) -> int:
@@ -57,7 +57,7 @@ class InterruptibleStdin(io.RawIOBase):
         return self._descriptor
 
     def readable(self) -> bool:
-        """Always."""
+        """True: the descriptor is open for reading."""
         return True
 
     def readinto(self, buffer: object) -> int:
@@ -72,7 +72,7 @@ class InterruptibleStdin(io.RawIOBase):
         return os.readv(self._descriptor, [target])
 
 
-# -- arguments ---------------------------------------------------------------------------------------------------------
+# -- Options and sources -----------------------------------------------------------------------------------------------
 
 CUSTOMER_KEY_BYTES = 32
 
@@ -81,10 +81,10 @@ _OPTIONS = [option for options in PANELS.values() for option in options]
 
 
 def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The library's options from the flags that were given; what was not given is left out.
+    """The library's options from the flags that were given. Reads the file of `--sse file:PATH`.
 
     Raises:
-        ConfigError: a value is wrong; one sentence, naming the option. Reads the file of `--sse file:PATH`.
+        ConfigError: a value is wrong; one sentence, naming the option.
     """
     options: dict[str, Any] = {}
     by_parameter = {parameter_of(option.switch): option for option in _OPTIONS if option.switch}
@@ -114,7 +114,7 @@ def _sse(value: str, _: Option) -> str | bytes:
     if value.startswith("file:"):
         return read_customer_key(value.removeprefix("file:"))
     if value not in ("AES256", "aws:kms", "aws:kms:dsse"):
-        # Whatever stands here may be a key that was pasted by mistake, so it is not repeated.
+        # The value may be a key that was pasted by mistake, so it is not repeated.
         raise ConfigError(
             "--sse is of no known kind; expected AES256, aws:kms, aws:kms:dsse, or file:PATH of a customer key."
         )
@@ -205,10 +205,11 @@ def read_customer_key(path: str) -> bytes:
 
 
 def open_source(text: str, settings: Settings) -> tuple[Source, Callable[[], None]]:
-    """What SOURCE names, and what ends a wait for its next line. An outputs file is read here, others in the run.
+    """The source that SOURCE names, and a function that ends a wait for its next line. An outputs file is read here,
+    other sources in the run.
 
     Raises:
-        ConfigError: it does not exist, or is of no known kind.
+        ConfigError: SOURCE does not exist, or is of no known kind.
     """
     symlinks, exclude = settings.policies.symlinks, exclusion_of(settings.policies.exclude)
     if text == "-":

@@ -1,4 +1,4 @@
-"""`asyncsink demo`: the whole story on a server of its own, told in numbered lines, and checked while it is told."""
+"""`asyncsink demo`: the main features on a server of its own, in numbered lines, each of them checked."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from asyncsink.report.report import Report
 
 
-# -- The frame of a demo: an environment of its own, a folder that goes, and an exit code for how it ended -------------
+# -- The frame of a demo: an environment of its own, a temporary folder, and the exit code -----------------------------
 
 
 class Broken(Exception):
-    """Something was not as promised."""
+    """A step of a demo had another result than expected."""
 
 
 def tell_story(story: Callable[[Output, Path], Coroutine[Any, Any, None]], epilogue: str) -> int:
-    """Run a demo and return its exit code: 0, 1 where something was not as promised, 2, or 128 + a signal's number.
+    """Run a demo and return its exit code: 0, 1 where a result was not as expected, 2, or 128 + a signal's number.
 
     Args:
         story: makes the demo's coroutine from an output and a folder of its own, which is removed afterwards.
-        epilogue: told where all went well.
+        epilogue: printed after a success.
     """
     output = Output()
     started = time.monotonic()
@@ -61,13 +61,14 @@ def tell_story(story: Callable[[Output, Path], Coroutine[Any, Any, None]], epilo
 
 
 def _forget_environment() -> None:
-    """Nobody's own profile, credentials or proxy shall decide how the demo goes."""
+    """Remove variables from the environment, since the user's profile, credentials or proxy must not affect the
+    demo."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ.update(AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull, no_proxy="127.0.0.1")
 
 
-# -- demo --------------------------------------------------------------------------------------------------------------
+# -- The demo of the command -------------------------------------------------------------------------------------------
 
 Outputs = dict[str, list[str]]
 BUCKET = "demo"
@@ -87,13 +88,13 @@ Next, on your own data
 
 
 def demo_command(subjects: int, large_file: str) -> int:
-    """Tell the story and return the exit code: 0 where everything was as promised, 1 where something was not.
+    """Run the demo and return the exit code: 0 where every result was as expected, else 1.
 
-    Leaves neither files nor processes behind, also when a signal ends it (130, or 143 by SIGTERM), which it does at
-    the end of a step that cannot be cut short.
+    Leaves neither files nor processes behind, also when a signal ends it (130, or 143 by SIGTERM). A step that cannot
+    be interrupted ends first.
 
     Args:
-        subjects: of the cohort; each has 27 files.
+        subjects: number of the cohort's subjects, of 27 files each.
         large_file: size of one more file.
     """
 
@@ -114,15 +115,15 @@ class _Story:
         self._steps_told = 0
 
     async def tell_all(self, subjects: int, large_file_bytes: int) -> None:
-        """All steps in order.
+        """Run all steps in order.
 
         Raises:
-            Broken: something was not as promised.
-            AsyncSinkError: a step could not be taken.
+            Broken: a result was not as expected.
+            AsyncSinkError: a step failed.
         """
         from asyncsink.devserver.seaweedfs import DevServer
 
-        # Starting, building and comparing block the event loop: nothing else has to run meanwhile.
+        # Starting, building and comparing block the event loop, since nothing else has to run meanwhile.
         with DevServer(buckets=(BUCKET,)) as server:
             self._tell("Started an S3 server (SeaweedFS) for this demo only, on 127.0.0.1, with an empty bucket.")
             await asyncio.sleep(0)
@@ -150,7 +151,7 @@ class _Story:
         return outputs
 
     def _settings(self, server: DevServer) -> Settings:
-        """What the export is told: encryption, a local copy, a manifest, and DataSink's substitutions."""
+        """The settings of the export: encryption, a local copy, a manifest, and DataSink's substitutions."""
         from asyncsink.options.parse import parse_options
 
         credentials = self._folder / "credentials"

@@ -1,4 +1,4 @@
-"""`asyncsink demo --nipype`: workflows that publish to S3 and go on from there, beside Nipype's own DataSink."""
+"""`asyncsink demo --nipype`: workflows publish to S3 and continue from there, compared with Nipype's own DataSink."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Next, in your own workflow
 
 
 def demo_nipype_command(subjects: int) -> int:
-    """Tell the story with so many subjects and return the exit code, as `asyncsink demo` does."""
+    """Run the demo with `subjects` subjects and return the exit code, as `asyncsink demo` does."""
 
     def story(output: Output, folder: Path) -> Coroutine[Any, Any, None]:
         return _Story(output, folder).tell_all(subjects)
@@ -36,7 +36,7 @@ def demo_nipype_command(subjects: int) -> int:
 
 
 class _Story:
-    """The steps, each of which leaves something for the next. Each blocks: nothing else has to run meanwhile."""
+    """The steps, each of which leaves something for the next. Each blocks, since nothing else has to run meanwhile."""
 
     def __init__(self, output: Output, folder: Path) -> None:
         self._output = output
@@ -45,17 +45,17 @@ class _Story:
         self._subjects: list[str] = []
 
     async def tell_all(self, subjects: int) -> None:
-        """All steps in order.
+        """Run all steps in order.
 
         Raises:
-            Broken: something was not as promised.
+            Broken: a result was not as expected.
             ConfigError: Nipype, nibabel or SeaweedFS is not installed.
         """
         from asyncsink.devserver.seaweedfs import DevServer
 
         _prepare_nipype(self._folder / "nipype")
         with DevServer(buckets=(BUCKET,)) as server:
-            # Nipype's own DataSink finds a server in the environment only.
+            # Nipype's own DataSink takes a server from the environment only.
             os.environ |= {**server.environment, "AWS_ENDPOINT_URL": server.endpoint_url}
             self._tell("Started an S3 server (SeaweedFS) for this demo only, on 127.0.0.1, with an empty bucket.")
             await asyncio.sleep(0)
@@ -77,7 +77,7 @@ class _Story:
         self._tell(f"Made compressed 4D images of {count(subjects, 'subject')}, as a scanner's export leaves them.")
 
     def _in_s3(self, prefix: str) -> dict[str, bytes]:
-        """What lies below a prefix, by the rest of its key."""
+        """The objects below a prefix, by the rest of their keys."""
         from asyncsink.grabber import grab_sync
 
         place = self._folder / "read-back" / prefix
@@ -85,7 +85,7 @@ class _Story:
         return _files_below(place)
 
     def _publish(self, plugin: str) -> list[bytes]:
-        """Returns what the first workflow computed."""
+        """Run the first workflow; returns the bytes that it computed."""
         from asyncsink.adapters.nipype import DataSink
         from asyncsink.adapters.nipype_datasink import NipypeDataSink
         from asyncsink.testing import nipype_study as study
@@ -132,10 +132,10 @@ class _Story:
 
 
 def _prepare_nipype(folder: Path) -> None:
-    """Import Nipype so that it asks nobody for its newest version, takes nobody's settings, and logs warnings only.
+    """Import Nipype without its look-up of the newest version and without the user's settings; it logs warnings only.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: Nipype is not installed.
     """
     os.environ |= {"NO_ET": "1", "NIPYPE_NO_ET": "1", "NIPYPE_CONFIG_DIR": str(folder)}
     try:
@@ -157,7 +157,8 @@ def _run(workflow: Any, plugin: str) -> Any:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Nipype's own DataSink writes a percentage to stdout for each file (rule 33), in the workers' processes too."""
+    """Discard stdout: Nipype's own DataSink writes a percentage for each file (rule 33), in the workers' processes
+    too."""
     sys.stdout.flush()
     kept = os.dup(1)
     try:

@@ -22,7 +22,7 @@ PLANNED_SHOWN = 20
 
 
 def export_command(source: str, destination: str, given: Mapping[str, Any], *, dry_run: bool, output: Output) -> int:
-    """Publish (or only look), tell how it went, and return the exit code. Ctrl-C and SIGTERM end it in order."""
+    """Publish (or only look), print the result, and return the exit code. Ctrl-C and SIGTERM end it in order."""
     from asyncsink.engine.export import run_source
     from asyncsink.options.parse import parse_options
 
@@ -106,7 +106,7 @@ def _was_sent(error: AsyncSinkError, started: bool, done: int) -> bool:
 
 
 def _tell(report: Report, output: Output) -> int:
-    # Notes were told when they came; failures go to stderr.
+    # Notices were printed when they came; failures go to stderr.
     if report.dry_run:
         output.say("\n".join([report.headline(), *_plan_lines(report)]))
         output.json_object(report.as_dict(), long="planned", items=(asdict(planned) for planned in report.planned))

@@ -1,6 +1,6 @@
-"""The options of the commands, from the rows of `options.schema`, and how much a command tells.
+"""The options of the commands, from the rows of `options.schema`, and the flags for the amount of output.
 
-A parameter of a command is called as its flag, with underscores.
+A parameter of a command has the name of its flag, with underscores.
 """
 
 import inspect
@@ -14,7 +14,7 @@ from asyncsink.options.schema import PANELS, Command, Option
 F = TypeVar("F", bound=Callable[..., int])
 
 _NOTHING = " "
-"""What the help page shows as the value of an option that has none."""
+"""The value in the help page for an option without one."""
 _REPEATED = {"pairs", "mapping", "texts", "templates", "infields"}
 _OUTPUT = {
     "--json": "Write one JSON object to stdout, and nothing else.",
@@ -24,7 +24,7 @@ _OUTPUT = {
 
 
 def takes(name: Command) -> Callable[[F], F]:
-    """Add the options of a command to its function, which is declared with `**given`; they arrive there by name."""
+    """Add the options of a command to its function, which is declared with `**given` and gets them there by name."""
 
     def declare(command: F) -> F:
         own = inspect.signature(command)
@@ -42,7 +42,7 @@ def takes(name: Command) -> Callable[[F], F]:
 
 
 def parameter_of(flag: str) -> str:
-    """The parameter in which the value of a flag arrives."""
+    """The parameter that gets the value of a flag."""
     return flag[2:].replace("-", "_")
 
 

@@ -16,7 +16,7 @@ _IN_FLAGS = (("template_syntax='glob'", "--glob"), ("raise_on_empty=False", "--a
 
 
 def grab_command(source: str, directory: str, given: Mapping[str, Any], *, output: Output) -> int:
-    """Grab, tell how it went, and return the exit code. Ctrl-C and SIGTERM end it in order."""
+    """Grab, print the result, and return the exit code. Ctrl-C and SIGTERM end it in order."""
     from asyncsink.download.report import GrabReport, counts_as_dict
     from asyncsink.engine.recording.events import Progress
     from asyncsink.grabber import S3Grabber
@@ -62,7 +62,7 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
 
 
 def _word(error: AsyncSinkError) -> None:
-    """Bring an error's sentences into the words of this command."""
+    """Put an error's sentences into the words of this command."""
     for each in (error, *error.problems):
         text = str(each)
         for name, flag in _IN_FLAGS:

@@ -18,9 +18,10 @@ from pathlib import Path
 from asyncsink.paths import IS_UTF8
 
 OPEN_FILES = 8192
-"""Enough for 1,024 requests in flight, with their files."""
+"""Open files that the process asks for: enough for 1,024 requests in flight, with their files."""
 ADDRESS_SPACE_MIB_MIN = 120
-"""With less, Python ends anywhere, seldom with an error that tells why, and the library of checksums aborts it."""
+"""Least address space in MiB: with less, Python ends anywhere, seldom with an error that has the reason, or the library
+of checksums aborts it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,15 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     _allow_open_files()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # Looking for garbage among modules that are just being imported takes a fifth of a short run; the command's own
-    # part begins with the collector on (cli/running.py).
+    # Garbage collection during the imports takes a fifth of a short run; `run_until_signalled` in cli/output.py turns
+    # the collector on again.
     gc.disable()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that cannot show a character of a file's name must not end the run.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _load_what_threads_end_with()
-        from asyncsink.cli.app import run_app  # here, so that Ctrl-C while it is imported is an orderly end too
+        from asyncsink.cli.app import run_app  # here, so that Ctrl-C during the import ends in order too
 
         return run_app(given)
     except KeyboardInterrupt:
@@ -57,18 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _allow_open_files() -> None:
-    """Raise the soft limit of open files as far as the system lets everybody, up to `OPEN_FILES`: it is low for the
-    sake of programs that use select(2), and a distant server needs many connections. The library leaves it alone."""
+    """Raise the soft limit of open files as far as the hard limit allows, up to `OPEN_FILES`: it is low for the sake of
+    programs that use select(2), and a distant server needs many connections. The library never changes the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
-    with suppress(OSError, ValueError):  # then the run goes on with fewer, and says so where they are few
+    with suppress(OSError, ValueError):  # then the run goes on with fewer, with a notice where they are too few
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _too_little_memory() -> str | None:
-    """The sentence where the address space is limited to less than a run can begin with, or None."""
+    """The error where the limit of the address space is too low to begin a run, or None."""
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     if most == resource.RLIM_INFINITY or most >= ADDRESS_SPACE_MIB_MIN << 20:
         return None
@@ -79,8 +80,8 @@ def _too_little_memory() -> str | None:
 
 
 def _load_what_threads_end_with() -> None:
-    """Where memory is limited, load what the C library loads when a thread ends: it aborts the process where there is
-    no memory left for it then (pthread_exit(3))."""
+    """Where memory is limited, load the library that the C library loads when a thread ends (pthread_exit(3)): without
+    memory for it then, the C library aborts the process."""
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
         import ctypes
 
@@ -89,8 +90,8 @@ def _load_what_threads_end_with() -> None:
 
 
 def _start_in_utf8_mode() -> int:
-    """Start this process anew in Python's UTF-8 mode: names on the command line, on disk and in what is printed are
-    UTF-8 then, as keys are, whatever the locale says. Returns only where that is not possible."""
+    """Start this process anew in Python's UTF-8 mode: names on the command line, on disk and in the output are UTF-8
+    then, as keys are, in any locale. Returns only where that is not possible."""
     try:
         words = Path("/proc/self/cmdline").read_bytes().split(b"\0")[1:-1]
     except OSError:
@@ -107,12 +108,13 @@ def _start_in_utf8_mode() -> int:
 
 
 def _fill_standard_streams() -> None:
-    """Open what the process was started without: else a socket takes the number, and libuv aborts when it is closed."""
+    """Open the standard streams that are closed: else a socket takes the number, and libuv aborts when that is
+    closed."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
 
 
 if __name__ == "__main__":

@@ -98,13 +98,13 @@ def merge_command(manifests: Sequence[str], out_file: str, *, output: Output) ->
     return _tell(report, output, "problem")
 
 
-# -- `asyncsink abort-uploads` -----------------------------------------------------------------------------------------
+# -- Aborting uploads: `asyncsink abort-uploads` -----------------------------------------------------------------------
 
 
 def abort_uploads_command(
     destination: str, given: Mapping[str, Any], *, older_than: str, dry_run: bool, output: Output
 ) -> int:
-    """Abort old multipart uploads, tell which, and return the exit code."""
+    """Abort old multipart uploads, print which, and return the exit code."""
     from asyncsink.maintenance.abort_uploads import AbandonedUpload, AbortReport, abort_uploads
 
     told = 0
@@ -143,17 +143,17 @@ def abort_uploads_command(
     return _tell(report, output)
 
 
-# -- `asyncsink devserver` ---------------------------------------------------------------------------------------------
+# -- The local server: `asyncsink devserver` ---------------------------------------------------------------------------
 
 DEFAULT_BUCKET = "results"
 
 
 class _End(Exception):
-    """A signal asked for the end."""
+    """A signal ended the server."""
 
 
 def devserver_command(port: int, directory: str | None, buckets: list[str]) -> int:
-    """Run a server until Ctrl-C, SIGTERM or SIGHUP, which are its normal end.
+    """Run a server until Ctrl-C, SIGTERM or SIGHUP, each of which is its normal end.
 
     Returns:
         0, or 1 where the server ends by itself, 2 where it cannot start.
@@ -164,7 +164,7 @@ def devserver_command(port: int, directory: str | None, buckets: list[str]) -> i
 
     def end(_number: int, _frame: FrameType | None) -> None:
         for number in signals:
-            signal.signal(number, signal.SIG_IGN)  # stopping is bounded, and is not to be interrupted
+            signal.signal(number, signal.SIG_IGN)  # stopping is bounded in time, and must not be interrupted
         raise _End
 
     output = Output()
@@ -185,7 +185,7 @@ def devserver_command(port: int, directory: str | None, buckets: list[str]) -> i
 
 
 def _welcome(server: object, directory: str | None, bucket: str) -> str:
-    """A text that may be pasted into a shell as a whole."""
+    """The greeting, which can be pasted into a shell as a whole."""
     from asyncsink.devserver.seaweedfs import DevServer
 
     assert isinstance(server, DevServer)

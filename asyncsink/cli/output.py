@@ -1,8 +1,9 @@
-"""What a command tells: results on stdout, everything else on stderr. With --json, stdout is exactly one object.
+"""The output of commands, and how a command runs: results on stdout, everything else on stderr; signals; the display.
 
-The object of a run is `Report.as_dict()` (of a check, `VerifyReport.as_dict()`); a plan adds "planned". A run that did
-not end in order has the same names, with what is known until then, and, where an error ended it,
-"error": {"type", "message", "problems"}. Texts for people name options as a command line does; JSON has the library's.
+With --json, stdout is exactly one object: `Report.as_dict()` of a run (`VerifyReport.as_dict()` of a check); a plan
+adds "planned". A run that did not end in order has the same keys, with the values until then, and, where an error ended
+it, "error": {"type", "message", "problems"}. Texts for people name options as a command line does; JSON has the
+library's names.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ FAILURES_SHOWN = 10
 FLAGS = {name: option.switch for name, option in OPTIONS.items() if option.switch} | {
     "manifest_endpoint": "--manifest-endpoint"
 }
-"""Options of the library, and how a command line writes them."""
+"""The flags of the library's options, by name."""
 
 _PLAIN = re.compile(r"[\w:/@%+.,-]+")
 _TEXT = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
@@ -48,7 +49,7 @@ _TEXT = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 def _option() -> re.Pattern[str]:
     # Compiled by the first message that needs it: most runs have none.
     return re.compile(
-        # A quoted text (a path, say) stays as it is, and so does what is part of a longer word, a path or a URL.
+        # Quoted texts (a path, say) are not changed, nor parts of a longer word, a path or a URL.
         rf"""(?<![\w=])(?:{_TEXT})(?!\w)
         | (?<![^\s(])(?P<name>{"|".join(sorted(FLAGS, key=len, reverse=True))})
           (?: \[\d+\] (?:=\((?P<pair>(?:{_TEXT}),\ (?:{_TEXT}))\))?
@@ -82,12 +83,12 @@ def _in_flags(found: re.Match[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """How much a command tells, and in which form.
+    """The amount and the form of a command's output.
 
     Attributes:
-        json: one JSON object on stdout, nothing else there.
-        quiet: no summary; errors, failures and notes only.
-        verbose: a bug shows its traceback, and the log goes to stderr.
+        json: whether stdout gets one JSON object, and nothing else.
+        quiet: whether there is no summary: errors, failures and notices only.
+        verbose: whether a bug shows its traceback, and the log goes to stderr.
     """
 
     json: bool = False
@@ -95,23 +96,23 @@ class Output:
     verbose: bool = False
 
     def say(self, text: str) -> None:
-        """A result for a person, on stdout; nothing with --json or --quiet."""
+        """Print a result for people, on stdout; nothing with --json or --quiet."""
         if not self.json and not self.quiet:
             _write(sys.stdout, f"{text}\n")
 
     def note(self, text: str) -> None:
-        """A line beside the result, on stderr; nothing with --quiet."""
+        """Print a line beside the result, on stderr; nothing with --quiet."""
         if not self.quiet:
             _write(sys.stderr, f"{text}\n")
 
     def notice(self, text: str) -> None:
-        """What a person should know although it is no failure, on stderr, always."""
+        """Print a sentence about what is no failure, on stderr, always."""
         _write(sys.stderr, f"asyncsink: note: {inert(in_flags(text))}\n")
 
     def failures(
         self, lines: Iterable[str], total: int, *, more: str = "--json and --manifest list all of them"
     ) -> None:
-        """The first lines of a list of `total`, on stderr, and how many more there are."""
+        """Print the first lines of a list of `total`, on stderr, and how many more there are."""
         for line in islice(lines, FAILURES_SHOWN):
             _write(sys.stderr, f"  {inert(line)}\n")
         if total > FAILURES_SHOWN:
@@ -120,7 +121,7 @@ class Output:
     def causes(
         self, causes: list[Cause], *, noun: str = "file", more: str = "--json and --manifest list all of them"
     ) -> None:
-        """What failed, grouped by cause, on stderr."""
+        """Print the failures, grouped by cause, on stderr."""
         for line in cause_lines(causes, noun=noun, shown=FAILURES_SHOWN, word=in_flags):
             _write(sys.stderr, f"  {line}\n")
         failures = sum(cause.failures for cause in causes)
@@ -128,7 +129,7 @@ class Output:
             _write(sys.stderr, f"  ({more}.)\n")
 
     def json_object(self, values: Mapping[str, Any], *, long: str = "", items: Iterable[Any] = ()) -> None:
-        """The one object, with --json. `items` become the list named `long`, written one by one."""
+        """Print the one object, with --json. `items` become the list named `long`, written one by one."""
         if not self.json:
             return
         text = json.dumps(values)
@@ -141,10 +142,10 @@ class Output:
         _write(sys.stdout, "]}\n")
 
     def error(self, error: BaseException, values: Mapping[str, Any] | None = None) -> None:
-        """What ended the command, as one sentence on stderr, and as "error" with --json.
+        """Print the error that ended the command, as one sentence on stderr, and as "error" with --json.
 
         Args:
-            values: what else the JSON object says.
+            values: the other values of the JSON object.
         """
         ours = isinstance(error, AsyncSinkError)
         message = str(error) if ours else _bug(error)
@@ -160,14 +161,14 @@ class Output:
 
 
 def usage_error(message: str, hint: str, *, as_json: bool) -> None:
-    """What is wrong with the words of a command line."""
+    """Print an error in the words of a command line."""
     _write(sys.stderr, f"asyncsink: error: {inert(message)}\n{inert(hint)}\n")
     told = {"type": "UsageError", "message": message, "problems": []}
     Output(json=as_json).json_object({"interrupted": False, "error": told})
 
 
 def set_up_logging(verbose: bool) -> None:
-    """With --verbose, asyncsink's log goes to stderr; without, nobody's does: it is no place for tracebacks."""
+    """Send asyncsink's log to stderr with --verbose; without it, no log at all, since a log can have tracebacks."""
     if not verbose:
         logging.getLogger().addHandler(logging.NullHandler())
         return
@@ -180,11 +181,11 @@ def set_up_logging(verbose: bool) -> None:
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to the sys.stderr of the moment: while a progress bar is shown, lines go above it."""
+    """Writes to the present sys.stderr, so that lines are printed above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        # Only a traceback has lines of its own; a line break in a file's name is none.
+        # Only a traceback keeps its line breaks; those in a file's name are escaped.
         _write(sys.stderr, (_inert_lines(text) if record.exc_info else inert(text)) + "\n")
 
 
@@ -195,7 +196,7 @@ def _inert_lines(text: str) -> str:
 def _bug(error: BaseException) -> str:
     if sentence := shortage(error):
         return sentence
-    # Not the error's own text: nobody has checked that it holds no secret.
+    # Not the error's own text, which may hold a secret.
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
     return (
@@ -207,7 +208,7 @@ def _bug(error: BaseException) -> str:
 def _write(stream: TextIO | None, text: str, *, flush: bool = True) -> None:
     if stream is None:
         return  # the process was started with it closed
-    # What stands before a display's stream has no encoding of its own.
+    # The proxy of a display's stream has no encoding of its own.
     if not (getattr(stream, "rich_proxied_file", stream).encoding or "utf-8").lower().startswith("utf"):
         text = text.replace("…", "...")
     try:
@@ -215,11 +216,11 @@ def _write(stream: TextIO | None, text: str, *, flush: bool = True) -> None:
         if flush:
             stream.flush()
     except OSError as error:
-        # From here on nothing more is written there: not the rest of the buffer at the end of the process either.
+        # From here on nothing more is written to the stream, not even the rest of its buffer at the end of the process.
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, stream.fileno())
         os.close(devnull)
-        # A reader that is gone (head, a closed pager) has seen enough; a terminal that is gone cannot be told.
+        # A closed pipe (head, a pager) needs no error; a closed terminal cannot show one.
         if stream is sys.stdout and not isinstance(error, BrokenPipeError):
             raise DestinationFull(
                 f"The run is over, but its result cannot be written to standard output ({error.strerror}).",
@@ -227,13 +228,13 @@ def _write(stream: TextIO | None, text: str, *, flush: bool = True) -> None:
             ) from error
 
 
-# -- Running a command's coroutine so that a signal cancels it once, and nothing disturbs its clean-up -----------------
+# -- Signals: the first one cancels a command's coroutine, and later ones do not disturb its clean-up ------------------
 
 T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GARBAGE_OBJECTS = 50_000
-"""Objects made and not yet gone before the collector looks at them: some 10 MB. With Python's 700, it looks at what a
-survey has found again and again, which takes a fifth of an unchanged re-run."""
+"""New objects between two runs of the garbage collector: some 10 MB. With Python's 700, the collector traverses the
+entries of a survey again and again, which takes a fifth of a re-run without changes."""
 
 
 class Interrupted(Exception):
@@ -247,8 +248,8 @@ class Interrupted(Exception):
 def run_until_signalled(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Callable[[], None] | None = None) -> T:
     """Run `main()` in an event loop of its own and return its result.
 
-    The first of `SIGNALS` calls `on_signal` (on the loop) and cancels `main`; later ones are ignored until it has
-    cleaned up. A signal that is ignored from the start (nohup, a shell's background) stays ignored.
+    The first of `SIGNALS` calls `on_signal` (on the loop) and cancels `main`; later ones are ignored until the clean-up
+    has ended. A signal that is ignored from the start (nohup, a shell's background) stays ignored.
 
     Raises:
         Interrupted: a signal ended `main`; its cause is the error that the clean-up raised, if any.
@@ -256,7 +257,7 @@ def run_until_signalled(main: Callable[[], Coroutine[Any, Any, T]], on_signal: C
     from asyncsink.event_loops import run_to_end
 
     if not gc.isenabled():
-        # What was imported lives to the end of the process: it is not looked at again, not even then.
+        # Imported modules live to the end of the process: the collector never traverses them again.
         gc.freeze()
         gc.enable()
         gc.set_threshold(GARBAGE_OBJECTS)
@@ -276,7 +277,7 @@ async def _supervised(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Cal
                 on_signal()
             work.cancel()
 
-    # A task of its own: this one is never cancelled, so it always sees how `main` ended.
+    # A task of its own: the present one is never cancelled, so that it always gets the result of `main`.
     work = asyncio.ensure_future(main())
     heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     for number in heard:
@@ -287,7 +288,7 @@ async def _supervised(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Cal
         for number in heard:
             loop.remove_signal_handler(number)
             if received:
-                signal.signal(number, signal.SIG_IGN)  # what is left is to say how it ended
+                signal.signal(number, signal.SIG_IGN)  # only the result is left to be printed
     if received and work.cancelled():
         raise Interrupted(received[0])
     if received and (error := work.exception()) is not None:
@@ -295,18 +296,18 @@ async def _supervised(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Cal
     return work.result()
 
 
-# -- Whether a command shows its progress. Rich, which draws it, is loaded only where somebody looks -------------------
+# -- The progress display. Rich, which draws it, is loaded only for a terminal -----------------------------------------
 
 
 def progress_display(
     opening: str, progress: Progress, *, quiet: bool, noun: str = "file"
 ) -> AbstractContextManager[Display | None]:
-    """The display of a run, or None where stderr is no terminal that can show one.
+    """The display of a run, or an empty context where stderr is no terminal that can show one.
 
     Args:
         opening, noun: as in `ProgressLines`.
     """
-    # A process that was started with its stderr closed has none.
+    # sys.stderr is None in a process that was started with its stderr closed.
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         return nullcontext()
     from asyncsink.cli.progress import Display, ProgressLines, terminal

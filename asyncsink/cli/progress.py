@@ -1,4 +1,4 @@
-"""What a terminal shows while a run goes on: a bar and a line of counts, on stderr."""
+"""The progress of a run on a terminal, a bar and a line of counts; and the tally that replaces a missing report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from asyncsink.report.outcomes import Counts, failure_as_dict
 from asyncsink.report.sentences import EXPORT, count, early_end, goes_on, inert, share_of_size, size
 from asyncsink.value import dataclass
 
-if TYPE_CHECKING:  # without a terminal, a run does not load it
+if TYPE_CHECKING:  # not loaded without a terminal
     from rich.console import Console
 
 INTERVAL_SECONDS = 0.1
@@ -42,11 +42,11 @@ would stay above it."""
 
 
 class Display:
-    """Lines on the terminal, redrawn from the event loop's timer; gone when its block ends. What is printed to
-    sys.stderr meanwhile stands above them.
+    """Lines on the terminal, redrawn from the event loop's timer, and removed when the block ends. Other lines on
+    sys.stderr are printed above them.
 
     Args:
-        lines: what to show, given the columns that may be used and whether the terminal takes ASCII only.
+        lines: returns the lines for a number of columns; its second argument is whether the terminal takes ASCII only.
     """
 
     def __init__(self, console: Console, lines: Callable[[int, bool], Sequence[str]]) -> None:
@@ -55,7 +55,7 @@ class Display:
         self._console = console
         self._lines = lines
         self._timer: asyncio.TimerHandle | None = None
-        # No thread of rich's own: it would draw while the event loop prints, and outlive a run that fails.
+        # Without rich's own thread, which would draw while the event loop prints, and outlive a run that fails.
         self._live = Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False)
 
     def __enter__(self) -> Self:
@@ -81,10 +81,10 @@ class Display:
 
 
 class ProgressLines:
-    """The lines of a run: what it looks at until it has begun, then how far it is.
+    """The lines of a run: what it looks at until transfers run, then its progress.
 
     Args:
-        opening: shown until the run has begun.
+        opening: shown until transfers run.
         noun: what is counted, in the singular.
         clock: seconds, never falling.
     """
@@ -160,7 +160,7 @@ def _clock_time(seconds: float) -> str:
 
 
 def _joined(parts: Sequence[str], separator: str, columns: int) -> str:
-    """The parts that fit, from the first on."""
+    """The first parts that fit into `columns`, joined."""
     line = parts[0]
     for part in parts[1:]:
         if len(line) + len(separator) + len(part) > columns:
@@ -170,7 +170,7 @@ def _joined(parts: Sequence[str], separator: str, columns: int) -> str:
 
 
 def _fitting(line: str, columns: int, *, ascii_only: bool) -> str:
-    """The line in characters that the terminal shows, cut where it is too long for it."""
+    """The line in characters that the terminal can show, cut to `columns`."""
     if ascii_only:
         line = line.replace("…", "...").encode("ascii", "backslashreplace").decode("ascii")
     from rich.text import Text
@@ -182,14 +182,14 @@ def _fitting(line: str, columns: int, *, ascii_only: bool) -> str:
 
 
 def terminal() -> Console | None:
-    """The terminal that stderr is, or None where it is none that can show a line that changes."""
+    """The terminal of stderr, or None where stderr is no terminal that can redraw a line."""
     from rich.console import Console
 
     console = Console(stderr=True)
     return None if not console.is_terminal or console.is_dumb_terminal else console
 
 
-# -- What a run said of itself while it went on: the report of a run that did not live to write one --------------------
+# -- The tally: counts from a run's events, for a run that ends without a report ---------------------------------------
 
 FAILURES_KEPT = 1000
 log = logging.getLogger("asyncsink.cli")
@@ -200,10 +200,10 @@ class Tally:
     """Counts of recorded outcomes, named as in `Report.as_dict`. Its `observe` is called on the event loop.
 
     Attributes:
-        progress: knows how many objects there are, once they are counted, and what became of them.
-        on_notice: tells a person what should be known although it is no failure.
-        destination: where to, once it is known to hold no secret.
-        held: a list where notices are to wait until how the run ended is told; None where they are told as they come.
+        progress: has the number of objects, once they are counted, and the counts of outcomes.
+        on_notice: prints a notice.
+        destination: the destination, once it is checked to hold no secret.
+        held: a list in which notices wait until the result is printed; None where they are printed as they come.
     """
 
     dry_run: bool
@@ -217,16 +217,16 @@ class Tally:
 
     @property
     def failures_only(self) -> bool:
-        """Whether `observe` needs no outcome but failures: nobody reads the log of the others."""
+        """Whether `observe` needs no outcome but failures: without --verbose, the others are not logged."""
         return not log.isEnabledFor(logging.DEBUG)
 
     @property
     def counts(self) -> Counts:
-        """What is recorded."""
+        """The counts of recorded outcomes."""
         return self.progress.counts
 
     def observe(self, event: Event) -> None:
-        """Keep failures, pass notices on, and log what --verbose shows."""
+        """Keep failures, pass notices on, and log the events for --verbose."""
         if isinstance(event, Finished):
             if isinstance(event.outcome, Failure) and len(self.failures) < FAILURES_KEPT:
                 self.failures.append(event.outcome)
@@ -246,7 +246,7 @@ class Tally:
                 self.held.append(event.message)
 
     def as_dict(self, *, elapsed_seconds: float, interrupted: bool) -> dict[str, Any]:
-        """The keys of `Report.as_dict`. `requests` and `retries` are null: nobody told their number."""
+        """The keys of `Report.as_dict`. `requests` and `retries` are null: events do not have their number."""
         total = self.progress.objects_total
         return {
             "destination": self.destination,
@@ -266,7 +266,7 @@ class Tally:
         }
 
     def sentence(self, *, interrupted: bool) -> str:
-        """One line: what is published in spite of the early end, what is not, and what the same command does next."""
+        """One line: what was published before the early end, what was not, and what the same command will do."""
         counts, reason = self.counts, "Interrupted" if interrupted else "Stopped"
         if self.dry_run:
             looked = counts.objects_planned + counts.objects_skipped
@@ -280,7 +280,7 @@ class Tally:
 
 
 class _Told:
-    """An outcome as a line of the log, worded only where somebody reads it."""
+    """An outcome as a line of the log, worded only when the line is written."""
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome

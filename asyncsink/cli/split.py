@@ -21,7 +21,7 @@ def split_command(
     cutting: tuple[str | None, str | None, str | None],
     output: Output,
 ) -> int:
-    """Cut a source into parts, tell what was made, and return the exit code."""
+    """Cut a source into parts, print the result, and return the exit code."""
     from asyncsink.engine.recording.events import Progress
     from asyncsink.splitting.split import Cutting, SplitReport, split_settings, split_source
 

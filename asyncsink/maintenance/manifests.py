@@ -1,8 +1,8 @@
-"""Several receipt manifests as one input: which files are meant, which are missing, which runs did not end in order.
+"""Several receipt manifests as one input: the files, the missing ones, and the runs that did not end in order.
 
 A directory stands for every `receipts-*.jsonl` in it. With a `split.json` beside them, the parts without receipts are
-missing. NAME.partial is what an interrupted run of NAME left, or what a run that goes on is writing. Attempts at one
-part that ran at the same time have names of their own: receipts-00003.jsonl.ATTEMPT, and the same with .partial.
+missing. NAME.partial was left by an interrupted run of NAME, or is being written. Attempts at one part that ran at the
+same time have names of their own: receipts-00003.jsonl.ATTEMPT, and the same with .partial.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class ManifestInput:
 
 @dataclass(slots=True)
 class ManifestInputs:
-    """All manifests that paths stand for.
+    """The manifests that paths stand for.
 
     Attributes:
         manifests: those that are there, in order.

@@ -1,7 +1,8 @@
-"""Is everything that manifests promise still there? One HEAD per object, or its bytes read back.
+"""Verification of manifests: each of their objects is proven by one HEAD, or by reading its bytes back.
 
-A record is proven by the strongest thing both sides know: the full-object checksum, else the ETag, else (with
-`read_back`) the bytes themselves. Size alone proves nothing and counts as a problem, with the advice to read back.
+A record is proven by the strongest value that both the manifest and the server have: the full-object checksum, else the
+ETag, else (with `read_back`) the bytes themselves. Size alone proves nothing and counts as a problem, with the advice
+to read back.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ PROBLEMS_KEPT = 1000
 """Most problems that are kept with their sentences; all are counted."""
 
 SENTENCES_SHOWN = 10
-"""Sentences about manifests in the summary."""
+"""Most sentences about manifests in the summary."""
 
 Promise = Receipt | Skip
 
@@ -57,18 +58,18 @@ class Unproven(AsyncSinkError):
 
 @dataclass(slots=True)
 class VerifyReport(BaseReport):
-    """What became of a manifest's promises.
+    """The result of a verification.
 
     Attributes:
         manifest: path of the manifest, or how many there are.
-        checked: records that were looked at.
+        checked: number of records that were looked at.
         confirmed_by: how many were proven by "checksum", "etag" or "read-back".
-        problems_total: how many were not.
+        problems_total: how many were not proven.
         problems: (source, url, sentence), the first thousand of them.
         incomplete: "" or sentences, one a line: the manifest's own run did not end in order, or did not publish
             everything, or parts of a split have no receipts.
-        notices: what a person should know that is no failure.
-        manifests: of several manifests, the path of each, with such a sentence or "".
+        notices: sentences for people about what is no failure.
+        manifests: of several manifests, the path of each, with a sentence as in `incomplete` or "".
     """
 
     manifest: str
@@ -212,21 +213,21 @@ async def verify_manifest(
 
 @dataclass(slots=True)
 class _Check:
-    """What is verified of one manifest in one place: all of it, or the objects of one of its buckets."""
+    """The verification of one manifest in one place: of all its objects, or of those in one of its buckets."""
 
     manifest: ManifestInput
     header: ManifestHeader
     bucket: str = ""
 
     def promises(self) -> Iterator[Promise | None]:
-        """Its promises; None for each of the other records. Blocking."""
+        """The promises; None for each of the other records. Blocking."""
         for record in self.manifest.read():
             promise = None if isinstance(record, ManifestEnd) else promise_of(record)
             yield None if promise is None or (self.bucket and bucket_of(promise) != self.bucket) else promise
 
 
 def _by_place(manifests: Iterable[ManifestInput]) -> Iterator[list[_Check]]:
-    """What to verify, grouped by the server and bucket, or the directory, in which it is. Blocking."""
+    """The verifications, grouped by server and bucket, or by directory. Blocking."""
     places: dict[tuple[str, ...], list[_Check]] = {}
     for manifest in manifests:
         header = manifest.header
