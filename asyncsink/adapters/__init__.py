@@ -1,1 +1,1 @@
-"""asyncsink in other people's frameworks: optional extras, which nothing else imports."""
+"""asyncsink in other frameworks: optional extras, which nothing else imports."""

@@ -1,16 +1,15 @@
-"""asyncsink in Nipype's place (extra "nipype").
+"""Nipype's DataSink and S3DataGrabber on asyncsink (extra "nipype").
 
     from asyncsink.adapters.nipype import DataSink, S3DataGrabber
 
     sink = Node(DataSink(base_directory="s3://bucket/prefix", encrypt_bucket_keys=True), name="sink")
 
 `DataSink` and `S3DataGrabber` have the inputs and outputs of Nipype's own, and asyncsink's options as further inputs.
-Where code cannot be edited, `install()` puts such with Nipype's inputs only in the place of those in
-`nipype.interfaces.io`.
+Where code cannot be edited, `install()` replaces those in `nipype.interfaces.io`, with Nipype's inputs only.
 
-Nipype itself asks a server of its own for its newest version when the first interface is made. asyncsink adds nothing
-to that and changes nothing of it: NIPYPE_NO_ET=1 (and NO_ET=1) in the environment, or Nipype's configuration
-`check_version = false`, switches it off.
+Nipype itself asks its own server for its newest version when the first interface is made. asyncsink does not change
+that: NIPYPE_NO_ET=1 (and NO_ET=1) in the environment, or `check_version = false` in Nipype's configuration, switches it
+off.
 """
 
 from __future__ import annotations

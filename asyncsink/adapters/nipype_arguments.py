@@ -1,6 +1,6 @@
-"""From the inputs of a Nipype DataSink to the arguments of an export, with the verdicts of compat="nipype".
+"""From the inputs of a Nipype DataSink to the arguments of an export with compat="nipype"; empty directories.
 
-The rule numbers are those of DataSink's rules as routing names them.
+The rule numbers are those of DataSink's rules, as in routing.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ log = logging.getLogger("nipype.interface")
 
 _THEIRS = nio.DataSinkInputSpec().copyable_trait_names()
 DATASINK_OPTIONS = tuple(name for name in OPTIONS if name in _THEIRS)
-"""DataSink's own inputs, as far as they are options of an export."""
+"""Inputs of DataSink that are options of an export."""
 
 OUR_OPTIONS = tuple(name for name in OPTIONS if name not in DATASINK_OPTIONS)
-"""What asyncsink adds."""
+"""Options of an export that asyncsink adds."""
 
 FILES_WE_WRITE = ("journal", "manifest")
 _OF_S3 = ("creds_path", "encrypt_bucket_keys", "bucket", "local_copy")
 _PATHS = tuple(name for name in OUR_OPTIONS if OPTIONS[name].kind in ("path", "journal"))
 _EVENTS = ("trait_added", "trait_modified")
-"""Events of traits, which DataSink takes for outputs where a node with `infields` is copied: on S3 it then fails."""
+"""Events of traits, which DataSink takes for outputs where a node with `infields` is copied: on S3 its export then
+fails."""
 _SSE_KINDS = ("", "AES256", "aws:kms", "aws:kms:dsse")
 
 
@@ -61,20 +62,20 @@ _TRAITS: dict[str, tuple[Any, ...]] = {
     "sse": (traits.Enum("AES256", "aws:kms", "aws:kms:dsse", ""),),
     "checksum": (traits.Str(),),
 }
-"""What an input takes besides None, by the kind of its option."""
+"""The values that an input takes besides None, by the kind of its option."""
 
 
 def trait_of(option: Option) -> Any:
-    """The input that stands for an option."""
+    """The input (a trait) for an option."""
     kinds = (traits.Enum(*option.choices),) if option.kind == "choice" else _TRAITS[option.kind]
-    if option.name in FILES_WE_WRITE:  # Nipype does not see that an Either is not to be hashed
+    if option.name in FILES_WE_WRITE:  # Nipype ignores `nohash` of an Either
         return traits.Union(None, *kinds, desc=option.sentence, nohash=True)
     return traits.Either(None, *kinds, desc=option.sentence)
 
 
 @dataclass(frozen=True, slots=True)
 class ExportArguments:
-    """What `asyncsink.export_sync` is called with."""
+    """The arguments for `asyncsink.export_sync`."""
 
     outputs: dict[str, Any]
     base_directory: str
@@ -82,7 +83,7 @@ class ExportArguments:
 
 
 def check_option(name: str, value: object) -> None:
-    """Refuse what must not become an input: Nipype writes inputs to hash files, result files and crash files.
+    """Refuse values that must not become an input: Nipype writes inputs to hash files, result files and crash files.
 
     Raises:
         ConfigError: `value` is a customer key, which the message does not repeat; or `name` was an option once, and
@@ -98,15 +99,16 @@ def check_option(name: str, value: object) -> None:
 
 
 def export_arguments(inputs: Any, installed: Mapping[str, Any]) -> ExportArguments:
-    """What a DataSink with these inputs is to export. Looks at the file system: which sources are directories.
+    """The arguments for the export of a DataSink with these inputs. Reads from the file system which sources are
+    directories.
 
     Args:
-        inputs: DataSink's input spec, with or without our options. A name in `inputs._outputs` is an output, whatever
-            it is called.
+        inputs: DataSink's input spec, with or without asyncsink's options. A name in `inputs._outputs` is an output,
+            also where it is the name of an option.
         installed: options for every sink; inputs go first.
 
     Raises:
-        ConfigError: an input cannot be meant as it stands.
+        ConfigError: the value of an input cannot be used.
     """
     named = {
         name: value
@@ -137,7 +139,8 @@ def export_arguments(inputs: Any, installed: Mapping[str, Any]) -> ExportArgumen
 
 
 def _is_event(inputs: Any, value: object) -> bool:
-    """Whether this is what traits sends: the name of a trait, or no path at all. Somebody's own output holds paths."""
+    """Whether the value comes from traits: the name of a trait, or no path at all. An output of the user holds
+    paths."""
     if isinstance(value, str):
         return value in inputs._outputs or value in inputs.copyable_trait_names()
     return not isinstance(value, (os.PathLike, list, tuple))
@@ -148,13 +151,17 @@ def _is_s3(base: str) -> bool:
 
 
 def _as_list(value: object) -> object:
-    """Whatever can be iterated over holds paths (Nipype's ensure_list); what that means for the rest is rule 5."""
+    """Any other iterable as a list of paths, as by Nipype's ensure_list (rule 5)."""
     plain = isinstance(value, (str, bytes, bytearray, os.PathLike, list, tuple, Mapping))
     return list(value) if isinstance(value, Iterable) and not plain else value
 
 
 def check_no_output(name: str, value: object) -> None:
-    """An absolute path given to an option that takes none was meant as an output of that name."""
+    """Refuse an absolute path for an option that takes none: it was meant as an output of that name.
+
+    Raises:
+        ConfigError: with the way to publish under that name.
+    """
     if name not in _PATHS and isinstance(value, (str, os.PathLike)) and os.path.isabs(value):
         raise ConfigError(
             f"The input {name!r} is an option of asyncsink's, and holds the path {os.fspath(value)!r}; to publish "
@@ -163,7 +170,8 @@ def check_no_output(name: str, value: object) -> None:
 
 
 def _drop_what_is_not_there(options: dict[str, Any]) -> None:
-    """Empty values that DataSink ignores, and a missing credentials file, instead of which it asks the environment."""
+    """Remove empty values, which DataSink ignores, and a missing credentials file, for which it uses the
+    environment."""
     bucket = options.get("bucket")
     # A Bucket object has its own credentials.
     creds_path = options.get("creds_path") if not bucket or isinstance(bucket, str) else ""
@@ -177,7 +185,7 @@ def _drop_what_is_not_there(options: dict[str, Any]) -> None:
 
 
 def _local_base(base: str, options: dict[str, Any]) -> str:
-    """Where a sink without S3 writes: local_copy goes before base_directory, an absolute container before both."""
+    """The directory of a sink without S3: an absolute container, else local_copy, else base_directory."""
     local_copy = options.get("local_copy")
     for name in _OF_S3:
         options.pop(name, None)
@@ -193,7 +201,7 @@ def _local_base(base: str, options: dict[str, Any]) -> str:
 def _local_copy_mode(outputs: Mapping[str, Any]) -> str:
     """Hard links where Nipype's configuration says so, but never for directories (rule 36).
 
-    What edits a file in place inside a published directory would edit its copy too.
+    A program that edits a file in place inside a published directory would edit its copy too.
     """
     if not str2bool(config.get("execution", "try_hard_link_datasink")):
         return "copy"
@@ -201,18 +209,19 @@ def _local_copy_mode(outputs: Mapping[str, Any]) -> str:
     return "copy" if any(os.path.isdir(on_disk(entry.path)) for entry in entries) else "hardlink"
 
 
-# -- What a local sink of Nipype's makes besides files: its own folder, and the empty directories of a tree (rule 27)
-# The engine publishes files; FreeSurfer's subject directories, for one, have empty folders that its programs look for.
+# -- Empty directories: a local sink of Nipype makes its own folder, and the empty directories of a tree (rule 27)
+# ------ The engine publishes files; FreeSurfer's subject directories, for example, have empty folders that its programs
+# need.
 
 
 def make_empty_directories(outputs: Mapping[str, Any], base_directory: str, options: Mapping[str, Any]) -> None:
-    """Make the empty directories that `outputs` hold in every local end of a finished export. Blocking.
+    """Make the empty directories of `outputs` in every local destination of a finished export. Blocking.
 
     Args:
-        outputs, base_directory, options: as of the export.
+        outputs, base_directory, options: those of the export.
 
     Raises:
-        AccessDenied, DestinationFull, PermanentError: one cannot be made.
+        AccessDenied, DestinationFull, PermanentError: a directory cannot be made.
     """
     settings = parse_options(base_directory, options)
     copy = settings.local_copy.directory if settings.local_copy is not None else ""
@@ -234,7 +243,7 @@ def make_empty_directories(outputs: Mapping[str, Any], base_directory: str, opti
 
 
 def _make(places: PlacesBelow, base: str, path: str) -> None:
-    """Make a directory below `base`, where a link leads nowhere else."""
+    """Make a directory below `base`; no link on the way leads out of it."""
     relative = os.path.normpath(path.removeprefix(base).lstrip("/") or ".")
     if relative != ".":
         with translated(path, None):

@@ -27,13 +27,13 @@ from asyncsink.sink import export_sync
 
 SKIPS_SHOWN = 5
 NipypeDataSink = nio.DataSink
-"""Nipype's own, also where `install()` has put another one in its place."""
+"""Nipype's own class, also after `install()` has replaced it."""
 
 log = logging.getLogger("nipype.interface")
 
 
 class Exporting:
-    """What makes a subclass of Nipype's DataSink publish with asyncsink.
+    """Mixin that makes a subclass of Nipype's DataSink publish with asyncsink.
 
     Attributes:
         report: the Report of the latest run in this process, or None. Copies and pickles of the interface leave it out.
@@ -58,7 +58,8 @@ class Exporting:
         return {"out_file": report.out_file}
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or pickle of the interface has: every node of a workflow is copied, and written to its folder.
+        """The state of a copy or pickle of the interface: every node of a workflow is copied, and written to its
+        folder.
 
         Raises:
             ConfigError: `bucket` is a boto3 Bucket, which can be neither copied nor pickled (Nipype's own recurses).
@@ -69,19 +70,19 @@ class Exporting:
                 f"bucket is a {type(bucket).__name__} object, which cannot be copied into a workflow; give the "
                 "bucket's name, and what it needs besides: endpoint_url, region, profile or creds_path."
             )
-        # A report reads from a file of this process.
+        # Without the report, which reads from a file of this process.
         return {name: value for name, value in self.__dict__.items() if name != "report"}
 
 
 class DataSinkInputSpec(nio.DataSinkInputSpec):
     """DataSink's inputs, and asyncsink's options as further ones (see `asyncsink.ExportOptions`).
 
-    A name that `infields` lists is an output, also where it is the name of one of our options. A relative `manifest` or
-    `journal` is written to the folder of each node, so that sinks made by iterables do not share one.
+    A name that `infields` lists is an output, also where it is the name of an option of asyncsink. A relative
+    `manifest` or `journal` is written to the folder of each node, so that sinks made by iterables do not share one.
     """
 
     def __setattr__(self, key: str, value: Any) -> None:
-        """As Nipype's: what is no input becomes an output.
+        """As Nipype's: a name that is no input becomes an output.
 
         Raises:
             ConfigError: a customer key is given for `sse`, or a path to an option that takes none.

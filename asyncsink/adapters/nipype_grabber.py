@@ -16,7 +16,7 @@ from asyncsink.grabber import grab_sync
 from asyncsink.options.schema import GRAB_OPTIONS
 
 NipypeS3DataGrabber = nio.S3DataGrabber
-"""Nipype's own, also where `install()` has put another one in its place."""
+"""Nipype's own class, also after `install()` has replaced it."""
 
 _SAID_OTHERWISE = ("anonymous", "bucket", "infields", "outfields", "sse")
 OUR_GRAB_OPTIONS = tuple(
@@ -24,13 +24,13 @@ OUR_GRAB_OPTIONS = tuple(
     for name in GRAB_OPTIONS
     if name not in (*nio.S3DataGrabberInputSpec().copyable_trait_names(), "field_template", *_SAID_OTHERWISE)
 )
-"""What asyncsink adds. A customer key (`sse`) is not among them: Nipype would write it to hash and crash files."""
+"""Options that asyncsink adds, without a customer key (`sse`): Nipype would write it to hash and crash files."""
 
 log = logging.getLogger("nipype.interface")
 
 
 class Grabbing:
-    """What makes a subclass of Nipype's S3DataGrabber grab with asyncsink.
+    """Mixin that makes a subclass of Nipype's S3DataGrabber grab with asyncsink.
 
     Attributes:
         report: the GrabReport of the latest run in this process, or None. Copies and pickles of the interface leave it
@@ -47,7 +47,7 @@ class Grabbing:
         """Grab, and list the local files of every output field. Works in any thread and beside a running event loop.
 
         Raises:
-            ConfigError: an input is missing, or cannot be meant as it stands; nothing was sent.
+            ConfigError: an input is missing, or its value cannot be used; nothing was sent.
             SourceMissing: a template finds nothing, and raise_on_empty is True; nothing was received.
             TransferError: the bucket cannot be listed.
             GrabFailed: an object was not grabbed; the message names the first.
@@ -62,16 +62,17 @@ class Grabbing:
         return dict(report.outputs)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or pickle of the interface has: a report reads from a file of this process."""
+        """The state of a copy or pickle of the interface, without the report, which reads from a file of this
+        process."""
         return {name: value for name, value in self.__dict__.items() if name != "report"}
 
 
 def grab_arguments(inputs: Any, infields: list[str], installed: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """Source, directory and options of the grab that an S3DataGrabber with these inputs is to do.
+    """Source, directory and options for the grab of an S3DataGrabber with these inputs.
 
     Args:
-        inputs: S3DataGrabber's input spec, with or without our options.
-        infields: names that are inputs of the templates, whatever they are called.
+        inputs: S3DataGrabber's input spec, with or without asyncsink's options.
+        infields: names that are inputs of the templates, also where they are names of options.
         installed: options for every grabber; inputs go first.
 
     Raises:
@@ -87,7 +88,7 @@ def grab_arguments(inputs: Any, infields: list[str], installed: Mapping[str, Any
     there = set(inputs.copyable_trait_names()).difference(infields)
     options = {name: getattr(inputs, name) for name in OUR_GRAB_OPTIONS if name in there}
     options = {**installed, **{name: value for name, value in options.items() if isdefined(value)}}
-    # Nipype's own default is nobody's word, and was never used; the environment or the profile may know better.
+    # Nipype's own default was not set by the user, and was never used: the environment or the profile goes first.
     if isdefined(inputs.region) and inputs.region != inputs.trait("region").default:
         options["region"] = inputs.region
     if inputs.anon:
@@ -96,7 +97,7 @@ def grab_arguments(inputs: Any, infields: list[str], installed: Mapping[str, Any
     templates = inputs.field_template if isdefined(inputs.field_template) else {}
     options |= {
         "template": inputs.template,
-        # What template_args does not name is no output, in Nipype too.
+        # A field that template_args does not name is no output, in Nipype too.
         "field_template": {field: text for field, text in templates.items() if field in arguments},
         "template_args": arguments,
         "infields": _values(inputs, infields, arguments),
@@ -108,7 +109,7 @@ def grab_arguments(inputs: Any, infields: list[str], installed: Mapping[str, Any
 
 
 def _values(inputs: Any, infields: list[str], arguments: Mapping[str, list[list[Any]]]) -> dict[str, Any]:
-    """The inputs that arguments name: the infields, and any other of S3DataGrabber's, but none of ours.
+    """The values of the inputs that arguments name: infields, and others of S3DataGrabber, but none of asyncsink.
 
     Raises:
         ConfigError: an argument names an input that has no value.
@@ -125,7 +126,7 @@ def _values(inputs: Any, infields: list[str], arguments: Mapping[str, list[list[
 class S3DataGrabberInputSpec(nio.S3DataGrabberInputSpec):
     """S3DataGrabber's inputs, and asyncsink's options as further ones (see `asyncsink.GrabOptions`).
 
-    A name that `infields` lists is an input of the templates, also where it is the name of one of our options.
+    A name that `infields` lists is an input of the templates, also where it is the name of an option of asyncsink.
     """
 
     region = Str(desc="Region of the bucket; where it is not given, what the environment or the profile says")

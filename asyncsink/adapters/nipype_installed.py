@@ -1,4 +1,4 @@
-"""DataSink and S3DataGrabber for code that cannot be edited: `install()` puts them in the place of Nipype's own."""
+"""DataSink and S3DataGrabber for code that cannot be edited: `install()` replaces Nipype's own by them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from asyncsink.options.schema import GRAB_OPTIONS, ExportOptions
 
 
 class DataSink(Exporting, NipypeDataSink):
-    """Nipype's DataSink with Nipype's inputs only: code that does not know asyncsink's options may use their names
-    (`metadata`, `region`, …) for outputs. The options that `install` was given stay with every sink made after it."""
+    """Nipype's DataSink with Nipype's inputs only: code written without asyncsink may use the names of its options
+    (`metadata`, `region`, …) for outputs. Every sink made after `install` keeps the options given there."""
 
     input_spec = nio.DataSinkInputSpec
 
     _options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, *args: Any, **inputs: Any) -> None:
-        # Of the instance, so that they come along where a sink is unpickled in another process.
+        # In the instance, so that a sink which is unpickled in another process has them.
         self._installed = dict(type(self)._options)
         super().__init__(*args, **inputs)
 
 
 class S3DataGrabber(Grabbing, NipypeS3DataGrabber):
-    """Nipype's S3DataGrabber with Nipype's inputs only; what `install` was given says how to reach the bucket."""
+    """Nipype's S3DataGrabber with Nipype's inputs only; the options given to `install` say how to reach the bucket."""
 
     input_spec = nio.S3DataGrabberInputSpec
 
@@ -51,12 +51,12 @@ _PLACES: tuple[tuple[str, type, type], ...] = (
 def install(**options: Unpack[ExportOptions]) -> None:
     """Make `nipype.interfaces.io.DataSink` and `.S3DataGrabber` use asyncsink, in every module that has them by name.
 
-    Call it before workflows are built: interfaces that exist keep what they are, and so does code that is yet to take
-    Nipype's own from elsewhere (a subclass, a name of its own). Called again, it replaces the options.
+    Call it before workflows are built: existing interfaces do not change, nor does code that gets Nipype's own class in
+    another way (a subclass, a name of its own). Called again, it replaces the options.
 
     Args:
-        options: asyncsink's own, for every sink, such as `endpoint_url`, `overwrite` or `concurrency`; what DataSink
-            has an input for is given there. Those that a grab has too are every grabber's as well.
+        options: asyncsink's own, for every sink, such as `endpoint_url`, `overwrite` or `concurrency`; options that are
+            inputs of DataSink are given there. Those that a grab has too are for every grabber as well.
 
     Raises:
         ConfigError: an option does not exist, is an input of DataSink, or may not stand in Nipype's files.
@@ -67,14 +67,14 @@ def install(**options: Unpack[ExportOptions]) -> None:
             raise ConfigError(f"install takes no {name!r}: it is an input of DataSink; set it on each sink.")
         check_option(name, value)
     DataSink._options = dict(options)
-    # The kinds of `sse` that may stand here need nothing for reading.
+    # The kinds of `sse` that are allowed here need nothing for reading.
     S3DataGrabber._options = {n: value for n, value in options.items() if n in GRAB_OPTIONS and n != "sse"}
     for name, theirs, ours in _PLACES:
         _put_in_place(name, theirs, ours)
 
 
 def uninstall() -> None:
-    """Put Nipype's own back, in every module. Harmless where they are in place."""
+    """Put Nipype's own classes back, in every module. Harmless where they are in place."""
     for name, theirs, ours in _PLACES:
         _put_in_place(name, ours, theirs)
 
@@ -82,7 +82,7 @@ def uninstall() -> None:
 def _put_in_place(name: str, old: type, new: type) -> None:
     setattr(nio, name, new)
     for module_name, module in list(sys.modules.items()):
-        # Its own dictionary only: asking a module that imports lazily would import what is not wanted.
+        # The dictionary only: getattr on a module with lazy imports would import more modules.
         names = getattr(module, "__dict__", {})
         if names.get(name) is old and module_name != __name__:
             names[name] = new

@@ -19,7 +19,7 @@ from asyncsink.report.sentences import are, count, duration, inert
 def verify_command(
     manifests: Sequence[str], given: Mapping[str, Any], *, read_back: bool, manifest_endpoint: bool, output: Output
 ) -> int:
-    """Look at every object of the manifests, tell what was found, and return the exit code."""
+    """Verify every object of the manifests, print the result, and return the exit code."""
     from asyncsink.engine.recording.events import Progress
     from asyncsink.maintenance.verify import VerifyReport, verify_manifest
 
@@ -71,11 +71,11 @@ def _tell(report: BaseReport, output: Output, noun: str = "object") -> int:
     return 0 if report.ok else 1
 
 
-# -- `asyncsink merge` -------------------------------------------------------------------------------------------------
+# -- Merging manifests: `asyncsink merge` ------------------------------------------------------------------------------
 
 
 def merge_command(manifests: Sequence[str], out_file: str, *, output: Output) -> int:
-    """Merge manifests into one, tell what is wrong with them, and return the exit code."""
+    """Merge manifests into one, print what is wrong with them, and return the exit code."""
     from asyncsink.maintenance.merge import MergeReport, merge_manifests
 
     known = {"manifest": out_file, "ok": False}
