@@ -30,10 +30,10 @@ LARGE = os.urandom(8 * MIB)
 
 @pytest.fixture
 def through(seaweed: DevServer) -> Iterator[Callable[..., Any]]:
-    """A boto3 client behind a proxy: tries once, waits 0.5 s, `expects` 100 Continue where it is told to."""
+    """A boto3 client behind a proxy: tries once, waits `seconds`, `expects` 100 Continue where that is asked for."""
     clients: list[Any] = []
 
-    def connect(proxy: FaultProxy, *, expects: bool = False) -> Any:
+    def connect(proxy: FaultProxy, *, expects: bool = False, seconds: float = 20) -> Any:
         client = boto3.client(
             "s3",
             endpoint_url=proxy.endpoint_url,
@@ -43,8 +43,8 @@ def through(seaweed: DevServer) -> Iterator[Callable[..., Any]]:
             config=Config(
                 s3={"addressing_style": "path"},
                 retries={"total_max_attempts": 1},
-                read_timeout=0.5,
-                connect_timeout=0.5,
+                read_timeout=seconds,
+                connect_timeout=seconds,
                 request_checksum_calculation="when_required",
             ),
         )
@@ -188,7 +188,7 @@ def test_cuts_and_stalls(harm: Harm, through: Any, bucket: str, stored: Stored, 
     client = through(proxy)
     client.put_object(Bucket=bucket, Key="before", Body=BODY)
     with pytest.raises((cut.error, b.ConnectionClosedError, b.ReadTimeoutError)):
-        client.put_object(Bucket=bucket, Key="hurt", Body=LARGE)
+        through(proxy, seconds=0.5).put_object(Bucket=bucket, Key="hurt", Body=LARGE)
     client.put_object(Bucket=bucket, Key="after", Body=BODY)
     expected = {"before": BODY, "after": BODY} | ({"hurt": LARGE} if cut.committed else {})
     assert stored() == expected
