@@ -315,6 +315,7 @@ def file_of(line: bytes) -> tuple[str, SourceFile, tuple[str, ...]]:
         said["path"],
         said["size_bytes"],
         said["mtime_ns"],
+        root=said["path"],
         ctime_ns=said["ctime_ns"],
         inode=said["inode"],
         real_path=said.get("real_path", ""),

@@ -92,5 +92,6 @@ class SplitPartSource:
             real = self._real_roots.get(new) or self._real_roots.setdefault(new, real_path(new))
             # A file behind a link inside of the root is looked for here; its inode proves that it is the same one.
             linked = source.real_path and not source.real_path.endswith(inside)
-            return replace(source, path=new + inside, real_path=real_path(new + inside) if linked else real + inside)
+            path = new + inside
+            return replace(source, path=path, root=path, real_path=real_path(path) if linked else real + inside)
         return source
