@@ -46,6 +46,8 @@ PIECE_BYTES = 8 * 1024 * 1024
 PROBLEMS_KEPT = 1000
 """Most problems that are kept with their sentences; all are counted."""
 
+BUCKETS_MAX = 1000
+"""Buckets of one merged manifest, which is read once for each of them."""
 SENTENCES_SHOWN = 10
 """Most sentences about manifests in the summary."""
 
@@ -233,7 +235,7 @@ def _by_place(manifests: Iterable[ManifestInput]) -> Iterator[list[_Check]]:
         header = manifest.header
         buckets = [""]
         if header.destination == SEVERAL_BUCKETS:
-            buckets = sorted({bucket_of(found) for record in manifest.read() if (found := promise_of(record))})
+            buckets = _buckets(manifest)
         for bucket in buckets:
             own = replace(header, destination=f"{SEVERAL_BUCKETS}{bucket}") if bucket else header
             target = parse_target(own.destination, {})
@@ -241,6 +243,24 @@ def _by_place(manifests: Iterable[ManifestInput]) -> Iterator[list[_Check]]:
             place = (own.endpoint_url, where, own.region, own.addressing_style)
             places.setdefault(place, []).append(_Check(manifest, own, bucket))
     yield from places.values()
+
+
+def _buckets(manifest: ManifestInput) -> list[str]:
+    """The buckets of a merged manifest's objects.
+
+    Raises:
+        ConfigError: there are too many.
+    """
+    found: set[str] = set()
+    for record in manifest.read():
+        if (promise := promise_of(record)) is not None:
+            found.add(bucket_of(promise))
+        if len(found) > BUCKETS_MAX:
+            raise ConfigError(
+                f"The manifest {manifest.path!r} has objects in more than {BUCKETS_MAX:,} buckets; verify those "
+                "that it was merged from."
+            )
+    return sorted(found)
 
 
 class Prover:

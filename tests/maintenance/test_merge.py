@@ -76,6 +76,16 @@ async def test_buckets_and_prefixes_may_differ(
     s3.delete_bucket(Bucket=other)
 
 
+async def test_a_manifest_cannot_name_buckets_without_limit(tmp_path: Path) -> None:
+    receipts = [receipt_of("a", bucket=f"bucket-{number}") for number in range(1001)]
+    path = write_manifest(tmp_path / "1", receipts, destination="s3://")
+    with pytest.raises(ConfigError, match="more than 1,000 buckets"):
+        await asyncsink.verify_manifest(path)
+    write_manifest(path, [receipt_of("a", bucket="X..Y")], destination="s3://")
+    with pytest.raises(ConfigError, match=r"X\.\.Y"):
+        await asyncsink.verify_manifest(path)
+
+
 @pytest.mark.parametrize("late", ["receipt", "skip"])
 async def test_a_receipt_wins_over_a_skip_of_the_same_object(tmp_path: Path, late: str) -> None:
     receipt, skip = receipt_of("a", etag="e"), skip_of("a", etag="e")
