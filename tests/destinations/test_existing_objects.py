@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from asyncsink.destinations import existing_objects as module
+from asyncsink.destinations import existing_objects
 from asyncsink.destinations.existing_objects import Inventory
 from asyncsink.s3.operations import ListedObject
 
 
 @pytest.mark.parametrize("pages", [1, 5])
 def test_what_was_listed_is_known(pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IN_MEMORY_MAX", 250)
+    monkeypatch.setattr(existing_objects, "IN_MEMORY_MAX", 250)
     listed = [
         ListedObject(f"p/ä{number:04}", number, f"e{number}", datetime.fromtimestamp(number + 0.5, UTC))
         for number in range(100 * pages)
@@ -31,7 +31,7 @@ def test_what_was_listed_is_known(pages: int, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("memory", [0, 3, 100])
 def test_what_was_written_since_is_known(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IN_MEMORY_MAX", memory)
+    monkeypatch.setattr(existing_objects, "IN_MEMORY_MAX", memory)
     inventory = Inventory("p/")
     assert inventory.forgotten(["p/a", "p/b"]) == frozenset()
     assert inventory.forget(["p/a", "p/b"]) == {}

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.download import range_download as ranges_module
-from asyncsink.download import range_download as unfinished_module
+from asyncsink.download import range_download
 from asyncsink.download.placement import FOLDER, UNFINISHED_SECONDS_MAX, FileWriter, StagingDirectory
 from asyncsink.download.plan import check_relative
 from asyncsink.download.range_download import PartialFile
@@ -269,14 +268,14 @@ def test_a_file_that_another_run_finishes_meanwhile_is_not_written_to(
     digester = first.digester()
     first.write(0, b"abc", digester)
     first.note(1, digester)
-    locked = unfinished_module.lock
+    locked = range_download.lock
 
     def finish_first(descriptor: int, how: int) -> bool:
         first.publish(None)
         first.close()
         return locked(descriptor, how)
 
-    monkeypatch.setattr(unfinished_module, "lock", finish_first)
+    monkeypatch.setattr(range_download, "lock", finish_first)
     second.open()
     assert target.read_bytes() == b"abc"
     second.close()
@@ -384,7 +383,7 @@ async def test_a_disk_that_cannot_be_read_back_fails_that_file_alone(
         raise OSError(errno.EIO, "Input/output error")
         yield memoryview(b"")
 
-    monkeypatch.setattr(ranges_module, "pieces_of", broken)
+    monkeypatch.setattr(range_download, "pieces_of", broken)
     data = LARGE[: 2 * EIGHT + 5]
     small = {f"small-{number}": b"%d" % number for number in range(20)}
     etags = {key: hashlib.md5(body).hexdigest() for key, body in small.items()}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.download import range_download as unfinished_module
+from asyncsink.download import range_download
 from asyncsink.download.range_download import check_same
 from asyncsink.errors import PreconditionFailed
 from asyncsink.integrity.checksums import checksum_of
@@ -100,14 +100,14 @@ async def test_a_range_that_is_too_short_is_not_taken_for_whole(tmp_path: Path, 
 async def test_a_disk_that_is_full_fails_that_file_and_ends_its_other_ranges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = unfinished_module.write_all
+    written = range_download.write_all
 
     def full(descriptor: int, offset: int, data: Any) -> None:
         if offset >= RANGE:
             raise OSError(28, os.strerror(28))
         written(descriptor, offset, data)
 
-    monkeypatch.setattr(unfinished_module, "write_all", full)
+    monkeypatch.setattr(range_download, "write_all", full)
     async with ObjectPeer({"k": LARGE, "small": b"fits"}) as peer:
         report = await grab(peer, tmp_path)
         assert [(each.key, each.error) for each in report.failures] == [("k", "DestinationFull")]

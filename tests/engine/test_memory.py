@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from asyncsink.engine.limits import memory as hops_module
+from asyncsink.engine.limits import memory
 from asyncsink.engine.limits.memory import BESIDE_MIN, SMALL_BYTES, BufferPool, ByteBudget, ReaderPool
 
 pytestmark = pytest.mark.anyio
@@ -243,7 +243,7 @@ async def test_after_slow_work_the_page_cache_is_tried_again(
         group.start_soon(readers.run, lambda: go.wait(20))
         await anyio.wait_all_tasks_blocked()
         go.set()
-    monkeypatch.setattr(hops_module, "IN_PLACE_SECONDS", 20.0)  # a thread may have to wait for a busy machine
+    monkeypatch.setattr(memory, "IN_PLACE_SECONDS", 20.0)  # a thread may have to wait for a busy machine
     for _ in range(BESIDE_MIN):
         assert "beside" in repr(readers)
         await readers.run(lambda: None)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import asyncsink
 from asyncsink.engine.export import run_source
-from asyncsink.engine.recording import run_journal as kept_module
+from asyncsink.engine.recording import run_journal as run_journal_module
 from asyncsink.engine.recording.recorder import Passed
 from asyncsink.engine.recording.run_journal import COUNT_BATCH, Kept, RunJournal
 from asyncsink.errors import (
@@ -271,7 +271,7 @@ def test_what_is_kept_comes_back_as_it_was_and_as_often_as_it_is_asked(
     batches: list[list[Transfer | SourceProblem]], in_memory_max: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kept_module, "IN_MEMORY_MAX", in_memory_max)
+        patch.setattr(run_journal_module, "IN_MEMORY_MAX", in_memory_max)
         kept = Kept()
         for batch in batches:
             kept.add(batch)
@@ -287,7 +287,7 @@ def test_what_is_kept_comes_back_as_it_was_and_as_often_as_it_is_asked(
 
 def test_problems_that_are_on_disk_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """exclude= may leave out a million files of a tree, and symlinks="skip" as many links."""
-    monkeypatch.setattr(kept_module, "IN_MEMORY_MAX", 2)
+    monkeypatch.setattr(run_journal_module, "IN_MEMORY_MAX", 2)
     errors = [SourceUnreadable(f"excluded {number}") for number in range(9)]
     alive = [weakref.ref(error) for error in errors]
     kept = Kept()
@@ -305,7 +305,7 @@ def test_a_disk_that_gives_nothing_back_is_told_as_one_error(monkeypatch: pytest
     def broken(*_: Any) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(kept_module, "IN_MEMORY_MAX", 0)
+    monkeypatch.setattr(run_journal_module, "IN_MEMORY_MAX", 0)
     kept = Kept()
     kept.add([Transfer(SourceFile("/a", 1, 1), "a", "a")])
     with monkeypatch.context() as patch:
@@ -327,7 +327,7 @@ async def test_a_run_that_ends_before_it_begins_leaves_no_file_open(
     def stop(_: Event) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(kept_module, "IN_MEMORY_MAX", 2)
+    monkeypatch.setattr(run_journal_module, "IN_MEMORY_MAX", 2)
     monkeypatch.setattr(tempfile, "TemporaryFile", noted)
     for number in range(9):
         (tmp_path / f"f{number}").touch()
@@ -345,7 +345,7 @@ async def test_a_run_that_ends_before_it_begins_leaves_no_file_open(
 async def test_an_attribute_that_is_no_plain_str_is_kept_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_module, "IN_MEMORY_MAX", 2)
+    monkeypatch.setattr(run_journal_module, "IN_MEMORY_MAX", 2)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     files = [tmp_path / f"f{number}" for number in range(5)]
@@ -376,7 +376,7 @@ async def test_where_there_is_no_room_for_it_the_tree_is_walked_again(
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(kept_module, "IN_MEMORY_MAX", 2)
+    monkeypatch.setattr(run_journal_module, "IN_MEMORY_MAX", 2)
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     monkeypatch.setattr(DirectorySource, "scan", counted)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

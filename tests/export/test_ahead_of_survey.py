@@ -14,7 +14,7 @@ from asyncsink.engine.export import run_source
 from asyncsink.errors import BucketMissing, ConfigError, CredentialsError, SourceError
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.options.parse import parse_options
-from asyncsink.s3 import stack as following
+from asyncsink.s3 import stack
 from asyncsink.sources.directory import DirectorySource
 from tests.support.quirky_s3 import QuirkyS3, Request, StoredObject, error, quirky_s3
 
@@ -100,7 +100,7 @@ async def test_of_outputs_no_page_is_asked_for_that_may_be_the_wrong_one(tree: P
 async def test_a_page_that_is_old_when_the_survey_ends_is_asked_for_again(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "AHEAD_SECONDS_MAX", 0.0)
+    monkeypatch.setattr(stack, "AHEAD_SECONDS_MAX", 0.0)
     with quirky_s3() as server:
         report = await export(DirectorySource(tree, symlinks="inside"), server)
         assert report.objects_uploaded == 2

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 import asyncsink
-from asyncsink.destinations import existing_objects as inventory
-from asyncsink.destinations import existing_objects as s3_existing
-from asyncsink.engine.planning import key_ledger as ledger
+from asyncsink.destinations import existing_objects
+from asyncsink.engine.planning import key_ledger
 from asyncsink.routing.keys import alike
 from tests.support.combinations import crossed
 from tests.support.quirky_s3 import QuirkyS3, Request, StoredObject
@@ -159,8 +158,8 @@ async def test_a_sink_is_told_of_what_it_wrote_itself_and_of_what_was_there(
     tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, overwrite: Any, age: str, in_memory: int
 ) -> None:
     """Also when the listing is too old to tell what is there, and where all that is known is on disk."""
-    monkeypatch.setattr(s3_existing, "LISTING_SECONDS_MAX", 60.0 if age == "young" else -1.0)
-    monkeypatch.setattr(inventory, "IN_MEMORY_MAX", in_memory)
+    monkeypatch.setattr(existing_objects, "LISTING_SECONDS_MAX", 60.0 if age == "young" else -1.0)
+    monkeypatch.setattr(existing_objects, "IN_MEMORY_MAX", in_memory)
     names = ("a", "Readme", "b", "README", "there")
     paths = [write(tmp_path / str(number), name, name.encode()) / name for number, name in enumerate(names)]
     s3 = FoldingS3(str.lower)
@@ -180,8 +179,8 @@ async def test_a_sink_is_told_of_what_it_wrote_itself_and_of_what_was_there(
 async def test_many_keys_are_compared_on_disk(
     tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "ALIKE_IN_MEMORY_MAX", 3)
-    monkeypatch.setattr(inventory, "IN_MEMORY_MAX", 3)
+    monkeypatch.setattr(key_ledger, "ALIKE_IN_MEMORY_MAX", 3)
+    monkeypatch.setattr(existing_objects, "IN_MEMORY_MAX", 3)
     root = tmp_path / "s"
     for number in range(10):
         write(root, f"f{number}", b"x")

@@ -23,9 +23,9 @@ import pytest
 
 from asyncsink.cli.main import main
 from asyncsink.devserver.seaweedfs import DevServer
-from asyncsink.engine import export as whole_run
+from asyncsink.engine import export
 from asyncsink.engine.recording.events import Progress
-from asyncsink.options import parse as options
+from asyncsink.options import parse
 from asyncsink.options.settings import MIB, RetryPolicy
 from tests.support.terminal import Screen
 
@@ -60,13 +60,13 @@ class Polled:
         self._moved_bytes = moved_bytes
         self._then = then
         self._over = threading.Event()
-        run_source = whole_run.run_source
+        run_source = export.run_source
 
         async def run(*arguments: Any, progress: Progress, **named: Any) -> Any:
             self._progress = progress
             return await run_source(*arguments, progress=progress, **named)
 
-        monkeypatch.setattr(whole_run, "run_source", run)
+        monkeypatch.setattr(export, "run_source", run)
         self._thread = threading.Thread(target=self._poll)
         self._thread.start()
 
@@ -144,7 +144,7 @@ def test_the_bar_says_no_more_than_the_report(
             for name, value in {**server.environment, "XDG_STATE_HOME": str(tmp_path)}.items():
                 monkeypatch.setenv(name, value)
             # The command has no options for what nobody should have to set; a minute for each seed is too long here.
-            monkeypatch.setattr(options, "_retry", lambda _: HASTY)
+            monkeypatch.setattr(parse, "_retry", lambda _: HASTY)
             polled = Polled(monkeypatch, int(share * total), kill(server))
             try:
                 code = main(["export", str(cohort), "s3://bar/k", "--json", *arguments])

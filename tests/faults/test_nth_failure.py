@@ -26,7 +26,7 @@ import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import AsyncSinkError
 from asyncsink.integrity.checksums import checksum_of
-from asyncsink.options import parse as option_values
+from asyncsink.options import parse
 from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.testing.faulty_transport import Choose, Fault, Faults, nth_request
 
@@ -330,12 +330,12 @@ def open_world(tmp_path: Path, bucket: str, s3: Any, seaweed: DevServer, monkeyp
     for name, value in seaweed.environment.items():
         monkeypatch.setenv(name, value)
     options = {"endpoint_url": seaweed.endpoint_url}
-    limits = option_values._limits
+    limits = parse._limits
 
     def make(content: dict[str, bytes], **more: Any) -> World:
         threshold_bytes = THRESHOLDS_BYTES[id(content)]
         monkeypatch.setattr(
-            option_values, "_limits", lambda given: replace(limits(given), multipart_threshold_bytes=threshold_bytes)
+            parse, "_limits", lambda given: replace(limits(given), multipart_threshold_bytes=threshold_bytes)
         )
         return World(content, tmp_path, bucket, s3, monkeypatch, {**options, **more}, copies=content is FRESH)
 

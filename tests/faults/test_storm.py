@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from asyncsink.cli.main import main
-from asyncsink.options import parse as options
+from asyncsink.options import parse
 from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.testing import s3_toxics as s
 from asyncsink.testing import toxics as t
@@ -70,7 +70,7 @@ def test_a_storm(
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(data)
     # The command has no options for what nobody should have to set; half a minute for each stall is too long here.
-    monkeypatch.setattr(options, "_retry", lambda _: watchful)
+    monkeypatch.setattr(parse, "_retry", lambda _: watchful)
     proxy = harm(*storm(), seed=seed)
     where = ["--endpoint-url", proxy.endpoint_url, "--transport", lane, "--part-size", "5MiB"]
     code = main(["export", str(source), f"s3://{bucket}", *where, "--local-copy", str(tmp_path / "copy"), "--json"])

@@ -17,14 +17,14 @@ import pytest
 
 import asyncsink
 from asyncsink import temporary
-from asyncsink.destinations import existing_objects as inventory
+from asyncsink.destinations import existing_objects
 from asyncsink.destinations.existing_objects import Inventory
 from asyncsink.download.plan import Matches
-from asyncsink.engine.planning import key_ledger as ledger
+from asyncsink.engine.planning import key_ledger
 from asyncsink.engine.planning.key_ledger import AlikeKeys, KeyLedger
 from asyncsink.errors import JournalError
 from asyncsink.model import Receipt
-from asyncsink.report import manifest as earlier
+from asyncsink.report import manifest
 from asyncsink.report.manifest import EarlierProofs
 from asyncsink.s3.operations import ListedObject
 from asyncsink.testing.peers import CannedPeer, canned
@@ -273,9 +273,9 @@ def receipt(key: str) -> Receipt:
 def test_whatever_is_kept(
     fill: Callable[[list[ListedObject]], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inventory, "IN_MEMORY_MAX", 10)
-    monkeypatch.setattr(ledger, "ALIKE_IN_MEMORY_MAX", 10)
-    monkeypatch.setattr(earlier, "IN_MEMORY_MAX", 10)
+    monkeypatch.setattr(existing_objects, "IN_MEMORY_MAX", 10)
+    monkeypatch.setattr(key_ledger, "ALIKE_IN_MEMORY_MAX", 10)
+    monkeypatch.setattr(manifest, "IN_MEMORY_MAX", 10)
     monkeypatch.setattr(temporary, "_SETTINGS", f"{temporary._SETTINGS} PRAGMA max_page_count=8;")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with pytest.raises(JournalError, match=r"cannot be kept in .*TMPDIR") as caught:

@@ -13,7 +13,7 @@ import pytest
 import asyncsink
 from asyncsink.errors import ServerFault
 from asyncsink.options.schema import Limits, S3Target
-from asyncsink.s3 import listing as paging
+from asyncsink.s3 import listing as listing_module
 from asyncsink.s3.operations import ListParts
 from asyncsink.s3.stack import open_stack
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, StoredObject
@@ -73,7 +73,7 @@ ENDLESS: dict[str, Callable[[int], str]] = {
 async def test_a_listing_without_an_end_ends(
     open_s3: OpenS3, tmp_path: Path, lane: Any, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paging, "PAGES_WITHOUT_NEWS_MAX", PAGES_MAX)
+    monkeypatch.setattr(listing_module, "PAGES_WITHOUT_NEWS_MAX", PAGES_MAX)
     s3 = open_s3(lists(lambda number: xml(ENDLESS[how](number))))
     s3.objects["tryout"] = {f"p/{name}": StoredObject(b"1") for name in [*range(9), "a", "b"]}
     with pytest.raises(asyncsink.TransferError, match="does not go on"):

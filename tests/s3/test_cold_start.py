@@ -17,7 +17,7 @@ from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import AccessDenied, BucketMissing, ConfigError, ConnectionLost, CredentialsError, ServerFault
 from asyncsink.options.schema import Limits, S3Target
 from asyncsink.options.settings import MIB, RetryPolicy
-from asyncsink.s3 import stack as lanes
+from asyncsink.s3 import stack
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CreateMultipartUpload,
@@ -157,7 +157,7 @@ async def test_both_ways_to_open_the_lanes_are_the_same(
 ) -> None:
     target = S3Target(bucket=bucket, endpoint_url=seaweed.endpoint_url)
     light = await open_lanes(target, RetryPolicy(), Limits(), Pacer(64), choice="auto")
-    monkeypatch.setattr(lanes, "known_connection", lambda _: None)
+    monkeypatch.setattr(stack, "known_connection", lambda _: None)
     full = await open_lanes(target, RetryPolicy(), Limits(), Pacer(64), choice="auto")
     try:
         assert (light.name, light.endpoint_url, light.region) == (full.name, full.endpoint_url, full.region)
