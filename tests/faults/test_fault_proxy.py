@@ -145,7 +145,7 @@ def test_headers_of_an_answer_and_the_answer_to_a_head(harm: Harm, through: Any,
 
 def test_who_waits_for_100_continue(harm: Harm, through: Any, bucket: str, stored: Stored) -> None:
     proxy = harm(Rule(s.SLOW_DOWN, key="refused"), Rule(t.Stall("continue"), key="stalled"))
-    client = through(proxy, expects=True)
+    client = through(proxy, expects=True, seconds=0.5)
     client.put_object(Bucket=bucket, Key="taken", Body=BODY)
     with pytest.raises(b.ClientError, match="SlowDown"):
         client.put_object(Bucket=bucket, Key="refused", Body=BODY)
