@@ -15,7 +15,7 @@ off.
 from __future__ import annotations
 
 try:
-    import nipype as _nipype  # noqa: F401 - said once, and in words
+    import nipype as _nipype  # noqa: F401 - imported here for one clear error where it is missing
 except ImportError as error:
     raise ImportError(
         "asyncsink.adapters.nipype needs Nipype; install it with: pip install 'asyncsink[nipype]'"

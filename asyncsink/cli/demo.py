@@ -51,7 +51,7 @@ def tell_story(story: Callable[[Output, Path], Coroutine[Any, Any, None]], epilo
     except AsyncSinkError as error:
         output.error(error)
         return 2
-    except Exception as error:  # noqa: BLE001 - a bug, told as one
+    except Exception as error:  # noqa: BLE001 - a bug, reported as one
         output.error(error)
         return 1
     output.say(

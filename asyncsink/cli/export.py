@@ -52,7 +52,7 @@ class Prepared:
 
 
 def publish(prepare: Callable[[], Prepared], opening: str, *, dry_run: bool = False, output: Output) -> int:
-    """Publish what `prepare` has opened, tell how it went, and return the exit code."""
+    """Publish what `prepare` has opened, print the result, and return the exit code."""
     from asyncsink.engine.recording.events import Progress
 
     started = time.monotonic()
@@ -94,7 +94,7 @@ def publish(prepare: Callable[[], Prepared], opening: str, *, dry_run: bool = Fa
             return 2
         output.note(tally.sentence(interrupted=False))
         return 1
-    except Exception as error:  # noqa: BLE001 - a bug, told as one
+    except Exception as error:  # noqa: BLE001 - a bug, reported as one
         output.error(error, so_far())
         return 1
     return _tell(report, output)

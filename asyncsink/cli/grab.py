@@ -52,7 +52,7 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
         _word(error)
         output.error(error, partial())
         return 1 if progress.started else 2
-    except Exception as error:  # noqa: BLE001 - a bug, told as one
+    except Exception as error:  # noqa: BLE001 - a bug, reported as one
         output.error(error, partial())
         return 1
     output.say(report.brief())

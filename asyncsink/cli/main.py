@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("asyncsink: interrupted", file=sys.stderr)
         return 130
-    except Exception as error:  # noqa: BLE001 - what no command has told by itself
+    except Exception as error:  # noqa: BLE001 - an error that no command has reported
         from asyncsink.cli.output import Output
 
         Output(verbose="--verbose" in given).error(error)

@@ -56,7 +56,7 @@ def verify_command(
     except AsyncSinkError as error:
         output.error(error, {"manifest": manifest, "ok": False, "objects_total": checked()})
         return 1 if checked() else 2
-    except Exception as error:  # noqa: BLE001 - a bug, told as one
+    except Exception as error:  # noqa: BLE001 - a bug, reported as one
         output.error(error, {"manifest": manifest, "ok": False, "objects_total": checked()})
         return 1
     return _tell(report, output)
@@ -92,7 +92,7 @@ def merge_command(manifests: Sequence[str], out_file: str, *, output: Output) ->
     except AsyncSinkError as error:
         output.error(error, known)
         return 2 if isinstance(error, ConfigError) else 1
-    except Exception as error:  # noqa: BLE001 - a bug, told as one
+    except Exception as error:  # noqa: BLE001 - a bug, reported as one
         output.error(error, known)
         return 1
     return _tell(report, output, "problem")
@@ -137,7 +137,7 @@ def abort_uploads_command(
     except AsyncSinkError as error:
         output.error(error, known)
         return 1 if told else 2
-    except Exception as error:  # noqa: BLE001 - a bug, told as one
+    except Exception as error:  # noqa: BLE001 - a bug, reported as one
         output.error(error, known)
         return 1
     return _tell(report, output)

@@ -45,7 +45,7 @@ def split_command(
     except AsyncSinkError as error:
         output.error(error, known)
         return 2
-    except Exception as error:  # noqa: BLE001 - a bug, told as one
+    except Exception as error:  # noqa: BLE001 - a bug, reported as one
         output.error(error, known)
         return 1
     for notice in report.notices:
@@ -73,7 +73,7 @@ class _PartsOutput(Output):
 
 
 def run_command(directory: str, part: str, roots: list[str], given: Mapping[str, Any], *, output: Output) -> int:
-    """Publish parts one after the other, tell how each went, and return the exit code."""
+    """Publish parts one after the other, print the result of each, and return the exit code."""
     from asyncsink.engine.export import run_source
     from asyncsink.splitting.files import directory_of_split, read_plan
     from asyncsink.splitting.numbers import numbers_of

@@ -170,7 +170,7 @@ class PartWriter(ABC):
 
 
 class Destination(ABC):
-    """Where objects go. Conformance: asyncsink.testing.destination_suite.
+    """A place for objects: S3, a directory, or memory. Conformance: asyncsink.testing.destination_suite.
 
     A capability that only some destinations have has a default, that of a destination without it.
     """

@@ -1,4 +1,4 @@
-"""What stands in the queue between producer and workers: one transfer, a batch of small files, or skips.
+"""The entries of the queue between producer and workers: one transfer, a batch of small files, or skips.
 
 An entry holds the `Completion` of each caller that waits for an outcome.
 """

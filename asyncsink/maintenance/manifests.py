@@ -172,7 +172,7 @@ def _opened(files: Iterable[tuple[str, int | None]]) -> Iterator[ManifestInput]:
 def _with_partial(path: str) -> list[str]:
     partial = path + PARTIAL
     left = [partial] if _has_begun(partial) else []
-    # Reading says where a manifest is missing that left nothing either.
+    # A manifest that is missing without a .partial is kept, so that reading it raises.
     return [path, *left] if os.path.lexists(path) or not left else left
 
 
@@ -209,7 +209,7 @@ def _in_directory(directory: str, but: str) -> tuple[list[tuple[str, int | None]
         files = [(each.path, None) for each in found]
     else:
         parts = {number: part.objects for number, part in enumerate(read_plan(directory).parts)}
-        # What a second attempt at a finished part left behind says nothing that the finished one does not.
+        # The remains of a second attempt at a finished part add nothing to the finished one.
         finished = {each.number for each in found if not each.partial}
         of_parts = [each for each in found if each.number >= 0 and not (each.partial and each.number in finished)]
         files = [(each.path, parts.get(each.number)) for each in sorted(of_parts, key=lambda each: each.number)]

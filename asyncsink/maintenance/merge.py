@@ -47,7 +47,7 @@ from asyncsink.temporary import TemporaryDatabase
 from asyncsink.value import dataclass
 
 PROBLEMS_NAMED_MAX = 1000
-"""Problems that are kept with their sentences; all are counted."""
+"""Most problems that are kept with their sentences; all are counted."""
 ROWS_AT_ONCE = 1000
 _TABLES = """
 CREATE TABLE promise (url BLOB PRIMARY KEY, manifest INTEGER, line BLOB);
@@ -57,7 +57,7 @@ CREATE TABLE other (url BLOB, manifest INTEGER, unpublished INTEGER, line BLOB);
 
 @dataclass(slots=True)
 class MergeReport(BaseReport):
-    """What became of several manifests.
+    """The result of a merge.
 
     Attributes:
         manifest: absolute path of the merged manifest.
@@ -66,8 +66,8 @@ class MergeReport(BaseReport):
         overlaps: keys under which two manifests have different objects.
         problems_total: overlaps, and manifests that are missing, failed or interrupted.
         problems: (path or URL, sentence), the first thousand of them.
-        interrupted: what its end says: a manifest is missing, or its run did not end in order.
-        notices: what a person should know that is no failure.
+        interrupted: the value at its end: whether a manifest is missing, or its run did not end in order.
+        notices: sentences for people about what is no failure.
     """
 
     manifest: str
@@ -85,7 +85,7 @@ class MergeReport(BaseReport):
         return not self.problems_total
 
     def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The report as JSON-ready values: what `--json` prints."""
         return {
             "manifest": self.manifest,
             "ok": self.ok,
@@ -99,7 +99,7 @@ class MergeReport(BaseReport):
         }
 
     def summary(self) -> str:
-        """A few lines for a person; the first one says what was written."""
+        """A few lines for people; the first one names the merged manifest."""
         counts, name = self.counts, inert(self.manifest)
         there = counts.objects_uploaded + counts.already_there
         lines = [f"{name} has {count(there, 'object')} of {count(self.merged, 'manifest')}."]
@@ -110,7 +110,7 @@ class MergeReport(BaseReport):
         return "\n".join(lines)
 
     def causes(self) -> list[Cause]:
-        """The problems that are kept, by what they are."""
+        """The kept problems, grouped by cause."""
         return grouped_failures((message, f"{name}: {message}", name) for name, message in self.problems)
 
     def problem(self, name: str, message: str) -> None:

@@ -252,7 +252,7 @@ async def _open_wire(
 
 
 def _provider(target: S3Target, retry: RetryPolicy, first: Any) -> CredentialsProvider | None:
-    """A provider of credentials for `target`, beginning with `first`: ours, or the client's own."""
+    """A provider of credentials for `target`, beginning with `first`: asyncsink's, or the client's own."""
     return None if target.anonymous else SharedCredentials(first, partial(find_credentials, target, retry)).provider()
 
 

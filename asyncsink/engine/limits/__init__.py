@@ -1,1 +1,1 @@
-"""What bounds a run: bytes in memory, reader threads, requests in flight, descriptors."""
+"""The limits of a run: bytes in memory, reader threads, requests in flight, descriptors."""

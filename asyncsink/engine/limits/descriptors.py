@@ -22,7 +22,7 @@ from asyncsink.errors import ConfigError
 from asyncsink.options.schema import Limits
 
 BESIDE = 16
-"""What a run opens once: the event loop's own, its log of outcomes, manifest, journal, the walk, a name's look-up."""
+"""Descriptors that a run opens once: event loop, log of outcomes, manifest, journal, the walk, a name's look-up."""
 PER_READER = 4
 """A file that is written and its directory, a companion of its source, and what is written of that."""
 PER_FILE = 2

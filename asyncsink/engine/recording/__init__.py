@@ -1,1 +1,1 @@
-"""What a run leaves: outcomes recorded before they are reported, the journal, events and progress."""
+"""The records of a run: outcomes, recorded before they are reported; the journal, events and progress."""

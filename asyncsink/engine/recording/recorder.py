@@ -158,7 +158,7 @@ class KeyTurns:
             each()
 
     def close(self) -> None:
-        """Let every present and later caller go at once: nothing will be recorded any more, and `closed` says so."""
+        """Let every present and later caller go at once: nothing will be recorded any more, and `closed` is set."""
         with self._lock:
             self.closed = True
             given = [each for waiting in self._waiting.values() for each in waiting]

@@ -106,7 +106,7 @@ def _primary_outcome(
 
 
 def _known_checksum(ending: Ending, policies: Policies) -> Checksum | None:
-    """The object's checksum: the server's, or ours where the comparison proved that it is the same."""
+    """The object's checksum: the server's, or the computed one where the comparison proved that it is the same."""
     existing, algorithm = ending.states[0].existing, policies.algorithm
     if algorithm is None or existing is None:
         return None
