@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 
@@ -225,7 +226,10 @@ def _missing(directory: str, numbers: Sequence[int], total: int) -> str:
         return ""
     named = f"Part {numbers[0]}" if len(numbers) == 1 else f"Parts {in_ranges(numbers)}"
     has = "has" if len(numbers) == 1 else "have"
-    return f"{named} of the {total:,} parts of the split {directory!r} {has} no receipts; run them."
+    return (
+        f"{named} of the {total:,} parts of the split {directory!r} {has} no receipts; publish what is missing with "
+        f"`asyncsink run {shlex.quote(directory)} --part missing`."
+    )
 
 
 def in_ranges(numbers: Sequence[int]) -> str:

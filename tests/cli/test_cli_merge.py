@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.manifests import failure_of, manifest_of, receipt_of, write_manifest, write_split
+from tests.support.manifests import failure_of, manifest_of, receipt_of, write_manifest
 
 Cli = Any
 
@@ -61,25 +61,27 @@ def test_what_is_wrong_with_each_is_named(inside: Cli, sent: list[str], bucket: 
     assert verified.stdout.startswith("2 manifests do not list everything; all 8 objects in them are as they say.\n")
 
 
-def test_a_directory_stands_for_the_receipts_of_a_split(
-    inside: Cli, results: Path, bucket: str, tmp_path: Path
-) -> None:
-    (tmp_path / "split").mkdir()
-    write_split(tmp_path / "split", [4] * 4)
+def test_a_directory_stands_for_the_receipts_of_a_split(inside: Cli, results: Path, bucket: str) -> None:
+    """Split, published in parts, and merged: what is missing is named by number until it is there."""
+    assert inside("split", results, f"s3://{bucket}/p", "split", "--parts", "4").code == 0
     for number in (0, 2):
-        manifest = f"split/receipts-{number}.jsonl"
-        assert inside("export", results, f"s3://{bucket}/{number}", "--manifest", manifest, "--quiet").code == 0
+        assert inside("run", "split", "--part", number).code == 0
     merged = inside("merge", "split", "-o", "all.jsonl")
     assert merged.code == 1
-    assert merged.stderr == "  split: Parts 1, 3 of the 4 parts of the split 'split' have no receipts; run them.\n"
+    missing = (
+        "Parts 1, 3 of the 4 parts of the split 'split' have no receipts; publish what is missing with "
+        "`asyncsink run split --part missing`."
+    )
+    assert merged.stderr == f"  split: {missing}\n"
     verified = inside("verify", "split")
-    assert verified.code == 1
-    assert "Parts 1, 3 of the 4 parts of the split 'split' have no receipts" in verified.stdout
-    for number in (1, 3):
-        manifest = f"split/receipts-{number}.jsonl"
-        assert inside("export", results, f"s3://{bucket}/{number}", "--manifest", manifest, "--quiet").code == 0
+    assert (verified.code, verified.stdout.splitlines()[1]) == (1, missing)
+    assert inside("run", "split", "--part", "missing").code == 0
     assert inside("merge", "split", "-o", "all.jsonl").code == 0
-    assert inside("verify", "split", "--json").json["objects_total"] == 16
+    assert inside("verify", "split", "--json").json["objects_total"] == 4
+    assert inside("run", "split", "--part", "0-3").code == 0, "a second time: nothing is sent, and nothing is lost"
+    again = inside("merge", "split", "-o", "all.jsonl", "--json")
+    assert (again.code, again.json["objects_total"], again.json["notices"]) == (0, 4, [])
+    assert inside("verify", "all.jsonl", "--read-back").code == 0
 
 
 def test_overlaps_and_failures_are_named(inside: Cli, tmp_path: Path) -> None:
