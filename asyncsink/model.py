@@ -175,12 +175,14 @@ class FirstAttempt:
 
     Args:
         error: the attempt's error.
+        batch: identifies the attempts that were made together; "" where each counts by itself.
     """
 
-    __slots__ = ("_error",)
+    __slots__ = ("_error", "batch")
 
-    def __init__(self, error: AsyncSinkError) -> None:
+    def __init__(self, error: AsyncSinkError, batch: str = "") -> None:
         self._error: AsyncSinkError | None = error
+        self.batch = batch
 
     def __repr__(self) -> str:
         return f"<FirstAttempt {self._error!r}>"

@@ -168,7 +168,7 @@ class DownloadContext:
             received: list[tuple[DownloadItem, Body, _Answered]] = []
             for wanted, result in zip(batch, await self._receive_together(batch), strict=True):
                 try:
-                    body, answered = await self._receive(wanted, result)
+                    body, answered = await self._receive(wanted, result, batch[0].listed.key)
                     body.received_before = received_before
                     received.append((wanted, body, answered))
                 except AsyncSinkError as error:
@@ -194,8 +194,8 @@ class DownloadContext:
                 await self.transport.send(GetObjects(objects=objects, results=results, sse_customer_key=self.secret))
         return results
 
-    async def _receive(self, wanted: DownloadItem, result: GetResult) -> tuple[Body, _Answered]:
-        """The object; `result` is its result in a request for many, if there was one."""
+    async def _receive(self, wanted: DownloadItem, result: GetResult, batch: str) -> tuple[Body, _Answered]:
+        """The object; `result` is its result in a request for many, the `batch`, if there was one."""
         listed, answer = wanted.listed, result
         if not isinstance(answer, ObjectData):
             answer = await self.transport.send(
@@ -205,7 +205,7 @@ class DownloadContext:
                     whole=True,
                     if_match=listed.etag,
                     sse_customer_key=self.secret,
-                    first=FirstAttempt(answer) if answer is not None else None,
+                    first=FirstAttempt(answer, batch) if answer is not None else None,
                 )
             )
         existing = existing_by_answer(answer, listed)

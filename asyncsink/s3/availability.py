@@ -184,7 +184,7 @@ class Availability:
     @property
     def succeeded(self) -> int:
         """Successful requests of all operations."""
-        return self.successes.total() + self._traffic.small_stored
+        return self.successes.total() + self._traffic.small_stored + self._traffic.small_received
 
     async def after(self, error: RetryableError, key: str, *, last: bool, succeeded_before: int) -> Verdict:
         """Decide whether the attempt for `key` that ended in `error` counts; waits while the server is gone.
@@ -286,8 +286,8 @@ class Availability:
     # -- A server that refuses every request ---------------------------------------------------------------------------
 
     async def refused(self, name: str, key: str, error: AsyncSinkError) -> None:
-        """Count a final refusal of the operation `name` for `key`. Stops the run where every further request would get
-        the same.
+        """Count a final refusal of the operation `name` for `key`, once for each key (a batch has one). Stops the run
+        where every further request would get the same.
 
         Where requests of this operation have succeeded before, missing rights may concern some keys only: they stop the
         run only where the probe of the bucket is refused too.
@@ -299,7 +299,8 @@ class Availability:
         status = error.status if isinstance(error, TransferError) else 0
         if code in _CODES_OF_ONE_OBJECT:
             return
-        succeeded = self.successes[name] + (self._traffic.small_stored if name == "PutObject" else 0)
+        batched = {"PutObject": self._traffic.small_stored, "GetObject": self._traffic.small_received}
+        succeeded = self.successes[name] + batched.get(name, 0)
         streak = (name, type(error), code, status, succeeded)
         if streak != self._streak:
             self._streak = streak

@@ -187,7 +187,10 @@ class RetryingTransport:
 
     async def _refused(self, operation: Operation[R], error: AsyncSinkError) -> None:
         if self._availability is not None:
-            await self._availability.refused(operation.name, getattr(operation, "key", ""), error)
+            # Requests of a batch are refused together, and prove no more than one of them does.
+            first = getattr(operation, "first", None)
+            key = (first.batch if first is not None else "") or getattr(operation, "key", "")
+            await self._availability.refused(operation.name, key, error)
 
     def _with_proof(self, operation: Operation[R], response: R) -> R:
         """The same answer.

@@ -44,13 +44,14 @@ class Traffic:
     Attributes:
         requests: sent so far, including repeated ones.
         retries: requests that repeat an earlier one.
-        small_stored: small files stored by lanes, counted as answers arrive. Concurrent lanes may lose a count; it
-            always grows.
+        small_stored, small_received: small files stored, and small objects received, in batches of the lanes, counted
+            as answers arrive. Concurrent lanes may lose a count; it always grows.
     """
 
     requests: int = 0
     retries: int = 0
     small_stored: int = 0
+    small_received: int = 0
 
 
 # -- Opening on demand -------------------------------------------------------------------------------------------------

@@ -237,7 +237,7 @@ async def test_a_thousand_objects_of_a_real_server_with_64_at_once(
 async def test_what_all_are_refused_for_stops_the_grab(tmp_path: Path) -> None:
     async with ObjectPeer(dict(OBJECTS)) as peer:
         asked = once(peer, [*OBJECTS], lambda *_: DENIED)
-        report = await grab(peer, tmp_path, concurrency=16)
+        report = await grab(peer, tmp_path, concurrency=4)
     assert "10 objects in a row were refused" in report.stop_reason
     assert set(asked.values()) == {1}
     assert len(asked) < len(OBJECTS) / 2
@@ -267,3 +267,14 @@ async def test_a_batch_whose_objects_have_grown_stays_within_the_memory(
     report.raise_for_failures()
     assert content_of(tmp_path) == grown
     assert max(held) <= 5 << 20
+
+
+async def test_a_folder_that_may_not_be_read_costs_no_other_its_objects(tmp_path: Path) -> None:
+    denied = [f"a/k{number:02}" for number in range(40)]
+    objects = dict.fromkeys(denied, b"closed") | {f"b/k{number:03}": b"open" for number in range(600)}
+    async with ObjectPeer(objects) as peer:
+        peer.fault = lambda _, key, __: DENIED if key.startswith("a/") else None
+        report = await grab(peer, tmp_path, concurrency=64)
+    assert report.stop_reason == ""
+    assert sorted(failure.key for failure in report.failures) == denied
+    assert report.objects_fetched == 600

@@ -206,7 +206,7 @@ async def ask(transport: Any, keys: list[str], **named: Any) -> dict[str, Any]:
     operation = together(keys, **named)
     answer = await transport.send(operation)
     assert isinstance(answer, ObjectsGot)
-    assert answer.successes == sum(isinstance(result, ObjectData) for result in operation.results)
+    assert answer.received == sum(isinstance(result, ObjectData) for result in operation.results)
     return dict(zip(keys, operation.results, strict=True))
 
 

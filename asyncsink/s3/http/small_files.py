@@ -389,6 +389,8 @@ class SmallGet(InMemory):
             result = place.failed(self._get.name, f"s3://{place.bucket}/{one_line(self._get.key, 1200)}", error)
         elif isinstance(error, AsyncSinkError):
             result = error
+        elif result is not None:
+            place.traffic.small_received += 1
         batch.operation.results[self._number] = result
         if error is not None and not isinstance(result, _OWN) and not isinstance(error, ExchangeInterrupted):
             batch.ended = True
