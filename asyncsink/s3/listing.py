@@ -245,6 +245,8 @@ class XmlReader:
 
 _VALUE: Final = "[ -%'-;=?-~]*"
 """Text that needs no parser: printable ASCII without "&", "<" and ">"."""
+CHILDREN_MAX: Final = 32
+"""Elements of a plain entry: the time to compile the pattern grows with them, and S3's entries have about ten."""
 _CHILD: Final = re.compile(f"<([A-Za-z]+)>{_VALUE}</\\1>")
 _BEFORE: Final = re.compile(
     rb"\s*(?:<\?xml [^<>]*\?>\s*)?<[A-Za-z]+(?: xmlns=\"[^\"<>&]*\")?>\s*(?:<([A-Za-z]+)>[^<>]*</\1>|<[A-Za-z]+/>)*"
@@ -269,7 +271,7 @@ def _plain_entries(body: bytes, entry: str, fields: tuple[str, ...]) -> tuple[li
     text = body[start:end].decode("ascii").replace("&quot;", '"')
     names = [child[1] for child in _CHILD.finditer(text, 0, text.find(closing))]
     kept = [name for name in names if name in fields]
-    if len(set(names)) < len(names) or len(kept) < 2:
+    if not len(names) == len(set(names)) <= CHILDREN_MAX or len(kept) < 2:
         return [], body
     children = (f"<{name}>({_VALUE})</{name}>" if name in fields else f"<{name}>{_VALUE}</{name}>" for name in names)
     pattern = re.compile(f"{opening}{''.join(children)}{closing}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime
+from itertools import product
+from string import ascii_lowercase
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus
 from xml.sax.saxutils import escape
@@ -174,6 +176,15 @@ def test_a_usual_page_needs_no_parser_for_its_entries(monkeypatch: pytest.Monkey
     ]
     assert listing_told(ListObjects(), PLAIN)["Contents"] == expected
     assert parsed == [listing()]
+
+
+def test_an_entry_of_very_many_elements_is_left_to_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr(listing_module.XmlReader, "read", lambda _, body: parsed.append(body))
+    names = ("".join(letters) for letters in product(ascii_lowercase, repeat=3))
+    body = listing(f"<Contents><Key>k</Key><Size>1</Size>{''.join(f'<{name}>1</{name}>' for name in names)}</Contents>")
+    listing_told(ListObjects(), body)
+    assert parsed == [body]
 
 
 def test_the_query() -> None:
