@@ -91,6 +91,25 @@ async def test_more_threads_begin_where_much_waits_and_no_more_than_are_allowed(
     assert len(list(Path(file_writer.path("d")).iterdir())) == 8 * BATCH_BODIES_MAX
 
 
+async def test_one_thread_writes_where_calls_return(file_writer: Held) -> None:
+    """Others would only take the interpreter's lock from each other."""
+    under_way = most = 0
+
+    def land(bodies: Sequence[Body]) -> list[Proof | AsyncSinkError]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        under_way -= 1
+        return [(None, "nothing")] * len(bodies)
+
+    file_writer.land = land  # type: ignore[method-assign]
+    async with anyio.create_task_group() as group:
+        batcher = FileWriterBatcher(file_writer, CapacityLimiter(8), group)
+        for start in range(0, 40 * BATCH_BODIES_MAX, BATCH_BODIES_MAX):
+            group.start_soon(batcher.land, [body(start + each) for each in range(BATCH_BODIES_MAX)])
+    assert most == 1
+
+
 async def test_one_batch_larger_than_a_hop_lands(file_writer: Held) -> None:
     file_writer.go.set()
     async with anyio.create_task_group() as group:
