@@ -15,15 +15,6 @@ from asyncsink.errors import ConfigError
 T = TypeVar("T")
 
 
-def new_loop() -> asyncio.AbstractEventLoop:
-    """A new event loop: uvloop, or asyncio's own where uvloop is not available."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
 def refuse_trio() -> None:
     """Raise ConfigError where the caller's coroutine does not run on asyncio."""
     try:
@@ -77,7 +68,7 @@ def run_to_end(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     if _inside_a_loop():
         return _run_beside(main)
-    with asyncio.Runner(loop_factory=new_loop) as runner:
+    with asyncio.Runner() as runner:
         return runner.run(main())
 
 
@@ -113,7 +104,7 @@ def _run_beside(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
     def body() -> None:
         try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
+            with asyncio.Runner() as runner:
                 results.append(runner.run(supervised()))
         except BaseException as error:  # noqa: BLE001 - handed over to the thread that waits, which raises it
             errors.append(error)

@@ -373,8 +373,8 @@ def pieces_of(descriptor: int) -> Iterator[memoryview]:
 
 BATCH_BODIES_MAX: Final = 64
 """Most bodies that one call to a thread takes."""
-SLOW_SECONDS: Final = 0.03
-"""Seconds after which a full call that has not returned is waiting for the file system: half a millisecond a file."""
+SLOW_SECONDS: Final = 0.1
+"""Seconds after which a call that has not returned is waiting for the file system: above a millisecond for a file."""
 
 Landed = list[Proof | AsyncSinkError]
 

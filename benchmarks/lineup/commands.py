@@ -114,9 +114,9 @@ def asyncsink_api(work: Work) -> list[str]:
     return [*script("asyncsink_export")(work), str(work.scratch / "manifest-api.jsonl")]
 
 
-def asyncsink_asyncio(work: Work) -> list[str]:
-    """asyncsink.export_directory on asyncio's own event loop."""
-    return [*asyncsink_api(work), "asyncio"]
+def asyncsink_uvloop(work: Work) -> list[str]:
+    """asyncsink.export_directory on uvloop."""
+    return [*asyncsink_api(work), "uvloop"]
 
 
 def s5cmd(work: Work) -> list[str]:

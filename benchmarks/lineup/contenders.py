@@ -13,8 +13,8 @@ from benchmarks.lineup.commands import (
     Work,
     asyncsink,
     asyncsink_api,
-    asyncsink_asyncio,
     asyncsink_grab,
+    asyncsink_uvloop,
     beside_python,
     needs,
     needs_program,
@@ -30,9 +30,9 @@ from benchmarks.lineup.commands import (
 from benchmarks.lineup.pythons import Python
 from benchmarks.lineup.scenarios import (
     DATASINK,
+    OTHER_LOOP,
     OTHER_SERVICE,
     OUR_DATASINK,
-    PLAIN_LOOP,
     REFERENCE,
     REFERENCE_ENGINE,
     SERVICE,
@@ -42,7 +42,7 @@ from benchmarks.lineup.scenarios import (
 
 BUCKET = "bench"
 OBSTORE = "obstore-unsigned"
-_ELSEWHERE = (OUR_DATASINK, SERVICE, OTHER_SERVICE, PLAIN_LOOP)
+_ELSEWHERE = (OUR_DATASINK, SERVICE, OTHER_SERVICE, OTHER_LOOP)
 """Those that take part only in scenarios that name them."""
 _WHOLE_FILE_BYTES_MAX = 256 * 1024 * 1024
 
@@ -177,7 +177,7 @@ CONTENDERS = {
             grabs=script("asyncsink_grab", grab=True),
             proves=_PROVEN,
         ),
-        Contender(PLAIN_LOOP, "asyncsink (Python), asyncio's event loop", asyncsink_asyncio, needs("asyncsink"), _OURS),
+        Contender(OTHER_LOOP, "asyncsink (Python), on uvloop", asyncsink_uvloop, needs("uvloop"), _OURS),
         _command_line("asyncsink-checksum", "--no-journal", "checksum of every file"),
         _command_line("asyncsink-mtime", "--overwrite size-mtime", "size and time"),
         Contender(

@@ -52,7 +52,7 @@ class Scenario:
 REFERENCE, REFERENCE_ENGINE = "asyncsink", "asyncsink-api"
 SERVICE, OTHER_SERVICE = "asyncsink-service", "obstore-service"
 DATASINK, OUR_DATASINK = "datasink", "asyncsink-datasink"
-PLAIN_LOOP = "asyncsink-asyncio"
+OTHER_LOOP = "asyncsink-uvloop"
 """Contenders: Nipype's DataSink, and ours, which are compared with each other; likewise the services."""
 _LATE = (REFERENCE, REFERENCE_ENGINE, "obstore-unsigned", "s5cmd")
 S3_BYTES_PER_SECOND = 90e6
@@ -127,10 +127,10 @@ SCENARIOS = {
         Scenario(name="small", title="Files of 16 KiB", members=_SMALL),
         Scenario(
             name="loops",
-            title="Files of 16 KiB, uvloop and asyncio's own event loop, own defaults",
+            title="Files of 16 KiB, asyncio's own event loop and uvloop, own defaults",
             members=_SMALL,
             at_once=0,
-            contenders=(REFERENCE_ENGINE, PLAIN_LOOP),
+            contenders=(REFERENCE_ENGINE, OTHER_LOOP),
             reference=REFERENCE_ENGINE,
         ),
         Scenario(name="tiny", title="Files of 512 B", members=_equal(200_000, 5_000, 512)),

@@ -1,6 +1,6 @@
-"""asyncsink from Python: python -m benchmarks.scripts.asyncsink_export DIRECTORY BUCKET PREFIX MANIFEST [asyncio]
+"""asyncsink from Python: python -m benchmarks.scripts.asyncsink_export DIRECTORY BUCKET PREFIX MANIFEST [uvloop]
 
-`asyncio` runs it on asyncio's own event loop instead of the one that asyncsink chooses.
+`uvloop` runs it on that event loop instead of asyncio's own.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import sys
 # were imported in the clock all the same stands in the record ("modules_imported_meanwhile").
 import anyio._backends._asyncio  # noqa: F401
 import awscrt.checksums  # noqa: F401
+import uvloop
 
 import asyncsink.s3.stack  # noqa: F401
-from asyncsink.event_loops import new_loop
 from asyncsink.sink import export_directory
 from benchmarks.scripts.clock import Clock, at_once
 
@@ -37,5 +37,5 @@ async def main(directory: str, bucket: str, prefix: str, manifest: str) -> None:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=None if "asyncio" in sys.argv[5:] else new_loop) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if "uvloop" in sys.argv[5:] else None) as runner:
         runner.run(main(*sys.argv[1:5]))

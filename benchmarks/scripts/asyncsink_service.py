@@ -12,7 +12,6 @@ import anyio._backends._asyncio  # noqa: F401
 import awscrt.checksums  # noqa: F401
 
 import asyncsink.s3.stack  # noqa: F401
-from asyncsink.event_loops import new_loop
 from asyncsink.sink import AsyncSink
 from benchmarks.scripts.clock import MANY, Clock, files_below
 from benchmarks.scripts.lag import Lag
@@ -54,5 +53,5 @@ async def main(directory: str, bucket: str, prefix: str, call: str) -> None:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=new_loop) as runner:
+    with asyncio.Runner() as runner:
         runner.run(main(*sys.argv[1:5]))

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from benchmarks.lineup.contenders import OBSTORE, marked
 from benchmarks.lineup.scenarios import (
     DATASINK,
+    OTHER_LOOP,
     OTHER_SERVICE,
     OUR_DATASINK,
-    PLAIN_LOOP,
     REFERENCE,
     REFERENCE_ENGINE,
     SCENARIOS,
@@ -145,7 +145,7 @@ LINES = {
         Line("tls-small", "small", "null-tls", _NEAR, _beside(1.4, 0.55), 30),
         Line("large", "large", "null", _ALL, _beside(1.2, 0.9), 50),
         Line("tls-large", "large-4", "null-tls", _NEAR, _beside(1.0, 1.05), 40),
-        Line("loops", "loops", "null", (REFERENCE_ENGINE, PLAIN_LOOP), (), 5, every_python=False),
+        Line("loops", "loops", "null", (REFERENCE_ENGINE, OTHER_LOOP), (), 5, every_python=False),
         Line("limited", "limited", "null", _NEAR, (), 15),
         _late(5, 0, 0, 20),
         _late(20, 1.2, 1.5, 25),
