@@ -48,6 +48,19 @@ def as_text(path: str) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
+def encoded_name(name: str) -> bytes:
+    """A path or key in its stored form, which keeps the order of names.
+
+    Names that are no UTF-8 hold surrogates (PEP 383), which SQLite's TEXT refuses.
+    """
+    return name.encode("utf-8", "surrogatepass")
+
+
+def decoded_name(name: bytes) -> str:
+    """The inverse of `encoded_name`."""
+    return name.decode("utf-8", "surrogatepass")
+
+
 def _encoded(character: str) -> bytes:
     try:
         return os.fsencode(character)

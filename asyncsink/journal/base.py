@@ -30,6 +30,7 @@ from asyncsink.model import (
     UploadStep,
 )
 from asyncsink.options.schema import ObjectOptions
+from asyncsink.paths import encoded_name
 from asyncsink.value import dataclass
 
 # -- Tables of a journal, and reading and writing of their rows. Blocking; for one thread at a time --------------------
@@ -85,16 +86,6 @@ def options_digest(objects: ObjectOptions, algorithm: ChecksumAlgorithm | None, 
     if objects.sse_customer_key is not None:
         digest.update(objects.sse_customer_key.reveal())
     return digest.digest()
-
-
-def encoded_name(name: str) -> bytes:
-    """A path or key in its stored form; never fails, even on surrogates (PEP 383)."""
-    return name.encode("utf-8", "surrogatepass")
-
-
-def decoded_name(name: bytes) -> str:
-    """The inverse of `encoded_name`."""
-    return name.decode("utf-8", "surrogatepass")
 
 
 class Rows:

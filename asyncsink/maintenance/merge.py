@@ -38,6 +38,7 @@ from asyncsink.maintenance.manifests import (
 from asyncsink.model import Failure, Outcome, Receipt, Skip
 from asyncsink.options.parse import parse_target
 from asyncsink.options.schema import LocalTarget, S3Target
+from asyncsink.paths import encoded_name
 from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, ManifestWriter, promise_of
 from asyncsink.report.manifest_file import PARTIAL
 from asyncsink.report.outcomes import Counts, decode, encode
@@ -217,7 +218,7 @@ class Merger:
                     self._add_other(number, record, unpublished=is_unpublished(record))
 
     def _add_promise(self, number: int, promise: Receipt | Skip) -> None:
-        url = _encode(promise.url or promise.key)
+        url = encoded_name(promise.url or promise.key)
         row = self._database.row("SELECT manifest, line FROM promise WHERE url = ?", url)
         if row is None:
             self._database.change("INSERT INTO promise VALUES (?, ?, ?)", url, number, encode(promise).encode("ascii"))
@@ -245,7 +246,7 @@ class Merger:
     def _add_other(self, number: int, record: Outcome, *, unpublished: bool) -> None:
         self._database.change(
             "INSERT INTO other VALUES (?, ?, ?, ?)",
-            _encode(record.url or record.key),
+            encoded_name(record.url or record.key),
             number,
             unpublished,
             encode(record).encode("ascii"),
@@ -363,8 +364,3 @@ def common_destination(destinations: Sequence[str]) -> str:
             break
         prefix.append(level[0])
     return "/".join([f"s3://{on_s3[0].bucket}", *filter(None, prefix)])
-
-
-def _encode(url: str) -> bytes:
-    # Local names that are not UTF-8 hold surrogates, which SQLite's TEXT refuses.
-    return url.encode("utf-8", "surrogatepass")

@@ -29,6 +29,7 @@ import anyio.to_thread
 
 from asyncsink.errors import AsyncSinkError, ConfigError, DestinationFull, JournalError
 from asyncsink.model import ConfirmedBy, Failure, Outcome, Planned, Receipt, Skip
+from asyncsink.paths import encoded_name
 from asyncsink.report.manifest_file import PARTIAL, ManifestFiles, open_files, open_regular_descriptor
 from asyncsink.report.outcomes import OutcomeLines, encoded, outcome_of, parse_checksum
 from asyncsink.temporary import TemporaryDatabase
@@ -117,9 +118,9 @@ class EarlierProofs:
         database = self._store_recent()
         with database.at_once():
             for key in keys:
-                if rows := database.rows(_PROOFS, _encode(key)):
+                if rows := database.rows(_PROOFS, encoded_name(key)):
                     found[key] = cast("list[EarlierProof]", rows)
-                    database.change("DELETE FROM proof WHERE key = ?", _encode(key))
+                    database.change("DELETE FROM proof WHERE key = ?", encoded_name(key))
         return found
 
     def _store_recent(self) -> TemporaryDatabase:
@@ -127,7 +128,7 @@ class EarlierProofs:
         if self._disk is None:
             self._disk = TemporaryDatabase("The receipts of earlier manifests", _TABLE)
         if self._recent:
-            rows = [(_encode(key), *proof) for key, proofs in self._recent.items() for proof in proofs]
+            rows = [(encoded_name(key), *proof) for key, proofs in self._recent.items() for proof in proofs]
             with self._disk.at_once():
                 self._disk.change_many("INSERT OR REPLACE INTO proof VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             self._recent.clear()
@@ -156,11 +157,6 @@ def _resting_on(skip: Skip, proofs: Sequence[EarlierProof]) -> Skip:
         attempts=attempts,
         confirmed_by=confirmed_by,
     )
-
-
-def _encode(key: str) -> bytes:
-    # Local names that are not UTF-8 hold surrogates, which SQLite's TEXT refuses.
-    return key.encode("utf-8", "surrogatepass")
 
 
 # -- Writing and reading of manifests ----------------------------------------------------------------------------------

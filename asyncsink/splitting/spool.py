@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from asyncsink.engine.planning.survey import Discovery
 from asyncsink.model import SourceFile, SourceProblem, Transfer
+from asyncsink.paths import decoded_name, encoded_name
 from asyncsink.temporary import TemporaryDatabase
 
 _BATCH = 1000
@@ -53,9 +54,9 @@ class Spool:
             last = rows[-1][0]
             for key, path, size, mtime, ctime, inode, real in rows:
                 source = SourceFile(
-                    _decoded(path), size, mtime, ctime_ns=ctime, inode=int(inode), real_path=_decoded(real)
+                    decoded_name(path), size, mtime, ctime_ns=ctime, inode=int(inode), real_path=decoded_name(real)
                 )
-                yield Transfer(source, _decoded(key), _decoded(key))
+                yield Transfer(source, decoded_name(key), decoded_name(key))
 
     def close(self) -> None:
         """Release the file."""
@@ -85,15 +86,6 @@ def _row(transfer: Transfer) -> tuple[object, ...]:
     source = transfer.source
     # Inodes have 64 bits without a sign, which SQLite's integers have.
     return (
-        _encoded(transfer.key), _encoded(source.path), source.size_bytes, source.mtime_ns, source.ctime_ns,
-        str(source.inode), _encoded(source.real_path),
+        encoded_name(transfer.key), encoded_name(source.path), source.size_bytes, source.mtime_ns, source.ctime_ns,
+        str(source.inode), encoded_name(source.real_path),
     )  # fmt: skip
-
-
-def _encoded(text: str) -> bytes:
-    # Names that are no UTF-8 hold surrogates; their order is kept.
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _decoded(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Awaitable, Callable
 
@@ -12,7 +11,7 @@ from anyio import CapacityLimiter
 from asyncsink.engine.limits.concurrency import Sample, State, next_state
 from asyncsink.model import Event, LimitChanged
 from asyncsink.options.schema import Limits
-from asyncsink.s3.pacing import Pacer
+from asyncsink.s3.pacing import Pacer, usable_cores
 
 BEAT_SECONDS = 0.025
 """Seconds between samples: short, since a run of a few seconds has time for many steps only where a round trip is seen
@@ -109,7 +108,7 @@ class SenderConcurrency:
     ) -> None:
         self._clock = clock
         self._cpu_clock = cpu_clock
-        self._cores = cores or _usable_cores()
+        self._cores = cores or usable_cores()
         self._limiter: CapacityLimiter | None = None
         self._slots_min = self._slots_max = max(SLOTS_START_MIN, SLOTS_PER_CORE * self._cores)
         self._state = State(limit=self._slots_max)
@@ -156,9 +155,3 @@ class SenderConcurrency:
         self._cpu_began = self._cpu_clock()
         self._bytes = self._requests = 0
         self._saturated = False
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

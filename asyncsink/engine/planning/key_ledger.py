@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from asyncsink.paths import decoded_name, encoded_name
 from asyncsink.routing.keys import fingerprint
 from asyncsink.temporary import TemporaryDatabase
 
@@ -55,26 +56,26 @@ class KeyLedger:
             yield self._claim
 
     def _claim(self, key: str, source: str, ordinal: int) -> str:
-        path = _encode(source)
-        row = self._database.row(_CLAIM, _encode(key), path, path, ordinal)
+        path = encoded_name(source)
+        row = self._database.row(_CLAIM, encoded_name(key), path, path, ordinal)
         assert row is not None
         first, again = row
         if not again:
             return ""
         self.repeated = True
-        return _decode(first) if first != path else ""
+        return decoded_name(first) if first != path else ""
 
     def last(self, key: str) -> tuple[str, int] | None:
         """The last source that claimed `key`, and its ordinal."""
         with self._lock:
-            row = self._database.row("SELECT last, ordinal FROM claim WHERE key = ?", _encode(key))
-        return None if row is None else (_decode(row[0]), int(row[1]))
+            row = self._database.row("SELECT last, ordinal FROM claim WHERE key = ?", encoded_name(key))
+        return None if row is None else (decoded_name(row[0]), int(row[1]))
 
     def given_before(self, key: str) -> bool:
         """Whether this was called before with `key`; False at every call for a key that was claimed only once."""
         with self._lock:
             asked = self._database.row(
-                "UPDATE claim SET again = again + 1 WHERE key = ? AND again > 0 RETURNING again", _encode(key)
+                "UPDATE claim SET again = again + 1 WHERE key = ? AND again > 0 RETURNING again", encoded_name(key)
             )
         return asked is not None and asked[0] > 2
 
@@ -124,12 +125,3 @@ class AlikeKeys:
             self._disk = TemporaryDatabase("The keys of the run", "CREATE TABLE seen (number INTEGER PRIMARY KEY);")
             self._disk.change("BEGIN")  # never committed: a transaction for each number would take far longer
         return self._disk
-
-
-def _encode(text: str) -> bytes:
-    # File names that are no UTF-8 hold surrogates, which SQLite's TEXT refuses.
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _decode(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")

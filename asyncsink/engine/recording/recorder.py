@@ -20,8 +20,9 @@ import anyio.lowlevel
 
 from asyncsink.engine.recording.events import Events
 from asyncsink.errors import AsyncSinkError, ConfigError, JournalError, TransferError
-from asyncsink.journal.base import PublishedRow, decoded_name
+from asyncsink.journal.base import PublishedRow
 from asyncsink.model import Failure, Finished, Outcome, Receipt, Transfer
+from asyncsink.paths import decoded_name
 from asyncsink.report.outcomes import OutcomeLines, OutcomeLog, encoded
 from asyncsink.routing.keys import alike
 from asyncsink.value import dataclass

@@ -24,7 +24,7 @@ from asyncsink.destinations.base import Destination
 from asyncsink.engine.recording.recorder import Passed, QueuedOutcomes
 from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
-from asyncsink.journal.base import Journal, PublishedRow, decoded_name, published_row
+from asyncsink.journal.base import Journal, PublishedRow, published_row
 from asyncsink.journal.opening import remove_database
 from asyncsink.model import (
     Failure,
@@ -41,6 +41,7 @@ from asyncsink.model import (
     UploadStep,
 )
 from asyncsink.options.schema import Overwrite
+from asyncsink.paths import decoded_name
 from asyncsink.temporary import file_fault
 
 COUNT_BATCH = 1000

@@ -8,7 +8,6 @@ interpreter's lock.
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 import threading
 from collections.abc import Callable
@@ -56,7 +55,7 @@ from asyncsink.s3.operations import (
     UploadPart,
     UploadPartFrom,
 )
-from asyncsink.s3.pacing import Bandwidth, Pacer
+from asyncsink.s3.pacing import Bandwidth, Pacer, usable_cores
 
 R = TypeVar("R", bound=Response)
 
@@ -116,7 +115,7 @@ class HttpTransport:
         )
         self._small: list[Lane] = []
         self._large: list[Lane] = []
-        self._large_max = max(LARGE_LANES_MIN, LARGE_LANES_PER_CORE * _usable_cores())
+        self._large_max = max(LARGE_LANES_MIN, LARGE_LANES_PER_CORE * usable_cores())
         self._kept_max: int | None = None
         self._watching: asyncio.TimerHandle | None = None
         self._hanging = 0
@@ -358,12 +357,6 @@ async def _end_of(done: asyncio.Future[Any], give_up: Any) -> Any:
         raise
     except ExchangeInterrupted:
         raise ExchangeError("the transport was closed") from None
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def tls_context(ca_bundle: str, verify: bool = True) -> ssl.SSLContext:
