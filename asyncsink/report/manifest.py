@@ -162,6 +162,8 @@ def _resting_on(skip: Skip, proofs: Sequence[EarlierProof]) -> Skip:
 # -- Writing and reading of manifests ----------------------------------------------------------------------------------
 
 _HEADER_RECORD, _END_RECORD = "run", "end"
+_END_BYTES_MAX = 4096
+"""Bytes in which an end record has room."""
 _KINDS: dict[type, str] = {Receipt: "receipts", Skip: "skips", Failure: "failures", Planned: "planned"}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 LINE_BYTES_MAX = 1 << 20
@@ -457,6 +459,22 @@ def read_manifest(path: str | os.PathLike[str]) -> tuple[ManifestHeader, Iterato
         lines.close()
         raise ConfigError(f"{name!r}, line 1: the header has no {' and no '.join(missing)}, or not as a text.")
     return ManifestHeader(**{field: record[field] for field in known}), _records(name, lines)
+
+
+def read_end(path: str) -> ManifestEnd | None:
+    """The end record of a manifest, without its other lines; None where it has none. Blocking.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _END_BYTES_MAX))
+        line = file.read().rstrip(b"\n").rpartition(b"\n")[2]
+    try:
+        record = json.loads(line)
+        return _end_of(record) if isinstance(record, dict) and record.get("record") == _END_RECORD else None
+    except ValueError:
+        return None
 
 
 def _records(name: str, lines: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[ManifestRecord]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 
 from asyncsink.errors import ConfigError
 from asyncsink.options.array_task import array_task
+from asyncsink.report.manifest import read_end
 from asyncsink.splitting.files import SplitPlan
 
-_TAIL_BYTES = 4096
-"""The end record of a manifest is shorter."""
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 
 
@@ -41,13 +39,9 @@ def numbers_of(directory: str, plan: SplitPlan, parts: object) -> list[int]:
 def _is_complete(directory: str, plan: SplitPlan, number: int) -> bool:
     """Whether the receipts of a part are there, and no file of it has failed."""
     try:
-        with open(os.path.join(directory, plan.parts[number].receipts), "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            end = json.loads(file.read().rstrip(b"\n").rpartition(b"\n")[2])
+        end = read_end(os.path.join(directory, plan.parts[number].receipts))
     except FileNotFoundError:
         return False
     except OSError as error:
         raise ConfigError(f"{plan.parts[number].receipts!r} cannot be read: {error.strerror or error}.") from error
-    except ValueError:
-        return False
-    return isinstance(end, dict) and end.get("record") == "end" and not end["interrupted"] and not end["failures"]
+    return end is not None and not end.interrupted and not end.failures

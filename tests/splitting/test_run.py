@@ -18,6 +18,8 @@ import pytest
 
 import asyncsink
 from asyncsink.report.manifest import ManifestHeader, ManifestWriter, read_manifest
+from asyncsink.splitting.files import read_plan
+from asyncsink.splitting.numbers import numbers_of
 from tests.support.files import content_of
 from tests.support.holding_proxy import HoldingProxy
 from tests.support.quirky_s3 import QuirkyS3, Request, StoredObject
@@ -332,3 +334,15 @@ async def test_a_listing_in_no_order_does_not_tell_what_is_missing(
         report = await asyncsink.run_part(tmp_path / "parts", 0, endpoint_url=s3.url, **options)
         assert (report.objects_uploaded, report.objects_skipped) == (4, 2)
         assert len(s3.requests("HEAD")) == 4
+
+
+@pytest.mark.parametrize(
+    "end", ['{"record": "end"}', '{"record": "end", "interrupted": false}', '["end"]', "end", "", "\x00" * 5000]
+)
+def test_receipts_with_a_strange_end_are_of_a_missing_part(tmp_path: Path, end: str) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a").write_text("a")
+    place = tmp_path / "parts"
+    anyio.run(asyncsink.split, tmp_path / "source", tmp_path / "target", place)
+    (place / "receipts-00000.jsonl").write_text(f'{{"record": "run"}}\n{end}\n')
+    assert numbers_of(str(place), read_plan(str(place)), "missing") == [0]
