@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
@@ -177,11 +178,24 @@ class Gate(_Peer):
 
 
 class ActingPeer(_Peer):
-    """A peer that applies a function to each connection."""
+    """A peer that applies a function to each connection.
 
-    def __init__(self, serve: _Handler) -> None:
+    Args:
+        serve: the function.
+        receive_bytes: most bytes that the kernel receives ahead of the function; 0 leaves that to the kernel.
+    """
+
+    def __init__(self, serve: _Handler, *, receive_bytes: int = 0) -> None:
         super().__init__()
         self._act = serve
+        self._receive_bytes = receive_bytes
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        assert self._server is not None
+        for listening in self._server.sockets if self._receive_bytes else ():
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_bytes)
+        return self
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Call the function."""

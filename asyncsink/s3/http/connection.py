@@ -39,6 +39,8 @@ PLAIN_SLICE_BYTES: Final = 4 * MIB
 TLS_SLICE_BYTES: Final = 512 * KIB
 """Bytes given to the socket at once. A TLS write is offered again whole until it succeeds, so that a slice is also the
 unit of progress on a slow link."""
+PUSH_BYTES_MAX: Final = 4 * MIB
+"""Bytes of one connection in one turn of the lane: a server that reads as fast as the lane sends never stops it."""
 JOINED_BYTES_MAX: Final = 64 * KIB
 """Largest body that shares a TLS record with its head: a copy costs less than a second record."""
 NEAR_SECONDS: Final = 0.001
@@ -233,7 +235,7 @@ class Connection:
             self._push()
 
     def _send_first(self, head: bytes, body: ByteBody, exchange: Exchange) -> None:
-        """Send as much as the socket takes at once, which is all of a small request."""
+        """Send as much as the socket takes at once, which is all of a small request; see `_push`."""
         opened = self._socket
         assert opened is not None
         size = len(body)
@@ -246,8 +248,10 @@ class Connection:
                 self._out = [memoryview(head), memoryview(body).cast("B")] if size else [memoryview(head)]
             self._push()
             return
+        # Where the server reads meanwhile, one call takes all that it is given.
+        first = body if size <= PUSH_BYTES_MAX else memoryview(body).cast("B")[:PUSH_BYTES_MAX]
         try:
-            sent = opened.sendmsg((head, body)) if size else opened.send(head)
+            sent = opened.sendmsg((head, first)) if size else opened.send(head)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -266,9 +270,13 @@ class Connection:
         self._watch(READ | WRITE)
 
     def _push(self) -> None:
-        """Send as much as the socket takes, and the bandwidth allows."""
+        """Send as much as the socket takes, the bandwidth allows, and one turn of the lane may carry.
+
+        In the turn between, an early answer is read and other connections send.
+        """
         opened, bandwidth = self._socket, self._lane.bandwidth
         assert opened is not None
+        left = PUSH_BYTES_MAX
         slice_bytes = PLAIN_SLICE_BYTES if self._lane.tls is None else TLS_SLICE_BYTES
         while self._out:
             piece = self._out[0]
@@ -301,9 +309,10 @@ class Connection:
                 del self._out[0]
             else:
                 self._out[0] = piece[sent:]
-                if sent < size:
-                    self._watch(READ | WRITE)
-                    return
+            left -= sent
+            if self._out and (sent < size or left <= 0):
+                self._watch(READ | WRITE)
+                return
         self._watch(READ)
 
     def _released(self) -> None:
