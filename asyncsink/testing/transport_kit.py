@@ -50,7 +50,8 @@ Capability = Literal[
     "unknown-upload",  # a part of an unknown upload is answered with NoSuchUpload
 ]
 
-IMPATIENT = RetryPolicy(stall_seconds=0.2, complete_seconds=0.2, connect_seconds=0.2)
+IMPATIENT = RetryPolicy(stall_seconds=0.2, complete_seconds=0.2)
+"""Of a server that accepts connections and falls silent: a busy machine may take a second to connect."""
 
 
 class OpenTransport(Protocol):

@@ -19,19 +19,19 @@ import pytest
 from asyncsink.errors import ConnectionLost
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import ChecksumAlgorithm
-from asyncsink.options.settings import MIB
+from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.http import addresses as addresses_module
 from asyncsink.s3.http.addresses import CACHED_SECONDS, THREADS, UNREACHABLE_SECONDS, Addresses
 from asyncsink.s3.http.reading import ExchangeError
 from asyncsink.s3.operations import PutObject
 from asyncsink.sources.reader import OpenSource
 from asyncsink.testing.peers import CannedPeer, canned
-from asyncsink.testing.transport_kit import IMPATIENT
 from tests.support.requests import STORED, Bodies, Open, at, header, part, read_request, whole
 
 pytestmark = pytest.mark.anyio
 
 PUT = PutObject(key="k", body=b"x")
+HURRIED = RetryPolicy(connect_seconds=0.2)
 ONE, TWO, THREE = ((socket.AF_INET, (f"127.0.0.{number}", 80)) for number in (1, 2, 3))
 
 
@@ -138,7 +138,7 @@ async def test_a_server_that_does_not_take_the_connection(wire: Open, bodies: Bo
         for each in (first, second):
             each.setblocking(False)
             each.connect_ex(deaf.getsockname())
-        async with wire(f"http://127.0.0.1:{deaf.getsockname()[1]}", IMPATIENT) as transport:
+        async with wire(f"http://127.0.0.1:{deaf.getsockname()[1]}", HURRIED) as transport:
             with pytest.raises(ConnectionLost, match="could not be made: it did not answer in time"):
                 await transport.send(bodies(1))
 
@@ -157,7 +157,7 @@ async def test_a_lookup_that_hangs(wire: Open, bodies: Bodies, monkeypatch: pyte
     release = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(60) and [])
     monkeypatch.setattr(addresses_module, "CACHED_SECONDS", 0.1)
-    async with wire("http://s3.test", IMPATIENT) as transport:
+    async with wire("http://s3.test", HURRIED) as transport:
         with pytest.raises(ConnectionLost, match=r"'s3\.test' was not resolved within 0\.2 s"):
             await transport.send(bodies(1))
         release.set()
@@ -182,7 +182,7 @@ async def test_one_lookup_that_hangs_does_not_hold_up_the_next(
         async with CannedPeer(STORED) as peer:
             port = int(peer.endpoint_url.rsplit(":", 1)[1])
             monkeypatch.setattr(socket, "getaddrinfo", hang_once)
-            async with wire(f"http://s3.test:{port}", IMPATIENT) as transport:
+            async with wire(f"http://s3.test:{port}", RetryPolicy(connect_seconds=1)) as transport:
                 with pytest.raises(ConnectionLost, match="was not resolved"):
                     await transport.send(bodies(1))
                 assert (await transport.send(bodies(1))).etag == "e"
@@ -266,7 +266,6 @@ def test_a_transport_that_nobody_closed_does_not_keep_the_program(tmp_path: Path
         """
         import asyncio, os, sys
         from asyncsink.options.schema import S3Target
-        from asyncsink.options.settings import RetryPolicy
         from asyncsink.model import SourceFile
         from asyncsink.s3.http import lane
         from asyncsink.s3.http.client import HttpTransport

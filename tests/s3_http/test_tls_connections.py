@@ -19,7 +19,6 @@ from asyncsink.s3.http.client import tls_context
 from asyncsink.s3.operations import PutObject
 from asyncsink.sources.reader import OpenSource
 from asyncsink.testing.peers import CannedPeer, SilentPeer, canned
-from asyncsink.testing.transport_kit import IMPATIENT
 from tests.support.requests import DENIED, STORED, Bodies, Open, Serve, part, read_request
 
 pytestmark = pytest.mark.anyio
@@ -108,7 +107,7 @@ async def test_a_server_that_speaks_no_tls(wire: Open, bodies: Bodies) -> None:
 async def test_a_handshake_that_stalls_or_is_given_up(wire: Open, bodies: Bodies) -> None:
     async with SilentPeer() as peer:
         url = f"https://127.0.0.1:{urlsplit(peer.endpoint_url).port}"
-        async with wire(url, IMPATIENT) as transport:
+        async with wire(url, RetryPolicy(connect_seconds=0.2)) as transport:
             with pytest.raises(ConnectionLost, match="could not be made: it did not answer in time"):
                 await transport.send(bodies(MIB))
         async with wire(url) as transport:
