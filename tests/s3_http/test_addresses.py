@@ -266,6 +266,7 @@ def test_a_transport_that_nobody_closed_does_not_keep_the_program(tmp_path: Path
         """
         import asyncio, os, sys
         from asyncsink.options.schema import S3Target
+        from asyncsink.options.settings import RetryPolicy
         from asyncsink.model import SourceFile
         from asyncsink.s3.http import lane
         from asyncsink.s3.http.client import HttpTransport
