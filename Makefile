@@ -7,7 +7,7 @@ BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-nipype test test-all check bench bench-quick devserver options clean
+.PHONY: help setup slurm demo demo-nipype test test-all check bench bench-quick devserver options clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,6 +22,20 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location -e '.[dev]' 2>$(VENV)/install.log \
 	  || { cat $(VENV)/install.log >&2; exit 1; }
 	@touch $@
+
+# Downloaded first, so that a network that does not answer leaves no package half installed.
+SLURM := slurm-wlm slurmd slurmctld slurm-client munge parallel
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=10
+FETCH := timeout 90 env $(APT) install -y --no-install-recommends --download-only $(SLURM)
+
+slurm: ## Debian's Slurm and GNU parallel, which the tests of the recipes run on where they are installed
+	@if command -v slurmctld munged parallel >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "Slurm is not installed, and needs root and apt: tests/slurm is skipped"; exit 0; fi; \
+	echo "Installing Debian's Slurm ..."; \
+	if { $(FETCH) || { timeout 90 env $(APT) update && $(FETCH); }; } >/dev/null 2>&1 && \
+	  env $(APT) install -y --no-install-recommends $(SLURM) >/dev/null 2>&1; \
+	then :; else echo "apt cannot install Slurm: tests/slurm is skipped"; fi
 
 demo: $(STAMP) ## A real cohort into a real S3 server: export, verify, re-run
 	@$(BIN)/asyncsink demo

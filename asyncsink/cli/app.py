@@ -127,6 +127,22 @@ def run(
     return run_command(directory, part, root or [], given, output=_output(given))
 
 
+@app.command(epilog="Example: asyncsink recipe slurm parts > publish.sh && bash publish.sh")
+def recipe(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="slurm, batch (AWS Batch) or dask-slurm.")],
+    directory: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DIR", help="What asyncsink split has made; dask-slurm can do without, and splits itself."
+        ),
+    ] = None,
+) -> int:
+    """Print a script or definition with which a scheduler publishes the parts of a split. It says how to use it."""
+    from asyncsink.cli.split import recipe_command
+
+    return recipe_command(kind, directory)
+
+
 def _export(source: str, destination: str, given: dict[str, Any], *, dry_run: bool) -> int:
     from asyncsink.cli.export import export_command
 

@@ -1,4 +1,4 @@
-"""`asyncsink split` and `asyncsink run`."""
+"""`asyncsink split`, `asyncsink run` and `asyncsink recipe`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from asyncsink.cli.arguments import options_of, split_pair
 from asyncsink.cli.export import Prepared, publish
 from asyncsink.cli.output import Interrupted, Output, progress_display, run_until_signalled
 from asyncsink.errors import AsyncSinkError, ConfigError
+from asyncsink.options.values import check_choice
 
 
 def split_command(
@@ -108,3 +109,26 @@ def run_command(directory: str, part: str, roots: list[str], given: Mapping[str,
     told = [{"part": number, **values} for number, values in zip(numbers, each.told, strict=False)]
     output.json_object({"directory": directory, "parts": told})
     return code
+
+
+# -- `asyncsink recipe` ------------------------------------------------------------------------------------------------
+
+
+def recipe_command(kind: str, directory: str | None) -> int:
+    """Print the recipe of a split, and return the exit code."""
+    from asyncsink.splitting.files import directory_of_split, read_plan
+    from asyncsink.splitting.recipes import RECIPES, recipe_of
+
+    output = Output()
+    try:
+        check_choice("recipe", kind, RECIPES)
+        if directory is None:
+            recipe = recipe_of(kind, "", None)
+        else:
+            place = directory_of_split(directory)
+            recipe = recipe_of(kind, place, read_plan(place))
+    except AsyncSinkError as error:
+        output.error(error)
+        return 2
+    output.say(recipe)
+    return 0

@@ -1,0 +1,109 @@
+"""The recipe for Slurm, submitted as it is printed to a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.to_thread import run_sync
+
+from tests.support.holding_proxy import Held, HoldingProxy
+from tests.support.slurm import Slurm
+
+pytestmark = pytest.mark.anyio
+PARTS = 8
+SMALL = 1000
+LARGE = 12 << 20  # two parts of an upload
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Three files for each of eight subjects; subject 2 has a large one."""
+    for subject in range(PARTS):
+        folder = tmp_path / "study" / f"sub-{subject}"
+        folder.mkdir(parents=True)
+        for name in ("anat.nii", "bold.nii", "motion.par"):
+            size = LARGE if (subject, name) == (2, "bold.nii") else SMALL
+            (folder / name).write_bytes(f"{subject}{name[0]}".encode() * (size // 2))
+    return tmp_path / "study"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - other processes make it true
+        await anyio.sleep(0.05)
+
+
+async def submit(slurm: Slurm, *tasks: str) -> tuple[str, str]:
+    """Submit the recipe; the numbers of the array job and of the merge job."""
+    told = await run_sync(partial(slurm.run, "bash", "publish.sh", *tasks))
+    words = told.split()
+    return words[2].rstrip(";"), words[6].rstrip(",")
+
+
+@pytest.mark.timeout(300)
+async def test_an_array_with_a_requeued_a_killed_and_a_failed_task(
+    slurm: Slurm,
+    study: Path,
+    tmp_path: Path,
+    proxy: HoldingProxy,
+    bucket: str,
+    stored: Callable[[], dict[str, bytes]],
+    s3: Any,
+) -> None:
+    """Every task's receipts are kept; resubmitted alone, the failed ones complete the whole."""
+
+    def asyncsink(*words: object) -> str:
+        return slurm.run("asyncsink", *words)
+
+    kept_back = {
+        ("UploadPart 2", f"/{bucket}/published/sub-2/bold.nii"),
+        ("Put", f"/{bucket}/published/sub-5/anat.nii"),
+    }
+
+    def hold(operation: str) -> Held:
+        return "request" if (operation, proxy.keys[-1]) in kept_back else ""
+
+    slurm.environment["AWS_ENDPOINT_URL"] = proxy.endpoint_url
+    await run_sync(asyncsink, "split", study, f"s3://{bucket}/published", "parts", "--part-objects", 3)
+    (tmp_path / "publish.sh").write_text(await run_sync(asyncsink, "recipe", "slurm", "parts"))
+    away = (study / "sub-7").rename(tmp_path / "away")  # task 7 fails
+    proxy.hold = hold
+    array, merge = await submit(slurm)
+    await until(lambda: kept_back <= set(zip(proxy.seen, proxy.keys, strict=True)))
+    proxy.hold = lambda _: ""
+    os.kill(await run_sync(slurm.pid, f"{array}_5"), signal.SIGKILL)
+    await run_sync(slurm.run, "scontrol", "requeue", f"{array}_2")
+
+    assert await run_sync(slurm.wait, merge) == "FAILED"
+    ended = await run_sync(slurm.states, array)
+    assert {task.partition("_")[2] for task, state in ended.items() if state != "COMPLETED"} == {"5", "7"}
+    assert "Restarts=1 " in await run_sync(slurm.run, "scontrol", "-o", "show", "job", f"{array}_2")
+    both_attempts = (tmp_path / f"slurm-{array}_2.out").read_text()
+    assert both_attempts.index("Interrupted: ") < both_attempts.index("All 3 files")
+    told = (tmp_path / f"slurm-{merge}.out").read_text()
+    assert "receipts-00005.jsonl" in told
+    assert "receipts-00007.jsonl" in told
+
+    away.rename(study / "sub-7")
+    array, merge = await submit(slurm, "7")
+    assert await run_sync(slurm.wait, merge) == "FAILED"
+    assert await run_sync(slurm.states, array) == {f"{array}_7": "COMPLETED"}
+    told = (tmp_path / f"slurm-{merge}.out").read_text()
+    assert "receipts-00005.jsonl" in told
+    assert "receipts-00007.jsonl" not in told
+    array, merge = await submit(slurm, "5")
+    assert await run_sync(slurm.wait, merge) == "COMPLETED"
+
+    verified = json.loads(await run_sync(asyncsink, "verify", "parts/merged.jsonl", "--json"))
+    assert (verified["ok"], verified["objects_total"]) == (True, 3 * PARTS)
+    assert await run_sync(stored) == {
+        f"published/{path.relative_to(study)}": path.read_bytes() for path in study.rglob("*") if path.is_file()
+    }
+    assert "Uploads" not in await run_sync(partial(s3.list_multipart_uploads, Bucket=bucket))
