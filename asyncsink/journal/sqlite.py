@@ -267,6 +267,12 @@ async def open_journal(
         return None
     identity = Identity(endpoint_url.lower().rstrip("/"), target.bucket, target.prefix)
     try:
+        if choice.attempt:
+            from asyncsink.journal.open_uploads import open_uploads  # for parts of a split alone
+
+            return await open_uploads(
+                choice.path, choice.attempt, identity, objects=objects, algorithm=algorithm, dry_run=dry_run
+            )
         path, opened, sentence = await anyio.to_thread.run_sync(
             partial(_open, choice, identity, shard, dry_run=dry_run)
         )

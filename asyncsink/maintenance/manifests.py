@@ -21,6 +21,7 @@ from asyncsink.splitting.files import SPLIT_FILE, read_plan
 from asyncsink.value import dataclass
 
 _RECEIPTS = re.compile(r"receipts-(?P<name>.+?)\.jsonl(?:\.[0-9a-f]{16}(?:\.\d+)?)?(?P<partial>\.partial)?")
+_UPLOADS = re.compile(r"uploads-(?P<number>\d{5})\.jsonl\.[0-9a-f]{16}")
 _RECORDS = {Receipt: "receipts", Skip: "skips", Failure: "failures", Planned: "planned objects"}
 SEVERAL_BUCKETS = "s3://"
 """The destination in the header of a merged manifest whose objects are in several buckets."""
@@ -98,11 +99,13 @@ class ManifestInputs:
         manifests: those that are there, in order.
         missing: (directory, sentence) for each split that lacks receipts of some parts.
         several: whether more than one manifest, or a directory, was given.
+        left_open: a sentence for each interrupted attempt of a part whose multipart uploads may be open.
     """
 
     manifests: list[ManifestInput]
     missing: list[tuple[str, str]]
     several: bool
+    left_open: list[str]
 
     @property
     def name(self) -> str:
@@ -147,16 +150,18 @@ def gathered(paths: ManifestPaths, *, but: str = "", with_partial: bool = False)
     several = len(given) > 1 or os.path.isdir(given[0])
     missing: list[tuple[str, str]] = []
     files: list[tuple[str, int | None]] = []
+    left_open: list[str] = []
     for path in given:
         if os.path.isdir(path):
             its, sentence = _in_directory(path, but)
             files += its
             missing += [(path, sentence)] if sentence else []
+            left_open += _left_open(path)
         elif several or with_partial:
             files += [(name, None) for name in _with_partial(path)]
         else:
             files.append((path, None))
-    return ManifestInputs(list(_opened(files)), missing, several)
+    return ManifestInputs(list(_opened(files)), missing, several, left_open)
 
 
 def _opened(files: Iterable[tuple[str, int | None]]) -> Iterator[ManifestInput]:
@@ -219,6 +224,15 @@ def _in_directory(directory: str, but: str) -> tuple[list[tuple[str, int | None]
         why = missing or f"{directory!r} holds no receipts-*.jsonl; name the manifests themselves."
         raise ConfigError(f"There is nothing to read: {why}")
     return files, missing
+
+
+def _left_open(directory: str) -> list[str]:
+    names = [match for name in sorted(os.listdir(directory)) if (match := _UPLOADS.fullmatch(name))]
+    return [
+        f"{match[0]!r}: an attempt of part {int(match['number'])} left large files incomplete; publish the part again, "
+        "which goes on with them, or ends their multipart uploads."
+        for match in names
+    ]
 
 
 def _missing(directory: str, numbers: Sequence[int], total: int) -> str:

@@ -142,7 +142,7 @@ async def merge_manifests(manifests: ManifestPaths, out_file: str | os.PathLike[
     async def merge() -> None:
         nonlocal report
         inputs, out = await anyio.to_thread.run_sync(_inputs, manifests, out_file)
-        report = MergeReport(out, len(inputs.manifests))
+        report = MergeReport(out, len(inputs.manifests), notices=list(inputs.left_open))
         await _write(inputs, report)
 
     try:

@@ -120,6 +120,8 @@ class JournalChoice:
         state_directory: the user's (XDG Base Directory Specification, XDG_STATE_HOME); "~" is expanded where it is
             used.
         runtime_directory: the user's on this machine (XDG_RUNTIME_DIR), or "".
+        attempt: a name of this run, where several machines write beside `path`: then the journal has the open uploads
+            alone, in a file of its own (`journal/open_uploads.py`).
     """
 
     enabled: bool = True
@@ -127,3 +129,4 @@ class JournalChoice:
     required: bool = False
     state_directory: str = "~/.local/state"
     runtime_directory: str = ""
+    attempt: str = ""

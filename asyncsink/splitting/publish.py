@@ -15,6 +15,7 @@ from asyncsink.engine.export import run_source
 from asyncsink.errors import ConfigError
 from asyncsink.options.parse import check_option_names, parse_options
 from asyncsink.options.schema import RUN_OPTIONS, SPLIT_OPTIONS, ExportOptions, ObjectOptions, S3Target, Settings
+from asyncsink.options.settings import JournalChoice
 from asyncsink.paths import as_native
 from asyncsink.report.report import Report
 from asyncsink.routing.key_range import KeyRange
@@ -78,8 +79,12 @@ def open_part(
         ConfigError: as `run_part`.
     """
     part = plan.parts[number]
-    settings = replace(_settings(plan, os.path.join(directory, part.receipts), options), attempt=secrets.token_hex(8))
+    attempt = secrets.token_hex(8)
+    settings = replace(_settings(plan, os.path.join(directory, part.receipts), options), attempt=attempt)
     target = settings.target
+    if not settings.journal.enabled and isinstance(target, S3Target):
+        uploads = os.path.join(directory, f"uploads-{number:05}.jsonl")
+        settings = replace(settings, journal=JournalChoice(path=uploads, attempt=attempt))
     moved = {absolute(old, "roots"): absolute(new, "roots") for old, new in roots.items()}
     source = SplitPartSource(directory, part, prefix=target.prefix if isinstance(target, S3Target) else "", roots=moved)
     keys = source.look()

@@ -31,7 +31,14 @@ from asyncsink.engine.transfer.destination_state import (
 )
 from asyncsink.engine.transfer.large_file import LargeFileUpload, ThreadedFileUpload
 from asyncsink.engine.transfer.outcomes import Ending, word_outcomes
-from asyncsink.errors import AsyncSinkError, IntegrityError, JournalError, UploadConflict, UploadMissing
+from asyncsink.errors import (
+    AsyncSinkError,
+    IntegrityError,
+    JournalError,
+    SourceChanged,
+    UploadConflict,
+    UploadMissing,
+)
 from asyncsink.integrity.sameness import CompareWith, Digests, LookCloser, SamenessDigester
 from asyncsink.model import Outcome, Transfer
 from asyncsink.s3.multipart.parts import plan_parts
@@ -105,7 +112,9 @@ class Publisher:
         if known is None or known.upload is None or self._dry_run or primary.error is not None:
             return
         in_parts = ending.transfer.source.size_bytes >= self._limits.multipart_threshold_bytes
-        if primary.same or not in_parts:
+        # A part of a split is published with the content that was split, so that no later attempt has a use for it.
+        outdated_part = ending.transfer.source.pinned and isinstance(ending.source_error, SourceChanged)
+        if primary.same or not in_parts or outdated_part:
             discard = partial(self._destination.discard, ending.transfer)
             await primary.attempt(discard)
 
