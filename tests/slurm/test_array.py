@@ -15,6 +15,7 @@ import pytest
 from anyio.to_thread import run_sync
 
 from tests.support.holding_proxy import Held, HoldingProxy
+from tests.support.processes import run
 from tests.support.slurm import Slurm
 
 pytestmark = pytest.mark.anyio
@@ -107,3 +108,23 @@ async def test_an_array_with_a_requeued_a_killed_and_a_failed_task(
         f"published/{path.relative_to(study)}": path.read_bytes() for path in study.rglob("*") if path.is_file()
     }
     assert "Uploads" not in await run_sync(partial(s3.list_multipart_uploads, Bucket=bucket))
+
+
+async def test_more_parts_than_an_array_has_tasks(
+    slurm: Slurm, tmp_path: Path, options: dict[str, Any], bucket: str, stored: Callable[[], dict[str, bytes]]
+) -> None:
+    """Slurm itself takes the whole array, and would not take one task for each part; the last task has the last two."""
+    source = tmp_path / "many"
+    source.mkdir()
+    for number in range(1002):
+        (source / f"{number:04}").touch()
+    slurm.run("asyncsink", "split", source, f"s3://{bucket}/many", "parts", "--part-objects", 1)
+    (tmp_path / "publish.sh").write_text(slurm.run("asyncsink", "recipe", "slurm", "parts"))
+    array, merge = await submit(slurm, "0,500")
+    assert await run_sync(slurm.wait, merge) == "FAILED"
+    assert slurm.states(array) == {f"{array}_0": "COMPLETED", f"{array}_500": "COMPLETED"}
+    assert set(stored()) == {f"many/{number:04}" for number in (0, 1, 1000, 1001)}
+    assert "of 4 manifests" in (tmp_path / f"slurm-{merge}.out").read_text()
+    for last, taken in ((500, True), (1001, False)):
+        asked = run(["sbatch", "--test-only", f"--array=0-{last}", "--wrap", "true"], env=slurm.environment)
+        assert (asked.returncode == 0) is taken, asked.stderr
