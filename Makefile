@@ -29,7 +29,7 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=0 -o Acqui
 FETCH := timeout 90 env $(APT) install -y --no-install-recommends --download-only $(SLURM)
 
 slurm: ## Debian's Slurm and GNU parallel, which the tests of the recipes run on where they are installed
-	@if command -v slurmctld munged parallel >/dev/null; then exit 0; fi; \
+	@if command -v slurmctld >/dev/null && command -v parallel >/dev/null; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 	  echo "Slurm is not installed, and needs root and apt: tests/slurm is skipped"; exit 0; fi; \
 	echo "Installing Debian's Slurm ..."; \
