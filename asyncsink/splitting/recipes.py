@@ -135,8 +135,8 @@ def _batch(directory: str, plan: SplitPlan) -> str:
         f'{shared}, at the same path as here. With Fargate, and for EFS that no host has mounted, replace "host" by '
         '"efsVolumeConfiguration". A source that is elsewhere needs a volume too, and --root OLD=NEW where its path '
         "differs.",
-        "Credentials are the job role's (jobRoleArn). It needs s3:ListBucket, s3:ListBucketMultipartUploads, "
-        f"s3:GetObject, s3:PutObject and s3:AbortMultipartUpload on {plan.destination}. Nothing here is a secret.",
+        "Credentials are the job role's (jobRoleArn). It needs s3:ListBucket, s3:GetObject, s3:PutObject, "
+        f"s3:AbortMultipartUpload and s3:ListMultipartUploadParts on {plan.destination}. Nothing here is a secret.",
         "The image has asyncsink on its PATH.",
         "1. Save: asyncsink recipe batch DIR > batch.json",
         '2. Define: aws batch register-job-definition --cli-input-json "$(jq .job_definition batch.json)"',

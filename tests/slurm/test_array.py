@@ -14,7 +14,7 @@ import anyio
 import pytest
 from anyio.to_thread import run_sync
 
-from tests.support.holding_proxy import Held, HoldingProxy
+from tests.support.holding_proxy import HoldingProxy
 from tests.support.processes import run
 from tests.support.slurm import Slurm
 
@@ -22,23 +22,19 @@ pytestmark = pytest.mark.anyio
 PARTS = 8
 SMALL = 1000
 LARGE = 12 << 20  # two parts of an upload
+LARGE_ONES = (2, 5)
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """Three files for each of eight subjects; subject 2 has a large one."""
+    """Three files for each of eight subjects; those of two have a large one."""
     for subject in range(PARTS):
         folder = tmp_path / "study" / f"sub-{subject}"
         folder.mkdir(parents=True)
         for name in ("anat.nii", "bold.nii", "motion.par"):
-            size = LARGE if (subject, name) == (2, "bold.nii") else SMALL
+            size = LARGE if (subject in LARGE_ONES and name == "bold.nii") else SMALL
             (folder / name).write_bytes(f"{subject}{name[0]}".encode() * (size // 2))
     return tmp_path / "study"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - other processes make it true
-        await anyio.sleep(0.05)
 
 
 async def submit(slurm: Slurm, *tasks: str) -> tuple[str, str]:
@@ -58,27 +54,32 @@ async def test_an_array_with_a_requeued_a_killed_and_a_failed_task(
     stored: Callable[[], dict[str, bytes]],
     s3: Any,
 ) -> None:
-    """Every task's receipts are kept; resubmitted alone, the failed ones complete the whole."""
+    """Every task's receipts are kept, and the parts of its uploads; resubmitted alone, the failed ones complete the
+    whole. Two tasks are caught in the middle of a large file: one is requeued, the other killed."""
 
     def asyncsink(*words: object) -> str:
         return slurm.run("asyncsink", *words)
 
-    kept_back = {
-        ("UploadPart 2", f"/{bucket}/published/sub-2/bold.nii"),
-        ("Put", f"/{bucket}/published/sub-5/anat.nii"),
-    }
-
-    def hold(operation: str) -> Held:
-        return "request" if (operation, proxy.keys[-1]) in kept_back else ""
+    def half_sent() -> list[str]:
+        """Keys of open uploads, each of which has its first part alone."""
+        found = s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+        parts = {
+            each["Key"]: s3.list_parts(Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"]).get("Parts", [])
+            for each in found
+        }
+        return sorted(key for key, there in parts.items() if [part["PartNumber"] for part in there] == [1])
 
     slurm.environment["AWS_ENDPOINT_URL"] = proxy.endpoint_url
     await run_sync(asyncsink, "split", study, f"s3://{bucket}/published", "parts", "--part-objects", 3)
     (tmp_path / "publish.sh").write_text(await run_sync(asyncsink, "recipe", "slurm", "parts"))
     away = (study / "sub-7").rename(tmp_path / "away")  # task 7 fails
-    proxy.hold = hold
+    proxy.hold = lambda operation: "request" if operation == "UploadPart 2" else ""
     array, merge = await submit(slurm)
-    await until(lambda: kept_back <= set(zip(proxy.seen, proxy.keys, strict=True)))
-    proxy.hold = lambda _: ""
+    large = [f"published/sub-{subject}/bold.nii" for subject in LARGE_ONES]
+    with anyio.fail_after(100):
+        while await run_sync(half_sent) != large:  # noqa: ASYNC110 - other processes make it so
+            await anyio.sleep(0.1)
+    proxy.forget()
     os.kill(await run_sync(slurm.pid, f"{array}_5"), signal.SIGKILL)
     await run_sync(slurm.run, "scontrol", "requeue", f"{array}_2")
 
@@ -101,6 +102,8 @@ async def test_an_array_with_a_requeued_a_killed_and_a_failed_task(
     assert "receipts-00007.jsonl" not in told
     array, merge = await submit(slurm, "5")
     assert await run_sync(slurm.wait, merge) == "COMPLETED"
+    assert [proxy.parts_of(key) for key in large] == [[2], [2]]
+    assert not list((tmp_path / "parts").glob("uploads-*"))
 
     verified = json.loads(await run_sync(asyncsink, "verify", "parts/merged.jsonl", "--json"))
     assert (verified["ok"], verified["objects_total"]) == (True, 3 * PARTS)
