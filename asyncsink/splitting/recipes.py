@@ -192,6 +192,11 @@ def _dask_slurm(plan: SplitPlan | None) -> str:
             "The split is of outputs of a Python program; call asyncsink.adapters.dask.export there, with the cluster "
             "of: asyncsink recipe dask-slurm."
         )
+    if plan is not None and "://" not in plan.destination:
+        raise ConfigError(
+            f"The split is for the directory {plan.destination!r}, which Dask's workers do not fill; expected a split "
+            "for s3://bucket/prefix, or another recipe."
+        )
     source, destination = (plan.source, plan.destination) if plan is not None else ("SOURCE", "s3://BUCKET/PREFIX")
     options = f", **{plan.options!r}" if plan is not None and plan.options else ""
     edit = "" if plan is not None else "# Replace SOURCE and s3://BUCKET/PREFIX, or give the DIR of a split.\n"

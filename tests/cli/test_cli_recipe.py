@@ -149,14 +149,24 @@ def test_what_has_no_recipe_is_refused(inside: Any, tmp_path: Path, words: list[
     assert len([line for line in ended.stderr.splitlines() if "error" in line]) == 1
 
 
-def test_outputs_of_a_program_have_no_dask_recipe(inside: Any, tmp_path: Path) -> None:
-    """Their names are in no file."""
+@pytest.mark.parametrize(
+    ("said", "instead", "message"),
+    [
+        ('"source": "/data"', '"source": ""', "outputs of a Python program"),
+        ('"destination": "s3://results"', '"destination": "/backup"', "is for the directory '/backup'"),
+    ],
+)
+def test_splits_that_dask_cannot_publish_have_no_recipe(
+    inside: Any, tmp_path: Path, said: str, instead: str, message: str
+) -> None:
+    """The names of such outputs are in no file, and workers do not fill a directory."""
     write_split(tmp_path, [1])
     place = tmp_path / "split.json"
-    place.write_text(place.read_text().replace('"source": "/data"', '"source": ""'))
+    assert said in place.read_text()
+    place.write_text(place.read_text().replace(said, instead))
     ended = inside("recipe", "dask-slurm", tmp_path)
     assert (ended.code, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
-    assert "outputs of a Python program" in ended.stderr
+    assert message in ended.stderr
 
 
 @pytest.mark.parametrize("tool", ["parallel", "xargs", "mpirun"])
