@@ -36,7 +36,7 @@ def _path() -> str:
 
 class Slurm:
     """Starts on entering, in a directory and on ports of its own; on leaving, all jobs are cancelled, and all daemons
-    ended. They end as well where this process is killed."""
+    ended. The daemons end as well where this process is killed; jobs go on to their own end then."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
