@@ -64,9 +64,22 @@ def export(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Look and compare, but send nothing (as asyncsink plan).")
     ] = False,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            "--dask",
+            metavar="CLUSTER",
+            help="Have the workers of a Dask cluster send the files: its address, its scheduler file, or local:N for N "
+            "processes of this machine.",
+        ),
+    ] = None,
     **given: Any,
 ) -> int:
     """Publish SOURCE below DESTINATION. What is there already with the same checksum is not sent again."""
+    if dask is not None:
+        from asyncsink.cli.export import export_on_cluster
+
+        return export_on_cluster(source, destination, given, cluster=dask, dry_run=dry_run, output=_output(given))
     return _export(source, destination, given, dry_run=dry_run)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -34,6 +35,31 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
         return Prepared(settings.target.url, partial(run_source, settings, found, dry_run=dry_run), give_up)
 
     return publish(prepare, f"looking at {source}…", dry_run=dry_run, output=output)
+
+
+def export_on_cluster(
+    source: str, destination: str, given: Mapping[str, Any], *, cluster: str, dry_run: bool, output: Output
+) -> int:
+    """As `export_command`, with the workers of a Dask cluster sending the files."""
+    from asyncsink.options.parse import parse_options
+
+    def prepare() -> Prepared:
+        if dry_run:
+            raise ConfigError("--dry-run sends nothing, so that it needs no cluster; leave --dask out.")
+        try:
+            from asyncsink.adapters.dask_export import run_on_cluster
+        except ModuleNotFoundError as missing:
+            raise ConfigError(
+                f"--dask needs Dask ({missing.name} is not installed); pip install 'asyncsink[dask]'."
+            ) from missing
+        if not output.verbose:
+            # A worker that is lost is no error here: its parts go to the others.
+            logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        settings = parse_options(destination, options_of(given))
+        found, give_up = open_source(source, settings)
+        return Prepared(settings.target.url, partial(run_on_cluster, cluster, settings, found), give_up)
+
+    return publish(prepare, f"looking at {source}…", output=output)
 
 
 @dataclass(frozen=True, slots=True)

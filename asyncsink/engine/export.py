@@ -19,7 +19,7 @@ from asyncsink.engine.planning.key_ledger import KeyLedger
 from asyncsink.engine.planning.producer import feed_discovery
 from asyncsink.engine.planning.survey import Discovery, Survey, check_shard, holds, take_survey
 from asyncsink.engine.recording.events import Events, Progress
-from asyncsink.engine.resources import open_resources
+from asyncsink.engine.resources import Resources, open_resources
 from asyncsink.engine.transfer.outcomes import REPEATED
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.event_loops import refuse_trio
@@ -225,18 +225,34 @@ def open_end(target: S3Target | LocalTarget, *, lasting: bool = False) -> RunFor
 
 def report_of(run: Run, discovery: Discovery | None) -> Report:
     """The report of a run that has ended. `discovery` is None where there was no walk."""
-    resources = run.resources
+    return report_on(
+        run.resources, run.log, run.target, discovery, lane=run.destination.lane, interrupted=run.interrupted
+    )
+
+
+def report_on(
+    resources: Resources,
+    log: OutcomeLog,
+    target: S3Target | LocalTarget,
+    discovery: Discovery | None,
+    *,
+    lane: str,
+    interrupted: bool,
+) -> Report:
+    """As `report_of`, of a run that was carried out elsewhere: arguments as the attributes of Run."""
     return Report(
-        run.log,
-        run.target.url,
-        resources.ended(run.destination.lane, interrupted=run.interrupted),
-        out_file=_out_file(run, discovery),
+        log,
+        target.url,
+        resources.ended(lane, interrupted=interrupted),
+        out_file=_out_file(resources.settings, log, target, discovery),
         dry_run=resources.dry_run,
         objects_found=resources.progress.objects_total,
     )
 
 
-def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
+def _out_file(
+    settings: Settings, log: OutcomeLog, target: S3Target | LocalTarget, discovery: Discovery | None
+) -> list[str]:
     """Rule 34: for every top-level source its URL, then its local copy; what failed is left out.
 
     With compat="nipype" a source whose key a later one took is listed too (rule 16): its URL exists.
@@ -248,15 +264,14 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
         entries = [SourceEntry("", discovery.source.directory)]
     if entries is None:
         return []
-    failed = {failure.entry for failure in run.log.failures if failure.stage != "local copy"}
-    keys_failed = {failure.key for failure in run.log.failures if failure.stage != "local copy"}
-    not_copied = {failure.entry for failure in run.log.failures}
+    failed = {failure.entry for failure in log.failures if failure.stage != "local copy"}
+    keys_failed = {failure.key for failure in log.failures if failure.stage != "local copy"}
+    not_copied = {failure.entry for failure in log.failures}
     listed: list[str] = []
-    settings = run.resources.settings
     lists_both = settings.routing.compat == "nipype"
     left_out = set[int]()
     # Reading a million skips back takes seconds, and skips of objects that are there already change nothing here.
-    for skip in run.log.skips if run.log.counts.not_published_total else ():
+    for skip in log.skips if log.counts.not_published_total else ():
         if skip.reason == REPEATED:
             # A repeated source has the object of its first occurrence.
             if skip.key in keys_failed:
@@ -265,12 +280,12 @@ def _out_file(run: Run, discovery: Discovery | None) -> list[str]:
             left_out.add(skip.entry)
     if settings.shard.count > 1:
         # The other shards list what they have published.
-        failed |= set(range(len(entries))) - _not_failed(run.log, len(entries))
+        failed |= set(range(len(entries))) - _not_failed(log, len(entries))
     for ordinal, entry in enumerate(entries):
         if ordinal in failed or (ordinal in left_out and not os.path.isdir(on_disk(entry.path))):
             continue
         url, local = discovery.router.out_file(entry.attribute, entry.path)
-        listed.append(as_native(url) if isinstance(run.target, LocalTarget) else url)
+        listed.append(as_native(url) if isinstance(target, LocalTarget) else url)
         if local and ordinal not in not_copied:
             listed.append(as_native(local))
     return listed

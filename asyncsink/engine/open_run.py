@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from asyncsink.destinations.base import Destination, RunForecast
+from asyncsink.destinations.base import Destination, RunForecast, UploadLog
 from asyncsink.destinations.existing_objects import ExistingObjects
 from asyncsink.destinations.opening import local_destination
 from asyncsink.destinations.s3 import S3Destination
@@ -104,14 +104,26 @@ class RunBuilder:
     Args:
         resources: of the run.
         retries: further rounds over what failed for a cause that may pass.
+        lasting: connections that stay open after the run, to the target of the settings; their owner adapts the
+            concurrency. None opens some for this run alone.
+        uploads: records the steps of multipart uploads, where the run has no journal that does.
     """
 
-    def __init__(self, resources: Resources, *, retries: int = 0) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        *,
+        retries: int = 0,
+        lasting: S3Stack | None = None,
+        uploads: UploadLog | None = None,
+    ) -> None:
         self._resources = resources
         self._settings = resources.settings
         self._notice = resources.events.notice
         self._dry_run = resources.dry_run
         self._retries = retries
+        self._lasting = lasting
+        self._uploads = uploads
         self._begun: S3Stack | AsyncSinkError | None = None
 
     async def begin(self, exits: AsyncExitStack, listing: ListObjects) -> None:
@@ -155,7 +167,8 @@ class RunBuilder:
             recorder = Recorder(log, manifest, resources.events, recorded, resources.key_turns)
             publisher = Publisher(resources, opened.destination, copy)
             small_files = SmallFiles(resources, publisher, opened.destination, copy)
-            pipeline = UploadPipeline(resources, publisher, small_files, recorder, opened.stack, rounds=self._retries)
+            tuned = None if self._lasting is not None else opened.stack
+            pipeline = UploadPipeline(resources, publisher, small_files, recorder, tuned, rounds=self._retries)
             exits.callback(pipeline.close)
             run = Run(
                 resources, opened.destination, opened.target, log, pipeline, manifest, small_files.batch_size, journal
@@ -218,7 +231,7 @@ class RunBuilder:
         settings, target = await with_callers_bucket(self._settings)
         if isinstance(self._begun, AsyncSinkError):
             raise self._begun
-        stack = self._begun
+        stack = self._lasting or self._begun
         if stack is None:
             stack = await exits.enter_async_context(resources.open_bucket(target))
         existing = ExistingObjects(stack, settings, threads=resources.threads, notice=self._notice)
@@ -227,8 +240,13 @@ class RunBuilder:
             count = partial(journal.count_unknown, found, resources.progress.objects_total or 0)
             unknown_total = await anyio.to_thread.run_sync(count, limiter=resources.threads)
             forecast = replace(forecast, unknown_total=unknown_total)
-        log = None if self._dry_run else journal
+        log = self._uploads or (None if self._dry_run else journal)
         destination = S3Destination(stack, settings, existing, notice=self._notice, log=log)
+        if self._lasting is not None:
+            # Other runs have requests under way, whose attempts stay as they are.
+            exits.callback(existing.close)
+            await destination.prepare(forecast)
+            return _Opened(destination, target, stack, journal)
         exits.push_async_callback(destination.aclose)
         with stack.transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
             await destination.prepare(forecast)

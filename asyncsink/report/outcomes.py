@@ -474,6 +474,17 @@ class OutcomeLog:
     def __len__(self) -> int:
         return sum(kind.count for kind in self._kinds.values())
 
+    def lines(self) -> OutcomeLines:
+        """All outcomes as they are stored, kind by kind, with the counts of the log. Blocking."""
+        whole = OutcomeLines(counts=self.counts)
+        for kind in self._kinds:
+            number = 0
+            while number < self.count(kind):
+                number, block = self.read(kind, number)
+                whole.runs.append(LineRun(kind, len(block), b"".join(block)))
+                number += len(block)
+        return whole
+
     def count(self, kind: type[Outcome]) -> int:
         """The number of outcomes of one kind so far."""
         return self._kinds[kind].count

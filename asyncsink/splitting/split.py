@@ -292,13 +292,13 @@ def _write(
         objects=objects_total,
         bytes=bytes_total,
         left_out=dict(found.left_out),
-        parts=tuple(write_parts(directory, spool, cutter, _alike_keys(spool, alike))),
+        parts=tuple(write_parts(directory, spool, cutter, alike_keys(spool, alike))),
     )
     write_plan(directory, plan)
     return plan
 
 
-def _alike_keys(spool: Spool, alike: frozenset[int]) -> dict[int, list[str]]:
+def alike_keys(spool: Spool, alike: frozenset[int]) -> dict[int, list[str]]:
     """The keys that have these fingerprints, which are few."""
     keys: dict[int, list[str]] = {}
     for transfer in spool if alike else ():

@@ -14,12 +14,12 @@ from asyncsink.paths import decoded_name, encoded_name
 from asyncsink.temporary import TemporaryDatabase
 
 _BATCH = 1000
-_NEXT = "SELECT key, path, size, mtime, ctime, inode, real FROM file WHERE key > ? ORDER BY key LIMIT 1000"
+_NEXT = "SELECT key, path, size, mtime, ctime, inode, real, entry FROM file WHERE key > ? ORDER BY key LIMIT 1000"
 _TABLE = (
     "CREATE TABLE file (key BLOB PRIMARY KEY, path BLOB, size INTEGER, mtime INTEGER, ctime INTEGER, inode BLOB,"
-    " real BLOB) WITHOUT ROWID;"
+    " real BLOB, entry INTEGER) WITHOUT ROWID;"
 )
-_ADD = "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?)"
+_ADD = "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Spool:
@@ -52,9 +52,15 @@ class Spool:
         last = b""
         while rows := self._database.rows(_NEXT, last):
             last = rows[-1][0]
-            for key, path, size, mtime, ctime, inode, real in rows:
+            for key, path, size, mtime, ctime, inode, real, entry in rows:
                 source = SourceFile(
-                    decoded_name(path), size, mtime, ctime_ns=ctime, inode=int(inode), real_path=decoded_name(real)
+                    decoded_name(path),
+                    size,
+                    mtime,
+                    entry=entry,
+                    ctime_ns=ctime,
+                    inode=int(inode),
+                    real_path=decoded_name(real),
                 )
                 yield Transfer(source, decoded_name(key), decoded_name(key))
 
@@ -87,5 +93,5 @@ def _row(transfer: Transfer) -> tuple[object, ...]:
     # Inodes have 64 bits without a sign, which SQLite's integers have.
     return (
         encoded_name(transfer.key), encoded_name(source.path), source.size_bytes, source.mtime_ns, source.ctime_ns,
-        str(source.inode), encoded_name(source.real_path),
+        str(source.inode), encoded_name(source.real_path), source.entry,
     )  # fmt: skip

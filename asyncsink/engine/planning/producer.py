@@ -53,7 +53,7 @@ async def feed_discovery(
     objects_total, readers, limiter = resources.progress.objects_total, resources.readers, resources.threads
     found: Iterator[Found] = iter(discovery if kept is None else kept)
     if ledger is not None:
-        found = _last_only(found, ledger) if surveyed else first_only(found, ledger)
+        found = last_only(found, ledger) if surveyed else first_only(found, ledger)
     # A stream's next line may be hours away: earlier lines must not wait for it.
     size = BATCH if discovery.source.replayable else 1
     take = partial(taken, found, size)
@@ -75,7 +75,7 @@ async def feed_discovery(
             batch = [await _in_turn(item, resources.key_turns, journal, limiter) for item in batch]
         if not batch:
             return
-        for work in _entries(batch, batch_size(objects_total)):
+        for work in entries_of(batch, batch_size(objects_total)):
             await submit(work)
         if objects_total is not None:
             objects_total -= len(batch)
@@ -132,7 +132,7 @@ def grouped(items: Iterable[T], found: Callable[[T], Found], batch_max: int) -> 
     yield from others
 
 
-def _entries(found: list[Found], batch_max: int) -> Iterator[Entry]:
+def entries_of(found: list[Found], batch_max: int) -> Iterator[Entry]:
     """The entries of the queue: small files in batches, skips together."""
     skips = [item for item in found if isinstance(item, Skip)]
     if skips:
@@ -146,7 +146,7 @@ def _itself(found: Found) -> Found:
     return found
 
 
-def _last_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
+def last_only(found: Iterator[Found], ledger: KeyLedger) -> Iterator[Found]:
     """Leave out the sources whose key a later source takes (on_collision="last", rule 16), and repetitions."""
     ordinal = 0
     for item in found:

@@ -1,0 +1,272 @@
+"""One source, published on a Dask cluster: looked at once, here, and recorded here; the workers send the files.
+
+walk ──► refusals ──► spool, in the order of the keys ──► parts ──► workers, each with one engine
+                                                                        │ outcomes, as lines
+report, events  ◄──  recorder, manifest  ◄──────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from anyio import CapacityLimiter
+from distributed import Client
+
+from asyncsink.adapters.dask_cluster import connected, is_private
+from asyncsink.adapters.dask_dealing import Dealer
+from asyncsink.engine.export import discovery_of, report_on, with_places_outside
+from asyncsink.engine.open_run import surface
+from asyncsink.engine.planning.producer import last_only
+from asyncsink.engine.planning.survey import Discovery, Survey, batches, take_survey
+from asyncsink.engine.recording.events import Events, Progress
+from asyncsink.engine.recording.recorder import Passed, Recorder, Recording
+from asyncsink.engine.resources import Resources, open_resources
+from asyncsink.engine.transfer.outcomes import problem_outcome
+from asyncsink.errors import ConfigError
+from asyncsink.event_loops import refuse_trio
+from asyncsink.model import Event, Found, Receipt, Skip, Started, Transfer
+from asyncsink.options.schema import S3Target, Settings
+from asyncsink.options.settings import MIB, JournalChoice
+from asyncsink.os_errors import words_shortages
+from asyncsink.paths import on_disk
+from asyncsink.report.manifest import ManifestHeader, ManifestWriter
+from asyncsink.report.outcomes import Counts, OutcomeLines, OutcomeLog
+from asyncsink.report.report import Report
+from asyncsink.sources.base import Source
+from asyncsink.splitting.cutting import ByLimits
+from asyncsink.splitting.part_engine import PartOutcome
+from asyncsink.splitting.part_of_run import PartOfRun, parts_of_run
+from asyncsink.splitting.split import alike_keys
+from asyncsink.splitting.spool import Spool
+
+PART_BYTES = 256 * MIB
+PART_OBJECTS = 1_000
+"""Of a part: a fraction of a second of one worker, which is what a lost worker costs; one page of a listing."""
+_BATCH = 1_000
+_SAMPLES_MAX = 100
+
+
+def check_travels(settings: Settings, source: Source) -> None:
+    """Refuse what cannot be done by other machines.
+
+    Raises:
+        ConfigError: one sentence, about the first of it.
+    """
+    target = settings.target
+    if not isinstance(target, S3Target):
+        raise ConfigError(
+            f"The destination {target.url} is a local directory, which Dask's workers do not fill; expected "
+            "s3://bucket/prefix, or use an export without Dask."
+        )
+    if settings.caller_bucket is not None and not isinstance(settings.caller_bucket, str):
+        raise ConfigError(
+            "bucket is an object with a client of its own, which cannot travel to workers; give its name."
+        )
+    if settings.journal.required:
+        raise ConfigError(
+            "journal (or overwrite='journal') is given, and a Dask export keeps none: its files are sent by many "
+            "machines; leave it out: what is there already is compared by checksum, and not sent again."
+        )
+    refused = {
+        "local_copy": settings.local_copy is not None,
+        "remove_dest_dir": settings.remove_dest_dir,
+        "shard": settings.shard.count > 1,
+        "on_unreachable='local'": settings.policies.on_unreachable == "local",
+        "related_files": settings.policies.related_files,
+    }
+    for name, given in refused.items():
+        if given:
+            raise ConfigError(f"{name} is given, and means nothing on the workers of a Dask cluster; leave it out.")
+    if not source.replayable:
+        raise ConfigError(
+            "The source is a stream, which cannot be looked at before it is cut; name a directory or file."
+        )
+
+
+@words_shortages
+async def run_on_cluster(
+    cluster: Any,
+    settings: Settings,
+    source: Source,
+    *,
+    observe: Callable[[Event], None] | None = None,
+    failures_only: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """As `engine.export.run_source`, on the workers of a cluster (as `connected` takes it)."""
+    refuse_trio()
+    check_travels(settings, source)
+    settings = replace(settings, journal=JournalChoice(enabled=False))
+    events = Events(observe, failures_only=failures_only)
+    survey = Survey()
+    try:
+        await with_places_outside(settings, source, events.notice, dry_run=False)
+        async with (
+            open_resources(settings, events=events, progress=progress) as resources,
+            connected(cluster) as client,
+        ):
+            if settings.objects.sse_customer_key is not None and not is_private(client):
+                raise ConfigError(
+                    "sse is a customer key, which would travel to the workers unencrypted; give the cluster TLS "
+                    "(distributed's Security), or use aws:kms."
+                )
+            discovery = discovery_of(settings, settings.target, source)
+            survey = await take_survey(discovery, settings, limiter=resources.threads, progress=resources.progress)
+            resources.progress.objects_total = survey.objects_total
+            resources.progress.bytes_total = survey.bytes_total
+            for notice in survey.notices(settings):
+                events.notice(notice)
+            return await _ClusterRun(resources, client, discovery, survey).run()
+    except BaseExceptionGroup as group:
+        raise surface(group) from None
+    finally:
+        events.close()
+        survey.close()
+
+
+class _ClusterRun:
+    """An export whose source was looked at."""
+
+    def __init__(self, resources: Resources, client: Client, discovery: Discovery, survey: Survey) -> None:
+        self._resources = resources
+        self._events = resources.events
+        self._threads = CapacityLimiter(1)  # the spool is for one thread at a time
+        self._client = client
+        self._discovery = discovery
+        self._survey = survey
+        self._log = OutcomeLog(resources.progress.counts)
+        self._recorder: Recorder
+
+    async def run(self) -> Report:
+        """Publish everything, and report."""
+        settings = self._resources.settings
+        sample = await anyio.to_thread.run_sync(_sample_of, self._found(), limiter=self._threads)
+        if sample is None:  # nothing is to be sent
+            return await self._publish(None, ("", "", ""))
+        # Nobody would go on with an upload that a cancelled worker leaves.
+        policies = replace(settings.policies, abort_on_interrupt=True)
+        travelling = replace(settings, manifest="", policies=policies)
+        name = f"asyncsink-{secrets.token_hex(6)}"
+        dealer = Dealer(self._client, name, travelling, sample, self._events.notice)
+        try:
+            return await self._publish(dealer, await dealer.begin())
+        finally:
+            await dealer.end()
+
+    def _found(self) -> Iterator[Found]:
+        kept = self._survey.kept
+        return iter(kept if kept.whole else self._discovery)
+
+    def _manifest(self, endpoint_url: str, region: str) -> ManifestWriter | None:
+        settings = self._resources.settings
+        target = settings.target
+        assert isinstance(target, S3Target)
+        if not settings.manifest:
+            return None
+        header = ManifestHeader(
+            destination=f"s3://{target.bucket}/{target.prefix}".rstrip("/"),
+            endpoint_url=endpoint_url,
+            region=region,
+            addressing_style=target.addressing_style,
+        )
+        return ManifestWriter(settings.manifest, header, self._events.notice)
+
+    async def _publish(self, dealer: Dealer | None, place: tuple[str, str, str]) -> Report:
+        resources, halt, progress = self._resources, self._resources.halt, self._resources.progress
+        endpoint_url, region, lane = place
+        manifest = self._manifest(endpoint_url, region)
+        self._recorder = recorder = Recorder(self._log, manifest, self._events)
+        recording = Recording(recorder, resources.settings.retry.abort_seconds)
+        spool, interrupted = Spool(), True
+        if manifest is not None:
+            await manifest.open()
+        try:
+            progress.started = True
+            await self._events.emit(Started(progress.objects_total, progress.bytes_total, lane))
+            async with anyio.create_task_group() as group:
+                group.start_soon(recording.run)
+                try:
+                    with halt.bounds():
+                        await self._fill(spool)
+                        if dealer is not None:
+                            await dealer.deal(await self._parts(spool), self._record)
+                    await recording.finish()
+                except BaseException:
+                    self._events.closing(0.0)
+                    recording.stop()
+                    raise
+                finally:
+                    recorder.finish()
+            interrupted = bool(halt.reason)
+        finally:
+            spool.close()
+            if manifest is not None:
+                await manifest.close(interrupted=interrupted)
+        target = resources.settings.target
+        return report_on(resources, self._log, target, self._discovery, lane=lane, interrupted=interrupted)
+
+    async def _fill(self, spool: Spool) -> None:
+        """Give the files to the spool, and record what is not published."""
+        found = self._found()
+        if self._survey.ledger is not None:
+            found = last_only(found, self._survey.ledger)
+        async for some in batches(found, limiter=self._threads, size=_BATCH):
+            add = partial(spool.add, [each for each in some if isinstance(each, Transfer)])
+            await anyio.to_thread.run_sync(add, limiter=self._threads)
+            others = [each for each in some if not isinstance(each, Transfer)]
+            policies = self._resources.policies
+            if others:
+                self._recorder.add([e if isinstance(e, Skip) else problem_outcome(e, policies) for e in others])
+                await self._recorder.room()
+
+    async def _parts(self, spool: Spool) -> Iterator[PartOfRun]:
+        alike = await anyio.to_thread.run_sync(alike_keys, spool, self._survey.alike, limiter=self._threads)
+        return parts_of_run(spool, ByLimits(PART_BYTES, PART_OBJECTS), alike)
+
+    async def _record(self, outcome: PartOutcome) -> None:
+        progress, counts = self._resources.progress, outcome.lines.counts
+        progress.traffic.requests += outcome.requests
+        progress.traffic.retries += outcome.retries
+        progress.bytes_moved += counts.bytes_uploaded
+        progress.bytes_failed += outcome.bytes_failed
+        progress.counts.bytes_resumed += counts.bytes_resumed
+        for notice in outcome.notices:
+            self._events.notice(notice)
+        receipts, others = OutcomeLines(), OutcomeLines()
+        for run in outcome.lines.runs:
+            (receipts if run.kind is Receipt else others).runs.append(run)
+        if others.runs:
+            self._recorder.add(list(others.outcomes()))
+        if receipts.runs:
+            receipts.counts = Counts(
+                objects_uploaded=counts.objects_uploaded,
+                bytes_uploaded=counts.bytes_uploaded,
+                confirmed_by=counts.confirmed_by,
+            )
+            self._recorder.pass_on(Passed(receipts, [], partial(_receipts_of, receipts)))
+        await self._recorder.room()
+        if outcome.stop_reason:
+            self._resources.halt.stop(outcome.stop_reason)
+
+
+def _receipts_of(lines: OutcomeLines) -> list[Receipt]:
+    return [outcome for outcome in lines.outcomes() if isinstance(outcome, Receipt)]
+
+
+def _sample_of(found: Iterator[Found]) -> tuple[str, int, int] | None:
+    """Path, size and mtime of a file that is still there, or of the first one; None where there is none. Blocking."""
+    first: tuple[str, int, int] | None = None
+    for transfer in islice((each for each in found if isinstance(each, Transfer)), _SAMPLES_MAX):
+        source = transfer.source
+        first = first or (source.path, source.size_bytes, source.mtime_ns)
+        if os.path.exists(on_disk(source.path)):
+            return source.path, source.size_bytes, source.mtime_ns
+    return first
