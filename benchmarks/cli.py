@@ -1,4 +1,4 @@
-"""The command line: targets, run, table, readme, plot, list, profile, policy, kill, soak, plot-soak."""
+"""The command line: targets, run, table, readme, plot, list, profile, calls, policy, kill, soak, plot-soak."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from benchmarks.chaos import cli as chaos
 from benchmarks.lineup.contenders import CONTENDERS
 from benchmarks.lineup.pythons import Python, second_python
 from benchmarks.lineup.scenarios import SCENARIOS
+from benchmarks.measuring.calls import FILES, measure_calls, render_calls
 from benchmarks.measuring.running import Order, run
 from benchmarks.policy.models import MODELS, simulate
 from benchmarks.policy.plot import draw as draw_policy
@@ -159,6 +160,20 @@ def soak_command(**given: Any) -> None:
 
 
 app.command("plot-soak")(chaos.plot_soak)
+
+
+@app.command("calls")
+def calls_command(
+    files: Annotated[int, typer.Option(min=100, help="In the source.")] = FILES,
+    output: Annotated[Path | None, typer.Option(help="Where the JSON goes (default: it is not kept).")] = None,
+) -> None:
+    """Metadata calls and S3 requests of the parts of a split, beside those of one run. Needs strace."""
+    _end_in_order()
+    result = measure_calls(files=files, tell=_tell)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    typer.echo(render_calls(result), nl=False)
 
 
 @app.command("policy")

@@ -40,11 +40,12 @@ def recipe(inside: Any, tmp_path: Path) -> Callable[..., str]:
 
 
 def published(script: str, variable: str, tasks: int) -> list[int]:
-    """The parts that the tasks of an array publish: `script` run by a shell for each task, in which exec prints."""
-    loop = f'exec() {{ echo "${variable} $5"; }}; for {variable} in $(seq 0 {tasks - 1}); do {script}\ndone'
+    """The parts that the tasks of an array publish: `script` run by a shell for each task, printing its command."""
+    printing = script.replace("exec asyncsink", f'echo "${variable}"')
+    loop = f"for {variable} in $(seq 0 {tasks - 1}); do {printing}\ndone"
     parts: list[int] = []
-    for line in run(["bash", "-c", loop]).stdout.splitlines():
-        task, _, part = line.partition(" ")
+    for line in run(["sh", "-c", loop]).stdout.splitlines():
+        task, *_, part = line.split()
         first, _, last = (task if part == "auto" else part).partition("-")
         parts += range(int(first), int(last or first) + 1)
     return parts

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import nipype.interfaces.tests
+import pytest
+
+from tests.support.moto import moto_server
 
 TESTS = Path(nipype.interfaces.tests.__file__).parent
 PLUGIN = """
@@ -22,13 +26,16 @@ def refuse(self):
 NipypeDataSink._list_outputs = refuse
 install()
 """
-FAKES3 = """#!{python}
-'''Nipype's tests start a program of this name as their S3 server: fakes3 -r DIRECTORY -p PORT.'''
-import sys
-from moto.server import main
-
-main(["-H", "127.0.0.1", "-p", sys.argv[sys.argv.index("-p") + 1]])
+FAKES3 = """#!/bin/sh
+# Nipype's tests start a program of this name as their S3 server, and ask it at once.
+exec sleep 600
 """
+PORT = 4567
+
+
+def _is_in_use(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_nipypes_own_tests_pass(tmp_path: Path) -> None:
@@ -36,7 +43,7 @@ def test_nipypes_own_tests_pass(tmp_path: Path) -> None:
     (tmp_path / "asyncsink_in_place.py").write_text(PLUGIN)
     server = tmp_path / "bin" / "fakes3"
     server.parent.mkdir()
-    server.write_text(FAKES3.format(python=sys.executable))
+    server.write_text(FAKES3)
     server.chmod(0o755)
     command = [
         *(sys.executable, "-m", "pytest", "-q", "-rA", "-p", "asyncsink_in_place", "-p", "no:cacheprovider"),
@@ -49,7 +56,10 @@ def test_nipypes_own_tests_pass(tmp_path: Path) -> None:
         "PATH": f"{server.parent}:{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]),
     }
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    if _is_in_use(PORT):
+        pytest.skip(f"port {PORT}, which Nipype's tests name, is in use")
+    with moto_server(PORT):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
     passed = {line.split("::")[1] for line in done.stdout.splitlines() if line.startswith("PASSED")}
     assert done.returncode == 0, done.stdout + done.stderr
     assert passed >= {

@@ -22,12 +22,12 @@ pytestmark = pytest.mark.anyio
 PARTS = 8
 SMALL = 1000
 LARGE = 12 << 20  # two parts of an upload
-LARGE_ONES = (2, 5)
+LARGE_ONES = (2, 3, 5)
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """Three files for each of eight subjects; those of two have a large one."""
+    """Three files for each of eight subjects; those of three have a large one."""
     for subject in range(PARTS):
         folder = tmp_path / "study" / f"sub-{subject}"
         folder.mkdir(parents=True)
@@ -55,7 +55,8 @@ async def test_an_array_with_a_requeued_a_killed_and_a_failed_task(
     s3: Any,
 ) -> None:
     """Every task's receipts are kept, and the parts of its uploads; resubmitted alone, the failed ones complete the
-    whole. Two tasks are caught in the middle of a large file: one is requeued, the other killed."""
+    whole. Three tasks are caught in the middle of a large file: one is requeued, one is near its time limit, and one is
+    killed."""
 
     def asyncsink(*words: object) -> str:
         return slurm.run("asyncsink", *words)
@@ -82,27 +83,28 @@ async def test_an_array_with_a_requeued_a_killed_and_a_failed_task(
     proxy.forget()
     os.kill(await run_sync(slurm.pid, f"{array}_5"), signal.SIGKILL)
     await run_sync(slurm.run, "scontrol", "requeue", f"{array}_2")
+    await run_sync(slurm.run, "scontrol", "update", f"JobId={array}_3", "TimeLimit=2")  # the signal comes 120 s before
 
     assert await run_sync(slurm.wait, merge) == "FAILED"
     ended = await run_sync(slurm.states, array)
-    assert {task.partition("_")[2] for task, state in ended.items() if state != "COMPLETED"} == {"5", "7"}
+    assert {task.partition("_")[2] for task, state in ended.items() if state != "COMPLETED"} == {"3", "5", "7"}
     assert "Restarts=1 " in await run_sync(slurm.run, "scontrol", "-o", "show", "job", f"{array}_2")
     both_attempts = (tmp_path / f"slurm-{array}_2.out").read_text()
     assert both_attempts.index("Interrupted: ") < both_attempts.index("All 3 files")
+    assert ended[f"{array}_3"] == "FAILED"  # TIMEOUT would mean that no signal came before the limit
+    assert "Interrupted: " in (tmp_path / f"slurm-{array}_3.out").read_text()
     told = (tmp_path / f"slurm-{merge}.out").read_text()
-    assert "receipts-00005.jsonl" in told
-    assert "receipts-00007.jsonl" in told
+    assert all(f"receipts-0000{part}.jsonl" in told for part in (3, 5, 7))
 
     away.rename(study / "sub-7")
     array, merge = await submit(slurm, "7")
     assert await run_sync(slurm.wait, merge) == "FAILED"
     assert await run_sync(slurm.states, array) == {f"{array}_7": "COMPLETED"}
     told = (tmp_path / f"slurm-{merge}.out").read_text()
-    assert "receipts-00005.jsonl" in told
-    assert "receipts-00007.jsonl" not in told
-    array, merge = await submit(slurm, "5")
+    assert [f"receipts-0000{part}.jsonl" in told for part in (3, 5, 7)] == [True, True, False]
+    array, merge = await submit(slurm, "3,5")
     assert await run_sync(slurm.wait, merge) == "COMPLETED"
-    assert [proxy.parts_of(key) for key in large] == [[2], [2]]
+    assert [proxy.parts_of(key) for key in large] == [[2]] * len(large)
     assert not list((tmp_path / "parts").glob("uploads-*"))
 
     verified = json.loads(await run_sync(asyncsink, "verify", "parts/merged.jsonl", "--json"))
@@ -121,8 +123,8 @@ async def test_more_parts_than_an_array_has_tasks(
     source.mkdir()
     for number in range(1002):
         (source / f"{number:04}").touch()
-    slurm.run("asyncsink", "split", source, f"s3://{bucket}/many", "parts", "--part-objects", 1)
-    (tmp_path / "publish.sh").write_text(slurm.run("asyncsink", "recipe", "slurm", "parts"))
+    slurm.run("asyncsink", "split", source, f"s3://{bucket}/many", "the parts", "--part-objects", 1)
+    (tmp_path / "publish.sh").write_text(slurm.run("asyncsink", "recipe", "slurm", "the parts"))
     array, merge = await submit(slurm, "0,500")
     assert await run_sync(slurm.wait, merge) == "FAILED"
     assert slurm.states(array) == {f"{array}_0": "COMPLETED", f"{array}_500": "COMPLETED"}

@@ -36,7 +36,7 @@ def _path() -> str:
 
 class Slurm:
     """Starts on entering, in a directory and on ports of its own; on leaving, all jobs are cancelled, and all daemons
-    ended. They end as well where this process is killed."""
+    ended. The daemons end as well where this process is killed; jobs go on to their own end then."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -102,8 +102,6 @@ class Slurm:
             SlurmctldHost={host}(127.0.0.1)
             SlurmUser=root
             SlurmdUser=root
-            AuthType=auth/munge
-            CryptoType=crypto/munge
             AuthInfo=socket={place}/munge.sock,cred_expire=5
             StateSaveLocation={place}/state
             SlurmdSpoolDir={place}/spool
@@ -113,12 +111,8 @@ class Slurm:
             SlurmdPort={node}
             SlurmdParameters=config_overrides
             ProctrackType=proctrack/linuxproc
-            TaskPlugin=task/none
-            JobAcctGatherType=jobacct_gather/none
-            AccountingStorageType=accounting_storage/none
             SelectType=select/cons_tres
             SelectTypeParameters=CR_Core
-            MpiDefault=none
             SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,sched_min_interval=0
             NodeName={host} NodeAddr=127.0.0.1 CPUs={NODES_CPUS} RealMemory=64000 State=UNKNOWN
             PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
