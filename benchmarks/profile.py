@@ -32,8 +32,7 @@ from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import S3Target, Settings
 from asyncsink.options.settings import KIB, Secret
 from asyncsink.report.outcomes import encoded
-from asyncsink.s3.http.answers import Answer, response_of
-from asyncsink.s3.http.reading import AnswerReader
+from asyncsink.s3.http.reading import Answer, AnswerReader, response_of
 from asyncsink.s3.http.requests import RequestWriter
 from asyncsink.s3.http.signing import UNSIGNED_PAYLOAD, Signer, endpoint_of
 from asyncsink.s3.operations import ObjectAttributes, PutObject

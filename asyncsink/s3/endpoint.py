@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from asyncsink.errors import ConfigError
 from asyncsink.options.schema import SignPayload
+from asyncsink.s3.errors_map import one_line
 
 
 def is_special(bucket: str) -> bool:
@@ -41,20 +42,32 @@ CA_BUNDLE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Mozilla's list of certificates has a quarter of a MiB."""
 
 
-def context_trusting(ca_bundle: str) -> ssl.SSLContext:
-    """A context that trusts the certificates of a PEM file, or the system's for "". Blocking; never waits for a FIFO.
+def tls_context(ca_bundle: str, verify: bool = True) -> ssl.SSLContext:
+    """The context for HTTPS: certificates and host names are checked, TLS 1.2 or later. Blocking: reads certificates,
+    but never waits for a FIFO.
+
+    Args:
+        ca_bundle: PEM file with the certificates to trust, or "" for the system's.
+        verify: False checks nothing.
 
     Raises:
-        ConfigError: the file cannot be used.
+        ConfigError: the ca_bundle cannot be used.
     """
     try:
         # OpenSSL would wait for the writer of a FIFO, and read a device without end.
         fault = _fault_of(os.stat(ca_bundle)) if ca_bundle else ""
-        if not fault:
-            return ssl.create_default_context(cafile=ca_bundle or None)
+        if fault:
+            raise ConfigError(f"ca_bundle={ca_bundle!r} cannot be used ({fault}); expected a file of PEM certificates.")
+        context = ssl.create_default_context(cafile=ca_bundle or None)
     except (OSError, ssl.SSLError, ValueError) as error:
         raise ConfigError(f"ca_bundle={ca_bundle!r} cannot be used ({error}); expected PEM certificates.") from error
-    raise ConfigError(f"ca_bundle={ca_bundle!r} cannot be used ({fault}); expected a file of PEM certificates.")
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # With renegotiation a write may have to wait for a read. TLS 1.3 has none, and S3 requests none.
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _fault_of(found: os.stat_result) -> str:
@@ -84,6 +97,14 @@ def exposed_to(endpoint_url: str, proxy_url: str = "") -> str:
         if host and not _is_this_machine(host):
             return host
     return ""
+
+
+def key_exposed(host: str) -> ConfigError:
+    """The error for a customer key that would travel to `host`. Pure."""
+    return ConfigError(
+        f"The customer key of sse would travel to {one_line(host)!r} over plain HTTP, where others can read it; give "
+        "an endpoint that begins with https://. Only a server on this machine may have it so."
+    )
 
 
 def _is_this_machine(host: str) -> bool:

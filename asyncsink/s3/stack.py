@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import anyio.to_thread
@@ -22,21 +22,15 @@ from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.availability import Availability, Watch
 from asyncsink.s3.checksum_headers import USUAL, ChecksumHeaders, ChecksumUse
 from asyncsink.s3.credentials.static_config import StaticS3Config, known_connection, named_endpoint
-from asyncsink.s3.endpoint import exposed_to, is_arn, is_special
-from asyncsink.s3.errors_map import one_line
+from asyncsink.s3.endpoint import exposed_to, is_arn, key_exposed, tls_context
 from asyncsink.s3.get_object import GetObject
-from asyncsink.s3.http.client import HOT, HttpTransport, tls_context
-from asyncsink.s3.http.keyring import CredentialsProvider, SharedCredentials
+from asyncsink.s3.http.client import HOT, HttpTransport
 from asyncsink.s3.operations import ListObjects, ObjectPage, Operation, PutObject, Response
 from asyncsink.s3.pacing import Bandwidth, PacedTransport, Pacer
 from asyncsink.s3.retry import RetryingTransport
-from asyncsink.s3.sdk.client import find_credentials
-from asyncsink.s3.transport import LazyTransport, Traffic, Transport
+from asyncsink.s3.sdk.transport import Aioboto3Transport, LazyTransport, credentials_provider
+from asyncsink.s3.transport import Traffic, Transport
 from asyncsink.value import dataclass
-
-if TYPE_CHECKING:
-    from asyncsink.s3.sdk.transport import Aioboto3Transport
-
 
 # -- The choice of the lane for the hot requests, once for each target, and the router ---------------------------------
 # The wire lane is eligible where a request is nothing but head and body on a direct connection to a known host. A
@@ -92,7 +86,7 @@ class LaneRouter:
     def send(self, operation: Operation[R]) -> Coroutine[Any, Any, R]:
         """Send `operation` in its lane."""
         if isinstance(operation, HOT):
-            return self._wire.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
+            return self._wire.send(operation)
         return self._other.send(operation)
 
     def bound(self, connections: int) -> None:
@@ -128,37 +122,38 @@ async def open_lanes(
         known = await anyio.to_thread.run_sync(known_connection, target)
         if known is not None:
             return await _open_known(target, retry, limits, known, pacer=pacer, bandwidth=bandwidth)
-    other = await _open_aioboto3(target, retry, limits, caller_bucket=caller_bucket, bandwidth=bandwidth)
+    other = await Aioboto3Transport.open(target, retry, limits, caller_bucket=caller_bucket, bandwidth=bandwidth)
+    opened = other.opened
     try:
-        reason = "it was asked for" if choice == "aioboto3" else _ineligible(target, other.client, caller_bucket)
+        lanes = Lanes(
+            PacedTransport(other, pacer),
+            "aioboto3",
+            opened.endpoint_url,
+            opened.region,
+            checksums=opened.checksums,
+            exposed_to=opened.exposed_to,
+        )
+        reason = "it was asked for" if choice == "aioboto3" else opened.ineligible(target, caller_bucket)
         if choice == "wire" and reason:
             raise ConfigError(f"transport='wire' cannot be used here: {reason}. Use transport='auto'.")
         if reason:
             log.info("transport aioboto3 for s3://%s: %s", target.bucket, reason)
-            exposed = _exposed_to(other.client)
-            paced = PacedTransport(other, pacer)
-            return Lanes(paced, "aioboto3", *_place(other.client), checksums=other.checksums, exposed_to=exposed)
-        wire = await _open_wire(target, retry, other.client, pacer, bandwidth)
+            return lanes
+        wire = await HttpTransport.open(
+            opened.bound(target),
+            retry,
+            region=opened.region,
+            credentials=credentials_provider(target, retry, opened.credentials),
+            pacer=pacer,
+            verify=opened.verifies,
+            bandwidth=bandwidth,
+        )
     except BaseException:
         await other.aclose()
         raise
     _log_wire(target)
-    router, exposed = LaneRouter(wire, PacedTransport(other, pacer)), _exposed_to(other.client)
-    return Lanes(router, "wire", *_place(other.client), bodies_at_once(limits), other.checksums, exposed)
-
-
-async def _open_aioboto3(
-    target: S3Target,
-    retry: RetryPolicy,
-    limits: Limits,
-    *,
-    caller_bucket: Any = None,
-    bandwidth: Bandwidth | None,
-) -> Aioboto3Transport:
-    # Imported here, because a run whose connection is known never opens it.
-    from asyncsink.s3.sdk.transport import Aioboto3Transport
-
-    return await Aioboto3Transport.open(target, retry, limits, caller_bucket=caller_bucket, bandwidth=bandwidth)
+    router = LaneRouter(wire, lanes.transport)
+    return replace(lanes, transport=router, name="wire", senders=bodies_at_once(limits))
 
 
 async def _open_known(
@@ -174,9 +169,9 @@ async def _open_known(
         # Also where no request needs it: an option that cannot be used is refused.
         await anyio.to_thread.run_sync(tls_context, target.ca_bundle)
     bound = replace(target, endpoint_url=known.endpoint_url, ca_bundle=known.ca_bundle)
-    provider, region = _provider(target, retry, known.credentials), known.region
+    provider, region = credentials_provider(target, retry, known.credentials), known.region
     wire = await HttpTransport.open(bound, retry, region=region, credentials=provider, pacer=pacer, bandwidth=bandwidth)
-    opener = partial(_open_aioboto3, target, retry, limits, bandwidth=bandwidth)
+    opener = partial(Aioboto3Transport.open, target, retry, limits, bandwidth=bandwidth)
     other = PacedTransport(LazyTransport(f"aioboto3 s3://{target.bucket}", opener), pacer)
     _log_wire(target)
     router, exposed = LaneRouter(wire, other), exposed_to(known.endpoint_url)
@@ -191,69 +186,6 @@ def bodies_at_once(limits: Limits) -> int:
 
 def _log_wire(target: S3Target) -> None:
     log.info("transport wire for s3://%s: plain requests to a known host", target.bucket)
-
-
-def _place(client: Any) -> tuple[str, str]:
-    endpoint = client.meta.endpoint_url
-    return "" if _is_amazon(urlsplit(endpoint).hostname or "") else endpoint, client.meta.region_name or ""
-
-
-def _exposed_to(client: Any) -> str:
-    endpoint = client.meta.endpoint_url
-    return exposed_to(endpoint, client._endpoint.http_session._proxy_config.proxy_url_for(endpoint) or "")
-
-
-def _ineligible(target: S3Target, client: Any, caller_bucket: Any) -> str:
-    """Why the wire lane is not for this target, or ""."""
-    if caller_bucket is not None and not isinstance(caller_bucket, str):
-        return "the bucket object is the caller's own, with its own client"
-    if is_special(target.bucket):
-        return "ARN, Outposts and S3 Express buckets need other requests"
-    session = client._endpoint.http_session
-    if session._proxy_config.proxy_url_for(client.meta.endpoint_url):
-        return "a proxy is configured"
-    s3 = client.meta.config.s3 or {}
-    if s3.get("use_accelerate_endpoint") or s3.get("use_dualstack_endpoint"):
-        return "accelerate and dual-stack endpoints need other hosts"
-    if client.meta.config.use_dualstack_endpoint or client.meta.config.use_fips_endpoint:
-        return "dual-stack and FIPS endpoints need other hosts"
-    if not client.meta.region_name:
-        return "no region is known"
-    host = urlsplit(client.meta.endpoint_url).hostname or ""
-    if _is_amazon(host) and host != "s3.amazonaws.com" and not host.startswith(f"s3.{client.meta.region_name}.amazon"):
-        return "special endpoints of Amazon need other hosts"
-    if _is_amazon(host) and not target.region:
-        # The profile's region may not be the bucket's; only aioboto3 follows S3's redirects.
-        return "the bucket's region is not certain; give region"
-    return ""
-
-
-def _is_amazon(host: str) -> bool:
-    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
-
-
-async def _open_wire(
-    target: S3Target, retry: RetryPolicy, client: Any, pacer: Pacer, bandwidth: Bandwidth | None
-) -> HttpTransport:
-    endpoint = client.meta.endpoint_url
-    amazon = _is_amazon(urlsplit(endpoint).hostname or "")
-    verify = client._endpoint.http_session._verify
-    bound = replace(
-        target,
-        endpoint_url="" if amazon else endpoint,
-        ca_bundle=target.ca_bundle or (verify if isinstance(verify, str) else ""),
-        addressing_style=(client.meta.config.s3 or {}).get("addressing_style") or target.addressing_style,
-    )
-    region, trusts = client.meta.region_name, verify is not False
-    provider = _provider(target, retry, client._request_signer._credentials)
-    return await HttpTransport.open(
-        bound, retry, region=region, credentials=provider, pacer=pacer, verify=trusts, bandwidth=bandwidth
-    )
-
-
-def _provider(target: S3Target, retry: RetryPolicy, first: Any) -> CredentialsProvider | None:
-    """A provider of credentials for `target`, beginning with `first`: asyncsink's, or the client's own."""
-    return None if target.anonymous else SharedCredentials(first, partial(find_credentials, target, retry)).provider()
 
 
 # -- A bucket in another region than requests are signed for: new lanes are opened for its region ----------------------
@@ -480,10 +412,7 @@ async def open_stack(
         lanes = await open_lanes(target, retry, limits, pacer, choice=lane, caller_bucket=caller_bucket)
         if customer_key and lanes.exposed_to:
             await lanes.transport.aclose()
-            raise ConfigError(
-                f"The customer key of sse would travel to {one_line(lanes.exposed_to)!r} over plain HTTP, where others "
-                "can read it; give an endpoint that begins with https://. Only a server on this machine may have it so."
-            )
+            raise key_exposed(lanes.exposed_to)
         return lanes
 
     pacer = Pacer(limits.concurrency_start, traffic)

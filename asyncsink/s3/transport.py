@@ -1,12 +1,9 @@
-"""The Transport protocol, with one method so that no wrapper can be bypassed; request counts; opening on demand."""
+"""The Transport protocol, with one method so that no wrapper can be bypassed; and request counts."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
-from asyncsink.errors import ConnectionLost
 from asyncsink.s3.operations import Operation, Response
 from asyncsink.value import dataclass
 
@@ -52,46 +49,3 @@ class Traffic:
     retries: int = 0
     small_stored: int = 0
     small_received: int = 0
-
-
-# -- Opening on demand -------------------------------------------------------------------------------------------------
-
-
-class LazyTransport:
-    """A Transport opened by its first operation, once: loading the aioboto3 lane takes most of a second. Belongs to the
-    event loop it is used in.
-
-    Args:
-        name: for the repr.
-        opener: opens the inner transport; called again after it failed or was cancelled.
-    """
-
-    def __init__(self, name: str, opener: Callable[[], Awaitable[Transport]]) -> None:
-        self._name = name
-        self._opener = opener
-        self._opening = asyncio.Lock()
-        self._transport: Transport | None = None
-        self._closed = False
-
-    def __repr__(self) -> str:
-        return f"<LazyTransport {self._name}: {self._transport or 'not opened'}>"
-
-    async def send(self, operation: Operation[R]) -> R:
-        """Send `operation`; raises what opening and sending raise."""
-        transport = self._transport or await self._opened()
-        return await transport.send(operation)
-
-    async def aclose(self) -> None:
-        """Close the inner transport if it was opened. Calling it twice is harmless."""
-        self._closed = True
-        async with self._opening:
-            if self._transport is not None:
-                await self._transport.aclose()
-
-    async def _opened(self) -> Transport:
-        async with self._opening:
-            if self._closed:
-                raise ConnectionLost("The request was not sent: the transport was closed before.")
-            if self._transport is None:
-                self._transport = await self._opener()
-            return self._transport

@@ -21,8 +21,7 @@ import asyncsink
 from asyncsink.errors import CredentialsError, ExpiredCredentials, PermanentError
 from asyncsink.options.schema import Limits, S3Target
 from asyncsink.options.settings import MIB, RetryPolicy, Secret
-from asyncsink.s3.credentials.file import Credentials
-from asyncsink.s3.http.keyring import LOOK_UP_AGAIN_SECONDS, SharedCredentials
+from asyncsink.s3.credentials.file import LOOK_UP_AGAIN_SECONDS, Credentials, SharedCredentials
 from asyncsink.s3.operations import HeadObject
 from asyncsink.s3.stack import open_stack
 from asyncsink.testing.peers import ActingPeer, Asked, Identity, canned, refusal

@@ -31,9 +31,8 @@ from asyncsink.s3.operations import (
     PutObject,
 )
 from asyncsink.s3.pacing import Pacer
-from asyncsink.s3.sdk.transport import Aioboto3Transport
+from asyncsink.s3.sdk.transport import Aioboto3Transport, LazyTransport
 from asyncsink.s3.stack import open_lanes
-from asyncsink.s3.transport import LazyTransport
 from asyncsink.testing.peers import CannedPeer, canned
 
 pytestmark = pytest.mark.anyio

@@ -40,7 +40,7 @@ async def opened(target: S3Target, **options: Any) -> Aioboto3Transport:
 @pytest.mark.usefixtures("dummy_keys")
 async def test_the_settings() -> None:
     target = S3Target(bucket="tst", endpoint_url="http://127.0.0.1:1")
-    async with open_client(target, RetryPolicy(stall_seconds=7), Limits(concurrency=40)) as (client, _):
+    async with open_client(target, RetryPolicy(stall_seconds=7), Limits(concurrency=40)) as (client, *_):
         config = client.meta.config
         assert config.retries["total_max_attempts"] == 1
         assert config.s3 == {"payload_signing_enabled": False, "addressing_style": "path"}
@@ -53,18 +53,18 @@ async def test_the_settings() -> None:
 
 @pytest.mark.usefixtures("dummy_keys")
 async def test_amazon_is_addressed_by_host_and_path_style_is_kept() -> None:
-    async with open_client(S3Target(bucket="tst"), RetryPolicy(), Limits()) as (client, _):
+    async with open_client(S3Target(bucket="tst"), RetryPolicy(), Limits()) as (client, *_):
         assert client.meta.config.s3["addressing_style"] == "auto"
         assert client.meta.endpoint_url.endswith("amazonaws.com")
     styled = S3Target(bucket="tst", endpoint_url="https://s3.example.org", addressing_style="virtual")
-    async with open_client(styled, RetryPolicy(), Limits()) as (client, _):
+    async with open_client(styled, RetryPolicy(), Limits()) as (client, *_):
         assert client.meta.config.s3["addressing_style"] == "virtual"
 
 
 @pytest.mark.usefixtures("dummy_keys")
 async def test_the_endpoint_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:2")
-    async with open_client(S3Target(bucket="tst"), RetryPolicy(), Limits()) as (client, _):
+    async with open_client(S3Target(bucket="tst"), RetryPolicy(), Limits()) as (client, *_):
         assert client.meta.endpoint_url == "http://127.0.0.1:2"
         assert client.meta.config.s3["addressing_style"] == "path"
 

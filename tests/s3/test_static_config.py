@@ -47,7 +47,7 @@ def known(target: S3Target, **variables: str) -> StaticS3Config | None:
 
 
 async def as_the_sdk_decides(target: S3Target) -> dict[str, Any]:
-    async with open_client(target, RetryPolicy(), Limits()) as (client, _):
+    async with open_client(target, RetryPolicy(), Limits()) as (client, *_):
         session = client._endpoint.http_session
         held = client._request_signer._credentials
         seen: list[str] = []

@@ -93,7 +93,7 @@ def wire(provider: Any) -> Open:
         try:
             yield transport
         finally:
-            lanes = [*transport._small, *transport._large]
+            lanes = [*transport._lanes.small, *transport._lanes.large]
             await transport.aclose()
             for thread in threading.enumerate():
                 if thread.ident not in before and thread.name.startswith(("asyncsink-small", "asyncsink-large")):

@@ -96,8 +96,10 @@ async def test_an_address_that_refuses_is_passed_over_and_comes_last(
             for _ in range(4):
                 await transport.send(bodies(1))
             # Each of those that refuse was tried once at most: later it comes last.
-            assert set(transport._addresses._failed_at) <= {(socket.AF_INET, (f"127.0.0.{n}", port)) for n in (2, 3)}
-            assert transport._addresses._failed_at
+            assert set(transport._lanes._addresses._failed_at) <= {
+                (socket.AF_INET, (f"127.0.0.{n}", port)) for n in (2, 3)
+            }
+            assert transport._lanes._addresses._failed_at
 
 
 async def test_an_address_of_the_other_family(wire: Open, bodies: Bodies, monkeypatch: pytest.MonkeyPatch) -> None:

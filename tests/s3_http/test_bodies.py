@@ -38,8 +38,8 @@ from asyncsink.integrity.checksums import checksum_of, combine
 from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile, Transfer
 from asyncsink.options.schema import LocalTarget
 from asyncsink.options.settings import MIB, Secret
-from asyncsink.s3.http import client as client_module
 from asyncsink.s3.http import lane as lane_module
+from asyncsink.s3.http import lane_pool
 from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.multipart.parts import Part, plan_parts
 from asyncsink.s3.operations import ObjectAttributes, ObjectStored, PutObject, PutObjectFrom
@@ -77,7 +77,7 @@ async def test_the_bytes_their_checksum_and_the_answer(wire: Open, file: OpenSou
             assert header(head, b"x-amz-checksum-crc64nvme").decode() == stored.sent.value
             assert (stored.etag, stored.checksum) == ("e", Checksum("CRC64NVME", "AAAAAAAAAAA="))
         assert peer.connections_total == 1
-        assert len(transport._large) == 1, "one after another needs one lane"
+        assert len(transport._lanes.large) == 1, "one after another needs one lane"
 
 
 @pytest.mark.parametrize("algorithm", ["CRC32C", "CRC32", "SHA256", "MD5", None])
@@ -121,7 +121,9 @@ async def test_a_customer_key_is_sent_and_not_shown(wire: Open, file: OpenSource
     assert "0123456789" not in repr(request)
     async with CannedPeer(STORED) as peer, wire(peer.endpoint_url) as transport:
         await transport.send(request)
-        shown = repr([transport, transport._large, [*transport._large[0]._connections], transport._addresses])
+        shown = repr(
+            [transport, transport._lanes.large, [*transport._lanes.large[0]._connections], transport._lanes._addresses]
+        )
     assert "secret" not in shown
     assert base64.b64decode(header(peer.heads[0], b"x-amz-server-side-encryption-customer-key")) == key
 
@@ -166,7 +168,7 @@ async def test_buffers_are_bounded_and_used_again(wire: Open, file: OpenSource) 
         async with asyncio.TaskGroup() as group:
             for number in range(24):
                 group.create_task(transport.send(part(file, number * MIB, MIB)))
-        lanes = transport._large
+        lanes = transport._lanes.large
         kept = [buffer for lane in lanes for buffer in lane._buffers]
         assert {len(buffer) for buffer in kept} == {MIB}
         assert len(kept) <= 3 * len(lanes)
@@ -190,7 +192,7 @@ async def test_idle_lanes_give_connections_and_buffers_back(
     async with ActingPeer(serve) as peer, wire(peer.endpoint_url) as transport:
         await transport.send(part(file, 0, MIB))
         await gone.wait()
-        [lane] = transport._large
+        [lane] = transport._lanes.large
         await until(lambda: not lane._buffers)
         assert repr(lane) == "<Lane asyncsink-large-0: 0 under way, 0 connections>"
         await transport.send(part(file, 0, MIB))
@@ -295,16 +297,16 @@ async def test_a_source_that_hangs_holds_up_its_own_lane_only(wire: Open, file: 
         assert not any(task.done() for task in hanging)
         source.release.set()
         await asyncio.gather(*hanging)
-        await until(lambda: transport._shared.pacer.in_flight == 0)
+        await until(lambda: transport._lanes._shared.pacer.in_flight == 0)
 
 
 async def test_closing_does_not_wait_for_ever_for_a_file_system(wire: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "JOIN_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(lane_pool, "JOIN_SECONDS_MAX", 0.05)
     source = SlowSource()
     async with CannedPeer(STORED) as peer, wire(peer.endpoint_url) as transport:
         sending = asyncio.create_task(transport.send(part(source, 0, MIB)))
         await asyncio.to_thread(source.entered.wait)
-        [lane] = transport._large
+        [lane] = transport._lanes.large
         await transport.aclose()
         assert lane.thread.is_alive()
         source.release.set()
@@ -497,7 +499,7 @@ async def test_a_cancelled_part_is_not_stored(opened: Open, s3: Any, bucket: str
             async def cancel() -> None:
                 reached.set()
                 sending.cancel()
-                [lane] = transport._large
+                [lane] = transport._lanes.large
                 while not any(exchange.given_up for exchange in lane._busy):  # noqa: ASYNC110 - no event tells it
                     await asyncio.sleep(0)
 

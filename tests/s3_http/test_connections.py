@@ -24,9 +24,9 @@ from asyncsink.errors import (
 )
 from asyncsink.options.schema import S3Target
 from asyncsink.options.settings import KIB, MIB, RetryPolicy
-from asyncsink.s3.http import client as client_module
 from asyncsink.s3.http import connection as connection_module
 from asyncsink.s3.http import lane as lane_module
+from asyncsink.s3.http.client import HttpTransport
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CompletedPart,
@@ -433,7 +433,7 @@ async def test_a_late_second_answer_is_not_taken_for_the_next_one(wire: Open) ->
         with pytest.raises(PermanentError):
             await transport.send(HeadObject(key="k"))
         # The lane is held up: it looks at its connections and at what it is to send in the same moment.
-        [lane] = transport._small
+        [lane] = transport._lanes.small
         held, release = threading.Event(), threading.Event()
 
         def hold() -> None:
@@ -526,7 +526,7 @@ async def test_no_more_connections_than_requests_in_flight(wire: Open, bodies: B
             for _ in range(24):
                 group.create_task(transport.send(bodies(MIB)))
         assert 2 <= most <= 3
-        assert peer.connections_total <= 3 * max(1, len(transport._large))
+        assert peer.connections_total <= 3 * max(1, len(transport._lanes.large))
 
 
 @pytest.mark.parametrize("kept", [1, 4])
@@ -555,9 +555,9 @@ async def test_connections_that_rest_are_closed_down_to_a_bound(wire: Open, bodi
         await many()
         assert open_now >= 8
         transport.bound(kept)
-        await until(lambda: open_now <= max(kept, len(transport._large)))
+        await until(lambda: open_now <= max(kept, len(transport._lanes.large)))
         await many()
-        await until(lambda: open_now <= max(kept, len(transport._large)))
+        await until(lambda: open_now <= max(kept, len(transport._lanes.large)))
         assert repr(transport).endswith(" lanes>")
 
 
@@ -570,7 +570,7 @@ async def test_lanes_end_with_the_thread_of_their_event_loop(
     async with CannedPeer(STORED, hang_up=False) as peer:
 
         async def careless() -> None:
-            transport = await client_module.HttpTransport.open(
+            transport = await HttpTransport.open(
                 S3Target(bucket="bkt", endpoint_url=peer.endpoint_url),
                 RetryPolicy(),
                 region="x",
@@ -578,7 +578,7 @@ async def test_lanes_end_with_the_thread_of_their_event_loop(
                 pacer=Pacer(4),
             )
             await transport.send(bodies(10))
-            lanes.extend([*transport._small, *transport._large])
+            lanes.extend([*transport._lanes.small, *transport._lanes.large])
 
         thread = threading.Thread(target=lambda: asyncio.run(careless()))
         thread.start()

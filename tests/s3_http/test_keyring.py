@@ -230,6 +230,6 @@ async def test_nothing_secret_shows(keys: Any) -> None:
     async with open_wire("http://127.0.0.1:1", Provider(keys)) as transport:
         ring = transport._keyring
         await ring.renewed()
-        shown = repr((transport, ring, transport._shared, transport._addresses))
+        shown = repr((transport, ring, transport._lanes._shared, transport._lanes._addresses))
     assert "secret" not in shown
     assert "token1" not in shown

@@ -31,7 +31,7 @@ from asyncsink.options.schema import S3Target
 from asyncsink.options.settings import RetryPolicy, Secret
 from asyncsink.s3.codec import CALLS
 from asyncsink.s3.http import lane as lane_module
-from asyncsink.s3.http.answers import Answer, error_of_answer, is_error, response_of
+from asyncsink.s3.http.reading import Answer, error_of_answer, is_error, response_of
 from asyncsink.s3.http.requests import RequestWriter, parts_document
 from asyncsink.s3.http.signing import endpoint_of
 from asyncsink.s3.listing import DEPTH_MAX

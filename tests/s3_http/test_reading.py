@@ -15,9 +15,16 @@ from asyncsink.errors import AsyncSinkError, ServerFault
 from asyncsink.options.schema import S3Target
 from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX
-from asyncsink.s3.http.answers import Answer, error_of_answer, is_error, response_of
 from asyncsink.s3.http.client import HttpTransport
-from asyncsink.s3.http.reading import AnswerReader, ExchangeError, PieceReader
+from asyncsink.s3.http.reading import (
+    Answer,
+    AnswerReader,
+    ExchangeError,
+    PieceReader,
+    error_of_answer,
+    is_error,
+    response_of,
+)
 from asyncsink.s3.operations import (
     NO_ATTRIBUTES,
     FilesPut,

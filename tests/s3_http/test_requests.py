@@ -14,8 +14,8 @@ from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Checksum
 from asyncsink.options.schema import S3Target
 from asyncsink.options.settings import Secret
-from asyncsink.s3.http import answers
-from asyncsink.s3.http.answers import Answer, error_of_answer, is_error, response_of
+from asyncsink.s3.http import reading
+from asyncsink.s3.http.reading import Answer, error_of_answer, is_error, response_of
 from asyncsink.s3.http.requests import TEMPLATES_MAX, RequestWriter
 from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD, Signer, endpoint_of
 from asyncsink.s3.operations import HeadObject, ObjectAttributes, ObjectHead, ObjectStored, PutObject, UploadPart
@@ -184,10 +184,10 @@ def test_an_answer_to_a_put() -> None:
 def test_the_short_way_to_read_an_answer_means_what_the_long_way_means(
     headers: dict[bytes, bytes], operation: PutObject | UploadPart
 ) -> None:
-    short = answers._as_sent(operation, Answer(200, headers, b""))
+    short = reading._as_sent(operation, Answer(200, headers, b""))
     if short is None:
         return
-    with mock.patch.object(answers, "_as_sent", return_value=None):
+    with mock.patch.object(reading, "_as_sent", return_value=None):
         assert short == response_of(operation, Answer(200, headers, b""))
 
 

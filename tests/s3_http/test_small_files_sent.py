@@ -30,7 +30,7 @@ from asyncsink.errors import (
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import ChecksumAlgorithm
 from asyncsink.options.settings import Secret
-from asyncsink.s3.http import client as client_module
+from asyncsink.s3.http import lane_pool
 from asyncsink.s3.http.lane import Lane
 from asyncsink.s3.operations import (
     NO_ATTRIBUTES,
@@ -169,9 +169,9 @@ async def test_each_file_is_proven(wire: Open, algorithm: ChecksumAlgorithm) -> 
         assert result.checksum == checksum_of(body, algorithm)
         assert (result.etag, result.version_id, result.sse) == (str(len(body)), "", "")
         assert 0 <= result.seconds < 60
-    assert transport._shared.pacer.traffic.requests == len(files)
-    assert transport._shared.pacer.traffic.retries == 0
-    assert transport._shared.pacer.take_window().bytes == sum(map(len, files.values()))
+    assert transport._lanes._shared.pacer.traffic.requests == len(files)
+    assert transport._lanes._shared.pacer.traffic.retries == 0
+    assert transport._lanes._shared.pacer.take_window().bytes == sum(map(len, files.values()))
 
 
 async def test_a_thousand_files_over_four_connections(wire: Open) -> None:
@@ -606,17 +606,19 @@ async def test_an_abort_does_not_wait_for_a_read_that_hangs(wire: Open) -> None:
 
 
 async def test_reads_that_hang_in_every_lane_are_bounded(wire: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "STUCK_SECONDS", 0.02)
-    monkeypatch.setattr(client_module, "HUNG_SECONDS", 0.05)
+    monkeypatch.setattr(lane_pool, "STUCK_SECONDS", 0.02)
+    monkeypatch.setattr(lane_pool, "HUNG_SECONDS", 0.05)
     async with Store() as peer, wire(peer.endpoint_url, pacer=Pacer(2)) as transport:
         with hanging() as (_, read):
             files = {f"hangs{number}": (3, read) for number in range(12)}
             sending = [asyncio.create_task(transport.send(batch({key: file})[0])) for key, file in files.items()]
-            await until(lambda: sum(bool(lane.began_at) for lane in transport._small) == client_module.SMALL_LANES_MAX)
-            assert len(transport._small) == client_module.SMALL_LANES_MAX
+            await until(
+                lambda: sum(bool(lane.began_at) for lane in transport._lanes.small) == lane_pool.SMALL_LANES_MAX
+            )
+            assert len(transport._lanes.small) == lane_pool.SMALL_LANES_MAX
         for task in sending:
             assert (await task).stored == 1
-        await until(lambda: repr(transport._shared.pacer) == "<Pacer 0 of 2 in flight, 0 waiting>")
+        await until(lambda: repr(transport._lanes._shared.pacer) == "<Pacer 0 of 2 in flight, 0 waiting>")
 
 
 async def test_cancelled_while_a_read_hangs_it_waits_for_that_read_and_sends_nothing(wire: Open) -> None:

@@ -14,8 +14,8 @@ import pytest
 from asyncsink.errors import AccessDenied, ConfigError, ConnectionLost, Stalled
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.options.settings import MIB, RetryPolicy
+from asyncsink.s3.endpoint import tls_context
 from asyncsink.s3.get_object import GetObjectTo, ObjectReceived
-from asyncsink.s3.http.client import tls_context
 from asyncsink.s3.operations import PutObject
 from asyncsink.sources.reader import OpenSource
 from asyncsink.testing.peers import CannedPeer, SilentPeer, canned

@@ -1,4 +1,4 @@
-"""Credentials from Amazon's credential files, and the settings of a caller's bucket.
+"""Credentials from Amazon's credential files, the settings of a caller's bucket, and credentials that requests share.
 
 Everything else (profiles, SSO, container and instance roles) is aioboto3's own chain; plain keys in the environment or
 in profile files are found without it, see static_config.py.
@@ -7,6 +7,7 @@ Nipype rules 40 to 47. No repr and no message here shows an access key, a secret
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import functools
 import inspect
@@ -14,9 +15,11 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import field
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, ExpiredCredentials
 from asyncsink.options.settings import Secret
@@ -364,3 +367,80 @@ def _from_pairs(text: str) -> dict[str, str] | None:
 def _plain(name: str) -> str:
     letters = re.sub(r"[^a-z]", "", name.lower())
     return letters.removeprefix("aws")
+
+
+# -- Credentials shared by all keyrings of one target, looked up once when they expire ---------------------------------
+
+LOOK_UP_AGAIN_SECONDS: Final = 1.0
+"""Seconds for which a failed look-up is not repeated: each waiting request would repeat it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldCredentials:
+    """The wire lane's keys, and their expiry."""
+
+    access_key_id: str
+    secret_access_key: Secret
+    session_token: Secret | None
+    expires_at: datetime | None
+
+
+class SharedCredentials:
+    """Gives each of its `provider`s the known credentials, and looks for others when a provider has had these.
+
+    Args:
+        first: `Credentials`, or botocore's own object; None looks them up.
+        find: looks from the beginning, as after a new login: files and environment are read again, roles and SSO too.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self, first: Any, find: Callable[[], Awaitable[Any]], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._first = first
+        self._find = find
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._known: HeldCredentials | None = None
+        self._failed: tuple[float, ConfigError] | None = None
+
+    def __repr__(self) -> str:
+        return f"<SharedCredentials {'known' if self._known else 'not asked yet'}>"
+
+    def provider(self) -> Callable[[], Awaitable[HeldCredentials]]:
+        """A provider for one keyring, which calls it to replace the credentials that it got last.
+
+        It raises CredentialsError where the first look-up finds none. Where a later one finds none, it raises
+        ExpiredCredentials, which is retried: a login, or the service that issues credentials, may come back.
+        """
+        given: HeldCredentials | None = None
+
+        async def provide() -> HeldCredentials:
+            nonlocal given
+            async with self._lock:
+                if self._known is None or self._known is given:
+                    self._known = await self._look_up()
+                given = self._known
+                return given
+
+        return provide
+
+    async def _look_up(self) -> HeldCredentials:
+        if self._failed is not None and self._clock() - self._failed[0] < LOOK_UP_AGAIN_SECONDS:
+            raise lost(self._failed[1])
+        first, self._first = self._first, None
+        try:
+            source = first if first is not None else await self._find()
+            frozen = source if isinstance(source, Credentials) else await freeze(source)
+        except ConfigError as error:
+            if self._known is None:
+                raise
+            self._failed = (self._clock(), error)
+            raise lost(error) from error
+        self._failed = None
+        return HeldCredentials(
+            access_key_id=frozen.access_key_id,
+            secret_access_key=frozen.secret_access_key,
+            session_token=frozen.session_token,
+            expires_at=getattr(source, "_expiry_time", None),
+        )

@@ -24,9 +24,8 @@ from asyncsink.integrity.checksums import ByteBody
 from asyncsink.options.settings import KIB, MIB
 from asyncsink.s3.errors_map import one_line
 from asyncsink.s3.http.addresses import Address
-from asyncsink.s3.http.answers import Answer
 from asyncsink.s3.http.exchange import Exchange, ExchangeInterrupted
-from asyncsink.s3.http.reading import AnswerReader, ExchangeError
+from asyncsink.s3.http.reading import Answer, AnswerReader, ExchangeError
 
 if TYPE_CHECKING:
     from asyncsink.s3.http.lane import Lane

@@ -1,20 +1,37 @@
-"""One request and its answer, as a lane carries it, and the delivery of results to the event loop."""
+"""One request and its answer, as a lane carries it: awaited alone, or one of a batch; and the delivery of results to
+the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from dataclasses import field
+from typing import TYPE_CHECKING, Any, Final
 
+from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCredentials, RetryableError, Throttled
 from asyncsink.integrity.checksums import ByteBody
-from asyncsink.s3.errors_map import ANSWER_BYTES_MAX
-from asyncsink.s3.http.reading import AnswerReader
+from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, one_line
+from asyncsink.s3.get_object import GetObject, GetObjectTo, ranges_unknown
+from asyncsink.s3.http.reading import (
+    Answer,
+    AnswerReader,
+    ExchangeError,
+    NoThread,
+    corrected_time,
+    error_of_answer,
+    is_error,
+)
+from asyncsink.s3.http.requests import HotOperation, RequestWriter
+from asyncsink.s3.operations import Operation, Response, UploadPartFrom
 from asyncsink.s3.pacing import Problem
+from asyncsink.s3.transport import Traffic
+from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
-    from asyncsink.s3.http.answers import Answer
+    from asyncsink.s3.http.keyring import Keyring
     from asyncsink.s3.http.lane import Lane
 
 DELIVERED_AT_ONCE: Final = 64
@@ -145,3 +162,182 @@ class Outbox:
             function, weight = self._waiting.popleft()
             told += weight
             function()
+
+
+# -- Awaited exchanges, alone and in batches ---------------------------------------------------------------------------
+
+
+class FileRefused(Exception):
+    """The server answered with an error.
+
+    Attributes:
+        error: its meaning.
+        answer: the answer itself.
+    """
+
+    def __init__(self, error: AsyncSinkError, answer: Answer) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.answer = answer
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlace:
+    """The target of requests, and the source of their signatures.
+
+    Attributes:
+        bucket: its name, for messages.
+        url: of the endpoint, for messages.
+        keyring: gives the server's time.
+        sign_payload: the signature covers the body's SHA-256.
+        traffic: counts the small files that are stored.
+        layouts: the layout of usual answers, by the checksum header of files, or b"" for objects; lanes replace it.
+    """
+
+    bucket: str
+    url: str
+    keyring: Keyring
+    sign_payload: bool
+    traffic: Traffic
+    layouts: dict[bytes, Any] = field(default_factory=dict)
+
+    def checked(self, operation: HotOperation, answer: Answer, signed_at: float | None) -> None:
+        """Raise FileRefused where the answer is an error."""
+        if is_error(answer):
+            raise FileRefused(error_of_answer(operation, self.bucket, answer, signed_at, self.keyring.region), answer)
+
+    def failed(self, name: str, where: str, failure: ExchangeError) -> AsyncSinkError:
+        """The error for a request without a whole answer, with the cause of `failure`."""
+        if isinstance(failure, NoThread):
+            error = failure.error(f"{name} of {where} failed: {failure.reason}", operation=name)
+        else:
+            error = failure.error(
+                f"{name} of {where} failed: {failure.reason} at {self.url}; look at the server and the network.",
+                operation=name,
+            )
+        error.__cause__ = failure.__cause__
+        return error
+
+    def unanswered(
+        self, operation: Operation[Any], failure: ExchangeError | ssl.SSLCertVerificationError
+    ) -> AsyncSinkError:
+        """The error for an operation on one object without a whole answer, or with an untrusted certificate."""
+        part = f"part {operation.part_number} of " if isinstance(operation, UploadPartFrom) else ""
+        where = f"{part}s3://{self.bucket}/{one_line(getattr(operation, 'key', ''), 1200)}"
+        if isinstance(failure, ssl.SSLCertVerificationError):
+            reason = one_line(failure.verify_message or str(failure))
+            return ConfigError(
+                f"{operation.name} of {where} failed: the certificate of {self.url} is not trusted ({reason}); give "
+                "ca_bundle=."
+            )
+        if failure.overfull == 200 and isinstance(operation, (GetObject, GetObjectTo)) and not operation.whole:
+            return ranges_unknown(operation.request() if isinstance(operation, GetObjectTo) else operation, self.bucket)
+        return self.failed(operation.name, where, failure)
+
+    def learn(self, writer: RequestWriter, refused: FileRefused) -> None:
+        """Apply a refusal to the next requests (credentials, clock); may be called from any thread.
+
+        Args:
+            writer: signed the request that was refused.
+            refused: the refusal.
+        """
+        if isinstance(refused.error, ExpiredCredentials):
+            self.keyring.expire(writer)
+        elif isinstance(refused.error, ClockSkew):
+            server_time = corrected_time(refused.error, refused.answer)
+            if server_time is not None:
+                self.keyring.correct_clock(server_time)
+
+
+class ExchangeBatch:
+    """Many requests that are one operation; the lane takes their exchanges one by one when there is room for them.
+
+    Args:
+        number: of the requests, at least one.
+        place, writer, outbox, done: as in Awaited.
+
+    Attributes:
+        given_up: the caller was cancelled.
+    """
+
+    def __init__(
+        self, number: int, place: BatchPlace, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]
+    ) -> None:
+        self.place = place
+        self.writer = writer
+        self.outbox = outbox
+        self.done = done
+        self.given_up = False
+        # Counted in one step: another lane may send the rest where one hangs.
+        self._others = iter(range(number - 1))
+
+    def take(self) -> Exchange | None:
+        """The next exchange, whose `batch` this is; None where there are no more. Called in any thread."""
+        raise NotImplementedError
+
+    def answer(self) -> Response:
+        """The operation's response, when all its exchanges are over."""
+        raise NotImplementedError
+
+    def has(self, exchange: Exchange) -> bool:
+        """Whether an exchange is one of the batch's."""
+        return exchange.batch is self
+
+    def one_over(self) -> None:
+        """Count the end of one exchange."""
+        if next(self._others, None) is None:
+            self.all_over()
+
+    def all_over(self) -> None:
+        """Complete `done` on the event loop."""
+        self.outbox.put(self.settle)
+
+    def settle(self) -> None:
+        """Complete `done`; on the event loop."""
+        if not self.done.done():
+            self.done.set_result(self.answer())
+
+
+class Awaited(Exchange):
+    """An exchange whose end a caller awaits on the event loop."""
+
+    __slots__ = ("_error", "_outbox", "_place", "_result", "_signed_at", "_writer", "done")
+
+    def __init__(self, place: BatchPlace, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]) -> None:
+        super().__init__()
+        self._place = place
+        self._writer = writer
+        self._outbox = outbox
+        self.done = done
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._signed_at: float | None = None
+
+    def head(self, operation: HotOperation, payload_hash: str, document: bytes = b"") -> bytes:
+        """The signed head of `operation`."""
+        keyring = self._place.keyring
+        self._signed_at = keyring.now() if self._writer.signs else None
+        return self._writer.head(operation, payload_hash, keyring.timestamp(), document)
+
+    def failed(self, error: BaseException) -> None:
+        """Keep the error for the caller."""
+        self._result, self._error = None, error
+        cause = error.error if isinstance(error, (FileRefused, ExchangeError)) else error
+        if isinstance(cause, Throttled):
+            self.problem = "throttled"
+        elif isinstance(cause, RetryableError) or (isinstance(cause, type) and issubclass(cause, RetryableError)):
+            self.problem = "error"
+
+    def over(self, lane: Lane) -> None:
+        """Complete `done` on the event loop."""
+        del lane
+        self._outbox.put(self._settle)
+
+    def _settle(self) -> None:
+        if self.done.done():
+            return
+        if self._error is not None:
+            self.done.set_exception(self._error)
+            self.done.exception()  # retrieved here, since a cancelled caller does not
+        else:
+            self.done.set_result(self._result)

@@ -1,231 +1,52 @@
-"""Kinds of exchanges: a body in memory, a body read from a file, a range taken as it arrives, and batches of HEADs."""
+"""Kinds of exchanges: a body in memory, a body read from a file, and a range taken as it arrives."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
-from dataclasses import field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from asyncsink.errors import AsyncSinkError, ClockSkew, ExpiredCredentials, RetryableError, Throttled
 from asyncsink.integrity.checksums import ByteBody, Digester, digest_of
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.options.settings import MIB
 from asyncsink.s3.codec import CALLS
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectData, ObjectReceived
-from asyncsink.s3.http.answers import (
-    Answer,
-    check_answered_range,
-    corrected_time,
-    error_of_answer,
-    is_error,
-    response_of,
-)
-from asyncsink.s3.http.exchange import NO_BODY, Exchange, ExchangeInterrupted
+from asyncsink.s3.http.exchange import NO_BODY, Awaited, BatchPlace, ExchangeInterrupted, Outbox
 from asyncsink.s3.http.reading import (
-    FRAMING,
-    LINE,
     RANGE_PIECE_BYTES,
-    TEXT,
+    Answer,
     AnswerReader,
-    ExchangeError,
-    NoThread,
     PieceReader,
+    check_answered_range,
+    response_of,
 )
 from asyncsink.s3.http.requests import HotOperation, RequestWriter, parts_document
 from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
 from asyncsink.s3.listing import listing_told
 from asyncsink.s3.operations import (
-    ABSENT,
     AbortMultipartUpload,
     CompleteMultipartUpload,
     HeadObject,
-    HeadObjects,
-    HeadsDone,
     ListObjects,
     ListParts,
-    ObjectHead,
     ObjectStored,
     PartSource,
     PutObject,
     PutObjectFrom,
-    Response,
     StoredFrom,
     UploadPart,
     UploadPartFrom,
 )
-from asyncsink.s3.transport import Traffic
-from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
-    from asyncsink.s3.http.exchange import Outbox
-    from asyncsink.s3.http.keyring import Keyring
     from asyncsink.s3.http.lane import Lane
 
+LARGE: Final = (UploadPartFrom, PutObjectFrom, GetObjectTo)
+"""The operations with large bodies."""
 READ_PIECE_BYTES: Final = 2 * MIB
 """Read and checksummed at a time: small enough to be still in the processor's caches when the checksum reads it."""
-
-
-class FileRefused(Exception):
-    """The server answered with an error.
-
-    Attributes:
-        error: its meaning.
-        answer: the answer itself.
-    """
-
-    def __init__(self, error: AsyncSinkError, answer: Answer) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.answer = answer
-
-
-@dataclass(frozen=True, slots=True)
-class BatchPlace:
-    """The target of requests, and the source of their signatures.
-
-    Attributes:
-        bucket: its name, for messages.
-        url: of the endpoint, for messages.
-        keyring: gives the server's time.
-        sign_payload: the signature covers the body's SHA-256.
-        traffic: counts the small files that are stored.
-        layouts: the layout of usual answers, by the checksum header of files, or b"" for objects; lanes replace it.
-    """
-
-    bucket: str
-    url: str
-    keyring: Keyring
-    sign_payload: bool
-    traffic: Traffic
-    layouts: dict[bytes, Any] = field(default_factory=dict)
-
-    def checked(self, operation: HotOperation, answer: Answer, signed_at: float | None) -> None:
-        """Raise FileRefused where the answer is an error."""
-        if is_error(answer):
-            raise FileRefused(error_of_answer(operation, self.bucket, answer, signed_at, self.keyring.region), answer)
-
-    def failed(self, name: str, where: str, failure: ExchangeError) -> AsyncSinkError:
-        """The error for a request without a whole answer, with the cause of `failure`."""
-        if isinstance(failure, NoThread):
-            error = failure.error(f"{name} of {where} failed: {failure.reason}", operation=name)
-        else:
-            error = failure.error(
-                f"{name} of {where} failed: {failure.reason} at {self.url}; look at the server and the network.",
-                operation=name,
-            )
-        error.__cause__ = failure.__cause__
-        return error
-
-    def learn(self, writer: RequestWriter, refused: FileRefused) -> None:
-        """Apply a refusal to the next requests (credentials, clock); may be called from any thread.
-
-        Args:
-            writer: signed the request that was refused.
-            refused: the refusal.
-        """
-        if isinstance(refused.error, ExpiredCredentials):
-            self.keyring.expire(writer)
-        elif isinstance(refused.error, ClockSkew):
-            server_time = corrected_time(refused.error, refused.answer)
-            if server_time is not None:
-                self.keyring.correct_clock(server_time)
-
-
-class ExchangeBatch:
-    """Many requests that are one operation; the lane takes their exchanges one by one when there is room for them.
-
-    Args:
-        number: of the requests, at least one.
-        place, writer, outbox, done: as in Awaited.
-
-    Attributes:
-        given_up: the caller was cancelled.
-    """
-
-    def __init__(
-        self, number: int, place: BatchPlace, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]
-    ) -> None:
-        self.place = place
-        self.writer = writer
-        self.outbox = outbox
-        self.done = done
-        self.given_up = False
-        # Counted in one step: another lane may send the rest where one hangs.
-        self._others = iter(range(number - 1))
-
-    def take(self) -> Exchange | None:
-        """The next exchange, whose `batch` this is; None where there are no more. Called in any thread."""
-        raise NotImplementedError
-
-    def answer(self) -> Response:
-        """The operation's response, when all its exchanges are over."""
-        raise NotImplementedError
-
-    def has(self, exchange: Exchange) -> bool:
-        """Whether an exchange is one of the batch's."""
-        return exchange.batch is self
-
-    def one_over(self) -> None:
-        """Count the end of one exchange."""
-        if next(self._others, None) is None:
-            self.all_over()
-
-    def all_over(self) -> None:
-        """Complete `done` on the event loop."""
-        self.outbox.put(self.settle)
-
-    def settle(self) -> None:
-        """Complete `done`; on the event loop."""
-        if not self.done.done():
-            self.done.set_result(self.answer())
-
-
-class Awaited(Exchange):
-    """An exchange whose end a caller awaits on the event loop."""
-
-    __slots__ = ("_error", "_outbox", "_place", "_result", "_signed_at", "_writer", "done")
-
-    def __init__(self, place: BatchPlace, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]) -> None:
-        super().__init__()
-        self._place = place
-        self._writer = writer
-        self._outbox = outbox
-        self.done = done
-        self._result: Any = None
-        self._error: BaseException | None = None
-        self._signed_at: float | None = None
-
-    def head(self, operation: HotOperation, payload_hash: str, document: bytes = b"") -> bytes:
-        """The signed head of `operation`."""
-        keyring = self._place.keyring
-        self._signed_at = keyring.now() if self._writer.signs else None
-        return self._writer.head(operation, payload_hash, keyring.timestamp(), document)
-
-    def failed(self, error: BaseException) -> None:
-        """Keep the error for the caller."""
-        self._result, self._error = None, error
-        cause = error.error if isinstance(error, (FileRefused, ExchangeError)) else error
-        if isinstance(cause, Throttled):
-            self.problem = "throttled"
-        elif isinstance(cause, RetryableError) or (isinstance(cause, type) and issubclass(cause, RetryableError)):
-            self.problem = "error"
-
-    def over(self, lane: Lane) -> None:
-        """Complete `done` on the event loop."""
-        del lane
-        self._outbox.put(self._settle)
-
-    def _settle(self) -> None:
-        if self.done.done():
-            return
-        if self._error is not None:
-            self.done.set_exception(self._error)
-            self.done.exception()  # retrieved here, since a cancelled caller does not
-        else:
-            self.done.set_result(self._result)
 
 
 class InMemory(Awaited):
@@ -450,71 +271,15 @@ class Range(Awaited):
         super().over(lane)
 
 
-# -- Batches of HEADs --------------------------------------------------------------------------------------------------
-
-_SAYING_MORE: Final = b"|".join([*sorted(FRAMING), b"retry-after", b"x-amz-bucket-region"])
-_NOTHING_THERE: Final = (
-    rb"(?i)HTTP/1\.1 404 " + TEXT + rb"(?:\r\n(?!(?:" + _SAYING_MORE + rb"):)" + LINE + rb")*\r\n\r\n"
-)
-"""A plain 404, without headers that mean more."""
-
-
-class Heads(ExchangeBatch):
-    """HEADs of many keys."""
-
-    def __init__(
-        self,
-        operation: HeadObjects,
-        place: BatchPlace,
-        writer: RequestWriter,
-        outbox: Outbox,
-        done: asyncio.Future[Any],
-    ) -> None:
-        super().__init__(len(operation.keys), place, writer, outbox, done)
-        self.operation = operation
-        self._keys = iter(enumerate(operation.keys))
-
-    def take(self) -> OneHead | None:
-        """The next HEAD."""
-        found = next(self._keys, None)
-        return None if found is None else OneHead(self, *found)
-
-    def answer(self) -> HeadsDone:
-        """The number of objects found."""
-        return HeadsDone(found=sum(isinstance(result, ObjectHead) for result in self.operation.results))
-
-
-class OneHead(InMemory):
-    """One of many HEADs."""
-
-    __slots__ = ("_number", "batch")
-
-    batch: Heads
-
-    def __init__(self, batch: Heads, number: int, key: str) -> None:
-        asked = batch.operation
-        head = HeadObject(key=key, sse_customer_key=asked.sse_customer_key, ask_checksum=asked.ask_checksum)
-        super().__init__(head, batch.place, batch.writer, batch.outbox, batch.done)
-        self.batch = batch
-        self._number = number
-
-    def quick(self, data: memoryview) -> bool:
-        """Whether this is a plain 404 on a connection that stays usable."""
-        if re.fullmatch(_NOTHING_THERE, data) is None:
-            return False
-        self._result = ABSENT
-        return True
-
-    def over(self, lane: Lane) -> None:
-        """Store the result; a HEAD without any answer is left for the ordinary way."""
-        del lane
-        batch, error = self.batch, self._error
-        if isinstance(error, FileRefused):
-            batch.place.learn(batch.writer, error)
-            batch.operation.results[self._number] = error.error
-        elif error is None:
-            batch.operation.results[self._number] = self._result
-        batch.one_over()
+def exchange_of(
+    operation: Any, place: BatchPlace, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]
+) -> Awaited:
+    """The exchange that sends `operation`."""
+    if isinstance(operation, GetObjectTo):
+        return Range(operation, place, writer, outbox, done)
+    if isinstance(operation, (UploadPartFrom, PutObjectFrom)):
+        return FromFile(operation, place, writer, outbox, done)
+    return InMemory(operation, place, writer, outbox, done)
 
 
 def _answer_bytes_max(operation: HotOperation) -> int:

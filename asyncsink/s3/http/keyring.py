@@ -1,4 +1,4 @@
-"""Credentials and clock that sign requests: credentials renewed in time, once for all keyrings; the server's time."""
+"""Credentials and clock that sign requests: credentials renewed in time; the server's time."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError
+from asyncsink.errors import AsyncSinkError, CredentialsError
 from asyncsink.options.settings import Secret
-from asyncsink.s3.credentials.file import Credentials, freeze, lost
 from asyncsink.s3.http.requests import RequestWriter
 from asyncsink.s3.http.signing import Endpoint, Signer
-from asyncsink.value import dataclass
 
 RENEW_BEFORE_SECONDS: Final = 300.0
 """Seconds before the expiry at which credentials are renewed."""
@@ -155,80 +153,3 @@ class Keyring:
             self._ask_at = max(self._expires_at - RENEW_BEFORE_SECONDS, self._clock() + ASK_AGAIN_SECONDS)
         signer = Signer(found.access_key_id, found.secret_access_key, self.region, found.session_token)
         return RequestWriter(self._endpoint, signer, request_payer=self._request_payer)
-
-
-# -- Credentials shared by all keyrings of one target, looked up once when they expire ---------------------------------
-
-LOOK_UP_AGAIN_SECONDS: Final = 1.0
-"""Seconds for which a failed look-up is not repeated: each waiting request would repeat it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldCredentials:
-    """The wire lane's keys, and their expiry."""
-
-    access_key_id: str
-    secret_access_key: Secret
-    session_token: Secret | None
-    expires_at: datetime | None
-
-
-class SharedCredentials:
-    """Gives each of its `provider`s the known credentials, and looks for others when a provider has had these.
-
-    Args:
-        first: `Credentials`, or botocore's own object; None looks them up.
-        find: looks from the beginning, as after a new login: files and environment are read again, roles and SSO too.
-        clock: seconds, never going back.
-    """
-
-    def __init__(
-        self, first: Any, find: Callable[[], Awaitable[Any]], *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._first = first
-        self._find = find
-        self._clock = clock
-        self._lock = asyncio.Lock()
-        self._known: HeldCredentials | None = None
-        self._failed: tuple[float, ConfigError] | None = None
-
-    def __repr__(self) -> str:
-        return f"<SharedCredentials {'known' if self._known else 'not asked yet'}>"
-
-    def provider(self) -> CredentialsProvider:
-        """A provider for one keyring, which calls it to replace the credentials that it got last.
-
-        It raises CredentialsError where the first look-up finds none. Where a later one finds none, it raises
-        ExpiredCredentials, which is retried: a login, or the service that issues credentials, may come back.
-        """
-        given: HeldCredentials | None = None
-
-        async def provide() -> CredentialsLike:
-            nonlocal given
-            async with self._lock:
-                if self._known is None or self._known is given:
-                    self._known = await self._look_up()
-                given = self._known
-                return given
-
-        return provide
-
-    async def _look_up(self) -> HeldCredentials:
-        if self._failed is not None and self._clock() - self._failed[0] < LOOK_UP_AGAIN_SECONDS:
-            raise lost(self._failed[1])
-        first, self._first = self._first, None
-        try:
-            source = first if first is not None else await self._find()
-            frozen = source if isinstance(source, Credentials) else await freeze(source)
-        except ConfigError as error:
-            if self._known is None:
-                raise
-            self._failed = (self._clock(), error)
-            raise lost(error) from error
-        self._failed = None
-        return HeldCredentials(
-            access_key_id=frozen.access_key_id,
-            secret_access_key=frozen.secret_access_key,
-            session_token=frozen.session_token,
-            expires_at=getattr(source, "_expiry_time", None),
-        )

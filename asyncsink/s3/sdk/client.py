@@ -8,12 +8,15 @@ connections, the 100-continue round trip. Credentials are looked up before anyth
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import anyio.to_thread
@@ -25,8 +28,8 @@ from asyncsink.options.values import check_endpoint
 from asyncsink.s3.checksum_headers import SETTINGS as CHECKSUM_SETTINGS
 from asyncsink.s3.checksum_headers import ChecksumUse, checksum_use
 from asyncsink.s3.credentials.chain import new_session, none_found, source_of, translated_configuration
-from asyncsink.s3.credentials.file import BucketSettings, adopt, bucket_settings, freeze, is_unsigned
-from asyncsink.s3.endpoint import KEEP_ALIVE_SECONDS, context_trusting, payload_must_be_signed
+from asyncsink.s3.credentials.file import BucketSettings, Credentials, adopt, bucket_settings, freeze, is_unsigned, lost
+from asyncsink.s3.endpoint import KEEP_ALIVE_SECONDS, exposed_to, is_special, payload_must_be_signed, tls_context
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, one_line, redact_logs
 from asyncsink.s3.get_object import AS_STORED
 from asyncsink.value import dataclass
@@ -58,13 +61,94 @@ class AnswerTooLong(Exception):
     """A body has more bytes than `Hearing.bytes_max`; the text is a phrase for a person."""
 
 
+class OpenedClient(NamedTuple):
+    """A client, and what the other lane has to know about it, most of which botocore has in private attributes only.
+
+    Attributes:
+        client: an aiobotocore S3 client.
+        bucket: the name of its bucket.
+        checksums: the checksum headers that environment and profile enable: the client itself adds none.
+    """
+
+    client: Any
+    bucket: str
+    checksums: ChecksumUse
+
+    @property
+    def endpoint_url(self) -> str:
+        """The server, or "" for Amazon's own."""
+        endpoint: str = self.client.meta.endpoint_url
+        return "" if _is_amazon(urlsplit(endpoint).hostname or "") else endpoint
+
+    @property
+    def region(self) -> str:
+        """What requests are signed for, or ""."""
+        return self.client.meta.region_name or ""
+
+    @property
+    def credentials(self) -> Any:
+        """botocore's own object, or None."""
+        return self.client._request_signer._credentials
+
+    @property
+    def verifies(self) -> bool:
+        """Whether certificates are checked."""
+        return self.client._endpoint.http_session._verify is not False
+
+    @property
+    def exposed_to(self) -> str:
+        """As `endpoint.exposed_to`."""
+        return exposed_to(self.client.meta.endpoint_url, self._proxy_url())
+
+    def bound(self, target: S3Target) -> S3Target:
+        """`target` with the client's endpoint, addressing style and certificates."""
+        verify = self.client._endpoint.http_session._verify
+        style = (self.client.meta.config.s3 or {}).get("addressing_style")
+        return replace(
+            target,
+            endpoint_url=self.endpoint_url,
+            ca_bundle=target.ca_bundle or (verify if isinstance(verify, str) else ""),
+            addressing_style=style or target.addressing_style,
+        )
+
+    def ineligible(self, target: S3Target, caller_bucket: Any) -> str:
+        """Why the wire lane is not for `target`, or ""."""
+        if caller_bucket is not None and not isinstance(caller_bucket, str):
+            return "the bucket object is the caller's own, with its own client"
+        if is_special(target.bucket):
+            return "ARN, Outposts and S3 Express buckets need other requests"
+        if self._proxy_url():
+            return "a proxy is configured"
+        config = self.client.meta.config
+        s3 = config.s3 or {}
+        if s3.get("use_accelerate_endpoint") or s3.get("use_dualstack_endpoint"):
+            return "accelerate and dual-stack endpoints need other hosts"
+        if config.use_dualstack_endpoint or config.use_fips_endpoint:
+            return "dual-stack and FIPS endpoints need other hosts"
+        if not self.region:
+            return "no region is known"
+        host = urlsplit(self.client.meta.endpoint_url).hostname or ""
+        if _is_amazon(host) and host != "s3.amazonaws.com" and not host.startswith(f"s3.{self.region}.amazon"):
+            return "special endpoints of Amazon need other hosts"
+        if _is_amazon(host) and not target.region:
+            # The profile's region may not be the bucket's; only aioboto3 follows S3's redirects.
+            return "the bucket's region is not certain; give region"
+        return ""
+
+    def _proxy_url(self) -> str:
+        proxies = self.client._endpoint.http_session._proxy_config
+        return proxies.proxy_url_for(self.client.meta.endpoint_url) or ""
+
+
+def _is_amazon(host: str) -> bool:
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+
 @asynccontextmanager
 async def open_client(
     target: S3Target, retry: RetryPolicy, limits: Limits, *, caller_bucket: Any = None
-) -> AsyncIterator[tuple[Any, ChecksumUse]]:
+) -> AsyncIterator[OpenedClient]:
     """Open an aiobotocore S3 client for `target`; leaving the block closes its connections.
-
-    The second value is the checksum headers that environment and profile enable: the client itself adds none.
 
     Over HTTPS and on loopback, payloads are not hashed (UNSIGNED-PAYLOAD: TLS and the checksum header guard the bytes);
     over plain HTTP to another machine they are signed, since nothing else would detect a changed byte (S3 API
@@ -110,7 +194,7 @@ async def open_client(
         _read_times_leniently(client)
         check_proxy(client)
         adopt(client, [each for each in settings.handlers if anonymous or not is_unsigned([each])])
-        yield client, checksums
+        yield OpenedClient(client, settings.name, checksums)
     finally:
         await context.__aexit__(None, None, None)
 
@@ -369,5 +453,119 @@ async def check_certificates(client: Any) -> None:
 
 
 def _check_ca_bundle(path: str) -> str:
-    context_trusting(path)
+    tls_context(path)
     return path
+
+
+# -- The server's clock and new credentials, with which a retry after RequestTimeTooSkewed or ExpiredToken succeeds ----
+# botocore corrects neither. Both are applied where a request's signer is chosen, so that a retry signs anew.
+
+_CORRECTED = {"s3v4": "S3SigV4Auth", "v4": "S3SigV4Auth", "v4-s3express": "S3ExpressAuth"}
+"""Kinds of signature, and botocore's class for each. SigV4A has none but the CRT's.
+
+Named here, because where awscrt is installed botocore's own table has the CRT's signers, which read the local clock.
+"""
+
+
+def utc_now() -> datetime.datetime:
+    """The local clock, timezone-aware."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+class Resigner:
+    """Corrects a client's signatures by a clock offset, and by credentials that replace the client's own.
+
+    Args:
+        client: an aiobotocore S3 client.
+        renew: looks the credentials up again (profile, file, environment, role), as botocore's credentials object; None
+            where the client's owner renews them.
+        now: the local clock.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        renew: Callable[[], Awaitable[Any]] | None = None,
+        *,
+        now: Callable[[], datetime.datetime] = utc_now,
+    ) -> None:
+        self._renew = renew
+        self._now = now
+        self._lock = asyncio.Lock()
+        self._held: Any = None
+        self._known: Credentials | None = None
+        self._failed: ConfigError | None = None
+        self.offset = datetime.timedelta(0)
+        """The server's clock minus the local one."""
+        self.renewals = 0
+        """Times that the credentials were looked up again."""
+        client.meta.events.register_first("choose-signer.s3", self._choose)
+
+    def __repr__(self) -> str:
+        return f"<Resigner {self.offset.total_seconds():+.0f} s, {self.renewals} renewals>"
+
+    def learn_clock(self, date: str) -> None:
+        """Take the clock from an answer's `Date` header (RFC 9110, 6.6.1); an unreadable one changes nothing."""
+        try:
+            told = parsedate_to_datetime(date)
+        except (ValueError, TypeError):
+            return
+        if told.tzinfo is not None:
+            self.offset = told - self._now()
+
+    async def renew(self, seen: int) -> None:
+        """Look the credentials up again, unless that happened since `renewals` was `seen`.
+
+        Raises:
+            ExpiredCredentials: they cannot be had now; a login, or the service that issues them, may come back.
+        """
+        if self._renew is None:
+            return
+        async with self._lock:
+            if self.renewals != seen:
+                if self._failed is not None:
+                    raise lost(self._failed) from None
+                return
+            try:
+                held = await self._renew()
+                found = await freeze(held) if held is not None else None
+            except ConfigError as error:
+                self._failed = error
+                raise lost(error) from error
+            else:
+                self._failed = None
+            finally:
+                # Last: requests signed meanwhile have the old ones, and their failures must not repeat the look-up.
+                self.renewals += 1
+            if found is not None and found != self._known:
+                self._held, self._known = held, found
+
+    def _choose(self, signature_version: Any, context: dict[str, Any], **_: Any) -> str | None:
+        from botocore import UNSIGNED
+
+        if signature_version is UNSIGNED:
+            return None
+        if self._held is not None:
+            context.setdefault("signing", {})["request_credentials"] = self._held
+        if not self.offset or signature_version not in _CORRECTED:
+            return None
+        context["asyncsink_now"] = self._now() + self.offset
+        return _corrected_signer(signature_version)
+
+
+def _corrected_signer(signature_version: str) -> str:
+    """The name under which botocore finds the signer that takes the time from the request's context."""
+    from botocore import auth
+
+    name = f"{signature_version}-asyncsink"
+    if name not in auth.AUTH_TYPE_MAPS:
+        signer: Any = getattr(auth, _CORRECTED[signature_version])
+
+        class Corrected(signer):  # type: ignore[misc, unused-ignore]
+            def _modify_request_before_signing(self, request: Any) -> None:
+                # The timestamp was just set from the local clock, and nothing was derived from it yet.
+                request.context["timestamp"] = request.context["asyncsink_now"].strftime(auth.SIGV4_TIMESTAMP)
+                super()._modify_request_before_signing(request)
+
+        auth.AUTH_TYPE_MAPS[name] = Corrected
+    return name

@@ -27,12 +27,10 @@ from asyncsink.errors import (
 from asyncsink.options.schema import Limits, S3Target
 from asyncsink.options.settings import RetryPolicy, Secret
 from asyncsink.s3.availability import is_mute, reason_of
-from asyncsink.s3.checksum_headers import USUAL
 from asyncsink.s3.codec import CALLS, SLICE_BYTES, ClientCall, WatchedBody, plain_etag
 from asyncsink.s3.credentials.chain import none_found
 from asyncsink.s3.credentials.errors import configuration_error
-from asyncsink.s3.credentials.file import bucket_settings
-from asyncsink.s3.credentials.refresh import Resigner
+from asyncsink.s3.credentials.file import HeldCredentials, SharedCredentials
 from asyncsink.s3.endpoint import is_directory_bucket
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, LISTING_BYTES_MAX, error_from_answer, one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived, check_range, check_received, ranges_unknown
@@ -54,6 +52,8 @@ from asyncsink.s3.sdk.client import (
     HEARING,
     AnswerTooLong,
     Hearing,
+    OpenedClient,
+    Resigner,
     check_certificates,
     find_credentials,
     open_client,
@@ -79,23 +79,22 @@ class Aioboto3Transport:
 
     def __init__(
         self,
-        client: Any,
-        bucket: str,
+        opened: OpenedClient,
         retry: RetryPolicy,
         *,
         request_payer: bool = False,
         renew: Callable[[], Awaitable[Any]] | None = None,
         bandwidth: Bandwidth | None = None,
     ) -> None:
-        self._client = client
-        self._bucket = bucket
-        self._directories = is_directory_bucket(bucket)
+        self.opened = opened
+        """The client, for the choice of a lane."""
+        self._client = client = opened.client
+        self._bucket = opened.bucket
+        self._directories = is_directory_bucket(opened.bucket)
         self._retry = retry
         self._payer = {"RequestPayer": "requester"} if request_payer else {}
         self._resigner = Resigner(client, renew)
         self._owned = AsyncExitStack()
-        self.checksums = USUAL
-        """The checksum headers that environment and profile enable."""
         self._bandwidth = bandwidth
         for name in ("ListObjectsV2", "ListObjects", "ListParts", "ListMultipartUploads"):
             client.meta.events.register(f"before-parse.s3.{name}", _keep_body)
@@ -122,22 +121,14 @@ class Aioboto3Transport:
         Raises:
             ConfigError, CredentialsError: as `sdk.client.open_client`.
         """
-        name = (await bucket_settings(caller_bucket)).name if caller_bucket is not None else target.bucket
         async with AsyncExitStack() as stack:
-            opening = open_client(target, retry, limits, caller_bucket=caller_bucket)
-            client, checksums = await stack.enter_async_context(opening)
-            await check_certificates(client)
+            opened = await stack.enter_async_context(open_client(target, retry, limits, caller_bucket=caller_bucket))
+            await check_certificates(opened.client)
             renew = partial(find_credentials, target, retry, caller_bucket=caller_bucket)
             payer = target.request_payer
-            transport = cls(client, name, retry, request_payer=payer, renew=renew, bandwidth=bandwidth)
-            transport.checksums = checksums
+            transport = cls(opened, retry, request_payer=payer, renew=renew, bandwidth=bandwidth)
             transport._owned = stack.pop_all()
         return transport
-
-    @property
-    def client(self) -> Any:
-        """The aiobotocore client, for the choice of a lane."""
-        return self._client
 
     def __repr__(self) -> str:
         return f"<Aioboto3Transport s3://{self._bucket} at {self._client.meta.endpoint_url}>"
@@ -329,6 +320,53 @@ class Aioboto3Transport:
         if isinstance(answer, ClockSkew):
             self._resigner.learn_clock(headers.get("date", ""))
         return answer
+
+
+class LazyTransport:
+    """A Transport opened by its first operation, once: loading aioboto3 takes most of a second. Belongs to the event
+    loop it is used in.
+
+    Args:
+        name: for the repr.
+        opener: opens the inner transport; called again after it failed or was cancelled.
+    """
+
+    def __init__(self, name: str, opener: Callable[[], Awaitable[Aioboto3Transport]]) -> None:
+        self._name = name
+        self._opener = opener
+        self._opening = asyncio.Lock()
+        self._transport: Aioboto3Transport | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<LazyTransport {self._name}: {self._transport or 'not opened'}>"
+
+    async def send(self, operation: Operation[R]) -> R:
+        """Send `operation`; raises what opening and sending raise."""
+        transport = self._transport or await self._opened()
+        return await transport.send(operation)
+
+    async def aclose(self) -> None:
+        """Close the inner transport if it was opened. Calling it twice is harmless."""
+        self._closed = True
+        async with self._opening:
+            if self._transport is not None:
+                await self._transport.aclose()
+
+    async def _opened(self) -> Aioboto3Transport:
+        async with self._opening:
+            if self._closed:
+                raise ConnectionLost("The request was not sent: the transport was closed before.")
+            if self._transport is None:
+                self._transport = await self._opener()
+            return self._transport
+
+
+def credentials_provider(
+    target: S3Target, retry: RetryPolicy, first: Any
+) -> Callable[[], Awaitable[HeldCredentials]] | None:
+    """A provider of credentials for `target`, beginning with `first`: asyncsink's, or a client's own."""
+    return None if target.anonymous else SharedCredentials(first, partial(find_credentials, target, retry)).provider()
 
 
 class Watchdog:

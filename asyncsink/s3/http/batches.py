@@ -1,4 +1,4 @@
-"""Batches of small files and small objects, and the exchange of one, which is as short as possible.
+"""Batches of small files, small objects and HEADs, and the exchange of one, which is as short as possible.
 
 The usual case is done in one go: the file is read, checksummed, signed and sent, and the answer is compared as it comes
 from the socket. Every other case is left to the code that all exchanges have, or to the ordinary way.
@@ -17,18 +17,39 @@ from asyncsink.integrity.checksums import ByteBody, checksum_of, is_composite
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.s3.errors_map import kept, one_line
 from asyncsink.s3.get_object import GetObject, GetObjects, ObjectData, ObjectsGot, ObjectToGet
-from asyncsink.s3.http.answers import CHECKSUM_HEADERS, Answer, response_of
-from asyncsink.s3.http.exchange import NO_BODY, Exchange, ExchangeInterrupted
-from asyncsink.s3.http.exchanges import BatchPlace, ExchangeBatch, FileRefused, InMemory
-from asyncsink.s3.http.reading import FRAMING, LINE, TEXT, ExchangeError
+from asyncsink.s3.http.exchange import (
+    NO_BODY,
+    BatchPlace,
+    Exchange,
+    ExchangeBatch,
+    ExchangeInterrupted,
+    FileRefused,
+    Outbox,
+)
+from asyncsink.s3.http.exchanges import InMemory
+from asyncsink.s3.http.reading import CHECKSUM_HEADERS, FRAMING, LINE, TEXT, Answer, ExchangeError, response_of
 from asyncsink.s3.http.requests import RequestWriter
 from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
-from asyncsink.s3.operations import FilesPut, FileStored, FileToPut, ObjectStored, Ordinary, PutFiles, PutObject
+from asyncsink.s3.operations import (
+    ABSENT,
+    FilesPut,
+    FileStored,
+    FileToPut,
+    HeadObject,
+    HeadObjects,
+    HeadsDone,
+    ObjectHead,
+    ObjectStored,
+    Ordinary,
+    PutFiles,
+    PutObject,
+)
 
 if TYPE_CHECKING:
-    from asyncsink.s3.http.exchange import Outbox
     from asyncsink.s3.http.lane import Lane
 
+MANY: Final = (PutFiles, HeadObjects, GetObjects)
+"""The operations that are many requests."""
 LAYOUT_BYTES_MAX: Final = 4096
 """A longer answer is read the ordinary way: compiling its pattern would take milliseconds."""
 _PLAIN: Final = rb"[A-Za-z0-9+/=._-]{0,128}"
@@ -395,3 +416,85 @@ class SmallGet(InMemory):
         if error is not None and not isinstance(result, _OWN) and not isinstance(error, ExchangeInterrupted):
             batch.ended = True
         batch.one_over()
+
+
+# -- Batches of HEADs --------------------------------------------------------------------------------------------------
+
+_SAYING_MORE: Final = b"|".join([*sorted(FRAMING), b"retry-after", b"x-amz-bucket-region"])
+_NOTHING_THERE: Final = (
+    rb"(?i)HTTP/1\.1 404 " + TEXT + rb"(?:\r\n(?!(?:" + _SAYING_MORE + rb"):)" + LINE + rb")*\r\n\r\n"
+)
+"""A plain 404, without headers that mean more."""
+
+
+class Heads(ExchangeBatch):
+    """HEADs of many keys."""
+
+    def __init__(
+        self,
+        operation: HeadObjects,
+        place: BatchPlace,
+        writer: RequestWriter,
+        outbox: Outbox,
+        done: asyncio.Future[Any],
+    ) -> None:
+        super().__init__(len(operation.keys), place, writer, outbox, done)
+        self.operation = operation
+        self._keys = iter(enumerate(operation.keys))
+
+    def take(self) -> OneHead | None:
+        """The next HEAD."""
+        found = next(self._keys, None)
+        return None if found is None else OneHead(self, *found)
+
+    def answer(self) -> HeadsDone:
+        """The number of objects found."""
+        return HeadsDone(found=sum(isinstance(result, ObjectHead) for result in self.operation.results))
+
+
+class OneHead(InMemory):
+    """One of many HEADs."""
+
+    __slots__ = ("_number", "batch")
+
+    batch: Heads
+
+    def __init__(self, batch: Heads, number: int, key: str) -> None:
+        asked = batch.operation
+        head = HeadObject(key=key, sse_customer_key=asked.sse_customer_key, ask_checksum=asked.ask_checksum)
+        super().__init__(head, batch.place, batch.writer, batch.outbox, batch.done)
+        self.batch = batch
+        self._number = number
+
+    def quick(self, data: memoryview) -> bool:
+        """Whether this is a plain 404 on a connection that stays usable."""
+        if re.fullmatch(_NOTHING_THERE, data) is None:
+            return False
+        self._result = ABSENT
+        return True
+
+    def over(self, lane: Lane) -> None:
+        """Store the result; a HEAD without any answer is left for the ordinary way."""
+        del lane
+        batch, error = self.batch, self._error
+        if isinstance(error, FileRefused):
+            batch.place.learn(batch.writer, error)
+            batch.operation.results[self._number] = error.error
+        elif error is None:
+            batch.operation.results[self._number] = self._result
+        batch.one_over()
+
+
+def batch_of(
+    operation: PutFiles | HeadObjects | GetObjects,
+    place: BatchPlace,
+    writer: RequestWriter,
+    outbox: Outbox,
+    done: asyncio.Future[Any],
+) -> ExchangeBatch:
+    """The batch that sends `operation`."""
+    if isinstance(operation, PutFiles):
+        return SmallFileBatch(operation, place, writer, outbox, done)
+    if isinstance(operation, GetObjects):
+        return SmallObjectBatch(operation, place, writer, outbox, done)
+    return Heads(operation, place, writer, outbox, done)

@@ -1,0 +1,181 @@
+"""The lanes of one transport, and the choice between them.
+
+Small requests share one lane, which is enough for all that Python can send; another is started only where that one
+hangs in a file system. Large bodies have a few lanes, because reading, checksumming and sending them release the
+interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+
+from asyncsink.options.settings import RetryPolicy
+from asyncsink.os_errors import shortage
+from asyncsink.s3.errors_map import one_line
+from asyncsink.s3.http.addresses import Addresses
+from asyncsink.s3.http.exchange import Exchange, LaneWork, Outbox
+from asyncsink.s3.http.lane import Lane, Shared
+from asyncsink.s3.http.reading import ExchangeError, NoThread
+from asyncsink.s3.http.signing import Endpoint
+from asyncsink.s3.pacing import Bandwidth, Pacer, usable_cores
+
+SMALL_LANES_MAX: Final = 4
+LARGE_LANES_PER_CORE: Final = 2
+LARGE_LANES_MIN: Final = 4
+STUCK_SECONDS: Final = 0.25
+"""Seconds with one action after which a lane hangs in a file system, and its waiting work moves to another."""
+HUNG_SECONDS: Final = 1.0
+"""Seconds after which the pacer no longer counts what a hanging lane carries: others would wait for its tokens."""
+JOIN_SECONDS_MAX: Final = 5.0
+"""Seconds that `aclose` waits for lanes that hang in a file system, and end when its calls return."""
+
+
+class LanePool:
+    """Lanes, started when there is work for them. Belongs to the event loop in which it is made.
+
+    Args:
+        endpoint, tls, retry, pacer, bandwidth, outbox: as in `lane.Shared`.
+
+    Attributes:
+        small, large: the lanes.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        tls: ssl.SSLContext | None,
+        retry: RetryPolicy,
+        pacer: Pacer,
+        *,
+        bandwidth: Bandwidth | None,
+        outbox: Outbox,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._addresses = Addresses(endpoint.host, endpoint.port)
+        self._shared = Shared(
+            host=endpoint.host,
+            tls=tls,
+            retry=retry,
+            pacer=pacer,
+            addresses=self._addresses,
+            bandwidth=bandwidth,
+            outbox=outbox,
+            owner=threading.current_thread(),
+        )
+        self.small: list[Lane] = []
+        self.large: list[Lane] = []
+        self._large_max = max(LARGE_LANES_MIN, LARGE_LANES_PER_CORE * usable_cores())
+        self._kept_max: int | None = None
+        self._watching: asyncio.TimerHandle | None = None
+        self._hanging = 0
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<LanePool {self.small} {self.large} {self._addresses}>"
+
+    def give(self, work: LaneWork, *, large: bool) -> None:
+        """Have a lane carry `work`."""
+        (self._large_lane() if large else self._small_lane()).give(work)
+        self._watch_later()
+
+    def give_urgent(self, exchange: Exchange) -> None:
+        """Have a small lane carry an exchange that waits for nothing."""
+        self._small_lane().give_urgent(exchange)
+        self._shared.pacer.count_unpaced()
+        self._watch_later()
+
+    def give_up(self, work: LaneWork, is_of: Callable[[Exchange], bool]) -> None:
+        """End all exchanges of `work`, which `is_of` knows."""
+        for lane in (*self.small, *self.large):
+            lane.give_up_work(work, is_of)
+
+    def bound(self, connections: int) -> None:
+        """Keep at most `connections` for small requests and as many for large ones, and one in each lane; surplus idle
+        ones are closed now, others when they become idle."""
+        self._kept_max = connections
+        self._divide(self.small)
+        self._divide(self.large)
+
+    async def aclose(self) -> None:
+        """End the lanes and close their connections; requests under way fail. Calling it twice is harmless.
+
+        Waits JOIN_SECONDS_MAX at most for a lane that hangs in a file system.
+        """
+        self._closed = True
+        if self._watching is not None:
+            self._watching.cancel()
+        self._shared.pacer.hang(-self._hanging)
+        self._hanging = 0
+        self._addresses.close()
+        lanes = [*self.small, *self.large]
+        self.small, self.large = [], []
+        ended = [asyncio.wrap_future(lane.ended_future) for lane in lanes]
+        for lane in lanes:
+            lane.stop()
+        if ended:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait(ended, timeout=JOIN_SECONDS_MAX)
+
+    def _small_lane(self) -> Lane:
+        """The small lane that is least stuck, or a new one."""
+        for lane in self.small:
+            if not self._stuck(lane):
+                return lane
+        if len(self.small) < SMALL_LANES_MAX:
+            return self._started(self.small, "small", large=False)
+        return min(self.small, key=lambda lane: (lane.over, lane.load))
+
+    def _watch_later(self) -> None:
+        if self._watching is None and not self._closed:
+            self._watching = self._loop.call_later(STUCK_SECONDS, self._watch)
+
+    def _watch(self) -> None:
+        """Move work that waits for a hanging lane to another, and let other requests go on beside what it carries."""
+        self._watching = None
+        for lane in [lane for lane in (*self.small, *self.large) if lane.waiting and self._stuck(lane)]:
+            other = self._large_lane() if lane.large else self._small_lane()
+            if not self._stuck(other):
+                lane.hand_over(other)
+        lanes = [*self.small, *self.large]
+        hanging = sum(lane.tokens for lane in lanes if self._stuck(lane, HUNG_SECONDS))
+        if hanging != self._hanging:
+            self._shared.pacer.hang(hanging - self._hanging)
+            self._hanging = hanging
+        if any(lane.load for lane in lanes):
+            self._watch_later()
+
+    def _stuck(self, lane: Lane, seconds: float = STUCK_SECONDS) -> bool:
+        began = lane.began_at
+        return lane.over or (bool(began) and lane.clock() - began > seconds)
+
+    def _large_lane(self) -> Lane:
+        """The large lane with the least load, or a new one."""
+        if len(self.large) < self._large_max and all(lane.load or self._stuck(lane) for lane in self.large):
+            return self._started(self.large, "large", large=True)
+        return min(self.large, key=lambda lane: (self._stuck(lane), lane.load))
+
+    def _started(self, lanes: list[Lane], name: str, *, large: bool) -> Lane:
+        if self._closed:
+            raise ExchangeError("the transport was closed")
+        try:
+            lane = Lane(self._shared, f"asyncsink-{name}-{len(lanes)}", large=large)
+        except (OSError, RuntimeError) as error:
+            if lanes:
+                return min(lanes, key=lambda lane: lane.load)
+            # Retryable: other threads may end.
+            why = shortage(error) or one_line(str(error))
+            raise NoThread(f"no thread could be started to send it. {why}") from error
+        lanes.append(lane)
+        self._divide(lanes)
+        return lane
+
+    def _divide(self, lanes: list[Lane]) -> None:
+        if self._kept_max is not None:
+            for lane in lanes:
+                lane.bound(max(1, self._kept_max // len(lanes)))
