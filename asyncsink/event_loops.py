@@ -1,18 +1,25 @@
-"""Event loops of the package's own, the loop that owns an object, and coroutines run from synchronous code."""
+"""Event loops of the package's own, the loop that owns an object, coroutines run from synchronous code, blocking
+iterators read in threads, and the errors of task groups."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 import anyio
+import anyio.to_thread
+from anyio import CapacityLimiter
 
-from asyncsink.errors import ConfigError
+from asyncsink.errors import AsyncSinkError, ConfigError
 
 T = TypeVar("T")
+BATCH = 128
+"""Entries per call to a thread: such a call costs tens of microseconds, an entry a few."""
 
 
 def refuse_trio() -> None:
@@ -124,3 +131,38 @@ def _run_beside(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     if errors:
         raise errors[0]
     return results[0]
+
+
+async def batches(items: Iterator[T], *, limiter: CapacityLimiter, size: int = BATCH) -> AsyncIterator[list[T]]:
+    """Lists of up to `size` items of a blocking iterator, each taken in one call to a thread.
+
+    Cancelled, it waits for the call under way and takes no further one.
+    """
+    take = partial(taken, items, size)
+    while batch := await anyio.to_thread.run_sync(take, limiter=limiter):
+        yield batch
+
+
+def taken(items: Iterator[T], size: int) -> list[T]:
+    """The next `size` items, or those that are left. Blocks as the iterator does."""
+    return list(islice(items, size))
+
+
+def surface(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception that a caller should see instead of a task group's.
+
+    An error of asyncsink that stopped the run, else a bug unchanged, else the group itself (nothing but cancellation).
+    """
+    leaves = list(_leaves(group))
+    for kind in (AsyncSinkError, Exception):
+        for leaf in leaves:
+            if isinstance(leaf, kind):
+                return leaf
+    return leaves[0] if leaves else group
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Sequence[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return found

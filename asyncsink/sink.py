@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -13,23 +13,18 @@ from anyio.abc import TaskGroup
 
 from asyncsink.engine.export import discovery_of, open_end, report_of, run_source
 from asyncsink.engine.intake import Call, Intake
-from asyncsink.engine.open_run import Run, RunBuilder, check_bucket_given, surface
-from asyncsink.engine.planning.key_ledger import KeyLedger
-from asyncsink.engine.planning.survey import Discovery, check_shard
+from asyncsink.engine.open_run import Run, RunBuilder, check_bucket_given
+from asyncsink.engine.planning.survey import check_shard
 from asyncsink.engine.recording.events import Events, Subscription
-from asyncsink.engine.recording.recorder import Completion
 from asyncsink.engine.resources import open_resources
-from asyncsink.engine.transfer.outcomes import error_of, forbids_run, is_skip, problem_outcome
 from asyncsink.errors import ConfigError, ExportFailed
-from asyncsink.event_loops import OwnerLoop, refuse_trio, run_to_end
-from asyncsink.model import Failure, Found, Receipt, Skip, SourceProblem, Started, Transfer
+from asyncsink.event_loops import OwnerLoop, refuse_trio, run_to_end, surface
+from asyncsink.model import Receipt, Skip, Started
 from asyncsink.options.parse import parse_options
-from asyncsink.options.schema import ExportOptions, Policies
+from asyncsink.options.schema import ExportOptions
 from asyncsink.os_errors import shortage, words_shortages
 from asyncsink.report.report import Report
-from asyncsink.sources.base import exclusion_of
-from asyncsink.sources.directory import DirectorySource
-from asyncsink.sources.outputs import OutputsSource
+from asyncsink.sources.opening import directory_source, outputs_source
 
 
 async def export(outputs: Mapping[str, Any], base_directory: Any, **options: Unpack[ExportOptions]) -> Report:
@@ -50,24 +45,13 @@ async def export(outputs: Mapping[str, Any], base_directory: Any, **options: Unp
     journal, or with abort_on_interrupt=True, they are aborted (shielded, bounded in time). No temporary file stays.
     """
     settings = parse_options(base_directory, options)
-    source = OutputsSource(
-        outputs,
-        symlinks=settings.policies.symlinks,
-        compat=settings.walk_compat,
-        exclude=exclusion_of(settings.policies.exclude),
-    )
-    return await run_source(settings, source)
+    return await run_source(settings, outputs_source(outputs, settings))
 
 
 async def export_directory(directory: Any, base_directory: Any, **options: Unpack[ExportOptions]) -> Report:
     """Publish a directory tree; keys keep the path relative to `directory`. Otherwise as `export`."""
     settings = parse_options(base_directory, options)
-    return await run_source(
-        settings,
-        DirectorySource(
-            directory, symlinks=settings.policies.symlinks, exclude=exclusion_of(settings.policies.exclude)
-        ),
-    )
+    return await run_source(settings, directory_source(directory, settings))
 
 
 def export_sync(outputs: Mapping[str, Any], base_directory: Any, **options: Unpack[ExportOptions]) -> Report:
@@ -103,17 +87,15 @@ class AsyncSink:
         """
         self._settings = parse_options(base_directory, options)
         check_bucket_given(self._settings)
-        self._exclude = exclusion_of(self._settings.policies.exclude)
         check_shard(self._settings, walks=False)
         self._events = Events()
         self._home: OwnerLoop | None = None
         self._intake: Intake | None = None
-        self._discovery: Discovery | None = None
         self._exits: AsyncExitStack | None = None
         self._run: Run | None = None
         self._group: TaskGroup | None = None
         self._closing = anyio.Event()
-        self._completions: set[Completion] = set()
+        self._calls: set[Call] = set()
         self._report: Report | None = None
         self._fault: BaseException | None = None
 
@@ -132,19 +114,19 @@ class AsyncSink:
             resources = await exits.enter_async_context(opening)
             forecast = open_end(self._settings.target, lasting=True)
             self._run = await exits.enter_async_context(RunBuilder(resources).open(forecast))
-            ledger = KeyLedger()
-            exits.callback(ledger.close)
+            intake = Intake(
+                discovery_of(self._settings, self._run.target, outputs_source({}, self._settings)),
+                self._settings,
+                key_turns=resources.key_turns,
+                journal=self._run.journal,
+                limiter=resources.threads,
+                batch_max=partial(self._run.batch_size, None),
+            )
+            exits.callback(intake.release)
             exits.callback(self._events.close)
             await self._run.begin()
-            self._discovery = discovery_of(self._settings, self._run.target, self._source({}))
             self._exits = exits.pop_all()
-        self._intake = Intake(
-            key_turns=resources.key_turns,
-            journal=self._run.journal,
-            ledger=None if self._settings.policies.on_collision == "last" else ledger,
-            limiter=resources.threads,
-            batch_max=partial(self._run.batch_size, None),
-        )
+        self._intake = intake
         await self._events.emit(Started(None, None, self._run.destination.lane))
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
@@ -185,8 +167,8 @@ class AsyncSink:
         finally:
             # In any case: a waiting caller would otherwise never return.
             self._close()
-            for completion in self._completions:
-                completion.done.set()
+            for call in self._calls:
+                call.completion.done.set()
             run.resources.key_turns.close()
 
     def _close(self) -> None:
@@ -222,17 +204,13 @@ class AsyncSink:
         Cancellation ends the wait only: a queued transfer continues, and reads the file if it still exists.
         """
         intake = self._opened()
-        call = Call(self._found(attribute, path), alone=repr(path))
+        call = intake.call(attribute, path, alone=repr(path))
         await self._waited_for(call, intake)
-        completion = call.completion
-        if not completion.outcomes:
+        outcome = call.outcome()
+        if outcome is None:
             self._check_working()
             raise ExportFailed(f"The sink was closed before {path!r} was published; export it again.", report=None)
-        outcome = completion.outcomes[0]
-        if isinstance(outcome, (Receipt, Skip)):
-            return outcome
-        assert isinstance(outcome, Failure)  # nothing is planned here
-        raise ExportFailed(outcome.message, report=outcome) from error_of(outcome)
+        return outcome
 
     @words_shortages
     async def submit(self, attribute: str, paths: Any) -> int:
@@ -246,7 +224,7 @@ class AsyncSink:
         Cancellation ends the wait: queued files are published, the others are not.
         """
         intake = self._opened()
-        call = Call(self._found(attribute, paths))
+        call = intake.call(attribute, paths)
         await self._waited_for(call, intake)
         if not call.over:
             self._check_working()
@@ -281,17 +259,8 @@ class AsyncSink:
             raise ConfigError("The sink is not open; use it inside its `async with` block.")
         return self._intake
 
-    def _found(self, attribute: str, paths: Any) -> Iterator[Found]:
-        """The files at the paths. Iterating blocks, and raises the errors that forbid the rest."""
-        assert self._discovery is not None
-        return _admitted(self._discovery.of(self._source({attribute: paths})), self._settings.policies)
-
-    def _source(self, outputs: Mapping[str, Any]) -> OutputsSource:
-        symlinks, compat = self._settings.policies.symlinks, self._settings.walk_compat
-        return OutputsSource(outputs, symlinks=symlinks, compat=compat, exclude=self._exclude)
-
     async def _waited_for(self, call: Call, intake: Intake) -> None:
-        self._completions.add(call.completion)
+        self._calls.add(call)
         try:
             intake.enter(call)
             await call.completion.done.wait()
@@ -299,20 +268,6 @@ class AsyncSink:
             intake.withdraw(call)
             raise
         finally:
-            self._completions.discard(call.completion)
+            self._calls.discard(call)
         if call.error is not None:
             raise call.error
-
-
-def _admitted(found: Iterable[Transfer | SourceProblem], policies: Policies) -> Iterator[Found]:
-    for item in found:
-        if isinstance(item, Transfer):
-            yield item
-        elif is_skip(item, policies):
-            skip = problem_outcome(item, policies)
-            assert isinstance(skip, Skip)
-            yield skip
-        elif forbids_run(item, policies):
-            raise item.error
-        else:
-            yield item

@@ -14,15 +14,15 @@ from anyio import CapacityLimiter
 
 from asyncsink.destinations.base import RunForecast
 from asyncsink.destinations.opening import remove_directory
-from asyncsink.engine.open_run import Run, RunBuilder, check_bucket_given, surface
+from asyncsink.engine.open_run import Run, RunBuilder, check_bucket_given
 from asyncsink.engine.planning.key_ledger import KeyLedger
 from asyncsink.engine.planning.producer import feed_discovery
-from asyncsink.engine.planning.survey import Discovery, Survey, check_shard, holds, take_survey
+from asyncsink.engine.planning.survey import Discovery, Survey, check_shard, shard_key, take_survey
 from asyncsink.engine.recording.events import Events, Progress
 from asyncsink.engine.resources import Resources, open_resources
 from asyncsink.engine.transfer.outcomes import REPEATED
 from asyncsink.errors import ConfigError, JournalError
-from asyncsink.event_loops import refuse_trio
+from asyncsink.event_loops import refuse_trio, surface
 from asyncsink.journal.sqlite import default_place, without_journal
 from asyncsink.model import Event, SourceProblem, Started, Transfer
 from asyncsink.options.schema import LocalTarget, S3Target, Settings
@@ -174,7 +174,7 @@ class ShardWalk(Discovery):
         self._shard = shard
 
     def __iter__(self) -> Iterator[Transfer | SourceProblem]:
-        return (found for found in super().__iter__() if holds(self._shard, found))
+        return (found for found in super().__iter__() if self._shard.holds(shard_key(found)))
 
 
 def shard_of_walk(whole: Discovery, shard: Shard) -> Discovery:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import field
 from itertools import islice
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -25,13 +25,18 @@ from anyio import CapacityLimiter
 
 from asyncsink.engine.planning.key_ledger import KeyLedger
 from asyncsink.engine.planning.producer import grouped
-from asyncsink.engine.planning.survey import BATCH
+from asyncsink.engine.planning.survey import Discovery
 from asyncsink.engine.queue_entries import Batch, Submit, Work
 from asyncsink.engine.recording.recorder import Completion, KeyTurns
 from asyncsink.engine.recording.run_journal import RunJournal
-from asyncsink.errors import ConfigError
-from asyncsink.model import Found, Transfer
+from asyncsink.engine.transfer.outcomes import error_of, forbids_run, is_skip, problem_outcome
+from asyncsink.errors import ConfigError, ExportFailed
+from asyncsink.event_loops import BATCH
+from asyncsink.model import Failure, Found, Receipt, Skip, SourceProblem, Transfer
+from asyncsink.options.schema import Policies, Settings
 from asyncsink.routing.keys import collision_error
+from asyncsink.sources.base import exclusion_of
+from asyncsink.sources.outputs import OutputsSource
 from asyncsink.value import dataclass
 
 T = TypeVar("T")
@@ -67,6 +72,20 @@ class Call:
     _items: list[_Item] = field(default_factory=list)
     _left: int = 0
 
+    def outcome(self) -> Receipt | Skip | None:
+        """What became of the one file of `put`; None where it was not published, because the sink was closed.
+
+        Raises:
+            ExportFailed: it was not published.
+        """
+        if not self.completion.outcomes:
+            return None
+        outcome = self.completion.outcomes[0]
+        if isinstance(outcome, (Receipt, Skip)):
+            return outcome
+        assert isinstance(outcome, Failure)  # nothing is planned here
+        raise ExportFailed(outcome.message, report=outcome) from error_of(outcome)
+
 
 @dataclass(slots=True, eq=False)
 class _Item(Work):
@@ -99,25 +118,31 @@ class Intake:
     """The calls of one sink that are not queued yet; bounded by the callers that wait. Belongs to one event loop.
 
     Args:
+        discovery: routes what the calls name.
+        settings: of the run.
         key_turns: of the run.
         journal: of the run, or None.
-        ledger: None where several sources may have one key.
         limiter: of the threads.
         batch_max: returns the most small files that one worker is to take at a time.
     """
 
     def __init__(
         self,
+        discovery: Discovery,
+        settings: Settings,
         *,
         key_turns: KeyTurns,
         journal: RunJournal | None,
-        ledger: KeyLedger | None,
         limiter: CapacityLimiter,
         batch_max: Callable[[], int],
     ) -> None:
+        self._discovery = discovery
+        self._settings = settings
+        self._exclude = exclusion_of(settings.policies.exclude)
         self._key_turns = key_turns
         self._journal = journal
-        self._ledger = ledger
+        # Without one, several sources may have one key.
+        self._ledger = KeyLedger() if settings.policies.on_collision == "error" else None
         self._limiter = limiter
         self._batch_max = batch_max
         self._loop = asyncio.get_running_loop()
@@ -136,6 +161,12 @@ class Intake:
 
     def __repr__(self) -> str:
         return f"<Intake of {len(self._calls)} calls, {len(self._active)} thread calls>"
+
+    def call(self, attribute: str, paths: Any, *, alone: str = "") -> Call:
+        """A call for the files at the paths; `alone` as in Call."""
+        policies, compat = self._settings.policies, self._settings.walk_compat
+        source = OutputsSource({attribute: paths}, symlinks=policies.symlinks, compat=compat, exclude=self._exclude)
+        return Call(_admitted(self._discovery.of(source), policies), alone)
 
     def enter(self, call: Call) -> None:
         """Take a call over. `call.completion` is done when it has ended."""
@@ -182,6 +213,11 @@ class Intake:
     def close(self) -> None:
         """Let `feed` end: it queues what the present calls have found, and walks no directory any further."""
         self._closing.set()
+
+    def release(self) -> None:
+        """Release the files on disk, at the end of the run."""
+        if self._ledger is not None:
+            self._ledger.close()
 
     # -- Steps on the event loop --------------------------------------------------------------------------------------
 
@@ -389,6 +425,21 @@ class Intake:
             return
         for item, found in zip(items, known, strict=True):
             item.found = found
+
+
+def _admitted(found: Iterable[Transfer | SourceProblem], policies: Policies) -> Iterator[Found]:
+    """The entries that go on to the queue; raises the error of one that forbids all after it."""
+    for item in found:
+        if isinstance(item, Transfer):
+            yield item
+        elif is_skip(item, policies):
+            skip = problem_outcome(item, policies)
+            assert isinstance(skip, Skip)
+            yield skip
+        elif forbids_run(item, policies):
+            raise item.error
+        else:
+            yield item
 
 
 def _taken(waiting: deque[T]) -> Iterator[T]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -309,26 +309,6 @@ def stand_in_directory(target: S3Target) -> LocalTarget:
     name = target.bucket.replace("/", "_").replace(":", "_")
     directory = f"{as_text(os.path.expanduser('~'))}/s3_datasink_{name}"
     return LocalTarget(directory=directory, url=f"{directory}/{target.prefix}".rstrip("/"), stands_in=True)
-
-
-def surface(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The exception that a caller should see instead of a task group's.
-
-    An error of asyncsink that stopped the run, else a bug unchanged, else the group itself (nothing but cancellation).
-    """
-    leaves = list(_leaves(group))
-    for kind in (AsyncSinkError, Exception):
-        for leaf in leaves:
-            if isinstance(leaf, kind):
-                return leaf
-    return leaves[0] if leaves else group
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Sequence[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return found
 
 
 def check_bucket_given(settings: Settings) -> None:

@@ -17,8 +17,8 @@ from typing import Any, Literal, Unpack
 import anyio
 import anyio.lowlevel
 
-from asyncsink.engine.open_run import surface
 from asyncsink.errors import ConfigError
+from asyncsink.event_loops import surface
 from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import ExportOptions, S3Target
 from asyncsink.options.values import parse_duration

@@ -22,9 +22,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from asyncsink.engine.open_run import surface
-from asyncsink.engine.planning.survey import batches
 from asyncsink.errors import ConfigError
+from asyncsink.event_loops import batches, surface
 from asyncsink.integrity.checksums import is_composite
 from asyncsink.maintenance.manifests import (
     SEVERAL_BUCKETS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from hashlib import blake2b
 
 from asyncsink.value import dataclass
 
@@ -67,13 +68,31 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of `count` parts of a run's transfers: `index` is from 0 to count - 1. The default is the whole."""
+    """One of `count` parts of a run's transfers: `index` is from 0 to count - 1. The default is the whole.
+
+    It is a function of the key alone: the same on every machine, in every run and in every release. All shards together
+    are the whole, and no key is in two of them.
+    """
 
     index: int = 0
     count: int = 1
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
+
+    def holds(self, key: str) -> bool:
+        """Whether `key` is in this shard. Pure."""
+        return self.count == 1 or shard_of(key, self.count) == self.index
+
+
+def shard_of(key: str, count: int) -> int:
+    """The shard of `key`, from 0 to `count - 1`: BLAKE2b (RFC 7693) of its UTF-8, 8 bytes, big-endian, modulo `count`.
+
+    A CRC would be cheaper, but it is linear: names that differ in one digit only may all fall into few shards.
+    """
+    # Names that are not UTF-8 hold surrogates (PEP 383).
+    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % count
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

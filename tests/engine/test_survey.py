@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncsink.engine.planning.survey import check_shard, holds, shard_of
+from asyncsink.engine.planning.survey import check_shard, shard_key
 from asyncsink.errors import ConfigError, SourceMissing
 from asyncsink.model import SourceFile, SourceProblem, Transfer
 from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import LocalTarget, Settings
-from asyncsink.options.settings import Shard
+from asyncsink.options.settings import Shard, shard_of
 
 # Surrogates stand for names that are no UTF-8.
 keys = st.text(st.characters(), max_size=40)
@@ -27,14 +27,14 @@ def transfer(key: str) -> Transfer:
 
 @given(key=keys, count=st.integers(1, 300))
 def test_every_key_is_in_exactly_one_shard(key: str, count: int) -> None:
-    holding = [index for index in range(count) if holds(Shard(index, count), transfer(key))]
+    holding = [index for index in range(count) if Shard(index, count).holds(shard_key(transfer(key)))]
     assert holding == [shard_of(key, count)]
 
 
 @given(path=keys, count=st.integers(1, 50))
 def test_what_has_no_key_is_reported_by_exactly_one_shard(path: str, count: int) -> None:
     problem = SourceProblem(path, SourceMissing("it is missing"))
-    assert sum(holds(Shard(index, count), problem) for index in range(count)) == 1
+    assert sum(Shard(index, count).holds(shard_key(problem)) for index in range(count)) == 1
 
 
 @pytest.mark.parametrize(("key", "shard"), [("a", 2), ("sub-01/func/bold.nii.gz", 1), ("é✓", 3), ("\udcff", 6)])

@@ -153,7 +153,7 @@ async def test_a_tree_is_walked_once_and_its_journal_asked_once(
     in_memory_max: int,
 ) -> None:  # fmt: skip
     """Whether what was found is kept in memory, or on disk."""
-    monkeypatch.setattr("asyncsink.engine.recording.run_journal.IN_MEMORY_MAX", in_memory_max)
+    monkeypatch.setattr("asyncsink.engine.planning.key_ledger.IN_MEMORY_MAX", in_memory_max)
     walks, scan = list[str](), DirectorySource.scan
     asked, known = list[str](), Rows.known
 

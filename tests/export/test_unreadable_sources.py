@@ -117,7 +117,7 @@ async def test_a_link_that_leads_out_still_refuses_the_run(server: QuirkyS3, tre
 
 
 async def test_a_tree_that_is_kept_on_disk(server: QuirkyS3, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyncsink.engine.recording.run_journal.IN_MEMORY_MAX", 1)
+    monkeypatch.setattr("asyncsink.engine.planning.key_ledger.IN_MEMORY_MAX", 1)
     for make, _ in BAD.values():
         make(tree)
     report = await asyncsink.export_directory(tree, "s3://tryout/p", on_unreadable="skip", journal=False)

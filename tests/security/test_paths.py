@@ -146,7 +146,7 @@ async def test_a_root_that_becomes_a_link_is_not_read(
     after_the_survey: Callable[[Callable[[], None]], None],
 ) -> None:
     """Nor where what was found is kept on disk meanwhile."""
-    monkeypatch.setattr("asyncsink.engine.recording.run_journal.IN_MEMORY_MAX", 1)
+    monkeypatch.setattr("asyncsink.engine.planning.key_ledger.IN_MEMORY_MAX", 1)
     (tree.parent / "elsewhere" / "a").mkdir(parents=True)
     (tree.parent / "outside" / "b").rename(tree.parent / "elsewhere" / "a" / "b")
 

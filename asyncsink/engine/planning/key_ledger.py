@@ -1,17 +1,24 @@
-"""The source of each key: collisions are found before anything is sent, in bounded memory.
+"""What a survey keeps for the run, in bounded memory: the source of each key, and its entries.
 
-Only runs whose keys could meet keep a ledger: a plain directory export cannot collide.
+Collisions are found before anything is sent. Only runs whose keys could meet keep a ledger: a plain directory export
+cannot collide.
 """
 
 from __future__ import annotations
 
+import marshal
+import os
+import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import IO, Any, Final
 
+from asyncsink import errors
+from asyncsink.model import SourceFile, SourceProblem, Transfer
 from asyncsink.paths import decoded_name, encoded_name
 from asyncsink.routing.keys import fingerprint
-from asyncsink.temporary import TemporaryDatabase
+from asyncsink.temporary import TemporaryDatabase, file_fault
 
 ALIKE_IN_MEMORY_MAX = 250_000
 """Most keys whose fingerprints are kept in memory: about 15 MB."""
@@ -125,3 +132,118 @@ class AlikeKeys:
             self._disk = TemporaryDatabase("The keys of the run", "CREATE TABLE seen (number INTEGER PRIMARY KEY);")
             self._disk.change("BEGIN")  # never committed: a transaction for each number would take far longer
         return self._disk
+
+
+# -- Entries of a survey, kept for the run: in memory while they are few, else in a temporary file ---------------------
+# A tree is walked once, however large it is, and the files that were checked are those that are published.
+
+IN_MEMORY_MAX: Final = 25_000
+"""Most entries that are kept in memory: about 15 MB."""
+
+
+class Kept:
+    """The entries of a survey, in their order; iterating blocks, and may be repeated. `add` and iterating are for one
+    thread at a time. Entries from the file are equal; a problem's error has the same class and the same sentence.
+
+    Attributes:
+        whole: False where the directory for temporary files could not take all entries: then they are of no use.
+    """
+
+    def __init__(self) -> None:
+        self.whole = True
+        self._recent: list[Transfer | SourceProblem] = []
+        self._file: IO[bytes] | None = None
+        self._pieces: list[int] = []
+
+    def __repr__(self) -> str:
+        return f"<Kept {len(self._recent)} entries in memory, {sum(self._pieces):,} bytes in a file>"
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether iterating reads no file."""
+        return self._file is None
+
+    def add(self, found: Sequence[Transfer | SourceProblem]) -> None:
+        """Add entries. Blocks once the file is in use."""
+        if not self.whole:
+            return
+        self._recent += found
+        if len(self._recent) > IN_MEMORY_MAX or self._file is not None:
+            try:
+                self._write_out()
+            except OSError:
+                self.whole = False
+                self.close()
+
+    def __iter__(self) -> Iterator[Transfer | SourceProblem]:
+        """The entries in their order; raises JournalError where the file cannot be read."""
+        start = 0
+        for size in self._pieces:
+            assert self._file is not None
+            try:
+                piece = os.pread(self._file.fileno(), size, start)
+            except OSError as error:
+                raise file_fault("The files that were found", error) from error
+            for row in marshal.loads(piece):  # noqa: S302 - written by this process
+                yield _found(row)
+            start += size
+        yield from self._recent
+
+    def close(self) -> None:
+        """Release the file. Harmless when repeated."""
+        self._recent.clear()
+        self._pieces.clear()
+        if self._file is not None:
+            self._file.close()
+
+    def _write_out(self) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="asyncsink-", buffering=0)  # noqa: SIM115 - see close
+        piece = marshal.dumps([_row(found) for found in self._recent])
+        written = 0
+        while written < len(piece):
+            written += self._file.write(piece[written:])
+        self._pieces.append(len(piece))
+        self._recent.clear()
+
+
+def _row(found: Transfer | SourceProblem) -> tuple[Any, ...]:
+    if isinstance(found, SourceProblem):
+        return (
+            None,
+            type(found.error).__name__,
+            str(found.error),
+            found.path,
+            found.entry,
+            found.attribute,
+            found.skippable,
+            found.skipped,
+            found.unreadable,
+            found.reason,
+        )
+    file = found.source
+    return (
+        found.key,
+        found.local,
+        file.path,
+        file.size_bytes,
+        file.mtime_ns,
+        file.attribute,
+        file.entry,
+        file.root,
+        file.relative,
+        file.key,
+        file.ctime_ns,
+        file.inode,
+        file.real_path,
+        file.readable,
+        file.pinned,
+    )
+
+
+def _found(row: tuple[Any, ...]) -> Transfer | SourceProblem:
+    if row[0] is None:
+        _, kind, message, path, *rest = row
+        return SourceProblem(path, getattr(errors, kind)(message), *rest)
+    key, local, *file = row
+    return Transfer(SourceFile(*file), key, local)

@@ -15,13 +15,14 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 
 from asyncsink.engine.limits.memory import SMALL_BYTES
-from asyncsink.engine.planning.key_ledger import KeyLedger
-from asyncsink.engine.planning.survey import BATCH, Discovery, taken
+from asyncsink.engine.planning.key_ledger import Kept, KeyLedger
+from asyncsink.engine.planning.survey import Discovery
 from asyncsink.engine.queue_entries import Batch, Entry, Skipped, Submit, Work
 from asyncsink.engine.recording.recorder import KeyTurns
-from asyncsink.engine.recording.run_journal import Kept, RunJournal
+from asyncsink.engine.recording.run_journal import RunJournal
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.outcomes import REPEATED, SUPERSEDED
+from asyncsink.event_loops import BATCH, taken
 from asyncsink.model import Found, Skip, SourceProblem, Transfer
 from asyncsink.routing.keys import collision_error
 

@@ -8,39 +8,30 @@ from __future__ import annotations
 
 import os
 import os.path
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
 from functools import partial
-from hashlib import blake2b
-from itertools import islice
-from typing import TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter
 
 from asyncsink.destinations.base import RunForecast
-from asyncsink.engine.planning.key_ledger import AlikeKeys, KeyLedger
+from asyncsink.engine.planning.key_ledger import AlikeKeys, Kept, KeyLedger
 from asyncsink.engine.recording.events import Progress
-from asyncsink.engine.recording.run_journal import Kept
 from asyncsink.engine.transfer.destination_state import too_large_for_memory, unreadable
 from asyncsink.engine.transfer.outcomes import forbids_run
 from asyncsink.errors import AsyncSinkError, ConfigError, InvalidKey, RoutingError
+from asyncsink.event_loops import batches
 from asyncsink.model import SourceFile, SourceProblem, Transfer
 from asyncsink.options.schema import Policies, Settings
-from asyncsink.options.settings import Shard
 from asyncsink.paths import real_path
 from asyncsink.report.sentences import count
 from asyncsink.routing.keys import collision_error, show
 from asyncsink.routing.router import Router
-from asyncsink.s3.operations import PARTS_MAX
 from asyncsink.sources.base import Source
 from asyncsink.value import dataclass
 
 # -- Discovery: from a source to routed transfers, in one blocking iterator, batch by batch in a thread ----------------
-
-T = TypeVar("T")
-BATCH = 128
-"""Entries per call to a thread: such a call costs tens of microseconds, an entry a few."""
 
 
 class Discovery:
@@ -122,26 +113,7 @@ class Discovery:
             yield found if isinstance(found, SourceProblem) else self.route(found)
 
 
-async def batches(items: Iterator[T], *, limiter: CapacityLimiter, size: int = BATCH) -> AsyncIterator[list[T]]:
-    """Lists of up to `size` items of a blocking iterator, each taken in one call to a thread.
-
-    Cancelled, it waits for the call under way and takes no further one.
-    """
-    take = partial(taken, items, size)
-    while batch := await anyio.to_thread.run_sync(take, limiter=limiter):
-        yield batch
-
-
-def taken(items: Iterator[T], size: int) -> list[T]:
-    """The next `size` items, or those that are left. Blocks as the iterator does."""
-    return list(islice(items, size))
-
-
 # -- Shards: several machines publish one source between them. Pure ----------------------------------------------------
-# The shard is a function of the key alone: it is the same on every machine, in every run and in every release. All
-# shards together are the whole, and no key is in two of them.
-
-DIGEST_BYTES = 8
 
 
 def check_shard(settings: Settings, *, walks: bool = True) -> None:
@@ -165,24 +137,9 @@ def check_shard(settings: Settings, *, walks: bool = True) -> None:
         )
 
 
-def shard_of(key: str, count: int) -> int:
-    """The shard of `key`, from 0 to `count - 1`: BLAKE2b (RFC 7693) of its UTF-8, 8 bytes, big-endian, modulo `count`.
-
-    A CRC would be cheaper, but it is linear: names that differ in one digit only may all fall into few shards.
-    """
-    if count == 1:
-        return 0
-    # Names that are not UTF-8 hold surrogates (PEP 383).
-    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
-    return int.from_bytes(digest, "big") % count
-
-
-def holds(shard: Shard, found: Transfer | SourceProblem) -> bool:
-    """Whether the shard has to publish or report `found`. Without a key, the path decides."""
-    if shard.count == 1:
-        return True
-    key = found.key if isinstance(found, Transfer) else found.path
-    return shard_of(key, shard.count) == shard.index
+def shard_key(found: Transfer | SourceProblem) -> str:
+    """What decides the shard: the key, or, where there is none, the path."""
+    return found.key if isinstance(found, Transfer) else found.path
 
 
 # -- The survey --------------------------------------------------------------------------------------------------------
@@ -246,9 +203,8 @@ class Survey:
                 number, first = self.left_out.get(found.reason, (0, found.path))
                 self.left_out[found.reason] = number + 1, first
             return
-        size = found.source.size_bytes
-        if size > settings.limits.memory_bytes * PARTS_MAX:
-            self.refuse(too_large_for_memory(found.source, settings.limits.memory_bytes))
+        if (too_large := too_large_for_memory(found.source, settings.limits.memory_bytes)) is not None:
+            self.refuse(too_large)
         key = found.key
         if self._least is None:
             self._least = self._greatest = self.sample_key = key
@@ -299,7 +255,7 @@ async def take_survey(
     Raises:
         ConfigError, SourceError: something cannot be published and no policy says to skip it.
     """
-    survey, spellings = Survey(), AlikeKeys()
+    survey, spellings, shard = Survey(), AlikeKeys(), settings.shard
     for attribute in {entry.attribute: None for entry in discovery.source.entries or () if entry.attribute}:
         # Before the walk: a wrong name is refused first, also where its sources are missing.
         discovery.router.check_attribute(attribute)
@@ -310,7 +266,7 @@ async def take_survey(
         async for batch in batches(iter(discovery), limiter=limiter, size=SURVEY_BATCH):
             for found in batch:
                 survey.add(found, settings)
-            own = batch if settings.shard.count == 1 else [found for found in batch if holds(settings.shard, found)]
+            own = batch if shard.count == 1 else [found for found in batch if shard.holds(shard_key(found))]
             survey.count(own)
             progress.objects_found += len(batch)
             keep = partial(survey.kept.add, own)

@@ -302,8 +302,10 @@ def unreadable(file: SourceFile) -> SourceUnreadable | None:
     return SourceUnreadable(f"{file.path} may not be read by this user; look at its permissions.")
 
 
-def too_large_for_memory(file: SourceFile, memory_bytes: int) -> ConfigError:
-    """The error for a file whose parts, 10,000 at most, are larger than the byte budget."""
+def too_large_for_memory(file: SourceFile, memory_bytes: int) -> ConfigError | None:
+    """The error for a file whose parts, 10,000 at most, are larger than the byte budget; None where they fit."""
+    if file.size_bytes <= memory_bytes * PARTS_MAX:
+        return None
     needed = -(-file.size_bytes // PARTS_MAX)
     return ConfigError(
         f"{file.path} has {file.size_bytes:,} bytes; its {PARTS_MAX:,} parts do not fit into memory_bytes="

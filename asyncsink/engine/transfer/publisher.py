@@ -42,7 +42,6 @@ from asyncsink.errors import (
 from asyncsink.integrity.sameness import CompareWith, Digests, LookCloser, SamenessDigester
 from asyncsink.model import Outcome, Transfer
 from asyncsink.s3.multipart.parts import plan_parts
-from asyncsink.s3.operations import PARTS_MAX
 from asyncsink.sources.reader import OpenSource
 
 _LOOKS_MAX = 16
@@ -126,8 +125,8 @@ class Publisher:
 
     async def _attempt(self, ending: Ending) -> None:
         size = ending.transfer.source.size_bytes
-        if size > self._limits.memory_bytes * PARTS_MAX:
-            raise too_large_for_memory(ending.transfer.source, self._limits.memory_bytes)
+        if (too_large := too_large_for_memory(ending.transfer.source, self._limits.memory_bytes)) is not None:
+            raise too_large
         for state in ending.states:
             state.check_size(ending.transfer)
         await self._look(ending.transfer, ending.states)
