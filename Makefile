@@ -50,7 +50,7 @@ check: $(STAMP) ## Style, types and the walls between the rooms
 	$(BIN)/lint-imports
 
 options: $(STAMP) ## The guide's page of all options, from their table
-	@$(BIN)/python -c 'from asyncsink.options.reference import reference; print(reference(), end="")' > asyncsink/guide/options.md
+	@$(BIN)/python -c 'from tests.support.options_page import reference; print(reference(), end="")' > asyncsink/guide/options.md
 
 test: check ## check, then the whole test suite (starts its own S3 servers)
 	$(BIN)/python -m pytest -n auto

@@ -19,6 +19,8 @@ MODULES = sorted(ROOT.rglob("*.py"))
 LINES_MAX = 600
 MODULES_MAX = 12
 PARAMETERS_MAX = 7
+IMPORTS_MAX = 15
+NAMES = {".".join(["asyncsink", *path.relative_to(ROOT).with_suffix("").parts]): path for path in MODULES}
 
 
 def name_of(path: Path) -> str:
@@ -70,6 +72,26 @@ def test_constructors_take_few_parameters() -> None:
         if isinstance(made, ast.FunctionDef) and made.name == "__init__"
         if (count := len(made.args.posonlyargs + made.args.args + made.args.kwonlyargs) - 1) > PARAMETERS_MAX
     }
+    assert not offenders, listed(offenders)
+
+
+def own_imports(path: Path) -> set[str]:
+    """The modules of the package that a module imports, anywhere in it, for typing too."""
+    found: set[str] = set()
+    for node in nodes(path):
+        if isinstance(node, ast.ImportFrom):
+            found |= {name if (name := f"{node.module}.{each.name}") in NAMES else node.module for each in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {each.name for each in node.names}
+    return {name for name in found if name.startswith("asyncsink.")}
+
+
+def test_modules_import_few_others() -> None:
+    """Wall 11: what needs more knows too much. A composition root and one source's whole run know the parts of a run;
+    they must not grow."""
+    known = {"engine/open_run.py": 21, "engine/export.py": 25, "splitting/split.py": 22}
+    counts = {name_of(path): len(own_imports(path)) for path in MODULES}
+    offenders = {name: count for name, count in counts.items() if count > known.get(name, IMPORTS_MAX)}
     assert not offenders, listed(offenders)
 
 

@@ -15,9 +15,9 @@ from asyncsink.cli.flags import parameter_of
 from asyncsink.download.options import parse_grab
 from asyncsink.errors import ConfigError
 from asyncsink.options.parse import parse_options
-from asyncsink.options.reference import reference
 from asyncsink.options.schema import GONE, GRAB_OPTIONS, OPTIONS, PANELS, Kind, Option
 from asyncsink.options.settings import RetryPolicy
+from tests.support.options_page import reference
 
 ROWS = [option for options in PANELS.values() for option in options]
 TYPED: list[tuple[Any, dict[str, Option]]] = [(asyncsink.ExportOptions, OPTIONS), (asyncsink.GrabOptions, GRAB_OPTIONS)]

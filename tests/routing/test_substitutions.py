@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncsink.errors import ConfigError
-from asyncsink.routing.substitutions import Substitutions
+from asyncsink.routing.router import Substitutions
 
 
 def test_rule_19_substitutions_cascade_in_order() -> None:
