@@ -14,12 +14,13 @@ from dataclasses import replace
 import anyio
 
 from asyncsink.engine.limits.controller import ConcurrencyController
-from asyncsink.engine.open_run import RunBuilder, surface
+from asyncsink.engine.open_run import RunBuilder
 from asyncsink.engine.planning.producer import entries_of
 from asyncsink.engine.queue_entries import Submit
 from asyncsink.engine.recording.events import Events, Progress
 from asyncsink.engine.resources import Resources, open_resources, with_callers_bucket
 from asyncsink.errors import AccessDenied
+from asyncsink.event_loops import surface
 from asyncsink.model import Found, JournalEntry
 from asyncsink.options.schema import Settings
 from asyncsink.report.outcomes import OutcomeLines
