@@ -39,6 +39,8 @@ BUFFER_KEPT_BYTES_MAX: Final = 32 * MIB
 """A larger buffer serves bodies of its own size only: smaller ones have paid for no more memory than they need."""
 FRESH_SECONDS: Final = 1.0
 """Seconds after its last use within which the server is not closing a connection as idle."""
+HUGE_PAGES_BYTES_MIN: Final = 4 * MIB
+"""Smallest buffer for huge pages (2 MiB, madvise(2)): the first use of its pages then costs a tenth."""
 SWEEP_SECONDS_MIN, SWEEP_SECONDS_MAX = 0.01, 1.0
 
 
@@ -112,7 +114,7 @@ class Lane:
         """Receives answers; overwritten by the next."""
         self._body = memoryview(b"")
         self._buffers: list[memoryview] = []
-        self._lent = 0
+        self._lent = self._lent_max = 0
         self._selector = selectors.DefaultSelector()
         try:
             self._wake_reader, self._wake_writer = os.pipe()
@@ -234,25 +236,34 @@ class Lane:
         for number, kept in enumerate(self._buffers):
             if size_bytes <= len(kept) <= max(size_bytes, BUFFER_KEPT_BYTES_MAX):
                 del self._buffers[number]
-                self._lent += 1
+                self._count_lent()
                 return kept[:size_bytes]
         # Anonymous memory begins on a page: the kernel copies to and from it a fifth cheaper than with a bytearray.
         rounded = max(size_bytes, mmap.PAGESIZE)
         try:
-            buffer = memoryview(mmap.mmap(-1, rounded, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            pages = mmap.mmap(-1, rounded, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
             # Retryable: other buffers may be freed.
             raise ConnectionLost(f"A buffer of {size_bytes:,} bytes cannot be had. {shortage(error)}") from error
+        if rounded >= HUGE_PAGES_BYTES_MIN:
+            with contextlib.suppress(OSError, AttributeError):  # a kernel, or a system, without huge pages
+                pages.madvise(mmap.MADV_HUGEPAGE)
+        self._count_lent()
+        return memoryview(pages)[:size_bytes]
+
+    def _count_lent(self) -> None:
         self._lent += 1
-        return buffer[:size_bytes]
+        self._lent_max = max(self._lent_max, self._lent)
 
     def take_in(self, buffer: memoryview) -> None:
-        """Take a lent buffer back, and keep as many as are lent at once."""
+        """Take a lent buffer back; lent and kept ones together are at most as many as were lent at once lately.
+
+        The pages of a new buffer cost as much as reading the file into it.
+        """
         self._lent -= 1
-        whole = memoryview(buffer.obj)
-        if len(self._buffers) > self._lent:
+        if self._buffers and len(self._buffers) + self._lent >= self._lent_max:
             del self._buffers[0]
-        self._buffers.append(whole)
+        self._buffers.append(memoryview(buffer.obj))
 
     def watch(self, where: socket.socket, before: int, events: int, connection: Connection) -> None:
         """Have `connection.ready` called for these events."""
@@ -465,6 +476,7 @@ class Lane:
     def _sweep(self) -> None:
         for connection in tuple(self._connections):
             connection.check(self.now)
+        self._lent_max = self._lent
         if self._connections:
             self._sweep_at = self.now + self._sweep_seconds
         else:
