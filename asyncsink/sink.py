@@ -11,12 +11,13 @@ from typing import Any, Unpack
 import anyio
 from anyio.abc import TaskGroup
 
-from asyncsink.engine.export import discovery_of, open_end, report_of, run_source
+from asyncsink.engine.export import run_source
 from asyncsink.engine.intake import Call, Intake
-from asyncsink.engine.open_run import Run, RunBuilder, check_bucket_given
-from asyncsink.engine.planning.survey import check_shard
+from asyncsink.engine.open_run import Run, RunBuilder
+from asyncsink.engine.planning.walk import check_bucket_given, check_shard, discovery_of, open_end
 from asyncsink.engine.recording.events import Events, Subscription
 from asyncsink.engine.resources import open_resources
+from asyncsink.engine.run_report import report_of
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.event_loops import OwnerLoop, refuse_trio, run_to_end, surface
 from asyncsink.model import Receipt, Skip, Started

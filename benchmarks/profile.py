@@ -21,8 +21,8 @@ from typing import Any
 import anyio
 
 from asyncsink.destinations.base import Stored
-from asyncsink.engine.export import discovery_of
 from asyncsink.engine.planning.survey import take_survey
+from asyncsink.engine.planning.walk import discovery_of
 from asyncsink.engine.recording.events import Progress
 from asyncsink.engine.transfer.outcomes import receipt
 from asyncsink.event_loops import run_to_end

@@ -22,12 +22,13 @@ from distributed import Client
 
 from asyncsink.adapters.dask_cluster import connected, is_private
 from asyncsink.adapters.dask_dealing import Dealer
-from asyncsink.engine.export import discovery_of, report_on, with_places_outside
 from asyncsink.engine.planning.producer import last_only
 from asyncsink.engine.planning.survey import Discovery, Survey, take_survey
+from asyncsink.engine.planning.walk import discovery_of, with_places_outside
 from asyncsink.engine.recording.events import Events, Progress
 from asyncsink.engine.recording.recorder import Passed, Recorder, Recording
 from asyncsink.engine.resources import Resources, open_resources
+from asyncsink.engine.run_report import report_on
 from asyncsink.engine.transfer.outcomes import problem_outcome
 from asyncsink.errors import ConfigError
 from asyncsink.event_loops import batches, refuse_trio, surface

@@ -21,10 +21,10 @@ from asyncsink.engine.recording.run_journal import RunJournal
 from asyncsink.engine.resources import Resources, with_callers_bucket
 from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.engine.transfer.small_files import SmallFiles
-from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError, JournalError, PermanentError, RetryableError
+from asyncsink.errors import AsyncSinkError, CredentialsError, JournalError, PermanentError, RetryableError
 from asyncsink.journal.sqlite import open_journal
 from asyncsink.model import SourceProblem, Transfer
-from asyncsink.options.schema import LocalTarget, S3Target, Settings
+from asyncsink.options.schema import LocalTarget, S3Target
 from asyncsink.paths import as_text
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.s3.operations import ListObjects
@@ -309,11 +309,3 @@ def stand_in_directory(target: S3Target) -> LocalTarget:
     name = target.bucket.replace("/", "_").replace(":", "_")
     directory = f"{as_text(os.path.expanduser('~'))}/s3_datasink_{name}"
     return LocalTarget(directory=directory, url=f"{directory}/{target.prefix}".rstrip("/"), stands_in=True)
-
-
-def check_bucket_given(settings: Settings) -> None:
-    """Refuse a `bucket` beside a local destination: it would be ignored."""
-    if settings.caller_bucket is not None and isinstance(settings.target, LocalTarget):
-        raise ConfigError(
-            f"bucket is given, but the destination {settings.target.url} is a local directory; expected s3://bucket/prefix."
-        )

@@ -16,8 +16,8 @@ import anyio
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from asyncsink.engine.export import check_not_nested, discovery_of, local_places, tops_of
 from asyncsink.engine.planning.survey import Discovery, Survey, take_survey
+from asyncsink.engine.planning.walk import check_not_nested, discovery_of, local_places, tops_of
 from asyncsink.engine.recording.events import Progress
 from asyncsink.engine.transfer.outcomes import SUPERSEDED, problem_outcome
 from asyncsink.errors import ConfigError

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from asyncsink.engine.export import check_journal_outside
+from asyncsink.engine.planning.walk import check_journal_outside
 from asyncsink.errors import JournalError
 from asyncsink.journal import file_systems
 from asyncsink.journal.file_systems import (

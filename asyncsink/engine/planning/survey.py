@@ -113,35 +113,6 @@ class Discovery:
             yield found if isinstance(found, SourceProblem) else self.route(found)
 
 
-# -- Shards: several machines publish one source between them. Pure ----------------------------------------------------
-
-
-def check_shard(settings: Settings, *, walks: bool = True) -> None:
-    """Refuse a shard where there is nothing to divide, or where one shard would remove the files of another.
-
-    Args:
-        walks: whether a source is walked; False where transfers come one by one, from a program.
-
-    Raises:
-        ConfigError: `shard` does not fit the run.
-    """
-    shard = settings.shard
-    if shard.count == 1:
-        return
-    if not walks:
-        raise ConfigError(f"shard={shard} divides a walk, and an AsyncSink walks nothing; submit less, or use export.")
-    if settings.remove_dest_dir:
-        raise ConfigError(
-            f"shard={shard} and remove_dest_dir contradict each other: every shard would remove what the others have "
-            "written; remove the directories yourself before the first one starts."
-        )
-
-
-def shard_key(found: Transfer | SourceProblem) -> str:
-    """What decides the shard: the key, or, where there is none, the path."""
-    return found.key if isinstance(found, Transfer) else found.path
-
-
 # -- The survey --------------------------------------------------------------------------------------------------------
 
 LOCAL_CLAIM = "\0local:"
@@ -247,14 +218,23 @@ class Survey:
         raise first
 
 
+def shard_key(found: Transfer | SourceProblem) -> str:
+    """What decides the shard: the key, or, where there is none, the path."""
+    return found.key if isinstance(found, Transfer) else found.path
+
+
 async def take_survey(
     discovery: Discovery, settings: Settings, *, limiter: CapacityLimiter, progress: Progress
 ) -> Survey:
-    """Walk the source once, sending nothing; `progress.objects_found` grows meanwhile.
+    """Walk the source once, sending nothing; `progress.objects_found` grows meanwhile. A stream is not walked; it only
+    gets a ledger where keys could meet.
 
     Raises:
         ConfigError, SourceError: something cannot be published and no policy says to skip it.
     """
+    if not discovery.source.replayable:
+        collides = discovery.may_collide and settings.policies.on_collision == "error"
+        return Survey(ledger=KeyLedger() if collides else None)
     survey, spellings, shard = Survey(), AlikeKeys(), settings.shard
     for attribute in {entry.attribute: None for entry in discovery.source.entries or () if entry.attribute}:
         # Before the walk: a wrong name is refused first, also where its sources are missing.

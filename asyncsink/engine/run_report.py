@@ -1,0 +1,95 @@
+"""The report of a run that has ended, and the URLs that it lists (`out_file`)."""
+
+from __future__ import annotations
+
+import os
+
+from asyncsink.engine.open_run import Run
+from asyncsink.engine.planning.survey import Discovery
+from asyncsink.engine.resources import Resources
+from asyncsink.engine.transfer.outcomes import REPEATED
+from asyncsink.options.schema import LocalTarget, S3Target, Settings
+from asyncsink.paths import as_native, on_disk
+from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.report.report import Report
+from asyncsink.sources.base import SourceEntry
+from asyncsink.sources.directory import DirectorySource
+
+
+def report_of(run: Run, discovery: Discovery | None) -> Report:
+    """The report of a run that has ended. `discovery` is None where there was no walk."""
+    return report_on(
+        run.resources, run.log, run.target, discovery, lane=run.destination.lane, interrupted=run.interrupted
+    )
+
+
+def report_on(
+    resources: Resources,
+    log: OutcomeLog,
+    target: S3Target | LocalTarget,
+    discovery: Discovery | None,
+    *,
+    lane: str,
+    interrupted: bool,
+) -> Report:
+    """As `report_of`, of a run that was carried out elsewhere: arguments as the attributes of Run."""
+    return Report(
+        log,
+        target.url,
+        resources.ended(lane, interrupted=interrupted),
+        out_file=_out_file(resources.settings, log, target, discovery),
+        dry_run=resources.dry_run,
+        objects_found=resources.progress.objects_total,
+    )
+
+
+def _out_file(
+    settings: Settings, log: OutcomeLog, target: S3Target | LocalTarget, discovery: Discovery | None
+) -> list[str]:
+    """Rule 34: for every top-level source its URL, then its local copy; what failed is left out.
+
+    With compat="nipype" a source whose key a later one took is listed too (rule 16): its URL exists.
+    """
+    if discovery is None:
+        return []
+    entries = discovery.source.entries
+    if entries is None and isinstance(discovery.source, DirectorySource):
+        entries = [SourceEntry("", discovery.source.directory)]
+    if entries is None:
+        return []
+    failed = {failure.entry for failure in log.failures if failure.stage != "local copy"}
+    keys_failed = {failure.key for failure in log.failures if failure.stage != "local copy"}
+    not_copied = {failure.entry for failure in log.failures}
+    listed: list[str] = []
+    lists_both = settings.routing.compat == "nipype"
+    left_out = set[int]()
+    # Reading a million skips back takes seconds, and skips of objects that are there already change nothing here.
+    for skip in log.skips if log.counts.not_published_total else ():
+        if skip.reason == REPEATED:
+            # A repeated source has the object of its first occurrence.
+            if skip.key in keys_failed:
+                failed.add(skip.entry)
+        elif not (skip.already_there or (lists_both and skip.key)):
+            left_out.add(skip.entry)
+    if settings.shard.count > 1:
+        # The other shards list what they have published.
+        failed |= set(range(len(entries))) - _not_failed(log, len(entries))
+    for ordinal, entry in enumerate(entries):
+        if ordinal in failed or (ordinal in left_out and not os.path.isdir(on_disk(entry.path))):
+            continue
+        url, local = discovery.router.out_file(entry.attribute, entry.path)
+        listed.append(as_native(url) if isinstance(target, LocalTarget) else url)
+        if local and ordinal not in not_copied:
+            listed.append(as_native(local))
+    return listed
+
+
+def _not_failed(log: OutcomeLog, total: int) -> set[int]:
+    """The top-level sources with a receipt or a skip; reading stops when every source is seen."""
+    seen = set[int]()
+    for outcomes in (log.receipts, log.skips):
+        for outcome in outcomes:
+            seen.add(outcome.entry)
+            if len(seen) == total:
+                return seen
+    return seen
