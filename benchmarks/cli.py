@@ -1,4 +1,4 @@
-"""The command line: targets, run, table, readme, plot, list, profile, calls, policy, kill, soak, plot-soak."""
+"""The command line: targets, run, table, readme, plot, list, profile, calls, policy, scale, kill, soak, plot-soak."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from benchmarks.policy.plot import draw as draw_policy
 from benchmarks.policy.plot import summary
 from benchmarks.profile import profile
 from benchmarks.profile import render as render_profile
+from benchmarks.scale.cli import app as scale_app
 from benchmarks.servers.running import ServerKind
 from benchmarks.showing.plot import needs_matplotlib
 from benchmarks.showing.plot import plot as draw
@@ -35,6 +36,8 @@ from benchmarks.showing.targets import LINES, Line, render_targets
 GUIDE = Path("asyncsink/guide/speed.md")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
+
+app.add_typer(scale_app, name="scale")
 
 _Results = Annotated[
     list[Path] | None, typer.Argument(metavar="[RESULT]...", help="JSON files (default: those of benchmarks/results).")
