@@ -92,6 +92,7 @@ class _Run:
         self._most = parts.requests / slowest
         self._edges = np.array([0.0, self._end[-1]])
         self._hot = np.zeros(1)
+        self._hot_load = bucket.split_load * bucket.per_second
         self._stored = np.zeros(len(parts.objects))
         self._starts = np.arange(machines.count) * (machines.ramp_seconds / max(1, machines.count - 1))
         self._at = np.full(machines.count, -1)
@@ -131,7 +132,7 @@ class _Run:
         )
         partition = np.clip(np.searchsorted(self._edges, position, "right") - 1, 0, len(self._hot) - 1)
         rates, refused, load = self._shared(partition, self._most[numbers], self._luck[working])
-        step = self._step(seconds, rates, working)
+        step = self._step(seconds, rates, working, hot=bool((load > self._hot_load).any()))
         before = self.course.objects, self.course.requests
         self._go_on(working, rates, step)
         self.course.seconds += step
@@ -162,12 +163,14 @@ class _Run:
         load = np.bincount(partition, rates, count) * (1.0 + refused)
         return rates, refused[partition], load
 
-    def _step(self, seconds: float, rates: Numbers, working: Places) -> float:
+    def _step(self, seconds: float, rates: Numbers, working: Places, *, hot: bool) -> float:
         if not len(working):
             return seconds
         part = self._parts.requests[self._at[working]] / rates
         longer = max(TICK_SHARE * float(part.min()), self._longer)
-        step = max(seconds, min(longer, self._bucket.split_seconds / TICKS_TO_SPLIT))
+        if hot:
+            longer = min(longer, self._bucket.split_seconds / TICKS_TO_SPLIT)
+        step = max(seconds, longer)
         # The last tick ends with the last object.
         if self._dealer.left == 0 and (self._left[working] <= rates * step).all():
             ends = float((self._left[working] / rates).max())
@@ -212,7 +215,7 @@ class _Run:
         self.course.rates.append(rate)
 
     def _split(self, load: Numbers, step: float, position: Numbers, rates: Numbers, partition: Places) -> None:
-        over = load > self._bucket.split_load * self._bucket.per_second
+        over = load > self._hot_load
         self._hot = np.where(over, self._hot + step, np.maximum(0.0, self._hot - step))
         for number in np.flatnonzero(self._hot >= self._bucket.split_seconds)[::-1]:
             self._hot[number] = 0.0

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.scale.fluid import Course
 from benchmarks.scale.sweep import MIDDLE, ORDERS
 from benchmarks.scale.world import Order
@@ -79,15 +81,12 @@ def _draw_time(axis: Any, over_time: Mapping[Order, Course], machines: int) -> N
 
 
 def _windows(course: Course) -> tuple[list[float], list[float]]:
-    """Minutes, and the mean rate of each minute from then on."""
-    sent: dict[int, float] = {}
-    before = 0.0
-    for time, rate in zip(course.times, course.rates, strict=True):
-        window = int(before / WINDOW_SECONDS)
-        sent[window] = sent.get(window, 0.0) + rate * (time - before)
-        before = time
-    windows = range(max(sent) + 1)
-    return [float(window) for window in windows], [sent.get(window, 0.0) / WINDOW_SECONDS for window in windows]
+    """Minutes, and the mean rate of each minute from then on; the last one is as long as the run."""
+    times = np.array([0.0, *course.times])
+    sent = np.array([0.0, *np.cumsum(np.array(course.rates) * np.diff(times))])
+    marks = np.append(np.arange(0.0, times[-1], WINDOW_SECONDS), times[-1])
+    rates = np.diff(np.interp(marks, times, sent)) / np.diff(marks)
+    return (marks / WINDOW_SECONDS).tolist(), [*rates.tolist(), 0.0]
 
 
 def _finish(axis: Any, title: str, across: str, up: str) -> None:
