@@ -1,4 +1,4 @@
-"""The command line: targets, run, table, readme, plot, list, profile, calls, policy, scale, kill, soak, plot-soak."""
+"""Commands: targets, run, table, readme, plot, list, profile, calls, policy, scale, [dask-]kill, soak, plot-soak."""
 
 from __future__ import annotations
 
@@ -160,6 +160,14 @@ def soak_command(**given: Any) -> None:
     """See `chaos.cli.soak`."""
     _end_in_order()
     chaos.soak(**given)
+
+
+@app.command("dask-kill")
+@wraps(chaos.dask_kill)
+def dask_kill_command(**given: Any) -> None:
+    """See `chaos.cli.dask_kill`."""
+    _end_in_order()
+    chaos.dask_kill(**given)
 
 
 app.command("plot-soak")(chaos.plot_soak)

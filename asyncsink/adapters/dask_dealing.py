@@ -195,14 +195,13 @@ class Dealer:
             done = False
             try:
                 outcome = await self._published(worker, part)
-                if outcome is None:
-                    await self._lost(part)
-                else:
+                if outcome is not None:
                     done = True
                     await self._record(outcome)
-                done = True
+                else:  # its engine was closed, or the part has killed several workers
+                    await anyio.sleep(BEAT_SECONDS)
             finally:
-                if not done:  # the worker is gone, or the export ends
+                if not done:  # also where the worker is gone, or the export ends
                     self._give_back(part)
                 self.out -= 1
                 self._has_changed()
@@ -237,11 +236,6 @@ class Dealer:
         if done.problem is not None:
             raise error_of(done.problem)
         return done.outcome
-
-    async def _lost(self, part: PartOfRun) -> None:
-        """A worker is there and has lost its part: its engine was closed, or the part has killed several workers."""
-        self._give_back(part)
-        await anyio.sleep(BEAT_SECONDS)
 
     def _given_up(self, part: PartOfRun) -> OutcomeLines:
         target = self._settings.target

@@ -41,7 +41,7 @@ from asyncsink.report.manifest import ManifestHeader, ManifestWriter
 from asyncsink.report.outcomes import Counts, OutcomeLines, OutcomeLog
 from asyncsink.report.report import Report
 from asyncsink.sources.base import Source
-from asyncsink.splitting.cutting import ByLimits
+from asyncsink.splitting.cutting import ByLimits, Cutter
 from asyncsink.splitting.part_engine import PartOutcome
 from asyncsink.splitting.part_of_run import PartOfRun, parts_of_run
 from asyncsink.splitting.split import alike_keys
@@ -100,6 +100,8 @@ async def run_on_cluster(
     observe: Callable[[Event], None] | None = None,
     failures_only: bool = False,
     progress: Progress | None = None,
+    part_bytes: int = PART_BYTES,
+    part_objects: int = PART_OBJECTS,
 ) -> Report:
     """As `engine.export.run_source`, on the workers of a cluster (as `connected` takes it)."""
     refuse_trio()
@@ -124,7 +126,8 @@ async def run_on_cluster(
             resources.progress.bytes_total = survey.bytes_total
             for notice in survey.notices(settings):
                 events.notice(notice)
-            return await _ClusterRun(resources, client, discovery, survey).run()
+            cutter = ByLimits(part_bytes, part_objects)
+            return await _ClusterRun(resources, client, discovery, survey, cutter).run()
     except BaseExceptionGroup as group:
         raise surface(group) from None
     finally:
@@ -135,13 +138,16 @@ async def run_on_cluster(
 class _ClusterRun:
     """An export whose source was looked at."""
 
-    def __init__(self, resources: Resources, client: Client, discovery: Discovery, survey: Survey) -> None:
+    def __init__(
+        self, resources: Resources, client: Client, discovery: Discovery, survey: Survey, cutter: Cutter
+    ) -> None:
         self._resources = resources
         self._events = resources.events
         self._threads = CapacityLimiter(1)  # the spool is for one thread at a time
         self._client = client
         self._discovery = discovery
         self._survey = survey
+        self._cutter = cutter
         self._log = OutcomeLog(resources.progress.counts)
         self._recorder: Recorder
 
@@ -229,7 +235,7 @@ class _ClusterRun:
 
     async def _parts(self, spool: Spool) -> Iterator[PartOfRun]:
         alike = await anyio.to_thread.run_sync(alike_keys, spool, self._survey.alike, limiter=self._threads)
-        return parts_of_run(spool, ByLimits(PART_BYTES, PART_OBJECTS), alike)
+        return parts_of_run(spool, self._cutter, alike)
 
     async def _record(self, outcome: PartOutcome) -> None:
         progress, counts = self._resources.progress, outcome.lines.counts

@@ -1,4 +1,4 @@
-"""The commands kill, soak and plot-soak."""
+"""The commands kill, dask-kill, soak and plot-soak."""
 
 from __future__ import annotations
 
@@ -30,6 +30,22 @@ def kill(
     result = kill_runs(runs, seed, _tell, only=only or ())
     _keep(result, output)
     typer.echo(render_kill(result))
+    if not result["summary"]["good"]:
+        raise typer.Exit(1)
+
+
+def dask_kill(
+    *,
+    runs: Annotated[int, typer.Option(min=1)] = 20,
+    seed: Annotated[int, typer.Option(help="Of the files and the moments.")] = 1,
+    output: Output = None,
+) -> None:
+    """Export by four Dask workers, kill two of them, one inside of a multipart upload, and add one."""
+    from benchmarks.chaos import dask_kills  # needs the extra [dask]
+
+    result = dask_kills.dask_kill_runs(runs, seed, _tell)
+    _keep(result, output)
+    typer.echo(dask_kills.render(result))
     if not result["summary"]["good"]:
         raise typer.Exit(1)
 

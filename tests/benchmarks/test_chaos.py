@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from benchmarks.chaos import flatness, soak
 from benchmarks.chaos.changing import ChangingTree, is_one_version, lines
+from benchmarks.chaos.dask_kills import Outcome as DaskOutcome
+from benchmarks.chaos.dask_kills import summarize as summarize_dask
 from benchmarks.chaos.killing import Attempt, Outcome, kill_runs, summarize
 from benchmarks.chaos.plans import Kill, Plan, draw
 from benchmarks.chaos.tree import PART_BYTES, Found, make_tree
@@ -75,6 +77,19 @@ def test_what_grows_is_not_flat() -> None:
     assert flatness.trend(seconds[:100], seconds[:100], allowed=4).flat is None
     with pytest.raises(ValueError, match="too few"):
         flatness.trend([1.0, 2.0], [1.0, 2.0], allowed=1)
+
+
+def test_killed_workers_of_dask_lose_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "dask-kill.json"
+    done = CliRunner().invoke(app, ["dask-kill", "--runs", "1", "--seed", "3", "--output", str(output)])
+    assert done.exit_code == 0, done.output
+    told = json.loads(output.read_text())["summary"]
+    assert (told["kills"], told["open_uploads"], told["more_than_once"]) == (2, 0, 0)
+    assert told["in_an_upload"] >= 1
+    good = DaskOutcome(0, bytes_again=3, bytes_allowed=3)
+    assert summarize_dask([good])["good"]
+    for wrong in ({"more_than_once": 1}, {"unrecorded": 1}, {"problem": "one"}, {"bytes_again": 4}):
+        assert not summarize_dask([good, replace(good, **wrong)])["good"]
 
 
 def test_every_weather_comes_within_a_cycle() -> None:
