@@ -91,7 +91,7 @@ def test_modules_import_few_others() -> None:
     only shrink."""
     known = {
         "adapters/dask_export.py": 26,
-        "engine/open_run.py": 21,
+        "engine/open_run.py": 19,
         "splitting/part_engine.py": 17,
         "splitting/split.py": 22,
     }

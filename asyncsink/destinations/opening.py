@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 from anyio import CapacityLimiter
@@ -10,8 +11,8 @@ from asyncsink.destinations.base import Destination
 from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.destinations.local.places import PlacesBelow
 from asyncsink.errors import AccessDenied
-from asyncsink.options.schema import LocalTarget, Settings
-from asyncsink.paths import SEARCH
+from asyncsink.options.schema import LocalTarget, S3Target, Settings
+from asyncsink.paths import SEARCH, as_text
 
 
 def local_destination(
@@ -21,6 +22,16 @@ def local_destination(
     # A directory that stands in for a bucket gets the bucket's objects, and no companions.
     related = settings.policies.related_files and not target.stands_in
     return LocalDestination(target, limiter=threads, use_local_key=use_local_key, related_files=related)
+
+
+def stand_in_directory(target: S3Target) -> LocalTarget:
+    """~/s3_datasink_<bucket>, which gets the objects of an unreachable bucket (rule 46).
+
+    Its keys include the prefix. Nipype leaves the prefix out, so that two studies of one bucket would share a folder.
+    """
+    name = target.bucket.replace("/", "_").replace(":", "_")
+    directory = f"{as_text(os.path.expanduser('~'))}/s3_datasink_{name}"
+    return LocalTarget(directory=directory, url=f"{directory}/{target.prefix}".rstrip("/"), stands_in=True)
 
 
 def remove_directory(root: str, directory: str) -> None:

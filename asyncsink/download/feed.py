@@ -32,7 +32,7 @@ from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.routing.keys import show
 from asyncsink.s3.listing import object_pages
 from asyncsink.s3.operations import ListedObject, ListObjects, ObjectPage
-from asyncsink.s3.retry import PREPARE_ATTEMPTS_MAX, RetryingTransport
+from asyncsink.s3.retry import RetryingTransport
 
 BATCH_OBJECTS_MAX = 64
 """Most small objects that one worker receives together, and one call to a thread writes."""
@@ -72,7 +72,7 @@ class GrabFeed:
             SourceMissing, TransferError: as `run_grab`.
         """
         transport, secret = self._transport, self._secret
-        with transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
+        with transport.fewer_attempts():
             try:
                 first = await transport.send(ListObjects(prefix=self._settings.prefixes[0], max_keys=1))
             except AccessDenied as denied:

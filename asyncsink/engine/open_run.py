@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -13,7 +12,7 @@ import anyio
 
 from asyncsink.destinations.base import Destination, RunForecast, UploadLog
 from asyncsink.destinations.existing_objects import ExistingObjects
-from asyncsink.destinations.opening import local_destination
+from asyncsink.destinations.opening import local_destination, stand_in_directory
 from asyncsink.destinations.s3 import S3Destination
 from asyncsink.engine.pipeline import UploadPipeline
 from asyncsink.engine.recording.recorder import Recorder
@@ -25,10 +24,8 @@ from asyncsink.errors import AsyncSinkError, CredentialsError, JournalError, Per
 from asyncsink.journal.sqlite import open_journal
 from asyncsink.model import SourceProblem, Transfer
 from asyncsink.options.schema import LocalTarget, S3Target
-from asyncsink.paths import as_text
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.s3.operations import ListObjects
-from asyncsink.s3.retry import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import S3Stack
 from asyncsink.value import dataclass
 
@@ -248,7 +245,7 @@ class RunBuilder:
             await destination.prepare(forecast)
             return _Opened(destination, target, stack, journal)
         exits.push_async_callback(destination.aclose)
-        with stack.transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
+        with stack.transport.fewer_attempts():
             await destination.prepare(forecast)
         return _Opened(destination, target, stack, journal)
 
@@ -299,13 +296,3 @@ class RunBuilder:
         if not self._dry_run:
             await destination.prepare(RunForecast(objects_total=None, common_prefix="", sample_key=""))
         return destination
-
-
-def stand_in_directory(target: S3Target) -> LocalTarget:
-    """~/s3_datasink_<bucket>, which gets the objects of an unreachable bucket (rule 46).
-
-    Its keys include the prefix. Nipype leaves the prefix out, so that two studies of one bucket would share a folder.
-    """
-    name = target.bucket.replace("/", "_").replace(":", "_")
-    directory = f"{as_text(os.path.expanduser('~'))}/s3_datasink_{name}"
-    return LocalTarget(directory=directory, url=f"{directory}/{target.prefix}".rstrip("/"), stands_in=True)

@@ -28,7 +28,6 @@ from asyncsink.report.sentences import count, inert
 from asyncsink.s3.listing import upload_pages
 from asyncsink.s3.multipart.resume import Ended, abort_upload
 from asyncsink.s3.operations import ListedUpload, UploadPage
-from asyncsink.s3.retry import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import open_stack
 from asyncsink.s3.transport import Transport
 from asyncsink.value import dataclass
@@ -219,7 +218,7 @@ async def abort_uploads(
         try:
             async with aclosing(upload_pages(stack.transport, prefix)) as pages:
                 # A wrong endpoint is reported within seconds; later pages are worth all attempts.
-                with stack.transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
+                with stack.transport.fewer_attempts():
                     page: UploadPage | None = await anext(pages, None)
                 while page is not None:
                     if page.unnamed:

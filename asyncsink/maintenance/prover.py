@@ -20,7 +20,7 @@ from asyncsink.options.settings import Secret
 from asyncsink.paths import is_below, on_disk
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived, RangesUnknown
 from asyncsink.s3.operations import HeadObject, ListObjects, ObjectHead
-from asyncsink.s3.retry import PREPARE_ATTEMPTS_MAX, RetryingTransport
+from asyncsink.s3.retry import RetryingTransport
 from asyncsink.s3.transport import Transport
 
 PIECE_BYTES = 8 * 1024 * 1024
@@ -60,7 +60,7 @@ class Prover:
         if self._transport is None:
             return
         try:
-            with self._transport.fewer_attempts(PREPARE_ATTEMPTS_MAX):
+            with self._transport.fewer_attempts():
                 await self._transport.send(ListObjects(max_keys=1))
         except AccessDenied:
             # Objects may be readable where listing is denied.

@@ -314,7 +314,7 @@ class RetryingTransport:
         await self._inner.aclose()
 
     @contextmanager
-    def fewer_attempts(self, attempts: int) -> Iterator[None]:
+    def fewer_attempts(self, attempts: int = PREPARE_ATTEMPTS_MAX) -> Iterator[None]:
         """Within the block, give up after `attempts`, and after PREPARE_THROTTLED_SECONDS_MAX where throttled."""
         before = self._attempts, self._throttled_seconds
         self._attempts = min(self._attempts, attempts)
