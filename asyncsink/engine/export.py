@@ -19,7 +19,6 @@ from asyncsink.engine.planning.walk import (
     clear_destinations,
     discovery_of,
     open_end,
-    shard_of_walk,
     with_places_outside,
 )
 from asyncsink.engine.recording.events import Events, Progress
@@ -90,7 +89,7 @@ async def run_source(
             # Entries on disk are not read once more only to estimate how much of the listing is worth reading.
             found = survey.kept if source.replayable and survey.kept.in_memory else None
             async with builder.open(forecast, found) as run:
-                discovery = discovery_of(settings, run.target, source)
+                discovery = discovery_of(settings, run.target, source, in_shard=True)
                 await run.begin()
                 if settings.remove_dest_dir and not dry_run:
                     local = settings.local_copy.directory if settings.local_copy is not None else ""
@@ -101,7 +100,7 @@ async def run_source(
                 as_surveyed = source.replayable and survey.kept.whole and run.target.url == settings.target.url
                 feed = partial(
                     feed_discovery,
-                    shard_of_walk(discovery, settings.shard),
+                    discovery,
                     kept=survey.kept if as_surveyed else None,
                     surveyed=source.replayable,
                     ledger=survey.ledger,

@@ -151,7 +151,7 @@ async def open_lanes(
     except BaseException:
         await other.aclose()
         raise
-    _log_wire(target)
+    log.info("transport wire for s3://%s: plain requests to a known host", target.bucket)
     router = LaneRouter(wire, lanes.transport)
     return replace(lanes, transport=router, name="wire", senders=bodies_at_once(limits))
 
@@ -173,7 +173,7 @@ async def _open_known(
     wire = await HttpTransport.open(bound, retry, region=region, credentials=provider, pacer=pacer, bandwidth=bandwidth)
     opener = partial(Aioboto3Transport.open, target, retry, limits, bandwidth=bandwidth)
     other = PacedTransport(LazyTransport(f"aioboto3 s3://{target.bucket}", opener), pacer)
-    _log_wire(target)
+    log.info("transport wire for s3://%s: plain requests to a known host", target.bucket)
     router, exposed = LaneRouter(wire, other), exposed_to(known.endpoint_url)
     return Lanes(router, "wire", known.endpoint_url, region, bodies_at_once(limits), known.checksums, exposed)
 
@@ -182,10 +182,6 @@ def bodies_at_once(limits: Limits) -> int:
     """Most parts and whole files sent at once: bounded by the requests in flight, and by the memory."""
     in_flight = limits.concurrency or limits.concurrency_max
     return max(1, min(in_flight, limits.memory_bytes // limits.part_size_bytes))
-
-
-def _log_wire(target: S3Target) -> None:
-    log.info("transport wire for s3://%s: plain requests to a known host", target.bucket)
 
 
 # -- A bucket in another region than requests are signed for: new lanes are opened for its region ----------------------

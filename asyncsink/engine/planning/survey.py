@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import os.path
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import field
 from functools import partial
 
@@ -42,7 +43,10 @@ class Discovery:
         prefix: the destination's prefix inside its bucket, or "".
         records: absolute paths of the files that the run keeps its records in; they are not published.
         leaves_out_unreadable: whether files that may not be read are problems; else the survey refuses them.
+        admits: whether an entry is one of the run's; None admits all.
     """
+
+    admits: Callable[[Transfer | SourceProblem], bool] | None = None
 
     def __init__(
         self,
@@ -63,9 +67,9 @@ class Discovery:
 
     def of(self, source: Source) -> Discovery:
         """The discovery of another source, otherwise the same."""
-        return Discovery(
-            source, self.router, self.prefix, records=self.records, leaves_out_unreadable=self.leaves_out_unreadable
-        )
+        other = copy(self)
+        other.source = source
+        return other
 
     @property
     def may_collide(self) -> bool:
@@ -109,8 +113,11 @@ class Discovery:
         return any(real == real_path(record) for record in self.records)
 
     def __iter__(self) -> Iterator[Transfer | SourceProblem]:
-        for found in self.source.scan():
-            yield found if isinstance(found, SourceProblem) else self.route(found)
+        admits = self.admits
+        for scanned in self.source.scan():
+            found = scanned if isinstance(scanned, SourceProblem) else self.route(scanned)
+            if admits is None or admits(found):
+                yield found
 
 
 # -- The survey --------------------------------------------------------------------------------------------------------

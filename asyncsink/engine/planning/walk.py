@@ -13,9 +13,8 @@ from asyncsink.destinations.opening import remove_directory
 from asyncsink.engine.planning.survey import Discovery, shard_key
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.journal.sqlite import default_place, without_journal
-from asyncsink.model import SourceProblem, Transfer
 from asyncsink.options.schema import LocalTarget, S3Target, Settings
-from asyncsink.options.settings import JournalChoice, Shard
+from asyncsink.options.settings import JournalChoice
 from asyncsink.paths import as_text, is_below, on_disk, real_path
 from asyncsink.report.manifest_file import PARTIAL
 from asyncsink.routing.router import Router
@@ -52,14 +51,19 @@ def check_shard(settings: Settings, *, walks: bool = True) -> None:
         )
 
 
-def discovery_of(settings: Settings, target: S3Target | LocalTarget, source: Source) -> Discovery:
-    """The files of `source`, routed to `target`."""
+def discovery_of(
+    settings: Settings, target: S3Target | LocalTarget, source: Source, *, in_shard: bool = False
+) -> Discovery:
+    """The files of `source`, routed to `target`: all of them, or those in the run's shard."""
     local = settings.local_copy.directory if settings.local_copy is not None else ""
     router = Router(settings.routing, base=target.url, local_base=local)
     prefix = settings.target.prefix if isinstance(settings.target, S3Target) else ""
     # A local directory that stands in for the bucket has the bucket's keys.
     leave_out = settings.policies.on_unreadable == "skip"
-    return Discovery(source, router, prefix, records=_records_of(settings), leaves_out_unreadable=leave_out)
+    discovery = Discovery(source, router, prefix, records=_records_of(settings), leaves_out_unreadable=leave_out)
+    if in_shard and settings.shard.count > 1:
+        discovery.admits = lambda found: settings.shard.holds(shard_key(found))
+    return discovery
 
 
 def _records_of(settings: Settings) -> tuple[str, ...]:
@@ -67,28 +71,6 @@ def _records_of(settings: Settings) -> tuple[str, ...]:
     manifest, journal = settings.manifest, settings.journal.path if settings.journal.enabled else ""
     partial = os.path.abspath(manifest) + PARTIAL if manifest else ""
     return tuple(as_text(os.path.abspath(path)) for path in (manifest, partial, journal) if path)
-
-
-class ShardWalk(Discovery):
-    """The entries of a walk that are in one shard."""
-
-    def __init__(self, whole: Discovery, shard: Shard) -> None:
-        super().__init__(
-            whole.source,
-            whole.router,
-            whole.prefix,
-            records=whole.records,
-            leaves_out_unreadable=whole.leaves_out_unreadable,
-        )
-        self._shard = shard
-
-    def __iter__(self) -> Iterator[Transfer | SourceProblem]:
-        return (found for found in super().__iter__() if self._shard.holds(shard_key(found)))
-
-
-def shard_of_walk(whole: Discovery, shard: Shard) -> Discovery:
-    """The walk, or, with several shards, the entries in this one."""
-    return whole if shard.count == 1 else ShardWalk(whole, shard)
 
 
 def tops_of(source: Source) -> list[str]:

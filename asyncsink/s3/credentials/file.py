@@ -17,7 +17,7 @@ import re
 import stat
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -135,12 +135,14 @@ class Credentials:
         secret_access_key: never shown.
         session_token: of temporary credentials, or None.
         user_name: the IAM user where the file names one, or "".
+        expires_at: timezone-aware, or None where they do not expire or the time is unknown.
     """
 
     access_key_id: str = field(repr=False)
     secret_access_key: Secret
     session_token: Secret | None = None
     user_name: str = ""
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -375,16 +377,6 @@ LOOK_UP_AGAIN_SECONDS: Final = 1.0
 """Seconds for which a failed look-up is not repeated: each waiting request would repeat it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldCredentials:
-    """The wire lane's keys, and their expiry."""
-
-    access_key_id: str
-    secret_access_key: Secret
-    session_token: Secret | None
-    expires_at: datetime | None
-
-
 class SharedCredentials:
     """Gives each of its `provider`s the known credentials, and looks for others when a provider has had these.
 
@@ -401,21 +393,21 @@ class SharedCredentials:
         self._find = find
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._known: HeldCredentials | None = None
+        self._known: Credentials | None = None
         self._failed: tuple[float, ConfigError] | None = None
 
     def __repr__(self) -> str:
         return f"<SharedCredentials {'known' if self._known else 'not asked yet'}>"
 
-    def provider(self) -> Callable[[], Awaitable[HeldCredentials]]:
+    def provider(self) -> Callable[[], Awaitable[Credentials]]:
         """A provider for one keyring, which calls it to replace the credentials that it got last.
 
         It raises CredentialsError where the first look-up finds none. Where a later one finds none, it raises
         ExpiredCredentials, which is retried: a login, or the service that issues credentials, may come back.
         """
-        given: HeldCredentials | None = None
+        given: Credentials | None = None
 
-        async def provide() -> HeldCredentials:
+        async def provide() -> Credentials:
             nonlocal given
             async with self._lock:
                 if self._known is None or self._known is given:
@@ -425,7 +417,7 @@ class SharedCredentials:
 
         return provide
 
-    async def _look_up(self) -> HeldCredentials:
+    async def _look_up(self) -> Credentials:
         if self._failed is not None and self._clock() - self._failed[0] < LOOK_UP_AGAIN_SECONDS:
             raise lost(self._failed[1])
         first, self._first = self._first, None
@@ -438,9 +430,4 @@ class SharedCredentials:
             self._failed = (self._clock(), error)
             raise lost(error) from error
         self._failed = None
-        return HeldCredentials(
-            access_key_id=frozen.access_key_id,
-            secret_access_key=frozen.secret_access_key,
-            session_token=frozen.session_token,
-            expires_at=getattr(source, "_expiry_time", None),
-        )
+        return replace(frozen, expires_at=getattr(source, "_expiry_time", None))

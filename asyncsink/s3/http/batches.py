@@ -6,11 +6,10 @@ from the socket. Every other case is left to the code that all exchanges have, o
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from collections.abc import Container, Iterator
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from asyncsink.errors import AsyncSinkError, ObjectMissing, PreconditionFailed, Throttled
 from asyncsink.integrity.checksums import ByteBody, checksum_of, is_composite
@@ -19,16 +18,14 @@ from asyncsink.s3.errors_map import kept, one_line
 from asyncsink.s3.get_object import GetObject, GetObjects, ObjectData, ObjectsGot, ObjectToGet
 from asyncsink.s3.http.exchange import (
     NO_BODY,
-    BatchPlace,
     Exchange,
     ExchangeBatch,
     ExchangeInterrupted,
     FileRefused,
-    Outbox,
+    Sending,
 )
 from asyncsink.s3.http.exchanges import InMemory
 from asyncsink.s3.http.reading import CHECKSUM_HEADERS, FRAMING, LINE, TEXT, Answer, ExchangeError, response_of
-from asyncsink.s3.http.requests import RequestWriter
 from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
 from asyncsink.s3.operations import (
     ABSENT,
@@ -136,18 +133,11 @@ class SmallFileBatch(ExchangeBatch):
         unproven: an answer was 200, but without the checksum.
     """
 
-    def __init__(
-        self,
-        operation: PutFiles,
-        place: BatchPlace,
-        writer: RequestWriter,
-        outbox: Outbox,
-        done: asyncio.Future[Any],
-    ) -> None:
-        super().__init__(len(operation.files), place, writer, outbox, done)
+    def __init__(self, operation: PutFiles, sending: Sending) -> None:
+        super().__init__(len(operation.files), sending)
         self.operation = operation
         self.header = CHECKSUM_HEADERS[operation.algorithm]
-        self.signed = place.sign_payload and writer.signs
+        self.signed = self.place.sign_payload and self.writer.signs
         self.results = operation.results
         self.ended = self.unproven = False
         self._files: Iterator[tuple[int, FileToPut]] = iter(enumerate(operation.files))
@@ -289,15 +279,8 @@ class SmallObjectBatch(ExchangeBatch):
         ended: no further object is requested, because the failure of one may be that of all.
     """
 
-    def __init__(
-        self,
-        operation: GetObjects,
-        place: BatchPlace,
-        writer: RequestWriter,
-        outbox: Outbox,
-        done: asyncio.Future[Any],
-    ) -> None:
-        super().__init__(len(operation.objects), place, writer, outbox, done)
+    def __init__(self, operation: GetObjects, sending: Sending) -> None:
+        super().__init__(len(operation.objects), sending)
         self.operation = operation
         self.ended = False
         self._objects: Iterator[tuple[int, ObjectToGet]] = iter(enumerate(operation.objects))
@@ -337,7 +320,7 @@ class SmallGet(InMemory):
             sse_customer_key=asked.sse_customer_key,
             ask_checksum=asked.ask_checksum,
         )
-        super().__init__(self._get, batch.place, batch.writer, batch.outbox, batch.done)
+        super().__init__(self._get, batch.sending)
         self.batch = batch
         self._number = number
         self._told: ObjectData | None = None
@@ -430,15 +413,8 @@ _NOTHING_THERE: Final = (
 class Heads(ExchangeBatch):
     """HEADs of many keys."""
 
-    def __init__(
-        self,
-        operation: HeadObjects,
-        place: BatchPlace,
-        writer: RequestWriter,
-        outbox: Outbox,
-        done: asyncio.Future[Any],
-    ) -> None:
-        super().__init__(len(operation.keys), place, writer, outbox, done)
+    def __init__(self, operation: HeadObjects, sending: Sending) -> None:
+        super().__init__(len(operation.keys), sending)
         self.operation = operation
         self._keys = iter(enumerate(operation.keys))
 
@@ -462,7 +438,7 @@ class OneHead(InMemory):
     def __init__(self, batch: Heads, number: int, key: str) -> None:
         asked = batch.operation
         head = HeadObject(key=key, sse_customer_key=asked.sse_customer_key, ask_checksum=asked.ask_checksum)
-        super().__init__(head, batch.place, batch.writer, batch.outbox, batch.done)
+        super().__init__(head, batch.sending)
         self.batch = batch
         self._number = number
 
@@ -485,16 +461,10 @@ class OneHead(InMemory):
         batch.one_over()
 
 
-def batch_of(
-    operation: PutFiles | HeadObjects | GetObjects,
-    place: BatchPlace,
-    writer: RequestWriter,
-    outbox: Outbox,
-    done: asyncio.Future[Any],
-) -> ExchangeBatch:
+def batch_of(operation: PutFiles | HeadObjects | GetObjects, sending: Sending) -> ExchangeBatch:
     """The batch that sends `operation`."""
     if isinstance(operation, PutFiles):
-        return SmallFileBatch(operation, place, writer, outbox, done)
+        return SmallFileBatch(operation, sending)
     if isinstance(operation, GetObjects):
-        return SmallObjectBatch(operation, place, writer, outbox, done)
-    return Heads(operation, place, writer, outbox, done)
+        return SmallObjectBatch(operation, sending)
+    return Heads(operation, sending)

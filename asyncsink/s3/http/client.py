@@ -24,13 +24,14 @@ from asyncsink.s3.http.exchange import (
     FileRefused,
     LaneWork,
     Outbox,
+    Sending,
     single,
 )
 from asyncsink.s3.http.exchanges import LARGE, exchange_of
 from asyncsink.s3.http.keyring import CredentialsProvider, Keyring
 from asyncsink.s3.http.lane_pool import LanePool
 from asyncsink.s3.http.reading import ExchangeError
-from asyncsink.s3.http.requests import HotOperation, RequestWriter
+from asyncsink.s3.http.requests import HotOperation
 from asyncsink.s3.http.signing import Endpoint, endpoint_of
 from asyncsink.s3.operations import AbortMultipartUpload, Done, Operation, Response
 from asyncsink.s3.pacing import Bandwidth, Pacer
@@ -124,17 +125,17 @@ class HttpTransport:
         if not isinstance(operation, HOT):
             raise TypeError(f"the wire lane does not send {operation.name}")
         writer = self._keyring.ready() or await self._keyring.renewed()
-        done: asyncio.Future[Any] = self._loop.create_future()
+        sending = Sending(self._place, writer, self._outbox, self._loop.create_future())
         if isinstance(operation, MANY):
-            batch = batch_of(operation, self._place, writer, self._outbox, done)
+            batch = batch_of(operation, sending)
             work = LaneWork(batch.take)
             try:
                 self._lanes.give(work, large=False)
-                return cast("R", await _end_of(done, partial(self._give_up, batch, work, batch.has)))
+                return cast("R", await _end_of(sending.done, partial(self._give_up, batch, work, batch.has)))
             except ExchangeError as failure:
                 raise self._place.failed(operation.name, self._bucket, failure) from failure.__cause__
         try:
-            return cast("R", await self._carried(operation, writer, done))
+            return cast("R", await self._carried(operation, sending))
         except ExchangeError as failure:
             raise self._place.unanswered(operation, failure) from failure.__cause__
         except ssl.SSLCertVerificationError as error:
@@ -157,15 +158,15 @@ class HttpTransport:
         """As `LanePool.aclose`."""
         await self._lanes.aclose()
 
-    async def _carried(self, operation: Operation[Any], writer: RequestWriter, done: asyncio.Future[Any]) -> Any:
-        exchange = exchange_of(operation, self._place, writer, self._outbox, done)
+    async def _carried(self, operation: Operation[Any], sending: Sending) -> Any:
+        exchange = exchange_of(operation, sending)
         work = single(exchange)
         if exchange.urgent:
             work.take()
             self._lanes.give_urgent(exchange)
         else:
             self._lanes.give(work, large=isinstance(operation, LARGE))
-        return await _end_of(done, partial(self._give_up, exchange, work, lambda each: each is exchange))
+        return await _end_of(sending.done, partial(self._give_up, exchange, work, lambda each: each is exchange))
 
     def _give_up(self, whole: Exchange | ExchangeBatch, work: LaneWork, is_of: Callable[[Exchange], bool]) -> None:
         whole.given_up = True

@@ -9,7 +9,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from asyncsink.errors import AsyncSinkError, ClockSkew, ConfigError, ExpiredCredentials, RetryableError, Throttled
 from asyncsink.integrity.checksums import ByteBody
@@ -249,24 +249,36 @@ class BatchPlace:
                 self.keyring.correct_clock(server_time)
 
 
+class Sending(NamedTuple):
+    """What sends one operation.
+
+    Attributes:
+        place: where it goes.
+        writer: signs.
+        outbox: delivers the result.
+        done: completed with the result, on the event loop.
+    """
+
+    place: BatchPlace
+    writer: RequestWriter
+    outbox: Outbox
+    done: asyncio.Future[Any]
+
+
 class ExchangeBatch:
     """Many requests that are one operation; the lane takes their exchanges one by one when there is room for them.
 
     Args:
         number: of the requests, at least one.
-        place, writer, outbox, done: as in Awaited.
+        sending: what sends the operation.
 
     Attributes:
         given_up: the caller was cancelled.
     """
 
-    def __init__(
-        self, number: int, place: BatchPlace, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]
-    ) -> None:
-        self.place = place
-        self.writer = writer
-        self.outbox = outbox
-        self.done = done
+    def __init__(self, number: int, sending: Sending) -> None:
+        self.sending = sending
+        self.place, self.writer, self.outbox, self.done = sending
         self.given_up = False
         # Counted in one step: another lane may send the rest where one hangs.
         self._others = iter(range(number - 1))
@@ -303,12 +315,9 @@ class Awaited(Exchange):
 
     __slots__ = ("_error", "_outbox", "_place", "_result", "_signed_at", "_writer", "done")
 
-    def __init__(self, place: BatchPlace, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]) -> None:
+    def __init__(self, sending: Sending) -> None:
         super().__init__()
-        self._place = place
-        self._writer = writer
-        self._outbox = outbox
-        self.done = done
+        self._place, self._writer, self._outbox, self.done = sending
         self._result: Any = None
         self._error: BaseException | None = None
         self._signed_at: float | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -13,7 +12,7 @@ from asyncsink.options.settings import MIB
 from asyncsink.s3.codec import CALLS
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectData, ObjectReceived
-from asyncsink.s3.http.exchange import NO_BODY, Awaited, BatchPlace, ExchangeInterrupted, Outbox
+from asyncsink.s3.http.exchange import NO_BODY, Awaited, ExchangeInterrupted, Sending
 from asyncsink.s3.http.reading import (
     RANGE_PIECE_BYTES,
     Answer,
@@ -22,7 +21,7 @@ from asyncsink.s3.http.reading import (
     check_answered_range,
     response_of,
 )
-from asyncsink.s3.http.requests import HotOperation, RequestWriter, parts_document
+from asyncsink.s3.http.requests import HotOperation, parts_document
 from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
 from asyncsink.s3.listing import listing_told
 from asyncsink.s3.operations import (
@@ -54,15 +53,8 @@ class InMemory(Awaited):
 
     __slots__ = ("_operation", "answer_bytes_max", "bodiless", "once", "patient", "urgent")
 
-    def __init__(
-        self,
-        operation: HotOperation,
-        place: BatchPlace,
-        writer: RequestWriter,
-        outbox: Outbox,
-        done: asyncio.Future[Any],
-    ) -> None:
-        super().__init__(place, writer, outbox, done)
+    def __init__(self, operation: HotOperation, sending: Sending) -> None:
+        super().__init__(sending)
         self._operation = operation
         self.bodiless = isinstance(operation, HeadObject)
         self.once = not operation.idempotent
@@ -116,15 +108,8 @@ class FromFile(Awaited):
 
     __slots__ = ("_body", "_checksum", "_header", "_operation", "_put")
 
-    def __init__(
-        self,
-        operation: UploadPartFrom | PutObjectFrom,
-        place: BatchPlace,
-        writer: RequestWriter,
-        outbox: Outbox,
-        done: asyncio.Future[Any],
-    ) -> None:
-        super().__init__(place, writer, outbox, done)
+    def __init__(self, operation: UploadPartFrom | PutObjectFrom, sending: Sending) -> None:
+        super().__init__(sending)
         self._operation = operation
         self._body: memoryview | None = None
         self._checksum: Checksum | None = None
@@ -217,15 +202,8 @@ class Range(Awaited):
 
     __slots__ = ("_buffer", "_operation", "_pieces")
 
-    def __init__(
-        self,
-        operation: GetObjectTo,
-        place: BatchPlace,
-        writer: RequestWriter,
-        outbox: Outbox,
-        done: asyncio.Future[Any],
-    ) -> None:
-        super().__init__(place, writer, outbox, done)
+    def __init__(self, operation: GetObjectTo, sending: Sending) -> None:
+        super().__init__(sending)
         self._operation = operation
         self._buffer: memoryview | None = None
         self._pieces: PieceReader | None = None
@@ -271,15 +249,13 @@ class Range(Awaited):
         super().over(lane)
 
 
-def exchange_of(
-    operation: Any, place: BatchPlace, writer: RequestWriter, outbox: Outbox, done: asyncio.Future[Any]
-) -> Awaited:
+def exchange_of(operation: Any, sending: Sending) -> Awaited:
     """The exchange that sends `operation`."""
     if isinstance(operation, GetObjectTo):
-        return Range(operation, place, writer, outbox, done)
+        return Range(operation, sending)
     if isinstance(operation, (UploadPartFrom, PutObjectFrom)):
-        return FromFile(operation, place, writer, outbox, done)
-    return InMemory(operation, place, writer, outbox, done)
+        return FromFile(operation, sending)
+    return InMemory(operation, sending)
 
 
 def _answer_bytes_max(operation: HotOperation) -> int:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 from asyncsink.errors import AsyncSinkError, CredentialsError
-from asyncsink.options.settings import Secret
+from asyncsink.s3.credentials.file import Credentials
 from asyncsink.s3.http.requests import RequestWriter
 from asyncsink.s3.http.signing import Endpoint, Signer
 
@@ -19,31 +18,7 @@ ASK_AGAIN_SECONDS: Final = 10.0
 """Seconds between two attempts to renew credentials that are about to expire."""
 
 
-class CredentialsLike(Protocol):
-    """The keys that sign a request."""
-
-    @property
-    def access_key_id(self) -> str:
-        """Names the key pair."""
-        ...
-
-    @property
-    def secret_access_key(self) -> Secret:
-        """Never shown."""
-        ...
-
-    @property
-    def session_token(self) -> Secret | None:
-        """Of temporary credentials, or None."""
-        ...
-
-    @property
-    def expires_at(self) -> datetime | None:
-        """Timezone-aware, or None where they do not expire or the time is unknown."""
-        ...
-
-
-CredentialsProvider = Callable[[], Awaitable[CredentialsLike]]
+CredentialsProvider = Callable[[], Awaitable[Credentials]]
 """Gives the current credentials, renewed where that is due. Raises CredentialsError where there are none."""
 
 

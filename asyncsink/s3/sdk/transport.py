@@ -30,7 +30,7 @@ from asyncsink.s3.availability import is_mute, reason_of
 from asyncsink.s3.codec import CALLS, SLICE_BYTES, ClientCall, WatchedBody, plain_etag
 from asyncsink.s3.credentials.chain import none_found
 from asyncsink.s3.credentials.errors import configuration_error
-from asyncsink.s3.credentials.file import HeldCredentials, SharedCredentials
+from asyncsink.s3.credentials.file import Credentials, SharedCredentials
 from asyncsink.s3.endpoint import is_directory_bucket
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, LISTING_BYTES_MAX, error_from_answer, one_line
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived, check_range, check_received, ranges_unknown
@@ -364,7 +364,7 @@ class LazyTransport:
 
 def credentials_provider(
     target: S3Target, retry: RetryPolicy, first: Any
-) -> Callable[[], Awaitable[HeldCredentials]] | None:
+) -> Callable[[], Awaitable[Credentials]] | None:
     """A provider of credentials for `target`, beginning with `first`: asyncsink's, or a client's own."""
     return None if target.anonymous else SharedCredentials(first, partial(find_credentials, target, retry)).provider()
 
