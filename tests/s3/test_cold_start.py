@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,8 @@ async def test_both_ways_to_open_the_lanes_are_the_same(
         assert (light.name, light.senders) == ("wire", full.senders)
         await light.transport.send(PutObject(key="a b", body=b"x"))
         assert await full.transport.send(ListObjects()) == await light.transport.send(ListObjects())
-        assert await light.transport.send(ListMultipartUploads()) == await full.transport.send(ListMultipartUploads())
+        pages = [await lanes.transport.send(ListMultipartUploads()) for lanes in (light, full)]
+        assert replace(pages[0], answered=pages[1].answered) == pages[1]  # the second of the answer differs
     finally:
         await light.transport.aclose()
         await full.transport.aclose()
