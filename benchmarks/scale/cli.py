@@ -11,6 +11,7 @@ import typer
 from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.scale import sweep
 from benchmarks.scale.balance import balance
+from benchmarks.scale.page import PAGE, fill
 from benchmarks.scale.picture import draw
 from benchmarks.scale.splitting import splits
 from benchmarks.scale.throttling import beside_the_model
@@ -45,9 +46,23 @@ def scale(
     result = sweep.sweep(_tell, quick=quick)
     keep(output, "balance", even)
     keep(output, "model", result)
-    small = sweep.data(quick)[0]
-    draw(result, sweep.courses(small.parts, TIMED_MACHINES), TIMED_MACHINES, picture)
+    draw(result, sweep.courses(TIMED_MACHINES, quick=quick), TIMED_MACHINES, picture)
     typer.echo(json.dumps(result["cpu_seconds"]))
+
+
+@app.command("plot")
+def plot_command(
+    result: Annotated[Path, typer.Argument(metavar="[RESULT]")] = FOLDER / "scale.json",
+    *,
+    output: Annotated[Path, typer.Option(help="The picture.")] = FOLDER / "scale.png",
+) -> None:
+    """Draw the model of a result again; only its fourth plot is computed anew."""
+    needs_matplotlib()
+    try:
+        model = json.loads(result.read_text(encoding="utf-8"))["model"]
+    except (OSError, ValueError, KeyError) as error:
+        raise typer.BadParameter(f"{result.name} holds no model: {error}.") from error
+    draw(model, sweep.courses(TIMED_MACHINES), TIMED_MACHINES, output)
 
 
 @app.command("check")
@@ -75,6 +90,19 @@ def split_command(*, output: Output = FOLDER / "scale.json") -> None:
     keep(output, "split", rows)
     for row in rows:
         typer.echo(json.dumps(row))
+
+
+@app.command("page")
+def page_command(
+    result: Annotated[Path, typer.Argument(metavar="[RESULT]")] = FOLDER / "scale.json",
+    *,
+    page: Annotated[Path, typer.Option(help="Where the tables are.")] = PAGE,
+) -> None:
+    """Put the tables of a result into the guide."""
+    try:
+        fill(page, json.loads(result.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def keep(path: Path, name: str, rows: Any) -> None:

@@ -78,8 +78,9 @@ def sweep(tell: Tell, *, quick: bool = False) -> dict[str, Any]:
     return result
 
 
-def courses(parts: Parts, count: int) -> dict[Order, Course]:
-    """One run of each order under the middle assumption, for the picture."""
+def courses(count: int, *, quick: bool = False) -> dict[Order, Course]:
+    """Small files, one run of each order under the middle assumption, for the picture."""
+    parts = small_parts(OBJECTS / (100 if quick else 1))
     return {order: simulate(MIDDLE, Machines(count=count, order=order), parts) for order in ORDERS}
 
 
