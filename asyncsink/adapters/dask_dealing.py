@@ -302,7 +302,8 @@ class Dealer:
         try:
             error = await future.exception()
             if error is None and future.status == "finished":
-                return await future
+                found = await self._client.gather([future], errors="skip")
+                return found[0] if found else None
         finally:
             future.release()
         if error is not None and not isinstance(error, KilledWorker):

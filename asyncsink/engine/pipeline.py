@@ -14,6 +14,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 import anyio
+from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncsink.engine.limits.controller import ConcurrencyController
@@ -69,6 +70,8 @@ class Pipeline(ABC, Generic[E, T]):
         self._events = events
         self._recording = Recording(recorder, resources.settings.retry.abort_seconds)
         self._workers = limits.workers
+        self._started = 0
+        self._group: TaskGroup
         self._send: MemoryObjectSendStream[E]
         self._receive: MemoryObjectReceiveStream[E]
         self._queue_max = queue_max
@@ -99,7 +102,13 @@ class Pipeline(ABC, Generic[E, T]):
         """Record the final outcomes of an item."""
 
     async def submit(self, entry: E) -> None:
-        """Put one entry on the queue; waits while it is full (the backpressure)."""
+        """Put one entry on the queue; waits while it is full (the backpressure).
+
+        A worker is started for it unless one waits, so that a run of a few entries does not pay for all of them.
+        """
+        if self._started < self._workers and not self._receive.statistics().tasks_waiting_receive:
+            self._started += 1
+            self._group.start_soon(self._work)
         await self._send.send(entry)
 
     def close(self) -> None:
@@ -148,9 +157,8 @@ class Pipeline(ABC, Generic[E, T]):
 
     async def run_round(self, feed: Feed[E]) -> None:
         """Carry out what `feed` submits, by as many workers as the limits allow."""
-        async with anyio.create_task_group() as workers:
-            for _ in range(self._workers):
-                workers.start_soon(self._work)
+        self._started = 0
+        async with anyio.create_task_group() as self._group:
             await feed(self.submit)
             self._send.close()
 
