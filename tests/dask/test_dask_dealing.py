@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
+from asyncsink.adapters import dask_dealing
 from asyncsink.adapters.dask_dealing import Dealer
 from asyncsink.model import SourceFile, Transfer
 from asyncsink.options.parse import parse_options
@@ -66,3 +67,36 @@ def test_the_files_of_a_part_travel_whole() -> None:
     found = transfer.source
     assert (found.path, found.size_bytes, found.mtime_ns, found.entry) == (odd.path, 7, 8, 3)
     assert (found.ctime_ns, found.inode, found.real_path, found.pinned) == (9, 2**64 - 1, odd.real_path, True)
+
+
+class Losing(Dealer):
+    """A dealer whose worker is there, and loses every part."""
+
+    async def _proves(self, worker: str) -> bool:
+        return True
+
+    async def _result(self, worker: str, name: str, work: Any, *values: Any) -> None:
+        return None
+
+
+async def test_a_part_that_has_lost_several_workers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ncores() -> dict[str, int]:
+        return {"worker": 1}
+
+    async def get_metadata(keys: list[str], default: object) -> object:
+        return default
+
+    monkeypatch.setattr(dask_dealing, "BEAT_SECONDS", 0.001)
+    client: Any = SimpleNamespace(scheduler=SimpleNamespace(ncores=ncores, get_metadata=get_metadata))
+    dealer = Losing(client, "run", parse_options("s3://bucket/study", {}), ("/sample", 0, 0), [].append)
+    transfers = [Transfer(SourceFile(f"/{n}", 5, 0), f"study/{n}", f"{n}") for n in range(4)]
+    recorded: list[PartOutcome] = []
+
+    async def record(outcome: PartOutcome) -> None:
+        recorded.append(outcome)
+
+    await dealer.deal(parts_of_run(transfers, ByLimits(objects_max=2), {}), record)
+    failures = [failure for outcome in recorded for failure in outcome.lines.outcomes()]
+    assert sorted(failure.key for failure in failures) == [f"study/{n}" for n in range(4)]
+    assert all("has lost 5 workers" in getattr(failure, "message", "") for failure in failures)
+    assert [outcome.bytes_failed for outcome in recorded] == [10, 10]
