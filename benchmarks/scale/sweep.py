@@ -108,7 +108,7 @@ def checked(tell: Tell, *, quick: bool = False) -> list[dict[str, Any]]:
         refused = sum(each.refused / each.requests for each in single) / len(single)
         rows.append(
             {
-                "machines": count, "order": order, "objects": int(fluid.objects),
+                "machines": count, "order": order, "objects": round(fluid.objects),
                 "seconds": [round(fluid.seconds, 1), round(seconds, 1)],
                 "spread_seconds": [round(min(each.seconds for each in single), 1),
                                    round(max(each.seconds for each in single), 1)],

@@ -238,3 +238,11 @@ def test_the_check_keeps_its_rows_beside_those_of_others(tmp_path: Path, monkeyp
     refused = CliRunner().invoke(app, ["scale", "check", "--quick"])
     assert refused.exit_code == 2
     assert "no result" in refused.output
+
+
+def test_the_committed_result_is_whole_and_was_fast() -> None:
+    result = json.loads(Path("benchmarks/results/scale/scale.json").read_text())
+    assert {"model", "balance", "check", "starts", "throttled", "split"} <= set(result)
+    taken = result["model"]["cpu_seconds"]
+    assert max(taken["small"]["longest"], taken["cohort"]["longest"]) < 1.0
+    assert taken["many"]["together"] < 300
