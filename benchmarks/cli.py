@@ -297,8 +297,12 @@ def _known(names: list[str], known: Mapping[str, Any], what: str) -> list[str]:
 
 
 def _end_in_order() -> None:
-    """SIGTERM leaves through every `with`, so that servers stop and files go."""
+    """SIGTERM leaves through every `with`, so that servers stop and files go.
+
+    Commands that are started obey SIGINT: in the background of a shell without job control it would be ignored.
+    """
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _tell(text: str) -> None:

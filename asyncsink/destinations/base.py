@@ -74,6 +74,11 @@ class RunForecast:
 class UploadLog(Protocol):
     """The record of multipart uploads, so that none is left open without an entry (wall 7)."""
 
+    @property
+    def lasting(self) -> bool:
+        """Whether a later run can read what is recorded; if not, this run ends every upload that it begins."""
+        ...
+
     async def step(self, step: UploadStep) -> None:
         """Record one step. UploadCreating and UploadOpened are on the disk on return, the others soon after.
 

@@ -90,10 +90,14 @@ class S3Uploads:
         self._own = own
         self._log = log
         self._notice = notice
-        self._keeps = log is not None and not abort_on_interrupt
+        self._aborts = abort_on_interrupt
         self._kept: dict[str, tuple[SourceFile, MultipartUpload]] = {}
         self._left_open: dict[str, str] = {}
         self._unheard: dict[str, _Unheard] = {}
+
+    @property
+    def _recorded(self) -> bool:
+        return self._log is not None and self._log.lasting
 
     async def step(self, step: UploadStep) -> None:
         """Record one step, where there is a log.
@@ -133,7 +137,7 @@ class S3Uploads:
     def leave(self, transfer: Transfer, upload: MultipartUpload) -> bool:
         """Leave an upload open for a later run, or for this one if the same file is submitted again. False where no
         journal has it, or abort_on_interrupt is set: then the caller aborts it."""
-        if not self._keeps:
+        if self._aborts or not self._recorded:
             return False
         self._kept[upload.key] = transfer.source, upload
         if len(self._kept) > KEPT_MAX:
@@ -179,7 +183,7 @@ class S3Uploads:
             raise
         except BaseException:
             # Without a refusal, an upload may exist whose id was never received. A journal has that already.
-            if self._log is None:
+            if not self._recorded:
                 self._unheard[key] = _Unheard(begun_seconds, time.time())
             raise
         try:

@@ -305,6 +305,10 @@ class Journal(Protocol):
         """Called when the run is being cancelled: calls of `known` and `forget` return at once, with a JournalError."""
         ...
 
+    def withdraw(self) -> None:
+        """Remove what would mislead the next run of a closed journal that could not be written. Blocking."""
+        ...
+
     async def aclose(self, seconds: float | None = None) -> None:
         """Commit all queued items and release the file, within `seconds`. Shielded from cancellation; harmless when
         repeated.

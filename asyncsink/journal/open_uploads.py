@@ -10,6 +10,7 @@ Published objects are not recorded: receipts and the listing tell what is there.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -160,8 +161,7 @@ class OpenUploads:
     def _append(self, lines: Sequence[_Line], *, durable: bool) -> None:
         try:
             if self._descriptor < 0:
-                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-                _locked(self._descriptor, fcntl.LOCK_EX)
+                self._create()
                 lines = [self._head, *lines]
             written = memoryview(b"".join(json.dumps(line).encode("ascii") + b"\n" for line in lines))
             while written:
@@ -171,8 +171,26 @@ class OpenUploads:
         except OSError as error:
             raise _not_written(self._path, error) from error
 
+    def _create(self) -> None:
+        while True:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            _lock(descriptor, fcntl.LOCK_EX)
+            if _is_at(self._path, descriptor):
+                self._descriptor = descriptor
+                return
+            os.close(descriptor)  # another attempt found it empty before it was locked, and removed it
+
     def stop_asking(self) -> None:
         """Do nothing: no call waits."""
+
+    def withdraw(self) -> None:
+        """Do nothing: an upload that is no longer there as the file says is looked for, and not found."""
+
+    def release(self) -> None:
+        """Close the file, and leave it as it is. Harmless when repeated."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     async def aclose(self, seconds: float | None = None) -> None:
         """Release the file, and remove it where no upload is open; see `base.Journal.aclose`."""
@@ -191,8 +209,7 @@ class OpenUploads:
             except OSError as error:
                 raise _not_written(self._path, error) from error
             finally:
-                os.close(self._descriptor)
-                self._descriptor = -1
+                self.release()
 
 
 async def open_uploads(
@@ -240,17 +257,22 @@ def _opened(
             if entry.startswith(f"{name}."):
                 file = _TakenFile(os.path.join(directory, entry))
                 taken.append(file)
-                # Two attempts at once have an upload each; the second is ended by a later attempt.
-                if not file.read(identity) or left.keys() & file.open.keys():
+                if not file.read(identity):
+                    continue
+                if left.keys() & file.open.keys():
+                    file.is_taken = False  # two attempts at once had an upload each: a later attempt ends the second
                     continue
                 same = options_digest(objects, algorithm, bytes.fromhex(file.salt)).hex()
                 for lines in file.open.values():
                     lines[0]["options"] = own if lines[0]["options"] == same else ""
                 left |= file.open
-                file.is_taken = True
         opened = OpenUploads(f"{path}.{attempt}", head, own, left)
         if not dry_run:
-            opened.take_over()
+            try:
+                opened.take_over()
+            except BaseException:
+                opened.release()
+                raise
             for file in taken:
                 file.remove()
         return opened
@@ -267,9 +289,9 @@ class _TakenFile:
     """The file of another attempt, while it is read; locked where the file system has locks.
 
     Attributes:
-        salt: of the digests in it.
+        salt: of the digests in it, hexadecimal.
         open: its open uploads.
-        is_taken: whether another file has them now.
+        is_taken: whether the file can be removed, because another one has all of them.
     """
 
     def __init__(self, path: str) -> None:
@@ -285,39 +307,34 @@ class _TakenFile:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return False  # it was removed meanwhile, or is no file that an attempt has written
-        found = os.fstat(self._descriptor)
-        if not stat.S_ISREG(found.st_mode) or not _locked(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        mode = os.fstat(self._descriptor).st_mode
+        # Without locks nothing shows that the attempt has ended; `merge` names its file then.
+        if not stat.S_ISREG(mode) or not _lock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
             return False
-        # Another attempt may have taken the file over before it was locked here.
-        if not os.path.lexists(self._path) or os.lstat(self._path).st_ino != found.st_ino:
-            return False
-        try:
-            said = iter(self._said())
-            head = next(said, {})
-            of_whom = {name: head.get(name) for name in ("format", "version", "endpoint_url", "bucket", "prefix")}
-            if of_whom != {"format": FORMAT, "version": VERSION, **asdict(identity)}:
-                return False
-            self.salt = str(head["salt"])
-            bytes.fromhex(self.salt)
-            for line in said:
-                _add(self.open, line)
-            for lines in self.open.values():
-                _pending(lines, same_source=False)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return False  # no file of ours: whoever wrote it may know what it means
-        return True
-
-    def _said(self) -> Iterator[_Line]:
+        if not _is_at(self._path, self._descriptor):
+            return False  # another attempt has taken it over meanwhile
         with open(self._descriptor, "rb", closefd=False) as file:
-            content = file.read(FILE_BYTES_MAX)
-        # A line without its end was cut by a kill, or by a full disk; its request was not sent.
-        for line in content.split(b"\n")[:-1]:
-            yield json.loads(line)
+            lines = file.read(FILE_BYTES_MAX).split(b"\n")[:-1]
+        if not lines:
+            self.is_taken = True  # its attempt ended before it began anything
+            return False
+        said = list(_said(lines))
+        head = said[0] if said else {}
+        of_whom = {name: head.get(name) for name in ("format", "version", "endpoint_url", "bucket", "prefix")}
+        if of_whom != {"format": FORMAT, "version": VERSION, **asdict(identity)}:
+            return False
+        self.salt = str(head.get("salt", ""))
+        for line in said[1:]:
+            _add(self.open, line)
+        # A damaged file stays, because it may tell of uploads that cannot be read any more; `merge` names it.
+        self.is_taken = len(said) == len(lines)
+        return True
 
     def remove(self) -> None:
         """Remove the file, where it is taken."""
         if self.is_taken:
-            os.unlink(self._path)
+            with contextlib.suppress(FileNotFoundError):  # somebody was faster
+                os.unlink(self._path)
 
     def close(self) -> None:
         """Release the file. Harmless when repeated."""
@@ -326,16 +343,41 @@ class _TakenFile:
             self._descriptor = -1
 
 
-def _locked(descriptor: int, how: int) -> bool:
-    """Lock a file; False where another process holds the lock. Some network file systems have no locks."""
+def _said(texts: Sequence[bytes]) -> Iterator[_Line]:
+    """The lines until one that is none: a full disk may have cut it, or a power cut emptied it."""
+    known: _Lines = {}
+    for number, text in enumerate(texts):
+        try:
+            line = json.loads(text)
+            if number:
+                _add(known, line)
+                if line["key"] in known:
+                    _pending([known[line["key"]][0], line], same_source=False)
+            else:
+                bytes.fromhex(line["salt"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return
+        yield line
+
+
+def _lock(descriptor: int, how: int) -> bool:
+    """Lock a file; False where another process holds the lock, or the file system has no locks."""
     try:
         fcntl.flock(descriptor, how)
-    except BlockingIOError:
-        return False
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in (*_NO_LOCKS, errno.EWOULDBLOCK):
             raise
+        return False
     return True
+
+
+def _is_at(path: str, descriptor: int) -> bool:
+    """Whether the opened file still has its name."""
+    try:
+        found, opened = os.lstat(path), os.fstat(descriptor)
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
 
 
 def _stat(source: SourceFile) -> list[int]:

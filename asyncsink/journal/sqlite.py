@@ -28,7 +28,7 @@ import anyio.to_thread
 from asyncsink.errors import JournalError
 from asyncsink.journal.base import Forgotten, Journal, PublishedRow, Rows, Writing, options_digest
 from asyncsink.journal.file_systems import check_is_own, local_directory, network_file_system
-from asyncsink.journal.opening import Identity, Opened, UnusableJournal, fault_of, open_database
+from asyncsink.journal.opening import Identity, Opened, UnusableJournal, fault_of, open_database, remove_database
 from asyncsink.model import (
     ChecksumAlgorithm,
     JournalEntry,
@@ -143,6 +143,10 @@ class SqliteJournal:
             await self._commit(step)
         else:
             self._hand_over(_Write(step, None))
+
+    def withdraw(self) -> None:
+        """Remove the file: objects that it has as published may have been replaced since."""
+        remove_database(self._path)
 
     async def aclose(self, seconds: float | None = None) -> None:
         """See `base.Journal.aclose`."""

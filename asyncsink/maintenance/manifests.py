@@ -230,7 +230,8 @@ def _left_open(directory: str) -> list[str]:
     names = [match for name in sorted(os.listdir(directory)) if (match := _UPLOADS.fullmatch(name))]
     return [
         f"{match[0]!r}: an attempt of part {int(match['number'])} left large files incomplete; publish the part again, "
-        "which goes on with them, or ends their multipart uploads."
+        "which goes on with them, or ends their multipart uploads. Where the file stays, asyncsink abort-uploads ends "
+        "them."
         for match in names
     ]
 

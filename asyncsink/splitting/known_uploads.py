@@ -34,6 +34,7 @@ class KnownUploads:
 
     def __init__(self, pending: Pending, tell: Callable[[str, PendingUpload | None], Awaitable[None]]) -> None:
         self.pending = dict(pending)
+        self.lasting = True
         self._tell = tell
 
     async def step(self, step: UploadStep) -> None:

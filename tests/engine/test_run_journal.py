@@ -68,6 +68,9 @@ class MemoryJournal:
     def stop_asking(self) -> None:
         pass
 
+    def withdraw(self) -> None:
+        pass
+
     async def aclose(self, seconds: float | None = None) -> None:
         pass
 

@@ -187,8 +187,8 @@ async def test_a_line_that_a_kill_has_cut_is_not_read(opened: Open, tmp_path: Pa
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"\n", b"not JSON\n", b"[]\n", b'{"format": "asyncsink open uploads", "version": 2}\n',
-        b'{"step": "creating", "key": "k"}\n', "a part before its upload", "a strange step", "a directory", "a link",
+        b"\n", b"not JSON\n", b"[]\n", b'{"format": "asyncsink open uploads", "version": 2}\n',
+        b'{"step": "creating", "key": "k"}\n', "a directory", "a link",
     ],
 )  # fmt: skip
 async def test_a_strange_file_is_left_as_it_is(opened: Open, tmp_path: Path, content: bytes | str) -> None:
@@ -197,20 +197,66 @@ async def test_a_strange_file_is_left_as_it_is(opened: Open, tmp_path: Path, con
         path.mkdir()
     elif content == "a link":
         path.symlink_to(tmp_path.parent / "elsewhere")
-    elif isinstance(content, str):
-        first = await opened(1)
-        await begun(first, 3)
-        await first.aclose()
-        lines = path.read_bytes().splitlines(keepends=True)
-        odd = [lines[0], lines[3]] if "part" in content else [*lines, b'{"step": "odd", "key": "k"}\n']
-        path.write_bytes(b"".join(odd))
-    else:
+    elif isinstance(content, bytes):
         path.write_bytes(content)
     before = path.lstat()
     second = await opened(2)
     assert upload_of(second) is None
     await second.aclose()
     assert path.lstat() == before
+
+
+@pytest.mark.parametrize("content", [b"", b'{"format": "asyncsink op'])
+async def test_the_file_of_an_attempt_that_began_nothing_is_removed(
+    opened: Open, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "uploads.jsonl.1").write_bytes(content)
+    plan = await opened(2, dry_run=True)
+    await plan.aclose()
+    assert names(tmp_path) == ["uploads.jsonl.1"]
+    second = await opened(3)
+    await second.aclose()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "line", [b"\0" * 40, b"{}", b'{"step": "odd", "key": "k"}', b'{"step": "part", "key": "k", "part_number": "x"}']
+)
+async def test_of_a_damaged_file_the_lines_before_the_damage_count_and_it_stays(
+    opened: Open, tmp_path: Path, line: bytes
+) -> None:
+    first = await opened(1)
+    await begun(first, 3)
+    await first.aclose()
+    path = tmp_path / "uploads.jsonl.1"
+    path.write_bytes(path.read_bytes() + line + b'\n{"step": "gone", "key": "k"}\n')
+    second = await opened(2)
+    found = upload_of(second)
+    assert found is not None
+    assert (found.upload_id, len(found.parts)) == ("id", 1)
+    await second.step(UploadGone("k"))
+    await second.aclose()
+    assert names(tmp_path) == ["uploads.jsonl.1"]
+
+
+async def test_a_file_that_was_found_empty_before_it_was_locked_is_made_again(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads, lock, removed = await opened(1), fcntl.flock, list[int]()
+
+    def late(descriptor: int, how: int) -> None:
+        if not removed:
+            removed.append(descriptor)
+            (tmp_path / "uploads.jsonl.1").unlink()  # as an attempt does that begins in this moment
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    await begun(uploads, 2)
+    assert names(tmp_path) == ["uploads.jsonl.1"]
+    await uploads.aclose()
+    second = await opened(2)
+    assert upload_of(second) is not None
+    await second.aclose()
 
 
 async def test_names_that_are_no_utf_8_are_kept(opened: Open) -> None:
@@ -261,14 +307,29 @@ async def test_a_directory_that_is_missing_or_full_is_told(opened: Open, tmp_pat
     await uploads.aclose()
 
 
-async def test_a_file_system_without_locks_does_without(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_locks_the_file_of_an_attempt_is_left_alone(
+    opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing shows whether it has ended."""
+
     def unsupported(*_: Any) -> None:
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
     first = await opened(1)
     await begun(first, 3)
+    second = await opened(2)
+    assert upload_of(second) is None
+    await second.aclose()
+    await first.aclose()
+    assert names(tmp_path) == ["uploads.jsonl.1"]
+
+
+async def test_the_file_of_a_run_that_goes_on_without_it_stays(opened: Open, tmp_path: Path) -> None:
+    first = await opened(1)
+    await begun(first, 3)
     await first.aclose()
     second = await opened(2)
-    assert upload_of(second) is not None
+    second.withdraw()
     await second.aclose()
+    assert names(tmp_path) == ["uploads.jsonl.2"]

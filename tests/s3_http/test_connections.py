@@ -260,12 +260,40 @@ async def test_slow_progress_is_no_stall(wire: Open, bodies: Bodies, monkeypatch
             await reader.readexactly(16 * KIB)
             await asyncio.sleep(0.02)
         await reader.readexactly(5 * MIB - 80 * 16 * KIB)
-        for byte in STORED:
-            writer.write(bytes([byte]))
+        # More than the least rate of an answer, also where a busy machine sleeps longer.
+        for start in range(0, len(STORED), 8):
+            writer.write(STORED[start : start + 8])
             await asyncio.sleep(0.01)
 
     async with ActingPeer(serve) as peer, wire(peer.endpoint_url, RetryPolicy(stall_seconds=1.0)) as transport:
         assert (await transport.send(bodies(5 * MIB))).etag == "e"
+
+
+async def test_one_connection_sends_a_bounded_number_of_bytes_in_a_turn(
+    wire: Open, bodies: Bodies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much the kernel takes: between two turns an early answer is read, and other connections send."""
+    bound = 64 * KIB
+    for name in ("PUSH_BYTES_MAX", "PLAIN_SLICE_BYTES"):
+        monkeypatch.setattr(connection_module, name, bound)
+    push, sent = connection_module.Connection._push, list[int]()
+
+    def counted(self: Any) -> None:
+        before = sum(map(len, self._out))
+        push(self)
+        sent.append(before - sum(map(len, self._out)))
+
+    monkeypatch.setattr(connection_module.Connection, "_push", counted)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(STORED)
+
+    async with ActingPeer(serve) as peer, wire(peer.endpoint_url) as transport:
+        assert (await transport.send(bodies(4 * MIB))).etag == "e"
+    assert max(sent) <= bound
+    # The first bytes leave with the head, outside of `_push`.
+    assert 4 * MIB - bound <= sum(sent) <= 4 * MIB + 2 * KIB
 
 
 @pytest.mark.parametrize("patient", [False, True])
@@ -281,7 +309,7 @@ async def test_an_answer_that_trickles_for_ever_is_a_stall(wire: Open, patient: 
             writer.write(trickle[position : position + 2])
             await asyncio.sleep(0.04)
 
-    policy = RetryPolicy(stall_seconds=0.5, complete_seconds=0.5)
+    policy = RetryPolicy(stall_seconds=0.5, complete_seconds=5)
     async with ActingPeer(serve) as peer, wire(peer.endpoint_url, policy) as transport:
         if patient:
             assert await transport.send(COMPLETE) == ObjectStored(etag="e")

@@ -70,17 +70,23 @@ def test_bodies_that_come_in_waves_make_no_new_buffers(lane: Lane, made: list[in
     assert made == [SIZE] * 3
 
 
-def test_after_a_sweep_only_those_in_use_are_kept(lane: Lane, made: list[int]) -> None:
-    wave(lane, 4)
-    held = lane.lend(SIZE)
+def test_sweeps_give_back_what_was_not_used_since_the_last_one(lane: Lane, made: list[int]) -> None:
     lane._connections.add(Open())  # type: ignore[arg-type]
+    wave(lane, 4)
     lane._sweep()
-    lane._connections.clear()
+    assert len(lane._buffers) == 4
+    wave(lane, 2)
+    held = lane.lend(SIZE)
+    lane._sweep()
+    assert len(lane._buffers) == 1
     lane.take_in(held)
-    for _ in range(3):
-        wave(lane, 1)
-    assert len(lane._buffers) < 4
+    assert len(lane._buffers) == 1
+    lane._sweep()
+    lane._sweep()
+    assert lane._buffers == []
     assert len(made) == 4
+    wave(lane, 1)
+    lane._connections.clear()
     lane._sweep()
     assert lane._buffers == []
 

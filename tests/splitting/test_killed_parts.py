@@ -16,6 +16,8 @@ import pytest
 
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.errors import DestinationFull
+from asyncsink.journal.open_uploads import OpenUploads
 from tests.support.holding_proxy import HoldingProxy
 
 from .parts import lines_of
@@ -187,3 +189,33 @@ async def test_merge_names_uploads_that_are_open(bench: Bench, tmp_path: Path) -
     await bench.completed()
     merged = await asyncsink.merge_manifests(bench.parts, tmp_path / "all.jsonl")
     assert (merged.ok, merged.notices) == (True, [])
+
+
+@pytest.mark.parametrize("lane", ["wire", "aioboto3"])
+async def test_an_upload_whose_record_cannot_be_written_is_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, lane: str
+) -> None:
+    await bench.split()
+    append, full = OpenUploads._append, list[str]()
+
+    def failing(self: OpenUploads, lines: Any, *, durable: bool) -> None:
+        if full:
+            raise DestinationFull("No space is left.", operation="journal")
+        append(self, lines, durable=durable)
+
+    def hold(name: str) -> Any:
+        if name == "UploadPart 3":
+            full.append(name)
+        return "lost" if name == f"UploadPart {PARTS}" else ""
+
+    bench.proxy.hold = hold
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenUploads, "_append", failing)
+        report = await bench.run(retry=asyncsink.RetryPolicy(attempts=1), retries=0, transport=lane)
+    assert [failure.key for failure in report.failures] == [LARGE]
+    assert any("goes on without its journal: No space is left." in notice for notice in report.notices)
+    assert (bench.open_uploads, list(report.resumable)) == ([], [])
+    # What was recorded before stays, because an earlier attempt's uploads may stand in it; it does no harm.
+    assert len(bench.records) == 1
+    bench.proxy.forget()
+    await bench.completed()

@@ -21,7 +21,6 @@ from asyncsink.engine.recording.recorder import Passed, QueuedOutcomes
 from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.journal.base import Journal, PublishedRow, published_row
-from asyncsink.journal.opening import remove_database
 from asyncsink.model import (
     Failure,
     Found,
@@ -37,8 +36,11 @@ from asyncsink.model import (
 )
 from asyncsink.options.schema import Overwrite
 from asyncsink.paths import decoded_name
+from asyncsink.report.sentences import count
 
 COUNT_BATCH = 1000
+NAMED_MAX = 5
+"""Most keys of open uploads that a notice names."""
 
 
 class RunJournal:
@@ -90,6 +92,11 @@ class RunJournal:
         row."""
         return self._journal.blank
 
+    @property
+    def lasting(self) -> bool:
+        """See `UploadLog.lasting`."""
+        return not self._given_up
+
     def lost(self) -> str:
         """A sentence where the next run will not find what this one has written, or "". Blocking."""
         if self._given_up or self._journal.in_place():
@@ -105,7 +112,7 @@ class RunJournal:
         self._journal.stop_asking()
 
     async def aclose(self, seconds: float | None) -> None:
-        """As `Journal.aclose`. A journal that was given up is removed: it lacks what this run has done since.
+        """As `Journal.aclose`. A journal that was given up is withdrawn: it lacks what this run has done since.
 
         Raises:
             JournalError, DestinationFull: a fault that was not reported before; none of a journal that was given up.
@@ -116,7 +123,14 @@ class RunJournal:
             if not self._given_up:
                 raise
         if self._given_up:
-            await anyio.to_thread.run_sync(remove_database, self._journal.path)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._journal.withdraw)
+            if self._uploads and self._notice is not None:
+                named = ", ".join(map(repr, list(self._uploads)[:NAMED_MAX]))
+                self._notice(
+                    f"Multipart uploads of {count(len(self._uploads), 'key')} may stay open ({named}), because the "
+                    "journal could not be written; `asyncsink abort-uploads` ends them."
+                )
 
     def _go_on(self, error: JournalError | DestinationFull) -> None:
         """Give the journal up; `error` is raised where the run requires it, or is being stopped anyway."""
@@ -124,8 +138,8 @@ class RunJournal:
             raise error
         if not self._given_up:
             self._given_up = (
-                f"This run goes on without its journal, which is removed: {error} The next run compares everything "
-                "with the server; a run that is killed leaves its open uploads behind."
+                f"This run goes on without its journal: {error} The next run compares everything with the server; a "
+                "run that is killed leaves its open uploads behind."
             )
 
     def _tell(self) -> None:
@@ -234,6 +248,10 @@ class RunJournal:
                 await self._record(ended, passed)
             except (JournalError, DestinationFull) as error:
                 self._go_on(error)
+        if self._given_up:
+            for outcomes, transfer, _ in ended:
+                if transfer is not None and isinstance(outcomes[0], Receipt):
+                    self._uploads.pop(transfer.key, None)
         self._tell()
 
     async def _record(self, ended: Sequence[QueuedOutcomes], passed: Sequence[Passed]) -> None:

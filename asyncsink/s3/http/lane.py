@@ -476,6 +476,8 @@ class Lane:
     def _sweep(self) -> None:
         for connection in tuple(self._connections):
             connection.check(self.now)
+        # What was not lent at once since the last sweep is given back, the oldest first.
+        del self._buffers[: max(0, len(self._buffers) + self._lent - self._lent_max)]
         self._lent_max = self._lent
         if self._connections:
             self._sweep_at = self.now + self._sweep_seconds
