@@ -15,6 +15,17 @@ PART_OBJECTS = 10_000
 """Half a minute to a few minutes of work for one machine, in ten pages of a listing."""
 
 
+def spread(count: int) -> list[int]:
+    """The order in which `count` ranges of keys are numbered: neighbouring numbers are far apart among the keys.
+
+    S3 limits the requests to each range of keys, and whatever starts many parts begins with the lowest numbers: parts
+    in the order of the keys would all be in one range. The order is that of the numbers with their bits reversed (van
+    der Corput's sequence).
+    """
+    bits = (count - 1).bit_length()
+    return sorted(range(count), key=lambda place: int(f"{place:0{bits}b}"[::-1], 2)) if bits else list(range(count))
+
+
 class Cutter(Protocol):
     """Decides where parts begin."""
 

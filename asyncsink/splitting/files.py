@@ -10,7 +10,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from hashlib import sha256
 from typing import Any
 
@@ -19,7 +19,7 @@ from asyncsink.model import SourceFile, Transfer
 from asyncsink.options.schema import SPLIT_OPTIONS, ObjectOptions, Policies, RoutingOptions, Settings
 from asyncsink.options.values import read_path
 from asyncsink.routing.keys import fingerprint
-from asyncsink.splitting.cutting import Cutter
+from asyncsink.splitting.cutting import Cutter, spread
 from asyncsink.value import dataclass
 
 FORMAT = "asyncsink split"
@@ -27,6 +27,7 @@ VERSION = 1
 SPLIT_FILE = "split.json"
 NUMBER_MAX = 99_999
 """Of a part: its name has five digits, and split.json is read whole."""
+_UNNUMBERED = "range-"
 _SPLIT_BYTES_MAX = 256 << 20
 
 
@@ -93,7 +94,7 @@ def recorded_options(settings: Settings) -> dict[str, Any]:
 def write_parts(
     directory: str, transfers: Iterable[Transfer], cutter: Cutter, alike: Mapping[int, Sequence[str]]
 ) -> Iterator[SplitPart]:
-    """Write the files of all parts; yields each part when its file is on the disk.
+    """Write the files of all parts, and yield the parts in the order of their numbers, which is that of `spread`.
 
     Args:
         transfers: in the order of their keys.
@@ -103,24 +104,27 @@ def write_parts(
         ConfigError: there would be too many parts. DestinationFull, ConfigError: the directory cannot take them.
     """
     writer: _PartWriter | None = None
-    number = 0
+    made: list[SplitPart] = []
     try:
         for transfer in transfers:
             if cutter.begins(transfer.source.size_bytes):
                 if writer is not None:
-                    yield writer.close()
-                    number += 1
-                if number > NUMBER_MAX:
+                    made.append(writer.close())
+                if len(made) > NUMBER_MAX:
                     raise ConfigError(
                         f"The source would be split into more than {NUMBER_MAX + 1:,} parts; give larger limits with "
                         "part_bytes and part_objects, or the number of parts with parts."
                     )
-                writer = _PartWriter(directory, number)
+                writer = _PartWriter(directory, len(made))
             assert writer is not None
             same = alike.get(fingerprint(transfer.key), ()) if alike else ()
             writer.add(transfer, [key for key in same if key != transfer.key])
         if writer is not None:
-            yield writer.close()
+            made.append(writer.close())
+        for number, place in enumerate(spread(len(made))):
+            part = replace(made[place], file=f"part-{number:05}.jsonl", receipts=f"receipts-{number:05}.jsonl")
+            os.rename(os.path.join(directory, made[place].file), os.path.join(directory, part.file))
+            yield part
     except OSError as error:
         raise _not_written(directory, error) from error
     finally:
@@ -129,11 +133,10 @@ def write_parts(
 
 
 class _PartWriter:
-    """The file of one part."""
+    """The file of one part, which has a name for its place among the keys until the number of all parts is known."""
 
-    def __init__(self, directory: str, number: int) -> None:
-        self._name = f"part-{number:05}.jsonl"
-        self._receipts = f"receipts-{number:05}.jsonl"
+    def __init__(self, directory: str, place: int) -> None:
+        self._name = f"{_UNNUMBERED}{place:05}.jsonl"
         self._file = open(os.path.join(directory, self._name), "xb")  # noqa: SIM115 - see release
         self._digest = sha256()
         self._first = self._last = ""
@@ -156,7 +159,7 @@ class _PartWriter:
         self._file.close()
         return SplitPart(
             file=self._name,
-            receipts=self._receipts,
+            receipts="",
             first_key=self._first,
             last_key=self._last,
             objects=self._objects,
@@ -242,7 +245,7 @@ def remove_all(directory: str, *, made: bool) -> None:
     with os.scandir(directory) as entries:
         names = [entry.name for entry in entries]
     for name in names:
-        if name.startswith(("part-", SPLIT_FILE)):
+        if name.startswith(("part-", _UNNUMBERED, SPLIT_FILE)):
             os.unlink(os.path.join(directory, name))
     if made:
         os.rmdir(directory)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from asyncsink.options.schema import Limits
 from asyncsink.options.settings import KIB
 from asyncsink.s3.multipart.parts import plan_parts
-from asyncsink.splitting.cutting import ByLimits
+from asyncsink.splitting.cutting import ByLimits, spread
 from benchmarks.lineup.cohort import load_cohort
 
 PUT_PER_SECOND = 3500.0
@@ -58,9 +58,9 @@ class Machines:
         objects_per_second: most small objects that one sends, by its processor or file system.
         bytes_per_second: of its network or file system.
         latency_seconds: of one request.
-        order: in which parts are dealt. "walk": the next part in the order of the keys to whoever is free, as a job
-            array does. "ranges": a contiguous block of parts for each machine. "bit-reversed": to whoever is free, the
-            parts at 0, 1/2, 1/4, 3/4, 1/8… of the keys.
+        order: in which parts are dealt. "walk": the next part in the order of the keys to whoever is free. "ranges": a
+            contiguous block of parts for each machine. "bit-reversed": to whoever is free, the parts at 0, 1/2, 1/4,
+            3/4, 1/8… of the keys, as a job array does (`splitting.cutting.spread`).
         ramp_seconds: from the first machine's start to the last one's.
     """
 
@@ -138,20 +138,11 @@ def cohort_parts(objects: float) -> Parts:
     return cut_parts(sizes * 20).repeated_to(objects)
 
 
-def bit_reversed(count: int) -> NDArray[np.int64]:
-    """The numbers from 0 to count - 1 in the order 0, 1/2, 1/4, 3/4, 1/8…"""
-    bits = max(1, (count - 1).bit_length())
-    numbers, turned = np.arange(1 << bits), np.zeros(1 << bits, np.int64)
-    for bit in range(bits):
-        turned |= ((numbers >> bit) & 1) << (bits - 1 - bit)
-    return turned[turned < count]
-
-
 class Dealer:
     """Deals the numbers of parts to machines, each once."""
 
     def __init__(self, parts: int, machines: int, order: Order) -> None:
-        self._sequence = bit_reversed(parts) if order == "bit-reversed" else np.arange(parts)
+        self._sequence = np.array(spread(parts)) if order == "bit-reversed" else np.arange(parts)
         self._each_its_own = order == "ranges"
         bounds = np.arange(machines + 1) * parts // machines if self._each_its_own else np.array([0, parts])
         self._next, self._end = bounds[:-1].copy(), bounds[1:]

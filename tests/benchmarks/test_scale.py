@@ -30,7 +30,6 @@ from benchmarks.scale.world import (
     Machines,
     Order,
     Parts,
-    bit_reversed,
     cohort_parts,
     cut_parts,
     requests_of,
@@ -82,14 +81,6 @@ def test_parts_hold_everything_and_keep_the_limits() -> None:
     longer = parts.repeated_to(100_000)
     assert longer.objects.sum() == pytest.approx(100_000)
     assert longer.bytes[: len(parts.bytes)] == pytest.approx(parts.bytes)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 8, 13])
-def test_bit_reversed_is_every_number_once_and_spread(count: int) -> None:
-    numbers = bit_reversed(count).tolist()
-    assert sorted(numbers) == list(range(count))
-    if count == 8:
-        assert numbers == [0, 4, 2, 6, 1, 5, 3, 7]
 
 
 @pytest.mark.parametrize("order", ORDERS)

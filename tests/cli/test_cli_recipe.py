@@ -106,7 +106,7 @@ def test_batch_commands_publish_and_merge(
         return run(container["command"], env=cli.environment | variables, cwd="/")
 
     assert run_container("submit_job", AWS_BATCH_JOB_ARRAY_INDEX="2").returncode == 0
-    assert keys() == ["study/sub/deep/c.json"]
+    assert keys() == [json.loads((split / "part-00002.jsonl").read_text())["key"]]
     assert run_container("submit_merge").returncode == 1
     assert run_container("submit_missing").returncode == 0
     assert run_container("submit_merge").returncode == 0

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncsink.splitting.cutting import ByLimits, Cutter, IntoParts
+from asyncsink.splitting.cutting import ByLimits, Cutter, IntoParts, spread
 
 SIZES = st.lists(st.one_of(st.just(0), st.integers(0, 1000), st.integers(0, 1 << 40)), max_size=60)
 
@@ -19,6 +19,18 @@ def cut(sizes: list[int], cutter: Cutter) -> list[list[int]]:
             parts.append([])
         parts[-1].append(size)
     return parts
+
+
+@given(st.integers(0, 300))
+def test_ranges_are_numbered_once_and_the_first_numbers_are_spread_over_all_keys(count: int) -> None:
+    places = spread(count)
+    assert sorted(places) == list(range(count))
+    for first in (2, 4, 8, 16):
+        if count >= 2 * first:
+            # Each of so many equal stretches of the keys has one or two of the first parts.
+            shares = [place * first // count for place in places[:first]]
+            assert len(set(shares)) > first // 2
+    assert spread(8) == [0, 4, 2, 6, 1, 5, 3, 7]
 
 
 @given(SIZES, st.integers(1, 1 << 41), st.integers(1, 20))
