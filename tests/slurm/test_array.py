@@ -14,6 +14,7 @@ import anyio
 import pytest
 from anyio.to_thread import run_sync
 
+from asyncsink.splitting.cutting import spread
 from tests.support.holding_proxy import HoldingProxy
 from tests.support.processes import run
 from tests.support.slurm import Slurm
@@ -22,7 +23,9 @@ pytestmark = pytest.mark.anyio
 PARTS = 8
 SMALL = 1000
 LARGE = 12 << 20  # two parts of an upload
-LARGE_ONES = (2, 3, 5)
+PLACES = spread(PARTS)
+"""The subject of each part."""
+LARGE_ONES = tuple(sorted(PLACES[part] for part in (2, 3, 5)))
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ async def test_an_array_with_a_requeued_a_killed_and_a_failed_task(
     slurm.environment["AWS_ENDPOINT_URL"] = proxy.endpoint_url
     await run_sync(asyncsink, "split", study, f"s3://{bucket}/published", "parts", "--part-objects", 3)
     (tmp_path / "publish.sh").write_text(await run_sync(asyncsink, "recipe", "slurm", "parts"))
-    away = (study / "sub-7").rename(tmp_path / "away")  # task 7 fails
+    away = (study / f"sub-{PLACES[7]}").rename(tmp_path / "away")  # task 7 fails
     proxy.hold = lambda operation: "request" if operation == "UploadPart 2" else ""
     array, merge = await submit(slurm)
     large = [f"published/sub-{subject}/bold.nii" for subject in LARGE_ONES]
@@ -96,7 +99,7 @@ async def test_an_array_with_a_requeued_a_killed_and_a_failed_task(
     told = (tmp_path / f"slurm-{merge}.out").read_text()
     assert all(f"receipts-0000{part}.jsonl" in told for part in (3, 5, 7))
 
-    away.rename(study / "sub-7")
+    away.rename(study / f"sub-{PLACES[7]}")
     array, merge = await submit(slurm, "7")
     assert await run_sync(slurm.wait, merge) == "FAILED"
     assert await run_sync(slurm.states, array) == {f"{array}_7": "COMPLETED"}
@@ -128,7 +131,7 @@ async def test_more_parts_than_an_array_has_tasks(
     array, merge = await submit(slurm, "0,500")
     assert await run_sync(slurm.wait, merge) == "FAILED"
     assert slurm.states(array) == {f"{array}_0": "COMPLETED", f"{array}_500": "COMPLETED"}
-    assert set(stored()) == {f"many/{number:04}" for number in (0, 1, 1000, 1001)}
+    assert set(stored()) == {f"many/{spread(1002)[part]:04}" for part in (0, 1, 1000, 1001)}
     assert "of 4 manifests" in (tmp_path / f"slurm-{merge}.out").read_text()
     for last, taken in ((500, True), (1001, False)):
         asked = run(["sbatch", "--test-only", f"--array=0-{last}", "--wrap", "true"], env=slurm.environment)
