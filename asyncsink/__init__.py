@@ -61,7 +61,8 @@ if TYPE_CHECKING:
     from asyncsink.report.report import Report
     from asyncsink.sink import AsyncSink, export, export_directory, export_sync
     from asyncsink.splitting.publish import run_part
-    from asyncsink.splitting.split import SplitReport, split
+    from asyncsink.splitting.split import split
+    from asyncsink.splitting.split_report import SplitReport
 
 _HOMES = {
     "asyncsink.options.settings": ("RetryPolicy",),
@@ -108,7 +109,8 @@ _HOMES = {
     "asyncsink.report.report": ("Report",),
     "asyncsink.sink": ("AsyncSink", "export", "export_directory", "export_sync"),
     "asyncsink.splitting.publish": ("run_part",),
-    "asyncsink.splitting.split": ("SplitReport", "split"),
+    "asyncsink.splitting.split": ("split",),
+    "asyncsink.splitting.split_report": ("SplitReport",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -9,9 +9,7 @@ from asyncsink.adapters.dask_export import run_on_cluster
 from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import ExportOptions
 from asyncsink.report.report import Report
-from asyncsink.sources.base import exclusion_of
-from asyncsink.sources.directory import DirectorySource
-from asyncsink.sources.outputs import OutputsSource
+from asyncsink.sources.opening import directory_source, outputs_source
 
 
 async def export(
@@ -35,11 +33,7 @@ async def export(
     seconds where this process is killed. Others go on with the parts of a worker that is lost, and with its uploads.
     """
     settings = parse_options(base_directory, {**options})
-    policies = settings.policies
-    source = OutputsSource(
-        outputs, symlinks=policies.symlinks, compat=settings.walk_compat, exclude=exclusion_of(policies.exclude)
-    )
-    return await run_on_cluster(client, settings, source)
+    return await run_on_cluster(client, settings, outputs_source(outputs, settings))
 
 
 async def export_directory(
@@ -47,6 +41,4 @@ async def export_directory(
 ) -> Report:
     """Publish a directory tree; keys keep the path relative to `directory`. Otherwise as `export`."""
     settings = parse_options(base_directory, {**options})
-    policies = settings.policies
-    source = DirectorySource(directory, symlinks=policies.symlinks, exclude=exclusion_of(policies.exclude))
-    return await run_on_cluster(client, settings, source)
+    return await run_on_cluster(client, settings, directory_source(directory, settings))

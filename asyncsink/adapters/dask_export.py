@@ -44,7 +44,6 @@ from asyncsink.sources.base import Source
 from asyncsink.splitting.cutting import ByLimits, Cutter
 from asyncsink.splitting.part_engine import PartOutcome
 from asyncsink.splitting.part_of_run import PartOfRun, parts_of_run
-from asyncsink.splitting.split import alike_keys
 from asyncsink.splitting.spool import Spool
 
 PART_BYTES = 256 * MIB
@@ -234,7 +233,7 @@ class _ClusterRun:
                 await self._recorder.room()
 
     async def _parts(self, spool: Spool) -> Iterator[PartOfRun]:
-        alike = await anyio.to_thread.run_sync(alike_keys, spool, self._survey.alike, limiter=self._threads)
+        alike = await anyio.to_thread.run_sync(spool.alike, self._survey.alike, limiter=self._threads)
         return parts_of_run(spool, self._cutter, alike)
 
     async def _record(self, outcome: PartOutcome) -> None:

@@ -24,7 +24,9 @@ def split_command(
 ) -> int:
     """Cut a source into parts, print the result, and return the exit code."""
     from asyncsink.engine.recording.events import Progress
-    from asyncsink.splitting.split import Cutting, SplitReport, split_settings, split_source
+    from asyncsink.splitting.cutting import Cutting
+    from asyncsink.splitting.split import split_settings, split_source
+    from asyncsink.splitting.split_report import SplitReport
 
     progress = Progress()
     known = {"source": source, "directory": directory, "ok": False}

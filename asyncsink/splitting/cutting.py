@@ -6,9 +6,12 @@ one file at least, and are together the whole.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
+from asyncsink.errors import ConfigError
 from asyncsink.options.settings import GIB
+from asyncsink.options.values import read_integer, read_size
+from asyncsink.value import dataclass
 
 PART_BYTES = 4 * GIB
 PART_OBJECTS = 10_000
@@ -80,3 +83,42 @@ class IntoParts:
         self._work += work
         self._left -= 1
         return new
+
+
+@dataclass(frozen=True, slots=True)
+class Cutting:
+    """How a source is cut: into a number of parts, or by limits."""
+
+    parts: int = 0
+    bytes_max: int = PART_BYTES
+    objects_max: int = PART_OBJECTS
+
+    @classmethod
+    def of(cls, parts: Any, part_bytes: Any, part_objects: Any) -> Cutting:
+        """From the caller's values.
+
+        Raises:
+            ConfigError: one is wrong, or they contradict each other.
+        """
+        if parts is not None and (part_bytes is not None or part_objects is not None):
+            raise ConfigError(
+                "parts and the limits part_bytes and part_objects contradict each other; give one or the other."
+            )
+        return cls(
+            0 if parts is None else _number(parts, "parts"),
+            PART_BYTES if part_bytes is None else read_size(part_bytes, "part_bytes"),
+            PART_OBJECTS if part_objects is None else _number(part_objects, "part_objects"),
+        )
+
+    def cutter(self, objects_total: int, bytes_total: int) -> Cutter:
+        """The cutter of a source with these totals."""
+        if self.parts:
+            return IntoParts(self.parts, objects_total=objects_total, bytes_total=bytes_total)
+        return ByLimits(self.bytes_max, self.objects_max)
+
+
+def _number(value: Any, name: str) -> int:
+    number = read_integer(value)
+    if number < 1:
+        raise ConfigError(f"{name}={value!r:.60} is no number of them; expected 1 or more.")
+    return number
