@@ -24,6 +24,7 @@ from asyncsink.adapters.dask_worker import (
     admit,
     end_left_uploads,
     here,
+    pending_of,
     present,
     publish_part,
 )
@@ -33,6 +34,7 @@ from asyncsink.options.schema import S3Target, Settings
 from asyncsink.paths import on_disk
 from asyncsink.report.outcomes import OutcomeLines, encoded
 from asyncsink.report.sentences import count
+from asyncsink.splitting.known_uploads import Pending
 from asyncsink.splitting.part_engine import PartOutcome
 from asyncsink.splitting.part_of_run import PartOfRun
 
@@ -42,6 +44,9 @@ LOSSES_MAX = 4
 """Workers that a part may lose: on machines that are taken away, most of them died of something else."""
 BEAT_SECONDS = 0.5
 """Seconds between two looks at the workers of the cluster."""
+ENDERS_MAX = 3
+"""Workers that are asked, one after the other, to end uploads that others have left."""
+_STAY_OPEN = "Multipart uploads may stay open: `asyncsink abort-uploads` shows and ends them."
 OnOutcome = Callable[[PartOutcome], Awaitable[None]]
 
 
@@ -117,19 +122,20 @@ class Dealer:
             await anyio.sleep(BEAT_SECONDS)
 
     async def end(self) -> None:
-        """Take the engine from the workers, which end what they have; and the uploads that dead workers have left.
+        """Take the engine from the workers, which end what they have; then end the uploads that lost workers have left.
         Shielded; bounded in time."""
         seconds = 2 * self._settings.retry.abort_seconds
         with anyio.move_on_after(seconds, shield=True) as scope:
             try:
-                for number in sorted(self._losses):
-                    await self._end_uploads(number)
                 await self._client.scheduler.unregister_worker_plugin(name=self._run)
-                await self._client.scheduler.set_metadata(keys=[self._run], value=None)
             except Exception as error:  # noqa: BLE001 - whatever it is, the workers notice the end by themselves
                 self._notice(f"The workers could not be told that the export has ended ({error}); they notice it.")
         if scope.cancelled_caught:
             self._notice(f"A worker had not ended its part of the export after {seconds:g} s; it goes on to do so.")
+        with anyio.move_on_after(ENDERS_MAX * seconds, shield=True) as scope:
+            await self._end_left(seconds)
+        if scope.cancelled_caught:
+            self._notice(f"The workers did not end all that lost workers have left in time. {_STAY_OPEN}")
 
     # -- Dealing -------------------------------------------------------------------------------------------------------
 
@@ -226,9 +232,12 @@ class Dealer:
 
     async def _published(self, worker: str, part: PartOfRun) -> PartOutcome | None:
         """The outcome of a part; None where the worker has lost it."""
-        attempt = self._losses.get(part.number, 0)
+        attempt, scheduler = self._losses.get(part.number, 0), self._client.scheduler
         if attempt > LOSSES_MAX:
-            await self._end_uploads(part.number, worker)
+            keys, seconds = [self._run, str(part.number)], 2 * self._settings.retry.abort_seconds
+            left = pending_of(await scheduler.get_metadata(keys=keys, default={}))
+            if left and await self._ends(worker, part.number, left, seconds):
+                await scheduler.set_metadata(keys=keys, value={})
             return PartOutcome(self._given_up(part), bytes_failed=part.size_bytes)
         done = await self._result(worker, f"{part.number}-{attempt}", partial(publish_part, self._run), part)
         if not isinstance(done, PartDone):
@@ -248,14 +257,37 @@ class Dealer:
             [failure(each, f"s3://{target.bucket}/{each.key}", error) for each in part.transfers()],
         )
 
-    async def _end_uploads(self, number: int, worker: str = "") -> None:
-        """End the uploads that a part has left, on a worker that can publish."""
-        known = await self._client.scheduler.get_metadata(keys=[self._run, str(number)], default={})
-        chosen = worker or next(iter(self._proved), "")
-        if not chosen or not any((known or {}).values()):
+    # -- Uploads that lost workers have left ---------------------------------------------------------------------------
+
+    async def _end_left(self, seconds: float) -> None:
+        """End the uploads of all parts; one that may stay open is named in a notice."""
+        try:
+            told = await self._client.scheduler.get_metadata(keys=[self._run], default=None)
+            able = [worker for worker in self._proved if worker in await self._workers()][:ENDERS_MAX]
+        except (OSError, ConnectionLost) as error:
+            self._notice(f"The Dask scheduler, which knows the open multipart uploads, is gone ({error}). {_STAY_OPEN}")
             return
-        for notice in await self._result(chosen, f"{number}-ends", partial(end_left_uploads, self._run), number) or ():
+        for number, rows in (told or {}).items():
+            left = pending_of(rows)
+            while left and able and not await self._ends(able[0], number, left, seconds):
+                able.pop(0)
+            if left and not able:
+                named = ", ".join(f"{each.upload_id or '(its id is unknown)'} of {key!r}" for key, each in left.items())
+                self._notice(f"No worker is left to end the multipart uploads {named}. {_STAY_OPEN}")
+        await self._client.scheduler.set_metadata(keys=[self._run], value=None)
+
+    async def _ends(self, worker: str, number: int | str, left: Pending, seconds: float) -> bool:
+        """Whether a worker has ended uploads, or told which may stay open."""
+        notices = None
+        with anyio.move_on_after(seconds):
+            try:
+                work = partial(end_left_uploads, self._settings)
+                notices = await self._result(worker, f"{number}-ends-{worker}", work, left)
+            except Exception as error:  # noqa: BLE001 - another worker may have what this one lacks
+                self._notice(f"The Dask worker {worker} cannot end what another one has left: {error}")
+        for notice in notices or ():
             self._notice(notice)
+        return notices is not None
 
     # -- Workers -------------------------------------------------------------------------------------------------------
 

@@ -257,9 +257,9 @@ class _ClusterRun:
                 confirmed_by=counts.confirmed_by,
             )
             self._recorder.pass_on(Passed(receipts, [], partial(_receipts_of, receipts)))
-        await self._recorder.room()
-        if outcome.stop_reason:
+        if outcome.stop_reason:  # before the wait, in which the part's worker may be lost
             self._resources.halt.stop(outcome.stop_reason)
+        await self._recorder.room()
 
 
 def _receipts_of(lines: OutcomeLines) -> list[Receipt]:

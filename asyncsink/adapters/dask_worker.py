@@ -31,7 +31,7 @@ from asyncsink.model import Failure, PendingUpload
 from asyncsink.options.schema import Settings
 from asyncsink.os_errors import shortage
 from asyncsink.paths import on_disk
-from asyncsink.splitting.known_uploads import KnownUploads
+from asyncsink.splitting.known_uploads import KnownUploads, Pending
 from asyncsink.splitting.part_engine import PartEngine, PartOutcome, open_engine
 from asyncsink.splitting.part_of_run import PartOfRun
 from asyncsink.value import dataclass
@@ -307,16 +307,15 @@ def publish_part(run: str, part: PartOfRun) -> PartDone:
         raise
 
 
-def end_left_uploads(run: str, number: int) -> tuple[str, ...]:
-    """End the uploads that attempts at a part have left; returns notices."""
-    plugin = _plugin(run)
+def end_left_uploads(settings: Settings, left: Pending) -> tuple[str, ...]:
+    """End uploads that lost workers have left, also where the export's own engine is closed; returns notices."""
     notices: list[str] = []
 
-    async def work(engine: PartEngine) -> None:
-        await engine.end_uploads(await plugin.pending(number), notices.append)
-        await plugin.forget(number)
+    async def work() -> None:
+        async with open_engine(settings) as engine:
+            await engine.end_uploads(left, notices.append)
 
-    plugin.engine().call(work)
+    asyncio.run(work())
     return tuple(notices)
 
 

@@ -60,12 +60,18 @@ class KnownUploads:
 
 
 async def end_uploads(
-    transport: Transport, retry: RetryPolicy, customer_key: Secret | None, left: Pending, notice: Callable[[str], None]
+    transport: Transport,
+    retry: RetryPolicy,
+    customer_key: Secret | None,
+    left: Pending,
+    notice: Callable[[str], None],
+    *,
+    log: KnownUploads | None = None,
 ) -> None:
     """Abort uploads, except those that have become their objects. Shielded, bounded in time; one that may stay open is
-    a notice."""
+    a notice. `log` is told of each one that has ended."""
     own = WriteTokens(only_new=False, notice=notice)
-    uploads = S3Uploads(transport, retry, own, None, notice, abort_on_interrupt=True)
+    uploads = S3Uploads(transport, retry, own, log, notice, abort_on_interrupt=True)
     with anyio.move_on_after(retry.abort_seconds, shield=True) as scope:
         for key, known in left.items():
             try:

@@ -119,13 +119,16 @@ class PartEngine:
             raise surface(group) from None
         finally:
             if left := {key: known for key, known in uploads.pending.items() if key not in published}:
-                await self.end_uploads(left, resources.events.notice)
+                await self.end_uploads(left, resources.events.notice, log=uploads)
         return self._outcome(lines, resources)
 
-    async def end_uploads(self, left: Pending, notice: Callable[[str], None]) -> None:
+    async def end_uploads(
+        self, left: Pending, notice: Callable[[str], None], *, log: KnownUploads | None = None
+    ) -> None:
         """As `known_uploads.end_uploads`."""
         settings = self._resources.settings
-        await end_uploads(self._stack.transport, settings.retry, settings.objects.sse_customer_key, left, notice)
+        secret = settings.objects.sse_customer_key
+        await end_uploads(self._stack.transport, settings.retry, secret, left, notice, log=log)
 
     def _of_part(self, objects_total: int) -> Resources:
         """The shared limits and pools, with progress and notices of the part's own."""

@@ -43,15 +43,16 @@ def client(cluster: LocalCluster) -> Iterator[Client]:
 def uploads(s3: Any, bucket: str) -> Callable[[], list[tuple[str, int]]]:
     """The key of each open multipart upload of the bucket, and how many parts it has."""
 
+    def parts_of(upload: dict[str, Any]) -> int | None:
+        try:
+            listed = s3.list_parts(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        except s3.exceptions.NoSuchUpload:
+            return None  # it has ended since the listing
+        return len(listed.get("Parts", []))
+
     def read() -> list[tuple[str, int]]:
         found = s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
-        return [
-            (
-                each["Key"],
-                len(s3.list_parts(Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"]).get("Parts", [])),
-            )
-            for each in found
-        ]
+        return [(each["Key"], parts) for each in found if (parts := parts_of(each)) is not None]
 
     return read
 

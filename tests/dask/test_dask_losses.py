@@ -18,6 +18,13 @@ import pytest
 from distributed import Client, Worker
 
 from asyncsink.adapters import dask
+from asyncsink.adapters.dask_export import run_on_cluster
+from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.model import Notice
+from asyncsink.options.parse import parse_options
+from asyncsink.report.report import Report
+from asyncsink.sources.directory import DirectorySource
+from tests.support.holding_proxy import HoldingProxy
 
 pytestmark = pytest.mark.anyio
 SLOW = 3_000_000
@@ -83,6 +90,55 @@ async def test_a_cancelled_export_leaves_nothing_and_the_next_one_works(
     report = await export()
     assert report.ok
     assert report.objects_total == 6
+
+
+async def publish(client: Client, directory: Path, destination: str, observe: Any = None, **options: Any) -> Report:
+    """An export in parts of one file each."""
+    settings = parse_options(destination, options)
+    source = DirectorySource(directory, symlinks=settings.policies.symlinks)
+    return await run_on_cluster(client, settings, source, observe=observe, part_objects=1)
+
+
+async def test_each_worker_aborts_its_own_uploads_where_the_export_is_cancelled(
+    client: Client, seaweed: DevServer, options: dict[str, Any], slow: Path, bucket: str, uploads: Uploads
+) -> None:
+    (slow / "other.bin").write_bytes(os.urandom(20 << 20))
+    async with HoldingProxy(seaweed.endpoint_url) as proxy:
+        options |= {"endpoint_url": proxy.endpoint_url, "bandwidth_bytes_per_second": SLOW}
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(publish, client, slow, f"s3://{bucket}/study", **options))
+            await until(lambda: len(uploads()) == 2)
+            before = len(proxy.seen)
+            group.cancel_scope.cancel()
+        assert uploads() == []
+        assert proxy.seen[before:].count("Abort") == 2
+        assert "Head" not in proxy.seen[before:]  # nobody else has looked whether an upload has become its object
+
+
+@pytest.mark.parametrize("killed", [1, 2])
+async def test_what_killed_workers_have_left_is_ended_by_others_or_named(
+    client: Client, options: dict[str, Any], slow: Path, bucket: str, uploads: Uploads, killed: int
+) -> None:
+    client.wait_for_workers(2)
+    said: list[str] = []
+
+    def observe(event: object) -> None:
+        if isinstance(event, Notice):
+            said.append(event.message)
+
+    async with anyio.create_task_group() as group:
+        options |= {"bandwidth_bytes_per_second": SLOW}
+        group.start_soon(partial(publish, client, slow, f"s3://{bucket}/study", observe, **options))
+        await until(lambda: any(parts for _, parts in uploads()))
+        busy = [worker for worker, tasks in client.processing().items() if any("-0-0" in str(key) for key in tasks)]
+        workers = sorted(client.ncores(), key=lambda worker: worker not in busy)[:killed]
+        for pid in client.run(os.getpid, workers=workers).values():
+            os.kill(pid, signal.SIGKILL)
+        await until(lambda: not set(workers) & set(client.ncores()))
+        group.cancel_scope.cancel()
+    (left,) = uploads() or [("", 0)]
+    named = [notice for notice in said if "'study/large.bin'. Multipart uploads may stay open" in notice]
+    assert (left[0], len(named)) == (("", 0) if killed == 1 else ("study/large.bin", 1))
 
 
 async def test_a_caller_that_is_killed_leaves_nothing_after_some_seconds(
