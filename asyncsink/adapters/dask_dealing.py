@@ -1,16 +1,19 @@
 """The parts of a run, dealt to the workers of a cluster; workers come and go meanwhile.
 
 Each worker has a few parts at a time, in the order of their keys, and gets the next one when one is done. The parts of
-a worker that is gone go to the others. A part that has lost more than `LOSSES_MAX` workers is given up: each of its
-files is a Failure.
+a worker that is gone go to the others, and so do those of one that cannot reach the destination any more, and those
+that a paused one has not begun. A part that has lost more than `LOSSES_MAX` workers is given up: each of its files is a
+Failure.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import count as counted
 from typing import Any
 
 import anyio
@@ -19,17 +22,20 @@ from distributed import Client, KilledWorker
 
 from asyncsink.adapters.dask_worker import (
     Admission,
+    EngineMissing,
     EnginePlugin,
     PartDone,
+    SampleFile,
     admit,
     end_left_uploads,
     here,
+    not_begun,
     pending_of,
     present,
     publish_part,
 )
 from asyncsink.engine.transfer.outcomes import error_of, failure
-from asyncsink.errors import AsyncSinkError, ConfigError, ConnectionLost
+from asyncsink.errors import AsyncSinkError, ConfigError, ConnectionLost, CredentialsError, RetryableError
 from asyncsink.options.schema import S3Target, Settings
 from asyncsink.paths import on_disk
 from asyncsink.report.outcomes import OutcomeLines, encoded
@@ -44,8 +50,13 @@ LOSSES_MAX = 4
 """Workers that a part may lose: on machines that are taken away, most of them died of something else."""
 BEAT_SECONDS = 0.5
 """Seconds between two looks at the workers of the cluster."""
+BREAK_SECONDS = 10.0
+"""Seconds for which the scheduler may not answer: the client connects again meanwhile."""
+PROOF_SECONDS = 15.0
+"""Seconds after which a worker that has not proved yet that it can publish is named."""
 ENDERS_MAX = 3
 """Workers that are asked, one after the other, to end uploads that others have left."""
+_NOT_LOST = PartDone()
 _STAY_OPEN = "Multipart uploads may stay open: `asyncsink abort-uploads` shows and ends them."
 OnOutcome = Callable[[PartOutcome], Awaitable[None]]
 
@@ -57,7 +68,7 @@ class Dealer:
         client: of our own.
         run: name of the export, and of its plugin.
         settings: of the export, as far as workers need them.
-        sample: path, size and mtime of a file that every worker has to see.
+        samples: files of which every worker has to see one that is still there.
         notice: called with a sentence for people.
 
     Attributes:
@@ -70,15 +81,20 @@ class Dealer:
         client: Client,
         run: str,
         settings: Settings,
-        sample: tuple[str, int, int],
+        samples: Sequence[SampleFile],
         notice: Callable[[str], None],
     ) -> None:
         self._client = client
         self._run = run
         self._settings = settings
-        self._sample = sample
+        self._samples = samples
         self._notice = notice
         self._lease: Any = None
+        self._plugin = ""
+        self._bringing = anyio.Lock()
+        self._tries = counted()
+        self._waiting: dict[str, tuple[str, anyio.CancelScope]] = {}
+        self._paused: set[str] = set()
         self._parts: Iterator[PartOfRun] = iter(())
         self._record: OnOutcome
         self._exhausted = False
@@ -103,23 +119,17 @@ class Dealer:
         Raises:
             ConfigError: no worker can.
         """
-        lease = f"{self._run}-caller"
-        self._lease = self._client.submit(present, key=lease, pure=False)
+        self._keep_lease()
         try:
-            await self._client.register_plugin(EnginePlugin(self._run, self._settings, lease), name=self._run)
+            await self._bring("")
         except (ImportError, AttributeError, TypeError) as error:
             raise ConfigError(
                 f"The workers cannot load asyncsink ({error}); install the same version, with its extra [dask], where "
                 "they run."
             ) from error
-        while True:
-            workers = await self._workers()
-            if not workers:
-                self._notice("The Dask cluster has no worker yet; the export begins with the first one.")
-            for worker in workers:
-                if worker not in self._left_out and await self._proves(worker):
-                    return self._proved[worker]
-            await anyio.sleep(BEAT_SECONDS)
+        nobody = "The Dask cluster has no worker yet; the export begins with the first one."
+        await self._attend(self._proves, lambda: bool(self._proved), nobody)
+        return next(iter(self._proved.values()))
 
     async def end(self) -> None:
         """Take the engine from the workers, which end what they have; then end the uploads that lost workers have left.
@@ -127,7 +137,7 @@ class Dealer:
         seconds = 2 * self._settings.retry.abort_seconds
         with anyio.move_on_after(seconds, shield=True) as scope:
             try:
-                await self._client.scheduler.unregister_worker_plugin(name=self._run)
+                await self._client.scheduler.unregister_worker_plugin(name=self._plugin)
             except Exception as error:  # noqa: BLE001 - whatever it is, the workers notice the end by themselves
                 self._notice(f"The workers could not be told that the export has ended ({error}); they notice it.")
         if scope.cancelled_caught:
@@ -149,19 +159,30 @@ class Dealer:
             ConfigError: no worker can publish. AsyncSinkError: a part could not be begun.
         """
         self._parts, self._record = parts, record
+        nobody = "The Dask cluster has no worker left; the export goes on with the next one."
+        await self._attend(self._publish_on, lambda: self._is_over, nobody)
+
+    async def _attend(
+        self, serve: Callable[[str], Awaitable[object]], is_over: Callable[[], bool], nobody: str
+    ) -> None:
+        """Serve each worker that takes tasks, until `is_over`; `nobody` is the notice where there is none."""
         async with anyio.create_task_group() as group:
-            while not self._is_over:
+            while not is_over():
+                self._keep_lease()
                 workers = await self._workers()
-                for worker in set(self._serving) - workers:
+                for worker in set(self._serving) - set(workers):
                     self._serving[worker].cancel()
                     self._proved.pop(worker, None)
-                for worker in sorted(workers - set(self._serving) - set(self._left_out)):
+                await self._pause({worker for worker, runs in workers.items() if not runs})
+                for worker in sorted(set(workers) - self._paused - set(self._serving) - set(self._left_out)):
                     self._serving[worker] = scope = anyio.CancelScope()
-                    group.start_soon(self._serve, worker, scope)
+                    group.start_soon(self._serve, serve, worker, scope)
                 if not workers and self.out == 0:
-                    self._notice("The Dask cluster has no worker left; the export goes on with the next one.")
+                    self._notice(nobody)
                 await self._change()
             group.cancel_scope.cancel()
+        if not is_over():  # a task group takes a cancellation by others for its own, and ends without a word
+            raise AsyncSinkError("Dask has cancelled what the export waits for; export again.")
 
     @property
     def _is_over(self) -> bool:
@@ -175,40 +196,35 @@ class Dealer:
         self._changed.set()
         self._changed = anyio.Event()
 
-    async def _workers(self) -> set[str]:
-        try:
-            return set(await self._client.scheduler.ncores())
-        except OSError as error:
-            raise ConnectionLost(f"The Dask scheduler is gone ({error}); export again.") from error
-
-    async def _serve(self, worker: str, scope: anyio.CancelScope) -> None:
+    async def _serve(self, serve: Callable[[str], Awaitable[object]], worker: str, scope: anyio.CancelScope) -> None:
         try:
             with scope:
-                if not await self._proves(worker):
-                    return
-                async with anyio.create_task_group() as group:
-                    for _ in range(PARTS_OUT):
-                        group.start_soon(self._work, worker)
+                await serve(worker)
         finally:
             del self._serving[worker]
 
+    async def _publish_on(self, worker: str) -> None:
+        if await self._proves(worker):
+            async with anyio.create_task_group() as group:
+                for _ in range(PARTS_OUT):
+                    group.start_soon(self._work, worker)
+
     async def _work(self, worker: str) -> None:
-        while not self._is_over:
-            part = await self._take()
+        while not self._is_over and worker not in self._left_out:
+            part = await self._take() if worker not in self._paused else None
             if part is None:
                 await self._change()
                 continue
-            done = False
+            outcome: PartOutcome | PartDone | None = None  # it stays None where the worker is gone
             try:
                 outcome = await self._published(worker, part)
-                if outcome is not None:
-                    done = True
+                if isinstance(outcome, PartOutcome):
                     await self._record(outcome)
-                else:  # its engine was closed, or the part has killed several workers
+                else:
                     await anyio.sleep(BEAT_SECONDS)
             finally:
-                if not done:  # also where the worker is gone, or the export ends
-                    self._give_back(part)
+                if not isinstance(outcome, PartOutcome):
+                    self._give_back(part, lost=outcome is None)
                 self.out -= 1
                 self._has_changed()
 
@@ -226,12 +242,12 @@ class Dealer:
             self.out += 1
             return self._returned.popleft()
 
-    def _give_back(self, part: PartOfRun) -> None:
-        self._losses[part.number] = self._losses.get(part.number, 0) + 1
+    def _give_back(self, part: PartOfRun, *, lost: bool) -> None:
+        self._losses[part.number] = self._losses.get(part.number, 0) + lost
         self._returned.appendleft(part)
 
-    async def _published(self, worker: str, part: PartOfRun) -> PartOutcome | None:
-        """The outcome of a part; None where the worker has lost it."""
+    async def _published(self, worker: str, part: PartOfRun) -> PartOutcome | PartDone | None:
+        """The outcome of a part; None where the worker has lost it, and `_NOT_LOST` where it has done nothing of it."""
         attempt, scheduler = self._losses.get(part.number, 0), self._client.scheduler
         if attempt > LOSSES_MAX:
             keys, seconds = [self._run, str(part.number)], 2 * self._settings.retry.abort_seconds
@@ -239,12 +255,19 @@ class Dealer:
             if left and await self._ends(worker, part.number, left, seconds):
                 await scheduler.set_metadata(keys=keys, value={})
             return PartOutcome(self._given_up(part), bytes_failed=part.size_bytes)
-        done = await self._result(worker, f"{part.number}-{attempt}", partial(publish_part, self._run), part)
+        done = await self._result(worker, f"{part.number}-{attempt}", publish_part, part)
         if not isinstance(done, PartDone):
             return None
         if done.problem is not None:
-            raise error_of(done.problem)
-        return done.outcome
+            error = error_of(done.problem)
+            if not isinstance(error, (RetryableError, CredentialsError)):
+                raise error
+            await self._leave_out(worker, error)
+            return None
+        if done.outcome is not None and done.outcome.stop_reason and not await self._is_last(worker):
+            await self._leave_out(worker, ConnectionLost(done.outcome.stop_reason))
+            return None
+        return done.outcome or _NOT_LOST
 
     def _given_up(self, part: PartOfRun) -> OutcomeLines:
         target = self._settings.target
@@ -263,7 +286,8 @@ class Dealer:
         """End the uploads of all parts; one that may stay open is named in a notice."""
         try:
             told = await self._client.scheduler.get_metadata(keys=[self._run], default=None)
-            able = [worker for worker in self._proved if worker in await self._workers()][:ENDERS_MAX]
+            workers = await self._workers()
+            able = [worker for worker in self._proved if workers.get(worker)][:ENDERS_MAX]
         except (OSError, ConnectionLost) as error:
             self._notice(f"The Dask scheduler, which knows the open multipart uploads, is gone ({error}). {_STAY_OPEN}")
             return
@@ -281,13 +305,15 @@ class Dealer:
         notices = None
         with anyio.move_on_after(seconds):
             try:
-                work = partial(end_left_uploads, self._settings)
-                notices = await self._result(worker, f"{number}-ends-{worker}", work, left)
+                work = partial(end_left_uploads, self._settings, left)
+                notices = await self._result(worker, f"{number}-ends", work)
             except Exception as error:  # noqa: BLE001 - another worker may have what this one lacks
                 self._notice(f"The Dask worker {worker} cannot end what another one has left: {error}")
-        for notice in notices or ():
+        if not isinstance(notices, tuple):
+            return False
+        for notice in notices:
             self._notice(notice)
-        return notices is not None
+        return True
 
     # -- Workers -------------------------------------------------------------------------------------------------------
 
@@ -302,51 +328,140 @@ class Dealer:
         target = self._settings.target
         assert isinstance(target, S3Target)
         prefix = f"{target.prefix}/" if target.prefix else ""
-        sample = await anyio.to_thread.run_sync(_looked_at, self._sample)
-        admission = await self._result(worker, f"proof-{worker}", partial(admit, self._run), sample, prefix, here())
+        sample = await anyio.to_thread.run_sync(_looked_at, self._samples)
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._remind, worker)
+            admission = await self._result(worker, f"proof-{worker}", admit, sample, prefix, here())
+            group.cancel_scope.cancel()
         if not isinstance(admission, Admission):
             return False
         if admission.problem is None:
             self._proved[worker] = admission.place
+            self._has_changed()
             return True
-        error = self._left_out[worker] = error_of(admission.problem)
-        if await self._workers() <= set(self._left_out):
+        if sample == await anyio.to_thread.run_sync(_looked_at, self._samples):
+            await self._leave_out(worker, error_of(admission.problem))
+        return False  # where the sample has changed meanwhile, the worker is asked again
+
+    async def _remind(self, worker: str) -> None:
+        await anyio.sleep(PROOF_SECONDS)
+        self._notice(
+            f"The Dask worker {worker} has not told for {PROOF_SECONDS:g} s whether it sees the source and the bucket; "
+            "it gets no part before that."
+        )
+
+    async def _leave_out(self, worker: str, error: AsyncSinkError) -> None:
+        """Give a worker no more parts.
+
+        Raises:
+            AsyncSinkError: it was the last one.
+        """
+        if worker in self._left_out:
+            return
+        self._left_out[worker] = error
+        if await self._is_last(worker):
             raise type(error)(f"No worker of the Dask cluster can publish. {worker}: {error}") from error
         self._notice(f"The Dask worker {worker} is left out: {error}")
-        return False
+
+    async def _is_last(self, worker: str) -> bool:
+        return set(await self._workers()) <= {worker, *self._left_out}
+
+    async def _workers(self) -> dict[str, bool]:
+        """The workers, and whether each takes tasks: Dask pauses one whose memory is nearly full."""
+        scheduler, deadline = self._client.scheduler, anyio.current_time() + BREAK_SECONDS
+        while True:
+            try:
+                running = await scheduler.ncores_running()
+                return {worker: worker in running for worker in await scheduler.ncores()}
+            except OSError as error:
+                if self._client.status not in ("running", "connecting") or anyio.current_time() > deadline:
+                    raise ConnectionLost(f"The Dask scheduler is gone ({error}); export again. {_STAY_OPEN}") from error
+            await anyio.sleep(BEAT_SECONDS)
+
+    async def _pause(self, paused: set[str]) -> None:
+        """Withdraw what paused workers have not begun: they would begin it when they have memory again."""
+        for worker in paused - self._paused:
+            self._notice(
+                f"The Dask worker {worker} takes no tasks at present, as one whose memory is nearly full; it ends what "
+                "it has begun, and gets no further part before it takes tasks again."
+            )
+        self._paused = paused
+        if keys := [key for key, (worker, _) in self._waiting.items() if worker in paused]:
+            states = await self._client.scheduler.get_task_status(keys=keys)
+            told: dict[str, list[str]] = {}
+            with anyio.move_on_after(BREAK_SECONDS):
+                told = await self._client.run(not_begun, keys, workers=sorted(paused), on_error="ignore")
+            withdrawn = {key for key in keys if states.get(key) == "no-worker"}.union(*told.values())
+            for key in withdrawn & set(self._waiting):
+                self._waiting[key][1].cancel()
+
+    def _keep_lease(self) -> None:
+        """Have the task that tells the workers that the caller is there; a broken connection ends it."""
+        if self._lease is None or self._lease.cancelled():
+            self._lease = self._client.submit(present, key=self._run, pure=False)
+
+    async def _bring(self, missing: str) -> None:
+        """Bring the engine to the workers; once more where they miss the plugin of that name, because they took the
+        caller for gone."""
+        async with self._bringing:
+            if missing != self._plugin:
+                return
+            # A new name: the old one may still be on its way out.
+            name = f"{self._run}-{next(self._tries)}"
+            await self._client.register_plugin(EnginePlugin(name, self._settings, self._run), name=name)
+            self._plugin = name
+        if missing:
+            with suppress(ValueError):  # the worker that took the caller for gone has removed it
+                await self._client.scheduler.unregister_worker_plugin(name=missing)
 
     async def _result(self, worker: str, name: str, work: Callable[..., Any], *values: Any) -> Any:
-        """The result of a task on one worker; None where it has lost the task.
+        """The result of a task on one worker, which is given the plugin's name first; None where it has lost the task,
+        `_NOT_LOST` where it has not begun it.
 
         Raises:
             Exception: as the task does.
         """
         number = int(name.partition("-")[0]) if name[0].isdigit() else 0
-        future = self._client.submit(
-            work,
-            *values,
-            key=f"{self._run}-{name}",
-            pure=False,
-            workers=[worker],
-            allow_other_workers=False,
-            priority=-number,
-        )
-        try:
-            error = await future.exception()
-            if error is None and future.status == "finished":
-                found = await self._client.gather([future], errors="skip")
-                return found[0] if found else None
-        finally:
-            future.release()
-        if error is not None and not isinstance(error, KilledWorker):
-            raise error
-        return None
+        while True:
+            plugin = self._plugin
+            future = self._client.submit(
+                work,
+                plugin,
+                *values,
+                key=f"{self._run}-{name}-{next(self._tries)}",
+                pure=False,
+                workers=[worker],
+                allow_other_workers=False,
+                priority=-number,
+            )
+            found: dict[str, Any] = {}
+            with anyio.CancelScope() as withdrawn:
+                self._waiting[future.key] = worker, withdrawn
+                try:
+                    error = await future.exception()
+                    if error is None and future.status == "finished":
+                        # Not Client.gather: it joins requests, and one that is cancelled cancels the others.
+                        found = await self._client.scheduler.gather(keys=[future.key])
+                finally:
+                    del self._waiting[future.key]
+                    future.release()
+            if withdrawn.cancelled_caught:
+                return _NOT_LOST
+            if isinstance(error, EngineMissing):
+                await self._bring(plugin)
+                return _NOT_LOST
+            if error is not None and not isinstance(error, KilledWorker):
+                raise error
+            if not future.cancelled():
+                return found["data"][future.key] if found.get("status") == "OK" else None
+            await self._workers()  # the caller's connection was broken: the worker goes on, and is asked again
+            await anyio.sleep(BEAT_SECONDS)
 
 
-def _looked_at(sample: tuple[str, int, int]) -> tuple[str, int, int]:
-    """The sample as it is now: a file may have changed since the survey. Blocking."""
-    try:
-        status = os.stat(on_disk(sample[0]))
-    except OSError:
-        return sample
-    return sample[0], status.st_size, status.st_mtime_ns
+def _looked_at(samples: Sequence[SampleFile]) -> SampleFile | None:
+    """The first sample that is there, as it is now: files may change, and vanish, after the survey. Blocking."""
+    for path, _, _ in samples:
+        with suppress(OSError):
+            status = os.stat(on_disk(path))
+            return path, status.st_size, status.st_mtime_ns
+    return None

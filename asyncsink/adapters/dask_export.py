@@ -7,7 +7,6 @@ report, events  ◄──  recorder, manifest  ◄──────────
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,6 +21,7 @@ from distributed import Client
 
 from asyncsink.adapters.dask_cluster import connected, is_private
 from asyncsink.adapters.dask_dealing import Dealer
+from asyncsink.adapters.dask_worker import SampleFile
 from asyncsink.engine.planning.producer import last_only
 from asyncsink.engine.planning.survey import Discovery, Survey, take_survey
 from asyncsink.engine.planning.walk import discovery_of, with_places_outside
@@ -36,7 +36,6 @@ from asyncsink.model import Event, Found, Receipt, Skip, Started, Transfer
 from asyncsink.options.schema import S3Target, Settings
 from asyncsink.options.settings import MIB, JournalChoice
 from asyncsink.os_errors import words_shortages
-from asyncsink.paths import on_disk
 from asyncsink.report.manifest import ManifestHeader, ManifestWriter
 from asyncsink.report.outcomes import Counts, OutcomeLines, OutcomeLog
 from asyncsink.report.report import Report
@@ -153,14 +152,14 @@ class _ClusterRun:
     async def run(self) -> Report:
         """Publish everything, and report."""
         settings = self._resources.settings
-        sample = await anyio.to_thread.run_sync(_sample_of, self._found(), limiter=self._threads)
-        if sample is None:  # nothing is to be sent
+        samples = await anyio.to_thread.run_sync(_samples_of, self._found(), limiter=self._threads)
+        if not samples:  # nothing is to be sent
             return await self._publish(None, ("", "", ""))
         # Nobody would go on with an upload that a cancelled worker leaves.
         policies = replace(settings.policies, abort_on_interrupt=True)
         travelling = replace(settings, manifest="", policies=policies)
         name = f"asyncsink-{secrets.token_hex(6)}"
-        dealer = Dealer(self._client, name, travelling, sample, self._events.notice)
+        dealer = Dealer(self._client, name, travelling, samples, self._events.notice)
         try:
             return await self._publish(dealer, await dealer.begin())
         finally:
@@ -266,12 +265,7 @@ def _receipts_of(lines: OutcomeLines) -> list[Receipt]:
     return [outcome for outcome in lines.outcomes() if isinstance(outcome, Receipt)]
 
 
-def _sample_of(found: Iterator[Found]) -> tuple[str, int, int] | None:
-    """Path, size and mtime of a file that is still there, or of the first one; None where there is none. Blocking."""
-    first: tuple[str, int, int] | None = None
-    for transfer in islice((each for each in found if isinstance(each, Transfer)), _SAMPLES_MAX):
-        source = transfer.source
-        first = first or (source.path, source.size_bytes, source.mtime_ns)
-        if os.path.exists(on_disk(source.path)):
-            return source.path, source.size_bytes, source.mtime_ns
-    return first
+def _samples_of(found: Iterator[Found]) -> list[SampleFile]:
+    """Path, size and mtime of the first files. Blocking."""
+    sources = (each.source for each in found if isinstance(each, Transfer))
+    return [(each.path, each.size_bytes, each.mtime_ns) for each in islice(sources, _SAMPLES_MAX)]

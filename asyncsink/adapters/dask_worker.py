@@ -42,10 +42,16 @@ MISSED_MAX = 2
 """Times that the caller is not found: its task may reach the scheduler after its plugin."""
 log = logging.getLogger("asyncsink.dask")
 T = TypeVar("T")
+SampleFile = tuple[str, int, int]
+"""Path, size and mtime of a file."""
 
 
 class EngineClosed(Exception):
-    """The worker's engine was closed: the export has ended, or its caller is gone."""
+    """The worker's engine was closed: the export has ended, its caller is gone, or the worker ends."""
+
+
+class EngineMissing(EngineClosed):
+    """The worker has no plugin of the export any more: another worker took the caller for gone."""
 
 
 class WorkerEngine:
@@ -56,28 +62,37 @@ class WorkerEngine:
         self._opened: Future[tuple[PartEngine, BlockingPortal]] = Future()
         self._lock = threading.Lock()
         self._over = False
-        self._waiting: set[Future[Any]] = set()
+        self._waiting: dict[object, Future[Any]] = {}
         self._thread = threading.Thread(target=self._run, name="asyncsink", daemon=True)
         self._thread.start()
 
-    def call(self, work: Callable[[PartEngine], Awaitable[T]]) -> T:
-        """Run `work` in the engine's loop.
+    @property
+    def is_over(self) -> bool:
+        """Whether it was closed, could not be opened, or has failed."""
+        return self._over
+
+    def call(self, work: Callable[[PartEngine], Awaitable[T]], name: object = None) -> T:
+        """Run `work` in the engine's loop, or wait for the one of the same name that is under way.
 
         Raises:
             AsyncSinkError: the engine cannot be opened, or as `work`. EngineClosed: it was closed meanwhile.
         """
         engine, portal = self._opened.result()
+        name = object() if name is None else name
         with self._lock:
             if self._over:
                 raise EngineClosed
-            self._waiting.add(ended := portal.start_task_soon(work, engine))
+            if name not in self._waiting:
+                self._waiting[name] = portal.start_task_soon(work, engine)
+            ended: Future[T] = self._waiting[name]
         try:
             return ended.result()
         except CancelledError:
             raise EngineClosed from None
         finally:
             with self._lock:
-                self._waiting.discard(ended)
+                if self._waiting.get(name) is ended:
+                    del self._waiting[name]
 
     def close(self) -> None:
         """Cancel what is under way, end its uploads, close the connections, and let every caller go. Blocks."""
@@ -100,7 +115,7 @@ class WorkerEngine:
         finally:
             with self._lock:
                 self._over = True
-                for each in self._waiting:
+                for each in self._waiting.values():
                     each.cancel()
 
     async def _serve(self) -> None:
@@ -116,15 +131,19 @@ class EnginePlugin(WorkerPlugin):
     """Gives each worker one engine for one export.
 
     Args:
-        run: name of the export, and of the plugin.
+        name: of the plugin.
         settings: of the export, as far as workers need them.
-        lease: key of a task that exists while the caller does.
+        run: name of the export: the key of a task that exists while the caller does, and of what the scheduler
+            remembers.
+
+    Attributes:
+        closed: it opens no engine any more.
     """
 
-    def __init__(self, run: str, settings: Settings, lease: str) -> None:
-        self.name = run
+    def __init__(self, name: str, settings: Settings, run: str) -> None:
+        self.name = name
         self.settings = settings
-        self.lease = lease
+        self.run = run
 
     def __repr__(self) -> str:
         return f"<EnginePlugin {self.name}>"
@@ -135,7 +154,7 @@ class EnginePlugin(WorkerPlugin):
         self._loop = asyncio.get_running_loop()
         self._opening = threading.Lock()
         self._engine: WorkerEngine | None = None
-        self._closed = False
+        self.closed = False
         self._missed = 0
         self._watch = PeriodicCallback(self._look_for_caller, CALLER_SECONDS * 1000)
         self._watch.start()
@@ -146,11 +165,11 @@ class EnginePlugin(WorkerPlugin):
         await asyncio.to_thread(self._close)
 
     def engine(self) -> WorkerEngine:
-        """The engine, opened by the first call. Blocks."""
+        """The engine, opened by the first call, and anew where it has failed. Blocks."""
         with self._opening:
-            if self._closed:
+            if self.closed:
                 raise EngineClosed
-            if self._engine is None:
+            if self._engine is None or self._engine.is_over:
                 self._engine = WorkerEngine(self.settings)
             return self._engine
 
@@ -160,28 +179,28 @@ class EnginePlugin(WorkerPlugin):
 
     async def pending(self, number: int) -> dict[str, PendingUpload]:
         """What an earlier attempt at a part has left, on whichever worker."""
-        told = await self._on_loop(self._worker.scheduler.get_metadata(keys=[self.name, str(number)], default={}))
+        told = await self._on_loop(self._worker.scheduler.get_metadata(keys=[self.run, str(number)], default={}))
         return pending_of(told)
 
     async def tell(self, number: int, key: str, known: PendingUpload | None) -> None:
         """Have the scheduler remember an upload, which outlives this process then."""
         row = None if known is None else {name: value for name, value in asdict(known).items() if name != "parts"}
         try:
-            await self._remember([self.name, str(number), key], row)
+            await self._remember([self.run, str(number), key], row)
         except OSError as error:
             if known is not None:
                 raise JournalError(f"The scheduler cannot remember the upload of {key!r}: {error}") from error
 
     async def forget(self, number: int) -> None:
         """Have the scheduler forget the uploads of a part that is done."""
-        await self._remember([self.name, str(number)], {})
+        await self._remember([self.run, str(number)], {})
 
     async def _remember(self, keys: list[str], value: Any) -> None:
         await self._on_loop(self._worker.scheduler.set_metadata(keys=keys, value=value))
 
     def _close(self) -> None:
         with self._opening:
-            self._closed = True
+            self.closed = True
             engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
@@ -189,14 +208,14 @@ class EnginePlugin(WorkerPlugin):
     async def _look_for_caller(self) -> None:
         scheduler = self._worker.scheduler
         try:
-            state = await scheduler.get_task_status(keys=[self.lease])
+            state = await scheduler.get_task_status(keys=[self.run])
         except OSError:
             return  # a worker that has lost its scheduler closes, and its plugins with it
-        self._missed = 0 if state.get(self.lease) is not None else self._missed + 1
-        if self._missed < MISSED_MAX or self._closed:
+        self._missed = 0 if state.get(self.run) is not None else self._missed + 1
+        if self._missed < MISSED_MAX or self.closed:
             return
         self._watch.stop()
-        log.warning("The caller of %s is gone: it ends here.", self.name)
+        log.warning("The caller of %s is gone: it ends here.", self.run)
         await asyncio.to_thread(self._close)
         with contextlib.suppress(Exception):  # another worker was first
             await scheduler.unregister_worker_plugin(name=self.name)
@@ -233,7 +252,7 @@ class PartDone:
     """What a worker tells about a part.
 
     Attributes:
-        outcome: None where the part could not be begun, or its worker's engine was closed.
+        outcome: None where the part could not be begun, or where the export's engine was closed on its worker.
         problem: why it could not be begun, or None.
     """
 
@@ -250,24 +269,26 @@ def present() -> None:
     """A task that exists as long as its client does."""
 
 
-def admit(run: str, sample: tuple[str, int, int], prefix: str, same: str) -> Admission | None:
+def admit(plugin_name: str, sample: SampleFile | None, prefix: str, same: str) -> Admission | None:
     """Whether this worker sees the source, and reaches the destination; None where its engine was closed meanwhile.
 
     Args:
-        sample: path, size and mtime of one of the files.
+        plugin_name: of the export's plugin.
+        sample: path, size and mtime of one of the files; None where the caller sees none any more.
         prefix: of the destination's keys.
         same: `here` of the caller.
     """
     if here() != same:
         return Admission(_problem(AsyncSinkError(f"it has {here()}, and the caller has {same}.")))
-    path, size, mtime = sample
-    try:
-        status = os.stat(on_disk(path))
-    except OSError as error:
-        return Admission(_problem(AsyncSinkError(f"it does not see {path!r} ({error.strerror}).")))
-    if (status.st_size, status.st_mtime_ns) != (size, mtime):
-        return Admission(_problem(AsyncSinkError(f"it sees another file at {path!r}, by size or time.")))
-    plugin = _plugin(run)
+    if sample is not None:
+        path, size, mtime = sample
+        try:
+            status = os.stat(on_disk(path))
+        except OSError as error:
+            return Admission(_problem(AsyncSinkError(f"it does not see {path!r} ({error.strerror}).")))
+        if (status.st_size, status.st_mtime_ns) != (size, mtime):
+            return Admission(_problem(AsyncSinkError(f"it sees another file at {path!r}, by size or time.")))
+    plugin = _plugin(plugin_name)
     try:
         engine = plugin.engine()
 
@@ -282,9 +303,12 @@ def admit(run: str, sample: tuple[str, int, int], prefix: str, same: str) -> Adm
         return Admission(_problem(error))
 
 
-def publish_part(run: str, part: PartOfRun) -> PartDone:
-    """Publish one part; blocks until all its files have an outcome."""
-    plugin = _plugin(run)
+def publish_part(plugin_name: str, part: PartOfRun) -> PartDone | None:
+    """Publish one part; blocks until all its files have an outcome. None where its engine has failed.
+
+    A caller whose connection was broken asks again, and gets the outcome of what it has begun.
+    """
+    plugin = _plugin(plugin_name)
     secede()  # the next part begins beside this one: they share one engine, and its limits
 
     async def work(engine: PartEngine) -> PartOutcome:
@@ -296,9 +320,9 @@ def publish_part(run: str, part: PartOfRun) -> PartDone:
         return outcome
 
     try:
-        return PartDone(plugin.engine().call(work))
+        return PartDone(plugin.engine().call(work, part.number))
     except EngineClosed:
-        return PartDone()
+        return PartDone() if plugin.closed else None
     except AsyncSinkError as error:
         return PartDone(problem=_problem(error))
     except Exception as error:
@@ -307,7 +331,13 @@ def publish_part(run: str, part: PartOfRun) -> PartDone:
         raise
 
 
-def end_left_uploads(settings: Settings, left: Pending) -> tuple[str, ...]:
+def not_begun(keys: list[str], dask_worker: Worker) -> list[str]:
+    """Which of these tasks this worker has, and has not begun. Called in its event loop, also where it is paused."""
+    tasks = dask_worker.state.tasks
+    return [key for key in keys if key in tasks and tasks[key].state == "ready"]
+
+
+def end_left_uploads(settings: Settings, left: Pending, plugin_name: str) -> tuple[str, ...]:  # noqa: ARG001
     """End uploads that lost workers have left, also where the export's own engine is closed; returns notices."""
     notices: list[str] = []
 
@@ -319,8 +349,10 @@ def end_left_uploads(settings: Settings, left: Pending) -> tuple[str, ...]:
     return tuple(notices)
 
 
-def _plugin(run: str) -> EnginePlugin:
-    plugin = get_worker().plugins[run]
+def _plugin(name: str) -> EnginePlugin:
+    plugin = get_worker().plugins.get(name)
+    if plugin is None:
+        raise EngineMissing
     assert isinstance(plugin, EnginePlugin)
     return plugin
 

@@ -52,6 +52,9 @@ class Secret:
         self._value = value
         _remember(value)
 
+    def __reduce__(self) -> tuple[type[Secret], tuple[bytes]]:
+        return Secret, (self._value,)  # another process remembers it too
+
     def reveal(self) -> bytes:
         """The bytes themselves; only for the code that sends them."""
         return self._value

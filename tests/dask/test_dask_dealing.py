@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,20 @@ from asyncsink.splitting.part_engine import PartOutcome
 from asyncsink.splitting.part_of_run import PartOfRun, parts_of_run
 
 pytestmark = pytest.mark.anyio
+
+
+def client_of(ncores: Callable[[], Awaitable[dict[str, int]]]) -> Any:
+    """A client whose scheduler knows these workers, and remembers nothing."""
+
+    async def get_metadata(keys: list[str], default: object) -> object:
+        return default
+
+    async def ncores_running() -> dict[str, int]:
+        return {"bad": 1, "good": 1, "worker": 1}
+
+    scheduler = SimpleNamespace(ncores=ncores, ncores_running=ncores_running, get_metadata=get_metadata)
+    lease = SimpleNamespace(cancelled=lambda: False)
+    return SimpleNamespace(scheduler=scheduler, status="running", submit=lambda *_, **__: lease)
 
 
 class Workers(Dealer):
@@ -44,9 +59,8 @@ async def test_a_part_that_its_worker_has_lost_is_dealt_once_more_and_not_twice(
         looks += 1
         return {"bad": 1} if looks == 1 else {"good": 1}  # "bad" is gone while it holds what it has lost
 
-    client: Any = SimpleNamespace(scheduler=SimpleNamespace(ncores=ncores))
     settings = parse_options("s3://bucket/study", {})
-    dealer = Workers(client, "run", settings, ("/sample", 0, 0), [].append)
+    dealer = Workers(client_of(ncores), "run", settings, [("/sample", 0, 0)], [].append)
     dealer.published = []
     transfers = [Transfer(SourceFile(f"/{n:02}", 1, 0), f"{n:02}", f"{n:02}") for n in range(20)]
     recorded: list[PartOutcome] = []
@@ -83,12 +97,8 @@ async def test_a_part_that_has_lost_several_workers_is_given_up(monkeypatch: pyt
     async def ncores() -> dict[str, int]:
         return {"worker": 1}
 
-    async def get_metadata(keys: list[str], default: object) -> object:
-        return default
-
     monkeypatch.setattr(dask_dealing, "BEAT_SECONDS", 0.001)
-    client: Any = SimpleNamespace(scheduler=SimpleNamespace(ncores=ncores, get_metadata=get_metadata))
-    dealer = Losing(client, "run", parse_options("s3://bucket/study", {}), ("/sample", 0, 0), [].append)
+    dealer = Losing(client_of(ncores), "run", parse_options("s3://bucket/study", {}), [("/sample", 0, 0)], [].append)
     transfers = [Transfer(SourceFile(f"/{n}", 5, 0), f"study/{n}", f"{n}") for n in range(4)]
     recorded: list[PartOutcome] = []
 

@@ -145,7 +145,7 @@ def test_no_secret_travels(seaweed: DevServer, options: dict[str, Any], tmp_path
     credentials = tmp_path / "rootkey.csv"
     credentials.write_text(f"User,{seaweed.access_key_id},{seaweed.secret_access_key}\n")
     settings = parse_options("s3://bucket/study", {**options, "creds_path": str(credentials)})
-    pickled = pickle.dumps(EnginePlugin("run", settings, "lease"))
+    pickled = pickle.dumps(EnginePlugin("plugin", settings, "run"))
     assert str(credentials).encode() in pickled
     assert seaweed.secret_access_key.encode() not in pickled
     assert seaweed.access_key_id.encode() not in pickled

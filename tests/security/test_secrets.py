@@ -9,6 +9,10 @@ import itertools
 import json
 import logging
 import os
+import pickle
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,7 @@ import pytest
 
 import asyncsink
 from asyncsink.errors import AsyncSinkError
-from asyncsink.options.settings import RetryPolicy
+from asyncsink.options.settings import RetryPolicy, Secret
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, StoredObject, quirky_s3
 
 pytestmark = pytest.mark.anyio
@@ -347,3 +351,14 @@ async def test_no_log_holds_a_secret(
     leaks = {line.split(" ")[0] for line in lines for secret in secrets if secret in line}
     caplog.clear()
     assert not leaks
+
+
+def test_a_process_that_receives_a_secret_keeps_it_out_of_messages_too() -> None:
+    program = """
+        import pickle, sys
+        from asyncsink.options.settings import known_secrets
+        secret = pickle.load(sys.stdin.buffer)
+        sys.exit(0 if known_secrets() == (secret.reveal(),) else "it is not known")
+    """
+    run = [sys.executable, "-c", textwrap.dedent(program)]
+    subprocess.run(run, input=pickle.dumps(Secret(CUSTOMER_KEY)), check=True)
