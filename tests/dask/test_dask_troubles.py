@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from distributed.core import Status
 
 import asyncsink
 from asyncsink.adapters import dask_export, dask_worker
+from asyncsink.adapters.dask_cluster import connected
 from asyncsink.adapters.dask_export import Dealer, run_on_cluster
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.model import Finished
@@ -99,6 +101,33 @@ async def test_workers_that_took_the_caller_for_gone_get_the_engine_again(
     assert stored() == {f"study/{path.name}": path.read_bytes() for path in slow.iterdir()}
     assert uploads() == []
     assert not any(client.run(plugins).values())
+
+
+async def test_a_result_that_nobody_waits_for_any_more_costs_no_other(client: Client) -> None:
+    async with connected(client.scheduler.address) as own:
+        dealer = Dealer(own, "run", parse_options("s3://bucket/study", {}), [], print)
+        worker, real = next(iter(client.ncores())), own.scheduler.gather
+        fetching, scopes, found = [], [], []
+
+        async def late(**given: Any) -> Any:
+            fetching.append(given)
+            await anyio.sleep(0.3)
+            return await real(**given)
+
+        async def fetch(number: int) -> None:
+            with anyio.CancelScope() as scope:
+                scopes.append(scope)
+                found.append(await dealer._result(worker, f"{number}-0", operator.concat, str(number)))
+
+        own.scheduler.gather = late
+        async with anyio.create_task_group() as group:
+            for number in range(9):
+                group.start_soon(fetch, number)
+            await until(lambda: len(fetching) >= 5)
+            await anyio.sleep(0.1)  # Dask fetches five at a time, and the others together after them
+            for scope in scopes[:-1]:
+                scope.cancel()
+        assert "8" in found
 
 
 # -- One worker --------------------------------------------------------------------------------------------------------
