@@ -200,7 +200,7 @@ class _Workers:
     def in_hand(self) -> dict[str, set[int]]:
         """The numbers of the source parts that each worker has."""
         return {
-            state.name: {int(key.split("-")[-2]) for task in state.processing if (key := _key(task)) is not None}
+            state.name: {int(key.split("-")[2]) for task in state.processing if (key := _key(task)) is not None}
             for state in self.scheduler.workers.values()
             if state.name in self._processes
         }
@@ -223,9 +223,9 @@ class _Workers:
 
 
 def _key(task: Any) -> str | None:
-    """The key of a task that publishes a source part: RUN-NUMBER-ATTEMPT."""
+    """The key of a task that publishes a source part: asyncsink-RUN-NUMBER-LOSSES-TRY."""
     words = str(task.key).split("-")
-    return str(task.key) if len(words) == 4 and words[2].isdecimal() and words[3].isdecimal() else None
+    return str(task.key) if len(words) == 5 and all(map(str.isdecimal, words[2:])) else None
 
 
 class _Run:
