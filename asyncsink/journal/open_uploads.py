@@ -177,6 +177,7 @@ class OpenUploads:
             _lock(descriptor, fcntl.LOCK_EX)
             if _is_at(self._path, descriptor):
                 self._descriptor = descriptor
+                _sync_directory_of(self._path)
                 return
             os.close(descriptor)  # another attempt found it empty before it was locked, and removed it
 
@@ -378,6 +379,15 @@ def _is_at(path: str, descriptor: int) -> bool:
     except FileNotFoundError:
         return False
     return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
+
+
+def _sync_directory_of(path: str) -> None:
+    """Have the file's name survive a power cut, as its content does."""
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _stat(source: SourceFile) -> list[int]:
