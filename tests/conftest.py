@@ -261,7 +261,8 @@ def s3(seaweed: DevServer) -> Iterator[Any]:
         region_name=REGION,
         aws_access_key_id=seaweed.access_key_id,
         aws_secret_access_key=seaweed.secret_access_key,
-        config=Config(s3={"addressing_style": "path"}, max_pool_connections=32),
+        # SeaweedFS lets a request wait for minutes now and then, on a busy machine: it is sent again.
+        config=Config(s3={"addressing_style": "path"}, max_pool_connections=32, read_timeout=20),
     )
     yield client
     client.close()
