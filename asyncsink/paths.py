@@ -203,6 +203,15 @@ def sync_directory(descriptor: int) -> None:
             raise
 
 
+def sync_directory_of(path: str) -> None:
+    """Make the name of a file durable. Blocking."""
+    descriptor = os.open(os.path.dirname(path), LIST)
+    try:
+        sync_directory(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _open_by_steps(path: str, flags: int, *, make: bool = False) -> int:
     """Open one directory after the other, each relative to the one before."""
     names = [name for name in path.split("/") if name]

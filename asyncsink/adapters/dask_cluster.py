@@ -15,7 +15,7 @@ LOCAL = "local:"
 LOCAL_MAX = 1024
 PRELOAD = "asyncsink.adapters.dask_worker"
 _TRUSTED = ("tls", "wss", "inproc")
-"""Schemes of addresses between which nobody else reads."""
+"""Schemes of addresses whose traffic no third party can read."""
 
 
 @asynccontextmanager

@@ -165,7 +165,7 @@ class Dealer:
     async def _attend(
         self, serve: Callable[[str], Awaitable[object]], is_over: Callable[[], bool], nobody: str
     ) -> None:
-        """Serve each worker that takes tasks, until `is_over`; `nobody` is the notice where there is none."""
+        """Serve each worker that takes tasks, until `is_over`; `nobody` is the notice for a cluster without workers."""
         async with anyio.create_task_group() as group:
             while not is_over():
                 self._keep_lease()

@@ -29,6 +29,7 @@ from anyio.abc import TaskGroup
 from asyncsink.destinations.local.files import PIECE_BYTES, make_directories, usual_mode
 from asyncsink.destinations.local.places import Place, PlacesBelow, moved_meanwhile, shown, translated
 from asyncsink.errors import AsyncSinkError, ConfigError
+from asyncsink.file_locks import lock
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.integrity.sameness import Existing, Proof, prove
 from asyncsink.paths import LIST, SEARCH, on_disk
@@ -44,7 +45,6 @@ FOLDER = ".asyncsink-grab"
 UNFINISHED_SECONDS_MAX = 7 * 24 * 3600
 """Seconds that an unfinished large file is kept for a run that continues it."""
 _LOCK, _WHOLE, _PART, _STATE = "lock", ".whole", ".part", ".state"
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 class StagingDirectory:
@@ -194,17 +194,6 @@ class StagingDirectory:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # files of another program are in it
                     raise
-
-
-def lock(descriptor: int, how: int) -> bool:
-    """Lock a file (flock(2)); False where another process holds the lock, or the file system has no locks."""
-    try:
-        fcntl.flock(descriptor, how)
-    except OSError as error:
-        if isinstance(error, BlockingIOError) or error.errno in _NO_LOCKS:
-            return False
-        raise
-    return True
 
 
 # -- Whole objects become files ----------------------------------------------------------------------------------------

@@ -17,11 +17,12 @@ import anyio.from_thread
 import anyio.to_thread
 
 from asyncsink.destinations.local.places import moved_meanwhile, translated
-from asyncsink.download.placement import FileWriter, StagingDirectory, finish, lock, pieces_of, write_all
+from asyncsink.download.placement import FileWriter, StagingDirectory, finish, pieces_of, write_all
 from asyncsink.download.plan import DownloadItem, look_closer
 from asyncsink.engine.limits.memory import BufferPool
 from asyncsink.engine.recording.events import UnderWay
 from asyncsink.errors import IntegrityError, PreconditionFailed
+from asyncsink.file_locks import lock
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody, Digester, checksum_of, combine
 from asyncsink.integrity.sameness import Digests, Existing, Proof, comparison, conclude_proof, prove
 from asyncsink.model import Checksum, ChecksumAlgorithm, Resumable

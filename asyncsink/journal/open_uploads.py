@@ -29,6 +29,7 @@ import anyio
 import anyio.to_thread
 
 from asyncsink.errors import AsyncSinkError, DestinationFull, JournalError
+from asyncsink.file_locks import has_name, lock
 from asyncsink.journal.base import PublishedRow, options_digest
 from asyncsink.journal.opening import Identity, UnusableJournal
 from asyncsink.journal.states import UploadState, after
@@ -48,13 +49,12 @@ from asyncsink.model import (
     UploadStep,
 )
 from asyncsink.options.schema import ObjectOptions
-from asyncsink.paths import decoded_name
+from asyncsink.paths import decoded_name, sync_directory_of
 
 FORMAT: Final = "asyncsink open uploads"
 VERSION: Final = 1
 FILE_BYTES_MAX: Final = 256 << 20
 SALT_BYTES: Final = 32
-_NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _STEPS: Final = {
     UploadCreating: "creating",
     UploadOpened: "opened",
@@ -174,10 +174,10 @@ class OpenUploads:
     def _create(self) -> None:
         while True:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            _lock(descriptor, fcntl.LOCK_EX)
-            if _is_at(self._path, descriptor):
+            lock(descriptor, fcntl.LOCK_EX)
+            if has_name(descriptor, self._path):
                 self._descriptor = descriptor
-                _sync_directory_of(self._path)
+                sync_directory_of(self._path)
                 return
             os.close(descriptor)  # another attempt found it empty before it was locked, and removed it
 
@@ -310,9 +310,9 @@ class _TakenFile:
             return False  # it was removed meanwhile, or is no file that an attempt has written
         mode = os.fstat(self._descriptor).st_mode
         # Without locks nothing shows that the attempt has ended; `merge` names its file then.
-        if not stat.S_ISREG(mode) or not _lock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        if not stat.S_ISREG(mode) or not lock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
             return False
-        if not _is_at(self._path, self._descriptor):
+        if not has_name(self._descriptor, self._path):
             return False  # another attempt has taken it over meanwhile
         with open(self._descriptor, "rb", closefd=False) as file:
             lines = file.read(FILE_BYTES_MAX).split(b"\n")[:-1]
@@ -334,7 +334,7 @@ class _TakenFile:
     def remove(self) -> None:
         """Remove the file, where it is taken."""
         if self.is_taken:
-            with contextlib.suppress(FileNotFoundError):  # somebody was faster
+            with contextlib.suppress(FileNotFoundError):  # another attempt was faster
                 os.unlink(self._path)
 
     def close(self) -> None:
@@ -359,35 +359,6 @@ def _said(texts: Sequence[bytes]) -> Iterator[_Line]:
         except (ValueError, KeyError, TypeError, AttributeError):
             return
         yield line
-
-
-def _lock(descriptor: int, how: int) -> bool:
-    """Lock a file; False where another process holds the lock, or the file system has no locks."""
-    try:
-        fcntl.flock(descriptor, how)
-    except OSError as error:
-        if error.errno not in (*_NO_LOCKS, errno.EWOULDBLOCK):
-            raise
-        return False
-    return True
-
-
-def _is_at(path: str, descriptor: int) -> bool:
-    """Whether the opened file still has its name."""
-    try:
-        found, opened = os.lstat(path), os.fstat(descriptor)
-    except FileNotFoundError:
-        return False
-    return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
-
-
-def _sync_directory_of(path: str) -> None:
-    """Have the file's name survive a power cut, as its content does."""
-    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _stat(source: SourceFile) -> list[int]:

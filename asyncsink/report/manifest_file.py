@@ -11,7 +11,7 @@ name when an attempt is complete is renamed to NAME.ATTEMPT, and removed only wh
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import fcntl
 import os
 import stat
@@ -19,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import field
 
 from asyncsink.errors import ConfigError, JournalError
+from asyncsink.file_locks import NO_LOCKS, has_name, lock
+from asyncsink.paths import sync_directory_of
 from asyncsink.value import dataclass
 
 PARTIAL = ".partial"
@@ -28,7 +30,6 @@ LEFT_MAX = 16
 """Most files of interrupted runs whose receipts are taken over, the latest; older ones stay unchanged."""
 OPEN_ATTEMPTS_MAX = 20
 """Attempts to create the partial file while other runs move it away at the same moment."""
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _Place = tuple[int, int]
 
 
@@ -61,7 +62,7 @@ class ManifestFiles:
 
     def is_ours(self) -> bool:
         """Whether the partial file is still the opened one."""
-        return _place(self.partial) == _place_of(os.fstat(self.descriptor))
+        return has_name(self.descriptor, self.partial)
 
     def complete(self, *, keep: bool) -> str:
         """Rename the partial file to NAME. With `keep` an existing manifest keeps its receipts under another name,
@@ -86,14 +87,14 @@ class ManifestFiles:
             )
         kept = _move_aside(self.real, keep_name=True) if keep and there is not None else ""
         os.rename(self.partial, self.real)
-        _sync_directory(self.real)
+        sync_directory_of(self.real)
         return kept
 
     def _complete_attempt(self, *, keep: bool) -> str:
         kept = ""
         for number in range(OPEN_ATTEMPTS_MAX):
             if _take_free_name(self.partial, self.real):
-                _sync_directory(self.real)
+                sync_directory_of(self.real)
                 return kept
             aside = f"{self.real}.{self.attempt}" + (f".{number}" if number else "")
             try:
@@ -119,11 +120,9 @@ class ManifestFiles:
         except FileNotFoundError:
             return  # it was completed
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)
-        except OSError as error:
-            if not isinstance(error, BlockingIOError | FileNotFoundError) and error.errno not in _NO_LOCKS:
-                raise
+            if lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
         finally:
             os.close(descriptor)
 
@@ -218,7 +217,7 @@ def _make_partial(files: ManifestFiles, is_manifest: Callable[[int], bool]) -> i
             continue
         try:
             _lock(descriptor, files.name)
-            if _place(files.partial) == _place_of(os.fstat(descriptor)):
+            if has_name(descriptor, files.partial):
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -239,7 +238,7 @@ def _take_over(files: ManifestFiles, is_manifest: Callable[[int], bool]) -> None
         return
     try:
         _lock(descriptor, files.name)
-        if _place(files.partial) != _place_of(os.fstat(descriptor)):
+        if not has_name(descriptor, files.partial):
             return  # it was renamed meanwhile: that run is complete
         if not os.fstat(descriptor).st_size:
             os.unlink(files.partial)
@@ -261,7 +260,7 @@ def _lock(descriptor: int, name: str) -> None:
         raise _in_use(name) from None
     except OSError as error:
         # Some network file systems have no locks. A second run then moves the file of the first, which notices it.
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
 
 
@@ -342,11 +341,3 @@ def _place(path: str) -> _Place | None:
 
 def _place_of(found: os.stat_result) -> _Place:
     return found.st_dev, found.st_ino
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

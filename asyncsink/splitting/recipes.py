@@ -96,8 +96,8 @@ array=$(sbatch --parsable --array="${{1:-0-{tasks - 1}}}%{min(tasks, SLURM_TASKS
 #SBATCH --job-name=asyncsink-run
 #SBATCH --cpus-per-task=1
 #SBATCH --mem=2G
-# A task that is preempted, or whose node is lost, is run again. 120 seconds before its time ends, asyncsink itself (B:,
-# and exec below) is told to end in order.
+# A task that is preempted, or whose node is lost, is run again. 120 seconds before its time ends, asyncsink gets a
+# SIGTERM (by B: and exec), and ends in order.
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@120
 #SBATCH --open-mode=append
