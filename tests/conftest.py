@@ -11,9 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections.abc import Awaitable, Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from botocore.loaders import JSONFileLoader, Loader
 
 import asyncsink.options.settings
 from asyncsink.cli.main import main
-from asyncsink.devserver.seaweedfs import REGION, DevServer
+from asyncsink.devserver.seaweedfs import REGION, DevServer, choose_ports
 from asyncsink.model import SourceFile
 from asyncsink.options.schema import Limits, S3Target
 from asyncsink.options.settings import RetryPolicy
@@ -38,6 +36,7 @@ from asyncsink.s3.operations import Operation, PutObject, PutObjectFrom
 from asyncsink.s3.pacing import Pacer
 from asyncsink.s3.stack import open_lanes
 from asyncsink.sources.reader import OpenSource
+from tests.support.buckets import Buckets
 
 # Failing examples are printed so that they can be pasted back. The "ci" profile tries the same examples on every run,
 # so that a red run is red for everybody; "explore" looks for new ones.
@@ -51,9 +50,9 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 pytest_plugins = ["tests.support.fixtures"]
 
 _SECRETS = pytest.StashKey[set[str]]()
+_BUCKETS = pytest.StashKey[Buckets]()
 _NIPYPE = pytest.StashKey["tempfile.TemporaryDirectory[str]"]()
 _FOREIGN = ("AWS_", "BOTO_", "ASYNCSINK_")
-BUCKETS_AT_ONCE = 16
 _OF_THE_NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR")
 
 
@@ -136,6 +135,8 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.sections = []
         report.longrepr = f"{item.nodeid}: a secret access key was logged, printed or shown in an error ({call.when})"
+    if report.failed and _BUCKETS in item.config.stash:
+        item.config.stash[_BUCKETS].check()
     return report
 
 
@@ -246,8 +247,8 @@ def keep_secret(request: pytest.FixtureRequest) -> Callable[[str], str]:
 
 @pytest.fixture(scope="session")
 def seaweed(keep_secret: Callable[[str], str]) -> Iterator[DevServer]:
-    """One S3 server for the whole session, started by the first test that asks for it."""
-    with DevServer() as server:
+    """One S3 server for the whole session, started by the first test that asks for it; see `Buckets`."""
+    with DevServer(port=choose_ports().s3) as server:
         keep_secret(server.secret_access_key)
         yield server
 
@@ -269,36 +270,24 @@ def s3(seaweed: DevServer) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def new_bucket(s3: Any) -> Callable[[], str]:
-    """The name of a fresh, empty bucket.
+def buckets(seaweed: DevServer, request: pytest.FixtureRequest) -> Buckets:
+    """The buckets of the session's server."""
+    request.config.stash[_BUCKETS] = buckets = Buckets(seaweed)
+    return buckets
 
-    The first object of a bucket waits 200 ms until SeaweedFS has made the bucket's volumes. Many buckets wait for that
-    together; between two calls nothing goes on, so that no test meets a thread or a connection that is not its own.
-    """
-    ready = list[str]()
 
-    def make(_: int) -> str:
-        name = f"test-{uuid.uuid4().hex[:20]}"
-        s3.create_bucket(Bucket=name)
-        s3.put_object(Bucket=name, Key="first", Body=b"1")
-        s3.delete_object(Bucket=name, Key="first")
-        return name
-
-    def take() -> str:
-        if not ready:
-            with ThreadPoolExecutor(BUCKETS_AT_ONCE) as threads:
-                ready.extend(threads.map(make, range(BUCKETS_AT_ONCE)))
-        return ready.pop()
-
-    return take
+@pytest.fixture(scope="session")
+def new_bucket(buckets: Buckets) -> Callable[[], str]:
+    """Returns the name of a fresh, empty bucket."""
+    return buckets.take
 
 
 @pytest.fixture
-def bucket(s3: Any, new_bucket: Callable[[], str]) -> Iterator[str]:
+def bucket(buckets: Buckets) -> Iterator[str]:
     """A fresh, empty bucket of this test's own."""
-    name = new_bucket()
+    name = buckets.take()
     yield name
-    s3.delete_bucket(Bucket=name)  # SeaweedFS removes what is inside, and the bucket's volumes with it
+    buckets.remove(name)
 
 
 @pytest.fixture
