@@ -68,6 +68,8 @@ def check_travels(settings: Settings, source: Source) -> None:
         raise ConfigError(
             "bucket is an object with a client of its own, which cannot travel to workers; give its name."
         )
+    if settings.wrap_transport is not None:
+        raise ConfigError("transport is a callable, which cannot travel to workers; leave it out, or name a lane.")
     if settings.journal.required:
         raise ConfigError(
             "journal (or overwrite='journal') is given, and a Dask export keeps none: its files are sent by many "

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 from nipype import config
 from nipype.interfaces import io as nio
@@ -20,7 +20,7 @@ from asyncsink.destinations.local.files import make_directories
 from asyncsink.destinations.local.places import PlacesBelow, translated
 from asyncsink.errors import ConfigError
 from asyncsink.options.parse import check_option_names, parse_options
-from asyncsink.options.schema import GONE, OPTIONS, LocalTarget, Option
+from asyncsink.options.schema import GONE, OPTIONS, LaneChoice, LocalTarget, Option
 from asyncsink.options.settings import RetryPolicy
 from asyncsink.paths import SEARCH, as_native, as_text, on_disk
 from asyncsink.routing.router import Router
@@ -61,6 +61,7 @@ _TRAITS: dict[str, tuple[Any, ...]] = {
     "journal": (traits.Bool(), traits.Str(), traits.Instance(os.PathLike)),
     "sse": (traits.Enum("AES256", "aws:kms", "aws:kms:dsse", ""),),
     "checksum": (traits.Str(),),
+    "transport": (traits.Enum(*get_args(LaneChoice)),),
 }
 """The values that an input takes besides None, by the kind of its option."""
 

@@ -155,6 +155,7 @@ def _arguments(text: str, option: Option) -> dict[str, Any]:
 
 _READERS: dict[str, Callable[[Any, Option], Any]] = {
     "choice": _choice,
+    "transport": _choice,
     "sse": _sse,
     "pairs": _pairs,
     "mapping": _mapping,

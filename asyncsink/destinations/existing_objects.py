@@ -234,7 +234,7 @@ class ExistingObjects:
         self._notice = notice
         # Otherwise one LIST proves bucket and credentials, and no more is listed.
         self._look_first = settings.policies.overwrite != "always"
-        self._heads_together = bool(stack.senders)
+        self._heads_together = stack.batches
         self._inventory: Inventory | None = None
         self._keys_return = True
         self._listing_ends: float | None = None

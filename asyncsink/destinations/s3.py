@@ -134,7 +134,7 @@ class S3Destination(Destination):
         self._notice = notice
         self._own = WriteTokens(only_new=policies.overwrite == "never", notice=notice)
         self._senders = stack.senders
-        self._batches = bool(stack.senders)
+        self._batches = stack.batches
         self._uploads = S3Uploads(
             stack.transport, settings.retry, self._own, log, notice, abort_on_interrupt=policies.abort_on_interrupt
         )

@@ -156,7 +156,7 @@ class GrabRun:
             staging=self._staging,
             file_writer=file_writer,
             batcher=FileWriterBatcher(file_writer, self._resources.threads, writing),
-            threads_receive=stack.senders > 0,
+            threads_receive=stack.batches,
         )
 
     def _report(self, stack: S3Stack, feed: GrabFeed) -> GrabReport:

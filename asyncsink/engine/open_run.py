@@ -135,7 +135,7 @@ class RunBuilder:
         except AsyncSinkError as error:
             self._begun = error
         else:
-            await stack.place.send_ahead(listing)
+            await stack.send_ahead(listing)
 
     @asynccontextmanager
     async def open(

@@ -127,6 +127,7 @@ class Resources:
             notice=self.events.notice,
             traffic=self.progress.traffic,
             watch=watch,
+            wrap=settings.wrap_transport,
         ) as stack:
             self.share.govern(stack.bound, stack.in_flight)
             yield stack

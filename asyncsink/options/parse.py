@@ -95,7 +95,7 @@ def parse_options(base_directory: Any, options: ExportOptions | Mapping[str, Any
         manifest=value_of(given, "manifest"),
         journal=journal,
         remove_dest_dir=value_of(given, "remove_dest_dir"),
-        transport=value_of(given, "transport"),
+        **_transport(given),
         shard=_shard(given),
         caller_bucket=given.get("bucket"),
     )
@@ -283,6 +283,21 @@ def _bandwidth(given: Mapping[str, Any]) -> int | None:
             f"{BANDWIDTH_BYTES_PER_SECOND_MIN:,}."
         )
     return rate
+
+
+def _transport(given: Mapping[str, Any]) -> dict[str, Any]:
+    value = given.get("transport")
+    if callable(value):
+        return {"wrap_transport": value}
+    if value is None:
+        return {}
+    if not isinstance(value, str):
+        raise ConfigError(
+            f"transport is of type {type(value).__name__}; expected 'auto', 'wire' or 'aioboto3', or a callable that "
+            "makes a transport around the one that it gets: transport=lambda inner: MyTransport(inner)."
+        )
+    check_choice("transport", value, OPTIONS["transport"].choices)
+    return {"transport": value}
 
 
 def _shard(given: Mapping[str, Any]) -> Shard:

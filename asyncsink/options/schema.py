@@ -9,7 +9,7 @@ All parts are frozen, keyword-only, and touch neither the network nor the disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from datetime import timedelta
 from typing import Any, Literal, TypedDict, get_args
@@ -180,6 +180,7 @@ class Settings:
 
     Attributes:
         caller_bucket: a boto3 or aioboto3 Bucket whose client settings are taken over (rule 47), or None.
+        wrap_transport: makes the caller's own transport around that of asyncsink, or None.
         attempt: a name of this run, where other machines may write the manifest at the same time; else "".
     """
 
@@ -194,6 +195,7 @@ class Settings:
     journal: JournalChoice = JournalChoice(enabled=False)
     remove_dest_dir: bool = False
     transport: LaneChoice = "auto"
+    wrap_transport: Callable[[Any], Any] | None = None
     shard: Shard = Shard()
     caller_bucket: Any = None
     attempt: str = ""
@@ -219,7 +221,7 @@ class _ConnectionOptions(TypedDict, total=False):
     addressing_style: AddressingStyle
     sign_payload: SignPayload
     ca_bundle: Any
-    transport: LaneChoice
+    transport: LaneChoice | Callable[[Any], Any]
     concurrency: int | str | None
     part_size_bytes: int | str
     memory_bytes: int | str
@@ -285,7 +287,7 @@ class GrabOptions(_ConnectionOptions, total=False):
 Command = Literal["export", "grab", "verify", "merge", "abort-uploads", "split", "run"]
 Kind = Literal[
     "text", "path", "flag", "choice", "size", "duration", "pairs", "mapping", "texts",
-    "bucket", "payer", "concurrency", "count", "retry", "shard", "journal", "sse", "checksum",
+    "bucket", "payer", "concurrency", "count", "retry", "shard", "journal", "sse", "checksum", "transport",
     "templates", "arguments", "infields", "names",
 ]  # fmt: skip
 """How a value is written and checked: the first row serves many options, the others one each."""
@@ -504,8 +506,10 @@ PANELS: dict[str, tuple[Option, ...]] = {
                Limits, _BOTH, metavar="N", shown="auto"),
         Option("part_size_bytes", "size", "Size of the parts of large files.",
                Limits, _BOTH, flag="--part-size", metavar="SIZE", shown="8MiB"),
-        Option("transport", "choice", "How objects travel: auto, wire (own HTTP), or aioboto3.",
-               Settings, _BOTH, get_args(LaneChoice), metavar="LANE"),
+        Option("transport", "transport",
+               "How objects travel: auto, wire (own HTTP), or aioboto3 (in Python also a callable: a transport of your "
+               "own around these).",
+               Settings, _BOTH, get_args(LaneChoice), metavar="LANE", shown="auto"),
         Option("memory_bytes", "size", "Most file content held at once.",
                Limits, _BOTH, flag="--memory", metavar="SIZE", shown="256MiB"),
         Option("bandwidth_bytes_per_second", "size", "Most bytes sent in a second, such as 50MB.",

@@ -29,7 +29,7 @@ from asyncsink.s3.operations import ListObjects, ObjectPage, Operation, PutObjec
 from asyncsink.s3.pacing import Bandwidth, PacedTransport, Pacer
 from asyncsink.s3.retry import RetryingTransport
 from asyncsink.s3.sdk.transport import Aioboto3Transport, LazyTransport, credentials_provider
-from asyncsink.s3.transport import Traffic, Transport
+from asyncsink.s3.transport import Traffic, Transport, Wrap, wrapped
 from asyncsink.value import dataclass
 
 # -- The choice of the lane for the hot requests, once for each target, and the router ---------------------------------
@@ -341,6 +341,7 @@ class S3Stack:
         endpoint_url: the server in use, or "" for Amazon's own.
         place: has the region in use.
         senders: most UploadPartFrom and PutObjectFrom under way at once; 0 where no lane takes them.
+        wrapped: whether a caller's transport is around the lanes, which sees each request as one operation.
     """
 
     transport: RetryingTransport
@@ -349,6 +350,17 @@ class S3Stack:
     endpoint_url: str
     place: FollowingLanes
     senders: int
+    wrapped: bool
+
+    @property
+    def batches(self) -> bool:
+        """Whether operations that are many requests can be sent (PutFiles, HeadObjects, GetObjects)."""
+        return self.senders > 0 and not self.wrapped
+
+    async def send_ahead(self, operation: ListObjects) -> None:
+        """As `FollowingLanes.send_ahead`; does nothing where a caller's transport has to see each request."""
+        if not self.wrapped:
+            await self.place.send_ahead(operation)
 
     def bound(self, requests: int) -> None:
         """Bound the requests in flight, and the idle connections of each lane, to `requests` from now on."""
@@ -388,6 +400,7 @@ async def open_stack(
     notice: Callable[[str], None] = lambda _: None,
     traffic: Traffic | None = None,
     watch: Watch | None = None,
+    wrap: Wrap | None = None,
 ) -> AsyncIterator[S3Stack]:
     """Open a client for `target` and stack the layers on it; leaving the block closes its connections.
 
@@ -398,6 +411,8 @@ async def open_stack(
         notice: called with a sentence for people: about checksum headers, or a move to another region.
         watch: what to do where the server is gone; None leaves each request to its own attempts.
         traffic: counts the requests, for others to read; None for a new one.
+        wrap: makes a caller's transport around the lanes: below the retries, so that it sees each attempt, and above
+            the tokens of pacing, so that its own waiting holds none.
 
     Raises:
         ConfigError: a customer key would leave this machine over plain HTTP, or as `open_lanes`; nothing was sent.
@@ -415,22 +430,23 @@ async def open_stack(
     lanes = await opened(target, lane)
     place = FollowingLanes(lanes, target, opened, notice)
     try:
+        outer = place if wrap is None else wrapped(wrap, place)
         availability = None
         if watch is not None:
             prefix = f"{target.prefix}/" if target.prefix else ""
 
             async def probe() -> ObjectPage:
-                return await place.send(ListObjects(prefix=prefix, max_keys=1))
+                return await outer.send(ListObjects(prefix=prefix, max_keys=1))
 
             named = urlsplit(lanes.endpoint_url).netloc or f"bucket {target.bucket}"
             availability = Availability(named, watch, probe, stall_seconds=retry.stall_seconds, traffic=pacer.traffic)
         transport = RetryingTransport(
-            ChecksumHeaders(place, lanes.checksums, choice=checksum, notice=notice),
+            ChecksumHeaders(outer, lanes.checksums, choice=checksum, notice=notice),
             retry,
             traffic=pacer.traffic,
             follow=place.follow,
             availability=availability,
         )
-        yield S3Stack(transport, pacer, lanes.name, lanes.endpoint_url, place, lanes.senders)
+        yield S3Stack(transport, pacer, lanes.name, lanes.endpoint_url, place, lanes.senders, wrapped=wrap is not None)
     finally:
         await place.aclose()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from asyncsink.errors import ConfigError
 from asyncsink.s3.operations import Operation, Response
 from asyncsink.value import dataclass
 
@@ -29,6 +32,34 @@ class Transport(Protocol):
     async def aclose(self) -> None:
         """Close every connection. Calling it twice is harmless."""
         ...
+
+
+# -- A caller's own transport ------------------------------------------------------------------------------------------
+
+Wrap = Callable[[Transport], Transport]
+"""Makes a transport around another one."""
+
+
+def wrapped(wrap: Wrap, inner: Transport) -> Transport:
+    """The transport that `wrap` makes around `inner`.
+
+    Raises:
+        ConfigError: it raises, or returns no Transport; nothing was sent.
+    """
+    expected = "expected an object with `async def send(self, operation)` and `async def aclose(self)`"
+    try:
+        made = wrap(inner)
+    except Exception as error:
+        raise ConfigError(
+            f"The callable given as transport= failed ({type(error).__name__}: {error}); {expected}, made from one "
+            "argument, the transport inside."
+        ) from error
+    if inspect.iscoroutine(made):
+        made.close()
+        raise ConfigError(f"The callable given as transport= is asynchronous; {expected}, returned by a plain one.")
+    if isinstance(made, type) or not all(callable(getattr(made, name, None)) for name in ("send", "aclose")):
+        raise ConfigError(f"The callable given as transport= returned a {type(made).__name__}; {expected}.")
+    return made
 
 
 # -- Request counts for the report and displays ------------------------------------------------------------------------

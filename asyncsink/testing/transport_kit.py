@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from tempfile import NamedTemporaryFile
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
@@ -14,6 +16,7 @@ import pytest
 from asyncsink.errors import ConnectionLost, ObjectMissing, PreconditionFailed, ServerFault, Stalled, Throttled
 from asyncsink.integrity.checksums import checksum_of, combine
 from asyncsink.model import Checksum
+from asyncsink.options.schema import Limits, S3Target
 from asyncsink.options.settings import MIB, RetryPolicy
 from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.operations import (
@@ -29,7 +32,9 @@ from asyncsink.s3.operations import (
     PutObject,
     UploadPart,
 )
-from asyncsink.s3.transport import Transport
+from asyncsink.s3.pacing import Pacer
+from asyncsink.s3.stack import open_lanes
+from asyncsink.s3.transport import Transport, Wrap, wrapped
 from asyncsink.testing.peers import CannedPeer, Gate, SilentPeer, canned
 
 Capability = Literal[
@@ -67,6 +72,42 @@ class OpenTransport(Protocol):
     ) -> AbstractAsyncContextManager[Transport]:
         """Leaving the block closes the transport."""
         ...
+
+
+def around_lanes(
+    wrap: Wrap, *, endpoint_url: str, bucket: str, access_key_id: str, secret_access_key: str
+) -> OpenTransport:
+    """Opens the transport that `wrap` makes, around lanes to an empty bucket, as a run has it, but without retries."""
+    own_bucket, own_endpoint_url, own_secret = bucket, endpoint_url, secret_access_key
+
+    @asynccontextmanager
+    async def open_transport(
+        *,
+        bucket: str | None = None,
+        endpoint_url: str | None = None,
+        secret_access_key: str | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> AsyncIterator[Transport]:
+        with NamedTemporaryFile("w", suffix=".csv") as file:
+            file.write(f"AWSAccessKeyId={access_key_id}\nAWSSecretKey={secret_access_key or own_secret}\n")
+            file.flush()
+            target = S3Target(
+                bucket=bucket or own_bucket,
+                endpoint_url=endpoint_url or own_endpoint_url,
+                region="us-east-1",
+                creds_path=file.name,
+            )
+            limits = Limits()
+            pacer = Pacer(limits.concurrency_start)
+            lanes = await open_lanes(target, retry or RetryPolicy(), limits, pacer, choice="auto")
+            transport = lanes.transport
+            try:
+                transport = wrapped(wrap, transport)
+                yield transport
+            finally:
+                await transport.aclose()
+
+    return open_transport
 
 
 def crc64(data: bytes | bytearray | memoryview) -> Checksum:

@@ -128,6 +128,8 @@ async def test_objects_of_a_program_and_local_destinations_are_refused(
     theirs = boto3.resource("s3", endpoint_url=seaweed.endpoint_url, region_name="us-east-1").Bucket(bucket)
     with pytest.raises(asyncsink.ConfigError, match="cannot travel"):
         await dask.export_directory(client, many, f"s3://{bucket}/study", bucket=theirs)
+    with pytest.raises(asyncsink.ConfigError, match="transport is a callable, which cannot travel"):
+        await dask.export_directory(client, many, f"s3://{bucket}/study", transport=lambda inner: inner)
     with pytest.raises(asyncsink.ConfigError, match="local directory"):
         await dask.export_directory(client, many, tmp_path / "there")
 

@@ -39,6 +39,7 @@ VALUES: dict[str, Any] = {
     "journal": False,
     "sse": b"k" * 32,
     "checksum": "sha-256",
+    "transport": "wire",
     "templates": {"func": ".*"},
     "arguments": {"func": [["a"]]},
     "infields": {"subject": ["a", "b"]},
