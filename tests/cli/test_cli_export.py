@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import asyncsink
 
 from tests.support.processes import run
 
@@ -338,3 +341,22 @@ def test_a_home_on_a_network_file_system_has_its_journal_on_this_machine(
         "export", results, f"s3://{bucket}/p", "--journal", tmp_path / "own.sqlite", XDG_STATE_HOME=str(state)
     )
     assert (named.code, "rollback journal" in named.stderr) == (0, True)
+
+
+def test_the_command_and_python_have_one_journal(
+    inside: Cli, results: Path, bucket: str, tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below $XDG_STATE_HOME, as the command has it from its environment and a program from its own."""
+    state = tmp_path / "state"
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    report = asyncio.run(asyncsink.export_directory(results, f"s3://{bucket}/p", **options))
+    assert report.objects_uploaded == 4
+    (journal,) = (state / "asyncsink" / "journals").glob("*.sqlite")
+    again = inside("export", results, f"s3://{bucket}/p", "--overwrite", "journal", "--json", XDG_STATE_HOME=str(state))
+    assert (again.code, again.json["objects_skipped"]) == (0, 4)
+    assert list((state / "asyncsink" / "journals").glob("*.sqlite")) == [journal]
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    asyncio.run(asyncsink.export_directory(results, f"s3://{bucket}/p", **options))
+    (at_home,) = (tmp_path / ".local" / "state" / "asyncsink" / "journals").glob("*.sqlite")
+    assert at_home.name == journal.name

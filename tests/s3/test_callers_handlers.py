@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ import pytest
 from botocore.handlers import disable_signing
 
 import asyncsink
+from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.testing.fault_proxy import FaultProxy, Rule
+from asyncsink.testing.s3_toxics import SLOW_DOWN
 from tests.support.quirky_s3 import QuirkyS3, StoredObject, quirky_s3
 
 pytestmark = pytest.mark.anyio
@@ -112,3 +115,43 @@ async def test_a_client_that_was_made_anonymous_by_a_handler_stays_so(kind: str,
             report = await asyncsink.grab("s3://tryout/p", tmp_path / "d", bucket=bucket)
         assert report.objects_fetched == 1
         assert not any("authorization" in r.headers for r in server.log)
+
+
+@pytest.mark.parametrize("kind", ["boto3", "aioboto3"])
+async def test_a_sink_to_a_real_server_calls_them_for_every_request(
+    kind: str, seaweed: DevServer, bucket: str, stored: Any, tmp_path: Path
+) -> None:
+    """Those that are registered on the bucket's client when the sink is opened, for each attempt of each request."""
+    seen: Counter[str] = Counter()
+    phases = ("request-created.s3", "before-send.s3", "before-parameter-build.s3", "before-call.s3")
+
+    def register(client: Any) -> None:
+        for phase in phases:
+            client.meta.events.register(phase, lambda phase=phase, **_: seen.update([phase]))
+
+    (tmp_path / "a.bin").write_bytes(bytes(16_384))
+    (tmp_path / "b.bin").write_bytes(bytes((6 << 20) + 1))
+    slow = Rule(SLOW_DOWN, operation="PutObject", nth=1)
+    with FaultProxy(seaweed.endpoint_url, slow) as proxy:
+        given = {
+            "endpoint_url": proxy.endpoint_url,
+            "region_name": "us-east-1",
+            "aws_access_key_id": seaweed.access_key_id,
+            "aws_secret_access_key": seaweed.secret_access_key,
+        }
+        async with AsyncExitStack() as exits:
+            if kind == "boto3":
+                theirs = boto3.resource("s3", **given).Bucket(bucket)
+                exits.callback(theirs.meta.client.close)
+            else:
+                resource = await exits.enter_async_context(aioboto3.Session().resource("s3", **given))
+                theirs = await resource.Bucket(bucket)
+            register(theirs.meta.client)
+            async with asyncsink.AsyncSink("s3://bucket/p", bucket=theirs, part_size_bytes="5MiB") as sink:
+                await sink.put("x", tmp_path / "a.bin")
+                await sink.submit("x", tmp_path / "b.bin")
+        assert (sink.report.transport, sink.report.objects_uploaded, sink.report.retries) == ("aioboto3", 2, 1)
+        requests = len(proxy.requests)
+    assert requests >= 6
+    assert seen == dict.fromkeys(phases, requests)
+    assert len(stored()) == 2
