@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 import asyncsink
-
 from tests.support.processes import run
 
 Cli = Any
