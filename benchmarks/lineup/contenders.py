@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from asyncsink.sink import AsyncSink
 from benchmarks.lineup.commands import (
     Work,
     asyncsink,
@@ -29,20 +30,26 @@ from benchmarks.lineup.commands import (
 )
 from benchmarks.lineup.pythons import Python
 from benchmarks.lineup.scenarios import (
+    AIOBOTO3_BYTES,
     DATASINK,
+    DIRECTORY,
+    OBSTORE_BYTES,
+    OBSTORE_PATH,
     OTHER_LOOP,
-    OTHER_SERVICE,
     OUR_DATASINK,
+    PUT,
+    PUT_BYTES,
     REFERENCE,
     REFERENCE_ENGINE,
-    SERVICE,
+    SERVICES,
+    SUBMIT,
     DataSet,
     Scenario,
 )
 
 BUCKET = "bench"
 OBSTORE = "obstore-unsigned"
-_ELSEWHERE = (OUR_DATASINK, SERVICE, OTHER_SERVICE, OTHER_LOOP)
+_ELSEWHERE = (OUR_DATASINK, OTHER_LOOP, *SERVICES)
 """Those that take part only in scenarios that name them."""
 _WHOLE_FILE_BYTES_MAX = 256 * 1024 * 1024
 
@@ -126,6 +133,7 @@ def entrants_of(contenders: Sequence[Contender], pythons: Sequence[Python]) -> l
 
 
 _OURS = "CRC64NVME of every object and part; the answer is compared; sources are watched for changes; manifest"
+_OURS_IN_SERVICE = _OURS.removesuffix("; manifest")
 _BOTOCORE = "CRC32, botocore's default; over plain HTTP also SHA-256 in the signature"
 _PROVEN = "CRC64NVME of every object, as the server has it; a file appears whole and proven, or not at all"
 _BOTOCORES_PROOF = "the server's checksum, where a request asks for the whole object"
@@ -135,6 +143,10 @@ _BY_DEFAULT = "its journal, and the listing's ETag"
 
 def _command_missing() -> str:
     return "" if beside_python("asyncsink") else "asyncsink is not installed"
+
+
+def _bytes_missing() -> str:
+    return "" if hasattr(AsyncSink, "put_bytes") else "an asyncsink with put_bytes is not installed"
 
 
 def _command_line(name: str, flags: str, repeats: str) -> Contender:
@@ -148,6 +160,18 @@ def _command_line(name: str, flags: str, repeats: str) -> Contender:
         repeats=repeats,
         own_clock=False,
         only_repeats=True,
+    )
+
+
+def _service(name: str, title: str, words: str, missing: Callable[[], str], checks: str) -> Contender:
+    """A service written with a library: a script of ours and what it calls, with the scenario's producers."""
+    return Contender(
+        name,
+        title,
+        lambda work: [*script(*words.split())(work), str(work.data.scenario.producers)],
+        missing,
+        checks,
+        every_python=True,
     )
 
 
@@ -265,22 +289,15 @@ CONTENDERS = {
             grabs=script("boto3_transfer", "grab", grab=True),
             proves=_BOTOCORES_PROOF,
         ),
-        Contender(
-            SERVICE,
-            "AsyncSink",
-            lambda work: [*script("asyncsink_service")(work), work.data.scenario.call],
-            needs("asyncsink"),
-            _OURS.removesuffix("; manifest"),
-            every_python=True,
+        _service(PUT, "AsyncSink.put", "asyncsink_service put", _command_missing, _OURS_IN_SERVICE),
+        _service(SUBMIT, "AsyncSink.submit", "asyncsink_service submit", _command_missing, _OURS_IN_SERVICE),
+        _service(PUT_BYTES, "AsyncSink.put_bytes", "asyncsink_service put_bytes", _bytes_missing, _OURS_IN_SERVICE),
+        _service(
+            DIRECTORY, "export_directory", "asyncsink_service export_directory", _command_missing, _OURS_IN_SERVICE
         ),
-        Contender(
-            OTHER_SERVICE,
-            "obstore, put_async",
-            script("obstore_service"),
-            needs("obstore"),
-            "nothing",
-            every_python=True,
-        ),
+        _service(OBSTORE_BYTES, "obstore, put_async of bytes", "obstore_service bytes", needs("obstore"), "nothing"),
+        _service(OBSTORE_PATH, "obstore, put_async of a path", "obstore_service path", needs("obstore"), "nothing"),
+        _service(AIOBOTO3_BYTES, "aioboto3, put_object", "aioboto3_service bytes", needs("aioboto3"), _BOTOCORE),
         Contender(
             OUR_DATASINK,
             "asyncsink's DataSink",

@@ -30,7 +30,7 @@ class Scenario:
         repeat: everything is there already, unchanged; the second publication is what is measured.
         linked: all files are names of one file (hard links).
         grab: the files are in the bucket, and it is measured how they are brought back into a directory.
-        call: of a service that publishes from one running event loop: "put" or "submit"; "" is no service.
+        producers: callers at once of a service that publishes from one running event loop; 0 is no service.
         contenders: who can be compared here; () is everybody who is not meant for another scenario alone.
         reference: whom the ratios are of; "" is asyncsink itself.
     """
@@ -44,17 +44,23 @@ class Scenario:
     repeat: bool = False
     linked: bool = False
     grab: bool = False
-    call: str = ""
+    producers: int = 0
     contenders: tuple[str, ...] = ()
     reference: str = ""
 
 
 REFERENCE, REFERENCE_ENGINE = "asyncsink", "asyncsink-api"
-SERVICE, OTHER_SERVICE = "asyncsink-service", "obstore-service"
+PUT, SUBMIT, PUT_BYTES, DIRECTORY = "asyncsink-put", "asyncsink-submit", "asyncsink-put-bytes", "asyncsink-directory"
+OBSTORE_BYTES, OBSTORE_PATH, AIOBOTO3_BYTES = "obstore-bytes", "obstore-path", "aioboto3-bytes"
+SERVICES = (PUT, SUBMIT, PUT_BYTES, DIRECTORY, OBSTORE_BYTES, OBSTORE_PATH, AIOBOTO3_BYTES)
 DATASINK, OUR_DATASINK = "datasink", "asyncsink-datasink"
 OTHER_LOOP = "asyncsink-uvloop"
 """Contenders: Nipype's DataSink, and ours, which are compared with each other; likewise the services."""
 _LATE = (REFERENCE, REFERENCE_ENGINE, "obstore-unsigned", "s5cmd")
+SERVICE_PRODUCERS = 32
+"""Callers at once where a service's CPU is measured."""
+_WAITED_FOR = (PUT, PUT_BYTES, OBSTORE_BYTES, AIOBOTO3_BYTES)
+"""Services whose callers wait until their object is published."""
 S3_BYTES_PER_SECOND = 90e6
 """What Amazon says that one connection to S3 carries at most."""
 
@@ -102,16 +108,16 @@ def _late(delay_ms: int) -> tuple[Scenario, Scenario]:
     )
 
 
-def _service(name: str, title: str, call: str, members: Callable[[bool], list[Member]]) -> Scenario:
-    """A service with one event loop, whose lag is measured beside the speed."""
+def _service(producers: int, count: int, contenders: tuple[str, ...]) -> Scenario:
+    """A service with one event loop, whose lag and latency are measured beside its speed."""
     return Scenario(
-        name=f"service-{name}",
-        title=f"Service: {title}",
-        members=members,
+        name="service" if producers == SERVICE_PRODUCERS else f"service-{producers}",
+        title=f"Service: objects of 16 KiB, {producers} producers",
+        members=_equal(count, count // 10, 16 * KIB),
         at_once=0,
-        call=call,
-        contenders=(SERVICE, OTHER_SERVICE),
-        reference=SERVICE,
+        producers=producers,
+        contenders=contenders,
+        reference=PUT,
     )
 
 
@@ -151,9 +157,19 @@ SCENARIOS = {
             name="cohort-rerun", title="The cohort again, unchanged, sizes ÷ 100", members=_cohort(100), repeat=True
         ),
         *(each for delay_ms in (5, 20, 50, 100) for each in _late(delay_ms)),
-        _service("put", "files of 16 KiB, put by 256 callers", "put", _equal(10_000, 1_000, 16 * KIB)),
-        _service("submit", "files of 16 KiB, submitted", "submit", _equal(10_000, 1_000, 16 * KIB)),
-        _service("large", "one large file, submitted", "submit", _large(1)),
+        _service(SERVICE_PRODUCERS, 10_000, tuple(name for name in SERVICES if name != OBSTORE_PATH)),
+        _service(1, 2_000, _WAITED_FOR),
+        _service(16, 10_000, _WAITED_FOR),
+        _service(256, 10_000, _WAITED_FOR),
+        Scenario(
+            name="service-large",
+            title="Service: one large file, submitted",
+            members=_large(1),
+            at_once=0,
+            producers=1,
+            contenders=(SUBMIT, OBSTORE_PATH),
+            reference=SUBMIT,
+        ),
         *_of_sinks("sink-small", "files of 16 KiB", _equal(2_000, 200, 16 * KIB)),
         *_of_sinks("sink-large", "one large file", _large(1)),
         Scenario(name="grab-small", title="Grab into memory: objects of 16 KiB", members=_SMALL, grab=True),

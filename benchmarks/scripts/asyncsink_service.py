@@ -1,57 +1,68 @@
-"""A service with AsyncSink: python -m benchmarks.scripts.asyncsink_service DIRECTORY BUCKET PREFIX put|submit"""
+"""A service with asyncsink: python -m benchmarks.scripts.asyncsink_service DIRECTORY BUCKET PREFIX CALL PRODUCERS
+
+CALL is put, put_bytes, submit or export_directory.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 # As in asyncsink_export: what is imported at the first use comes before the clock.
 import anyio._backends._asyncio  # noqa: F401
 import awscrt.checksums  # noqa: F401
 
 import asyncsink.s3.stack  # noqa: F401
-from asyncsink.sink import AsyncSink
-from benchmarks.scripts.clock import MANY, Clock, files_below
-from benchmarks.scripts.lag import Lag
+from asyncsink.sink import AsyncSink, export_directory
+from benchmarks.scripts.clock import Clock, Lag, content, files_below, produce
 
 
-async def main(directory: str, bucket: str, prefix: str, call: str) -> None:
-    """256 callers put one file after the other, until each is published; or one submits all, and closes the sink.
+async def main(directory: str, bucket: str, prefix: str, call: str, producers: int) -> None:
+    """Producers put one object after the other, each when the one before is published; or one task submits all, and
+    closes the sink; or the directory is exported, which is what calls are compared with.
 
     The folder is the attribute, so that keys are those of every other contender.
     """
-    files = [(os.path.basename(os.path.dirname(path)), path) for path, _ in files_below(directory, prefix)]
-    waiting = iter(files)
-    async with AsyncExitStack() as stack:
-        sink = await stack.enter_async_context(
-            AsyncSink(
-                f"s3://{bucket}/{prefix}",
-                endpoint_url=os.environ["AWS_ENDPOINT_URL"],
-                ca_bundle=os.environ.get("AWS_CA_BUNDLE"),
-            )
-        )
-
-        async def caller() -> None:
-            for attribute, path in waiting:
-                await sink.put(attribute, path)
-
+    options: Any = {"endpoint_url": os.environ["AWS_ENDPOINT_URL"], "ca_bundle": os.environ.get("AWS_CA_BUNDLE")}
+    target = f"s3://{bucket}/{prefix}"
+    if call == "export_directory":
         with Clock() as clock:
             with Lag() as lag:
-                if call == "put":
-                    async with asyncio.TaskGroup() as group:
-                        for _ in range(MANY):
-                            group.create_task(caller())
-                else:
-                    for attribute, path in waiting:
+                report = await export_directory(directory, target, **options)
+            report.raise_for_failures()
+            clock.objects, clock.notes = report.objects_uploaded, {"lag_ms": lag.milliseconds()}
+        return
+    async with AsyncExitStack() as stack:
+        sink: Any = await stack.enter_async_context(AsyncSink(target, **options))
+
+        async def put_bytes(key: str, path: str) -> None:
+            await sink.put_bytes(key, content(path))
+
+        with Clock() as clock:
+            if call == "submit":
+                with Lag() as lag:
+                    for attribute, path in by_attribute(directory, prefix):
                         await sink.submit(attribute, path)
+                        clock.objects += 1
                     await stack.aclose()  # returns when everything is published
-            clock.objects = len(files)
-            clock.notes = {"lag_ms": lag.milliseconds()}
+                clock.notes = {"lag_ms": lag.milliseconds()}
+            elif call == "put":
+                await produce(by_attribute(directory, prefix), sink.put, producers, clock)
+            else:
+                keys = ((key.removeprefix(f"{prefix}/"), path) for path, key in files_below(directory, prefix))
+                await produce(keys, put_bytes, producers, clock)
     sink.report.raise_for_failures()
+
+
+def by_attribute(directory: str, prefix: str) -> Iterator[tuple[str, str]]:
+    """(attribute, path) of every file."""
+    return ((os.path.basename(os.path.dirname(path)), path) for path, _ in files_below(directory, prefix))
 
 
 if __name__ == "__main__":
     with asyncio.Runner() as runner:
-        runner.run(main(*sys.argv[1:5]))
+        runner.run(main(*sys.argv[1:5], int(sys.argv[5])))

@@ -1,13 +1,15 @@
-"""The engine's own clock: from the call that publishes to its return, without the interpreter's start and imports."""
+"""What contenders measure of themselves: the engine's own clock, from the call that publishes to its return, without
+the interpreter's start and imports; of a service, the latency of its calls and the lag of its event loop."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 CONCURRENCY = 32
@@ -19,6 +21,7 @@ PARTS_PER_FILE = 4
 """At once, for contenders that limit files and parts apart: 8 large files are 32 requests."""
 MANY = 256
 """What is at once where a library has no default of its own; it is s5cmd's default."""
+BEAT_SECONDS = 0.001
 
 
 @dataclass(slots=True)
@@ -78,3 +81,72 @@ def _cpu_seconds() -> float:
         used.ru_utime + used.ru_stime
         for used in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     )
+
+
+class Lag:
+    """The lag of the running loop during a block: how late callbacks run that are due every millisecond.
+
+    A loop that is held for long misses beats; each of these counts, as late as it would have been, so that a percentile
+    is of moments and not of callbacks ("coordinated omission"). uvloop's timers have whole milliseconds: up to one of
+    the lag is theirs.
+    """
+
+    def __init__(self) -> None:
+        self._late: list[float] = []
+
+    def __enter__(self) -> Lag:
+        self._loop = asyncio.get_running_loop()
+        self._begin()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._handle.cancel()
+        self._note()
+
+    def milliseconds(self) -> dict[str, float]:
+        """Percentiles, after the block."""
+        return _percentiles(self._late)
+
+    def _begin(self) -> None:
+        self._due = time.perf_counter() + BEAT_SECONDS
+        self._handle = self._loop.call_later(BEAT_SECONDS, self._beat)
+
+    def _beat(self) -> None:
+        self._note()
+        self._begin()
+
+    def _note(self) -> None:
+        late = max(0.0, time.perf_counter() - self._due)
+        self._late += [late - missed * BEAT_SECONDS for missed in range(int(late / BEAT_SECONDS) + 1)]
+
+
+async def produce(
+    work: Iterator[tuple[str, str]], put: Callable[[str, str], Awaitable[object]], producers: int, clock: Clock
+) -> None:
+    """Producers that share the work: each puts one object after the other, until none is left."""
+    seconds: list[float] = []
+
+    async def producer() -> None:
+        for name, path in work:
+            began = time.perf_counter()
+            await put(name, path)
+            seconds.append(time.perf_counter() - began)
+
+    with Lag() as lag:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(producers):
+                group.create_task(producer())
+    clock.objects = len(seconds)
+    clock.notes = {"lag_ms": lag.milliseconds(), "latency_ms": _percentiles(seconds)}
+
+
+def content(path: str) -> bytes:
+    """What a service has received. From the page cache, and within the clock: the same few microseconds for all."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float]:
+    ranked = sorted(seconds)
+    picked = {"p50": ranked[len(ranked) // 2], "p99": ranked[len(ranked) * 99 // 100], "max": ranked[-1]}
+    return {name: round(each * 1e3, 3) for name, each in picked.items()}

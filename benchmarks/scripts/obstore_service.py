@@ -1,4 +1,4 @@
-"""A service that publishes with obstore: python -m benchmarks.scripts.obstore_service DIRECTORY BUCKET PREFIX"""
+"""A service with obstore: python -m benchmarks.scripts.obstore_service DIRECTORY BUCKET PREFIX bytes|path PRODUCERS"""
 
 from __future__ import annotations
 
@@ -7,31 +7,26 @@ import sys
 from pathlib import Path
 
 import obstore
-import uvloop
 
-from benchmarks.scripts.clock import MANY, Clock, files_below
-from benchmarks.scripts.lag import Lag
+from benchmarks.scripts.clock import Clock, content, files_below, produce
 from benchmarks.scripts.obstore_put import open_store
 
 
-async def main(directory: str, bucket: str, prefix: str) -> None:
-    """256 callers put one file after the other, with the library's own defaults."""
+async def main(directory: str, bucket: str, prefix: str, what: str, producers: int) -> None:
+    """Producers put one object after the other, with the library's own defaults, on asyncio's own event loop."""
     store = open_store(bucket, "unsigned")
-    files = list(files_below(directory, prefix))
-    waiting = iter(files)
 
-    async def caller() -> None:
-        for path, key in waiting:
-            await obstore.put_async(store, key, Path(path))
+    async def put_bytes(key: str, path: str) -> None:
+        await obstore.put_async(store, key, content(path))
+
+    async def put_path(key: str, path: str) -> None:
+        await obstore.put_async(store, key, Path(path))
 
     with Clock() as clock:
-        with Lag() as lag:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(MANY):
-                    group.create_task(caller())
-        clock.objects = len(files)
-        clock.notes = {"lag_ms": lag.milliseconds()}
+        work = ((key, path) for path, key in files_below(directory, prefix))
+        await produce(work, put_bytes if what == "bytes" else put_path, producers, clock)
 
 
 if __name__ == "__main__":
-    uvloop.run(main(*sys.argv[1:4]))
+    with asyncio.Runner() as runner:
+        runner.run(main(*sys.argv[1:5], int(sys.argv[5])))

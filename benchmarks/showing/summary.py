@@ -42,6 +42,7 @@ class Row:
         cpu_ratio: asyncsink's CPU per object ÷ this one's, per round: below 1, asyncsink needs less.
         server_busy: the null server's CPU seconds ÷ wall: near 1, the server's core was the limit.
         lag_ms: a service's event loop's, 99th percentile of each round.
+        p50_ms, p99_ms: latency of a service's calls, percentiles of each round.
         observed: integrity headers that the server saw, as "name (share of uploads)".
         status: "ok", or what happened in the rounds that did not end well.
         reference: the ratios are of it.
@@ -61,6 +62,8 @@ class Row:
     cpu_ratio: Spread | None = None
     server_busy: Spread | None = None
     lag_ms: Spread | None = None
+    p50_ms: Spread | None = None
+    p99_ms: Spread | None = None
     observed: str = ""
     status: str = "ok"
     reference: bool = False
@@ -114,7 +117,7 @@ def rows_of(result: Mapping[str, Any], clock: Clock, *, python: str = "", refere
 
 def medians(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What stands in a result's file beside the single measurements: each contender by each clock."""
-    told = ("rate", "cpu_seconds", "rss_bytes", "speed_ratio", "cpu_ratio", "server_busy", "lag_ms")
+    told = ("rate", "cpu_seconds", "rss_bytes", "speed_ratio", "cpu_ratio", "server_busy", "lag_ms", "p50_ms", "p99_ms")
     return [
         {"python": python, "clock": clock, "contender": row.contender, "unit": row.unit, "rounds": row.rounds}
         | {name: asdict(value) for name in told if (value := getattr(row, name)) is not None}
@@ -156,6 +159,8 @@ def _row(
         ),
         server_busy=spread(m["server"]["cpu_seconds"] / m["wall_seconds"] for m in good if m["server"]),
         lag_ms=spread(m["notes"]["lag_ms"]["p99"] for m in good if "lag_ms" in m["notes"]),
+        p50_ms=spread(m["notes"]["latency_ms"]["p50"] for m in good if "latency_ms" in m["notes"]),
+        p99_ms=spread(m["notes"]["latency_ms"]["p99"] for m in good if "latency_ms" in m["notes"]),
         observed=observed_checks(good),
         status=", ".join(sorted({m["status"] for m in measurements if m["status"] != "ok"})) or "ok",
     )

@@ -69,9 +69,10 @@ def _table(rows: Sequence[Row], scenario: Mapping[str, Any]) -> str:
         last = "compares what it received with"
     ours = scenario["reference"] or "asyncsink"
     lag = any(row.lag_ms for row in rows)
+    latency = any(row.p50_ms for row in rows)
     header = [
         "", rows[0].unit, "seconds", f"CPU {cpu_unit}", "peak MB", f"speed: {ours} ÷ it", f"CPU: {ours} ÷ it",
-        "server busy", *(["loop lag, p99"] if lag else []), last,
+        "server busy", *(["loop lag, p99"] if lag else []), *(["latency, p50", "p99"] if latency else []), last,
     ]  # fmt: skip
     lines = [line(header), line(["---", *["---:"] * (len(header) - 2), "---"])]
     for row in rows:
@@ -89,6 +90,7 @@ def _table(rows: Sequence[Row], scenario: Mapping[str, Any]) -> str:
                 "1" if row.reference else spread_cell(row.cpu_ratio, 1, " x"),
                 spread_cell(row.server_busy, 100, " %"),
                 *([spread_cell(row.lag_ms, 1, " ms")] if lag else []),
+                *([spread_cell(each, 1, " ms") for each in (row.p50_ms, row.p99_ms)] if latency else []),
                 _last_cell(row, repeat=scenario["repeat"], observed=observed),
             ])
         )  # fmt: skip

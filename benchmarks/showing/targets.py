@@ -13,13 +13,16 @@ from typing import Any, Literal
 from benchmarks.lineup.contenders import OBSTORE, marked
 from benchmarks.lineup.scenarios import (
     DATASINK,
+    DIRECTORY,
+    OBSTORE_BYTES,
     OTHER_LOOP,
-    OTHER_SERVICE,
     OUR_DATASINK,
+    PUT,
+    PUT_BYTES,
     REFERENCE,
     REFERENCE_ENGINE,
     SCENARIOS,
-    SERVICE,
+    SUBMIT,
 )
 from benchmarks.servers.running import ServerKind
 from benchmarks.showing.summary import CLOCKS, Clock, Row, Spread, rows_of
@@ -43,12 +46,14 @@ class Target:
         measure: "speed": ours ÷ the fastest of `beside`, at least; "CPU": ours for an object ÷ theirs, at most; "loop
             lag": milliseconds, 99th percentile, at most; "objects/s": ours, at least; "growth": our CPU for an object ÷
             that of the line with fewer files, at most.
+        ours: whom the bound is for; "" is the line's reference.
     """
 
     measure: Measure
     bound: float
     beside: tuple[str, ...] = ()
     clock: Clock = "engine"
+    ours: str = ""
 
     @property
     def words(self) -> str:
@@ -57,6 +62,7 @@ class Target:
         unit = {"loop lag": " ms (p99)", "growth": f" x that of {_FEWER}"}.get(self.measure, "")
         unit = f" x {' and '.join(name.removesuffix('-unsigned') for name in self.beside)}" if self.beside else unit
         name = "CPU of an object" if self.measure == "growth" else self.measure
+        name = f"{self.ours}: {name}" if self.ours else name
         return f"{name} {sign} {self.bound:,g}{unit}"
 
     def is_met(self, value: float) -> bool:
@@ -86,7 +92,8 @@ class Line:
 
     def value(self, target: Target, results: Mapping[str, Mapping[str, Any]], python: str) -> Spread | None:
         """What a target came to under a Python; None where it was not measured."""
-        rows = rows_of(results[self.name], target.clock, python=python, reference=self.reference)
+        reference = target.ours or self.reference
+        rows = rows_of(results[self.name], target.clock, python=python, reference=reference)
         ours = next((row for row in rows if row.reference), None)
         if target.measure == "growth":
             return _growth(results, self.name, python)
@@ -131,9 +138,12 @@ def _sink(scenario: str) -> Line:
     return Line(scenario, scenario, "seaweed", (OUR_DATASINK, DATASINK), (), 25, every_python=False)
 
 
+def _service(scenario: str, seconds: float, targets: tuple[Target, ...]) -> Line:
+    return Line(scenario, scenario, "null", SCENARIOS[scenario].contenders, targets, seconds)
+
+
 _RERUN = (REFERENCE, _JOURNAL, "s5cmd", "rclone", "rclone-size-only")
 _LAG = (Target("loop lag", 5.0),)
-_SERVICES = (SERVICE, OTHER_SERVICE)
 
 LINES = {
     each.name: each
@@ -160,9 +170,16 @@ LINES = {
         ), 25, reference=_JOURNAL),
         _grab("grab-small", 1.3, 25),
         _grab("grab-large", 1.0, 20),
-        Line("service-put", "service-put", "null", _SERVICES, _LAG, 15),
-        Line("service-submit", "service-submit", "null", _SERVICES, (), 15),
-        Line("service-large", "service-large", "null", _SERVICES, _LAG, 10),
+        _service("service", 60, (
+            Target("CPU", 1.5, (OBSTORE_BYTES,), ours=PUT),
+            Target("CPU", 1.5, (OBSTORE_BYTES,), ours=PUT_BYTES),
+            Target("CPU", 1.2, (DIRECTORY,), ours=SUBMIT),
+            *_LAG,
+        )),
+        _service("service-1", 30, ()),
+        _service("service-16", 45, ()),
+        _service("service-256", 45, _LAG),
+        _service("service-large", 10, _LAG),
         _weed("small", 60),
         _weed(_FEWER, 50),
         _weed("large-4", 90),

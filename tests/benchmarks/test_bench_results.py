@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,11 +225,22 @@ def test_another_setting_of_ours_can_be_the_reference(result: dict[str, Any]) ->
     assert of(rows["s5cmd"].speed_ratio) == pytest.approx((0.3, 0.3, 0.3))
 
 
-def test_a_service_has_a_lag(result: dict[str, Any]) -> None:
+def test_a_service_has_a_lag_and_a_latency(result: dict[str, Any]) -> None:
     for one in result["measurements"]:
-        one["notes"] = {"lag_ms": {"p50": 0.1, "p99": one["round"], "max": 9.0}}
-    assert rows_of(result, "engine")[0].lag_ms == Spread(2, 1, 3)
-    assert "| loop lag, p99 |" in render([result])
+        told = {"p50": 0.1, "p99": one["round"], "max": 9.0}
+        one["notes"] = {"lag_ms": told, "latency_ms": told}
+    row = rows_of(result, "engine")[0]
+    assert (row.lag_ms, row.p50_ms, row.p99_ms) == (Spread(2, 1, 3), Spread(0.1, 0.1, 0.1), Spread(2, 1, 3))
+    assert "| loop lag, p99 | latency, p50 | p99 |" in render([result])
+
+
+def test_a_bound_can_be_for_another_than_the_reference(result: dict[str, Any]) -> None:
+    line = replace(LINES["rerun"], name="r")
+    ours = line.value(Target("CPU", 1.0, ("s5cmd",), "whole process", ours="boto3"), {"r": result}, "")
+    theirs = line.value(Target("CPU", 1.0, ("boto3",), "whole process", ours="s5cmd"), {"r": result}, "")
+    assert ours is not None
+    assert theirs is not None
+    assert ours.median == pytest.approx(1 / theirs.median)
 
 
 def test_a_file_has_medians_and_one_line_for_each_measurement(result: dict[str, Any], tmp_path: Path) -> None:
