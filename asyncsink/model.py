@@ -7,7 +7,7 @@ All are frozen, except FirstAttempt; none holds file content.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from asyncsink.errors import AsyncSinkError
 from asyncsink.value import dataclass
@@ -35,9 +35,15 @@ class Checksum:
         return f"{self.algorithm}:{self.value}"
 
 
+BYTES: Final = "bytes"
+"""The `source` of what `put_bytes` publishes."""
+STREAM: Final = "stream"
+"""The `source` of what `put_stream` and `open` publish."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A regular file that was found.
+    """A regular file that was found; or content without a file, see `is_file`.
 
     Attributes:
         path: absolute path, its bytes on disk decoded as UTF-8; a name that is not UTF-8 holds surrogates (PEP 383).
@@ -68,6 +74,12 @@ class SourceFile:
     real_path: str = ""
     readable: bool = False
     pinned: bool = False
+
+    @property
+    def is_file(self) -> bool:
+        """Whether there is a file: the content of `put_bytes` and of streams has BYTES or STREAM as its path, and no
+        identity but its mtime, the time of the call."""
+        return self.path not in (BYTES, STREAM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +293,7 @@ class Receipt:
     """Published, and confirmed. Of a grab: `source` is the object's "s3://bucket/key", `url` the file's path.
 
     Attributes:
-        source: absolute path of the file.
+        source: absolute path of the file; BYTES or STREAM where there was none.
         key: whole key inside the bucket, or path below a local destination.
         url: "s3://bucket/key", or the absolute path of the local file.
         size_bytes: size of the object.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 
 from asyncsink.errors import IntegrityError
 from asyncsink.options.settings import GIB, MIB
-from asyncsink.s3.multipart.parts import UploadProof, plan_parts
+from asyncsink.s3.multipart.parts import PartPlan, StreamPlan, UploadProof, plan_parts, stream_part_size
 from asyncsink.s3.operations import (
     OBJECT_SIZE_BYTES_MAX,
     PART_SIZE_BYTES_MAX,
@@ -62,6 +62,69 @@ def test_sizes_that_cannot_be_sent_in_parts(size: int) -> None:
 
 @pytest.mark.parametrize("size", [9, 11])
 def test_an_object_of_another_size_is_not_what_was_sent(size: int) -> None:
-    proof = UploadProof("k", 10, None, True, parts={}, confirmed=set())
+    proof = UploadProof("k", PartPlan(10, 10), None, True, parts={}, confirmed=set())
     with pytest.raises(IntegrityError, match=f"{size} bytes instead of 10 bytes"):
         proof.of_object(ObjectHead(size_bytes=size), None)
+
+
+# -- Streams of unknown length -----------------------------------------------------------------------------------------
+
+
+def full_parts(wanted: int, most: int, size: int) -> int:
+    """How many parts a stream of `size` bytes has."""
+    offset, count = 0, 0
+    while offset < size:
+        offset += stream_part_size(offset, wanted, most)
+        count += 1
+    return count
+
+
+@given(size=st.integers(1, OBJECT_SIZE_BYTES_MAX), wanted=st.integers(PART_SIZE_BYTES_MIN, PART_SIZE_BYTES_MAX))
+@example(size=OBJECT_SIZE_BYTES_MAX, wanted=PART_SIZE_BYTES_MIN)
+@example(size=OBJECT_SIZE_BYTES_MAX, wanted=8 * MIB)
+@example(size=OBJECT_SIZE_BYTES_MAX, wanted=PART_SIZE_BYTES_MAX)
+@settings(max_examples=30)
+def test_a_stream_of_any_length_fits_into_the_parts_that_s3_takes(size: int, wanted: int) -> None:
+    assert full_parts(wanted, PART_SIZE_BYTES_MAX, size) <= PARTS_MAX
+
+
+@given(
+    offset=st.integers(0, OBJECT_SIZE_BYTES_MAX),
+    wanted=st.integers(PART_SIZE_BYTES_MIN, PART_SIZE_BYTES_MAX),
+    more=st.integers(0, PART_SIZE_BYTES_MAX),
+)
+def test_the_parts_of_a_stream_begin_as_wanted_grow_and_stay_in_their_bounds(
+    offset: int, wanted: int, more: int
+) -> None:
+    most = min(wanted + more, PART_SIZE_BYTES_MAX)
+    assert stream_part_size(0, wanted, most) == wanted
+    size = stream_part_size(offset, wanted, most)
+    assert wanted <= size <= most
+    assert size <= stream_part_size(offset + size, wanted, most)
+    assert size == wanted or offset >= 64 * (wanted - MIB)
+
+
+def test_with_little_memory_a_stream_of_half_a_terabyte_fits() -> None:
+    assert full_parts(8 * MIB, 128 * MIB, 1 << 40) <= PARTS_MAX
+    assert full_parts(8 * MIB, 640 * MIB, 5 << 40) <= PARTS_MAX
+
+
+def test_the_plan_of_a_stream_is_as_it_was_filled() -> None:
+    plan = StreamPlan(5 * MIB, 5 * MIB)
+    assert (plan.count, plan.size_bytes, plan.part_size_bytes) == (0, 0, 5 * MIB)
+    parts = [plan.add(plan.next_size), plan.add(plan.next_size), plan.add(1)]
+    assert [(part.part_number, part.offset, part.length) for part in parts] == [
+        (1, 0, 5 * MIB),
+        (2, 5 * MIB, 5 * MIB),
+        (3, 10 * MIB, 1),
+    ]
+    assert (plan.count, plan.size_bytes) == (3, 10 * MIB + 1)
+    assert [plan.part(number) for number in (1, 2, 3)] == parts == list(plan)
+    assert repr(plan) == "<StreamPlan 3 parts, 10485761 bytes>"
+
+
+def test_the_plan_of_a_stream_ends_where_s3_takes_no_more() -> None:
+    plan = StreamPlan(5 * MIB, 5 * MIB)
+    for _ in range(PARTS_MAX):
+        plan.add(plan.next_size)
+    assert plan.next_size == 0

@@ -253,7 +253,7 @@ class LocalDestination(Destination):
 
     def _bring_companions(self, transfer: Transfer, target: Place) -> None:
         # Companions come first: a later run that finds the file finds them too.
-        if self._related_files:
+        if self._related_files and transfer.source.is_file:
             publish_companions(transfer.source, target, how=self._target.mode, mode=self._mode or _PRIVATE)
 
 
@@ -333,7 +333,7 @@ class LocalPartWriter(PartWriter):
         with self._translated():
             self._destination._bring_companions(self._transfer, self._target)
             publication = self._begun
-            if not publication.publish():
+            if not publication.publish(self._plan.size_bytes):
                 publication.copy_source()
                 publication.publish()
             moved = not self._target.is_there()

@@ -276,7 +276,7 @@ class Publication:
     def __init__(self, source: SourceFile, target: Place, *, how: LocalCopyMode, size_bytes: int, mode: int) -> None:
         self._source = source
         self._target = target
-        self._how = how
+        self._how: LocalCopyMode = how if source.is_file else "copy"
         self._size_bytes = size_bytes
         self._mode = mode
         self._temporary = TemporaryFile(target)
@@ -307,6 +307,8 @@ class Publication:
             return False
         if stat.S_ISDIR(there.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self._target.path)
+        if not self._source.is_file:
+            return False
         try:
             source = os.stat(on_disk(self._source.path))
         except OSError:
@@ -349,8 +351,11 @@ class Publication:
         """
         self._temporary.copy(self._source, self._size_bytes)
 
-    def publish(self) -> bool:
+    def publish(self, size_bytes: int | None = None) -> bool:
         """Rename the file, durably. False where a planned link is refused: the bytes must be written.
+
+        Args:
+            size_bytes: of all that was written, where that was not known before.
 
         Raises:
             OSError: the file cannot be published.
@@ -366,12 +371,11 @@ class Publication:
             self._link_planned = self.shares_source = False
             self._temporary.open()
             return False
-        length = self._temporary.size_bytes()
-        if length != self._size_bytes:
+        length, expected = self._temporary.size_bytes(), self._size_bytes if size_bytes is None else size_bytes
+        if length != expected:
             raise IntegrityError(
-                f"{shown(self._target.path)} has {length:,} bytes on disk; {self._size_bytes:,} were read. Export it "
-                "again.",
-                expected=str(self._size_bytes),
+                f"{shown(self._target.path)} has {length:,} bytes on disk; {expected:,} were read. Export it again.",
+                expected=str(expected),
                 actual=str(length),
             )
         self._temporary.publish(mtime_ns=self._source.mtime_ns, mode=self._mode)

@@ -23,33 +23,40 @@ class ByteBudget:
     def __init__(self, total_bytes: int) -> None:
         self.total_bytes = total_bytes
         self.held_bytes = 0
+        self._begun_bytes = 0
+        self._begun: deque[tuple[int, anyio.Event]] = deque()
         self._waiting: deque[tuple[int, anyio.Event]] = deque()
 
     def __repr__(self) -> str:
         mib = 1 << 20
         held, total = round(self.held_bytes / mib), round(self.total_bytes / mib)
-        return f"<ByteBudget {held} MiB of {total} MiB, {len(self._waiting)} waiting>"
+        return f"<ByteBudget {held} MiB of {total} MiB, {len(self._waiting) + len(self._begun)} waiting>"
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for memory."""
+        return bool(self._waiting or self._begun)
 
     @asynccontextmanager
     async def reserve(self, count_bytes: int) -> AsyncIterator[None]:
         """Hold `count_bytes` for the duration of the block. Cancelled while waiting, it holds nothing."""
-        await self._acquire(count_bytes)
+        await self._acquire(count_bytes, self._waiting)
         try:
             yield
         finally:
-            self.held_bytes -= count_bytes
-            self._wake()
+            self._give_back(count_bytes)
 
     def _fits(self, count_bytes: int) -> bool:
-        return self.held_bytes == 0 or self.held_bytes + count_bytes <= self.total_bytes
+        # The beginnings of parts do not count here: their producers may take any time (see PartMemory).
+        return self.held_bytes <= self._begun_bytes or self.held_bytes + count_bytes <= self.total_bytes
 
-    async def _acquire(self, count_bytes: int) -> None:
-        if not self._waiting and self._fits(count_bytes):
+    async def _acquire(self, count_bytes: int, waiting: deque[tuple[int, anyio.Event]]) -> None:
+        if not self._begun and (not self._waiting or waiting is self._begun) and self._fits(count_bytes):
             self.held_bytes += count_bytes
             return
         granted = anyio.Event()
         completion = (count_bytes, granted)
-        self._waiting.append(completion)
+        waiting.append(completion)
         try:
             await granted.wait()
         except BaseException:
@@ -57,23 +64,93 @@ class ByteBudget:
                 # Granted and cancelled in the same iteration of the loop: the bytes go back.
                 self.held_bytes -= count_bytes
             else:
-                self._waiting.remove(completion)
+                waiting.remove(completion)
             self._wake()
             raise
 
+    def _give_back(self, count_bytes: int) -> None:
+        self.held_bytes -= count_bytes
+        self._wake()
+
     def _wake(self) -> None:
-        while self._waiting and self._fits(self._waiting[0][0]):
-            count_bytes, granted = self._waiting.popleft()
-            self.held_bytes += count_bytes
-            granted.set()
+        for waiting in (self._begun, self._waiting):
+            while waiting:
+                count_bytes, granted = waiting[0]
+                if not self._fits(count_bytes):
+                    return
+                waiting.popleft()
+                self.held_bytes += count_bytes
+                granted.set()
+
+
+# -- Parts of streams, which are filled at the speed of their producers ------------------------------------------------
+# A part cannot be sent before it is full, so that parts that are half full must never use up the budget: none of them
+# could be filled then. The first MiB of a part is counted as it comes, and all such beginnings together have a fourth
+# of the budget at most. A part that outgrows its beginning, or finds no room for one, waits until it has its whole
+# memory; from then on it depends on nobody but its producer.
+
+SMALL_BYTES = 1024 * 1024
+"""Bodies up to this size are allocated one by one: a whole buffer for each would waste the budget."""
+BEGINNINGS_DIVISOR = 4
+BEGINNING_BYTES_MIN = 64 * 1024
+
+
+class PartMemory:
+    """The memory of one part that is being filled, until `release`.
+
+    Args:
+        size_bytes: of the full part.
+
+    Attributes:
+        held_bytes: how much of it the budget has granted.
+        whole: whether that is everything it needs.
+    """
+
+    __slots__ = ("_budget", "_size_bytes", "held_bytes", "whole")
+
+    def __init__(self, budget: ByteBudget, size_bytes: int) -> None:
+        self._budget = budget
+        self._size_bytes = size_bytes
+        self.held_bytes = 0
+        self.whole = False
+
+    def __repr__(self) -> str:
+        return f"<PartMemory {self.held_bytes} of {self._size_bytes} bytes>"
+
+    def _begin(self, length: int) -> bool:
+        budget, held = self._budget, self.held_bytes
+        wanted = min(self._size_bytes, SMALL_BYTES, max(length, 2 * held, BEGINNING_BYTES_MIN))
+        more = wanted - held
+        room = min(budget.total_bytes // BEGINNINGS_DIVISOR, budget.total_bytes - self._size_bytes)
+        if length > wanted or budget.wanted or budget._begun_bytes + more > room or not budget._fits(more):
+            return False
+        budget.held_bytes += more
+        budget._begun_bytes += more
+        self.held_bytes = wanted
+        return True
+
+    async def hold(self, length: int) -> None:
+        """Hold at least `length` bytes; waits while the budget has none left. Cancelled, it holds what it held."""
+        if self.whole or length <= self.held_bytes or self._begin(length):
+            return
+        budget, begun = self._budget, self.held_bytes
+        # What is begun comes first: it holds memory that nobody else gets until it is full.
+        await budget._acquire(self._size_bytes - begun, budget._begun if begun else budget._waiting)
+        budget._begun_bytes -= begun
+        self.held_bytes = self._size_bytes
+        self.whole = True
+
+    def release(self) -> None:
+        """Give everything back. Harmless when repeated."""
+        held, self.held_bytes = self.held_bytes, 0
+        if not self.whole:
+            self._budget._begun_bytes -= held
+        self._budget._give_back(held)
 
 
 # -- Reused memory for large bodies ------------------------------------------------------------------------------------
 # A fresh 8 MiB body for every part would fault in every page again, and allocators keep such blocks in per-thread
 # arenas, so that a run's memory grows to about twice its budget. Reused buffers avoid both.
-
-SMALL_BYTES = 1024 * 1024
-"""Bodies up to this size are allocated one by one: a whole buffer for each would waste the budget."""
 
 
 class BufferPool:

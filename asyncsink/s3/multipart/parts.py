@@ -2,7 +2,7 @@
 
 S3 takes 1 to 10,000 parts of 5 MiB to 5 GiB each, the last may be smaller (S3 User Guide, "Amazon S3 multipart upload
 limits"). The plan covers the object exactly, in order, with parts of one size; the size grows in whole MiB where 10,000
-parts of the wanted size would not suffice.
+parts of the wanted size would not suffice. The parts of a stream of unknown length grow with what was sent before them.
 """
 
 from __future__ import annotations
@@ -71,6 +71,74 @@ def plan_parts(size_bytes: int, part_size_bytes: int) -> PartPlan:
     return PartPlan(size_bytes, wanted)
 
 
+# -- Streams, whose length is known at their end -----------------------------------------------------------------------
+
+GROWTH = 64
+"""A part of a stream has the wanted size, or this fraction of everything before it. 10,000 parts of 5 GiB at most carry
+50 TB then, whatever the wanted size is, and only streams of more than 512 times that size have larger parts at all."""
+
+
+def stream_part_size(offset: int, part_size_bytes: int, part_size_bytes_max: int) -> int:
+    """The size of the part of a stream that begins at `offset`: whole MiB above `part_size_bytes`."""
+    grown = -(-(offset // GROWTH) // MIB) * MIB
+    return min(max(part_size_bytes, grown), part_size_bytes_max)
+
+
+class StreamPlan(PartPlan):
+    """The parts of a stream so far: each was full when the next one was begun.
+
+    Args:
+        part_size_bytes: of the first part.
+        part_size_bytes_max: of the largest one; at least `part_size_bytes`.
+    """
+
+    __slots__ = ("_most", "_offsets", "_wanted")
+
+    def __init__(self, part_size_bytes: int, part_size_bytes_max: int) -> None:
+        self._wanted = part_size_bytes
+        self._most = part_size_bytes_max
+        self._offsets = [0]
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"<StreamPlan {self.count} parts, {self.size_bytes} bytes>"
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all parts so far."""
+        return self._offsets[-1]
+
+    @property
+    def part_size_bytes(self) -> int:
+        """Size of the first part, unless it is the only one."""
+        return self._wanted
+
+    @property
+    def count(self) -> int:
+        """Number of parts so far."""
+        return len(self._offsets) - 1
+
+    @property
+    def next_size(self) -> int:
+        """Size of the next part, where it is not the last; 0 where S3 takes no further part."""
+        if self.count >= PARTS_MAX or self.size_bytes >= OBJECT_SIZE_BYTES_MAX:
+            return 0
+        return stream_part_size(self.size_bytes, self._wanted, self._most)
+
+    def add(self, length: int) -> Part:
+        """The next part, of `length` bytes."""
+        part = Part(self.count + 1, self.size_bytes, length)
+        self._offsets.append(self.size_bytes + length)
+        return part
+
+    def part(self, part_number: int) -> Part:
+        """The part with this number (1 to `count`)."""
+        offset = self._offsets[part_number - 1]
+        return Part(part_number, offset, self._offsets[part_number] - offset)
+
+
 # -- Proof by the answer to CompleteMultipartUpload, or by the object under its key ------------------------------------
 # Source: S3 User Guide, "Checking object integrity": full-object and composite checksums, and the ETag of multipart
 # objects (the MD5 of the parts' MD5s).
@@ -81,7 +149,7 @@ class UploadProof:
 
     Args:
         key: for messages.
-        size_bytes: of the whole object.
+        plan: of the whole object; that of a stream grows meanwhile.
         algorithm: of the parts' checksums, or None where they had none.
         etag_is_md5: whether a part's ETag is its MD5 (no SSE-KMS, no SSE-C).
         parts: those that the server confirmed, by part number; grows meanwhile.
@@ -91,7 +159,7 @@ class UploadProof:
     def __init__(
         self,
         key: str,
-        size_bytes: int,
+        plan: PartPlan,
         algorithm: ChecksumAlgorithm | None,
         etag_is_md5: bool,
         *,
@@ -99,7 +167,7 @@ class UploadProof:
         confirmed: AbstractSet[ConfirmedBy],
     ) -> None:
         self._key = key
-        self._size_bytes = size_bytes
+        self._plan = plan
         self._algorithm = algorithm
         self._etag_is_md5 = etag_is_md5
         self._parts = parts
@@ -128,8 +196,8 @@ class UploadProof:
         Raises:
             IntegrityError: it is not what was sent.
         """
-        if head.size_bytes != self._size_bytes:
-            raise self._other(f"{self._size_bytes:,} bytes", f"{head.size_bytes:,} bytes")
+        if head.size_bytes != self._plan.size_bytes:
+            raise self._other(f"{self._plan.size_bytes:,} bytes", f"{head.size_bytes:,} bytes")
         told = [
             Checksum(algorithm, value)
             for algorithm, value in head.checksums.items()

@@ -81,9 +81,7 @@ class MultipartUpload:
         self._parts: dict[int, CompletedPart] = {}
         self._unproven: dict[int, ListedPart] = {}
         self._confirmed: set[ConfirmedBy] = set()
-        self._proof = UploadProof(
-            key, plan.size_bytes, algorithm, self.etag_is_md5, parts=self._parts, confirmed=self._confirmed
-        )
+        self._proof = UploadProof(key, plan, algorithm, self.etag_is_md5, parts=self._parts, confirmed=self._confirmed)
         self.attempts = 1
         self.bytes_taken_over = 0
         """Bytes of the parts that an earlier run sent."""
