@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any, Unpack
 
-import anyio
-from anyio.abc import TaskGroup
-
 from asyncsink.engine.export import run_source
-from asyncsink.engine.intake import Call, Intake
-from asyncsink.engine.open_run import Run, RunBuilder
-from asyncsink.engine.planning.walk import check_bucket_given, check_shard, discovery_of, open_end
-from asyncsink.engine.recording.events import Events, Subscription
-from asyncsink.engine.resources import open_resources
-from asyncsink.engine.run_report import report_of
+from asyncsink.engine.planning.walk import check_bucket_given, check_shard
+from asyncsink.engine.recording.events import Subscription
+from asyncsink.engine.session import Session
 from asyncsink.errors import ConfigError, ExportFailed
-from asyncsink.event_loops import OwnerLoop, refuse_trio, run_to_end, surface
-from asyncsink.model import Receipt, Skip, Started
+from asyncsink.event_loops import run_to_end
+from asyncsink.model import Receipt, Skip
 from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import ExportOptions
-from asyncsink.os_errors import shortage, words_shortages
+from asyncsink.options.values import deadline_of
+from asyncsink.os_errors import words_shortages
 from asyncsink.report.report import Report
 from asyncsink.sources.opening import directory_source, outputs_source
 
@@ -70,8 +64,12 @@ class AsyncSink:
             receipt = await sink.put("motion", path)
             await sink.submit("contrasts.@con", paths)
 
-    Entering checks destination and credentials. Leaving, in the same task, waits until all submitted files are
-    published and recorded; an exception in the block, or cancellation, ends open transfers as in a cancelled `export`.
+        sink = await AsyncSink("s3://bucket/prefix").start()     # the same without a block
+        …
+        report = await sink.close(deadline_seconds=20)           # in any task
+
+    Entering checks destination and credentials. Leaving waits until all submitted files are published and recorded; an
+    exception in the block, or cancellation, ends open transfers as in a cancelled `export`.
 
     It belongs to the process and the event loop in which it was entered: elsewhere (in a forked child, in another loop,
     in a thread without one) its methods raise ConfigError instead of waiting forever.
@@ -81,112 +79,71 @@ class AsyncSink:
     """
 
     def __init__(self, base_directory: Any, **options: Unpack[ExportOptions]) -> None:
-        """See `export` for the arguments. Nothing is opened before the block.
+        """See `export` for the arguments. Nothing is opened before the block, or `start`.
 
         Raises:
             ConfigError: an option is wrong.
         """
-        self._settings = parse_options(base_directory, options)
-        check_bucket_given(self._settings)
-        check_shard(self._settings, walks=False)
-        self._events = Events()
-        self._home: OwnerLoop | None = None
-        self._intake: Intake | None = None
-        self._exits: AsyncExitStack | None = None
-        self._run: Run | None = None
-        self._group: TaskGroup | None = None
-        self._closing = anyio.Event()
-        self._calls: set[Call] = set()
-        self._report: Report | None = None
-        self._fault: BaseException | None = None
+        settings = parse_options(base_directory, options)
+        check_bucket_given(settings)
+        check_shard(settings, walks=False)
+        self._session = Session(settings)
 
     def __repr__(self) -> str:
-        state = "closed" if self._report is not None else repr(self._run.pipeline) if self._run else "not opened"
-        return f"<AsyncSink {self._settings.target.url}: {state}>"
+        return f"<AsyncSink {self._session!r}>"
 
     @words_shortages
     async def __aenter__(self) -> AsyncSink:
-        refuse_trio()
-        if self._run is not None:
-            raise ConfigError("This AsyncSink was used before; make a new one for every `async with`.")
-        self._home = self._events.home = OwnerLoop()
-        async with AsyncExitStack() as exits:
-            opening = open_resources(self._settings, events=self._events, lasting=True)
-            resources = await exits.enter_async_context(opening)
-            forecast = open_end(self._settings.target, lasting=True)
-            self._run = await exits.enter_async_context(RunBuilder(resources).open(forecast))
-            intake = Intake(
-                discovery_of(self._settings, self._run.target, outputs_source({}, self._settings)),
-                self._settings,
-                key_turns=resources.key_turns,
-                journal=self._run.journal,
-                limiter=resources.threads,
-                batch_max=partial(self._run.batch_size, None),
-            )
-            exits.callback(intake.release)
-            exits.callback(self._events.close)
-            await self._run.begin()
-            self._exits = exits.pop_all()
-        self._intake = intake
-        await self._events.emit(Started(None, None, self._run.destination.lane))
-        self._group = anyio.create_task_group()
-        await self._group.__aenter__()
-        self._group.start_soon(self._publish, self._run, self._intake)
+        await self._session.enter()
         return self
 
     @words_shortages
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        assert self._group is not None
-        assert self._run is not None
-        assert self._exits is not None
-        self._check_here()
-        self._events.closing()
-        self._close()
-        try:
-            swallowed = await self._group.__aexit__(kind, error, trace)
-            if error is None:
-                await self._run.end()
-        except BaseExceptionGroup as group:
-            if all(each is error for each in group.exceptions):
-                return False  # the block's own exception, whole even where it is a group itself
-            raise surface(group) from None
-        finally:
-            try:
-                await self._exits.aclose()
-            finally:
-                self._report = report_of(self._run, None)
-        return swallowed
+    ) -> None:
+        await self._session.leave(error)
 
-    async def _publish(self, run: Run, intake: Intake) -> None:
-        try:
-            await run.pipeline.run(intake.feed)
-        except BaseExceptionGroup as group:
-            self._fault = surface(group)
-            raise
-        finally:
-            # In any case: a waiting caller would otherwise never return.
-            self._close()
-            for call in self._calls:
-                call.completion.done.set()
-            run.resources.key_turns.close()
+    @words_shortages
+    async def start(self) -> AsyncSink:
+        """Open the sink, as entering its block does, and return it; `close` ends it, from any task of this event loop.
 
-    def _close(self) -> None:
-        self._closing.set()
-        if self._intake is not None:
-            self._intake.close()
+        Raises:
+            ConfigError: it was started or closed before.
+            ConfigError, TransferError, JournalError: it cannot be opened; nothing was sent.
+
+        Cancellation ends the opening. A sink that stops by itself later (it can no longer record) cancels nobody: every
+        call raises ExportFailed then, and `close` the error itself.
+        """
+        await self._session.start()
+        return self
+
+    @words_shortages
+    async def close(self, *, deadline_seconds: float | None = None) -> Report:
+        """Take nothing more, wait until everything that was accepted is published and recorded, and return the report.
+
+        Args:
+            deadline_seconds: seconds until the rest is given up. What is under way then ends as in a cancelled
+                `export`; its clean-up takes at most `RetryPolicy.abort_seconds` for each of open uploads, records and
+                journal. Of several calls the earliest deadline counts. None waits without a limit.
+
+        Raises:
+            ConfigError: `deadline_seconds` is no number of seconds, or this is another process or event loop.
+            JournalError, DestinationFull: the sink has stopped, because it could not record.
+
+        From any task; again, and at the same time as another call, it returns the same report. A sink that was never
+        opened has a report of nothing. Cancelled, where no other task waits for its end too, it gives the rest up at
+        once, waits for the clean-up, and raises.
+        """
+        return await self._session.close(deadline_of(deadline_seconds))
 
     @property
     def report(self) -> Report:
-        """The report, available after the `async with` block.
+        """The report, available when the sink is closed.
 
         Raises:
             ConfigError: the sink is still open.
         """
-        if self._report is None:
-            raise ConfigError("The report is known when the sink is closed; ask for it after the `async with` block.")
-        return self._report
+        return self._session.report
 
     @words_shortages
     async def put(self, attribute: str, path: Any) -> Receipt | Skip:
@@ -204,12 +161,11 @@ class AsyncSink:
 
         Cancellation ends the wait only: a queued transfer continues, and reads the file if it still exists.
         """
-        intake = self._opened()
-        call = intake.call(attribute, path, alone=repr(path))
-        await self._waited_for(call, intake)
+        call = self._session.taking().call(attribute, path, alone=repr(path))
+        await self._session.carry_out(call)
         outcome = call.outcome()
         if outcome is None:
-            self._check_working()
+            self._session.check_working()
             raise ExportFailed(f"The sink was closed before {path!r} was published; export it again.", report=None)
         return outcome
 
@@ -224,11 +180,10 @@ class AsyncSink:
 
         Cancellation ends the wait: queued files are published, the others are not.
         """
-        intake = self._opened()
-        call = intake.call(attribute, paths)
-        await self._waited_for(call, intake)
+        call = self._session.taking().call(attribute, paths)
+        await self._session.carry_out(call)
         if not call.over:
-            self._check_working()
+            self._session.check_working()
             raise ConfigError("The sink was closed while a file waited for its queue; export it again.")
         return call.count
 
@@ -241,34 +196,5 @@ class AsyncSink:
         Raises:
             ConfigError: the sink was opened in another process or event loop; reading raises it likewise.
         """
-        self._check_here()
-        return self._events.subscribe()
-
-    def _check_working(self) -> None:
-        if self._fault is not None:
-            why = shortage(self._fault) or self._fault
-            raise ExportFailed(f"The sink has stopped and takes nothing more: {why}", report=None) from self._fault
-
-    def _check_here(self) -> None:
-        if self._home is not None:
-            self._home.check(f"The sink to {self._settings.target.url}")
-
-    def _opened(self) -> Intake:
-        self._check_here()
-        self._check_working()
-        if self._intake is None or self._closing.is_set():
-            raise ConfigError("The sink is not open; use it inside its `async with` block.")
-        return self._intake
-
-    async def _waited_for(self, call: Call, intake: Intake) -> None:
-        self._calls.add(call)
-        try:
-            intake.enter(call)
-            await call.completion.done.wait()
-        except BaseException:
-            intake.withdraw(call)
-            raise
-        finally:
-            self._calls.discard(call)
-        if call.error is not None:
-            raise call.error
+        self._session.check_here()
+        return self._session.events.subscribe()

@@ -66,6 +66,17 @@ def parse_duration(value: str | float | timedelta, name: str) -> float:
     return seconds
 
 
+def deadline_of(value: float | None) -> float | None:
+    """The argument `deadline_seconds` of a method: seconds from now, or None for no deadline.
+
+    Raises:
+        ConfigError: it is no number of seconds, or negative.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0):
+        raise ConfigError(f"deadline_seconds={value!r:.60} is no number of seconds; expected 0 or more, or None.")
+    return value
+
+
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise ConfigError, with the nearest choice named, unless `value` is one of `choices`."""
     if value not in choices:

@@ -19,6 +19,7 @@ from asyncsink.errors import ExportFailed, JournalError, KeyCollision, SourceMis
 from asyncsink.model import Event, Finished, Receipt, Skip
 from asyncsink.report.outcomes import OutcomeLog
 from tests.support.parts_proxy import DROP, FORWARD, HANG, PartsProxy
+from tests.support.requests import until
 
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]
@@ -123,8 +124,8 @@ async def test_a_full_queue_holds_producers_back(
     async with PartsProxy(seaweed.endpoint_url, lambda _: FORWARD if released else HANG) as proxy:
         options["endpoint_url"] = proxy.endpoint_url
         sink = asyncsink.AsyncSink(f"s3://{bucket}", retry=retry, **options)
-        limits = replace(sink._settings.limits, queue_transfers=3, concurrency_max=2, concurrency=2)
-        sink._settings = replace(sink._settings, limits=limits)
+        limits = replace(sink._session.settings.limits, queue_transfers=3, concurrency_max=2, concurrency=2)
+        sink._session.settings = replace(sink._session.settings, limits=limits)
         queued = 0
 
         async def produce(path: Path) -> None:
@@ -134,8 +135,8 @@ async def test_a_full_queue_holds_producers_back(
 
         async with asyncio.timeout(60), sink:
             producers = [asyncio.create_task(produce(path)) for path in paths]
-            assert sink._run is not None
-            queue = sink._run.pipeline._send
+            assert sink._session.run is not None
+            queue = sink._session.run.pipeline._send
             while not queue.statistics().tasks_waiting_send or queued < 5:  # noqa: ASYNC110 - no event tells of it
                 await asyncio.sleep(0.01)
             assert queued == 5  # two with the workers, three in the queue
@@ -170,7 +171,7 @@ async def test_leaving_otherwise_aborts_what_is_under_way(
         serving = asyncio.create_task(serve(proxy))
         await proxy.hung.wait()
         if how == "cancellation while it drains":
-            await entered[0]._closing.wait()
+            await until(lambda: entered[0]._session.closing)
         if how != "exception":
             serving.cancel()
         with pytest.raises(ZeroDivisionError if how == "exception" else asyncio.CancelledError):
