@@ -503,7 +503,7 @@ def conclude_proof(
         return None, "size"
     raise IntegrityError(
         f"The bytes received for {where} are not those the server described: {expected} was expected, they have "
-        f"{actual}. Grab it again; if that repeats, suspect the network, a proxy on the way, or the server's disks.",
+        f"{actual}. Get it again; if that repeats, suspect the network, a proxy on the way, or the server's disks.",
         expected=expected,
         actual=actual,
     )

@@ -510,14 +510,17 @@ def _created(op: o.CreateMultipartUpload, answer: Mapping[str, Any]) -> o.Upload
 
 
 def _got(op: GetObject, answer: Mapping[str, Any]) -> ObjectData:
-    if op.whole and len(answer["Body"]) != op.length:
-        received = len(answer["Body"])
-        text = f"{op.name} of {op.key} was answered with {received:,} bytes; {op.length:,} were expected."
-        raise _fault(op, text)
+    received, expected = len(answer["Body"]), op.length
     total = str(answer.get("ContentRange") or "").rpartition("/")[2].strip()
+    object_bytes = _whole_number(total, OBJECT_SIZE_BYTES_MAX) if total.isascii() and total.isdigit() else None
+    if not op.size_known:
+        object_bytes = answer.get("ContentLength")
+        expected = received if object_bytes is None else min(object_bytes, op.length)
+    if op.whole and received != expected:
+        raise _fault(op, f"{op.name} of {op.key} was answered with {received:,} bytes; {expected:,} were expected.")
     return ObjectData(
         data=answer["Body"],
-        object_bytes=_whole_number(total, OBJECT_SIZE_BYTES_MAX) if total.isascii() and total.isdigit() else None,
+        object_bytes=object_bytes,
         etag=plain_etag(answer),
         checksums=checksums_of(answer),
         composite=has_composite(answer),

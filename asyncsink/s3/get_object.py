@@ -27,7 +27,8 @@ class ObjectData(Response):
     """Answer to GetObject: the requested bytes, and their object; fields as in ObjectHead.
 
     Attributes:
-        object_bytes: size of the whole object, for a range; None where the answer does not name it.
+        object_bytes: size of the whole object, for a range, and where it was not known; None where the answer does not
+            name it.
     """
 
     data: ByteBody
@@ -46,6 +47,8 @@ class GetObject(Operation[ObjectData]):
     Attributes:
         whole: request the object instead of a range: S3 sends the object's checksum only with all of its bytes.
             `length` is then its size.
+        size_known: False, with `whole`: `length` bounds the bytes that are received, and a larger object ends behind
+            them, with its connection.
         into: receives the bytes, has room for `length` at least, and is overwritten by each attempt; None makes room.
         ask_checksum: request the object's checksums too.
         first: an attempt that GetObjects has made already, or None.
@@ -56,6 +59,7 @@ class GetObject(Operation[ObjectData]):
     offset: int = 0
     length: int
     whole: bool = False
+    size_known: bool = True
     into: memoryview | None = None
     if_match: str = ""
     version_id: str = ""
@@ -219,7 +223,7 @@ def check_range(
             operation=operation.name,
         )
     if operation.whole:
-        if length is not None and length != operation.length:
+        if operation.size_known and length is not None and length != operation.length:
             raise PreconditionFailed(
                 f"{_where(operation, bucket)}: the object has {length:,} bytes; {operation.length:,} were expected. It "
                 "was replaced; look at it again.",

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from asyncsink.errors import RetryableError, Throttled
 from asyncsink.options.settings import KIB, MIB
-from asyncsink.s3.get_object import GetObject, GetObjectTo
+from asyncsink.s3.get_object import GetObjectTo, ObjectData
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     ListParts,
@@ -188,9 +188,11 @@ class Pacer:
         """Send one operation through `transport` while holding a token; for the event loop."""
         await self._turn()
         problem: Problem = "error"
+        size_bytes = 0
         try:
             response = await transport.send(operation)
             problem = ""
+            size_bytes = len(response.data) if isinstance(response, ObjectData) else body_bytes(operation)
         except Throttled:
             problem = "throttled"
             raise
@@ -200,7 +202,7 @@ class Pacer:
             problem = ""
             raise
         finally:
-            self.give(0 if problem else body_bytes(operation), problem)
+            self.give(size_bytes, problem)
         return response
 
     async def _turn(self) -> None:
@@ -238,7 +240,7 @@ def body_bytes(operation: Operation[Any]) -> int:
     """Bytes of an operation's body, or of its answer's."""
     if isinstance(operation, (PutObject, UploadPart)):
         return len(operation.body)
-    return operation.length if isinstance(operation, (UploadPartFrom, PutObjectFrom, GetObject, GetObjectTo)) else 0
+    return operation.length if isinstance(operation, (UploadPartFrom, PutObjectFrom, GetObjectTo)) else 0
 
 
 class PacedTransport:

@@ -56,6 +56,34 @@ class GetSuite:
             await transport.send(PutObject(key="k", body=b""))
             assert (await transport.send(GetObject(key="k", length=0, whole=True))).data == b""
 
+    async def test_get_of_an_object_of_unknown_size(self, open_transport: OpenTransport) -> None:
+        """All of a smaller one comes, and the beginning of a larger one, with what describes the whole."""
+        async with open_transport() as transport:
+            for size_bytes, length in ((0, 10), (10, 10), (16_384, 65_536), (70_000, 65_536), (3 * MIB, MIB)):
+                data = os.urandom(size_bytes)
+                stored = await transport.send(PutObject(key="k", body=data, checksum=crc64(data)))
+                for given in (True, False):
+                    buffer, into = room(length)
+                    asked = GetObject(
+                        key="k", length=length, whole=True, size_known=False, into=into if given else None
+                    )
+                    got = await transport.send(asked)
+                    assert (got.data == data[:length], got.object_bytes, got.etag) == (True, size_bytes, stored.etag)
+                    assert buffer[-1] == UNTOUCHED
+                    if "answers-checksums" in self.capabilities and size_bytes:
+                        assert got.checksums["CRC64NVME"] == crc64(data).value
+
+    async def test_pieces_of_an_object_of_unknown_size(self, open_transport: OpenTransport) -> None:
+        """Without a length only the end of a smaller one tells the size."""
+        head = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nETag: "e"\r\n\r\n'
+        pieces = b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
+        async with CannedPeer(head + pieces) as peer, open_transport(endpoint_url=peer.endpoint_url) as transport:
+            for length, expected in ((7, b"abcdefg"), (9, b"abcdefg"), (5, b"abcde")):
+                buffer, into = room(length)
+                asked = GetObject(key="k", length=length, whole=True, size_known=False, into=into)
+                got = await transport.send(asked)
+                assert (got.data, got.object_bytes, buffer[-1]) == (expected, None, UNTOUCHED)
+
     async def test_ranges_of_a_multipart_object(self, open_transport: OpenTransport) -> None:
         data = os.urandom(11 * MIB)
         async with open_transport() as transport:

@@ -46,6 +46,21 @@ class ByteBudget:
         finally:
             self._give_back(count_bytes)
 
+    def hold_now(self, count_bytes: int, *, most_bytes: int) -> bool:
+        """Hold `count_bytes` if no more than `most_bytes` are held then, and nobody waits; `let_go` is owed for True.
+
+        For memory that is given back at the speed of a caller, who may himself wait for this budget: with a bound below
+        the total, such memory cannot use all of it up.
+        """
+        if self.wanted or self.held_bytes + count_bytes > most_bytes:
+            return False
+        self.held_bytes += count_bytes
+        return True
+
+    def let_go(self, count_bytes: int) -> None:
+        """Give back what `hold_now` has granted."""
+        self._give_back(count_bytes)
+
     def _fits(self, count_bytes: int) -> bool:
         # The beginnings of parts do not count here: their producers may take any time (see PartMemory).
         return self.held_bytes <= self._begun_bytes or self.held_bytes + count_bytes <= self.total_bytes

@@ -1,4 +1,4 @@
-"""Batches of small files, small objects and HEADs, and the exchange of one, which is as short as possible.
+"""Small files, whole objects and HEADs, alone and in batches: exchanges that are as short as possible.
 
 The usual case is done in one go: the file is read, checksummed, signed and sent, and the answer is compared as it comes
 from the socket. Every other case is left to the code that all exchanges have, or to the ordinary way.
@@ -9,22 +9,23 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Container, Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from asyncsink.errors import AsyncSinkError, ObjectMissing, PreconditionFailed, Throttled
 from asyncsink.integrity.checksums import ByteBody, checksum_of, is_composite
 from asyncsink.model import Checksum, ChecksumAlgorithm
 from asyncsink.s3.errors_map import kept, one_line
-from asyncsink.s3.get_object import GetObject, GetObjects, ObjectData, ObjectsGot, ObjectToGet
+from asyncsink.s3.get_object import GetObject, GetObjects, GetObjectTo, ObjectData, ObjectsGot, ObjectToGet
 from asyncsink.s3.http.exchange import (
     NO_BODY,
+    Awaited,
     Exchange,
     ExchangeBatch,
     ExchangeInterrupted,
     FileRefused,
     Sending,
 )
-from asyncsink.s3.http.exchanges import InMemory
+from asyncsink.s3.http.exchanges import FromFile, InMemory, Range
 from asyncsink.s3.http.reading import CHECKSUM_HEADERS, FRAMING, LINE, TEXT, Answer, ExchangeError, response_of
 from asyncsink.s3.http.signing import EMPTY_PAYLOAD, UNSIGNED_PAYLOAD
 from asyncsink.s3.operations import (
@@ -40,6 +41,8 @@ from asyncsink.s3.operations import (
     Ordinary,
     PutFiles,
     PutObject,
+    PutObjectFrom,
+    UploadPartFrom,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +50,14 @@ if TYPE_CHECKING:
 
 MANY: Final = (PutFiles, HeadObjects, GetObjects)
 """The operations that are many requests."""
+_OWN: Final = (ObjectMissing, PreconditionFailed)
+"""Errors of one object, which do not end its batch."""
+
+
+# -- Usual answers (pure) ----------------------------------------------------------------------------------------------
+# A server words all answers to requests of one kind alike: the first is taken apart, and is the pattern of the others.
+# Whatever does not match is read the ordinary way.
+
 LAYOUT_BYTES_MAX: Final = 4096
 """A longer answer is read the ordinary way: compiling its pattern would take milliseconds."""
 _PLAIN: Final = rb"[A-Za-z0-9+/=._-]{0,128}"
@@ -54,12 +65,15 @@ _PLAIN: Final = rb"[A-Za-z0-9+/=._-]{0,128}"
 _SAME: Final = frozenset({b"content-length", b"x-amz-checksum-type"})
 """Headers with one usual value."""
 _OBJECTS: Final = frozenset({b"content-length", *CHECKSUM_HEADERS.values()})
-_OWN: Final = (ObjectMissing, PreconditionFailed)
-"""Errors of one object, which do not end its batch."""
+_OBJECT: Final = b""
+_MISSES: Final = b"misses"
+MISSES_MAX: Final = 16
+"""Answers of another layout, after which the last of them becomes the known one: where objects differ in their headers,
+each would pay for a pattern."""
 
 
-class _Layout(NamedTuple):
-    """The layout of a batch's answers. A server words all of them alike, so that each is read in one step.
+class Layout(NamedTuple):
+    """The layout of answers.
 
     Attributes:
         pattern: the whole head, with groups for the values that differ.
@@ -78,7 +92,7 @@ class _Layout(NamedTuple):
     length: bytes
 
 
-def _layout_of(head: bytes, differing: Container[bytes]) -> _Layout | None:
+def layout_of(head: bytes, differing: Container[bytes]) -> Layout | None:
     """The layout of an answer's head; None unless it is a usual 200: no range, checksums of the whole object, if any,
     and a connection that stays open.
 
@@ -113,7 +127,7 @@ def _layout_of(head: bytes, differing: Container[bytes]) -> _Layout | None:
     whole = told.get(b"x-amz-checksum-type", b"FULL_OBJECT") == b"FULL_OBJECT"
     if not status.startswith(b"HTTP/1.1 200 ") or not whole or b"content-length" not in told:
         return None
-    return _Layout(
+    return Layout(
         re.compile(b"\r\n".join(pieces) + b"\r\n\r\n"),
         groups,
         tuple((name, groups[header]) for name, header in CHECKSUM_HEADERS.items() if header in groups),
@@ -123,6 +137,66 @@ def _layout_of(head: bytes, differing: Container[bytes]) -> _Layout | None:
         or ("customer" if told.get(b"x-amz-server-side-encryption-customer-algorithm") else ""),
         told[b"content-length"],
     )
+
+
+def object_in(layouts: dict[bytes, Any], get: GetObject, data: memoryview) -> tuple[ObjectData, memoryview] | None:
+    """What a usual answer to a request for a whole object says, and as much of its body as `data` has; None for every
+    other answer.
+
+    Args:
+        layouts: has the known layout, and is given a new one.
+        data: the answer, or its beginning with the whole head.
+    """
+    layout: Layout | None = layouts.get(_OBJECT)
+    found = layout.pattern.match(data) if layout is not None else None
+    if layout is None or found is None:
+        layout = _learned(layouts, data)
+        found = layout.pattern.match(data) if layout is not None else None
+        if layout is None or found is None:
+            return None
+    length = int(found[layout.groups[b"content-length"]])
+    if length > get.length or (get.size_known and length != get.length):
+        return None
+    etag = found[layout.etag].decode() if layout.etag else ""
+    if etag and etag == get.if_match:
+        etag = get.if_match  # from a listing, which keeps no secrets
+    elif etag and get.if_match:
+        return None
+    else:
+        etag = kept(etag)
+    checksums = {}
+    for name, group in layout.checksums:
+        value = kept(found[group].decode())
+        if is_composite(value):
+            return None
+        if value:
+            checksums[name] = value
+    version_id = kept(found[layout.version_id].decode()) if layout.version_id else ""
+    told = ObjectData(
+        data=b"",
+        object_bytes=None if get.size_known else length,
+        etag=etag,
+        checksums=checksums,
+        version_id=version_id,
+        sse=layout.sse,
+    )
+    body = data[found.end() :]
+    return None if len(body) > length else (told, body)
+
+
+def _learned(layouts: dict[bytes, Any], data: memoryview) -> Layout | None:
+    """The layout of this answer, where a new one is due."""
+    misses = layouts.get(_MISSES, MISSES_MAX) + 1
+    layouts[_MISSES] = misses
+    if misses <= MISSES_MAX:
+        return None
+    layouts[_MISSES] = 0
+    head, end, _ = bytes(data[:LAYOUT_BYTES_MAX]).partition(b"\r\n\r\n")
+    layout = layouts[_OBJECT] = layout_of(head + end, _OBJECTS)
+    return layout
+
+
+# -- Small files -------------------------------------------------------------------------------------------------------
 
 
 class SmallFileBatch(ExchangeBatch):
@@ -206,10 +280,10 @@ class SmallPut(Exchange):
         """Whether this is a usual 200 with our checksum."""
         batch, checksum, raw = self.batch, self._checksum, bytes(data)
         layouts = batch.place.layouts
-        layout: _Layout | None = layouts.get(batch.header)
+        layout: Layout | None = layouts.get(batch.header)
         found = layout.pattern.fullmatch(raw) if layout is not None else None
         if layout is None or found is None:
-            layout = _layout_of(raw, (batch.header,))
+            layout = layout_of(raw, (batch.header,))
             if layout is None or layout.length != b"0" or batch.header not in layout.groups:
                 return False
             layouts[batch.header] = layout
@@ -303,75 +377,49 @@ class SmallObjectBatch(ExchangeBatch):
         return ObjectsGot(received=sum(isinstance(result, ObjectData) for result in self.operation.results))
 
 
-class SmallGet(InMemory):
-    """One small object, received into memory of its own."""
+class WholeObject(InMemory):
+    """A whole object, received into memory; a small one and its usual answer in one go."""
 
-    __slots__ = ("_get", "_number", "_told", "batch")
+    __slots__ = ("_get", "_told")
 
-    batch: SmallObjectBatch
-
-    def __init__(self, batch: SmallObjectBatch, number: int, wanted: ObjectToGet) -> None:
-        asked = batch.operation
-        self._get = GetObject(
-            key=wanted.key,
-            length=wanted.length,
-            whole=True,
-            if_match=wanted.if_match,
-            sse_customer_key=asked.sse_customer_key,
-            ask_checksum=asked.ask_checksum,
-        )
-        super().__init__(self._get, batch.sending)
-        self.batch = batch
-        self._number = number
+    def __init__(self, get: GetObject, sending: Sending) -> None:
+        super().__init__(get, sending)
+        self._get = get
         self._told: ObjectData | None = None
 
     def begin(self, lane: Lane) -> tuple[bytes, ByteBody]:
         """Sign the request."""
         del lane
         self._told = None
-        return self._writer.get_head(self._get, self._place.keyring.timestamp()), NO_BODY
+        get, keyring = self._get, self._place.keyring
+        if get.version_id:
+            return self.head(get, EMPTY_PAYLOAD), NO_BODY
+        self._signed_at = keyring.now() if self._writer.signs else None
+        return self._writer.get_head(get, keyring.timestamp()), NO_BODY
 
     def quick(self, data: memoryview) -> bool:
         """Whether this is a usual answer with the whole object. Of the beginning of one, the head's values are kept."""
-        get, layouts = self._get, self._place.layouts
-        layout: _Layout | None = layouts.get(b"")
-        found = layout.pattern.match(data) if layout is not None else None
-        if layout is None or found is None:
-            head, end, _ = bytes(data[:LAYOUT_BYTES_MAX]).partition(b"\r\n\r\n")
-            layout = layouts[b""] = _layout_of(head + end, _OBJECTS)
-            found = layout.pattern.match(data) if layout is not None else None
-            if layout is None or found is None:
-                return False
-        etag = found[layout.etag].decode() if layout.etag else ""
-        if found[layout.groups[b"content-length"]] != b"%d" % get.length:
+        get = self._get
+        found = object_in(self._place.layouts, get, data)
+        if found is None:
             return False
-        if etag and etag == get.if_match:
-            etag = get.if_match  # from a listing, which keeps no secrets
-        elif etag and get.if_match:
-            return False
-        else:
-            etag = kept(etag)
-        checksums = {}
-        for name, group in layout.checksums:
-            value = kept(found[group].decode())
-            if is_composite(value):
-                return False
-            if value:
-                checksums[name] = value
-        version_id = kept(found[layout.version_id].decode()) if layout.version_id else ""
-        told = ObjectData(data=b"", etag=etag, checksums=checksums, version_id=version_id, sse=layout.sse)
-        body = data[found.end() :]
-        if len(body) < get.length:
+        told, body = found
+        if len(body) != (get.length if told.object_bytes is None else told.object_bytes):
             self._told = told
-        if len(body) != get.length:
             return False
-        self._received(told, bytes(body))
+        if get.into is None:
+            self._received(told, bytes(body))
+        else:
+            get.into[: len(body)] = body
+            self._received(told, get.into[: len(body)])
         return True
 
     def answered(self, answer: Answer) -> None:
         """Take an answer that is worded otherwise, or came in several pieces."""
         told, data = self._told, answer.data
-        if told is not None and data is not None and len(data) == self._get.length:
+        if told is None or data is None:
+            super().answered(answer)
+        elif len(data) == (self._get.length if told.object_bytes is None else told.object_bytes):
             self._received(told, data)
         else:
             super().answered(answer)
@@ -379,7 +427,29 @@ class SmallGet(InMemory):
     def _received(self, told: ObjectData, data: bytes | memoryview) -> None:
         told.data = data
         self._result = told
-        self.weight_bytes = self._get.length
+        self.weight_bytes = len(data)
+
+
+class SmallGet(WholeObject):
+    """One small object of many."""
+
+    __slots__ = ("_number", "batch")
+
+    batch: SmallObjectBatch
+
+    def __init__(self, batch: SmallObjectBatch, number: int, wanted: ObjectToGet) -> None:
+        asked = batch.operation
+        get = GetObject(
+            key=wanted.key,
+            length=wanted.length,
+            whole=True,
+            if_match=wanted.if_match,
+            sse_customer_key=asked.sse_customer_key,
+            ask_checksum=asked.ask_checksum,
+        )
+        super().__init__(get, batch.sending)
+        self.batch = batch
+        self._number = number
 
     def over(self, lane: Lane) -> None:
         """Keep the result; an error of another kind than these is left to the ordinary way, which meets it too."""
@@ -459,6 +529,17 @@ class OneHead(InMemory):
         elif error is None:
             batch.operation.results[self._number] = self._result
         batch.one_over()
+
+
+def exchange_of(operation: Any, sending: Sending) -> Awaited:
+    """The exchange that sends a single `operation`."""
+    if isinstance(operation, GetObject) and operation.whole:
+        return WholeObject(operation, sending)
+    if isinstance(operation, GetObjectTo):
+        return Range(operation, sending)
+    if isinstance(operation, (UploadPartFrom, PutObjectFrom)):
+        return FromFile(operation, sending)
+    return InMemory(operation, sending)
 
 
 def batch_of(operation: PutFiles | HeadObjects | GetObjects, sending: Sending) -> ExchangeBatch:

@@ -15,7 +15,7 @@ from asyncsink.options.schema import S3Target
 from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.availability import is_mute, reason_of
 from asyncsink.s3.endpoint import tls_context
-from asyncsink.s3.http.batches import MANY, batch_of
+from asyncsink.s3.http.batches import MANY, batch_of, exchange_of
 from asyncsink.s3.http.exchange import (
     BatchPlace,
     Exchange,
@@ -27,7 +27,7 @@ from asyncsink.s3.http.exchange import (
     Sending,
     single,
 )
-from asyncsink.s3.http.exchanges import LARGE, exchange_of
+from asyncsink.s3.http.exchanges import LARGE
 from asyncsink.s3.http.keyring import CredentialsProvider, Keyring
 from asyncsink.s3.http.lane_pool import LanePool
 from asyncsink.s3.http.reading import ExchangeError

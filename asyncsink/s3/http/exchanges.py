@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from asyncsink.integrity.checksums import ByteBody, Digester, digest_of
 from asyncsink.model import Checksum, ChecksumAlgorithm
@@ -82,11 +82,12 @@ class InMemory(Awaited):
 
     def reader(self, kept: AnswerReader) -> AnswerReader:
         """A reader with room for the bytes of a range."""
-        operation, into = self._operation, None
+        operation, into, cut = self._operation, None, False
         if isinstance(operation, GetObject):
             into = operation.into if operation.into is not None else memoryview(bytearray(operation.length))
             into = into[: operation.length]
-        kept.begin(bodiless=self.bodiless, bytes_max=self.answer_bytes_max, into=into)
+            cut = not operation.size_known
+        kept.begin(bodiless=self.bodiless, bytes_max=self.answer_bytes_max, into=into, cut=cut)
         return kept
 
     def answered(self, answer: Answer) -> None:
@@ -99,7 +100,7 @@ class InMemory(Awaited):
         if isinstance(operation, GetObject):
             received = len(answer.data) if answer.data is not None else 0
             check_answered_range(operation, place.bucket, answer, received)
-            self.weight_bytes = operation.length
+            self.weight_bytes = received
         self._result = response_of(operation, answer)
 
 
@@ -247,15 +248,6 @@ class Range(Awaited):
             buffer, self._buffer = self._buffer, None
             lane.take_in(buffer)
         super().over(lane)
-
-
-def exchange_of(operation: Any, sending: Sending) -> Awaited:
-    """The exchange that sends `operation`."""
-    if isinstance(operation, GetObjectTo):
-        return Range(operation, sending)
-    if isinstance(operation, (UploadPartFrom, PutObjectFrom)):
-        return FromFile(operation, sending)
-    return InMemory(operation, sending)
 
 
 def _answer_bytes_max(operation: HotOperation) -> int:

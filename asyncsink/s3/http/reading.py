@@ -95,6 +95,7 @@ class AnswerReader:
         self._into: memoryview | None = None
         self._filled = 0
         self._unparsed = 0
+        self._cut = False
         self._bytes_max = ANSWER_BYTES_MAX
         self.answer: Answer | None = None
         """The whole answer, once it is complete."""
@@ -115,11 +116,19 @@ class AnswerReader:
             return None
         return self._into[self._filled : self._filled + self._unparsed]
 
-    def begin(self, *, bodiless: bool, bytes_max: int = ANSWER_BYTES_MAX, into: memoryview | None = None) -> None:
+    def begin(
+        self,
+        *,
+        bodiless: bool,
+        bytes_max: int = ANSWER_BYTES_MAX,
+        into: memoryview | None = None,
+        cut: bool = False,
+    ) -> None:
         """Wait for the next answer, of `bytes_max` at most; `bodiless` (HEAD): without a body, whatever its headers
-        are. The body of a 2xx answer is received `into` a buffer, where one is given; one that does not fit is not
-        read."""
+        are. The body of a 2xx answer is received `into` a buffer, where one is given; of one that does not fit, nothing
+        is read, or with `cut` what fits, which ends the connection."""
         self._into = into
+        self._cut = cut
         self._filled = self._unparsed = 0
         self._bytes_max = bytes_max
         self._headers, self._body = {}, []
@@ -216,7 +225,8 @@ class AnswerReader:
             self._into = None
         elif self._into is not None and self._length() > len(self._into):
             self.keep_alive = False
-            self._complete()
+            if not self._cut:
+                self._complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -227,6 +237,11 @@ class AnswerReader:
         elif self._filled + len(body) <= len(self._into):
             self._into[self._filled : self._filled + len(body)] = body
             self._filled += len(body)
+        elif self._cut:
+            self._into[self._filled :] = body[: len(self._into) - self._filled]
+            self._filled = len(self._into)
+            self.keep_alive = False
+            self._complete()
         else:
             self._bytes_max = 0
 
@@ -246,8 +261,11 @@ class AnswerReader:
     def _leave_the_parser(self) -> None:
         """Read the rest of a body with a length without the parser; llhttp cannot skip it, so the next answer gets a
         new one."""
-        if self._into is not None and self.status and self._filled < self._length() <= len(self._into):
-            self._unparsed = self._length() - self._filled
+        if self._into is None or not self.status:
+            return
+        length = min(self._length(), len(self._into)) if self._cut else self._length()
+        if self._filled < length <= len(self._into):
+            self._unparsed = length - self._filled
             self._parser = None
 
     def _complete(self) -> None:
@@ -396,6 +414,7 @@ def response_of(operation: ObjectOperation, answer: Answer) -> Response:
         _add_head(operation, answer, told)
     elif isinstance(operation, GetObject):
         told["Body"] = answer.data
+        told["ContentLength"] = _number(answer, b"content-length")
     return CALLS[type(operation)].response(operation, told)
 
 

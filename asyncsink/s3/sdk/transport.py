@@ -252,6 +252,10 @@ class Aioboto3Transport:
             # One byte more than allowed is requested: an answer without a length may be too long.
             while piece := await stream.read(min(operation.length + 1 - received, SLICE_BYTES)):
                 received += len(piece)
+                if received > operation.length and not operation.size_known:
+                    yield piece[: operation.length - received]
+                    stream.close()  # a larger object ends here, and with it the connection
+                    return
                 if received > operation.length:
                     stream.close()
                     if not content_range and not operation.whole:
