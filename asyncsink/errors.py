@@ -20,7 +20,8 @@
     ├ IntegrityError           .expected .actual
     ├ JournalError             stops the run
     ├ ExportFailed             .report holds every Failure
-    └ GrabFailed               .report likewise
+    │  └ PutFailed             .failure, and .cause, which is its __cause__ too
+    └ GrabFailed               .report as ExportFailed
 
 One file's failure is a value in the report. Only a ConfigError, a JournalError or a bug stops a run; an error raised
 before the first byte is sent also carries `.problems`, the other faults found in the same preflight. Messages name the
@@ -30,12 +31,27 @@ source, the key, the expected and the actual value, and the remedy; they never h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncsink.download.report import GrabReport
+    from asyncsink.model import Failure, Transfer
+    from asyncsink.report.report import Report
 
 
 class AsyncSinkError(Exception):
     """Base of every error of this package. `str(error)` is one sentence for a person."""
 
     problems: Sequence[AsyncSinkError] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with the sentence alone: where more is required, unpickling would raise a
+        # TypeError, at which a multiprocessing.Pool hangs.
+        return _restored, (type(self), self.args), self.__dict__ | {"__cause__": self.__cause__}
+
+
+def _restored(kind: type[AsyncSinkError], args: tuple[Any, ...]) -> AsyncSinkError:
+    return kind.__new__(kind, *args)
 
 
 class ConfigError(AsyncSinkError):
@@ -102,7 +118,7 @@ class TransferError(AsyncSinkError):
         self,
         message: str,
         *,
-        transfer: object | None = None,
+        transfer: Transfer | None = None,
         operation: str = "",
         attempts: int = 1,
         elapsed_seconds: float = 0.0,
@@ -235,16 +251,47 @@ class JournalError(AsyncSinkError):
 
 
 class GrabFailed(AsyncSinkError):
-    """At least one object was not grabbed. `report` holds every Failure."""
+    """At least one object was not grabbed, or not all were tried.
 
-    def __init__(self, message: str, *, report: object) -> None:
+    Attributes:
+        report: holds every Failure; None in another process, which a report does not travel to.
+    """
+
+    def __init__(self, message: str, *, report: GrabReport | None) -> None:
         super().__init__(message)
         self.report = report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        restored, values, state = super().__reduce__()
+        return restored, values, {**state, "report": None}
 
 
 class ExportFailed(AsyncSinkError):
-    """At least one file was not published. `report` holds every Failure."""
+    """At least one file was not published, or not all were tried.
 
-    def __init__(self, message: str, *, report: object) -> None:
+    Attributes:
+        report: holds every Failure; None where there is none: of a single file, of a sink that was closed or has
+            stopped, and in another process, which a report does not travel to.
+    """
+
+    def __init__(self, message: str, *, report: Report | None) -> None:
         super().__init__(message)
         self.report = report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        restored, values, state = super().__reduce__()
+        return restored, values, {**state, "report": None}
+
+
+class PutFailed(ExportFailed):
+    """One file was not published.
+
+    Attributes:
+        failure: its outcome, as the sink's report has it.
+        cause: the error itself, with its attributes: `isinstance(error.cause, Throttled)`. Also the `__cause__`.
+    """
+
+    def __init__(self, message: str, *, failure: Failure, cause: AsyncSinkError) -> None:
+        super().__init__(message, report=None)
+        self.failure = failure
+        self.cause = self.__cause__ = cause

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Unpack
+from typing import Unpack
 
 from asyncsink.download.options import parse_grab
 from asyncsink.download.report import GrabReport
@@ -13,7 +13,7 @@ from asyncsink.download.run import run_grab
 from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import ConfigError
 from asyncsink.event_loops import run_to_end
-from asyncsink.model import Event
+from asyncsink.model import Event, StrPath
 from asyncsink.options.schema import GrabOptions
 
 
@@ -24,7 +24,7 @@ class S3Grabber:
     report = await grabber.run()
     """
 
-    def __init__(self, source: Any, directory: Any, **options: Unpack[GrabOptions]) -> None:
+    def __init__(self, source: StrPath, directory: StrPath, **options: Unpack[GrabOptions]) -> None:
         """See `grab` for the arguments. Nothing is requested before `run`.
 
         Raises:
@@ -51,7 +51,7 @@ class S3Grabber:
         return await run_grab(self._settings, observe=observe, progress=progress)
 
 
-async def grab(source: Any, directory: Any, **options: Unpack[GrabOptions]) -> GrabReport:
+async def grab(source: StrPath, directory: StrPath, **options: Unpack[GrabOptions]) -> GrabReport:
     """Download objects from S3 into a directory, as S3DataGrabber does.
 
     Args:
@@ -72,7 +72,7 @@ async def grab(source: Any, directory: Any, **options: Unpack[GrabOptions]) -> G
     return await S3Grabber(source, directory, **options).run()
 
 
-def grab_sync(source: Any, directory: Any, **options: Unpack[GrabOptions]) -> GrabReport:
+def grab_sync(source: StrPath, directory: StrPath, **options: Unpack[GrabOptions]) -> GrabReport:
     """`grab` for synchronous code; inside a running event loop (Jupyter) it uses a thread of its own.
 
     KeyboardInterrupt cancels the grab, waits for its clean-up, and is raised.

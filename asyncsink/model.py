@@ -7,10 +7,18 @@ All are frozen, except FirstAttempt; none holds file content.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+import os
+from collections.abc import Sequence
+from typing import Final, Literal, Self
 
 from asyncsink.errors import AsyncSinkError
 from asyncsink.value import dataclass
+
+StrPath = str | os.PathLike[str]
+"""A path as callers give it."""
+
+Paths = StrPath | Sequence["Paths | None"]
+"""Paths as a node of a workflow has them: one, or nested lists."""
 
 ChecksumAlgorithm = Literal["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5"]
 """S3's names of checksum algorithms; MD5 travels as Content-MD5 and comes back as the ETag."""
@@ -349,11 +357,28 @@ class Skip:
     confirmed_by: ConfirmedBy | Literal[""] = ""
 
 
+class _Caused:
+    """What an outcome has beside its fields: compared, written down and shown is the outcome without it."""
+
+    __slots__ = ("_cause",)
+    _cause: AsyncSinkError | None
+
+    @property
+    def cause(self) -> AsyncSinkError | None:
+        """The error itself, with its attributes; None where the outcome was read back, as those of a report are."""
+        return getattr(self, "_cause", None)
+
+    def caused_by(self, error: AsyncSinkError) -> Self:
+        """The same outcome, with its error."""
+        self._cause = error
+        return self
+
+
 FailureStage = Literal["source", "routing", "upload", "local copy", "download"]
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(_Caused):
     """Not published (or, for `stage="local copy"`, published but not copied).
 
     Attributes:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from asyncsink.errors import AsyncSinkError
 
@@ -53,7 +53,7 @@ def shortage(error: BaseException) -> str:
     return ""
 
 
-def words_shortages(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def words_shortages(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """The function, raising a `shortage` as an AsyncSinkError with that sentence, caused by the exception."""
 
     @wraps(function)

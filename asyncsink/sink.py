@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Unpack
 
 from asyncsink.engine.export import run_source
 from asyncsink.engine.planning.walk import check_bucket_given, check_shard
@@ -13,7 +13,7 @@ from asyncsink.engine.recording.events import Subscription
 from asyncsink.engine.session import Session
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.event_loops import run_to_end
-from asyncsink.model import Receipt, Skip
+from asyncsink.model import Paths, Receipt, Skip, StrPath
 from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import ExportOptions
 from asyncsink.options.values import deadline_of
@@ -22,7 +22,9 @@ from asyncsink.report.report import Report
 from asyncsink.sources.opening import directory_source, outputs_source
 
 
-async def export(outputs: Mapping[str, Any], base_directory: Any, **options: Unpack[ExportOptions]) -> Report:
+async def export(
+    outputs: Mapping[str, Paths | None], base_directory: StrPath, **options: Unpack[ExportOptions]
+) -> Report:
     """Publish workflow outputs by DataSink's rules.
 
     Args:
@@ -43,13 +45,15 @@ async def export(outputs: Mapping[str, Any], base_directory: Any, **options: Unp
     return await run_source(settings, outputs_source(outputs, settings))
 
 
-async def export_directory(directory: Any, base_directory: Any, **options: Unpack[ExportOptions]) -> Report:
+async def export_directory(directory: StrPath, base_directory: StrPath, **options: Unpack[ExportOptions]) -> Report:
     """Publish a directory tree; keys keep the path relative to `directory`. Otherwise as `export`."""
     settings = parse_options(base_directory, options)
     return await run_source(settings, directory_source(directory, settings))
 
 
-def export_sync(outputs: Mapping[str, Any], base_directory: Any, **options: Unpack[ExportOptions]) -> Report:
+def export_sync(
+    outputs: Mapping[str, Paths | None], base_directory: StrPath, **options: Unpack[ExportOptions]
+) -> Report:
     """`export` for synchronous code; inside a running event loop (Jupyter) it uses a thread of its own.
 
     KeyboardInterrupt cancels the export, waits for its clean-up, and is raised.
@@ -78,7 +82,7 @@ class AsyncSink:
     every outcome, some 400 bytes, for the report and, unless on_collision="last", every key with its source.
     """
 
-    def __init__(self, base_directory: Any, **options: Unpack[ExportOptions]) -> None:
+    def __init__(self, base_directory: StrPath, **options: Unpack[ExportOptions]) -> None:
         """See `export` for the arguments. Nothing is opened before the block, or `start`.
 
         Raises:
@@ -146,15 +150,15 @@ class AsyncSink:
         return self._session.report
 
     @words_shortages
-    async def put(self, attribute: str, path: Any) -> Receipt | Skip:
+    async def put(self, attribute: str, path: StrPath) -> Receipt | Skip:
         """Publish one file, and return when it is published, or found to be there already.
 
         Raises:
             ConfigError, SourceError: the file cannot be routed or read.
-            ExportFailed: the file was not published; the message has the reason, `report` is the Failure, and
-                `__cause__` an error of its class. An unavailable server is retried for at most give_up_after_seconds.
-                The error concerns this caller only: the sink continues, unless it can no longer record, which the
-                message then states.
+            PutFailed: the file was not published. `cause` (and `__cause__`) is the error itself, such as Throttled or
+                AccessDenied, `failure` its outcome. An unavailable server is retried for at most
+                give_up_after_seconds. The error concerns this caller only: the sink continues.
+            ExportFailed: the sink was closed before, or has stopped, since it can no longer record.
 
         Simultaneous calls share all costs of a file but its request. A call waits while its key is being written: of
         two calls with one key, the first is recorded before the second begins.
@@ -170,7 +174,7 @@ class AsyncSink:
         return outcome
 
     @words_shortages
-    async def submit(self, attribute: str, paths: Any) -> int:
+    async def submit(self, attribute: str, paths: Paths | None) -> int:
         """Queue a path, or nested lists of paths, and return their number when they are queued; waits while the queue
         is full, and while another file is being written to the same key.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from asyncsink.adapters.dask_export import run_on_cluster
+from asyncsink.model import Paths, StrPath
 from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import ExportOptions
 from asyncsink.report.report import Report
@@ -13,7 +14,7 @@ from asyncsink.sources.opening import directory_source, outputs_source
 
 
 async def export(
-    client: Any, outputs: Mapping[str, Any], base_directory: Any, **options: Unpack[ExportOptions]
+    client: Any, outputs: Mapping[str, Paths | None], base_directory: StrPath, **options: Unpack[ExportOptions]
 ) -> Report:
     """As `asyncsink.export`, with the workers of a Dask cluster sending the files.
 
@@ -37,7 +38,7 @@ async def export(
 
 
 async def export_directory(
-    client: Any, directory: Any, base_directory: Any, **options: Unpack[ExportOptions]
+    client: Any, directory: StrPath, base_directory: StrPath, **options: Unpack[ExportOptions]
 ) -> Report:
     """Publish a directory tree; keys keep the path relative to `directory`. Otherwise as `export`."""
     settings = parse_options(base_directory, {**options})

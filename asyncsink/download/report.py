@@ -24,7 +24,6 @@ class GrabReport(RunReport):
     __slots__ = ("directory", "find_outputs", "source")
     _words = sentences.GRAB
     _noun = "object"
-    _failed_error = GrabFailed
 
     def __init__(
         self,
@@ -48,6 +47,9 @@ class GrabReport(RunReport):
     @property
     def _into(self) -> str:
         return self.directory
+
+    def _failed_with(self, message: str) -> GrabFailed:
+        return GrabFailed(message, report=self)
 
     @property
     def log(self) -> OutcomeLog:

@@ -30,7 +30,7 @@ from asyncsink.engine.queue_entries import Batch, Submit, Work
 from asyncsink.engine.recording.recorder import Completion, KeyTurns
 from asyncsink.engine.recording.run_journal import RunJournal
 from asyncsink.engine.transfer.outcomes import error_of, forbids_run, is_skip, problem_outcome
-from asyncsink.errors import ConfigError, ExportFailed
+from asyncsink.errors import ConfigError, PutFailed
 from asyncsink.event_loops import BATCH
 from asyncsink.model import Failure, Found, Receipt, Skip, SourceProblem, Transfer
 from asyncsink.options.schema import Policies, Settings
@@ -76,7 +76,7 @@ class Call:
         """What became of the one file of `put`; None where it was not published, because the sink was closed.
 
         Raises:
-            ExportFailed: it was not published.
+            PutFailed: it was not published.
         """
         if not self.completion.outcomes:
             return None
@@ -84,7 +84,7 @@ class Call:
         if isinstance(outcome, (Receipt, Skip)):
             return outcome
         assert isinstance(outcome, Failure)  # nothing is planned here
-        raise ExportFailed(outcome.message, report=outcome) from error_of(outcome)
+        raise PutFailed(outcome.message, failure=outcome, cause=error_of(outcome))
 
 
 @dataclass(slots=True, eq=False)

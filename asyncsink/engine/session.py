@@ -176,7 +176,9 @@ class Session:
         """
         self.check_here()
         self.check_working()
-        if self.intake is None or self.closing:
+        if self.closing:
+            raise ConfigError("The sink is closed, and takes nothing more; make a new one.")
+        if self.intake is None:
             raise ConfigError(NOT_OPEN)
         return self.intake
 

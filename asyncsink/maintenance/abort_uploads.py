@@ -19,6 +19,7 @@ import anyio.lowlevel
 
 from asyncsink.errors import ConfigError
 from asyncsink.event_loops import surface
+from asyncsink.model import StrPath
 from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import ExportOptions, S3Target
 from asyncsink.options.values import parse_duration
@@ -167,7 +168,7 @@ class AbortReport(BaseReport):
 
 @words_shortages
 async def abort_uploads(
-    destination: Any,
+    destination: StrPath,
     *,
     older_than: str | float | timedelta,
     dry_run: bool = False,

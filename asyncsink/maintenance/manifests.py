@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 
 from asyncsink.errors import ConfigError
-from asyncsink.model import Failure, Planned, Receipt, Skip
+from asyncsink.model import Failure, Planned, Receipt, Skip, StrPath
 from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, read_manifest
 from asyncsink.report.manifest_file import PARTIAL
 from asyncsink.splitting.files import SPLIT_FILE, read_plan
@@ -26,7 +26,7 @@ _RECORDS = {Receipt: "receipts", Skip: "skips", Failure: "failures", Planned: "p
 SEVERAL_BUCKETS = "s3://"
 """The destination in the header of a merged manifest whose objects are in several buckets."""
 
-ManifestPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+ManifestPaths = StrPath | Sequence[StrPath]
 """A manifest or a directory, or several of them."""
 
 

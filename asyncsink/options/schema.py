@@ -14,7 +14,7 @@ from dataclasses import field
 from datetime import timedelta
 from typing import Any, Literal, TypedDict, get_args
 
-from asyncsink.model import ChecksumAlgorithm
+from asyncsink.model import ChecksumAlgorithm, StrPath
 from asyncsink.options.settings import MIB, WORKERS_MAX, JournalChoice, RetryPolicy, Secret, Shard
 from asyncsink.value import dataclass
 
@@ -214,13 +214,13 @@ class _ConnectionOptions(TypedDict, total=False):
     endpoint_url: str | None
     region: str | None
     profile: str | None
-    creds_path: Any
+    creds_path: StrPath | None
     anonymous: bool
     bucket: Any
     request_payer: bool | str | None
     addressing_style: AddressingStyle
     sign_payload: SignPayload
-    ca_bundle: Any
+    ca_bundle: StrPath | None
     transport: LaneChoice | Callable[[Any], Any]
     concurrency: int | str | None
     part_size_bytes: int | str
@@ -235,8 +235,8 @@ class ExportOptions(_ConnectionOptions, total=False):
 
     container: str | None
     parameterization: bool
-    parameterization_root: Any
-    strip_dir: str | None
+    parameterization_root: StrPath | None
+    strip_dir: StrPath | None
     substitutions: Iterable[tuple[str, str]]
     regexp_substitutions: Iterable[tuple[str, str]]
     compat: Compat
@@ -257,12 +257,12 @@ class ExportOptions(_ConnectionOptions, total=False):
     on_unreachable: OnUnreachable
     symlinks: Symlinks
     abort_on_interrupt: bool
-    local_copy: Any
+    local_copy: StrPath | None
     local_copy_mode: LocalCopyMode
     related_files: bool
     remove_dest_dir: bool
-    manifest: Any
-    journal: Any
+    manifest: StrPath | None
+    journal: StrPath | Literal[False] | None
     bandwidth_bytes_per_second: int | str | None
     shard: str | tuple[int, int] | None
 

@@ -87,7 +87,6 @@ class RunReport(BaseReport):
     )  # fmt: skip
     _words: ClassVar[sentences.Words]
     _noun: ClassVar[str]
-    _failed_error: ClassVar[type[ExportFailed | GrabFailed]]
 
     def __init__(self, log: OutcomeLog, end: RunEnd) -> None:
         """Put a report over a log that gets no more outcomes."""
@@ -157,7 +156,11 @@ class RunReport(BaseReport):
             first = failure_line(self.failures[0], with_error=False)
             said.append(f"{' and '.join(self._failed())}; the first: {first} (all of them: .report.failures)")
         if said:
-            raise self._failed_error(f"{inert(self._from)}: {'; '.join(said)}", report=self)
+            raise self._failed_with(f"{inert(self._from)}: {'; '.join(said)}")
+
+    @abstractmethod
+    def _failed_with(self, message: str) -> ExportFailed | GrabFailed:
+        """The error of a run that did not transfer everything."""
 
     def _unfinished(self) -> str:
         return ""
@@ -244,7 +247,6 @@ class Report(RunReport):
     __slots__ = ("destination", "dry_run", "objects_unfinished", "out_file")
     _words = sentences.EXPORT
     _noun = "file"
-    _failed_error = ExportFailed
 
     def __init__(
         self,
@@ -330,6 +332,9 @@ class Report(RunReport):
         if self.dry_run:
             return sentences.plan(self.counts, self.destination, interrupted=self.interrupted)
         return super().headline()
+
+    def _failed_with(self, message: str) -> ExportFailed:
+        return ExportFailed(message, report=self)
 
     def _total(self) -> int | None:
         return self.objects_total + self.objects_unfinished if self.objects_unfinished else None

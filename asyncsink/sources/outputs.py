@@ -152,11 +152,21 @@ def _name(attribute: str, value: object, number: int) -> SourceEntry | SourcePro
             f"Source {what} is {value}; expected a path; leave it out of the list, or use on_missing='skip'."
         )
         return SourceProblem(what, error, NO_ENTRY, attribute)
-    hint = "decode it with os.fsdecode" if isinstance(value, (bytes, os.PathLike)) else "give its paths as a list"
     raise ConfigError(
         f"Output {attribute!r} holds a value of type {type(value).__name__}; "
-        f"expected a str, an os.PathLike, or lists and tuples of them; {hint}."
+        f"expected a str, an os.PathLike, or lists and tuples of them; {_hint(value)}."
     )
+
+
+def _hint(value: object) -> str:
+    """What to do with a value that is no path."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return "decode a path with os.fsdecode; content goes to AsyncSink.put_bytes"
+    if isinstance(value, os.PathLike):
+        return "decode it with os.fsdecode"
+    if hasattr(value, "read") or hasattr(value, "__aiter__"):
+        return "content goes to AsyncSink.put_stream"
+    return "give its paths as a list"
 
 
 def _text_of(path: str, attribute: str) -> str:

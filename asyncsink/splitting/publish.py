@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from asyncsink.engine.export import run_source
 from asyncsink.errors import ConfigError
+from asyncsink.model import StrPath
 from asyncsink.options.parse import check_option_names, parse_options
 from asyncsink.options.schema import RUN_OPTIONS, SPLIT_OPTIONS, ExportOptions, ObjectOptions, S3Target, Settings
 from asyncsink.options.settings import JournalChoice
@@ -39,7 +40,7 @@ class OpenPart:
 
 
 async def run_part(
-    directory: Any, part: int | str, *, roots: Mapping[str, str] | None = None, **options: Unpack[ExportOptions]
+    directory: StrPath, part: int | str, *, roots: Mapping[str, str] | None = None, **options: Unpack[ExportOptions]
 ) -> Report:
     """Publish one part of a split. Its receipts are in the directory afterwards, and what is there is not sent again.
 

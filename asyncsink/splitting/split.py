@@ -19,10 +19,10 @@ from asyncsink.engine.planning.walk import check_not_nested, discovery_of, local
 from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import ConfigError
 from asyncsink.event_loops import refuse_trio
+from asyncsink.model import Paths, StrPath
 from asyncsink.options.parse import check_option_names, parse_options
 from asyncsink.options.schema import SPLIT_OPTIONS, ExportOptions, Settings
 from asyncsink.os_errors import words_shortages
-from asyncsink.paths import as_text
 from asyncsink.sources.base import given_path
 from asyncsink.sources.opening import outputs_source, source_at
 from asyncsink.splitting.cutting import Cutting
@@ -40,9 +40,9 @@ from asyncsink.splitting.spool import Spool, SpooledDiscovery
 
 
 async def split(
-    source: Any,
-    destination: Any,
-    directory: Any,
+    source: StrPath | Mapping[str, Paths | None],
+    destination: StrPath,
+    directory: StrPath,
     *,
     parts: int | None = None,
     part_bytes: int | str | None = None,
@@ -97,7 +97,8 @@ async def split_source(
     name = given_path(source, "Source") if isinstance(source, str) else ""
     place = directory_of_split(directory)
     limiter = CapacityLimiter(1)
-    await anyio.to_thread.run_sync(check_not_nested, tops_of(walked), [*local_places(settings), as_text(place)])
+    places = [*local_places(settings), given_path(place, "The directory of the split")]
+    await anyio.to_thread.run_sync(check_not_nested, tops_of(walked), places)
     made = await anyio.to_thread.run_sync(make_empty, place)
     survey, spool = Survey(), Spool()
     try:

@@ -313,7 +313,8 @@ async def test_before_and_after_its_block(when: str, name: str, path: Path, tmp_
     if when == "after":
         async with sink:
             pass
-    with pytest.raises(ConfigError, match="is not open; use it inside its `async with` block"):
+    said = "is not open; use it inside its `async with` block" if when == "before" else "The sink is closed"
+    with pytest.raises(ConfigError, match=said):
         await USES[name](sink, path)
 
 

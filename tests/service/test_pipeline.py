@@ -101,13 +101,13 @@ async def test_a_failed_put_raises_for_its_caller_only(
             ended = await asyncio.gather(*[sink.put("m", path) for path in paths], return_exceptions=True)
             receipts = [each for each in ended if isinstance(each, Receipt)]
             (failed,) = [each for each in ended if not isinstance(each, Receipt)]
-            assert isinstance(failed, ExportFailed)
-            assert isinstance(failed.report, asyncsink.Failure)
+            assert isinstance(failed, asyncsink.PutFailed)
+            assert isinstance(failed.__cause__, asyncsink.ConnectionLost)
             with pytest.raises(SourceMissing):
                 await sink.put("m", tmp_path / "nowhere")
             with pytest.raises(KeyCollision):
                 await sink.put("m", twin)
-            again = await sink.put("m", failed.report.source)
+            again = await sink.put("m", failed.failure.source)
             assert isinstance(again, Receipt)
     assert stored() == {f"m/{n:04}": str(n).encode() for n in range(10)}
     assert (len(receipts), sink.report.objects_uploaded, sink.report.objects_failed) == (9, 10, 1)

@@ -209,7 +209,7 @@ async def test_leaving_publishes_what_callers_have_brought(
             puts = [asyncio.create_task(sink.put("m", path)) for path in paths]
             await asyncio.sleep(0)
         assert {type(outcome) for outcome in await asyncio.gather(*puts)} == {Receipt}
-        with pytest.raises(ConfigError, match="not open"):
+        with pytest.raises(ConfigError, match="The sink is closed"):
             await sink.put("m", paths[0])
     assert len(stored()) == 50
 

@@ -65,7 +65,7 @@ async def test_a_sink_is_closed_once_however_often_it_is_asked(
         await sink.submit("m", tree / "a.txt")
         first, second = await asyncio.gather(*(asyncio.create_task(sink.close()) for _ in range(2)))
         assert first is second is await sink.close() is sink.report
-        with pytest.raises(ConfigError, match="The sink is not open"):
+        with pytest.raises(ConfigError, match="The sink is closed"):
             await sink.put("m", tree / "a.txt")
         await other.put("m", tree / "a.txt")
     assert stored() == {"one/m/a.txt": b"alpha", "two/m/a.txt": b"alpha"}

@@ -19,6 +19,7 @@ from asyncsink.errors import (
     SourceMissing,
     SourceUnreadable,
 )
+from asyncsink.model import Transfer
 from asyncsink.os_errors import remedy
 from asyncsink.paths import LIST, as_text, is_below, make_directory, on_disk, open_directory, real_path
 
@@ -37,7 +38,7 @@ def shown(path: str) -> str:
 
 
 @contextlib.contextmanager
-def translated(path: str, transfer: object | None, *, verb: str = "written") -> Iterator[None]:
+def translated(path: str, transfer: Transfer | None, *, verb: str = "written") -> Iterator[None]:
     """Translate the OSErrors of writing `path` (or of another `verb`) into errors of this package.
 
     Raises:
@@ -49,7 +50,7 @@ def translated(path: str, transfer: object | None, *, verb: str = "written") -> 
         raise _translate(error, path, transfer, verb) from error
 
 
-def _translate(error: OSError, path: str, transfer: object | None, verb: str) -> PermanentError:
+def _translate(error: OSError, path: str, transfer: Transfer | None, verb: str) -> PermanentError:
     target, directory, number = shown(path), shown(os.path.dirname(path)), error.errno
     kind: type[PermanentError] = PermanentError
     if number in _FULL:
@@ -292,7 +293,7 @@ class PlacesBelow:
         self._real_root = real_path(directory)
         self._checked: dict[str, None] = {}
 
-    def open(self, relative: str, transfer: object | None = None, *, make: bool = False, flags: int = LIST) -> Place:
+    def open(self, relative: str, transfer: Transfer | None = None, *, make: bool = False, flags: int = LIST) -> Place:
         """The place of a name.
 
         Args:

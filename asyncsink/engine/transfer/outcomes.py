@@ -214,11 +214,25 @@ def failure_of(
 ) -> Failure:
     """The Failure for an error, without a transfer."""
     attempts = error.attempts if isinstance(error, TransferError) else 0
-    return Failure(source, key, url, type(error).__name__, str(error), stage, attempts, entry)
+    failed = Failure(source, key, url, type(error).__name__, str(error), stage, attempts, entry)
+    return failed.caused_by(_untraced(error))
+
+
+def _untraced(error: AsyncSinkError) -> AsyncSinkError:
+    """The error, of whose chain no frame is kept alive: frames hold the buffers of bodies."""
+    links: list[BaseException | None] = [error]
+    while links:
+        link = links.pop()
+        if link is not None and link.__traceback__ is not None:
+            link.__traceback__ = None
+            links += [link.__cause__, link.__context__]
+    return error
 
 
 def error_of(failed: Failure) -> AsyncSinkError:
-    """The error of a Failure, in its own class where that class takes a sentence alone."""
+    """The error of a Failure: itself, or one of its class where the failure comes from another process."""
+    if failed.cause is not None:
+        return failed.cause
     kind = getattr(errors, failed.error, AsyncSinkError)
     if not issubclass(kind, AsyncSinkError) or issubclass(kind, (errors.IntegrityError, errors.ExportFailed)):
         kind = AsyncSinkError

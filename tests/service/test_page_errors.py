@@ -1,0 +1,33 @@
+"""The section "Errors" of the guide's page about services."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import asyncsink
+from asyncsink.testing.fault_proxy import FaultProxy, Rule
+from asyncsink.testing.s3_toxics import SLOW_DOWN, Status
+from tests.support.guide import example
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_errors_become_answers(tree: Path, bucket: str, options: dict[str, Any]) -> None:
+    publish = example("service.md", "Errors").publish
+    retry = asyncsink.RetryPolicy(attempts=2, backoff_seconds_base=0.001, throttled_seconds=0)
+    with FaultProxy(options["endpoint_url"]) as proxy:
+        given = {**options, "endpoint_url": proxy.endpoint_url, "retry": retry}
+        async with asyncsink.AsyncSink(f"s3://{bucket}", **given) as sink:
+            proxy.rules = (Rule(SLOW_DOWN, operation="PutObject"),)
+            assert await publish(sink, "m", tree / "a.txt") == (503, "try again later")
+            proxy.rules = (Rule(Status(403, "AccessDenied", "No."), operation="PutObject"),)
+            status, text = await publish(sink, "m", tree / "a.txt")
+            assert status == 502
+            assert text.startswith("PutObject failed in 1 attempts: ")
+            proxy.rules = ()
+            assert await publish(sink, "m", tree / "a.txt") == (201, "m/a.txt")
+            assert await publish(sink, "m", tree / "a.txt") == (200, "m/a.txt")
+            assert await publish(sink, "m", tree / "nowhere") == (404, "nowhere is gone")

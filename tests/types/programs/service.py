@@ -1,0 +1,69 @@
+"""A service: one sink for the whole process, uploads that are answered, a reader of events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncsink
+
+
+@dataclass
+class State:
+    sink: asyncsink.AsyncSink
+    published: int = 0
+
+
+async def count(state: State) -> None:
+    async for event in state.sink.events():
+        match event:
+            case asyncsink.Finished(outcome=asyncsink.Receipt()):
+                state.published += 1
+            case asyncsink.Finished(outcome=asyncsink.Failure() as failure):
+                print(failure.key, failure.message, failure.cause)
+            case asyncsink.Notice(message=text):
+                print(text)
+            case _:
+                pass
+
+
+@asynccontextmanager
+async def lifespan() -> AsyncGenerator[State, None]:
+    options: asyncsink.ExportOptions = {"on_collision": "last", "overwrite": "checksum", "memory_bytes": "64MiB"}
+    async with asyncsink.AsyncSink("s3://bucket/scans", **options) as sink:
+        state = State(sink)
+        reader = asyncio.create_task(count(state))
+        yield state
+    await reader
+
+
+async def upload(state: State, subject: str, path: Path) -> tuple[int, str]:
+    try:
+        outcome = await state.sink.put(subject, path)
+    except asyncsink.PutFailed as error:
+        match error.cause:
+            case asyncsink.Throttled() | asyncsink.ConnectionLost():
+                return 503, error.failure.message
+            case asyncsink.TransferError(attempts=attempts):
+                return 502, f"{error.failure.key}: {attempts} attempts"
+            case _:
+                return 500, str(error)
+    except asyncsink.ExportFailed as error:
+        report: asyncsink.Report | None = error.report
+        return 500, f"{error} {report}"
+    except asyncsink.SourceMissing:
+        return 404, ""
+    if isinstance(outcome, asyncsink.Receipt):
+        return 201, outcome.etag
+    return 200, outcome.reason
+
+
+async def many(state: State, paths: list[Path]) -> list[asyncsink.Receipt | asyncsink.Skip]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(state.sink.put("raw", path)) for path in paths]
+        count = await group.create_task(state.sink.submit("derived", [paths, str(paths[0])]))
+    assert count
+    return [task.result() for task in tasks]
