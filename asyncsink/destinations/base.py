@@ -32,9 +32,14 @@ __all__ = [
 
 
 class Unknown(Enum):
-    """The answer of a destination that would need a request to answer."""
+    """The answer of a destination that would need a request to answer.
+
+    LIKELY_NEW: nothing that is known has the key, and keys of its kind were new lately: a write that replaces nothing
+    decides, at the price of one request instead of two.
+    """
 
     UNKNOWN = "unknown"
+    LIKELY_NEW = "likely new"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -204,7 +209,7 @@ class Destination(ABC):
 
     @abstractmethod
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
-        """The object under each transfer's key, as far as it is known without a request for each; Unknown where `look`
+        """The object under each transfer's key, as far as it is known without a request for each; UNKNOWN where `look`
         is needed."""
 
     @abstractmethod
@@ -282,14 +287,21 @@ class Destination(ABC):
         """Whether `put_files` can be used with this checksum at present."""
         return False
 
+    async def guess_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
+        """As `look_many`, with LIKELY_NEW instead of some requests; `put_files` then gets `only_new`."""
+        return await self.look_many(transfers)
+
     async def put_files(
         self,
         transfers: Sequence[Transfer],
         algorithm: ChecksumAlgorithm,
         reader: FileReader,
         results: list[FileResult],
+        *,
+        only_new: bool = False,
     ) -> None:
-        """Store small files whose keys come only once. `results` gets one for each, also where this is cancelled.
+        """Store small files whose keys come only once. `results` gets one for each, also where this is cancelled. With
+        `only_new`, nothing is replaced: a file whose key has an object is left for the ordinary way.
 
         Raises:
             TransferError, CredentialsError: nothing of the batch was begun.

@@ -20,7 +20,14 @@ from anyio import CapacityLimiter
 
 from asyncsink.destinations.base import Existing, RunForecast, Unknown
 from asyncsink.destinations.heads import equal_part_size, existing_by_head, needs_part_size
-from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing, UploadMissing
+from asyncsink.errors import (
+    AccessDenied,
+    AsyncSinkError,
+    ObjectMissing,
+    PreconditionFailed,
+    TransferError,
+    UploadMissing,
+)
 from asyncsink.model import Transfer
 from asyncsink.options.schema import S3Target, Settings
 from asyncsink.routing.key_range import KeyRange, ListingOrder
@@ -240,6 +247,9 @@ class ExistingObjects:
         self._listing_ends: float | None = None
         self._blind = False
         self._others: dict[str, str] = {}
+        # Only where content decides: a server that ignores the condition replaces an object, as the policy does.
+        self._may_guess = settings.policies.overwrite in ("checksum", "journal")
+        self._new_lately = False
 
     async def prepare(self, forecast: RunForecast) -> None:
         """List below the keys' common prefix, or of a part the range of its keys: proves bucket and credentials, and
@@ -258,6 +268,7 @@ class ExistingObjects:
         self._listing_ends = time.monotonic() + LISTING_SECONDS_MAX if forecast.lasting else None
         # After a survey, every key comes once; without one, a key may come again after it was written.
         self._keys_return = forecast.objects_total is None
+        self._may_guess = self._may_guess and forecast.lasting
         wanted = forecast.objects_total if forecast.unknown_total is None else forecast.unknown_total
         extra = (wanted or 0) // OBJECTS_PER_EXTRA_PAGE
         pages_max = 1 + extra if self._look_first else 1
@@ -370,14 +381,22 @@ class ExistingObjects:
         listed = self._inventory.get(transfer.key)
         return listed.etag if listed is not None and listed.size_bytes != transfer.source.size_bytes else ""
 
-    async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
+    async def look_many(
+        self, transfers: Sequence[Transfer], *, guess: bool = False
+    ) -> Sequence[Existing | Unknown | None]:
         """The objects by the listing, with at most one call to a thread; the others by HEADs, sent together where the
-        transport takes them."""
+        transport takes them.
+
+        Without HEADs, and LIKELY_NEW, are keys that a sink meets for the first time, in no listing however old, as long
+        as such keys prove new.
+        """
         inventory, keys = self._listing, [transfer.key for transfer in transfers]
         found: list[Existing | Unknown | None] = [Unknown.UNKNOWN] * len(keys)
         if inventory is not None:
             found = await self._as_known(inventory, keys)
-        asked = [number for number, each in enumerate(found) if isinstance(each, Unknown)]
+        if guess and self._may_guess and self._new_lately and Unknown.UNKNOWN in found:
+            await self._guess(transfers, found)
+        asked = [number for number, each in enumerate(found) if each is Unknown.UNKNOWN]
         if asked and self._heads_together:
             results: list[HeadResult] = [None] * len(asked)
             secret, asking = self._objects.sse_customer_key, [keys[number] for number in asked]
@@ -386,7 +405,37 @@ class ExistingObjects:
                 await self._transport.send(HeadObjects(keys=asking, results=results, sse_customer_key=secret))
             for number, result in zip(asked, results, strict=True):
                 found[number] = self._as_answered(result)
+            missing = sum([found[number] is None for number in asked])
+            self._new_lately = missing > len(asked) - missing
         return found
+
+    async def _guess(self, transfers: Sequence[Transfer], found: list[Existing | Unknown | None]) -> None:
+        """Replace UNKNOWN by LIKELY_NEW where neither this run, nor an earlier one, nor the listing has the key."""
+        inventory = self._inventory
+        if inventory is None:
+            return
+        asked = [
+            number
+            for number, each in enumerate(found)
+            if each is Unknown.UNKNOWN and not ((known := transfers[number].known) and known.published)
+        ]
+        listed, written = await self._entries(inventory, [transfers[number].key for number in asked])
+        for number in asked:
+            key = transfers[number].key
+            if key not in listed and key not in written:
+                found[number] = Unknown.LIKELY_NEW
+
+    def guess_failed(self, refusal: AsyncSinkError | None) -> bool:
+        """Whether a refused write says only that LIKELY_NEW was wrong, or that the server lacks conditions; the next
+        keys are looked at then."""
+        if not isinstance(refusal, TransferError):
+            return False
+        lacking = refusal.status == 501 or refusal.code == "NotImplemented"
+        if not lacking and not isinstance(refusal, PreconditionFailed):
+            return False
+        self._new_lately = False
+        self._may_guess = self._may_guess and not lacking
+        return True
 
     def _as_answered(self, result: HeadResult) -> Existing | Unknown | None:
         """The object by the result of one of many HEADs, where that needs no further request."""
@@ -397,13 +446,20 @@ class ExistingObjects:
             return None
         return None if isinstance(result, ObjectMissing) else Unknown.UNKNOWN
 
-    async def _as_known(self, inventory: Inventory, keys: Sequence[str]) -> list[Existing | Unknown | None]:
+    async def _entries(
+        self, inventory: Inventory, keys: Sequence[str]
+    ) -> tuple[dict[str, ListedObject], frozenset[str]]:
+        """The listed objects, and the keys that this run has written since."""
         if inventory.in_memory:
             listed, written, others = self._get_many(inventory, keys)
         else:
             get = partial(self._get_many, inventory, keys)
             listed, written, others = await anyio.to_thread.run_sync(get, limiter=self._threads)
         self._remember(others)
+        return listed, written
+
+    async def _as_known(self, inventory: Inventory, keys: Sequence[str]) -> list[Existing | Unknown | None]:
+        listed, written = await self._entries(inventory, keys)
         complete, inside = inventory.complete, inventory.prefix
         return [
             Unknown.UNKNOWN if key in written else self._as_listed(listed.get(key), complete and key.startswith(inside))

@@ -188,6 +188,10 @@ class S3Destination(Destination):
         """As `ExistingObjects.look_many`."""
         return await self._existing.look_many(transfers)
 
+    async def guess_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
+        """As `ExistingObjects.look_many` with `guess`."""
+        return await self._existing.look_many(transfers, guess=True)
+
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
         """As `ExistingObjects.look`."""
         return await self._existing.look(transfer, closely=closely)
@@ -237,6 +241,8 @@ class S3Destination(Destination):
         algorithm: ChecksumAlgorithm,
         reader: FileReader,
         results: list[FileResult],
+        *,
+        only_new: bool = False,
     ) -> None:
         """PutObject of many small files, each with a key of its own, read by `reader` in the lane that sends it.
 
@@ -254,13 +260,14 @@ class S3Destination(Destination):
             if alone
         ]
         every = len(files) == len(transfers)
-        if every and not self._encryption and not self._existing.replaces_unseen:
+        if every and not only_new and not self._encryption and not self._existing.replaces_unseen:
             await self._send_files(PutFiles(files=files, algorithm=algorithm, reader=reader, results=results))
             return
         sent: list[FileResult] = [None] * len(files)
         try:
             if files:
-                await self._send_files(PutFiles(files=files, algorithm=algorithm, reader=reader, results=sent))
+                put = PutFiles(files=files, algorithm=algorithm, reader=reader, results=sent, only_new=only_new)
+                await self._send_files(put)
             else:
                 reader.close()
         finally:
@@ -276,6 +283,8 @@ class S3Destination(Destination):
             self._batches = False
 
     def _seen(self, transfer: Transfer, result: FileResult) -> FileResult:
+        if isinstance(result, Ordinary) and self._existing.guess_failed(result.failed):
+            return Ordinary()
         if not isinstance(result, FileStored):
             return result
         self._check_encryption(result.sse)

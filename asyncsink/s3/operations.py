@@ -508,13 +508,14 @@ class FilesPut(Response):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class PutFiles(Operation[FilesPut]):
-    """PutObject of many small files, unconditionally; sending raises for the whole batch only where nothing was begun.
+    """PutObject of many small files; sending raises for the whole batch only where nothing was begun.
 
     Attributes:
         files: at least one.
         algorithm: of the checksum, one that servers repeat.
         reader: used in the lane's thread, and closed there after the last file.
         results: one for each file, filled as answers arrive, so that a cancelled caller has those that are stored.
+        only_new: sends `If-None-Match: *`; a file whose key has an object ends as Ordinary with PreconditionFailed.
     """
 
     name: ClassVar[str] = "PutObject"
@@ -522,6 +523,7 @@ class PutFiles(Operation[FilesPut]):
     algorithm: ChecksumAlgorithm
     reader: FileReader
     results: list[FileResult]
+    only_new: bool = False
 
 
 # -- Batches of HEADs, for keys that no listing covers -----------------------------------------------------------------

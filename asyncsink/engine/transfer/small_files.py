@@ -10,7 +10,7 @@ file that changes while it is read is a failure in both ways.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -42,6 +42,7 @@ EARLY_SECONDS: Final = 0.1
 """Most seconds that the stored files of a batch wait for the others before they are recorded."""
 OnOutcomes = Callable[[Sequence[Outcome], Transfer], None]
 PassOn = Callable[[Passed], None]
+LookMany = Callable[[Sequence[Transfer]], Awaitable[Sequence[Existing | Unknown | None]]]
 
 
 @dataclass(slots=True, eq=False)
@@ -84,16 +85,19 @@ class SmallFiles:
         left = transfers
         async with create_task_group() as ways:
             while left:
-                found = await self._found(self._destination, left)
+                sent_only = self._copy is None and not self._dry_run
+                in_lanes = sent_only and self._lane_algorithm() is not None
+                look_many = self._destination.guess_many if in_lanes else self._destination.look_many
+                found = await self._found(look_many, left)
                 pairs = list(zip(left, found, strict=True))
                 for transfer, existing in pairs:
-                    if isinstance(existing, Unknown):
+                    if existing is Unknown.UNKNOWN:
                         ways.start_soon(self._publish_ordinary, transfer, done)
-                pairs = [pair for pair in pairs if not isinstance(pair[1], Unknown)]
-                sent_only = self._copy is None and not self._dry_run
-                new = [transfer for transfer, existing in pairs if existing is None and sent_only]
-                known = [pair for pair in pairs if pair[1] is not None or not sent_only]
-                ordinary, left = await self._publish_new(new, done, pass_on) if new else ([], ())
+                pairs = [pair for pair in pairs if pair[1] is not Unknown.UNKNOWN]
+                guessed = any(existing is Unknown.LIKELY_NEW for _, existing in pairs)
+                new = [transfer for transfer, existing in pairs if sent_only and _is_new(existing)]
+                known = [pair for pair in pairs if not (sent_only and _is_new(pair[1]))]
+                ordinary, left = await self._publish_new(new, guessed, done, pass_on) if new else ([], ())
                 if known:
                     ordinary += await self._publish_known(known, done)
                 # The rest of the batch waits: an error that stops these files would stop the rest too.
@@ -105,12 +109,10 @@ class SmallFiles:
         outcomes, read = await self._publisher.publish(transfer)
         done(outcomes, read)
 
-    async def _found(
-        self, destination: Destination, transfers: Sequence[Transfer]
-    ) -> Sequence[Existing | Unknown | None]:
+    async def _found(self, look_many: LookMany, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
         if self._policies.overwrite == "always":
             return [None] * len(transfers)
-        return await destination.look_many(transfers)
+        return await look_many(transfers)
 
     def batch_size(self, objects_left: int | None) -> int:
         """How many files one worker is to take at a time.
@@ -134,11 +136,15 @@ class SmallFiles:
     # -- New objects without a local copy: nearly all files of a first export -----------------------------------------
 
     async def _publish_new(
-        self, transfers: Sequence[Transfer], done: OnOutcomes, pass_on: PassOn
+        self, transfers: Sequence[Transfer], guessed: bool, done: OnOutcomes, pass_on: PassOn
     ) -> tuple[list[Transfer], Sequence[Transfer]]:
-        """Returns the transfers that need the ordinary way, and those for the batch after it."""
+        """Returns the transfers that need the ordinary way, and those for the batch after it. With `guessed`, some of
+        them may have an object."""
         if (algorithm := self._lane_algorithm()) is not None:
-            return await self._put_files(transfers, algorithm, done, pass_on)
+            return await self._put_files(transfers, algorithm, guessed, done, pass_on)
+        if guessed:
+            # The lanes were given up since the look.
+            return list(transfers), ()
         ordinary: list[Transfer] = []
         started = self._clock()
         async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
@@ -166,14 +172,20 @@ class SmallFiles:
         return ordinary, ()
 
     async def _put_files(
-        self, transfers: Sequence[Transfer], algorithm: ChecksumAlgorithm, done: OnOutcomes, pass_on: PassOn
+        self,
+        transfers: Sequence[Transfer],
+        algorithm: ChecksumAlgorithm,
+        guessed: bool,
+        done: OnOutcomes,
+        pass_on: PassOn,
     ) -> tuple[list[Transfer], Sequence[Transfer]]:
         """As `_publish_new`, where the destination's lanes read the files that they send."""
         async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
             ends = _Ends(transfers, self._destination.url, done, pass_on, self._progress)
             try:
                 with ends.told_early():
-                    await self._destination.put_files(transfers, algorithm, AtRest(), ends.results)
+                    put = self._destination.put_files
+                    await put(transfers, algorithm, AtRest(), ends.results, only_new=guessed)
             except AsyncSinkError:
                 # Nothing of the batch was begun: each file is tried by itself, and may fail there.
                 return list(transfers), ()
@@ -190,7 +202,7 @@ class SmallFiles:
     ) -> list[Transfer]:
         """Returns the transfers that need the ordinary way."""
         copy = self._copy
-        copied = [] if copy is None else await self._found(copy, [transfer for transfer, _ in pairs])
+        copied = [] if copy is None else await self._found(copy.look_many, [transfer for transfer, _ in pairs])
         work = [
             self._known(transfer, [existing, *copied[number : number + 1]])
             for number, (transfer, existing) in enumerate(pairs)
@@ -279,6 +291,10 @@ class SmallFiles:
         if primary.stored is not None:
             self._progress.bytes_moved += transfer.source.size_bytes
         done(word_outcomes(ending, self._clock() - started, self._policies), transfer)
+
+
+def _is_new(existing: Existing | Unknown | None) -> bool:
+    return existing is None or existing is Unknown.LIKELY_NEW
 
 
 def _one_part(transfer: Transfer) -> Sequence[int]:

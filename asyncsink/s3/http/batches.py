@@ -274,7 +274,8 @@ class SmallPut(Exchange):
         elif batch.signed:
             payload_hash = hashlib.sha256(body).hexdigest()
         moment = payload_hash, batch.place.keyring.timestamp()
-        return batch.writer.put_head(file.key, size, checksum, file.attributes, moment), body
+        only_new = operation.only_new
+        return batch.writer.put_head(file.key, size, checksum, file.attributes, moment, only_new=only_new), body
 
     def quick(self, data: memoryview) -> bool:
         """Whether this is a usual 200 with our checksum."""
@@ -319,9 +320,12 @@ class SmallPut(Exchange):
         self.weight_bytes = size
 
     def failed(self, error: BaseException) -> None:
-        """A file that changed is the file's own failure; everything else needs the ordinary way."""
+        """A file that changed is the file's own failure; everything else needs the ordinary way. An object that must
+        not be replaced is no reason to end the batch."""
         if isinstance(error, AsyncSinkError):
             self.batch.results[self._number] = error
+        elif isinstance(error, FileRefused) and isinstance(error.error, PreconditionFailed):
+            self.batch.results[self._number] = Ordinary(error.error)
         elif isinstance(error, FileRefused):
             self.problem = "throttled" if isinstance(error.error, Throttled) else "error"
             self.batch.place.learn(self.batch.writer, error)

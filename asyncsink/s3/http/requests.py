@@ -191,10 +191,17 @@ class RequestWriter:
         ).encode("ascii")
 
     def put_head(
-        self, key: str, size_bytes: int, checksum: Checksum, attributes: ObjectAttributes, moment: tuple[str, str]
+        self,
+        key: str,
+        size_bytes: int,
+        checksum: Checksum,
+        attributes: ObjectAttributes,
+        moment: tuple[str, str],
+        *,
+        only_new: bool = False,
     ) -> bytes:
-        """The head of an unconditional PutObject without a write token: as `head`, in half the time where neighbours
-        have the same attributes.
+        """The head of a PutObject without a write token: as `head`, in half the time where neighbours have the same
+        attributes.
 
         Args:
             key: of the object.
@@ -202,6 +209,7 @@ class RequestWriter:
             checksum: of the body.
             attributes: the same object for all of a kind.
             moment: payload_hash and timestamp, as in `head`.
+            only_new: as in PutObject.
 
         Raises:
             InvalidKey, ConfigError: as `head`.
@@ -209,14 +217,15 @@ class RequestWriter:
         payload_hash, timestamp = moment
         # A body's hash occurs once, so that nothing could be kept for it.
         if self._signer is None or payload_hash not in (UNSIGNED_PAYLOAD, EMPTY_PAYLOAD):
-            put = PutObject(key=key, body=bytes(size_bytes), checksum=checksum, attributes=attributes)
+            body = bytes(size_bytes)
+            put = PutObject(key=key, body=body, checksum=checksum, attributes=attributes, only_new=only_new)
             return self.head(put, payload_hash, timestamp)
         kinds = self._kinds(timestamp)
         # The id is unique as long as the entry keeps the object.
-        place = (id(attributes), payload_hash, checksum.algorithm)
+        place = (id(attributes), payload_hash, checksum.algorithm, only_new)
         puts = kinds.get(place)
         if puts is None:
-            put = PutObject(key="", body=b"", checksum=checksum, attributes=attributes)
+            put = PutObject(key="", body=b"", checksum=checksum, attributes=attributes, only_new=only_new)
             puts = kinds[place] = self._alike(attributes, self._template(put, checksum), payload_hash, timestamp)
         _, day, signed, before, behind, start, middle, end = puts
         path, value = self._path(key), checksum.value
