@@ -7,21 +7,14 @@ All are frozen, except FirstAttempt; none holds file content.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from typing import Final, Literal, Self
 
 from asyncsink.errors import AsyncSinkError
+from asyncsink.options.schema import ObjectOptions, Overwrite
+from asyncsink.options.settings import ChecksumAlgorithm as ChecksumAlgorithm  # noqa: PLC0414 - a name of this module too
+from asyncsink.paths import Paths as Paths  # noqa: PLC0414 - likewise
+from asyncsink.paths import StrPath as StrPath  # noqa: PLC0414 - likewise
 from asyncsink.value import dataclass
-
-StrPath = str | os.PathLike[str]
-"""A path as callers give it."""
-
-Paths = StrPath | Sequence["Paths | None"]
-"""Paths as a node of a workflow has them: one, or nested lists."""
-
-ChecksumAlgorithm = Literal["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5"]
-"""S3's names of checksum algorithms; MD5 travels as Content-MD5 and comes back as the ETag."""
 
 ConfirmedBy = Literal["server-checksum", "etag", "size", "nothing"]
 """The proof in the server's answer: our checksum, an ETag that is our MD5, the number of bytes, or nothing."""
@@ -225,6 +218,9 @@ class Transfer:
         known: the journal's record of it, or None.
         replaces: the ETag of an object with other content under the key, or "": the new object has another ETag.
         first: an earlier attempt to store this content by one PutObject, or None.
+        objects: what its object is given besides the bytes; None is what the run gives to every object. Without a
+            meaning at a local destination.
+        overwrite: its policy towards an existing object; None is that of the run.
     """
 
     source: SourceFile
@@ -233,17 +229,20 @@ class Transfer:
     known: JournalEntry | None = None
     replaces: str = ""
     first: FirstAttempt | None = None
+    objects: ObjectOptions | None = None
+    overwrite: Overwrite | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class UploadCreating:
-    """Upload step: CreateMultipartUpload is about to be sent. Fields as in PendingUpload."""
+    """Upload step: CreateMultipartUpload is about to be sent. Fields as in PendingUpload and Transfer."""
 
     key: str
     source: SourceFile
     part_size_bytes: int
     algorithm: ChecksumAlgorithm | None
     token: str
+    objects: ObjectOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)

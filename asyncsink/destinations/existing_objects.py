@@ -20,6 +20,7 @@ from anyio import CapacityLimiter
 
 from asyncsink.destinations.base import Existing, RunForecast, Unknown
 from asyncsink.destinations.heads import equal_part_size, existing_by_head, needs_part_size
+from asyncsink.destinations.object_options import OptionsOf
 from asyncsink.errors import (
     AccessDenied,
     AsyncSinkError,
@@ -32,10 +33,8 @@ from asyncsink.model import Transfer
 from asyncsink.options.schema import S3Target, Settings
 from asyncsink.routing.key_range import KeyRange, ListingOrder
 from asyncsink.routing.keys import fingerprint
-from asyncsink.s3.endpoint import is_directory_bucket
 from asyncsink.s3.listing import object_pages
 from asyncsink.s3.operations import (
-    MD5_ETAG_SSE,
     HeadObject,
     HeadObjects,
     HeadResult,
@@ -221,26 +220,22 @@ class ExistingObjects:
 
     Attributes:
         name: the destination as the user wrote it.
-        etag_is_md5: whether the ETag of a plain object of this run is its MD5.
-        encryption: the encryption of this run's objects, in the words of `ObjectHead.sse`, or "".
+        options: of each transfer.
     """
 
     def __init__(
         self, stack: S3Stack, settings: Settings, *, threads: CapacityLimiter, notice: Callable[[str], None]
     ) -> None:
-        target, objects = settings.target, settings.objects
+        target = settings.target
         assert isinstance(target, S3Target)
         self.name = target.url or f"s3://{target.bucket}/{target.prefix}".rstrip("/")
-        plain = objects.sse in MD5_ETAG_SSE and objects.sse_customer_key is None
-        self.etag_is_md5 = plain and not is_directory_bucket(target.bucket)
-        self.encryption = "customer" if objects.sse_customer_key is not None else objects.sse
         self._transport = stack.transport
         self._target = target
-        self._objects = objects
+        self.options = options = OptionsOf(settings, target.bucket)
         self._threads = threads
         self._notice = notice
         # Otherwise one LIST proves bucket and credentials, and no more is listed.
-        self._look_first = settings.policies.overwrite != "always"
+        self._look_first = options.overwrite_of_run != "always"
         self._heads_together = stack.batches
         self._inventory: Inventory | None = None
         self._keys_return = True
@@ -393,18 +388,23 @@ class ExistingObjects:
         inventory, keys = self._listing, [transfer.key for transfer in transfers]
         found: list[Existing | Unknown | None] = [Unknown.UNKNOWN] * len(keys)
         if inventory is not None:
-            found = await self._as_known(inventory, keys)
+            found = await self._as_known(inventory, transfers)
         if guess and self._may_guess and self._new_lately and Unknown.UNKNOWN in found:
             await self._guess(transfers, found)
-        asked = [number for number, each in enumerate(found) if each is Unknown.UNKNOWN]
+        secret = self.options.customer_key_of_run
+        asked = [
+            number
+            for number, (each, transfer) in enumerate(zip(found, transfers, strict=True))
+            if each is Unknown.UNKNOWN and self.options.customer_key(transfer) == secret
+        ]
         if asked and self._heads_together:
             results: list[HeadResult] = [None] * len(asked)
-            secret, asking = self._objects.sse_customer_key, [keys[number] for number in asked]
+            asking = [keys[number] for number in asked]
             # Where nothing was begun, each object is looked at by itself, and may fail there.
             with contextlib.suppress(AsyncSinkError):
                 await self._transport.send(HeadObjects(keys=asking, results=results, sse_customer_key=secret))
             for number, result in zip(asked, results, strict=True):
-                found[number] = self._as_answered(result)
+                found[number] = self._as_answered(transfers[number], result)
             missing = sum([found[number] is None for number in asked])
             self._new_lately = missing > len(asked) - missing
         return found
@@ -437,11 +437,11 @@ class ExistingObjects:
         self._may_guess = self._may_guess and not lacking
         return True
 
-    def _as_answered(self, result: HeadResult) -> Existing | Unknown | None:
+    def _as_answered(self, transfer: Transfer, result: HeadResult) -> Existing | Unknown | None:
         """The object by the result of one of many HEADs, where that needs no further request."""
         if isinstance(result, ObjectHead):
-            return Unknown.UNKNOWN if needs_part_size(result) else self._as_found(result)
-        if isinstance(result, AccessDenied) and not self._customers_other_key:
+            return Unknown.UNKNOWN if needs_part_size(result) else self._as_found(transfer, result)
+        if isinstance(result, AccessDenied) and not self._is_other_key(transfer):
             self._cannot_look()
             return None
         return None if isinstance(result, ObjectMissing) else Unknown.UNKNOWN
@@ -458,25 +458,28 @@ class ExistingObjects:
         self._remember(others)
         return listed, written
 
-    async def _as_known(self, inventory: Inventory, keys: Sequence[str]) -> list[Existing | Unknown | None]:
+    async def _as_known(self, inventory: Inventory, transfers: Sequence[Transfer]) -> list[Existing | Unknown | None]:
+        keys = [transfer.key for transfer in transfers]
         listed, written = await self._entries(inventory, keys)
         complete, inside = inventory.complete, inventory.prefix
         return [
-            Unknown.UNKNOWN if key in written else self._as_listed(listed.get(key), complete and key.startswith(inside))
-            for key in keys
+            Unknown.UNKNOWN
+            if key in written
+            else self._as_listed(transfer, listed.get(key), complete and key.startswith(inside))
+            for transfer, key in zip(transfers, keys, strict=True)
         ]
 
-    def _as_listed(self, listed: ListedObject | None, covered: bool) -> Existing | Unknown | None:
+    def _as_listed(self, transfer: Transfer, listed: ListedObject | None, covered: bool) -> Existing | Unknown | None:
         """The object by its entry of the listing; None where the listing covers the key and has no entry."""
         if listed is None:
             return None if covered else Unknown.UNKNOWN
-        if self.encryption:
-            return Unknown.UNKNOWN  # a listing does not have the encryption
+        if transfer.objects is not None or self.options.encryption_of_run:
+            return Unknown.UNKNOWN  # a listing has neither encryption nor metadata
         return Existing(
             size_bytes=listed.size_bytes,
             etag=listed.etag,
             modified=listed.last_modified,
-            etag_is_md5=self.etag_is_md5,
+            etag_is_md5=self.options.etag_is_md5(transfer),
         )
 
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
@@ -486,19 +489,19 @@ class ExistingObjects:
         if not closely and inventory is not None and transfer.key.startswith(inventory.prefix):
             # A listing that was not followed to its end does not prove what is missing: not every server lists in the
             # order of the keys.
-            (found,) = await self._as_known(inventory, (transfer.key,))
+            (found,) = await self._as_known(inventory, (transfer,))
             if not isinstance(found, Unknown):
                 return found
         return await self._head(transfer)
 
     async def _head(self, transfer: Transfer) -> Existing | None:
-        key, secret = transfer.key, self._objects.sse_customer_key
+        key, secret = transfer.key, self.options.customer_key(transfer)
         try:
             head = await self._transport.send(HeadObject(key=key, sse_customer_key=secret))
         except ObjectMissing:
             return None
         except AccessDenied as denied:
-            if self._customers_other_key:
+            if self._is_other_key(transfer):
                 raise AccessDenied(
                     f"s3://{self._target.bucket}/{key} is there, and cannot be looked at with this customer key; give "
                     "the key it was encrypted with, or overwrite='always' to replace it.",
@@ -509,13 +512,12 @@ class ExistingObjects:
             self._cannot_look()
             return None
         part_size = await equal_part_size(self._transport, key, secret, head) if needs_part_size(head) else None
-        return self._as_found(head, part_size)
+        return self._as_found(transfer, head, part_size)
 
-    @property
-    def _customers_other_key(self) -> bool:
+    def _is_other_key(self, transfer: Transfer) -> bool:
         """Whether a denied HEAD means that the object has another customer key: S3 answers 403 then, and where listing
         is allowed, a HEAD is too."""
-        return self._objects.sse_customer_key is not None and self._inventory is not None
+        return self.options.customer_key(transfer) is not None and self._inventory is not None
 
     def _cannot_look(self) -> None:
         # Rule 28: for credentials that may not look, every file is new. Without s3:ListBucket, S3 answers 403 for
@@ -524,9 +526,11 @@ class ExistingObjects:
             self._blind = True
             self._notice(f"HEAD is denied below {self.name}: what is there already cannot be compared.")
 
-    def _as_found(self, head: ObjectHead, part_size_bytes: int | None = None) -> Existing:
-        outdated = "encryption differs" if self.encryption and head.sse != self.encryption else ""
-        return existing_by_head(head, part_size_bytes=part_size_bytes, etag_is_md5=self.etag_is_md5, outdated=outdated)
+    def _as_found(self, transfer: Transfer, head: ObjectHead, part_size_bytes: int | None = None) -> Existing:
+        outdated = self.options.other_than(transfer, head)
+        return existing_by_head(
+            head, part_size_bytes=part_size_bytes, etag_is_md5=self.options.etag_is_md5(transfer), outdated=outdated
+        )
 
     def _get_many(
         self, inventory: Inventory, keys: Sequence[str]
@@ -554,7 +558,9 @@ class ExistingObjects:
             return
         keys = [transfer.key for transfer in transfers]
         # A listing that is too old for its objects is still used for the spelling of their keys.
-        unseen = not inventory.in_memory and (self._listing is None or not self._look_first)
+        unseen = not inventory.in_memory and (
+            self._listing is None or any(self.options.overwrite(each) == "always" for each in transfers)
+        )
         if not unseen and inventory.forgets_in_memory(len(keys)):
             self._remember(inventory.forget(keys))
         else:

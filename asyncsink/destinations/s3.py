@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache, partial
+from functools import partial
 from typing import get_args
 
 from asyncsink.destinations.base import (
@@ -26,7 +25,7 @@ from asyncsink.errors import AccessDenied, EntityTooLarge, IntegrityError, Objec
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody, checksum_of
 from asyncsink.integrity.sameness import contradiction
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
-from asyncsink.options.schema import ObjectOptions, S3Target, Settings
+from asyncsink.options.schema import S3Target, Settings
 from asyncsink.s3.checksum_headers import Compute, confirm_body, confirm_body_now, confirm_object, confirm_without_body
 from asyncsink.s3.codec import HEADER_ALGORITHMS
 from asyncsink.s3.multipart.parts import PartPlan
@@ -38,7 +37,6 @@ from asyncsink.s3.operations import (
     FileStored,
     FileToPut,
     HeadObject,
-    ObjectAttributes,
     ObjectStored,
     OpenPartSource,
     Ordinary,
@@ -48,61 +46,6 @@ from asyncsink.s3.operations import (
     StoredFrom,
 )
 from asyncsink.s3.stack import S3Stack
-
-# -- Media types, from the names of objects. Pure ----------------------------------------------------------------------
-# The outermost suffix of a compressed file decides (`.nii.gz` is application/gzip), because Content-Encoding would make
-# browsers and HTTP libraries decompress files whose readers expect them compressed.
-
-DEFAULT = "application/octet-stream"
-
-_COMPRESSED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz",
-               "compress": "application/x-compress", "br": DEFAULT}  # fmt: skip
-_FIELD = {
-    ".tsv": "text/tab-separated-values",
-    ".csv": "text/csv",
-    ".jsonl": "application/jsonl",
-    ".json": "application/json",
-    ".yaml": "application/yaml",
-    ".yml": "application/yaml",
-    ".md": "text/markdown",
-    ".nii": DEFAULT,
-    ".mgz": "application/gzip",
-    ".gii": "application/xml",
-    ".h5": "application/x-hdf5",
-    ".hdf5": "application/x-hdf5",
-    ".parquet": "application/vnd.apache.parquet",
-    ".bval": "text/plain",
-    ".bvec": "text/plain",
-    ".zst": "application/zstd",
-}
-
-
-def infer_content_type(name: str) -> str:
-    """The media type of a file or key (RFC 9110, 8.3); application/octet-stream where it is unknown."""
-    base = name.rsplit("/", 1)[-1].lower()
-    dot = base.rfind(".")
-    return _of_suffix(base[dot:]) if dot >= 0 else DEFAULT
-
-
-@cache
-def _known() -> mimetypes.MimeTypes:
-    # Only the table that ships with Python: the type must not depend on the machine's mime.types. Made for the first
-    # object that is sent: a run without changes needs none.
-    return mimetypes.MimeTypes(filenames=())
-
-
-@lru_cache(maxsize=1024)
-def _of_suffix(suffix: str) -> str:
-    if known := _FIELD.get(suffix):
-        return known
-    # Only the suffix: a name is not a URL, and "data:text/x" and "?" have no meaning in it.
-    kind, encoding = _known().guess_type("x" + suffix)
-    if encoding is not None:
-        return _COMPRESSED.get(encoding, DEFAULT)
-    return kind or DEFAULT
-
-
-# -- The S3 destination ------------------------------------------------------------------------------------------------
 
 
 class S3Destination(Destination):
@@ -129,21 +72,19 @@ class S3Destination(Destination):
         assert isinstance(target, S3Target)
         self._transport = stack.transport
         self._bucket = target.bucket
-        self._objects = settings.objects
         self._lane = stack.lane
         self._notice = notice
-        self._own = WriteTokens(only_new=policies.overwrite == "never", notice=notice)
+        self._own = WriteTokens(notice=notice)
         self._senders = stack.senders
         self._batches = stack.batches
         self._uploads = S3Uploads(
             stack.transport, settings.retry, self._own, log, notice, abort_on_interrupt=policies.abort_on_interrupt
         )
         self._weakest_noticed: set[ConfirmedBy] = set()
-        self._attributes_of: dict[str, ObjectAttributes] = {}
         self._existing = existing
-        self._etag_is_md5 = existing.etag_is_md5
-        self._encryption = existing.encryption
-        self._spellings = Spellings(stack.transport, existing, settings.objects.sse_customer_key)
+        self._options = options = existing.options
+        self._plain = not options.encryption_of_run
+        self._spellings = Spellings(stack.transport, existing)
 
     def __repr__(self) -> str:
         return f"S3Destination({self.name!r}, {self._transport!r})"
@@ -202,7 +143,7 @@ class S3Destination(Destination):
         """PutObject, with its answer compared. Raises AlreadyThere where an object exists that must not be replaced."""
         await self._existing.forget(transfer)
         if not self._spellings.plain(transfer.key):
-            async with self._spellings.writing(transfer.key):
+            async with self._spellings.writing(transfer.key, self._options.customer_key(transfer)):
                 return await self._put(transfer, body, checksum)
         return await self._put(transfer, body, checksum)
 
@@ -211,10 +152,10 @@ class S3Destination(Destination):
             key=transfer.key,
             body=body,
             checksum=checksum,
-            attributes=self._attributes(transfer),
+            attributes=self._options.attributes(transfer),
             first=transfer.first,
         )
-        if self._own.conditional:
+        if self._own.conditional and self._options.only_new(transfer):
             return await self._own.put(self._transport, operation, partial(self._prove, transfer, body, checksum))
         return await self._prove(transfer, body, checksum, await self._transport.send(operation))
 
@@ -223,9 +164,8 @@ class S3Destination(Destination):
     ) -> Stored:
         confirmed: ConfirmedBy = "server-checksum"
         if checksum is None or stored.checksum != checksum:
-            confirmed = await confirm_body(
-                checksum, stored, body, etag_is_md5=self._etag_is_md5, where=self.url(transfer)
-            )
+            etag_is_md5 = self._options.etag_is_md5(transfer)
+            confirmed = await confirm_body(checksum, stored, body, etag_is_md5=etag_is_md5, where=self.url(transfer))
             if confirmed == "nothing":
                 confirmed = await self._look_at(transfer, stored, len(body), checksum, partial(checksum_of, body))
         return self._stored(transfer, stored, confirmed, checksum)
@@ -233,7 +173,8 @@ class S3Destination(Destination):
     def takes_files(self, algorithm: ChecksumAlgorithm | None) -> bool:
         """Whether `put_files` can be used: there are lanes, the server repeats checksums, and the PUTs do not depend on
         existing objects."""
-        return self._batches and algorithm in HEADER_ALGORITHMS and not self._own.conditional
+        conditional = self._own.conditional and self._options.overwrite_of_run == "never"
+        return self._batches and algorithm in HEADER_ALGORITHMS and not conditional
 
     async def put_files(
         self,
@@ -252,15 +193,18 @@ class S3Destination(Destination):
             TransferError, CredentialsError: nothing of the batch was begun.
         """
         await self._existing.forget(*transfers)
-        # Keys that a server may take for one are written one after another, by `put`.
+        # Keys that a server may take for one are written one after another, by `put`; so are conditional writes.
         plain = [self._spellings.plain(transfer.key) for transfer in transfers]
+        special = any(transfer.objects is not None or transfer.overwrite == "never" for transfer in transfers)
+        if special and self._own.conditional:
+            plain = [alone and not self._options.only_new(each) for each, alone in zip(transfers, plain, strict=True)]
         files = [
-            FileToPut(transfer.key, transfer.source.size_bytes, self._attributes(transfer), transfer.source)
+            FileToPut(transfer.key, transfer.source.size_bytes, self._options.attributes(transfer), transfer.source)
             for transfer, alone in zip(transfers, plain, strict=True)
             if alone
         ]
         every = len(files) == len(transfers)
-        if every and not only_new and not self._encryption and not self._existing.replaces_unseen:
+        if every and not only_new and not special and self._plain and not self._existing.replaces_unseen:
             await self._send_files(PutFiles(files=files, algorithm=algorithm, reader=reader, results=results))
             return
         sent: list[FileResult] = [None] * len(files)
@@ -287,7 +231,7 @@ class S3Destination(Destination):
             return Ordinary()
         if not isinstance(result, FileStored):
             return result
-        self._check_encryption(result.sse)
+        self._check_encryption(transfer, result.sse)
         # A PUT that is answered with the ETag of other content may not have stored the file: it goes the ordinary way.
         unseen = self._existing.replaces_unseen and result.etag and result.etag == self._existing.replaced(transfer)
         return Ordinary() if unseen else result
@@ -302,12 +246,13 @@ class S3Destination(Destination):
         """PutObject in one call to a thread, with its answer compared. See `Destination.send`."""
         await self._existing.forget(transfer)
         size_bytes, where = transfer.source.size_bytes, self.url(transfer)
+        etag_is_md5 = self._options.etag_is_md5(transfer)
         confirmed: ConfirmedBy = "nothing"
         digests: dict[ChecksumAlgorithm, Checksum] = {}
 
         def compare(stored: ObjectStored, body: memoryview, sent: Checksum | None) -> None:
             nonlocal confirmed
-            confirmed = confirm_body_now(sent, stored, body, etag_is_md5=self._etag_is_md5, where=where)
+            confirmed = confirm_body_now(sent, stored, body, etag_is_md5=etag_is_md5, where=where)
             if confirmed == "nothing":
                 # The object is looked at when the body is gone, and may have a checksum of any algorithm.
                 digests.update((each, checksum_of(body, each)) for each in get_args(ChecksumAlgorithm))
@@ -316,7 +261,7 @@ class S3Destination(Destination):
             sent, by = stored.sent if isinstance(stored, StoredFrom) else None, confirmed
             if by == "nothing":
                 # There was no answer to compare where the object was found to be the one that was sent.
-                by = confirm_without_body(sent, stored, etag_is_md5=self._etag_is_md5, where=where)
+                by = confirm_without_body(sent, stored, etag_is_md5=etag_is_md5, where=where)
             if by == "nothing":
                 by = await self._look_at(transfer, stored, size_bytes, sent, digests.get)
             return self._stored(transfer, stored, by, sent), sent
@@ -326,12 +271,12 @@ class S3Destination(Destination):
             source=source,
             length=size_bytes,
             algorithm=algorithm,
-            attributes=self._attributes(transfer),
+            attributes=self._options.attributes(transfer),
             local=local,
             confirm=compare,
         )
-        async with self._spellings.writing(transfer.key):
-            if self._own.conditional:
+        async with self._spellings.writing(transfer.key, self._options.customer_key(transfer)):
+            if self._own.conditional and self._options.only_new(transfer):
                 return await self._own.put(self._transport, operation, prove)
             answer = await self._transport.send(operation)
             return await prove(answer)
@@ -339,45 +284,23 @@ class S3Destination(Destination):
     async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> PartWriter:
         """CreateMultipartUpload, or the upload that an earlier run left."""
         await self._existing.forget(transfer)
-        upload = await self._uploads.begin(transfer, plan, algorithm, self._attributes(transfer))
+        attributes, only_new = self._options.attributes(transfer), self._options.only_new(transfer)
+        upload = await self._uploads.begin(transfer, plan, algorithm, attributes, only_new=only_new)
         word = partial(self._stored, transfer)
         if isinstance(upload, AlreadyComplete):
             return S3CompleteObject(upload, word)
-        return S3PartWriter(self._uploads, upload, word, self._spellings.writing, self._senders)
+        writing = partial(self._spellings.writing, transfer.key, self._options.customer_key(transfer))
+        return S3PartWriter(self._uploads, upload, word, writing, self._senders)
 
     async def discard(self, transfer: Transfer) -> None:
         """As `Destination.discard`."""
         if transfer.known is not None and transfer.known.upload is not None:
-            secret = self._objects.sse_customer_key
-            await self._uploads.discard(transfer.key, transfer.known.upload, secret)
+            await self._uploads.discard(transfer.key, transfer.known.upload, self._options.customer_key(transfer))
 
     async def aclose(self) -> None:
         """Close connections and release the listing."""
         self._existing.close()
         await self._transport.aclose()
-
-    def _attributes(self, transfer: Transfer) -> ObjectAttributes:
-        wanted = self._objects
-        content_type = wanted.content_type
-        if content_type == "infer":
-            content_type = infer_content_type(transfer.key)
-        # One instance for each media type, so that its headers are laid out only once.
-        attributes = self._attributes_of.get(content_type)
-        if attributes is None:
-            attributes = self._attributes_of[content_type] = self._laid_out(wanted, content_type)
-        return attributes
-
-    def _laid_out(self, wanted: ObjectOptions, content_type: str) -> ObjectAttributes:
-        return ObjectAttributes(
-            content_type=content_type,
-            sse=wanted.sse,
-            sse_kms_key_id=wanted.sse_kms_key_id,
-            sse_customer_key=wanted.sse_customer_key,
-            storage_class=wanted.storage_class,
-            acl=wanted.acl,
-            tags=wanted.tags,
-            metadata=wanted.metadata,
-        )
 
     async def _look_at(
         self, transfer: Transfer, stored: ObjectStored, size_bytes: int, sent: Checksum | None, compute: Compute
@@ -390,9 +313,8 @@ class S3Destination(Destination):
         """
         where = self.url(transfer)
         try:
-            head = await self._transport.send(
-                HeadObject(key=transfer.key, sse_customer_key=self._objects.sse_customer_key)
-            )
+            secret = self._options.customer_key(transfer)
+            head = await self._transport.send(HeadObject(key=transfer.key, sse_customer_key=secret))
         except ObjectMissing:
             raise IntegrityError(
                 f"{where} is not there, although the server answered that it is stored; export it again. If that "
@@ -409,18 +331,18 @@ class S3Destination(Destination):
                 expected=str(sent or "an ETag"),
                 actual="nothing",
             ) from None
-        confirmed = await confirm_object(
-            sent, stored, head, size_bytes, compute, etag_is_md5=self._etag_is_md5, where=where
-        )
+        etag_is_md5 = self._options.etag_is_md5(transfer)
+        confirmed = await confirm_object(sent, stored, head, size_bytes, compute, etag_is_md5=etag_is_md5, where=where)
         stored.etag, stored.version_id = stored.etag or head.etag, stored.version_id or head.version_id
         stored.sse = stored.sse or head.sse
         return confirmed
 
-    def _check_encryption(self, told: str) -> None:
-        if self._encryption and told != self._encryption:
+    def _check_encryption(self, transfer: Transfer, told: str) -> None:
+        asked = self._options.encryption(transfer)
+        if asked and told != asked:
             self._notice(
-                f"The server did not confirm the encryption that was asked for ({self._encryption}); objects may be "
-                "stored without it."
+                f"The server did not confirm the encryption that was asked for ({asked}); objects may be stored "
+                "without it."
             )
 
     def _stored(
@@ -429,7 +351,7 @@ class S3Destination(Destination):
         before = transfer.replaces or self._existing.replaced(transfer)
         if before and stored.etag == before:
             raise contradiction(self.url(transfer), "other content", f"the ETag {stored.etag} of the object before")
-        self._check_encryption(stored.sse)
+        self._check_encryption(transfer, stored.sse)
         weaker = confirmed != "server-checksum" and sent is not None and confirmed not in self._weakest_noticed
         # The transport has reported already that it sent Content-MD5 instead.
         weaker = weaker and not (stored.md5_instead and confirmed == "etag")

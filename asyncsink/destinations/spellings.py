@@ -25,13 +25,11 @@ class Spellings:
 
     Args:
         existing: the listed objects, and the objects written by this run.
-        secret: the customer key (SSE-C), or None.
     """
 
-    def __init__(self, transport: Transport, existing: ExistingObjects, secret: Secret | None) -> None:
+    def __init__(self, transport: Transport, existing: ExistingObjects) -> None:
         self._transport = transport
         self._existing = existing
-        self._secret = secret
         self._one_at_a_time = anyio.Lock()
         self._written: dict[int, str] = {}
         self._keeps_backslashes = False
@@ -49,8 +47,8 @@ class Spellings:
         return self._existing.other_spelling(key) is None
 
     @asynccontextmanager
-    async def writing(self, key: str) -> AsyncIterator[None]:
-        """Surrounds a write to the key.
+    async def writing(self, key: str, secret: Secret | None) -> AsyncIterator[None]:
+        """Surrounds a write to the key, with its customer key (SSE-C) or None.
 
         Raises:
             KeyCollision: the server treats it as equal to another key.
@@ -61,14 +59,14 @@ class Spellings:
             return
         async with self._one_at_a_time:
             others = self._others(key)
-            if (other := await self._same_as(key, others)) is not None:
+            if (other := await self._same_as(key, others, secret)) is not None:
                 raise KeyCollision(
                     f"This server takes the keys {show(key)} and {show(other)} for one, and would replace the one "
                     "object by the other; nothing was written. Rename one of the files, or substitute the characters."
                 )
             yield
             if "\\" in key and not self._keeps_backslashes:
-                if (other := await self._same_as(key, others)) is not None:
+                if (other := await self._same_as(key, others, secret)) is not None:
                     raise KeyCollision(
                         f"This server has stored {show(key)} as {show(other)}: another file could replace it there. "
                         "Rename the file, or substitute the backslash."
@@ -82,20 +80,20 @@ class Spellings:
         known = (*own, *self.elsewhere.get(key, ()))
         return list(dict.fromkeys(other for other in known if other is not None and other != key))
 
-    async def _same_as(self, key: str, others: list[str]) -> str | None:
+    async def _same_as(self, key: str, others: list[str], secret: Secret | None) -> str | None:
         """The key among `others` that is the same object as `key` now, or None."""
-        there = await self._head(key) if others else None
+        there = await self._head(key, secret) if others else None
         if there is None:
             return None
         for other in others:
-            found = await self._head(other)
+            found = await self._head(other, secret)
             if found is not None and _identity(found) == _identity(there):
                 return None if await self._is_listed(key) else other
         return None
 
-    async def _head(self, key: str) -> ObjectHead | None:
+    async def _head(self, key: str, secret: Secret | None) -> ObjectHead | None:
         try:
-            return await self._transport.send(HeadObject(key=key, sse_customer_key=self._secret))
+            return await self._transport.send(HeadObject(key=key, sse_customer_key=secret))
         except (ObjectMissing, AccessDenied):
             return None
 

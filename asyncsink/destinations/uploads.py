@@ -33,7 +33,7 @@ from asyncsink.options.settings import RetryPolicy, Secret
 from asyncsink.s3.multipart.parts import Part, PartPlan
 from asyncsink.s3.multipart.resume import can_go_on, empty_uploads_between, end_upload, find_own_object, parts_to_keep
 from asyncsink.s3.multipart.upload import MultipartUpload, create_upload
-from asyncsink.s3.multipart.write_tokens import WriteTokens
+from asyncsink.s3.multipart.write_tokens import WriteTokens, fresh_token
 from asyncsink.s3.operations import (
     CompletedPart,
     CreateMultipartUpload,
@@ -69,7 +69,8 @@ class S3Uploads:
     """Begins and ends uploads; the caller permits only one at a time for each key.
 
     Args:
-        transport, retry, own: of the run.
+        transport, retry: of the run.
+        own: the writes that must not replace anything.
         log: records every step, or None.
         abort_on_interrupt: also abort recorded uploads that cannot be completed now.
         notice: called with a sentence about uploads that may stay open.
@@ -109,17 +110,24 @@ class S3Uploads:
             await self._log.step(step)
 
     async def begin(
-        self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None, attributes: ObjectAttributes
+        self,
+        transfer: Transfer,
+        plan: PartPlan,
+        algorithm: ChecksumAlgorithm | None,
+        attributes: ObjectAttributes,
+        *,
+        only_new: bool,
     ) -> MultipartUpload | AlreadyComplete:
-        """A new upload, or that of an earlier run, with those of its parts that are valid.
+        """A new upload, or that of an earlier run, with those of its parts that are valid. With `only_new` it must not
+        replace anything.
 
         Raises:
             TransferError, JournalError: no upload could be begun.
         """
-        key = transfer.key
+        key, own = transfer.key, self._own if only_new else None
         if key in self._kept:
             source, upload = self._kept.pop(key)
-            if source == transfer.source and upload.goes_on(plan, algorithm):
+            if source == transfer.source and upload.goes_on(plan, algorithm, attributes, own):
                 return upload
             await self.abort(upload)
         if key in self._left_open:
@@ -129,10 +137,10 @@ class S3Uploads:
             await self._end_unheard(key, self._unheard[key])
             del self._unheard[key]
         if transfer.known is not None and transfer.known.upload is not None:
-            found = await self._resume(key, transfer.known.upload, plan, algorithm, attributes)
+            found = await self._resume(key, transfer.known.upload, plan, algorithm, attributes, own=own)
             if found is not None:
                 return found
-        return await self._create(transfer, plan, algorithm, attributes)
+        return await self._create(transfer, plan, algorithm, attributes, own=own)
 
     def leave(self, transfer: Transfer, upload: MultipartUpload) -> bool:
         """Leave an upload open for a later run, or for this one if the same file is submitted again. False where no
@@ -171,13 +179,21 @@ class S3Uploads:
         await self.step(UploadGone(key))
 
     async def _create(
-        self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None, attributes: ObjectAttributes
+        self,
+        transfer: Transfer,
+        plan: PartPlan,
+        algorithm: ChecksumAlgorithm | None,
+        attributes: ObjectAttributes,
+        *,
+        own: WriteTokens | None,
     ) -> MultipartUpload:
-        key, token, begun_seconds = transfer.key, self._own.token(transfer.key), time.time()
-        await self.step(UploadCreating(key, transfer.source, plan.part_size_bytes, algorithm, token))
+        key, begun_seconds = transfer.key, time.time()
+        token = fresh_token() if own is None else own.token(key)
+        creating = UploadCreating(key, transfer.source, plan.part_size_bytes, algorithm, token, transfer.objects)
+        await self.step(creating)
         try:
             begun = CreateMultipartUpload(key=key, algorithm=algorithm, attributes=attributes, write_token=token)
-            upload = await create_upload(self._transport, begun, plan=plan, retry=self._retry, own=self._own)
+            upload = await create_upload(self._transport, begun, plan=plan, retry=self._retry, own=own)
         except PermanentError:
             await self.step(UploadGone(key))
             raise
@@ -236,13 +252,13 @@ class S3Uploads:
         plan: PartPlan,
         algorithm: ChecksumAlgorithm | None,
         attributes: ObjectAttributes,
+        *,
+        own: WriteTokens | None,
     ) -> MultipartUpload | AlreadyComplete | None:
         secret = attributes.sse_customer_key
         if can_go_on(known, plan, algorithm):
             begun = CreateMultipartUpload(key=key, algorithm=algorithm, attributes=attributes, write_token=known.token)
-            upload = MultipartUpload(
-                self._transport, begun, known.upload_id, plan=plan, retry=self._retry, own=self._own
-            )
+            upload = MultipartUpload(self._transport, begun, known.upload_id, plan=plan, retry=self._retry, own=own)
             try:
                 found = await parts_to_keep(
                     self._transport, key, known, plan, etag_is_md5=upload.etag_is_md5, sse_customer_key=secret
@@ -286,8 +302,8 @@ def _take_over(upload: MultipartUpload, kept: Mapping[int, tuple[StoredPart, Con
 # Each answer of the server is recorded at once, so that the next run resumes from there.
 
 Word = Callable[[ObjectStored, ConfirmedBy, Checksum | None], Stored]
-WhileWriting = Callable[[str], AbstractAsyncContextManager[None]]
-"""Surrounds a write to a key; see `Spellings.writing`."""
+WhileWriting = Callable[[], AbstractAsyncContextManager[None]]
+"""Surrounds the write of an object; see `Spellings.writing`."""
 
 
 class S3PartWriter(PartWriter):
@@ -360,7 +376,7 @@ class S3PartWriter(PartWriter):
 
     async def complete(self, checksum: Checksum | None) -> Stored:
         """CompleteMultipartUpload, with its answer compared."""
-        async with self._writing(self._upload.key):
+        async with self._writing():
             await self._uploads.step(UploadCompleting(self._upload.key))
             stored, confirmed = await self._upload.complete(checksum)
             return self._word(stored, confirmed, checksum)

@@ -59,8 +59,9 @@ class Forgotten:
     keys: tuple[str, ...]
 
 
-PublishedRow = tuple[bytes, bytes, str, str, str, str]
-"""A confirmed object: key, path, stat, etag, version_id and checksum, as encoded by `published_row`."""
+PublishedRow = tuple[bytes, bytes, str, ObjectOptions | None, str, str, str]
+"""A confirmed object, as encoded by `published_row`: key, path, stat, its own object options (None: the run's), etag,
+version_id and checksum."""
 
 Writing = Sequence[PublishedRow] | UploadStep | Forgotten
 """One item that a journal writes."""
@@ -88,14 +89,34 @@ def options_digest(objects: ObjectOptions, algorithm: ChecksumAlgorithm | None, 
     return digest.digest()
 
 
+class OptionsDigests:
+    """The digests of the object options of a run and of single transfers, in one journal.
+
+    Args:
+        objects, algorithm: of the run.
+        salt: of the journal.
+    """
+
+    def __init__(self, objects: ObjectOptions, algorithm: ChecksumAlgorithm | None, salt: bytes) -> None:
+        self._algorithm = algorithm
+        self._salt = salt
+        self._of_run = options_digest(objects, algorithm, salt)
+
+    def of(self, objects: ObjectOptions | None) -> bytes:
+        """The digest of a transfer's own object options; of the run's where they are None."""
+        return self._of_run if objects is None else options_digest(objects, self._algorithm, self._salt)
+
+
 class Rows:
     """The tables of one open journal."""
 
-    def __init__(self, database: sqlite3.Connection, options: bytes) -> None:
-        """Use `database`, in autocommit mode; `options` is the digest of this run's object options."""
+    def __init__(self, database: sqlite3.Connection, digests: OptionsDigests) -> None:
+        """Use `database`, in autocommit mode."""
         self._database = database
         self._execute = database.execute
-        self._options = options
+        self._digests = digests
+        # NULL, which nearly all rows have here, stands for the run's own digest: it is written in the statement.
+        self._marks = f"(?,?,?,coalesce(?,x'{digests.of(None).hex()}'),?,?,?)"
         # As the file was opened: FULL with a rollback journal, else NORMAL.
         self._synchronous = "FULL" if database.execute("PRAGMA synchronous").fetchone() == (2,) else "NORMAL"
 
@@ -130,9 +151,11 @@ class Rows:
             # One statement for many rows: around each, sqlite3 releases the interpreter's lock, and then competes for
             # it with the event loop.
             some = rows[start : start + ROWS_PER_INSERT]
-            # The digest is the same for all rows, and made here.
-            marks = ",".join([f"(?,?,?,x'{self._options.hex()}',?,?,?)"] * len(some))
-            values = list(chain.from_iterable(some))
+            marks = ",".join([self._marks] * len(some))
+            values: list[Any] = list(chain.from_iterable(some))
+            for number, row in enumerate(some):
+                if row[3] is not None:
+                    values[number * len(row) + 3] = self._digests.of(row[3])
             self._execute(f"INSERT OR REPLACE INTO published VALUES {marks}", values)  # noqa: S608 - marks alone
         uploads = {key for (key,) in self._execute("SELECT key FROM upload")}
         if uploads:
@@ -152,7 +175,7 @@ class Rows:
                     following,
                     encoded_name(step.source.path),
                     _stat(step.source),
-                    self._options,
+                    self._digests.of(step.objects),
                     "",
                     step.part_size_bytes,
                     step.algorithm or "",
@@ -196,8 +219,8 @@ class Rows:
         uploads = self._select("upload", keys) if any_upload else {}
         for transfer, key in zip(transfers, keys, strict=True):
             row, upload_row = published.get(key), uploads.get(key)
-            upload = None if upload_row is None else self._open_upload(transfer.source, key, upload_row)
-            if row is not None and self._is_same(transfer.source, row[1], row[2], row[3]):
+            upload = None if upload_row is None else self._open_upload(transfer, key, upload_row)
+            if row is not None and self._is_same(transfer, row[1], row[2], row[3]):
                 yield JournalEntry(True, row[4], row[5], _checksum(row[6]), upload)
             else:
                 yield None if row is None and upload is None else JournalEntry(upload=upload, stale=row is not None)
@@ -207,10 +230,12 @@ class Rows:
         rows = self._execute(f"SELECT * FROM {table} WHERE key IN ({wanted})", keys)  # noqa: S608 - our own names
         return {row[0]: row for row in rows}
 
-    def _is_same(self, source: SourceFile, path: bytes, stat: str, options: bytes) -> bool:
-        return stat == _stat(source) and options == self._options and path == encoded_name(source.path)
+    def _is_same(self, transfer: Transfer, path: bytes, stat: str, options: bytes) -> bool:
+        source = transfer.source
+        same_file = stat == _stat(source) and path == encoded_name(source.path)
+        return same_file and options == self._digests.of(transfer.objects)
 
-    def _open_upload(self, source: SourceFile, key: bytes, row: tuple[Any, ...]) -> PendingUpload:
+    def _open_upload(self, transfer: Transfer, key: bytes, row: tuple[Any, ...]) -> PendingUpload:
         _, state, path, stat, options, upload_id, part_size_bytes, algorithm, token, begun_seconds = row
         parts = self._execute(
             "SELECT part_number, etag, checksum FROM part WHERE key = ? ORDER BY part_number", (key,)
@@ -222,14 +247,16 @@ class Rows:
             token=token,
             begun_seconds=begun_seconds,
             completing=state == "completing",
-            same_source=self._is_same(source, path, stat, options),
+            same_source=self._is_same(transfer, path, stat, options),
             parts=tuple(StoredPart(number, etag, _checksum(text)) for number, etag, text in parts),
         )
 
 
-def published_row(source: SourceFile, key: str, etag: str, version_id: str, checksum: Checksum | None) -> PublishedRow:
-    """The row of a published file: `source` as it was read, the other values as in Receipt. Pure."""
-    return encoded_name(key), encoded_name(source.path), _stat(source), etag, version_id, _checksum_text(checksum)
+def published_row(transfer: Transfer, etag: str, version_id: str, checksum: Checksum | None) -> PublishedRow:
+    """The row of a published file: `transfer` as it was read, the other values as in Receipt. Pure."""
+    source, encoded = transfer.source, _checksum_text(checksum)
+    path = encoded_name(source.path)
+    return encoded_name(transfer.key), path, _stat(source), transfer.objects, etag, version_id, encoded
 
 
 def _stat(source: SourceFile) -> str:

@@ -30,7 +30,7 @@ import anyio.to_thread
 
 from asyncsink.errors import AsyncSinkError, DestinationFull, JournalError
 from asyncsink.file_locks import has_name, lock
-from asyncsink.journal.base import PublishedRow, options_digest
+from asyncsink.journal.base import OptionsDigests, PublishedRow
 from asyncsink.journal.opening import Identity, UnusableJournal
 from asyncsink.journal.states import UploadState, after
 from asyncsink.model import (
@@ -79,12 +79,11 @@ _STATES: Final[Mapping[str, UploadState]] = {
 class OpenUploads:
     """See `base.Journal`. Created by `open_uploads`."""
 
-    def __init__(self, path: str, head: _Line, options: str, left: _Lines) -> None:
-        """Write to `path`, below `head`; `options` is the digest of this run's object options, and `left` what earlier
-        attempts have left open."""
+    def __init__(self, path: str, head: _Line, digests: OptionsDigests, left: _Lines) -> None:
+        """Write to `path`, below `head`; `left` is what earlier attempts have left open."""
         self._path = path
         self._head = head
-        self._options = options
+        self._digests = digests
         self._writing = threading.Lock()
         self._descriptor = -1
         self._open = left
@@ -121,7 +120,8 @@ class OpenUploads:
         lines = self._open.get(transfer.key)
         if lines is None:
             return None
-        same = (lines[0]["stat"], lines[0]["options"]) == (_stat(transfer.source), self._options)
+        options = self._digests.of(transfer.objects).hex()
+        same = (lines[0]["stat"], lines[0]["options"]) == (_stat(transfer.source), options)
         return JournalEntry(upload=_pending(lines, same_source=same))
 
     def forget(self, keys: Sequence[str]) -> None:
@@ -145,7 +145,7 @@ class OpenUploads:
             if isinstance(step, UploadCreating):
                 said |= {
                     "stat": _stat(step.source),
-                    "options": self._options,
+                    "options": self._digests.of(step.objects).hex(),
                     "part_size_bytes": step.part_size_bytes,
                     "algorithm": step.algorithm,
                     "token": step.token,
@@ -248,7 +248,7 @@ def _opened(
     dry_run: bool,
 ) -> OpenUploads:
     salt = secrets.token_bytes(SALT_BYTES)
-    own = options_digest(objects, algorithm, salt).hex()
+    own = OptionsDigests(objects, algorithm, salt)
     head = {"format": FORMAT, "version": VERSION, **asdict(identity), "salt": salt.hex()}
     left: _Lines = {}
     taken: list[_TakenFile] = []
@@ -263,9 +263,9 @@ def _opened(
                 if left.keys() & file.open.keys():
                     file.is_taken = False  # two attempts at once had an upload each: a later attempt ends the second
                     continue
-                same = options_digest(objects, algorithm, bytes.fromhex(file.salt)).hex()
+                same = OptionsDigests(objects, algorithm, bytes.fromhex(file.salt)).of(None).hex()
                 for lines in file.open.values():
-                    lines[0]["options"] = own if lines[0]["options"] == same else ""
+                    lines[0]["options"] = own.of(None).hex() if lines[0]["options"] == same else ""
                 left |= file.open
         opened = OpenUploads(f"{path}.{attempt}", head, own, left)
         if not dry_run:

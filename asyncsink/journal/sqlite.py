@@ -26,7 +26,7 @@ import anyio
 import anyio.to_thread
 
 from asyncsink.errors import JournalError
-from asyncsink.journal.base import Forgotten, Journal, PublishedRow, Rows, Writing, options_digest
+from asyncsink.journal.base import Forgotten, Journal, OptionsDigests, PublishedRow, Rows, Writing
 from asyncsink.journal.file_systems import check_is_own, local_directory, network_file_system
 from asyncsink.journal.opening import Identity, Opened, UnusableJournal, fault_of, open_database, remove_database
 from asyncsink.model import (
@@ -68,13 +68,13 @@ class _Question:
 class SqliteJournal:
     """See `base.Journal`. Created by `open_journal`."""
 
-    def __init__(self, path: str, opened: Opened, options: bytes) -> None:
-        """Take over the result of `opening.open_database`; `options` is `base.options_digest` of this run."""
+    def __init__(self, path: str, opened: Opened, digests: OptionsDigests) -> None:
+        """Take over the result of `opening.open_database`."""
         self._path = path
         self._database = opened.database
         self._blank = opened.blank
         self._real, self._place = opened.real, opened.place
-        self._rows = Rows(opened.database, options)
+        self._rows = Rows(opened.database, digests)
         self._requests: queue.SimpleQueue[_Write | _Question | None] = queue.SimpleQueue()
         self._handing_over = threading.Lock()
         self._error: Exception | None = None
@@ -289,7 +289,7 @@ async def open_journal(
         return None
     if sentence:
         notice(sentence)
-    return SqliteJournal(path, opened, options_digest(objects, algorithm, opened.salt))
+    return SqliteJournal(path, opened, OptionsDigests(objects, algorithm, opened.salt))
 
 
 def default_path(state_directory: str, identity: Identity, shard: Shard) -> str:

@@ -14,8 +14,16 @@ from dataclasses import field
 from datetime import timedelta
 from typing import Any, Literal, TypedDict, get_args
 
-from asyncsink.model import ChecksumAlgorithm, StrPath
-from asyncsink.options.settings import MIB, WORKERS_MAX, JournalChoice, RetryPolicy, Secret, Shard
+from asyncsink.options.settings import (
+    MIB,
+    WORKERS_MAX,
+    ChecksumAlgorithm,
+    JournalChoice,
+    RetryPolicy,
+    Secret,
+    Shard,
+)
+from asyncsink.paths import StrPath
 from asyncsink.value import dataclass
 
 Compat = Literal["strict", "nipype"]
@@ -91,7 +99,7 @@ class LocalTarget:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectOptions:
-    """The properties of every object (S3 API, PutObject and CreateMultipartUpload); "" is the bucket's default.
+    """The properties of an object (S3 API, PutObject and CreateMultipartUpload); "" is the bucket's default.
 
     Attributes:
         sse_customer_key: 32 bytes (SSE-C), or None.

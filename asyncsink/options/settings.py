@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import threading
 from hashlib import blake2b
+from typing import Literal
 
 from asyncsink.value import dataclass
+
+ChecksumAlgorithm = Literal["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5"]
+"""S3's names of checksum algorithms; MD5 travels as Content-MD5 and comes back as the ETag."""
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 BANDWIDTH_BYTES_PER_SECOND_MIN = 16 * KIB

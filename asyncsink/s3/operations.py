@@ -196,7 +196,7 @@ class Operation(Generic[R]):
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class ObjectAttributes:
-    """An object's attributes besides its bytes; the fields of options.settings.ObjectOptions with the content type
+    """An object's attributes besides its bytes; the fields of options.schema.ObjectOptions with the content type
     decided.
 
     Attributes:

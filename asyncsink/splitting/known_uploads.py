@@ -70,7 +70,7 @@ async def end_uploads(
 ) -> None:
     """Abort uploads, except those that have become their objects. Shielded, bounded in time; one that may stay open is
     a notice. `log` is told of each one that has ended."""
-    own = WriteTokens(only_new=False, notice=notice)
+    own = WriteTokens(notice=notice)
     uploads = S3Uploads(transport, retry, own, log, notice, abort_on_interrupt=True)
     with anyio.move_on_after(retry.abort_seconds, shield=True) as scope:
         for key, known in left.items():

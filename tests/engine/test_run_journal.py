@@ -31,6 +31,7 @@ from asyncsink.model import (
     UploadOpened,
     UploadStep,
 )
+from asyncsink.options.schema import ObjectOptions
 from asyncsink.report.outcomes import OutcomeLines
 
 pytestmark = pytest.mark.anyio
@@ -117,6 +118,30 @@ def test_what_may_be_overwritten_is_forgotten_first(known: JournalEntry, overwri
     assert kept.forgotten == []
 
 
+@pytest.mark.parametrize(
+    ("of_run", "own", "skipped", "forgotten"),
+    [
+        ("journal", "checksum", False, []),
+        ("journal", "always", False, ["k"]),
+        ("checksum", "journal", True, []),
+        ("always", "checksum", False, []),
+        ("checksum", "always", False, ["k"]),
+    ],
+)
+async def test_a_transfers_own_policy_counts(of_run: Any, own: Any, skipped: bool, forgotten: list[str]) -> None:
+    kept = MemoryJournal({"k": JournalEntry(True, "e")})
+    transfer = replace(TRANSFER, overwrite=own, objects=ObjectOptions(metadata=(("a", "b"),)))
+    (found,) = run_journal(kept, of_run).attach([transfer])
+    assert isinstance(found, Skip) == skipped
+    assert skipped or found == replace(transfer, known=JournalEntry(True, "e"))
+    assert kept.forgotten == forgotten
+    there = Skip("/s/f", "k", "s3://b/k", 3, "same checksum", etag="e2")
+    await run_journal(kept, of_run).record(ended(there, transfer))
+    assert bool(kept.published) == (own != "always")
+    await run_journal(kept, of_run).record(ended(receipt(), transfer))
+    assert kept.published[-1] == published_row(transfer, "e", "v", None)
+
+
 @pytest.mark.parametrize(("stage", "forgotten"), [("upload", ["k"]), ("source", [])])
 async def test_what_failed_may_have_been_written(stage: Any, forgotten: list[str]) -> None:
     kept = MemoryJournal()
@@ -132,14 +157,14 @@ async def test_a_whole_object_does_not_end_the_row_of_an_upload_under_way() -> N
     assert kept.published == []
     await journal.step(UploadCompleting("k"))
     await journal.record(ended(receipt()))
-    assert kept.published == [published_row(SOURCE, "k", "e", "v", None)]
+    assert kept.published == [published_row(TRANSFER, "e", "v", None)]
 
 
 async def test_rows_of_batches_are_written_where_no_upload_is_under_way() -> None:
     kept = MemoryJournal()
     journal = run_journal(kept)
     await journal.step(CREATING)
-    of_k, of_other = (published_row(SOURCE, key, "e", "v", None) for key in ("k", "other"))
+    of_k, of_other = (published_row(replace(TRANSFER, key=key), "e", "v", None) for key in ("k", "other"))
     await journal.record([], [Passed(OutcomeLines(), [of_k, of_other], list)])
     assert kept.published == [of_other]
     await journal.step(UploadCompleting("k"))

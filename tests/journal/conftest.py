@@ -26,7 +26,7 @@ def source_of(number: int, **changed: Any) -> SourceFile:
 
 def published_of(number: int, key: str = "") -> PublishedRow:
     checksum = Checksum("CRC64NVME", "AAAAAAAAAAA=")
-    return published_row(source_of(number), key or f"study/{number}.nii", f"etag-{number}", "", checksum)
+    return published_row(transfer_of(number, key), f"etag-{number}", "", checksum)
 
 
 def transfer_of(number: int, key: str = "", **changed: Any) -> Transfer:
@@ -80,9 +80,8 @@ def source_of(number):
     return SourceFile(f"/data/{number}.nii", number, 10**18 + number, ctime_ns=10**18 + number, inode=number)
 
 def published_of(number):
-    return published_row(
-        source_of(number), f"study/{number}.nii", f"etag-{number}", "", Checksum("CRC64NVME", "AAAAAAAAAAA=")
-    )
+    transfer = Transfer(source_of(number), f"study/{number}.nii", "")
+    return published_row(transfer, f"etag-{number}", "", Checksum("CRC64NVME", "AAAAAAAAAAA="))
 """
 
 

@@ -100,7 +100,7 @@ async def test_a_file_without_open_uploads_is_removed(opened: Open, tmp_path: Pa
     uploads = await opened(2)
     await begun(uploads, 4)
     await begun(uploads, 4, key="l")
-    await uploads.publish([published_row(SOURCE, "k", "e", "", None), published_row(SOURCE, "other", "e", "", None)])
+    await uploads.publish([published_row(Transfer(SOURCE, key, ""), "e", "", None) for key in ("k", "other")])
     assert upload_of(uploads) is None
     await uploads.step(UploadGone("l"))
     assert names(tmp_path) == ["uploads.jsonl.2"]
@@ -124,6 +124,14 @@ async def test_other_object_options_or_another_content_are_told(opened: Open, ot
     changed = upload_of(uploads, source=replace(SOURCE, inode=10))
     assert changed is not None
     assert not changed.same_source
+    await uploads.aclose()
+
+
+async def test_an_upload_with_object_options_of_its_own_is_not_that_of_the_run(opened: Open) -> None:
+    uploads, own = await opened(1), ObjectOptions(metadata=(("a", "b"),))
+    await uploads.step(replace(STEPS[0], objects=own))
+    entries = uploads.known([Transfer(SOURCE, "k", ""), Transfer(SOURCE, "k", "", objects=own)])
+    assert [entry and entry.upload and entry.upload.same_source for entry in entries] == [False, True]
     await uploads.aclose()
 
 
@@ -271,7 +279,7 @@ async def test_names_that_are_no_utf_8_are_kept(opened: Open) -> None:
     await first.aclose()
     second = await opened(2)
     assert upload_of(second, key, source) is not None
-    await second.publish([published_row(source, key, "e", "", None)])
+    await second.publish([published_row(Transfer(source, key, ""), "e", "", None)])
     assert upload_of(second, key, source) is None
     await second.aclose()
 

@@ -10,8 +10,10 @@ import stat
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import overload
+from unittest.mock import ANY
 
 import anyio
 import anyio.to_thread
@@ -145,6 +147,28 @@ async def test_what_was_published_with_other_options_is_not_known(open_it: Open,
     await journal.aclose()
     journal = await opened(open_it, **other)
     assert journal.known([transfer_of(1)]) != [None]
+    await journal.aclose()
+
+
+async def test_a_transfer_with_object_options_of_its_own_has_a_row_of_its_own(open_it: Open) -> None:
+    plain = transfer_of(1)
+    own = replace(plain, objects=ObjectOptions(metadata=(("a", "1"),)))
+    other = replace(plain, objects=ObjectOptions(metadata=(("a", "2"),)))
+    journal = await opened(open_it)
+    await journal.publish([published_row(own, "e1", "", None), *[published_of(n) for n in range(2, 300)]])
+    assert journal.known([plain, own, other, transfer_of(2)]) == [
+        JournalEntry(stale=True), JournalEntry(True, "e1"), JournalEntry(stale=True), ANY
+    ]  # fmt: skip
+    await journal.publish([published_row(plain, "e2", "", None)])
+    assert journal.known([plain, own]) == [JournalEntry(True, "e2"), JournalEntry(stale=True)]
+    await journal.step(UploadCreating(own.key, own.source, 8 << 20, None, "", own.objects))
+    uploads = [known and known.upload for known in journal.known([plain, own, other])]
+    assert [upload and upload.same_source for upload in uploads] == [False, True, False]
+    await journal.aclose()
+    # The options of a transfer that are those of the next run make the same row.
+    journal = await opened(open_it, objects=own.objects)
+    await journal.publish([published_row(own, "e3", "", None)])
+    assert journal.known([plain, own]) == [JournalEntry(True, "e3")] * 2
     await journal.aclose()
 
 
@@ -284,8 +308,9 @@ async def test_names_that_are_no_utf8_are_kept(open_it: Open) -> None:
     journal = await opened(open_it)
     names = [os.fsdecode(b"/d/\xff\xfe.nii"), "/d/\ud800", "/d/\u00e4\n'\";--", "/d/a\u0308"]
     sources = [SourceFile(name, 1, -1, ctime_ns=2**70, inode=2**64 - 1) for name in names]
-    await journal.publish([published_row(source, source.path[1:], "e", "", None) for source in sources])
-    found = journal.known([Transfer(source, source.path[1:], "") for source in sources])
+    transfers = [Transfer(source, source.path[1:], "") for source in sources]
+    await journal.publish([published_row(transfer, "e", "", None) for transfer in transfers])
+    found = journal.known(transfers)
     assert all(known is not None and known.published for known in found)
     await journal.aclose()
 

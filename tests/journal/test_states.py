@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncsink.errors import JournalError
-from asyncsink.journal.base import SCHEMA, PublishedRow, Rows, published_row
+from asyncsink.journal.base import SCHEMA, OptionsDigests, PublishedRow, Rows, published_row
 from asyncsink.journal.states import NEXT, UploadState, after
 from asyncsink.model import (
     Checksum,
@@ -24,6 +24,7 @@ from asyncsink.model import (
     UploadPartStored,
     UploadStep,
 )
+from asyncsink.options.schema import ObjectOptions
 
 KEYS = ("study/a", "study/b", "study/\udcff")
 SOURCES = (SourceFile("/data/a", 1, 2, ctime_ns=3, inode=4), SourceFile("/data/\udcff", 1, 2, ctime_ns=3, inode=5))
@@ -50,7 +51,7 @@ class Published:
 
     @property
     def row(self) -> PublishedRow:
-        return published_row(self.source, self.key, "etag", "", None)
+        return published_row(Transfer(self.source, self.key, ""), "etag", "", None)
 
 
 @dataclass
@@ -131,7 +132,7 @@ def test_the_tables_hold_what_happened(history: list[UploadStep | Published]) ->
     database = sqlite3.connect(":memory:", isolation_level=None)
     for statement in SCHEMA:
         database.execute(statement)
-    rows, expected = Rows(database, b"options"), Expected()
+    rows, expected = Rows(database, OptionsDigests(ObjectOptions(), None, b"salt")), Expected()
     for step in history:
         write = [[step.row]] if isinstance(step, Published) else [step]
         if expected.legal(step):

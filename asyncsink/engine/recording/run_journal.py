@@ -10,6 +10,7 @@ One key has one row in the journal: no two transfers of a key are under way at o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Literal
 
@@ -48,7 +49,8 @@ class RunJournal:
 
     Args:
         journal: open.
-        overwrite: the policy; with "journal" a known file is skipped without a request.
+        overwrite: the policy of transfers without one of their own; with "journal" a known file is skipped without a
+            request.
         bucket: for the URLs of skipped files.
         dry_run: whether the journal is left unchanged.
         notice: called, on the event loop, when a default journal cannot be used any more, and the run goes on without
@@ -73,9 +75,7 @@ class RunJournal:
         self._notice = notice
         self._stopping = False
         self._given_up = ""
-        self._trusted = overwrite == "journal"
-        self._compared = overwrite in ("journal", "checksum")
-        self._replaced = overwrite == "always"
+        self._overwrite = overwrite
         self._bucket = bucket
         self._dry_run = dry_run
         self._copy = copy
@@ -171,10 +171,11 @@ class RunJournal:
             if entry is None or not isinstance(each, Transfer):
                 attached.append(each)
                 continue
-            if self._trusted and entry.published and self._contradicts(each.key, entry.etag):
+            policy = each.overwrite or self._overwrite
+            if policy == "journal" and entry.published and self._contradicts(each.key, entry.etag):
                 # The listing shows without a request that the object was removed or replaced.
                 entry = JournalEntry(upload=entry.upload, stale=True)
-            if entry.stale or (entry.published and self._replaced):
+            if entry.stale or (entry.published and policy == "always"):
                 overwritten.append(each.key)
             attached.append(self._with(each, entry))
         if overwritten and not self._dry_run:
@@ -193,7 +194,8 @@ class RunJournal:
     def _with(self, transfer: Transfer, known: JournalEntry) -> Transfer | Skip:
         if known.upload is not None:
             self._uploads[transfer.key] = "completing" if known.upload.completing else "open"
-        if self._trusted and known.published and known.upload is None and self._is_copied(transfer):
+        trusted = (transfer.overwrite or self._overwrite) == "journal"
+        if trusted and known.published and known.upload is None and self._is_copied(transfer):
             # Positional arguments, which take half as long: most files of most runs end here.
             return Skip(
                 transfer.source.path,
@@ -208,7 +210,9 @@ class RunJournal:
                 transfer.source.entry,
                 known.version_id,
             )
-        return Transfer(transfer.source, transfer.key, transfer.local, known)
+        if transfer.objects is None and transfer.overwrite is None:
+            return Transfer(transfer.source, transfer.key, transfer.local, known)
+        return replace(transfer, known=known)
 
     def _is_copied(self, transfer: Transfer) -> bool:
         return self._copy is None or self._copy.has_now(transfer)
@@ -263,7 +267,7 @@ class RunJournal:
             outcome = outcomes[0]
             if isinstance(outcome, Receipt) or (isinstance(outcome, Skip) and self._unrecorded(outcome, transfer)):
                 version = outcome.version_id if isinstance(outcome, Receipt) else ""
-                rows.append(published_row(transfer.source, transfer.key, outcome.etag, version, outcome.checksum))
+                rows.append(published_row(transfer, outcome.etag, version, outcome.checksum))
             elif isinstance(outcome, Failure) and outcome.stage == "upload":
                 unknown.append(transfer.key)
         for told in passed:
@@ -284,7 +288,8 @@ class RunJournal:
         it."""
         known = transfer.known
         recorded = known is not None and known.published and known.upload is None
-        return self._compared and skip.already_there and not recorded
+        compared = (transfer.overwrite or self._overwrite) in ("journal", "checksum")
+        return compared and skip.already_there and not recorded
 
     def _ends(self, key: str) -> bool:
         """Whether the published object is all that there is under the key.

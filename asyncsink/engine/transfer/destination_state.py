@@ -85,12 +85,12 @@ class DestinationState:
             return transfer
         return replace(transfer, replaces=self.existing.etag)
 
-    def by_journal(self, policies: Policies) -> Decision | None:
+    def by_journal(self, transfer: Transfer, policies: Policies) -> Decision | None:
         """The decision of the journal alone, or None."""
         known = self.known
         if known is None:
             return None
-        if known.published and policies.overwrite == "journal":
+        if known.published and (transfer.overwrite or policies.overwrite) == "journal":
             return SkipIt(UNCHANGED_REASON)
         if known.upload is not None and known.upload.completing and known.upload.same_source:
             # The object may be there already, or may appear: only its upload shows which (see s3.multipart.resume).
@@ -110,12 +110,12 @@ class DestinationState:
         """Look, and decide whether to send; an error while looking becomes `error`."""
         if self.error is not None:
             return
-        self.decision = self.by_journal(policies)
+        self.decision = self.by_journal(transfer, policies)
         try:
             while self.decision is None or isinstance(self.decision, LookCloser):
                 closely = closely or self.decision is not None
                 existing = None
-                if policies.overwrite != "always":
+                if (transfer.overwrite or policies.overwrite) != "always":
                     existing = await self.destination.look(transfer, closely=closely)
                 self.decide(existing, transfer, policies, part_sizes)
         except AsyncSinkError as error:
@@ -128,7 +128,7 @@ class DestinationState:
         self.existing = existing
         self.decision = decide(
             existing,
-            policy=policies.overwrite,
+            policy=transfer.overwrite or policies.overwrite,
             size_bytes=transfer.source.size_bytes,
             mtime_ns=transfer.source.mtime_ns,
             wanted=policies.algorithm,

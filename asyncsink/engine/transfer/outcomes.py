@@ -114,7 +114,8 @@ def _known_checksum(ending: Ending, policies: Policies) -> Checksum | None:
         return checksum_of(b"", algorithm)
     if algorithm in existing.checksums:
         return Checksum(algorithm, existing.checksums[algorithm])
-    return ending.checksum if policies.overwrite in ("checksum", "journal") else None
+    compared = (ending.transfer.overwrite or policies.overwrite) in ("checksum", "journal")
+    return ending.checksum if compared else None
 
 
 def receipt(
@@ -160,7 +161,7 @@ def passed_of(stored: Sequence[tuple[Transfer, FileStored]], url: Callable[[Tran
                 entry=source.entry,
             )
         )
-        rows.append(published_row(source, transfer.key, told.etag, told.version_id, told.checksum))
+        rows.append(published_row(transfer, told.etag, told.version_id, told.checksum))
 
     def receipts() -> list[Receipt]:
         return [

@@ -110,9 +110,17 @@ class SmallFiles:
         done(outcomes, read)
 
     async def _found(self, look_many: LookMany, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
-        if self._policies.overwrite == "always":
-            return [None] * len(transfers)
-        return await look_many(transfers)
+        found: list[Existing | Unknown | None] = [None] * len(transfers)
+        looked = [number for number, each in enumerate(transfers) if self._looks(each)]
+        if not looked:
+            return found
+        answers = await look_many([transfers[number] for number in looked])
+        for number, answer in zip(looked, answers, strict=True):
+            found[number] = answer
+        return found
+
+    def _looks(self, transfer: Transfer) -> bool:
+        return (transfer.overwrite or self._policies.overwrite) != "always"
 
     def batch_size(self, objects_left: int | None) -> int:
         """How many files one worker is to take at a time.
@@ -229,7 +237,7 @@ class SmallFiles:
             if isinstance(existing, Unknown):
                 known.ordinary = True
                 return known
-            state.decision = state.by_journal(self._policies)
+            state.decision = state.by_journal(transfer, self._policies)
             if state.decision is None:
                 state.decide(existing, transfer, self._policies, _one_part(transfer))
             else:

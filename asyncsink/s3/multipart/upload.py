@@ -43,6 +43,7 @@ from asyncsink.s3.operations import (
     CompleteMultipartUpload,
     CreateMultipartUpload,
     ListedPart,
+    ObjectAttributes,
     ObjectHead,
     ObjectStored,
     PartSource,
@@ -68,6 +69,7 @@ class MultipartUpload:
         retry: RetryPolicy,
         own: WriteTokens | None = None,
     ) -> None:
+        """`own` is of the destination, where the upload must not replace anything; else None."""
         self.key = key = begun.key
         self.upload_id = upload_id
         self.write_token = begun.write_token
@@ -76,7 +78,7 @@ class MultipartUpload:
         self._algorithm = algorithm = begun.algorithm
         self._attributes = attributes = begun.attributes
         self._retry = retry
-        self._own = own or WriteTokens(only_new=False, notice=lambda _: None)
+        self._own = own
         self.etag_is_md5 = attributes.sse in MD5_ETAG_SSE and attributes.sse_customer_key is None
         self._parts: dict[int, CompletedPart] = {}
         self._unproven: dict[int, ListedPart] = {}
@@ -99,10 +101,18 @@ class MultipartUpload:
         """Bytes of these parts."""
         return sum(self._plan.part(number).length for number in self._parts)
 
-    def goes_on(self, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> bool:
-        """Whether its parts are parts of what is to be sent by `plan`; from then on they count as this run's own."""
+    def goes_on(
+        self,
+        plan: PartPlan,
+        algorithm: ChecksumAlgorithm | None,
+        attributes: ObjectAttributes,
+        own: WriteTokens | None,
+    ) -> bool:
+        """Whether its parts are parts of what is to be sent by `plan`, and it ends as that is to end; from then on they
+        count as this run's own."""
         self.bytes_taken_over = 0
-        return (self._plan, self._algorithm) == (plan, algorithm)
+        begun = self._plan, self._algorithm, self._attributes, self._own
+        return begun == (plan, algorithm, attributes, own)
 
     def take_over(self, part: CompletedPart, confirmed: ConfirmedBy) -> None:
         """Count a part of an earlier run that the server still has; `confirmed` is its current proof."""
@@ -212,7 +222,8 @@ class MultipartUpload:
             stored.attempts = max(stored.attempts, self.attempts)
             return stored, await self._confirm(stored, full)
         except IntegrityError:
-            self._own.doubt(self.key, self.write_token)
+            if self._own is not None:
+                self._own.doubt(self.key, self.write_token)
             raise
 
     def prove(self, head: ObjectHead, checksum: Checksum | None) -> tuple[ObjectStored, ConfirmedBy]:
@@ -232,6 +243,8 @@ class MultipartUpload:
         )
         try:
             try:
+                if self._own is None:
+                    return await self._transport.send(operation)
                 return await self._own.send(self._transport, operation)
             except PartsRefused as refused:
                 raise await self._refused(refused) from refused
@@ -336,7 +349,7 @@ async def create_upload(
     own: WriteTokens | None = None,
 ) -> MultipartUpload:
     """Request an upload id. The operation's `write_token` distinguishes the object from all others: a fresh one per
-    upload. `own` decides whether it may replace anything; without, it may.
+    upload. `own` is as in MultipartUpload.
 
     Cancelled while the request is under way, it waits (at most `retry.abort_seconds`) for the id, aborts the upload,
     and lets the cancellation go on.

@@ -76,18 +76,17 @@ def answered_checksum(head: ObjectHead, algorithm: ChecksumAlgorithm | None) -> 
 
 
 class WriteTokens:
-    """The writes of one destination.
+    """The writes of one destination that must not replace anything.
 
     Args:
-        only_new: they must not replace anything.
         notice: called with a sentence where the server cannot promise that.
     """
 
-    def __init__(self, *, only_new: bool, notice: Callable[[str], None]) -> None:
+    def __init__(self, *, notice: Callable[[str], None]) -> None:
         self._notice = notice
         self._doubted: dict[str, str] = {}
-        self.conditional = only_new
-        """Whether writes go with `If-None-Match: *`; False once the server has refused the header as unknown."""
+        self.conditional = True
+        """Whether they go with `If-None-Match: *`; False once the server has refused the header as unknown."""
 
     def token(self, key: str) -> str:
         """The token for the next write of `key`: a fresh one, or that of a write of this run which stored other bytes
@@ -95,7 +94,8 @@ class WriteTokens:
         return self._doubted.get(key) or fresh_token()
 
     def doubt(self, key: str, token: str) -> None:
-        """Remember that the write of `key` with `token` stored other bytes than were sent."""
+        """Remember that the write of `key` with `token`, which was not to replace anything, stored other bytes than
+        were sent."""
         if self.conditional:
             self._doubted[key] = token
 
@@ -154,7 +154,7 @@ class WriteTokens:
     async def send(
         self, transport: Transport, operation: PutObject | PutObjectFrom | CompleteMultipartUpload
     ) -> ObjectStored:
-        """Send a write, with the condition where there is one; raises what sending raises.
+        """Send a write with the condition; raises what sending raises.
 
         After a 501 NotImplemented to the condition, a notice is given once, and writes go without it: the look before
         each write is then the only protection of existing objects.
