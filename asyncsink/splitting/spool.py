@@ -1,30 +1,35 @@
-"""What the survey of a split found, in the order of the keys: on disk, so that memory does not grow with it.
+"""What the survey of a split found, in the order of the keys; memory does not grow with it.
 
 A walk is not in that order: names of a directory are, but "a/b" comes before "a.txt" in a directory and after it among
-keys, and substitutions may give any key.
+keys, and substitutions may give any key. Beyond `IN_MEMORY_MAX` files, sorted runs are written to a file without a
+name, and merged where they are read.
 """
 
 from __future__ import annotations
 
+import heapq
+import marshal
+import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from typing import IO, Any, Final
 
 from asyncsink.engine.planning.survey import Discovery
 from asyncsink.engine.transfer.outcomes import SUPERSEDED, problem_outcome
+from asyncsink.errors import JournalError
 from asyncsink.model import Skip, SourceFile, SourceProblem, Transfer
 from asyncsink.options.schema import Policies
-from asyncsink.paths import decoded_name, encoded_name
+from asyncsink.paths import encoded_name
 from asyncsink.routing.keys import fingerprint
-from asyncsink.temporary import TemporaryDatabase
+from asyncsink.temporary import file_fault
 
+IN_MEMORY_MAX: Final = 25_000
+"""Most files in memory: some 20 MB."""
+_PIECE: Final = 100
+"""Files of one run that are in memory while the runs are merged: 15 million files are 600 runs."""
 _BATCH = 1000
 _PROBLEMS_KEPT = 1000
-_NEXT = "SELECT key, path, size, mtime, ctime, inode, real, entry FROM file WHERE key > ? ORDER BY key LIMIT 1000"
-_TABLE = (
-    "CREATE TABLE file (key BLOB PRIMARY KEY, path BLOB, size INTEGER, mtime INTEGER, ctime INTEGER, inode BLOB,"
-    " real BLOB, entry INTEGER) WITHOUT ROWID;"
-)
-_ADD = "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Spool:
@@ -38,36 +43,47 @@ class Spool:
 
     def __init__(self) -> None:
         self.added = 0
-        self._database = TemporaryDatabase("The files of the split", _TABLE)
+        self._recent: dict[str, Transfer] = {}
+        self._file: IO[bytes] | None = None
+        self._runs: list[list[int]] = []
+        """The sizes of the pieces of each run, in bytes; they follow one another in the file."""
+
+    def __repr__(self) -> str:
+        return f"<Spool of {self.added:,} files, {len(self._recent):,} of them in memory>"
 
     def add(self, transfers: list[Transfer]) -> None:
         """Take over some transfers."""
-        with self._database.at_once():
-            self._database.change_many(_ADD, map(_row, transfers))
+        self._recent.update((each.key, each) for each in transfers)
         self.added += len(transfers)
+        if len(self._recent) > IN_MEMORY_MAX:
+            try:
+                self._write_out()
+            except OSError as error:
+                raise _fault(error) from error
 
     def totals(self) -> tuple[int, int]:
         """Number of objects and of bytes."""
-        row = self._database.row("SELECT count(*), total(size) FROM file")
-        assert row is not None
-        return int(row[0]), int(row[1])
+        objects_total = bytes_total = 0
+        for each in self:
+            objects_total += 1
+            bytes_total += each.source.size_bytes
+        return objects_total, bytes_total
 
     def __iter__(self) -> Iterator[Transfer]:
         """Everything, in the order of the keys' UTF-8, which is that of S3's listings."""
-        last = b""
-        while rows := self._database.rows(_NEXT, last):
-            last = rows[-1][0]
-            for key, path, size, mtime, ctime, inode, real, entry in rows:
-                source = SourceFile(
-                    decoded_name(path),
-                    size,
-                    mtime,
-                    entry=entry,
-                    ctime_ns=ctime,
-                    inode=int(inode),
-                    real_path=decoded_name(real),
-                )
-                yield Transfer(source, decoded_name(key), decoded_name(key))
+        runs, start = list[Iterator[Transfer]](), 0
+        for sizes in self._runs:
+            runs.append(self._run(start, sizes))
+            start += sum(sizes)
+        runs.append(iter(sorted(self._recent.values(), key=_order)))
+        # The merge is stable: of equal keys, the one that was added last comes last.
+        last: Transfer | None = None
+        for each in heapq.merge(*runs, key=_order) if len(runs) > 1 else runs[0]:
+            if last is not None and last.key != each.key:
+                yield last
+            last = each
+        if last is not None:
+            yield last
 
     def alike(self, fingerprints: frozenset[int]) -> dict[int, list[str]]:
         """The keys that have these fingerprints, which are few."""
@@ -79,8 +95,36 @@ class Spool:
         return keys
 
     def close(self) -> None:
-        """Release the file."""
-        self._database.close()
+        """Release the file. Harmless when repeated."""
+        self._recent.clear()
+        self._runs.clear()
+        if self._file is not None:
+            self._file.close()
+
+    def _write_out(self) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="asyncsink-", buffering=0)  # noqa: SIM115 - see close
+        run = sorted(self._recent.values(), key=_order)
+        pieces = [marshal.dumps([_row(each) for each in run[at : at + _PIECE]]) for at in range(0, len(run), _PIECE)]
+        left = memoryview(b"".join(pieces))
+        while left:
+            left = left[self._file.write(left) :]
+        self._runs.append([len(piece) for piece in pieces])
+        self._recent.clear()
+
+    def _run(self, start: int, sizes: list[int]) -> Iterator[Transfer]:
+        assert self._file is not None
+        for size in sizes:
+            try:
+                piece = os.pread(self._file.fileno(), size, start)
+            except OSError as error:
+                raise _fault(error) from error
+            for key, path, size_bytes, mtime_ns, entry, ctime_ns, inode, real_path in marshal.loads(piece):  # noqa: S302 - written by this process
+                source = SourceFile(
+                    path, size_bytes, mtime_ns, entry=entry, ctime_ns=ctime_ns, inode=inode, real_path=real_path
+                )
+                yield Transfer(source, key, key)
+            start += size
 
 
 class SpooledDiscovery(Discovery):
@@ -130,10 +174,17 @@ class SpooledDiscovery(Discovery):
         return objects_total, bytes_total
 
 
-def _row(transfer: Transfer) -> tuple[object, ...]:
+def _order(transfer: Transfer) -> bytes:
+    return encoded_name(transfer.key)
+
+
+def _row(transfer: Transfer) -> tuple[Any, ...]:
     source = transfer.source
-    # Inodes have 64 bits without a sign, which SQLite's integers have.
     return (
-        encoded_name(transfer.key), encoded_name(source.path), source.size_bytes, source.mtime_ns, source.ctime_ns,
-        str(source.inode), encoded_name(source.real_path), source.entry,
+        transfer.key, source.path, source.size_bytes, source.mtime_ns, source.entry, source.ctime_ns, source.inode,
+        source.real_path,
     )  # fmt: skip
+
+
+def _fault(error: OSError) -> JournalError:
+    return file_fault("The files of the split", error)
