@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -86,7 +84,7 @@ def dask_kill_runs(runs: int, seed: int, tell: Tell) -> dict[str, Any]:
         directory = Path(name)
         files = make_tree(directory / "tree", seed)
         (directory / "server").mkdir()
-        with running_server("seaweed", directory / "server") as server, _environment(server.environment):
+        with running_server("seaweed", directory / "server") as server, server.in_environment():
             client = reader_of(server)
             with _Workers(directory) as workers:
                 for number in range(runs):
@@ -315,18 +313,6 @@ def _part_sizes(files: Files) -> list[int]:
             sizes.append(0)
         sizes[-1] += len(files[path])
     return sizes
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Credentials of the server, which workers find in their environment."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _line(outcome: Outcome, runs: int) -> str:

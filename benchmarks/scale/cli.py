@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.machine import describe_machine, describe_versions
-from benchmarks.scale import sweep
+from benchmarks.scale import dask_cost, sweep
 from benchmarks.scale.balance import balance
 from benchmarks.scale.page import PAGE, fill
 from benchmarks.scale.picture import draw
@@ -90,6 +90,20 @@ def split_command(*, output: Output = FOLDER / "scale.json") -> None:
     keep(output, "split", rows)
     for row in rows:
         typer.echo(json.dumps(row))
+
+
+@app.command("dask-cost")
+def dask_cost_command(
+    *,
+    files: Annotated[int, typer.Option(min=100, help="In the source, 16 KiB each.")] = dask_cost.FILES,
+    rounds: Annotated[int, typer.Option(min=1)] = dask_cost.ROUNDS,
+    output: Annotated[Path | None, typer.Option(help="Where the JSON goes (default: it is not kept).")] = None,
+) -> None:
+    """CPU of an object through Dask's workers, beside one process, on the null server."""
+    result = dask_cost.measure_dask_cost(files=files, rounds=rounds, tell=_tell)
+    if output is not None:
+        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    typer.echo(dask_cost.render_dask_cost(result))
 
 
 @app.command("page")

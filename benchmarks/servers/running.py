@@ -62,6 +62,17 @@ class RunningServer:
             variables |= {"AWS_CA_BUNDLE": self.ca_bundle, "SSL_CERT_FILE": self.ca_bundle}
         return variables
 
+    @contextlib.contextmanager
+    def in_environment(self) -> Iterator[None]:
+        """Have this process, and those that it starts, use the server in the block."""
+        before = dict(os.environ)
+        os.environ.update(self.environment)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
     def reset(self, zeros: Mapping[str, int] | None = None) -> None:
         """Make a null server forget everything, have objects of zeros ({path: size}), and start its CPU clock again."""
         if self.is_null:

@@ -17,7 +17,7 @@ from asyncsink.options.settings import GIB, KIB, MIB
 from benchmarks.cli import app
 from benchmarks.lineup.cohort import load_cohort
 from benchmarks.scale import contention as policy
-from benchmarks.scale import sweep
+from benchmarks.scale import dask_cost, sweep
 from benchmarks.scale.balance import balance, cut, dealt, evenness, in_order
 from benchmarks.scale.contention import contention
 from benchmarks.scale.fluid import simulate
@@ -237,3 +237,15 @@ def test_the_committed_result_is_whole_and_was_fast() -> None:
     taken = result["model"]["cpu_seconds"]
     assert max(taken["small"]["longest"], taken["cohort"]["longest"]) < 1.0
     assert taken["many"]["together"] < 300
+
+
+def test_the_cost_of_dask_is_measured_over_all_its_processes() -> None:
+    told: list[str] = []
+    result = dask_cost.measure_dask_cost(files=300, rounds=1, tell=told.append)
+    alone, through = result["ways"].values()
+    assert alone["cpu_us"] > 0
+    assert through["cpu_us"] > 0
+    assert [len(way["rounds"]) for way in result["ways"].values()] == [1, 1]
+    assert len(told) == 2
+    table = dask_cost.render_dask_cost(result)
+    assert table.splitlines()[2].startswith(f"ratio: {through['cpu_us'] / alone['cpu_us']:.2f} of the CPU")
