@@ -135,6 +135,24 @@ def test_a_pause_is_no_measure() -> None:
     assert limits[-1] == 1024
 
 
+def test_a_bound_that_held_the_limit_and_is_raised_lets_it_double_again() -> None:
+    """A run gets descriptors back when another one ends: it does not wait for the next try, which may be a minute
+    away."""
+    state = State(limit=2)
+    for _ in range(200):
+        state = step(state, beat(1, seconds=0.05), limit_max=2)
+    assert (state.limit, state.phase) == (2, "steady")
+    limits = []
+    for _ in range(40):
+        state = step(state, beat(state.limit, seconds=0.05), limit_max=64)
+        limits.append(state.limit)
+    assert max(limits) == 64
+    # A limit that the network set stays.
+    state = replace(climbed(8, 100), limit=8, phase="steady", trying_from=0, rest_seconds=60.0)
+    state = step(step(state, beat(5), limit_max=64), beat(5), limit_max=1024)
+    assert (state.limit, state.phase) == (8, "steady")
+
+
 def test_a_bound_that_is_lowered_lowers_the_limit() -> None:
     state = step(climbed(64, 1000), beat(), limit_max=20)
     assert (state.limit, state.reason) == (20, "no more is allowed")

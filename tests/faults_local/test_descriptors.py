@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncsink.engine.limits import descriptors
 from asyncsink.engine.limits.descriptors import (
     BESIDE,
     PER_FILE,
@@ -37,6 +38,7 @@ from asyncsink.options.schema import Limits
 from tests.support.files import content_of
 from tests.support.processes import run
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, StoredObject, quirky_s3
+from tests.support.requests import until
 
 pytestmark = pytest.mark.anyio
 
@@ -154,6 +156,67 @@ async def test_one_more_than_fits_is_refused_and_one_that_waits_can_be_cancelled
         await waiting
     await settled(first)
     assert first.allowed == first.limits.concurrency_max
+
+
+async def test_a_share_without_transfers_is_lent_to_those_that_have_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "IDLE_SECONDS", 2 * SETTLE_SECONDS)
+    account = Account(lambda: 256, lambda: 10)
+    first, second, third = [await account.open(Limits()) for _ in range(3)]
+    for share in (first, third):
+        await share.turn()
+    third.govern(lambda _: None, lambda: 1)  # a request that belongs to no transfer
+    third.over()
+    await until(lambda: second.resting)
+    await settled(first, second, third)
+    assert (first.allowed, second.allowed, third.resting) == (third.allowed, 1, False)
+    lent = first.allowed
+    # One transfer more disturbs nobody.
+    await second.turn()
+    second.over()
+    await settled(first, second, third)
+    assert (first.allowed, second.allowed) == (lent, 1)
+    # Two at a time, and one that lasts, have the even part again; the first one is still in use.
+    turns = [asyncio.create_task(second.turn()) for _ in range(3)]
+    await asyncio.gather(*turns)
+    assert not second.resting
+    assert first.allowed < lent
+    await settled(first, second, third)
+    assert first.allowed == second.allowed == third.allowed
+    for _ in turns:
+        second.over()
+    await until(lambda: second.resting and first.allowed == lent)
+    await second.turn()
+    await until(lambda: second.allowed == first.allowed < lent)
+    first.over()
+    second.over()
+    third.close()
+    second.close()
+    await until(lambda: first.allowed == first.limits.concurrency_max)
+
+
+async def test_shares_grow_again_although_the_loop_of_the_next_look_has_ended() -> None:
+    """Threads with event loops of their own (`export_sync`) share the account."""
+    account = Account(lambda: 100, lambda: 10)
+    first = await account.open(Limits())
+    first.govern(lambda _: None, lambda: first.busy)
+    for _ in range(first.allowed):
+        await first.turn()
+
+    def impatient() -> None:
+        async def waits() -> None:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(account.open(Limits()), 2 * SETTLE_SECONDS)
+
+        asyncio.run(waits())
+
+    await asyncio.to_thread(impatient)
+    opening = asyncio.create_task(account.open(Limits()))
+    await asyncio.sleep(0)
+    for _ in range(first.busy):
+        first.over()
+    second = await opening
+    await settled(first, second)
+    assert first.allowed == second.allowed
 
 
 SINKS = """

@@ -86,6 +86,7 @@ class State:
         patience_seconds, rest_seconds: time from one try to the next, and what is left of it.
         recover_seconds: time in which further SlowDowns do not count.
         gentle_seconds: time for which steps up stay small.
+        limit_max: the upper bound of the limit at the last sample, or 0 before the first one.
         reason: why the limit was changed last, for people.
     """
 
@@ -105,6 +106,7 @@ class State:
     rest_seconds: float = 0.0
     recover_seconds: float = 0.0
     gentle_seconds: float = 0.0
+    limit_max: int = 0
     reason: str = "start"
 
 
@@ -113,8 +115,14 @@ def next_state(state: State, sample: Sample, *, limit_min: int, limit_max: int) 
     if state.limit > limit_max:
         # The upper bound was lowered from outside: the earlier rate is no measure any more.
         state = replace(_moved(state, limit_max, "no more is allowed"), trying_from=0, rate=0.0)
+    elif 0 < state.limit_max <= state.limit < limit_max:
+        # The bound, not the network, has held the limit: how far the network lets it go is not known.
+        state = replace(
+            _measure_anew(state), phase="start", trying_from=0, down=False, rate=0.0, rest_seconds=0.0, reason="start"
+        )
     state = replace(
         state,
+        limit_max=limit_max,
         recover_seconds=max(0.0, state.recover_seconds - sample.seconds),
         gentle_seconds=max(0.0, state.gentle_seconds - sample.seconds),
         rest_seconds=max(0.0, state.rest_seconds - sample.seconds),

@@ -2,7 +2,8 @@
 
 A run that meets EMFILE in its middle would fail files that could have been published, so each run is bounded when it
 opens. Several runs divide the descriptors: when another one opens, those with more than an even share begin nothing new
-until they are down to it, and close idle connections; when one closes, the others may have more again.
+until they are down to it, and close idle connections; when one closes, the others may have more again. A sink without
+transfers keeps descriptors for one; the others have the rest until its next transfer begins.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import os
 import resource
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from asyncsink.errors import ConfigError
 from asyncsink.options.schema import Limits
@@ -36,6 +39,11 @@ PER_TRANSFER = PER_FILE + PER_SENDER + PER_REQUEST
 files, costs less."""
 SETTLE_SECONDS = 0.05
 """Seconds between two checks whether other shares have released what this one is to get."""
+IDLE_SECONDS = 1.0
+"""Seconds without a transfer after which a share is lowered for the others: longer than the pauses between the files of
+one producer."""
+LATE_SECONDS = 1.0
+"""Seconds by which a timer is late where its event loop has ended, or is blocked."""
 
 
 class Share:
@@ -45,12 +53,17 @@ class Share:
         limits: those that were asked for, lowered to what the process could open for this share alone.
         allowed: transfers, and requests, that it may have at a time now.
         busy: transfers under way.
+        resting: whether it is lowered to one transfer, since it had none lately.
+        timer: the number of the account's last timer on this share's event loop.
     """
 
     def __init__(self, account: Account, limits: Limits) -> None:
         self.limits = limits
         self.allowed = 0
         self.busy = 0
+        self.resting = False
+        self.timer = 0
+        self._idle_since = time.monotonic()
         self._account = account
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -72,6 +85,8 @@ class Share:
 
     async def turn(self) -> None:
         """Wait until one more transfer may begin, first come, first served; then `over` is owed, unless cancelled."""
+        if self.resting:
+            self._account.rouse(self)
         if self.busy < self.allowed and not self._waiting:
             self.busy += 1
             return
@@ -91,10 +106,23 @@ class Share:
         self.busy -= 1
         if self._waiting:
             self._wake()
+        elif not self.busy:
+            self._idle_since = time.monotonic()
+            self._account.idle(self)
 
     def close(self) -> None:
         """Give the share back. Harmless when repeated."""
         self._account.close(self)
+
+    @property
+    def wanted(self) -> int:
+        """Transfers at a time that it has use for."""
+        return 1 if self.resting else self.limits.concurrency_max
+
+    def rest(self, now: float) -> None:
+        """Rest where it has had no transfer lately; a resting share that works has an end of that."""
+        works = self.busy or self._waiting or (self._in_flight is not None and self._in_flight())
+        self.resting = not works and (self.resting or now - self._idle_since >= IDLE_SECONDS)
 
     def cost(self, transfers: int) -> int:
         """Most descriptors that this many requests at a time take, the files that they are for included."""
@@ -148,7 +176,7 @@ class Account:
         self._lock = threading.RLock()
         self._shares: weakref.WeakSet[Share] = weakref.WeakSet()  # a share that is dropped unclosed takes nothing
         self._others = 0
-        self._settling = False
+        self._timer, self._due = 0, float("-inf")
 
     def __repr__(self) -> str:
         return f"<Account {list(self._shares)} beside {self._others}>"
@@ -183,31 +211,69 @@ class Account:
         """See `Share.close`."""
         with self._lock:
             self._shares.discard(share)
+            if share.timer == self._timer:
+                self._due = float("-inf")  # its event loop may end before the timer
             self._settle()
 
-    def _settle(self) -> None:
+    def rouse(self, share: Share) -> None:
+        """Let a resting share have its even part again: at once where it needs that, soon where it goes on working.
+
+        A sink with a small file now and then takes nothing from the others.
+        """
+        with self._lock:
+            if share.busy < share.allowed:
+                self._settle_later(share, SETTLE_SECONDS)
+            else:
+                share.resting = False
+                self._settle(roused=share)
+
+    def idle(self, share: Share) -> None:
+        """Note that a share has no transfer now: the others may have its part when that lasts."""
+        if len(self._shares) > 1:
+            with self._lock:
+                self._settle_later(share, IDLE_SECONDS)
+
+    def _settle(self, roused: Share | None = None) -> None:
         """Lower the shares that are larger than an even one, and give what is free to those that are smaller."""
         with self._lock:
-            shares = [*self._shares]
+            shares, now = [*self._shares], time.monotonic()
+            for share in shares:
+                if len(shares) == 1:
+                    share.resting = False
+                elif share is not roused:
+                    share.rest(now)
             budget = self._most() - self._others
             even = level(shares, budget)
             for share in shares:
-                if share.allowed > even:
-                    share.allow(max(1, even))
+                if share.allowed > (most := max(1, min(even, share.wanted))):
+                    share.allow(most)
             short = []
             for share in shares:
-                wanted = min(even, share.limits.concurrency_max)
+                wanted = min(even, share.wanted)
                 if share.allowed < wanted:
                     free = budget - sum(each.held() for each in shares if each is not share)
                     share.allow(min(wanted, max(share.allowed, _affordable(share, free))))
                     short += [share] if share.allowed < wanted else []
-            if short and not self._settling:
-                self._settling = True
-                short[0].later(self._settle_again, SETTLE_SECONDS)
+            if short:
+                self._settle_later(short[0], SETTLE_SECONDS)
+            elif len(shares) > 1 and (idle := [share for share in shares if not share.busy and not share.resting]):
+                self._settle_later(idle[0], IDLE_SECONDS)
 
-    def _settle_again(self) -> None:
-        self._settling = False
-        self._settle()
+    def _settle_later(self, share: Share, seconds: float) -> None:
+        """Settle again in `seconds`, on the event loop of `share`; a timer that is due before that suffices."""
+        now = time.monotonic()
+        # A timer that is long overdue went with its event loop, and a share that was never closed.
+        if now - LATE_SECONDS < self._due <= now + seconds:
+            return
+        self._timer, self._due = self._timer + 1, now + seconds
+        share.timer = self._timer
+        share.later(partial(self._settle_again, self._timer), seconds)
+
+    def _settle_again(self, timer: int) -> None:
+        with self._lock:
+            if timer == self._timer:
+                self._due = float("-inf")
+                self._settle()
 
     def forget(self) -> None:
         """Begin anew: the runs of the parent do not go on in a forked child."""
@@ -216,10 +282,10 @@ class Account:
 
 def level(shares: Sequence[Share], budget: int) -> int:
     """Transfers at a time for each share (less for one that asks for less) that fit into `budget` together. Pure."""
-    most = max((share.limits.concurrency_max for share in shares), default=0)
+    most = max((share.wanted for share in shares), default=0)
 
     def cost(transfers: int) -> int:
-        return sum(share.cost(min(transfers, share.limits.concurrency_max)) for share in shares)
+        return sum(share.cost(min(transfers, share.wanted)) for share in shares)
 
     return bisect.bisect_right(range(1, most + 1), budget, key=cost)
 

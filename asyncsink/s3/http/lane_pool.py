@@ -2,7 +2,7 @@
 
 Small requests share one lane, which is enough for all that Python can send; another is started only where that one
 hangs in a file system. Large bodies have a few lanes, because reading, checksumming and sending them release the
-interpreter's lock.
+interpreter's lock. Lanes end when nothing was sent for a while: an idle transport has one thread at most.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import anyio
@@ -32,6 +32,9 @@ STUCK_SECONDS: Final = 0.25
 """Seconds with one action after which a lane hangs in a file system, and its waiting work moves to another."""
 HUNG_SECONDS: Final = 1.0
 """Seconds after which the pacer no longer counts what a hanging lane carries: others would wait for its tokens."""
+IDLE_SECONDS: Final = 5.0
+"""Seconds without work after which all lanes but one end, with their buffers: by then their idle connections are
+closed."""
 JOIN_SECONDS_MAX: Final = 5.0
 """Seconds that `aclose` waits for lanes that hang in a file system, and end when its calls return."""
 
@@ -73,6 +76,8 @@ class LanePool:
         self._large_max = max(LARGE_LANES_MIN, LARGE_LANES_PER_CORE * usable_cores())
         self._kept_max: int | None = None
         self._watching: asyncio.TimerHandle | None = None
+        self._idling: asyncio.TimerHandle | None = None
+        self._ending: list[Lane] = []
         self._hanging = 0
         self._closed = False
 
@@ -96,9 +101,10 @@ class LanePool:
             lane.give_up_work(work, is_of)
 
     def bound(self, connections: int) -> None:
-        """Keep at most `connections` for small requests and as many for large ones, and one in each lane; surplus idle
-        ones are closed now, others when they become idle."""
+        """Keep at most `connections` for small requests and as many for large ones, and one in each lane, and no more
+        lanes for large ones than that; surplus idle ones are closed now, others when they become idle."""
         self._kept_max = connections
+        self._end_surplus(connections)
         self._divide(self.small)
         self._divide(self.large)
 
@@ -108,13 +114,14 @@ class LanePool:
         Waits JOIN_SECONDS_MAX at most for a lane that hangs in a file system.
         """
         self._closed = True
-        if self._watching is not None:
-            self._watching.cancel()
+        for timer in (self._watching, self._idling):
+            if timer is not None:
+                timer.cancel()
         self._shared.pacer.hang(-self._hanging)
         self._hanging = 0
         self._addresses.close()
-        lanes = [*self.small, *self.large]
-        self.small, self.large = [], []
+        lanes = [*self.small, *self.large, *self._ending]
+        self.small, self.large, self._ending = [], [], []
         ended = [asyncio.wrap_future(lane.ended_future) for lane in lanes]
         for lane in lanes:
             lane.stop()
@@ -132,6 +139,9 @@ class LanePool:
         return min(self.small, key=lambda lane: (lane.over, lane.load))
 
     def _watch_later(self) -> None:
+        if self._idling is not None:
+            self._idling.cancel()
+            self._idling = None
         if self._watching is None and not self._closed:
             self._watching = self._loop.call_later(STUCK_SECONDS, self._watch)
 
@@ -147,8 +157,30 @@ class LanePool:
         if hanging != self._hanging:
             self._shared.pacer.hang(hanging - self._hanging)
             self._hanging = hanging
+        if self._kept_max is not None:
+            self._end_surplus(self._kept_max)
         if any(lane.load for lane in lanes):
             self._watch_later()
+        else:
+            self._idling = self._loop.call_later(IDLE_SECONDS, self._end_idle)
+
+    def _end_idle(self) -> None:
+        """End all lanes but one, where nothing was sent since the last watch."""
+        if self._watching is None:
+            self._end([*self.large, *self.small[1:]])
+
+    def _end_surplus(self, lanes_max: int) -> None:
+        """End idle lanes for large bodies beyond `lanes_max`."""
+        surplus = len(self.large) - max(1, lanes_max)
+        if surplus > 0:
+            self._end([lane for lane in self.large if not lane.load][:surplus])
+
+    def _end(self, lanes: Iterable[Lane]) -> None:
+        for lane in lanes:
+            (self.large if lane.large else self.small).remove(lane)
+            lane.stop()
+            self._ending.append(lane)
+        self._ending = [lane for lane in self._ending if not lane.ended_future.done()]
 
     def _stuck(self, lane: Lane, seconds: float = STUCK_SECONDS) -> bool:
         began = lane.began_at
@@ -156,7 +188,8 @@ class LanePool:
 
     def _large_lane(self) -> Lane:
         """The large lane with the least load, or a new one."""
-        if len(self.large) < self._large_max and all(lane.load or self._stuck(lane) for lane in self.large):
+        lanes_max = self._large_max if self._kept_max is None else min(self._large_max, max(1, self._kept_max))
+        if len(self.large) < lanes_max and all(lane.load or self._stuck(lane) for lane in self.large):
             return self._started(self.large, "large", large=True)
         return min(self.large, key=lambda lane: (self._stuck(lane), lane.load))
 
