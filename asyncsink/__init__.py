@@ -76,9 +76,11 @@ if TYPE_CHECKING:
         Resumed,
         Skip,
         Started,
+        Unfinished,
     )
     from asyncsink.options.schema import ExportOptions, GrabOptions
     from asyncsink.options.settings import RetryPolicy
+    from asyncsink.report.outcomes import Counts
     from asyncsink.report.report import Report
     from asyncsink.sink import AsyncSink, export, export_directory, export_sync
     from asyncsink.splitting.publish import run_part
@@ -98,6 +100,7 @@ __all__ = [
     "ClockSkew",
     "ConfigError",
     "ConnectionLost",
+    "Counts",
     "CredentialsError",
     "DestinationFull",
     "EntityTooLarge",
@@ -146,6 +149,7 @@ __all__ = [
     "Started",
     "Throttled",
     "TransferError",
+    "Unfinished",
     "UploadConflict",
     "UploadMissing",
     "VerifyReport",
@@ -222,9 +226,11 @@ _HOMES = {
         "Resumed",
         "Skip",
         "Started",
+        "Unfinished",
     ),
     "asyncsink.options.schema": ("ExportOptions", "GrabOptions"),
     "asyncsink.options.settings": ("RetryPolicy",),
+    "asyncsink.report.outcomes": ("Counts",),
     "asyncsink.report.report": ("Report",),
     "asyncsink.sink": ("AsyncSink", "export", "export_directory", "export_sync"),
     "asyncsink.splitting.publish": ("run_part",),

@@ -292,6 +292,23 @@ class Resumable:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A transfer that a sink had accepted and that was not published when its `close` reached its deadline.
+
+    Attributes:
+        key: the whole key.
+        source, attribute: as in `put` or `submit`.
+        state: "queued": no byte of it was sent. "in flight": its request was ended; a server that had the whole body
+            may have published it.
+    """
+
+    key: str
+    source: str
+    attribute: str
+    state: Literal["queued", "in flight"]
+
+
 UploadStep = UploadCreating | UploadOpened | UploadPartStored | UploadCompleting | UploadGone
 
 

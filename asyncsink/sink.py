@@ -18,6 +18,7 @@ from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import ExportOptions
 from asyncsink.options.values import deadline_of
 from asyncsink.os_errors import words_shortages
+from asyncsink.report.outcomes import Counts
 from asyncsink.report.report import Report
 from asyncsink.sources.opening import directory_source, outputs_source
 
@@ -190,6 +191,20 @@ class AsyncSink:
             self._session.check_working()
             raise ConfigError("The sink was closed while a file waited for its queue; export it again.")
         return call.count
+
+    @words_shortages
+    async def flush(self) -> Counts:
+        """Wait until everything that was accepted so far is published and recorded (the files of every `submit` that
+        has returned, and of every `put` that is queued); returns the counts of the sink at that moment.
+
+        Raises:
+            ConfigError: the sink is not open here.
+            ExportFailed: it was stopped before; with the deadline of `close`, or because it can no longer record.
+
+        Other tasks may go on: what they add meanwhile is not waited for. Single failures do not raise; they are in
+        `objects_failed`. Cancellation ends the wait only.
+        """
+        return await self._session.flush()
 
     def events(self) -> Subscription:
         """Events from now on, until the sink is closed, or `aclose()` of the result is called.

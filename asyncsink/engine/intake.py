@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import field
 from itertools import islice
 from typing import Any, Final, TypeVar, cast
@@ -27,6 +27,7 @@ from asyncsink.engine.planning.key_ledger import KeyLedger
 from asyncsink.engine.planning.producer import grouped
 from asyncsink.engine.planning.survey import Discovery
 from asyncsink.engine.queue_entries import Batch, Submit, Work
+from asyncsink.engine.recording.accepted import Accepted
 from asyncsink.engine.recording.recorder import Completion, KeyTurns
 from asyncsink.engine.recording.run_journal import RunJournal
 from asyncsink.engine.transfer.outcomes import error_of, forbids_run, is_skip, problem_outcome
@@ -120,7 +121,7 @@ class Intake:
     Args:
         discovery: routes what the calls name.
         settings: of the run.
-        key_turns: of the run.
+        key_turns, accepted: of the run.
         journal: of the run, or None.
         limiter: of the threads.
         batch_max: returns the most small files that one worker is to take at a time.
@@ -132,6 +133,7 @@ class Intake:
         settings: Settings,
         *,
         key_turns: KeyTurns,
+        accepted: Accepted,
         journal: RunJournal | None,
         limiter: CapacityLimiter,
         batch_max: Callable[[], int],
@@ -140,6 +142,7 @@ class Intake:
         self._settings = settings
         self._exclude = exclusion_of(settings.policies.exclude)
         self._key_turns = key_turns
+        self._accepted = accepted
         self._journal = journal
         # Without one, several sources may have one key.
         self._ledger = KeyLedger() if settings.policies.on_collision == "error" else None
@@ -180,10 +183,11 @@ class Intake:
         for item in call._items:
             if item.queued or item.taken:
                 continue
-            item.dropped = True
             if item.ready:
-                self._release(item)
-            elif item.key:
+                self._drop(item)
+                continue
+            item.dropped = True
+            if item.key:
                 # An item that is still in a thread is dropped when the thread returns it.
                 self._key_turns.leave(item.key, item.given)
         self._end(call)
@@ -300,10 +304,18 @@ class Intake:
             if not isinstance(item.found, Transfer):
                 # A Skip by the journal: nothing is sent, so the next transfer of the key may begin.
                 self._release(item)
+                item.completion = item.completion or Completion(urgent=False)
             item.ready = True
+            self._accepted.add(_name_of(item), item)
             items.append(item)
         if items:
             self._entries.extend(_entries(items, self._batch_max()))
+
+    def _drop(self, item: _Item) -> None:
+        """Give an item up that is ready, and that no worker has."""
+        item.dropped = True
+        self._accepted.withdraw(_name_of(item))
+        self._release(item)
 
     def _release(self, item: _Item) -> None:
         if item.holds:
@@ -425,6 +437,11 @@ class Intake:
             return
         for item, found in zip(items, known, strict=True):
             item.found = found
+
+
+def _name_of(item: _Item) -> Hashable:
+    """As in `Accepted`."""
+    return item.key if isinstance(item.found, Transfer) else item.completion
 
 
 def _admitted(found: Iterable[Transfer | SourceProblem], policies: Policies) -> Iterator[Found]:

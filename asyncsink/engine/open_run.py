@@ -161,7 +161,9 @@ class RunBuilder:
             log = OutcomeLog(resources.progress.counts)
             manifest = None if self._dry_run else self._manifest(opened.target, opened.stack)
             recorded = None if self._dry_run else journal
-            recorder = Recorder(log, manifest, resources.events, recorded, resources.key_turns)
+            recorder = Recorder(
+                log, manifest, resources.events, recorded, resources.key_turns, accepted=resources.accepted
+            )
             publisher = Publisher(resources, opened.destination, copy)
             small_files = SmallFiles(resources, publisher, opened.destination, copy)
             tuned = None if self._lasting is not None else opened.stack

@@ -12,6 +12,7 @@ from anyio import CapacityLimiter
 from asyncsink.engine.limits.controller import SenderConcurrency
 from asyncsink.engine.limits.descriptors import ACCOUNT, Share
 from asyncsink.engine.limits.memory import BufferPool, ByteBudget, ReaderPool
+from asyncsink.engine.recording.accepted import Accepted
 from asyncsink.engine.recording.events import Events, Progress
 from asyncsink.engine.recording.recorder import Halt, KeyTurns
 from asyncsink.options.schema import Limits, Policies, S3Target, Settings
@@ -40,6 +41,7 @@ class Resources:
         senders: bounds the bodies in lane threads.
         halt: stops the run from inside.
         key_turns: orders the transfers of one key, where a key can come twice.
+        accepted: what a sink has accepted and not recorded yet; None in other runs.
         started: when the run began, by `clock`.
     """
 
@@ -75,6 +77,7 @@ class Resources:
         )
         self.halt = Halt()
         self.key_turns = KeyTurns()
+        self.accepted = Accepted() if lasting else None
 
     def __repr__(self) -> str:
         return f"<Resources of a run to {self.settings.target.url!r}>"

@@ -39,6 +39,7 @@ def report_on(
         resources.ended(lane, interrupted=interrupted),
         out_file=_out_file(resources.settings, log, target, discovery),
         dry_run=resources.dry_run,
+        unfinished=resources.accepted.unfinished() if resources.accepted is not None else (),
         objects_found=resources.progress.objects_total,
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from copy import deepcopy
 from functools import partial
 from typing import Final
 
@@ -17,6 +18,7 @@ import anyio
 from asyncsink.engine.intake import Call, Intake
 from asyncsink.engine.open_run import Run, RunBuilder
 from asyncsink.engine.planning.walk import discovery_of, open_end
+from asyncsink.engine.recording.accepted import Accepted
 from asyncsink.engine.recording.events import Events
 from asyncsink.engine.resources import open_resources
 from asyncsink.engine.run_report import report_of
@@ -25,7 +27,7 @@ from asyncsink.event_loops import OwnerLoop, refuse_trio, surface
 from asyncsink.model import Started
 from asyncsink.options.schema import Settings
 from asyncsink.os_errors import shortage
-from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.report.outcomes import Counts, OutcomeLog
 from asyncsink.report.report import Report, RunEnd
 from asyncsink.sources.opening import outputs_source
 
@@ -55,7 +57,9 @@ class Session:
         self._supervisor: asyncio.Task[None] | None = None
         self._scope: anyio.CancelScope
         self._opened: asyncio.Future[None]
+        self._accepted: Accepted
         self._closers = 0
+        self._timers: list[asyncio.TimerHandle] = []
         self._calls: set[Call] = set()
         self._report: Report | None = None
         self._block: _Block | None = None
@@ -118,17 +122,22 @@ class Session:
             self.fault = self.fault or (surface(error) if isinstance(error, BaseExceptionGroup) else error)
         finally:
             self.closing = True
+            for timer in self._timers:
+                timer.cancel()
             self._report = self._nothing() if self.run is None or self.intake is None else report_of(self.run, None)
 
     async def _open(self, exits: AsyncExitStack) -> tuple[Run, Intake]:
         exits.callback(self.events.close)
         resources = await exits.enter_async_context(open_resources(self.settings, events=self.events, lasting=True))
+        assert resources.accepted is not None
+        self._accepted = resources.accepted
         forecast = open_end(self.settings.target, lasting=True)
         self.run = run = await exits.enter_async_context(RunBuilder(resources).open(forecast))
         intake = Intake(
             discovery_of(self.settings, run.target, outputs_source({}, self.settings)),
             self.settings,
             key_turns=resources.key_turns,
+            accepted=self._accepted,
             journal=run.journal,
             limiter=resources.threads,
             batch_max=partial(run.batch_size, None),
@@ -151,6 +160,7 @@ class Session:
             for call in self._calls:
                 call.completion.done.set()
             run.resources.key_turns.close()
+            self._accepted.close()
 
     def _nothing(self) -> Report:
         return Report(OutcomeLog(), self.settings.target.url, RunEnd(notices=self.events.notices))
@@ -197,6 +207,22 @@ class Session:
         if call.error is not None:
             raise call.error
 
+    async def flush(self) -> Counts:
+        """Wait until everything that was accepted before is recorded; returns the counts of that moment.
+
+        Raises:
+            ConfigError: as `taking`. ExportFailed: the run was stopped before.
+        """
+        self.taking()
+        assert self.run is not None
+        await self._accepted.flush()
+        self.check_working()
+        if self._scope.cancel_called:
+            raise ExportFailed(
+                "The sink was closed before everything was published; export the rest again.", report=None
+            )
+        return deepcopy(self.run.log.counts)
+
     # -- Closing ------------------------------------------------------------------------------------------------------
 
     async def close(self, deadline_seconds: float | None = None) -> Report:
@@ -237,8 +263,15 @@ class Session:
         if not self._opened.done():
             self._scope.cancel()  # nobody has been told that it is open
         if deadline_seconds is not None:
-            self._scope.deadline = min(self._scope.deadline, anyio.current_time() + deadline_seconds)
+            loop = asyncio.get_running_loop()
+            self._timers.append(loop.call_later(deadline_seconds, self._stop_at_deadline, deadline_seconds))
         self._take_no_more()
+
+    def _stop_at_deadline(self, deadline_seconds: float) -> None:
+        if self.run is not None and not self._scope.cancel_called:
+            halt = self.run.resources.halt
+            halt.reason = halt.reason or f"close(deadline_seconds={deadline_seconds:g}) was over"
+        self._scope.cancel()
 
     async def abandon(self) -> None:
         """Stop the run at once, and wait for its bounded clean-up, also where the caller is cancelled meanwhile."""

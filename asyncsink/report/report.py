@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from asyncsink.errors import ExportFailed, GrabFailed
-from asyncsink.model import Failure, Planned, Receipt, Resumable, Skip
+from asyncsink.model import Failure, Planned, Receipt, Resumable, Skip, Unfinished
 from asyncsink.report import sentences
 from asyncsink.report.outcomes import OutcomeLog, OutcomeView, failure_as_dict
 from asyncsink.report.sentences import (
@@ -241,10 +241,13 @@ class Report(RunReport):
         bytes_uploaded: content that was sent and confirmed; retries do not count.
         destination: "s3://bucket/prefix", or a directory.
         dry_run: nothing was sent; see `planned`.
-        objects_unfinished: files that were found and have no outcome, because the run was stopped.
+        unfinished: what a sink had accepted, and had not sent when it was stopped: keys, sources, attributes, and
+            whether it was queued or in flight.
+        objects_unfinished: the number of these, or of the files that a walk found and that have no outcome, because the
+            run was stopped.
     """
 
-    __slots__ = ("destination", "dry_run", "objects_unfinished", "out_file")
+    __slots__ = ("destination", "dry_run", "objects_unfinished", "out_file", "unfinished")
     _words = sentences.EXPORT
     _noun = "file"
 
@@ -257,13 +260,16 @@ class Report(RunReport):
         out_file: Iterable[str] = (),
         dry_run: bool = False,
         objects_found: int | None = None,
+        unfinished: Iterable[Unfinished] = (),
     ) -> None:
         """Put a report over a log that gets no more outcomes. Arguments: see the class."""
         super().__init__(log, end)
         self.destination = destination
         self.out_file = list(out_file)
         self.dry_run = dry_run
-        self.objects_unfinished = max(0, (objects_found or 0) - log.counts.objects_total) if end.interrupted else 0
+        self.unfinished: Sequence[Unfinished] = tuple(unfinished)
+        left = len(self.unfinished) or max(0, (objects_found or 0) - log.counts.objects_total)
+        self.objects_unfinished = left if end.interrupted else 0
 
     @property
     def _from(self) -> str:
@@ -325,7 +331,14 @@ class Report(RunReport):
 
     def brief(self) -> str:
         """The summary without its notes and failures, for those who tell them elsewhere."""
-        return self.headline() if self.dry_run else super().brief()
+        if self.dry_run:
+            return self.headline()
+        lines = [super().brief()]
+        if self.unfinished:
+            in_flight = sum(each.state == "in flight" for each in self.unfinished)
+            queued = len(self.unfinished) - in_flight
+            lines.append(f"Not sent: {queued:,} queued, {in_flight:,} in flight.")
+        return "\n".join(lines)
 
     def headline(self) -> str:
         """One sentence: what is at the destination now, or what is not."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 import anyio.lowlevel
 
+from asyncsink.engine.recording.accepted import Accepted
 from asyncsink.engine.recording.events import Events
 from asyncsink.errors import AsyncSinkError, ConfigError, JournalError, TransferError
 from asyncsink.journal.base import PublishedRow
@@ -185,10 +186,15 @@ COMMIT_GATHER_SECONDS = 0.1
 
 @dataclass(slots=True, eq=False)
 class Completion:
-    """The outcomes that a caller waits for; `done` is set when they are recorded."""
+    """The outcomes that a caller waits for; `done` is set when they are recorded.
+
+    Attributes:
+        urgent: whether they are recorded without waiting for more.
+    """
 
     done: asyncio.Event = field(default_factory=asyncio.Event)
     outcomes: list[Outcome] = field(default_factory=list)
+    urgent: bool = True
 
 
 QueuedOutcomes = tuple[Sequence[Outcome], Transfer | None, Completion | None]
@@ -234,7 +240,8 @@ class Recorder:
         log: the run's own store of outcomes.
         manifest, journal: None where there is none.
         events: gets the outcomes last.
-        key_turns: the turn of a key ends when the journal has its outcome.
+        key_turns: the turn of a key ends when its outcome is recorded.
+        accepted: of a sink; gets what is recorded.
     """
 
     def __init__(
@@ -244,12 +251,15 @@ class Recorder:
         events: Events,
         journal: Records | None = None,
         key_turns: KeyTurns | None = None,
+        *,
+        accepted: Accepted | None = None,
     ) -> None:
         self._log = log
         self._manifest = manifest
         self._events = events
         self._journal = journal
         self._key_turns = key_turns
+        self._accepted = accepted
         self._records: list[QueuedOutcomes] = []
         self._outcomes = 0
         self._passed: list[Passed] = []
@@ -274,7 +284,7 @@ class Recorder:
         self._outcomes += len(outcomes)
         if len(self._records) == 1:
             self._some.set()
-        if completion is not None or self._outcomes >= BATCH:
+        if (completion is not None and completion.urgent) or self._outcomes >= BATCH:
             self._urgent.set()
 
     def pass_on(self, passed: Passed) -> None:
@@ -323,7 +333,7 @@ class Recorder:
         if not self._finished:
             if not self._records:
                 self._some = anyio.Event()
-            if self._outcomes < BATCH and all(completion is None for _, _, completion in self._records):
+            if self._outcomes < BATCH and not any(each and each.urgent for _, _, each in self._records):
                 self._urgent = anyio.Event()
         self._room.set()
         self._room = anyio.Event()
@@ -341,14 +351,12 @@ class Recorder:
         written = encoded(outcomes)
         if self._journal is not None:
             await self._journal.record(batch, passed)
-        if self._key_turns is not None:
-            self._key_turns.end(transfer.key for _, transfer, _ in batch if transfer is not None)
-            self._key_turns.end(decoded_name(row[0]) for each in passed for row in each.rows)
         for each in passed:
             written.add(each.written)
         if self._manifest is not None:
             await self._manifest.write(written)
         self._log.extend(written)
+        self._end_turns(batch, passed)
         waiting = [(completion, group) for group, _, completion in batch if completion is not None]
         waiting += [(completion, (receipt,)) for each in passed for completion, receipt in each.completions]
         for number, (completion, ended) in enumerate(waiting, 1):
@@ -359,6 +367,17 @@ class Recorder:
                 await anyio.lowlevel.checkpoint()
         if self._events.heard:
             await self._tell(outcomes, passed)
+
+    def _end_turns(self, batch: list[QueuedOutcomes], passed: list[Passed]) -> None:
+        if self._key_turns is None:
+            return
+        keys = [transfer.key for _, transfer, _ in batch if transfer is not None]
+        keys += [decoded_name(row[0]) for each in passed for row in each.rows]
+        if self._accepted is not None:
+            # Before the turns end: the next transfer of a key has the same name there.
+            self._accepted.recorded(keys)
+            self._accepted.recorded(completion for _, transfer, completion in batch if transfer is None)
+        self._key_turns.end(keys)
 
     async def _tell(self, outcomes: Sequence[Outcome], passed: list[Passed]) -> None:
         whole = self._events.heard_whole
