@@ -166,7 +166,7 @@ class AsyncSink:
 
         Cancellation ends the wait only: a queued transfer continues, and reads the file if it still exists.
         """
-        call = self._session.taking().call(attribute, path, alone=repr(path))
+        call = self._session.taking().calls.of(attribute, path, alone=repr(path))
         await self._session.carry_out(call)
         outcome = call.outcome()
         if outcome is None:
@@ -185,7 +185,7 @@ class AsyncSink:
 
         Cancellation ends the wait: queued files are published, the others are not.
         """
-        call = self._session.taking().call(attribute, paths)
+        call = self._session.taking().calls.of(attribute, paths)
         await self._session.carry_out(call)
         if not call.over:
             self._session.check_working()

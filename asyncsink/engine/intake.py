@@ -14,31 +14,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import field
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 from anyio import CapacityLimiter
 
+from asyncsink.engine.calls import Call, CallItem, Calls
 from asyncsink.engine.planning.key_ledger import KeyLedger
 from asyncsink.engine.planning.producer import grouped
-from asyncsink.engine.planning.survey import Discovery
 from asyncsink.engine.queue_entries import Batch, Submit, Work
 from asyncsink.engine.recording.accepted import Accepted
 from asyncsink.engine.recording.recorder import Completion, KeyTurns
 from asyncsink.engine.recording.run_journal import RunJournal
-from asyncsink.engine.transfer.outcomes import error_of, forbids_run, is_skip, problem_outcome
-from asyncsink.errors import ConfigError, PutFailed
+from asyncsink.errors import ConfigError
 from asyncsink.event_loops import BATCH
-from asyncsink.model import Failure, Found, Receipt, Skip, SourceProblem, Transfer
-from asyncsink.options.schema import Policies, Settings
+from asyncsink.model import Transfer
+from asyncsink.options.schema import Settings
 from asyncsink.routing.keys import collision_error
-from asyncsink.sources.base import exclusion_of
-from asyncsink.sources.outputs import OutputsSource
-from asyncsink.value import dataclass
 
 T = TypeVar("T")
 SLICE_SECONDS: Final = 0.005
@@ -48,78 +43,11 @@ HANGING_SECONDS: Final = 0.25
 then. On a busy machine a thread call takes tens of milliseconds without hanging."""
 
 
-@dataclass(slots=True, eq=False)
-class Call:
-    """One call of `put` or `submit`.
-
-    Attributes:
-        found: what its paths lead to; iterating blocks, and raises an error that forbids everything after it.
-        alone: for `put`, how a message names the path that is to be one file; "" for `submit`.
-        completion: done when the file is recorded, or the paths are queued, or `error` says why not.
-        count: transfers that are queued.
-        over: whether everything is queued.
-        error: why nothing (`put`), or nothing further (`submit`), is queued.
-    """
-
-    found: Iterator[Found]
-    alone: str = ""
-    completion: Completion = field(default_factory=Completion)
-    count: int = 0
-    over: bool = False
-    error: Exception | None = None
-    _more: bool = True
-    _refused: bool = False
-    _withdrawn: bool = False
-    _items: list[_Item] = field(default_factory=list)
-    _left: int = 0
-
-    def outcome(self) -> Receipt | Skip | None:
-        """What became of the one file of `put`; None where it was not published, because the sink was closed.
-
-        Raises:
-            PutFailed: it was not published.
-        """
-        if not self.completion.outcomes:
-            return None
-        outcome = self.completion.outcomes[0]
-        if isinstance(outcome, (Receipt, Skip)):
-            return outcome
-        assert isinstance(outcome, Failure)  # nothing is planned here
-        raise PutFailed(outcome.message, failure=outcome, cause=error_of(outcome))
-
-
-@dataclass(slots=True, eq=False)
-class _Item(Work):
-    """One entry of a call. A thread has it until it is `ready`, or waits for the turn of its key.
-
-    Attributes:
-        key: of the transfer, or "".
-        turn: called when the item gets the turn of its key.
-        holds: whether it has that turn.
-        ready: whether it is on its way to the queue, in no thread any more.
-        queued: whether it is in the queue.
-        refused: why it cannot be queued, or None.
-    """
-
-    call: Call | None = None
-    key: str = ""
-    turn: Callable[[_Item], None] | None = None
-    holds: bool = False
-    ready: bool = False
-    queued: bool = False
-    refused: Exception | None = None
-
-    def given(self) -> None:
-        """Report that the item has the turn of its key."""
-        assert self.turn is not None
-        self.turn(self)
-
-
 class Intake:
     """The calls of one sink that are not queued yet; bounded by the callers that wait. Belongs to one event loop.
 
     Args:
-        discovery: routes what the calls name.
+        calls: of the sink, for those who enter them.
         settings: of the run.
         key_turns, accepted: of the run.
         journal: of the run, or None.
@@ -129,7 +57,7 @@ class Intake:
 
     def __init__(
         self,
-        discovery: Discovery,
+        calls: Calls,
         settings: Settings,
         *,
         key_turns: KeyTurns,
@@ -138,9 +66,7 @@ class Intake:
         limiter: CapacityLimiter,
         batch_max: Callable[[], int],
     ) -> None:
-        self._discovery = discovery
-        self._settings = settings
-        self._exclude = exclusion_of(settings.policies.exclude)
+        self.calls = calls
         self._key_turns = key_turns
         self._accepted = accepted
         self._journal = journal
@@ -158,18 +84,12 @@ class Intake:
         self._watching: asyncio.TimerHandle | None = None
         # Appended to and taken from in threads too.
         self._arrived: deque[Call] = deque()
-        self._routed: deque[_Item] = deque()
-        self._found: deque[_Item | Call] = deque()
+        self._routed: deque[CallItem] = deque()
+        self._found: deque[CallItem | Call] = deque()
         self._entries: deque[Work | Batch] = deque()
 
     def __repr__(self) -> str:
         return f"<Intake of {len(self._calls)} calls, {len(self._active)} thread calls>"
-
-    def call(self, attribute: str, paths: Any, *, alone: str = "") -> Call:
-        """A call for the files at the paths; `alone` as in Call."""
-        policies, compat = self._settings.policies, self._settings.walk_compat
-        source = OutputsSource({attribute: paths}, symlinks=policies.symlinks, compat=compat, exclude=self._exclude)
-        return Call(_admitted(self._discovery.of(source), policies), alone)
 
     def enter(self, call: Call) -> None:
         """Take a call over. `call.completion` is done when it has ended."""
@@ -306,24 +226,24 @@ class Intake:
                 self._release(item)
                 item.completion = item.completion or Completion(urgent=False)
             item.ready = True
-            self._accepted.add(_name_of(item), item)
+            self._accepted.add(item.name, item)
             items.append(item)
         if items:
             self._entries.extend(_entries(items, self._batch_max()))
 
-    def _drop(self, item: _Item) -> None:
+    def _drop(self, item: CallItem) -> None:
         """Give an item up that is ready, and that no worker has."""
         item.dropped = True
-        self._accepted.withdraw(_name_of(item))
+        self._accepted.withdraw(item.name)
         self._release(item)
 
-    def _release(self, item: _Item) -> None:
+    def _release(self, item: CallItem) -> None:
         if item.holds:
             item.holds = False
             self._key_turns.end((item.key,))
 
     def _queued(self, item: Work) -> None:
-        assert isinstance(item, _Item)
+        assert isinstance(item, CallItem)
         call = item.call
         assert call is not None
         item.queued = True
@@ -352,7 +272,7 @@ class Intake:
         if not self._calls and self._closing.is_set():
             self._idle.set()
 
-    def _given(self, item: _Item) -> None:
+    def _given(self, item: CallItem) -> None:
         item.holds = True
         self._routed.append(item)
         self._go()
@@ -375,13 +295,13 @@ class Intake:
     def _find(self, call: Call) -> None:
         if call._withdrawn:
             return
-        items: list[_Item] = []
+        items: list[CallItem] = []
         most = 2 if call.alone else BATCH
         try:
             for found in islice(call.found, most):
                 key = found.key if isinstance(found, Transfer) else ""
                 completion = call.completion if call.alone else None
-                items.append(_Item(found, completion, call=call, key=key, turn=self._given))
+                items.append(CallItem(found, completion, call=call, key=key, turn=self._given))
             if call.alone and len(items) != 1:
                 number = "more than one file" if items else "no file"
                 raise ConfigError(f"{call.alone} has {number}; put takes one file, submit takes directories and lists.")
@@ -396,7 +316,7 @@ class Intake:
         else:
             self._found.append(call)
 
-    def _has_turn(self, item: _Item) -> bool:
+    def _has_turn(self, item: CallItem) -> bool:
         """Whether the item is to be claimed now; else it waits for the turn of its key, or needs none."""
         if not item.key or item.dropped:
             self._found.append(item)
@@ -406,7 +326,7 @@ class Intake:
         item.holds = True
         return True
 
-    def _claim(self, items: Sequence[_Item]) -> None:
+    def _claim(self, items: Sequence[CallItem]) -> None:
         """Refuse the keys that another source has. After a refusal, the rest of its call is dropped; items of a
         withdrawn call are dropped, and claim no key."""
         if self._ledger is None:
@@ -426,7 +346,7 @@ class Intake:
             for item in items:
                 item.refused = item.refused or error
 
-    def _ask_journal(self, items: Sequence[_Item]) -> None:
+    def _ask_journal(self, items: Sequence[CallItem]) -> None:
         if self._journal is None or not items:
             return
         try:
@@ -437,26 +357,6 @@ class Intake:
             return
         for item, found in zip(items, known, strict=True):
             item.found = found
-
-
-def _name_of(item: _Item) -> Hashable:
-    """As in `Accepted`."""
-    return item.key if isinstance(item.found, Transfer) else item.completion
-
-
-def _admitted(found: Iterable[Transfer | SourceProblem], policies: Policies) -> Iterator[Found]:
-    """The entries that go on to the queue; raises the error of one that forbids all after it."""
-    for item in found:
-        if isinstance(item, Transfer):
-            yield item
-        elif is_skip(item, policies):
-            skip = problem_outcome(item, policies)
-            assert isinstance(skip, Skip)
-            yield skip
-        elif forbids_run(item, policies):
-            raise item.error
-        else:
-            yield item
 
 
 def _taken(waiting: deque[T]) -> Iterator[T]:

@@ -15,9 +15,10 @@ from typing import Final
 
 import anyio
 
-from asyncsink.engine.intake import Call, Intake
+from asyncsink.engine.calls import Call, Calls
+from asyncsink.engine.intake import Intake
 from asyncsink.engine.open_run import Run, RunBuilder
-from asyncsink.engine.planning.walk import discovery_of, open_end
+from asyncsink.engine.planning.walk import open_end
 from asyncsink.engine.recording.accepted import Accepted
 from asyncsink.engine.recording.events import Events
 from asyncsink.engine.resources import open_resources
@@ -29,7 +30,6 @@ from asyncsink.options.schema import Settings
 from asyncsink.os_errors import shortage
 from asyncsink.report.outcomes import Counts, OutcomeLog
 from asyncsink.report.report import Report, RunEnd
-from asyncsink.sources.opening import outputs_source
 
 NOT_OPEN: Final = "The sink is not open; use it inside its `async with` block, or between `start` and `close`."
 
@@ -134,7 +134,7 @@ class Session:
         forecast = open_end(self.settings.target, lasting=True)
         self.run = run = await exits.enter_async_context(RunBuilder(resources).open(forecast))
         intake = Intake(
-            discovery_of(self.settings, run.target, outputs_source({}, self.settings)),
+            Calls(self.settings, run.target),
             self.settings,
             key_turns=resources.key_turns,
             accepted=self._accepted,

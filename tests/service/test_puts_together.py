@@ -14,7 +14,7 @@ import pytest
 
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
-from asyncsink.engine.intake import Call
+from asyncsink.engine.calls import Call
 from asyncsink.engine.limits.memory import SMALL_BYTES
 from asyncsink.engine.recording.recorder import Completion
 from asyncsink.errors import ConfigError, ExportFailed, JournalError, KeyCollision, SourceMissing

@@ -1,0 +1,126 @@
+"""One call of `put` or `submit`, and the entries that it brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import field
+from typing import Any
+
+from asyncsink.engine.planning.walk import discovery_of
+from asyncsink.engine.queue_entries import Work
+from asyncsink.engine.recording.recorder import Completion
+from asyncsink.engine.transfer.outcomes import error_of, forbids_run, is_skip, problem_outcome
+from asyncsink.errors import PutFailed
+from asyncsink.model import Failure, Found, Receipt, Skip, SourceProblem, Transfer
+from asyncsink.options.schema import LocalTarget, Policies, S3Target, Settings
+from asyncsink.sources.base import exclusion_of
+from asyncsink.sources.opening import outputs_source
+from asyncsink.sources.outputs import OutputsSource
+from asyncsink.value import dataclass
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of `put` or `submit`.
+
+    Attributes:
+        found: what its paths lead to; iterating blocks, and raises an error that forbids everything after it.
+        alone: for `put`, how a message names the path that is to be one file; "" for `submit`.
+        completion: done when the file is recorded, or the paths are queued, or `error` says why not.
+        count: transfers that are queued.
+        over: whether everything is queued.
+        error: why nothing (`put`), or nothing further (`submit`), is queued.
+    """
+
+    found: Iterator[Found]
+    alone: str = ""
+    completion: Completion = field(default_factory=Completion)
+    count: int = 0
+    over: bool = False
+    error: Exception | None = None
+    _more: bool = True
+    _refused: bool = False
+    _withdrawn: bool = False
+    _items: list[CallItem] = field(default_factory=list)
+    _left: int = 0
+
+    def outcome(self) -> Receipt | Skip | None:
+        """What became of the one file of `put`; None where it was not published, because the sink was closed.
+
+        Raises:
+            PutFailed: it was not published.
+        """
+        if not self.completion.outcomes:
+            return None
+        outcome = self.completion.outcomes[0]
+        if isinstance(outcome, (Receipt, Skip)):
+            return outcome
+        assert isinstance(outcome, Failure)  # nothing is planned here
+        raise PutFailed(outcome.message, failure=outcome, cause=error_of(outcome))
+
+
+@dataclass(slots=True, eq=False)
+class CallItem(Work):
+    """One entry of a call. A thread has it until it is `ready`, or waits for the turn of its key.
+
+    Attributes:
+        key: of the transfer, or "".
+        turn: called when the item gets the turn of its key.
+        holds: whether it has that turn.
+        ready: whether it is on its way to the queue, in no thread any more.
+        queued: whether it is in the queue.
+        refused: why it cannot be queued, or None.
+    """
+
+    call: Call | None = None
+    key: str = ""
+    turn: Callable[[CallItem], None] | None = None
+    holds: bool = False
+    ready: bool = False
+    queued: bool = False
+    refused: Exception | None = None
+
+    @property
+    def name(self) -> Hashable:
+        """As in `Accepted`."""
+        return self.key if isinstance(self.found, Transfer) else self.completion
+
+    def given(self) -> None:
+        """Report that the item has the turn of its key."""
+        assert self.turn is not None
+        self.turn(self)
+
+
+class Calls:
+    """Makes the calls of one sink.
+
+    Args:
+        settings: of the run.
+        target: of the run, where it is another one than that of the settings.
+    """
+
+    def __init__(self, settings: Settings, target: S3Target | LocalTarget) -> None:
+        self._discovery = discovery_of(settings, target, outputs_source({}, settings))
+        self._settings = settings
+        self._exclude = exclusion_of(settings.policies.exclude)
+
+    def of(self, attribute: str, paths: Any, *, alone: str = "") -> Call:
+        """A call for the files at the paths; `alone` as in Call."""
+        policies, compat = self._settings.policies, self._settings.walk_compat
+        source = OutputsSource({attribute: paths}, symlinks=policies.symlinks, compat=compat, exclude=self._exclude)
+        return Call(_admitted(self._discovery.of(source), policies), alone)
+
+
+def _admitted(found: Iterable[Transfer | SourceProblem], policies: Policies) -> Iterator[Found]:
+    """The entries that go on to the queue; raises the error of one that forbids all after it."""
+    for item in found:
+        if isinstance(item, Transfer):
+            yield item
+        elif is_skip(item, policies):
+            skip = problem_outcome(item, policies)
+            assert isinstance(skip, Skip)
+            yield skip
+        elif forbids_run(item, policies):
+            raise item.error
+        else:
+            yield item
