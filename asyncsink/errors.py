@@ -50,6 +50,17 @@ class AsyncSinkError(Exception):
         return _restored, (type(self), self.args), self.__dict__ | {"__cause__": self.__cause__}
 
 
+def without_frames(error: AsyncSinkError) -> AsyncSinkError:
+    """The error, of whose chain no frame is kept alive: frames hold the buffers of bodies."""
+    links: list[BaseException | None] = [error]
+    while links:
+        link = links.pop()
+        if link is not None and link.__traceback__ is not None:
+            link.__traceback__ = None
+            links += [link.__cause__, link.__context__]
+    return error
+
+
 def _restored(kind: type[AsyncSinkError], args: tuple[Any, ...]) -> AsyncSinkError:
     return kind.__new__(kind, *args)
 

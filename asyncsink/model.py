@@ -468,6 +468,25 @@ class LimitChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Retried:
+    """Event: a request has failed, and is sent again; as many as `Report.retries` says.
+
+    Attributes:
+        operation: S3's name ("PutObject").
+        key: of the object, or "".
+        attempt: number of the attempt that failed, from 1.
+        error: of that attempt.
+        pause_seconds: until the next one.
+    """
+
+    operation: str
+    key: str
+    attempt: int
+    error: AsyncSinkError
+    pause_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Event: a fact for the user that is no failure ("the server ignores checksums")."""
 
@@ -522,4 +541,4 @@ class GaveUp:
         return f"{self.endpoint} {self.cause} for {self.seconds:.0f} s; given up"
 
 
-Event = Started | Finished | LimitChanged | Notice | Paused | Resumed | GaveUp
+Event = Started | Finished | LimitChanged | Retried | Notice | Paused | Resumed | GaveUp

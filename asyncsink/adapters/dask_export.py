@@ -107,7 +107,7 @@ async def run_on_cluster(
     refuse_trio()
     check_travels(settings, source)
     settings = replace(settings, journal=JournalChoice(enabled=False))
-    events = Events(observe, failures_only=failures_only)
+    events = Events(settings.observe, observe, failures_only=failures_only)
     survey = Survey()
     try:
         await with_places_outside(settings, source, events.notice, dry_run=False)
@@ -159,7 +159,7 @@ class _ClusterRun:
             return await self._publish(None, ("", "", ""))
         # Nobody would go on with an upload that a cancelled worker leaves.
         policies = replace(settings.policies, abort_on_interrupt=True)
-        travelling = replace(settings, manifest="", policies=policies)
+        travelling = replace(settings, manifest="", policies=policies, observe=None)
         name = f"asyncsink-{secrets.token_hex(6)}"
         dealer = Dealer(self._client, name, travelling, samples, self._events.notice)
         try:

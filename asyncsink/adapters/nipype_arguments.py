@@ -36,7 +36,8 @@ DATASINK_OPTIONS = tuple(name for name in OPTIONS if name in _THEIRS)
 OUR_OPTIONS = tuple(name for name in OPTIONS if name not in DATASINK_OPTIONS)
 """Options of an export that asyncsink adds."""
 
-FILES_WE_WRITE = ("journal", "manifest")
+_UNHASHED = ("journal", "manifest", "observe")
+"""Inputs that do not decide what is published."""
 _OF_S3 = ("creds_path", "encrypt_bucket_keys", "bucket", "local_copy")
 _PATHS = tuple(name for name in OUR_OPTIONS if OPTIONS[name].kind in ("path", "journal"))
 _EVENTS = ("trait_added", "trait_modified")
@@ -61,6 +62,7 @@ _TRAITS: dict[str, tuple[Any, ...]] = {
     "journal": (traits.Bool(), traits.Str(), traits.Instance(os.PathLike)),
     "sse": (traits.Enum("AES256", "aws:kms", "aws:kms:dsse", ""),),
     "checksum": (traits.Str(),),
+    "observer": (traits.Callable(),),
     "transport": (traits.Enum(*get_args(LaneChoice)),),
 }
 """The values that an input takes besides None, by the kind of its option."""
@@ -69,7 +71,7 @@ _TRAITS: dict[str, tuple[Any, ...]] = {
 def trait_of(option: Option) -> Any:
     """The input (a trait) for an option."""
     kinds = (traits.Enum(*option.choices),) if option.kind == "choice" else _TRAITS[option.kind]
-    if option.name in FILES_WE_WRITE:  # Nipype ignores `nohash` of an Either
+    if option.name in _UNHASHED:  # Nipype ignores `nohash` of an Either
         return traits.Union(None, *kinds, desc=option.sentence, nohash=True)
     return traits.Either(None, *kinds, desc=option.sentence)
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from asyncsink.errors import AsyncSinkError, DestinationFull
+from asyncsink.model import Finished, LimitChanged, Notice, Started
 from asyncsink.options.schema import OPTIONS
 from asyncsink.os_errors import shortage
 from asyncsink.report.sentences import Cause, cause_lines, inert
@@ -173,11 +174,17 @@ def set_up_logging(verbose: bool) -> None:
         logging.getLogger().addHandler(logging.NullHandler())
         return
     handler = _StderrHandler()
+    handler.addFilter(_is_said_by_nobody_else)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("asyncsink")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     logging.getLogger("asyncio").addHandler(handler)
+
+
+def _is_said_by_nobody_else(record: logging.LogRecord) -> bool:
+    """Whether a record is no event, which the command words itself."""
+    return not isinstance(getattr(record, "event", None), (Finished, LimitChanged, Notice, Started))
 
 
 class _StderrHandler(logging.Handler):

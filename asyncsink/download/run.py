@@ -38,7 +38,7 @@ async def run_grab(
 
     Cancelled, it waits for the threads at work and records the outcomes; a later run continues large objects.
     """
-    events = Events(observe)
+    events = Events(settings.settings.observe, observe)
     try:
         own, _ = await with_callers_bucket(settings.settings)
         settings = replace(settings, settings=own)

@@ -57,7 +57,7 @@ async def run_source(
     refuse_trio()
     check_bucket_given(settings)
     check_shard(settings)
-    events = Events(observe, failures_only=failures_only)
+    events = Events(settings.observe, observe, failures_only=failures_only)
     survey = Survey()
     try:
         settings = await with_places_outside(settings, source, events.notice, dry_run=dry_run)

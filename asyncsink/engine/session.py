@@ -48,7 +48,7 @@ class Session:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.events = Events()
+        self.events = Events(settings.observe)
         self.run: Run | None = None
         self.intake: Intake | None = None
         self.fault: BaseException | None = None

@@ -21,7 +21,7 @@ from asyncsink.errors import ConfigError
 from asyncsink.event_loops import surface
 from asyncsink.model import StrPath
 from asyncsink.options.parse import parse_options
-from asyncsink.options.schema import ExportOptions, S3Target
+from asyncsink.options.schema import ConnectionOptions, S3Target
 from asyncsink.options.values import parse_duration
 from asyncsink.os_errors import words_shortages
 from asyncsink.report.report import BaseReport
@@ -173,7 +173,7 @@ async def abort_uploads(
     older_than: str | float | timedelta,
     dry_run: bool = False,
     observe: Callable[[AbandonedUpload], None] | None = None,
-    **options: Unpack[ExportOptions],
+    **options: Unpack[ConnectionOptions],
 ) -> AbortReport:
     """Abort the multipart uploads below `destination` that began long ago: their parts are invisible, and cost money.
 

@@ -47,6 +47,7 @@ from asyncsink.options.values import (
     read_flag,
     read_integer,
     read_mapping,
+    read_observer,
     read_pairs,
     read_path,
     read_size,
@@ -98,6 +99,7 @@ def parse_options(base_directory: Any, options: ExportOptions | Mapping[str, Any
         **_transport(given),
         shard=_shard(given),
         caller_bucket=given.get("bucket"),
+        observe=value_of(given, "observe"),
     )
 
 
@@ -124,6 +126,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "pairs": read_pairs,
     "mapping": read_mapping,
     "texts": read_texts,
+    "observer": read_observer,
 }
 
 

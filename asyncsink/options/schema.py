@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from datetime import timedelta
-from typing import Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from asyncsink.options.settings import (
     MIB,
@@ -25,6 +25,9 @@ from asyncsink.options.settings import (
 )
 from asyncsink.paths import StrPath
 from asyncsink.value import dataclass
+
+if TYPE_CHECKING:
+    from asyncsink.model import Event  # values carry options
 
 Compat = Literal["strict", "nipype"]
 Overwrite = Literal["never", "always", "size", "size-mtime", "checksum", "journal"]
@@ -189,6 +192,7 @@ class Settings:
     Attributes:
         caller_bucket: a boto3 or aioboto3 Bucket whose client settings are taken over (rule 47), or None.
         wrap_transport: makes the caller's own transport around that of asyncsink, or None.
+        observe: called with every event, or None.
         attempt: a name of this run, where other machines may write the manifest at the same time; else "".
     """
 
@@ -204,6 +208,7 @@ class Settings:
     remove_dest_dir: bool = False
     transport: LaneChoice = "auto"
     wrap_transport: Callable[[Any], Any] | None = None
+    observe: Callable[[Event], None] | None = None
     shard: Shard = Shard()
     caller_bucket: Any = None
     attempt: str = ""
@@ -218,7 +223,9 @@ class Settings:
 # -- The types that callers write --------------------------------------------------------------------------------------
 
 
-class _ConnectionOptions(TypedDict, total=False):
+class ConnectionOptions(TypedDict, total=False):
+    """The options that say how to reach a bucket, and how much at once."""
+
     endpoint_url: str | None
     region: str | None
     profile: str | None
@@ -238,7 +245,7 @@ class _ConnectionOptions(TypedDict, total=False):
     give_up_after_seconds: float | str | timedelta
 
 
-class ExportOptions(_ConnectionOptions, total=False):
+class ExportOptions(ConnectionOptions, total=False):
     """The options of an export. DataSink's own names keep their meaning."""
 
     container: str | None
@@ -273,9 +280,10 @@ class ExportOptions(_ConnectionOptions, total=False):
     journal: StrPath | Literal[False] | None
     bandwidth_bytes_per_second: int | str | None
     shard: str | tuple[int, int] | None
+    observe: Callable[[Event], None] | None
 
 
-class GrabOptions(_ConnectionOptions, total=False):
+class GrabOptions(ConnectionOptions, total=False):
     """The options of a grab. S3DataGrabber's own names keep their meaning."""
 
     template: str | None
@@ -288,6 +296,7 @@ class GrabOptions(_ConnectionOptions, total=False):
     raise_on_empty: bool
     sort_filelist: bool
     sse: bytes | None
+    observe: Callable[[Event], None] | None
 
 
 # -- The rows ----------------------------------------------------------------------------------------------------------
@@ -295,7 +304,7 @@ class GrabOptions(_ConnectionOptions, total=False):
 Command = Literal["export", "grab", "verify", "merge", "abort-uploads", "split", "run"]
 Kind = Literal[
     "text", "path", "flag", "choice", "size", "duration", "pairs", "mapping", "texts",
-    "bucket", "payer", "concurrency", "count", "retry", "shard", "journal", "sse", "checksum", "transport",
+    "bucket", "payer", "concurrency", "count", "retry", "observer", "shard", "journal", "sse", "checksum", "transport",
     "templates", "arguments", "infields", "names",
 ]  # fmt: skip
 """How a value is written and checked: the first row serves many options, the others one each."""
@@ -440,6 +449,9 @@ PANELS: dict[str, tuple[Option, ...]] = {
                Policies, _BOTH, metavar="N", shown="1"),
         Option("give_up_after_seconds", "duration", "The server is gone: wait so long, and stop.",
                Policies, _WITH_VERIFY, flag="--give-up-after", metavar="TIME", shown="10m"),
+        Option("observe", "observer",
+               "A function to call with every event (asyncsink.Event), on the event loop; it must return quickly.",
+               Settings, _BOTH, no_flag=True),
     ),
     "Connection and credentials": (
         Option("endpoint_url", "text", "S3 server other than Amazon's.",

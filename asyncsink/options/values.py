@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import os
 import re
@@ -161,6 +162,15 @@ def read_texts(value: Any, name: str) -> tuple[str, ...]:
     if not all(isinstance(pattern, str) for pattern in found):
         raise ConfigError(f"{name} holds something that is no text; expected a list of patterns, ['*.tmp'].")
     return found
+
+
+def read_observer(value: Any, name: str) -> Any:
+    """A function to call, or ConfigError."""
+    if not callable(value):
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a function of one event.")
+    if inspect.iscoroutinefunction(value):
+        raise ConfigError(f"{name} is a coroutine function, which nobody would await; expected a plain function.")
+    return value
 
 
 def read_integer(value: object) -> int:

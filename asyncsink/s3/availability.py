@@ -181,6 +181,10 @@ class Availability:
 
     # -- A server that is gone -----------------------------------------------------------------------------------------
 
+    def tell(self, event: Event) -> None:
+        """Deliver an event of a request, without waiting."""
+        self._watch.tell(event)
+
     @property
     def succeeded(self) -> int:
         """Successful requests of all operations."""

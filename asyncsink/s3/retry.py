@@ -7,6 +7,7 @@ Guide, "Best practices design patterns".
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,9 @@ from asyncsink.errors import (
     Throttled,
     TransferError,
     WrongRegion,
+    without_frames,
 )
+from asyncsink.model import Retried
 from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.availability import Availability, Verdict, is_mute
 from asyncsink.s3.errors_map import one_line
@@ -47,6 +50,9 @@ class Unproved(ServerFault):
     """A 200 without proof, from a server whose other answers have it."""
 
 
+log = logging.getLogger("asyncsink.s3")
+THROTTLED_LOG_SECONDS = 10.0
+"""Seconds in which one throttled request is logged for all: a storm has thousands."""
 PREPARE_ATTEMPTS_MAX = 4
 """Attempts of a run's first request: a wrong endpoint is reported in seconds, not in minutes."""
 PREPARE_THROTTLED_SECONDS_MAX = 60.0
@@ -144,6 +150,7 @@ class RetryingTransport:
         self._sleep = sleep
         self._clock = clock
         self._proves = False
+        self._throttled_logged_at = float("-inf")
         self._follow = follow
         self._availability = availability
         self._traffic = traffic if traffic is not None else Traffic()
@@ -182,7 +189,7 @@ class RetryingTransport:
         if self._follow is None:
             raise error
         await self._follow(error)
-        self._traffic.retries += 1
+        self._repeats(operation, 1, error, 0.0)
         return await self.send(operation)
 
     async def _refused(self, operation: Operation[R], error: AsyncSinkError) -> None:
@@ -238,14 +245,14 @@ class RetryingTransport:
             wait=lambda state: self._at_least_asked(state, jitter(state)),
             retry=retry_if_exception(attempts.may_pass),
             sleep=self._sleep,
-            before_sleep=self._count,
+            before_sleep=lambda state: self._count(operation, state),
             reraise=True,
         )
         try:
             async for attempt in retrying:
                 with attempt:
                     number = attempt.retry_state.attempt_number
-                    response = await self._attempt(operation, first if number == 1 else None, attempts)
+                    response = await self._attempt(operation, first if number == 1 else None, attempts, number)
                     if not unproved:
                         unproved = True
                         self._with_proof(operation, response)
@@ -265,10 +272,13 @@ class RetryingTransport:
             self._availability.successes[operation.name] += response.successes
         return response
 
-    async def _attempt(self, operation: Operation[R], failed: TransferError | None, attempts: _Attempts) -> R:
+    async def _attempt(
+        self, operation: Operation[R], failed: TransferError | None, attempts: _Attempts, number: int
+    ) -> R:
         """One attempt, made once more after each time that the server was gone meanwhile.
 
         Args:
+            number: of the attempt, from 1.
             failed: the error of an attempt already made; None where it is still to be made.
 
         Raises:
@@ -285,7 +295,7 @@ class RetryingTransport:
                 attempts.given_up = verdict is Verdict.OVER
                 raise failed
             attempts.faults = 0
-            self._traffic.retries += 1
+            self._repeats(operation, number, failed, 0.0)
             failed = None
 
     async def _verdict(self, operation: Operation[R], error: TransferError, attempts: _Attempts) -> Verdict:
@@ -332,5 +342,20 @@ class RetryingTransport:
             return asked + wanted
         return wanted
 
-    def _count(self, _state: RetryCallState) -> None:
+    def _count(self, operation: Operation[Any], state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        assert isinstance(error, AsyncSinkError)
+        pause = state.next_action.sleep if state.next_action is not None else 0.0
+        self._repeats(operation, state.attempt_number, error, pause)
+
+    def _repeats(self, operation: Operation[Any], attempt: int, error: AsyncSinkError, pause_seconds: float) -> None:
+        """Count, log and report that a request is sent again."""
         self._traffic.retries += 1
+        level = logging.DEBUG
+        if isinstance(error, Throttled) and self._clock() - self._throttled_logged_at >= THROTTLED_LOG_SECONDS:
+            self._throttled_logged_at, level = self._clock(), logging.INFO
+        told = Retried(operation.name, getattr(operation, "key", ""), attempt, without_frames(error), pause_seconds)
+        said = "attempt %d failed, the next one is in %.2f s: %s"
+        log.log(level, said, attempt, pause_seconds, error, extra={"event": told})
+        if self._availability is not None:
+            self._availability.tell(told)

@@ -34,6 +34,7 @@ VALUES: dict[str, Any] = {
     "payer": "requester",
     "concurrency": 4,
     "count": 2,
+    "observer": print,
     "retry": RetryPolicy(attempts=1),
     "shard": "0/4",
     "journal": False,
@@ -81,7 +82,7 @@ def name_of(option: Option) -> str:
 
 @pytest.mark.parametrize(("typed", "options"), TYPED)
 def test_the_types_that_callers_see_are_those_of_the_rows(typed: Any, options: dict[str, Option]) -> None:
-    types = get_type_hints(typed)
+    types = get_type_hints(typed, localns={"Event": asyncsink.Event})
     assert sorted(types) == sorted(options)
     for name, option in options.items():
         literal = types[name] if get_origin(types[name]) is Literal else None

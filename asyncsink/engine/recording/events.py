@@ -1,7 +1,8 @@
-"""The events of a run, for an observer that is called and subscribers that iterate; and its progress, for displays."""
+"""The events of a run, for observers that are called, subscribers that iterate, and the log; and its progress."""
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -12,8 +13,9 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from asyncsink.errors import AsyncSinkError
 from asyncsink.event_loops import OwnerLoop
-from asyncsink.model import Event, Notice, Resumable
+from asyncsink.model import Event, Failure, Finished, LimitChanged, Notice, Resumable, Started
 from asyncsink.report.outcomes import Counts
+from asyncsink.report.sentences import inert
 from asyncsink.s3.transport import Traffic
 from asyncsink.value import dataclass
 
@@ -26,6 +28,9 @@ NOTICES_MAX = 100
 """Most notices that the report keeps: a fault that repeats for every file needs no more."""
 
 _GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError)
+log = logging.getLogger("asyncsink.engine")
+# Without it, Python would print warnings of a program that has set up no logging.
+logging.getLogger("asyncsink").addHandler(logging.NullHandler())
 
 
 class Events:
@@ -36,10 +41,11 @@ class Events:
     cancelled run) is left behind, and its iteration raises: one subscriber must not stop the run.
     """
 
-    def __init__(self, observe: Callable[[Event], None] | None = None, *, failures_only: bool = False) -> None:
-        """With `failures_only` the observer gets no outcomes but failures; subscribers get all."""
-        self._observe = observe
+    def __init__(self, *observers: Callable[[Event], None] | None, failures_only: bool = False) -> None:
+        """With `failures_only` the observers get no outcomes but failures; subscribers get all. None is no observer."""
+        self._observers = [each for each in observers if each is not None]
         self._failures_only = failures_only
+        self._unread: list[Notice] = []
         self._channels: list[_Channel] = []
         self._patience_seconds = PATIENCE_SECONDS
         self._closed = False
@@ -48,9 +54,12 @@ class Events:
         """The event loop that delivers events, once that is decided; subscribers of another one would wait for ever."""
 
     def subscribe(self) -> Subscription:
-        """Events from this call on, until the run ends; none where it has ended already."""
+        """Events from this call on, until the run ends. The first subscriber also gets the notices from before."""
         send, receive = anyio.create_memory_object_stream[Event](QUEUE_EVENTS)
         channel = _Channel(send)
+        unread, self._unread = self._unread, []
+        for notice in unread:
+            send.send_nowait(notice)
         if self._closed:
             send.close()
         else:
@@ -64,12 +73,12 @@ class Events:
     @property
     def heard(self) -> bool:
         """Whether there is an observer or a subscriber."""
-        return self._observe is not None or bool(self._channels)
+        return bool(self._observers or self._channels)
 
     @property
     def heard_whole(self) -> bool:
         """Whether an observer or a subscriber needs every outcome, and not failures only."""
-        return bool(self._channels) or (self._observe is not None and not self._failures_only)
+        return bool(self._channels) or (bool(self._observers) and not self._failures_only)
 
     @property
     def subscribed(self) -> bool:
@@ -78,8 +87,7 @@ class Events:
 
     async def emit(self, event: Event) -> None:
         """Deliver an event; waits for subscribers whose queue is full."""
-        if self._observe is not None:
-            self._observe(event)
+        self._show(event)
         for channel in tuple(self._channels):
             try:
                 channel.send.send_nowait(event)
@@ -111,18 +119,35 @@ class Events:
         if message in self.notices or len(self.notices) >= NOTICES_MAX:
             return
         self.notices.append(message)
-        self.tell(Notice(message))
+        notice = Notice(message)
+        if not self._channels:
+            self._unread.append(notice)
+        self.tell(notice)
 
     def tell(self, event: Event) -> None:
         """Deliver an event without waiting: a subscriber whose queue is full misses it."""
-        if self._observe is not None:
-            self._observe(event)
+        self._show(event)
         for channel in self._channels:
             try:
                 channel.send.send_nowait(event)
             except (anyio.WouldBlock, *_GONE):
                 # The place in the queue is kept for outcomes.
                 continue
+
+    def _show(self, event: Event) -> None:
+        """Log an event, and call the observers with it."""
+        log_event(event)
+        for observe in tuple(self._observers):
+            try:
+                observe(event)
+            except Exception as error:
+                # Its fault is not the run's.
+                self._observers.remove(observe)
+                log.exception("An observer has raised an error, and is not called any more")
+                self.notice(
+                    f"observe={getattr(observe, '__qualname__', type(observe).__name__)} raised "
+                    f"{type(error).__name__} for {type(event).__name__}, and was not called any more; the log has more."
+                )
 
     def closing(self, patience_seconds: float = CLOSING_SECONDS) -> None:
         """Bound every wait for a subscriber, the present ones included, to `patience_seconds` from now on."""
@@ -138,6 +163,23 @@ class Events:
         for channel in self._channels:
             channel.send.close()
         self._channels.clear()
+
+
+def log_event(event: Event) -> None:
+    """Log an event, which the record has as `event`. Outcomes are logged by `log_failure`, the states of the server and
+    repeated requests by the room that sees them."""
+    if isinstance(event, Notice):
+        log.warning("%s", inert(event.message), extra={"event": event})
+    elif isinstance(event, LimitChanged):
+        log.info("concurrency %d -> %d: %s", event.before, event.after, event.reason, extra={"event": event})
+    elif isinstance(event, Started):
+        log.info("sending by %s", event.transport, extra={"event": event})
+
+
+def log_failure(failure: Failure) -> None:
+    """Log a recorded failure."""
+    text = f"failed {failure.source} -> {failure.url or failure.key}: {failure.error}: {failure.message}"
+    log.warning("%s", inert(text), extra={"event": Finished(failure)})
 
 
 class _Channel:

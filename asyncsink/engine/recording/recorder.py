@@ -19,7 +19,7 @@ import anyio
 import anyio.lowlevel
 
 from asyncsink.engine.recording.accepted import Accepted
-from asyncsink.engine.recording.events import Events
+from asyncsink.engine.recording.events import Events, log_failure
 from asyncsink.errors import AsyncSinkError, ConfigError, JournalError, TransferError
 from asyncsink.journal.base import PublishedRow
 from asyncsink.model import Failure, Finished, Outcome, Receipt, Transfer
@@ -365,6 +365,9 @@ class Recorder:
             if number % TOLD_AT_ONCE == 0:
                 # Woken callers run in the loop's next iteration; other tasks must run in between.
                 await anyio.lowlevel.checkpoint()
+        for outcome in outcomes:
+            if isinstance(outcome, Failure):
+                log_failure(outcome)
         if self._events.heard:
             await self._tell(outcomes, passed)
 

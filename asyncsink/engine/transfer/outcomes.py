@@ -10,7 +10,15 @@ from asyncsink import errors
 from asyncsink.destinations.base import Stored
 from asyncsink.engine.recording.recorder import Passed
 from asyncsink.engine.transfer.destination_state import DestinationState
-from asyncsink.errors import AlreadyThere, AsyncSinkError, ConfigError, SourceError, SourceMissing, TransferError
+from asyncsink.errors import (
+    AlreadyThere,
+    AsyncSinkError,
+    ConfigError,
+    SourceError,
+    SourceMissing,
+    TransferError,
+    without_frames,
+)
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.integrity.sameness import IS_THERE, SkipIt, Upload
 from asyncsink.journal.base import published_row
@@ -216,18 +224,7 @@ def failure_of(
     """The Failure for an error, without a transfer."""
     attempts = error.attempts if isinstance(error, TransferError) else 0
     failed = Failure(source, key, url, type(error).__name__, str(error), stage, attempts, entry)
-    return failed.caused_by(_untraced(error))
-
-
-def _untraced(error: AsyncSinkError) -> AsyncSinkError:
-    """The error, of whose chain no frame is kept alive: frames hold the buffers of bodies."""
-    links: list[BaseException | None] = [error]
-    while links:
-        link = links.pop()
-        if link is not None and link.__traceback__ is not None:
-            link.__traceback__ = None
-            links += [link.__cause__, link.__context__]
-    return error
+    return failed.caused_by(without_frames(error))
 
 
 def error_of(failed: Failure) -> AsyncSinkError:

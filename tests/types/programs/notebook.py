@@ -14,7 +14,7 @@ checksums = {receipt.key: receipt.checksum.value for receipt in receipts if rece
 
 
 async def cells(where: PathLike[str]) -> None:
-    tree = await asyncsink.export_directory(where, "s3://bucket/tree", exclude=["*.tmp"])
+    tree = await asyncsink.export_directory(where, "s3://bucket/tree", exclude=["*.tmp"], observe=print)
     grabbed = await asyncsink.grab("s3://bucket/tree", where, template="sub-%s/.*", infields={"subject": ["01"]})
     grabber = asyncsink.S3Grabber("s3://bucket/tree", where)
     again: asyncsink.GrabReport = await grabber.run()

@@ -16,6 +16,7 @@ asyncsink.export_sync({"a": ["path"]}, 5)  # refused
 asyncsink.export_sync({}, "s3://bucket", overwrite="checksums")  # refused
 asyncsink.export_sync({}, "s3://bucket", concurency=4)  # refused
 asyncsink.export_sync({}, "s3://bucket", local_copy=True)  # refused
+asyncsink.export_sync({}, "s3://bucket", observe="print")  # refused
 sink = AsyncSink(None)  # refused
 
 
