@@ -80,8 +80,12 @@ def workers_of(text: str) -> int:
     return int(number)
 
 
-async def _started(workers: int, exits: AsyncExitStack) -> str:
-    cluster = LocalCluster(
+def local_cluster(workers: int, *, asynchronous: bool = False) -> LocalCluster:
+    """A cluster of processes on this machine, each with one thread for its parts.
+
+    Dask's profiler of tasks is off: it looks at every worker a hundred times a second, and would see one engine only.
+    """
+    return LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
         processes=True,
@@ -89,9 +93,14 @@ async def _started(workers: int, exits: AsyncExitStack) -> str:
         dashboard_address="127.0.0.1:0",
         memory_limit=0,  # each engine bounds its memory itself
         preload=[PRELOAD],
-        asynchronous=True,
+        env={"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False", "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "500ms"},
+        asynchronous=asynchronous,
         silence_logs=50,
     )
+
+
+async def _started(workers: int, exits: AsyncExitStack) -> str:
+    cluster = local_cluster(workers, asynchronous=True)
     await cluster
 
     async def close() -> None:

@@ -10,25 +10,28 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-from distributed import LocalCluster
-
 import asyncsink
 from asyncsink.adapters import dask
+from asyncsink.adapters.dask_cluster import local_cluster
+from asyncsink.report.report import Report
 from benchmarks.machine import describe_machine, describe_versions
 from benchmarks.measuring.running import Tell
-from benchmarks.servers.running import RunningServer, running_server
+from benchmarks.servers.running import running_server
 
 FILES: Final = 50_000
 FILE_BYTES: Final = 16 * 1024
 WORKERS: Final = 2
 ROUNDS: Final = 5
 _PER_FOLDER: Final = 500
+_TARGET: Final = "s3://bench/study"
 _TICK_SECONDS: Final = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -37,18 +40,25 @@ def measure_dask_cost(
 ) -> dict[str, Any]:
     """Publish one tree to the null server in both ways, in turn; returns the result, ready for JSON. Blocking."""
     with tempfile.TemporaryDirectory(prefix="asyncsink-dask-cost-") as place:
-        source = _tree(Path(place, "source"), files)
-        with running_server("null", Path(place)) as server, server.in_environment(), _cluster(workers) as made:
-            pids = {each.pid for each in made.workers.values()}
-            target = {"base_directory": "s3://bench/study", "endpoint_url": server.url, "journal": False}
-            ways: dict[str, Callable[[], Any]] = {
-                "one process": lambda: asyncsink.export_sync({"files": str(source)}, **target),
-                f"Dask, {workers} workers": lambda: _on_cluster(made, source, target),
+        source = str(_tree(Path(place, "source"), files))
+        with (
+            running_server("null", Path(place)) as server,
+            server.in_environment(),
+            ProcessPoolExecutor(1, get_context("spawn")) as other,
+            local_cluster(workers) as cluster,
+        ):
+            ways = {
+                "one process": _Way([other.submit(os.getpid).result()], lambda: other.submit(_alone, source).result()),
+                f"Dask, {workers} workers": _Way(
+                    [os.getpid(), *(each.pid for each in cluster.workers.values())],
+                    lambda: _through(cluster.scheduler_address, source),
+                ),
             }
             measured: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
             for number in range(rounds + 1):
-                for name, publish in ways.items():
-                    one = _measured(server, publish, pids, files)
+                for name, way in ways.items():
+                    server.reset()
+                    one = way.measured(files)
                     if number:
                         measured[name].append(one)
                         tell(f"{number}/{rounds} {name}: {one['cpu_us']:.1f} µs, {one['seconds']:.2f} s")
@@ -72,20 +82,40 @@ def render_dask_cost(result: dict[str, Any]) -> str:
     return "\n".join([*lines, f"ratio: {ratio:.2f} of the CPU, {time_ratio:.2f} of the time"])
 
 
-def _on_cluster(made: LocalCluster, source: Path, target: Mapping[str, Any]) -> Any:
-    return asyncio.run(dask.export(made.scheduler_address, {"files": str(source)}, **target))
+@dataclass(frozen=True)
+class _Way:
+    """A way to publish the tree.
+
+    Attributes:
+        pids: the processes that take part.
+        publish: does it, and returns the number of receipts.
+    """
+
+    pids: Sequence[int]
+    publish: Callable[[], int]
+
+    def measured(self, files: int) -> dict[str, float]:
+        """CPU and time of one run."""
+        began, before = time.perf_counter(), sum(map(_cpu_seconds, self.pids))
+        published = self.publish()
+        seconds = time.perf_counter() - began
+        cpu_seconds = sum(map(_cpu_seconds, self.pids)) - before
+        if published != files:
+            raise RuntimeError(f"{published} of {files} files were published")
+        return {"cpu_us": round(cpu_seconds / files * 1e6, 2), "seconds": round(seconds, 3)}
 
 
-def _measured(server: RunningServer, publish: Callable[[], Any], pids: set[int], files: int) -> dict[str, float]:
-    server.reset()
-    began, before = time.perf_counter(), time.process_time() + sum(map(_cpu_seconds, pids))
-    report = publish()
-    seconds = time.perf_counter() - began
-    cpu_seconds = time.process_time() + sum(map(_cpu_seconds, pids)) - before
+def _alone(source: str) -> int:
+    return _published(asyncsink.export_sync({"files": source}, _TARGET, journal=False))
+
+
+def _through(scheduler: str, source: str) -> int:
+    return _published(asyncio.run(dask.export(scheduler, {"files": source}, _TARGET)))
+
+
+def _published(report: Report) -> int:
     report.raise_for_failures()
-    if len(report.receipts) != files:
-        raise RuntimeError(f"{len(report.receipts)} of {files} files were published")
-    return {"cpu_us": round(cpu_seconds / files * 1e6, 2), "seconds": round(seconds, 3)}
+    return len(report.receipts)
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -96,21 +126,6 @@ def _cpu_seconds(pid: int) -> float:
 
 def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:
     return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
-
-
-@contextmanager
-def _cluster(workers: int) -> Iterator[LocalCluster]:
-    made = LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address=None,
-        memory_limit=0,
-        silence_logs=50,
-    )
-    with made:
-        yield made
 
 
 def _tree(root: Path, files: int) -> Path:
