@@ -58,9 +58,26 @@ class Pacer:
     Args:
         limit: most requests in flight, 1 or more.
         traffic: counts the requests; None makes a new one.
+        within: the pacer that several runs share, or None. Each request holds one of its tokens too, and the runs take
+            turns: each asks for one token at a time.
+        bandwidth: the limit on bytes sent in a second, or None.
+        lanes: bounds the lane threads for large bodies beyond the first of each transport, or None; that of `within`
+            counts, where there is one.
     """
 
-    def __init__(self, limit: int, traffic: Traffic | None = None) -> None:
+    def __init__(
+        self,
+        limit: int,
+        traffic: Traffic | None = None,
+        *,
+        within: Pacer | None = None,
+        bandwidth: Bandwidth | None = None,
+        lanes: threading.Semaphore | None = None,
+    ) -> None:
+        self.bandwidth = bandwidth
+        self.lanes: threading.Semaphore | None = within.lanes if within is not None else lanes
+        self._within = within
+        self._asking = False
         self._limit = limit
         self._most: int | None = None
         self._hanging = 0
@@ -100,6 +117,8 @@ class Pacer:
         continue."""
         self._hanging += more
         self._set_bound()
+        if self._within is not None:
+            self._within.hang(more)
 
     def _set_bound(self) -> None:
         with self._lock:
@@ -120,8 +139,9 @@ class Pacer:
         First come, first served. `grant` must neither block nor raise.
         """
         with self._lock:
-            if self._in_flight >= self._bound or self._waiting:
-                self._window.saturated = True
+            if self._waiting or self._in_flight >= self._bound or not self._take_within():
+                if self._in_flight >= self._bound:
+                    self._window.saturated = True
                 self._waiting.append(grant)
                 return False
             self._in_flight += 1
@@ -132,7 +152,9 @@ class Pacer:
     @property
     def contended(self) -> bool:
         """Whether spare tokens must be given back: other requests wait for one, or there are too many."""
-        return bool(self._waiting) or self._in_flight > self._bound
+        if self._waiting or self._in_flight > self._bound:
+            return True
+        return self._within is not None and self._within.contended
 
     def give(self, size_bytes: int = 0, problem: Problem = "") -> None:
         """Give a token back after a request.
@@ -148,6 +170,10 @@ class Pacer:
         """Give tokens back."""
         with self._lock:
             self._in_flight -= tokens
+        if self._within is not None:
+            # Never under the lock: another run may be granted the token, and takes a lock of its own.
+            self._within.give_back(tokens)
+        with self._lock:
             granted = self._grants()
         for grant in granted:
             grant()
@@ -170,6 +196,8 @@ class Pacer:
         """Stop waiting. False where `grant` was called or is about to be: the token must be given back."""
         with self._lock, contextlib.suppress(ValueError):
             self._waiting.remove(grant)
+            if self._asking and not self._waiting and self._within is not None:
+                self._asking = not self._within.withdraw(self._granted_within)
             return True
         return False
 
@@ -230,10 +258,33 @@ class Pacer:
 
     def _grants(self) -> list[Callable[[], None]]:
         granted = []
-        while self._waiting and self._in_flight < self._bound:
+        while self._waiting and self._in_flight < self._bound and self._take_within():
             self._in_flight += 1
             granted.append(self._waiting.popleft())
         return granted
+
+    def _take_within(self) -> bool:
+        """Take a token of the shared pacer, or ask it for one. Called under the lock."""
+        if self._within is None:
+            return True
+        if not self._asking:
+            self._asking = not self._within.take(self._granted_within)
+            return not self._asking
+        return False
+
+    def _granted_within(self) -> None:
+        """Use a token of the shared pacer for the next request; called in any thread."""
+        assert self._within is not None
+        granted: list[Callable[[], None]] = []
+        with self._lock:
+            self._asking = False
+            if self._waiting and self._in_flight < self._bound:
+                self._in_flight += 1
+                granted = [self._waiting.popleft(), *self._grants()]
+        if not granted:
+            self._within.give_back()
+        for grant in granted:
+            grant()
 
 
 def body_bytes(operation: Operation[Any]) -> int:
@@ -283,16 +334,22 @@ class Bandwidth:
 
     Args:
         bytes_per_second: more than 0.
+        within: the limit that several runs share, or None; both hold.
         clock: seconds, never going back.
     """
 
-    def __init__(self, bytes_per_second: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, bytes_per_second: int, *, within: Bandwidth | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._rate = bytes_per_second
+        self._within = within
         self._clock = clock
         self._lock = threading.Lock()
         self._paid_until = float("-inf")
         self.slice_bytes = int(min(max(bytes_per_second * RESERVED_SECONDS, SLICE_BYTES_MIN), SLICE_BYTES_MAX))
         """Bytes that a sender of a large body should reserve at a time."""
+        if within is not None:
+            self.slice_bytes = min(self.slice_bytes, within.slice_bytes)
 
     def __repr__(self) -> str:
         return f"<Bandwidth {self._rate:,} bytes a second>"
@@ -305,7 +362,8 @@ class Bandwidth:
         with self._lock:
             now = self._clock()
             self._paid_until = max(self._paid_until, now - BURST_SECONDS) + size_bytes / self._rate
-            return max(0.0, self._paid_until - now)
+            seconds = max(0.0, self._paid_until - now)
+        return seconds if self._within is None else max(seconds, self._within.reserve(size_bytes))
 
     async def turn(self, size_bytes: int) -> None:
         """Wait until `size_bytes` may be sent.

@@ -110,18 +110,17 @@ async def open_lanes(
     choice: LaneChoice,
     caller_bucket: Any = None,
 ) -> Lanes:
-    """Open the lanes for `target`, and choose between them. They share one limit of bytes in a second, and the pacer's
-    tokens.
+    """Open the lanes for `target`, and choose between them. They share the pacer's tokens, and its limit of bytes in a
+    second.
 
     Raises:
         ConfigError: `choice` is "wire" and the target is not eligible; or as `Aioboto3Transport.open`.
     """
-    rate = limits.bandwidth_bytes_per_second
-    bandwidth = Bandwidth(rate) if rate is not None else None
+    bandwidth = pacer.bandwidth
     if choice != "aioboto3" and (caller_bucket is None or isinstance(caller_bucket, str)):
         known = await anyio.to_thread.run_sync(known_connection, target)
         if known is not None:
-            return await _open_known(target, retry, limits, known, pacer=pacer, bandwidth=bandwidth)
+            return await _open_known(target, retry, limits, known, pacer=pacer)
     other = await Aioboto3Transport.open(target, retry, limits, caller_bucket=caller_bucket, bandwidth=bandwidth)
     opened = other.opened
     try:
@@ -163,8 +162,8 @@ async def _open_known(
     known: StaticS3Config,
     *,
     pacer: Pacer,
-    bandwidth: Bandwidth | None,
 ) -> Lanes:
+    bandwidth = pacer.bandwidth
     if target.ca_bundle:
         # Also where no request needs it: an option that cannot be used is refused.
         await anyio.to_thread.run_sync(tls_context, target.ca_bundle)
@@ -401,6 +400,7 @@ async def open_stack(
     traffic: Traffic | None = None,
     watch: Watch | None = None,
     wrap: Wrap | None = None,
+    within: Pacer | None = None,
 ) -> AsyncIterator[S3Stack]:
     """Open a client for `target` and stack the layers on it; leaving the block closes its connections.
 
@@ -413,6 +413,8 @@ async def open_stack(
         traffic: counts the requests, for others to read; None for a new one.
         wrap: makes a caller's transport around the lanes: below the retries, so that it sees each attempt, and above
             the tokens of pacing, so that its own waiting holds none.
+        within: the tokens, and the limit of bytes in a second, that several runs share; None where this one has its
+            own alone.
 
     Raises:
         ConfigError: a customer key would leave this machine over plain HTTP, or as `open_lanes`; nothing was sent.
@@ -426,7 +428,10 @@ async def open_stack(
             raise key_exposed(lanes.exposed_to)
         return lanes
 
-    pacer = Pacer(limits.concurrency_start, traffic)
+    bandwidth, rate = within.bandwidth if within is not None else None, limits.bandwidth_bytes_per_second
+    if rate is not None:
+        bandwidth = Bandwidth(rate, within=bandwidth)
+    pacer = Pacer(limits.concurrency_start, traffic, within=within, bandwidth=bandwidth)
     lanes = await opened(target, lane)
     place = FollowingLanes(lanes, target, opened, notice)
     try:

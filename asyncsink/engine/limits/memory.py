@@ -18,14 +18,20 @@ class ByteBudget:
 
     A request larger than the whole budget is granted when nothing else is held, so it cannot wait for ever; callers
     keep single bodies below the budget where they can.
+
+    Args:
+        total_bytes: of the budget.
+        within: the budget that several runs share, or None. This one is the part of one run then, bounded by both; the
+            runs take turns, so that none waits for all bodies of another.
     """
 
-    def __init__(self, total_bytes: int) -> None:
-        self.total_bytes = total_bytes
+    def __init__(self, total_bytes: int, *, within: ByteBudget | None = None) -> None:
+        self.total_bytes: int = total_bytes if within is None else min(total_bytes, within.total_bytes)
         self.held_bytes = 0
         self._begun_bytes = 0
-        self._begun: deque[tuple[int, anyio.Event]] = deque()
-        self._waiting: deque[tuple[int, anyio.Event]] = deque()
+        self._whole = within if within is not None else self
+        self._begun: _Turns = within._begun if within is not None else _Turns()
+        self._waiting: _Turns = within._waiting if within is not None else _Turns()
 
     def __repr__(self) -> str:
         mib = 1 << 20
@@ -52,50 +58,125 @@ class ByteBudget:
         For memory that is given back at the speed of a caller, who may himself wait for this budget: with a bound below
         the total, such memory cannot use all of it up.
         """
-        if self.wanted or self.held_bytes + count_bytes > most_bytes:
+        if self.wanted or self._whole.held_bytes + count_bytes > most_bytes:
             return False
-        self.held_bytes += count_bytes
+        self._count(count_bytes)
         return True
 
     def let_go(self, count_bytes: int) -> None:
         """Give back what `hold_now` has granted."""
         self._give_back(count_bytes)
 
-    def _fits(self, count_bytes: int) -> bool:
+    def begin(self, more_bytes: int, size_bytes: int) -> bool:
+        """Hold `more_bytes` for the beginning of a part of `size_bytes`, if there is room for beginnings; see
+        PartMemory."""
+        for budget in (self, self._whole):
+            room = min(budget.total_bytes // BEGINNINGS_DIVISOR, budget.total_bytes - size_bytes)
+            if budget._begun_bytes + more_bytes > room:
+                return False
+        if self.wanted or not self._fits(more_bytes):
+            return False
+        self._count(more_bytes, more_bytes)
+        return True
+
+    async def complete(self, begun_bytes: int, size_bytes: int) -> None:
+        """Hold a whole part, of which `begun_bytes` are held as its beginning; waits. Cancelled, nothing changes."""
+        # What is begun comes first: it holds memory that nobody else gets until it is full.
+        await self._acquire(size_bytes - begun_bytes, self._begun if begun_bytes else self._waiting)
+        self._count(0, -begun_bytes)
+
+    def release(self, held_bytes: int, begun_bytes: int) -> None:
+        """Give a part's memory back, of which `begun_bytes` are its beginning."""
+        self._count(0, -begun_bytes)
+        self._give_back(held_bytes)
+
+    def _room_for(self, count_bytes: int) -> bool:
         # The beginnings of parts do not count here: their producers may take any time (see PartMemory).
         return self.held_bytes <= self._begun_bytes or self.held_bytes + count_bytes <= self.total_bytes
 
-    async def _acquire(self, count_bytes: int, waiting: deque[tuple[int, anyio.Event]]) -> None:
+    def _fits(self, count_bytes: int) -> bool:
+        return self._room_for(count_bytes) and self._whole._room_for(count_bytes)
+
+    def _count(self, held_bytes: int, begun_bytes: int = 0) -> None:
+        self.held_bytes += held_bytes
+        self._begun_bytes += begun_bytes
+        if self._whole is not self:
+            self._whole._count(held_bytes, begun_bytes)
+
+    async def _acquire(self, count_bytes: int, waiting: _Turns) -> None:
         if not self._begun and (not self._waiting or waiting is self._begun) and self._fits(count_bytes):
-            self.held_bytes += count_bytes
+            self._count(count_bytes)
             return
         granted = anyio.Event()
-        completion = (count_bytes, granted)
-        waiting.append(completion)
+        waiting.add(self, count_bytes, granted)
+        self._whole._wake()  # the others may wait for limits of their own
         try:
             await granted.wait()
         except BaseException:
             if granted.is_set():
                 # Granted and cancelled in the same iteration of the loop: the bytes go back.
-                self.held_bytes -= count_bytes
+                self._count(-count_bytes)
             else:
-                waiting.remove(completion)
-            self._wake()
+                waiting.remove(self, granted)
+            self._whole._wake()
             raise
 
     def _give_back(self, count_bytes: int) -> None:
-        self.held_bytes -= count_bytes
-        self._wake()
+        self._count(-count_bytes)
+        self._whole._wake()
 
     def _wake(self) -> None:
+        held_up: set[ByteBudget] = set()
         for waiting in (self._begun, self._waiting):
-            while waiting:
-                count_bytes, granted = waiting[0]
-                if not self._fits(count_bytes):
+            while (budget := waiting.next(self, held_up)) is not None:
+                count_bytes, granted = waiting.first(budget)
+                if not self._room_for(count_bytes):
                     return
-                waiting.popleft()
-                self.held_bytes += count_bytes
+                waiting.pass_on(budget)
+                budget._count(count_bytes)
                 granted.set()
+
+
+class _Turns:
+    """Who waits for bytes of one budget, or of the parts of a shared one, which take turns."""
+
+    def __init__(self) -> None:
+        self._queues: dict[ByteBudget, deque[tuple[int, anyio.Event]]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    def add(self, budget: ByteBudget, count_bytes: int, granted: anyio.Event) -> None:
+        self._queues.setdefault(budget, deque()).append((count_bytes, granted))
+
+    def remove(self, budget: ByteBudget, granted: anyio.Event) -> None:
+        queue = self._queues[budget]
+        queue.remove(next(each for each in queue if each[1] is granted))
+        if not queue:
+            del self._queues[budget]
+
+    def first(self, budget: ByteBudget) -> tuple[int, anyio.Event]:
+        return self._queues[budget][0]
+
+    def next(self, whole: ByteBudget, held_up: set[ByteBudget]) -> ByteBudget | None:
+        """The budget whose turn it is. Parts that wait for their own limit are left out, and join `held_up`."""
+        for budget, queue in self._queues.items():
+            if budget in held_up:
+                continue
+            if budget is whole or budget._room_for(queue[0][0]):
+                return budget
+            held_up.add(budget)
+        return None
+
+    def pass_on(self, budget: ByteBudget) -> None:
+        """Remove the first of a budget, whose next turn comes after those of all others."""
+        queue = self._queues.pop(budget)
+        queue.popleft()
+        if queue:
+            self._queues[budget] = queue
 
 
 # -- Parts of streams, which are filled at the speed of their producers ------------------------------------------------
@@ -133,14 +214,10 @@ class PartMemory:
         return f"<PartMemory {self.held_bytes} of {self._size_bytes} bytes>"
 
     def _begin(self, length: int) -> bool:
-        budget, held = self._budget, self.held_bytes
+        held = self.held_bytes
         wanted = min(self._size_bytes, SMALL_BYTES, max(length, 2 * held, BEGINNING_BYTES_MIN))
-        more = wanted - held
-        room = min(budget.total_bytes // BEGINNINGS_DIVISOR, budget.total_bytes - self._size_bytes)
-        if length > wanted or budget.wanted or budget._begun_bytes + more > room or not budget._fits(more):
+        if length > wanted or not self._budget.begin(wanted - held, self._size_bytes):
             return False
-        budget.held_bytes += more
-        budget._begun_bytes += more
         self.held_bytes = wanted
         return True
 
@@ -148,19 +225,14 @@ class PartMemory:
         """Hold at least `length` bytes; waits while the budget has none left. Cancelled, it holds what it held."""
         if self.whole or length <= self.held_bytes or self._begin(length):
             return
-        budget, begun = self._budget, self.held_bytes
-        # What is begun comes first: it holds memory that nobody else gets until it is full.
-        await budget._acquire(self._size_bytes - begun, budget._begun if begun else budget._waiting)
-        budget._begun_bytes -= begun
+        await self._budget.complete(self.held_bytes, self._size_bytes)
         self.held_bytes = self._size_bytes
         self.whole = True
 
     def release(self) -> None:
         """Give everything back. Harmless when repeated."""
         held, self.held_bytes = self.held_bytes, 0
-        if not self.whole:
-            self._budget._begun_bytes -= held
-        self._budget._give_back(held)
+        self._budget.release(held, 0 if self.whole else held)
 
 
 # -- Reused memory for large bodies ------------------------------------------------------------------------------------

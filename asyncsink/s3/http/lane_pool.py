@@ -78,6 +78,7 @@ class LanePool:
         self._watching: asyncio.TimerHandle | None = None
         self._idling: asyncio.TimerHandle | None = None
         self._ending: list[Lane] = []
+        self._shared_lanes = 0
         self._hanging = 0
         self._closed = False
 
@@ -122,6 +123,7 @@ class LanePool:
         self._addresses.close()
         lanes = [*self.small, *self.large, *self._ending]
         self.small, self.large, self._ending = [], [], []
+        self._give_back_lanes()
         ended = [asyncio.wrap_future(lane.ended_future) for lane in lanes]
         for lane in lanes:
             lane.stop()
@@ -181,6 +183,25 @@ class LanePool:
             lane.stop()
             self._ending.append(lane)
         self._ending = [lane for lane in self._ending if not lane.ended_future.done()]
+        self._give_back_lanes()
+
+    def _may_start_large(self) -> bool:
+        """Whether one more lane may carry large bodies; the first always may, others within what several runs share."""
+        lanes_max = self._large_max if self._kept_max is None else min(self._large_max, max(1, self._kept_max))
+        if len(self.large) >= lanes_max:
+            return False
+        shared = self._shared.pacer.lanes
+        if shared is not None and self.large:
+            if not shared.acquire(blocking=False):
+                return False
+            self._shared_lanes += 1
+        return True
+
+    def _give_back_lanes(self) -> None:
+        while self._shared_lanes > max(0, len(self.large) - 1):
+            assert self._shared.pacer.lanes is not None
+            self._shared_lanes -= 1
+            self._shared.pacer.lanes.release()
 
     def _stuck(self, lane: Lane, seconds: float = STUCK_SECONDS) -> bool:
         began = lane.began_at
@@ -188,9 +209,10 @@ class LanePool:
 
     def _large_lane(self) -> Lane:
         """The large lane with the least load, or a new one."""
-        lanes_max = self._large_max if self._kept_max is None else min(self._large_max, max(1, self._kept_max))
-        if len(self.large) < lanes_max and all(lane.load or self._stuck(lane) for lane in self.large):
-            return self._started(self.large, "large", large=True)
+        if all(lane.load or self._stuck(lane) for lane in self.large) and self._may_start_large():
+            lane = self._started(self.large, "large", large=True)
+            self._give_back_lanes()  # where no thread could be started
+            return lane
         return min(self.large, key=lambda lane: (self._stuck(lane), lane.load))
 
     def _started(self, lanes: list[Lane], name: str, *, large: bool) -> Lane:
