@@ -7,30 +7,38 @@ from functools import partial
 from types import TracebackType
 from typing import Unpack
 
+from asyncsink.destinations.base import Destination
+from asyncsink.destinations.opening import settings_of
 from asyncsink.engine.export import run_source
-from asyncsink.engine.planning.walk import check_bucket_given, check_shard
 from asyncsink.engine.recording.events import Subscription
 from asyncsink.engine.session import Session
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.event_loops import run_to_end
 from asyncsink.model import Paths, Receipt, Skip, StrPath
-from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import ExportOptions
 from asyncsink.options.values import deadline_of
 from asyncsink.os_errors import words_shortages
 from asyncsink.report.outcomes import Counts
 from asyncsink.report.report import Report
-from asyncsink.sources.opening import directory_source, outputs_source
+from asyncsink.sources.base import Source
+from asyncsink.sources.opening import directory_source, given_source
 
 
 async def export(
-    outputs: Mapping[str, Paths | None], base_directory: StrPath, **options: Unpack[ExportOptions]
+    outputs: Mapping[str, Paths | None] | None = None,
+    base_directory: StrPath = "",
+    *,
+    source: Source | None = None,
+    destination: Destination | None = None,
+    **options: Unpack[ExportOptions],
 ) -> Report:
     """Publish workflow outputs by DataSink's rules.
 
     Args:
         outputs: {attribute: path | [paths] | nested lists}; a directory is published with everything inside it.
         base_directory: "s3://bucket/prefix" or a local directory.
+        source: one of your own in the place of `outputs`, see guide/extending.md.
+        destination: one of your own in the place of `base_directory`; it is closed at the end.
         options: see `ExportOptions`.
 
     Returns:
@@ -42,24 +50,35 @@ async def export(
     On cancellation, its multipart uploads stay open for the next run, which resumes them by the journal; without a
     journal, or with abort_on_interrupt=True, they are aborted (shielded, bounded in time). No temporary file stays.
     """
-    settings = parse_options(base_directory, options)
-    return await run_source(settings, outputs_source(outputs, settings))
+    settings = settings_of(base_directory, destination, options)
+    return await run_source(settings, given_source(outputs, source, settings))
 
 
-async def export_directory(directory: StrPath, base_directory: StrPath, **options: Unpack[ExportOptions]) -> Report:
+async def export_directory(
+    directory: StrPath,
+    base_directory: StrPath = "",
+    *,
+    destination: Destination | None = None,
+    **options: Unpack[ExportOptions],
+) -> Report:
     """Publish a directory tree; keys keep the path relative to `directory`. Otherwise as `export`."""
-    settings = parse_options(base_directory, options)
+    settings = settings_of(base_directory, destination, options)
     return await run_source(settings, directory_source(directory, settings))
 
 
 def export_sync(
-    outputs: Mapping[str, Paths | None], base_directory: StrPath, **options: Unpack[ExportOptions]
+    outputs: Mapping[str, Paths | None] | None = None,
+    base_directory: StrPath = "",
+    *,
+    source: Source | None = None,
+    destination: Destination | None = None,
+    **options: Unpack[ExportOptions],
 ) -> Report:
     """`export` for synchronous code; inside a running event loop (Jupyter) it uses a thread of its own.
 
     KeyboardInterrupt cancels the export, waits for its clean-up, and is raised.
     """
-    return run_to_end(partial(export, outputs, base_directory, **options))
+    return run_to_end(partial(export, outputs, base_directory, source=source, destination=destination, **options))
 
 
 class AsyncSink:
@@ -83,16 +102,19 @@ class AsyncSink:
     every outcome, some 400 bytes, for the report and, unless on_collision="last", every key with its source.
     """
 
-    def __init__(self, base_directory: StrPath, **options: Unpack[ExportOptions]) -> None:
+    def __init__(
+        self,
+        base_directory: StrPath = "",
+        *,
+        destination: Destination | None = None,
+        **options: Unpack[ExportOptions],
+    ) -> None:
         """See `export` for the arguments. Nothing is opened before the block, or `start`.
 
         Raises:
             ConfigError: an option is wrong.
         """
-        settings = parse_options(base_directory, options)
-        check_bucket_given(settings)
-        check_shard(settings, walks=False)
-        self._session = Session(settings)
+        self._session = Session(settings_of(base_directory, destination, options))
 
     def __repr__(self) -> str:
         return f"<AsyncSink {self._session!r}>"

@@ -61,7 +61,7 @@ def check_travels(settings: Settings, source: Source) -> None:
     target = settings.target
     if not isinstance(target, S3Target):
         raise ConfigError(
-            f"The destination {target.url} is a local directory, which Dask's workers do not fill; expected "
+            f"The destination {target.url} is no bucket, and Dask's workers fill no other; expected "
             "s3://bucket/prefix, or use an export without Dask."
         )
     if settings.caller_bucket is not None and not isinstance(settings.caller_bucket, str):

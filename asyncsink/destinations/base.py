@@ -180,9 +180,11 @@ class PartWriter(ABC):
 
 
 class Destination(ABC):
-    """A place for objects: S3, a directory, or memory. Conformance: asyncsink.testing.destination_suite.
+    """A place for objects: S3, a directory, memory, or one of your own (guide/extending.md). Conformance:
+    asyncsink.testing.destination_suite.
 
-    A capability that only some destinations have has a default, that of a destination without it.
+    A run prepares it, and closes it at its end. A capability that only some destinations have has a default, that of a
+    destination without it.
     """
 
     @property
@@ -191,13 +193,14 @@ class Destination(ABC):
         """The name for messages: "s3://bucket/prefix" or a directory."""
 
     @property
-    @abstractmethod
     def lane(self) -> str:
-        """The `transport` of the report: "wire", "aioboto3", "local", "memory"."""
+        """The `transport` of the report: "wire", "aioboto3", "local", "memory", or "own"."""
+        return "own"
 
     @abstractmethod
     async def prepare(self, forecast: RunForecast) -> None:
-        """Check that the destination exists and may be written to, and find its existing objects. Sends no object.
+        """Check that the destination exists and may be written to, and find its existing objects. Sends no object, and
+        is called in a dry run too.
 
         Raises:
             ConfigError, PermanentError, RetryableError: the run cannot start.
@@ -207,18 +210,17 @@ class Destination(ABC):
     async def look(self, transfer: Transfer, *, closely: bool) -> Existing | None:
         """The object under the transfer's key, or None. `closely` asks for checksums too."""
 
-    @abstractmethod
     async def look_many(self, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
         """The object under each transfer's key, as far as it is known without a request for each; UNKNOWN where `look`
         is needed."""
+        return [Unknown.UNKNOWN] * len(transfers)
 
-    @abstractmethod
-    def check_size(self, transfer: Transfer) -> None:
+    def check_size(self, transfer: Transfer) -> None:  # noqa: B027
         """Raise EntityTooLarge where the destination cannot hold a file of this size."""
 
-    @abstractmethod
     def url(self, transfer: Transfer) -> str:
         """The URL or path that the transfer will have."""
+        return f"{self.name}/{transfer.key}"
 
     @abstractmethod
     async def put(self, transfer: Transfer, body: ByteBody, checksum: Checksum | None) -> Stored:

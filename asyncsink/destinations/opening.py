@@ -1,17 +1,20 @@
-"""The local destinations of a run: its target, the stand-in for an unreachable bucket, and the local copy."""
+"""The destinations of a run besides S3: a directory, the stand-in for an unreachable bucket, the local copy, and a
+caller's own."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from typing import Any
 
 from anyio import CapacityLimiter
 
 from asyncsink.destinations.base import Destination
 from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.destinations.local.places import PlacesBelow
-from asyncsink.errors import AccessDenied
-from asyncsink.options.schema import LocalTarget, S3Target, Settings
+from asyncsink.errors import AccessDenied, ConfigError
+from asyncsink.options.parse import parse_options
+from asyncsink.options.schema import ExportOptions, LocalTarget, OwnTarget, S3Target, Settings
 from asyncsink.paths import SEARCH, as_text
 
 
@@ -32,6 +35,34 @@ def stand_in_directory(target: S3Target) -> LocalTarget:
     name = target.bucket.replace("/", "_").replace(":", "_")
     directory = f"{as_text(os.path.expanduser('~'))}/s3_datasink_{name}"
     return LocalTarget(directory=directory, url=f"{directory}/{target.prefix}".rstrip("/"), stands_in=True)
+
+
+def settings_of(base_directory: Any, destination: Any, options: ExportOptions) -> Settings:
+    """The settings of a run to `base_directory`, or to the caller's own `destination`. Nothing is opened.
+
+    Raises:
+        ConfigError: an option is wrong, `destination` is no Destination, or both are given.
+    """
+    return parse_options(base_directory, options, own=_own_target(base_directory, destination))
+
+
+def _own_target(base_directory: Any, destination: Any) -> OwnTarget | None:
+    if destination is None:
+        return None
+    if not isinstance(destination, Destination):
+        kind = f"the class {destination.__name__}" if isinstance(destination, type) else type(destination).__name__
+        raise ConfigError(
+            f"destination is {kind}; expected an object of a class that inherits from asyncsink.extending.Destination."
+        )
+    if base_directory not in ("", None):
+        raise ConfigError(
+            "base_directory and destination both name a destination; give one of them. Keys in an own destination "
+            "begin at its top; container= puts them into a folder."
+        )
+    name = destination.name
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"The name of destination is {name!r:.60}; expected a text for messages and for URLs.")
+    return OwnTarget(destination=destination, url=name.rstrip("/"))
 
 
 def remove_directory(root: str, directory: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from asyncsink.errors import ConfigError
 from asyncsink.options.parse import check_option_names, parse_options, value_of
-from asyncsink.options.schema import GRAB_OPTIONS, OPTIONS, GrabOptions, LocalTarget, S3Target, Settings
+from asyncsink.options.schema import GRAB_OPTIONS, OPTIONS, GrabOptions, S3Target, Settings
 from asyncsink.paths import as_text
 from asyncsink.routing.keys import show
 from asyncsink.routing.templates import Field, covering, plan_fields
@@ -65,7 +65,7 @@ def parse_grab(source: Any, directory: Any, options: GrabOptions | Mapping[str, 
     if given.get("sse") is not None and not isinstance(given["sse"], (bytes, bytearray)):
         raise ConfigError("sse is no key; a grab takes a customer key of 32 bytes, and needs nothing for other kinds.")
     settings = parse_options(_source(source), {name: value for name, value in given.items() if name in OPTIONS})
-    if isinstance(settings.target, LocalTarget):
+    if not isinstance(settings.target, S3Target):
         raise ConfigError(f"The source {settings.target.url!r} is a local directory; expected s3://bucket/prefix.")
     fields, with_arguments = _fields(given, settings.target.prefix)
     return GrabSettings(

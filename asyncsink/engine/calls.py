@@ -12,7 +12,7 @@ from asyncsink.engine.recording.recorder import Completion
 from asyncsink.engine.transfer.outcomes import error_of, forbids_run, is_skip, problem_outcome
 from asyncsink.errors import PutFailed
 from asyncsink.model import Failure, Found, Receipt, Skip, SourceProblem, Transfer
-from asyncsink.options.schema import LocalTarget, Policies, S3Target, Settings
+from asyncsink.options.schema import Policies, Settings, Target
 from asyncsink.sources.base import exclusion_of
 from asyncsink.sources.opening import outputs_source
 from asyncsink.sources.outputs import OutputsSource
@@ -99,7 +99,7 @@ class Calls:
         target: of the run, where it is another one than that of the settings.
     """
 
-    def __init__(self, settings: Settings, target: S3Target | LocalTarget) -> None:
+    def __init__(self, settings: Settings, target: Target) -> None:
         self._discovery = discovery_of(settings, target, outputs_source({}, settings))
         self._settings = settings
         self._exclude = exclusion_of(settings.policies.exclude)

@@ -23,7 +23,7 @@ from asyncsink.engine.transfer.small_files import SmallFiles
 from asyncsink.errors import AsyncSinkError, CredentialsError, JournalError, PermanentError, RetryableError
 from asyncsink.journal.sqlite import open_journal
 from asyncsink.model import SourceProblem, Transfer
-from asyncsink.options.schema import LocalTarget, S3Target
+from asyncsink.options.schema import LocalTarget, OwnTarget, S3Target, Target
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.s3.operations import ListObjects
 from asyncsink.s3.stack import S3Stack
@@ -49,7 +49,7 @@ class Run:
 
     resources: Resources
     destination: Destination
-    target: S3Target | LocalTarget
+    target: Target
     log: OutcomeLog
     pipeline: UploadPipeline
     manifest: ManifestWriter | None
@@ -90,7 +90,7 @@ class _Opened:
     """A prepared destination with its target and journal; fields as in Run."""
 
     destination: Destination
-    target: S3Target | LocalTarget
+    target: Target
     stack: S3Stack | None = None
     journal: RunJournal | None = None
 
@@ -128,7 +128,7 @@ class RunBuilder:
         `open` goes on with it, and raises its errors; `exits` must be left after the run.
         """
         target = self._settings.target
-        if isinstance(target, LocalTarget) or self._settings.caller_bucket is not None:
+        if not isinstance(target, S3Target) or self._settings.caller_bucket is not None:
             return
         try:
             self._begun = stack = await exits.enter_async_context(self._resources.open_bucket(target))
@@ -178,7 +178,7 @@ class RunBuilder:
                 if manifest is not None:
                     await manifest.close(interrupted=True)
 
-    def _manifest(self, target: S3Target | LocalTarget, s3: S3Stack | None) -> ManifestWriter | None:
+    def _manifest(self, target: Target, s3: S3Stack | None) -> ManifestWriter | None:
         if not self._settings.manifest:
             return None
         from asyncsink.report.manifest import ManifestHeader, ManifestWriter  # most runs need no manifest
@@ -204,6 +204,11 @@ class RunBuilder:
         target = self._settings.target
         if isinstance(target, LocalTarget):
             return _Opened(await self._prepare_local(exits, self._local(target)), target)
+        if isinstance(target, OwnTarget):
+            destination: Destination = target.destination
+            exits.push_async_callback(destination.aclose)
+            await destination.prepare(forecast)
+            return _Opened(destination, target)
         try:
             async with AsyncExitStack() as own:
                 opened = await self._open_s3(own, forecast, found, copy)

@@ -8,7 +8,7 @@ from asyncsink.engine.open_run import Run
 from asyncsink.engine.planning.survey import Discovery
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.outcomes import REPEATED
-from asyncsink.options.schema import LocalTarget, S3Target, Settings
+from asyncsink.options.schema import LocalTarget, Settings, Target
 from asyncsink.paths import as_native, on_disk
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report
@@ -26,7 +26,7 @@ def report_of(run: Run, discovery: Discovery | None) -> Report:
 def report_on(
     resources: Resources,
     log: OutcomeLog,
-    target: S3Target | LocalTarget,
+    target: Target,
     discovery: Discovery | None,
     *,
     lane: str,
@@ -44,9 +44,7 @@ def report_on(
     )
 
 
-def _out_file(
-    settings: Settings, log: OutcomeLog, target: S3Target | LocalTarget, discovery: Discovery | None
-) -> list[str]:
+def _out_file(settings: Settings, log: OutcomeLog, target: Target, discovery: Discovery | None) -> list[str]:
     """Rule 34: for every top-level source its URL, then its local copy; what failed is left out.
 
     With compat="nipype" a source whose key a later one took is listed too (rule 16): its URL exists.

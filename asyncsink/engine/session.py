@@ -18,7 +18,7 @@ import anyio
 from asyncsink.engine.calls import Call, Calls
 from asyncsink.engine.intake import Intake
 from asyncsink.engine.open_run import Run, RunBuilder
-from asyncsink.engine.planning.walk import open_end
+from asyncsink.engine.planning.walk import check_bucket_given, check_shard, open_end
 from asyncsink.engine.recording.accepted import Accepted
 from asyncsink.engine.recording.events import Events
 from asyncsink.engine.resources import open_resources
@@ -47,6 +47,9 @@ class Session:
     """
 
     def __init__(self, settings: Settings) -> None:
+        """Raises ConfigError where a sink cannot have these settings."""
+        check_bucket_given(settings)
+        check_shard(settings, walks=False)
         self.settings = settings
         self.events = Events(settings.observe)
         self.run: Run | None = None

@@ -340,6 +340,7 @@ async def _open_prover(header: ManifestHeader, resources: Resources, *, read_bac
     if isinstance(target, LocalTarget):
         yield Prover(None, None, progress, read_back=True, directory=target.directory)
         return
+    assert isinstance(target, S3Target)  # a manifest names a bucket or a directory
     async with resources.open_bucket(target) as stack:
         _check_endpoint(header, stack.endpoint_url, resources.events.notice)
         secret = resources.settings.objects.sse_customer_key

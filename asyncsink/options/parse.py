@@ -21,10 +21,12 @@ from asyncsink.options.schema import (
     LocalTarget,
     ObjectOptions,
     Option,
+    OwnTarget,
     Policies,
     RoutingOptions,
     S3Target,
     Settings,
+    Target,
 )
 from asyncsink.options.settings import (
     BANDWIDTH_BYTES_PER_SECOND_MIN,
@@ -74,8 +76,13 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://(.*)$", re.DOTALL)
 SettingsPart = TypeVar("SettingsPart")
 
 
-def parse_options(base_directory: Any, options: ExportOptions | Mapping[str, Any]) -> Settings:
+def parse_options(
+    base_directory: Any, options: ExportOptions | Mapping[str, Any], *, own: OwnTarget | None = None
+) -> Settings:
     """Check every option, and make the parts of the settings.
+
+    Args:
+        own: the caller's own destination in the place of `base_directory`.
 
     Raises:
         ConfigError: an option is wrong; one sentence, about the first one.
@@ -83,7 +90,11 @@ def parse_options(base_directory: Any, options: ExportOptions | Mapping[str, Any
     given = dict(options)
     check_option_names(given)
     value_of(given, "compat")
-    target = parse_target(base_directory, given)
+    target = own if own is not None else parse_target(base_directory, given)
+    if not isinstance(target, S3Target) and callable(given.get("transport")):
+        raise ConfigError(
+            f"transport is a callable, but nothing is sent to S3: the destination is {target.url}; leave transport out."
+        )
     journal = _journal(given, target)
     return Settings(
         target=target,
@@ -355,7 +366,7 @@ def _policies(given: Mapping[str, Any], journal: JournalChoice) -> Policies:
     )
 
 
-def _journal(given: Mapping[str, Any], target: S3Target | LocalTarget) -> JournalChoice:
+def _journal(given: Mapping[str, Any], target: Target) -> JournalChoice:
     value = given.get("journal")
     asked_for = given.get("overwrite") == "journal"
     if value is False:
@@ -364,11 +375,11 @@ def _journal(given: Mapping[str, Any], target: S3Target | LocalTarget) -> Journa
         return JournalChoice(enabled=False)
     if value is True:
         raise ConfigError("journal=True names no file; expected the path of a file, None or False.")
-    if isinstance(target, LocalTarget):
+    if not isinstance(target, S3Target):
         if value is not None or asked_for:
             what = "journal is" if value is not None else "overwrite='journal' is"
             raise ConfigError(
-                f"{what} given, but the destination {target.url} is a local directory, which has none; expected "
+                f"{what} given, but the destination {target.url} is no bucket, and has none; expected "
                 "s3://bucket/prefix."
             )
         return JournalChoice(enabled=False)
@@ -389,7 +400,7 @@ def _xdg_directory(variable: str) -> str:
     return said if os.path.isabs(said) else ""
 
 
-def _local_copy(given: Mapping[str, Any], target: S3Target | LocalTarget) -> LocalTarget | None:
+def _local_copy(given: Mapping[str, Any], target: Target) -> LocalTarget | None:
     if given.get("local_copy") is None:
         return None
     text = value_of(given, "local_copy")

@@ -101,6 +101,22 @@ class LocalTarget:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OwnTarget:
+    """A caller's own destination.
+
+    Attributes:
+        destination: the object: a `Destination`, which this room does not know.
+        url: its name.
+    """
+
+    destination: Any
+    url: str
+
+
+Target = S3Target | LocalTarget | OwnTarget
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectOptions:
     """The properties of an object (S3 API, PutObject and CreateMultipartUpload); "" is the bucket's default.
 
@@ -196,7 +212,7 @@ class Settings:
         attempt: a name of this run, where other machines may write the manifest at the same time; else "".
     """
 
-    target: S3Target | LocalTarget
+    target: Target
     routing: RoutingOptions = field(default_factory=RoutingOptions)
     objects: ObjectOptions = field(default_factory=ObjectOptions)
     limits: Limits = field(default_factory=Limits)

@@ -41,6 +41,31 @@ def source_at(text: str, settings: Settings) -> Source:
     raise ConfigError(f"SOURCE {text!r} is of no known kind; expected {SOURCE_KINDS}.")
 
 
+def given_source(outputs: Mapping[str, Any] | None, source: Any, settings: Settings) -> Source:
+    """The source of an export: a workflow's outputs, or the caller's own.
+
+    Raises:
+        ConfigError: both or none are given, or one of them cannot be used.
+    """
+    if source is None:
+        if outputs is None:
+            raise ConfigError(
+                "An export has no source; expected outputs, such as {'motion': paths}, or source=, one of your own."
+            )
+        return outputs_source(outputs, settings)
+    if outputs is not None:
+        raise ConfigError("outputs and source both name what is published; give one of them.")
+    kind = f"the class {source.__name__}" if isinstance(source, type) else type(source).__name__
+    missing = [name for name in ("replayable", "injective", "entries", "scan") if not hasattr(source, name)]
+    if isinstance(source, type) or missing or not callable(source.scan):
+        raise ConfigError(
+            f"source is {kind}; expected an object with replayable, injective, entries and scan(), as "
+            "asyncsink.extending.Source describes it."
+        )
+    found: Source = source
+    return found
+
+
 def directory_source(directory: Any, settings: Settings) -> Source:
     """A directory tree."""
     from asyncsink.sources.directory import DirectorySource

@@ -368,8 +368,8 @@ def test_a_relative_journal_is_where_the_run_was_started(tmp_path: Path, monkeyp
             {"journal": False, "overwrite": "journal"},
             "overwrite='journal' needs a journal; leave journal=False",
         ),
-        ("/out", {"journal": "/j"}, "journal is given, but the destination /out is a local directory"),
-        ("/out", {"overwrite": "journal"}, "overwrite='journal' is given, but the destination /out is a local"),
+        ("/out", {"journal": "/j"}, "journal is given, but the destination /out is no bucket, and has none"),
+        ("/out", {"overwrite": "journal"}, "overwrite='journal' is given, but the destination /out is no bucket"),
     ],
 )
 def test_what_is_refused(destination: str, options: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ from asyncsink.destinations.opening import remove_directory
 from asyncsink.engine.planning.survey import Discovery, shard_key
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.journal.sqlite import default_place, without_journal
-from asyncsink.options.schema import LocalTarget, S3Target, Settings
+from asyncsink.options.schema import LocalTarget, S3Target, Settings, Target
 from asyncsink.options.settings import JournalChoice
 from asyncsink.paths import as_text, is_below, on_disk, real_path
 from asyncsink.report.manifest_file import PARTIAL
@@ -24,9 +24,9 @@ from asyncsink.sources.directory import DirectorySource
 
 def check_bucket_given(settings: Settings) -> None:
     """Refuse a `bucket` beside a local destination: it would be ignored."""
-    if settings.caller_bucket is not None and isinstance(settings.target, LocalTarget):
+    if settings.caller_bucket is not None and not isinstance(settings.target, S3Target):
         raise ConfigError(
-            f"bucket is given, but the destination {settings.target.url} is a local directory; expected s3://bucket/prefix."
+            f"bucket is given, but the destination {settings.target.url} is no bucket; expected s3://bucket/prefix."
         )
 
 
@@ -51,9 +51,7 @@ def check_shard(settings: Settings, *, walks: bool = True) -> None:
         )
 
 
-def discovery_of(
-    settings: Settings, target: S3Target | LocalTarget, source: Source, *, in_shard: bool = False
-) -> Discovery:
+def discovery_of(settings: Settings, target: Target, source: Source, *, in_shard: bool = False) -> Discovery:
     """The files of `source`, routed to `target`: all of them, or those in the run's shard."""
     local = settings.local_copy.directory if settings.local_copy is not None else ""
     router = Router(settings.routing, base=target.url, local_base=local)
@@ -108,7 +106,7 @@ async def with_places_outside(
     return replace(settings, journal=JournalChoice(enabled=False))
 
 
-def open_end(target: S3Target | LocalTarget, *, lasting: bool = False) -> RunForecast:
+def open_end(target: Target, *, lasting: bool = False) -> RunForecast:
     """The forecast of a run without a survey."""
     prefix = f"{target.prefix}/" if isinstance(target, S3Target) and target.prefix else ""
     return RunForecast(objects_total=None, common_prefix=prefix, sample_key=f"{prefix}asyncsink", lasting=lasting)
