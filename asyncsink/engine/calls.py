@@ -68,7 +68,7 @@ class CallItem(Work):
         turn: called when the item gets the turn of its key.
         holds: whether it has that turn.
         ready: whether it is on its way to the queue, in no thread any more.
-        queued: whether it is in the queue.
+        queued: whether it is in the queue, or gathered for it: its call does not wait for it any more.
         refused: why it cannot be queued, or None.
     """
 

@@ -1,12 +1,13 @@
 """From the calls of `put` and `submit` to the queue of a sink; calls that come at the same time are handled together.
 
-    put, submit ──arrived──► found and routed ──► turn taken ──► claimed, with its row of the journal ──► queue
-                             └──────────── one thread call for all that wait ───────────────────────┘
+    put, submit ──arrived──► found and routed ──► turn taken ──► claimed ──► row of the journal ──► queue
+                             └──────────── one thread call for all that wait ────────────┘
 
 A single caller is served at once; while a thread call is under way, the next callers gather for the one after it. Their
-small files become batches, each file with a key of its own, and cost what they cost in an export. An error that
-concerns one caller (a path that cannot be read, a key that another source has) is raised for this caller alone. A path
-that hangs in its file system delays no other: another thread call begins beside it.
+small files become batches, each file with a key of its own, and cost what they cost in an export. Small files of
+`submit`, whose outcome nobody waits for, are gathered over its calls for `GATHER_SECONDS`, and the journal is asked for
+all of them at once. An error that concerns one caller (a path that cannot be read, a key that another source has) is
+raised for this caller alone. A path that hangs in its file system delays no other: another thread call begins beside.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from itertools import islice
 from typing import Final, TypeVar, cast
 
 import anyio
-import anyio.to_thread
-from anyio import CapacityLimiter
 
 from asyncsink.engine.calls import Call, CallItem, Calls
+from asyncsink.engine.limits.call_threads import CallThreads
+from asyncsink.engine.limits.memory import SMALL_BYTES
 from asyncsink.engine.planning.key_ledger import KeyLedger
-from asyncsink.engine.planning.producer import grouped
+from asyncsink.engine.planning.producer import grouped, is_small
 from asyncsink.engine.queue_entries import Batch, Submit, Work
 from asyncsink.engine.recording.accepted import Accepted
 from asyncsink.engine.recording.recorder import Completion, KeyTurns
@@ -38,6 +39,8 @@ from asyncsink.routing.keys import collision_error
 T = TypeVar("T")
 SLICE_SECONDS: Final = 0.005
 """Seconds after which a thread call hands on what it has; the rest is for the next one."""
+GATHER_SECONDS: Final = 0.05
+"""Seconds for which small files that were submitted wait for others of their batch."""
 HANGING_SECONDS: Final = 0.25
 """Seconds after which a further thread call begins beside one that hangs; calls of one key may overtake each other
 then. On a busy machine a thread call takes tens of milliseconds without hanging."""
@@ -51,8 +54,11 @@ class Intake:
         settings: of the run.
         key_turns, accepted: of the run.
         journal: of the run, or None.
-        limiter: of the threads.
+        threads_max: most thread calls at once, all but one of which hang.
         batch_max: returns the most small files that one worker is to take at a time.
+
+    Attributes:
+        thread_calls: those under way.
     """
 
     def __init__(
@@ -63,7 +69,7 @@ class Intake:
         key_turns: KeyTurns,
         accepted: Accepted,
         journal: RunJournal | None,
-        limiter: CapacityLimiter,
+        threads_max: int,
         batch_max: Callable[[], int],
     ) -> None:
         self.calls = calls
@@ -72,24 +78,31 @@ class Intake:
         self._journal = journal
         # Without one, several sources may have one key.
         self._ledger = KeyLedger() if settings.policies.on_collision == "error" else None
-        self._limiter = limiter
+        self._threads_max = threads_max
+        self._threads = CallThreads()
         self._batch_max = batch_max
         self._loop = asyncio.get_running_loop()
         self._calls: set[Call] = set()
         self._closing, self._idle = anyio.Event(), anyio.Event()
         self._submit: Submit
-        self._calls_group: asyncio.TaskGroup | None = None
-        self._active: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup | None = None
         self._sending = False
+        self._settled = asyncio.Event()
         self._watching: asyncio.TimerHandle | None = None
+        self.thread_calls = 0
+        self._gathered: list[CallItem] = []
+        self._gathered_bytes = 0
+        self._gathering: asyncio.TimerHandle | None = None
+        self._asking = 0
         # Appended to and taken from in threads too.
         self._arrived: deque[Call] = deque()
         self._routed: deque[CallItem] = deque()
-        self._found: deque[CallItem | Call] = deque()
+        self._unasked: deque[list[CallItem]] = deque()
+        self._found: deque[CallItem | Call | list[CallItem]] = deque()
         self._entries: deque[Work | Batch] = deque()
 
     def __repr__(self) -> str:
-        return f"<Intake of {len(self._calls)} calls, {len(self._active)} thread calls>"
+        return f"<Intake of {len(self._calls)} calls, {self.thread_calls} thread calls>"
 
     def enter(self, call: Call) -> None:
         """Take a call over. `call.completion` is done when it has ended."""
@@ -119,20 +132,23 @@ class Intake:
         find is queued any more.
         """
         self._submit = submit
-        async with asyncio.TaskGroup() as group:  # anyio's task groups take no task from a timer
-            self._calls_group = group
+        async with asyncio.TaskGroup() as group:  # anyio's task groups take no task from a callback
+            self._group = group
             try:
                 self._go()
                 await self._closing.wait()
                 if self._calls:
                     await self._idle.wait()
+                self._gathered_long()
+                while self._asking or self._entries or self._sending:
+                    self._settled.clear()
+                    await self._settled.wait()
             finally:
                 # Before the group ends its tasks: from then on it takes no further one.
-                self._calls_group = None
-                if self._watching is not None:
-                    self._watching.cancel()
-                for call in self._active:
-                    call.cancel()
+                self._group = None
+                for timer in (self._watching, self._gathering):
+                    if timer is not None:
+                        timer.cancel()
 
     def close(self) -> None:
         """Let `feed` end: it queues what the present calls have found, and walks no directory any further."""
@@ -140,48 +156,59 @@ class Intake:
 
     def release(self) -> None:
         """Release the files on disk, at the end of the run."""
+        self._threads.close()
         if self._ledger is not None:
             self._ledger.close()
 
     # -- Steps on the event loop --------------------------------------------------------------------------------------
 
     def _go(self) -> None:
-        if not self._active and (self._arrived or self._routed):
+        if not self.thread_calls and not self._sending and self._waiting:
             self._start()
 
+    @property
+    def _waiting(self) -> bool:
+        """Whether there is work for a thread."""
+        return bool(self._arrived or self._routed or self._unasked)
+
     def _start(self) -> None:
-        if self._calls_group is None:
+        if self._group is None:
             return
-        self._active.add(self._calls_group.create_task(self._call()))
+        self.thread_calls += 1
         self._watch_later()
+        try:
+            # Abandoned at the end, since a thread that hangs in a file system must not keep a stopped sink open.
+            self._threads.begin(self._work_off, self._worked)
+        except (OSError, RuntimeError) as error:
+            self._loop.call_soon(self._worked, error)
+
+    def _worked(self, error: BaseException | None) -> None:
+        """Go on after a thread call."""
+        self.thread_calls -= 1
+        if self._group is None:
+            return
+        if error is not None:
+            self._fail_all(error)
+        self._hand_on()
+        self._go()
 
     def _watch_later(self) -> None:
         if self._watching is None:
             self._watching = self._loop.call_later(HANGING_SECONDS, self._watch)
 
     def _watch(self) -> None:
-        """Begin another thread call where those under way hang, a thread is free, and the queue is not full."""
+        """Begin another thread call where those under way hang, and the queue is not full."""
         self._watching = None
-        if not self._active or self._calls_group is None:
+        if not self.thread_calls or self._group is None:
             return
-        if (self._arrived or self._routed) and not self._sending and self._limiter.available_tokens > 0:
+        if self._waiting and not self._sending and self.thread_calls < self._threads_max:
             self._start()
         self._watch_later()
 
-    async def _call(self) -> None:
-        try:
-            while self._arrived or self._routed:
-                try:
-                    # Abandoned, since a thread that hangs in a file system must not keep a stopped sink open.
-                    await anyio.to_thread.run_sync(self._work_off, abandon_on_cancel=True, limiter=self._limiter)
-                except Exception as error:  # noqa: BLE001 - no thread could be started; the error goes to each caller
-                    self._fail_all(error)
-                await self._hand_on()
-        finally:
-            # At once: calls that come from now on begin another thread call.
-            self._active.remove(cast("asyncio.Task[None]", asyncio.current_task()))
-
-    def _fail_all(self, error: Exception) -> None:
+    def _fail_all(self, error: BaseException) -> None:
+        """Give each caller the error of a thread that could not be started. What is gathered is tried again."""
+        if not isinstance(error, Exception):
+            raise error
         for call in _taken(self._arrived):
             call.error, call._more = error, False
             self._found.append(call)
@@ -189,28 +216,39 @@ class Intake:
             item.refused = error
             self._found.append(item)
 
-    async def _hand_on(self) -> None:
-        """Put found items on the queue; waits while it is full."""
+    def _hand_on(self) -> None:
+        """Have found items put on the queue."""
         self._collect()
-        if self._sending:
-            return
-        self._sending = True
+        if self._entries and not self._sending and self._group is not None:
+            self._sending = True
+            self._group.create_task(self._send())
+
+    async def _send(self) -> None:
+        """Put entries on the queue; waits while it is full, and nothing further is looked for meanwhile."""
         try:
             while self._entries:
                 entry = self._entries.popleft()
                 await self._submit(entry)
                 for work in entry.works if isinstance(entry, Batch) else (entry,):
-                    self._queued(work)
+                    assert isinstance(work, CallItem)
+                    if not work.queued:
+                        self._queued(work)
                 self._collect()
         finally:
             self._sending = False
+            self._settled.set()
+        self._go()
 
     def _collect(self) -> None:
-        items: list[Work] = []
+        items: list[CallItem] = []
         while self._found:
             item = self._found.popleft()
             if isinstance(item, Call):
                 self._check(item)
+                continue
+            if isinstance(item, list):
+                self._asking -= 1
+                self._entries.extend(_entries(self._asked(item), self._batch_max()))
                 continue
             call = item.call
             assert call is not None
@@ -221,15 +259,19 @@ class Intake:
                 call._left -= 1
                 self._check(call)
                 continue
-            if not isinstance(item.found, Transfer):
-                # A Skip by the journal: nothing is sent, so the next transfer of the key may begin.
-                self._release(item)
-                item.completion = item.completion or Completion(urgent=False)
+            self._skipped(item)
             item.ready = True
             self._accepted.add(item.name, item)
-            items.append(item)
+            if call.alone or not self._gather(item):
+                items.append(item)
         if items:
             self._entries.extend(_entries(items, self._batch_max()))
+
+    def _skipped(self, item: CallItem) -> None:
+        """Where the journal has made a Skip of an item, nothing is sent: the next transfer of its key may begin."""
+        if not isinstance(item.found, Transfer):
+            self._release(item)
+            item.completion = item.completion or Completion(urgent=False)
 
     def _drop(self, item: CallItem) -> None:
         """Give an item up that is ready, and that no worker has."""
@@ -237,13 +279,58 @@ class Intake:
         self._accepted.withdraw(item.name)
         self._release(item)
 
+    # -- Small files that were submitted, gathered over many calls ----------------------------------------------------
+
+    def _gather(self, item: CallItem) -> bool:
+        """Keep a small file for a batch; returns False where it goes to the queue by itself."""
+        found = item.found
+        if not isinstance(found, Transfer) or not is_small(found) or (most := self._batch_max()) == 1:
+            return False
+        self._gathered.append(item)
+        self._gathered_bytes += found.source.size_bytes
+        self._queued(item)
+        if len(self._gathered) >= most or self._gathered_bytes >= SMALL_BYTES:
+            self._hand_over_gathered()
+        elif self._gathering is None:
+            self._gathering = self._loop.call_later(GATHER_SECONDS, self._gathered_long)
+        return True
+
+    def _gathered_long(self) -> None:
+        self._hand_over_gathered()
+        self._hand_on()
+        self._go()
+
+    def _hand_over_gathered(self) -> None:
+        """Let the gathered files go on: to the journal, where there is one, and then to the queue."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        if self._journal is None:
+            self._entries.extend(_entries(gathered, self._batch_max()))
+        elif gathered:
+            self._asking += 1
+            self._unasked.append(gathered)
+
+    def _asked(self, gathered: list[CallItem]) -> list[CallItem]:
+        """The gathered files with their rows of the journal. An error of the journal concerns no single caller any
+        more: it stops the run."""
+        for item in gathered:
+            if item.refused is not None and self._group is not None:
+                self._group.create_task(_raised(item.refused))
+                return []
+            if not isinstance(item.found, Transfer):
+                self._accepted.withdraw(item.key)
+                self._skipped(item)
+                self._accepted.add(item.name, item)
+        return gathered
+
     def _release(self, item: CallItem) -> None:
         if item.holds:
             item.holds = False
             self._key_turns.end((item.key,))
 
-    def _queued(self, item: Work) -> None:
-        assert isinstance(item, CallItem)
+    def _queued(self, item: CallItem) -> None:
         call = item.call
         assert call is not None
         item.queued = True
@@ -289,8 +376,17 @@ class Intake:
         held = [item for item in _taken(self._routed) if self._has_turn(item)]
         if held and not self._key_turns.closed:
             self._claim(held)
-            self._ask_journal([item for item in held if item.refused is None and not item.dropped])
+            self._ask_journal([item for item in held if item.refused is None and not item.dropped and self._asks(item)])
         self._found.extend(held)
+        for gathered in _taken(self._unasked):
+            self._ask_journal(gathered)
+            self._found.append(gathered)
+
+    def _asks(self, item: CallItem) -> bool:
+        """Whether the journal is asked for an item at once, and not for all that are gathered."""
+        assert item.call is not None
+        assert isinstance(item.found, Transfer)
+        return bool(item.call.alone) or not is_small(item.found)
 
     def _find(self, call: Call) -> None:
         if call._withdrawn:
@@ -359,6 +455,10 @@ class Intake:
             item.found = found
 
 
+async def _raised(error: Exception) -> None:
+    raise error
+
+
 def _taken(waiting: deque[T]) -> Iterator[T]:
     """Take waiting items from the left; other threads may take and append at the same time."""
     while True:
@@ -369,10 +469,10 @@ def _taken(waiting: deque[T]) -> Iterator[T]:
         yield item
 
 
-def _entries(works: list[Work], batch_max: int) -> Iterator[Work | Batch]:
+def _entries(works: Sequence[CallItem], batch_max: int) -> Iterator[Work | Batch]:
     """The works, with small files in batches, unless `batch_max` is 1."""
     if batch_max == 1:
         yield from works
         return
     for piece in grouped(works, lambda work: work.found, batch_max):
-        yield Batch([cast("Transfer", work.found) for work in piece], piece) if isinstance(piece, list) else piece
+        yield Batch([cast("Transfer", work.found) for work in piece], [*piece]) if isinstance(piece, list) else piece

@@ -142,7 +142,7 @@ class Session:
             key_turns=resources.key_turns,
             accepted=self._accepted,
             journal=run.journal,
-            limiter=resources.threads,
+            threads_max=resources.limits.reader_threads,
             batch_max=partial(run.batch_size, None),
         )
         exits.callback(intake.release)

@@ -298,9 +298,10 @@ async def test_more_paths_that_hang_than_there_are_threads_begin_nothing_more(
     hung = small(tmp_path / "s", 100)
     hanging[0].extend(map(str, hung))
     async with asyncio.timeout(50), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
-        assert sink._session.run is not None
+        intake = sink._session.intake
+        assert intake is not None
         puts: list[asyncio.Task[Any]] = []
-        while sink._session.run.resources.threads.available_tokens > 0:
+        while intake.thread_calls < intake._threads_max:
             puts.append(asyncio.create_task(sink.put("m", hung[len(puts)])))
             await asyncio.sleep(0.01)
         puts += [asyncio.create_task(sink.put("m", path)) for path in hung[len(puts) :]]
@@ -319,21 +320,22 @@ async def test_a_caller_who_gives_up_on_a_path_that_hangs_leaves_nothing_behind(
     (hung, late), (twin, _) = small(tmp_path / "s", 2), small(tmp_path / "t", 2)
     hanging[0].append(str(hung))
     async with asyncio.timeout(50), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
-        assert sink._session.run is not None
+        intake = sink._session.intake
+        assert intake is not None
         put = asyncio.create_task(sink.put("m", hung))
         await asyncio.sleep(0)
-        await until(lambda: sink._session.run is not None and sink._session.run.resources.threads.borrowed_tokens == 1)
+        await until(lambda: intake.thread_calls == 1)
         put.cancel()
         with pytest.raises(asyncio.CancelledError):
             await put
         hanging[1].set()
-        await until(lambda: sink._session.run is not None and sink._session.run.resources.threads.borrowed_tokens == 0)
+        await until(lambda: intake.thread_calls == 0)
         assert isinstance(await sink.put("m", twin), Receipt)
         hanging[1].clear()
         hanging[0].append(str(late))
         put = asyncio.create_task(sink.put("n", late))
         await asyncio.sleep(0)
-        await until(lambda: sink._session.run is not None and sink._session.run.resources.threads.borrowed_tokens == 1)
+        await until(lambda: intake.thread_calls == 1)
         put.cancel()
     assert not hanging[1].is_set()
     assert sink.report.objects_uploaded == 1

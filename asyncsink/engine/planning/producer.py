@@ -100,7 +100,7 @@ async def _in_turn(found: Found, key_turns: KeyTurns, journal: RunJournal | None
     return known
 
 
-def _is_small(transfer: Transfer) -> bool:
+def is_small(transfer: Transfer) -> bool:
     """Whether a transfer may be in a batch: small, and without an upload that an earlier run left open."""
     known = transfer.known
     return transfer.source.size_bytes <= SMALL_BYTES and (known is None or known.upload is None)
@@ -120,7 +120,7 @@ def grouped(items: Iterable[T], found: Callable[[T], Found], batch_max: int) -> 
     size_bytes = 0
     for item in items:
         transfer = found(item)
-        if not isinstance(transfer, Transfer) or not _is_small(transfer):
+        if not isinstance(transfer, Transfer) or not is_small(transfer):
             others.append(item)
             continue
         together.append(item)
