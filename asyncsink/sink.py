@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
-from typing import Unpack
+from typing import Self, Unpack
 
 from asyncsink.destinations.base import Destination
 from asyncsink.destinations.opening import settings_of
@@ -120,7 +120,7 @@ class AsyncSink:
         return f"<AsyncSink {self._session!r}>"
 
     @words_shortages
-    async def __aenter__(self) -> AsyncSink:
+    async def __aenter__(self) -> Self:
         await self._session.enter()
         return self
 
@@ -131,7 +131,7 @@ class AsyncSink:
         await self._session.leave(error)
 
     @words_shortages
-    async def start(self) -> AsyncSink:
+    async def start(self) -> Self:
         """Open the sink, as entering its block does, and return it; `close` ends it, from any task of this event loop.
 
         Raises:

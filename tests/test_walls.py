@@ -122,7 +122,9 @@ def test_no_name_means_two_things() -> None:
 def test_room_files_hold_a_docstring_only() -> None:
     rooms = [path for path in MODULES if path.name == "__init__.py" and path.parent != ROOT]
     bodies = {name_of(path): [type(node) for node in ast.parse(path.read_text()).body] for path in rooms}
-    offenders = {name: body for name, body in bodies.items() if body != [ast.Expr]}
+    # What users call as `asyncsink.testing.…` is named there.
+    named = {"testing/__init__.py": [ast.Expr, ast.ImportFrom, ast.Assign]}
+    offenders = {name: body for name, body in bodies.items() if body != named.get(name, [ast.Expr])}
     assert not offenders, listed(offenders)
 
 

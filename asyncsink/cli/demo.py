@@ -140,7 +140,7 @@ class _Story:
         self._output.say(f"[{self._steps_told}/{STEPS}] {text}")
 
     def _build(self, subjects: int, large_file_bytes: int) -> Outputs:
-        from asyncsink.testing.cohort import build_cohort
+        from asyncsink.testing.studies.cohort import build_cohort
 
         outputs = build_cohort(self._folder / "cohort", subjects=subjects, large_file_bytes=large_file_bytes)
         sizes = [path.stat().st_size for path in (self._folder / "cohort").rglob("*") if path.is_file()]

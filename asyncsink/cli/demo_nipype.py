@@ -71,7 +71,7 @@ class _Story:
         self._output.say(f"[{self._steps_told}/{STEPS}] {text}")
 
     def _make_images(self, subjects: int) -> None:
-        from asyncsink.testing.nipype_study import make_raw_images
+        from asyncsink.testing.studies.nipype_study import make_raw_images
 
         self._subjects = make_raw_images(self._folder, subjects)
         self._tell(f"Made compressed 4D images of {count(subjects, 'subject')}, as a scanner's export leaves them.")
@@ -88,7 +88,7 @@ class _Story:
         """Run the first workflow; returns the bytes that it computed."""
         from asyncsink.adapters.nipype import DataSink
         from asyncsink.adapters.nipype_datasink import NipypeDataSink
-        from asyncsink.testing import nipype_study as study
+        from asyncsink.testing.studies import nipype_study as study
 
         place = self._folder / plugin
         sinks = {
@@ -110,7 +110,7 @@ class _Story:
 
     def _go_on(self, plugin: str, computed: list[bytes]) -> None:
         from asyncsink.adapters.nipype import DataSink, S3DataGrabber
-        from asyncsink.testing import nipype_study as study
+        from asyncsink.testing.studies import nipype_study as study
 
         prefix, place = f"{plugin}/asyncsink", self._folder / plugin / "grabbed"
         grabber = S3DataGrabber(infields=["subject"], outfields=list(study.FIELDS))
@@ -149,7 +149,7 @@ def _prepare_nipype(folder: Path) -> None:
 
 
 def _run(workflow: Any, plugin: str) -> Any:
-    from asyncsink.testing.nipype_study import MULTIPROC
+    from asyncsink.testing.studies.nipype_study import MULTIPROC
 
     with _silence():
         return workflow.run(plugin=plugin, plugin_args=MULTIPROC if plugin == "MultiProc" else {})

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from asyncsink.errors import ConfigError
-from asyncsink.testing import cohort
-from asyncsink.testing.cohort import build_cohort
+from asyncsink.testing.studies import cohort
+from asyncsink.testing.studies.cohort import build_cohort
 
 VOLUME_BYTES = 128 * 96 * 24 * 2
 

@@ -19,7 +19,7 @@ import asyncsink
 from asyncsink.adapters.nipype import DataSink, S3DataGrabber
 from asyncsink.adapters.nipype_datasink import NipypeDataSink
 from asyncsink.devserver.seaweedfs import DevServer
-from asyncsink.testing import nipype_study as study
+from asyncsink.testing.studies import nipype_study as study
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::DeprecationWarning"

@@ -23,6 +23,7 @@ from asyncsink.extending import (
     Transfer,
     Transport,
 )
+from asyncsink.testing import memory_sink
 
 R = TypeVar("R", bound=Response)
 
@@ -75,3 +76,12 @@ asyncsink.export_sync({"a": "path"}, destination=Nowhere())
 asyncsink.AsyncSink(destination="s3://bucket")  # refused
 asyncsink.AsyncSink("s3://bucket", transport=5)  # refused
 asyncsink.export_sync(source=["path"], base_directory="s3://bucket")  # refused
+
+
+async def unit_test() -> None:
+    async with memory_sink(container="study") as sink:
+        await sink.put("x", "path")
+        data: bytes = sink.objects["study/x/path"]
+        number: int = sink.objects["study/x/path"]  # refused
+    memory_sink(destination=Nowhere())  # refused
+    print(data, number)

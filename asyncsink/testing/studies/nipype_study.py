@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asyncsink.testing.cohort import build_cohort
+from asyncsink.testing.studies.cohort import build_cohort
 
 SUBSTITUTIONS = [("_subject_", "")]
 REGEXP_SUBSTITUTIONS = [(r"(sub-\d+)/(tsnr|mean|mask)\.nii", r"\1/\1_\2.nii")]

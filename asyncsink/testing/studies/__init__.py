@@ -1,0 +1,1 @@
+"""Small studies as workflows leave them: a cohort of real images, and the same in Nipype."""
