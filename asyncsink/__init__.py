@@ -17,6 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asyncsink.download.object_stream import ObjectStream
+    from asyncsink.download.objects import ObjectContent, ObjectEntry, ObjectInfo
     from asyncsink.download.report import GrabReport
     from asyncsink.errors import (
         AccessDenied,
@@ -79,8 +81,9 @@ if TYPE_CHECKING:
         Started,
         Unfinished,
     )
-    from asyncsink.options.schema import ExportOptions, GrabOptions
+    from asyncsink.options.schema import ExportOptions, GrabOptions, ReaderOptions
     from asyncsink.options.settings import RetryPolicy
+    from asyncsink.reader import S3Reader
     from asyncsink.report.outcomes import Counts
     from asyncsink.report.report import Report
     from asyncsink.sink import AsyncSink, export, export_directory, export_sync
@@ -122,7 +125,11 @@ __all__ = [
     "LimitChanged",
     "MergeReport",
     "Notice",
+    "ObjectContent",
+    "ObjectEntry",
+    "ObjectInfo",
     "ObjectMissing",
+    "ObjectStream",
     "Outcome",
     "PartsRefused",
     "Paused",
@@ -130,6 +137,7 @@ __all__ = [
     "Planned",
     "PreconditionFailed",
     "PutFailed",
+    "ReaderOptions",
     "Receipt",
     "Report",
     "RequestTimeout",
@@ -140,6 +148,7 @@ __all__ = [
     "RetryableError",
     "RoutingError",
     "S3Grabber",
+    "S3Reader",
     "ServerFault",
     "Skip",
     "SourceChanged",
@@ -169,6 +178,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "asyncsink.download.object_stream": ("ObjectStream",),
+    "asyncsink.download.objects": ("ObjectContent", "ObjectEntry", "ObjectInfo"),
     "asyncsink.download.report": ("GrabReport",),
     "asyncsink.errors": (
         "AccessDenied",
@@ -231,8 +242,9 @@ _HOMES = {
         "Started",
         "Unfinished",
     ),
-    "asyncsink.options.schema": ("ExportOptions", "GrabOptions"),
+    "asyncsink.options.schema": ("ExportOptions", "GrabOptions", "ReaderOptions"),
     "asyncsink.options.settings": ("RetryPolicy",),
+    "asyncsink.reader": ("S3Reader",),
     "asyncsink.report.outcomes": ("Counts",),
     "asyncsink.report.report": ("Report",),
     "asyncsink.sink": ("AsyncSink", "export", "export_directory", "export_sync"),

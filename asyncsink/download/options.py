@@ -64,7 +64,8 @@ def parse_grab(source: Any, directory: Any, options: GrabOptions | Mapping[str, 
     check_option_names(given, GRAB_OPTIONS, what="a grab")
     if given.get("sse") is not None and not isinstance(given["sse"], (bytes, bytearray)):
         raise ConfigError("sse is no key; a grab takes a customer key of 32 bytes, and needs nothing for other kinds.")
-    settings = parse_options(_source(source), {name: value for name, value in given.items() if name in OPTIONS})
+    exported = {name: value for name, value in given.items() if name in OPTIONS}
+    settings = parse_options(parse_source(source, "a grab"), exported)
     if not isinstance(settings.target, S3Target):
         raise ConfigError(f"The source {settings.target.url!r} is a local directory; expected s3://bucket/prefix.")
     fields, with_arguments = _fields(given, settings.target.prefix)
@@ -79,13 +80,18 @@ def parse_grab(source: Any, directory: Any, options: GrabOptions | Mapping[str, 
     )
 
 
-def _source(source: Any) -> Any:
+def parse_source(source: Any, what: str) -> str:
+    """The text of a source: "s3://bucket/prefix". `what` has it, as in "a grab".
+
+    Raises:
+        ConfigError: it is no text, or has "//" in its prefix.
+    """
     try:
         text = os.fspath(source)
     except TypeError:
         text = None
     if not isinstance(text, str) or not text.strip():
-        raise ConfigError("The source of a grab is no text; expected s3://bucket/prefix.")
+        raise ConfigError(f"The source of {what} is no text; expected s3://bucket/prefix.")
     if "//" in text.partition("://")[2]:
         raise ConfigError(
             f'The source {show(text)} has an empty name between slashes ("//"), which S3 keeps apart from a single '

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from itertools import count
@@ -227,15 +227,52 @@ async def _list_each(
     transport: Transport, prefixes: Iterator[str], deliver: Deliver, refuse: Refuse, secret: Secret | None
 ) -> None:
     for prefix in prefixes:
-        async with aclosing(object_pages(transport, prefix)) as pages:
-            async for page in pages:
-                objects = page.objects
-                if page.vague:
-                    objects = (*objects, *await _looked_at(transport, page.vague, refuse, secret))
-                if page.unnamed:
-                    refuse("", _unnamed(prefix, page.unnamed))
-                if objects:
-                    await deliver(prefix, objects)
+        async with aclosing(complete_pages(transport, prefix, refuse, secret)) as pages:
+            async for objects in pages:
+                await deliver(prefix, objects)
+
+
+async def complete_pages(
+    transport: Transport, prefix: str, refuse: Refuse, secret: Secret | None = None
+) -> AsyncGenerator[Sequence[ListedObject], None]:
+    """The objects below a prefix, page by page, with those whose entries a HEAD had to complete; arguments as
+    `list_below`. Raises TransferError where they cannot be listed."""
+    async with aclosing(object_pages(transport, prefix)) as pages:
+        async for page in pages:
+            objects = page.objects
+            if page.vague:
+                objects = (*objects, *await _looked_at(transport, page.vague, refuse, secret))
+            if page.unnamed:
+                refuse("", _unnamed(prefix, page.unnamed))
+            if objects:
+                yield objects
+
+
+async def pages_below(
+    transport: Transport, prefix: str, secret: Secret | None
+) -> AsyncGenerator[Sequence[ListedObject], None]:
+    """The objects below a prefix, page by page; the first fault ends the listing. Objects that are gone before a HEAD
+    has completed their entries are left out.
+
+    Raises:
+        ServerFault: a key that was not asked for, or an entry without one.
+        TransferError: they cannot be listed.
+    """
+    errors: list[AsyncSinkError] = []
+
+    def refuse(_key: str, error: AsyncSinkError) -> None:
+        if not isinstance(error, ObjectMissing):
+            errors.append(error)
+
+    async with aclosing(complete_pages(transport, prefix, refuse, secret)) as pages:
+        async for objects in pages:
+            for listed in objects:
+                check_asked_for(listed.key, prefix)
+            if errors:
+                raise errors[0]
+            yield objects
+    if errors:
+        raise errors[0]
 
 
 async def _looked_at(

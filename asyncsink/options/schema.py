@@ -257,13 +257,20 @@ class ConnectionOptions(TypedDict, total=False):
     part_size_bytes: int | str
     memory_bytes: int | str
     retry: RetryPolicy
-    retries: int
     give_up_after_seconds: float | str | timedelta
+
+
+class ReaderOptions(ConnectionOptions, total=False):
+    """The options of an S3Reader and a SyncReader."""
+
+    observe: Callable[[Event], None] | None
+    sse: bytes | None
 
 
 class ExportOptions(ConnectionOptions, total=False):
     """The options of an export. DataSink's own names keep their meaning."""
 
+    retries: int
     container: str | None
     parameterization: bool
     parameterization_root: StrPath | None
@@ -302,6 +309,7 @@ class ExportOptions(ConnectionOptions, total=False):
 class GrabOptions(ConnectionOptions, total=False):
     """The options of a grab. S3DataGrabber's own names keep their meaning."""
 
+    retries: int
     template: str | None
     field_template: Mapping[str, str] | None
     template_args: Mapping[str, Sequence[Sequence[Any]]] | None
@@ -317,7 +325,7 @@ class GrabOptions(ConnectionOptions, total=False):
 
 # -- The rows ----------------------------------------------------------------------------------------------------------
 
-Command = Literal["export", "grab", "verify", "merge", "abort-uploads", "split", "run"]
+Command = Literal["export", "grab", "verify", "merge", "abort-uploads", "split", "run", "reader"]
 Kind = Literal[
     "text", "path", "flag", "choice", "size", "duration", "pairs", "mapping", "texts",
     "bucket", "payer", "concurrency", "count", "retry", "observer", "shard", "journal", "sse", "checksum", "transport",
@@ -330,8 +338,9 @@ _WITH_SPLIT: tuple[Command, ...] = ("export", "split")
 _GRAB: tuple[Command, ...] = ("grab",)
 _WITH_RUN: tuple[Command, ...] = ("export", "run")
 _BOTH: tuple[Command, ...] = ("export", "grab", "run")
-_WITH_VERIFY: tuple[Command, ...] = ("export", "grab", "verify", "run")
-_ALL: tuple[Command, ...] = ("export", "grab", "verify", "abort-uploads", "run")
+_WITH_READER: tuple[Command, ...] = ("export", "grab", "run", "reader")
+_WITH_VERIFY: tuple[Command, ...] = ("export", "grab", "verify", "run", "reader")
+_ALL: tuple[Command, ...] = ("export", "grab", "verify", "abort-uploads", "run", "reader")
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +353,7 @@ class Option:
         help: one sentence (or two) without the default. Python, the command, Nipype and the guide show the same.
         part: the part of Settings that has a field of this name, with the default; None where `preset` is the default.
         commands: the commands that take it. "export" stands for `plan`, `ExportOptions` and DataSink too, "grab" for
-            `GrabOptions` and S3DataGrabber.
+            `GrabOptions` and S3DataGrabber; "reader" is no command, but `ReaderOptions`.
         choices: the values of kind "choice", or the known values of another kind.
         flag: the flag of the command line; "" is the name with dashes.
         metavar: the placeholder for the value in the help page.
@@ -467,7 +476,7 @@ PANELS: dict[str, tuple[Option, ...]] = {
                Policies, _WITH_VERIFY, flag="--give-up-after", metavar="TIME", shown="10m"),
         Option("observe", "observer",
                "A function to call with every event (asyncsink.Event), on the event loop; it must return quickly.",
-               Settings, _BOTH, no_flag=True),
+               Settings, _WITH_READER, no_flag=True),
     ),
     "Connection and credentials": (
         Option("endpoint_url", "text", "S3 server other than Amazon's.",
@@ -493,9 +502,9 @@ PANELS: dict[str, tuple[Option, ...]] = {
         Option("bucket", "bucket", "Bucket to use instead of the one in the URL: a name, a boto3 or aioboto3 Bucket.",
                None, _ALL, metavar="NAME"),
         Option("sse", "sse", "Your own 32-byte key, where the objects are encrypted with it.",
-               None, ("grab", "verify", "run"), metavar="file:PATH"),
+               None, ("grab", "verify", "run", "reader"), metavar="file:PATH"),
         Option("retry", "retry", "How one request is tried again: an asyncsink.RetryPolicy.",
-               None, _BOTH, no_flag=True),
+               None, _WITH_READER, no_flag=True),
     ),
     "Names of the objects": (
         Option("container", "text", "Folder below the destination.",
@@ -539,15 +548,15 @@ PANELS: dict[str, tuple[Option, ...]] = {
     ),
     "Speed and memory": (
         Option("concurrency", "concurrency", "Requests at the same time: a number, or auto.",
-               Limits, _BOTH, metavar="N", shown="auto"),
+               Limits, _WITH_READER, metavar="N", shown="auto"),
         Option("part_size_bytes", "size", "Size of the parts of large files.",
-               Limits, _BOTH, flag="--part-size", metavar="SIZE", shown="8MiB"),
+               Limits, _WITH_READER, flag="--part-size", metavar="SIZE", shown="8MiB"),
         Option("transport", "transport",
                "How objects travel: auto, wire (own HTTP), or aioboto3 (in Python also a callable: a transport of your "
                "own around these).",
-               Settings, _BOTH, get_args(LaneChoice), metavar="LANE", shown="auto"),
+               Settings, _WITH_READER, get_args(LaneChoice), metavar="LANE", shown="auto"),
         Option("memory_bytes", "size", "Most file content held at once.",
-               Limits, _BOTH, flag="--memory", metavar="SIZE", shown="256MiB"),
+               Limits, _WITH_READER, flag="--memory", metavar="SIZE", shown="256MiB"),
         Option("bandwidth_bytes_per_second", "size", "Most bytes sent in a second, such as 50MB.",
                Limits, _WITH_RUN, flag="--bandwidth", metavar="SIZE", shown="no limit"),
         Option("shard", "shard", "Publish part I of N only, I from 0 to N-1: for N machines on one source.",
@@ -571,9 +580,10 @@ def options_of_command(command: Command) -> Iterator[Option]:
 
 OPTIONS = {option.name: option for option in options_of_command("export")}
 GRAB_OPTIONS = {option.name: option for option in options_of_command("grab")}
+READER_OPTIONS = {option.name: option for option in options_of_command("reader")}
 SPLIT_OPTIONS = {option.name: option for option in options_of_command("split")}
 RUN_OPTIONS = {option.name: option for option in options_of_command("run")}
 
-for _typed, _options in ((ExportOptions, OPTIONS), (GrabOptions, GRAB_OPTIONS)):
+for _typed, _options in ((ExportOptions, OPTIONS), (GrabOptions, GRAB_OPTIONS), (ReaderOptions, READER_OPTIONS)):
     _lines = "\n".join(f"    {option.name}: {option.sentence}" for option in _options.values())
     _typed.__doc__ = f"{_typed.__doc__}\n\n{_lines}\n"

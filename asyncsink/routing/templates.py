@@ -155,6 +155,20 @@ def _pattern(field: str, text: str, base: str, syntax: TemplateSyntax, match: Ma
     )
 
 
+def glob_pattern(text: str, base: str) -> Pattern:
+    """The pattern of a glob for the whole key after `base`.
+
+    Raises:
+        RoutingError: it holds a set that is none, such as [z-a].
+    """
+    try:
+        regex = re.compile(translate_glob(text), re.DOTALL)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise RoutingError(f"{show(text)} is no glob ({error}); expected *, ?, **, or sets such as [abc].") from None
+    literal = glob_prefix(text)
+    return Pattern(text, base, base + literal, regex, full=True, key=base + text if literal == text else "")
+
+
 def regex_name(expression: str) -> str:
     """The text that a (valid) expression without special characters but "." matches, or ""."""
     found = _NAME.fullmatch(expression)

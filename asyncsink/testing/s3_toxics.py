@@ -12,7 +12,7 @@ from time import time
 from typing import Final
 from xml.sax.saxutils import escape
 
-from asyncsink.testing.toxics import Head, Passage, Request, Send, Toxic, withhold
+from asyncsink.testing.toxics import Direction, Head, Passage, Request, Send, Toxic, withhold
 from asyncsink.value import dataclass
 
 
@@ -105,25 +105,34 @@ class ErrorIn200(Toxic):
 
 @dataclass(frozen=True, slots=True)
 class CorruptBody(Toxic):
-    """One byte of the request's body, at a random position, is changed."""
+    """One byte of the body of the request, or downstream of its answer, is changed, at a random position."""
+
+    stream: Direction = "upstream"
 
     async def play(self, passage: Passage) -> None:
-        size = passage.request.body_bytes
-        if not size:
-            await passage.relay()
-            return
-        place, position = passage.dice.randrange(size), 0
+        place = position = 0
 
         async def carry(send: Send, piece: bytes) -> None:
             nonlocal position
             inside = place - position
             position += len(piece)
             if 0 <= inside < len(piece):
-                passage.hit(f"changed byte {place}")
+                passage.hit(f"changed byte {place} {self.stream}")
                 piece = piece[:inside] + bytes([piece[inside] ^ 0x20]) + piece[inside + 1 :]
             await send(piece)
 
-        await passage.relay(carry=carry)
+        async def answer(head: Head) -> None:
+            nonlocal place, position
+            place, position = passage.dice.randrange(head.length or 1), -len(head.raw)
+            await passage.pass_answer(head, carry)
+
+        if self.stream == "downstream":
+            await passage.relay(answer=answer)
+        elif size := passage.request.body_bytes:
+            place = passage.dice.randrange(size)
+            await passage.relay(carry=carry)
+        else:
+            await passage.relay()
 
 
 @dataclass(frozen=True, slots=True)

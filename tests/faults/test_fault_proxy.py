@@ -236,6 +236,13 @@ def test_a_changed_byte(harm: Harm, through: Any, bucket: str, stored: Stored) -
     assert [hit.request.key for hit in proxy.hits] == ["unguarded", "guarded"], "an empty body has no byte to change"
 
 
+def test_a_changed_byte_of_an_answer(harm: Harm, through: Any, bucket: str) -> None:
+    client = through(harm(Rule(s.CorruptBody("downstream"), operation="GetObject")))
+    client.put_object(Bucket=bucket, Key="k", Body=BODY)
+    received = client.get_object(Bucket=bucket, Key="k", ChecksumMode="DISABLED")["Body"]._raw_stream.read()
+    assert sum(x != y for x, y in zip(received, BODY, strict=True)) == 1
+
+
 @pytest.mark.parametrize("committed", [False, True])
 def test_an_error_in_a_200(harm: Harm, through: Any, bucket: str, stored: Stored, committed: bool) -> None:
     proxy = harm(Rule(s.ErrorIn200(committed=committed), operation="CompleteMultipartUpload", times=1))

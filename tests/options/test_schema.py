@@ -13,14 +13,19 @@ import asyncsink
 from asyncsink.cli.arguments import options_of
 from asyncsink.cli.flags import parameter_of
 from asyncsink.download.options import parse_grab
+from asyncsink.download.reader_options import parse_reader
 from asyncsink.errors import ConfigError
 from asyncsink.options.parse import parse_options
-from asyncsink.options.schema import GONE, GRAB_OPTIONS, OPTIONS, PANELS, Kind, Option
+from asyncsink.options.schema import GONE, GRAB_OPTIONS, OPTIONS, PANELS, READER_OPTIONS, Kind, Option
 from asyncsink.options.settings import RetryPolicy
 from tests.support.options_page import reference
 
 ROWS = [option for options in PANELS.values() for option in options]
-TYPED: list[tuple[Any, dict[str, Option]]] = [(asyncsink.ExportOptions, OPTIONS), (asyncsink.GrabOptions, GRAB_OPTIONS)]
+TYPED: list[tuple[Any, dict[str, Option]]] = [
+    (asyncsink.ExportOptions, OPTIONS),
+    (asyncsink.GrabOptions, GRAB_OPTIONS),
+    (asyncsink.ReaderOptions, READER_OPTIONS),
+]
 VALUES: dict[str, Any] = {
     "text": "abc",
     "path": "/some/where",
@@ -113,6 +118,8 @@ def test_a_value_of_its_kind_is_taken_and_none_is_the_default(option: Option) ->
             parse_options("s3://bucket/prefix", given)
         if "grab" in option.commands:
             parse_grab("s3://bucket/prefix", "/directory", given)
+        if "reader" in option.commands:
+            parse_reader("s3://bucket/prefix", given)
 
 
 @pytest.mark.parametrize("option", [option for option in ROWS if option.switch], ids=name_of)

@@ -40,6 +40,7 @@ class ConcurrencyController:
         self._sleep = sleep
         self._state = State(limit=pacer.limit)
         self._idle_seconds = 0.0
+        self._sampled_at = clock()
 
     def __repr__(self) -> str:
         return f"<ConcurrencyController limit {self._state.limit} of {self._limit_max}: {self._state.reason}>"
@@ -52,6 +53,21 @@ class ConcurrencyController:
             now = self._clock()
             await self.step(now - before)
             before = now
+
+    async def sample_if_due(self) -> None:
+        """Take a sample where `BEAT_SECONDS` have passed since the last one, for users without a task for `run`.
+
+        What was counted before a pause of more than IDLE_AFTER_SECONDS is dropped: it says nothing of the network.
+        """
+        now = self._clock()
+        seconds = now - self._sampled_at
+        if seconds < BEAT_SECONDS:
+            return
+        self._sampled_at = now
+        if seconds < IDLE_AFTER_SECONDS:
+            await self.step(seconds)
+        else:
+            self._pacer.take_window()
 
     async def step(self, seconds: float) -> None:
         """Take one sample, `seconds` after the last one."""

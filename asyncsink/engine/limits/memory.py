@@ -63,6 +63,10 @@ class ByteBudget:
         self._count(count_bytes)
         return True
 
+    def has_room(self, count_bytes: int) -> bool:
+        """Whether `reserve` would grant `count_bytes` now."""
+        return not self.wanted and self._fits(count_bytes)
+
     def let_go(self, count_bytes: int) -> None:
         """Give back what `hold_now` has granted."""
         self._give_back(count_bytes)
