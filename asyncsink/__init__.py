@@ -81,8 +81,8 @@ if TYPE_CHECKING:
         Started,
         Unfinished,
     )
-    from asyncsink.options.schema import ExportOptions, GrabOptions, ReaderOptions
     from asyncsink.options.settings import RetryPolicy
+    from asyncsink.options.typed import ExportOptions, GrabOptions, PutOptions, ReaderOptions
     from asyncsink.reader import S3Reader
     from asyncsink.report.outcomes import Counts
     from asyncsink.report.report import Report
@@ -137,6 +137,7 @@ __all__ = [
     "Planned",
     "PreconditionFailed",
     "PutFailed",
+    "PutOptions",
     "ReaderOptions",
     "Receipt",
     "Report",
@@ -242,8 +243,8 @@ _HOMES = {
         "Started",
         "Unfinished",
     ),
-    "asyncsink.options.schema": ("ExportOptions", "GrabOptions", "ReaderOptions"),
     "asyncsink.options.settings": ("RetryPolicy",),
+    "asyncsink.options.typed": ("ExportOptions", "GrabOptions", "PutOptions", "ReaderOptions"),
     "asyncsink.reader": ("S3Reader",),
     "asyncsink.report.outcomes": ("Counts",),
     "asyncsink.report.report": ("Report",),

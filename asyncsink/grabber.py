@@ -14,7 +14,7 @@ from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import ConfigError
 from asyncsink.event_loops import run_to_end
 from asyncsink.model import Event, StrPath
-from asyncsink.options.schema import GrabOptions
+from asyncsink.options.typed import GrabOptions
 
 
 class S3Grabber:

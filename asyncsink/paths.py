@@ -18,13 +18,7 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
-
-StrPath = str | os.PathLike[str]
-"""A path as callers give it."""
-
-Paths = StrPath | Sequence["Paths | None"]
-"""Paths as a node of a workflow has them: one, or nested lists."""
+from collections.abc import Callable, Iterator
 
 IS_UTF8 = sys.getfilesystemencoding().lower().replace("_", "-") in ("utf-8", "utf8")
 

@@ -20,7 +20,7 @@ from asyncsink.engine.recording.events import Events
 from asyncsink.engine.resources import open_resources, with_callers_bucket
 from asyncsink.errors import AccessDenied, ConfigError
 from asyncsink.event_loops import OwnerLoop, refuse_trio
-from asyncsink.options.schema import ReaderOptions, S3Target
+from asyncsink.options.typed import ReaderOptions
 from asyncsink.options.values import deadline_of
 from asyncsink.os_errors import words_shortages
 from asyncsink.routing.templates import Pattern
@@ -55,8 +55,7 @@ class S3Reader:
             ConfigError: an option is wrong.
         """
         self._settings = parse_reader(source, options)
-        assert isinstance(self._settings.target, S3Target)
-        self._base = base_of(self._settings.target)
+        self._base = base_of(self._settings)
         self._home: OwnerLoop | None = None
         self._exits = AsyncExitStack()
         self._reads: ObjectReads | None = None
@@ -95,16 +94,15 @@ class S3Reader:
             raise ConfigError("This S3Reader was used before; make a new one for every `async with` or `start`.")
         self._home = OwnerLoop()
         async with AsyncExitStack() as exits:
-            settings, _ = await with_callers_bucket(self._settings)
-            assert isinstance(settings.target, S3Target)
+            settings, target = await with_callers_bucket(self._settings)
             events = Events(settings.observe)
             exits.callback(events.close)
             resources = await exits.enter_async_context(open_resources(settings, events=events, lasting=True))
-            stack = await exits.enter_async_context(resources.open_bucket(settings.target))
+            stack = await exits.enter_async_context(resources.open_bucket(target))
             with stack.transport.fewer_attempts(), suppress(AccessDenied):
                 await stack.transport.send(ListObjects(prefix=self._base, max_keys=1))
             self._controller = ConcurrencyController(stack.pacer, resources.limits, events.emit)
-            reads = ObjectReads(resources, stack.transport, settings.target.bucket, settings.objects.sse_customer_key)
+            reads = ObjectReads(resources, stack.transport, target.bucket, settings.objects.sse_customer_key)
             if self._closed:
                 raise ConfigError("The reader was closed while it was being opened.")
             self._exits = exits.pop_all()

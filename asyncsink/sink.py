@@ -15,7 +15,7 @@ from asyncsink.engine.session import Session
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.event_loops import run_to_end
 from asyncsink.model import Paths, Receipt, Skip, StrPath
-from asyncsink.options.schema import ExportOptions
+from asyncsink.options.typed import ExportOptions, PutOptions
 from asyncsink.options.values import deadline_of
 from asyncsink.os_errors import words_shortages
 from asyncsink.report.outcomes import Counts
@@ -173,11 +173,26 @@ class AsyncSink:
         return self._session.report
 
     @words_shortages
-    async def put(self, attribute: str, path: StrPath) -> Receipt | Skip:
+    async def put(
+        self, attribute: str, path: StrPath, *, key: str | None = None, **options: Unpack[PutOptions]
+    ) -> Receipt | Skip:
         """Publish one file, and return when it is published, or found to be there already.
 
+        Without `key`, the key is made by DataSink's rules: each "." of the attribute begins a folder ("v1.2" and
+        "user@example.org" too), and folders of the path that begin with "_" come back in the key.
+
+        Args:
+            attribute: DataSink's; with `key` it may be any name.
+            path: of the file.
+            key: the exact key below the destination. Container, substitutions, strip_dir and parameterization do not
+                apply to it.
+            options: see `PutOptions`; those that are given take the place of the sink's. Where the object is there
+                with the same content, but with other options of those that HEAD shows, it is sent again.
+
         Raises:
-            ConfigError, SourceError: the file cannot be routed or read.
+            ConfigError, SourceError: the file cannot be routed or read, or the key or an option is wrong; nothing was
+                sent.
+            KeyCollision: another file was published under the key in this sink (see on_collision).
             PutFailed: the file was not published. `cause` (and `__cause__`) is the error itself, such as Throttled or
                 AccessDenied, `failure` its outcome. An unavailable server is retried for at most
                 give_up_after_seconds. The error concerns this caller only: the sink continues.
@@ -188,7 +203,8 @@ class AsyncSink:
 
         Cancellation ends the wait only: a queued transfer continues, and reads the file if it still exists.
         """
-        call = self._session.taking().calls.of(attribute, path, alone=repr(path))
+        calls = self._session.taking().calls
+        call = calls.of(attribute, path, alone=repr(path), key=key, options=options)
         await self._session.carry_out(call)
         outcome = call.outcome()
         if outcome is None:
@@ -197,17 +213,18 @@ class AsyncSink:
         return outcome
 
     @words_shortages
-    async def submit(self, attribute: str, paths: Paths | None) -> int:
+    async def submit(self, attribute: str, paths: Paths | None, **options: Unpack[PutOptions]) -> int:
         """Queue a path, or nested lists of paths, and return their number when they are queued; waits while the queue
-        is full, and while another file is being written to the same key.
+        is full, and while another file is being written to the same key. `options` are those of each file, as in `put`.
 
         Raises:
+            ConfigError: an option is wrong; nothing is queued.
             ConfigError, SourceError: a path cannot be routed or read (with on_unreadable="skip" it is a Failure in the
                 report, and the rest is queued); the paths before it are queued.
 
         Cancellation ends the wait: queued files are published, the others are not.
         """
-        call = self._session.taking().calls.of(attribute, paths)
+        call = self._session.taking().calls.of(attribute, paths, options=options)
         await self._session.carry_out(call)
         if not call.over:
             self._session.check_working()

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from asyncsink.adapters.dask_export import run_on_cluster
 from asyncsink.model import Paths, StrPath
 from asyncsink.options.parse import parse_options
-from asyncsink.options.schema import ExportOptions
+from asyncsink.options.typed import ExportOptions
 from asyncsink.report.report import Report
 from asyncsink.sources.opening import directory_source, outputs_source
 

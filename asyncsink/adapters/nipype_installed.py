@@ -13,7 +13,8 @@ from asyncsink.adapters.nipype_datasink import Exporting, NipypeDataSink
 from asyncsink.adapters.nipype_grabber import Grabbing, NipypeS3DataGrabber
 from asyncsink.errors import ConfigError
 from asyncsink.options.parse import check_option_names
-from asyncsink.options.schema import GRAB_OPTIONS, ExportOptions
+from asyncsink.options.schema import GRAB_OPTIONS
+from asyncsink.options.typed import ExportOptions
 
 
 class DataSink(Exporting, NipypeDataSink):

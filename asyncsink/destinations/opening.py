@@ -14,7 +14,8 @@ from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.destinations.local.places import PlacesBelow
 from asyncsink.errors import AccessDenied, ConfigError
 from asyncsink.options.parse import parse_options
-from asyncsink.options.schema import ExportOptions, LocalTarget, OwnTarget, S3Target, Settings
+from asyncsink.options.schema import LocalTarget, OwnTarget, S3Target, Settings
+from asyncsink.options.typed import ExportOptions
 from asyncsink.paths import SEARCH, as_text
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from asyncsink.errors import ConfigError
 from asyncsink.options.parse import check_option_names, parse_options, value_of
-from asyncsink.options.schema import GRAB_OPTIONS, OPTIONS, GrabOptions, S3Target, Settings
+from asyncsink.options.schema import GRAB_OPTIONS, OPTIONS, S3Target, Settings
+from asyncsink.options.typed import GrabOptions
 from asyncsink.paths import as_text
 from asyncsink.routing.keys import show
 from asyncsink.routing.templates import Field, covering, plan_fields

@@ -9,7 +9,8 @@ from typing import Any
 from asyncsink.download.options import parse_source
 from asyncsink.errors import ConfigError, InvalidKey
 from asyncsink.options.parse import check_option_names, parse_options
-from asyncsink.options.schema import READER_OPTIONS, ReaderOptions, S3Target, Settings
+from asyncsink.options.schema import READER_OPTIONS, S3Target, Settings
+from asyncsink.options.typed import ReaderOptions
 from asyncsink.routing.keys import KEY_BYTES_MAX, show
 from asyncsink.routing.templates import Pattern, glob_pattern
 
@@ -34,8 +35,10 @@ def parse_reader(source: Any, options: ReaderOptions | Mapping[str, Any]) -> Set
     return settings
 
 
-def base_of(target: S3Target) -> str:
+def base_of(settings: Settings) -> str:
     """The beginning of all keys of a reader: the prefix with its "/", or ""."""
+    target = settings.target
+    assert isinstance(target, S3Target)
     return f"{target.prefix}/" if target.prefix else ""
 
 

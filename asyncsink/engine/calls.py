@@ -12,7 +12,10 @@ from asyncsink.engine.recording.recorder import Completion
 from asyncsink.engine.transfer.outcomes import error_of, forbids_run, is_skip, problem_outcome
 from asyncsink.errors import PutFailed
 from asyncsink.model import Failure, Found, Receipt, Skip, SourceProblem, Transfer
+from asyncsink.options.put_options import NO_OPTIONS, parse_put_options
 from asyncsink.options.schema import Policies, Settings, Target
+from asyncsink.options.typed import PutOptions
+from asyncsink.routing.keys import given_key
 from asyncsink.sources.base import exclusion_of
 from asyncsink.sources.opening import outputs_source
 from asyncsink.sources.outputs import OutputsSource
@@ -104,11 +107,26 @@ class Calls:
         self._settings = settings
         self._exclude = exclusion_of(settings.policies.exclude)
 
-    def of(self, attribute: str, paths: Any, *, alone: str = "") -> Call:
-        """A call for the files at the paths; `alone` as in Call."""
+    def of(
+        self, attribute: str, paths: Any, *, alone: str = "", key: str | None = None, options: PutOptions = NO_OPTIONS
+    ) -> Call:
+        """A call for the files at the paths.
+
+        Args:
+            alone: as in Call.
+            key: the exact key of the only file; None where DataSink's rules make it.
+            options: of each file.
+
+        Raises:
+            ConfigError: the key, an option or a path can be none.
+        """
+        if key is not None:
+            key = given_key(key, bytes_max=self._discovery.router.bytes_max)
+        own = parse_put_options(options, self._settings)
         policies, compat = self._settings.policies, self._settings.walk_compat
         source = OutputsSource({attribute: paths}, symlinks=policies.symlinks, compat=compat, exclude=self._exclude)
-        return Call(_admitted(self._discovery.of(source), policies), alone)
+        discovery = self._discovery.of(source, key=key, objects=own.objects, overwrite=own.overwrite)
+        return Call(_admitted(discovery, policies), alone)
 
 
 def _admitted(found: Iterable[Transfer | SourceProblem], policies: Policies) -> Iterator[Found]:

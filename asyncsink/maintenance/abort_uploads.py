@@ -19,9 +19,9 @@ import anyio.lowlevel
 
 from asyncsink.errors import ConfigError
 from asyncsink.event_loops import surface
-from asyncsink.model import StrPath
 from asyncsink.options.parse import parse_options
-from asyncsink.options.schema import ConnectionOptions, S3Target
+from asyncsink.options.schema import S3Target
+from asyncsink.options.typed import ConnectionOptions, StrPath
 from asyncsink.options.values import parse_duration
 from asyncsink.os_errors import words_shortages
 from asyncsink.report.report import BaseReport

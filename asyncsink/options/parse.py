@@ -16,7 +16,6 @@ from asyncsink.options.schema import (
     GONE,
     OPTIONS,
     ChecksumChoice,
-    ExportOptions,
     Limits,
     LocalTarget,
     ObjectOptions,
@@ -40,6 +39,7 @@ from asyncsink.options.settings import (
     Secret,
     Shard,
 )
+from asyncsink.options.typed import ExportOptions
 from asyncsink.options.values import (
     ARN,
     SIZE_BYTES_MAX,
@@ -95,11 +95,11 @@ def parse_options(
         raise ConfigError(
             f"transport is a callable, but nothing is sent to S3: the destination is {target.url}; leave transport out."
         )
-    journal = _journal(given, target)
+    journal = parse_journal(given, target)
     return Settings(
         target=target,
         routing=_routing(given),
-        objects=_objects(given),
+        objects=parse_objects(given),
         limits=_limits(given),
         retry=_retry(given),
         policies=_policies(given, journal),
@@ -366,7 +366,12 @@ def _policies(given: Mapping[str, Any], journal: JournalChoice) -> Policies:
     )
 
 
-def _journal(given: Mapping[str, Any], target: Target) -> JournalChoice:
+def parse_journal(given: Mapping[str, Any], target: Target) -> JournalChoice:
+    """The choice of a journal, as `journal` and `overwrite` of `given` ask for it.
+
+    Raises:
+        ConfigError: they contradict each other, or the target.
+    """
     value = given.get("journal")
     asked_for = given.get("overwrite") == "journal"
     if value is False:
@@ -431,8 +436,12 @@ TAGS_MAX = 10
 METADATA_BYTES_MAX = 2048
 
 
-def _objects(given: Mapping[str, Any]) -> ObjectOptions:
-    """The ObjectOptions of `given`. No error repeats a customer key."""
+def parse_objects(given: Mapping[str, Any]) -> ObjectOptions:
+    """The ObjectOptions of `given`. No error repeats a customer key.
+
+    Raises:
+        ConfigError: one is wrong, or does not go with another one.
+    """
     sse: Any = "" if given.get("sse") is None else given["sse"]
     customer_key = None
     if isinstance(sse, (bytes, bytearray)):

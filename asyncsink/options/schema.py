@@ -1,18 +1,17 @@
 """The options: one row for each in `PANELS`, and the parts of `Settings` that their checked values make up.
 
 Parsing, the flags of the command, Nipype's inputs, `help(asyncsink.ExportOptions)` and the guide's page options.md come
-from the rows. A new option is a field of the part that it belongs to, its type in `ExportOptions` or `GrabOptions`, and
-a row; a value that its kind does not check has a function in `parse`.
+from the rows. A new option is a field of the part that it belongs to, its type in `typed`, and a row; a value that its
+kind does not check has a function in `parse`.
 
 All parts are frozen, keyword-only, and touch neither the network nor the disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import field
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from asyncsink.options.settings import (
     MIB,
@@ -23,7 +22,6 @@ from asyncsink.options.settings import (
     Secret,
     Shard,
 )
-from asyncsink.paths import StrPath
 from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
@@ -234,93 +232,6 @@ class Settings:
         """How directories are walked: DataSink leaves links to directories out on S3, and follows them locally (rule
         27)."""
         return "strict" if isinstance(self.target, LocalTarget) else self.routing.compat
-
-
-# -- The types that callers write --------------------------------------------------------------------------------------
-
-
-class ConnectionOptions(TypedDict, total=False):
-    """The options that say how to reach a bucket, and how much at once."""
-
-    endpoint_url: str | None
-    region: str | None
-    profile: str | None
-    creds_path: StrPath | None
-    anonymous: bool
-    bucket: Any
-    request_payer: bool | str | None
-    addressing_style: AddressingStyle
-    sign_payload: SignPayload
-    ca_bundle: StrPath | None
-    transport: LaneChoice | Callable[[Any], Any]
-    concurrency: int | str | None
-    part_size_bytes: int | str
-    memory_bytes: int | str
-    retry: RetryPolicy
-    give_up_after_seconds: float | str | timedelta
-
-
-class ReaderOptions(ConnectionOptions, total=False):
-    """The options of an S3Reader and a SyncReader."""
-
-    observe: Callable[[Event], None] | None
-    sse: bytes | None
-
-
-class ExportOptions(ConnectionOptions, total=False):
-    """The options of an export. DataSink's own names keep their meaning."""
-
-    retries: int
-    container: str | None
-    parameterization: bool
-    parameterization_root: StrPath | None
-    strip_dir: StrPath | None
-    substitutions: Iterable[tuple[str, str]]
-    regexp_substitutions: Iterable[tuple[str, str]]
-    compat: Compat
-    encrypt_bucket_keys: bool
-    sse: str | bytes | None
-    sse_kms_key_id: str | None
-    storage_class: str | None
-    acl: str | None
-    tags: Mapping[str, str] | None
-    metadata: Mapping[str, str] | None
-    content_type: str
-    checksum: str | None
-    overwrite: Overwrite
-    on_missing: OnMissing
-    on_unreadable: OnUnreadable
-    exclude: Iterable[str]
-    on_collision: OnCollision
-    on_unreachable: OnUnreachable
-    symlinks: Symlinks
-    abort_on_interrupt: bool
-    local_copy: StrPath | None
-    local_copy_mode: LocalCopyMode
-    related_files: bool
-    remove_dest_dir: bool
-    manifest: StrPath | None
-    journal: StrPath | Literal[False] | None
-    bandwidth_bytes_per_second: int | str | None
-    shard: str | tuple[int, int] | None
-    observe: Callable[[Event], None] | None
-
-
-class GrabOptions(ConnectionOptions, total=False):
-    """The options of a grab. S3DataGrabber's own names keep their meaning."""
-
-    retries: int
-    template: str | None
-    field_template: Mapping[str, str] | None
-    template_args: Mapping[str, Sequence[Sequence[Any]]] | None
-    infields: Mapping[str, Any] | None
-    outfields: Sequence[str] | None
-    template_syntax: TemplateSyntax
-    match: Match
-    raise_on_empty: bool
-    sort_filelist: bool
-    sse: bytes | None
-    observe: Callable[[Event], None] | None
 
 
 # -- The rows ----------------------------------------------------------------------------------------------------------
@@ -583,7 +494,3 @@ GRAB_OPTIONS = {option.name: option for option in options_of_command("grab")}
 READER_OPTIONS = {option.name: option for option in options_of_command("reader")}
 SPLIT_OPTIONS = {option.name: option for option in options_of_command("split")}
 RUN_OPTIONS = {option.name: option for option in options_of_command("run")}
-
-for _typed, _options in ((ExportOptions, OPTIONS), (GrabOptions, GRAB_OPTIONS), (ReaderOptions, READER_OPTIONS)):
-    _lines = "\n".join(f"    {option.name}: {option.sentence}" for option in _options.values())
-    _typed.__doc__ = f"{_typed.__doc__}\n\n{_lines}\n"

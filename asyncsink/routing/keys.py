@@ -10,7 +10,7 @@ import re
 import unicodedata
 from urllib.parse import unquote_plus
 
-from asyncsink.errors import InvalidKey, KeyCollision
+from asyncsink.errors import ConfigError, InvalidKey, KeyCollision
 
 KEY_BYTES_MAX = 1024
 """Longest key, in bytes of UTF-8 (S3 User Guide, "Naming Amazon S3 objects")."""
@@ -56,6 +56,23 @@ def check_key(key: str, *, bytes_max: int = KEY_BYTES_MAX) -> None:
         raise InvalidKey(f"The key {show(key)} {fault}.")
 
 
+def given_key(key: object, *, bytes_max: int) -> str:
+    """An exact key that a caller gives, as plain text; checked as `check_key` does.
+
+    Raises:
+        ConfigError: it is no str.
+        InvalidKey: it is not legal.
+    """
+    if not isinstance(key, str):
+        raise ConfigError(
+            f"The key is of type {type(key).__name__}; expected a str, relative to the destination, such as "
+            "'qc/summary.json'."
+        )
+    key = str.__str__(key)  # a member of an Enum becomes its plain text
+    check_key(key, bytes_max=bytes_max)
+    return key
+
+
 def _fault(key: str, bytes_max: int) -> str:
     """The fault of the key and its remedy, or ""."""
     if not key:
@@ -63,10 +80,10 @@ def _fault(key: str, bytes_max: int) -> str:
     try:
         size_bytes = len(key.encode())
     except UnicodeEncodeError:
-        return "is not valid UTF-8; rename the file, so that its name is UTF-8"
+        return "is not valid UTF-8, and S3 takes no other; give it, or the file, a name that is"
     control = _CONTROL.search(key)
     if control:
-        return f"holds the control character U+{ord(control[0]):04X}; rename the file or substitute the character"
+        return f"holds the control character U+{ord(control[0]):04X}; leave it out: rename the file, or substitute it"
     segment = _BAD_SEGMENT.search(key)
     if segment:
         return _segment_fault(key, segment)
@@ -111,7 +128,7 @@ def collision_error(key: str, first: str, second: str) -> KeyCollision:
         )
     return KeyCollision(
         f"The sources {show(first)} and {show(second)} would both be published as {show(key)}; give them different "
-        "attributes or containers, keep parameterization=True, tell them apart with substitutions, "
+        "keys, attributes or containers, keep parameterization=True, tell them apart with substitutions, "
         "or set on_collision='last' to publish only the second."
     )
 

@@ -33,6 +33,7 @@ class Router:
         plain: True where a directory export's keys are container + relative path, unchanged by substitutions, so that
             two files of one directory can never share a key.
         folder: the container and a "/", or "".
+        bytes_max: the longest key, in bytes of UTF-8.
 
     Raises:
         ConfigError: substitutions or directories of `options` are malformed.
@@ -45,7 +46,7 @@ class Router:
         self._substitutions = Substitutions(options.substitutions, options.regexp_substitutions)
         self._names = SourceNames(options)
         self._ends = tuple(make_end(options, text) for text in ([base, local_base] if local_base else [base]))
-        self._bytes_max = min(end.bytes_max for end in self._ends)
+        self.bytes_max = min(end.bytes_max for end in self._ends)
         container = self._ends[0].container
         self.plain: bool = not self._substitutions and all(end.container == container for end in self._ends)
         self.folder = f"{container}/" if container else ""
@@ -96,7 +97,7 @@ class Router:
     def _checked(self, source: SourceFile, names: tuple[str, ...]) -> Route:
         key, local = names[0], names[-1]
         if key == local:
-            _check(key, self._bytes_max, source.path)
+            _check(key, self.bytes_max, source.path)
         else:
             for end, name in zip(self._ends, names, strict=True):
                 _check(name, end.bytes_max, source.path)

@@ -13,10 +13,10 @@ import anyio.to_thread
 
 from asyncsink.engine.export import run_source
 from asyncsink.errors import ConfigError
-from asyncsink.model import StrPath
 from asyncsink.options.parse import check_option_names, parse_options
-from asyncsink.options.schema import RUN_OPTIONS, SPLIT_OPTIONS, ExportOptions, ObjectOptions, S3Target, Settings
+from asyncsink.options.schema import RUN_OPTIONS, SPLIT_OPTIONS, ObjectOptions, S3Target, Settings
 from asyncsink.options.settings import JournalChoice
+from asyncsink.options.typed import ExportOptions, StrPath
 from asyncsink.paths import as_native
 from asyncsink.report.report import Report
 from asyncsink.routing.key_range import KeyRange

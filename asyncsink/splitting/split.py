@@ -19,9 +19,9 @@ from asyncsink.engine.planning.walk import check_not_nested, discovery_of, local
 from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import ConfigError
 from asyncsink.event_loops import refuse_trio
-from asyncsink.model import Paths, StrPath
 from asyncsink.options.parse import check_option_names, parse_options
-from asyncsink.options.schema import SPLIT_OPTIONS, ExportOptions, Settings
+from asyncsink.options.schema import SPLIT_OPTIONS, Settings
+from asyncsink.options.typed import ExportOptions, Paths, StrPath
 from asyncsink.os_errors import words_shortages
 from asyncsink.sources.base import given_path
 from asyncsink.sources.opening import outputs_source, source_at

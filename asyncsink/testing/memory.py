@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from asyncsink.destinations.memory import MemoryDestination
-from asyncsink.options.schema import ExportOptions
+from asyncsink.options.typed import ExportOptions
 from asyncsink.sink import AsyncSink
 
 

@@ -53,7 +53,7 @@ def make_app(destination: str, **options: Any) -> FastAPI:
                 async with aiofiles.open(path, "wb") as file:
                     async for data in request.stream():
                         await file.write(data)
-                return asdict(await app.state.sink.put(subject, path))
+                return asdict(await app.state.sink.put(subject, path, key=f"{subject}/{name}"))
             except ClientDisconnect as error:
                 raise HTTPException(400, "The upload broke off; send it again.") from error
             except asyncsink.ConfigError as error:

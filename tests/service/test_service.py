@@ -95,14 +95,27 @@ async def test_the_same_name_again_replaces(serve: Callable[..., Any], stored: S
     assert stored() == {"s/f": b"two"}
 
 
+async def test_names_are_kept_wherever_the_spool_is(
+    serve: Callable[..., Any], tmp_path: Path, stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By DataSink's rules, "v1.2" would be two folders, and those of TMPDIR would come back in the keys."""
+    temporary = tmp_path / "_work" / "_temp"
+    temporary.mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    async with serve() as running:
+        for subject in ("v1.2", "sub-01", "a..b"):
+            assert (await running.client.put(f"/scans/{subject}/f.nii.gz", content=b"x")).status_code == 201
+    assert stored() == dict.fromkeys(("a..b/f.nii.gz", "sub-01/f.nii.gz", "v1.2/f.nii.gz"), b"x")
+
+
 async def test_a_failed_upload_is_its_own_callers_business(
     serve: Callable[..., Any], s3: Any, bucket: str, stored: Stored
 ) -> None:
     async with serve(retry=asyncsink.RetryPolicy(attempts=1)) as running:
         client: httpx.AsyncClient = running.client
         assert (await client.put("/scans/s/one", content=b"1")).status_code == 201
-        refused = await client.put("/scans/a..b/f", content=b"x")
-        assert (refused.status_code, "a..b" in refused.json()["detail"]) == (422, True)
+        refused = await client.put(f"/scans/{'x' * 1023}/f", content=b"x")
+        assert (refused.status_code, "has 1025 bytes" in refused.json()["detail"]) == (422, True)
         s3.delete_bucket(Bucket=bucket)
         try:
             failed = await client.put("/scans/s/two", content=b"2")

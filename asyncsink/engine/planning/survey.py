@@ -10,7 +10,7 @@ import os
 import os.path
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import field
+from dataclasses import field, replace
 from functools import partial
 
 import anyio.to_thread
@@ -24,7 +24,7 @@ from asyncsink.engine.transfer.outcomes import forbids_run
 from asyncsink.errors import AsyncSinkError, ConfigError, InvalidKey, RoutingError
 from asyncsink.event_loops import batches
 from asyncsink.model import SourceFile, SourceProblem, Transfer
-from asyncsink.options.schema import Policies, Settings
+from asyncsink.options.schema import ObjectOptions, Overwrite, Policies, Settings
 from asyncsink.paths import real_path
 from asyncsink.report.sentences import count
 from asyncsink.routing.keys import collision_error, show
@@ -44,9 +44,13 @@ class Discovery:
         records: absolute paths of the files that the run keeps its records in; they are not published.
         leaves_out_unreadable: whether files that may not be read are problems; else the survey refuses them.
         admits: whether an entry is one of the run's; None admits all.
+        key, objects, overwrite: see `of`.
     """
 
     admits: Callable[[Transfer | SourceProblem], bool] | None = None
+    key: str | None = None
+    objects: ObjectOptions | None = None
+    overwrite: Overwrite | None = None
 
     def __init__(
         self,
@@ -65,10 +69,22 @@ class Discovery:
         # Many paths may lead to one file; only those that end with its name are resolved.
         self._record_names = tuple(f"/{os.path.basename(path)}" for path in records)
 
-    def of(self, source: Source) -> Discovery:
-        """The discovery of another source, otherwise the same."""
+    def of(
+        self,
+        source: Source,
+        *,
+        key: str | None = None,
+        objects: ObjectOptions | None = None,
+        overwrite: Overwrite | None = None,
+    ) -> Discovery:
+        """The discovery of another source, otherwise the same.
+
+        Args:
+            key: of the source's only file, exactly; None where routing derives keys.
+            objects, overwrite: of its transfers, as in Transfer.
+        """
         other = copy(self)
-        other.source = source
+        other.source, other.key, other.objects, other.overwrite = source, key, objects, overwrite
         return other
 
     @property
@@ -84,6 +100,8 @@ class Discovery:
 
     def route(self, file: SourceFile) -> Transfer | SourceProblem:
         """The transfer of one file, or the problem that forbids one."""
+        if self.key is not None:
+            file = replace(file, key=self.key)
         if self._record_names and file.path.endswith(self._record_names) and self._is_record(file.path):
             error: ConfigError = ConfigError(
                 f"{file.path!r} is where this run keeps its own records, so it is not published; leave it out, or name "
@@ -106,7 +124,9 @@ class Discovery:
                 file.path, denied, entry=file.entry, attribute=file.attribute, skippable=False, unreadable=True
             )
         key = f"{self.prefix}/{route.key}" if self.prefix else route.key
-        return Transfer(file, key, route.local)
+        if self.objects is None and self.overwrite is None:
+            return Transfer(file, key, route.local)
+        return Transfer(file, key, route.local, objects=self.objects, overwrite=self.overwrite)
 
     def _is_record(self, path: str) -> bool:
         real = real_path(path)

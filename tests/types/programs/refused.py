@@ -25,6 +25,11 @@ async def main(failure: asyncsink.Failure, error: asyncsink.ExportFailed) -> Non
     await sink.put("a", b"data")  # refused
     await sink.put("a", BytesIO(b"data"))  # refused
     await sink.put("a", ["path"])  # refused
+    await sink.put("a", "path", key=b"k")  # refused
+    await sink.put("a", "path", overwrite="sometimes")  # refused
+    await sink.put("a", "path", metadata={"a": 1})  # refused
+    await sink.put("a", "path", metdata={"a": "b"})  # refused
+    await sink.submit("a", "path", key="k")  # refused
     await sink.submit("a", 5)  # refused
     await sink.putt("a", "path")  # refused
     outcome = await sink.put("a", "path")

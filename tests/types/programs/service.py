@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import asyncsink
 
@@ -59,6 +60,14 @@ async def upload(state: State, subject: str, path: Path) -> tuple[int, str]:
     if isinstance(outcome, asyncsink.Receipt):
         return 201, outcome.etag
     return 200, outcome.reason
+
+
+async def placed(sink: asyncsink.AsyncSink, path: Path, **given: Unpack[asyncsink.PutOptions]) -> str:
+    own: asyncsink.PutOptions = {"metadata": {"who": "me"}, "overwrite": "never", "sse": b"k" * 32}
+    await sink.submit("m", [path], tags={"a": "b"}, storage_class=None)
+    first = await sink.put("m", path, key="a/b", **own)
+    second = await sink.put("m", path, key=None, **given)
+    return first.key + second.key
 
 
 async def many(state: State, paths: list[Path]) -> list[asyncsink.Receipt | asyncsink.Skip]:

@@ -1,0 +1,148 @@
+"""The types of options and paths as callers write them, for type checkers and `help`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from asyncsink.options.schema import (
+    GRAB_OPTIONS,
+    OPTIONS,
+    READER_OPTIONS,
+    AddressingStyle,
+    Compat,
+    LaneChoice,
+    LocalCopyMode,
+    Match,
+    OnCollision,
+    OnMissing,
+    OnUnreachable,
+    OnUnreadable,
+    Overwrite,
+    SignPayload,
+    Symlinks,
+    TemplateSyntax,
+)
+from asyncsink.options.settings import RetryPolicy
+
+if TYPE_CHECKING:
+    from asyncsink.model import Event  # values carry options
+
+StrPath = str | os.PathLike[str]
+"""A path as callers give it."""
+
+Paths = StrPath | Sequence["Paths | None"]
+"""Paths as a node of a workflow has them: one, or nested lists."""
+
+
+class ConnectionOptions(TypedDict, total=False):
+    """The options that say how to reach a bucket, and how much at once."""
+
+    endpoint_url: str | None
+    region: str | None
+    profile: str | None
+    creds_path: StrPath | None
+    anonymous: bool
+    bucket: Any
+    request_payer: bool | str | None
+    addressing_style: AddressingStyle
+    sign_payload: SignPayload
+    ca_bundle: StrPath | None
+    transport: LaneChoice | Callable[[Any], Any]
+    concurrency: int | str | None
+    part_size_bytes: int | str
+    memory_bytes: int | str
+    retry: RetryPolicy
+    give_up_after_seconds: float | str | timedelta
+
+
+class ReaderOptions(ConnectionOptions, total=False):
+    """The options of an S3Reader and a SyncReader."""
+
+    observe: Callable[[Event], None] | None
+    sse: bytes | None
+
+
+class ExportOptions(ConnectionOptions, total=False):
+    """The options of an export. DataSink's own names keep their meaning."""
+
+    retries: int
+    container: str | None
+    parameterization: bool
+    parameterization_root: StrPath | None
+    strip_dir: StrPath | None
+    substitutions: Iterable[tuple[str, str]]
+    regexp_substitutions: Iterable[tuple[str, str]]
+    compat: Compat
+    encrypt_bucket_keys: bool
+    sse: str | bytes | None
+    sse_kms_key_id: str | None
+    storage_class: str | None
+    acl: str | None
+    tags: Mapping[str, str] | None
+    metadata: Mapping[str, str] | None
+    content_type: str
+    checksum: str | None
+    overwrite: Overwrite
+    on_missing: OnMissing
+    on_unreadable: OnUnreadable
+    exclude: Iterable[str]
+    on_collision: OnCollision
+    on_unreachable: OnUnreachable
+    symlinks: Symlinks
+    abort_on_interrupt: bool
+    local_copy: StrPath | None
+    local_copy_mode: LocalCopyMode
+    related_files: bool
+    remove_dest_dir: bool
+    manifest: StrPath | None
+    journal: StrPath | Literal[False] | None
+    bandwidth_bytes_per_second: int | str | None
+    shard: str | tuple[int, int] | None
+    observe: Callable[[Event], None] | None
+
+
+class GrabOptions(ConnectionOptions, total=False):
+    """The options of a grab. S3DataGrabber's own names keep their meaning."""
+
+    retries: int
+    template: str | None
+    field_template: Mapping[str, str] | None
+    template_args: Mapping[str, Sequence[Sequence[Any]]] | None
+    infields: Mapping[str, Any] | None
+    outfields: Sequence[str] | None
+    template_syntax: TemplateSyntax
+    match: Match
+    raise_on_empty: bool
+    sort_filelist: bool
+    sse: bytes | None
+    observe: Callable[[Event], None] | None
+
+
+class PutOptions(TypedDict, total=False):
+    """The options of one put. A given value takes the place of the sink's value of that option: metadata and tags are
+    replaced as a whole, not merged. None, and an option that is left out, is the sink's; "" or {} is nothing."""
+
+    content_type: str | None
+    metadata: Mapping[str, str] | None
+    tags: Mapping[str, str] | None
+    storage_class: str | None
+    sse: str | bytes | None
+    sse_kms_key_id: str | None
+    encrypt_bucket_keys: bool | None
+    acl: str | None
+    overwrite: Overwrite | None
+
+
+_PUT_OPTIONS = {name: OPTIONS[name] for name in PutOptions.__annotations__}
+
+for _typed, _options in (
+    (ExportOptions, OPTIONS),
+    (GrabOptions, GRAB_OPTIONS),
+    (ReaderOptions, READER_OPTIONS),
+    (PutOptions, _PUT_OPTIONS),
+):
+    _lines = "\n".join(f"    {option.name}: {option.sentence}" for option in _options.values())
+    _typed.__doc__ = f"{_typed.__doc__}\n\n{_lines}\n"
