@@ -157,8 +157,12 @@ class Lane:
 
     def give(self, work: LaneWork) -> None:
         """Add work to the end of the queue."""
-        self._queue.append(work)
+        self.add(work)
         self.wake()
+
+    def add(self, work: LaneWork) -> None:
+        """Add work to the end of the queue; `wake` is owed."""
+        self._queue.append(work)
 
     def give_urgent(self, exchange: Exchange) -> None:
         """Carry an exchange at once, without a token."""

@@ -80,6 +80,7 @@ class LanePool:
         self._ending: list[Lane] = []
         self._shared_lanes = 0
         self._hanging = 0
+        self._to_wake: set[Lane] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -87,8 +88,21 @@ class LanePool:
 
     def give(self, work: LaneWork, *, large: bool) -> None:
         """Have a lane carry `work`."""
-        (self._large_lane() if large else self._small_lane()).give(work)
+        lane = self._large_lane() if large else self._small_lane()
+        lane.add(work)
+        if not self._to_wake:
+            self._loop.call_soon(self._wake)
+        self._to_wake.add(lane)
         self._watch_later()
+
+    def _wake(self) -> None:
+        """Wake the lanes for all that was given to them in one iteration of the event loop.
+
+        Woken for each piece, a lane takes the interpreter's lock from tasks that are about to give it more.
+        """
+        for lane in self._to_wake:
+            lane.wake()
+        self._to_wake.clear()
 
     def give_urgent(self, exchange: Exchange) -> None:
         """Have a small lane carry an exchange that waits for nothing."""
