@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
-from typing import Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 from asyncsink.destinations.base import Destination
 from asyncsink.destinations.opening import settings_of
+from asyncsink.engine.content.object_writer import ByteStream, ObjectWriter
 from asyncsink.engine.export import run_source
 from asyncsink.engine.recording.events import Subscription
-from asyncsink.engine.session import Session
+from asyncsink.engine.session import Counts, Session
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.event_loops import run_to_end
-from asyncsink.model import Paths, Receipt, Skip, StrPath
+from asyncsink.model import Checksum, Paths, Receipt, Skip, StrPath
 from asyncsink.options.typed import ExportOptions, PutOptions
 from asyncsink.options.values import deadline_of
 from asyncsink.os_errors import words_shortages
-from asyncsink.report.outcomes import Counts
 from asyncsink.report.report import Report
 from asyncsink.sources.base import Source
 from asyncsink.sources.opening import directory_source, given_source
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # of collections.abc from Python 3.12 on
 
 
 async def export(
@@ -244,6 +247,82 @@ class AsyncSink:
         `objects_failed`. Cancellation ends the wait only.
         """
         return await self._session.flush()
+
+    async def put_bytes(self, key: str, data: Buffer, **options: Unpack[PutOptions]) -> Receipt | Skip:
+        """Publish bytes under a key, and return when they are published, or found to be there already.
+
+        Args:
+            key: below the destination, exactly as it is given: no rule of DataSink changes it.
+            data: bytes, bytearray, memoryview, or another buffer (of an array the bytes in C order). What can be
+                changed must stay as it is until the call returns: below a part's size a copy is taken first; larger
+                content that was changed meanwhile is not published.
+
+        Raises:
+            ConfigError: the key is not legal, or the data are no buffer; nothing was sent.
+            PutFailed: it was not published; `cause` is the reason, SourceChanged where the buffer was changed.
+            ExportFailed: the sink was closed, or has stopped.
+
+        Simultaneous calls are sent together. Of two calls with one key, the first is recorded before the second begins.
+        The journal is not asked: what is there already is compared by `overwrite`, and the source of the receipt is
+        "bytes".
+
+        Cancelled, it is not sent where it has not been begun.
+        """
+        contents = self._session.taking_contents()
+        return await self._session.outcome_of(contents.put_bytes(key, data, options))
+
+    @words_shortages
+    async def put_stream(
+        self,
+        key: str,
+        stream: ByteStream,
+        *,
+        size_bytes: int | None = None,
+        checksum: Checksum | None = None,
+        **options: Unpack[PutOptions],
+    ) -> Receipt | Skip:
+        """Publish a stream under a key, and return when it is published.
+
+        Args:
+            key: as in `put_bytes`.
+            stream: an async iterable of buffers; an object with an async `read(size)`; or a file opened in binary mode,
+                which is read in threads. It is read in the calling task, to its end, and not closed; an async generator
+                is.
+            size_bytes: its length, where that is known.
+            checksum: of the whole content, by any algorithm. Only with it a stream is compared with what is there.
+            options: as in `put_bytes`.
+
+        Raises:
+            ConfigError: the key, or an argument, is wrong; nothing was read.
+            SourceError: the stream raised an exception, which is the `__cause__`; or gave something else than bytes; or
+                nothing for `stall_seconds` (see `RetryPolicy`) while other content waited for its memory.
+            IntegrityError: the content has another length or checksum than was given.
+            EntityTooLarge: it is longer than 10,000 parts, of half of `memory_bytes` at most, can carry.
+            PutFailed: S3 did not take it; `cause` is the reason.
+            ExportFailed: the sink was closed, or has stopped.
+
+        In none of these cases an object is published or an upload stays open. Below a part's size the stream is one
+        PutObject, else parts: each is in memory until it is confirmed, and while memory_bytes are in use the stream is
+        not read any further. The source of the receipt is "stream"; the parts of a stream that broke off cannot be
+        resumed.
+
+        Cancellation ends the requests, aborts the upload (shielded, bounded in time), and frees the key.
+        """
+        contents = self._session.taking_contents()
+        publishing = contents.put_stream(key, stream, options, size_bytes=size_bytes, checksum=checksum)
+        return await self._session.outcome_of(publishing)
+
+    def open(self, key: str, **options: Unpack[PutOptions]) -> ObjectWriter:
+        """An object to write to; the key and `options` are as in `put_bytes`.
+
+            async with sink.open("log.txt") as writer:
+                await writer.write(b"…")
+            writer.receipt
+
+        The object is published at the end of the block, as by `put_stream`, and not at all where an exception ends it.
+        Errors are raised by entering, `write` and the end of the block; see `ObjectWriter` and `put_stream`.
+        """
+        return ObjectWriter(lambda: self._session.taking_contents().open(key, options))
 
     def events(self) -> Subscription:
         """Events from now on, until the sink is closed, or `aclose()` of the result is called.

@@ -9,9 +9,8 @@ from typing import Any
 from asyncsink.engine.planning.walk import discovery_of
 from asyncsink.engine.queue_entries import Work
 from asyncsink.engine.recording.recorder import Completion
-from asyncsink.engine.transfer.outcomes import error_of, forbids_run, is_skip, problem_outcome
-from asyncsink.errors import PutFailed
-from asyncsink.model import Failure, Found, Receipt, Skip, SourceProblem, Transfer
+from asyncsink.engine.transfer.outcomes import forbids_run, is_skip, problem_outcome, published
+from asyncsink.model import Found, Receipt, Skip, SourceProblem, Transfer
 from asyncsink.options.put_options import NO_OPTIONS, parse_put_options
 from asyncsink.options.schema import Policies, Settings, Target
 from asyncsink.options.typed import PutOptions
@@ -53,13 +52,7 @@ class Call:
         Raises:
             PutFailed: it was not published.
         """
-        if not self.completion.outcomes:
-            return None
-        outcome = self.completion.outcomes[0]
-        if isinstance(outcome, (Receipt, Skip)):
-            return outcome
-        assert isinstance(outcome, Failure)  # nothing is planned here
-        raise PutFailed(outcome.message, failure=outcome, cause=error_of(outcome))
+        return published(self.completion.outcomes) if self.completion.outcomes else None
 
 
 @dataclass(slots=True, eq=False)

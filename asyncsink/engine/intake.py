@@ -74,7 +74,7 @@ class Intake:
     ) -> None:
         self.calls = calls
         self._key_turns = key_turns
-        self._accepted = accepted
+        self.accepted = accepted
         self._journal = journal
         # Without one, several sources may have one key.
         self._ledger = KeyLedger() if settings.policies.on_collision == "error" else None
@@ -261,7 +261,7 @@ class Intake:
                 continue
             self._skipped(item)
             item.ready = True
-            self._accepted.add(item.name, item)
+            self.accepted.add(item.name, item)
             if call.alone or not self._gather(item):
                 items.append(item)
         if items:
@@ -276,7 +276,7 @@ class Intake:
     def _drop(self, item: CallItem) -> None:
         """Give an item up that is ready, and that no worker has."""
         item.dropped = True
-        self._accepted.withdraw(item.name)
+        self.accepted.withdraw(item.name)
         self._release(item)
 
     # -- Small files that were submitted, gathered over many calls ----------------------------------------------------
@@ -320,9 +320,9 @@ class Intake:
                 self._group.create_task(_raised(item.refused))
                 return []
             if not isinstance(item.found, Transfer):
-                self._accepted.withdraw(item.key)
+                self.accepted.withdraw(item.key)
                 self._skipped(item)
-                self._accepted.add(item.name, item)
+                self.accepted.add(item.name, item)
         return gathered
 
     def _release(self, item: CallItem) -> None:

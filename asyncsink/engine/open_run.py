@@ -39,7 +39,7 @@ class Run:
 
     Attributes:
         resources: shared by its parts.
-        destination: where files go.
+        destination: where files go. copy: the local copy beside it, or None.
         target: the target in use: the settings' own, or the local directory that stands in for an unreachable bucket.
         log: every outcome.
         journal: the journal of the run, or None.
@@ -49,6 +49,7 @@ class Run:
 
     resources: Resources
     destination: Destination
+    copy: Destination | None
     target: Target
     log: OutcomeLog
     pipeline: UploadPipeline
@@ -170,7 +171,15 @@ class RunBuilder:
             pipeline = UploadPipeline(resources, publisher, small_files, recorder, tuned, rounds=self._retries)
             exits.callback(pipeline.close)
             run = Run(
-                resources, opened.destination, opened.target, log, pipeline, manifest, small_files.batch_size, journal
+                resources,
+                opened.destination,
+                copy,
+                opened.target,
+                log,
+                pipeline,
+                manifest,
+                small_files.batch_size,
+                journal,
             )
             try:
                 yield run

@@ -8,6 +8,7 @@ run; every other task opens it, uses it and closes it by calls that wait for tha
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from copy import deepcopy
 from functools import partial
@@ -16,20 +17,22 @@ from typing import Final
 import anyio
 
 from asyncsink.engine.calls import Call, Calls
+from asyncsink.engine.content.contents import Contents
 from asyncsink.engine.intake import Intake
 from asyncsink.engine.open_run import Run, RunBuilder
 from asyncsink.engine.planning.walk import check_bucket_given, check_shard, open_end
-from asyncsink.engine.recording.accepted import Accepted
 from asyncsink.engine.recording.events import Events
 from asyncsink.engine.resources import open_resources
 from asyncsink.engine.run_report import report_of
-from asyncsink.errors import ConfigError, ExportFailed
+from asyncsink.errors import ConfigError, ExportFailed, PutFailed
 from asyncsink.event_loops import OwnerLoop, refuse_trio, surface
-from asyncsink.model import Started
+from asyncsink.model import Receipt, Skip, Started
 from asyncsink.options.schema import Settings
 from asyncsink.os_errors import shortage
 from asyncsink.report.outcomes import Counts, OutcomeLog
 from asyncsink.report.report import Report, RunEnd
+
+__all__ = ["NOT_OPEN", "Counts", "Session"]
 
 NOT_OPEN: Final = "The sink is not open; use it inside its `async with` block, or between `start` and `close`."
 
@@ -54,13 +57,13 @@ class Session:
         self.events = Events(settings.observe)
         self.run: Run | None = None
         self.intake: Intake | None = None
+        self._contents: Contents | None = None
         self.fault: BaseException | None = None
         self.closing = False
         self._home: OwnerLoop | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._scope: anyio.CancelScope
         self._opened: asyncio.Future[None]
-        self._accepted: Accepted
         self._closers = 0
         self._timers: list[asyncio.TimerHandle] = []
         self._calls: set[Call] = set()
@@ -117,9 +120,10 @@ class Session:
                 async with AsyncExitStack() as exits:
                     run, intake = await self._open(exits)
                     await self.events.emit(Started(None, None, run.destination.lane))
+                    self._contents = Contents(run)
                     self.intake = intake
                     self._opened.set_result(None)
-                    await self._publish(run, intake)
+                    await self._publish(run, intake, self._contents)
                     await run.end()
         except Exception as error:  # noqa: BLE001 - raised by `start`, or by `close`
             self.fault = self.fault or (surface(error) if isinstance(error, BaseExceptionGroup) else error)
@@ -132,15 +136,14 @@ class Session:
     async def _open(self, exits: AsyncExitStack) -> tuple[Run, Intake]:
         exits.callback(self.events.close)
         resources = await exits.enter_async_context(open_resources(self.settings, events=self.events, lasting=True))
-        assert resources.accepted is not None
-        self._accepted = resources.accepted
+        assert resources.accepted is not None  # it is lasting
         forecast = open_end(self.settings.target, lasting=True)
         self.run = run = await exits.enter_async_context(RunBuilder(resources).open(forecast))
         intake = Intake(
             Calls(self.settings, run.target),
             self.settings,
             key_turns=resources.key_turns,
-            accepted=self._accepted,
+            accepted=resources.accepted,
             journal=run.journal,
             threads_max=resources.limits.reader_threads,
             batch_max=partial(run.batch_size, None),
@@ -149,9 +152,9 @@ class Session:
         await run.begin()
         return run, intake
 
-    async def _publish(self, run: Run, intake: Intake) -> None:
+    async def _publish(self, run: Run, intake: Intake, contents: Contents) -> None:
         try:
-            await run.pipeline.run(intake.feed)
+            await run.pipeline.run(contents.beside(intake.feed))
         except BaseExceptionGroup as group:
             self.fault = surface(group)
             if self._block is not None and not self.closing:
@@ -162,8 +165,9 @@ class Session:
             self._take_no_more()
             for call in self._calls:
                 call.completion.done.set()
+            contents.release()
             run.resources.key_turns.close()
-            self._accepted.close()
+            intake.accepted.close()
 
     def _nothing(self) -> Report:
         return Report(OutcomeLog(), self.settings.target.url, RunEnd(notices=self.events.notices))
@@ -195,6 +199,22 @@ class Session:
             raise ConfigError(NOT_OPEN)
         return self.intake
 
+    def taking_contents(self) -> Contents:
+        """What takes content without files; raises as `taking`."""
+        self.taking()
+        assert self._contents is not None  # made before the run takes anything
+        return self._contents
+
+    async def outcome_of(self, publishing: Awaitable[Receipt | Skip]) -> Receipt | Skip:
+        """The outcome of a call of `taking_contents`; where the run has stopped by itself, its error is the reason."""
+        try:
+            return await publishing
+        except PutFailed:
+            raise
+        except ExportFailed:
+            self.check_working()
+            raise
+
     async def carry_out(self, call: Call) -> None:
         """Enter a call of `taking`, and wait until it has ended; raises its error. Cancelled, it is withdrawn."""
         intake = self.taking()
@@ -216,14 +236,13 @@ class Session:
         Raises:
             ConfigError: as `taking`. ExportFailed: the run was stopped before.
         """
-        self.taking()
-        assert self.run is not None
-        await self._accepted.flush()
+        await self.taking().accepted.flush()
         self.check_working()
         if self._scope.cancel_called:
             raise ExportFailed(
                 "The sink was closed before everything was published; export the rest again.", report=None
             )
+        assert self.run is not None
         return deepcopy(self.run.log.counts)
 
     # -- Closing ------------------------------------------------------------------------------------------------------
@@ -295,6 +314,8 @@ class Session:
         self.closing = True
         if self.intake is not None:
             self.intake.close()
+        if self._contents is not None:
+            self._contents.close()
 
     # -- The block of `async with` ------------------------------------------------------------------------------------
 

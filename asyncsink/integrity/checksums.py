@@ -187,6 +187,23 @@ def composite(algorithm: ChecksumAlgorithm, parts: Iterable[Checksum]) -> Checks
     return Checksum(algorithm, f"{whole.value}-{len(digests)}")
 
 
+def of_parts(
+    algorithm: ChecksumAlgorithm | None, parts: Iterable[Checksum | None], lengths: Iterable[int]
+) -> Checksum | None:
+    """The checksum that S3 has of an object in parts; for SHA-256 there is only the composite one, for MD5 none (the
+    ETag serves). None also where a part's checksum is not known."""
+    known: list[Checksum] = []
+    for checksum in parts:
+        if checksum is None:
+            return None
+        known.append(checksum)
+    if algorithm is None:
+        return None
+    if algorithm in FULL_OBJECT_ALGORITHMS:
+        return combine(algorithm, zip(known, lengths, strict=True))
+    return composite(algorithm, known) if algorithm in COMPOSITE_ALGORITHMS else None
+
+
 def _digest_by(algorithm: ChecksumAlgorithm, checksum: Checksum) -> bytes:
     if checksum.algorithm != algorithm:
         raise ValueError(f"a part has a {checksum.algorithm} checksum; {algorithm} was expected.")

@@ -225,6 +225,41 @@ def decide(
     return decision
 
 
+def decide_unread(
+    existing: Existing | None, *, policy: Overwrite, size_bytes: int | None, checksum: Checksum | None
+) -> Upload | SkipIt | LookCloser:
+    """Whether content has to be sent that cannot be read before: it is compared by what is known of it.
+
+    Args:
+        existing, policy: as in `decide`. `unread_looks` says whether the object matters at all.
+        size_bytes, checksum: of the content, or None where they are not known.
+    """
+    if policy == "always":
+        return Upload("always")
+    if existing is None:
+        return Upload(NOT_THERE)
+    if policy == "never":
+        return SkipIt(IS_THERE)
+    if existing.outdated:
+        return Upload(existing.outdated)
+    if size_bytes is not None and existing.size_bytes != size_bytes:
+        return Upload(SIZE_DIFFERS)
+    if policy == "size" and size_bytes is not None:
+        return SkipIt("size is equal")
+    if checksum is None or policy in ("size", "size-mtime"):
+        return Upload("nothing to compare")
+    plain = checksum.algorithm == "MD5" and existing.etag_is_md5 and etag_md5(existing.etag) is not None
+    if plain or _stored_checksum(existing, checksum.algorithm) is not None:
+        return SkipIt("same checksum") if _agrees(existing, checksum) else Upload(CHECKSUM_DIFFERS)
+    return Upload("nothing to compare") if existing.looked_closely else LookCloser()
+
+
+def unread_looks(policy: Overwrite, size_bytes: int | None, checksum: Checksum | None) -> bool:
+    """Whether `decide_unread` needs the existing object."""
+    known = {"never": True, "size": size_bytes is not None, "checksum": checksum is not None}
+    return known.get("checksum" if policy == "journal" else policy, False)
+
+
 def _by_time(existing: Existing, mtime_ns: int) -> Decision:
     if existing.modified is None:
         return Upload("age is unknown") if existing.looked_closely else LookCloser()

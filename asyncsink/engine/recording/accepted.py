@@ -13,15 +13,17 @@ from asyncsink.value import dataclass
 
 
 class InHand(Protocol):
-    """An entry that has been accepted.
+    """An entry that has been accepted."""
 
-    Attributes:
-        found: what is published.
-        taken: whether a worker has begun with it.
-    """
+    @property
+    def found(self) -> Found:
+        """What is published."""
+        ...
 
-    found: Found
-    taken: bool
+    @property
+    def taken(self) -> bool:
+        """Whether it has been begun."""
+        ...
 
 
 @dataclass(slots=True, eq=False)

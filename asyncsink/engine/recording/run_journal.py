@@ -23,6 +23,8 @@ from asyncsink.errors import DestinationFull, JournalError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.journal.base import Journal, PublishedRow, published_row
 from asyncsink.model import (
+    BYTES,
+    STREAM,
     Failure,
     Found,
     JournalEntry,
@@ -36,10 +38,11 @@ from asyncsink.model import (
     UploadStep,
 )
 from asyncsink.options.schema import Overwrite
-from asyncsink.paths import decoded_name
+from asyncsink.paths import decoded_name, encoded_name
 from asyncsink.report.sentences import count
 
 COUNT_BATCH = 1000
+_CONTENT = frozenset({encoded_name(BYTES), encoded_name(STREAM)})
 NAMED_MAX = 5
 """Most keys of open uploads that a notice names."""
 
@@ -265,13 +268,17 @@ class RunJournal:
             if transfer is None:
                 continue
             outcome = outcomes[0]
-            if isinstance(outcome, Receipt) or (isinstance(outcome, Skip) and self._unrecorded(outcome, transfer)):
+            if not transfer.source.is_file:
+                # Its key has no row since `attach`: nothing but its bytes would show that it is the same again.
+                if isinstance(outcome, Receipt):
+                    await self._end_own(transfer.key)
+            elif isinstance(outcome, Receipt) or (isinstance(outcome, Skip) and self._unrecorded(outcome, transfer)):
                 version = outcome.version_id if isinstance(outcome, Receipt) else ""
                 rows.append(published_row(transfer, outcome.etag, version, outcome.checksum))
             elif isinstance(outcome, Failure) and outcome.stage == "upload":
                 unknown.append(transfer.key)
         for told in passed:
-            rows += told.rows
+            rows += [row for row in told.rows if row[1] not in _CONTENT]
         if self._uploads:
             rows = [row for row in rows if self._ends(decoded_name(row[0]))]
         if unknown:
@@ -282,6 +289,12 @@ class RunJournal:
         if self._uploads:
             for row in rows:
                 self._uploads.pop(decoded_name(row[0]), None)
+
+    async def _end_own(self, key: str) -> None:
+        """Record that the upload under way of `key` is complete; another one may be open still."""
+        if self._uploads.get(key) == "completing":
+            del self._uploads[key]
+            await self._journal.step(UploadGone(key))
 
     def _unrecorded(self, skip: Skip, transfer: Transfer) -> bool:
         """Whether a skipped file is worth a row: it is there with the same content, and the next run need not compare

@@ -33,6 +33,7 @@ from asyncsink.options.schema import Policies
 from asyncsink.options.settings import MIB
 from asyncsink.paths import Folder, on_disk
 from asyncsink.s3.operations import PARTS_MAX
+from asyncsink.sources.content import OpenContent, in_memory, opened
 from asyncsink.sources.reader import OpenSource, look_again, read_at_rest
 from asyncsink.value import dataclass
 
@@ -201,7 +202,7 @@ class Reading:
     digests: tuple[Digests, ...]
 
 
-def open_as_found(file: SourceFile) -> OpenSource:
+def open_as_found(file: SourceFile) -> OpenSource | OpenContent:
     """Open `file`.
 
     Raises:
@@ -209,7 +210,7 @@ def open_as_found(file: SourceFile) -> OpenSource:
         Outgrown: its size, times or inode differ from those of the walk, so that its plan may not fit.
     """
     try:
-        return OpenSource(file)
+        return opened(file)
     except SourceChanged:
         if file.pinned:
             raise
@@ -231,11 +232,16 @@ def read_whole_file(
     with open_as_found(file) as source:
         body = source.read_all(into)
         source.check_unchanged()
+    return reading_of(body, algorithm, compares)
+
+
+def reading_of(body: ByteBody, algorithm: ChecksumAlgorithm | None, compares: Sequence[CompareWith]) -> Reading:
+    """The reading of a body that is in memory."""
     checksum = None if algorithm is None else checksum_of(body, algorithm)
     return Reading(body, checksum, digest_body(body, compares))
 
 
-NewReading = tuple[bytearray, Checksum | None] | SourceError | None
+NewReading = tuple[ByteBody, Checksum | None] | SourceError | None
 
 
 def read_new(files: Sequence[SourceFile], algorithm: ChecksumAlgorithm | None) -> list[NewReading]:
@@ -244,11 +250,14 @@ def read_new(files: Sequence[SourceFile], algorithm: ChecksumAlgorithm | None) -
     with Folder() as folder:
         bodies = [_at_rest(file, folder) for file in files]
     return [
-        (body, algorithm and checksum_of(body, algorithm)) if isinstance(body, bytearray) else body for body in bodies
+        body if body is None or isinstance(body, SourceError) else (body, algorithm and checksum_of(body, algorithm))
+        for body in bodies
     ]
 
 
-def _at_rest(file: SourceFile, folder: Folder) -> bytearray | SourceError | None:
+def _at_rest(file: SourceFile, folder: Folder) -> ByteBody | SourceError | None:
+    if (content := in_memory(file)) is not None:
+        return content
     try:
         return read_at_rest(file, folder)
     except SourceError as error:
@@ -257,11 +266,11 @@ def _at_rest(file: SourceFile, folder: Folder) -> bytearray | SourceError | None
 
 def read_small(file: SourceFile, algorithm: ChecksumAlgorithm | None, compares: Sequence[CompareWith]) -> Reading:
     """As `read_whole_file`, for a small file, with new memory; raises the same."""
-    body = read_at_rest(file)
+    content = in_memory(file)
+    body = content if content is not None else read_at_rest(file)
     if body is None:
         return read_whole_file(file, memoryview(bytearray(file.size_bytes)), algorithm, compares)
-    checksum = None if algorithm is None else checksum_of(body, algorithm)
-    return Reading(body, checksum, digest_body(body, compares))
+    return reading_of(body, algorithm, compares)
 
 
 def digest_body(body: ByteBody, compares: Sequence[CompareWith]) -> tuple[Digests, ...]:
@@ -273,14 +282,16 @@ def digest_body(body: ByteBody, compares: Sequence[CompareWith]) -> tuple[Digest
 
 
 def read_part(
-    source: OpenSource, offset: int, into: memoryview, algorithm: ChecksumAlgorithm | None
+    source: OpenSource | OpenContent, offset: int, into: memoryview, algorithm: ChecksumAlgorithm | None
 ) -> Checksum | None:
     """Fill `into` with the part at `offset`; returns its checksum."""
     body = source.read_part(offset, len(into), into)
     return None if algorithm is None else checksum_of(body, algorithm)
 
 
-def compare_piece(source: OpenSource, offset: int, into: memoryview, digesters: Sequence[SamenessDigester]) -> None:
+def compare_piece(
+    source: OpenSource | OpenContent, offset: int, into: memoryview, digesters: Sequence[SamenessDigester]
+) -> None:
     """Feed the piece at `offset`, read into `into`, to the digesters."""
     piece = source.read_part(offset, len(into), into)
     for digester in digesters:

@@ -33,10 +33,11 @@ from asyncsink.errors import (
     RetryableError,
     SourceError,
 )
-from asyncsink.integrity.checksums import COMPOSITE_ALGORITHMS, FULL_OBJECT_ALGORITHMS, ByteBody, combine, composite
+from asyncsink.integrity.checksums import ByteBody, of_parts
 from asyncsink.model import Checksum, Resumable, Transfer
 from asyncsink.s3.multipart.parts import Part, PartPlan
 from asyncsink.s3.operations import PartSource
+from asyncsink.sources.content import OpenContent, in_memory
 from asyncsink.sources.reader import OpenSource
 
 # -- A part in one call to a lane thread: read, checksummed, copied and sent -------------------------------------------
@@ -161,7 +162,7 @@ class LargeFileUpload:
         self,
         resources: Resources,
         transfer: Transfer,
-        source: OpenSource,
+        source: OpenSource | OpenContent,
         states: Sequence[DestinationState],
         plan: PartPlan,
     ) -> None:
@@ -208,7 +209,7 @@ class LargeFileUpload:
             if self._source_error is not None:
                 stopped = False
                 raise self._source_error
-            checksum = self._combined()
+            checksum = of_parts(self._algorithm, self._checksums, [part.length for part in self._plan])
             await each([state for state in self._states if state.alive], partial(self._complete, checksum=checksum))
             stopped = False
             return checksum
@@ -334,22 +335,14 @@ class LargeFileUpload:
                 checksum = await anyio.to_thread.run_sync(read, limiter=self._threads)
                 await writer.write_part(part.part_number, part.offset, body, checksum)
 
-    def _combined(self) -> Checksum | None:
-        """The whole object's checksum; for SHA-256, S3 has only the composite one, for MD5 none (the ETag serves)."""
-        known = [checksum for checksum in self._checksums if checksum is not None]
-        if self._algorithm is None or len(known) < self._plan.count:
-            return None
-        if self._algorithm in FULL_OBJECT_ALGORITHMS:
-            lengths = [part.length for part in self._plan]
-            return combine(self._algorithm, zip(known, lengths, strict=True))
-        return composite(self._algorithm, known) if self._algorithm in COMPOSITE_ALGORITHMS else None
-
     async def _end_unfinished(self, stopped: bool) -> None:
         """Leave each incomplete upload to a later run, or abort it. Aborts are shielded from cancellation, and bounded
         in time."""
         for state in self._states:
             writer = self._writers.get(id(state))
-            if writer is not None and (stopped or self._may_go_on(state, writer)):
+            # Content without a file cannot be sent again by a later run.
+            is_file = self._transfer.source.is_file
+            if writer is not None and is_file and (stopped or self._may_go_on(state, writer)):
                 self._leave(state, writer)
         if not self._writers:
             return
@@ -412,7 +405,7 @@ class ThreadedFileUpload:
         """
         transfer, primary = ending.transfer, ending.states[0]
         size, sender = transfer.source.size_bytes, primary.destination
-        if size <= SMALL_BYTES or not primary.alive or not sender.senders:
+        if size <= SMALL_BYTES or not primary.alive or not sender.senders or in_memory(transfer.source) is not None:
             return
         copies = _copies(ending.states)
         if copies is None:
@@ -459,7 +452,7 @@ class _Attempts:
         self._opened = False
 
     @contextmanager
-    def open(self) -> Iterator[OpenSource]:
+    def open(self) -> Iterator[OpenSource | OpenContent]:
         """The file, for one attempt; leaving the block proves that it stayed the same meanwhile."""
         # In a second attempt the server and the copy may have the file already: a file that has replaced it is not sent
         # under its name. Its ctime is not compared again: making a hard link as the copy has changed it.

@@ -14,6 +14,7 @@ from asyncsink.errors import (
     AlreadyThere,
     AsyncSinkError,
     ConfigError,
+    PutFailed,
     SourceError,
     SourceMissing,
     TransferError,
@@ -235,6 +236,19 @@ def error_of(failed: Failure) -> AsyncSinkError:
     if not issubclass(kind, AsyncSinkError) or issubclass(kind, (errors.IntegrityError, errors.ExportFailed)):
         kind = AsyncSinkError
     return kind(failed.message)
+
+
+def published(outcomes: Sequence[Outcome]) -> Receipt | Skip:
+    """The outcome of a single transfer that a caller waits for.
+
+    Raises:
+        PutFailed: it was not published.
+    """
+    outcome = outcomes[0]
+    if isinstance(outcome, (Receipt, Skip)):
+        return outcome
+    assert isinstance(outcome, Failure)  # nothing is planned here
+    raise PutFailed(outcome.message, failure=outcome, cause=error_of(outcome))
 
 
 def is_skip(problem: SourceProblem, policies: Policies) -> bool:

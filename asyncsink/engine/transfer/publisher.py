@@ -9,7 +9,7 @@ The steps of `Publisher.publish`:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -20,12 +20,14 @@ from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.destination_state import (
     DestinationState,
     Outgrown,
+    Reading,
     compare_piece,
     digest_body,
     each,
     open_as_found,
     outdated,
     read_whole_file,
+    reading_of,
     still_outgrown,
     too_large_for_memory,
 )
@@ -42,6 +44,7 @@ from asyncsink.errors import (
 from asyncsink.integrity.sameness import CompareWith, Digests, LookCloser, SamenessDigester
 from asyncsink.model import Outcome, Transfer
 from asyncsink.s3.multipart.parts import plan_parts
+from asyncsink.sources.content import OpenContent, in_memory
 from asyncsink.sources.reader import OpenSource
 
 _LOOKS_MAX = 16
@@ -149,19 +152,22 @@ class Publisher:
         if self._nothing_to_read(states):
             return
         await self._threaded_upload.send(ending)
-        size = transfer.source.size_bytes
-        if any(state.alive or state.comparing is not None for state in states):
+        size, content = transfer.source.size_bytes, in_memory(transfer.source)
+        needed = any(state.alive or state.comparing is not None for state in states)
+        if needed and content is not None:
+            await self._put_read(ending, partial(reading_of, content, self._policies.algorithm))
+        elif needed:
             async with self._budget.reserve(self._buffers.cost(size)):
                 with self._buffers.lend(size) as into:
-                    await self._read_and_put(ending, into)
+                    read = partial(read_whole_file, transfer.source, into, self._policies.algorithm)
+                    await self._put_read(ending, read)
         if states[0].stored is not None:
             self._progress.bytes_moved += size
 
-    async def _read_and_put(self, ending: Ending, into: memoryview) -> None:
+    async def _put_read(self, ending: Ending, read: Callable[[Sequence[CompareWith]], Reading]) -> None:
         transfer, states = ending.transfer, ending.states
         comparing = _comparing(states)
-        read = partial(read_whole_file, transfer.source, into, self._policies.algorithm, _compares(comparing))
-        reading = await anyio.to_thread.run_sync(read, limiter=self._threads)
+        reading = await anyio.to_thread.run_sync(read, _compares(comparing), limiter=self._threads)
         ending.checksum = reading.checksum
         await self._settle(transfer, comparing, reading.digests)
         while comparing := _comparing(states):
@@ -200,7 +206,7 @@ class Publisher:
     def _nothing_to_read(self, states: Sequence[DestinationState]) -> bool:
         return not _comparing(states) and (self._dry_run or not any(state.alive for state in states))
 
-    async def _digest(self, source: OpenSource, compares: Sequence[CompareWith]) -> list[Digests]:
+    async def _digest(self, source: OpenSource | OpenContent, compares: Sequence[CompareWith]) -> list[Digests]:
         """Read the file once, piece by piece, for its digests; it must not change meanwhile."""
         digesters = [SamenessDigester(compare) for compare in compares]
         step = self._buffers.size_bytes

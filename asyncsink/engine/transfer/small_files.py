@@ -30,7 +30,7 @@ from asyncsink.errors import AsyncSinkError, IntegrityError, SourceChanged, Sour
 from asyncsink.integrity.sameness import LookCloser
 from asyncsink.model import ChecksumAlgorithm, FirstAttempt, Outcome, Transfer
 from asyncsink.s3.operations import FileResult, FileStored, Ordinary
-from asyncsink.sources.reader import AtRest
+from asyncsink.sources.content import SmallReader, memory_cost
 from asyncsink.value import dataclass
 
 WORKERS_USUAL: Final = 32
@@ -155,7 +155,7 @@ class SmallFiles:
             return list(transfers), ()
         ordinary: list[Transfer] = []
         started = self._clock()
-        async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
+        async with self._budget.reserve(memory_cost([transfer.source for transfer in transfers])):
             files = [transfer.source for transfer in transfers]
             readings = await self._readers.run(partial(read_new, files, self._policies.algorithm))
             for transfer, reading in zip(transfers, readings, strict=True):
@@ -188,12 +188,12 @@ class SmallFiles:
         pass_on: PassOn,
     ) -> tuple[list[Transfer], Sequence[Transfer]]:
         """As `_publish_new`, where the destination's lanes read the files that they send."""
-        async with self._budget.reserve(sum([transfer.source.size_bytes for transfer in transfers])):
+        async with self._budget.reserve(memory_cost([transfer.source for transfer in transfers])):
             ends = _Ends(transfers, self._destination.url, done, pass_on, self._progress)
             try:
                 with ends.told_early():
                     put = self._destination.put_files
-                    await put(transfers, algorithm, AtRest(), ends.results, only_new=guessed)
+                    await put(transfers, algorithm, SmallReader(), ends.results, only_new=guessed)
             except AsyncSinkError:
                 # Nothing of the batch was begun: each file is tried by itself, and may fail there.
                 return list(transfers), ()
@@ -217,7 +217,7 @@ class SmallFiles:
         ]
         started = self._clock()
         reading = [known for known in work if not known.ordinary and self._must_read(known.ending.states)]
-        async with self._budget.reserve(sum([known.ending.transfer.source.size_bytes for known in reading])):
+        async with self._budget.reserve(memory_cost([known.ending.transfer.source for known in reading])):
             if reading:
                 stopped = Event()
                 await self._readers.run(partial(self._read_all, reading, stopped), stop=stopped.set)
