@@ -487,6 +487,29 @@ class Retried:
 
 
 @dataclass(frozen=True, slots=True)
+class Requested:
+    """Event: a request to S3 has ended, whether it succeeded or not.
+
+    Attributes:
+        operation: S3's name ("PutObject").
+        status: of the answer (HTTP); 0 where there was none.
+        bytes: of the body, in either direction; 0 where the request failed.
+        seconds: from the first byte sent to the last one received. Waiting for a connection is not included, except by
+            aioboto3.
+        first_byte_seconds: from the first byte sent to the first one received; None where none was, or where a caller's
+            own client does not show it.
+        key: of the object, or "".
+    """
+
+    operation: str
+    status: int
+    bytes: int
+    seconds: float
+    first_byte_seconds: float | None
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Event: a fact for the user that is no failure ("the server ignores checksums")."""
 
@@ -541,4 +564,4 @@ class GaveUp:
         return f"{self.endpoint} {self.cause} for {self.seconds:.0f} s; given up"
 
 
-Event = Started | Finished | LimitChanged | Retried | Notice | Paused | Resumed | GaveUp
+Event = Started | Finished | LimitChanged | Retried | Requested | Notice | Paused | Resumed | GaveUp

@@ -324,8 +324,12 @@ class AsyncSink:
         """
         return ObjectWriter(lambda: self._session.taking_contents().open(key, options))
 
-    def events(self) -> Subscription:
-        """Events from now on, until the sink is closed, or `aclose()` of the result is called.
+    def events(self, *, requests: bool = False) -> Subscription:
+        """Events from now on, until the sink is closed, or `aclose()` of the result is called. The first reader gets
+        earlier notices too.
+
+        Args:
+            requests: with an event Requested for each request to S3. Of these, a reader that is behind misses some.
 
         Every reader gets every event. A slow reader slows the sink down, and loses nothing; one that takes nothing for
         30 seconds while 1,000 events wait gets an AsyncSinkError at the end, and the sink continues without it.
@@ -334,4 +338,4 @@ class AsyncSink:
             ConfigError: the sink was opened in another process or event loop; reading raises it likewise.
         """
         self._session.check_here()
-        return self._session.events.subscribe()
+        return self._session.events.subscribe(requests=requests)

@@ -49,7 +49,7 @@ async def run_source(
 
     Args:
         dry_run: look and compare, but send nothing; what would be sent is in `report.planned`.
-        observe: called with every event, on the event loop; it must return quickly.
+        observe: called with every event but Requested, on the event loop; it must return quickly.
         failures_only: `observe` gets no outcomes but failures; the others are in `progress.counts` and the report.
         progress: counts for a display to poll.
         keys: the range of the source's keys, where they are those of a part: what is there is listed for it alone.

@@ -129,6 +129,7 @@ class Resources:
             customer_key=settings.objects.sse_customer_key is not None,
             notice=self.events.notice,
             traffic=self.progress.traffic,
+            listener=self.events,
             watch=watch,
             wrap=settings.wrap_transport,
         ) as stack:

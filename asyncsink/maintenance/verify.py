@@ -161,7 +161,7 @@ async def verify_manifest(
         if tell is not None and not isinstance(event, Notice):  # notices are in the report
             tell(event)
 
-    events = Events(observe_server)
+    events = Events(watch=observe_server)
     progress = progress or Progress()
     report = VerifyReport(inputs.name, notices=events.notices)
     report.incomplete = "\n".join(sentence for _, sentence in inputs.missing)

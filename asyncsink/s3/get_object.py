@@ -39,6 +39,11 @@ class ObjectData(Response):
     version_id: str = ""
     sse: str = ""
 
+    @property
+    def object_bytes_received(self) -> int:
+        """See Response."""
+        return len(self.data)
+
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class GetObject(Operation[ObjectData]):
@@ -75,6 +80,11 @@ class ObjectReceived(Response):
     length: int
     etag: str = ""
     version_id: str = ""
+
+    @property
+    def object_bytes_received(self) -> int:
+        """See Response."""
+        return self.length
 
 
 class RangeTaker(Protocol):

@@ -42,6 +42,11 @@ class Response:
         """Successful requests to count for this answer."""
         return 1
 
+    @property
+    def object_bytes_received(self) -> int:
+        """Bytes of an object that came with this answer."""
+        return 0
+
 
 @dataclass(slots=True, kw_only=True)
 class ObjectStored(Response):

@@ -28,7 +28,7 @@ from asyncsink.s3.operations import (
     UploadPart,
     UploadPartFrom,
 )
-from asyncsink.s3.transport import Traffic, Transport
+from asyncsink.s3.transport import Listener, NoListener, Traffic, Transport, measured
 from asyncsink.value import dataclass
 
 R = TypeVar("R", bound=Response)
@@ -61,6 +61,7 @@ class Pacer:
         within: the pacer that several runs share, or None. Each request holds one of its tokens too, and the runs take
             turns: each asks for one token at a time.
         bandwidth: the limit on bytes sent in a second, or None.
+        listener: hears of the requests that hold the tokens; lanes tell it.
         lanes: bounds the lane threads for large bodies beyond the first of each transport, or None; that of `within`
             counts, where there is one.
     """
@@ -72,9 +73,11 @@ class Pacer:
         *,
         within: Pacer | None = None,
         bandwidth: Bandwidth | None = None,
+        listener: Listener | None = None,
         lanes: threading.Semaphore | None = None,
     ) -> None:
         self.bandwidth = bandwidth
+        self.listener = listener if listener is not None else NoListener()
         self.lanes: threading.Semaphore | None = within.lanes if within is not None else lanes
         self._within = within
         self._asking = False
@@ -218,7 +221,7 @@ class Pacer:
         problem: Problem = "error"
         size_bytes = 0
         try:
-            response = await transport.send(operation)
+            response = await self.carried(transport, operation)
             problem = ""
             size_bytes = len(response.data) if isinstance(response, ObjectData) else body_bytes(operation)
         except Throttled:
@@ -232,6 +235,12 @@ class Pacer:
         finally:
             self.give(size_bytes, problem)
         return response
+
+    def carried(self, transport: Transport, operation: Operation[R]) -> Coroutine[Any, Any, R]:
+        """Send one operation without a token; the listener, if there is one, is told of its end."""
+        if self.listener.hears_requests:
+            return measured(transport.send, operation, self.listener, body_bytes(operation))
+        return transport.send(operation)
 
     async def _turn(self) -> None:
         """Wait for a token. Cancelled while waiting, it holds none."""
@@ -309,7 +318,7 @@ class PacedTransport:
         """Send `operation` when a token is free; the requests in UNPACED need none."""
         if isinstance(operation, UNPACED):
             self.pacer.count_unpaced()
-            return self._inner.send(operation)  # type: ignore[arg-type] # it is an Operation[R]
+            return self.pacer.carried(self._inner, operation)  # type: ignore[arg-type] # it is an Operation[R]
         return self.pacer.send(self._inner, operation)
 
     async def aclose(self) -> None:

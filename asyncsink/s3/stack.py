@@ -29,7 +29,7 @@ from asyncsink.s3.operations import ListObjects, ObjectPage, Operation, PutObjec
 from asyncsink.s3.pacing import Bandwidth, PacedTransport, Pacer
 from asyncsink.s3.retry import RetryingTransport
 from asyncsink.s3.sdk.transport import Aioboto3Transport, LazyTransport, credentials_provider
-from asyncsink.s3.transport import Traffic, Transport, Wrap, wrapped
+from asyncsink.s3.transport import Listener, Traffic, Transport, Wrap, wrapped
 from asyncsink.value import dataclass
 
 # -- The choice of the lane for the hot requests, once for each target, and the router ---------------------------------
@@ -398,6 +398,7 @@ async def open_stack(
     customer_key: bool = False,
     notice: Callable[[str], None] = lambda _: None,
     traffic: Traffic | None = None,
+    listener: Listener | None = None,
     watch: Watch | None = None,
     wrap: Wrap | None = None,
     within: Pacer | None = None,
@@ -411,6 +412,7 @@ async def open_stack(
         notice: called with a sentence for people: about checksum headers, or a move to another region.
         watch: what to do where the server is gone; None leaves each request to its own attempts.
         traffic: counts the requests, for others to read; None for a new one.
+        listener: hears of each request; None is nobody.
         wrap: makes a caller's transport around the lanes: below the retries, so that it sees each attempt, and above
             the tokens of pacing, so that its own waiting holds none.
         within: the tokens, and the limit of bytes in a second, that several runs share; None where this one has its
@@ -431,7 +433,7 @@ async def open_stack(
     bandwidth, rate = within.bandwidth if within is not None else None, limits.bandwidth_bytes_per_second
     if rate is not None:
         bandwidth = Bandwidth(rate, within=bandwidth)
-    pacer = Pacer(limits.concurrency_start, traffic, within=within, bandwidth=bandwidth)
+    pacer = Pacer(limits.concurrency_start, traffic, listener=listener, within=within, bandwidth=bandwidth)
     lanes = await opened(target, lane)
     place = FollowingLanes(lanes, target, opened, notice)
     try:

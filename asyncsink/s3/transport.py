@@ -1,12 +1,15 @@
-"""The Transport protocol, with one method so that no wrapper can be bypassed; and request counts."""
+"""The Transport protocol, with one method so that no wrapper can be bypassed; who hears of requests; their counts."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeVar
 
-from asyncsink.errors import ConfigError
+from asyncsink.errors import ConfigError, TransferError
+from asyncsink.model import Requested
 from asyncsink.s3.operations import Operation, Response
 from asyncsink.value import dataclass
 
@@ -60,6 +63,89 @@ def wrapped(wrap: Wrap, inner: Transport) -> Transport:
     if isinstance(made, type) or not all(callable(getattr(made, name, None)) for name in ("send", "aclose")):
         raise ConfigError(f"The callable given as transport= returned a {type(made).__name__}; {expected}.")
     return made
+
+
+# -- Who hears of each request, and what is measured for it ------------------------------------------------------------
+# Lanes measure their own requests. Those of aioboto3 are measured here, around the client's call, whose HTTP session
+# notes the beginning of the answer in `MEASURED`. Nothing is measured where nobody listens.
+
+
+class Listener(Protocol):
+    """Hears of the end of each request; on the event loop."""
+
+    @property
+    def hears_requests(self) -> bool:
+        """Whether anybody does: asked in any thread, before an event is made."""
+        ...
+
+    def requested(self, ended: Sequence[Requested], /) -> None:
+        """Take the ends of some requests, in their order."""
+        ...
+
+
+class NoListener:
+    """Hears nothing."""
+
+    hears_requests = False
+
+    def requested(self, ended: Sequence[Requested], /) -> None:
+        """Never called."""
+
+
+class Measurement:
+    """One request of aioboto3.
+
+    Attributes:
+        status: of the answer; 0 until it has begun.
+    """
+
+    def __init__(self) -> None:
+        self.status = 0
+        self._sent_at = time.monotonic()
+        self._first_at: float | None = None
+
+    def began(self, status: int) -> None:
+        """Note the beginning of the answer."""
+        self.status, self._first_at = status, time.monotonic()
+
+    def event(self, operation: Operation[Any], size_bytes: int) -> Requested:
+        """The event, now that the request has ended; `size_bytes` is the size of its body."""
+        return Requested(
+            operation.name,
+            self.status,
+            size_bytes if 200 <= self.status < 300 else 0,
+            time.monotonic() - self._sent_at,
+            None if self._first_at is None else self._first_at - self._sent_at,
+            getattr(operation, "key", ""),
+        )
+
+
+MEASURED: ContextVar[Measurement | None] = ContextVar("MEASURED", default=None)
+"""The request that the current task sends, where somebody listens."""
+
+
+async def measured(
+    send: Callable[[Operation[R]], Awaitable[R]], operation: Operation[R], listener: Listener, size_bytes: int
+) -> R:
+    """Send one operation, and tell the listener of its end, whatever it is.
+
+    Args:
+        size_bytes: of the operation's body, or 0.
+    """
+    measurement = Measurement()
+    token = MEASURED.set(measurement)
+    try:
+        response = await send(operation)
+        # A caller's own client does not show the status.
+        measurement.status = measurement.status or 200
+        size_bytes = size_bytes or response.object_bytes_received
+        return response
+    except TransferError as error:
+        measurement.status = measurement.status or error.status
+        raise
+    finally:
+        MEASURED.reset(token)
+        listener.requested([measurement.event(operation, size_bytes)])
 
 
 # -- Request counts for the report and displays ------------------------------------------------------------------------

@@ -6,16 +6,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import asyncsink
-from asyncsink import Event, Finished, Notice, Receipt, Retried
+from asyncsink import Event, Finished, Notice, Receipt, Requested, Retried
 from asyncsink.s3.retry import THROTTLED_LOG_SECONDS
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
 from asyncsink.testing.s3_toxics import INTERNAL_ERROR, SLOW_DOWN, Status
+from asyncsink.testing.toxics import Latency, ResetPeer
 from tests.support.processes import run
 
 pytestmark = pytest.mark.anyio
@@ -97,7 +99,7 @@ async def test_an_observer_that_raises_hurts_nobody(
         assert isinstance(await sink.put("m", tree / "a.txt"), Receipt)
     assert len(calls) == 1
     (notice,) = sink.report.notices
-    assert "observe raised ZeroDivisionError for Started" in notice
+    assert "observe raised ZeroDivisionError for Requested" in notice
     (logged,) = of(caplog, logging.ERROR, "asyncsink.engine")
     assert logged.exc_info is not None
 
@@ -156,3 +158,82 @@ def test_the_command_says_everything_once(verbose: bool, tree: Path, bucket: str
     assert sum("attempt 1 failed" in line for line in lines) == verbose
     assert sum("sending by wire" in line for line in lines) == verbose
     assert "WARNING" not in done.stderr
+
+
+def requests_of(events: list[Event]) -> list[Requested]:
+    return [event for event in events if isinstance(event, Requested)]
+
+
+@LANES
+async def test_each_request_is_an_event_with_its_times(
+    lane: Any, many: Path, tree: Path, bucket: str, options: dict[str, Any]
+) -> None:
+    seen: list[Event] = []
+    faults = (
+        Rule(SLOW_DOWN, operation="PutObject", probability=0.05),
+        Rule(ResetPeer(10), operation="UploadPart", nth=2),
+    )
+    slow = Rule(Latency(0.1), operation="CompleteMultipartUpload")
+    with FaultProxy(options["endpoint_url"], *faults, slow, seed=3) as proxy:
+        given = {**options, "endpoint_url": proxy.endpoint_url, "transport": lane, "part_size_bytes": "5MiB"}
+        async with asyncsink.AsyncSink(f"s3://{bucket}", observe=seen.append, **given) as sink:
+            await sink.submit("m", [many, tree])
+        report = sink.report
+        grabbed = await asyncsink.grab(f"s3://{bucket}", tree.parent / "there", observe=seen.append, **given)
+    requested = requests_of(seen)
+    assert len(requested) == report.requests + grabbed.requests == len(proxy.requests)
+    told = Counter((event.operation, event.key) for event in requested)
+    assert told == Counter((each.operation, each.key) for each in proxy.requests)
+    statuses = Counter(event.status for event in requested)
+    assert statuses[503] == proxy.count(SLOW_DOWN) > 0
+    assert statuses[0] == 1, "the connection was reset"
+    assert set(statuses) <= {0, 200, 204, 206, 404, 503}
+    for event in requested:
+        assert event.seconds > 0
+        assert (event.first_byte_seconds is None) == (event.status == 0)
+        assert 0 <= (event.first_byte_seconds or 0) <= event.seconds
+    (completed,) = [event for event in requested if event.operation == "CompleteMultipartUpload"]
+    assert completed.first_byte_seconds is not None
+    assert completed.first_byte_seconds >= 0.1
+    sent = [event for event in requested if event.operation in ("PutObject", "UploadPart")]
+    received = [event for event in requested if event.operation == "GetObject"]
+    assert sum(event.bytes for event in sent) == report.bytes_uploaded
+    assert sum(event.bytes for event in received) == grabbed.bytes_fetched
+
+
+async def test_a_reader_gets_requests_where_it_asks_for_them_and_never_loses_an_outcome_to_them(
+    many: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncsink.engine.recording.events.QUEUE_EVENTS", 20)
+    asked: list[Event] = []
+    plain: list[Event] = []
+
+    async def read(subscription: Any, into: list[Event]) -> None:
+        async for event in subscription:
+            into.append(event)
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        async with asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+            group.create_task(read(sink.events(requests=True), asked))
+            group.create_task(read(sink.events(), plain))
+            await sink.submit("m", many)
+    for events in (asked, plain):
+        assert sum(isinstance(event, Finished) for event in events) == 300
+    assert not requests_of(plain)
+    assert 0 < len(requests_of(asked)) <= sink.report.requests
+
+
+async def test_no_event_of_a_request_is_made_where_nobody_listens(
+    many: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(*_: object) -> None:
+        raise AssertionError("an event was made")
+
+    monkeypatch.setattr("asyncsink.s3.http.connection.Requested", made)
+    monkeypatch.setattr("asyncsink.s3.transport.Requested", made)
+    async with asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        events = sink.events()
+        await sink.submit("m", many)
+        await events.aclose()
+    assert sink.report.objects_uploaded == 300

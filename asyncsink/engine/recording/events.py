@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import field
 
 import anyio
@@ -13,7 +14,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from asyncsink.errors import AsyncSinkError
 from asyncsink.event_loops import OwnerLoop
-from asyncsink.model import Event, Failure, Finished, LimitChanged, Notice, Resumable, Started
+from asyncsink.model import Event, Failure, Finished, LimitChanged, Notice, Requested, Resumable, Started
 from asyncsink.report.outcomes import Counts
 from asyncsink.report.sentences import inert
 from asyncsink.s3.transport import Traffic
@@ -41,10 +42,24 @@ class Events:
     cancelled run) is left behind, and its iteration raises: one subscriber must not stop the run.
     """
 
-    def __init__(self, *observers: Callable[[Event], None] | None, failures_only: bool = False) -> None:
-        """With `failures_only` the observers get no outcomes but failures; subscribers get all. None is no observer."""
-        self._observers = [each for each in observers if each is not None]
+    def __init__(
+        self,
+        observe: Callable[[Event], None] | None = None,
+        watch: Callable[[Event], None] | None = None,
+        *,
+        failures_only: bool = False,
+    ) -> None:
+        """Begin without subscribers.
+
+        Args:
+            observe: is called with every event; None is nobody.
+            watch: is called with every event but Requested.
+            failures_only: `watch` gets no outcomes but failures either.
+        """
+        self._observe = observe
+        self._watch = watch
         self._failures_only = failures_only
+        self._hears_requests = observe is not None
         self._unread: list[Notice] = []
         self._channels: list[_Channel] = []
         self._patience_seconds = PATIENCE_SECONDS
@@ -53,10 +68,14 @@ class Events:
         self.home: OwnerLoop | None = None
         """The event loop that delivers events, once that is decided; subscribers of another one would wait for ever."""
 
-    def subscribe(self) -> Subscription:
-        """Events from this call on, until the run ends. The first subscriber also gets the notices from before."""
+    def subscribe(self, *, requests: bool = False) -> Subscription:
+        """Events from this call on, until the run ends. The first subscriber also gets the notices from before.
+
+        Args:
+            requests: with the Requested, which others do not get.
+        """
         send, receive = anyio.create_memory_object_stream[Event](QUEUE_EVENTS)
-        channel = _Channel(send)
+        channel = _Channel(send, requests=requests)
         unread, self._unread = self._unread, []
         for notice in unread:
             send.send_nowait(notice)
@@ -64,6 +83,7 @@ class Events:
             send.close()
         else:
             self._channels.append(channel)
+            self._listen()
         return Subscription(channel, receive, self._check_here)
 
     def _check_here(self) -> None:
@@ -73,12 +93,22 @@ class Events:
     @property
     def heard(self) -> bool:
         """Whether there is an observer or a subscriber."""
-        return bool(self._observers or self._channels)
+        return self._observe is not None or self._watch is not None or bool(self._channels)
 
     @property
     def heard_whole(self) -> bool:
         """Whether an observer or a subscriber needs every outcome, and not failures only."""
-        return bool(self._channels) or (bool(self._observers) and not self._failures_only)
+        watched = self._watch is not None and not self._failures_only
+        return self._observe is not None or watched or bool(self._channels)
+
+    @property
+    def hears_requests(self) -> bool:
+        """See `s3.transport.Listener`."""
+        return self._hears_requests
+
+    def _listen(self) -> None:
+        """Note whether anybody hears requests: asked for each of them."""
+        self._hears_requests = self._observe is not None or any(channel.requests for channel in self._channels)
 
     @property
     def subscribed(self) -> bool:
@@ -113,6 +143,7 @@ class Events:
         channel.send.close()
         if channel in self._channels:
             self._channels.remove(channel)
+            self._listen()
 
     def notice(self, message: str) -> None:
         """Deliver a sentence for people, each only once, and at most `NOTICES_MAX`."""
@@ -134,20 +165,41 @@ class Events:
                 # The place in the queue is kept for outcomes.
                 continue
 
+    def requested(self, ended: Sequence[Requested], /) -> None:
+        """Deliver ends of requests without waiting: a subscriber that is behind misses them."""
+        for channel in self._channels:
+            if not channel.requests:
+                continue
+            # The other half of the queue is kept for outcomes.
+            room = QUEUE_EVENTS // 2 - channel.send.statistics().current_buffer_used
+            for event in ended[: max(0, room)]:
+                with contextlib.suppress(*_GONE):
+                    channel.send.send_nowait(event)
+        for event in ended if self._observe is not None else ():
+            self._observed(event)
+
     def _show(self, event: Event) -> None:
         """Log an event, and call the observers with it."""
         log_event(event)
-        for observe in tuple(self._observers):
-            try:
-                observe(event)
-            except Exception as error:
-                # Its fault is not the run's.
-                self._observers.remove(observe)
-                log.exception("An observer has raised an error, and is not called any more")
-                self.notice(
-                    f"observe={getattr(observe, '__qualname__', type(observe).__name__)} raised "
-                    f"{type(error).__name__} for {type(event).__name__}, and was not called any more; the log has more."
-                )
+        if self._watch is not None:
+            self._watch(event)
+        self._observed(event)
+
+    def _observed(self, event: Event) -> None:
+        observe = self._observe
+        if observe is None:
+            return
+        try:
+            observe(event)
+        except Exception as error:
+            # Its fault is not the run's.
+            self._observe = None
+            self._listen()
+            log.exception("An observer has raised an error, and is not called any more")
+            self.notice(
+                f"observe={getattr(observe, '__qualname__', type(observe).__name__)} raised {type(error).__name__} for "
+                f"{type(event).__name__}, and was not called any more; the log has more."
+            )
 
     def closing(self, patience_seconds: float = CLOSING_SECONDS) -> None:
         """Bound every wait for a subscriber, the present ones included, to `patience_seconds` from now on."""
@@ -186,8 +238,9 @@ class _Channel:
     """The run's end of a subscription. It holds no reference to the subscription, so that a dropped one ends by
     itself."""
 
-    def __init__(self, send: MemoryObjectSendStream[Event]) -> None:
+    def __init__(self, send: MemoryObjectSendStream[Event], *, requests: bool) -> None:
         self.send = send
+        self.requests = requests
         self.waits: set[anyio.CancelScope] = set()
         self.ended = self.left_behind = False
 

@@ -252,6 +252,10 @@ class SmallPut(Exchange):
         self._checksum: Checksum | None = None
         self._began = 0.0
 
+    def named(self) -> tuple[str, str]:
+        """See Exchange."""
+        return PutObject.name, self._file.key
+
     def begin(self, lane: Lane) -> tuple[bytes, ByteBody]:
         """Read, checksum and sign the file."""
         batch, file = self.batch, self._file
@@ -391,6 +395,10 @@ class WholeObject(InMemory):
         self._get = get
         self._told: ObjectData | None = None
 
+    def named(self) -> tuple[str, str]:
+        """See Exchange."""
+        return self._get.name, self._get.key
+
     def begin(self, lane: Lane) -> tuple[bytes, ByteBody]:
         """Sign the request."""
         del lane
@@ -508,6 +516,7 @@ class OneHead(InMemory):
     __slots__ = ("_number", "batch")
 
     batch: Heads
+    quick_status = 404
 
     def __init__(self, batch: Heads, number: int, key: str) -> None:
         asked = batch.operation

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncsink.errors import ServerFault, Stalled
 from asyncsink.integrity.checksums import ByteBody
+from asyncsink.model import Requested
 from asyncsink.options.settings import KIB, MIB
 from asyncsink.s3.errors_map import one_line
 from asyncsink.s3.http.addresses import Address
@@ -87,6 +88,8 @@ class Connection:
         self._paid = 0
         self._held = False
         self._moved_at = lane.now
+        self._sent_at = self._first_at = 0.0
+        self._status = 0
         self._answer_began = 0.0
         self._queued: int | None = None
 
@@ -211,6 +214,8 @@ class Connection:
         self._reader = None
         self._queued = None
         self._refused = False
+        self._first_at = 0.0
+        self._status = 0
         try:
             head, body = exchange.begin(self._lane)
             if exchange.given_up:
@@ -219,7 +224,7 @@ class Connection:
             exchange.failed(error)
             self._end(usable=True, begun=False)
             return
-        self._moved_at = self._lane.clock()
+        self._moved_at = self._sent_at = self._lane.clock()
         if self._lane.bandwidth is None:
             self._send_first(head, body, exchange)
         else:
@@ -349,7 +354,9 @@ class Connection:
             self._moved_at = lane.now
             try:
                 if reader is None:
+                    self._first_at = lane.now
                     if not self._out and exchange.quick(lane.view[:count]):
+                        self._status = exchange.quick_status
                         self._end(usable=True)
                         return
                     reader = self._reader = exchange.reader(self._kept)
@@ -376,6 +383,7 @@ class Connection:
         exchange = self.exchange
         assert exchange is not None
         whole = not self._out and not self._refused
+        self._status = answer.status
         if not whole and answer.status < 300:
             self._fail(ExchangeError(f"the server answered {answer.status} before it had the whole body", ServerFault))
             return
@@ -452,6 +460,19 @@ class Connection:
         else:
             self.close()
         self._lane.ended(self, exchange, usable=usable, begun=begun)
+
+    def requested(self, exchange: Exchange) -> Requested:
+        """The event of the exchange that has just ended."""
+        operation, key = exchange.named()
+        now, first_at = self._lane.clock(), self._first_at
+        return Requested(
+            operation,
+            self._status,
+            exchange.weight_bytes if 200 <= self._status < 300 else 0,
+            now - self._sent_at,
+            first_at - self._sent_at if first_at else None,
+            key,
+        )
 
     # -- Between exchanges ---------------------------------------------------------------------------------------------
 

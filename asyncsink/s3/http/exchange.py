@@ -68,6 +68,8 @@ class Exchange:
     borrowed = False
     answer_bytes_max = ANSWER_BYTES_MAX
     batch: object = None
+    quick_status = 200
+    """The status of an answer that `quick` has taken."""
 
     def __init__(self) -> None:
         self.given_up = False
@@ -80,6 +82,10 @@ class Exchange:
         Raises:
             Exception: any exception ends the exchange: `failed` gets it, and nothing is sent.
         """
+        raise NotImplementedError
+
+    def named(self) -> tuple[str, str]:
+        """S3's name of the operation, and the key of its object, or ""."""
         raise NotImplementedError
 
     def quick(self, data: memoryview) -> bool:

@@ -63,6 +63,10 @@ class InMemory(Awaited):
         self.urgent = isinstance(operation, (AbortMultipartUpload, ListParts))
         self.answer_bytes_max = _answer_bytes_max(operation)
 
+    def named(self) -> tuple[str, str]:
+        """See Exchange."""
+        return self._operation.name, getattr(self._operation, "key", "")
+
     def begin(self, lane: Lane) -> tuple[bytes, ByteBody]:
         """Sign the request."""
         del lane
@@ -116,6 +120,10 @@ class FromFile(Awaited):
         self._checksum: Checksum | None = None
         self._header: Checksum | None = None
         self._put: UploadPart | PutObject | None = None
+
+    def named(self) -> tuple[str, str]:
+        """See Exchange."""
+        return self._operation.name, self._operation.key
 
     def begin(self, lane: Lane) -> tuple[bytes, ByteBody]:
         """Read the body, make the local copy, and sign."""
@@ -208,6 +216,10 @@ class Range(Awaited):
         self._operation = operation
         self._buffer: memoryview | None = None
         self._pieces: PieceReader | None = None
+
+    def named(self) -> tuple[str, str]:
+        """See Exchange."""
+        return self._operation.name, self._operation.key
 
     def begin(self, lane: Lane) -> tuple[bytes, ByteBody]:
         """Sign the request."""

@@ -18,9 +18,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from asyncsink.errors import ConnectionLost
+from asyncsink.model import Requested
 from asyncsink.options.settings import KIB, MIB, RetryPolicy
 from asyncsink.os_errors import shortage
 from asyncsink.s3.endpoint import KEEP_ALIVE_SECONDS
@@ -41,6 +43,8 @@ FRESH_SECONDS: Final = 1.0
 """Seconds after its last use within which the server is not closing a connection as idle."""
 HUGE_PAGES_BYTES_MIN: Final = 4 * MIB
 """Smallest buffer for huge pages (2 MiB, madvise(2)): the first use of its pages then costs a tenth."""
+EVENTS_PER_OBJECT: Final = 4
+"""Events that cost the event loop about as much as the result of an object."""
 SWEEP_SECONDS_MIN, SWEEP_SECONDS_MAX = 0.01, 1.0
 
 
@@ -92,6 +96,7 @@ class Lane:
         self._shared = shared
         self._pacer = shared.pacer
         self._outbox = shared.outbox
+        self._heard: list[Requested] = []
         self._queue: deque[LaneWork] = deque()
         self._urgent: deque[Exchange] = deque()
         self._queueing = threading.Lock()
@@ -304,6 +309,8 @@ class Lane:
             self._idle.append(connection)
             if self._kept_max is not None and len(self._connections) > self._kept_max:
                 self._close_surplus()
+        if begun and self._pacer.listener.hears_requests:
+            self._heard.append(connection.requested(exchange))
         exchange.over(self)
         if exchange.urgent:
             return
@@ -336,6 +343,7 @@ class Lane:
         finally:
             self.over = True
             self._end_everything(ended)
+            self._tell()
             self._release()
             self._outbox.flush()
             self.ended_future.set_result(None)
@@ -349,6 +357,7 @@ class Lane:
         if self._answered:
             self._count_answered()
         self._begin_work()
+        self._tell()
         self._outbox.flush()
         self.began_at = 0.0
         self._sleeping = True
@@ -389,6 +398,12 @@ class Lane:
     def _count_answered(self) -> None:
         self._pacer.count(self._answered, self._answered_bytes)
         self._answered = self._answered_bytes = 0
+
+    def _tell(self) -> None:
+        """Have the listener told of the requests that have ended, on the event loop."""
+        if self._heard:
+            heard, self._heard = self._heard, []
+            self._outbox.put(partial(self._pacer.listener.requested, heard), len(heard) // EVENTS_PER_OBJECT)
 
     def _give_back_tokens(self) -> None:
         if self._granted:

@@ -32,6 +32,7 @@ from asyncsink.s3.credentials.file import BucketSettings, Credentials, adopt, bu
 from asyncsink.s3.endpoint import KEEP_ALIVE_SECONDS, exposed_to, is_special, payload_must_be_signed, tls_context
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, one_line, redact_logs
 from asyncsink.s3.get_object import AS_STORED
+from asyncsink.s3.transport import MEASURED
 from asyncsink.value import dataclass
 
 CONNECTIONS_BESIDE_TRANSFERS = 8
@@ -363,6 +364,8 @@ class _Unredirected:
         if hearing.object_bytes:
             named["headers"]["Accept-Encoding"] = AS_STORED
         response = await self._session.request(method, **named)
+        if (measurement := MEASURED.get()) is not None:
+            measurement.began(response.status)
         if not (hearing.object_bytes and response.status < 300):
             await _read_body(response, method, hearing)
         return response
