@@ -15,7 +15,7 @@ from asyncsink.engine.recording.events import Subscription
 from asyncsink.engine.session import Counts, Session
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.event_loops import run_to_end
-from asyncsink.model import Checksum, Paths, Receipt, Skip, StrPath
+from asyncsink.model import Checksum, Paths, Receipt, SinkStats, Skip, StrPath
 from asyncsink.options.typed import ExportOptions, PutOptions
 from asyncsink.options.values import deadline_of
 from asyncsink.os_errors import words_shortages
@@ -323,6 +323,10 @@ class AsyncSink:
         Errors are raised by entering, `write` and the end of the block; see `ObjectWriter` and `put_stream`.
         """
         return ObjectWriter(lambda: self._session.taking_contents().open(key, options))
+
+    def stats(self) -> SinkStats:
+        """The figures of this moment, in any thread; after the end, the last ones. Takes some microseconds."""
+        return self._session.stats()
 
     def events(self, *, requests: bool = False) -> Subscription:
         """Events from now on, until the sink is closed, or `aclose()` of the result is called. The first reader gets

@@ -44,6 +44,7 @@ class Run:
         log: every outcome.
         journal: the journal of the run, or None.
         batch_size: as `SmallFiles.batch_size`.
+        stack: the layers of S3, or None.
         interrupted: whether some transfers were not tried.
     """
 
@@ -56,6 +57,7 @@ class Run:
     manifest: ManifestWriter | None
     batch_size: Callable[[int | None], int]
     journal: RunJournal | None = None
+    stack: S3Stack | None = None
     interrupted: bool = True
 
     async def begin(self) -> None:
@@ -180,6 +182,7 @@ class RunBuilder:
                 manifest,
                 small_files.batch_size,
                 journal,
+                opened.stack,
             )
             try:
                 yield run

@@ -1,4 +1,4 @@
-"""The report of a run that has ended, and the URLs that it lists (`out_file`)."""
+"""The report of a run that has ended, the URLs that it lists (`out_file`), and the figures of one that goes on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from asyncsink.engine.open_run import Run
 from asyncsink.engine.planning.survey import Discovery
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.outcomes import REPEATED
+from asyncsink.model import SinkStats
 from asyncsink.options.schema import LocalTarget, Settings, Target
 from asyncsink.paths import as_native, on_disk
 from asyncsink.report.outcomes import OutcomeLog
@@ -20,6 +21,27 @@ def report_of(run: Run, discovery: Discovery | None) -> Report:
     """The report of a run that has ended. `discovery` is None where there was no walk."""
     return report_on(
         run.resources, run.log, run.target, discovery, lane=run.destination.lane, interrupted=run.interrupted
+    )
+
+
+def stats_of(run: Run) -> SinkStats:
+    """The figures of a sink's run. In any thread: a gauge of metrics is read in a thread of its own."""
+    resources, progress, counts = run.resources, run.resources.progress, run.log.counts
+    accepted, pacer = resources.accepted, run.stack.pacer if run.stack is not None else None
+    in_flight = progress.objects_in_hand
+    return SinkStats(
+        queued=max(0, len(accepted) - in_flight) if accepted is not None else 0,
+        in_flight=in_flight,
+        published=counts.objects_uploaded,
+        skipped=counts.objects_skipped,
+        failed=counts.objects_failed,
+        bytes_sent=progress.bytes_moved,
+        requests=progress.traffic.requests,
+        retries=progress.traffic.retries,
+        requests_in_flight=pacer.in_flight if pacer is not None else 0,
+        concurrency_limit=pacer.limit if pacer is not None else 0,
+        memory_bytes=resources.budget.held_bytes,
+        oldest_seconds=accepted.oldest_seconds() if accepted is not None else 0.0,
     )
 
 

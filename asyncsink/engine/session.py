@@ -23,10 +23,10 @@ from asyncsink.engine.open_run import Run, RunBuilder
 from asyncsink.engine.planning.walk import check_bucket_given, check_shard, open_end
 from asyncsink.engine.recording.events import Events
 from asyncsink.engine.resources import open_resources
-from asyncsink.engine.run_report import report_of
+from asyncsink.engine.run_report import report_of, stats_of
 from asyncsink.errors import ConfigError, ExportFailed, PutFailed
 from asyncsink.event_loops import OwnerLoop, refuse_trio, surface
-from asyncsink.model import Receipt, Skip, Started
+from asyncsink.model import Receipt, SinkStats, Skip, Started
 from asyncsink.options.schema import Settings
 from asyncsink.os_errors import shortage
 from asyncsink.report.outcomes import Counts, OutcomeLog
@@ -84,6 +84,10 @@ class Session:
         if self._report is None:
             raise ConfigError("The report is known when the sink is closed; ask for it after `close` or its block.")
         return self._report
+
+    def stats(self) -> SinkStats:
+        """The figures of this moment, in any thread."""
+        return stats_of(self.run) if self.run is not None else SinkStats()
 
     # -- Opening ------------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from asyncsink.s3.retry import THROTTLED_LOG_SECONDS
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
 from asyncsink.testing.s3_toxics import INTERNAL_ERROR, SLOW_DOWN, Status
 from asyncsink.testing.toxics import Latency, ResetPeer
+from tests.support.holding_proxy import HoldingProxy
 from tests.support.processes import run
 
 pytestmark = pytest.mark.anyio
@@ -237,3 +238,36 @@ async def test_no_event_of_a_request_is_made_where_nobody_listens(
         await sink.submit("m", many)
         await events.aclose()
     assert sink.report.objects_uploaded == 300
+
+
+async def test_the_figures_of_a_sink_are_those_of_its_moment(
+    many: Path, tree: Path, bucket: str, options: dict[str, Any], proxy: HoldingProxy
+) -> None:
+    proxy.hold = lambda name: "request" if name == "Put" else ""
+    retry = asyncsink.RetryPolicy(stall_seconds=2)
+    given = {**options, "endpoint_url": proxy.endpoint_url, "concurrency": 2, "retry": retry}
+    sink = asyncsink.AsyncSink(f"s3://{bucket}", **given)
+    assert sink.stats() == asyncsink.SinkStats()
+    async with sink:
+        opened = sink.stats()
+        assert (opened.queued, opened.in_flight, opened.published, opened.concurrency_limit) == (0, 0, 0, 2)
+        waiting = asyncio.create_task(sink.put("one", tree / "a.txt"))
+        await proxy.held.wait()
+        first = sink.stats()
+        assert (first.queued, first.in_flight, first.published, first.failed) == (0, 1, 0, 0)
+        assert first.requests_in_flight == 1
+        assert first.oldest_seconds > 0
+        submitted = await sink.submit("m", many)
+        second = await asyncio.to_thread(sink.stats)
+        assert second.queued + second.in_flight == submitted + 1
+        assert second.oldest_seconds > first.oldest_seconds
+        proxy.hold = lambda _: ""  # what is held is given up after a stall, and sent again
+        await waiting
+        await sink.flush()
+        flushed = sink.stats()
+        assert (flushed.queued, flushed.in_flight, flushed.published, flushed.skipped) == (0, 0, 301, 0)
+        assert flushed.oldest_seconds == 0
+        assert flushed.bytes_sent == sum(path.stat().st_size for path in many.glob("*/*")) + 5
+    closed = sink.stats()
+    assert (closed.published, closed.requests) == (sink.report.objects_uploaded, sink.report.requests)
+    assert (closed.requests_in_flight, closed.memory_bytes) == (0, 0)

@@ -44,3 +44,10 @@ async def test_events_are_counted(tree: Path, bucket: str, options: dict[str, An
     assert report.objects_uploaded == 2
     assert page.retries == {"PutObject ServerFault": 1} == {"PutObject ServerFault": report.retries}
     assert "m/a.txt needed 2 attempts" in caplog.messages
+
+
+async def test_figures_answer_a_health_check(tree: Path, bucket: str, options: dict[str, Any]) -> None:
+    page = example("service.md", "Figures")
+    async with asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        await sink.put("m", tree / "a.txt")
+        assert page.health(sink) == (200, {"waiting": 0, "published": 1, "retries": 0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Hashable, Iterable
 from typing import Protocol
 
@@ -30,6 +31,7 @@ class InHand(Protocol):
 class _Entry:
     serial: int
     item: InHand
+    since: float
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +60,17 @@ class Accepted:
     def add(self, name: Hashable, item: InHand) -> None:
         """Accept an entry."""
         self._serial += 1
-        self._entries[name] = _Entry(self._serial, item)
+        self._entries[name] = _Entry(self._serial, item, time.monotonic())
+
+    def oldest_seconds(self) -> float:
+        """Seconds since the oldest entry was accepted; 0 where there is none. In any thread."""
+        while True:
+            try:
+                oldest = next(iter(self._entries.values()), None)
+            except RuntimeError:
+                # The event loop has changed the entries in between.
+                continue
+            return 0.0 if oldest is None else time.monotonic() - oldest.since
 
     def withdraw(self, name: Hashable) -> None:
         """Give an entry up, which will not be recorded."""
