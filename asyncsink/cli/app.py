@@ -1,80 +1,80 @@
-"""The commands: their arguments, help pages and examples.
+"""The commands: their arguments, help pages and examples."""
 
-No `from __future__ import annotations`: each start would compile the texts of all annotations to evaluate them.
-"""
+from __future__ import annotations
 
-from collections.abc import Sequence
-from copy import copy
-from typing import Annotated, Any
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import typer
+import click
 
-from asyncsink.cli.flags import takes
+from asyncsink.cli.flags import Argument, Flag, HelpPage, HelpPages
 from asyncsink.cli.output import Output, set_up_logging, usage_error
+from asyncsink.options.schema import Command
 
 EXIT_CODES = (
     "Exit codes: 0 all published (or grabbed) or already there; 1 something was not; 2 wrong usage or configuration, "
     "nothing was sent; 130 interrupted (143 by SIGTERM)."
 )
-
-app = typer.Typer(
-    name="asyncsink",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=EXIT_CODES,
+_SOURCE = (
+    "A directory; an outputs file (.json, .yaml: {attribute: paths}); a manifest (.csv, .tsv, .jsonl: source, key); or "
+    "- for JSON lines on stdin."
 )
-
-_SourceArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE",
-        help="A directory; an outputs file (.json, .yaml: {attribute: paths}); a manifest (.csv, .tsv, .jsonl: source, "
-        "key); or - for JSON lines on stdin.",
-    ),
-]
-_DestinationArgument = Annotated[
-    str, typer.Argument(metavar="DESTINATION", help="s3://bucket/prefix, or a local directory.")
-]
+_DESTINATION = "s3://bucket/prefix, or a local directory."
 _MANIFESTS = "What export --manifest wrote; or a directory with receipts-*.jsonl."
 
 
-def _version(wanted: bool) -> None:
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
         print(f"asyncsink {version('asyncsink')}")
-        raise typer.Exit
+        ctx.exit()
 
 
-@app.callback()
-def _tool(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
-    ] = False,
-) -> None:
-    """Publish the outputs of workflows to S3 and bring them back, with proof for every object."""
+app = HelpPages(
+    "asyncsink",
+    help="Publish the outputs of workflows to S3 and bring them back, with proof for every object.",
+    epilog=EXIT_CODES,
+    params=[Flag("--version", "Show the version and leave.", callback=_version, is_eager=True, expose_value=False)],
+)
 
 
-@app.command(epilog="Example: asyncsink export derivatives s3://my-bucket/study --manifest study.jsonl")
-@takes("export")
-def export(
-    source: _SourceArgument,
-    destination: _DestinationArgument,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Look and compare, but send nothing (as asyncsink plan).")
-    ] = False,
-    dask: Annotated[
-        str | None,
-        typer.Option(
-            "--dask",
-            metavar="CLUSTER",
-            help="Have the workers of a Dask cluster send the files: its address, its scheduler file, or local:N for N "
-            "processes of this machine.",
-        ),
-    ] = None,
-    **given: Any,
-) -> int:
+def command(
+    *parameters: click.Parameter, example: str, rows: Command | None = None, name: str = ""
+) -> Callable[[Callable[..., int]], HelpPage]:
+    """Make a command of a function, which gets the values of `parameters`, and of the options of `rows`, by name. Its
+    docstring is the help."""
+
+    def made(function: Callable[..., int]) -> HelpPage:
+        page = HelpPage(
+            name or function.__name__,
+            rows=rows,
+            callback=function,
+            params=list(parameters),
+            help=inspect.cleandoc(function.__doc__ or ""),
+            epilog=f"Example: asyncsink {example}",
+        )
+        app.add_command(page)
+        return page
+
+    return made
+
+
+@command(
+    Argument("SOURCE", _SOURCE),
+    Argument("DESTINATION", _DESTINATION),
+    Flag("--dry-run", "Look and compare, but send nothing (as asyncsink plan)."),
+    Flag(
+        "--dask",
+        "Have the workers of a Dask cluster send the files: its address, its scheduler file, or local:N for N "
+        "processes of this machine.",
+        metavar="CLUSTER",
+    ),
+    rows="export",
+    example="export derivatives s3://my-bucket/study --manifest study.jsonl",
+)
+def export(source: str, destination: str, dry_run: bool, dask: str | None, **given: Any) -> int:
     """Publish SOURCE below DESTINATION. What is there already with the same checksum is not sent again."""
     if dask is not None:
         from asyncsink.cli.export import export_on_cluster
@@ -83,29 +83,35 @@ def export(
     return _export(source, destination, given, dry_run=dry_run)
 
 
-@app.command(epilog="Example: asyncsink plan outputs.yaml s3://my-bucket/study --substitute _subject_id_=sub-")
-@takes("export")
-def plan(source: _SourceArgument, destination: _DestinationArgument, **given: Any) -> int:
+@command(
+    Argument("SOURCE", _SOURCE),
+    Argument("DESTINATION", _DESTINATION),
+    rows="export",
+    example="plan outputs.yaml s3://my-bucket/study --substitute _subject_id_=sub-",
+)
+def plan(source: str, destination: str, **given: Any) -> int:
     """Show what export would do, and send nothing."""
     return _export(source, destination, given, dry_run=True)
 
 
-@app.command(epilog="Example: asyncsink split derivatives s3://my-bucket/study parts --parts 64")
-@takes("split")
+@command(
+    Argument("SOURCE", _SOURCE),
+    Argument("DESTINATION", _DESTINATION),
+    Argument("DIR", "Where the parts go: a new or empty directory."),
+    Flag("--parts", "As many parts, of about equal bytes and files.", metavar="N"),
+    Flag("--part-bytes", "Most bytes of a part (default 4GiB).", metavar="SIZE"),
+    Flag("--part-objects", "Most files of a part (default 10,000).", metavar="N"),
+    rows="split",
+    example="split derivatives s3://my-bucket/study parts --parts 64",
+)
 def split(
-    source: _SourceArgument,
-    destination: _DestinationArgument,
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="Where the parts go: a new or empty directory.")],
+    source: str,
+    destination: str,
+    dir: str,  # noqa: A002 - as the help page has it
     *,
-    parts: Annotated[
-        str | None, typer.Option("--parts", metavar="N", help="As many parts, of about equal bytes and files.")
-    ] = None,
-    part_bytes: Annotated[
-        str | None, typer.Option("--part-bytes", metavar="SIZE", help="Most bytes of a part (default 4GiB).")
-    ] = None,
-    part_objects: Annotated[
-        str | None, typer.Option("--part-objects", metavar="N", help="Most files of a part (default 10,000).")
-    ] = None,
+    parts: str | None,
+    part_bytes: str | None,
+    part_objects: str | None,
     **given: Any,
 ) -> int:
     """Look at SOURCE once, and cut it into parts that many machines publish, each with `asyncsink run`.
@@ -115,45 +121,33 @@ def split(
     from asyncsink.cli.split import split_command
 
     cutting = (parts, part_bytes, part_objects)
-    return split_command(source, destination, directory, given, cutting=cutting, output=_output(given))
+    return split_command(source, destination, dir, given, cutting=cutting, output=_output(given))
 
 
-@app.command(epilog="Example: asyncsink run parts --part auto --root /lab=/mnt/lab")
-@takes("run")
-def run(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="What asyncsink split has made.")],
-    part: Annotated[
-        str,
-        typer.Option("--part", metavar="I", help="Its number; I-J; auto: the array task's; or missing: not complete."),
-    ],
-    root: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--root", metavar="OLD=NEW", help="The source's directory OLD is NEW on this machine; repeatable."
-        ),
-    ] = None,
-    **given: Any,
-) -> int:
+@command(
+    Argument("DIR", "What asyncsink split has made."),
+    Flag("--part", "Its number; I-J; auto: the array task's; or missing: not complete.", metavar="I", required=True),
+    Flag("--root", "The source's directory OLD is NEW on this machine; repeatable.", metavar="OLD=NEW", repeated=True),
+    rows="run",
+    example="run parts --part auto --root /lab=/mnt/lab",
+)
+def run(dir: str, part: str, root: Sequence[str], **given: Any) -> int:  # noqa: A002 - as the help page has it
     """Publish parts of a split. Their receipts are in DIR afterwards."""
     from asyncsink.cli.split import run_command
 
-    return run_command(directory, part, root or [], given, output=_output(given))
+    return run_command(dir, part, list(root), given, output=_output(given))
 
 
-@app.command(epilog="Example: asyncsink recipe slurm parts > publish.sh && bash publish.sh")
-def recipe(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="slurm, batch (AWS Batch) or dask-slurm.")],
-    directory: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DIR", help="What asyncsink split has made; dask-slurm can do without, and splits itself."
-        ),
-    ] = None,
-) -> int:
+@command(
+    Argument("KIND", "slurm, batch (AWS Batch) or dask-slurm."),
+    Argument("DIR", "What asyncsink split has made; dask-slurm can do without, and splits itself.", required=False),
+    example="recipe slurm parts > publish.sh && bash publish.sh",
+)
+def recipe(kind: str, dir: str | None) -> int:  # noqa: A002 - as the help page has it
     """Print a script or definition with which a scheduler publishes the parts of a split. It says how to use it."""
     from asyncsink.cli.split import recipe_command
 
-    return recipe_command(kind, directory)
+    return recipe_command(kind, dir)
 
 
 def _export(source: str, destination: str, given: dict[str, Any], *, dry_run: bool) -> int:
@@ -162,74 +156,63 @@ def _export(source: str, destination: str, given: dict[str, Any], *, dry_run: bo
     return export_command(source, destination, given, dry_run=dry_run, output=_output(given))
 
 
-@app.command(epilog="Example: asyncsink grab s3://my-bucket/raw data --template 'sub-0[1-3]/func/.*'")
-@takes("grab")
-def grab(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="s3://bucket/prefix, or a single object.")],
-    directory: Annotated[str, typer.Argument(metavar="DIRECTORY", help="Where the files go, without the prefix.")],
-    **given: Any,
-) -> int:
+@command(
+    Argument("SOURCE", "s3://bucket/prefix, or a single object."),
+    Argument("DIRECTORY", "Where the files go, without the prefix."),
+    rows="grab",
+    example="grab s3://my-bucket/raw data --template 'sub-0[1-3]/func/.*'",
+)
+def grab(source: str, directory: str, **given: Any) -> int:
     """Bring objects from S3 into DIRECTORY. What is here already with the same content is not received again."""
     from asyncsink.cli.grab import grab_command
 
     return grab_command(source, directory, given, output=_output(given))
 
 
-@app.command(epilog="Example: asyncsink verify study.jsonl --read-back")
-@takes("verify")
-def verify(
-    manifest: Annotated[list[str], typer.Argument(metavar="MANIFEST...", help=_MANIFESTS)],
-    read_back: Annotated[
-        bool, typer.Option("--read-back", help="Download every object and compute its checksum again.")
-    ] = False,
-    manifest_endpoint: Annotated[
-        bool,
-        typer.Option(
-            "--manifest-endpoint",
-            help="Ask the server that MANIFEST names, though nothing else names it: it is sent your credentials.",
-        ),
-    ] = False,
-    **given: Any,
-) -> int:
+@command(
+    Argument("MANIFEST...", _MANIFESTS),
+    Flag("--read-back", "Download every object and compute its checksum again."),
+    Flag(
+        "--manifest-endpoint",
+        "Ask the server that MANIFEST names, though nothing else names it: it is sent your credentials.",
+    ),
+    rows="verify",
+    example="verify study.jsonl --read-back",
+)
+def verify(manifest: Sequence[str], read_back: bool, manifest_endpoint: bool, **given: Any) -> int:
     """Check that every object of the manifests is still there, with its recorded size and checksum."""
     from asyncsink.cli.maintenance import verify_command
 
     return verify_command(
-        manifest, given, read_back=read_back, manifest_endpoint=manifest_endpoint, output=_output(given)
+        list(manifest), given, read_back=read_back, manifest_endpoint=manifest_endpoint, output=_output(given)
     )
 
 
-@app.command(epilog="Example: asyncsink merge sent/sub-*.jsonl -o study.jsonl")
-@takes("merge")
-def merge(
-    manifest: Annotated[list[str], typer.Argument(metavar="MANIFEST...", help=_MANIFESTS)],
-    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="The merged manifest.", show_default=False)],
-    **given: Any,
-) -> int:
+@command(
+    Argument("MANIFEST...", _MANIFESTS),
+    Flag("--out", "The merged manifest.", metavar="FILE", short="-o", required=True),
+    rows="merge",
+    example="merge sent/sub-*.jsonl -o study.jsonl",
+)
+def merge(manifest: Sequence[str], out: str, **given: Any) -> int:
     """Merge manifests into one that lists every object once.
 
     Missing, failed and interrupted manifests, and keys with two different objects, are named: exit code 1.
     """
     from asyncsink.cli.maintenance import merge_command
 
-    return merge_command(manifest, out, output=_output(given))
+    return merge_command(list(manifest), out, output=_output(given))
 
 
-@app.command(
-    name="abort-uploads", epilog="Example: asyncsink abort-uploads s3://my-bucket/study --older-than 7d --dry-run"
+@command(
+    Argument("DESTINATION", "s3://bucket/prefix: what lies below the prefix as a folder."),
+    Flag("--older-than", "Such as 90s, 15m, 24h or 7d: longer than your longest run.", metavar="AGE", required=True),
+    Flag("--dry-run", "Show them, and abort none."),
+    rows="abort-uploads",
+    name="abort-uploads",
+    example="abort-uploads s3://my-bucket/study --older-than 7d --dry-run",
 )
-@takes("abort-uploads")
-def abort_uploads(
-    destination: Annotated[
-        str, typer.Argument(metavar="DESTINATION", help="s3://bucket/prefix: what lies below the prefix as a folder.")
-    ],
-    older_than: Annotated[
-        str,
-        typer.Option("--older-than", metavar="AGE", help="Such as 90s, 15m, 24h or 7d: longer than your longest run."),
-    ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show them, and abort none.")] = False,
-    **given: Any,
-) -> int:
+def abort_uploads(destination: str, older_than: str, dry_run: bool, **given: Any) -> int:
     """Abort multipart uploads that nobody will finish. Their parts are invisible, and cost money.
 
     Exit code 1 where one may still be open.
@@ -239,28 +222,26 @@ def abort_uploads(
     return abort_uploads_command(destination, given, older_than=older_than, dry_run=dry_run, output=_output(given))
 
 
-@app.command(epilog="Example: asyncsink devserver --port 8333 --dir ./s3-data --bucket results")
-def devserver(
-    port: Annotated[int, typer.Option("--port", metavar="N", help="Port on 127.0.0.1; 0 is any free one.")] = 0,
-    directory: Annotated[
-        str | None, typer.Option("--dir", metavar="D", help="Keep the objects here; else they go with the server.")
-    ] = None,
-    bucket: Annotated[
-        list[str] | None, typer.Option("--bucket", metavar="B", help="Bucket to create; repeatable (default: results).")
-    ] = None,
-) -> int:
+@command(
+    Flag("--port", "Port on 127.0.0.1; 0, the default, is any free one.", metavar="N", type=int, default=0),
+    Flag("--dir", "Keep the objects here; else they go with the server.", metavar="D"),
+    Flag("--bucket", "Bucket to create; repeatable (default results).", metavar="B", repeated=True),
+    example="devserver --port 8333 --dir ./s3-data --bucket results",
+)
+def devserver(port: int, dir: str | None, bucket: Sequence[str]) -> int:  # noqa: A002 - as the help page has it
     """Run a real S3 server on this machine, for trying things out, until Ctrl-C."""
     from asyncsink.cli.maintenance import DEFAULT_BUCKET, devserver_command
 
-    return devserver_command(port, directory, bucket or [DEFAULT_BUCKET])
+    return devserver_command(port, dir, list(bucket) or [DEFAULT_BUCKET])
 
 
-@app.command(epilog="Example: asyncsink demo")
-def demo(
-    nipype: Annotated[bool, typer.Option("--nipype", help="Workflows in Nipype instead, beside its DataSink.")] = False,
-    subjects: Annotated[int | None, typer.Option("--subjects", hidden=True, min=1)] = None,
-    large_file: Annotated[str, typer.Option("--large-file", hidden=True)] = "300MB",
-) -> int:
+@command(
+    Flag("--nipype", "Workflows in Nipype instead, beside its DataSink."),
+    Flag("--subjects", "How many.", metavar="N", type=click.IntRange(min=1), hidden=True),
+    Flag("--large-file", "Its size.", metavar="SIZE", default="300MB", hidden=True),
+    example="demo",
+)
+def demo(nipype: bool, subjects: int | None, large_file: str) -> int:
     """Show the whole story on a small cohort and a server of its own, in half a minute.
 
     Needs 1 GB of free space for temporary files, and leaves nothing behind.
@@ -281,33 +262,17 @@ def _output(given: dict[str, Any]) -> Output:
 
 def run_app(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
-    if not arguments:
-        arguments = ["--help"]
     try:
-        code = _only(arguments[0])(list(arguments), prog_name="asyncsink", standalone_mode=False)
-    except Exception as error:
-        # The classes of typer's usage errors have moved between its releases; this method has not.
-        worded = getattr(error, "format_message", None)
-        if worded is None:
-            raise
-        path = getattr(getattr(error, "ctx", None), "command_path", "asyncsink")
-        usage_error(_sentence(worded()), f"Try: {path} --help", as_json="--json" in arguments)
+        # Not `main` of click, which makes another error of KeyboardInterrupt.
+        with app.make_context("asyncsink", list(arguments) or ["--help"]) as ctx:
+            code: int = app.invoke(ctx)
+            return code
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "asyncsink"
+        usage_error(_sentence(error.format_message()), f"Try: {path} --help", as_json="--json" in arguments)
         return 2
-    return int(code or 0)
-
-
-def _only(name: str) -> typer.Typer:
-    """The app with only the command `name`, since typer builds every command it has; the whole app for another name."""
-    own = [
-        command
-        for command in app.registered_commands
-        if name in (command.name, getattr(command.callback, "__name__", ""))
-    ]
-    if not own:
-        return app
-    alone = copy(app)
-    alone.registered_commands = own
-    return alone
 
 
 def _sentence(message: str) -> str:

@@ -89,7 +89,7 @@ def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     by_parameter = {parameter_of(option.switch): option for option in _OPTIONS if option.switch}
     for name, value in given.items():
-        if name in by_parameter and value not in (None, False, []):
+        if name in by_parameter and value not in (None, False, [], ()):
             option = by_parameter[name]
             options[option.name] = _READERS.get(option.kind, _as_written)(value, option)
     for option in _OPTIONS:

@@ -1,44 +1,89 @@
-"""The options of the commands, from the rows of `options.schema`, and the flags for the amount of output.
+"""The commands' own classes of click: options from the rows of `options.schema`, the flags for the amount of output,
+and the help page.
 
-A parameter of a command has the name of its flag, with underscores.
+A parameter of a command has the name of its flag, with underscores. The options of a command are made when it is used:
+each start of the command would make hundreds.
 """
 
-import inspect
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, TypeVar
+from __future__ import annotations
 
-from typer import Option as Flag
+import io
+import shutil
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from asyncsink.options.schema import PANELS, Command, Option
 
-F = TypeVar("F", bound=Callable[..., int])
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.panel import Panel
 
-_NOTHING = " "
-"""The value in the help page for an option without one."""
 _REPEATED = {"pairs", "mapping", "texts", "templates", "infields"}
 _OUTPUT = {
     "--json": "Write one JSON object to stdout, and nothing else.",
     "--quiet": "No progress and no summary; errors and notes only.",
     "--verbose": "Log what happens to stderr.",
 }
+_OWN_PANEL = "Options"
 
 
-def takes(name: Command) -> Callable[[F], F]:
-    """Add the options of a command to its function, which is declared with `**given` and gets them there by name."""
+class Argument(click.Argument):
+    """A word of the command line that stands without a flag; as many as there are where its name ends in "..."."""
 
-    def declare(command: F) -> F:
-        own = inspect.signature(command)
-        parameters = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        for panel, options in PANELS.items():
-            for option in options:
-                if name in option.commands:
-                    parameters += _parameters(option, panel)
-        parameters += [_parameter(flag, bool, text, "Output") for flag, text in _OUTPUT.items()]
-        command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": int}
-        return command
+    def __init__(self, metavar: str, text: str, *, required: bool = True) -> None:
+        many = metavar.endswith("...")
+        name = metavar.removesuffix("...").lower()
+        super().__init__([name], metavar=metavar, required=required, nargs=-1 if many else 1)
+        self.text = text
 
-    return declare
+
+class Flag(click.Option):
+    """A flag; `panel` is its panel of the help page. It takes a value where it has a metavar."""
+
+    def __init__(
+        self, flag: str, text: str, *, metavar: str = "", panel: str = _OWN_PANEL, repeated: bool = False, **more: Any
+    ) -> None:
+        flags = [parameter_of(flag), flag, *([more.pop("short")] if "short" in more else [])]
+        if metavar or more.get("type"):
+            super().__init__(flags, help=text, metavar=metavar or None, multiple=repeated, **more)
+        else:
+            super().__init__(flags, help=text, is_flag=True, default=False, **more)
+        self.panel = panel
+
+
+class HelpPage(click.Command):
+    """A command with the options of the rows for `rows`, and a help page in panels."""
+
+    def __init__(self, name: str, *, rows: Command | None = None, **more: Any) -> None:
+        super().__init__(name, context_settings={"help_option_names": ["--help", "-h"]}, **more)
+        self._rows = rows
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The parameters, complete, and --help."""
+        rows, self._rows = self._rows, None
+        if rows is not None:
+            self.params += _options_of(rows)
+        return super().get_params(ctx)
+
+    def get_help(self, ctx: click.Context) -> str:
+        """The help page, as wide as the terminal; without colours where it does not go to one."""
+        return help_page(self, ctx, ())
+
+
+class HelpPages(HelpPage, click.Group):
+    """The command of all commands."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """As of a command, with the list of commands."""
+        return help_page(
+            self, ctx, [(name, (each.help or "").partition("\n\n")[0]) for name, each in self.commands.items()]
+        )
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's own method
+        """The commands in their order here."""
+        return list(self.commands)
 
 
 def parameter_of(flag: str) -> str:
@@ -46,25 +91,78 @@ def parameter_of(flag: str) -> str:
     return flag[2:].replace("-", "_")
 
 
-def _parameters(option: Option, panel: str) -> Iterator[inspect.Parameter]:
-    bare = option.kind in ("flag", "payer") or option.sets is not None
-    taken: Any = bool if bare else list[str] | None if option.kind in _REPEATED else str | None
+def _options_of(name: Command) -> Iterator[Flag]:
+    for panel, options in PANELS.items():
+        for option in options:
+            if name in option.commands:
+                yield from _flags_of(option, panel)
+    for flag, text in _OUTPUT.items():
+        yield Flag(flag, text, panel="Output")
+
+
+def _flags_of(option: Option, panel: str) -> Iterator[Flag]:
     if option.switch:
         hidden = option.kind == "flag" and option.default is True
-        yield _parameter(option.switch, taken, option.sentence, panel, metavar=option.metavar, hidden=hidden)
+        repeated = option.kind in _REPEATED
+        yield Flag(
+            option.switch, option.sentence, metavar=option.metavar, panel=panel, repeated=repeated, hidden=hidden
+        )
     if option.off:
-        yield _parameter(option.off, bool, option.off_help, panel)
+        yield Flag(option.off, option.off_help, panel=panel)
 
 
-def _parameter(
-    flag: str, taken: Any, text: str, panel: str, *, metavar: str = "", hidden: bool = False
-) -> inspect.Parameter:
-    declared = Flag(
-        flag, metavar=metavar or _NOTHING, help=text, rich_help_panel=panel, show_default=False, hidden=hidden
+# -- The help page -----------------------------------------------------------------------------------------------------
+
+
+def help_page(command: click.Command, ctx: click.Context, commands: Iterable[tuple[str, str]]) -> str:
+    """The page of a command: usage, what it does, its words, its options by panel, and an example."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    written = io.StringIO()
+    # click.echo takes the colours out where the page goes to no terminal.
+    console = Console(file=written, width=shutil.get_terminal_size().columns, force_terminal=True, highlight=False)
+    parameters = command.get_params(ctx)
+    usage = Text.assemble(
+        ("Usage: ", "yellow"), (ctx.command_path, "bold"), " ", " ".join(command.collect_usage_pieces(ctx))
     )
-    return inspect.Parameter(
-        parameter_of(flag),
-        inspect.Parameter.KEYWORD_ONLY,
-        default=False if taken is bool else None,
-        annotation=Annotated[taken, declared],
-    )
+    for text in (usage, *map(Text, (command.help or "").split("\n\n"))):
+        console.print(Padding(text, (1, 1, 0, 1)))
+    console.print()
+    words = [(each.metavar or "", each.text) for each in parameters if isinstance(each, Argument)]
+    _print_panel(console, "Arguments", [((name, ""), text) for name, text in words])
+    panels: dict[str, list[tuple[tuple[str, str], str]]] = {_OWN_PANEL: []}
+    for each in parameters:
+        if isinstance(each, click.Option) and not each.hidden:
+            panel = each.panel if isinstance(each, Flag) else _OWN_PANEL
+            flags = ", ".join(sorted(each.opts, key=len, reverse=True))
+            needed = " (required)" if each.required else ""
+            panels.setdefault(panel, []).append(((flags, each.metavar or ""), f"{each.help}{needed}"))
+    for panel, rows in panels.items():
+        _print_panel(console, panel, rows)
+    _print_panel(console, "Commands", [((name, ""), text) for name, text in commands])
+    if command.epilog:
+        console.print(Padding(Text(command.epilog), (1, 1, 0, 1)))
+    return written.getvalue()
+
+
+def _print_panel(console: Console, title: str, rows: list[tuple[tuple[str, str], str]]) -> None:
+    if rows:
+        console.print(_panel(title, rows))
+
+
+def _panel(title: str, rows: list[tuple[tuple[str, str], str]]) -> Panel:
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    if any(metavar for (_, metavar), _ in rows):
+        table.add_column(no_wrap=True)
+    table.add_column(ratio=1)
+    for (name, metavar), text in rows:
+        middle = [Text(metavar, "yellow")] * (len(table.columns) - 2)
+        table.add_row(Text(name, "bold cyan"), *middle, Text(" ".join(text.split())))
+    return Panel(table, title=title, title_align="left", border_style="dim")

@@ -126,7 +126,7 @@ def test_what_is_asked_for_is_loaded(export: Callable[..., Any], tmp_path: Path)
     ("module", "unloaded"),
     [
         ("asyncsink.cli.app", (*WATCHED, "anyio", "asyncio", "sqlite3", "asyncsink.sink")),
-        ("asyncsink.sink", (*WATCHED, "typer", "importlib.metadata")),
+        ("asyncsink.sink", (*WATCHED, "click", "importlib.metadata")),
     ],
 )
 def test_an_import_alone(module: str, unloaded: tuple[str, ...]) -> None:
