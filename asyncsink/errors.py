@@ -20,7 +20,8 @@
     ├ IntegrityError           .expected .actual
     ├ JournalError             stops the run
     ├ ExportFailed             .report holds every Failure
-    │  └ PutFailed             .failure, and .cause, which is its __cause__ too
+    │  ├ PutFailed             .failure, and .cause, which is its __cause__ too
+    │  └ DeadlinePassed        also a TimeoutError
     └ GrabFailed               .report as ExportFailed
 
 One file's failure is a value in the report. Only a ConfigError, a JournalError or a bug stops a run; an error raised
@@ -292,6 +293,10 @@ class ExportFailed(AsyncSinkError):
     def __reduce__(self) -> tuple[Any, ...]:
         restored, values, state = super().__reduce__()
         return restored, values, {**state, "report": None}
+
+
+class DeadlinePassed(ExportFailed, TimeoutError):
+    """One file was not published within its deadline."""
 
 
 class PutFailed(ExportFailed):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 
 from asyncsink.destinations.base import Destination
 from asyncsink.destinations.opening import settings_of
+from asyncsink.engine.calls import OnCancel, patience_of
 from asyncsink.engine.content.object_writer import ByteStream, ObjectWriter
 from asyncsink.engine.export import run_source
 from asyncsink.engine.recording.events import Subscription
@@ -17,7 +18,6 @@ from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.event_loops import run_to_end
 from asyncsink.model import Checksum, Paths, Receipt, SinkStats, Skip, StrPath
 from asyncsink.options.typed import ExportOptions, PutOptions
-from asyncsink.options.values import deadline_of
 from asyncsink.os_errors import words_shortages
 from asyncsink.report.report import Report
 from asyncsink.sources.base import Source
@@ -164,7 +164,7 @@ class AsyncSink:
         opened has a report of nothing. Cancelled, where no other task waits for its end too, it gives the rest up at
         once, waits for the clean-up, and raises.
         """
-        return await self._session.close(deadline_of(deadline_seconds))
+        return await self._session.close(patience_of(deadline_seconds).deadline_seconds)
 
     @property
     def report(self) -> Report:
@@ -177,7 +177,14 @@ class AsyncSink:
 
     @words_shortages
     async def put(
-        self, attribute: str, path: StrPath, *, key: str | None = None, **options: Unpack[PutOptions]
+        self,
+        attribute: str,
+        path: StrPath,
+        *,
+        key: str | None = None,
+        deadline_seconds: float | None = None,
+        on_cancel: OnCancel = "withdraw",
+        **options: Unpack[PutOptions],
     ) -> Receipt | Skip:
         """Publish one file, and return when it is published, or found to be there already.
 
@@ -189,12 +196,16 @@ class AsyncSink:
             path: of the file.
             key: the exact key below the destination. Container, substitutions, strip_dir and parameterization do not
                 apply to it.
+            deadline_seconds: seconds, from now on, after which the call ends as `on_cancel` says. None: no limit.
+            on_cancel: "withdraw" gives the file up: nothing more is sent for it. "detach" ends the wait only: it is
+                published as a file of `submit` is, and read if it still exists.
             options: see `PutOptions`; those that are given take the place of the sink's. Where the object is there
                 with the same content, but with other options of those that HEAD shows, it is sent again.
 
         Raises:
             ConfigError, SourceError: the file cannot be routed or read, or the key or an option is wrong; nothing was
                 sent.
+            DeadlinePassed: a TimeoutError too: `deadline_seconds` were over.
             KeyCollision: another file was published under the key in this sink (see on_collision).
             PutFailed: the file was not published. `cause` (and `__cause__`) is the error itself, such as Throttled or
                 AccessDenied, `failure` its outcome. An unavailable server is retried for at most
@@ -204,11 +215,16 @@ class AsyncSink:
         Simultaneous calls share all costs of a file but its request. A call waits while its key is being written: of
         two calls with one key, the first is recorded before the second begins.
 
-        Cancellation ends the wait only: a queued transfer continues, and reads the file if it still exists.
+        Cancelled, or at its deadline, a file that was not begun is never sent, and the next call with its key begins at
+        once. One that is being sent ends first: its connection is closed, and a multipart upload is aborted (shielded;
+        `RetryPolicy.abort_seconds` at most; one that cannot be aborted is a notice and stays in the journal). A server
+        that had the whole body by then may have published it all the same, or may still do so: only another call
+        with that key tells. Where the file was published before, the receipt is in the report.
         """
+        patience = patience_of(deadline_seconds, on_cancel)
         calls = self._session.taking().calls
         call = calls.of(attribute, path, alone=repr(path), key=key, options=options)
-        await self._session.carry_out(call)
+        await self._session.carry_out(call, patience=patience)
         outcome = call.outcome()
         if outcome is None:
             self._session.check_working()
@@ -266,7 +282,7 @@ class AsyncSink:
         The journal is not asked: what is there already is compared by `overwrite`, and the source of the receipt is
         "bytes".
 
-        Cancelled, it is not sent where it has not been begun.
+        Cancelled, it is withdrawn as a `put` is. `asyncio.timeout` gives it a deadline.
         """
         contents = self._session.taking_contents()
         return await self._session.outcome_of(contents.put_bytes(key, data, options))

@@ -16,7 +16,7 @@ from asyncsink.integrity.sameness import Existing
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer, UploadStep
 from asyncsink.routing.key_range import KeyRange
 from asyncsink.s3.multipart.parts import Part, PartPlan
-from asyncsink.s3.operations import FileReader, FileResult, OpenPartSource, PartSource
+from asyncsink.s3.operations import FileReader, FileResult, OpenPartSource, PartSource, WithdrawnFiles
 from asyncsink.value import dataclass
 
 __all__ = [
@@ -301,9 +301,11 @@ class Destination(ABC):
         results: list[FileResult],
         *,
         only_new: bool = False,
+        withdrawn: WithdrawnFiles | None = None,
     ) -> None:
         """Store small files whose keys come only once. `results` gets one for each, also where this is cancelled. With
-        `only_new`, nothing is replaced: a file whose key has an object is left for the ordinary way.
+        `only_new`, nothing is replaced: a file whose key has an object is left for the ordinary way. Files that are
+        `withdrawn` meanwhile are not stored.
 
         Raises:
             TransferError, CredentialsError: nothing of the batch was begun.

@@ -44,6 +44,7 @@ from asyncsink.s3.operations import (
     PutObject,
     PutObjectFrom,
     StoredFrom,
+    WithdrawnFiles,
 )
 from asyncsink.s3.stack import S3Stack
 
@@ -184,6 +185,7 @@ class S3Destination(Destination):
         results: list[FileResult],
         *,
         only_new: bool = False,
+        withdrawn: WithdrawnFiles | None = None,
     ) -> None:
         """PutObject of many small files, each with a key of its own, read by `reader` in the lane that sends it.
 
@@ -205,12 +207,21 @@ class S3Destination(Destination):
         ]
         every = len(files) == len(transfers)
         if every and not only_new and not special and self._plain and not self._existing.replaces_unseen:
-            await self._send_files(PutFiles(files=files, algorithm=algorithm, reader=reader, results=results))
+            await self._send_files(
+                PutFiles(files=files, algorithm=algorithm, reader=reader, results=results, withdrawn=withdrawn)
+            )
             return
         sent: list[FileResult] = [None] * len(files)
         try:
             if files:
-                put = PutFiles(files=files, algorithm=algorithm, reader=reader, results=sent, only_new=only_new)
+                put = PutFiles(
+                    files=files,
+                    algorithm=algorithm,
+                    reader=reader,
+                    results=sent,
+                    only_new=only_new,
+                    withdrawn=withdrawn,
+                )
                 await self._send_files(put)
             else:
                 reader.close()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from asyncsink.engine.planning.walk import discovery_of
 from asyncsink.engine.queue_entries import Work
 from asyncsink.engine.recording.recorder import Completion
 from asyncsink.engine.transfer.outcomes import forbids_run, is_skip, problem_outcome, published
+from asyncsink.errors import DeadlinePassed
 from asyncsink.model import Found, Receipt, Skip, SourceProblem, Transfer
 from asyncsink.options.put_options import NO_OPTIONS, parse_put_options
 from asyncsink.options.schema import Policies, Settings, Target
 from asyncsink.options.typed import PutOptions
+from asyncsink.options.values import check_choice, deadline_of
 from asyncsink.routing.keys import given_key
 from asyncsink.sources.base import exclusion_of
 from asyncsink.sources.opening import outputs_source
@@ -45,6 +47,10 @@ class Call:
     _withdrawn: bool = False
     _items: list[CallItem] = field(default_factory=list)
     _left: int = 0
+
+    def release(self) -> None:
+        """Forget the entries: each refers to its call, a circle that only the garbage collector would find."""
+        self._items = []
 
     def outcome(self) -> Receipt | Skip | None:
         """What became of the one file of `put`; None where it was not published, because the sink was closed.
@@ -85,6 +91,40 @@ class CallItem(Work):
         """Report that the item has the turn of its key."""
         assert self.turn is not None
         self.turn(self)
+
+
+OnCancel = Literal["withdraw", "detach"]
+
+
+def patience_of(deadline_seconds: float | None, on_cancel: OnCancel = "withdraw") -> Patience:
+    """The arguments of a call as a value.
+
+    Raises:
+        ConfigError: one of them is wrong.
+    """
+    check_choice("on_cancel", on_cancel, get_args(OnCancel))
+    return Patience(deadline_of(deadline_seconds), on_cancel == "withdraw")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a caller of `put` waits, and what becomes of its file where it stops waiting.
+
+    Attributes:
+        deadline_seconds: of the wait, or None.
+        withdraws: whether the file is withdrawn then, or when the caller is cancelled; else it is published all the
+            same.
+    """
+
+    deadline_seconds: float | None = None
+    withdraws: bool = True
+
+    def passed(self, what: str) -> DeadlinePassed:
+        """The error of a call whose deadline has passed; `what` names its file."""
+        rest = "nothing more is sent for it" if self.withdraws else "it is still on its way"
+        return DeadlinePassed(
+            f"{what} was not published within deadline_seconds={self.deadline_seconds:g}; {rest}.", report=None
+        )
 
 
 class Calls:

@@ -110,11 +110,20 @@ class Intake:
         self._arrived.append(call)
         self._go()
 
-    def withdraw(self, call: Call) -> None:
-        """Give a call up: its caller does not wait any more, and nothing further of it is queued."""
+    def withdraw(self, call: Call, *, queued_too: bool = False) -> bool:
+        """Give a call up: its caller does not wait any more, and nothing further of it is queued.
+
+        Args:
+            queued_too: also what is queued: of `put`, whose one file has the call's completion.
+
+        Returns whether something is still under way for it, and is being ended; `call.completion` is done then.
+        """
+        ending = False
         call._withdrawn = True
         for item in call._items:
             if item.queued or item.taken:
+                if queued_too:
+                    ending = not self._take_back(item)
                 continue
             if item.ready:
                 self._drop(item)
@@ -124,6 +133,7 @@ class Intake:
                 # An item that is still in a thread is dropped when the thread returns it.
                 self._key_turns.leave(item.key, item.given)
         self._end(call)
+        return ending
 
     async def feed(self, submit: Submit) -> None:
         """Submit what the calls bring, until `close`, and until nothing is left of those that came before.
@@ -273,6 +283,15 @@ class Intake:
             self._release(item)
             item.completion = item.completion or Completion(urgent=False)
 
+    def _take_back(self, item: CallItem) -> bool:
+        """Give an item of `put` up that was queued; False where a worker has something under way for it."""
+        assert item.completion is not None
+        if item.taken and not item.completion.withdraw():
+            return False
+        self._drop(item)
+        item.completion.done.set()
+        return True
+
     def _drop(self, item: CallItem) -> None:
         """Give an item up that is ready, and that no worker has."""
         item.dropped = True
@@ -355,7 +374,8 @@ class Intake:
 
     def _end(self, call: Call) -> None:
         self._calls.discard(call)
-        call._items = []  # each refers to its call: a circle that only the garbage collector would find
+        if not call.alone or not call.over:
+            call.release()  # the one of `put` may still be withdrawn
         if not self._calls and self._closing.is_set():
             self._idle.set()
 

@@ -24,7 +24,7 @@ from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.destination_state import outdated
 from asyncsink.engine.transfer.outcomes import may_pass, problem_outcome
 from asyncsink.engine.transfer.publisher import Publisher
-from asyncsink.engine.transfer.small_files import SmallFiles
+from asyncsink.engine.transfer.small_files import Callers, SmallFiles
 from asyncsink.model import Failure, Found, Outcome, Skip, SourceProblem, Transfer
 from asyncsink.s3.stack import S3Stack
 
@@ -219,6 +219,8 @@ class UploadPipeline(Pipeline[Entry, Transfer]):
         self._publisher = publisher
         self._small_files = small_files
         self._policies = resources.policies
+        self._key_turns = resources.key_turns
+        self._accepted = resources.accepted
 
     def identity(self, item: Transfer) -> Hashable:
         """Key and path: with on_collision="last", several files of a run may have one key."""
@@ -241,7 +243,7 @@ class UploadPipeline(Pipeline[Entry, Transfer]):
             self.progress.objects_in_hand += len(entry.transfers)
             ended = partial(self._ended, completions=completions) if completions else self._ended
             passed_on = partial(self._passed_on, completions=completions) if completions else self._passed_on
-            await self._small_files.publish(entry.transfers, ended, passed_on)
+            await self._small_files.publish(entry.transfers, Callers(ended, passed_on, completions))
         elif isinstance(entry, Skipped):
             self.final(entry.skips, None)
         elif not entry.dropped:
@@ -256,7 +258,7 @@ class UploadPipeline(Pipeline[Entry, Transfer]):
             self.final([problem_outcome(found, self._policies)], None, completion)
             self.progress.objects_in_hand -= 1
         else:
-            outcomes, transfer = await self._publisher.publish(found)
+            outcomes, transfer = await self._publisher.publish(found, completion)
             self._ended(outcomes, transfer, {} if completion is None else {transfer.key: completion})
 
     def _skipped(self, skip: Skip, completion: Completion | None = None) -> None:
@@ -267,9 +269,20 @@ class UploadPipeline(Pipeline[Entry, Transfer]):
         self, outcomes: Sequence[Outcome], transfer: Transfer, completions: Mapping[str, Completion] = NOBODY
     ) -> None:
         self.progress.objects_in_hand -= 1
+        if not outcomes:
+            self._withdrawn(transfer.key, completions[transfer.key])
+            return
         if (self._again or isinstance(outcomes[0], Failure)) and self.put_off(outcomes, transfer):
             return
         self.final(outcomes, transfer, completions.get(transfer.key))
+
+    def _withdrawn(self, key: str, completion: Completion) -> None:
+        """End a transfer without an outcome, unless its caller has seen to that, because nothing was being sent."""
+        if not completion.done.is_set():
+            assert self._accepted is not None
+            self._accepted.withdraw(key)
+            self._key_turns.end((key,))
+            completion.done.set()
 
     def _passed_on(self, passed: Passed, completions: Mapping[str, Completion] = NOBODY) -> None:
         self.progress.objects_in_hand -= len(passed.written)

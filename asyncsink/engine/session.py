@@ -16,7 +16,7 @@ from typing import Final
 
 import anyio
 
-from asyncsink.engine.calls import Call, Calls
+from asyncsink.engine.calls import Call, Calls, Patience
 from asyncsink.engine.content.contents import Contents
 from asyncsink.engine.intake import Intake
 from asyncsink.engine.open_run import Run, RunBuilder
@@ -219,18 +219,37 @@ class Session:
             self.check_working()
             raise
 
-    async def carry_out(self, call: Call) -> None:
-        """Enter a call of `taking`, and wait until it has ended; raises its error. Cancelled, it is withdrawn."""
+    async def carry_out(self, call: Call, *, patience: Patience | None = None) -> None:
+        """Enter a call of `taking`, and wait until it has ended; raises its error.
+
+        Args:
+            patience: of the caller; None: without a deadline, and queued files are published whatever happens.
+
+        Raises:
+            DeadlinePassed: its deadline did; nothing of the call was published.
+
+        Cancelled, or at its deadline, what is not queued is withdrawn; where `patience` says so, what is queued too:
+        its requests have ended then, or `abort_seconds` are over.
+        """
         intake = self.taking()
         self._calls.add(call)
         try:
             intake.enter(call)
-            await call.completion.done.wait()
-        except BaseException:
-            intake.withdraw(call)
-            raise
+            async with asyncio.timeout(None if patience is None else patience.deadline_seconds):
+                await call.completion.done.wait()
+        except BaseException as error:
+            withdraws = patience is not None and patience.withdraws
+            if intake.withdraw(call, queued_too=withdraws):
+                with anyio.move_on_after(self.settings.retry.abort_seconds, shield=True):
+                    await call.completion.done.wait()
+            if not isinstance(error, TimeoutError):
+                raise
+            assert patience is not None
+            if not call.completion.outcomes:
+                raise patience.passed(call.alone) from None
         finally:
             self._calls.discard(call)
+            call.release()
         if call.error is not None:
             raise call.error
 

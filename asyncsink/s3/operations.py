@@ -511,6 +511,32 @@ class FilesPut(Response):
         return 0
 
 
+class WithdrawnFiles:
+    """Files of a batch that their callers give up: what is being sent for them ends, and nothing further is sent.
+
+    `end` ends what is being sent for a key. `over` is called on the event loop when nothing is sent for one any more.
+    """
+
+    def __init__(self, over: Callable[[str], None]) -> None:
+        self.over = over
+        self.end: Callable[[str], None] | None = None
+        # Shared with lanes: whoever writes one of the sets reads the other one afterwards.
+        self.keys, self._begun = set[str](), set[str]()
+
+    def add(self, key: str) -> None:
+        """Give a file up; on the event loop."""
+        self.keys.add(key)
+        if key not in self._begun:
+            self.over(key)
+        elif self.end:
+            self.end(key)
+
+    def begin(self, key: str) -> bool:
+        """Whether a file is to be sent, from now on; in any thread."""
+        self._begun.add(key)
+        return key not in self.keys
+
+
 @dataclass(slots=True, frozen=True, kw_only=True)
 class PutFiles(Operation[FilesPut]):
     """PutObject of many small files; sending raises for the whole batch only where nothing was begun.
@@ -521,6 +547,7 @@ class PutFiles(Operation[FilesPut]):
         reader: used in the lane's thread, and closed there after the last file.
         results: one for each file, filled as answers arrive, so that a cancelled caller has those that are stored.
         only_new: sends `If-None-Match: *`; a file whose key has an object ends as Ordinary with PreconditionFailed.
+        withdrawn: files that are not to be sent any more; they have no result. None where no caller can give one up.
     """
 
     name: ClassVar[str] = "PutObject"
@@ -529,6 +556,7 @@ class PutFiles(Operation[FilesPut]):
     reader: FileReader
     results: list[FileResult]
     only_new: bool = False
+    withdrawn: WithdrawnFiles | None = None
 
 
 # -- Batches of HEADs, for keys that no listing covers -----------------------------------------------------------------

@@ -16,7 +16,7 @@ from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.destinations.memory import MemoryDestination
 from asyncsink.engine.recording.events import Progress
 from asyncsink.engine.transfer.publisher import Publisher
-from asyncsink.engine.transfer.small_files import SmallFiles
+from asyncsink.engine.transfer.small_files import Callers, SmallFiles
 from asyncsink.errors import AccessDenied, IntegrityError
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import Checksum, Failure, Outcome, Planned, Receipt, Skip, SourceFile, Transfer
@@ -98,7 +98,8 @@ class Bench:
         outcomes: list[Outcome] = []
         given = self.transfers() if transfers is None else transfers
         await small_files.publish(
-            given, lambda ended, _: outcomes.extend(ended), lambda passed: outcomes.extend(passed.written.outcomes())
+            given,
+            Callers(lambda ended, _: outcomes.extend(ended), lambda passed: outcomes.extend(passed.written.outcomes())),
         )
         assert not shared.budget.held_bytes
         shared.readers.close()

@@ -68,7 +68,7 @@ async def test_producers_compute_and_put_while_others_watch(
         assert len(outcomes) == 60
 
 
-async def test_a_cancelled_producer_hurts_nobody_and_what_it_queued_is_published(
+async def test_a_detached_producer_hurts_nobody_and_what_it_queued_is_published(
     tmp_path: Path, seaweed: DevServer, bucket: str, stored: Stored, options: dict[str, Any]
 ) -> None:
     first, *others = small(tmp_path, 10)
@@ -77,7 +77,7 @@ async def test_a_cancelled_producer_hurts_nobody_and_what_it_queued_is_published
     async with PartsProxy(seaweed.endpoint_url, lambda _: fates.pop() if fates else FORWARD) as proxy:
         options["endpoint_url"] = proxy.endpoint_url
         async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", retry=retry, **options) as sink:
-            cancelled = asyncio.create_task(sink.put("m", first))
+            cancelled = asyncio.create_task(sink.put("m", first, on_cancel="detach"))
             await proxy.hung.wait()
             rest = [asyncio.create_task(sink.put("m", path)) for path in others]
             cancelled.cancel()

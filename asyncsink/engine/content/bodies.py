@@ -62,10 +62,16 @@ class BodyCalls:
         try:
             await completion.done.wait()
         except BaseException:
-            if not work.taken and not completion.done.is_set():
+            if completion.done.is_set():
+                raise
+            if not work.taken or completion.withdraw():
                 work.dropped = True
                 self._accepted.withdraw(key)
                 self._key_turns.end((key,))
+                completion.done.set()
+            else:
+                with anyio.move_on_after(self._run.resources.settings.retry.abort_seconds, shield=True):
+                    await completion.done.wait()
             raise
 
     async def feed(self, submit: Submit) -> None:

@@ -190,11 +190,45 @@ class Completion:
 
     Attributes:
         urgent: whether they are recorded without waiting for more.
+        withdrawn: the caller has given the transfer up.
+        ended: the outcomes are on their way to the recorder.
     """
 
     done: asyncio.Event = field(default_factory=asyncio.Event)
     outcomes: list[Outcome] = field(default_factory=list)
     urgent: bool = True
+    withdrawn: bool = False
+    ended: bool = False
+    _end: Callable[[], object] | None = None
+
+    def sending(self, end: Callable[[], object] | None) -> None:
+        """Let `end` be called where the caller withdraws, at once where that was before; None: nothing is sent now."""
+        self._end = end
+        if end is not None and self.withdrawn:
+            end()
+
+    def withdraw(self) -> bool:
+        """End the transfer. Returns whether nothing is being sent for it now, so that it is over; else `done` is set
+        as soon as it is."""
+        self.withdrawn = True
+        if self._end is not None:
+            self._end()
+            return False
+        return not self.ended
+
+
+@contextmanager
+def until_withdrawn(completion: Completion | None) -> Iterator[anyio.CancelScope]:
+    """A block that is cancelled where the caller withdraws; `cancelled_caught` of the scope tells so."""
+    with anyio.CancelScope() as scope:
+        if completion is None:
+            yield scope
+            return
+        completion.sending(scope.cancel)
+        try:
+            yield scope
+        finally:
+            completion.sending(None)
 
 
 QueuedOutcomes = tuple[Sequence[Outcome], Transfer | None, Completion | None]
@@ -281,6 +315,8 @@ class Recorder:
         if self._broken:
             raise anyio.BrokenResourceError
         self._records.append((outcomes, transfer, completion))
+        if completion is not None:
+            completion.ended = True
         self._outcomes += len(outcomes)
         if len(self._records) == 1:
             self._some.set()
@@ -292,6 +328,8 @@ class Recorder:
         if self._broken:
             raise anyio.BrokenResourceError
         self._passed.append(passed)
+        for completion, _ in passed.completions:
+            completion.ended = True
         self._passed_outcomes += len(passed.written)
         self._some.set()
         if passed.completions or self._passed_outcomes >= PASSED_BATCH:

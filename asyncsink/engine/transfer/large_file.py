@@ -21,6 +21,7 @@ from asyncsink.destinations.base import Destination, PartWriter, Stored
 from asyncsink.engine.limits.controller import SenderConcurrency
 from asyncsink.engine.limits.memory import SMALL_BYTES, BufferPool
 from asyncsink.engine.recording.events import UnderWay
+from asyncsink.engine.recording.recorder import Completion
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.destination_state import DestinationState, each, open_as_found, read_part
 from asyncsink.engine.transfer.outcomes import Ending
@@ -165,7 +166,10 @@ class LargeFileUpload:
         source: OpenSource | OpenContent,
         states: Sequence[DestinationState],
         plan: PartPlan,
+        *,
+        completion: Completion | None = None,
     ) -> None:
+        self._completion = completion
         self._transfer = transfer
         self._source = source
         self._states = states
@@ -336,13 +340,14 @@ class LargeFileUpload:
                 await writer.write_part(part.part_number, part.offset, body, checksum)
 
     async def _end_unfinished(self, stopped: bool) -> None:
-        """Leave each incomplete upload to a later run, or abort it. Aborts are shielded from cancellation, and bounded
-        in time."""
+        """Leave each incomplete upload to a later run, or abort it: also where its caller has withdrawn it, since the
+        file may never come again. Aborts are shielded from cancellation, and bounded in time."""
+        withdrawn = self._completion is not None and self._completion.withdrawn
         for state in self._states:
             writer = self._writers.get(id(state))
             # Content without a file cannot be sent again by a later run.
-            is_file = self._transfer.source.is_file
-            if writer is not None and is_file and (stopped or self._may_go_on(state, writer)):
+            kept = self._transfer.source.is_file and not withdrawn
+            if writer is not None and kept and (stopped or self._may_go_on(state, writer)):
                 self._leave(state, writer)
         if not self._writers:
             return

@@ -8,7 +8,7 @@ from typing import Final
 
 from asyncsink import errors
 from asyncsink.destinations.base import Stored
-from asyncsink.engine.recording.recorder import Passed
+from asyncsink.engine.recording.recorder import Completion, Passed
 from asyncsink.engine.transfer.destination_state import DestinationState
 from asyncsink.errors import (
     AlreadyThere,
@@ -45,12 +45,14 @@ class Ending:
         states: the destination's, then the local copy's if there is one.
         checksum: of the bytes that were read, or None.
         source_error: why nothing could be read, or why the bytes are void; ends every destination.
+        completion: of the caller that waits, or None.
     """
 
     transfer: Transfer
     states: Sequence[DestinationState] = field(default_factory=list)
     checksum: Checksum | None = None
     source_error: AsyncSinkError | None = None
+    completion: Completion | None = None
 
     def reset(self, states: Sequence[DestinationState]) -> None:
         """Forget the last attempt."""

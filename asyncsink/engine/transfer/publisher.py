@@ -16,6 +16,7 @@ from functools import partial
 import anyio.to_thread
 
 from asyncsink.destinations.base import Destination
+from asyncsink.engine.recording.recorder import Completion, until_withdrawn
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.destination_state import (
     DestinationState,
@@ -70,9 +71,10 @@ class Publisher:
         self._dry_run = resources.dry_run
         self._clock = resources.clock
 
-    async def publish(self, transfer: Transfer) -> tuple[list[Outcome], Transfer]:
+    async def publish(self, transfer: Transfer, completion: Completion | None = None) -> tuple[list[Outcome], Transfer]:
         """Publish; returns one outcome, and a Failure beside it where only the local copy failed; and the transfer as
-        it was read.
+        it was read. Where the caller who waits for `completion` withdraws, there is no outcome, its uploads are
+        aborted, and its requests have ended.
 
         Raises:
             JournalError: a step of an upload cannot be written; the run stops.
@@ -80,8 +82,14 @@ class Publisher:
             Cancelled, it aborts its uploads (shielded from cancellation, bounded in time), or leaves them to the next
             run; see large_file.py.
         """
+        ending = Ending(transfer, completion=completion)
+        with until_withdrawn(completion):
+            return await self._publish(ending)
+        return [], transfer
+
+    async def _publish(self, ending: Ending) -> tuple[list[Outcome], Transfer]:
         started = self._clock()
-        ending = Ending(transfer)
+        transfer = ending.transfer
         corrected, looks = False, 1
         while True:
             ending.reset(self._states(ending.transfer))
@@ -198,7 +206,7 @@ class Publisher:
             if self._dry_run or not sending:
                 return
             plan = plan_parts(source.size_bytes, self._limits.part_size_bytes)
-            parts = LargeFileUpload(self._resources, transfer, source, sending, plan)
+            parts = LargeFileUpload(self._resources, transfer, source, sending, plan, completion=ending.completion)
             ending.checksum = await parts.run()
         finally:
             source.close()

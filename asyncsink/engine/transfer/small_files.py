@@ -10,18 +10,18 @@ file that changes while it is read is a failure in both ways.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import field, replace
 from functools import partial
 from threading import Event
 from typing import Final
 
-from anyio import BrokenResourceError, create_task_group
+from anyio import BrokenResourceError, CancelScope, create_task_group
 
 from asyncsink.destinations.base import Destination, Existing, Unknown
 from asyncsink.engine.recording.events import Progress
-from asyncsink.engine.recording.recorder import Passed
+from asyncsink.engine.recording.recorder import Completion, Passed, until_withdrawn
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.destination_state import DestinationState, Outgrown, Reading, read_new, read_small
 from asyncsink.engine.transfer.outcomes import Ending, failure, not_stored, passed_of, receipt, word_outcomes
@@ -29,7 +29,7 @@ from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.errors import AsyncSinkError, IntegrityError, SourceChanged, SourceError
 from asyncsink.integrity.sameness import LookCloser
 from asyncsink.model import ChecksumAlgorithm, FirstAttempt, Outcome, Transfer
-from asyncsink.s3.operations import FileResult, FileStored, Ordinary
+from asyncsink.s3.operations import FileResult, FileStored, Ordinary, WithdrawnFiles
 from asyncsink.sources.content import SmallReader, memory_cost
 from asyncsink.value import dataclass
 
@@ -42,6 +42,27 @@ EARLY_SECONDS: Final = 0.1
 """Most seconds that the stored files of a batch wait for the others before they are recorded."""
 OnOutcomes = Callable[[Sequence[Outcome], Transfer], None]
 PassOn = Callable[[Passed], None]
+
+
+@dataclass(slots=True, eq=False)
+class Callers:
+    """Who gets the outcomes of a batch.
+
+    Attributes:
+        done: called with the outcomes of one transfer; with none where its caller has withdrawn it.
+        pass_on: called with those of many.
+        completions: of the callers that wait, by key.
+    """
+
+    done: OnOutcomes
+    pass_on: PassOn
+    completions: Mapping[str, Completion] = field(default_factory=dict)
+
+    def until_withdrawn(self, transfer: Transfer) -> AbstractContextManager[CancelScope]:
+        """A block that is cancelled where the caller of `transfer` withdraws."""
+        return until_withdrawn(self.completions.get(transfer.key))
+
+
 LookMany = Callable[[Sequence[Transfer]], Awaitable[Sequence[Existing | Unknown | None]]]
 
 
@@ -76,9 +97,8 @@ class SmallFiles:
         self._dry_run = resources.dry_run
         self._clock = resources.clock
 
-    async def publish(self, transfers: Sequence[Transfer], done: OnOutcomes, pass_on: PassOn) -> None:
-        """Publish a batch. As soon as outcomes are known, `done` is called with those of one transfer, or `pass_on`
-        with those of many.
+    async def publish(self, transfers: Sequence[Transfer], callers: Callers) -> None:
+        """Publish a batch, and tell the callers the outcomes as soon as they are known.
 
         Cancellation as in `Publisher.publish`.
         """
@@ -92,22 +112,21 @@ class SmallFiles:
                 pairs = list(zip(left, found, strict=True))
                 for transfer, existing in pairs:
                     if existing is Unknown.UNKNOWN:
-                        ways.start_soon(self._publish_ordinary, transfer, done)
+                        ways.start_soon(self._publish_ordinary, transfer, callers)
                 pairs = [pair for pair in pairs if pair[1] is not Unknown.UNKNOWN]
                 guessed = any(existing is Unknown.LIKELY_NEW for _, existing in pairs)
                 new = [transfer for transfer, existing in pairs if sent_only and _is_new(existing)]
                 known = [pair for pair in pairs if not (sent_only and _is_new(pair[1]))]
-                ordinary, left = await self._publish_new(new, guessed, done, pass_on) if new else ([], ())
+                ordinary, left = await self._publish_new(new, guessed, callers) if new else ([], ())
                 if known:
-                    ordinary += await self._publish_known(known, done)
+                    ordinary += await self._publish_known(known, callers)
                 # The rest of the batch waits: an error that stops these files would stop the rest too.
                 async with create_task_group() as tries:
                     for transfer in ordinary:
-                        tries.start_soon(self._publish_ordinary, transfer, done)
+                        tries.start_soon(self._publish_ordinary, transfer, callers)
 
-    async def _publish_ordinary(self, transfer: Transfer, done: OnOutcomes) -> None:
-        outcomes, read = await self._publisher.publish(transfer)
-        done(outcomes, read)
+    async def _publish_ordinary(self, transfer: Transfer, callers: Callers) -> None:
+        callers.done(*await self._publisher.publish(transfer, callers.completions.get(transfer.key)))
 
     async def _found(self, look_many: LookMany, transfers: Sequence[Transfer]) -> Sequence[Existing | Unknown | None]:
         found: list[Existing | Unknown | None] = [None] * len(transfers)
@@ -144,12 +163,12 @@ class SmallFiles:
     # -- New objects without a local copy: nearly all files of a first export -----------------------------------------
 
     async def _publish_new(
-        self, transfers: Sequence[Transfer], guessed: bool, done: OnOutcomes, pass_on: PassOn
+        self, transfers: Sequence[Transfer], guessed: bool, callers: Callers
     ) -> tuple[list[Transfer], Sequence[Transfer]]:
         """Returns the transfers that need the ordinary way, and those for the batch after it. With `guessed`, some of
         them may have an object."""
         if (algorithm := self._lane_algorithm()) is not None:
-            return await self._put_files(transfers, algorithm, guessed, done, pass_on)
+            return await self._put_files(transfers, algorithm, guessed, callers)
         if guessed:
             # The lanes were given up since the look.
             return list(transfers), ()
@@ -163,20 +182,23 @@ class SmallFiles:
                     ordinary.append(transfer)
                     continue
                 if isinstance(reading, SourceError):
-                    done((failure(transfer, self._destination.url(transfer), reading),), transfer)
+                    callers.done((failure(transfer, self._destination.url(transfer), reading),), transfer)
                     continue
                 body, checksum = reading
+                outcomes: Sequence[Outcome] = ()
                 try:
-                    stored = await self._destination.put(transfer, body, checksum)
+                    with callers.until_withdrawn(transfer):
+                        stored = await self._destination.put(transfer, body, checksum)
+                        ended = self._clock()
+                        self._progress.bytes_moved += transfer.source.size_bytes
+                        outcomes = (receipt(transfer, stored, checksum, ended - started),)
+                        started = ended
                 except IntegrityError:
                     ordinary.append(transfer)
+                    continue
                 except AsyncSinkError as error:
-                    done((not_stored(transfer, self._destination.url(transfer), error),), transfer)
-                else:
-                    ended = self._clock()
-                    self._progress.bytes_moved += transfer.source.size_bytes
-                    done((receipt(transfer, stored, checksum, ended - started),), transfer)
-                    started = ended
+                    outcomes = (not_stored(transfer, self._destination.url(transfer), error),)
+                callers.done(outcomes, transfer)
         return ordinary, ()
 
     async def _put_files(
@@ -184,19 +206,19 @@ class SmallFiles:
         transfers: Sequence[Transfer],
         algorithm: ChecksumAlgorithm,
         guessed: bool,
-        done: OnOutcomes,
-        pass_on: PassOn,
+        callers: Callers,
     ) -> tuple[list[Transfer], Sequence[Transfer]]:
         """As `_publish_new`, where the destination's lanes read the files that they send."""
         async with self._budget.reserve(memory_cost([transfer.source for transfer in transfers])):
-            ends = _Ends(transfers, self._destination.url, done, pass_on, self._progress)
+            ends = _Ends(transfers, self._destination.url, callers, self._progress)
             try:
                 with ends.told_early():
-                    put = self._destination.put_files
-                    await put(transfers, algorithm, SmallReader(), ends.results, only_new=guessed)
+                    await self._destination.put_files(
+                        transfers, algorithm, SmallReader(), ends.results, only_new=guessed, withdrawn=ends.withdrawn
+                    )
             except AsyncSinkError:
                 # Nothing of the batch was begun: each file is tried by itself, and may fail there.
-                return list(transfers), ()
+                return ends.untold(), ()
             finally:
                 # Also where it is cancelled: published files are recorded.
                 ordinary, left = ends.tell()
@@ -206,7 +228,7 @@ class SmallFiles:
     # -- Existing objects, and files with a local copy ----------------------------------------------------------------
 
     async def _publish_known(
-        self, pairs: Sequence[tuple[Transfer, Existing | Unknown | None]], done: OnOutcomes
+        self, pairs: Sequence[tuple[Transfer, Existing | Unknown | None]], callers: Callers
     ) -> list[Transfer]:
         """Returns the transfers that need the ordinary way."""
         copy = self._copy
@@ -224,9 +246,9 @@ class SmallFiles:
             async with create_task_group() as sending:
                 for known in work:
                     if known.reading is not None:
-                        sending.start_soon(self._finish, known, started, done)
+                        sending.start_soon(self._finish, known, started, callers)
                     elif not known.ordinary:
-                        await self._finish(known, started, done)
+                        await self._finish(known, started, callers)
         return [known.ending.transfer for known in work if known.ordinary]
 
     def _known(self, transfer: Transfer, found: Sequence[Existing | Unknown | None]) -> _Known:
@@ -282,14 +304,18 @@ class SmallFiles:
             except AsyncSinkError as error:
                 ending.states[1].error = error
 
-    async def _finish(self, known: _Known, started: float, done: OnOutcomes) -> None:
+    async def _finish(self, known: _Known, started: float, callers: Callers) -> None:
         ending = known.ending
         transfer, primary = ending.transfer, ending.states[0]
         if known.reading is not None:
             try:
-                primary.stored = await self._destination.put(
-                    primary.outgoing(transfer), known.reading.body, known.reading.checksum
-                )
+                with callers.until_withdrawn(transfer) as scope:
+                    primary.stored = await self._destination.put(
+                        primary.outgoing(transfer), known.reading.body, known.reading.checksum
+                    )
+                if scope.cancelled_caught:
+                    callers.done((), transfer)
+                    return
             except IntegrityError:
                 # The file is read and sent once more; its local copy, if any, is looked at once more too.
                 known.ordinary = True
@@ -298,7 +324,7 @@ class SmallFiles:
                 primary.error = error
         if primary.stored is not None:
             self._progress.bytes_moved += transfer.source.size_bytes
-        done(word_outcomes(ending, self._clock() - started, self._policies), transfer)
+        callers.done(word_outcomes(ending, self._clock() - started, self._policies), transfer)
 
 
 def _is_new(existing: Existing | Unknown | None) -> bool:
@@ -314,32 +340,46 @@ class _Ends:
 
     Attributes:
         results: filled by the destination, one for each transfer.
+        withdrawn: the files that their callers give up; None where no caller can.
     """
 
     def __init__(
-        self,
-        transfers: Sequence[Transfer],
-        url: Callable[[Transfer], str],
-        done: OnOutcomes,
-        pass_on: PassOn,
-        progress: Progress,
+        self, transfers: Sequence[Transfer], url: Callable[[Transfer], str], callers: Callers, progress: Progress
     ) -> None:
         self._transfers = transfers
         self._url = url
-        self._done = done
-        self._pass_on = pass_on
+        self._callers = callers
         self._progress = progress
         self._told = bytearray(len(transfers))
         self.results: list[FileResult] = [None] * len(transfers)
+        self.withdrawn: WithdrawnFiles | None = None
+        if callers.completions:
+            self.withdrawn = WithdrawnFiles(self._give_up)
+            self._numbers = {transfer.key: number for number, transfer in enumerate(transfers)}
 
     @contextmanager
     def told_early(self) -> Iterator[None]:
-        """Within the block, stored files are handed over every EARLY_SECONDS."""
+        """Within the block, stored files are handed over every EARLY_SECONDS, and callers may withdraw theirs."""
         self._timer = asyncio.get_running_loop().call_later(EARLY_SECONDS, self._tell_early)
+        mine: list[Completion] = []
+        if self.withdrawn is not None:
+            for key in self._numbers:
+                if (completion := self._callers.completions.get(key)) is not None:
+                    mine.append(completion)
+                    completion.sending(partial(self.withdrawn.add, key))
         try:
             yield
         finally:
             self._timer.cancel()
+            for completion in mine:
+                completion.sending(None)
+
+    def _give_up(self, key: str) -> None:
+        """Nothing is sent for `key` any more. What was stored before is handed over with the others."""
+        number = self._numbers[key]
+        if not self._told[number] and not isinstance(self.results[number], FileStored):
+            self._told[number] = True
+            self._callers.done((), self._transfers[number])
 
     def _tell_early(self) -> None:
         try:
@@ -356,21 +396,27 @@ class _Ends:
         ]
         if stored:
             self._progress.bytes_moved += sum([transfer.source.size_bytes for _, transfer, _ in stored])
-            self._pass_on(passed_of([(transfer, result) for _, transfer, result in stored], self._url))
+            self._callers.pass_on(passed_of([(transfer, result) for _, transfer, result in stored], self._url))
             for number, _, _ in stored:
                 self._told[number] = True
+
+    def untold(self) -> list[Transfer]:
+        """The transfers that were not handed over."""
+        return [transfer for transfer, told in zip(self._transfers, self._told, strict=True) if not told]
 
     def tell(self) -> tuple[list[Transfer], list[Transfer]]:
         """Hand over the rest; returns the transfers that need the ordinary way, and those not begun."""
         ordinary: list[Transfer] = []
         left: list[Transfer] = []
-        for transfer, result in zip(self._transfers, self.results, strict=True):
+        for number, (transfer, result) in enumerate(zip(self._transfers, self.results, strict=True)):
+            if self._told[number]:
+                continue
             if result is None:
                 left.append(transfer)
             elif isinstance(result, Ordinary):
                 first = FirstAttempt(result.failed) if result.failed is not None else None
                 ordinary.append(replace(transfer, first=first))
             elif not isinstance(result, FileStored):
-                self._done((failure(transfer, self._url(transfer), result),), transfer)
+                self._callers.done((failure(transfer, self._url(transfer), result),), transfer)
         self._tell_stored()
         return ordinary, left

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Container, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from asyncsink.errors import AsyncSinkError, ObjectMissing, PreconditionFailed, Throttled
@@ -222,7 +223,8 @@ class SmallFileBatch(ExchangeBatch):
         if found is None:
             return None
         put = SmallPut(self, *found)
-        put.given_up = self.ended
+        withdrawn = self.operation.withdrawn
+        put.given_up = self.ended or (withdrawn is not None and found[1].key in withdrawn.keys)
         return put
 
     def all_over(self) -> None:
@@ -268,7 +270,7 @@ class SmallPut(Exchange):
         if not operation.reader.read(file.source, room):
             batch.results[self._number] = Ordinary()
             raise ExchangeInterrupted
-        if batch.given_up:
+        if batch.given_up or not (operation.withdrawn is None or operation.withdrawn.begin(file.key)):
             raise ExchangeInterrupted
         body = room[:size]
         checksum = self._checksum = checksum_of(body, operation.algorithm)
@@ -348,7 +350,15 @@ class SmallPut(Exchange):
     def over(self, lane: Lane) -> None:
         """Count the end of the exchange."""
         del lane
+        withdrawn, key = self.batch.operation.withdrawn, self._file.key
+        if withdrawn is not None and key in withdrawn.keys:
+            self.batch.outbox.put(partial(withdrawn.over, key))
         self.batch.one_over()
+
+    @property
+    def key(self) -> str:
+        """Of the object."""
+        return self._file.key
 
 
 # -- Small objects -----------------------------------------------------------------------------------------------------

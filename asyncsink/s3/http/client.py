@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar, cast, get_args
 
@@ -15,7 +16,7 @@ from asyncsink.options.schema import S3Target
 from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.availability import is_mute, reason_of
 from asyncsink.s3.endpoint import tls_context
-from asyncsink.s3.http.batches import MANY, batch_of, exchange_of
+from asyncsink.s3.http.batches import MANY, SmallFileBatch, SmallPut, batch_of, exchange_of
 from asyncsink.s3.http.exchange import (
     BatchPlace,
     Exchange,
@@ -130,8 +131,9 @@ class HttpTransport:
             batch = batch_of(operation, sending)
             work = LaneWork(batch.take)
             try:
-                self._lanes.give(work, large=False)
-                return cast("R", await _end_of(sending.done, partial(self._give_up, batch, work, batch.has)))
+                with self._ending_withdrawn(batch):
+                    self._lanes.give(work, large=False)
+                    return cast("R", await _end_of(sending.done, partial(self._give_up, batch, work, batch.has)))
             except ExchangeError as failure:
                 raise self._place.failed(operation.name, self._bucket, failure) from failure.__cause__
         try:
@@ -167,6 +169,22 @@ class HttpTransport:
         else:
             self._lanes.give(work, large=isinstance(operation, LARGE))
         return await _end_of(sending.done, partial(self._give_up, exchange, work, lambda each: each is exchange))
+
+    @contextmanager
+    def _ending_withdrawn(self, batch: ExchangeBatch) -> Iterator[None]:
+        """Within the block, single files of a batch end as soon as their callers give them up."""
+        if not isinstance(batch, SmallFileBatch) or (withdrawn := batch.operation.withdrawn) is None:
+            yield
+            return
+
+        def end(key: str) -> None:
+            self._lanes.give_up_begun(lambda put: isinstance(put, SmallPut) and put.batch is batch and put.key == key)
+
+        withdrawn.end = end
+        try:
+            yield
+        finally:
+            withdrawn.end = None
 
     def _give_up(self, whole: Exchange | ExchangeBatch, work: LaneWork, is_of: Callable[[Exchange], bool]) -> None:
         whole.given_up = True

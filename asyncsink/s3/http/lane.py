@@ -199,6 +199,10 @@ class Lane:
             exchange.failed(ExchangeInterrupted())
             exchange.over(self)
         self._outbox.flush()
+        self.give_up(is_of)
+
+    def give_up(self, is_of: Callable[[Exchange], bool]) -> None:
+        """End exchanges that have begun, as soon as the thread waits for the network."""
 
         def end() -> None:
             for exchange, connection in tuple(self._busy.items()):

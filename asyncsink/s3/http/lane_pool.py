@@ -115,6 +115,11 @@ class LanePool:
         for lane in (*self.small, *self.large):
             lane.give_up_work(work, is_of)
 
+    def give_up_begun(self, is_of: Callable[[Exchange], bool]) -> None:
+        """End exchanges that have begun."""
+        for lane in (*self.small, *self.large):
+            lane.give_up(is_of)
+
     def bound(self, connections: int) -> None:
         """Keep at most `connections` for small requests and as many for large ones, and one in each lane, and no more
         lanes for large ones than that; surplus idle ones are closed now, others when they become idle."""
