@@ -85,6 +85,7 @@ if TYPE_CHECKING:
         Unfinished,
     )
     from asyncsink.options.settings import RetryPolicy
+    from asyncsink.options.shared_limits import SharedLimits
     from asyncsink.options.typed import ExportOptions, GrabOptions, PutOptions, ReaderOptions
     from asyncsink.reader import S3Reader
     from asyncsink.report.outcomes import Counts
@@ -156,6 +157,7 @@ __all__ = [
     "S3Grabber",
     "S3Reader",
     "ServerFault",
+    "SharedLimits",
     "SinkStats",
     "Skip",
     "SourceChanged",
@@ -255,6 +257,7 @@ _HOMES = {
     "asyncsink.options.settings": ("RetryPolicy",),
     "asyncsink.options.typed": ("ExportOptions", "GrabOptions", "PutOptions", "ReaderOptions"),
     "asyncsink.reader": ("S3Reader",),
+    "asyncsink.options.shared_limits": ("SharedLimits",),
     "asyncsink.report.outcomes": ("Counts",),
     "asyncsink.report.report": ("Report",),
     "asyncsink.sink": ("AsyncSink", "export", "export_directory", "export_sync"),

@@ -254,6 +254,7 @@ class S3Reader:
     def _bounds(self, deadline_seconds: float | None) -> Iterator[ObjectReads]:
         """The block in which a call waits: it ends with the deadline, or when the reader is closed."""
         reads = self._opened()
+        reads.share.working()
         deadline = float("inf") if deadline_seconds is None else anyio.current_time() + deadline_seconds
         with anyio.CancelScope(deadline=deadline) as scope:
             self._under_way.add(scope)

@@ -70,6 +70,8 @@ def check_travels(settings: Settings, source: Source) -> None:
         )
     if settings.wrap_transport is not None:
         raise ConfigError("transport is a callable, which cannot travel to workers; leave it out, or name a lane.")
+    if settings.shared is not None:
+        raise ConfigError("limits are those of one process, which cannot travel to workers; give memory_bytes instead.")
     if settings.journal.required:
         raise ConfigError(
             "journal (or overwrite='journal') is given, and a Dask export keeps none: its files are sent by many "

@@ -22,6 +22,7 @@ from asyncsink.errors import ConfigError
 from asyncsink.options.parse import check_option_names, parse_options
 from asyncsink.options.schema import GONE, OPTIONS, LaneChoice, LocalTarget, Option
 from asyncsink.options.settings import RetryPolicy
+from asyncsink.options.shared_limits import SharedLimits
 from asyncsink.paths import SEARCH, as_native, as_text, on_disk
 from asyncsink.routing.router import Router
 from asyncsink.sources.outputs import OutputsSource
@@ -36,7 +37,7 @@ DATASINK_OPTIONS = tuple(name for name in OPTIONS if name in _THEIRS)
 OUR_OPTIONS = tuple(name for name in OPTIONS if name not in DATASINK_OPTIONS)
 """Options of an export that asyncsink adds."""
 
-_UNHASHED = ("journal", "manifest", "observe")
+_UNHASHED = ("journal", "manifest", "observe", "limits")
 """Inputs that do not decide what is published."""
 _OF_S3 = ("creds_path", "encrypt_bucket_keys", "bucket", "local_copy")
 _PATHS = tuple(name for name in OUR_OPTIONS if OPTIONS[name].kind in ("path", "journal"))
@@ -63,6 +64,7 @@ _TRAITS: dict[str, tuple[Any, ...]] = {
     "sse": (traits.Enum("AES256", "aws:kms", "aws:kms:dsse", ""),),
     "checksum": (traits.Str(),),
     "observer": (traits.Callable(),),
+    "limits": (traits.Instance(SharedLimits),),
     "transport": (traits.Enum(*get_args(LaneChoice)),),
 }
 """The values that an input takes besides None, by the kind of its option."""

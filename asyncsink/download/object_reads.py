@@ -101,6 +101,7 @@ class ObjectReads:
         self.transport = transport
         self.secret = secret
         self.budget = resources.budget
+        self.share = resources.share
         self._threads = resources.threads
         self._bucket = bucket
         self._range_bytes = resources.limits.part_size_bytes

@@ -7,11 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from anyio import CapacityLimiter
-
-from asyncsink.engine.limits.controller import SenderConcurrency
 from asyncsink.engine.limits.descriptors import ACCOUNT, Share
-from asyncsink.engine.limits.memory import BufferPool, ByteBudget, ReaderPool
+from asyncsink.engine.limits.pools import SHARING, Pools
 from asyncsink.engine.recording.accepted import Accepted
 from asyncsink.engine.recording.events import Events, Progress
 from asyncsink.engine.recording.recorder import Halt, KeyTurns
@@ -29,16 +26,15 @@ class Resources:
     Args:
         settings: of the run; its limits are those of `share`.
         share: the open files of this process that the run may have.
+        pools: memory, threads and tokens, its own or shared with other runs.
         events, progress: those of the caller, or None for new ones.
         dry_run: whether everything is decided, and nothing is sent or written.
         lasting: whether the run has no end of its own (a sink): it does not stop where its server is gone for good, or
             refuses everything; each file fails by itself.
-        clock: seconds.
 
     Attributes:
-        threads: bounds blocking calls; readers: runs short ones, see `ReaderPool`.
-        budget: bounds the bytes of file content that are held. buffers: reused memory for large bodies.
-        senders: bounds the bodies in lane threads.
+        threads, readers, budget, buffers, senders: as in Pools.
+        clock: seconds.
         halt: stops the run from inside.
         key_turns: orders the transfers of one key, where a key can come twice.
         accepted: what a sink has accepted and not recorded yet; None in other runs.
@@ -49,12 +45,12 @@ class Resources:
         self,
         settings: Settings,
         share: Share,
+        pools: Pools,
         *,
         events: Events | None = None,
         progress: Progress | None = None,
         dry_run: bool = False,
         lasting: bool = False,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self.share = share
@@ -62,19 +58,12 @@ class Resources:
         self.progress = progress if progress is not None else Progress()
         self.dry_run = dry_run
         self.lasting = lasting
-        self.clock = clock
-        self.started = clock()
-        limits = settings.limits
-        self.threads = CapacityLimiter(limits.reader_threads)
-        self.readers = ReaderPool(limits.reader_threads)
-        self.budget = ByteBudget(limits.memory_bytes)
-        self.senders = senders = SenderConcurrency(clock=clock)
-        # As many idle buffers as the budget allows are kept, so that no buffer is allocated again.
-        self.buffers = BufferPool(
-            limits.part_size_bytes,
-            idle_max=max(1, limits.memory_bytes // limits.part_size_bytes),
-            elsewhere=lambda: senders.count,
-        )
+        self.clock: Callable[[], float] = time.monotonic
+        self.started = self.clock()
+        self.threads, self.readers = pools.threads, pools.readers
+        self.budget, self.buffers = pools.budget, pools.buffers
+        self.senders = pools.senders
+        self._tokens = pools.pacer
         self.halt = Halt()
         self.key_turns = KeyTurns()
         self.accepted = Accepted() if lasting else None
@@ -132,6 +121,7 @@ class Resources:
             listener=self.events,
             watch=watch,
             wrap=settings.wrap_transport,
+            within=self._tokens,
         ) as stack:
             self.share.govern(stack.bound, stack.in_flight)
             yield stack
@@ -149,7 +139,7 @@ async def open_resources(
     """The resources of a run, within its share of the process's open files; arguments as `Resources`.
 
     Raises:
-        ConfigError: too few open files are left; nothing was sent.
+        ConfigError: too few open files are left, or shared limits are in use in another event loop; nothing was sent.
     """
     share = await ACCOUNT.open(settings.limits)
     try:
@@ -159,11 +149,8 @@ async def open_resources(
                 "of as many as bring speed; raise `ulimit -n`."
             )
         own = replace(settings, limits=share.limits)
-        resources = Resources(own, share, events=events, progress=progress, dry_run=dry_run, lasting=lasting)
-        try:
-            yield resources
-        finally:
-            resources.readers.close()
+        with SHARING.pools(own.limits, own.shared) as pools:
+            yield Resources(own, share, pools, events=events, progress=progress, dry_run=dry_run, lasting=lasting)
     finally:
         share.close()
 

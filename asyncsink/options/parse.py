@@ -28,9 +28,7 @@ from asyncsink.options.schema import (
     Target,
 )
 from asyncsink.options.settings import (
-    BANDWIDTH_BYTES_PER_SECOND_MIN,
     GIB,
-    KIB,
     MIB,
     WRITE_METADATA_NAME,
     WRITE_TOKEN_CHARACTERS,
@@ -39,13 +37,15 @@ from asyncsink.options.settings import (
     Secret,
     Shard,
 )
+from asyncsink.options.shared_limits import SharedLimits, read_shared_limits
 from asyncsink.options.typed import ExportOptions
 from asyncsink.options.values import (
     ARN,
-    SIZE_BYTES_MAX,
     check_choice,
     check_endpoint,
     parse_duration,
+    read_bandwidth,
+    read_concurrency,
     read_flag,
     read_integer,
     read_mapping,
@@ -55,17 +55,12 @@ from asyncsink.options.values import (
     read_size,
     read_text,
     read_texts,
+    requests_within,
     split_bucket,
 )
 from asyncsink.paths import as_text
 
-CONCURRENCY_MAX = 1024
 RETRIES_MAX = 100
-SMALL_REQUEST_BYTES = 64 * KIB
-"""Bodies up to this size are sent in one piece."""
-TURN_SECONDS_MAX = 10
-"""Most seconds between two pieces of a body under a bandwidth limit: S3 answers RequestTimeout after about twice
-that."""
 PART_SIZE_BYTES_MIN, PART_SIZE_BYTES_MAX = 5 * MIB, 5 * GIB
 
 _BUCKET = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,255}")
@@ -96,11 +91,13 @@ def parse_options(
             f"transport is a callable, but nothing is sent to S3: the destination is {target.url}; leave transport out."
         )
     journal = parse_journal(given, target)
+    shared = value_of(given, "limits")
     return Settings(
         target=target,
         routing=_routing(given),
         objects=parse_objects(given),
-        limits=_limits(given),
+        limits=_limits(given, shared),
+        shared=shared,
         retry=_retry(given),
         policies=_policies(given, journal),
         local_copy=_local_copy(given, target),
@@ -138,6 +135,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "mapping": read_mapping,
     "texts": read_texts,
     "observer": read_observer,
+    "limits": read_shared_limits,
 }
 
 
@@ -255,28 +253,22 @@ def _routing(given: Mapping[str, Any]) -> RoutingOptions:
     )
 
 
-def _limits(given: Mapping[str, Any]) -> Limits:
+def _limits(given: Mapping[str, Any], shared: SharedLimits | None) -> Limits:
     default = Limits()
-    concurrency = given.get("concurrency")
-    fixed: int | None = None
-    if concurrency not in (None, "auto"):
-        try:
-            fixed = int(concurrency)
-        except (TypeError, ValueError, OverflowError):
-            fixed = 0
-        if isinstance(concurrency, bool) or not 1 <= fixed <= CONCURRENCY_MAX:
-            raise ConfigError(
-                f"concurrency={concurrency!r:.60} is out of range; expected 1 to {CONCURRENCY_MAX}, or 'auto'."
-            )
+    fixed = read_concurrency(given.get("concurrency"))
     part, memory = value_of(given, "part_size_bytes"), value_of(given, "memory_bytes")
     if not PART_SIZE_BYTES_MIN <= part <= PART_SIZE_BYTES_MAX:
         raise ConfigError(f"part_size_bytes={part:,} is out of range; S3 takes parts of 5 MiB to 5 GiB.")
-    bandwidth = _bandwidth(given)
-    # A request that waits for bandwidth must get it before the server closes the connection.
-    most = max(1, (bandwidth or SIZE_BYTES_MAX) * TURN_SECONDS_MAX // SMALL_REQUEST_BYTES)
+    bandwidth, where = read_bandwidth(given.get("bandwidth_bytes_per_second")), ""
+    most, readers = requests_within(bandwidth), default.reader_threads
+    if shared is not None:
+        # An own limit holds within the shared one.
+        most, readers = min(most, shared.concurrency), shared.threads // 4
+        if given.get("memory_bytes") is None or memory > shared.memory_bytes:
+            memory, where = shared.memory_bytes, "limits."
     fixed = fixed and min(most, fixed)
     if memory < part:
-        raise ConfigError(f"memory_bytes={memory:,} is less than one part ({part:,} bytes); give at least that.")
+        raise ConfigError(f"{where}memory_bytes={memory:,} is less than one part ({part:,} bytes); give at least that.")
     return Limits(
         concurrency=fixed,
         concurrency_start=fixed or min(most, default.concurrency_start),
@@ -284,19 +276,9 @@ def _limits(given: Mapping[str, Any]) -> Limits:
         part_size_bytes=part,
         multipart_threshold_bytes=part,
         memory_bytes=memory,
+        reader_threads=readers,
         bandwidth_bytes_per_second=bandwidth,
     )
-
-
-def _bandwidth(given: Mapping[str, Any]) -> int | None:
-    name = "bandwidth_bytes_per_second"
-    rate: int | None = value_of(given, name)
-    if rate is not None and rate < BANDWIDTH_BYTES_PER_SECOND_MIN:
-        raise ConfigError(
-            f"{name}={rate:,} is too little: servers hang up where nothing comes for seconds; expected at least "
-            f"{BANDWIDTH_BYTES_PER_SECOND_MIN:,}."
-        )
-    return rate
 
 
 def _transport(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from asyncsink.options.settings import (
     Secret,
     Shard,
 )
+from asyncsink.options.shared_limits import SharedLimits
 from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
@@ -207,6 +208,7 @@ class Settings:
         caller_bucket: a boto3 or aioboto3 Bucket whose client settings are taken over (rule 47), or None.
         wrap_transport: makes the caller's own transport around that of asyncsink, or None.
         observe: called with every event, or None.
+        shared: the limits that this run keeps together with others, or None; `limits` are its own within them.
         attempt: a name of this run, where other machines may write the manifest at the same time; else "".
     """
 
@@ -223,6 +225,7 @@ class Settings:
     transport: LaneChoice = "auto"
     wrap_transport: Callable[[Any], Any] | None = None
     observe: Callable[[Event], None] | None = None
+    shared: SharedLimits | None = None
     shard: Shard = Shard()
     caller_bucket: Any = None
     attempt: str = ""
@@ -239,8 +242,8 @@ class Settings:
 Command = Literal["export", "grab", "verify", "merge", "abort-uploads", "split", "run", "reader"]
 Kind = Literal[
     "text", "path", "flag", "choice", "size", "duration", "pairs", "mapping", "texts",
-    "bucket", "payer", "concurrency", "count", "retry", "observer", "shard", "journal", "sse", "checksum", "transport",
-    "templates", "arguments", "infields", "names",
+    "bucket", "payer", "concurrency", "count", "retry", "observer", "limits", "shard", "journal", "sse", "checksum",
+    "transport", "templates", "arguments", "infields", "names",
 ]  # fmt: skip
 """How a value is written and checked: the first row serves many options, the others one each."""
 
@@ -468,6 +471,10 @@ PANELS: dict[str, tuple[Option, ...]] = {
                Settings, _WITH_READER, get_args(LaneChoice), metavar="LANE", shown="auto"),
         Option("memory_bytes", "size", "Most file content held at once.",
                Limits, _WITH_READER, flag="--memory", metavar="SIZE", shown="256MiB"),
+        Option("limits", "limits",
+               "Limits that several sinks, readers, exports and grabs of this process keep together: an "
+               "asyncsink.SharedLimits.",
+               None, _WITH_READER, no_flag=True),
         Option("bandwidth_bytes_per_second", "size", "Most bytes sent in a second, such as 50MB.",
                Limits, _WITH_RUN, flag="--bandwidth", metavar="SIZE", shown="no limit"),
         Option("shard", "shard", "Publish part I of N only, I from 0 to N-1: for N machines on one source.",

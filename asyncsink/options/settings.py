@@ -15,6 +15,9 @@ KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 BANDWIDTH_BYTES_PER_SECOND_MIN = 16 * KIB
 """Lowest bandwidth: with less, two requests at a time would pause for longer than the server waits."""
 
+CONCURRENCY_MAX = 1024
+"""Most requests in flight: 10,000 a second to a server 100 ms away."""
+
 WORKERS_MAX = 128
 """Most tasks that work on files at a time by default: each may have several requests in flight, and holds a file
 open."""

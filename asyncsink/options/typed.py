@@ -26,6 +26,7 @@ from asyncsink.options.schema import (
     TemplateSyntax,
 )
 from asyncsink.options.settings import RetryPolicy
+from asyncsink.options.shared_limits import SharedLimits
 
 if TYPE_CHECKING:
     from asyncsink.model import Event  # values carry options
@@ -54,6 +55,7 @@ class ConnectionOptions(TypedDict, total=False):
     concurrency: int | str | None
     part_size_bytes: int | str
     memory_bytes: int | str
+    limits: SharedLimits | None
     retry: RetryPolicy
     give_up_after_seconds: float | str | timedelta
 

@@ -13,8 +13,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from asyncsink.errors import ConfigError
+from asyncsink.options.settings import BANDWIDTH_BYTES_PER_SECOND_MIN, CONCURRENCY_MAX, KIB
 
 SIZE_BYTES_MAX = 2**63 - 1
+SMALL_REQUEST_BYTES = 64 * KIB
+"""Bodies up to this size are sent in one piece."""
+TURN_SECONDS_MAX = 10
+"""Most seconds between two pieces of a body under a bandwidth limit: S3 answers RequestTimeout after about twice
+that."""
 
 _SIZE = r"(?i)^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$"
 ARN = re.compile(
@@ -171,6 +177,46 @@ def read_observer(value: Any, name: str) -> Any:
     if inspect.iscoroutinefunction(value):
         raise ConfigError(f"{name} is a coroutine function, which nobody would await; expected a plain function.")
     return value
+
+
+def read_concurrency(value: Any) -> int | None:
+    """Requests at the same time; None for "auto" and None.
+
+    Raises:
+        ConfigError: it is no number, or out of range.
+    """
+    if value in (None, "auto"):
+        return None
+    try:
+        fixed = int(value)
+    except (TypeError, ValueError, OverflowError):
+        fixed = 0
+    if isinstance(value, bool) or not 1 <= fixed <= CONCURRENCY_MAX:
+        raise ConfigError(f"concurrency={value!r:.60} is out of range; expected 1 to {CONCURRENCY_MAX}, or 'auto'.")
+    return fixed
+
+
+def read_bandwidth(value: Any, name: str = "bandwidth_bytes_per_second") -> int | None:
+    """Bytes in a second, or None.
+
+    Raises:
+        ConfigError: it is no size, or too little.
+    """
+    if value is None:
+        return None
+    rate = read_size(value, name)
+    if rate < BANDWIDTH_BYTES_PER_SECOND_MIN:
+        raise ConfigError(
+            f"{name}={rate:,} is too little: servers hang up where nothing comes for seconds; expected at least "
+            f"{BANDWIDTH_BYTES_PER_SECOND_MIN:,}."
+        )
+    return rate
+
+
+def requests_within(bandwidth_bytes_per_second: int | None) -> int:
+    """Most requests at the same time under a bandwidth limit: each must send before the server ends its connection."""
+    rate = bandwidth_bytes_per_second or SIZE_BYTES_MAX
+    return max(1, min(CONCURRENCY_MAX, rate * TURN_SECONDS_MAX // SMALL_REQUEST_BYTES))
 
 
 def read_integer(value: object) -> int:

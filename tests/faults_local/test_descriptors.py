@@ -194,6 +194,25 @@ async def test_a_share_without_transfers_is_lent_to_those_that_have_some(monkeyp
     await until(lambda: first.allowed == first.limits.concurrency_max)
 
 
+async def test_requests_without_transfers_end_the_rest_of_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader has none: its requests are bounded by tokens alone."""
+    monkeypatch.setattr(descriptors, "IDLE_SECONDS", 2 * SETTLE_SECONDS)
+    account = Account(lambda: 256, lambda: 10)
+    reader, other = [await account.open(Limits()) for _ in range(2)]
+    requests = 0
+    reader.govern(lambda _: None, lambda: requests)
+    await other.turn()
+    other.over()
+    await other.turn()
+    await until(lambda: reader.resting)
+    lent = other.allowed
+    requests = 1
+    reader.working()
+    await until(lambda: reader.allowed == other.allowed < lent)
+    requests = 0
+    await until(lambda: reader.resting and other.allowed == lent)
+
+
 async def test_shares_grow_again_although_the_loop_of_the_next_look_has_ended() -> None:
     """Threads with event loops of their own (`export_sync`) share the account."""
     account = Account(lambda: 100, lambda: 10)

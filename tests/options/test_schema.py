@@ -41,6 +41,7 @@ VALUES: dict[str, Any] = {
     "count": 2,
     "observer": print,
     "retry": RetryPolicy(attempts=1),
+    "limits": asyncsink.SharedLimits(),
     "shard": "0/4",
     "journal": False,
     "sse": b"k" * 32,

@@ -209,7 +209,7 @@ class QuirkyS3:
 
     def _post(self, r: Request) -> Answer:
         if "uploads" in r.query:
-            upload_id = f"upload-{len(self.log)}"
+            upload_id = f"upload-{r.number}"
             self.uploads[upload_id] = {"key": r.key, "parts": {}, "headers": _kept(r), "started": time.time()}
             return _xml(
                 "InitiateMultipartUploadResult",

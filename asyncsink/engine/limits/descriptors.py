@@ -110,6 +110,12 @@ class Share:
             self._idle_since = time.monotonic()
             self._account.idle(self)
 
+    def working(self) -> None:
+        """Note that requests are about to be sent which belong to no transfer, and are bounded by tokens alone."""
+        self._idle_since = time.monotonic()
+        if self.resting:
+            self._account.rouse(self)
+
     def close(self) -> None:
         """Give the share back. Harmless when repeated."""
         self._account.close(self)

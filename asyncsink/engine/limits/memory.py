@@ -264,6 +264,11 @@ class BufferPool:
     def __repr__(self) -> str:
         return f"<BufferPool of {self.size_bytes} bytes, {len(self._free)} free>"
 
+    @property
+    def count(self) -> int:
+        """How many there are, lent or not."""
+        return self._lent + len(self._free)
+
     def cost(self, length: int) -> int:
         """Bytes of the budget that lending `length` bytes takes."""
         return length if length <= SMALL_BYTES else max(length, self.size_bytes)
