@@ -232,7 +232,8 @@ class Destination(ABC):
 
     @abstractmethod
     async def start(self, transfer: Transfer, plan: PartPlan, algorithm: ChecksumAlgorithm | None) -> PartWriter:
-        """Begin an object in parts."""
+        """Begin an object in parts. The plan of a stream (`StreamPlan`) grows: a part is in it before it is written.
+        All are when `complete` is called."""
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -24,7 +24,7 @@ from asyncsink.errors import AsyncSinkError, IntegrityError, TransferError
 from asyncsink.integrity.checksums import checksum_of, combine
 from asyncsink.integrity.sameness import CompareWith, SamenessDigester, SkipIt, conclude, decide
 from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile, Transfer
-from asyncsink.s3.multipart.parts import PartPlan
+from asyncsink.s3.multipart.parts import PartPlan, StreamPlan
 
 MTIME_NS = 1_700_000_000_123_456_789
 EMPTY_KEY = "sub-01/empty.txt"
@@ -307,6 +307,22 @@ class DestinationSuite:
             await writer.complete(wrong(whole))
         await writer.abort()
         assert await self.read_back("bad-parts.bin") is None
+        assert not await self.leftovers()
+
+    async def test_a_stream_whose_length_is_known_at_its_end(self, place: Destination) -> None:
+        body = content(2 * self.part_size_bytes + 7)
+        plan = StreamPlan(self.part_size_bytes, self.part_size_bytes)
+        writer = await place.start(transfer_of("stream.bin", b""), plan, self.algorithm)
+        checksums: list[tuple[Checksum, int]] = []
+        while plan.size_bytes < len(body):
+            part = plan.add(min(plan.next_size, len(body) - plan.size_bytes))
+            piece = memoryview(body)[part.offset : part.offset + part.length]
+            checksums.append((checksum_of(piece, self.algorithm), part.length))
+            await writer.write_part(part.part_number, part.offset, piece, checksums[-1][0])
+        assert await self.read_back("stream.bin") is None
+        stored = await writer.complete(combine(self.algorithm, checksums))
+        assert stored.confirmed_by != "nothing"
+        assert await self.read_back("stream.bin") == body
         assert not await self.leftovers()
 
     # -- abort --------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +93,25 @@ async def test_a_study_of_a_database(
     assert len(stored()) == 2
     skipped = await source.export_study(database, "holes", place, on_missing="skip", **options)
     assert (skipped.objects_uploaded, skipped.objects_skipped) == (1, 1)
+
+
+async def test_an_archive_of_content_without_files(tmp_path: Path) -> None:
+    archive, body = tmp_path / "archive.sqlite", bytes(range(256)) * 80_000
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 1_000_003):
+            yield body[start : start + 1_000_003]
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield body
+        raise LookupError("the client went away")
+
+    async with asyncsink.AsyncSink(destination=destination.SqliteArchive(archive)) as sink:
+        receipt = await sink.put_stream("raw/scan.dcm", pieces())
+        await sink.put_bytes("qc/summary.json", b"{}", content_type="application/json")
+        with pytest.raises(asyncsink.SourceError, match="the client went away"):
+            await sink.put_stream("raw/other.dcm", broken())
+        async with sink.open("log.txt") as writer:
+            await writer.write(b"done")
+    assert (receipt.size_bytes, receipt.confirmed_by) == (len(body), "server-checksum")
+    assert content_of(archive) == {"raw/scan.dcm": body, "qc/summary.json": b"{}", "log.txt": b"done"}

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,6 +52,31 @@ async def test_files_are_published_by_the_rules_of_any_sink(tree: Path) -> None:
     assert isinstance(same, asyncsink.Skip)
     assert list(sink.objects) == ["sub001/motion/a.txt", "sub001/func/bold.nii.gz"]
     assert (sink.report.ok, sink.report.objects_uploaded, sink.report.transport) == (True, 2, "memory")
+
+
+@pytest.mark.usefixtures("nothing_outside")
+async def test_content_without_files() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for number in range(30):
+            yield bytes([number]) * 1_000_000
+
+    async with memory_sink() as sink:
+        receipt = await sink.put_bytes("qc/summary.json", b"{}", content_type="application/json", metadata={"a": "b"})
+        same = await sink.put_bytes("qc/summary.json", b"{}")
+        await sink.put_stream("raw/scan.dcm", pieces())
+        async with sink.open("log.txt") as writer:
+            await writer.write(b"done")
+    assert isinstance(receipt, asyncsink.Receipt)
+    assert isinstance(same, asyncsink.Skip)
+    assert sink.objects["qc/summary.json"] == b"{}"
+    assert sink.objects["raw/scan.dcm"] == b"".join(bytes([number]) * 1_000_000 for number in range(30))
+    assert sink.objects["log.txt"] == b"done"
+
+
+async def test_an_exact_key(tree: Path) -> None:
+    async with memory_sink() as sink:
+        await sink.put("motion", tree / "a.txt", key="exact/v1.2.txt", metadata={"run": "7"}, overwrite="always")
+    assert sink.objects == {"exact/v1.2.txt": b"alpha"}
 
 
 async def test_errors_are_those_of_any_sink(tree: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,31 @@ async def test_its_errors_are_those_of_a_request(tree: Path, bucket: str, option
     (failure,) = report.failures
     assert (failure.key, report.objects_uploaded) == ("a.txt", 4)
     assert "Files called a.txt stay here." in failure.message
+
+
+async def test_it_sees_content_without_files_and_what_is_read(
+    bucket: str, seaweed: DevServer, stored: Stored, options: dict[str, Any]
+) -> None:
+    sent: list[Operation[Any]] = []
+    body = bytes(20 << 20)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body
+
+    def wrap(inner: Transport) -> Transport:
+        return Recording(inner, sent)
+
+    with FaultProxy(seaweed.endpoint_url) as proxy:
+        given: dict[str, Any] = {**options, "endpoint_url": proxy.endpoint_url, "transport": wrap}
+        async with asyncsink.AsyncSink(f"s3://{bucket}/p", **given) as sink:
+            await asyncio.gather(*(sink.put_bytes(f"k{number}", b"data") for number in range(20)))
+            await sink.put_stream("stream", pieces())
+        async with asyncsink.S3Reader(f"s3://{bucket}/p", **given) as reader:
+            assert await reader.get("k1") == b"data"
+            assert await reader.get("stream") == body
+        assert Counter(operation.name for operation in sent) == Counter(r.operation for r in proxy.requests)
+    assert len(stored()) == 21
+    assert not [operation for operation in sent if isinstance(operation, (PutFiles, HeadObjects, GetObjects))]
 
 
 class Unfinished:
