@@ -285,6 +285,7 @@ class RunBuilder:
             algorithm=settings.policies.algorithm,
             shard=settings.shard,
             dry_run=self._dry_run,
+            lasting=self._resources.lasting,
             notice=self._notice,
         )
         if journal is None:

@@ -100,9 +100,9 @@ class Session:
 
         Cancellation ends the opening.
         """
-        refuse_trio()
         if self._supervisor is not None or self._report is not None:
             raise ConfigError("This AsyncSink was used before; make a new one for every `async with` or `start`.")
+        refuse_trio()
         self._home = self.events.home = OwnerLoop()
         self._scope = anyio.CancelScope()
         self._opened = asyncio.get_running_loop().create_future()

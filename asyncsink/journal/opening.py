@@ -91,11 +91,16 @@ class Identity:
 
 
 class UnusableJournal(Exception):
-    """The journal is intact but not available to this run; `error` is the reason."""
+    """The journal is intact but not available to this run; `error` is the reason.
 
-    def __init__(self, error: AsyncSinkError) -> None:
+    Attributes:
+        in_use: another run has it.
+    """
+
+    def __init__(self, error: AsyncSinkError, *, in_use: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
+        self.in_use = in_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +153,8 @@ def open_database(path: str, identity: Identity, *, dry_run: bool, rollback: boo
             ) from error
         except sqlite3.Error as error:
             fault = fault_of(error, path)
-            raise (fault if is_damage(error) else UnusableJournal(fault)) from error
+            in_use = _code(error) in _IN_USE
+            raise (fault if is_damage(error) else UnusableJournal(fault, in_use=in_use)) from error
 
 
 def _look(path: str) -> os.stat_result | None:

@@ -236,6 +236,9 @@ class SqliteJournal:
 
 # -- Choosing and opening the journal of a run -------------------------------------------------------------------------
 
+SINKS_MAX: Final = 32
+"""Most default journals of one destination: one for each sink that is open at the same time, as in the workers of a
+service. More go on without."""
 READABLE_CHARACTERS_MAX: Final = 80
 DIGEST_BYTES: Final = 8
 
@@ -249,6 +252,7 @@ async def open_journal(
     algorithm: ChecksumAlgorithm | None,
     shard: Shard = Shard(),  # noqa: B008 - frozen
     dry_run: bool = False,
+    lasting: bool = False,
     notice: Callable[[str], None],
 ) -> Journal | None:
     """Open the journal of a run, or return None where it has none.
@@ -259,6 +263,8 @@ async def open_journal(
         objects, algorithm: the object options of this run; objects published with other ones count as unknown.
         shard: each shard has a default journal of its own.
         dry_run: read an existing journal; create none, change none.
+        lasting: the run is a sink: where the default journal is in use, it has another one, which the sink that opens
+            after as many others has again.
         notice: called on the event loop with the reason why the run continues without a default journal, or has one
             elsewhere, because of a network file system.
 
@@ -278,7 +284,7 @@ async def open_journal(
                 choice.path, choice.attempt, identity, objects=objects, algorithm=algorithm, dry_run=dry_run
             )
         path, opened, sentence = await anyio.to_thread.run_sync(
-            partial(_open, choice, identity, shard, dry_run=dry_run)
+            partial(_open, choice, identity, shard, dry_run=dry_run, most=SINKS_MAX if lasting else 1)
         )
     except UnusableJournal as unusable:
         if choice.required:
@@ -292,13 +298,15 @@ async def open_journal(
     return SqliteJournal(path, opened, OptionsDigests(objects, algorithm, opened.salt))
 
 
-def default_path(state_directory: str, identity: Identity, shard: Shard) -> str:
-    """The default file of a destination: <state>/asyncsink/journals/<bucket-prefix>-<digest>[-shard-I-of-N].sqlite."""
+def default_path(state_directory: str, identity: Identity, shard: Shard, number: int = 1) -> str:
+    """The default file of a destination: <state>/asyncsink/journals/<bucket-prefix>-<digest>[-shard-I-of-N].sqlite; of
+    the second and later sinks that are open at the same time, …-sink-2.sqlite."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{identity.bucket}-{identity.prefix}".rstrip("-"))
     said = "\0".join((identity.endpoint_url, identity.bucket, identity.prefix)).encode("utf-8", "surrogatepass")
     digest = blake2b(said, digest_size=DIGEST_BYTES).hexdigest()
     of_shard = f"-shard-{shard.index}-of-{shard.count}" if shard.count > 1 else ""
-    name = f"{readable[:READABLE_CHARACTERS_MAX]}-{digest}{of_shard}.sqlite"
+    of_sink = f"-sink-{number}" if number > 1 else ""
+    name = f"{readable[:READABLE_CHARACTERS_MAX]}-{digest}{of_shard}{of_sink}.sqlite"
     return os.path.join(default_directory(state_directory), name)
 
 
@@ -327,8 +335,11 @@ def without_journal(error: Exception, *, dry_run: bool) -> str:
     )
 
 
-def _open(choice: JournalChoice, identity: Identity, shard: Shard, *, dry_run: bool) -> tuple[str, Opened | None, str]:
-    """The path of the journal, what was opened, and a sentence about a network file system or ""."""
+def _open(
+    choice: JournalChoice, identity: Identity, shard: Shard, *, dry_run: bool, most: int
+) -> tuple[str, Opened | None, str]:
+    """The path of the journal, what was opened, and a sentence about a network file system, or about a journal that is
+    in use, or ""."""
     if choice.path:
         network = network_file_system(choice.path)
         opened = open_database(choice.path, identity, dry_run=dry_run, rollback=bool(network))
@@ -352,7 +363,22 @@ def _open(choice: JournalChoice, identity: Identity, shard: Shard, *, dry_run: b
         f"The journal of this destination is {path!r}, on this machine only: {os.path.dirname(usual)!r} is on "
         f"{network}, a network file system. Runs on other machines do not see it; name another file with journal=."
     )
-    return path, open_database(path, identity, dry_run=dry_run), sentence if network else ""
+    for number in range(1, most + 1):
+        path = os.path.join(directory, os.path.basename(default_path("", identity, shard, number)))
+        try:
+            opened = open_database(path, identity, dry_run=dry_run)
+        except UnusableJournal as unusable:
+            if number == most or not unusable.in_use:
+                raise
+            continue
+        if number > 1:
+            sentence = (
+                f"The journal of this sink is {path!r}, since {number - 1} of this destination "
+                f"{'is' if number == 2 else 'are'} in use by other sinks. Each has what its own sink has published; "
+                "what the others have is compared with the server."
+            )
+        return path, opened, sentence if network or number > 1 else ""
+    raise AssertionError("at least one is tried")
 
 
 def _make_directory(directory: str, *, local: bool, dry_run: bool) -> None:
