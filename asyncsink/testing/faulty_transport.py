@@ -1,13 +1,15 @@
 """A transport around a real one that injects faults into chosen requests: for runs in which any request may fail.
 
-`Faults` chooses the requests and their faults, and records every request. Its `open_lanes` replaces
-`s3.lanes.open_lanes` in `s3.stack`, so that the faults lie below pacing and retrying, and above both lanes and the lane
-threads:
+`Faults` chooses the requests and their faults, and records every request:
 
     faults = Faults(nth_request(7, "lose"))
-    monkeypatch.setattr("asyncsink.s3.stack.open_lanes", faults.open_lanes)
-    report = await asyncsink.export_directory(…)
+    report = await asyncsink.export_directory(…, transport=lambda inner: FaultyTransport(inner, faults))
     assert faults.hits
+
+With a transport of one's own small files are sent one by one. Batches of them have faults too where `open_lanes`
+replaces that of `s3.stack`, so that the faults lie above both lanes and the lane threads:
+
+    monkeypatch.setattr("asyncsink.s3.stack.open_lanes", faults.open_lanes)
 
 Faults of a server or a network in the bytes of a connection belong to `fault_proxy`.
 """
@@ -86,7 +88,7 @@ class Faults:
         return fault
 
     async def open_lanes(self, *args: Any, **kwargs: Any) -> Lanes:
-        """`s3.lanes.open_lanes` with these faults before the lanes; same arguments and errors."""
+        """`s3.stack.open_lanes` with these faults before the lanes; same arguments and errors."""
         lanes = await open_lanes(*args, **kwargs)
         return replace(lanes, transport=FaultyTransport(lanes.transport, self))
 

@@ -16,6 +16,7 @@ from asyncsink.extending import Operation, Transport
 from asyncsink.s3.get_object import GetObjects
 from asyncsink.s3.operations import HeadObjects, PutFiles
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
+from asyncsink.testing.faulty_transport import Faults, FaultyTransport, nth_request
 from asyncsink.testing.s3_toxics import SLOW_DOWN
 
 pytestmark = pytest.mark.anyio
@@ -129,6 +130,15 @@ async def test_it_sees_content_without_files_and_what_is_read(
         assert Counter(operation.name for operation in sent) == Counter(r.operation for r in proxy.requests)
     assert len(stored()) == 21
     assert not [operation for operation in sent if isinstance(operation, (PutFiles, HeadObjects, GetObjects))]
+
+
+async def test_the_faulty_transport_of_testing_is_one(tree: Path, bucket: str, options: dict[str, Any]) -> None:
+    faults = Faults(nth_request(2, "lose"))
+    report = await asyncsink.export_directory(
+        tree, f"s3://{bucket}", transport=lambda inner: FaultyTransport(inner, faults), **options
+    )
+    assert report.ok
+    assert (len(faults.hits), len(faults.requests)) == (1, report.requests)
 
 
 class Unfinished:

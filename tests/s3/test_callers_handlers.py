@@ -17,6 +17,7 @@ import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
 from asyncsink.testing.s3_toxics import SLOW_DOWN
+from tests.support.guide import example
 from tests.support.quirky_s3 import QuirkyS3, StoredObject, quirky_s3
 
 pytestmark = pytest.mark.anyio
@@ -83,6 +84,17 @@ async def test_handlers_see_every_request(kind: str, on_session: bool, tmp_path:
     assert grabbed.objects_fetched == 2
     assert requests >= 8
     assert seen == dict.fromkeys(PHASES, requests)
+
+
+async def test_the_example_of_the_guide(tmp_path: Path) -> None:
+    page = example("python.md", "A Bucket with event handlers")
+    (tmp_path / "a.bin").write_bytes(b"abc")
+    with quirky_s3() as server:
+        async with bucket_of("boto3", server, {}, on_session=False) as bucket:
+            report = await page.export_with_header(bucket, {"x": str(tmp_path / "a.bin")})
+        assert report.ok
+        assert {r.headers.get("x-request-tenant") for r in server.log} == {"seven"}
+        assert list(server.objects["tryout"]) == ["study/x/a.bin"]
 
 
 async def test_handlers_change_what_is_sent_and_asynchronous_ones_are_awaited(tmp_path: Path) -> None:
