@@ -37,7 +37,7 @@ class SharedLimits:
         memory_bytes: most file content held at once: bytes, or a text such as "512MiB".
         concurrency: most requests in flight, 1 to 1,024; None is the most that a single run may have.
         threads: most threads that read, write and send files, 4 to 1,024: half of them read source files and write
-            local copies, the others send large bodies. Each run has one or two more, to send at all.
+            local copies, the others send large bodies. Each run has up to three more, to take files and to send at all.
         bandwidth_bytes_per_second: most bytes sent in a second, or None.
 
     Raises:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ import pytest
 
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
+from asyncsink.engine.limits import descriptors
 from asyncsink.engine.limits.pools import SHARING
 from asyncsink.options.parse import parse_options
 from tests.support.guide import example
 from tests.support.processes import run
 from tests.support.quirky_s3 import Answer, QuirkyS3, Request, StoredObject, quirky_s3
+from tests.support.requests import until
 
 pytestmark = pytest.mark.anyio
 MIB = 1 << 20
@@ -233,6 +235,51 @@ async def test_they_share_one_bandwidth(tmp_path: Path, bucket: str, options: di
         assert pools.pacer.bandwidth._paid_until > 0, "requests of both have passed it"
         assert pools.pacer.in_flight == pools.budget.held_bytes == 0
     assert not SHARING._pools
+
+
+async def test_objects_are_copied_through_one_small_memory(bucket: str, options: dict[str, Any], s3: Any) -> None:
+    """What a reader holds for its callers leaves the sinks that they write to enough to go on with."""
+    body, count = os.urandom(12 * MIB), 5
+    for number in range(count):
+        s3.put_object(Bucket=bucket, Key=f"from/{number}", Body=body)
+    limits = asyncsink.SharedLimits(memory_bytes=2 * PART_BYTES, concurrency=3)
+    own: Any = {"limits": limits, "part_size_bytes": PART_BYTES, **options}
+    async with (
+        asyncsink.S3Reader(f"s3://{bucket}/from", **own) as reader,
+        asyncsink.AsyncSink(f"s3://{bucket}/to", journal=False, **own) as sink,
+    ):
+        outcomes = await asyncio.gather(
+            *(sink.put_stream(str(number), reader.stream(str(number))) for number in range(count))
+        )
+    assert all(isinstance(outcome, asyncsink.Receipt) for outcome in outcomes)
+    for number in range(count):
+        assert s3.get_object(Bucket=bucket, Key=f"to/{number}")["Body"].read() == body
+
+
+async def test_a_stream_ends_the_rest_of_its_sink(
+    bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle sink leaves its descriptors to others; a stream needs them, and is no transfer of the queue."""
+    monkeypatch.setattr(descriptors, "IDLE_SECONDS", 0.05)
+
+    async with (
+        asyncsink.AsyncSink(f"s3://{bucket}/a", part_size_bytes=PART_BYTES, **options) as sink,
+        asyncsink.AsyncSink(f"s3://{bucket}/b", **options) as other,
+    ):
+        run = sink._session.run
+        assert run is not None
+        share = run.resources.share
+        await other.put_bytes("some", b"content")  # its end is looked at
+        await until(lambda: share.resting)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(60):
+                yield bytes(PART_BYTES)
+                if not share.resting:
+                    return
+
+        assert isinstance(await sink.put_stream("stream", pieces()), asyncsink.Receipt)
+        assert not share.resting
 
 
 async def test_the_example_of_the_guide(

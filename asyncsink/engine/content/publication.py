@@ -124,6 +124,7 @@ class StreamPublication:
         """
         resources, run = self._resources, self._run
         resources.progress.objects_in_hand += 1
+        resources.share.working()
         try:
             await resources.key_turns.take(self.key)
             self._has_turn = True
@@ -230,6 +231,7 @@ class StreamPublication:
         return FillingPart(resources.budget, resources.buffers, min(size, left))
 
     async def _send_part(self, part: FillingPart) -> None:
+        self._resources.share.working()
         if self._promised.checksum is not None:
             digest = partial(self._promised.digest, part.body)
             await anyio.to_thread.run_sync(digest, limiter=self._resources.threads)
