@@ -529,6 +529,7 @@ class Requested:
         first_byte_seconds: from the first byte sent to the first one received; None where none was, or where a caller's
             own client does not show it.
         key: of the object, or "".
+        server: "host:port", or "" where a caller's own client does not show it.
     """
 
     operation: str
@@ -537,6 +538,7 @@ class Requested:
     seconds: float
     first_byte_seconds: float | None
     key: str = ""
+    server: str = ""
 
 
 @dataclass(frozen=True, slots=True)

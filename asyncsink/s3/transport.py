@@ -97,10 +97,11 @@ class Measurement:
 
     Attributes:
         status: of the answer; 0 until it has begun.
+        server: "host:port", or "" while it is not known.
     """
 
     def __init__(self) -> None:
-        self.status = 0
+        self.status, self.server = 0, ""
         self._sent_at = time.monotonic()
         self._first_at: float | None = None
 
@@ -117,6 +118,7 @@ class Measurement:
             time.monotonic() - self._sent_at,
             None if self._first_at is None else self._first_at - self._sent_at,
             getattr(operation, "key", ""),
+            self.server,
         )
 
 

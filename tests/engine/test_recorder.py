@@ -90,7 +90,7 @@ async def test_what_batches_pass_on_is_recorded_before_it_is_told(tmp_path: Path
         assert isinstance(event, Finished)
         order.append(event.outcome)
 
-    recorder = Recorder(log, manifest, Events(observe, failures_only=failures_only), Journal())
+    recorder = Recorder(log, manifest, Events(watch=observe, failures_only=failures_only), Journal())
     waiting = Completion()
     first = passed(1, 2)
     first.rows, first.completions = [(b"1", b"", "", "", "", "")], [(waiting, outcome(2))]

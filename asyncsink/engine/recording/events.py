@@ -7,6 +7,7 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import Context
 from dataclasses import field
 
 import anyio
@@ -115,9 +116,10 @@ class Events:
         """Whether there is a subscriber, which may be waiting for an event."""
         return bool(self._channels)
 
-    async def emit(self, event: Event) -> None:
-        """Deliver an event; waits for subscribers whose queue is full."""
-        self._show(event)
+    async def emit(self, event: Event, context: Context | None = None) -> None:
+        """Deliver an event; waits for subscribers whose queue is full. The observer is called in `context`, or in the
+        present one."""
+        self._show(event, context)
         for channel in tuple(self._channels):
             try:
                 channel.send.send_nowait(event)
@@ -178,12 +180,15 @@ class Events:
         for event in ended if self._observe is not None else ():
             self._observed(event)
 
-    def _show(self, event: Event) -> None:
+    def _show(self, event: Event, context: Context | None = None) -> None:
         """Log an event, and call the observers with it."""
         log_event(event)
         if self._watch is not None:
             self._watch(event)
-        self._observed(event)
+        if context is None:
+            self._observed(event)
+        else:
+            context.run(self._observed, event)
 
     def _observed(self, event: Event) -> None:
         observe = self._observe

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from dataclasses import field
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
@@ -192,10 +193,12 @@ class Completion:
         urgent: whether they are recorded without waiting for more.
         withdrawn: the caller has given the transfer up.
         ended: the outcomes are on their way to the recorder.
+        context: of the caller; observers are called in it, so that their traces have the caller's.
     """
 
     done: asyncio.Event = field(default_factory=asyncio.Event)
     outcomes: list[Outcome] = field(default_factory=list)
+    context: Context = field(default_factory=copy_context)
     urgent: bool = True
     withdrawn: bool = False
     ended: bool = False
@@ -407,7 +410,8 @@ class Recorder:
             if isinstance(outcome, Failure):
                 log_failure(outcome)
         if self._events.heard:
-            await self._tell(outcomes, passed)
+            contexts = {id(outcome): completion.context for completion, group in waiting for outcome in group}
+            await self._tell(outcomes, passed, contexts)
 
     def _end_turns(self, batch: list[QueuedOutcomes], passed: list[Passed]) -> None:
         if self._key_turns is None:
@@ -420,14 +424,16 @@ class Recorder:
             self._accepted.recorded(completion for _, transfer, completion in batch if transfer is None)
         self._key_turns.end(keys)
 
-    async def _tell(self, outcomes: Sequence[Outcome], passed: list[Passed]) -> None:
+    async def _tell(self, outcomes: Sequence[Outcome], passed: list[Passed], contexts: Mapping[int, Context]) -> None:
         whole = self._events.heard_whole
         for outcome in outcomes:
             if whole or isinstance(outcome, Failure):
-                await self._events.emit(Finished(outcome))
+                await self._events.emit(Finished(outcome), contexts.get(id(outcome)))
         for each in passed if whole else ():
-            for outcome in each.receipts():
-                await self._events.emit(Finished(outcome))
+            awaited = {receipt.key: receipt for _, receipt in each.completions}
+            for receipt in each.receipts():
+                own = awaited.get(receipt.key, receipt)
+                await self._events.emit(Finished(own), contexts.get(id(own)))
 
 
 class Recording:

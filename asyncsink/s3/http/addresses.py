@@ -39,6 +39,9 @@ class Addresses:
         port: TCP port.
         lookup: as `socket.getaddrinfo`.
         clock: seconds, never going back.
+
+    Attributes:
+        server: "host:port".
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Addresses:
         lookup: Callable[..., list[tuple[object, ...]]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.server = f"{host}:{port}"
         self._host = host
         self._port = port
         self._lookup = lookup

@@ -472,6 +472,7 @@ class Connection:
             now - self._sent_at,
             first_at - self._sent_at if first_at else None,
             key,
+            self._lane.addresses.server,
         )
 
     # -- Between exchanges ---------------------------------------------------------------------------------------------

@@ -363,8 +363,10 @@ class _Unredirected:
         named["allow_redirects"] = False
         if hearing.object_bytes:
             named["headers"]["Accept-Encoding"] = AS_STORED
-        response = await self._session.request(method, **named)
         if (measurement := MEASURED.get()) is not None:
+            measurement.server = f"{named['url'].host}:{named['url'].port}"
+        response = await self._session.request(method, **named)
+        if measurement is not None:
             measurement.began(response.status)
         if not (hearing.object_bytes and response.status < 300):
             await _read_body(response, method, hearing)
