@@ -1,4 +1,4 @@
-"""Commands: targets, run, table, readme, plot, list, profile, calls, policy, scale, [dask-]kill, soak, plot-soak."""
+"""Commands: targets, run, table, readme, plot, list, profile, calls, policy, scale, service, kill, soak and others."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ from benchmarks.profile import profile
 from benchmarks.profile import render as render_profile
 from benchmarks.scale.cli import app as scale_app
 from benchmarks.servers.running import ServerKind
+from benchmarks.service.app import LIBRARIES
+from benchmarks.service.picture import draw_streams
+from benchmarks.service.running import CLIENTS, PHASE_SECONDS, measure_streams, render_streams
 from benchmarks.showing.plot import needs_matplotlib
 from benchmarks.showing.plot import plot as draw
 from benchmarks.showing.readme import PROFILE_BEGIN, PROFILE_END, brief_table, replace_table, short_table
@@ -185,6 +188,27 @@ def calls_command(
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     typer.echo(render_calls(result), nl=False)
+
+
+@app.command("service")
+def service_command(
+    libraries: Annotated[list[str] | None, typer.Argument(metavar="[LIBRARY]...", help="Default: all.")] = None,
+    *,
+    clients: Annotated[int, typer.Option(min=1)] = CLIENTS,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each phase.")] = PHASE_SECONDS,
+    seed: int = 1,
+    output: Annotated[Path | None, typer.Option(help="The JSON, and a picture beside it (default: neither).")] = None,
+) -> None:
+    """A service that streams uploads to S3, in bad weather and at its end, by asyncsink, obstore and aioboto3."""
+    _end_in_order()
+    chosen = _known(libraries or list(LIBRARIES), LIBRARIES, "library")
+    result = measure_streams(chosen, clients=clients, seconds=seconds, seed=seed, tell=_tell)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, separators=(",", ":")) + "\n", encoding="utf-8")
+        needs_matplotlib()
+        draw_streams(result, output.with_suffix(".png"))
+    typer.echo(render_streams(result), nl=False)
 
 
 @app.command("policy")
