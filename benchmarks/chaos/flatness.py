@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-WARM_UP_SECONDS: Final = 60.0
-"""Left out: modules of both lanes are imported, caches fill, pools grow to their size."""
+WARM_UP_SECONDS: Final = 240.0
+"""Left out: modules of both lanes are imported, caches fill, pools grow to their size. Of a soak, whose rounds take up to
+ten seconds in bad weather, that needs four minutes."""
 SECONDS_MIN: Final = 180.0
 """In less, nobody can tell a leak from the rest of the warm-up."""
 _WINDOW_SAMPLES: Final = 10
@@ -42,10 +43,10 @@ def trend(seconds: Sequence[float], values: Sequence[float], *, allowed: float) 
     """Judge `values` sampled at `seconds`, about one a second.
 
     Raises:
-        ValueError: fewer than 20 samples are left after the warm-up, which is a quarter of the time at most.
+        ValueError: fewer than 20 samples are left after the warm-up, which is four tenths of the time at most.
     """
     length = seconds[-1] - seconds[0] if seconds else 0.0
-    warm_up = min(WARM_UP_SECONDS, length / 4)
+    warm_up = min(WARM_UP_SECONDS, 0.4 * length)
     kept = [(at, value) for at, value in zip(seconds, values, strict=True) if at - seconds[0] >= warm_up]
     if len(kept) < 2 * _WINDOW_SAMPLES:
         raise ValueError(f"{len(kept)} samples are too few to say whether they grow; expected 20 or more.")
