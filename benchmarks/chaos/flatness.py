@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 WARM_UP_SECONDS: Final = 240.0
-"""Left out: modules of both lanes are imported, caches fill, pools grow to their size. Of a soak, whose rounds take up to
-ten seconds in bad weather, that needs four minutes."""
+"""Left out: modules of both lanes are imported, caches fill, pools grow to their size. Of a soak, whose rounds take up
+to ten seconds in bad weather, that needs four minutes."""
 SECONDS_MIN: Final = 180.0
 """In less, nobody can tell a leak from the rest of the warm-up."""
 _WINDOW_SAMPLES: Final = 10

@@ -24,6 +24,7 @@ class Upload:
         status: of the answer; 0 where there was none.
         vanished: the client closed its connection before the end of its body.
         seconds: from the request's first byte to the answer.
+        error: what the service said, of an upload that failed.
     """
 
     phase: str
@@ -32,6 +33,7 @@ class Upload:
     status: int
     vanished: bool
     seconds: float
+    error: str = ""
 
 
 def body_of(name: str, size_bytes: int) -> Iterator[bytes]:
@@ -72,7 +74,7 @@ async def run_clients(
 
 async def _upload(port: int, phase: str, name: str, size_bytes: int, stop: int | None) -> Upload:
     """One upload; with `stop`, the client vanishes after so many bytes of the body."""
-    began, status = time.monotonic(), 0
+    began, status, error = time.monotonic(), 0, ""
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -88,8 +90,9 @@ async def _upload(port: int, phase: str, name: str, size_bytes: int, stop: int |
                     sent += len(piece)
                 if stop is None:
                     status = int((await reader.readline()).split()[1])
+                    error = "" if status == 201 else (await reader.read()).decode(errors="replace").split("\n")[-1]
             finally:
                 writer.transport.abort()
     except (OSError, TimeoutError, IndexError, ValueError):
         status = 0
-    return Upload(phase, name, size_bytes, status, stop is not None, time.monotonic() - began)
+    return Upload(phase, name, size_bytes, status, stop is not None, time.monotonic() - began, error)

@@ -109,7 +109,7 @@ def _run(library: str, place: Path, clients: int, seconds: float, seed: int) -> 
             environment = {**os.environ, **server.environment, "AWS_ENDPOINT_URL": proxy.endpoint_url}
             with _service(library, environment, place) as service:
                 uploads = asyncio.run(_phases(service, proxy, clients, seconds, seed))
-        found = _look(reader, uploads)
+        found = look(reader, uploads)
         reader.close()
     return {
         "summary": {**_summary(uploads, service, seconds), **found},
@@ -198,25 +198,28 @@ async def _phases(service: _Service, proxy: FaultProxy, clients: int, seconds: f
             if phase.ends_by_signal:
                 await asyncio.sleep(seconds / 2)
                 await service.end()
+            else:
+                await asyncio.sleep(seconds)
+                proxy.rules = ()  # the uploads that are under way end in fair weather
         uploads += running.result()
     await sampling
     return uploads
 
 
-def _look(reader: Any, uploads: Sequence[Upload]) -> dict[str, int]:
+def look(reader: Any, uploads: Sequence[Upload], bucket: str = "service") -> dict[str, int]:
     """What is in the bucket, beside what the clients know."""
     sizes = {each.name: each.size_bytes for each in uploads}
     told = {each.name for each in uploads if each.status == 201}
     whole, half = set[str](), 0
-    for page in reader.get_paginator("list_objects_v2").paginate(Bucket="service"):
+    for page in reader.get_paginator("list_objects_v2").paginate(Bucket=bucket):
         for entry in page.get("Contents", []):
             name = entry["Key"]
-            body = reader.get_object(Bucket="service", Key=name)["Body"].read()
+            body = reader.get_object(Bucket=bucket, Key=name)["Body"].read()
             if name in sizes and body == b"".join(body_of(name, sizes[name])):
                 whole.add(name)
             else:
                 half += 1
-    still_open = len(reader.list_multipart_uploads(Bucket="service").get("Uploads", []))
+    still_open = len(reader.list_multipart_uploads(Bucket=bucket).get("Uploads", []))
     return {"objects": len(whole), "half_objects": half, "told_and_lost": len(told - whole), "open_uploads": still_open}
 
 
@@ -238,6 +241,7 @@ def _of_phase(name: str, uploads: Sequence[Upload], service: _Service) -> dict[s
     memory = [rss for _, phase, rss in service.samples if phase == name]
     return {
         "uploads": len(own),
+        "errors": dict(Counter(each.error[:160] for each in own if each.error).most_common(3)),
         "stored": len(seconds),
         "p50_seconds": round(statistics.median(seconds), 3) if seconds else None,
         "p99_seconds": round(seconds[int(len(seconds) * 0.99)], 3) if seconds else None,
