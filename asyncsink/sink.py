@@ -102,7 +102,8 @@ class AsyncSink:
     in a thread without one) its methods raise ConfigError instead of waiting forever.
 
     It may stay open for months: memory does not grow with the number of files. In the temporary directory it keeps
-    every outcome, some 400 bytes, for the report and, unless on_collision="last", every key with its source.
+    every outcome, some 400 bytes, for the report and, unless on_collision="last", every key with its source;
+    `records_max` bounds both. A journal grows by some 1,600 bytes for each key.
     """
 
     def __init__(
@@ -110,14 +111,20 @@ class AsyncSink:
         base_directory: StrPath = "",
         *,
         destination: Destination | None = None,
+        records_max: int | None = None,
         **options: Unpack[ExportOptions],
     ) -> None:
-        """See `export` for the arguments. Nothing is opened before the block, or `start`.
+        """See `export` for the other arguments. Nothing is opened before the block, or `start`.
+
+        Args:
+            records_max: for a sink that stays open for months: so many of the newest outcomes of each kind stay in the
+                report's lists (twice as many at most, beside those that are written at once), and a key of two sources
+                is noticed among so many of the newest keys. The counts are of all. None keeps everything.
 
         Raises:
             ConfigError: an option is wrong.
         """
-        self._session = Session(settings_of(base_directory, destination, options))
+        self._session = Session(settings_of(base_directory, destination, options), records_max)
 
     def __repr__(self) -> str:
         return f"<AsyncSink {self._session!r}>"

@@ -24,7 +24,7 @@ import anyio
 from asyncsink.engine.calls import Call, CallItem, Calls
 from asyncsink.engine.limits.call_threads import CallThreads
 from asyncsink.engine.limits.memory import SMALL_BYTES
-from asyncsink.engine.planning.key_ledger import KeyLedger
+from asyncsink.engine.planning.key_ledger import ledger_of
 from asyncsink.engine.planning.producer import grouped, is_small
 from asyncsink.engine.queue_entries import Batch, Submit, Work
 from asyncsink.engine.recording.accepted import Accepted
@@ -77,7 +77,7 @@ class Intake:
         self.accepted = accepted
         self._journal = journal
         # Without one, several sources may have one key.
-        self._ledger = KeyLedger() if settings.policies.on_collision == "error" else None
+        self._ledger = ledger_of(settings.records_max) if settings.policies.on_collision == "error" else None
         self._threads_max = threads_max
         self._threads = CallThreads()
         self._batch_max = batch_max

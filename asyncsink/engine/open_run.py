@@ -161,7 +161,7 @@ class RunBuilder:
             journal = opened.journal
             if copy is not None:
                 await self._prepare_local(exits, copy)
-            log = OutcomeLog(resources.progress.counts)
+            log = OutcomeLog(resources.progress.counts, records_max=self._settings.records_max)
             manifest = None if self._dry_run else self._manifest(opened.target, opened.stack)
             recorded = None if self._dry_run else journal
             recorder = Recorder(

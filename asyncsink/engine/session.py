@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -49,11 +50,13 @@ class Session:
         closing: whether nothing more is taken.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, records_max: int | None = None) -> None:
         """Raises ConfigError where a sink cannot have these settings."""
         check_bucket_given(settings)
         check_shard(settings, walks=False)
-        self.settings = settings
+        if records_max is not None and (type(records_max) is not int or records_max < 1):
+            raise ConfigError(f"records_max={records_max!r:.60} is no number of records; expected 1 or more, or None.")
+        self.settings = replace(settings, records_max=records_max)
         self.events = Events(settings.observe)
         self.run: Run | None = None
         self.intake: Intake | None = None

@@ -105,14 +105,15 @@ class UnusableJournal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open journal: its connection, which holds the lock, the salt of its digests, whether it is blank, and its
-    file: path with links resolved, device and inode."""
+    """An open journal: its connection, which holds the lock, the salt of its digests, whether it is blank, its file
+    (path with links resolved, device and inode), and whether it is left unchanged."""
 
     database: sqlite3.Connection
     salt: bytes
     blank: bool
     real: str
     place: tuple[int, int]
+    dry_run: bool = False
 
 
 def open_database(path: str, identity: Identity, *, dry_run: bool, rollback: bool = False) -> Opened | None:
@@ -144,6 +145,8 @@ def open_database(path: str, identity: Identity, *, dry_run: bool, rollback: boo
             opened = _open(real, identity, dry_run=dry_run, only_read=only_read, rollback=rollback)
             if opened is not None and not dry_run and found is not None and found.st_uid == os.geteuid():
                 os.chmod(real, 0o600)
+            if opened is not None and not dry_run:
+                used_now(real)
             return opened
         except OSError as error:
             raise UnusableJournal(
@@ -196,10 +199,10 @@ def _open(path: str, identity: Identity, *, dry_run: bool, only_read: bool, roll
     if salt is None:
         database.close()
         return None
-    return Opened(database, salt, blank, path, (found.st_dev, found.st_ino))
+    return Opened(database, salt, blank, path, (found.st_dev, found.st_ino), dry_run)
 
 
-def _connect(path: str, *, only_read: bool) -> sqlite3.Connection:
+def _connect(path: str, *, only_read: bool, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
     # A read-only file cannot be locked either. Without a log beside it, no other process is writing to it.
     logs = [log for log in (f"{path}-wal", f"{path}-journal") if os.path.exists(log) and os.path.getsize(log)]
     still = only_read and not logs
@@ -207,7 +210,7 @@ def _connect(path: str, *, only_read: bool) -> sqlite3.Connection:
     return sqlite3.connect(
         f"file:{quote(os.fsencode(path))}?{mode}",
         uri=True,
-        timeout=BUSY_SECONDS,
+        timeout=busy_seconds,
         isolation_level=None,
         check_same_thread=False,  # used by the journal's thread
     )
@@ -305,6 +308,58 @@ def _set_up(database: sqlite3.Connection, identity: Identity) -> bytes:
         execute(f"PRAGMA application_id={APPLICATION_ID}")
         execute(f"PRAGMA user_version={FORMAT}")
     return salt
+
+
+RETENTION_SECONDS: Final = 180 * 24 * 3600
+"""Seconds after its last use for which a default journal is kept. A run without one compares with the server."""
+REMOVED_MAX: Final = 16
+"""Most journals that one run removes."""
+
+
+def remove_unused(directory: str, *, now_seconds: float, but: str) -> None:
+    """Remove default journals that no run has used for RETENTION_SECONDS. One that is in use, or that knows an open
+    upload, stays; so does every file that is no journal. Blocking.
+
+    Args:
+        directory: of default journals.
+        now_seconds: since the epoch.
+        but: the path of the journal of this run.
+    """
+    removed = 0
+    with _OPENING, contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            journal = entry.name.endswith(".sqlite") and entry.is_file(follow_symlinks=False) and entry.path != but
+            if journal and _last_used(entry.path) < now_seconds - RETENTION_SECONDS:
+                removed += _remove_unless_used(entry.path)
+            if removed == REMOVED_MAX:
+                return
+
+
+def _last_used(path: str) -> float:
+    # A run that was killed has left its last writes in the log beside the file.
+    return max(os.stat(name).st_mtime for name in (path, f"{path}-wal") if os.path.exists(name))
+
+
+def _remove_unless_used(path: str) -> bool:
+    """Remove a journal under its lock, so that no run opens it meanwhile."""
+    # Whatever is wrong with another destination's file is for that destination's runs to tell.
+    with (
+        contextlib.suppress(sqlite3.Error, OSError),
+        contextlib.closing(_connect(path, only_read=False, busy_seconds=0.0)) as database,
+    ):
+        database.execute("PRAGMA locking_mode=EXCLUSIVE")
+        database.execute("BEGIN EXCLUSIVE")
+        ours = database.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+        if ours and not database.execute("SELECT EXISTS (SELECT 1 FROM upload)").fetchone()[0]:
+            remove_database(path)
+            return True
+    return False
+
+
+def used_now(path: str) -> None:
+    """Note in the file's time of modification that a run uses it. No descriptor is opened. Blocking."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
 
 
 def remove_database(path: str) -> None:

@@ -15,6 +15,7 @@ import queue
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import field
@@ -28,7 +29,16 @@ import anyio.to_thread
 from asyncsink.errors import JournalError
 from asyncsink.journal.base import Forgotten, Journal, OptionsDigests, PublishedRow, Rows, Writing
 from asyncsink.journal.file_systems import check_is_own, local_directory, network_file_system
-from asyncsink.journal.opening import Identity, Opened, UnusableJournal, fault_of, open_database, remove_database
+from asyncsink.journal.opening import (
+    Identity,
+    Opened,
+    UnusableJournal,
+    fault_of,
+    open_database,
+    remove_database,
+    remove_unused,
+    used_now,
+)
 from asyncsink.model import (
     ChecksumAlgorithm,
     JournalEntry,
@@ -74,6 +84,7 @@ class SqliteJournal:
         self._database = opened.database
         self._blank = opened.blank
         self._real, self._place = opened.real, opened.place
+        self._dry_run = opened.dry_run
         self._rows = Rows(opened.database, digests)
         self._requests: queue.SimpleQueue[_Write | _Question | None] = queue.SimpleQueue()
         self._handing_over = threading.Lock()
@@ -204,6 +215,8 @@ class SqliteJournal:
             self._database.close()
         except sqlite3.Error as error:
             self._error = self._error or fault_of(error, self._path)
+        if not self._dry_run:
+            used_now(self._real)
         self._ended.set_result(None)
 
     def _write(self, writes: list[_Write]) -> None:
@@ -371,6 +384,8 @@ def _open(
             if number == most or not unusable.in_use:
                 raise
             continue
+        if not dry_run:
+            remove_unused(directory, now_seconds=time.time(), but=path)
         if number > 1:
             sentence = (
                 f"The journal of this sink is {path!r}, since {number - 1} of this destination "

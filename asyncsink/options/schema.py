@@ -209,6 +209,7 @@ class Settings:
         wrap_transport: makes the caller's own transport around that of asyncsink, or None.
         observe: called with every event, or None.
         shared: the limits that this run keeps together with others, or None; `limits` are its own within them.
+        records_max: how many of its newest outcomes of each kind, and of its newest keys, a sink keeps; None: all.
         attempt: a name of this run, where other machines may write the manifest at the same time; else "".
     """
 
@@ -228,6 +229,7 @@ class Settings:
     shared: SharedLimits | None = None
     shard: Shard = Shard()
     caller_bucket: Any = None
+    records_max: int | None = None
     attempt: str = ""
 
     @property

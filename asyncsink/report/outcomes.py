@@ -6,11 +6,8 @@ The log has a temporary file for each kind, in memory up to 1 MiB, and without a
 from __future__ import annotations
 
 import json
-import tempfile
 import threading
 import weakref
-from array import array
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, field, fields
@@ -20,7 +17,7 @@ from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, Generic, TypeVar, cast, get_args, overload
 
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Failure, Outcome, Planned, Receipt, Skip
-from asyncsink.options.settings import MIB
+from asyncsink.report.kept_lines import BLOCK_LINES, KeptLines
 from asyncsink.temporary import file_fault
 from asyncsink.value import dataclass
 
@@ -324,7 +321,7 @@ def parse_checksum(text: str) -> Checksum:
 
 # -- Encoded outcomes: their lines, ready to be appended, and their counts ---------------------------------------------
 
-RUN_LINES_MAX = 256
+RUN_LINES_MAX = BLOCK_LINES
 """Most lines of one run of lines."""
 
 
@@ -404,11 +401,6 @@ def _add_lines(batch: OutcomeLines, kind: type[Outcome], lines: Sequence[str]) -
 
 T = TypeVar("T", Receipt, Skip, Failure, Planned)
 
-MEMORY_BYTES = 1 * MIB
-BLOCK_LINES = RUN_LINES_MAX
-"""Most lines that are read at once. Only the beginning of each block is stored; two consecutive blocks have more lines
-than this together, so that the index takes 128 KB at most for a million outcomes."""
-
 
 class OutcomeLog:
     """A log of outcomes, readable by kind, in order.
@@ -419,12 +411,13 @@ class OutcomeLog:
         counts: the counts of the logged outcomes.
     """
 
-    def __init__(self, counts: Counts | None = None) -> None:
-        """Create an empty log; `counts` is shared with a caller that displays them."""
+    def __init__(self, counts: Counts | None = None, *, records_max: int | None = None) -> None:
+        """Create an empty log; `counts` is shared with a caller that displays them. With `records_max`, so many of the
+        newest outcomes of each kind are kept, see `KeptLines`; the counts are of all."""
         self._lock = threading.Lock()
-        self._kinds = {kind: _Lines() for kind in (Receipt, Skip, Failure, Planned)}
+        self._kinds = {kind: KeptLines(records_max) for kind in (Receipt, Skip, Failure, Planned)}
         for kind in self._kinds.values():
-            weakref.finalize(self, kind.file.close)
+            weakref.finalize(self, kind.close)
         self.counts = Counts() if counts is None else counts
 
     def append(self, outcome: Outcome) -> None:
@@ -478,7 +471,7 @@ class OutcomeLog:
         """All outcomes as they are stored, kind by kind, with the counts of the log. Blocking."""
         whole = OutcomeLines(counts=self.counts)
         for kind in self._kinds:
-            number = 0
+            number = self.first(kind)
             while number < self.count(kind):
                 number, block = self.read(kind, number)
                 whole.runs.append(LineRun(kind, len(block), b"".join(block)))
@@ -489,51 +482,20 @@ class OutcomeLog:
         """The number of outcomes of one kind so far."""
         return self._kinds[kind].count
 
+    def first(self, kind: type[Outcome]) -> int:
+        """The number of the first outcome of one kind that is kept."""
+        return self._kinds[kind].first
+
+    @property
+    def dropped(self) -> int:
+        """Outcomes that are not kept any more."""
+        return sum(kind.first for kind in self._kinds.values())
+
     def read(self, kind: type[Outcome], number: int) -> tuple[int, list[bytes]]:
         """The number of a block's first line, and its lines (at most BLOCK_LINES, line `number` among them). Blocking;
         for OutcomeView."""
         with self._lock:
             return self._kinds[kind].read(number)
-
-
-class _Lines:
-    """The lines of one kind of outcome, in order, in blocks. For one thread at a time."""
-
-    def __init__(self) -> None:
-        self.file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115 - lives as long as the log
-        self.count = 0
-        self._end = 0
-        self._at_end = True
-        # For each block: the number of its first line, and its position.
-        self._numbers = array("Q")
-        self._places = array("Q")
-
-    def write(self, runs: Sequence[LineRun]) -> None:
-        """Write lines after the kept ones; the next call overwrites them unless `keep` was called."""
-        if not self._at_end:
-            self.file.seek(self._end)
-        self._at_end = False  # true again once they are kept
-        self.file.write(b"".join([run.text for run in runs]))
-        self.file.flush()
-
-    def keep(self, runs: Sequence[LineRun]) -> None:
-        """Keep the lines of the last `write`."""
-        for run in runs:
-            if not self._numbers or self.count + run.count - self._numbers[-1] > BLOCK_LINES:
-                self._numbers.append(self.count)
-                self._places.append(self._end)
-            self.count += run.count
-            self._end += len(run.text)
-        self._at_end = True
-
-    def read(self, number: int) -> tuple[int, list[bytes]]:
-        """The number of the first line of the block with this line, and the block's lines."""
-        block = bisect_right(self._numbers, number) - 1
-        first = self._numbers[block]
-        after = self._numbers[block + 1] if block + 1 < len(self._numbers) else self.count
-        self._at_end = False
-        self.file.seek(self._places[block])
-        return first, [self.file.readline() for _ in range(after - first)]
 
 
 class OutcomeView(Sequence[T], Generic[T]):
@@ -552,7 +514,9 @@ class OutcomeView(Sequence[T], Generic[T]):
 
     @property
     def _numbers(self) -> range:
-        return range(self._log.count(self._kind)) if self._slice is None else self._slice
+        if self._slice is not None:
+            return self._slice
+        return range(self._log.first(self._kind), self._log.count(self._kind))
 
     def __len__(self) -> int:
         return len(self._numbers)

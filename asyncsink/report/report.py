@@ -241,6 +241,8 @@ class Report(RunReport):
         bytes_uploaded: content that was sent and confirmed; retries do not count.
         destination: "s3://bucket/prefix", or a directory.
         dry_run: nothing was sent; see `planned`.
+        outcomes_dropped: outcomes that are in the counts, and not in the lists any more: those of a sink with
+            `records_max`.
         unfinished: what a sink had accepted, and had not sent when it was stopped: keys, sources, attributes, and
             whether it was queued or in flight.
         objects_unfinished: the number of these, or of the files that a walk found and that have no outcome, because the
@@ -283,6 +285,11 @@ class Report(RunReport):
     def planned(self) -> OutcomeView[Planned]:
         """What a dry run would have sent."""
         return self._log.planned
+
+    @property
+    def outcomes_dropped(self) -> int:
+        """Number of outcomes that are in the counts, and not in the lists any more."""
+        return self._log.dropped
 
     @property
     def bytes_uploaded(self) -> int:
@@ -334,6 +341,8 @@ class Report(RunReport):
         if self.dry_run:
             return self.headline()
         lines = [super().brief()]
+        if dropped := self._log.dropped:
+            lines.append(f"The lists have the newest outcomes; {dropped:,} older ones are counted alone (records_max).")
         if self.unfinished:
             in_flight = sum(each.state == "in flight" for each in self.unfinished)
             queued = len(self.unfinished) - in_flight

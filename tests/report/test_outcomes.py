@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from asyncsink.errors import JournalError
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Failure, Outcome, Planned, Receipt, Skip
+from asyncsink.report.kept_lines import BLOCK_LINES, MEMORY_BYTES
 from asyncsink.report.outcomes import (
-    BLOCK_LINES,
-    MEMORY_BYTES,
     NOT_PUBLISHED_KEPT,
     OTHER_REASONS,
     REASONS_MAX,
@@ -234,7 +233,7 @@ def test_a_full_temporary_directory_stops_the_run(monkeypatch: pytest.MonkeyPatc
     def full(_data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(log._kinds[Receipt].file, "write", full)
+    monkeypatch.setattr(log._kinds[Receipt]._newer.file, "write", full)
     with pytest.raises(JournalError, match="No space left on device; free some space there, or set TMPDIR"):
         log.extend([SKIPPED, receipt(1)])
     assert (len(log), log.counts.objects_total) == (1, 1)

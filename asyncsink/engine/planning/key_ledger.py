@@ -92,6 +92,47 @@ class KeyLedger:
             self._database.close()
 
 
+class RecentKeys:
+    """As KeyLedger, of the newest keys alone: of so many as `records_max`, and of twice as many at most. A key that
+    was forgotten may get another source."""
+
+    def __init__(self, records_max: int) -> None:
+        self._records_max = records_max
+        self._older: KeyLedger | None = None
+        self._newer = KeyLedger()
+        self._claimed = 0
+
+    @contextmanager
+    def claiming(self) -> Iterator[Callable[[str, str, int], str]]:
+        """As in KeyLedger."""
+        if self._claimed >= self._records_max:
+            if self._older is not None:
+                self._older.close()
+            self._older, self._newer, self._claimed = self._newer, KeyLedger(), 0
+        older = self._older
+        with self._newer.claiming() as claim:
+
+            def claim_recent(key: str, source: str, ordinal: int) -> str:
+                last = older.last(key) if older is not None else None
+                if last is not None and last[0] != source:
+                    return last[0]
+                self._claimed += 1
+                return claim(key, source, ordinal)
+
+            yield claim_recent
+
+    def close(self) -> None:
+        """Release the files."""
+        for ledger in (self._older, self._newer):
+            if ledger is not None:
+                ledger.close()
+
+
+def ledger_of(records_max: int | None) -> KeyLedger | RecentKeys:
+    """The ledger of a sink's keys, whose size has that bound, if any."""
+    return KeyLedger() if records_max is None else RecentKeys(records_max)
+
+
 class AlikeKeys:
     """Keys that some server takes for one: in memory while they are few, then on disk.
 
