@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 import anyio
 
 from asyncsink.destinations.base import PartWriter, Stored, UploadLog
-from asyncsink.errors import AccessDenied, PermanentError, Stalled, UploadMissing
+from asyncsink.errors import AccessDenied, PermanentError, RetryableError, Stalled, UploadMissing
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import (
     Checksum,
@@ -197,10 +197,13 @@ class S3Uploads:
         except PermanentError:
             await self.step(UploadGone(key))
             raise
-        except BaseException:
+        except BaseException as error:
             # Without a refusal, an upload may exist whose id was never received. A journal has that already.
+            unheard = _Unheard(begun_seconds, time.time())
             if not self._recorded:
-                self._unheard[key] = _Unheard(begun_seconds, time.time())
+                self._unheard[key] = unheard
+            if isinstance(error, Exception) and not transfer.source.is_file:
+                await self._end_lost(key, unheard)
             raise
         try:
             await self.step(UploadOpened(key, upload.upload_id))
@@ -211,6 +214,22 @@ class S3Uploads:
             await self.abort(upload)
             raise
         return upload
+
+    async def _end_lost(self, key: str, unheard: _Unheard) -> None:
+        """End at once what a request without an answer may have begun, because its content does not come again; what
+        cannot be ended now is told. Shielded from cancellation, bounded in time."""
+        with anyio.CancelScope(shield=True), anyio.move_on_after(self._retry.abort_seconds):
+            try:
+                if await self._end_unheard(key, unheard):
+                    self._unheard.pop(key, None)
+                    await self.step(UploadGone(key))
+                return
+            except RetryableError:
+                pass  # told below
+        self._notice(
+            f"An upload of {key!r} whose begin was not answered may stay open, because the server did not list it; a "
+            "lifecycle rule for incomplete uploads, or `asyncsink abort-uploads`, removes it."
+        )
 
     def _killed_in(self, upload: PendingUpload) -> _Unheard:
         """The time in which a run that was killed before it received the id may have begun `upload`."""

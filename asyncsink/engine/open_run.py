@@ -61,7 +61,7 @@ class Run:
     interrupted: bool = True
 
     async def begin(self) -> None:
-        """Open the manifest: the last step before transfers run, and before anything at the destination changes.
+        """Open the manifest, and end what a killed process has left open: the last steps before transfers run.
 
         Raises:
             ConfigError: another run is writing the manifest, or its path cannot be used.
@@ -69,6 +69,9 @@ class Run:
         """
         if self.manifest is not None:
             await self.manifest.open()
+        if self.journal is not None:
+            seconds, notice = self.resources.settings.retry.abort_seconds, self.resources.events.notice
+            await self.journal.end_left_open(self.destination.discard, seconds=seconds, notice=notice)
 
     async def end(self) -> None:
         """Give the manifest its name: the last step of a run that tried everything.

@@ -15,6 +15,8 @@ from typing import Any, Final, Protocol, cast
 
 from asyncsink.journal.states import UploadState, after
 from asyncsink.model import (
+    BYTES,
+    STREAM,
     Checksum,
     ChecksumAlgorithm,
     JournalEntry,
@@ -30,7 +32,7 @@ from asyncsink.model import (
     UploadStep,
 )
 from asyncsink.options.schema import ObjectOptions
-from asyncsink.paths import encoded_name
+from asyncsink.paths import decoded_name, encoded_name
 from asyncsink.value import dataclass
 
 # -- Tables of a journal, and reading and writing of their rows. Blocking; for one thread at a time --------------------
@@ -213,6 +215,15 @@ class Rows:
             found += self._known(transfers[start : start + KEYS_PER_QUERY], any_upload=any_upload)
         return found
 
+    def contents_left(self) -> list[str]:
+        """See `Journal.contents_left`.
+
+        Raises:
+            sqlite3.Error: the file cannot be read.
+        """
+        ask = "SELECT key FROM upload WHERE path IN (?, ?)"
+        return [decoded_name(key) for (key,) in self._execute(ask, (encoded_name(BYTES), encoded_name(STREAM)))]
+
     def _known(self, transfers: Sequence[Transfer], *, any_upload: bool) -> Iterator[JournalEntry | None]:
         keys = [encoded_name(transfer.key) for transfer in transfers]
         published = self._select("published", keys)
@@ -302,6 +313,10 @@ class Journal(Protocol):
         file, unchanged, and the same object options. An open upload is always included, because it has to be continued
         or aborted.
         """
+        ...
+
+    def contents_left(self) -> list[str]:
+        """The keys of open uploads that were begun for content without a file. Blocking: for a reader thread."""
         ...
 
     def forget(self, keys: Sequence[str]) -> None:

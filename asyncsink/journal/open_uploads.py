@@ -124,6 +124,10 @@ class OpenUploads:
         same = (lines[0]["stat"], lines[0]["options"]) == (_stat(transfer.source), options)
         return JournalEntry(upload=_pending(lines, same_source=same))
 
+    def contents_left(self) -> list[str]:
+        """None: parts of a split have files alone."""
+        return []
+
     def forget(self, keys: Sequence[str]) -> None:
         """Do nothing: no object is recorded."""
 

@@ -71,8 +71,8 @@ class _Write:
 class _Question:
     """A lookup; `answer` completes the waiting call."""
 
-    transfers: Sequence[Transfer]
-    answer: Future[list[JournalEntry | None]] = field(default_factory=Future)
+    ask: Callable[[Rows], Any]
+    answer: Future[Any] = field(default_factory=Future)
 
 
 class SqliteJournal:
@@ -120,9 +120,17 @@ class SqliteJournal:
 
     def known(self, transfers: Sequence[Transfer]) -> list[JournalEntry | None]:
         """See `base.Journal.known`."""
-        question = _Question(transfers)
+        return self._asked(lambda rows: rows.known(transfers))
+
+    def contents_left(self) -> list[str]:
+        """See `base.Journal.contents_left`."""
+        return self._asked(Rows.contents_left)
+
+    def _asked(self, ask: Callable[[Rows], T]) -> T:
+        question = _Question(ask)
         self._hand_over(question)
-        return self._wait(question.answer)
+        answer: Future[T] = question.answer
+        return self._wait(answer)
 
     def stop_asking(self) -> None:
         """See `base.Journal.stop_asking`."""
@@ -239,7 +247,7 @@ class SqliteJournal:
         try:
             if self._error is not None:
                 raise self._told()
-            question.answer.set_result(self._rows.known(question.transfers))
+            question.answer.set_result(question.ask(self._rows))
         except sqlite3.Error as error:
             self._error = fault_of(error, self._path)
             question.answer.set_exception(self._told())

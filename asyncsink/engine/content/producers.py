@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
+from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Final
 
 import anyio.to_thread
@@ -30,7 +30,9 @@ def stream_pieces(stream: Any, limiter: CapacityLimiter) -> AbstractAsyncContext
     """
     read = getattr(stream, "read", None)
     if callable(read):
-        return _read(read, limiter)
+        # What there is, where `read` would wait for all that was asked for, as on a pipe.
+        available = getattr(stream, "read1", None)
+        return _read(available if callable(available) and not iscoroutinefunction(read) else read, limiter)
     if hasattr(stream, "__aiter__"):
         return _iterated(stream)
     advice = "await `put_bytes` with it"
@@ -62,14 +64,14 @@ async def _read(read: Callable[[int], Any], limiter: CapacityLimiter) -> AsyncIt
 
 
 async def _pieces_read(read: Callable[[int], Any], limiter: CapacityLimiter) -> AsyncGenerator[Any, None]:
-    blocks = not inspect.iscoroutinefunction(read)
+    blocks = not iscoroutinefunction(read)
     while True:
         if blocks:
             call = partial(read, PIECE_BYTES)
             piece = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=limiter)
         else:
             piece = read(PIECE_BYTES)
-        if inspect.isawaitable(piece):
+        if isawaitable(piece):
             # Not every asynchronous `read` is a coroutine function: the next one need not come from a thread.
             piece, blocks = await piece, False
         if not isinstance(piece, (bytes, bytearray, memoryview)):

@@ -9,7 +9,7 @@ One key has one row in the journal: no two transfers of a key are under way at o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Literal
@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from asyncsink.destinations.base import Destination
 from asyncsink.engine.recording.recorder import Passed, QueuedOutcomes
-from asyncsink.errors import DestinationFull, JournalError
+from asyncsink.errors import DestinationFull, JournalError, TransferError
 from asyncsink.integrity.sameness import UNCHANGED_REASON
 from asyncsink.journal.base import Journal, PublishedRow, published_row
 from asyncsink.model import (
@@ -30,6 +30,7 @@ from asyncsink.model import (
     JournalEntry,
     Receipt,
     Skip,
+    SourceFile,
     SourceProblem,
     Transfer,
     UploadCompleting,
@@ -148,6 +149,42 @@ class RunJournal:
     def _tell(self) -> None:
         if self._given_up and self._notice is not None:
             self._notice(self._given_up)  # an earlier notice is not repeated
+
+    async def end_left_open(
+        self, discard: Callable[[Transfer], Awaitable[None]], *, seconds: float, notice: Callable[[str], None]
+    ) -> None:
+        """End the uploads of content without a file that a killed process has left open, because no later run
+        continues them. Before the first transfer of the run.
+
+        Args:
+            discard: of the destination.
+            seconds: after them, the rest waits for the next run.
+            notice: called with a sentence about what could not be ended.
+
+        Raises:
+            JournalError: the journal cannot be read or written, and the run requires it.
+        """
+        left = [] if self.blank else await anyio.to_thread.run_sync(self._contents_left)
+
+        async def end(transfer: Transfer) -> None:
+            try:
+                await discard(transfer)
+            except TransferError as error:
+                notice(f"An upload that a killed process has left open could not be ended; the next run tries: {error}")
+
+        with anyio.move_on_after(seconds):
+            async with anyio.create_task_group() as group:
+                for transfer in left:
+                    group.start_soon(end, transfer)
+
+    def _contents_left(self) -> list[Transfer]:
+        try:
+            keys = [] if self._given_up or self._dry_run else self._journal.contents_left()
+            found = self._attached([Transfer(SourceFile(STREAM, 0, 0), key, key) for key in keys])
+        except (JournalError, DestinationFull) as error:
+            self._go_on(error)
+            return []
+        return [each for each in found if isinstance(each, Transfer)]
 
     def attach(self, found: Sequence[Found]) -> list[Found]:
         """The entries with their rows of the journal; a file that is published already becomes a Skip. Blocks.
