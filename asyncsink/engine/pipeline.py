@@ -104,12 +104,16 @@ class Pipeline(ABC, Generic[E, T]):
     async def submit(self, entry: E) -> None:
         """Put one entry on the queue; waits while it is full (the backpressure).
 
-        A worker is started for it unless one waits, so that a run of a few entries does not pay for all of them.
+        A worker is started for it, and ends when nothing waits any more: an idle sink has none.
         """
-        if self._started < self._workers and not self._receive.statistics().tasks_waiting_receive:
+        try:
+            self._send.send_nowait(entry)
+        except anyio.WouldBlock:
+            await self._send.send(entry)
+        # Afterwards, since a worker that finds nothing ends.
+        if self._started < self._workers:
             self._started += 1
             self._group.start_soon(self._work)
-        await self._send.send(entry)
 
     def close(self) -> None:
         """Release the queues, whether `run` ever ran or not."""
@@ -177,14 +181,21 @@ class Pipeline(ABC, Generic[E, T]):
         await self.run_round(feed)
 
     async def _work(self) -> None:
-        async for entry in self._receive:
-            await self._share.turn()
-            try:
-                await self.carry_out(entry)
-            finally:
-                self._share.over()
-            del entry  # a waiting worker keeps no reference to its last entry
-            await self.recorder.room()
+        try:
+            while True:
+                try:
+                    entry = self._receive.receive_nowait()
+                except (anyio.WouldBlock, anyio.EndOfStream):
+                    return
+                await self._share.turn()
+                try:
+                    await self.carry_out(entry)
+                finally:
+                    self._share.over()
+                del entry  # a worker that waits for room keeps no reference to its last entry
+                await self.recorder.room()
+        finally:
+            self._started -= 1
 
     def put_off(self, outcomes: Sequence[Outcome], item: T) -> bool:
         """Whether a failed item is kept for a further round; False where that cannot help, or `LATER_MAX` wait

@@ -89,6 +89,7 @@ class Pacer:
         self._in_flight = 0
         self._waiting: deque[Callable[[], None]] = deque()
         self._window = Window()
+        self._at_use: Callable[[], None] | None = None
         self.traffic = traffic if traffic is not None else Traffic()
 
     def __repr__(self) -> str:
@@ -141,6 +142,13 @@ class Pacer:
 
         First come, first served. `grant` must neither block nor raise.
         """
+        taken = self._take(grant)
+        # Afterwards, so that `call_at_use` sees a request in flight, or is seen here.
+        if self._at_use is not None:
+            self._used()
+        return taken
+
+    def _take(self, grant: Callable[[], None]) -> bool:
         with self._lock:
             if self._waiting or self._in_flight >= self._bound or not self._take_within():
                 if self._in_flight >= self._bound:
@@ -151,6 +159,19 @@ class Pacer:
             if self._in_flight == self._bound:
                 self._window.saturated = True
             return True
+
+    def call_at_use(self, call: Callable[[], None]) -> None:
+        """Call `call` once, in any thread, when the next request asks for a token; at once while some are in flight, or
+        wait for one. It must neither block nor raise."""
+        self._at_use = call
+        if self._in_flight or self._waiting:
+            self._used()
+
+    def _used(self) -> None:
+        with self._lock:
+            call, self._at_use = self._at_use, None
+        if call is not None:
+            call()
 
     @property
     def contended(self) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from anyio import CapacityLimiter
 
 from asyncsink.engine.limits.controller import (
     BEAT_SECONDS,
-    IDLE_BEAT_SECONDS,
+    IDLE_AFTER_SECONDS,
     SLOTS_PER_CORE,
     SLOTS_START_MIN,
     ConcurrencyController,
@@ -20,6 +23,7 @@ from asyncsink.options.schema import Limits
 from asyncsink.options.settings import MIB
 from asyncsink.s3.pacing import Pacer
 from asyncsink.s3.stack import bodies_at_once
+from tests.support.requests import until
 
 pytestmark = pytest.mark.anyio
 
@@ -38,31 +42,44 @@ async def test_a_change_of_the_limit_is_told() -> None:
     assert told == [LimitChanged(8, 4, "the server throttles")]
 
 
-async def test_a_service_that_publishes_nothing_is_woken_seldom() -> None:
+async def test_a_service_that_publishes_nothing_is_not_woken() -> None:
     slept: list[float] = []
     now = 0.0
     pacer = Pacer(8)
-
-    class Stopped(Exception):
-        pass
 
     async def sleep(seconds: float) -> None:
         nonlocal now
         now += seconds
         slept.append(seconds)
-        if len(slept) == 100:
-            pacer._window.requests = 1  # a file is published again
-        if len(slept) == 110:
-            raise Stopped
+        await anyio.lowlevel.checkpoint()
 
     async def emit(event: Event) -> None:
         raise AssertionError(event)
 
-    with pytest.raises(Stopped):
-        await ConcurrencyController(pacer, Limits(), emit, clock=lambda: now, sleep=sleep).run()
-    assert set(slept[:40]) == {BEAT_SECONDS}
-    assert set(slept[50:100]) == {IDLE_BEAT_SECONDS}
-    assert set(slept[100:]) == {BEAT_SECONDS}
+    controller = ConcurrencyController(pacer, Limits(), emit, clock=lambda: now, sleep=sleep)
+    async with anyio.create_task_group() as group:
+        group.start_soon(controller.run)
+        await until(lambda: pacer._at_use is not None)
+        assert slept == [BEAT_SECONDS] * round(IDLE_AFTER_SECONDS / BEAT_SECONDS)
+        now += 3600.0
+        # A request is sent, from a lane's thread: samples are taken until nothing has been in flight for a while again.
+        assert await anyio.to_thread.run_sync(pacer.take, lambda: None)
+        await until(lambda: len(slept) > 3 * IDLE_AFTER_SECONDS / BEAT_SECONDS)
+        pacer.give()
+        await until(lambda: pacer._at_use is not None)
+        group.cancel_scope.cancel()
+
+
+async def test_a_controller_samples_at_once_where_requests_are_in_flight() -> None:
+    pacer, called = Pacer(8), list[str]()
+    assert pacer.take(lambda: None)
+    pacer.call_at_use(lambda: called.append("in flight"))
+    assert called == ["in flight"]
+    pacer.give()
+    pacer.call_at_use(lambda: called.append("next"))
+    for _ in range(2):
+        assert pacer.take(lambda: None)
+    assert called == ["in flight", "next"]
 
 
 # -- How many lane threads work at once --------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
@@ -17,8 +19,8 @@ BEAT_SECONDS = 0.025
 """Seconds between samples: short, since a run of a few seconds has time for many steps only where a round trip is seen
 soon after it has ended."""
 IDLE_AFTER_SECONDS = 1.0
-IDLE_BEAT_SECONDS = 0.25
-"""Seconds between samples while nothing is in flight: an idle service should not wake a processor 40 times a second."""
+"""Seconds with nothing in flight after which no samples are taken until the next request: an idle service should not
+wake a processor."""
 
 
 class ConcurrencyController:
@@ -49,9 +51,15 @@ class ConcurrencyController:
         """Take samples and move the limit until cancelled."""
         before = self._clock()
         while True:
-            await self._sleep(BEAT_SECONDS if self._idle_seconds < IDLE_AFTER_SECONDS else IDLE_BEAT_SECONDS)
-            now = self._clock()
-            await self.step(now - before)
+            if self._idle_seconds < IDLE_AFTER_SECONDS:
+                await self._sleep(BEAT_SECONDS)
+                now = self._clock()
+                await self.step(now - before)
+            else:
+                await self._use()
+                now = self._clock()
+                self._idle_seconds = 0.0
+                await self._apply(Sample(now - before, 0, 0, 0, 0, saturated=False, idle=True))
             before = now
 
     async def sample_if_due(self) -> None:
@@ -69,6 +77,17 @@ class ConcurrencyController:
         else:
             self._pacer.take_window()
 
+    async def _use(self) -> None:
+        """Wait for the next request."""
+        loop, used = asyncio.get_running_loop(), asyncio.Event()
+
+        def call() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                loop.call_soon_threadsafe(used.set)
+
+        self._pacer.call_at_use(call)
+        await used.wait()
+
     async def step(self, seconds: float) -> None:
         """Take one sample, `seconds` after the last one."""
         window = self._pacer.take_window()
@@ -83,6 +102,9 @@ class ConcurrencyController:
             saturated=window.saturated,
             idle=idle,
         )
+        await self._apply(sample)
+
+    async def _apply(self, sample: Sample) -> None:
         most = self._pacer.most
         limit_max = self._limit_max if most is None else min(self._limit_max, most)
         state = next_state(self._state, sample, limit_min=1, limit_max=limit_max)

@@ -472,6 +472,7 @@ class Lane:
             self.open_for(exchange)
             return
         self._busy[exchange] = connection
+        self._sweep_at = min(self._sweep_at, self.now + self._sweep_seconds)
         connection.start(exchange)
 
     def _kept(self, idle_seconds_max: float) -> Connection | None:
@@ -503,7 +504,9 @@ class Lane:
         del self._buffers[: max(0, len(self._buffers) + self._lent - self._lent_max)]
         self._lent_max = self._lent
         if self._connections:
-            self._sweep_at = self.now + self._sweep_seconds
+            # Idle ones are looked at for nothing but their age.
+            working = self._busy or self._buffers
+            self._sweep_at = self.now + (self._sweep_seconds if working else self.keep_alive_seconds)
         else:
             # Nothing was sent for a while: the memory is free for others.
             self._sweep_at = float("inf")
