@@ -94,6 +94,8 @@ if TYPE_CHECKING:
     from asyncsink.splitting.publish import run_part
     from asyncsink.splitting.split import split
     from asyncsink.splitting.split_report import SplitReport
+    from asyncsink.sync.reader import SyncObjectStream, SyncReader
+    from asyncsink.sync.sink import SyncSink
 
 # Written out, since type checkers take no name from an expression. A test compares the three lists.
 __all__ = [
@@ -167,6 +169,9 @@ __all__ = [
     "SplitReport",
     "Stalled",
     "Started",
+    "SyncObjectStream",
+    "SyncReader",
+    "SyncSink",
     "Throttled",
     "TransferError",
     "Unfinished",
@@ -264,6 +269,8 @@ _HOMES = {
     "asyncsink.splitting.publish": ("run_part",),
     "asyncsink.splitting.split": ("split",),
     "asyncsink.splitting.split_report": ("SplitReport",),
+    "asyncsink.sync.reader": ("SyncObjectStream", "SyncReader"),
+    "asyncsink.sync.sink": ("SyncSink",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
