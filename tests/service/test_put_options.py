@@ -20,6 +20,7 @@ from asyncsink.s3.operations import CompleteMultipartUpload, CreateMultipartUplo
 from tests.support.guide import example
 from tests.support.holding_proxy import HoldingProxy
 from tests.support.quirky_s3 import quirky_s3
+from tests.support.requests import until
 
 pytestmark = pytest.mark.anyio
 Stored = Callable[[], dict[str, bytes]]
@@ -425,6 +426,53 @@ async def test_puts_of_one_key_with_different_options_come_one_after_another(
     orders = [each.attributes.metadata for each in sent if isinstance(each, (PutObject, PutObjectFrom))]
     assert orders == [(("n", str(number)),) for number in range(8)]
     assert facts_of(s3, bucket, "k")["metadata"] == {"n": "7"}
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_an_upload_that_was_left_goes_on_for_the_same_options_alone(
+    tmp_path: Path, bucket: str, s3: Any, options: dict[str, Any], same: bool
+) -> None:
+    """An upload has its metadata from its beginning."""
+    path = written(tmp_path / "f", 15 * MIB)
+    options |= {"journal": str(tmp_path / "journal"), "part_size_bytes": "5MiB"}
+    own: dict[str, Any] = {"metadata": {"n": "1"}, "tags": {"a": "b"}}
+    async with HoldingProxy(options["endpoint_url"], lambda name: "request" if name.endswith("t 3") else "") as proxy:
+        options["endpoint_url"] = proxy.endpoint_url
+        sink = await asyncsink.AsyncSink(f"s3://{bucket}", **options).start()
+        put = asyncio.create_task(sink.put("m", path, key="k", **own))
+        await proxy.held.wait()
+        upload = s3.list_multipart_uploads(Bucket=bucket)["Uploads"][0]
+        await until(
+            lambda: len(s3.list_parts(Bucket=bucket, Key="k", UploadId=upload["UploadId"]).get("Parts", [])) == 2
+        )
+        await sink.close(deadline_seconds=0)
+        with pytest.raises(asyncsink.ExportFailed):
+            await put
+        proxy.forget()
+        own |= {} if same else {"metadata": {"n": "2"}}
+        async with asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+            assert isinstance(await sink.put("m", path, key="k", **own), Receipt)
+        assert proxy.parts == ([3] if same else [1, 2, 3])
+    assert facts_of(s3, bucket, "k")["metadata"] == own["metadata"]
+    assert facts_of(s3, bucket, "k")["tags"] == own["tags"]
+    assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_an_object_with_another_customer_key(
+    tmp_path: Path, bucket: str, s3: Any, options: dict[str, Any], size: int
+) -> None:
+    """Nobody can look at it without its key: a put that would compare says so, and one that does not look goes on."""
+    path, one, two = written(tmp_path / "f", size), bytes(range(32)), bytes(range(1, 33))
+    async with asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+        await sink.put("m", path, key="k", sse=one)
+        for own in (two, ""):
+            with pytest.raises(asyncsink.PutFailed, match="customer key"):
+                await sink.put("m", path, key="k", sse=own)
+        assert isinstance(await sink.put("m", path, key="k", sse=one), Skip)
+        assert isinstance(await sink.put("m", path, key="k", overwrite="always"), Receipt)
+        assert isinstance(await sink.put("m", path, key="k"), Skip)
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == path.read_bytes()
 
 
 # -- Records -----------------------------------------------------------------------------------------------------------
