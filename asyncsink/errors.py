@@ -63,7 +63,9 @@ def without_frames(error: AsyncSinkError) -> AsyncSinkError:
 
 
 def _restored(kind: type[AsyncSinkError], args: tuple[Any, ...]) -> AsyncSinkError:
-    return kind.__new__(kind, *args)
+    error = kind.__new__(kind, *args)
+    error.args = args  # a kind of OSError takes them in its __init__ only
+    return error
 
 
 class ConfigError(AsyncSinkError):

@@ -14,7 +14,7 @@ from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import ConfigError
 from asyncsink.event_loops import run_to_end
 from asyncsink.model import Event, StrPath
-from asyncsink.options.typed import GrabOptions
+from asyncsink.options.typed import GrabOptions, with_options
 
 
 class S3Grabber:
@@ -49,6 +49,9 @@ class S3Grabber:
         except RuntimeError:
             raise ConfigError("asyncsink runs on asyncio; run it with asyncio, not with trio.") from None
         return await run_grab(self._settings, observe=observe, progress=progress)
+
+
+S3Grabber.__doc__ = with_options(S3Grabber.__doc__, GrabOptions, "grab")
 
 
 async def grab(source: StrPath, directory: StrPath, **options: Unpack[GrabOptions]) -> GrabReport:

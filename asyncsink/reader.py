@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Unpack
 
 import anyio
 
@@ -20,7 +20,7 @@ from asyncsink.engine.recording.events import Events
 from asyncsink.engine.resources import open_resources, with_callers_bucket
 from asyncsink.errors import AccessDenied, ConfigError
 from asyncsink.event_loops import OwnerLoop, refuse_trio
-from asyncsink.options.typed import ReaderOptions
+from asyncsink.options.typed import ReaderOptions, StrPath, with_options
 from asyncsink.options.values import deadline_of
 from asyncsink.os_errors import words_shortages
 from asyncsink.routing.templates import Pattern
@@ -44,7 +44,7 @@ class S3Reader:
     its methods raise ConfigError instead of waiting forever.
     """
 
-    def __init__(self, source: Any, **options: Unpack[ReaderOptions]) -> None:
+    def __init__(self, source: StrPath, **options: Unpack[ReaderOptions]) -> None:
         """Nothing is requested before the block, or `start`.
 
         Args:
@@ -267,3 +267,6 @@ class S3Reader:
         if self._closed:
             raise ConfigError(f"{self._name} was closed while something was read; open another one, and read it again.")
         raise TimeoutError(f"{self._name} did not answer within {deadline_seconds:g} seconds (deadline_seconds).")
+
+
+S3Reader.__doc__ = with_options(S3Reader.__doc__, ReaderOptions, "reader")

@@ -17,7 +17,7 @@ from asyncsink.engine.session import Counts, Session
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.event_loops import run_to_end
 from asyncsink.model import Checksum, Paths, Receipt, SinkStats, Skip, StrPath
-from asyncsink.options.typed import ExportOptions, PutOptions
+from asyncsink.options.typed import ExportOptions, PutOptions, with_options
 from asyncsink.os_errors import words_shortages
 from asyncsink.report.report import Report
 from asyncsink.sources.base import Source
@@ -366,3 +366,6 @@ class AsyncSink:
         """
         self._session.check_here()
         return self._session.events.subscribe(requests=requests)
+
+
+AsyncSink.__doc__ = with_options(AsyncSink.__doc__, ExportOptions, "export")

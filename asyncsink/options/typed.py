@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from asyncsink.options.schema import (
     GRAB_OPTIONS,
     OPTIONS,
+    PANELS,
     READER_OPTIONS,
     AddressingStyle,
+    Command,
     Compat,
     LaneChoice,
     LocalCopyMode,
@@ -148,3 +151,15 @@ for _typed, _options in (
 ):
     _lines = "\n".join(f"    {option.name}: {option.sentence}" for option in _options.values())
     _typed.__doc__ = f"{_typed.__doc__}\n\n{_lines}\n"
+
+
+def with_options(documentation: str | None, typed: type, command: Command) -> str:
+    """The documentation of a class with the names of the options that it takes, which `help` does not show else."""
+    explained = f"    Options, each with a default; help(asyncsink.{typed.__name__}) explains them:"
+    lines = [(documentation or "").rstrip(), "", explained]
+    for heading, rows in PANELS.items():
+        names = ", ".join(option.name for option in rows if command in option.commands)
+        if names:
+            text = f"{heading.partition(' (')[0]}: {names}"
+            lines += textwrap.wrap(text, 110, initial_indent=" " * 8, subsequent_indent=" " * 12)
+    return "\n".join([*lines, "    "])

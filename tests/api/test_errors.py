@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import pydoc
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,7 @@ def an_error(kind: type[asyncsink.AsyncSinkError]) -> asyncsink.AsyncSinkError:
     failure = asyncsink.Failure("/s", "k", "s3://b/k", "Throttled", "A sentence.", "upload", 3)
     required: dict[str, dict[str, Any]] = {
         "IntegrityError": {"expected": "1", "actual": "2"},
+        "DeadlinePassed": {"report": None},
         "ExportFailed": {"report": None},
         "GrabFailed": {"report": None},
         "PutFailed": {"failure": failure, "cause": asyncsink.Throttled("A sentence.", attempts=3)},
@@ -130,3 +133,19 @@ def test_the_error_of_a_run_leaves_its_report_behind_in_another_process(tree: Pa
     report = asyncsink.export_sync({"m": str(tree / "a.txt")}, str(tmp_path / "there"))
     error = asyncsink.ExportFailed("A sentence.", report=report)
     assert pickle.loads(pickle.dumps(error)).report is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (asyncsink.AsyncSink, asyncsink.ExportOptions),
+        (asyncsink.S3Reader, asyncsink.ReaderOptions),
+        (asyncsink.S3Grabber, asyncsink.GrabOptions),
+    ],
+)
+def test_help_names_every_option(kind: type, options: Any) -> None:
+    shown = pydoc.plain(pydoc.render_doc(kind))
+    text = " ".join(shown[: shown.index("Methods defined here")].split())
+    assert f"help(asyncsink.{options.__name__})" in text
+    for name in {name for each in options.__mro__ for name in getattr(each, "__annotations__", {})}:
+        assert re.search(rf"\b{name}\b", text), name

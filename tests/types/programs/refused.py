@@ -38,6 +38,14 @@ async def main(failure: asyncsink.Failure, error: asyncsink.ExportFailed) -> Non
     failure.message = "other"  # refused
     error.report.ok  # refused
     count: str = await sink.submit("a", "path")  # refused
+    await sink.put_bytes("a", "text")  # refused
+    await sink.put_bytes("a", b"data", content_tipe="text/plain")  # refused
+    await sink.put_stream("a", 5)  # refused
+    await sink.put("a", "path", key=5)  # refused
+    await sink.put("a", "path", on_cancel="forget")  # refused
+    await sink.close(deadline_seconds="20s")  # refused
+    sink.stats().queud  # refused
+    asyncsink.S3Reader(5)  # refused
     await asyncsink.export_directory(5, "s3://bucket")  # refused
     await asyncsink.grab("s3://bucket", 5)  # refused
     await asyncsink.verify_manifest(5)  # refused
