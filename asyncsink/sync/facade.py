@@ -46,11 +46,10 @@ class Facade(Generic[A]):
         return f"<{type(self).__name__} {self._inner!r}>"
 
     def __enter__(self) -> Self:
-        self.open()
-        return self
+        return self.start()
 
-    def open(self) -> None:
-        """Open it now, instead of by its first use; returns when that is done.
+    def start(self) -> Self:
+        """Open it now, instead of by its first use; returns it when that is done.
 
         Raises:
             ConfigError: it was closed, or opened in the parent of this forked process.
@@ -67,7 +66,7 @@ class Facade(Generic[A]):
         if not first:
             self._check_process()
             opening.result()
-            return
+            return self
         try:
             BACKGROUND.run(self._inner.start)
         except BaseException as error:
@@ -77,6 +76,7 @@ class Facade(Generic[A]):
             raise
         BACKGROUND.keep(self, self._end)
         opening.set_result(None)
+        return self
 
     def _check_process(self) -> None:
         if self._opened_in not in (0, os.getpid()):
@@ -89,7 +89,7 @@ class Facade(Generic[A]):
         return self._inner.close()
 
     def _run(self, call: Callable[[A], Awaitable[T]]) -> T:
-        self.open()
+        self.start()
         return BACKGROUND.run(partial(call, self._inner))
 
     def _ended(self) -> bool:

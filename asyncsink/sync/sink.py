@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from functools import partial
 from types import TracebackType
-from typing import Unpack
+from typing import TYPE_CHECKING, BinaryIO, Unpack, cast
+
+import anyio.to_thread
 
 from asyncsink.destinations.base import Destination
+from asyncsink.engine.content.object_writer import ByteStream
 from asyncsink.event_loops import BACKGROUND, END_SECONDS_MAX
-from asyncsink.options.typed import ExportOptions, StrPath
+from asyncsink.model import Checksum, Receipt, SinkStats, Skip
+from asyncsink.options.typed import ExportOptions, PutOptions, StrPath
 from asyncsink.report.report import Report
 from asyncsink.sink import AsyncSink
 from asyncsink.sync.facade import Facade, blocking
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # of collections.abc from Python 3.12 on
 
 
 class SyncSink(Facade[AsyncSink]):
@@ -20,6 +27,7 @@ class SyncSink(Facade[AsyncSink]):
 
         sink = SyncSink("s3://bucket/prefix")         # opened by its first use, in whichever process that is
         receipt = sink.put("motion", path)
+        receipt = sink.put_stream("raw/scan.dcm", request.FILES["scan"])
         report = sink.close(deadline_seconds=20)
 
     Arguments, results and errors of its methods are AsyncSink's. An opened sink belongs to its process: in a forked
@@ -58,6 +66,38 @@ class SyncSink(Facade[AsyncSink]):
         """As `AsyncSink.report`."""
         return self._inner.report
 
+    def stats(self) -> SinkStats:
+        """As `AsyncSink.stats`."""
+        return self._inner.stats()
+
     put = blocking(AsyncSink.put)
     submit = blocking(AsyncSink.submit)
     flush = blocking(AsyncSink.flush)
+    put_bytes = blocking(AsyncSink.put_bytes)
+
+    def put_stream(
+        self,
+        key: str,
+        stream: BinaryIO | Iterable[Buffer],
+        *,
+        size_bytes: int | None = None,
+        checksum: Checksum | None = None,
+        **options: Unpack[PutOptions],
+    ) -> Receipt | Skip:
+        """As `AsyncSink.put_stream`, with a file opened in binary mode, or an iterable of buffers such as the chunks of
+        Django's UploadedFile. It is read in threads of the sink, and waits for it.
+        """
+        chunks = stream if hasattr(stream, "read") or not isinstance(stream, Iterable) else _in_threads(stream)
+
+        async def publish(sink: AsyncSink) -> Receipt | Skip:
+            return await sink.put_stream(
+                key, cast("ByteStream", chunks), size_bytes=size_bytes, checksum=checksum, **options
+            )
+
+        return self._run(publish)
+
+
+async def _in_threads(stream: Iterable[Buffer]) -> AsyncIterator[Buffer]:
+    items = iter(stream)
+    while (item := await anyio.to_thread.run_sync(next, items, None)) is not None:
+        yield item

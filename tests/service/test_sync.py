@@ -75,13 +75,24 @@ def test_publishing(options: dict[str, Any], tree: Path, bucket: str, stored: Ca
         receipt = sink.put("motion", tree / "a.txt")
         assert isinstance(receipt, asyncsink.Receipt)
         assert sink.submit("many", [tree / "empty", tree / "sub"]) > 1
+        assert sink.put_bytes("bytes.json", b"{}", content_type="application/json").key == "p/bytes.json"
+        with (tree / "sub" / "large.nii.gz").open("rb") as file:
+            sink.put_stream("file", file)
+        sink.put_stream("chunks", iter([b"one", b"two"]), size_bytes=6)
         sink.flush()
         assert "p/motion/a.txt" in stored()
+        assert (stored()["p/chunks"], len(stored()["p/file"])) == (b"onetwo", (1 << 24) + 1)
+        assert sink.stats().published == 8
         with pytest.raises(asyncsink.SourceMissing):
             sink.put("motion", tree / "nowhere")
-    sink.report.raise_for_failures()
+        with pytest.raises(asyncsink.SourceError) as caught:
+            sink.put_stream("broken", (1 // number for number in (0,)))  # type: ignore[arg-type]
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        with pytest.raises(asyncsink.ConfigError):
+            sink.put_stream("wrong", 5)  # type: ignore[arg-type]
+    assert [failure.key for failure in sink.report.failures] == ["p/broken"]
     assert sink.close() is sink.close()
-    assert len(stored()) == 5
+    assert len(stored()) == 8
     with pytest.raises(asyncsink.ConfigError, match="This SyncSink is closed"):
         sink.put("motion", tree / "a.txt")
     assert asyncsink.SyncSink(f"s3://{bucket}", **options).close().counts.objects_total == 0
