@@ -244,7 +244,11 @@ async def test_a_local_destination_and_a_local_copy_have_the_key(
     async with asyncsink.AsyncSink(f"s3://{bucket}/p", local_copy=copy, **options) as sink:
         receipt = await sink.put("v1.2", path, key="v1.2/f", metadata={"a": "b"})
         assert receipt.local_copy == str(copy / "v1.2/f")
-    assert list(stored()) == ["p/v1.2/f"]
+        written(copy / "n", seed=1)
+        for overwrite, copied in (("never", bytes([1]) * 5), ("always", path.read_bytes())):
+            assert isinstance(await sink.put("m", path, key="n", overwrite=overwrite), Receipt)  # type: ignore[arg-type]
+            assert (copy / "n").read_bytes() == copied
+    assert list(stored()) == ["p/n", "p/v1.2/f"]
     async with asyncsink.AsyncSink(target) as local:
         assert (await local.put("v1.2", path, key="v1.2/f", **OWN)).url == str(target / "v1.2/f")
         assert isinstance(await local.put("v1.2", path, key="v1.2/f"), Skip)
@@ -473,6 +477,31 @@ async def test_an_object_with_another_customer_key(
         assert isinstance(await sink.put("m", path, key="k", overwrite="always"), Receipt)
         assert isinstance(await sink.put("m", path, key="k"), Skip)
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == path.read_bytes()
+
+
+async def test_options_count_in_a_sink_that_relies_on_no_listing_any_more(
+    tmp_path: Path, bucket: str, s3: Any, stored: Stored, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that are likely new go in one batch with a condition; what is to replace, or not to, is in it too."""
+    monkeypatch.setattr("asyncsink.destinations.existing_objects.LISTING_SECONDS_MAX", -1.0)
+    for key in ("always", "never", "same", "other"):
+        body = bytes([0]) * 5 if key in ("same", "other") else b"theirs"
+        s3.put_object(Bucket=bucket, Key=key, Body=body, Metadata={"n": "2" if key == "other" else "1"})
+    path = written(tmp_path / "f")
+    async with asyncsink.AsyncSink(f"s3://{bucket}", journal=False, **options) as sink:
+        await sink.put("m", path, key="first")
+        outcomes = await asyncio.gather(
+            sink.put("m", path, key="always", overwrite="always"),
+            sink.put("m", path, key="never", overwrite="never"),
+            sink.put("m", path, key="same", metadata={"n": "1"}),
+            sink.put("m", path, key="other", metadata={"n": "1"}),
+            *[sink.put("m", path, key=f"new/{number}", metadata={"n": "1"}) for number in range(8)],
+        )
+    assert [type(outcome) for outcome in outcomes] == [Receipt, Skip, Skip, *[Receipt] * 9]
+    found = stored()
+    assert (found["never"], found["always"], found["new/7"]) == (b"theirs", path.read_bytes(), path.read_bytes())
+    for key in ("same", "other", "new/0", "new/7"):
+        assert facts_of(s3, bucket, key)["metadata"] == {"n": "1"}
 
 
 # -- Records -----------------------------------------------------------------------------------------------------------
