@@ -54,7 +54,7 @@ class Contents:
 
     async def put_bytes(self, key: str, data: Any, options: PutOptions) -> Receipt | Skip:
         """See `AsyncSink.put_bytes`."""
-        what = f"The content for {show(key)}" if isinstance(key, str) else "The content"
+        what = f"The content for {show(key)}" if isinstance(key, str) and type(data) is not bytes else "The content"
         content = MemoryFile(data, copied_bytes_max=self._limits.multipart_threshold_bytes, what=what)
         transfer = self._transfer(key, content, options)
         if (too_large := too_large_for_memory(content, self._limits.memory_bytes)) is not None:
