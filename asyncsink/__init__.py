@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from asyncsink.download.object_stream import ObjectStream
     from asyncsink.download.objects import ObjectContent, ObjectEntry, ObjectInfo
     from asyncsink.download.report import GrabReport
+    from asyncsink.engine.content.object_writer import AsyncReader, ObjectWriter
     from asyncsink.errors import (
         AccessDenied,
         AlreadyThere,
@@ -103,6 +104,7 @@ __all__ = [
     "AbortReport",
     "AccessDenied",
     "AlreadyThere",
+    "AsyncReader",
     "AsyncSink",
     "AsyncSinkError",
     "BucketMissing",
@@ -137,6 +139,7 @@ __all__ = [
     "ObjectInfo",
     "ObjectMissing",
     "ObjectStream",
+    "ObjectWriter",
     "Outcome",
     "PartsRefused",
     "Paused",
@@ -195,6 +198,7 @@ _HOMES = {
     "asyncsink.download.object_stream": ("ObjectStream",),
     "asyncsink.download.objects": ("ObjectContent", "ObjectEntry", "ObjectInfo"),
     "asyncsink.download.report": ("GrabReport",),
+    "asyncsink.engine.content.object_writer": ("AsyncReader", "ObjectWriter"),
     "asyncsink.errors": (
         "AccessDenied",
         "AlreadyThere",

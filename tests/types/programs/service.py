@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import io
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,26 @@ async def placed(sink: asyncsink.AsyncSink, path: Path, **given: Unpack[asyncsin
     first = await sink.put("m", path, key="a/b", **own)
     second = await sink.put("m", path, key=None, **given)
     return first.key + second.key
+
+
+class Pieces:
+    async def read(self, size: int, /) -> bytearray:
+        return bytearray(size)
+
+
+async def received(sink: asyncsink.AsyncSink, body: AsyncIterator[bytes], path: Path) -> str:
+    first = await sink.put_bytes("a", memoryview(b"a"), content_type="text/plain")
+    checksum = asyncsink.Checksum("CRC32", "AAAAAA==")
+    await sink.put_stream("b", body, size_bytes=3, checksum=checksum, tags={"a": "b"})
+    reader: asyncsink.AsyncReader = Pieces()
+    await sink.put_stream("c", reader)
+    await sink.put_stream("d", io.BytesIO(b"d"))
+    with path.open("rb") as file:
+        await sink.put_stream("e", file)
+    async with sink.open("f", overwrite="never") as writer:
+        await writer.write(bytearray(b"f"))
+    written: asyncsink.ObjectWriter = writer
+    return first.key + written.receipt.key
 
 
 async def many(state: State, paths: list[Path]) -> list[asyncsink.Receipt | asyncsink.Skip]:
