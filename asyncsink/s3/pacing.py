@@ -79,6 +79,9 @@ class Pacer:
         self.bandwidth = bandwidth
         self.listener = listener if listener is not None else NoListener()
         self.lanes: threading.Semaphore | None = within.lanes if within is not None else lanes
+        self.runs = 1
+        """How many runs share it: one token is left for each of the others, so that requests of one run that hang hold
+        back no other."""
         self._within = within
         self._asking = False
         self._limit = limit
@@ -119,10 +122,10 @@ class Pacer:
     def hang(self, more: int) -> None:
         """Let `more` further requests be in flight beside those that hang in a file system; negative when these
         continue."""
-        self._hanging += more
-        self._set_bound()
         if self._within is not None:
             self._within.hang(more)
+        self._hanging += more
+        self._set_bound()
 
     def _set_bound(self) -> None:
         with self._lock:
@@ -297,6 +300,9 @@ class Pacer:
         """Take a token of the shared pacer, or ask it for one. Called under the lock."""
         if self._within is None:
             return True
+        others = self._within.runs - 1
+        if others and self._in_flight >= max(1, self._within._bound - others):
+            return False
         if not self._asking:
             self._asking = not self._within.take(self._granted_within)
             return not self._asking

@@ -36,6 +36,27 @@ async def test_the_runs_take_turns() -> None:
     assert whole.held_bytes == busy.held_bytes == other.held_bytes == 0
 
 
+async def test_room_for_a_body_is_left_for_each_other_run() -> None:
+    """Bodies for a server that hangs stay in memory for as long as it may."""
+    whole = ByteBudget(40 * MIB)
+    whole.runs = 3
+    dead, first, second = [ByteBudget(40 * MIB, within=whole) for _ in range(3)]
+    async with anyio.create_task_group() as group:
+
+        async def hold() -> None:
+            async with dead.reserve(8 * MIB):
+                await anyio.sleep_forever()
+
+        for _ in range(10):
+            group.start_soon(hold)
+        await anyio.wait_all_tasks_blocked()
+        assert dead.held_bytes == 24 * MIB
+        async with first.reserve(8 * MIB), second.reserve(8 * MIB):
+            assert whole.held_bytes == 40 * MIB
+        group.cancel_scope.cancel()
+    assert whole.held_bytes == 0
+
+
 async def test_an_own_bound_holds_and_holds_nobody_else_back() -> None:
     whole = ByteBudget(10)
     small, other = ByteBudget(4, within=whole), ByteBudget(50, within=whole)

@@ -148,6 +148,25 @@ def test_no_more_at_a_time_than_the_shared_limit_however_many_threads(tokens: in
     assert [pacer.in_flight for pacer in pacers] == [0, 0, 0]
 
 
+def test_one_token_is_left_for_each_other_run() -> None:
+    """Requests to a server that hangs keep their tokens for as long as it may."""
+    shared = Pacer(4)
+    shared.runs = 3
+    dead, first, second = [Pacer(1024, within=shared) for _ in range(3)]
+    taken = [dead.take(lambda: None) for _ in range(10)]
+    assert taken == [True, True] + 8 * [False]
+    assert first.take(lambda: None)
+    assert second.take(lambda: None)
+    assert not first.take(lambda: None)
+    first.give(1)
+    assert (dead.in_flight, first.in_flight, second.in_flight) == (2, 1, 1)
+    shared.runs = 1
+    for each in (first, second):
+        each.give(1)
+    dead.give(1)
+    assert (dead.in_flight, shared.in_flight) == (4, 4)
+
+
 def test_what_hangs_in_a_file_system_holds_no_other_run_back() -> None:
     shared = Pacer(1)
     first, second = Pacer(1, within=shared), Pacer(1, within=shared)

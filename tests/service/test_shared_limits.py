@@ -145,6 +145,33 @@ async def test_a_full_queue_does_not_hold_another_sink_back(
     assert max(between) < 100, f"{between} requests of the busy sink during one put of the other"
 
 
+@LANES
+async def test_a_server_that_hangs_holds_no_other_sink_back(
+    lane: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrivals, released, given_up = Arrivals(0.0), threading.Event(), threading.Event()
+    arrived = arrivals.answer
+
+    def answer(request: Request) -> Answer | None:
+        if request.key.startswith("dead/") and not released.wait(30):
+            given_up.set()
+        return arrived(request)
+
+    arrivals.answer = answer  # type: ignore[method-assign]
+    paths, large = small_files(tmp_path / "small", 30), large_file(tmp_path / "large.bin", 4)
+    limits = asyncsink.SharedLimits(memory_bytes=4 * PART_BYTES, concurrency=3)
+    own: Any = {"limits": limits, "transport": lane, "journal": False, "part_size_bytes": PART_BYTES}
+    with late_server(arrivals, tmp_path, monkeypatch):
+        async with asyncsink.AsyncSink("s3://tryout/dead", **own) as dead:
+            async with asyncsink.AsyncSink("s3://tryout/well", **own) as well:
+                await dead.submit("outputs", [*paths, large])
+                for path in (*paths, large):
+                    assert isinstance(await well.put("outputs", path), asyncsink.Receipt)
+                released.set()
+    assert not given_up.is_set(), "a put to the other server has waited for this one"
+    assert dead.report.objects_uploaded == 31
+
+
 def test_own_limits_hold_within_the_shared_ones() -> None:
     limits = asyncsink.SharedLimits(memory_bytes="64MiB", concurrency=8, threads=8, bandwidth_bytes_per_second="1MB")
 
@@ -272,14 +299,18 @@ async def test_a_stream_ends_the_rest_of_its_sink(
         await other.put_bytes("some", b"content")  # its end is looked at
         await until(lambda: share.resting)
 
+        rested = True
+
         async def pieces() -> AsyncIterator[bytes]:
+            nonlocal rested
             for _ in range(60):
                 yield bytes(PART_BYTES)
                 if not share.resting:
+                    rested = False
                     return
 
         assert isinstance(await sink.put_stream("stream", pieces()), asyncsink.Receipt)
-        assert not share.resting
+        assert not rested
 
 
 async def test_the_example_of_the_guide(

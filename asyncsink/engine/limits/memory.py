@@ -12,6 +12,9 @@ from typing import TypeVar
 
 import anyio
 
+LEFT_BYTES = 8 * 1024 * 1024
+"""Bytes of a shared budget that are left for each other run: a part of the usual size."""
+
 
 class ByteBudget:
     """Bytes of file content that may be held at once, handed out first come, first served.
@@ -22,12 +25,16 @@ class ByteBudget:
     Args:
         total_bytes: of the budget.
         within: the budget that several runs share, or None. This one is the part of one run then, bounded by both; the
-            runs take turns, so that none waits for all bodies of another.
+            runs take turns, so that none waits for all bodies of another, and room for one body is left for each.
+
+    Attributes:
+        runs: how many share it.
     """
 
     def __init__(self, total_bytes: int, *, within: ByteBudget | None = None) -> None:
         self.total_bytes: int = total_bytes if within is None else min(total_bytes, within.total_bytes)
         self.held_bytes = 0
+        self.runs = 1
         self._begun_bytes = 0
         self._whole = within if within is not None else self
         self._begun: _Turns = within._begun if within is not None else _Turns()
@@ -98,8 +105,15 @@ class ByteBudget:
         # The beginnings of parts do not count here: their producers may take any time (see PartMemory).
         return self.held_bytes <= self._begun_bytes or self.held_bytes + count_bytes <= self.total_bytes
 
+    def _may_have(self, count_bytes: int) -> bool:
+        """Whether a part of a shared budget may have so much more."""
+        whole = self._whole
+        left_for_others = (whole.runs - 1) * min(LEFT_BYTES, whole.total_bytes // whole.runs)
+        most = min(self.total_bytes, whole.total_bytes - left_for_others)
+        return self.held_bytes <= self._begun_bytes or self.held_bytes + count_bytes <= most
+
     def _fits(self, count_bytes: int) -> bool:
-        return self._room_for(count_bytes) and self._whole._room_for(count_bytes)
+        return self._may_have(count_bytes) and self._whole._room_for(count_bytes)
 
     def _count(self, held_bytes: int, begun_bytes: int = 0) -> None:
         self.held_bytes += held_bytes
@@ -170,7 +184,7 @@ class _Turns:
         for budget, queue in self._queues.items():
             if budget in held_up:
                 continue
-            if budget is whole or budget._room_for(queue[0][0]):
+            if budget is whole or budget._may_have(queue[0][0]):
                 return budget
             held_up.add(budget)
         return None

@@ -46,6 +46,11 @@ class SharedPools:
     def __repr__(self) -> str:
         return f"<SharedPools of {self.runs} runs, {self.budget}, {self.pacer}>"
 
+    def count(self, runs: int) -> None:
+        """Count so many runs more, for each of which something is left by the others."""
+        self.runs += runs
+        self.pacer.runs = self.budget.runs = max(1, self.runs)
+
     def buffers(self, size_bytes: int, senders: SenderConcurrency) -> BufferPool:
         """The buffers of one size, for one run more; `senders` counts the buffers of its lane threads."""
         self._senders.add(senders)
@@ -135,12 +140,12 @@ class Sharing:
                 )
             if found is None or found.loop.is_closed():
                 found = self._pools[shared] = SharedPools(shared)
-            found.runs += 1
+            found.count(1)
             return found
 
     def _left(self, shared: SharedLimits, pools: SharedPools) -> bool:
         with self._lock:
-            pools.runs -= 1
+            pools.count(-1)
             if not pools.runs and self._pools.get(shared) is pools:
                 del self._pools[shared]
             return not pools.runs
