@@ -7,11 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import anyio.to_thread
+
 from asyncsink.engine.limits.descriptors import ACCOUNT, Share
 from asyncsink.engine.limits.pools import SHARING, Pools
 from asyncsink.engine.recording.accepted import Accepted
 from asyncsink.engine.recording.events import Events, Progress
 from asyncsink.engine.recording.recorder import Halt, KeyTurns
+from asyncsink.integrity.checksums import load_checksums
 from asyncsink.options.schema import Limits, Policies, S3Target, Settings
 from asyncsink.report.report import RunEnd
 from asyncsink.report.sentences import count
@@ -148,6 +151,9 @@ async def open_resources(
                 f"This process may have few open files: {count(share.allowed, 'transfer')} at a time at most, instead "
                 "of as many as bring speed; raise `ulimit -n`."
             )
+        if lasting and (algorithm := settings.policies.algorithm) is not None:
+            # At the opening, where a pause of the whole process does the least harm, and not by the first put.
+            await anyio.to_thread.run_sync(load_checksums, algorithm)
         own = replace(settings, limits=share.limits)
         with SHARING.pools(own.limits, own.shared) as pools:
             yield Resources(own, share, pools, events=events, progress=progress, dry_run=dry_run, lasting=lasting)

@@ -124,6 +124,12 @@ def checksum_of(data: ByteBody, algorithm: ChecksumAlgorithm) -> Checksum:
     return _as_s3_writes(algorithm, running.digest())
 
 
+def load_checksums(algorithm: ChecksumAlgorithm) -> None:
+    """Load what computes checksums by `algorithm`: tenths of a second, once in a process, in which the interpreter's
+    lock is held. A program that lives long has that behind it before it is used."""
+    checksum_of(b"\0", algorithm)
+
+
 class Digester:
     """Checksums by several algorithms at once, in one pass over a body's pieces.
 
