@@ -18,6 +18,7 @@ from asyncsink.integrity.checksums import checksum_of
 from asyncsink.model import Event, Failure, Finished, Receipt, Skip
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
 from asyncsink.testing.s3_toxics import SLOW_DOWN, Meanwhile, Status
+from tests.support.parts_proxy import FORWARD, HANG, PartsProxy
 from tests.support.streams import PART_BYTES, body_of, nothing_is_held
 
 pytestmark = pytest.mark.anyio
@@ -333,6 +334,30 @@ async def test_cancelled_before_it_was_begun_it_is_never_sent_and_its_key_is_fre
         await sink.put_bytes("two", b"third")
         nothing_is_held(sink)
     assert stored() == {"two": b"third"}
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("size", [1000, 2 << 20, 6 << 20])
+async def test_cancelled_while_it_is_sent_its_request_ends_and_its_key_is_free(
+    seaweed: DevServer, bucket: str, stored: Stored, s3: Any, options: dict[str, Any], lane: Any, size: int
+) -> None:
+    hanging = True
+    async with PartsProxy(seaweed.endpoint_url, lambda _: HANG if hanging else FORWARD) as proxy:
+        options |= {"endpoint_url": proxy.endpoint_url, "transport": lane, "part_size_bytes": PART_BYTES}
+        async with asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+            task = asyncio.create_task(sink.put_bytes("a", body_of(size)))
+            await proxy.hung.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            nothing_is_held(sink)
+            hanging, sent = False, len(proxy.parts)
+            assert isinstance(await sink.put_bytes("b", b"another"), Receipt)
+            assert len(proxy.parts) == sent + 1
+            assert isinstance(await sink.put_bytes("a", b"again"), Receipt)
+    assert stored() == {"a": b"again", "b": b"another"}
+    assert not s3.list_multipart_uploads(Bucket=bucket).get("Uploads")
+    assert sink.report.objects_total == 2
 
 
 async def test_a_closed_sink_takes_nothing(bucket: str, options: dict[str, Any]) -> None:
