@@ -271,7 +271,9 @@ class AsyncSink:
         """
         return await self._session.flush()
 
-    async def put_bytes(self, key: str, data: Buffer, **options: Unpack[PutOptions]) -> Receipt | Skip:
+    async def put_bytes(
+        self, key: str, data: Buffer, *, deadline_seconds: float | None = None, **options: Unpack[PutOptions]
+    ) -> Receipt | Skip:
         """Publish bytes under a key, and return when they are published, or found to be there already.
 
         Args:
@@ -279,9 +281,11 @@ class AsyncSink:
             data: bytes, bytearray, memoryview, or another buffer (of an array the bytes in C order). What can be
                 changed must stay as it is until the call returns: below a part's size a copy is taken first; larger
                 content that was changed meanwhile is not published.
+            deadline_seconds: seconds, from now on, after which it is withdrawn. None: no limit.
 
         Raises:
             ConfigError: the key is not legal, or the data are no buffer; nothing was sent.
+            DeadlinePassed: a TimeoutError too: `deadline_seconds` were over.
             PutFailed: it was not published; `cause` is the reason, SourceChanged where the buffer was changed.
             ExportFailed: the sink was closed, or has stopped.
 
@@ -289,10 +293,11 @@ class AsyncSink:
         The journal is not asked: what is there already is compared by `overwrite`, and the source of the receipt is
         "bytes".
 
-        Cancelled, it is withdrawn as a `put` is. `asyncio.timeout` gives it a deadline.
+        Cancelled, or at its deadline, it is withdrawn as a `put` is.
         """
+        patience = patience_of(deadline_seconds)
         contents = self._session.taking_contents()
-        return await self._session.outcome_of(contents.put_bytes(key, data, options))
+        return await self._session.outcome_of(contents.put_bytes(key, data, options), key, patience)
 
     @words_shortages
     async def put_stream(
@@ -302,6 +307,7 @@ class AsyncSink:
         *,
         size_bytes: int | None = None,
         checksum: Checksum | None = None,
+        deadline_seconds: float | None = None,
         **options: Unpack[PutOptions],
     ) -> Receipt | Skip:
         """Publish a stream under a key, and return when it is published.
@@ -313,7 +319,7 @@ class AsyncSink:
                 is.
             size_bytes: its length, where that is known.
             checksum: of the whole content, by any algorithm. Only with it a stream is compared with what is there.
-            options: as in `put_bytes`.
+            deadline_seconds, options: as in `put_bytes`.
 
         Raises:
             ConfigError: the key, or an argument, is wrong; nothing was read.
@@ -322,6 +328,7 @@ class AsyncSink:
             IntegrityError: the content has another length or checksum than was given.
             EntityTooLarge: it is longer than 10,000 parts, of half of `memory_bytes` at most, can carry.
             PutFailed: S3 did not take it; `cause` is the reason.
+            DeadlinePassed: `deadline_seconds` were over.
             ExportFailed: the sink was closed, or has stopped.
 
         In none of these cases an object is published or an upload stays open. Below a part's size the stream is one
@@ -331,9 +338,10 @@ class AsyncSink:
 
         Cancellation ends the requests, aborts the upload (shielded, bounded in time), and frees the key.
         """
+        patience = patience_of(deadline_seconds)
         contents = self._session.taking_contents()
         publishing = contents.put_stream(key, stream, options, size_bytes=size_bytes, checksum=checksum)
-        return await self._session.outcome_of(publishing)
+        return await self._session.outcome_of(publishing, key, patience)
 
     def open(self, key: str, **options: Unpack[PutOptions]) -> ObjectWriter:
         """An object to write to; the key and `options` are as in `put_bytes`.

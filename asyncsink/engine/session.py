@@ -212,12 +212,23 @@ class Session:
         assert self._contents is not None  # made before the run takes anything
         return self._contents
 
-    async def outcome_of(self, publishing: Awaitable[Receipt | Skip]) -> Receipt | Skip:
-        """The outcome of a call of `taking_contents`; where the run has stopped by itself, its error is the reason."""
+    async def outcome_of(
+        self, publishing: Awaitable[Receipt | Skip], key: str = "", patience: Patience | None = None
+    ) -> Receipt | Skip:
+        """The outcome of a call of `taking_contents`; where the run has stopped by itself, its error is the reason.
+
+        Raises:
+            DeadlinePassed: that of `patience` did; `key` names what was withdrawn.
+        """
         try:
-            return await publishing
+            async with asyncio.timeout(None if patience is None else patience.deadline_seconds) as bound:
+                return await publishing
         except PutFailed:
             raise
+        except TimeoutError as error:
+            if patience is None or not bound.expired():
+                raise
+            raise patience.passed(repr(key)) from error.__cause__
         except ExportFailed:
             self.check_working()
             raise

@@ -39,14 +39,17 @@ class SyncSink(Facade[AsyncSink]):
         base_directory: StrPath = "",
         *,
         destination: Destination | None = None,
+        records_max: int | None = None,
         **options: Unpack[ExportOptions],
     ) -> None:
-        """See `export` for the arguments. Nothing is opened before the first use.
+        """See `AsyncSink` for the arguments. Nothing is opened before the first use.
 
         Raises:
             ConfigError: an option is wrong.
         """
-        super().__init__(partial(AsyncSink, base_directory, destination=destination, **options))
+        super().__init__(
+            partial(AsyncSink, base_directory, destination=destination, records_max=records_max, **options)
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,41 @@ async def test_close_ends_at_its_deadline_and_names_what_was_not_sent(
     with pytest.raises(ExportFailed, match=r"close\(deadline_seconds=0.5\) was over; 201 objects not sent") as caught:
         report.raise_for_failures()
     assert caught.value.report is report
+
+
+@pytest.mark.parametrize("server", ["hangs", "says 503"])
+async def test_content_without_files_does_not_hold_the_shutdown_up(
+    seaweed: DevServer, bucket: str, s3: Any, options: dict[str, Any], server: str
+) -> None:
+    """A stream whose parts are refused, one whose producer hangs, and bytes: all callers are told, nothing stays."""
+    toxic = Timeout() if server == "hangs" else SLOW_DOWN
+
+    async def pieces(number: int, *, end: bool) -> AsyncIterator[bytes]:
+        for _ in range(number):
+            yield bytes(1 << 20)
+        if not end:
+            await asyncio.Event().wait()
+
+    rules = [Rule(toxic, operation=name) for name in ("UploadPart", "PutObject")]
+    with FaultProxy(seaweed.endpoint_url, *rules) as proxy:
+        options |= {"endpoint_url": proxy.endpoint_url, "part_size_bytes": PART_BYTES}
+        retry = asyncsink.RetryPolicy(abort_seconds=5)
+        sink = await asyncsink.AsyncSink(f"s3://{bucket}", retry=retry, **options).start()
+        async with asyncio.timeout(60):
+            calls = [
+                asyncio.create_task(sink.put_stream("refused", pieces(20, end=True))),
+                asyncio.create_task(sink.put_stream("hanging", pieces(1, end=False))),
+                asyncio.create_task(sink.put_bytes("bytes", b"b")),
+            ]
+            await asyncio.to_thread(proxy.wait_for_hits, 2)
+            report = await sink.close(deadline_seconds=0.2)
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(each) for each in ended] == [ExportFailed] * 3
+    assert report.interrupted
+    assert "bytes" in [each.key for each in report.unfinished]
+    assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
+    with pytest.raises(ExportFailed):
+        report.raise_for_failures()
 
 
 async def test_a_block_left_by_an_exception_names_what_was_not_sent(

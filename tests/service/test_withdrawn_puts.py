@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,29 @@ async def test_bytes_are_withdrawn_too(
     assert stored() == {"a": b"b" * size}
     assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
     assert sink.report.objects_total == 1
+
+
+@pytest.mark.parametrize("how", ["bytes", "stream"])
+async def test_content_has_a_deadline_too(
+    seaweed: DevServer, bucket: str, stored: Stored, options: dict[str, Any], how: str
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"content"
+
+    with FaultProxy(seaweed.endpoint_url, Rule(SLOW_DOWN, operation="PutObject")) as proxy:
+        options["endpoint_url"] = proxy.endpoint_url
+        async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
+            given = sink.put_bytes("a", b"content", deadline_seconds=0.3)
+            if how == "stream":
+                given.close()
+                given = sink.put_stream("a", pieces(), deadline_seconds=0.3)
+            with pytest.raises(asyncsink.DeadlinePassed, match=r"'a' was not published within deadline_seconds=0.3"):
+                await given
+            sent = len(proxy.sent("PutObject"))
+            proxy.rules = ()
+            await sink.put_bytes("b", b"other")
+    assert stored() == {"b": b"other"}
+    assert len(proxy.sent("PutObject")) == sent + 1
 
 
 async def test_one_of_a_batch_is_given_up_and_the_others_go_on(
