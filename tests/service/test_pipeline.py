@@ -258,7 +258,7 @@ async def test_a_sink_does_not_grow_with_its_files(
     tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory and descriptors after further files are those after the first 200, whatever became of them."""
-    monkeypatch.setattr("asyncsink.report.outcomes.MEMORY_BYTES", 1)  # outcomes go to the disk at once
+    monkeypatch.setattr("asyncsink.report.kept_lines.MEMORY_BYTES", 1)  # outcomes go to the disk at once
     paths = small(tmp_path, 20)
 
     async def produce(sink: asyncsink.AsyncSink, number: int, path: Path) -> None:

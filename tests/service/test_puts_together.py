@@ -132,7 +132,7 @@ async def test_cancelled_callers_take_nobody_with_them_and_nothing_away(
     paths, late = small(tmp_path / "s", 40), small(tmp_path / "t", 40)
     options["endpoint_url"] = proxy.endpoint_url
     async with asyncio.timeout(60), asyncsink.AsyncSink(f"s3://{bucket}", **options) as sink:
-        puts = [asyncio.create_task(sink.put("m", path)) for path in paths]
+        puts = [asyncio.create_task(sink.put("m", path, on_cancel="detach")) for path in paths]
         await until(lambda: proxy.seen.count("Put") == 40)
         for each in puts[::2]:
             each.cancel()

@@ -373,6 +373,7 @@ class _Ends:
             self._timer.cancel()
             for completion in mine:
                 completion.sending(None)
+            self.withdrawn = None  # it refers back: a circle that only the garbage collector would find
 
     def _give_up(self, key: str) -> None:
         """Nothing is sent for `key` any more. What was stored before is handed over with the others."""
