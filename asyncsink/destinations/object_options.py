@@ -66,6 +66,9 @@ def _of_suffix(suffix: str) -> str:
 
 # -- The options of each transfer --------------------------------------------------------------------------------------
 
+OWN_KEPT_MAX = 256
+"""Most sets of attributes of transfers with options of their own that are kept; one more clears all of them."""
+
 
 class OptionsOf:
     """The object options and the overwrite policy of each transfer of one run.
@@ -78,6 +81,7 @@ class OptionsOf:
         self._objects = objects = settings.objects
         self._in_directory_bucket = is_directory_bucket(bucket)
         self._attributes_of: dict[str, ObjectAttributes] = {}
+        self._own_attributes: dict[tuple[ObjectOptions, str], ObjectAttributes] = {}
         self.overwrite_of_run: Overwrite = settings.policies.overwrite
         self.customer_key_of_run: Secret | None = objects.sse_customer_key
         self.encryption_of_run = _encryption(objects)
@@ -105,17 +109,23 @@ class OptionsOf:
         return plain and not self._in_directory_bucket
 
     def attributes(self, transfer: Transfer) -> ObjectAttributes:
-        """The attributes as they are sent. Of the run's options there is one instance for each media type, so that its
+        """The attributes as they are sent. There is one instance for equal options and each media type, so that its
         headers are laid out only once."""
         wanted = transfer.objects or self._objects
         content_type = wanted.content_type
         if content_type == "infer":
             content_type = infer_content_type(transfer.key)
-        if transfer.objects is not None:
-            return _laid_out(wanted, content_type)
-        attributes = self._attributes_of.get(content_type)
+        if transfer.objects is None:
+            attributes = self._attributes_of.get(content_type)
+            if attributes is None:
+                attributes = self._attributes_of[content_type] = _laid_out(wanted, content_type)
+            return attributes
+        place = wanted, content_type
+        attributes = self._own_attributes.get(place)
         if attributes is None:
-            attributes = self._attributes_of[content_type] = _laid_out(wanted, content_type)
+            if len(self._own_attributes) >= OWN_KEPT_MAX:
+                self._own_attributes.clear()
+            attributes = self._own_attributes[place] = _laid_out(wanted, content_type)
         return attributes
 
     def other_than(self, transfer: Transfer, head: ObjectHead) -> str:

@@ -69,6 +69,10 @@ decides."""
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://(.*)$", re.DOTALL)
 
 SettingsPart = TypeVar("SettingsPart")
+_NAMES_OF: dict[type | None, list[str]] = {}
+"""The names of the options that are fields of each part."""
+for _option in OPTIONS.values():
+    _NAMES_OF.setdefault(_option.part, []).append(_option.name)
 
 
 def parse_options(
@@ -157,8 +161,7 @@ def value_of(given: Mapping[str, Any], name: str, options: Mapping[str, Option] 
 def _part(part: type[SettingsPart], given: Mapping[str, Any], **own: Any) -> SettingsPart:
     """A part of the settings: `own` values, and all others from the options of the same name, checked by their
     kinds."""
-    names = [name for name, option in OPTIONS.items() if option.part is part and name not in own]
-    return part(**own, **{name: value_of(given, name) for name in names})
+    return part(**own, **{name: value_of(given, name) for name in _NAMES_OF[part] if name not in own})
 
 
 def parse_target(base_directory: Any, options: Mapping[str, Any]) -> S3Target | LocalTarget:

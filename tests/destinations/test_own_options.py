@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asyncsink.destinations.base import RunForecast, Unknown
-from asyncsink.destinations.object_options import OptionsOf
+from asyncsink.destinations.object_options import OWN_KEPT_MAX, OptionsOf
 from asyncsink.errors import AlreadyThere
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.integrity.sameness import Existing
@@ -17,7 +17,7 @@ from asyncsink.model import JournalEntry, SourceFile, Transfer
 from asyncsink.options.schema import ObjectOptions, S3Target, Settings
 from asyncsink.options.settings import MIB
 from asyncsink.s3.multipart.parts import plan_parts
-from asyncsink.s3.operations import FileStored, ObjectHead, Ordinary
+from asyncsink.s3.operations import FileStored, ObjectAttributes, ObjectHead, Ordinary
 from asyncsink.sources.reader import AtRest
 from asyncsink.testing.destination_suite import transfer_of
 
@@ -134,6 +134,20 @@ def test_other_options(wanted: ObjectOptions, recorded: bool, reason: str) -> No
     known = JournalEntry(published=True, etag="e") if recorded else None
     transfer = replace(transfer_of("k", b"x"), objects=wanted, known=known)
     assert OptionsOf(Settings(target=S3Target(bucket="b")), "b").other_than(transfer, HEAD) == reason
+
+
+def test_equal_options_share_their_attributes_and_few_are_kept() -> None:
+    options = OptionsOf(Settings(target=S3Target(bucket="b")), "b")
+
+    def attributes(number: int, key: str = "k.txt") -> ObjectAttributes:
+        own = ObjectOptions(metadata=(("n", str(number)),))
+        return options.attributes(replace(transfer_of(key, b"x"), objects=own))
+
+    assert attributes(1) is attributes(1)
+    assert attributes(1, "k.json") is not attributes(1)
+    for number in range(3 * OWN_KEPT_MAX):
+        assert attributes(number).metadata == (("n", str(number)),)
+        assert len(options._own_attributes) <= OWN_KEPT_MAX
 
 
 @pytest.mark.parametrize(("etag_suffix", "outdated"), [("", ""), ("?", "tags, ACL or KMS key may differ")])
