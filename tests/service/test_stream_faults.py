@@ -445,3 +445,34 @@ async def test_a_hanging_file_object_delays_nobody(bucket: str, stored: Stored, 
     finally:
         os.close(into)
     assert stored() == {"other": b"x"}
+
+
+@pytest.mark.parametrize("step", ["UploadCreating", "UploadPartStored", "UploadCompleting"])
+async def test_a_journal_that_cannot_be_written_stops_the_sink(
+    bucket: str,
+    stored: Stored,
+    uploads: Callable[[], list[dict[str, Any]]],
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    from asyncsink.journal.sqlite import SqliteJournal
+
+    write = SqliteJournal.step
+
+    async def failing(self: SqliteJournal, what: Any) -> None:
+        if type(what).__name__ == step:
+            raise asyncsink.JournalError("The disk is gone.")
+        await write(self, what)
+
+    monkeypatch.setattr(SqliteJournal, "step", failing)
+    sink = await asyncsink.AsyncSink(f"s3://{bucket}", journal=tmp_path / "j.sqlite", **SMALLEST, **options).start()
+    with pytest.raises(asyncsink.AsyncSinkError):
+        await sink.put_stream("a", pieces(BODIES["parts"]))
+    with pytest.raises(asyncsink.JournalError, match="The disk is gone"):
+        await sink.close()
+    with pytest.raises(asyncsink.AsyncSinkError):
+        await sink.put_bytes("b", b"x")
+    assert stored() == {}
+    assert uploads() == []

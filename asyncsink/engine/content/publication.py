@@ -26,7 +26,15 @@ from asyncsink.engine.open_run import Run
 from asyncsink.engine.recording.recorder import Completion
 from asyncsink.engine.transfer.destination_state import DestinationState, each, reading_of
 from asyncsink.engine.transfer.outcomes import Ending, published, word_outcomes
-from asyncsink.errors import AsyncSinkError, ConfigError, EntityTooLarge, ExportFailed, IntegrityError, SourceError
+from asyncsink.errors import (
+    AsyncSinkError,
+    ConfigError,
+    EntityTooLarge,
+    ExportFailed,
+    IntegrityError,
+    JournalError,
+    SourceError,
+)
 from asyncsink.integrity.sameness import LookCloser, decide_unread, unread_looks
 from asyncsink.model import Checksum, Failure, FailureStage, Outcome, Receipt, Skip, Transfer
 from asyncsink.routing.keys import show
@@ -56,6 +64,7 @@ class StreamPublication:
 
     Attributes:
         taken: True; for `Accepted`.
+        fault: the error that has ended the stream, where it concerns the whole run.
         scope: what waits for the producer runs in it; it is cancelled where the stream has to end.
     """
 
@@ -70,6 +79,7 @@ class StreamPublication:
         on_end: Callable[[StreamPublication], None],
     ) -> None:
         self.taken = True
+        self.fault: JournalError | None = None
         self.scope = anyio.CancelScope()
         self._run = run
         self._resources = resources = run.resources
@@ -320,6 +330,8 @@ class StreamPublication:
         shielded from cancellation. Harmless after any other end."""
         if self._ended:
             return
+        if isinstance(error, JournalError):
+            self.fault = error
         self._fail_with(error)
         try:
             await self._release()

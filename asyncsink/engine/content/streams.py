@@ -15,7 +15,7 @@ from asyncsink.engine.content.promised import PromisedContent
 from asyncsink.engine.content.publication import StreamPublication, never_published
 from asyncsink.engine.open_run import Run
 from asyncsink.engine.transfer.destination_state import too_large_for_memory
-from asyncsink.errors import ConfigError, SourceError
+from asyncsink.errors import ConfigError, JournalError, SourceError
 from asyncsink.model import Receipt, Skip, Transfer
 from asyncsink.routing.keys import show
 from asyncsink.s3.errors_map import one_line
@@ -84,10 +84,15 @@ class StreamCalls:
 
     def _ended(self, publication: StreamPublication) -> None:
         self._streams.discard(publication)
+        if publication.fault is not None and self._group is not None:
+            self._group.start_soon(_raised, publication.fault)
         self._changed.set()
 
     async def run(self) -> None:
         """Send the parts of all streams, until `close`, and until no stream is left.
+
+        Raises:
+            JournalError: a step of a stream cannot be recorded; the run stops.
 
         Cancelled, it ends the streams; their bounded clean-up is over when it raises.
         """
@@ -137,6 +142,10 @@ async def _pull(publication: StreamPublication, pieces: AbstractAsyncContextMana
             raise ours from ours.__cause__
         said = one_line(f"{type(error).__name__}: {error}")
         raise SourceError(f"The stream for {key} raised {said}; nothing was published under that key.") from error
+
+
+async def _raised(error: JournalError) -> None:
+    raise error
 
 
 def _checked(piece: Any, key: str) -> memoryview:
