@@ -310,13 +310,15 @@ class ObjectReads:
         described = ObjectHead(
             size_bytes=extent.size_bytes, etag=first.etag, checksums=first.checksums, composite=first.composite
         )
-        part_size_bytes = None
-        if needs_part_size(described) and (parts_of_etag(first.etag) or 0) > 1:
+        parts = parts_of_etag(first.etag)
+        part_size_bytes = extent.size_bytes if parts == 1 else None
+        if needs_part_size(described) and parts is not None and parts > 1:
             part_size_bytes = await equal_part_size(self.transport, extent.key, self.secret, described)
         return Existing(
             size_bytes=extent.size_bytes,
             etag=first.etag,
             checksums={} if first.composite else first.checksums,
+            composites=first.checksums if first.composite else {},
             looked_closely=True,
             part_size_bytes=part_size_bytes,
             etag_is_md5=first.sse in MD5_ETAG_SSE,

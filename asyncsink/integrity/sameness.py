@@ -11,7 +11,6 @@ prevent the comparison (Nipype rule 29). The decision has steps; the caller perf
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
@@ -20,7 +19,16 @@ from functools import partial
 from typing import assert_never
 
 from asyncsink.errors import IntegrityError
-from asyncsink.integrity.checksums import ByteBody, Digester, digest_of, etag_md5, is_composite, multipart_etag
+from asyncsink.integrity.checksums import (
+    COMPOSITE_ALGORITHMS,
+    ByteBody,
+    Digester,
+    composite,
+    digest_of,
+    etag_md5,
+    is_composite,
+    multipart_etag,
+)
 from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
 from asyncsink.options.schema import Overwrite
 from asyncsink.options.settings import GIB, MIB
@@ -97,6 +105,8 @@ class Existing:
         etag: without quotes, or "" (local files).
         modified: timezone-aware, or None.
         checksums: known full-object checksums, by algorithm, base64.
+        composites: checksums of part checksums, by algorithm ("value-N"); they prove something where the size of the
+            parts is known.
         looked_closely: True after a HEAD (or a read): the destination has no further information.
         part_size_bytes: size of the first part of a multipart object, or None where unknown.
         etag_is_md5: False where encryption makes the ETag something else (SSE-KMS, SSE-C).
@@ -113,6 +123,7 @@ class Existing:
     etag_is_md5: bool = True
     keeps_mtime: bool = False
     outdated: str = ""
+    composites: Mapping[ChecksumAlgorithm, str] = field(default_factory=dict)
 
 
 # -- Decision: to upload, to skip, or to compare first -----------------------------------------------------------------
@@ -158,12 +169,14 @@ class CompareWith:
         algorithms: full-object checksums; MD5 may stand for the plain ETag.
         part_sizes_bytes: part sizes of the multipart ETags to try, where there is no full-object checksum. Both are
             empty where it suffices that the file can be read and is empty.
+        composite: the algorithm of the checksum of part checksums to compute, with the one part size, instead of ETags.
         final: False where encryption may cause a difference, so that a closer look may still find the same content.
     """
 
     algorithms: tuple[ChecksumAlgorithm, ...] = ()
     part_sizes_bytes: tuple[int, ...] = ()
     final: bool = True
+    composite: ChecksumAlgorithm | None = None
 
 
 Decision = Upload | SkipIt | LookCloser | CompareWith
@@ -175,6 +188,7 @@ class Digests:
 
     checksums: Mapping[ChecksumAlgorithm, Checksum] = field(default_factory=dict)
     etags: Mapping[int, str] = field(default_factory=dict)
+    composite: Checksum | None = None
 
 
 def decide(
@@ -289,6 +303,10 @@ def _by_content(
     for algorithm in (wanted, *_BY_COST):
         if algorithm is not None and _stored_checksum(existing, algorithm) is not None:
             return CompareWith((algorithm,))
+    if existing.part_size_bytes is not None:
+        for algorithm in _BY_COST:
+            if algorithm in COMPOSITE_ALGORITHMS and algorithm in existing.composites:
+                return CompareWith(part_sizes_bytes=(existing.part_size_bytes,), composite=algorithm)
     plain = existing.etag_is_md5 and etag_md5(existing.etag) is not None
     if not existing.looked_closely:
         cheap = plain and size_bytes <= cheap_md5_bytes_max
@@ -317,6 +335,8 @@ def same(compare: CompareWith, existing: Existing, digests: Digests) -> bool:
         return True
     if compare.algorithms:
         return all(_agrees(existing, digests.checksums[algorithm]) for algorithm in compare.algorithms)
+    if compare.composite is not None:
+        return digests.composite is not None and existing.composites.get(compare.composite) == digests.composite.value
     return existing.etag.lower() in digests.etags.values()
 
 
@@ -336,7 +356,7 @@ def conclude(compare: CompareWith, existing: Existing, digests: Digests) -> Uplo
     """
     if same(compare, existing, digests):
         how = "same multipart ETag" if compare.part_sizes_bytes else "both are empty"
-        return SkipIt("same checksum" if compare.algorithms else how)
+        return SkipIt("same checksum" if compare.algorithms or compare.composite else how)
     if not compare.final and not existing.looked_closely:
         return LookCloser()
     return Upload(CHECKSUM_DIFFERS)
@@ -348,48 +368,57 @@ class SamenessDigester:
     def __init__(self, compare: CompareWith) -> None:
         self._digester = Digester(compare.algorithms)
         self._algorithms = compare.algorithms
-        self._etags = {size: _PartMd5s(size) for size in compare.part_sizes_bytes}
+        self._parts: _PartDigests | None = None
+        self._etags: dict[int, _PartDigests] = {}
+        if compare.composite is not None:
+            self._parts = _PartDigests(compare.composite, compare.part_sizes_bytes[0])
+        else:
+            self._etags = {size: _PartDigests("MD5", size) for size in compare.part_sizes_bytes}
 
     def update(self, piece: ByteBody) -> None:
         """Add the next piece; pieces need not end where parts end."""
         self._digester.update(piece)
         for etag in self._etags.values():
             etag.update(piece)
+        if self._parts is not None:
+            self._parts.update(piece)
 
     def digests(self) -> Digests:
         """The digests of the pieces so far."""
         return Digests(
             checksums={algorithm: self._digester.result(algorithm) for algorithm in self._algorithms},
             etags={size: etag.etag() for size, etag in self._etags.items()},
+            composite=self._parts.checksum() if self._parts is not None else None,
         )
 
 
-class _PartMd5s:
-    """The multipart ETag for one part size, computed piece by piece."""
+class _PartDigests:
+    """The checksums of parts of one size, computed piece by piece, and what S3 makes of them."""
 
-    def __init__(self, part_size_bytes: int) -> None:
+    def __init__(self, algorithm: ChecksumAlgorithm, part_size_bytes: int) -> None:
+        self._algorithm: ChecksumAlgorithm = algorithm
         self._part_size_bytes = part_size_bytes
-        self._done: list[bytes] = []
-        self._running = hashlib.md5(usedforsecurity=False)
+        self._done: list[Checksum] = []
+        self._running = Digester((algorithm,))
         self._room = part_size_bytes
 
     def update(self, piece: ByteBody) -> None:
         view = memoryview(piece)
         while view.nbytes:
             if not self._room:
-                self._next_part()
+                self._done.append(self._running.result(self._algorithm))
+                self._running = Digester((self._algorithm,))
+                self._room = self._part_size_bytes
             head = view[: self._room]
             self._running.update(head)
             self._room -= head.nbytes
             view = view[head.nbytes :]
 
-    def _next_part(self) -> None:
-        self._done.append(self._running.digest())
-        self._running = hashlib.md5(usedforsecurity=False)
-        self._room = self._part_size_bytes
+    def checksum(self) -> Checksum:
+        return composite(self._algorithm, (*self._done, self._running.result(self._algorithm)))
 
     def etag(self) -> str:
-        return multipart_etag((*self._done, self._running.digest()))
+        return multipart_etag(digest_of(each) for each in (*self._done, self._running.result(self._algorithm)))
 
 
 def confirm(
@@ -527,8 +556,9 @@ def conclude_proof(
     existing: Existing, compare: CompareWith, digests: Digests, where: str, *, received_before: str = ""
 ) -> Proof:
     """As `prove`, for digests that are known already."""
-    found = digests.checksums.get(compare.algorithms[0]) if compare.algorithms else None
-    told = existing.checksums.get(found.algorithm) if found is not None else None
+    found = digests.checksums.get(compare.algorithms[0]) if compare.algorithms else digests.composite
+    known = existing.composites if compare.composite else existing.checksums
+    told = known.get(found.algorithm) if found is not None else None
     if same(compare, existing, digests):
         return found, "server-checksum" if told is not None else "etag"
     expected = f"{found.algorithm}:{told}" if found is not None and told is not None else f"ETag {existing.etag}"
