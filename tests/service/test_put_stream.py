@@ -248,7 +248,7 @@ async def test_whole_parts_of_a_huge_piece_are_sent_without_a_copy(bucket: str, 
         yield body_of(64 << 20)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("asyncsink.engine.resources.BufferPool", Pool)
+        patch.setattr("asyncsink.engine.limits.pools.BufferPool", Pool)
         async with asyncsink.AsyncSink(
             f"s3://{bucket}", part_size_bytes="8MiB", memory_bytes="16MiB", **options
         ) as sink:
