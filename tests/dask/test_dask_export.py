@@ -130,6 +130,8 @@ async def test_objects_of_a_program_and_local_destinations_are_refused(
         await dask.export_directory(client, many, f"s3://{bucket}/study", bucket=theirs)
     with pytest.raises(asyncsink.ConfigError, match="transport is a callable, which cannot travel"):
         await dask.export_directory(client, many, f"s3://{bucket}/study", transport=lambda inner: inner)
+    with pytest.raises(asyncsink.ConfigError, match="limits are those of one process, which cannot travel"):
+        await dask.export_directory(client, many, f"s3://{bucket}/study", limits=asyncsink.SharedLimits())
     with pytest.raises(asyncsink.ConfigError, match="no bucket"):
         await dask.export_directory(client, many, tmp_path / "there")
 
