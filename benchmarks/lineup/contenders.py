@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from asyncsink.sink import AsyncSink
 from benchmarks.lineup.commands import (
     Work,
     asyncsink,
@@ -143,10 +142,6 @@ _BY_DEFAULT = "its journal, and the listing's ETag"
 
 def _command_missing() -> str:
     return "" if beside_python("asyncsink") else "asyncsink is not installed"
-
-
-def _bytes_missing() -> str:
-    return "" if hasattr(AsyncSink, "put_bytes") else "an asyncsink with put_bytes is not installed"
 
 
 def _command_line(name: str, flags: str, repeats: str) -> Contender:
@@ -291,7 +286,7 @@ CONTENDERS = {
         ),
         _service(PUT, "AsyncSink.put", "asyncsink_service put", _command_missing, _OURS_IN_SERVICE),
         _service(SUBMIT, "AsyncSink.submit", "asyncsink_service submit", _command_missing, _OURS_IN_SERVICE),
-        _service(PUT_BYTES, "AsyncSink.put_bytes", "asyncsink_service put_bytes", _bytes_missing, _OURS_IN_SERVICE),
+        _service(PUT_BYTES, "AsyncSink.put_bytes", "asyncsink_service put_bytes", _command_missing, _OURS_IN_SERVICE),
         _service(
             DIRECTORY, "export_directory", "asyncsink_service export_directory", _command_missing, _OURS_IN_SERVICE
         ),
