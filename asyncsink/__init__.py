@@ -80,7 +80,6 @@ if TYPE_CHECKING:
         Resumable,
         Resumed,
         Retried,
-        SinkStats,
         Skip,
         Started,
         Unfinished,
@@ -90,7 +89,7 @@ if TYPE_CHECKING:
     from asyncsink.options.typed import ExportOptions, GrabOptions, PutOptions, ReaderOptions
     from asyncsink.reader import S3Reader
     from asyncsink.report.outcomes import Counts
-    from asyncsink.report.report import Report
+    from asyncsink.report.report import Report, SinkStats
     from asyncsink.sink import AsyncSink, export, export_directory, export_sync
     from asyncsink.splitting.publish import run_part
     from asyncsink.splitting.split import split
@@ -258,7 +257,6 @@ _HOMES = {
         "Resumable",
         "Resumed",
         "Retried",
-        "SinkStats",
         "Skip",
         "Started",
         "Unfinished",
@@ -268,7 +266,7 @@ _HOMES = {
     "asyncsink.reader": ("S3Reader",),
     "asyncsink.options.shared_limits": ("SharedLimits",),
     "asyncsink.report.outcomes": ("Counts",),
-    "asyncsink.report.report": ("Report",),
+    "asyncsink.report.report": ("Report", "SinkStats"),
     "asyncsink.sink": ("AsyncSink", "export", "export_directory", "export_sync"),
     "asyncsink.splitting.publish": ("run_part",),
     "asyncsink.splitting.split": ("split",),

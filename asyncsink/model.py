@@ -329,6 +329,7 @@ class Receipt:
         local_copy: absolute path of the local copy, or "" where it was not requested or failed.
         confirmed_by: the proof in the server's answer.
         entry: ordinal of the top-level source.
+        attribute: with which `export`, `put` or `submit` got it ("contrasts.@con"), or "".
     """
 
     source: str
@@ -343,6 +344,7 @@ class Receipt:
     local_copy: str
     confirmed_by: ConfirmedBy
     entry: int = 0
+    attribute: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +352,8 @@ class Skip:
     """Deliberately not sent.
 
     Attributes:
-        source, key, url, size_bytes, checksum, etag, local_copy, entry: as in Receipt ("" or None where unknown).
+        source, key, url, size_bytes, checksum, etag, local_copy, entry, attribute: as in Receipt; "" or None where
+            unknown.
         reason: one phrase for a person ("same checksum", "size is equal", "source is missing").
         already_there: True where the object under the key has the content that would have been sent; False where it was
             not looked for.
@@ -371,6 +374,7 @@ class Skip:
     version_id: str = ""
     attempts: int = 0
     confirmed_by: ConfirmedBy | Literal[""] = ""
+    attribute: str = ""
 
 
 class _Caused:
@@ -398,7 +402,7 @@ class Failure(_Caused):
     """Not published (or, for `stage="local copy"`, published but not copied).
 
     Attributes:
-        source, key, url, entry: as in Receipt ("" where unknown).
+        source, key, url, entry, attribute: as in Receipt ("" where unknown).
         error: class name from asyncsink.errors.
         message: one sentence; never holds a secret.
         stage: where it failed. A failed local copy accompanies the Receipt or Skip of the same key.
@@ -413,6 +417,7 @@ class Failure(_Caused):
     stage: FailureStage
     attempts: int = 0
     entry: int = 0
+    attribute: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,7 +425,7 @@ class Planned:
     """A dry run's outcome: the file would be sent.
 
     Attributes:
-        source, key, url, size_bytes, entry: as in Receipt.
+        source, key, url, size_bytes, entry, attribute: as in Receipt.
         reason: why ("not there", "size differs", "checksum differs").
     """
 
@@ -430,36 +435,7 @@ class Planned:
     size_bytes: int
     reason: str
     entry: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SinkStats:
-    """The figures of a sink at one moment. Totals are since it was opened, and never fall.
-
-    Attributes:
-        queued: files and contents that were accepted, and that no worker has begun with.
-        in_flight: those that a worker has begun with, and that have no outcome yet.
-        published, skipped, failed: outcomes that are recorded, without failures of local copies.
-        bytes_sent: of content; what had to be sent again counts again.
-        requests, retries: requests to S3, and how many of them repeated another.
-        requests_in_flight: requests that are under way.
-        concurrency_limit: most requests in flight at present; 0 where there is no S3.
-        memory_bytes: content that is held in memory.
-        oldest_seconds: since the oldest of what has no recorded outcome was accepted; 0 where there is none.
-    """
-
-    queued: int = 0
-    in_flight: int = 0
-    published: int = 0
-    skipped: int = 0
-    failed: int = 0
-    bytes_sent: int = 0
-    requests: int = 0
-    retries: int = 0
-    requests_in_flight: int = 0
-    concurrency_limit: int = 0
-    memory_bytes: int = 0
-    oldest_seconds: float = 0.0
+    attribute: str = ""
 
 
 Outcome = Receipt | Skip | Failure | Planned

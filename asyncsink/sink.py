@@ -16,10 +16,10 @@ from asyncsink.engine.recording.events import Subscription
 from asyncsink.engine.session import Counts, Session
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.event_loops import run_to_end
-from asyncsink.model import Checksum, Paths, Receipt, SinkStats, Skip, StrPath
+from asyncsink.model import Checksum, Paths, Receipt, Skip, StrPath
 from asyncsink.options.typed import ExportOptions, PutOptions, with_options
 from asyncsink.os_errors import words_shortages
-from asyncsink.report.report import Report
+from asyncsink.report.report import Report, SinkStats
 from asyncsink.sources.base import Source
 from asyncsink.sources.opening import directory_source, given_source
 

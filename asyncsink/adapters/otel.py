@@ -27,7 +27,8 @@ from opentelemetry import context, metrics, trace
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
 
-from asyncsink.model import Event, Failure, Finished, Outcome, Receipt, Requested, Retried, SinkStats, Skip
+from asyncsink.model import Event, Failure, Finished, Outcome, Receipt, Requested, Retried, Skip
+from asyncsink.report.report import SinkStats
 from asyncsink.sink import AsyncSink
 from asyncsink.value import dataclass
 

@@ -8,11 +8,10 @@ from asyncsink.engine.open_run import Run
 from asyncsink.engine.planning.survey import Discovery
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.outcomes import REPEATED
-from asyncsink.model import SinkStats
 from asyncsink.options.schema import LocalTarget, Settings, Target
 from asyncsink.paths import as_native, on_disk
 from asyncsink.report.outcomes import OutcomeLog
-from asyncsink.report.report import Report
+from asyncsink.report.report import Report, SinkStats
 from asyncsink.sources.base import SourceEntry
 from asyncsink.sources.directory import DirectorySource
 

@@ -27,11 +27,11 @@ from asyncsink.engine.resources import open_resources
 from asyncsink.engine.run_report import report_of, stats_of
 from asyncsink.errors import ConfigError, ExportFailed, PutFailed
 from asyncsink.event_loops import OwnerLoop, refuse_trio, surface
-from asyncsink.model import Receipt, SinkStats, Skip, Started
+from asyncsink.model import Receipt, Skip, Started
 from asyncsink.options.schema import Settings
 from asyncsink.os_errors import shortage
 from asyncsink.report.outcomes import Counts, OutcomeLog
-from asyncsink.report.report import Report, RunEnd
+from asyncsink.report.report import Report, RunEnd, SinkStats
 
 __all__ = ["NOT_OPEN", "Counts", "Session"]
 

@@ -164,6 +164,10 @@ def _checksum(checksum: Checksum | None) -> str:
     return "null" if checksum is None else _quote(f"{checksum.algorithm}:{checksum.value}")
 
 
+def _attribute(attribute: str) -> str:
+    return f',"attribute":{_quote(attribute)}' if attribute else ""
+
+
 def receipt_line(
     source: str,
     key: str,
@@ -178,13 +182,14 @@ def receipt_line(
     local_copy: str,
     confirmed_by: str,
     entry: int,
+    attribute: str = "",
 ) -> str:
     """The line of a Receipt with these fields, made without the Receipt itself, because a run has many."""
     return (
         f'{{"record":"receipt","source":{_quote(source)},"key":{_quote(key)},"url":{_quote(url)},'
         f'"size_bytes":{size_bytes},"checksum":{_checksum(checksum)},"etag":{_quote(etag)},'
         f'"version_id":{_quote(version_id)},"attempts":{attempts},"seconds":{seconds!r},'
-        f'"local_copy":{_quote(local_copy)},"confirmed_by":{_quote(confirmed_by)},"entry":{entry}}}'
+        f'"local_copy":{_quote(local_copy)},"confirmed_by":{_quote(confirmed_by)},"entry":{entry}{_attribute(attribute)}}}'
     )
 
 
@@ -202,6 +207,7 @@ def _receipt(o: Receipt) -> str:
         local_copy=o.local_copy,
         confirmed_by=o.confirmed_by,
         entry=o.entry,
+        attribute=o.attribute,
     )
 
 
@@ -211,7 +217,7 @@ def _skip(o: Skip) -> str:
         f'"size_bytes":{o.size_bytes},"reason":{_quote(o.reason)},"already_there":{_bool(o.already_there)},'
         f'"checksum":{_checksum(o.checksum)},"etag":{_quote(o.etag)},"local_copy":{_quote(o.local_copy)},'
         f'"entry":{o.entry},"version_id":{_quote(o.version_id)},"attempts":{o.attempts},'
-        f'"confirmed_by":{_quote(o.confirmed_by)}}}'
+        f'"confirmed_by":{_quote(o.confirmed_by)}{_attribute(o.attribute)}}}'
     )
 
 
@@ -219,14 +225,14 @@ def _failure(o: Failure) -> str:
     return (
         f'{{"record":"failure","source":{_quote(o.source)},"key":{_quote(o.key)},"url":{_quote(o.url)},'
         f'"error":{_quote(o.error)},"message":{_quote(o.message)},"stage":{_quote(o.stage)},'
-        f'"attempts":{o.attempts},"entry":{o.entry}}}'
+        f'"attempts":{o.attempts},"entry":{o.entry}{_attribute(o.attribute)}}}'
     )
 
 
 def _planned(o: Planned) -> str:
     return (
         f'{{"record":"planned","source":{_quote(o.source)},"key":{_quote(o.key)},"url":{_quote(o.url)},'
-        f'"size_bytes":{o.size_bytes},"reason":{_quote(o.reason)},"entry":{o.entry}}}'
+        f'"size_bytes":{o.size_bytes},"reason":{_quote(o.reason)},"entry":{o.entry}{_attribute(o.attribute)}}}'
     )
 
 

@@ -373,3 +373,36 @@ class Report(RunReport):
     def __repr__(self) -> str:
         """The counts, on one line."""
         return self._shown("uploaded", f", {self.objects_planned:,} planned" if self.dry_run else "")
+
+
+# -- The figures of a sink that goes on ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkStats:
+    """The figures of a sink at one moment. Totals are since it was opened, and never fall.
+
+    Attributes:
+        queued: files and contents that were accepted, and that no worker has begun with.
+        in_flight: those that a worker has begun with, and that have no outcome yet.
+        published, skipped, failed: outcomes that are recorded, without failures of local copies.
+        bytes_sent: of content; what had to be sent again counts again.
+        requests, retries: requests to S3, and how many of them repeated another.
+        requests_in_flight: requests that are under way.
+        concurrency_limit: most requests in flight at present; 0 where there is no S3.
+        memory_bytes: content that is held in memory.
+        oldest_seconds: since the oldest of what has no recorded outcome was accepted; 0 where there is none.
+    """
+
+    queued: int = 0
+    in_flight: int = 0
+    published: int = 0
+    skipped: int = 0
+    failed: int = 0
+    bytes_sent: int = 0
+    requests: int = 0
+    retries: int = 0
+    requests_in_flight: int = 0
+    concurrency_limit: int = 0
+    memory_bytes: int = 0
+    oldest_seconds: float = 0.0

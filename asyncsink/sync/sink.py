@@ -12,9 +12,9 @@ import anyio.to_thread
 from asyncsink.destinations.base import Destination
 from asyncsink.engine.content.object_writer import ByteStream
 from asyncsink.event_loops import BACKGROUND, END_SECONDS_MAX
-from asyncsink.model import Checksum, Receipt, SinkStats, Skip
+from asyncsink.model import Checksum, Receipt, Skip
 from asyncsink.options.typed import ExportOptions, PutOptions, StrPath
-from asyncsink.report.report import Report
+from asyncsink.report.report import Report, SinkStats
 from asyncsink.sink import AsyncSink
 from asyncsink.sync.facade import Facade, blocking
 

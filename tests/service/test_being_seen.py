@@ -271,3 +271,27 @@ async def test_the_figures_of_a_sink_are_those_of_its_moment(
     closed = sink.stats()
     assert (closed.published, closed.requests) == (sink.report.objects_uploaded, sink.report.requests)
     assert (closed.requests_in_flight, closed.memory_bytes) == (0, 0)
+
+
+async def test_outcomes_have_the_attribute_of_their_call(
+    many: Path, tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any]
+) -> None:
+    seen: list[Event] = []
+    refused = Rule(Status(403, "AccessDenied"), operation="PutObject", key="failing/*")
+    with FaultProxy(options["endpoint_url"], refused) as proxy:
+        given = {**options, "endpoint_url": proxy.endpoint_url, "on_missing": "skip"}
+        async with asyncsink.AsyncSink(f"s3://{bucket}", observe=seen.append, **given) as sink:
+            await sink.submit("job-1.@files", many)
+            await sink.submit("job-2", [tree, tmp_path / "nowhere"])
+            await sink.submit("failing", tree / "a.txt")
+            await sink.flush()
+            skipped = await sink.put("job-2", tree / "a.txt", key="job-2/a.txt")
+            assert skipped.attribute == "job-2"
+    told = Counter((type(e.outcome).__name__, e.outcome.attribute) for e in seen if isinstance(e, Finished))
+    assert told["Receipt", "job-1.@files"] == 300
+    assert told["Failure", "failing"] == 1
+    report = sink.report
+    for outcomes in (report.receipts, report.skips, report.failures):
+        assert Counter(each.attribute for each in outcomes) == Counter(
+            e.outcome.attribute for e in seen if isinstance(e, Finished) and isinstance(e.outcome, type(outcomes[0]))
+        )

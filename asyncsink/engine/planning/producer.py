@@ -186,4 +186,5 @@ def _left_out(transfer: Transfer, reason: str) -> Skip:
         reason=reason,
         already_there=False,
         entry=transfer.source.entry,
+        attribute=transfer.source.attribute,
     )

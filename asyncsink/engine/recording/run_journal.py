@@ -249,6 +249,9 @@ class RunJournal:
                 "" if self._copy is None else self._copy.url(transfer),
                 transfer.source.entry,
                 known.version_id,
+                0,
+                "",
+                transfer.source.attribute,
             )
         if transfer.objects is None and transfer.overwrite is None:
             return Transfer(transfer.source, transfer.key, transfer.local, known)

@@ -104,6 +104,7 @@ def _primary_outcome(
             local_copy=copied,
             entry=file.entry,
             version_id=proved.version_id if proved is not None else "",
+            attribute=file.attribute,
         )
     assert isinstance(primary.decision, Upload)  # a dry run ends here
     return Planned(
@@ -113,6 +114,7 @@ def _primary_outcome(
         size_bytes=file.size_bytes,
         reason=primary.decision.reason,
         entry=file.entry,
+        attribute=file.attribute,
     )
 
 
@@ -146,6 +148,7 @@ def receipt(
         local_copy=local_copy,
         confirmed_by=stored.confirmed_by,
         entry=transfer.source.entry,
+        attribute=transfer.source.attribute,
     )
 
 
@@ -170,6 +173,7 @@ def passed_of(stored: Sequence[tuple[Transfer, FileStored]], url: Callable[[Tran
                 local_copy="",
                 confirmed_by="server-checksum",
                 entry=source.entry,
+                attribute=source.attribute,
             )
         )
         rows.append(published_row(transfer, told.etag, told.version_id, told.checksum))
@@ -206,6 +210,7 @@ def not_stored(transfer: Transfer, url: str, error: AsyncSinkError, local_copy: 
         etag=error.etag,
         local_copy=local_copy,
         entry=transfer.source.entry,
+        attribute=transfer.source.attribute,
     )
 
 
@@ -218,15 +223,17 @@ def failure(transfer: Transfer, url: str, error: AsyncSinkError, *, stage: Failu
     """The Failure of a transfer."""
     source = transfer.source
     stage = stage or ("source" if isinstance(error, SourceError) else "upload")
-    return failure_of(source.path, transfer.key, url, error, stage=stage, entry=source.entry)
+    return failure_of(
+        source.path, transfer.key, url, error, stage=stage, entry=source.entry, attribute=source.attribute
+    )
 
 
 def failure_of(
-    source: str, key: str, url: str, error: AsyncSinkError, *, stage: FailureStage, entry: int = 0
+    source: str, key: str, url: str, error: AsyncSinkError, *, stage: FailureStage, entry: int = 0, attribute: str = ""
 ) -> Failure:
     """The Failure for an error, without a transfer."""
     attempts = error.attempts if isinstance(error, TransferError) else 0
-    failed = Failure(source, key, url, type(error).__name__, str(error), stage, attempts, entry)
+    failed = Failure(source, key, url, type(error).__name__, str(error), stage, attempts, entry, attribute)
     return failed.caused_by(without_frames(error))
 
 
@@ -285,6 +292,9 @@ def problem_outcome(problem: SourceProblem, policies: Policies) -> Outcome:
             reason=_phrase(problem),
             already_there=False,
             entry=problem.entry,
+            attribute=problem.attribute,
         )
     stage: FailureStage = "routing" if isinstance(problem.error, ConfigError) else "source"
-    return failure_of(problem.path, "", "", problem.error, stage=stage, entry=problem.entry)
+    return failure_of(
+        problem.path, "", "", problem.error, stage=stage, entry=problem.entry, attribute=problem.attribute
+    )
