@@ -375,7 +375,7 @@ class Report(RunReport):
         return self._shown("uploaded", f", {self.objects_planned:,} planned" if self.dry_run else "")
 
 
-# -- The figures of a sink that goes on ------------------------------------------------------------------------------------
+# -- The figures of a sink that goes on --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
