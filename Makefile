@@ -62,7 +62,7 @@ $(BENCH_STAMP): pyproject.toml
 	@test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
 	@echo "Installing asyncsink and its contenders into $(BENCH) ..."
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip 2>$(BENCH)/install.log
-	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' 2>>$(BENCH)/install.log \
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[contenders]' 2>>$(BENCH)/install.log \
 	  || { cat $(BENCH)/install.log >&2; exit 1; }
 	@touch $@
 

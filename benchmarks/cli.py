@@ -271,7 +271,7 @@ def plot(
     results: _Results = None,
     output: Annotated[Path, typer.Option(help="The picture.")] = RESULTS / "benchmarks.png",
 ) -> None:
-    """Draw small files, large files, a cohort and late answers as a PNG (needs matplotlib, from the bench extra)."""
+    """Draw small files, large files, a cohort and late answers as a PNG (needs matplotlib)."""
     needs_matplotlib()
     draw([result for result in _loaded(results) if not is_profile(result)], output)
 

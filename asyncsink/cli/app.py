@@ -223,6 +223,52 @@ def abort_uploads(destination: str, older_than: str, dry_run: bool, **given: Any
 
 
 @command(
+    Argument("DESTINATION", "s3://bucket/prefix, below which a folder for the objects is made."),
+    Flag("--mix", "Weights of put, get and head.", metavar="MIX", default="put", show_default=True),
+    Flag(
+        "--sizes",
+        "Of the objects: 16KiB; lognormal:16KiB:1.2; or a text file with one size a line.",
+        metavar="SIZES",
+        default="16KiB",
+        show_default=True,
+    ),
+    Flag("--ramp", "Operations at the same time, step by step.", metavar="N,N", default="1,4,16,64", show_default=True),
+    Flag("--seconds", "Of each step.", metavar="N", default="30", show_default=True),
+    Flag(
+        "--rate",
+        "Operations that begin in a second (open loop: times count from when one was due); else each begins when the "
+        "one before it has ended.",
+        metavar="N",
+    ),
+    Flag("--seed", "Of sizes, contents and order.", metavar="N", default="1", show_default=True),
+    Flag("--cleanup", "Delete the objects at the end."),
+    Flag("--report", "Also write a page with plots.", metavar="FILE"),
+    rows="bench",
+    example="bench s3://my-bucket/tmp --mix put:80,get:15,head:5 --sizes lognormal:16KiB:1.2 --cleanup",
+)
+def bench(
+    destination: str,
+    *,
+    mix: str,
+    sizes: str,
+    ramp: str,
+    seconds: str,
+    rate: str | None,
+    seed: str,
+    cleanup: bool,
+    report: str | None,
+    **given: Any,
+) -> int:
+    """Measure a server: operations a second, and the times of each kind of operation, with synthetic objects."""
+    from asyncsink.cli.bench import bench_command
+
+    order = {
+        "mix": mix, "sizes": sizes, "ramp": ramp, "seconds": seconds, "rate": rate, "seed": seed, "cleanup": cleanup
+    }  # fmt: skip
+    return bench_command(destination, given, order=order, page=report, output=_output(given))
+
+
+@command(
     Flag("--port", "Port on 127.0.0.1; 0, the default, is any free one.", metavar="N", type=int, default=0),
     Flag("--dir", "Keep the objects here; else they go with the server.", metavar="D"),
     Flag("--bucket", "Bucket to create; repeatable (default results).", metavar="B", repeated=True),
@@ -247,10 +293,10 @@ def demo(nipype: bool, subjects: int | None, large_file: str) -> int:
     Needs 1 GB of free space for temporary files, and leaves nothing behind.
     """
     if nipype:
-        from asyncsink.cli.demo_nipype import demo_nipype_command
+        from asyncsink.cli.demos.nipype_study import demo_nipype_command
 
         return demo_nipype_command(subjects or 4)
-    from asyncsink.cli.demo import demo_command
+    from asyncsink.cli.demos.cohort import demo_command
 
     return demo_command(subjects or 12, large_file)
 

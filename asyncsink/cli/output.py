@@ -38,7 +38,8 @@ PROBLEMS_SHOWN = 10
 FAILURES_SHOWN = 10
 
 FLAGS = {name: option.switch for name, option in OPTIONS.items() if option.switch} | {
-    "manifest_endpoint": "--manifest-endpoint"
+    "manifest_endpoint": "--manifest-endpoint",
+    **{name: f"--{name}" for name in ("mix", "sizes", "ramp", "seconds", "rate", "seed")},
 }
 """The flags of the library's options, by name."""
 

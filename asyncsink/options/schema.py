@@ -241,7 +241,7 @@ class Settings:
 
 # -- The rows ----------------------------------------------------------------------------------------------------------
 
-Command = Literal["export", "grab", "verify", "merge", "abort-uploads", "split", "run", "reader"]
+Command = Literal["export", "grab", "verify", "merge", "abort-uploads", "split", "run", "bench", "reader"]
 Kind = Literal[
     "text", "path", "flag", "choice", "size", "duration", "pairs", "mapping", "texts",
     "bucket", "payer", "concurrency", "count", "retry", "observer", "limits", "shard", "journal", "sse", "checksum",
@@ -256,7 +256,8 @@ _WITH_RUN: tuple[Command, ...] = ("export", "run")
 _BOTH: tuple[Command, ...] = ("export", "grab", "run")
 _WITH_READER: tuple[Command, ...] = ("export", "grab", "run", "reader")
 _WITH_VERIFY: tuple[Command, ...] = ("export", "grab", "verify", "run", "reader")
-_ALL: tuple[Command, ...] = ("export", "grab", "verify", "abort-uploads", "run", "reader")
+_ALL: tuple[Command, ...] = ("export", "grab", "verify", "abort-uploads", "run", "bench", "reader")
+_WITH_BENCH: tuple[Command, ...] = (*_WITH_READER, "bench")
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,13 +467,13 @@ PANELS: dict[str, tuple[Option, ...]] = {
         Option("concurrency", "concurrency", "Requests at the same time: a number, or auto.",
                Limits, _WITH_READER, metavar="N", shown="auto"),
         Option("part_size_bytes", "size", "Size of the parts of large files.",
-               Limits, _WITH_READER, flag="--part-size", metavar="SIZE", shown="8MiB"),
+               Limits, _WITH_BENCH, flag="--part-size", metavar="SIZE", shown="8MiB"),
         Option("transport", "transport",
                "How objects travel: auto, wire (own HTTP), or aioboto3 (in Python also a callable: a transport of your "
                "own around these).",
-               Settings, _WITH_READER, get_args(LaneChoice), metavar="LANE", shown="auto"),
+               Settings, _WITH_BENCH, get_args(LaneChoice), metavar="LANE", shown="auto"),
         Option("memory_bytes", "size", "Most file content held at once.",
-               Limits, _WITH_READER, flag="--memory", metavar="SIZE", shown="256MiB"),
+               Limits, _WITH_BENCH, flag="--memory", metavar="SIZE", shown="256MiB"),
         Option("limits", "limits",
                "Limits that several sinks, readers, exports and grabs of this process keep together: an "
                "asyncsink.SharedLimits.",

@@ -55,7 +55,9 @@ def soak(
     minutes: Annotated[float, typer.Option(min=1)] = 10.0,
     seed: Annotated[int, typer.Option(help="Of the changes and the faults.")] = 1,
     output: Output = None,
-    plot: Annotated[Path | None, typer.Option(help="The picture (needs matplotlib, from the bench extra).")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="The picture (needs matplotlib, from the contenders extra).")
+    ] = None,
 ) -> None:
     """Export a tree that changes, again and again in one process, with faults and credentials that end."""
     if plot is not None:
@@ -73,7 +75,7 @@ def plot_soak(
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="What soak --output has written.")],
     output: Annotated[Path, typer.Option(help="The picture.")] = Path("soak.png"),
 ) -> None:
-    """Draw a soak as a PNG (needs matplotlib, from the bench extra)."""
+    """Draw a soak as a PNG (needs matplotlib, from the contenders extra)."""
     try:
         loaded = json.loads(result.read_text())
     except (OSError, ValueError) as error:

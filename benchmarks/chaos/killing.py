@@ -255,10 +255,11 @@ class _Bench:
             late = process.poll() is None
             process.kill()
             watcher.join()
-            stopped = kill is not None and not late and process.returncode in _stopped_by(kill.how)
-            end = None if stopped else process.returncode
             killed.set()
         text = moaned.read_text(errors="replace").replace(str(self._directory), "…")
+        in_time = kill is not None and not late
+        stopped = in_time and (process.returncode in _stopped_by(kill.how) or _ended_in_python(kill.how, text))
+        end = None if stopped else process.returncode
         told = _json(said) or {"stderr": text if due else "it took too long"}
         return Attempt(end, traffic.under_way_most, under_way, told)
 
@@ -278,6 +279,11 @@ class _Bench:
 def _stopped_by(how: How) -> tuple[int, ...]:
     """Exit codes of a command that the signal ended, before or after it listens for signals. Pure."""
     return (-_SIGNALS[how],) if how == "KILL" else (128 + _SIGNALS[how], -_SIGNALS[how])
+
+
+def _ended_in_python(how: How, text: str) -> bool:
+    """Whether SIGINT came before Python had started the command: Python exits with 1 then. Pure."""
+    return how == "INT" and text.startswith("Could not import runpy module") and "KeyboardInterrupt" in text
 
 
 def _problem(last: Attempt, files: int) -> str:

@@ -32,7 +32,7 @@ def draw(courses: Sequence[Course], path: Path) -> None:
     """Write a PNG. Blocking.
 
     Raises:
-        ImportError: matplotlib is not installed (it comes with the bench extra).
+        ImportError: matplotlib is not installed (it comes with the contenders extra).
     """
     import matplotlib as mpl
 

@@ -25,7 +25,7 @@ def draw(result: Mapping[str, Any], over_time: Mapping[Order, Course], machines:
     """Write a PNG. Blocking.
 
     Raises:
-        ImportError: matplotlib is not installed (it comes with the bench extra).
+        ImportError: matplotlib is not installed (it comes with the contenders extra).
     """
     import matplotlib as mpl
 

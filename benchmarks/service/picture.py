@@ -14,7 +14,7 @@ def draw_streams(result: Mapping[str, Any], path: Path) -> None:
     """Write a PNG. Blocking.
 
     Raises:
-        ImportError: matplotlib is not installed (it comes with the bench extra).
+        ImportError: matplotlib is not installed (it comes with the contenders extra).
     """
     import matplotlib as mpl
 

@@ -37,14 +37,14 @@ def needs_matplotlib() -> None:
         typer.BadParameter: matplotlib is not installed.
     """
     if find_spec("matplotlib") is None:
-        raise typer.BadParameter("a picture needs matplotlib; install the bench extra, or leave the picture out.")
+        raise typer.BadParameter("a picture needs matplotlib; install the contenders extra, or leave the picture out.")
 
 
 def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write a PNG. Blocking.
 
     Raises:
-        ImportError: matplotlib is not installed (it comes with the bench extra).
+        ImportError: matplotlib is not installed (it comes with the contenders extra).
         ValueError: the results hold nothing that could be drawn.
     """
     import matplotlib as mpl

@@ -157,11 +157,12 @@ def parameters_of(command: click.Command) -> set[str]:
 
 
 def test_every_flag_that_is_named_exists() -> None:
-    named = parameters_of(export) | parameters_of(verify)
+    named = parameters_of(export) | parameters_of(verify) | parameters_of(bench)
     assert {parameter_of(flag) for flag in FLAGS.values()} <= named
     # One that only verify_manifest has is no option of an export.
     without_flag = {name for name, option in OPTIONS.items() if option.no_flag}
-    assert {*OPTIONS, "manifest_endpoint"} == FLAGS.keys() | without_flag
+    measuring = {"mix", "sizes", "ramp", "seconds", "rate", "seed"}
+    assert {*OPTIONS, "manifest_endpoint", *measuring} == FLAGS.keys() | without_flag
     assert without_flag == {"remove_dest_dir", "parameterization_root", "retry", "observe"}
 
 

@@ -1,0 +1,69 @@
+"""`asyncsink bench`: measure an S3 server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from asyncsink.cli.arguments import options_of
+from asyncsink.cli.output import Interrupted, Output, run_until_signalled
+from asyncsink.errors import AsyncSinkError, ConfigError
+
+
+def bench_command(
+    destination: str, given: Mapping[str, Any], *, order: Mapping[str, Any], page: str | None, output: Output
+) -> int:
+    """Measure, print a table as it grows, and return the exit code."""
+    from asyncsink.bench.order import parse_order
+    from asyncsink.bench.page import page_of
+    from asyncsink.bench.report import HEADINGS, BenchReport, as_lines, table_rows
+    from asyncsink.bench.run import run_bench
+    from asyncsink.bench.step import StepResult
+
+    report: BenchReport | None = None
+    # Wide enough for whatever comes, so that each step can be printed when it has ended.
+    wide = tuple(" " * width for width in (7, 9, 10, 8, 9, 9, 9, 9, 9, 6, 9))
+
+    def show(rows: list[tuple[str, ...]]) -> None:
+        for line in as_lines([wide, *rows])[1:]:
+            output.say(line)
+
+    def step_ended(step: StepResult) -> None:
+        show(list(table_rows(step)))
+
+    code = 0
+    try:
+        options = options_of(given)
+        report = BenchReport(parse_order(**order))
+        if page is not None and not Path(page).absolute().parent.is_dir():
+            raise ConfigError(f"The folder of the page {page!r} does not exist; make it, or name another file.")
+        show([HEADINGS])
+        made = report
+
+        async def main() -> None:
+            await run_bench(destination, made.order, options, step_ended=step_ended, report=made)
+
+        run_until_signalled(main)
+        code = 0 if report.ok else 1
+    except Interrupted as stop:
+        output.note("Interrupted: the steps before are complete.")
+        code = stop.exit_code
+    except AsyncSinkError as error:
+        begun = report is not None and bool(report.objects_written)
+        output.error(error, {"destination": destination, "ok": False})
+        if not begun:
+            return 2
+        code = 1
+    assert report is not None
+    for notice in report.notices:
+        output.notice(notice)
+    output.say(report.summary())
+    output.json_object({**report.as_dict(), "interrupted": code > 1})
+    if page is not None:
+        try:
+            Path(page).write_text(page_of(report), encoding="utf-8")
+        except OSError as error:
+            output.error(ConfigError(f"The page {page!r} cannot be written: {error.strerror or error}."))
+            return code or 1
+    return code

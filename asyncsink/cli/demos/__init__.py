@@ -1,0 +1,1 @@
+"""`asyncsink demo`: the whole story on data and a server of its own."""
