@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncsink.cli.app import export, grab, verify
+from asyncsink.cli.app import bench, export, grab, verify
 from asyncsink.cli.arguments import InterruptibleStdin, options_of, read_customer_key, split_pair
 from asyncsink.cli.flags import Argument, Flag, parameter_of
 from asyncsink.cli.output import FLAGS, in_flags
@@ -157,7 +157,7 @@ def parameters_of(command: click.Command) -> set[str]:
 
 
 def test_every_flag_that_is_named_exists() -> None:
-    named = parameters_of(export) | parameters_of(verify) | parameters_of(bench)
+    named = set().union(*map(parameters_of, (export, verify, bench)))
     assert {parameter_of(flag) for flag in FLAGS.values()} <= named
     # One that only verify_manifest has is no option of an export.
     without_flag = {name for name, option in OPTIONS.items() if option.no_flag}
