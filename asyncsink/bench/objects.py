@@ -10,7 +10,7 @@ from functools import partial
 from itertools import count
 from typing import Any, Final
 
-from asyncsink.bench.order import Kind, Order
+from asyncsink.bench.order import Order, Verb
 from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.event_loops import surface
 from asyncsink.model import Event
@@ -124,7 +124,7 @@ class Operations:
         self._sink = sink
         self._reader = reader
 
-    def make(self, kind: Kind, number: int) -> Callable[[], Awaitable[int]]:
+    def make(self, kind: Verb, number: int) -> Callable[[], Awaitable[int]]:
         """An operation that is ready to be carried out, body included; its result is the bytes of its body.
 
         Args:

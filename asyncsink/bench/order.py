@@ -11,8 +11,8 @@ from asyncsink.options.values import parse_duration, read_integer
 from asyncsink.testing.synthetic import Bodies
 from asyncsink.value import dataclass
 
-Kind = Literal["put", "get", "head"]
-KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+Verb = Literal["put", "get", "head"]
+VERBS: Final[tuple[Verb, ...]] = get_args(Verb)
 WORKERS_MAX: Final = 4096
 STEPS_MAX: Final = 100
 
@@ -30,7 +30,7 @@ class Order:
         cleanup: delete the objects afterwards.
     """
 
-    mix: Mapping[Kind, float]
+    mix: Mapping[Verb, float]
     bodies: Bodies
     ramp: tuple[int, ...]
     seconds: float
@@ -62,11 +62,11 @@ def parse_order(*, mix: str, sizes: str, ramp: str, seconds: Any, rate: Any, see
     )
 
 
-def _mix(text: str) -> Mapping[Kind, float]:
-    weights: dict[Kind, float] = {}
+def _mix(text: str) -> Mapping[Verb, float]:
+    weights: dict[Verb, float] = {}
     for part in text.split(","):
         name, _, weight = part.strip().partition(":")
-        kind = next((each for each in KINDS if each == name), None)
+        kind = next((each for each in VERBS if each == name), None)
         value = _number(weight or "1")
         if kind is None or not value >= 0 or kind in weights:
             raise ConfigError(

@@ -11,7 +11,7 @@ from html import escape
 from typing import Final
 
 from asyncsink.bench.report import HEADINGS, BenchReport, table_rows
-from asyncsink.bench.step import OfKind, StepResult
+from asyncsink.bench.step import OfVerb, StepResult
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 220, 60, 28
 _COLORS: Final = ("#1f6f8b", "#c2571a", "#5a7d2a", "#7b4fa3", "#a3324f", "#6b6b6b")
@@ -71,7 +71,7 @@ def page_of(report: BenchReport) -> str:
 """
 
 
-def _milliseconds(each: OfKind) -> list[tuple[float, float]]:
+def _milliseconds(each: OfVerb) -> list[tuple[float, float]]:
     return [(_nines(percent), found * 1e3) for percent, found in each.seconds.curve()]
 
 

@@ -7,7 +7,7 @@ from dataclasses import field
 from typing import Any
 
 from asyncsink.bench.order import Order
-from asyncsink.bench.step import OfKind, StepResult
+from asyncsink.bench.step import OfVerb, StepResult
 from asyncsink.report.sentences import count, inert, size
 from asyncsink.value import dataclass
 
@@ -88,7 +88,7 @@ def table_rows(step: StepResult) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _times(each: OfKind) -> Iterator[str]:
+def _times(each: OfVerb) -> Iterator[str]:
     for percent in (50.0, 90.0, 99.0, 99.9, 100.0):
         found = each.seconds.percentile(percent)
         yield "-" if found is None else f"{found * 1e3:,.2f}"

@@ -19,14 +19,14 @@ from typing import Any
 
 from asyncsink.bench.latencies import Latencies
 from asyncsink.bench.objects import BenchObjects, Operations
-from asyncsink.bench.order import KINDS, Kind, Order
+from asyncsink.bench.order import VERBS, Order, Verb
 from asyncsink.errors import AsyncSinkError, Throttled
 from asyncsink.model import Event, Requested, Retried
 from asyncsink.value import dataclass
 
 
 @dataclass(slots=True)
-class OfKind:
+class OfVerb:
     """What came of the operations of one kind.
 
     Attributes:
@@ -63,7 +63,7 @@ class StepResult:
     rate: float | None
     elapsed_seconds: float = 0.0
     cpu_seconds: float = 0.0
-    kinds: dict[Kind, OfKind] = field(default_factory=dict)
+    kinds: dict[Verb, OfVerb] = field(default_factory=dict)
     first_byte: dict[str, Latencies] = field(default_factory=lambda: defaultdict(Latencies))
     requests: Counter[str] = field(default_factory=Counter)
     slow_downs: int = 0
@@ -133,7 +133,7 @@ async def run_step(order: Order, workers: int, objects: BenchObjects) -> StepRes
 
     Cancelled, it ends the operations under way.
     """
-    result = StepResult(workers, order.rate, kinds={kind: OfKind() for kind in KINDS if kind in order.mix})
+    result = StepResult(workers, order.rate, kinds={kind: OfVerb() for kind in VERBS if kind in order.mix})
     async with objects.opened(workers, result.heard) as operations:
         await _Loop(order, result, operations, objects).run()
     return result

@@ -163,7 +163,7 @@ def test_every_flag_that_is_named_exists() -> None:
     without_flag = {name for name, option in OPTIONS.items() if option.no_flag}
     measuring = {"mix", "sizes", "ramp", "seconds", "rate", "seed"}
     assert {*OPTIONS, "manifest_endpoint", *measuring} == FLAGS.keys() | without_flag
-    assert without_flag == {"remove_dest_dir", "parameterization_root", "retry", "observe"}
+    assert without_flag == {"remove_dest_dir", "parameterization_root", "retry", "observe", "limits"}
 
 
 def test_a_grab_shows_no_flag_that_it_does_not_take() -> None:
