@@ -35,8 +35,9 @@ from asyncsink.value import dataclass
 Attributes = dict[str, str | int | bool | float]
 DURATION_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """The buckets of `http.client.request.duration` by the conventions."""
-KEYS_MAX: Final = 10_000
-"""Most keys whose requests wait for an outcome."""
+EVENTS_MAX: Final = 20_000
+"""Most requests and retries that wait for an outcome: one object has up to 10,000 parts. A reader asks for one key as
+often as it likes, and no outcome ever comes."""
 WAITING_SECONDS: Final = 60.0
 """Seconds without a further event after which the requests of a key wait no longer: they belong to no file of the run,
 as a HEAD of a reader."""
@@ -67,12 +68,17 @@ def instrument(
 
 @dataclass(slots=True)
 class _Waiting:
-    """What happened under one key, and has no outcome yet: spans to be, as functions of their parent and bucket."""
+    """What happened under one key, and has no outcome yet; each event with the time of its end."""
 
     touched: float
     began_ns: int
     requests: list[tuple[Requested, int]] = field(default_factory=list)
     retries: list[tuple[Retried, int]] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """The number of events."""
+        return len(self.requests) + len(self.retries)
 
 
 class Instrumentation:
@@ -82,6 +88,7 @@ class Instrumentation:
         self._tracer = tracer
         self._meter = meter
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
+        self._events = 0
         self._durations = meter.create_histogram(
             "http.client.request.duration",
             unit="s",
@@ -147,6 +154,7 @@ class Instrumentation:
         if event.key and event.operation != "GetObject":
             now_ns = time.time_ns()
             self._of(event.key, now_ns - _ns(event.seconds)).requests.append((event, now_ns))
+            self._count()
         else:
             self._span(event, time.time_ns(), "", None)
 
@@ -155,6 +163,7 @@ class Instrumentation:
         if event.key:
             now_ns = time.time_ns()
             self._of(event.key, now_ns).retries.append((event, now_ns))
+            self._count()
 
     def _finished(self, outcome: Outcome) -> None:
         kind = "published" if isinstance(outcome, Receipt) else "skipped" if isinstance(outcome, Skip) else "failed"
@@ -162,6 +171,7 @@ class Instrumentation:
         self._objects.add(1, {"asyncsink.outcome": kind, **error})
         end_ns = time.time_ns()
         waiting = self._waiting.pop(outcome.key, None)
+        self._events -= waiting.count if waiting is not None else 0
         seconds = outcome.seconds if isinstance(outcome, Receipt) else 0.0
         start_ns = min(end_ns - _ns(seconds), waiting.began_ns if waiting is not None else end_ns)
         bucket = outcome.url[5:].partition("/")[0] if outcome.url.startswith("s3://") else ""
@@ -189,17 +199,24 @@ class Instrumentation:
     # -- Spans ---------------------------------------------------------------------------------------------------------
 
     def _of(self, key: str, began_ns: int) -> _Waiting:
-        """What waits under a key; what has waited too long goes on without a parent."""
+        """What waits under a key, which was touched last now."""
         now = time.monotonic()
         waiting = self._waiting.pop(key, None) or _Waiting(now, began_ns)
         waiting.touched, waiting.began_ns = now, min(waiting.began_ns, began_ns)
         self._waiting[key] = waiting
-        while True:
+        return waiting
+
+    def _count(self) -> None:
+        """Count an event that waits. What has waited too long, or is too much, goes on without a parent."""
+        self._events += 1
+        now = time.monotonic()
+        while self._waiting:
             oldest = next(iter(self._waiting.values()))
-            if len(self._waiting) <= KEYS_MAX and now - oldest.touched < WAITING_SECONDS:
-                return waiting
-            _, left = self._waiting.popitem(last=False)
-            for requested, ended_ns in left.requests:
+            if self._events <= EVENTS_MAX and now - oldest.touched < WAITING_SECONDS:
+                return
+            self._waiting.popitem(last=False)
+            self._events -= oldest.count
+            for requested, ended_ns in oldest.requests:
                 self._span(requested, ended_ns, "", None)
 
     def _span(self, event: Requested, end_ns: int, bucket: str, parent: context.Context | None) -> None:

@@ -165,7 +165,7 @@ async def test_a_sink_that_is_gone_has_no_gauges(tmp_path: Path, telemetry: Tele
 
 async def test_requests_of_no_file_wait_for_no_outcome(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
     observe = instrument(telemetry.tracers, telemetry.meters)
-    monkeypatch.setattr(otel, "KEYS_MAX", 3)
+    monkeypatch.setattr(otel, "EVENTS_MAX", 3)
     for number in range(5):
         observe(asyncsink.Requested("HeadObject", 200, 0, 0.1, 0.05, f"k{number}", "localhost:80"))
     observe(asyncsink.Requested("GetObject", 200, 4, 0.1, 0.05, "k9", "localhost:80"))
@@ -178,6 +178,19 @@ async def test_requests_of_no_file_wait_for_no_outcome(telemetry: Telemetry, mon
     assert listed.attributes is not None
     assert listed.attributes["error.type"] == "no answer"
     assert listed.status.status_code is StatusCode.ERROR
+
+
+def test_a_key_that_a_reader_asks_for_again_and_again_takes_no_more_memory(
+    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(otel, "EVENTS_MAX", 3)
+    observe = instrument(telemetry.tracers, telemetry.meters)
+    for _ in range(10):
+        observe(asyncsink.Requested("HeadObject", 200, 0, 0.1, 0.05, "k", "localhost:80"))
+    assert [span.parent for span in telemetry.spans("S3.HeadObject")] == [None] * 8
+    outcome = asyncsink.Skip("/k", "k", "s3://b/k", 0, "same checksum")
+    observe(asyncsink.Finished(outcome))
+    assert len([span for span in telemetry.spans("S3.HeadObject") if span.parent is not None]) == 2
 
 
 async def test_the_example_of_the_guide(
