@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import Awaitable, Iterable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Unpack, cast
-
-import anyio.to_thread
+from typing import TYPE_CHECKING, Any, BinaryIO, Unpack, cast
 
 from asyncsink.destinations.base import Destination
 from asyncsink.engine.content.object_writer import ByteStream
@@ -85,22 +83,37 @@ class SyncSink(Facade[AsyncSink]):
         *,
         size_bytes: int | None = None,
         checksum: Checksum | None = None,
+        deadline_seconds: float | None = None,
         **options: Unpack[PutOptions],
     ) -> Receipt | Skip:
         """As `AsyncSink.put_stream`, with a file opened in binary mode, or an iterable of buffers such as the chunks of
-        Django's UploadedFile. It is read in threads of the sink, and waits for it.
+        Django's UploadedFile. Both are read in threads of the sink; a read that hangs is left behind at the deadline.
         """
-        chunks = stream if hasattr(stream, "read") or not isinstance(stream, Iterable) else _in_threads(stream)
+        iterates = isinstance(stream, Iterable) and not isinstance(stream, (str, bytes, bytearray, memoryview))
+        read = stream if hasattr(stream, "read") or not iterates else _Pieces(stream)
 
         async def publish(sink: AsyncSink) -> Receipt | Skip:
             return await sink.put_stream(
-                key, cast("ByteStream", chunks), size_bytes=size_bytes, checksum=checksum, **options
+                key,
+                cast("ByteStream", read),
+                size_bytes=size_bytes,
+                checksum=checksum,
+                deadline_seconds=deadline_seconds,
+                **options,
             )
 
         return self._run(publish)
 
 
-async def _in_threads(stream: Iterable[Buffer]) -> AsyncIterator[Buffer]:
-    items = iter(stream)
-    while (item := await anyio.to_thread.run_sync(next, items, None)) is not None:
-        yield item
+class _Pieces:
+    """An iterable of buffers as a file object, which a sink reads in its threads."""
+
+    def __init__(self, items: Iterable[Buffer]) -> None:
+        self._items = iter(items)
+
+    def read(self, _size: int, /) -> Any:
+        """The next item, of any size; b"" at the end, and only there."""
+        for item in self._items:
+            if not isinstance(item, (bytes, bytearray, memoryview)) or len(item):
+                return item
+        return b""

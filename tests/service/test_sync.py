@@ -8,7 +8,7 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,37 @@ def test_publishing(options: dict[str, Any], tree: Path, bucket: str, stored: Ca
     with pytest.raises(asyncsink.ConfigError, match="This SyncSink is closed"):
         sink.put("motion", tree / "a.txt")
     assert asyncsink.SyncSink(f"s3://{bucket}", **options).close().counts.objects_total == 0
+
+
+def test_an_iterable_is_published_whole_or_not_at_all(
+    options: dict[str, Any], bucket: str, stored: Callable[[], dict[str, bytes]]
+) -> None:
+    given: Any
+    with asyncsink.SyncSink(f"s3://{bucket}", **options) as sink:
+        sink.put_stream("empty-pieces", [b"", b"one", bytearray(), b"two"])
+        for given in ([b"one", None, b"two"], [b"one", "two"]):
+            with pytest.raises(asyncsink.SourceError, match="Nothing was published"):
+                sink.put_stream("not-bytes", given)
+        for given in (b"whole", "text"):
+            with pytest.raises(asyncsink.ConfigError, match="The stream is of type"):
+                sink.put_stream("whole", given)
+    assert stored() == {"empty-pieces": b"onetwo"}
+
+
+def test_an_iterable_that_hangs_is_left_at_the_deadline(options: dict[str, Any], bucket: str) -> None:
+    go_on = threading.Event()
+
+    def hanging() -> Iterator[bytes]:
+        yield b"one"
+        go_on.wait()
+
+    with asyncsink.SyncSink(f"s3://{bucket}", **options) as sink:
+        try:
+            with pytest.raises(asyncsink.DeadlinePassed):
+                sink.put_stream("hanging", hanging(), deadline_seconds=0.1)
+        finally:
+            go_on.set()
+    assert sink.report.counts.objects_uploaded == 0
 
 
 def test_an_error_in_the_block_is_the_callers(options: dict[str, Any], tree: Path, bucket: str) -> None:
