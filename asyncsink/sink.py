@@ -204,8 +204,8 @@ class AsyncSink:
             key: the exact key below the destination. Container, substitutions, strip_dir and parameterization do not
                 apply to it.
             deadline_seconds: seconds, from now on, after which the call ends as `on_cancel` says. None: no limit.
-            on_cancel: "withdraw" gives the file up: nothing more is sent for it. "detach" ends the wait only: it is
-                published as a file of `submit` is, and read if it still exists.
+            on_cancel: "withdraw" gives the file up: nothing more is sent for it. "detach" ends the wait only: as with
+                `submit`, a file that is queued is published, and read if it still exists; another one is never sent.
             options: see `PutOptions`; those that are given take the place of the sink's. Where the object is there
                 with the same content, but with other options of those that HEAD shows, it is sent again.
 

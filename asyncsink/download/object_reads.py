@@ -35,7 +35,7 @@ FIRST_BYTES: Final = MIB
 """Room for the first answer, before the size is known: an object up to this size takes one request."""
 RANGES_AT_ONCE: Final = 8
 PROVEN_IN_PLACE_BYTES_MAX: Final = 64 * KIB
-"""Content whose MD5 or SHA-256 takes a tenth of a millisecond, as a hop to a thread does; so does the CRC of
+"""Content whose MD5 or SHA-256 takes a tenth of a millisecond, as a call to a thread does; so does the CRC of
 FIRST_BYTES."""
 
 

@@ -52,6 +52,11 @@ class Call:
         """Forget the entries: each refers to its call, a circle that only the garbage collector would find."""
         self._items = []
 
+    @property
+    def queued(self) -> bool:
+        """Whether some entry is in the queue, or with a worker."""
+        return any(item.queued or item.taken for item in self._items)
+
     def outcome(self) -> Receipt | Skip | None:
         """What became of the one file of `put`; None where it was not published, because the sink was closed.
 
@@ -113,15 +118,16 @@ class Patience:
     Attributes:
         deadline_seconds: of the wait, or None.
         withdraws: whether the file is withdrawn then, or when the caller is cancelled; else it is published all the
-            same.
+            same, if it is queued.
     """
 
     deadline_seconds: float | None = None
     withdraws: bool = True
 
-    def passed(self, what: str) -> DeadlinePassed:
-        """The error of a call whose deadline has passed; `what` names its file."""
-        rest = "nothing more is sent for it" if self.withdraws else "it is still on its way"
+    def passed(self, what: str, *, goes_on: bool = False) -> DeadlinePassed:
+        """The error of a call whose deadline has passed; `what` names its file, which is published all the same where
+        it `goes_on`."""
+        rest = "it is still on its way" if goes_on else "nothing more is sent for it"
         return DeadlinePassed(
             f"{what} was not published within deadline_seconds={self.deadline_seconds:g}; {rest}.", report=None
         )

@@ -240,7 +240,7 @@ class Session:
             patience: of the caller; None: without a deadline, and queued files are published whatever happens.
 
         Raises:
-            DeadlinePassed: its deadline did; nothing of the call was published.
+            DeadlinePassed: its deadline did.
 
         Cancelled, or at its deadline, what is not queued is withdrawn; where `patience` says so, what is queued too:
         its requests have ended then, or `abort_seconds` are over.
@@ -253,6 +253,7 @@ class Session:
                 await call.completion.done.wait()
         except BaseException as error:
             withdraws = patience is not None and patience.withdraws
+            goes_on = call.queued and not withdraws
             if intake.withdraw(call, queued_too=withdraws):
                 with anyio.move_on_after(self.settings.retry.abort_seconds, shield=True):
                     await call.completion.done.wait()
@@ -260,7 +261,7 @@ class Session:
                 raise
             assert patience is not None
             if not call.completion.outcomes:
-                raise patience.passed(call.alone) from None
+                raise patience.passed(call.alone, goes_on=goes_on) from None
         finally:
             self._calls.discard(call)
             call.release()
@@ -303,10 +304,10 @@ class Session:
             self.closing = True
             self._report = self._report or self._nothing()
             return self._report
-        self._close_by(deadline_seconds)
         self._closers += 1
         try:
             if not supervisor.done():
+                self._close_by(deadline_seconds)
                 await asyncio.wait((supervisor,))
         except asyncio.CancelledError:
             if self._closers == 1:
