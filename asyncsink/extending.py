@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from asyncsink.destinations.base import ByteBody, Destination, Existing, PartWriter, RunForecast, Stored, Unknown
 from asyncsink.integrity.checksums import checksum_of
-from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile, SourceProblem, Transfer
+from asyncsink.model import Checksum, SourceFile, SourceProblem, Transfer
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.s3.multipart.parts import Part, PartPlan
 from asyncsink.s3.operations import Operation, Response
 from asyncsink.s3.transport import Transport

@@ -13,8 +13,8 @@ from asyncsink.download.run import run_grab
 from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import ConfigError
 from asyncsink.event_loops import run_to_end
-from asyncsink.model import Event, StrPath
-from asyncsink.options.typed import GrabOptions, with_options
+from asyncsink.model import Event
+from asyncsink.options.typed import GrabOptions, StrPath, with_options
 
 
 class S3Grabber:

@@ -11,9 +11,7 @@ from typing import Final, Literal, Self
 
 from asyncsink.errors import AsyncSinkError
 from asyncsink.options.schema import ObjectOptions, Overwrite
-from asyncsink.options.settings import ChecksumAlgorithm as ChecksumAlgorithm  # noqa: PLC0414 - a name of this module too
-from asyncsink.options.typed import Paths as Paths  # noqa: PLC0414 - likewise
-from asyncsink.options.typed import StrPath as StrPath  # noqa: PLC0414 - likewise
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.value import dataclass
 
 ConfirmedBy = Literal["server-checksum", "etag", "size", "nothing"]

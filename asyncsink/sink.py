@@ -16,8 +16,8 @@ from asyncsink.engine.recording.events import Subscription
 from asyncsink.engine.session import Counts, Session
 from asyncsink.errors import ConfigError, ExportFailed
 from asyncsink.event_loops import run_to_end
-from asyncsink.model import Checksum, Paths, Receipt, Skip, StrPath
-from asyncsink.options.typed import ExportOptions, PutOptions, with_options
+from asyncsink.model import Checksum, Receipt, Skip
+from asyncsink.options.typed import ExportOptions, Paths, PutOptions, StrPath, with_options
 from asyncsink.os_errors import words_shortages
 from asyncsink.report.report import Report, SinkStats
 from asyncsink.sources.base import Source

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from asyncsink.adapters.dask_export import run_on_cluster
-from asyncsink.model import Paths, StrPath
 from asyncsink.options.parse import parse_options
-from asyncsink.options.typed import ExportOptions
+from asyncsink.options.typed import ExportOptions, Paths, StrPath
 from asyncsink.report.report import Report
 from asyncsink.sources.opening import directory_source, outputs_source
 

@@ -13,7 +13,8 @@ from typing import ClassVar, Protocol
 
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.integrity.sameness import Existing
-from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer, UploadStep
+from asyncsink.model import Checksum, ConfirmedBy, Transfer, UploadStep
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.routing.key_range import KeyRange
 from asyncsink.s3.multipart.parts import Part, PartPlan
 from asyncsink.s3.operations import FileReader, FileResult, OpenPartSource, PartSource, WithdrawnFiles

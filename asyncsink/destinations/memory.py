@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from asyncsink.destinations.base import Destination, Existing, PartWriter, RunForecast, Stored, Unknown
 from asyncsink.errors import IntegrityError, UploadMissing
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody, checksum_of, digest_of, multipart_etag
-from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
+from asyncsink.model import Checksum, Transfer
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.s3.multipart.parts import PartPlan
 from asyncsink.value import dataclass
 

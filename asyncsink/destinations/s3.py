@@ -22,12 +22,12 @@ from asyncsink.destinations.existing_objects import ExistingObjects
 from asyncsink.destinations.spellings import Spellings
 from asyncsink.destinations.uploads import AlreadyComplete, S3CompleteObject, S3PartWriter, S3Uploads
 from asyncsink.errors import AccessDenied, EntityTooLarge, IntegrityError, ObjectMissing
-from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody, checksum_of
+from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, HEADER_ALGORITHMS, ByteBody, checksum_of
 from asyncsink.integrity.sameness import contradiction
-from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Transfer
+from asyncsink.model import Checksum, ConfirmedBy, Transfer
 from asyncsink.options.schema import S3Target, Settings
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.s3.checksum_headers import Compute, confirm_body, confirm_body_now, confirm_object, confirm_without_body
-from asyncsink.s3.codec import HEADER_ALGORITHMS
 from asyncsink.s3.multipart.parts import PartPlan
 from asyncsink.s3.multipart.write_tokens import WriteTokens
 from asyncsink.s3.operations import (

@@ -16,7 +16,6 @@ from asyncsink.errors import AccessDenied, PermanentError, RetryableError, Stall
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import (
     Checksum,
-    ChecksumAlgorithm,
     ConfirmedBy,
     PendingUpload,
     SourceFile,
@@ -29,7 +28,7 @@ from asyncsink.model import (
     UploadPartStored,
     UploadStep,
 )
-from asyncsink.options.settings import RetryPolicy, Secret
+from asyncsink.options.settings import ChecksumAlgorithm, RetryPolicy, Secret
 from asyncsink.s3.multipart.parts import Part, PartPlan
 from asyncsink.s3.multipart.resume import can_go_on, empty_uploads_between, end_upload, find_own_object, parts_to_keep
 from asyncsink.s3.multipart.upload import MultipartUpload, create_upload

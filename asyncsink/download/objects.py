@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import field
 from datetime import datetime
 
-from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
+from asyncsink.model import Checksum, ConfirmedBy
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.value import dataclass
 
 

@@ -25,8 +25,8 @@ from asyncsink.errors import IntegrityError, PreconditionFailed
 from asyncsink.file_locks import lock
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody, Digester, checksum_of, combine
 from asyncsink.integrity.sameness import Digests, Existing, Proof, comparison, conclude_proof, prove
-from asyncsink.model import Checksum, ChecksumAlgorithm, Resumable
-from asyncsink.options.settings import MIB
+from asyncsink.model import Checksum, Resumable
+from asyncsink.options.settings import MIB, ChecksumAlgorithm
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectData, ObjectReceived, RangesUnknown
 from asyncsink.s3.multipart.parts import Part, PartPlan, plan_parts
 from asyncsink.value import dataclass

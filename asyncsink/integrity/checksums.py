@@ -12,11 +12,15 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Final, NamedTuple, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol, get_args
 
-from asyncsink.model import Checksum, ChecksumAlgorithm
+from asyncsink.model import Checksum
+from asyncsink.options.settings import ChecksumAlgorithm
 
 ByteBody = bytes | bytearray | memoryview
+
+HEADER_ALGORITHMS: tuple[ChecksumAlgorithm, ...] = tuple(a for a in get_args(ChecksumAlgorithm) if a != "MD5")
+"""Algorithms that S3 stores and returns as x-amz-checksum-…; MD5 is Content-MD5 and comes back as the ETag."""
 
 FULL_OBJECT_ALGORITHMS: frozenset[ChecksumAlgorithm] = frozenset({"CRC64NVME", "CRC32C", "CRC32"})
 """Algorithms whose value for a whole object follows from those of its parts, so that S3 keeps one for multipart objects

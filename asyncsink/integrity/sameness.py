@@ -29,9 +29,9 @@ from asyncsink.integrity.checksums import (
     is_composite,
     multipart_etag,
 )
-from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
+from asyncsink.model import Checksum, ConfirmedBy
 from asyncsink.options.schema import Overwrite
-from asyncsink.options.settings import GIB, MIB
+from asyncsink.options.settings import GIB, MIB, ChecksumAlgorithm
 from asyncsink.value import dataclass
 
 # -- Pure: part sizes with which another tool may have written a multipart object --------------------------------------

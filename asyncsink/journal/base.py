@@ -18,7 +18,6 @@ from asyncsink.model import (
     BYTES,
     STREAM,
     Checksum,
-    ChecksumAlgorithm,
     JournalEntry,
     PendingUpload,
     SourceFile,
@@ -32,6 +31,7 @@ from asyncsink.model import (
     UploadStep,
 )
 from asyncsink.options.schema import ObjectOptions
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.paths import decoded_name, encoded_name
 from asyncsink.value import dataclass
 

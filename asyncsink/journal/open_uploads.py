@@ -35,7 +35,6 @@ from asyncsink.journal.opening import Identity, UnusableJournal
 from asyncsink.journal.states import UploadState, after
 from asyncsink.model import (
     Checksum,
-    ChecksumAlgorithm,
     JournalEntry,
     PendingUpload,
     SourceFile,
@@ -49,6 +48,7 @@ from asyncsink.model import (
     UploadStep,
 )
 from asyncsink.options.schema import ObjectOptions
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.paths import decoded_name, sync_directory_of
 
 FORMAT: Final = "asyncsink open uploads"

@@ -39,17 +39,9 @@ from asyncsink.journal.opening import (
     remove_unused,
     used_now,
 )
-from asyncsink.model import (
-    ChecksumAlgorithm,
-    JournalEntry,
-    Transfer,
-    UploadCompleting,
-    UploadCreating,
-    UploadOpened,
-    UploadStep,
-)
+from asyncsink.model import JournalEntry, Transfer, UploadCompleting, UploadCreating, UploadOpened, UploadStep
 from asyncsink.options.schema import ObjectOptions, S3Target
-from asyncsink.options.settings import JournalChoice, Shard
+from asyncsink.options.settings import ChecksumAlgorithm, JournalChoice, Shard
 from asyncsink.value import dataclass
 
 T = TypeVar("T")

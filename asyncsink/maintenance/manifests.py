@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 
 from asyncsink.errors import ConfigError
-from asyncsink.model import Failure, Planned, Receipt, Skip, StrPath
+from asyncsink.model import Failure, Planned, Receipt, Skip
+from asyncsink.options.typed import StrPath
 from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, read_manifest
 from asyncsink.report.manifest_file import PARTIAL
 from asyncsink.splitting.files import SPLIT_FILE, read_plan

@@ -34,7 +34,7 @@ from asyncsink.maintenance.manifests import (
     is_unpublished,
     place_of,
 )
-from asyncsink.model import Failure, Outcome, Receipt, Skip, StrPath
+from asyncsink.model import Failure, Outcome, Receipt, Skip
 from asyncsink.options.parse import parse_target
 from asyncsink.options.schema import LocalTarget, S3Target
 from asyncsink.paths import encoded_name
@@ -120,7 +120,7 @@ class MergeReport(BaseReport):
             self.problems.append((name, message))
 
 
-async def merge_manifests(manifests: ManifestPaths, out_file: StrPath) -> MergeReport:
+async def merge_manifests(manifests: ManifestPaths, out_file: str | os.PathLike[str]) -> MergeReport:
     """Merge receipt manifests into one, which lists each object once and has a true end.
 
     Args:
@@ -301,7 +301,7 @@ def _rank(promise: Receipt | Skip) -> tuple[bool, bool]:
     return isinstance(promise, Receipt), promise.checksum is not None
 
 
-def _inputs(manifests: ManifestPaths, out_file: StrPath) -> tuple[ManifestInputs, str]:
+def _inputs(manifests: ManifestPaths, out_file: str | os.PathLike[str]) -> tuple[ManifestInputs, str]:
     out = str(Path(out_file).absolute())
     inputs = gathered(manifests, but=out, with_partial=True)
     written = {place_of(out), place_of(out + PARTIAL)} - {None}

@@ -15,8 +15,8 @@ import anyio.to_thread
 from asyncsink.engine.recording.events import Progress, UnderWay
 from asyncsink.errors import AccessDenied, AsyncSinkError
 from asyncsink.integrity.checksums import Digester, is_composite
-from asyncsink.model import Checksum, ChecksumAlgorithm, Receipt, Skip
-from asyncsink.options.settings import Secret
+from asyncsink.model import Checksum, Receipt, Skip
+from asyncsink.options.settings import ChecksumAlgorithm, Secret
 from asyncsink.paths import is_below, on_disk
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectReceived, RangesUnknown
 from asyncsink.s3.operations import HeadObject, ListObjects, ObjectHead

@@ -16,7 +16,8 @@ from itertools import groupby
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, Generic, TypeVar, cast, get_args, overload
 
-from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Failure, Outcome, Planned, Receipt, Skip
+from asyncsink.model import Checksum, ConfirmedBy, Failure, Outcome, Planned, Receipt, Skip
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.report.kept_lines import BLOCK_LINES, KeptLines
 from asyncsink.temporary import file_fault
 from asyncsink.value import dataclass

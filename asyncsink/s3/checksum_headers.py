@@ -20,8 +20,9 @@ import anyio.to_thread
 from asyncsink.errors import AsyncSinkError, ConfigError, PermanentError, RetryableError
 from asyncsink.integrity.checksums import ByteBody, checksum_of, etag_md5
 from asyncsink.integrity.sameness import checksum_by, compare_told, confirm, contradiction
-from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
+from asyncsink.model import Checksum, ConfirmedBy
 from asyncsink.options.schema import ChecksumChoice
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.s3.get_object import GetObject, GetObjects, GetObjectTo
 from asyncsink.s3.operations import (
     MD5_ETAG_SSE,

@@ -10,13 +10,13 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, get_args
+from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from asyncsink.errors import ConfigError, PermanentError, ServerFault
-from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody, is_composite
-from asyncsink.model import Checksum, ChecksumAlgorithm
-from asyncsink.options.settings import WRITE_METADATA_NAME, Secret
+from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, HEADER_ALGORITHMS, ByteBody, is_composite
+from asyncsink.model import Checksum
+from asyncsink.options.settings import WRITE_METADATA_NAME, ChecksumAlgorithm, Secret
 from asyncsink.s3 import operations as o
 from asyncsink.s3.errors_map import kept, keys_hold_secret, one_line
 from asyncsink.s3.get_object import GetObject, ObjectData
@@ -109,8 +109,6 @@ Parameters = dict[str, Any]
 _S3_BEGAN: Final = datetime(2006, 3, 14, tzinfo=UTC)
 OnSent = Callable[[int], None]
 
-HEADER_ALGORITHMS: Final[tuple[ChecksumAlgorithm, ...]] = tuple(a for a in get_args(ChecksumAlgorithm) if a != "MD5")
-"""Algorithms that S3 stores and returns as x-amz-checksum-…; MD5 is Content-MD5 and comes back as the ETag."""
 CHECKSUM_FIELDS: Final = {name: f"Checksum{name}" for name in HEADER_ALGORITHMS}
 """Their names in boto3's parameters and answers, and in S3's XML."""
 

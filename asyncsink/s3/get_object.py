@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 from asyncsink.errors import AsyncSinkError, PermanentError, PreconditionFailed, ServerFault
 from asyncsink.integrity.checksums import ByteBody
-from asyncsink.model import ChecksumAlgorithm, FirstAttempt
+from asyncsink.model import FirstAttempt
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.s3.errors_map import one_line
 from asyncsink.s3.operations import Operation, Response
 from asyncsink.value import dataclass

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from asyncsink.errors import AsyncSinkError, ObjectMissing
 from asyncsink.integrity.checksums import ByteBody
-from asyncsink.model import Checksum, ChecksumAlgorithm, FirstAttempt
-from asyncsink.options.settings import GIB, MIB
+from asyncsink.model import Checksum, FirstAttempt
+from asyncsink.options.settings import GIB, MIB, ChecksumAlgorithm
 from asyncsink.value import dataclass
 
 PART_SIZE_BYTES_MIN = 5 * MIB

@@ -14,7 +14,8 @@ from typing import Any
 
 from asyncsink.errors import ConfigError, SourceChanged
 from asyncsink.integrity.checksums import ByteBody, Digester
-from asyncsink.model import BYTES, ChecksumAlgorithm, SourceFile
+from asyncsink.model import BYTES, SourceFile
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.sources.reader import AtRest, Buffer, OpenSource
 
 _FINGERPRINT: ChecksumAlgorithm = "CRC64NVME"

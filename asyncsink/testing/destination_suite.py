@@ -23,7 +23,8 @@ from asyncsink.destinations.base import Destination, PartWriter, RunForecast, Un
 from asyncsink.errors import AsyncSinkError, IntegrityError, TransferError
 from asyncsink.integrity.checksums import checksum_of, combine
 from asyncsink.integrity.sameness import CompareWith, SamenessDigester, SkipIt, conclude, decide
-from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile, Transfer
+from asyncsink.model import Checksum, SourceFile, Transfer
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.s3.multipart.parts import PartPlan, StreamPlan
 
 MTIME_NS = 1_700_000_000_123_456_789

@@ -36,8 +36,7 @@ from asyncsink.errors import (
     UploadMissing,
 )
 from asyncsink.integrity.checksums import checksum_of
-from asyncsink.model import ChecksumAlgorithm
-from asyncsink.options.settings import MIB, Secret
+from asyncsink.options.settings import MIB, ChecksumAlgorithm, Secret
 from asyncsink.s3.get_object import GetObject
 from asyncsink.s3.operations import (
     AbortMultipartUpload,

@@ -15,8 +15,9 @@ from asyncsink.destinations.memory import MemoryDestination
 from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.errors import ConnectionLost, IntegrityError
 from asyncsink.integrity.checksums import ByteBody
-from asyncsink.model import Checksum, ChecksumAlgorithm, Failure, Outcome, Receipt, Skip, SourceFile, Transfer
+from asyncsink.model import Checksum, Failure, Outcome, Receipt, Skip, SourceFile, Transfer
 from asyncsink.options.schema import Limits, Policies
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.s3.multipart.parts import PartPlan
 from tests.support.changes import edit, grow, truncate
 from tests.support.resources import resources

@@ -23,7 +23,8 @@ from asyncsink.integrity.checksums import (
     is_composite,
     multipart_etag,
 )
-from asyncsink.model import Checksum, ChecksumAlgorithm
+from asyncsink.model import Checksum
+from asyncsink.options.settings import ChecksumAlgorithm
 
 ALGORITHMS: tuple[ChecksumAlgorithm, ...] = get_args(ChecksumAlgorithm)
 

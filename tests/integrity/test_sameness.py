@@ -34,9 +34,9 @@ from asyncsink.integrity.sameness import (
     parts_of_etag,
     same,
 )
-from asyncsink.model import Checksum, ChecksumAlgorithm
+from asyncsink.model import Checksum
 from asyncsink.options.schema import Overwrite
-from asyncsink.options.settings import MIB
+from asyncsink.options.settings import MIB, ChecksumAlgorithm
 
 SIZE = 20 * MIB
 PLAIN = "0cc175b9c0f1b6a831c399e269772661"

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncsink.errors import JournalError
-from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy, Failure, Outcome, Planned, Receipt, Skip
+from asyncsink.model import Checksum, ConfirmedBy, Failure, Outcome, Planned, Receipt, Skip
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.report.kept_lines import BLOCK_LINES, MEMORY_BYTES
 from asyncsink.report.outcomes import (
     NOT_PUBLISHED_KEPT,

@@ -18,8 +18,7 @@ import pytest
 
 from asyncsink.errors import ConnectionLost
 from asyncsink.integrity.checksums import checksum_of
-from asyncsink.model import ChecksumAlgorithm
-from asyncsink.options.settings import MIB, RetryPolicy
+from asyncsink.options.settings import MIB, ChecksumAlgorithm, RetryPolicy
 from asyncsink.s3.http import addresses as addresses_module
 from asyncsink.s3.http.addresses import CACHED_SECONDS, THREADS, UNREACHABLE_SECONDS, Addresses
 from asyncsink.s3.http.reading import ExchangeError

@@ -35,9 +35,9 @@ from asyncsink.errors import (
     UploadMissing,
 )
 from asyncsink.integrity.checksums import checksum_of, combine
-from asyncsink.model import Checksum, ChecksumAlgorithm, SourceFile, Transfer
+from asyncsink.model import Checksum, SourceFile, Transfer
 from asyncsink.options.schema import LocalTarget
-from asyncsink.options.settings import MIB, Secret
+from asyncsink.options.settings import MIB, ChecksumAlgorithm, Secret
 from asyncsink.s3.http import lane as lane_module
 from asyncsink.s3.http import lane_pool
 from asyncsink.s3.http.client import HttpTransport

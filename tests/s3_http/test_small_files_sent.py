@@ -28,8 +28,7 @@ from asyncsink.errors import (
     Throttled,
 )
 from asyncsink.integrity.checksums import checksum_of
-from asyncsink.model import ChecksumAlgorithm
-from asyncsink.options.settings import Secret
+from asyncsink.options.settings import ChecksumAlgorithm, Secret
 from asyncsink.s3.http import lane_pool
 from asyncsink.s3.http.lane import Lane
 from asyncsink.s3.operations import (

@@ -34,8 +34,9 @@ from asyncsink.destinations.local.files import (
 from asyncsink.destinations.local.places import Place, PlacesBelow, moved_meanwhile, shown, translated
 from asyncsink.errors import AsyncSinkError, ConfigError, IntegrityError
 from asyncsink.integrity.checksums import ByteBody, Digester
-from asyncsink.model import Checksum, ChecksumAlgorithm, Transfer
+from asyncsink.model import Checksum, Transfer
 from asyncsink.options.schema import LocalTarget
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.paths import SEARCH, on_disk
 from asyncsink.s3.multipart.parts import PartPlan
 

@@ -28,9 +28,9 @@ from asyncsink.integrity.sameness import (
     conclude,
     decide,
 )
-from asyncsink.model import Checksum, ChecksumAlgorithm, JournalEntry, SourceFile, Transfer
+from asyncsink.model import Checksum, JournalEntry, SourceFile, Transfer
 from asyncsink.options.schema import Policies
-from asyncsink.options.settings import MIB
+from asyncsink.options.settings import MIB, ChecksumAlgorithm
 from asyncsink.paths import Folder, on_disk
 from asyncsink.s3.operations import PARTS_MAX
 from asyncsink.sources.content import OpenContent, in_memory, opened

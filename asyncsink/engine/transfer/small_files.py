@@ -28,7 +28,8 @@ from asyncsink.engine.transfer.outcomes import Ending, failure, not_stored, pass
 from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.errors import AsyncSinkError, IntegrityError, SourceChanged, SourceError
 from asyncsink.integrity.sameness import LookCloser
-from asyncsink.model import ChecksumAlgorithm, FirstAttempt, Outcome, Transfer
+from asyncsink.model import FirstAttempt, Outcome, Transfer
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.s3.operations import FileResult, FileStored, Ordinary, WithdrawnFiles
 from asyncsink.sources.content import SmallReader, memory_cost
 from asyncsink.value import dataclass

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from asyncsink.errors import AsyncSinkError, ObjectMissing, PreconditionFailed, Throttled
 from asyncsink.integrity.checksums import ByteBody, checksum_of, is_composite
-from asyncsink.model import Checksum, ChecksumAlgorithm
+from asyncsink.model import Checksum
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.s3.errors_map import kept, one_line
 from asyncsink.s3.get_object import GetObject, GetObjects, GetObjectTo, ObjectData, ObjectsGot, ObjectToGet
 from asyncsink.s3.http.exchange import (

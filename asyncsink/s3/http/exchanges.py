@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
 from asyncsink.integrity.checksums import ByteBody, Digester, digest_of
-from asyncsink.model import Checksum, ChecksumAlgorithm
-from asyncsink.options.settings import MIB
+from asyncsink.model import Checksum
+from asyncsink.options.settings import MIB, ChecksumAlgorithm
 from asyncsink.s3.codec import CALLS
 from asyncsink.s3.errors_map import ANSWER_BYTES_MAX, LISTING_BYTES_MAX
 from asyncsink.s3.get_object import GetObject, GetObjectTo, ObjectData, ObjectReceived

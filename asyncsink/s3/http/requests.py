@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 from asyncsink.errors import ConfigError, InvalidKey, PermanentError, ServerFault
-from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS
-from asyncsink.model import Checksum, ChecksumAlgorithm
-from asyncsink.options.settings import WRITE_METADATA_NAME, Secret
-from asyncsink.s3.codec import CHECKSUM_FIELDS, HEADER_ALGORITHMS, customer_key
+from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, HEADER_ALGORITHMS
+from asyncsink.model import Checksum
+from asyncsink.options.settings import WRITE_METADATA_NAME, ChecksumAlgorithm, Secret
+from asyncsink.s3.codec import CHECKSUM_FIELDS, customer_key
 from asyncsink.s3.errors_map import one_line
 from asyncsink.s3.get_object import AS_STORED, GetObject
 from asyncsink.s3.http.signing import (

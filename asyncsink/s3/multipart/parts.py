@@ -12,8 +12,8 @@ from collections.abc import Set as AbstractSet
 
 from asyncsink.errors import IntegrityError
 from asyncsink.integrity.checksums import COMPOSITE_ALGORITHMS, composite, etag_md5, is_composite, multipart_etag
-from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
-from asyncsink.options.settings import MIB
+from asyncsink.model import Checksum, ConfirmedBy
+from asyncsink.options.settings import MIB, ChecksumAlgorithm
 from asyncsink.s3.operations import (
     OBJECT_SIZE_BYTES_MAX,
     PART_SIZE_BYTES_MAX,

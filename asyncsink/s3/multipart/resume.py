@@ -16,7 +16,8 @@ import anyio
 
 from asyncsink.errors import AccessDenied, AsyncSinkError, ObjectMissing, UploadMissing
 from asyncsink.integrity.checksums import digest_of, etag_md5
-from asyncsink.model import ChecksumAlgorithm, ConfirmedBy, PendingUpload, StoredPart
+from asyncsink.model import ConfirmedBy, PendingUpload, StoredPart
+from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.s3.listing import part_pages, upload_pages
 from asyncsink.s3.multipart.parts import PartPlan
 from asyncsink.s3.multipart.write_tokens import whose

@@ -30,8 +30,8 @@ from asyncsink.errors import (
 )
 from asyncsink.integrity.checksums import FULL_OBJECT_ALGORITHMS, ByteBody
 from asyncsink.integrity.sameness import contradiction
-from asyncsink.model import Checksum, ChecksumAlgorithm, ConfirmedBy
-from asyncsink.options.settings import RetryPolicy
+from asyncsink.model import Checksum, ConfirmedBy
+from asyncsink.options.settings import ChecksumAlgorithm, RetryPolicy
 from asyncsink.s3.checksum_headers import check_same_object, confirm_body, confirm_body_now
 from asyncsink.s3.listing import part_pages
 from asyncsink.s3.multipart.parts import Part, PartPlan, UploadProof

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 from asyncsink.errors import AlreadyThere, IntegrityError, ObjectMissing, PermanentError, PreconditionFailed
 from asyncsink.integrity.checksums import checksum_of
-from asyncsink.model import Checksum, ChecksumAlgorithm
-from asyncsink.options.settings import WRITE_METADATA_NAME, WRITE_TOKEN_CHARACTERS
+from asyncsink.model import Checksum
+from asyncsink.options.settings import WRITE_METADATA_NAME, WRITE_TOKEN_CHARACTERS, ChecksumAlgorithm
 from asyncsink.s3.operations import (
     CompleteMultipartUpload,
     HeadObject,
