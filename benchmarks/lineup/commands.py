@@ -36,8 +36,9 @@ class Work:
 
     @property
     def zeros(self) -> dict[str, int]:
-        """{path: size} of what a null server is to have for a grab, which keeps no bytes and gives zeros."""
-        if not self.data.scenario.grab or not self.server.is_null:
+        """{path: size} of what a null server is to have for a grab or reads: it keeps no bytes, and gives zeros."""
+        scenario = self.data.scenario
+        if not (scenario.grab or scenario.reads) or not self.server.is_null:
             return {}
         return {f"/{self.bucket}/{DATA}/{member.path}": member.size_bytes for member in self.data.members}
 

@@ -30,9 +30,12 @@ from benchmarks.lineup.commands import (
 from benchmarks.lineup.pythons import Python
 from benchmarks.lineup.scenarios import (
     AIOBOTO3_BYTES,
+    AIOBOTO3_GET,
     DATASINK,
     DIRECTORY,
+    GET,
     OBSTORE_BYTES,
+    OBSTORE_GET,
     OBSTORE_PATH,
     OTHER_LOOP,
     OUR_DATASINK,
@@ -135,6 +138,7 @@ _OURS = "CRC64NVME of every object and part; the answer is compared; sources are
 _OURS_IN_SERVICE = _OURS.removesuffix("; manifest")
 _BOTOCORE = "CRC32, botocore's default; over plain HTTP also SHA-256 in the signature"
 _PROVEN = "CRC64NVME of every object, as the server has it; a file appears whole and proven, or not at all"
+_COMPARED = "CRC64NVME of every object, as the server has it"
 _BOTOCORES_PROOF = "the server's checksum, where a request asks for the whole object"
 
 _BY_DEFAULT = "its journal, and the listing's ETag"
@@ -293,6 +297,9 @@ CONTENDERS = {
         _service(OBSTORE_BYTES, "obstore, put_async of bytes", "obstore_service bytes", needs("obstore"), "nothing"),
         _service(OBSTORE_PATH, "obstore, put_async of a path", "obstore_service path", needs("obstore"), "nothing"),
         _service(AIOBOTO3_BYTES, "aioboto3, put_object", "aioboto3_service bytes", needs("aioboto3"), _BOTOCORE),
+        _service(GET, "S3Reader.get", "asyncsink_service get", _command_missing, _COMPARED),
+        _service(OBSTORE_GET, "obstore, get_async", "obstore_service get", needs("obstore"), "nothing"),
+        _service(AIOBOTO3_GET, "aioboto3, get_object", "aioboto3_service get", needs("aioboto3"), _BOTOCORES_PROOF),
         Contender(
             OUR_DATASINK,
             "asyncsink's DataSink",

@@ -30,6 +30,7 @@ class Scenario:
         repeat: everything is there already, unchanged; the second publication is what is measured.
         linked: all files are names of one file (hard links).
         grab: the files are in the bucket, and it is measured how they are brought back into a directory.
+        reads: the objects are in the bucket of a null server, and a service reads them.
         producers: callers at once of a service that publishes from one running event loop; 0 is no service.
         contenders: who can be compared here; () is everybody who is not meant for another scenario alone.
         reference: whom the ratios are of; "" is asyncsink itself.
@@ -44,6 +45,7 @@ class Scenario:
     repeat: bool = False
     linked: bool = False
     grab: bool = False
+    reads: bool = False
     producers: int = 0
     contenders: tuple[str, ...] = ()
     reference: str = ""
@@ -52,7 +54,9 @@ class Scenario:
 REFERENCE, REFERENCE_ENGINE = "asyncsink", "asyncsink-api"
 PUT, SUBMIT, PUT_BYTES, DIRECTORY = "asyncsink-put", "asyncsink-submit", "asyncsink-put-bytes", "asyncsink-directory"
 OBSTORE_BYTES, OBSTORE_PATH, AIOBOTO3_BYTES = "obstore-bytes", "obstore-path", "aioboto3-bytes"
-SERVICES = (PUT, SUBMIT, PUT_BYTES, DIRECTORY, OBSTORE_BYTES, OBSTORE_PATH, AIOBOTO3_BYTES)
+GET, OBSTORE_GET, AIOBOTO3_GET = "asyncsink-get", "obstore-get", "aioboto3-get"
+READERS = (GET, OBSTORE_GET, AIOBOTO3_GET)
+SERVICES = (PUT, SUBMIT, PUT_BYTES, DIRECTORY, OBSTORE_BYTES, OBSTORE_PATH, AIOBOTO3_BYTES, *READERS)
 DATASINK, OUR_DATASINK = "datasink", "asyncsink-datasink"
 OTHER_LOOP = "asyncsink-uvloop"
 """Contenders: Nipype's DataSink, and ours, which are compared with each other; likewise the services."""
@@ -121,6 +125,20 @@ def _service(producers: int, count: int, contenders: tuple[str, ...]) -> Scenari
     )
 
 
+def _reading(producers: int, count: int) -> Scenario:
+    """A service that reads small objects, each call on its own."""
+    return Scenario(
+        name=f"service-read-{producers}",
+        title=f"Service: reads of 16 KiB, {producers} callers",
+        members=_equal(count, count // 10, 16 * KIB),
+        at_once=0,
+        reads=True,
+        producers=producers,
+        contenders=READERS,
+        reference=GET,
+    )
+
+
 def _cohort(scale: int) -> Callable[[bool], list[Member]]:
     return lambda quick: load_cohort(scale=scale, every=8 if quick else 1)
 
@@ -157,10 +175,13 @@ SCENARIOS = {
             name="cohort-rerun", title="The cohort again, unchanged, sizes ÷ 100", members=_cohort(100), repeat=True
         ),
         *(each for delay_ms in (5, 20, 50, 100) for each in _late(delay_ms)),
-        _service(SERVICE_PRODUCERS, 10_000, tuple(name for name in SERVICES if name != OBSTORE_PATH)),
+        _service(SERVICE_PRODUCERS, 10_000, tuple(name for name in SERVICES if name not in (OBSTORE_PATH, *READERS))),
         _service(1, 2_000, _WAITED_FOR),
         _service(16, 10_000, _WAITED_FOR),
         _service(256, 10_000, _WAITED_FOR),
+        _reading(1, 2_000),
+        _reading(16, 10_000),
+        _reading(256, 10_000),
         Scenario(
             name="service-large",
             title="Service: one large file, submitted",

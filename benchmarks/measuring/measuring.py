@@ -82,8 +82,11 @@ def measure(entrant: Entrant, work: Work, *, round_: int, place: int, limit_seco
         made.engine_seconds, made.engine_cpu_seconds = told.pop("seconds"), told.pop("cpu_seconds")
         made.notes = told
     made.server = work.server.stats()
+    if work.data.scenario.reads:
+        made.objects, made.bytes = made.notes.get("objects", 0), made.notes.get("bytes", 0)
+    elif not work.data.scenario.grab:
+        made.objects, made.bytes = made.server.get("objects", 0), made.server.get("bytes_stored", 0)
     if work.server.is_null and not work.data.scenario.grab:
-        made.objects, made.bytes = made.server["objects"], made.server["bytes_stored"]
         expected = (work.data.objects, work.data.size_bytes)
         if made.status == "ok" and (made.objects, made.bytes) != expected:
             made.status = "failed"

@@ -197,6 +197,8 @@ class _Rounds:
         """Whether it can take part. Its first run is not measured: it has the system read programs and bytecode, and a
         repeated publication needs one to repeat."""
         reason = entrant.contender.left_out(self.data)
+        if self.data.scenario.reads and not self.server.is_null:
+            reason = "only the null server has objects to read without being filled"
         if self.server.is_null and self.data.scenario.repeat:
             reason = "the null server keeps nothing that could be there already"
         if not reason:

@@ -1,6 +1,6 @@
 """A service with asyncsink: python -m benchmarks.scripts.asyncsink_service DIRECTORY BUCKET PREFIX CALL PRODUCERS
 
-CALL is put, put_bytes, submit or export_directory.
+CALL is put, put_bytes, submit, export_directory or get.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import anyio._backends._asyncio  # noqa: F401
 import awscrt.checksums  # noqa: F401
 
 import asyncsink.s3.stack  # noqa: F401
+from asyncsink.reader import S3Reader
 from asyncsink.sink import AsyncSink, export_directory
 from benchmarks.scripts.clock import Clock, Lag, content, files_below, produce
 
@@ -35,6 +36,16 @@ async def main(directory: str, bucket: str, prefix: str, call: str, producers: i
                 report = await export_directory(directory, target, **options)
             report.raise_for_failures()
             clock.objects, clock.notes = report.objects_uploaded, {"lag_ms": lag.milliseconds()}
+        return
+    if call == "get":
+        async with S3Reader(target, **options) as reader:
+
+            async def get(key: str, _path: str) -> int:
+                return len(await reader.get(key))
+
+            with Clock() as clock:
+                keys = ((key.removeprefix(f"{prefix}/"), path) for path, key in files_below(directory, prefix))
+                await produce(keys, get, producers, clock)
         return
     async with AsyncExitStack() as stack:
         sink: Any = await stack.enter_async_context(AsyncSink(target, **options))

@@ -123,21 +123,28 @@ class Lag:
 async def produce(
     work: Iterator[tuple[str, str]], put: Callable[[str, str], Awaitable[object]], producers: int, clock: Clock
 ) -> None:
-    """Producers that share the work: each puts one object after the other, until none is left."""
+    """Producers that share the work: each puts (or gets) one object after the other, until none is left.
+
+    What `put` returns, where it is a number, counts as bytes received.
+    """
     seconds: list[float] = []
+    received = 0
 
     async def producer() -> None:
+        nonlocal received
         for name, path in work:
             began = time.perf_counter()
-            await put(name, path)
+            made = await put(name, path)
             seconds.append(time.perf_counter() - began)
+            if isinstance(made, int):
+                received += made
 
     with Lag() as lag:
         async with asyncio.TaskGroup() as group:
             for _ in range(producers):
                 group.create_task(producer())
     clock.objects = len(seconds)
-    clock.notes = {"lag_ms": lag.milliseconds(), "latency_ms": _percentiles(seconds)}
+    clock.notes = {"lag_ms": lag.milliseconds(), "latency_ms": _percentiles(seconds), "bytes": received}
 
 
 def content(path: str) -> bytes:

@@ -1,4 +1,7 @@
-"""A service with obstore: python -m benchmarks.scripts.obstore_service DIRECTORY BUCKET PREFIX bytes|path PRODUCERS"""
+"""A service with obstore: python -m benchmarks.scripts.obstore_service DIRECTORY BUCKET PREFIX CALL PRODUCERS
+
+CALL is bytes, path or get.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,13 @@ async def main(directory: str, bucket: str, prefix: str, what: str, producers: i
     async def put_path(key: str, path: str) -> None:
         await obstore.put_async(store, key, Path(path))
 
+    async def get(key: str, _path: str) -> int:
+        return len(await (await obstore.get_async(store, key)).bytes_async())
+
+    calls = {"bytes": put_bytes, "path": put_path, "get": get}
     with Clock() as clock:
         work = ((key, path) for path, key in files_below(directory, prefix))
-        await produce(work, put_bytes if what == "bytes" else put_path, producers, clock)
+        await produce(work, calls[what], producers, clock)
 
 
 if __name__ == "__main__":

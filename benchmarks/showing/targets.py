@@ -15,6 +15,7 @@ from benchmarks.lineup.scenarios import (
     DATASINK,
     DIRECTORY,
     OBSTORE_BYTES,
+    OBSTORE_GET,
     OTHER_LOOP,
     OUR_DATASINK,
     PUT,
@@ -143,6 +144,7 @@ def _service(scenario: str, seconds: float, targets: tuple[Target, ...]) -> Line
 
 
 _RERUN = (REFERENCE, _JOURNAL, "s5cmd", "rclone", "rclone-size-only")
+_READ = (Target("CPU", 1.5, (OBSTORE_GET,)),)
 _LAG = (Target("loop lag", 5.0),)
 
 LINES = {
@@ -180,6 +182,9 @@ LINES = {
         _service("service-16", 45, ()),
         _service("service-256", 45, _LAG),
         _service("service-large", 10, _LAG),
+        _service("service-read-1", 30, _READ),
+        _service("service-read-16", 45, _READ),
+        _service("service-read-256", 45, _READ),
         _weed("small", 60),
         _weed(_FEWER, 50),
         _weed("large-4", 90),

@@ -199,7 +199,12 @@ def test_nipypes_datasink_and_ours_publish_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["service", *(pytest.param(f"service-{what}", marks=pytest.mark.long) for what in ("1", "256", "large"))]
+    "name",
+    [
+        "service",
+        "service-read-16",
+        *(pytest.param(f"service-{what}", marks=pytest.mark.long) for what in ("1", "256", "large")),
+    ],
 )
 def test_a_service_tells_its_latency_and_its_loops_lag(name: str) -> None:
     few = dataclasses.replace(SCENARIOS[name], members=FEW.members)
