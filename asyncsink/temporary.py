@@ -54,6 +54,12 @@ class TemporaryDatabase:
         with self._kept():
             self._database.executemany(statement, rows)
 
+    def begin(self) -> None:
+        """Begin a transaction of all further changes, which is never committed: nobody else reads the file, and a
+        commit takes as long as a change. Harmless when repeated; where the disk is full, SQLite ends it itself."""
+        if not self._database.in_transaction:
+            self.change("BEGIN")
+
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """One transaction. Changes before an exception in the block stay."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -221,12 +221,12 @@ class Session:
             DeadlinePassed: that of `patience` did; `key` names what was withdrawn.
         """
         try:
-            async with asyncio.timeout(None if patience is None else patience.deadline_seconds) as bound:
+            async with _deadline(patience) as bound:
                 return await publishing
         except PutFailed:
             raise
         except TimeoutError as error:
-            if patience is None or not bound.expired():
+            if patience is None or bound is None or not bound.expired():
                 raise
             raise patience.passed(repr(key)) from error.__cause__
         except ExportFailed:
@@ -249,7 +249,7 @@ class Session:
         self._calls.add(call)
         try:
             intake.enter(call)
-            async with asyncio.timeout(None if patience is None else patience.deadline_seconds):
+            async with _deadline(patience):
                 await call.completion.done.wait()
         except BaseException as error:
             withdraws = patience is not None and patience.withdraws
@@ -380,6 +380,13 @@ class Session:
         await self.abandon()
         if self.fault is not None:
             error.add_note(f"The sink has stopped: {self.fault}")
+
+
+def _deadline(patience: Patience | None) -> AbstractAsyncContextManager[asyncio.Timeout | None]:
+    """A block with the deadline of a caller. Most have none, and `asyncio.timeout(None)` is no cheaper than another."""
+    if patience is None or patience.deadline_seconds is None:
+        return nullcontext()
+    return asyncio.timeout(patience.deadline_seconds)
 
 
 class _Block:

@@ -52,6 +52,8 @@ class Router:
         self.folder = f"{container}/" if container else ""
         # The files of one directory source follow each other and share the names computed for it.
         self._latest: tuple[str, str, tuple[str, ...]] = ("", "", ())
+        # Callers of a sink often have one attribute for many files.
+        self._latest_folders: tuple[str | None, list[str]] = (None, [])
 
     def route(self, source: SourceFile) -> Route:
         """The key and local path of `source`.
@@ -128,9 +130,13 @@ class Router:
 
     def _plain_heads(self, attribute: str, root: str) -> list[str]:
         """Container / attribute / "_" folders / basename, below each end (the order of DataSink's code)."""
-        components = parse_attribute(attribute, self._options.compat)
+        latest = self._latest_folders
+        if latest[0] != attribute:
+            components = parse_attribute(attribute, self._options.compat)
+            latest = attribute, [end.folder(components, attribute) for end in self._ends]
+            self._latest_folders = latest
         name = self._names.name(root)
-        return [join_key(end.folder(components, attribute), name) for end in self._ends]
+        return [join_key(folder, name) for folder in latest[1]]
 
     def _export_heads(self, path: str) -> tuple[str, ...]:
         # The "/" lets a substitution match the container as it precedes the files' names.

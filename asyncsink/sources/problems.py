@@ -15,7 +15,7 @@ from asyncsink.errors import SourceChanged, SourceError, SourceMissing, SourceUn
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.options.schema import Symlinks
 from asyncsink.os_errors import remedy
-from asyncsink.paths import directory_of, on_disk, real_path
+from asyncsink.paths import on_disk, open_directory, real_path
 from asyncsink.value import dataclass
 
 _T = TypeVar("_T")
@@ -209,8 +209,12 @@ def _seen(path: str) -> tuple[os.stat_result, str]:
 
 def status_of(path: str) -> os.stat_result:
     """The status of `path` itself, reached without following a link. Blocking."""
-    with directory_of(path) as (descriptor, name):
-        return os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+    directory, _, name = path.rpartition("/")
+    descriptor = open_directory(directory or "/")  # `directory_of` takes twice as long
+    try:
+        return os.stat(on_disk(name), dir_fd=descriptor, follow_symlinks=False)
+    finally:
+        os.close(descriptor)
 
 
 def again_if_stale(look: Callable[[], _T]) -> _T:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import asyncsink
 from asyncsink.engine.export import run_source
 from asyncsink.engine.planning import key_ledger
-from asyncsink.engine.planning.key_ledger import Kept
+from asyncsink.engine.planning.key_ledger import Kept, KeyLedger
 from asyncsink.errors import (
     ConfigError,
     InvalidKey,
@@ -39,6 +39,7 @@ from asyncsink.model import (
 from asyncsink.options.parse import parse_options
 from asyncsink.sources.base import exclusion_of
 from asyncsink.sources.directory import DirectorySource
+from asyncsink.temporary import TemporaryDatabase
 from tests.support.quirky_s3 import quirky_s3
 
 pytestmark = pytest.mark.anyio
@@ -209,3 +210,23 @@ async def test_where_there_is_no_room_for_it_the_tree_is_walked_again(
         assert server.bodies() == {f"p/f{number}": b"x" * number for number in range(9)}
     report.raise_for_failures()
     assert len(walks) == 2
+
+
+def test_claims_that_come_one_by_one_commit_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink claims each key by itself where its calls follow each other; a commit would double the price."""
+    statements: list[str] = []
+    change = TemporaryDatabase.change
+
+    def noted(database: TemporaryDatabase, statement: str, *values: Any) -> int:
+        statements.append(statement)
+        return change(database, statement, *values)
+
+    monkeypatch.setattr(TemporaryDatabase, "change", noted)
+    ledger = KeyLedger()
+    try:
+        assert [ledger.claim([(f"k{number}", f"/{number}", number)]) for number in range(50)] == [[]] * 50
+        assert ledger.claim([("k7", "/7", 50), ("k8", "/other", 51)]) == [("k8", "/8", "/other")]
+        assert (ledger.last("k49"), ledger.last("k8"), ledger.last("k")) == (("/49", 49), ("/other", 51), None)
+    finally:
+        ledger.close()
+    assert statements == ["BEGIN"]

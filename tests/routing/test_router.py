@@ -269,6 +269,23 @@ def test_rule_22_one_router_serves_many_directories() -> None:
 
 
 @both_modes
+def test_one_router_serves_many_attributes(compat: Compat) -> None:
+    """Whatever came before: another attribute, a refused one, or the same one with another file."""
+    routers = [Router(RoutingOptions(compat=compat, container="c"), base=BASE, local_base="/copy") for _ in range(2)]
+    attributes = ["motion", "motion", "contrasts.@con", "bucket", "contrasts.@con", "", "a..b", "@", "motion", "a/b.c"]
+    for number, attribute in enumerate(attributes):
+        source = found(f"/w/_s_{number}/f.nii", attribute)
+        fresh = Router(RoutingOptions(compat=compat, container="c"), base=BASE, local_base="/copy")
+        if attribute in ("bucket", "a..b"):
+            for router in (*routers, fresh):
+                with pytest.raises(RoutingError, match="output attribute"):
+                    router.route(source)
+            continue
+        expected = fresh.route(source)
+        assert [router.route(source) for router in routers] == [expected, expected]
+
+
+@both_modes
 def test_rule_23_double_slashes_are_folded(compat: Compat) -> None:
     assert key_of(found("/w/_x/f"), compat, substitutions=(("_x", ""),)) == "motion/f"
     assert key_of(found("/w/_x/f"), compat, substitutions=(("motion", "/"), ("f", "/f"))) == "_x/f"

@@ -57,9 +57,10 @@ class KeyLedger:
 
     @contextmanager
     def claiming(self) -> Iterator[Callable[[str, str, int], str]]:
-        """Many claims in one transaction. The function that the block gets records a key, a source and an ordinal, and
+        """Many claims at once. The function that the block gets records a key, a source and an ordinal, and
         returns the first source of the key where that is another one, else ""."""
-        with self._lock, self._database.at_once():
+        with self._lock:
+            self._database.begin()
             yield self._claim
 
     def _claim(self, key: str, source: str, ordinal: int) -> str:
@@ -171,7 +172,7 @@ class AlikeKeys:
     def _database(self) -> TemporaryDatabase:
         if self._disk is None:
             self._disk = TemporaryDatabase("The keys of the run", "CREATE TABLE seen (number INTEGER PRIMARY KEY);")
-            self._disk.change("BEGIN")  # never committed: a transaction for each number would take far longer
+            self._disk.begin()
         return self._disk
 
 

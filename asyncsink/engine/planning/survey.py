@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import os.path
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from dataclasses import field, replace
 from functools import partial
 
@@ -83,7 +82,8 @@ class Discovery:
             key: of the source's only file, exactly; None where routing derives keys.
             objects, overwrite: of its transfers, as in Transfer.
         """
-        other = copy(self)
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))  # `copy` takes five times as long
         other.source, other.key, other.objects, other.overwrite = source, key, objects, overwrite
         return other
 
