@@ -353,7 +353,7 @@ class AsyncSink:
         The object is published at the end of the block, as by `put_stream`, and not at all where an exception ends it.
         Errors are raised by entering, `write` and the end of the block; see `ObjectWriter` and `put_stream`.
         """
-        return ObjectWriter(lambda: self._session.taking_contents().open(key, options))
+        return ObjectWriter(lambda: self._session.taking_contents().open(key, options), self._session.check_here)
 
     def stats(self) -> SinkStats:
         """The figures of this moment, in any thread; after the end, the last ones. Takes some microseconds."""

@@ -29,12 +29,14 @@ class ObjectWriter:
     """An object to write to, inside its `async with` block. Made by `AsyncSink.open`.
 
     The object appears under its key when the block ends in order, and not at all where an exception or a cancellation
-    ends it. Entering waits for the turn of the key, so that a block within a block must not open the same key.
+    ends it, or where it ends while another task is writing. Entering waits for the turn of the key, so that a block
+    within a block must not open the same key.
     """
 
-    def __init__(self, begin: Callable[[], StreamPublication]) -> None:
-        """Take what makes the publication when the block is entered."""
+    def __init__(self, begin: Callable[[], StreamPublication], check_here: Callable[[], None]) -> None:
+        """Take what makes the publication when the block is entered, and what refuses other processes and loops."""
         self._begin = begin
+        self._check_here = check_here
         self._publication: StreamPublication | None = None
         self._receipt: Receipt | Skip | None = None
 
@@ -52,6 +54,7 @@ class ObjectWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._publication is not None
+        self._check_here()
         if error is None:
             self._receipt = await self._publication.finish()
         else:
@@ -64,7 +67,8 @@ class ObjectWriter:
         sent before the block ends.
 
         Raises:
-            ConfigError: these are no bytes, or another task is writing; the object can be written to all the same.
+            ConfigError: these are no bytes, another task is writing, or this is another process or event loop; the
+                object can be written to all the same.
             ExportFailed: the object cannot be published (PutFailed has the reason), or the sink was closed.
             EntityTooLarge: S3 takes no further part; nothing is published.
             SourceError: the object was given up, because nothing was written for `stall_seconds` (see `RetryPolicy`)
@@ -74,6 +78,7 @@ class ObjectWriter:
         """
         if self._publication is None:
             raise ConfigError("The writer is not open; write inside its `async with` block.")
+        self._check_here()
         await self._publication.write(data)
 
     @property

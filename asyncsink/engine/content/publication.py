@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -96,7 +97,9 @@ class StreamPublication:
         self._completion = Completion()
         self._failed: Exception | None = None
         self._busy = anyio.CancelScope()
-        self._has_turn = self._writing = self._ended = False
+        self._active: asyncio.Task[Any] | None = None
+        self._idle = anyio.Event()
+        self._has_turn = self._ended = False
         self._touched = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -173,7 +176,7 @@ class StreamPublication:
         """Take the next bytes; waits while the byte budget has no memory left. They may be changed afterwards.
 
         Raises:
-            ConfigError: these are no bytes; none was taken.
+            ConfigError: these are no bytes, another task is writing, or it was published; none was taken.
             IntegrityError: there are more than were promised.
             ExportFailed: no destination takes them, or the sink was closed.
             EntityTooLarge: no further part can be sent.
@@ -182,13 +185,15 @@ class StreamPublication:
         """
         self._check()
         view = bytes_of(data, f"What was written to {show(self.key)}")
-        if self._writing:
+        if self._active is not None:
             raise ConfigError(f"{show(self.key)} is being written to by another task; write from one at a time.")
-        if not self.wanted:
-            if not self._states[0].same:
-                await self.finish()
-            return
-        self._writing = True
+        with self._alone():
+            if self.wanted:
+                await self._write(view)
+            elif not self._states[0].same:
+                await self._finish()
+
+    async def _write(self, view: memoryview) -> None:
         try:
             self._promised.receive(view.nbytes)
             await self._unless_stopped(partial(self._take, view, stable=isinstance(view.obj, bytes)))
@@ -196,8 +201,23 @@ class StreamPublication:
             self._fail_with(error)
             raise
         finally:
-            self._writing = False
             self._touched = asyncio.get_running_loop().time()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._active, self._idle = asyncio.current_task(), anyio.Event()
+        try:
+            yield
+        finally:
+            self._active = None
+            self._idle.set()
+
+    async def _end_others(self) -> None:
+        """End what another task does, and wait for that: it must not fill, or send, what is released."""
+        if self._active not in (None, asyncio.current_task()):
+            self._busy.cancel()
+            with anyio.CancelScope(shield=True):
+                await self._idle.wait()
 
     def _fail_with(self, error: BaseException) -> None:
         if self._failed is None and isinstance(error, Exception):
@@ -260,10 +280,22 @@ class StreamPublication:
 
         Raises:
             IntegrityError: it is not what was promised; nothing was published.
+            SourceError: another task was still writing; nothing was published.
             ExportFailed: it was not published.
 
         Cancelled, it publishes nothing, unless the server has completed the object already.
         """
+        if self._active is not None:
+            unfinished = SourceError(
+                f"The block that wrote {show(self.key)} ended while another task was writing; nothing was published. "
+                "Await every write inside the block."
+            )
+            await self.fail(unfinished)
+            raise unfinished
+        with self._alone():
+            return await self._finish()
+
+    async def _finish(self) -> Receipt | Skip:
         try:
             self._check()
             ending = await self._unless_stopped(self._publish)
@@ -271,7 +303,11 @@ class StreamPublication:
             await self.fail(error)
             raise
         seconds = self._resources.clock() - self._started
-        return published(await self._record(word_outcomes(ending, seconds, self._policies)))
+        try:
+            return published(await self._record(word_outcomes(ending, seconds, self._policies)))
+        except ExportFailed as error:
+            self._failed = error
+            raise
 
     async def _publish(self) -> Ending:
         checksum: Checksum | None = None
@@ -333,6 +369,9 @@ class StreamPublication:
         if isinstance(error, JournalError):
             self.fault = error
         self._fail_with(error)
+        await self._end_others()
+        if self._ended:
+            return
         try:
             await self._release()
             if self._has_turn and isinstance(error, (SourceError, IntegrityError, EntityTooLarge)):
@@ -345,10 +384,11 @@ class StreamPublication:
 
     async def give_up(self, error: BaseException) -> None:
         """End without an object, because the block that wrote it has raised `error`, which is recorded."""
-        if isinstance(error, Exception) and not isinstance(error, AsyncSinkError):
+        if isinstance(error, Exception) and error is not self._failed:
             said = one_line(f"{type(error).__name__}: {error}")
             given_up = SourceError(f"The block that wrote {show(self.key)} raised {said}; nothing was published.")
-            await self.fail(given_up)
+            with suppress(ExportFailed):  # the sink was closed meanwhile; the block's own exception comes first
+                await self.fail(given_up)
         else:
             await self.fail(error)
 
@@ -391,8 +431,11 @@ class StreamPublication:
     def _check(self) -> None:
         if self._failed is not None:
             raise self._failed
-        if self._ended or self._resources.key_turns.closed:
-            raise never_published(self.key)
+        if self._ended:
+            raise ConfigError(f"The writer of {show(self.key)} is closed; write inside its `async with` block.")
+        if self._resources.key_turns.closed:
+            self._failed = never_published(self.key)
+            raise self._failed
 
     async def stop(self) -> None:
         """End the stream because the run ends: its task gets an error, and the clean-up is over on return."""
@@ -400,7 +443,7 @@ class StreamPublication:
         if self._has_turn and self._resources.accepted is not None:
             self._resources.accepted.add(self.key, self)
         self.scope.cancel()
-        self._busy.cancel()
+        await self._end_others()
         await self._release()
 
     def release(self) -> None:
@@ -420,8 +463,9 @@ class StreamPublication:
         if part is None or not part.holds_memory or self._failed is not None or self._ended:
             return
         idle = asyncio.get_running_loop().time() - self._touched
-        if self._writing or idle < patience or not self._resources.budget.wanted:
-            self._watch_later(max(patience - idle, patience / 4) if not self._writing else patience)
+        writing = self._active is not None
+        if writing or idle < patience or not self._resources.budget.wanted:
+            self._watch_later(max(patience - idle, patience / 4) if not writing else patience)
             return
         self._failed = SourceError(
             f"The stream for {show(self.key)} gave nothing for {idle:.0f} s while other content waited for its memory; "
