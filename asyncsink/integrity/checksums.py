@@ -106,11 +106,14 @@ def digest_of(checksum: Checksum) -> bytes:
     """The digest of a full-object or part checksum, big-endian bytes.
 
     Raises:
-        ValueError: the value is not base64 of a digest of the algorithm's length (a composite value, for example).
+        ValueError: the algorithm is not known, or the value is not base64 of a digest of its length (a composite value,
+            for example).
     """
+    if checksum.algorithm not in _WIDTHS_BYTES:
+        _unknown(checksum.algorithm)
     try:
         digest = base64.b64decode(checksum.value, validate=True)
-    except ValueError:
+    except (TypeError, ValueError):
         digest = b""
     if len(digest) != _WIDTHS_BYTES.get(checksum.algorithm):
         raise ValueError(f"{checksum} is no base64 of a {checksum.algorithm} digest.")

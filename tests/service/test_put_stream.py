@@ -182,6 +182,8 @@ async def test_a_promised_length_is_kept(
         ({"checksum": "CRC32:abc"}, "expected asyncsink.Checksum"),
         ({"checksum": Checksum("CRC32", "abc")}, "cannot be compared"),
         ({"checksum": Checksum("SHA256", "AAAA-2")}, "cannot be compared"),
+        ({"checksum": Checksum("CRC32", None)}, "no base64 of a CRC32 digest"),  # type: ignore[arg-type]
+        ({"checksum": Checksum("SHA1", "AAAA")}, "algorithm 'SHA1' is not known; expected one of CRC64NVME, CRC32C"),  # type: ignore[arg-type]
         ({"size_bytes": 10_000 * PART_BYTES + 1}, "do not fit into memory_bytes"),
     ],
 )
