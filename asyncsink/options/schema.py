@@ -460,7 +460,7 @@ PANELS: dict[str, tuple[Option, ...]] = {
         Option("content_type", "text", "Media type: infer (from the name), or one type for all.",
                ObjectOptions, _WITH_SPLIT, metavar="TYPE", shown="infer"),
         Option("checksum", "checksum", "What proves an object: CRC64NVME, CRC32C, CRC32, SHA256, MD5 or none.",
-               Policies, _WITH_SPLIT, choices=get_args(ChecksumChoice), metavar="NAME", shown="CRC64NVME",
+               Policies, (*_WITH_SPLIT, "bench"), choices=get_args(ChecksumChoice), metavar="NAME", shown="CRC64NVME",
                variables="AWS_REQUEST_CHECKSUM_CALCULATION"),
     ),
     "Speed and memory": (

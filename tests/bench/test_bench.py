@@ -161,3 +161,12 @@ def test_histograms_are_exact_to_three_digits() -> None:
     assert told["p50"] == pytest.approx(0.5, rel=2e-3)
     assert told["p99.9"] == pytest.approx(0.999, rel=2e-3)
     assert Latencies().percentile(99) is None
+
+
+def test_checksums_can_be_left_out_beside_tools_that_send_none(bench: Bench, s3: Any, bucket: str) -> None:
+    ended = bench("--ramp", "1", "--seconds", "0.5", "--mix", "put:1,get:1", "--checksum", "none")
+    assert ended.returncode == 0, ended.stderr
+    assert keys(s3, bucket)
+    for key in keys(s3, bucket):
+        head = s3.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+        assert not [name for name in head if name.startswith("Checksum") and name != "ChecksumType"]

@@ -1,7 +1,7 @@
-"""A service that publishes what it is sent: uploads stream in, receipts stream out, shutdown drains.
+"""A service that publishes what it is sent: uploads stream to S3, receipts stream out, and its end is bounded.
 
 app = make_app("s3://mybucket/scans")
-await Service(uvicorn.Config(app)).serve()
+await Service(uvicorn.Config(app, timeout_graceful_shutdown=5)).serve()
 
 curl -T sub-01_bold.nii.gz http://127.0.0.1:8000/scans/sub-01/sub-01_bold.nii.gz
 curl -N http://127.0.0.1:8000/receipts
@@ -10,7 +10,7 @@ curl -N http://127.0.0.1:8000/receipts
 from __future__ import annotations
 
 import json
-import os
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,15 +18,15 @@ from dataclasses import asdict
 from typing import Annotated, Any
 from weakref import WeakSet
 
-import aiofiles
-import aiofiles.tempfile
 import uvicorn
 from fastapi import FastAPI, HTTPException, Path, Request
 from fastapi.responses import StreamingResponse
-from starlette.requests import ClientDisconnect
 
 import asyncsink
 
+CLOSE_SECONDS = 10  # of the 30 that Kubernetes gives: 5 are for requests before, and 10 for the clean-up after
+
+log = logging.getLogger("scans")
 Name = Annotated[str, Path(pattern=r"^\w[\w.+-]*$")]
 
 
@@ -35,10 +35,11 @@ def make_app(destination: str, **options: Any) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # A name that is uploaded again replaces the object: every upload comes from a temporary file of its own.
-        async with asyncsink.AsyncSink(destination, on_collision="last", **options) as sink:
-            app.state.sink = sink
-            yield
+        sink = app.state.sink = await asyncsink.AsyncSink(destination, **options).start()
+        yield
+        report = await sink.close(deadline_seconds=CLOSE_SECONDS)
+        for each in report.unfinished:
+            log.error("%s was not published (%s)", each.key, each.state)
 
     app = FastAPI(lifespan=lifespan)
     app.state.readers = WeakSet()
@@ -46,20 +47,18 @@ def make_app(destination: str, **options: Any) -> FastAPI:
 
     @app.put("/scans/{subject}/{name}", status_code=201)
     async def upload(subject: Name, name: Name, request: Request) -> dict[str, Any]:
-        """Answers when the file is on S3 and checked, with its receipt."""
-        async with aiofiles.tempfile.TemporaryDirectory() as spool:
-            path = os.path.join(spool, name)
-            try:
-                async with aiofiles.open(path, "wb") as file:
-                    async for data in request.stream():
-                        await file.write(data)
-                return asdict(await app.state.sink.put(subject, path, key=f"{subject}/{name}"))
-            except ClientDisconnect as error:
-                raise HTTPException(400, "The upload broke off; send it again.") from error
-            except asyncsink.ConfigError as error:
-                raise HTTPException(422, str(error)) from error
-            except asyncsink.AsyncSinkError as error:
-                raise HTTPException(502, str(error)) from error
+        """Answers when the object is on S3 and checked, with its receipt."""
+        md5 = request.headers.get("content-md5")
+        try:
+            checksum = asyncsink.Checksum("MD5", md5) if md5 else None
+            outcome = await app.state.sink.put_stream(f"{subject}/{name}", request.stream(), checksum=checksum)
+        except asyncsink.ConfigError as error:
+            raise HTTPException(422, str(error)) from error
+        except (asyncsink.SourceError, asyncsink.IntegrityError) as error:
+            raise HTTPException(400, str(error)) from error  # the upload broke off, or is not what Content-MD5 says
+        except asyncsink.AsyncSinkError as error:
+            raise HTTPException(502, str(error)) from error
+        return asdict(outcome)
 
     @app.get("/receipts")
     async def receipts() -> StreamingResponse:

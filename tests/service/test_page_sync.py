@@ -30,3 +30,4 @@ def test_views_and_tasks(options: dict[str, Any], tree: Path, bucket: str) -> No
         assert page.reader.get("sub-01/notes.txt") == b"noted"
         assert page.thumbnail(None, "sub-02").status_code == 404
         assert b"".join(page.scan(None, "sub-01").streaming_content) == content.read_bytes()
+        assert page.scan(None, "sub-02").status_code == 404

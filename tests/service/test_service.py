@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import socket
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -44,9 +46,11 @@ class Running:
 @pytest.fixture
 def serve(service_module: ModuleType, bucket: str, options: dict[str, Any]) -> Callable[..., Any]:
     @asynccontextmanager
-    async def running(**more: Any) -> AsyncIterator[Running]:
+    async def running(*, uvicorn_options: dict[str, Any] | None = None, **more: Any) -> AsyncIterator[Running]:
         app = service_module.make_app(f"s3://{bucket}", **options, **more)
-        server = service_module.Service(uvicorn.Config(app, lifespan="on", ws="none", log_config=None))
+        server = service_module.Service(
+            uvicorn.Config(app, lifespan="on", ws="none", log_config=None, **(uvicorn_options or {}))
+        )
         # It listens already: a first request waits until the service is ready for it.
         listening = socket.create_server(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -86,26 +90,38 @@ async def test_uploads_stream_in_and_receipts_stream_out(serve: Callable[..., An
     assert {receipt["confirmed_by"] for receipt in told.values()} == {"server-checksum"}
 
 
+def md5_of(data: bytes) -> dict[str, str]:
+    return {"Content-MD5": b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()}
+
+
 async def test_the_same_name_again_replaces(serve: Callable[..., Any], stored: Stored) -> None:
     async with serve() as running:
         for data in (b"one", b"two", b"two"):
-            answer = await running.client.put("/scans/s/f", content=data)
+            answer = await running.client.put("/scans/s/f", content=data, headers=md5_of(data))
             assert answer.status_code == 201
         assert answer.json()["reason"] == "same checksum"
     assert stored() == {"s/f": b"two"}
 
 
-async def test_names_are_kept_wherever_the_spool_is(
+async def test_an_upload_that_is_not_what_its_md5_says_is_refused(serve: Callable[..., Any], stored: Stored) -> None:
+    async with serve() as running:
+        answer = await running.client.put("/scans/s/f", content=b"other", headers=md5_of(b"one"))
+        assert (answer.status_code, "checksum" in answer.json()["detail"]) == (400, True)
+        answer = await running.client.put("/scans/s/f", content=b"one", headers={"Content-MD5": "no MD5"})
+        assert answer.status_code == 422
+    assert stored() == {}
+
+
+async def test_names_are_kept_and_nothing_is_on_a_disk(
     serve: Callable[..., Any], tmp_path: Path, stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By DataSink's rules, "v1.2" would be two folders, and those of TMPDIR would come back in the keys."""
-    temporary = tmp_path / "_work" / "_temp"
-    temporary.mkdir(parents=True)
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    """By DataSink's rules, "v1.2" would be two folders; no folder for temporary files is missed."""
     async with serve() as running:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))
         for subject in ("v1.2", "sub-01", "a..b"):
-            assert (await running.client.put(f"/scans/{subject}/f.nii.gz", content=b"x")).status_code == 201
-    assert stored() == dict.fromkeys(("a..b/f.nii.gz", "sub-01/f.nii.gz", "v1.2/f.nii.gz"), b"x")
+            answer = await running.client.put(f"/scans/{subject}/f.nii.gz", content=pieces(b"x" * 10_000))
+            assert answer.status_code == 201
+    assert stored() == dict.fromkeys(("a..b/f.nii.gz", "sub-01/f.nii.gz", "v1.2/f.nii.gz"), b"x" * 10_000)
 
 
 async def test_a_failed_upload_is_its_own_callers_business(
@@ -153,25 +169,47 @@ async def test_shutdown_drains(serve: Callable[..., Any], tmp_path: Path, stored
 
 
 async def test_a_client_that_goes_away_leaves_nothing(
-    serve: Callable[..., Any],
-    tmp_path: Path,
-    stored: Stored,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    serve: Callable[..., Any], s3: Any, bucket: str, stored: Stored, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     never = asyncio.Event()
     async with serve() as running:
+        assert (await running.client.put("/scans/s/first", content=b"f")).status_code == 201
+        events = running.sink.events()
         upload = asyncio.create_task(running.client.put("/scans/s/half", content=pieces(b"h" * 10_000, never)))
-        while not list(tmp_path.glob("*/half")):  # noqa: ASYNC110 - no event tells that it spools
+        while not running.sink.stats().in_flight:  # noqa: ASYNC110 - no event tells that it has begun
             await asyncio.sleep(0.01)
         upload.cancel()
         with pytest.raises(asyncio.CancelledError):
             await upload
+        async for event in events:
+            if isinstance(event, asyncsink.Finished):
+                break
+        assert isinstance(event.outcome, asyncsink.Failure)
+        assert (event.outcome.key, event.outcome.error) == ("s/half", "SourceError")
+        assert "raised ClientDisconnect; nothing was published" in event.outcome.message
         assert (await running.client.put("/scans/s/whole", content=b"w")).status_code == 201
-    assert stored() == {"s/whole": b"w"}
-    assert list(tmp_path.glob("*/*")) == []
+    assert stored() == {"s/first": b"f", "s/whole": b"w"}
+    assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_an_upload_without_an_end_does_not_hold_the_service(
+    serve: Callable[..., Any], s3: Any, bucket: str, stored: Stored
+) -> None:
+    """`timeout_graceful_shutdown` bounds the requests, and the sink's deadline what is under way after them."""
+    never = asyncio.Event()
+    async with serve(uvicorn_options={"timeout_graceful_shutdown": 1}) as running:
+        assert (await running.client.put("/scans/s/first", content=b"f")).status_code == 201
+        body = pieces(b"h" * 10_000, never)
+        upload = asyncio.create_task(running.client.put("/scans/s/half", content=body))
+        while not running.sink.stats().in_flight:  # noqa: ASYNC110 - no event tells that it has begun
+            await asyncio.sleep(0.01)
+        running.shut_down()
+        await running.serving
+        upload.cancel()
+        await asyncio.wait([upload])
+    assert stored() == {"s/first": b"f"}
+    assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
 
 
 async def test_a_service_whose_sink_has_stopped_says_so_and_ends(

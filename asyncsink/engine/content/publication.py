@@ -385,7 +385,7 @@ class StreamPublication:
     async def give_up(self, error: BaseException) -> None:
         """End without an object, because the block that wrote it has raised `error`, which is recorded."""
         if isinstance(error, Exception) and error is not self._failed:
-            said = one_line(f"{type(error).__name__}: {error}")
+            said = one_line(f"{type(error).__name__}: {error}").rstrip(": ")
             given_up = SourceError(f"The block that wrote {show(self.key)} raised {said}; nothing was published.")
             with suppress(ExportFailed):  # the sink was closed meanwhile; the block's own exception comes first
                 await self.fail(given_up)

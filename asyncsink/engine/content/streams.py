@@ -140,7 +140,7 @@ async def _pull(publication: StreamPublication, pieces: AbstractAsyncContextMana
     except Exception as error:
         if ours is not None:
             raise ours from ours.__cause__
-        said = one_line(f"{type(error).__name__}: {error}")
+        said = one_line(f"{type(error).__name__}: {error}").rstrip(": ")
         raise SourceError(f"The stream for {key} raised {said}; nothing was published under that key.") from error
 
 
