@@ -303,6 +303,7 @@ class StreamPublication:
             await self.fail(error)
             raise
         seconds = self._resources.clock() - self._started
+        self._idle.set()  # all is sent: a run that ends because it cannot record must not wait for this record
         try:
             return published(await self._record(word_outcomes(ending, seconds, self._policies)))
         except ExportFailed as error:
