@@ -224,23 +224,24 @@ def abort_uploads(destination: str, older_than: str, dry_run: bool, **given: Any
 
 @command(
     Argument("DESTINATION", "s3://bucket/prefix, below which a folder for the objects is made."),
-    Flag("--mix", "Weights of put, get and head.", metavar="MIX", default="put", show_default=True),
+    Flag("--mix", "Weights of put, get and head (default put).", metavar="MIX", default="put"),
     Flag(
         "--sizes",
-        "Of the objects: 16KiB; lognormal:16KiB:1.2; or a text file with one size a line.",
+        "Of the objects: 16KiB; lognormal:16KiB:1.2; or a text file with one size a line (default 16KiB).",
         metavar="SIZES",
         default="16KiB",
-        show_default=True,
     ),
-    Flag("--ramp", "Operations at the same time, step by step.", metavar="N,N", default="1,4,16,64", show_default=True),
-    Flag("--seconds", "Of each step.", metavar="N", default="30", show_default=True),
+    Flag(
+        "--ramp", "Operations at the same time, step by step (default 1,4,16,64).", metavar="N,N", default="1,4,16,64"
+    ),
+    Flag("--seconds", "Of each step (default 30).", metavar="N", default="30"),
     Flag(
         "--rate",
         "Operations that begin in a second (open loop: times count from when one was due); else each begins when the "
         "one before it has ended.",
         metavar="N",
     ),
-    Flag("--seed", "Of sizes, contents and order.", metavar="N", default="1", show_default=True),
+    Flag("--seed", "Of sizes, contents and order (default 1).", metavar="N", default="1"),
     Flag("--cleanup", "Delete the objects at the end."),
     Flag("--report", "Also write a page with plots.", metavar="FILE"),
     rows="bench",

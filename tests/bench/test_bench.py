@@ -170,3 +170,9 @@ def test_checksums_can_be_left_out_beside_tools_that_send_none(bench: Bench, s3:
     for key in keys(s3, bucket):
         head = s3.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
         assert not [name for name in head if name.startswith("Checksum") and name != "ChecksumType"]
+
+
+def test_help_tells_the_defaults(run_inside: Any) -> None:
+    text = run_inside("bench", "--help", env={"PATH": "/usr/bin:/bin"}).stdout.decode()
+    for default in ("put", "16KiB", "1,4,16,64", "30", "1"):
+        assert f"(default {default})" in " ".join(text.replace("│", " ").split())
