@@ -149,7 +149,8 @@ class S3Reader:
 
         A whole object is compared with the checksum that S3 has of it, or with its ETag where that is an MD5
         (`confirmed_by`). One of more than 1 MiB is received in ranges, several at once, all of the same ETag; all
-        objects under way have `memory_bytes` of room together. One that does not fit into memory is for `stream`.
+        objects under way have `memory_bytes` of room together, of which one counts for half at most. One that does not
+        fit into memory is for `stream`.
 
         Raises:
             InvalidKey: the key can be no object's. ConfigError: an argument is wrong, or the reader is not open.

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from asyncsink.options.parse import check_option_names, parse_journal, parse_objects, value_of
-from asyncsink.options.schema import OPTIONS, ObjectOptions, Overwrite, S3Target, Settings
-from asyncsink.options.typed import PutOptions
+from asyncsink.options.schema import ObjectOptions, Overwrite, S3Target, Settings
+from asyncsink.options.typed import PUT_OPTIONS, PutOptions
 from asyncsink.value import dataclass
-
-PUT_OPTIONS: Final = {name: OPTIONS[name] for name in PutOptions.__annotations__}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

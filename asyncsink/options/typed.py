@@ -141,13 +141,13 @@ class PutOptions(TypedDict, total=False):
     overwrite: Overwrite | None
 
 
-_PUT_OPTIONS = {name: OPTIONS[name] for name in PutOptions.__annotations__}
+PUT_OPTIONS = {name: OPTIONS[name] for name in PutOptions.__annotations__}
 
 for _typed, _options in (
     (ExportOptions, OPTIONS),
     (GrabOptions, GRAB_OPTIONS),
     (ReaderOptions, READER_OPTIONS),
-    (PutOptions, _PUT_OPTIONS),
+    (PutOptions, PUT_OPTIONS),
 ):
     _lines = "\n".join(f"    {option.name}: {option.sentence}" for option in _options.values())
     _typed.__doc__ = f"{_typed.__doc__}\n\n{_lines}\n"

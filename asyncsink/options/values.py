@@ -7,6 +7,7 @@ import inspect
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -79,7 +80,8 @@ def deadline_of(value: float | None) -> float | None:
     Raises:
         ConfigError: it is no number of seconds, or negative.
     """
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (number and (0 <= value <= sys.float_info.max or value == math.inf)):
         raise ConfigError(f"deadline_seconds={value!r:.60} is no number of seconds; expected 0 or more, or None.")
     return value
 

@@ -282,6 +282,7 @@ async def test_a_detached_file_that_is_queued_is_published(
     ("given", "said"),
     [
         ({"deadline_seconds": -1}, "deadline_seconds=-1 is no number of seconds"),
+        ({"deadline_seconds": 10**400}, "deadline_seconds=1000+ is no number of seconds"),
         ({"on_cancel": "withdrawn"}, "on_cancel='withdrawn' is not known.*Did you mean 'withdraw'"),
     ],
 )
