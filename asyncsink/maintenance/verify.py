@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import field, replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from asyncsink.errors import AsyncSinkError, ConfigError, ObjectMissing
 from asyncsink.event_loops import batches, surface
 from asyncsink.maintenance.manifests import SEVERAL_BUCKETS, ManifestInput, ManifestPaths, bucket_of, gathered
 from asyncsink.maintenance.prover import Promise, Prover
+from asyncsink.maintenance.superseded import Doubts
 from asyncsink.model import Event, Notice
 from asyncsink.options.parse import parse_options, parse_target
 from asyncsink.options.schema import LocalTarget, S3Target, Settings
@@ -45,7 +47,9 @@ class VerifyReport(BaseReport):
         manifest: path of the manifest, or how many there are.
         checked: number of records that were looked at.
         confirmed_by: how many were proven by "checksum", "etag" or "read-back".
-        problems_total: how many were not proven.
+        superseded: how many do not hold, and are followed by another record of the same object in their manifest: a
+            service writes a key again. They are no problem.
+        problems_total: how many of the others were not proven.
         problems: (source, url, sentence), the first thousand of them.
         incomplete: "" or sentences, one a line: the manifest's own run did not end in order, or did not publish
             everything, or parts of a split have no receipts.
@@ -56,6 +60,7 @@ class VerifyReport(BaseReport):
     manifest: str
     checked: int = 0
     confirmed_by: Counter[str] = field(default_factory=Counter)
+    superseded: int = 0
     problems_total: int = 0
     problems: list[tuple[str, str, str]] = field(default_factory=list)
     incomplete: str = ""
@@ -74,6 +79,7 @@ class VerifyReport(BaseReport):
             "ok": self.ok,
             "objects_total": self.checked,
             "objects_failed": self.problems_total,
+            "objects_superseded": self.superseded,
             "confirmed_by": dict(self.confirmed_by),
             "incomplete": self.incomplete,
             "notices": list(self.notices),
@@ -101,6 +107,11 @@ class VerifyReport(BaseReport):
         lines += map(inert, sentences[:SENTENCES_SHOWN])
         if len(sentences) > SENTENCES_SHOWN:
             lines.append(f"… and {len(sentences) - SENTENCES_SHOWN:,} more of such manifests.")
+        if self.superseded:
+            again = "an object that was" if self.superseded == 1 else "objects that were"
+            lines.append(
+                f"{count(self.superseded, 'earlier record')} of {again} written again: only the last one counts."
+            )
         if len(self.confirmed_by) == 1:
             ((how, proven),) = self.confirmed_by.items()
             number = f"{proven:,} proven" if wrong else "Proven"
@@ -268,10 +279,15 @@ async def _check_all(
     observe: Callable[[int], None] | None,
 ) -> None:
     share, limits = resources.share, resources.limits
-    send, receive = anyio.create_memory_object_stream[Promise](limits.queue_transfers)
+    send, receive = anyio.create_memory_object_stream[tuple[int, Promise]](limits.queue_transfers)
+    doubts = Doubts()
+
+    def wrong(promise: Promise, problem: str) -> None:
+        report.problem(promise, problem)
+        prover.count(promise, proven=False)
 
     async def work() -> None:
-        async for promise in receive:
+        async for number, promise in receive:
             problem = ""
             await share.turn()
             try:
@@ -282,10 +298,11 @@ async def _check_all(
                 problem = str(error)
             finally:
                 share.over()
-            if problem:
-                report.problem(promise, problem)
+            if not problem:
+                prover.count(promise, proven=True)
+            elif not doubts.add(number, promise, problem):
+                wrong(promise, problem)
             report.checked += 1
-            prover.count(promise, proven=not problem)
             if observe is not None:
                 observe(report.checked)
 
@@ -294,11 +311,15 @@ async def _check_all(
         async with anyio.create_task_group() as group:
             for _ in range(limits.concurrency_start):
                 group.start_soon(work)
-            async for batch in batches(check.promises(), limiter=resources.threads):
-                for promise in batch:
+            async for batch in batches(enumerate(check.promises()), limiter=resources.threads):
+                for number, promise in batch:
                     if promise is not None:
-                        await send.send(promise)
+                        await send.send((number, promise))
             send.close()
+    find = partial(doubts.wrong, check.promises())
+    for promise, problem in await anyio.to_thread.run_sync(find, limiter=resources.threads):
+        wrong(promise, problem)
+    report.superseded += doubts.superseded
 
 
 def _settings(header: ManifestHeader, options: Mapping[str, Any], *, manifest_endpoint: bool) -> Settings:
