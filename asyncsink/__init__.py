@@ -63,7 +63,8 @@ if TYPE_CHECKING:
     from asyncsink.grabber import S3Grabber, grab, grab_sync
     from asyncsink.maintenance.abort_uploads import AbandonedUpload, AbortReport, abort_uploads
     from asyncsink.maintenance.merge import MergeReport, merge_manifests
-    from asyncsink.maintenance.verify import VerifyReport, verify_manifest
+    from asyncsink.maintenance.verify import verify_manifest
+    from asyncsink.maintenance.verify_report import VerifyReport
     from asyncsink.model import (
         Checksum,
         Event,
@@ -240,7 +241,8 @@ _HOMES = {
     "asyncsink.grabber": ("S3Grabber", "grab", "grab_sync"),
     "asyncsink.maintenance.abort_uploads": ("AbandonedUpload", "AbortReport", "abort_uploads"),
     "asyncsink.maintenance.merge": ("MergeReport", "merge_manifests"),
-    "asyncsink.maintenance.verify": ("VerifyReport", "verify_manifest"),
+    "asyncsink.maintenance.verify": ("verify_manifest",),
+    "asyncsink.maintenance.verify_report": ("VerifyReport",),
     "asyncsink.model": (
         "Checksum",
         "Event",

@@ -21,7 +21,8 @@ def verify_command(
 ) -> int:
     """Verify every object of the manifests, print the result, and return the exit code."""
     from asyncsink.engine.recording.events import Progress
-    from asyncsink.maintenance.verify import VerifyReport, verify_manifest
+    from asyncsink.maintenance.verify import verify_manifest
+    from asyncsink.maintenance.verify_report import VerifyReport
 
     progress = Progress()
     manifest = manifests[0] if len(manifests) == 1 else f"{len(manifests):,} manifests"
