@@ -196,7 +196,7 @@ async def test_put_is_answered_when_the_sink_breaks(tree: Path, bucket: str, opt
                     _ = 1 / 0
             await failed.wait()
     assert sink.report.objects_uploaded >= 1
-    with pytest.raises(ConfigError, match="not open"):
+    with pytest.raises(ConfigError, match="is closed"):
         await sink.submit("m", tree / "a.txt")
 
 

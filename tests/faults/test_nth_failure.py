@@ -335,7 +335,7 @@ def open_world(tmp_path: Path, bucket: str, s3: Any, seaweed: DevServer, monkeyp
     def make(content: dict[str, bytes], **more: Any) -> World:
         threshold_bytes = THRESHOLDS_BYTES[id(content)]
         monkeypatch.setattr(
-            parse, "_limits", lambda given: replace(limits(given), multipart_threshold_bytes=threshold_bytes)
+            parse, "_limits", lambda *given: replace(limits(*given), multipart_threshold_bytes=threshold_bytes)
         )
         return World(content, tmp_path, bucket, s3, monkeypatch, {**options, **more}, copies=content is FRESH)
 
