@@ -20,7 +20,7 @@ from asyncsink.maintenance.manifests import SEVERAL_BUCKETS, ManifestInput, Mani
 from asyncsink.maintenance.prover import Promise, Prover
 from asyncsink.maintenance.superseded import Doubts
 from asyncsink.maintenance.verify_report import VerifyReport
-from asyncsink.model import Event, Notice
+from asyncsink.model import Event, GaveUp, Paused, Resumed
 from asyncsink.options.parse import parse_options, parse_target
 from asyncsink.options.schema import LocalTarget, S3Target, Settings
 from asyncsink.os_errors import words_shortages
@@ -69,7 +69,7 @@ async def verify_manifest(
     settings = [_settings(checked[0].header, options or {}, manifest_endpoint=manifest_endpoint) for checked in checks]
 
     def observe_server(event: Event) -> None:
-        if tell is not None and not isinstance(event, Notice):  # notices are in the report
+        if tell is not None and isinstance(event, (Paused, Resumed, GaveUp)):
             tell(event)
 
     events = Events(watch=observe_server)
