@@ -25,7 +25,7 @@ from asyncsink.errors import (
     Stalled,
     Throttled,
 )
-from asyncsink.model import Event, GaveUp, Paused, Resumed
+from asyncsink.model import Event, GaveUp, Paused, Resumed, Retried
 from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.availability import EQUAL_ERRORS, Availability, Watch, says_gone, trouble_of
 from asyncsink.s3.operations import HeadObject, ObjectHead, ObjectPage, ObjectStored, PutObject
@@ -43,7 +43,7 @@ class Server:
         self.sent: list[tuple[float, str]] = []
         self.events: list[Event] = []
         self.stopped: list[str] = []
-        watch = Watch(give_up_after_seconds=give_up, tell=self.events.append, stop=self.stopped.append)
+        watch = Watch(give_up_after_seconds=give_up, tell=self._tell, stop=self.stopped.append)
         self.health = Availability("here:9", watch, self.probe, stall_seconds=30, clock=self.clock, sleep=self.sleep)
         self.transport = RetryingTransport(
             self, RetryPolicy(**policy), availability=self.health, sleep=self.sleep, clock=self.clock
@@ -71,6 +71,10 @@ class Server:
 
     async def aclose(self) -> None:
         pass
+
+    def _tell(self, event: Event) -> None:
+        if not isinstance(event, Retried):  # each repeated request is an event too
+            self.events.append(event)
 
     @property
     def told(self) -> list[type]:
