@@ -22,6 +22,7 @@ def draw_streams(result: Mapping[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     runs = result["runs"]
+    top = 1.05 * max(run["summary"]["rss_bytes_max"] for run in runs.values()) / 1e6
     figure, axes = pyplot.subplots(len(runs), 1, figsize=(9, 2.4 * len(runs)), sharey=True, layout="constrained")
     for axis, (library, run) in zip(axes if len(runs) > 1 else [axes], runs.items(), strict=True):
         samples, told = run["samples"], run["summary"]
@@ -36,7 +37,7 @@ def draw_streams(result: Mapping[str, Any], path: Path) -> None:
             fontsize=10,
             loc="left",
         )
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, top)
         axis.set_ylabel("resident MB", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
