@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import field
 from typing import Any
 
@@ -72,6 +72,8 @@ class BenchReport:
 
 
 HEADINGS = ("at once", "operation", "per second", "MiB/s", "p50", "p90", "p99", "p99.9", "most", "errors", "slow down")
+_WIDTHS = (7, 9, 10, 8, 9, 9, 9, 9, 9, 6, 9)
+"""Wide enough for whatever comes, so that each step can be printed when it has ended."""
 
 
 def table_rows(step: StepResult) -> Iterator[tuple[str, ...]]:
@@ -94,13 +96,12 @@ def _times(each: OfVerb) -> Iterator[str]:
         yield "-" if found is None else f"{found * 1e3:,.2f}"
 
 
-def as_lines(rows: list[tuple[str, ...]]) -> list[str]:
+def as_lines(rows: Iterable[tuple[str, ...]]) -> list[str]:
     """Columns beside each other; words to the left, numbers to the right. Pure."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
             cell.ljust(width) if column == 1 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            for column, (cell, width) in enumerate(zip(row, _WIDTHS, strict=True))
         ).rstrip()
         for row in rows
     ]

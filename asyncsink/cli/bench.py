@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,13 @@ def bench_command(
     from asyncsink.bench.step import StepResult
 
     report: BenchReport | None = None
-    # Wide enough for whatever comes, so that each step can be printed when it has ended.
-    wide = tuple(" " * width for width in (7, 9, 10, 8, 9, 9, 9, 9, 9, 6, 9))
 
-    def show(rows: list[tuple[str, ...]]) -> None:
-        for line in as_lines([wide, *rows])[1:]:
+    def show(rows: Iterable[tuple[str, ...]]) -> None:
+        for line in as_lines(rows):
             output.say(line)
 
     def step_ended(step: StepResult) -> None:
-        show(list(table_rows(step)))
+        show(table_rows(step))
 
     code = 0
     try:

@@ -75,7 +75,7 @@ class ObjectStream(AsyncIterator[bytes]):
 
 
 async def chunks_of(reads: ObjectReads, request: ReadRequest, told: ObjectStream) -> AsyncGenerator[bytes, None]:
-    """The chunks of an object, or of a range of it; `told` is told what they are."""
+    """The chunks of an object, or of a range of it; `told` is called with what they are of."""
     memory = _WindowMemory(reads)
     try:
         room = memory.hold(reads.first_bytes)

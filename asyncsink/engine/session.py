@@ -321,7 +321,7 @@ class Session:
 
     def _close_by(self, deadline_seconds: float | None) -> None:
         if not self._opened.done():
-            self._scope.cancel()  # nobody has been told that it is open
+            self._scope.cancel()  # no caller has the open sink yet
         if deadline_seconds is not None:
             loop = asyncio.get_running_loop()
             self._timers.append(loop.call_later(deadline_seconds, self._stop_at_deadline, deadline_seconds))

@@ -221,10 +221,8 @@ def decide(
         return Upload(NOT_THERE)
     if policy == "never":
         return SkipIt(IS_THERE)
-    if existing.outdated:
-        return Upload(existing.outdated)
-    if existing.size_bytes != size_bytes:
-        return Upload(SIZE_DIFFERS)
+    if (differs := _differs(existing, size_bytes)) is not None:
+        return differs
     match policy:
         case "size":
             decision: Decision = SkipIt("size is equal")
@@ -254,10 +252,8 @@ def decide_unread(
         return Upload(NOT_THERE)
     if policy == "never":
         return SkipIt(IS_THERE)
-    if existing.outdated:
-        return Upload(existing.outdated)
-    if size_bytes is not None and existing.size_bytes != size_bytes:
-        return Upload(SIZE_DIFFERS)
+    if (differs := _differs(existing, size_bytes)) is not None:
+        return differs
     if policy == "size" and size_bytes is not None:
         return SkipIt("size is equal")
     if checksum is None or policy in ("size", "size-mtime"):
@@ -266,6 +262,16 @@ def decide_unread(
     if plain or _stored_checksum(existing, checksum.algorithm) is not None:
         return SkipIt("same checksum") if _agrees(existing, checksum) else Upload(CHECKSUM_DIFFERS)
     return Upload("nothing to compare") if existing.looked_closely else LookCloser()
+
+
+def _differs(existing: Existing, size_bytes: int | None) -> Upload | None:
+    """The decision where the object's options or its size differ; `size_bytes` is None where the content's is not
+    known."""
+    if existing.outdated:
+        return Upload(existing.outdated)
+    if size_bytes is not None and existing.size_bytes != size_bytes:
+        return Upload(SIZE_DIFFERS)
+    return None
 
 
 def unread_looks(policy: Overwrite, size_bytes: int | None, checksum: Checksum | None) -> bool:

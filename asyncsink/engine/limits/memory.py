@@ -47,7 +47,7 @@ class ByteBudget:
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody waits for memory."""
+        """Whether a reservation waits for memory."""
         return bool(self._waiting or self._begun)
 
     @asynccontextmanager
@@ -60,7 +60,8 @@ class ByteBudget:
             self._give_back(count_bytes)
 
     def hold_now(self, count_bytes: int, *, most_bytes: int) -> bool:
-        """Hold `count_bytes` if no more than `most_bytes` are held then, and nobody waits; `let_go` is owed for True.
+        """Hold `count_bytes` if no more than `most_bytes` are held then, and no reservation waits; after True, the
+        caller owes a `let_go`.
 
         For memory that is given back at the speed of a caller, who may himself wait for this budget: with a bound below
         the total, such memory cannot use all of it up.
@@ -92,7 +93,7 @@ class ByteBudget:
 
     async def complete(self, begun_bytes: int, size_bytes: int) -> None:
         """Hold a whole part, of which `begun_bytes` are held as its beginning; waits. Cancelled, nothing changes."""
-        # What is begun comes first: it holds memory that nobody else gets until it is full.
+        # What is begun comes first: the memory that it holds is of no use until it is full.
         await self._acquire(size_bytes - begun_bytes, self._begun if begun_bytes else self._waiting)
         self._count(0, -begun_bytes)
 
@@ -201,7 +202,7 @@ class _Turns:
 # A part cannot be sent before it is full, so that parts that are half full must never use up the budget: none of them
 # could be filled then. The first MiB of a part is counted as it comes, and all such beginnings together have a fourth
 # of the budget at most. A part that outgrows its beginning, or finds no room for one, waits until it has its whole
-# memory; from then on it depends on nobody but its producer.
+# memory; from then on it depends on its producer alone.
 
 SMALL_BYTES = 1024 * 1024
 """Bodies up to this size are allocated one by one: a whole buffer for each would waste the budget."""
