@@ -7,9 +7,11 @@ each start of the command would make hundreds.
 
 from __future__ import annotations
 
+import inspect
 import io
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -73,17 +75,46 @@ class HelpPage(click.Command):
 
 
 class HelpPages(HelpPage, click.Group):
-    """The command of all commands."""
+    """The command of all commands.
+
+    Args:
+        modules: by command, its module in `cli/commands`, which is loaded when the command is used.
+    """
+
+    def __init__(self, name: str, *, modules: Mapping[str, str], **more: Any) -> None:
+        super().__init__(name, **more)
+        self._modules = modules
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's own
+        """The command of this name, or None."""
+        module = self._modules.get(cmd_name)
+        if module is None:
+            return None
+        loaded = import_module(f"asyncsink.cli.commands.{module}")
+        found: click.Command = getattr(loaded, cmd_name.replace("-", "_"))
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first word names.
+
+        Raises:
+            NoSuchCommand: none; click's own method would look for near ones among those that are loaded.
+        """
+        if args[0] not in self._modules and not args[0].startswith("-"):
+            raise click.exceptions.NoSuchCommand(args[0], possibilities=self._modules, ctx=ctx)
+        return super().resolve_command(ctx, args)
 
     def get_help(self, ctx: click.Context) -> str:
         """As of a command, with the list of commands."""
-        return help_page(
-            self, ctx, [(name, (each.help or "").partition("\n\n")[0]) for name, each in self.commands.items()]
-        )
+        commands = [(name, self.get_command(ctx, name)) for name in self._modules]
+        texts = [(name, ((each and each.help) or "").partition("\n\n")[0]) for name, each in commands]
+        return help_page(self, ctx, texts)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's own method
         """The commands in their order here."""
-        return list(self.commands)
+        return list(self._modules)
 
 
 def parameter_of(flag: str) -> str:
@@ -109,6 +140,25 @@ def _flags_of(option: Option, panel: str) -> Iterator[Flag]:
         )
     if option.off:
         yield Flag(option.off, option.off_help, panel=panel)
+
+
+def command(
+    *parameters: click.Parameter, example: str, rows: Command | None = None, name: str = ""
+) -> Callable[[Callable[..., int]], HelpPage]:
+    """Make a command of a function, which gets the values of `parameters`, and of the options of `rows`, by name. Its
+    docstring is the help."""
+
+    def made(function: Callable[..., int]) -> HelpPage:
+        return HelpPage(
+            name or function.__name__,
+            rows=rows,
+            callback=function,
+            params=list(parameters),
+            help=inspect.cleandoc(function.__doc__ or ""),
+            epilog=f"Example: asyncsink {example}",
+        )
+
+    return made
 
 
 # -- The help page -----------------------------------------------------------------------------------------------------

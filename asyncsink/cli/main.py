@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     _allow_open_files()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # Garbage collection during the imports takes a fifth of a short run; `run_until_signalled` in cli/output.py turns
+    # Garbage collection during the imports takes a fifth of a short run; `run_until_signalled` in cli/signals.py turns
     # the collector on again.
     gc.disable()
     if isinstance(sys.stdout, io.TextIOWrapper):

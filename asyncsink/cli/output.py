@@ -1,4 +1,4 @@
-"""The output of commands, and how a command runs: results on stdout, everything else on stderr; signals; the display.
+"""The output of commands: results on stdout, everything else on stderr.
 
 With --json, stdout is exactly one object: `Report.as_dict()` of a run (`VerifyReport.as_dict()` of a check); a plan
 adds "planned". A run that did not end in order has the same keys, with the values until then, and, where an error ended
@@ -8,20 +8,17 @@ library's names.
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
 import re
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO
 
 from asyncsink.errors import AsyncSinkError, DestinationFull
 from asyncsink.model import Finished, LimitChanged, Notice, Started
@@ -31,8 +28,7 @@ from asyncsink.report.sentences import Cause, cause_lines, inert
 from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
-    from asyncsink.cli.progress import Display
-    from asyncsink.engine.recording.events import Progress
+    from asyncsink.report.report import BaseReport
 
 PROBLEMS_SHOWN = 10
 FAILURES_SHOWN = 10
@@ -130,6 +126,15 @@ class Output:
         if failures > sum(len(cause.examples) for cause in causes[:FAILURES_SHOWN]):
             _write(sys.stderr, f"  ({more}.)\n")
 
+    def report(self, report: BaseReport, noun: str = "object") -> int:
+        """Print a report: its notices, its summary or its object, its failures. Returns the exit code."""
+        for notice in report.notices:
+            self.notice(notice)
+        self.say(report.summary())
+        self.json_object({**report.as_dict(), "interrupted": False})
+        self.causes(report.causes(), noun=noun, more="--json lists the first 1,000")
+        return 0 if report.ok else 1
+
     def json_object(self, values: Mapping[str, Any], *, long: str = "", items: Iterable[Any] = ()) -> None:
         """Print the one object, with --json. `items` become the list named `long`, written one by one."""
         if not self.json:
@@ -160,6 +165,12 @@ class Output:
             _write(sys.stderr, _inert_lines("".join(traceback.format_exception(error))))
         told = {"type": type(error).__name__, "message": message, "problems": problems}
         self.json_object({**(values or {}), "interrupted": False, "error": told})
+
+
+def output_of(given: Mapping[str, Any]) -> Output:
+    """The output that a command line asks for, with its logging set up."""
+    set_up_logging(given["verbose"])
+    return Output(json=given["json"], quiet=given["quiet"], verbose=given["verbose"])
 
 
 def usage_error(message: str, hint: str, *, as_json: bool) -> None:
@@ -234,91 +245,3 @@ def _write(stream: TextIO | None, text: str, *, flush: bool = True) -> None:
                 f"The run is over, but its result cannot be written to standard output ({error.strerror}).",
                 operation="stdout",
             ) from error
-
-
-# -- Signals: the first one cancels a command's coroutine, and later ones do not disturb its clean-up ------------------
-
-T = TypeVar("T")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GARBAGE_OBJECTS = 50_000
-"""New objects between two runs of the garbage collector: some 10 MB. With Python's 700, the collector traverses the
-entries of a survey again and again, which takes a fifth of a re-run without changes."""
-
-
-class Interrupted(Exception):
-    """A signal ended the run, which has cleaned up. `exit_code` is 128 + its number, as shells count."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.exit_code = 128 + number
-
-
-def run_until_signalled(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Callable[[], None] | None = None) -> T:
-    """Run `main()` in an event loop of its own and return its result.
-
-    The first of `SIGNALS` calls `on_signal` (on the loop) and cancels `main`; later ones are ignored until the clean-up
-    has ended. A signal that is ignored from the start (nohup, a shell's background) stays ignored.
-
-    Raises:
-        Interrupted: a signal ended `main`; its cause is the error that the clean-up raised, if any.
-    """
-    from asyncsink.event_loops import run_to_end
-
-    if not gc.isenabled():
-        # Imported modules live to the end of the process: the collector never traverses them again.
-        gc.freeze()
-        gc.enable()
-        gc.set_threshold(GARBAGE_OBJECTS)
-    return run_to_end(lambda: _supervised(main, on_signal))
-
-
-async def _supervised(main: Callable[[], Coroutine[Any, Any, T]], on_signal: Callable[[], None] | None) -> T:
-    import asyncio  # not loaded for a help page
-
-    loop = asyncio.get_running_loop()
-    received: list[int] = []
-
-    def stop(number: int) -> None:
-        received.append(number)
-        if len(received) == 1:
-            if on_signal is not None:
-                on_signal()
-            work.cancel()
-
-    # A task of its own: the present one is never cancelled, so that it always gets the result of `main`.
-    work = asyncio.ensure_future(main())
-    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    for number in heard:
-        loop.add_signal_handler(number, stop, number)
-    try:
-        await asyncio.wait({work})
-    finally:
-        for number in heard:
-            loop.remove_signal_handler(number)
-            if received:
-                signal.signal(number, signal.SIG_IGN)  # only the result is left to be printed
-    if received and work.cancelled():
-        raise Interrupted(received[0])
-    if received and (error := work.exception()) is not None:
-        raise Interrupted(received[0]) from error
-    return work.result()
-
-
-# -- The progress display. Rich, which draws it, is loaded only for a terminal -----------------------------------------
-
-
-def progress_display(
-    opening: str, progress: Progress, *, quiet: bool, noun: str = "file"
-) -> AbstractContextManager[Display | None]:
-    """The display of a run, or an empty context where stderr is no terminal that can show one.
-
-    Args:
-        opening, noun: as in `ProgressLines`.
-    """
-    # sys.stderr is None in a process that was started with its stderr closed.
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
-        return nullcontext()
-    from asyncsink.cli.progress import Display, ProgressLines, terminal
-
-    console = terminal()
-    return Display(console, ProgressLines(opening, progress, noun=noun)) if console is not None else nullcontext()

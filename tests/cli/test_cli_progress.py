@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from asyncsink.cli.progress import MARGIN, ProgressLines
+from asyncsink.cli.screen.display import MARGIN
+from asyncsink.cli.screen.lines import ProgressLines
 from asyncsink.engine.recording.events import Progress
 from asyncsink.report.outcomes import Counts
 from asyncsink.s3.transport import Traffic

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 import asyncsink
-from asyncsink.cli.output import Interrupted, run_until_signalled
+from asyncsink.cli.signals import Interrupted, run_until_signalled
 from asyncsink.options.settings import RetryPolicy
 from asyncsink.testing.peers import ActingPeer
 from tests.support.files import content_of

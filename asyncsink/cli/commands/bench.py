@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from asyncsink.cli.arguments import options_of
-from asyncsink.cli.output import Interrupted, Output, run_until_signalled
+from asyncsink.cli.flags import Argument, Flag, command
+from asyncsink.cli.output import Output, output_of
+from asyncsink.cli.signals import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError, ConfigError
 
 
@@ -65,3 +67,51 @@ def bench_command(
             output.error(ConfigError(f"The page {page!r} cannot be written: {error.strerror or error}."))
             return code or 1
     return code
+
+
+# -- The command line ------------------------------------------------------------------------------------------------
+
+
+@command(
+    Argument("DESTINATION", "s3://bucket/prefix, below which a folder for the objects is made."),
+    Flag("--mix", "Weights of put, get and head (default put).", metavar="MIX", default="put"),
+    Flag(
+        "--sizes",
+        "Of the objects: 16KiB; lognormal:16KiB:1.2; or a text file with one size a line (default 16KiB).",
+        metavar="SIZES",
+        default="16KiB",
+    ),
+    Flag(
+        "--ramp", "Operations at the same time, step by step (default 1,4,16,64).", metavar="N,N", default="1,4,16,64"
+    ),
+    Flag("--seconds", "Of each step (default 30).", metavar="N", default="30"),
+    Flag(
+        "--rate",
+        "Operations that begin in a second (open loop: times count from when one was due); else each begins when the "
+        "one before it has ended.",
+        metavar="N",
+    ),
+    Flag("--seed", "Of sizes, contents and order (default 1).", metavar="N", default="1"),
+    Flag("--cleanup", "Delete the objects at the end."),
+    Flag("--report", "Also write a page with plots.", metavar="FILE"),
+    rows="bench",
+    example="bench s3://my-bucket/tmp --mix put:80,get:15,head:5 --sizes lognormal:16KiB:1.2 --cleanup",
+)
+def bench(
+    destination: str,
+    *,
+    mix: str,
+    sizes: str,
+    ramp: str,
+    seconds: str,
+    rate: str | None,
+    seed: str,
+    cleanup: bool,
+    report: str | None,
+    **given: Any,
+) -> int:
+    """Measure a server: operations a second, and the times of each kind of operation, with synthetic objects."""
+    order = {
+        "mix": mix, "sizes": sizes, "ramp": ramp, "seconds": seconds, "rate": rate, "seed": seed, "cleanup": cleanup
+    }  # fmt: skip
+    return bench_command(destination, given, order=order, page=report, output=output_of(given))

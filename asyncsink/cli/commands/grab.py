@@ -7,7 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from asyncsink.cli.arguments import options_of
-from asyncsink.cli.output import Interrupted, Output, progress_display, run_until_signalled
+from asyncsink.cli.flags import Argument, command
+from asyncsink.cli.output import Output, output_of
+from asyncsink.cli.screen.display import progress_display
+from asyncsink.cli.signals import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError
 from asyncsink.model import Event, GaveUp, Notice, Paused, Resumed
 from asyncsink.report.sentences import GRAB, early_end, goes_on
@@ -68,3 +71,17 @@ def _word(error: AsyncSinkError) -> None:
         for name, flag in _IN_FLAGS:
             text = text.replace(name, flag)
         each.args = (text,)
+
+
+# -- The command line ------------------------------------------------------------------------------------------------
+
+
+@command(
+    Argument("SOURCE", "s3://bucket/prefix, or a single object."),
+    Argument("DIRECTORY", "Where the files go, without the prefix."),
+    rows="grab",
+    example="grab s3://my-bucket/raw data --template 'sub-0[1-3]/func/.*'",
+)
+def grab(source: str, directory: str, **given: Any) -> int:
+    """Bring objects from S3 into DIRECTORY. What is here already with the same content is not received again."""
+    return grab_command(source, directory, given, output=output_of(given))

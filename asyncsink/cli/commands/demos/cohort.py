@@ -11,7 +11,9 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asyncsink.cli.output import Interrupted, Output, progress_display, run_until_signalled
+from asyncsink.cli.output import Output
+from asyncsink.cli.screen.display import progress_display
+from asyncsink.cli.signals import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError
 from asyncsink.options.schema import S3Target, Settings
 from asyncsink.options.values import parse_size

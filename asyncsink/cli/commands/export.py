@@ -11,8 +11,11 @@ from itertools import islice
 from typing import Any
 
 from asyncsink.cli.arguments import open_source, options_of
-from asyncsink.cli.output import Interrupted, Output, progress_display, run_until_signalled
-from asyncsink.cli.progress import Tally
+from asyncsink.cli.flags import Argument, Flag, command
+from asyncsink.cli.output import Output, output_of
+from asyncsink.cli.screen.display import progress_display
+from asyncsink.cli.signals import Interrupted, run_until_signalled
+from asyncsink.cli.tally import Tally
 from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.integrity.sameness import NOT_THERE
 from asyncsink.report.report import Report
@@ -20,6 +23,11 @@ from asyncsink.report.sentences import count, inert, reasons, size
 from asyncsink.value import dataclass
 
 PLANNED_SHOWN = 20
+SOURCE = (
+    "A directory; an outputs file (.json, .yaml: {attribute: paths}); a manifest (.csv, .tsv, .jsonl: source, key); or "
+    "- for JSON lines on stdin."
+)
+DESTINATION = "s3://bucket/prefix, or a local directory."
 
 
 def export_command(source: str, destination: str, given: Mapping[str, Any], *, dry_run: bool, output: Output) -> int:
@@ -164,3 +172,37 @@ def _plan_lines(report: Report) -> Iterator[str]:
         yield inert(f"  {planned.source} -> {planned.url}{why}")
     if report.objects_planned > PLANNED_SHOWN:
         yield f"  … and {report.objects_planned - PLANNED_SHOWN:,} more; --json lists all of them."
+
+
+# -- The command line ------------------------------------------------------------------------------------------------
+
+
+@command(
+    Argument("SOURCE", SOURCE),
+    Argument("DESTINATION", DESTINATION),
+    Flag("--dry-run", "Look and compare, but send nothing (as asyncsink plan)."),
+    Flag(
+        "--dask",
+        "Have the workers of a Dask cluster send the files: its address, its scheduler file, or local:N for N "
+        "processes of this machine.",
+        metavar="CLUSTER",
+    ),
+    rows="export",
+    example="export derivatives s3://my-bucket/study --manifest study.jsonl",
+)
+def export(source: str, destination: str, dry_run: bool, dask: str | None, **given: Any) -> int:
+    """Publish SOURCE below DESTINATION. What is there already with the same checksum is not sent again."""
+    if dask is not None:
+        return export_on_cluster(source, destination, given, cluster=dask, dry_run=dry_run, output=output_of(given))
+    return export_command(source, destination, given, dry_run=dry_run, output=output_of(given))
+
+
+@command(
+    Argument("SOURCE", SOURCE),
+    Argument("DESTINATION", DESTINATION),
+    rows="export",
+    example="plan outputs.yaml s3://my-bucket/study --substitute _subject_id_=sub-",
+)
+def plan(source: str, destination: str, **given: Any) -> int:
+    """Show what export would do, and send nothing."""
+    return export_command(source, destination, given, dry_run=True, output=output_of(given))

@@ -1,14 +1,16 @@
-"""`asyncsink split`, `asyncsink run` and `asyncsink recipe`."""
+"""`asyncsink split` and `asyncsink recipe`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
-from asyncsink.cli.arguments import options_of, split_pair
-from asyncsink.cli.export import Prepared, publish
-from asyncsink.cli.output import Interrupted, Output, progress_display, run_until_signalled
+from asyncsink.cli.arguments import options_of
+from asyncsink.cli.commands.export import DESTINATION, SOURCE
+from asyncsink.cli.flags import Argument, Flag, command
+from asyncsink.cli.output import Output, output_of
+from asyncsink.cli.screen.display import progress_display
+from asyncsink.cli.signals import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.options.values import check_choice
 
@@ -59,60 +61,6 @@ def split_command(
     return 0 if report.ok else 1
 
 
-# -- `asyncsink run` ---------------------------------------------------------------------------------------------------
-
-
-class _PartsOutput(Output):
-    """An Output whose JSON object is a list of those of all parts."""
-
-    def __init__(self, output: Output) -> None:
-        super().__init__(json=output.json, quiet=output.quiet, verbose=output.verbose)
-        self.told: list[dict[str, Any]] = []
-
-    def json_object(self, values: Mapping[str, Any], *, long: str = "", items: Iterable[Any] = ()) -> None:
-        """Keep the values of one part."""
-        del long, items
-        self.told.append(dict(values))
-
-
-def run_command(directory: str, part: str, roots: list[str], given: Mapping[str, Any], *, output: Output) -> int:
-    """Publish parts one after the other, print the result of each, and return the exit code."""
-    from asyncsink.engine.export import run_source
-    from asyncsink.splitting.files import directory_of_split, read_plan
-    from asyncsink.splitting.numbers import numbers_of
-    from asyncsink.splitting.publish import open_part
-
-    try:
-        options = options_of(given)
-        moved = dict(split_pair(text, "--root", "OLD=NEW") for text in roots)
-        place = directory_of_split(directory)
-        plan = read_plan(place)
-        numbers = numbers_of(place, plan, part)
-    except AsyncSinkError as error:
-        output.error(error, {"directory": directory, "parts": []})
-        return 2
-
-    def prepare(number: int) -> Prepared:
-        opened = open_part(place, plan, number, moved, options)
-        run = partial(run_source, opened.settings, opened.source, keys=opened.keys)
-        return Prepared(opened.settings.target.url, run)
-
-    if not numbers:
-        output.say("No part is missing: all have complete receipts, without failures.")
-    each, code = _PartsOutput(output), 0
-    for done, number in enumerate(numbers):
-        if len(numbers) > 1:
-            output.say(f"Part {number}:")
-        ended = publish(partial(prepare, number), f"reading part {number}…", output=each)
-        if ended not in (0, 1):  # the next part would end so too
-            code = 1 if ended == 2 and done else ended
-            break
-        code = max(code, ended)
-    told = [{"part": number, **values} for number, values in zip(numbers, each.told, strict=False)]
-    output.json_object({"directory": directory, "parts": told})
-    return code
-
-
 # -- `asyncsink recipe` ------------------------------------------------------------------------------------------------
 
 
@@ -134,3 +82,44 @@ def recipe_command(kind: str, directory: str | None) -> int:
         return 2
     output.say(recipe)
     return 0
+
+
+# -- The command line ------------------------------------------------------------------------------------------------
+
+
+@command(
+    Argument("SOURCE", SOURCE),
+    Argument("DESTINATION", DESTINATION),
+    Argument("DIR", "Where the parts go: a new or empty directory."),
+    Flag("--parts", "As many parts, of about equal bytes and files.", metavar="N"),
+    Flag("--part-bytes", "Most bytes of a part (default 4GiB).", metavar="SIZE"),
+    Flag("--part-objects", "Most files of a part (default 10,000).", metavar="N"),
+    rows="split",
+    example="split derivatives s3://my-bucket/study parts --parts 64",
+)
+def split(
+    source: str,
+    destination: str,
+    dir: str,  # noqa: A002 - as the help page has it
+    *,
+    parts: str | None,
+    part_bytes: str | None,
+    part_objects: str | None,
+    **given: Any,
+) -> int:
+    """Look at SOURCE once, and cut it into parts that many machines publish, each with `asyncsink run`.
+
+    Nothing is sent.
+    """
+    cutting = (parts, part_bytes, part_objects)
+    return split_command(source, destination, dir, given, cutting=cutting, output=output_of(given))
+
+
+@command(
+    Argument("KIND", "slurm, batch (AWS Batch) or dask-slurm."),
+    Argument("DIR", "What asyncsink split has made; dask-slurm can do without, and splits itself.", required=False),
+    example="recipe slurm parts > publish.sh && bash publish.sh",
+)
+def recipe(kind: str, dir: str | None) -> int:  # noqa: A002 - as the help page has it
+    """Print a script or definition with which a scheduler publishes the parts of a split. It says how to use it."""
+    return recipe_command(kind, dir)
