@@ -14,20 +14,20 @@ EXIT_CODES = (
     "nothing was sent; 130 interrupted (143 by SIGTERM)."
 )
 COMMANDS = {
-    "export": "export",
-    "plan": "export",
-    "split": "split",
-    "run": "run",
-    "recipe": "split",
-    "grab": "grab",
-    "verify": "receipts",
-    "merge": "receipts",
-    "abort-uploads": "uploads",
-    "bench": "bench",
-    "devserver": "servers",
-    "demo": "servers",
+    "export": ("export", "Publish to S3, or to a local directory"),
+    "plan": ("export", "Show what export would do"),
+    "grab": ("grab", "Bring objects from S3 into a directory"),
+    "verify": ("receipts", "Prove that all that was published is still there"),
+    "split": ("split", "Cut a source into parts for many machines"),
+    "run": ("run", "Publish parts of a split"),
+    "recipe": ("split", "Print a script for Slurm, AWS Batch or Dask"),
+    "merge": ("receipts", "Make one receipt manifest of several"),
+    "abort-uploads": ("uploads", "Abort multipart uploads that nobody will finish"),
+    "bench": ("trying.bench", "Measure a server"),
+    "devserver": ("trying.servers", "Run an S3 server on this machine, to try things out"),
+    "demo": ("trying.servers", "Show the whole story in half a minute"),
 }
-"""The modules of `cli/commands` by command, in the order of the help page."""
+"""By command, in the order of the help page: its module in `cli/commands`, and what the list of commands says."""
 
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -40,9 +40,14 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 app = HelpPages(
     "asyncsink",
-    modules=COMMANDS,
+    commands_of=COMMANDS,
     help="Publish the outputs of workflows to S3 and bring them back, with proof for every object.",
     epilog=EXIT_CODES,
+    examples=(
+        "demo                                     # no bucket needed",
+        "plan derivatives s3://my-bucket/study    # look first",
+        "export derivatives s3://my-bucket/study --manifest study.jsonl",
+    ),
     params=[Flag("--version", "Show the version and leave.", callback=_version, is_eager=True, expose_value=False)],
 )
 
@@ -51,7 +56,7 @@ def run_app(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     try:
         # Not `main` of click, which makes another error of KeyboardInterrupt.
-        with app.make_context("asyncsink", list(arguments) or ["--help"]) as ctx:
+        with app.make_context("asyncsink", list(arguments) or ["-h"]) as ctx:
             code: int = app.invoke(ctx)
             return code
     except click.exceptions.Exit as ended:

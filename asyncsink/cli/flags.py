@@ -1,5 +1,4 @@
-"""The commands' own classes of click: options from the rows of `options.schema`, the flags for the amount of output,
-and the help page.
+"""The commands' own classes of click: options from the rows of `options.schema`, and the flags for the output.
 
 A parameter of a command has the name of its flag, with underscores. The options of a command are made when it is used:
 each start of the command would make hundreds.
@@ -8,27 +7,42 @@ each start of the command would make hundreds.
 from __future__ import annotations
 
 import inspect
-import io
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from asyncsink.options.schema import PANELS, Command, Option
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.panel import Panel
-
 _REPEATED = {"pairs", "mapping", "texts", "templates", "infields"}
 _OUTPUT = {
     "--json": "Write one JSON object to stdout, and nothing else.",
     "--quiet": "No progress and no summary; errors and notes only.",
-    "--verbose": "Log what happens to stderr.",
+    "--verbose": "Log what happens to stderr; -vv logs more.",
 }
-_OWN_PANEL = "Options"
+SHORT = {"--dry-run": "-n", "--quiet": "-q", "--verbose": "-v", "--version": "-V", "--concurrency": "-j"}
+"""One letter for a flag: the same in every command. -j is the number of requests at the same time, as make(1) has it;
+--json has no letter."""
+EVERYDAY = {
+    "--dry-run": "look and compare, but send nothing",
+    "--exclude": "leave out what matches, as in .gitignore",
+    "--manifest": "write a receipt of every object, for verify",
+    "--template": "regular expression of the keys below SOURCE",
+    "--glob": "the template is a glob: 'sub-*/func/*.nii.gz'",
+    "--substitute": "replace OLD in names by NEW",
+    "--profile": "profile of ~/.aws to use",
+    "--endpoint-url": "S3 server other than Amazon's",
+    "--anonymous": "send unsigned requests: for public buckets",
+    "--concurrency": "requests at the same time (default: as many as help)",
+    "--bandwidth": "most bytes sent in a second, such as 50MB",
+    "--quiet": "no progress, no summary",
+    "--verbose": "log what happens; -vv more",
+    "--json": "one JSON object on stdout, for scripts",
+}
+"""The flags that `-h` shows, in this order, with a text that fits into a line. A flag of one command only has its text
+where it is declared (`everyday`)."""
+OWN_PANEL = "Options"
 
 
 class Argument(click.Argument):
@@ -42,53 +56,103 @@ class Argument(click.Argument):
 
 
 class Flag(click.Option):
-    """A flag; `panel` is its panel of the help page. It takes a value where it has a metavar."""
+    """A flag. It takes a value where it has a metavar.
+
+    Args:
+        panel: its panel of the help page.
+        short: one letter for it, as "-o"; that of `SHORT` unless given.
+        everyday: what `-h` says about it, in a few words; that of `EVERYDAY` unless given. Without any, `-h` does not
+            show it.
+    """
 
     def __init__(
-        self, flag: str, text: str, *, metavar: str = "", panel: str = _OWN_PANEL, repeated: bool = False, **more: Any
+        self,
+        flag: str,
+        text: str,
+        *,
+        metavar: str = "",
+        panel: str = OWN_PANEL,
+        repeated: bool = False,
+        short: str = "",
+        everyday: str = "",
+        **more: Any,
     ) -> None:
-        flags = [parameter_of(flag), flag, *([more.pop("short")] if "short" in more else [])]
+        short = short or SHORT.get(flag, "")
+        flags = [parameter_of(flag), flag, *([short] if short else [])]
         if metavar or more.get("type"):
             super().__init__(flags, help=text, metavar=metavar or None, multiple=repeated, **more)
+        elif more.get("count"):
+            super().__init__(flags, help=text, **more)
         else:
             super().__init__(flags, help=text, is_flag=True, default=False, **more)
         self.panel = panel
+        self.everyday = everyday or EVERYDAY.get(flag, "")
 
 
 class HelpPage(click.Command):
-    """A command with the options of the rows for `rows`, and a help page in panels."""
+    """A command with the options of the rows for `rows`, and two help pages: `-h` is short, `--help` is complete.
 
-    def __init__(self, name: str, *, rows: Command | None = None, **more: Any) -> None:
-        super().__init__(name, context_settings={"help_option_names": ["--help", "-h"]}, **more)
+    Args:
+        examples: command lines without "asyncsink", each with a comment where it does not speak for itself.
+    """
+
+    def __init__(self, name: str, *, rows: Command | None = None, examples: tuple[str, ...] = (), **more: Any) -> None:
+        super().__init__(name, context_settings={"help_option_names": ["--help"]}, **more)
+        self.examples = examples
         self._rows = rows
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """The parameters, complete, and --help."""
+        """The parameters, complete, with -h and --help."""
         rows, self._rows = self._rows, None
         if rows is not None:
             self.params += _options_of(rows)
-        return super().get_params(ctx)
+        short = click.Option(
+            ["-h"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            help="Show the options of every day, and examples.",
+            callback=_short_help,
+        )
+        *others, long = super().get_params(ctx)
+        return [*others, short, long]
 
     def get_help(self, ctx: click.Context) -> str:
         """The help page, as wide as the terminal; without colours where it does not go to one."""
-        return help_page(self, ctx, ())
+        from asyncsink.cli.help_pages import long_page
+
+        return long_page(self, ctx, [])
+
+    def short_page(self, ctx: click.Context) -> str:
+        """The page of `-h`."""
+        from asyncsink.cli.help_pages import short_page
+
+        return short_page(self, ctx, [])
+
+
+def _short_help(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        assert isinstance(ctx.command, HelpPage)
+        click.echo(ctx.command.short_page(ctx), color=ctx.color)
+        ctx.exit()
 
 
 class HelpPages(HelpPage, click.Group):
     """The command of all commands.
 
     Args:
-        modules: by command, its module in `cli/commands`, which is loaded when the command is used.
+        commands_of: by command, its module in `cli/commands`, which is loaded when the command is used, and what the
+            list of commands says about it.
     """
 
-    def __init__(self, name: str, *, modules: Mapping[str, str], **more: Any) -> None:
+    def __init__(self, name: str, *, commands_of: Mapping[str, tuple[str, str]], **more: Any) -> None:
         super().__init__(name, **more)
-        self._modules = modules
+        self._commands_of = commands_of
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's own
         """The command of this name, or None."""
-        module = self._modules.get(cmd_name)
-        if module is None:
+        module, _ = self._commands_of.get(cmd_name, ("", ""))
+        if not module:
             return None
         loaded = import_module(f"asyncsink.cli.commands.{module}")
         found: click.Command = getattr(loaded, cmd_name.replace("-", "_"))
@@ -102,19 +166,28 @@ class HelpPages(HelpPage, click.Group):
         Raises:
             NoSuchCommand: none; click's own method would look for near ones among those that are loaded.
         """
-        if args[0] not in self._modules and not args[0].startswith("-"):
-            raise click.exceptions.NoSuchCommand(args[0], possibilities=self._modules, ctx=ctx)
+        if args[0] not in self._commands_of and not args[0].startswith("-"):
+            raise click.exceptions.NoSuchCommand(args[0], possibilities=self._commands_of, ctx=ctx)
         return super().resolve_command(ctx, args)
 
     def get_help(self, ctx: click.Context) -> str:
         """As of a command, with the list of commands."""
-        commands = [(name, self.get_command(ctx, name)) for name in self._modules]
-        texts = [(name, ((each and each.help) or "").partition("\n\n")[0]) for name, each in commands]
-        return help_page(self, ctx, texts)
+        from asyncsink.cli.help_pages import long_page
+
+        return long_page(self, ctx, self._texts())
+
+    def short_page(self, ctx: click.Context) -> str:
+        """As of a command, with the list of commands."""
+        from asyncsink.cli.help_pages import short_page
+
+        return short_page(self, ctx, self._texts())
+
+    def _texts(self) -> list[tuple[str, str]]:
+        return [(name, text) for name, (_, text) in self._commands_of.items()]
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's own method
         """The commands in their order here."""
-        return list(self._modules)
+        return list(self._commands_of)
 
 
 def parameter_of(flag: str) -> str:
@@ -128,7 +201,7 @@ def _options_of(name: Command) -> Iterator[Flag]:
             if name in option.commands:
                 yield from _flags_of(option, panel)
     for flag, text in _OUTPUT.items():
-        yield Flag(flag, text, panel="Output")
+        yield Flag(flag, text, panel="Output", count=flag == "--verbose")
 
 
 def _flags_of(option: Option, panel: str) -> Iterator[Flag]:
@@ -143,10 +216,14 @@ def _flags_of(option: Option, panel: str) -> Iterator[Flag]:
 
 
 def command(
-    *parameters: click.Parameter, example: str, rows: Command | None = None, name: str = ""
+    *parameters: click.Parameter, examples: tuple[str, ...], rows: Command | None = None, name: str = ""
 ) -> Callable[[Callable[..., int]], HelpPage]:
     """Make a command of a function, which gets the values of `parameters`, and of the options of `rows`, by name. Its
-    docstring is the help."""
+    docstring is the help.
+
+    Args:
+        examples: three command lines without "asyncsink", the simplest first; "# why" behind one explains it.
+    """
 
     def made(function: Callable[..., int]) -> HelpPage:
         return HelpPage(
@@ -155,64 +232,7 @@ def command(
             callback=function,
             params=list(parameters),
             help=inspect.cleandoc(function.__doc__ or ""),
-            epilog=f"Example: asyncsink {example}",
+            examples=examples,
         )
 
     return made
-
-
-# -- The help page -----------------------------------------------------------------------------------------------------
-
-
-def help_page(command: click.Command, ctx: click.Context, commands: Iterable[tuple[str, str]]) -> str:
-    """The page of a command: usage, what it does, its words, its options by panel, and an example."""
-    from rich.console import Console
-    from rich.padding import Padding
-    from rich.text import Text
-
-    written = io.StringIO()
-    # click.echo takes the colours out where the page goes to no terminal.
-    console = Console(file=written, width=shutil.get_terminal_size().columns, force_terminal=True, highlight=False)
-    parameters = command.get_params(ctx)
-    usage = Text.assemble(
-        ("Usage: ", "yellow"), (ctx.command_path, "bold"), " ", " ".join(command.collect_usage_pieces(ctx))
-    )
-    for text in (usage, *map(Text, (command.help or "").split("\n\n"))):
-        console.print(Padding(text, (1, 1, 0, 1)))
-    console.print()
-    words = [(each.metavar or "", each.text) for each in parameters if isinstance(each, Argument)]
-    _print_panel(console, "Arguments", [((name, ""), text) for name, text in words])
-    panels: dict[str, list[tuple[tuple[str, str], str]]] = {_OWN_PANEL: []}
-    for each in parameters:
-        if isinstance(each, click.Option) and not each.hidden:
-            panel = each.panel if isinstance(each, Flag) else _OWN_PANEL
-            flags = ", ".join(sorted(each.opts, key=len, reverse=True))
-            needed = " (required)" if each.required else ""
-            panels.setdefault(panel, []).append(((flags, each.metavar or ""), f"{each.help}{needed}"))
-    for panel, rows in panels.items():
-        _print_panel(console, panel, rows)
-    _print_panel(console, "Commands", [((name, ""), text) for name, text in commands])
-    if command.epilog:
-        console.print(Padding(Text(command.epilog), (1, 1, 0, 1)))
-    return written.getvalue()
-
-
-def _print_panel(console: Console, title: str, rows: list[tuple[tuple[str, str], str]]) -> None:
-    if rows:
-        console.print(_panel(title, rows))
-
-
-def _panel(title: str, rows: list[tuple[tuple[str, str], str]]) -> Panel:
-    from rich.panel import Panel
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    if any(metavar for (_, metavar), _ in rows):
-        table.add_column(no_wrap=True)
-    table.add_column(ratio=1)
-    for (name, metavar), text in rows:
-        middle = [Text(metavar, "yellow")] * (len(table.columns) - 2)
-        table.add_row(Text(name, "bold cyan"), *middle, Text(" ".join(text.split())))
-    return Panel(table, title=title, title_align="left", border_style="dim")

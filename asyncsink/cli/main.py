@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - an error that no command has reported
         from asyncsink.cli.output import Output
 
-        Output(verbose="--verbose" in given).error(error)
+        Output(verbose=not {"--verbose", "-v", "-vv"}.isdisjoint(given)).error(error)
         return 1
     finally:
         gc.enable()

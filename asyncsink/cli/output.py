@@ -169,8 +169,8 @@ class Output:
 
 def output_of(given: Mapping[str, Any]) -> Output:
     """The output that a command line asks for, with its logging set up."""
-    set_up_logging(given["verbose"])
-    return Output(json=given["json"], quiet=given["quiet"], verbose=given["verbose"])
+    set_up_logging(given["verbose"] > 0)
+    return Output(json=given["json"], quiet=given["quiet"], verbose=given["verbose"] > 0)
 
 
 def usage_error(message: str, hint: str, *, as_json: bool) -> None:

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncsink.cli.arguments import InterruptibleStdin, options_of, read_customer_key, split_pair
-from asyncsink.cli.commands.bench import bench
 from asyncsink.cli.commands.export import export
 from asyncsink.cli.commands.grab import grab
 from asyncsink.cli.commands.receipts import verify
+from asyncsink.cli.commands.trying.bench import bench
 from asyncsink.cli.flags import Argument, Flag, parameter_of
 from asyncsink.cli.output import FLAGS, in_flags
 from asyncsink.cli.tally import Tally

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,38 +201,6 @@ def test_a_bug_is_one_sentence_that_shows_no_detail(cli: Cli, results: Path, tmp
     assert ended.code == 1
     assert "unexpected ZeroDivisionError in sitecustomize.py:3" in ended.stderr
     assert "please report it" in ended.json["error"]["message"]
-
-
-@pytest.mark.parametrize("columns", ["80", "120"])
-@pytest.mark.parametrize(
-    "command", [[], ["export"], ["plan"], ["verify"], ["merge"], ["abort-uploads"], ["devserver"], ["demo"]]
-)
-def test_help_pages_have_examples_and_no_cut_words(inside: Cli, columns: str, command: list[str]) -> None:
-    ended = inside(*command, "--help", COLUMNS=columns)
-    assert (ended.code, ended.stderr) == (0, "")
-    assert ("Example: asyncsink" in ended.stdout) == bool(command)
-    assert "…" not in ended.stdout
-    assert max(map(len, ended.stdout.splitlines())) <= int(columns)
-
-
-def test_help_and_version_import_no_s3_client(cli: Cli) -> None:
-    code = (
-        "import sys; from asyncsink.cli.main import main; "
-        "assert main(['export', '--help']) == 0 and main(['--version']) == 0; "
-        "slow = {'aioboto3', 'aiobotocore', 'botocore', 'aiohttp', 'yaml', 'nibabel', 'numpy'} & set(sys.modules); "
-        "assert not slow, slow"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=cli.environment, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1].startswith("asyncsink ")
-
-
-def test_no_words_at_all_show_the_help(inside: Cli) -> None:
-    ended = inside()
-    assert ended.code == 0
-    assert "devserver" in ended.stdout
 
 
 def test_the_json_object_of_a_long_plan_is_whole(inside: Cli, results: Path, tmp_path: Path) -> None:

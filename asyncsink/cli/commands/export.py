@@ -188,7 +188,11 @@ def _plan_lines(report: Report) -> Iterator[str]:
         metavar="CLUSTER",
     ),
     rows="export",
-    example="export derivatives s3://my-bucket/study --manifest study.jsonl",
+    examples=(
+        "export derivatives s3://my-bucket/study --manifest study.jsonl",
+        "export derivatives s3://my-bucket/study --dry-run --exclude .git",
+        "export derivatives /mnt/backup/study    # a local directory",
+    ),
 )
 def export(source: str, destination: str, dry_run: bool, dask: str | None, **given: Any) -> int:
     """Publish SOURCE below DESTINATION. What is there already with the same checksum is not sent again."""
@@ -201,7 +205,11 @@ def export(source: str, destination: str, dry_run: bool, dask: str | None, **giv
     Argument("SOURCE", SOURCE),
     Argument("DESTINATION", DESTINATION),
     rows="export",
-    example="plan outputs.yaml s3://my-bucket/study --substitute _subject_id_=sub-",
+    examples=(
+        "plan derivatives s3://my-bucket/study",
+        "plan outputs.yaml s3://my-bucket/study --substitute _subject_=sub-",
+        "plan derivatives s3://my-bucket/study --json    # every file",
+    ),
 )
 def plan(source: str, destination: str, **given: Any) -> int:
     """Show what export would do, and send nothing."""

@@ -80,7 +80,11 @@ def _word(error: AsyncSinkError) -> None:
     Argument("SOURCE", "s3://bucket/prefix, or a single object."),
     Argument("DIRECTORY", "Where the files go, without the prefix."),
     rows="grab",
-    example="grab s3://my-bucket/raw data --template 'sub-0[1-3]/func/.*'",
+    examples=(
+        "grab s3://my-bucket/raw data",
+        "grab s3://my-bucket/raw data --template 'sub-0[1-3]/func/.*'",
+        "grab s3://openneuro.org/ds000114 data --anonymous",
+    ),
 )
 def grab(source: str, directory: str, **given: Any) -> int:
     """Bring objects from S3 into DIRECTORY. What is here already with the same content is not received again."""

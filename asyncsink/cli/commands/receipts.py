@@ -95,13 +95,21 @@ def merge_command(manifests: Sequence[str], out_file: str, *, output: Output) ->
 
 @command(
     Argument("MANIFEST...", MANIFESTS),
-    Flag("--read-back", "Download every object and compute its checksum again."),
+    Flag(
+        "--read-back",
+        "Download every object and compute its checksum again.",
+        everyday="download every object and compute its checksum again",
+    ),
     Flag(
         "--manifest-endpoint",
         "Ask the server that MANIFEST names, though nothing else names it: it is sent your credentials.",
     ),
     rows="verify",
-    example="verify study.jsonl --read-back",
+    examples=(
+        "verify study.jsonl                # sizes and checksums",
+        "verify study.jsonl --read-back    # download every byte",
+        "verify sent/                      # all receipts of a directory",
+    ),
 )
 def verify(manifest: Sequence[str], read_back: bool, manifest_endpoint: bool, **given: Any) -> int:
     """Check that every object of the manifests is still there, with its recorded size and checksum."""
@@ -112,9 +120,13 @@ def verify(manifest: Sequence[str], read_back: bool, manifest_endpoint: bool, **
 
 @command(
     Argument("MANIFEST...", MANIFESTS),
-    Flag("--out", "The merged manifest.", metavar="FILE", short="-o", required=True),
+    Flag("--out", "The merged manifest.", metavar="FILE", short="-o", everyday="the merged manifest", required=True),
     rows="merge",
-    example="merge sent/sub-*.jsonl -o study.jsonl",
+    examples=(
+        "merge sent/sub-*.jsonl -o study.jsonl",
+        "merge parts -o study.jsonl            # the receipts of a split",
+        "merge monday.jsonl tuesday.jsonl -o study.jsonl",
+    ),
 )
 def merge(manifest: Sequence[str], out: str, **given: Any) -> int:
     """Merge manifests into one that lists every object once.

@@ -66,10 +66,20 @@ def run_command(directory: str, part: str, roots: list[str], given: Mapping[str,
 
 @command(
     Argument("DIR", "What asyncsink split has made."),
-    Flag("--part", "Its number; I-J; auto: the array task's; or missing: not complete.", metavar="I", required=True),
+    Flag(
+        "--part",
+        "Its number; I-J; auto: the array task's; or missing: not complete.",
+        metavar="I",
+        everyday="its number, I-J, auto or missing",
+        required=True,
+    ),
     Flag("--root", "The source's directory OLD is NEW on this machine; repeatable.", metavar="OLD=NEW", repeated=True),
     rows="run",
-    example="run parts --part auto --root /lab=/mnt/lab",
+    examples=(
+        "run parts --part 3",
+        "run parts --part auto --root /lab=/mnt/lab    # in a job of an array",
+        "run parts --part missing                      # what is not complete",
+    ),
 )
 def run(dir: str, part: str, root: Sequence[str], **given: Any) -> int:  # noqa: A002 - as the help page has it
     """Publish parts of a split. Their receipts are in DIR afterwards."""

@@ -91,11 +91,15 @@ def recipe_command(kind: str, directory: str | None) -> int:
     Argument("SOURCE", SOURCE),
     Argument("DESTINATION", DESTINATION),
     Argument("DIR", "Where the parts go: a new or empty directory."),
-    Flag("--parts", "As many parts, of about equal bytes and files.", metavar="N"),
-    Flag("--part-bytes", "Most bytes of a part (default 4GiB).", metavar="SIZE"),
+    Flag("--parts", "As many parts, of about equal bytes and files.", metavar="N", everyday="how many parts"),
+    Flag("--part-bytes", "Most bytes of a part (default 4GiB).", metavar="SIZE", everyday="most bytes of a part"),
     Flag("--part-objects", "Most files of a part (default 10,000).", metavar="N"),
     rows="split",
-    example="split derivatives s3://my-bucket/study parts --parts 64",
+    examples=(
+        "split derivatives s3://my-bucket/study parts",
+        "split derivatives s3://my-bucket/study parts --parts 64",
+        "recipe slurm parts > publish.sh    # a job array that publishes them",
+    ),
 )
 def split(
     source: str,
@@ -118,7 +122,11 @@ def split(
 @command(
     Argument("KIND", "slurm, batch (AWS Batch) or dask-slurm."),
     Argument("DIR", "What asyncsink split has made; dask-slurm can do without, and splits itself.", required=False),
-    example="recipe slurm parts > publish.sh && bash publish.sh",
+    examples=(
+        "recipe slurm parts > publish.sh && bash publish.sh",
+        "recipe batch parts",
+        "recipe dask-slurm > publish.py",
+    ),
 )
 def recipe(kind: str, dir: str | None) -> int:  # noqa: A002 - as the help page has it
     """Print a script or definition with which a scheduler publishes the parts of a split. It says how to use it."""

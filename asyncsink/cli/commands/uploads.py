@@ -61,11 +61,21 @@ def abort_uploads_command(
 
 @command(
     Argument("DESTINATION", "s3://bucket/prefix: what lies below the prefix as a folder."),
-    Flag("--older-than", "Such as 90s, 15m, 24h or 7d: longer than your longest run.", metavar="AGE", required=True),
-    Flag("--dry-run", "Show them, and abort none."),
+    Flag(
+        "--older-than",
+        "Such as 90s, 15m, 24h or 7d: longer than your longest run.",
+        metavar="AGE",
+        everyday="their age at the least: 90s, 15m, 24h, 7d",
+        required=True,
+    ),
+    Flag("--dry-run", "Show them, and abort none.", everyday="show them, and abort none"),
     rows="abort-uploads",
     name="abort-uploads",
-    example="abort-uploads s3://my-bucket/study --older-than 7d --dry-run",
+    examples=(
+        "abort-uploads s3://my-bucket/study --older-than 7d --dry-run",
+        "abort-uploads s3://my-bucket/study --older-than 7d",
+        "abort-uploads s3://my-bucket --older-than 24h    # the whole bucket",
+    ),
 )
 def abort_uploads(destination: str, older_than: str, dry_run: bool, **given: Any) -> int:
     """Abort multipart uploads that nobody will finish. Their parts are invisible, and cost money.

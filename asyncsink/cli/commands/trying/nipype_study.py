@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-from asyncsink.cli.commands.demos.cohort import Broken, tell_story
+from asyncsink.cli.commands.trying.cohort import Broken, tell_story
 from asyncsink.cli.output import Output
 from asyncsink.errors import ConfigError
 from asyncsink.report.sentences import count, size

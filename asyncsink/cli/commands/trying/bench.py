@@ -95,7 +95,11 @@ def bench_command(
     Flag("--cleanup", "Delete the objects at the end."),
     Flag("--report", "Also write a page with plots.", metavar="FILE"),
     rows="bench",
-    example="bench s3://my-bucket/tmp --mix put:80,get:15,head:5 --sizes lognormal:16KiB:1.2 --cleanup",
+    examples=(
+        "bench s3://my-bucket/tmp --cleanup",
+        "bench s3://my-bucket/tmp --mix put:80,get:20 --seconds 10",
+        "bench s3://my-bucket/tmp --ramp 1,8,64 --report bench.html",
+    ),
 )
 def bench(
     destination: str,

@@ -75,10 +75,29 @@ def _welcome(server: object, directory: str | None, bucket: str) -> str:
 
 
 @command(
-    Flag("--port", "Port on 127.0.0.1; 0, the default, is any free one.", metavar="N", type=int, default=0),
-    Flag("--dir", "Keep the objects here; else they go with the server.", metavar="D"),
-    Flag("--bucket", "Bucket to create; repeatable (default results).", metavar="B", repeated=True),
-    example="devserver --port 8333 --dir ./s3-data --bucket results",
+    Flag(
+        "--port",
+        "Port on 127.0.0.1; 0, the default, is any free one.",
+        metavar="N",
+        type=int,
+        default=0,
+        everyday="port on 127.0.0.1",
+    ),
+    Flag(
+        "--dir", "Keep the objects here; else they go with the server.", metavar="D", everyday="keep the objects here"
+    ),
+    Flag(
+        "--bucket",
+        "Bucket to create; repeatable (default results).",
+        metavar="B",
+        repeated=True,
+        everyday="bucket to create (default results)",
+    ),
+    examples=(
+        "devserver",
+        "devserver --port 8333 --dir ./s3-data           # the objects stay",
+        "devserver --bucket results --bucket raw",
+    ),
 )
 def devserver(port: int, dir: str | None, bucket: Sequence[str]) -> int:  # noqa: A002 - as the help page has it
     """Run a real S3 server on this machine, for trying things out, until Ctrl-C."""
@@ -86,10 +105,10 @@ def devserver(port: int, dir: str | None, bucket: Sequence[str]) -> int:  # noqa
 
 
 @command(
-    Flag("--nipype", "Workflows in Nipype instead, beside its DataSink."),
+    Flag("--nipype", "Workflows in Nipype instead, beside its DataSink.", everyday="workflows in Nipype"),
     Flag("--subjects", "How many.", metavar="N", type=click.IntRange(min=1), hidden=True),
     Flag("--large-file", "Its size.", metavar="SIZE", default="300MB", hidden=True),
-    example="demo",
+    examples=("demo", "demo --nipype", "devserver    # the same server, for your own files"),
 )
 def demo(nipype: bool, subjects: int | None, large_file: str) -> int:
     """Show the whole story on a small cohort and a server of its own, in half a minute.
@@ -97,9 +116,9 @@ def demo(nipype: bool, subjects: int | None, large_file: str) -> int:
     Needs 1 GB of free space for temporary files, and leaves nothing behind.
     """
     if nipype:
-        from asyncsink.cli.commands.demos.nipype_study import demo_nipype_command
+        from asyncsink.cli.commands.trying.nipype_study import demo_nipype_command
 
         return demo_nipype_command(subjects or 4)
-    from asyncsink.cli.commands.demos.cohort import demo_command
+    from asyncsink.cli.commands.trying.cohort import demo_command
 
     return demo_command(subjects or 12, large_file)
