@@ -93,9 +93,16 @@ async def test_a_worker_that_does_not_see_the_source_is_left_out(
     try:
         client.run(os.chdir, str(many.parent), workers=seen_by[:1])
         client.run(os.chdir, "/", workers=seen_by[1:])
-        report = await dask.export_directory(client, "/proc/self/cwd/many", f"s3://{bucket}/study", **options)
-        assert report.objects_uploaded == 300
-        assert [seen_by[1] in notice and "does not see" in notice for notice in report.notices] == [True]
+        told: list[str] = []
+        for _ in range(10):  # one worker may have sent all before the other was asked
+            report = await dask.export_directory(
+                client, "/proc/self/cwd/many", f"s3://{bucket}/study", overwrite="always", **options
+            )
+            assert report.objects_uploaded == 300
+            told += report.notices
+            if told:
+                break
+        assert [seen_by[1] in notice and "does not see" in notice for notice in told] == [True]
 
         client.run(os.chdir, "/")
         with pytest.raises(asyncsink.AsyncSinkError, match=r"No worker of the Dask cluster can publish.*does not see"):
