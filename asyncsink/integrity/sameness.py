@@ -132,6 +132,10 @@ _BY_COST: tuple[ChecksumAlgorithm, ...] = ("CRC64NVME", "CRC32C", "CRC32", "SHA2
 UNCHANGED_REASON = "unchanged since it was published"
 SIZE_DIFFERS, CHECKSUM_DIFFERS = "size differs", "checksum differs"
 NOT_THERE = "not there"
+NOTHING_TO_COMPARE = "nothing to compare"
+"""The reason to send content of the object's size, where the destination has neither checksum nor MD5."""
+SIZE_IS_EQUAL = "size is equal"
+"""The reason of a skip under overwrite="size"."""
 IS_THERE = "is there already"
 """The reason of a skip under overwrite="never"."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -225,7 +229,7 @@ def decide(
         return differs
     match policy:
         case "size":
-            decision: Decision = SkipIt("size is equal")
+            decision: Decision = SkipIt(SIZE_IS_EQUAL)
         case "size-mtime":
             decision = _by_time(existing, mtime_ns)
         case "checksum" | "journal" if published_etag and existing.etag == published_etag:
@@ -255,13 +259,13 @@ def decide_unread(
     if (differs := _differs(existing, size_bytes)) is not None:
         return differs
     if policy == "size" and size_bytes is not None:
-        return SkipIt("size is equal")
+        return SkipIt(SIZE_IS_EQUAL)
     if checksum is None or policy in ("size", "size-mtime"):
-        return Upload("nothing to compare")
+        return Upload(NOTHING_TO_COMPARE)
     plain = checksum.algorithm == "MD5" and existing.etag_is_md5 and etag_md5(existing.etag) is not None
     if plain or _stored_checksum(existing, checksum.algorithm) is not None:
         return SkipIt("same checksum") if _agrees(existing, checksum) else Upload(CHECKSUM_DIFFERS)
-    return Upload("nothing to compare") if existing.looked_closely else LookCloser()
+    return Upload(NOTHING_TO_COMPARE) if existing.looked_closely else LookCloser()
 
 
 def _differs(existing: Existing, size_bytes: int | None) -> Upload | None:
@@ -323,7 +327,7 @@ def _by_content(
         sizes = candidate_part_sizes(existing.etag, size_bytes, known=existing.part_size_bytes, preferred=part_sizes)
         if sizes:
             return CompareWith(part_sizes_bytes=sizes)
-    return Upload("nothing to compare")
+    return Upload(NOTHING_TO_COMPARE)
 
 
 def _stored_checksum(existing: Existing, algorithm: ChecksumAlgorithm) -> str | None:

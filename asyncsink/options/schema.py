@@ -241,7 +241,9 @@ class Settings:
 
 # -- The rows ----------------------------------------------------------------------------------------------------------
 
-Command = Literal["export", "grab", "verify", "merge", "abort-uploads", "split", "run", "bench", "reader"]
+Command = Literal[
+    "export", "grab", "check", "ls", "verify", "merge", "abort-uploads", "split", "run", "bench", "reader"
+]
 Kind = Literal[
     "text", "path", "flag", "choice", "size", "duration", "pairs", "mapping", "texts",
     "bucket", "payer", "concurrency", "count", "retry", "observer", "limits", "shard", "journal", "sse", "checksum",
@@ -250,13 +252,14 @@ Kind = Literal[
 """How a value is written and checked: the first row serves many options, the others one each."""
 
 _EXPORT: tuple[Command, ...] = ("export",)
-_WITH_SPLIT: tuple[Command, ...] = ("export", "split")
+_OBJECTS: tuple[Command, ...] = ("export", "split")
+_WITH_SPLIT: tuple[Command, ...] = ("export", "split", "check")
 _GRAB: tuple[Command, ...] = ("grab",)
 _WITH_RUN: tuple[Command, ...] = ("export", "run")
 _BOTH: tuple[Command, ...] = ("export", "grab", "run")
-_WITH_READER: tuple[Command, ...] = ("export", "grab", "run", "reader")
-_WITH_VERIFY: tuple[Command, ...] = ("export", "grab", "verify", "run", "reader")
-_ALL: tuple[Command, ...] = ("export", "grab", "verify", "abort-uploads", "run", "bench", "reader")
+_WITH_READER: tuple[Command, ...] = ("export", "grab", "check", "run", "reader")
+_WITH_VERIFY: tuple[Command, ...] = ("export", "grab", "check", "verify", "run", "reader")
+_ALL: tuple[Command, ...] = ("export", "grab", "check", "ls", "verify", "abort-uploads", "run", "bench", "reader")
 _WITH_BENCH: tuple[Command, ...] = (*_WITH_READER, "bench")
 
 
@@ -419,7 +422,7 @@ PANELS: dict[str, tuple[Option, ...]] = {
         Option("bucket", "bucket", "Bucket to use instead of the one in the URL: a name, a boto3 or aioboto3 Bucket.",
                None, _ALL, metavar="NAME"),
         Option("sse", "sse", "Your own 32-byte key, where the objects are encrypted with it.",
-               None, ("grab", "verify", "run", "reader"), metavar="file:PATH"),
+               None, ("grab", "check", "verify", "run", "reader"), metavar="file:PATH"),
         Option("retry", "retry", "How one request is tried again: an asyncsink.RetryPolicy.",
                None, _WITH_READER, no_flag=True),
     ),
@@ -444,23 +447,23 @@ PANELS: dict[str, tuple[Option, ...]] = {
     ),
     "What every object is given": (
         Option("encrypt_bucket_keys", "flag", "Encrypt on the server (the same as AES256 for sse).",
-               None, _WITH_SPLIT, preset=False),
+               None, _OBJECTS, preset=False),
         Option("sse", "sse", "AES256, aws:kms, aws:kms:dsse, or your own 32-byte key (on a command line: file:PATH).",
-               ObjectOptions, _WITH_SPLIT, metavar="KIND"),
+               ObjectOptions, _OBJECTS, metavar="KIND"),
         Option("sse_kms_key_id", "text", "Key for the two kms kinds.",
-               ObjectOptions, _WITH_SPLIT, metavar="ID"),
+               ObjectOptions, _OBJECTS, metavar="ID"),
         Option("storage_class", "text", "Such as STANDARD_IA or GLACIER_IR.",
-               ObjectOptions, _WITH_SPLIT, metavar="CLASS"),
+               ObjectOptions, _OBJECTS, metavar="CLASS"),
         Option("acl", "text", "Canned ACL, such as bucket-owner-full-control.",
-               ObjectOptions, _WITH_SPLIT, metavar="ACL"),
+               ObjectOptions, _OBJECTS, metavar="ACL"),
         Option("tags", "mapping", "Object tag; up to 10.",
-               ObjectOptions, _WITH_SPLIT, flag="--tag", metavar="NAME=VALUE"),
+               ObjectOptions, _OBJECTS, flag="--tag", metavar="NAME=VALUE"),
         Option("metadata", "mapping", "User metadata, up to 2 KiB; repeatable.",
-               ObjectOptions, _WITH_SPLIT, metavar="NAME=VALUE"),
+               ObjectOptions, _OBJECTS, metavar="NAME=VALUE"),
         Option("content_type", "text", "Media type: infer (from the name), or one type for all.",
-               ObjectOptions, _WITH_SPLIT, metavar="TYPE", shown="infer"),
+               ObjectOptions, _OBJECTS, metavar="TYPE", shown="infer"),
         Option("checksum", "checksum", "What proves an object: CRC64NVME, CRC32C, CRC32, SHA256, MD5 or none.",
-               Policies, (*_WITH_SPLIT, "bench"), choices=get_args(ChecksumChoice), metavar="NAME", shown="CRC64NVME",
+               Policies, (*_OBJECTS, "bench"), choices=get_args(ChecksumChoice), metavar="NAME", shown="CRC64NVME",
                variables="AWS_REQUEST_CHECKSUM_CALCULATION"),
     ),
     "Speed and memory": (

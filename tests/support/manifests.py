@@ -59,10 +59,10 @@ def write_manifest(
 
 def manifest_of(path: Path) -> tuple[ManifestHeader, list[ManifestRecord], ManifestEnd]:
     """The header, the outcomes and the end of a manifest."""
-    manifest = read_manifest(path)
-    *outcomes, end = manifest.records()
+    header, records = read_manifest(path)
+    *outcomes, end = records
     assert isinstance(end, ManifestEnd)
-    return manifest.header, outcomes, end
+    return header, outcomes, end
 
 
 def write_split(folder: Path, objects: Sequence[int]) -> None:

@@ -1,0 +1,126 @@
+"""`asyncsink check`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from asyncsink.cli.arguments import open_source, options_of
+from asyncsink.cli.flags import Argument, Flag, command
+from asyncsink.cli.output import Output, output_of
+from asyncsink.cli.screen.display import progress_display
+from asyncsink.cli.signals import Interrupted, run_until_signalled
+from asyncsink.errors import AsyncSinkError
+from asyncsink.model import Event, GaveUp, Notice, Paused, Resumed
+from asyncsink.report.sentences import count, inert
+
+if TYPE_CHECKING:
+    from asyncsink.maintenance.check_report import CheckReport
+
+
+def check_command(
+    source: str,
+    destination: str,
+    given: Mapping[str, Any],
+    *,
+    size_only: bool,
+    one_way: bool,
+    combined: bool,
+    output: Output,
+) -> int:
+    """Compare, print what differs, and return the exit code. Ctrl-C and SIGTERM end it in order."""
+    from asyncsink.engine.recording.events import Progress
+    from asyncsink.maintenance.check import check_settings, check_source
+
+    progress = Progress()
+    known = {"source": source, "destination": destination, "ok": False}
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Notice):
+            output.notice(event.message)
+        elif isinstance(event, (Paused, Resumed, GaveUp)):
+            output.notice(f"{event}.")
+
+    try:
+        settings = check_settings(destination, options_of(given), size_only=size_only)
+        found, give_up = open_source(source, settings)
+
+        async def main() -> CheckReport:
+            with progress_display(f"looking at {source}…", progress, quiet=output.quiet):
+                return await check_source(settings, found, source, one_way=one_way, observe=observe, progress=progress)
+
+        report = run_until_signalled(main, give_up)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        output.note(inert(f"Interrupted: {count(progress.objects_done, 'file')} compared, nothing was sent."))
+        output.json_object({**known, "interrupted": True})
+        return getattr(stop, "exit_code", 130)
+    except AsyncSinkError as error:
+        output.error(error, known)
+        return 1 if progress.counts.objects_total else 2
+    except Exception as error:  # noqa: BLE001 - a bug, reported as one
+        output.error(error, known)
+        return 1
+    try:
+        return _tell(report, combined=combined, output=output)
+    finally:
+        report.close()
+
+
+def _tell(report: CheckReport, *, combined: bool, output: Output) -> int:
+    report.incomplete = report.incomplete.replace("one_way=True", "--one-way")
+    files = report.files.each(differing=not combined)
+    if output.json:
+        values = {**report.as_dict(), "interrupted": False}
+        output.json_object(values, long="files", items=(asdict(each) for each in files))
+    elif not output.quiet:
+        for each in files:
+            why = f"  ({each.reason})" if each.reason and not combined else ""
+            output.say(inert(f"{each.marker} {each.key}{why}"))
+    if combined:
+        output.note(report.summary())  # stdout has the list alone, for other programs
+    else:
+        output.say(f"\n{report.summary()}" if report.differing else report.summary())
+    return 0 if report.ok else 1
+
+
+# -- The command line --------------------------------------------------------------------------------------------------
+
+
+@command(
+    Argument("SOURCE", "What was published, as in asyncsink export."),
+    Argument("DESTINATION", "s3://bucket/prefix."),
+    Flag(
+        "--combined",
+        "List every file, in the form of rclone check --combined; the summary goes to stderr.",
+        everyday="list every file, as rclone check --combined",
+    ),
+    Flag(
+        "--one-way",
+        "Do not look for objects that only DESTINATION has.",
+        everyday="do not look for objects that only DESTINATION has",
+    ),
+    Flag("--size-only", "Compare sizes, and read no file.", everyday="compare sizes, and read no file"),
+    rows="check",
+    examples=(
+        "check derivatives s3://my-bucket/study",
+        "check derivatives s3://my-bucket/study --size-only  # reads no file",
+        "check derivatives s3://my-bucket/study --combined > all.txt",
+    ),
+)
+def check(source: str, destination: str, combined: bool, one_way: bool, size_only: bool, **given: Any) -> int:
+    """Compare SOURCE with what is in the bucket, without a receipt. Nothing is sent or changed.
+
+    What differs is listed: + only in SOURCE, - only at DESTINATION, * different, ! could not be
+    compared; = is the same.
+    Give the same options for names as to asyncsink export. Exit code 1 where anything differs.
+    """
+    return check_command(
+        source,
+        destination,
+        given,
+        size_only=size_only,
+        one_way=one_way,
+        combined=combined,
+        output=output_of(given),
+    )
