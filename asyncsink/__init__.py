@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from asyncsink.options.shared_limits import SharedLimits
     from asyncsink.options.typed import ExportOptions, GrabOptions, PutOptions, ReaderOptions
     from asyncsink.reader import S3Reader
+    from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ReceiptManifest, read_manifest
     from asyncsink.report.outcomes import Counts
     from asyncsink.report.report import Report, SinkStats
     from asyncsink.sink import AsyncSink, export, export_directory, export_sync
@@ -132,6 +133,8 @@ __all__ = [
     "JournalError",
     "KeyCollision",
     "LimitChanged",
+    "ManifestEnd",
+    "ManifestHeader",
     "MergeReport",
     "Notice",
     "ObjectContent",
@@ -150,6 +153,7 @@ __all__ = [
     "PutOptions",
     "ReaderOptions",
     "Receipt",
+    "ReceiptManifest",
     "Report",
     "RequestTimeout",
     "Requested",
@@ -189,6 +193,7 @@ __all__ = [
     "grab",
     "grab_sync",
     "merge_manifests",
+    "read_manifest",
     "run_part",
     "split",
     "verify_manifest",
@@ -267,6 +272,7 @@ _HOMES = {
     "asyncsink.options.typed": ("ExportOptions", "GrabOptions", "PutOptions", "ReaderOptions"),
     "asyncsink.reader": ("S3Reader",),
     "asyncsink.options.shared_limits": ("SharedLimits",),
+    "asyncsink.report.manifest": ("ManifestEnd", "ManifestHeader", "ReceiptManifest", "read_manifest"),
     "asyncsink.report.outcomes": ("Counts",),
     "asyncsink.report.report": ("Report", "SinkStats"),
     "asyncsink.sink": ("AsyncSink", "export", "export_directory", "export_sync"),

@@ -437,6 +437,13 @@ class Planned:
 
 
 Outcome = Receipt | Skip | Failure | Planned
+
+
+def promise_of(record: object) -> Receipt | Skip | None:
+    """The record, where it proves that an object is in its place: a receipt, or a skip of an existing object. Pure."""
+    return record if isinstance(record, Receipt) or (isinstance(record, Skip) and record.already_there) else None
+
+
 Found = Transfer | SourceProblem | Skip
 """What the walk of a source gives for one entry: a routed transfer, a problem, or what is left out."""
 

@@ -442,7 +442,7 @@ def _check_all_found(matches: Matches, settings: GrabSettings, nothing: str) -> 
         missing += [
             SourceMissing(
                 f"The output field {show(each.name)} finds nothing: {nothing} {show(pattern.text)}; correct the "
-                "template, or give raise_on_empty=False."
+                f"template{_in_folders(pattern)}, or give raise_on_empty=False."
             )
             for pattern in each.patterns
             if not matches.has(next(numbers))
@@ -450,6 +450,12 @@ def _check_all_found(matches: Matches, settings: GrabSettings, nothing: str) -> 
     if missing and settings.raise_on_empty:
         missing[0].problems = missing[1:]
         raise missing[0]
+
+
+def _in_folders(pattern: Pattern) -> str:
+    return (
+        f" (* stays within one folder, {show(pattern.deeper)} finds its names in all below)" if pattern.deeper else ""
+    )
 
 
 def _grouped(patterns: Iterable[Pattern], prefixes: Sequence[str]) -> Mapping[str, list[tuple[int, Pattern]]]:

@@ -58,7 +58,7 @@ class ManifestInput:
             ConfigError: as `read_manifest`.
         """
         self.ended, self.found, self.failed, self.copies_failed = None, {}, 0, 0
-        for record in read_manifest(self.path)[1]:
+        for record in read_manifest(self.path).records():
             if isinstance(record, ManifestEnd):
                 self.ended = record
             else:
@@ -168,8 +168,7 @@ def gathered(paths: ManifestPaths, *, but: str = "", with_partial: bool = False)
 def _opened(files: Iterable[tuple[str, int | None]]) -> Iterator[ManifestInput]:
     seen: set[tuple[int, int] | None] = set()
     for path, objects in files:
-        header, records = read_manifest(path)
-        records.close()  # type: ignore[attr-defined]
+        header = read_manifest(path).header
         place = place_of(path)
         if place is None or place not in seen:
             seen |= {place} - {None}

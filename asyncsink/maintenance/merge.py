@@ -34,11 +34,11 @@ from asyncsink.maintenance.manifests import (
     is_unpublished,
     place_of,
 )
-from asyncsink.model import Failure, Outcome, Receipt, Skip
+from asyncsink.model import Failure, Outcome, Receipt, Skip, promise_of
 from asyncsink.options.parse import parse_target
 from asyncsink.options.schema import LocalTarget, S3Target
 from asyncsink.paths import encoded_name
-from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, ManifestWriter, promise_of
+from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, ManifestWriter
 from asyncsink.report.manifest_file import PARTIAL
 from asyncsink.report.outcomes import Counts, decode, encode
 from asyncsink.report.report import BaseReport

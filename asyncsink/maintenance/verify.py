@@ -20,11 +20,11 @@ from asyncsink.maintenance.manifests import SEVERAL_BUCKETS, ManifestInput, Mani
 from asyncsink.maintenance.prover import Promise, Prover
 from asyncsink.maintenance.superseded import Doubts
 from asyncsink.maintenance.verify_report import VerifyReport
-from asyncsink.model import Event, GaveUp, Paused, Resumed
+from asyncsink.model import Event, GaveUp, Paused, Resumed, promise_of
 from asyncsink.options.parse import parse_options, parse_target
 from asyncsink.options.schema import LocalTarget, S3Target, Settings
 from asyncsink.os_errors import words_shortages
-from asyncsink.report.manifest import ManifestEnd, ManifestHeader, promise_of, read_manifest
+from asyncsink.report.manifest import ManifestEnd, ManifestHeader, read_manifest
 from asyncsink.s3.errors_map import one_line
 from asyncsink.value import dataclass
 
@@ -161,7 +161,7 @@ async def _count_promises(manifests: Sequence[ManifestInput], prover: Prover) ->
     def count() -> Counter[str]:
         counted = Counter[str]()
         for manifest in manifests:
-            for record in read_manifest(manifest.path)[1]:
+            for record in read_manifest(manifest.path):
                 if (promise := promise_of(record)) is not None:
                     counted.update(objects=1, bytes=promise.size_bytes if prover.reads_back else 0)
         return counted

@@ -15,12 +15,12 @@ import errno
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import asdict, field, fields, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Generic, TypeVar
 
 import aiofiles
 import aiofiles.threadpool.binary
@@ -28,144 +28,18 @@ import anyio
 import anyio.to_thread
 
 from asyncsink.errors import AsyncSinkError, ConfigError, DestinationFull, JournalError
-from asyncsink.model import ConfirmedBy, Failure, Outcome, Planned, Receipt, Skip
-from asyncsink.paths import encoded_name
+from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip, promise_of
+from asyncsink.report.earlier_proofs import EarlierProofs
 from asyncsink.report.manifest_file import PARTIAL, ManifestFiles, open_files, open_regular_descriptor
-from asyncsink.report.outcomes import OutcomeLines, encoded, outcome_of, parse_checksum
-from asyncsink.temporary import TemporaryDatabase
+from asyncsink.report.outcomes import OutcomeLines, encoded, outcome_of
 from asyncsink.value import dataclass
 
-# -- Proofs in the manifests of earlier runs, by key: on disk, unless they are few, so that memory does not grow -------
-# An object that is there already gets no new receipt: it rests on that of an earlier run. Its proof is carried over, so
-# that a complete run loses nothing of the manifest that it replaces.
-
-IN_MEMORY_MAX = 25_000
-"""Proofs kept in memory: about 15 MB. More are kept in a database on disk."""
-_TABLE = (
-    "CREATE TABLE proof (key BLOB, file INTEGER, checksum TEXT, etag TEXT, version_id TEXT, attempts INTEGER,"
-    " confirmed_by TEXT, PRIMARY KEY (key, file)) WITHOUT ROWID;"
-)
-_PROOFS = "SELECT file, checksum, etag, version_id, attempts, confirmed_by FROM proof WHERE key = ? ORDER BY file DESC"
-EarlierProof = tuple[int, str, str, str, int, ConfirmedBy | Literal[""]]
-"""A manifest's number, and its record of a key: checksum, etag, version_id, attempts and confirmed_by."""
-
-
-def promise_of(record: object) -> Receipt | Skip | None:
-    """The record, where it proves that an object is in its place: a receipt, or a skip of an existing object. Pure."""
-    return record if isinstance(record, Receipt) or (isinstance(record, Skip) and record.already_there) else None
-
-
-class EarlierProofs:
-    """The proofs of earlier manifests. Methods block, and are for one thread at a time.
-
-    They raise a JournalError where the temporary directory cannot hold the database.
-    """
-
-    def __init__(self) -> None:
-        # By key, the latest manifest first; rows on disk are older.
-        self._recent: dict[str, list[EarlierProof]] = {}
-        self._disk: TemporaryDatabase | None = None
-
-    def add(self, file: int, records: Iterable[object]) -> None:
-        """Add the proofs among `records`; a higher number of `file` is a later manifest, and is added later.
-
-        Raises:
-            ConfigError: a record is malformed; the proofs before it are added.
-        """
-        for record in records:
-            promise = promise_of(record)
-            if promise is None:
-                continue
-            checksum = "" if promise.checksum is None else str(promise.checksum)
-            proof = (file, checksum, promise.etag, promise.version_id, promise.attempts, promise.confirmed_by)
-            proofs = self._recent.setdefault(promise.key, [])
-            if proofs and proofs[0][0] == file:
-                proofs[0] = proof
-            else:
-                proofs.insert(0, proof)
-            if len(self._recent) > IN_MEMORY_MAX:
-                self._store_recent()
-
-    def carried(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """The same outcomes; skips of existing objects have the proofs of the receipts on which they rest.
-
-        A key that is published, or found in its place, is removed from the proofs of earlier manifests.
-        """
-        promises = [promise_of(outcome) for outcome in outcomes]
-        found = self._taken([promise.key for promise in promises if promise is not None])
-        return [
-            _resting_on(promise, found.get(promise.key, ())) if isinstance(promise, Skip) else outcome
-            for outcome, promise in zip(outcomes, promises, strict=True)
-        ]
-
-    def left(self) -> dict[int, int]:
-        """The number of proofs of each manifest that were not carried over; manifests without any are omitted."""
-        if self._disk is None:
-            return dict(Counter(proof[0] for proofs in self._recent.values() for proof in proofs))
-        rows = self._store_recent().rows("SELECT file, count(*) FROM proof GROUP BY file")
-        return {int(file): int(number) for file, number in rows}
-
-    def close(self) -> None:
-        """Close the database."""
-        if self._disk is not None:
-            self._disk.close()
-
-    def _taken(self, keys: Sequence[str]) -> dict[str, list[EarlierProof]]:
-        """Remove and return the proofs of these keys, the latest manifest first."""
-        if self._disk is None:
-            return {key: self._recent.pop(key) for key in keys if key in self._recent}
-        found: dict[str, list[EarlierProof]] = {}
-        database = self._store_recent()
-        with database.at_once():
-            for key in keys:
-                if rows := database.rows(_PROOFS, encoded_name(key)):
-                    found[key] = cast("list[EarlierProof]", rows)
-                    database.change("DELETE FROM proof WHERE key = ?", encoded_name(key))
-        return found
-
-    def _store_recent(self) -> TemporaryDatabase:
-        """Move all proofs in memory to the disk."""
-        if self._disk is None:
-            self._disk = TemporaryDatabase("The receipts of earlier manifests", _TABLE)
-        if self._recent:
-            rows = [(encoded_name(key), *proof) for key, proofs in self._recent.items() for proof in proofs]
-            with self._disk.at_once():
-                self._disk.change_many("INSERT OR REPLACE INTO proof VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-            self._recent.clear()
-        return self._disk
-
-
-def _is_of(skip: Skip, proof: EarlierProof) -> bool:
-    """Whether an earlier proof is of the present object: the same ETag, or else the same checksum."""
-    _, checksum, etag, *_ = proof
-    if skip.etag and etag:
-        return skip.etag == etag
-    return skip.checksum is not None and str(skip.checksum) == checksum
-
-
-def _resting_on(skip: Skip, proofs: Sequence[EarlierProof]) -> Skip:
-    """The skip with the first proof of its object, or unchanged."""
-    proof = next((each for each in proofs if _is_of(skip, each)), None)
-    if proof is None:
-        return skip
-    _, checksum, etag, version_id, attempts, confirmed_by = proof
-    return replace(
-        skip,
-        checksum=skip.checksum or (parse_checksum(checksum) if checksum else None),
-        etag=skip.etag or etag,
-        version_id=skip.version_id or version_id,
-        attempts=attempts,
-        confirmed_by=confirmed_by,
-    )
-
-
-# -- Writing and reading of manifests ----------------------------------------------------------------------------------
+R = TypeVar("R", Receipt, Skip, Failure)
 
 _HEADER_RECORD, _END_RECORD = "run", "end"
 _END_BYTES_MAX = 4096
 """Bytes in which an end record has room."""
 _KINDS: dict[type, str] = {Receipt: "receipts", Skip: "skips", Failure: "failures", Planned: "planned"}
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 LINE_BYTES_MAX = 1 << 20
 """Longest record: S3 keys have 1,024 bytes, paths 4,096. It bounds memory where a file is not a manifest."""
 
@@ -217,6 +91,196 @@ class ManifestEnd:
 
 
 ManifestRecord = Outcome | ManifestEnd
+
+
+# -- Reading -----------------------------------------------------------------------------------------------------------
+
+
+def _is_manifest(descriptor: int) -> bool:
+    return _is_header(os.pread(descriptor, LINE_BYTES_MAX, 0).partition(b"\n")[0])
+
+
+def _is_header(line: bytes) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and record.get("record") == _HEADER_RECORD
+
+
+class ReceiptManifest:
+    """A receipt manifest: the outcomes of its run, in order, read from the file anew by each iteration.
+
+    for record in asyncsink.read_manifest("study.jsonl"): ...       # Receipt | Skip | Failure | Planned
+    sizes = {receipt.key: receipt.size_bytes for receipt in asyncsink.read_manifest("study.jsonl").receipts}
+
+    Memory does not grow with the file. Iterating blocks; in a coroutine, do it in a thread. It raises a ConfigError,
+    which names the file and the line, where a line is malformed. A last line that a kill has cut is left out.
+
+    Attributes:
+        path: absolute path of the file.
+        header: its first line: where its run published to, when, and by which version.
+    """
+
+    def __init__(self, path: str, header: ManifestHeader) -> None:
+        """See `read_manifest`."""
+        self.path = path
+        self.header = header
+
+    def __repr__(self) -> str:
+        return f"<ReceiptManifest {self.path!r} of {self.header.destination}>"
+
+    def __iter__(self) -> Iterator[Outcome]:
+        """The outcomes, without the end."""
+        return (record for record in self.records() if not isinstance(record, ManifestEnd))
+
+    @property
+    def receipts(self) -> RecordsOf[Receipt]:
+        """The objects that the run published."""
+        return RecordsOf(self, Receipt)
+
+    @property
+    def skips(self) -> RecordsOf[Skip]:
+        """The objects that were there already, and what was left out."""
+        return RecordsOf(self, Skip)
+
+    @property
+    def failures(self) -> RecordsOf[Failure]:
+        """The objects that were not published, and the local copies that were not made."""
+        return RecordsOf(self, Failure)
+
+    @property
+    def end(self) -> ManifestEnd | None:
+        """The last line; None where the run was killed, or goes on. Blocking.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        try:
+            return read_end(self.path)
+        except OSError as error:
+            raise ConfigError(f"The manifest {self.path!r} cannot be read: {error.strerror}.") from error
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run tried everything: it has an end, and was not interrupted. Blocking."""
+        end = self.end
+        return end is not None and not end.interrupted
+
+    def records(self) -> Iterator[ManifestRecord]:
+        """The outcomes in order, then the end, where there is one."""
+        return _records(self.path, _opened_lines(self.path)[1])
+
+
+class RecordsOf(Generic[R]):
+    """The records of one kind, read from the file anew by each iteration."""
+
+    def __init__(self, manifest: ReceiptManifest, kind: type[R]) -> None:
+        """The records of the class `kind`."""
+        self._manifest = manifest
+        self._kind: type[R] = kind
+
+    def __repr__(self) -> str:
+        return f"<{self._kind.__name__} records of {self._manifest.path!r}>"
+
+    def __iter__(self) -> Iterator[R]:
+        """Raises as the manifest."""
+        return (record for record in self._manifest if isinstance(record, self._kind))
+
+
+def read_manifest(path: str | os.PathLike[str]) -> ReceiptManifest:
+    """Open a receipt manifest (`export --manifest`, `merge -o`), or the NAME.partial of an interrupted run. Blocking.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not a receipt manifest.
+    """
+    name = str(Path(path).absolute())
+    header, lines = _opened_lines(name)
+    lines.close()
+    return ReceiptManifest(name, header)
+
+
+def _opened_lines(name: str) -> tuple[ManifestHeader, Generator[tuple[int, dict[str, Any]], None, None]]:
+    """The header, and the lines after it."""
+    lines = _lines(name)
+    _, record = next(lines, (1, {}))
+    if record.get("record") != _HEADER_RECORD:
+        lines.close()
+        raise ConfigError(f'{name!r}, line 1: expected the header of a manifest, {{"record": "run", …}}.')
+    known = [field.name for field in fields(ManifestHeader)]
+    missing = [field for field in known if not isinstance(record.get(field), str)]
+    if missing:
+        lines.close()
+        raise ConfigError(f"{name!r}, line 1: the header has no {' and no '.join(missing)}, or not as a text.")
+    return ManifestHeader(**{field: record[field] for field in known}), lines
+
+
+def read_end(path: str) -> ManifestEnd | None:
+    """The end record of a manifest, without its other lines; None where it has none. Blocking.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _END_BYTES_MAX))
+        line = file.read().rstrip(b"\n").rpartition(b"\n")[2]
+    try:
+        record = json.loads(line)
+        return _end_of(record) if isinstance(record, dict) and record.get("record") == _END_RECORD else None
+    except ValueError:
+        return None
+
+
+def _records(name: str, lines: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[ManifestRecord]:
+    ended = False
+    for number, record in lines:
+        if ended:
+            raise ConfigError(f"{name!r}, line {number}: expected nothing after the end record.")
+        try:
+            ended = record.get("record") == _END_RECORD
+            yield _end_of(record) if ended else outcome_of(record)
+        except ValueError as error:
+            raise ConfigError(f"{name!r}, line {number}: {error}.") from error
+
+
+def _end_of(record: dict[str, Any]) -> ManifestEnd:
+    counts = {kind: record.get(kind) for kind in _KINDS.values()}
+    interrupted, ended = record.get("interrupted"), record.get("ended", "")
+    if not isinstance(interrupted, bool) or not isinstance(ended, str):
+        raise ValueError("the end record lacks 'interrupted' or 'ended'")  # noqa: TRY004 - it is the file that is wrong
+    if not all(type(number) is int for number in counts.values()):
+        raise ValueError(f"the end record lacks one of the counts {', '.join(counts)}")
+    return ManifestEnd(**counts, interrupted=interrupted, ended=ended)  # type: ignore[arg-type]
+
+
+def _lines(name: str) -> Generator[tuple[int, dict[str, Any]], None, None]:
+    """The number and JSON object of every line."""
+    try:
+        with open(open_regular_descriptor(name), "rb") as file:
+            number = 0
+            while line := file.readline(LINE_BYTES_MAX):
+                number += 1
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    if not line.endswith(b"\n") and len(line) < LINE_BYTES_MAX and number > 1:
+                        return  # the writer was killed within this line
+                    raise ConfigError(f"{name!r}, line {number}: expected a JSON object; {error}.") from error
+                if not isinstance(record, dict):
+                    raise ConfigError(f"{name!r}, line {number}: expected a JSON object.")
+                yield number, record
+    except FileNotFoundError as error:
+        left = f"; an interrupted run left {name + PARTIAL!r}" if os.path.exists(name + PARTIAL) else ""
+        raise ConfigError(f"The manifest {name!r} cannot be read: {error.strerror}{left}.") from error
+    except OSError as error:
+        raise ConfigError(f"The manifest {name!r} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"The manifest's name {name!r} is none that a file can have ({error}).") from error
+
+
+# -- Writing -----------------------------------------------------------------------------------------------------------
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ManifestWriter:
@@ -294,13 +358,13 @@ class ManifestWriter:
         self._earlier = EarlierProofs()
         for number, path in enumerate(paths):
             try:
-                header, records = read_manifest(path)
-                if header.place != self._header.place:
+                earlier = read_manifest(path)
+                if earlier.header.place != self._header.place:
                     # It proves nothing about this destination, but must not be lost.
-                    if any(map(promise_of, records)):
+                    if any(map(promise_of, earlier)):
                         self._others.add(number)
                 else:
-                    self._earlier.add(number, records)
+                    self._earlier.add(number, earlier)
             except ConfigError:
                 if os.path.lexists(path) and os.path.getsize(path):
                     self._others.add(number)  # damaged: its legible part may be needed
@@ -423,102 +487,3 @@ def _disk_error(path: str, error: OSError) -> AsyncSinkError:
             operation="manifest",
         )
     return JournalError(f"The manifest {path!r} cannot be written: {error.strerror}; look at the disk it is on.")
-
-
-def _is_manifest(descriptor: int) -> bool:
-    return _is_header(os.pread(descriptor, LINE_BYTES_MAX, 0).partition(b"\n")[0])
-
-
-def _is_header(line: bytes) -> bool:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(record, dict) and record.get("record") == _HEADER_RECORD
-
-
-def read_manifest(path: str | os.PathLike[str]) -> tuple[ManifestHeader, Iterator[ManifestRecord]]:
-    """Read a manifest as a stream, in constant memory. Blocking; the file is closed when the iterator ends.
-
-    The iterator yields the outcomes in order, then a ManifestEnd. After a kill the end is missing, and an unfinished
-    last line is omitted.
-
-    Raises:
-        ConfigError: the file cannot be read or is not a manifest (at once), or a line of it is malformed (while
-            iterating); the message names the file and the line.
-    """
-    name = str(Path(path).absolute())
-    lines = _lines(name)
-    _, record = next(lines, (1, {}))
-    if record.get("record") != _HEADER_RECORD:
-        lines.close()
-        raise ConfigError(f'{name!r}, line 1: expected the header of a manifest, {{"record": "run", …}}.')
-    known = [field.name for field in fields(ManifestHeader)]
-    missing = [field for field in known if not isinstance(record.get(field), str)]
-    if missing:
-        lines.close()
-        raise ConfigError(f"{name!r}, line 1: the header has no {' and no '.join(missing)}, or not as a text.")
-    return ManifestHeader(**{field: record[field] for field in known}), _records(name, lines)
-
-
-def read_end(path: str) -> ManifestEnd | None:
-    """The end record of a manifest, without its other lines; None where it has none. Blocking.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    with open(path, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _END_BYTES_MAX))
-        line = file.read().rstrip(b"\n").rpartition(b"\n")[2]
-    try:
-        record = json.loads(line)
-        return _end_of(record) if isinstance(record, dict) and record.get("record") == _END_RECORD else None
-    except ValueError:
-        return None
-
-
-def _records(name: str, lines: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[ManifestRecord]:
-    ended = False
-    for number, record in lines:
-        if ended:
-            raise ConfigError(f"{name!r}, line {number}: expected nothing after the end record.")
-        try:
-            ended = record.get("record") == _END_RECORD
-            yield _end_of(record) if ended else outcome_of(record)
-        except ValueError as error:
-            raise ConfigError(f"{name!r}, line {number}: {error}.") from error
-
-
-def _end_of(record: dict[str, Any]) -> ManifestEnd:
-    counts = {kind: record.get(kind) for kind in _KINDS.values()}
-    interrupted, ended = record.get("interrupted"), record.get("ended", "")
-    if not isinstance(interrupted, bool) or not isinstance(ended, str):
-        raise ValueError("the end record lacks 'interrupted' or 'ended'")  # noqa: TRY004 - it is the file that is wrong
-    if not all(type(number) is int for number in counts.values()):
-        raise ValueError(f"the end record lacks one of the counts {', '.join(counts)}")
-    return ManifestEnd(**counts, interrupted=interrupted, ended=ended)  # type: ignore[arg-type]
-
-
-def _lines(name: str) -> Generator[tuple[int, dict[str, Any]], None, None]:
-    """The number and JSON object of every line."""
-    try:
-        with open(open_regular_descriptor(name), "rb") as file:
-            number = 0
-            while line := file.readline(LINE_BYTES_MAX):
-                number += 1
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    if not line.endswith(b"\n") and len(line) < LINE_BYTES_MAX and number > 1:
-                        return  # the writer was killed within this line
-                    raise ConfigError(f"{name!r}, line {number}: expected a JSON object; {error}.") from error
-                if not isinstance(record, dict):
-                    raise ConfigError(f"{name!r}, line {number}: expected a JSON object.")
-                yield number, record
-    except FileNotFoundError as error:
-        left = f"; an interrupted run left {name + PARTIAL!r}" if os.path.exists(name + PARTIAL) else ""
-        raise ConfigError(f"The manifest {name!r} cannot be read: {error.strerror}{left}.") from error
-    except OSError as error:
-        raise ConfigError(f"The manifest {name!r} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise ConfigError(f"The manifest's name {name!r} is none that a file can have ({error}).") from error

@@ -24,6 +24,8 @@ _META = frozenset(".^$*+?{}[]|()\\")
 _QUANTIFIERS_TO_ZERO = frozenset("*?{")
 _TOO_WIDE = re.compile(r"%(?:\([^)]*\))?[#0 +-]*(?:[0-9]{5}|[0-9]*\.[0-9]{5})")
 """A conversion padded beyond 9,999 characters: longer than any key, and possibly more than memory."""
+_UNFILLED = re.compile(r"(?<!%)(?:%%)*(%(?:\([^)%]*\))?(?:0[1-9])?[sdi])")
+"""A conversion as templates have them: %s, %d, %02d, %(subject)s. "%20" of a key that is an encoded URL is none."""
 _NAME = re.compile(r"\^?((?:[^\\^$*+?{}\[\]|()]|\\[^A-Za-z0-9])*)\$?")
 """An expression that matches one text only: plain characters, escaped ones, and dots, between "^" and "$"."""
 _GLOB = re.compile(r"\*\*/|\*\*|\*|\?|\[!?+\]?+[^\]/]*+\]")
@@ -41,6 +43,7 @@ class Pattern:
         full: True where the whole key has to match, not only its beginning.
         key: the only key of a template without special characters (a "." of a regular expression counts as a plain
             dot), else "".
+        deeper: of a glob that stays within one folder, the same glob over any number of folders, else "".
     """
 
     text: str
@@ -49,6 +52,7 @@ class Pattern:
     regex: re.Pattern[str]
     full: bool
     key: str
+    deeper: str = ""
 
     def matches(self, key: str) -> bool:
         """Whether the field selects this key."""
@@ -95,7 +99,8 @@ def plan_fields(
         outfields: further names of fields.
 
     Raises:
-        RoutingError: a template cannot be filled, is not a pattern or is missing, or lists have different lengths.
+        RoutingError: a template cannot be filled, has a %s that nothing fills, is not a pattern or is missing, or lists
+            have different lengths.
     """
     names = dict.fromkeys((*outfields, *template_args, *field_template)) or {DEFAULT_FIELD: None}
     base = f"{bucket_path}/" if bucket_path else ""
@@ -107,7 +112,7 @@ def plan_fields(
                 f"The output field {show(name)} has no template; give template, or field_template for it."
             )
         arguments = template_args.get(name, [list(infields)] if infields else [])
-        texts = [own] if not arguments else [t for each in arguments for t in _filled(name, own, each, infields)]
+        texts = [t for each in arguments or [[]] for t in _filled(name, own, each, infields)]
         fields.append(Field(name, tuple(_pattern(name, text, base, syntax, match) for text in texts)))
     return tuple(fields)
 
@@ -121,6 +126,11 @@ def _filled(field: str, template: str, arguments: Sequence[Any], infields: Mappi
         raise RoutingError(f"The arguments of field {show(field)} are lists of {told} items; give lists of one length.")
     count = lengths.pop() if lengths else 1
     if not values:
+        if (unfilled := _UNFILLED.search(template)) is not None:
+            raise RoutingError(
+                f"The template {show(template)} of field {show(field)} has {unfilled[1]}, and nothing fills it; give "
+                "infields, or template_args; where keys have a % of their own, write it as [%]."
+            )
         return [template]
     return [
         _fill(field, template, tuple(v[i] if isinstance(v, (list, tuple)) else v for v in values)) for i in range(count)
@@ -150,8 +160,15 @@ def _pattern(field: str, text: str, base: str, syntax: TemplateSyntax, match: Ma
         ) from None
     literal = glob_prefix(text) if syntax == "glob" else regex_prefix(text)
     named = (text if literal == text else "") if syntax == "glob" else regex_name(text)
+    folder, slash, name = text.rpartition("/")
     return Pattern(
-        text, base, base + literal, regex, match == "full" or syntax == "glob", base + named if named else ""
+        text,
+        base,
+        base + literal,
+        regex,
+        match == "full" or syntax == "glob",
+        base + named if named else "",
+        f"{folder}{slash}**/{name}" if syntax == "glob" and "**" not in text and name else "",
     )
 
 

@@ -265,7 +265,7 @@ class _Run:
         outcome.problem = "" if report.ok and report.objects_total == len(self._files) else report.summary()
         outcome.bytes_resumed = report.counts.bytes_resumed
         outcome.bytes_again = self._traffic.body_bytes - sum(map(len, self._files.values()))
-        _, records = read_manifest(str(manifest))
+        records = read_manifest(str(manifest)).records()
         seen = Counter(record.key for record in records if isinstance(record, (Receipt, Skip)))
         outcome.more_than_once = sum(number > 1 for number in seen.values())
         outcome.unrecorded = len(self._files) - len(seen)

@@ -67,6 +67,8 @@ def test_what_ends_with_2_before_anything_is_received(run: Run, bucket: str, put
     for given, told in (
         (("--template", "*"), "say --glob where"),
         (("--template", "none"), "or give --allow-empty"),
+        (("--template", "*.json", "--glob"), "(* stays within one folder, '**/*.json' finds its names in all below)"),
+        (("--template", "%s/anat/.*"), "has %s, and nothing fills it; give --infield NAME=VALUE, or --template-args"),
         (("--template-args", "{"), "--template-args is no JSON"),
         (("--infield", "subject"), "--infield 'subject' is malformed"),
         (("--template-args", "[" * 100_000), "--template-args is no JSON"),

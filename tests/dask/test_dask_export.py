@@ -53,7 +53,8 @@ async def test_everything_is_published_and_recorded_as_by_one_process(
     assert other.out_file == alone.out_file
     assert other.objects_skipped == alone.objects_skipped
     assert stored() == there
-    header, records = read_manifest(str(manifest))
+    read = read_manifest(str(manifest))
+    header, records = read.header, read.records()
     found = list(records)
     end = found.pop()
     assert isinstance(end, ManifestEnd)

@@ -18,7 +18,7 @@ from asyncsink.engine.export import run_source
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.model import Finished
 from asyncsink.options.parse import parse_options
-from asyncsink.report import manifest as manifest_module
+from asyncsink.report import earlier_proofs
 from asyncsink.sources.directory import DirectorySource
 from tests.support.holding_proxy import HoldingProxy
 from tests.support.quirky_s3 import Request, quirky_s3, run_command
@@ -32,7 +32,7 @@ FILES = 400
 def proofs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the proofs of earlier manifests are kept."""
     if request.param == "on disk":
-        monkeypatch.setattr(manifest_module, "IN_MEMORY_MAX", 1)
+        monkeypatch.setattr(earlier_proofs, "IN_MEMORY_MAX", 1)
 
 
 @pytest.fixture

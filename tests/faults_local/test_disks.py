@@ -24,8 +24,8 @@ from asyncsink.engine.planning import key_ledger
 from asyncsink.engine.planning.key_ledger import AlikeKeys, KeyLedger
 from asyncsink.errors import JournalError
 from asyncsink.model import Receipt
-from asyncsink.report import manifest
-from asyncsink.report.manifest import EarlierProofs
+from asyncsink.report import earlier_proofs
+from asyncsink.report.earlier_proofs import EarlierProofs
 from asyncsink.s3.operations import ListedObject
 from asyncsink.testing.peers import CannedPeer, canned
 from tests.support.files import content_of, mounted
@@ -275,7 +275,7 @@ def test_whatever_is_kept(
 ) -> None:
     monkeypatch.setattr(existing_objects, "IN_MEMORY_MAX", 10)
     monkeypatch.setattr(key_ledger, "ALIKE_IN_MEMORY_MAX", 10)
-    monkeypatch.setattr(manifest, "IN_MEMORY_MAX", 10)
+    monkeypatch.setattr(earlier_proofs, "IN_MEMORY_MAX", 10)
     monkeypatch.setattr(temporary, "_SETTINGS", f"{temporary._SETTINGS} PRAGMA max_page_count=8;")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with pytest.raises(JournalError, match=r"cannot be kept in .*TMPDIR") as caught:

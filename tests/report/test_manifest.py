@@ -40,7 +40,7 @@ def partial_of(path: Path) -> Path:
 
 
 def read(path: Path) -> list[ManifestRecord]:
-    return list(read_manifest(path)[1])
+    return list(read_manifest(path).records())
 
 
 async def test_a_manifest_reads_back(tmp_path: Path) -> None:
@@ -53,13 +53,13 @@ async def test_a_manifest_reads_back(tmp_path: Path) -> None:
     await writer.close(interrupted=True)
     await writer.close(interrupted=True)
     path = partial_of(path)
-    header, records = read_manifest(path)
-    assert header == HEADER
-    *outcomes, end = records
+    manifest = read_manifest(path)
+    assert manifest.header == HEADER
+    *outcomes, end = manifest.records()
     assert outcomes == OUTCOMES
     assert isinstance(end, ManifestEnd)
     assert (end.receipts, end.skips, end.failures, end.planned, end.interrupted) == (1, 1, 1, 1, True)
-    assert end.ended >= header.started
+    assert end.ended >= HEADER.started
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

@@ -50,6 +50,19 @@ def test_arguments_that_name_an_input_stand_for_its_value() -> None:
     assert (func.name, texts(func)) == ("func", ["sub-01/func/sub-01_bold.nii"])
 
 
+@pytest.mark.parametrize("arguments", [{}, {"func": []}, {"func": [[]]}])
+@pytest.mark.parametrize("template", ["%s/anat/.*", "sub-%02d/.*", "a/%(subject)s", "50%%%d"])
+def test_a_template_that_nothing_fills_is_refused(template: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(RoutingError, match=r"of field 'func' has %\S+, and nothing fills it; give infields"):
+        plan(template=template, template_args=arguments, outfields=["func"])
+
+
+@pytest.mark.parametrize("template", ["my%20data/.*", "50%/.*", "a[%]s", "%2Fdata", "50%%s"])
+def test_percent_signs_of_keys_need_no_arguments(template: str) -> None:
+    (field,) = plan(template=template)
+    assert texts(field) == [template]
+
+
 def test_lists_zip_and_scalars_broadcast() -> None:
     (func,) = plan(
         template="%s/%s/%d", template_args={"f": [["s", "r", 7]]}, infields={"s": ["a", "b"], "r": ("x", "y")}

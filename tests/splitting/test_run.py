@@ -241,7 +241,7 @@ async def test_an_attempt_neither_replaces_nor_removes_what_another_one_writes(t
         "receipts.jsonl.attempt1",
         "receipts.jsonl.attempt2.partial",
     ]
-    (skip, _) = list(read_manifest(name)[1])
+    (skip, _) = list(read_manifest(name).records())
     assert isinstance(skip, asyncsink.Skip)
     assert skip.confirmed_by == "size"
 

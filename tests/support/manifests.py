@@ -59,10 +59,10 @@ def write_manifest(
 
 def manifest_of(path: Path) -> tuple[ManifestHeader, list[ManifestRecord], ManifestEnd]:
     """The header, the outcomes and the end of a manifest."""
-    header, records = read_manifest(path)
-    *outcomes, end = records
+    manifest = read_manifest(path)
+    *outcomes, end = manifest.records()
     assert isinstance(end, ManifestEnd)
-    return header, outcomes, end
+    return manifest.header, outcomes, end
 
 
 def write_split(folder: Path, objects: Sequence[int]) -> None:

@@ -15,7 +15,11 @@ from asyncsink.errors import AsyncSinkError
 from asyncsink.model import Event, GaveUp, Notice, Paused, Resumed
 from asyncsink.report.sentences import GRAB, early_end, goes_on
 
-_IN_FLAGS = (("template_syntax='glob'", "--glob"), ("raise_on_empty=False", "--allow-empty"))
+_IN_FLAGS = (
+    ("template_syntax='glob'", "--glob"),
+    ("raise_on_empty=False", "--allow-empty"),
+    ("give infields, or template_args", "give --infield NAME=VALUE, or --template-args"),
+)
 
 
 def grab_command(source: str, directory: str, given: Mapping[str, Any], *, output: Output) -> int:

@@ -24,3 +24,16 @@ async def read(reader: asyncsink.S3Reader) -> int:
 async def main() -> int:
     async with asyncsink.S3Reader("s3://bucket/prefix", observe=print) as reader:
         return await read(reader)
+
+
+def receipts(path: str) -> dict[str, int]:
+    manifest = asyncsink.read_manifest(path)
+    if manifest.complete and manifest.end is not None:
+        print(manifest.header.destination, manifest.end.receipts)
+    for record in manifest:
+        print(record.key, record.url)
+    for failure in manifest.failures:
+        print(failure.error, failure.message)
+    checksums = [skip.checksum.value for skip in manifest.skips if skip.checksum is not None]
+    sizes = {receipt.key: receipt.size_bytes for receipt in manifest.receipts}
+    return sizes if checksums else {}

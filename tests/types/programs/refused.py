@@ -49,6 +49,8 @@ async def main(failure: asyncsink.Failure, error: asyncsink.ExportFailed) -> Non
     await asyncsink.export_directory(5, "s3://bucket")  # refused
     await asyncsink.grab("s3://bucket", 5)  # refused
     await asyncsink.verify_manifest(5)  # refused
+    asyncsink.read_manifest(5)  # refused
+    [receipt.sise_bytes for receipt in asyncsink.read_manifest("m").receipts]  # refused
     await asyncsink.merge_manifests(["a.jsonl"], 5)  # refused
     asyncsink.S3Grabber("s3://bucket")  # refused
     print(count)
