@@ -7,7 +7,7 @@ BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup slurm demo demo-nipype test test-all check bench bench-quick devserver options clean
+.PHONY: help setup slurm demo demo-nipype test test-all check bench bench-quick devserver options docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,8 +49,13 @@ check: $(STAMP) ## Style, types and the walls between the rooms
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-options: $(STAMP) ## The guide's page of all options, from their table
+options: $(STAMP) ## The guide's pages of all options and commands, from where they are declared
 	@$(BIN)/python -c 'from tests.support.options_page import reference; print(reference(), end="")' > asyncsink/guide/options.md
+	@$(BIN)/python -c 'from tests.support.commands_page import reference; print(reference(), end="")' > asyncsink/guide/commands.md
+
+docs: $(STAMP) ## The guide as a site, into build/site; a broken link is an error
+	$(BIN)/python -m mkdocs build --quiet --strict --config-file .ci/mkdocs.yml
+	@echo "The site: build/site/index.html"
 
 test: check ## check, then the whole test suite (starts its own S3 servers)
 	$(BIN)/python -m pytest -n auto

@@ -213,7 +213,7 @@ def service_command(
 
 @app.command("policy")
 def policy_command(
-    output: Annotated[Path, typer.Option(help="Where the picture goes.")] = RESULTS / "policy.png",
+    output: Annotated[Path, typer.Option(help="Where the picture goes.")] = GUIDE.parent / "images/policy.png",
 ) -> None:
     """The concurrency policy against models of networks and servers, as a picture. Nothing is sent."""
     needs_matplotlib()
@@ -269,7 +269,7 @@ def readme(
 @app.command()
 def plot(
     results: _Results = None,
-    output: Annotated[Path, typer.Option(help="The picture.")] = RESULTS / "benchmarks.png",
+    output: Annotated[Path, typer.Option(help="The picture.")] = GUIDE.parent / "images/benchmarks.png",
 ) -> None:
     """Draw small files, large files, a cohort and late answers as a PNG (needs matplotlib)."""
     needs_matplotlib()

@@ -27,6 +27,7 @@ COMMANDS = {
     "bench": ("trying.bench", "Measure a server"),
     "devserver": ("trying.servers", "Run an S3 server on this machine, to try things out"),
     "demo": ("trying.servers", "Show the whole story in half a minute"),
+    "help": ("help", "Show a page of the guide"),
 }
 """By command, in the order of the help page: its module in `cli/commands`, and what the list of commands says."""
 

@@ -192,9 +192,8 @@ async def abort_uploads(
         ConfigError: the destination, the age or an option is wrong; nothing was sent.
         TransferError: the uploads cannot be listed; `observe` has got those that were aborted before.
 
-        An upload that cannot be aborted raises no error: it is "failed" in the report. Cancelled, it ends aborts that
-            are
-        under way (bounded by `RetryPolicy.abort_seconds`) and begins no more.
+    An upload that cannot be aborted raises no error: it is "failed" in the report. Cancelled, it ends the aborts that
+    are under way (bounded by `RetryPolicy.abort_seconds`) and begins no more.
     """
     seconds = parse_duration(older_than, "older_than")
     settings = parse_options(destination, options)

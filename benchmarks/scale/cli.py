@@ -19,6 +19,7 @@ from benchmarks.showing.plot import needs_matplotlib
 from benchmarks.showing.saving import RESULTS
 
 FOLDER = RESULTS / "scale"
+PICTURE = Path("asyncsink/guide/images/scale.png")
 TIMED_MACHINES = 64
 
 app = typer.Typer(invoke_without_command=True, help="Many machines: a model of them and S3's partitions, and checks.")
@@ -32,7 +33,7 @@ def scale(
     context: typer.Context,
     *,
     output: Output = FOLDER / "scale.json",
-    picture: Annotated[Path, typer.Option(help="Where the picture goes.")] = FOLDER / "scale.png",
+    picture: Annotated[Path, typer.Option(help="Where the picture goes.")] = PICTURE,
     quick: Quick = False,
 ) -> None:
     """The fluid model under every assumption, and how evenly parts are dealt. Nothing is sent."""
@@ -54,7 +55,7 @@ def scale(
 def plot_command(
     result: Annotated[Path, typer.Argument(metavar="[RESULT]")] = FOLDER / "scale.json",
     *,
-    output: Annotated[Path, typer.Option(help="The picture.")] = FOLDER / "scale.png",
+    output: Annotated[Path, typer.Option(help="The picture.")] = PICTURE,
 ) -> None:
     """Draw the model of a result again; only its fourth plot is computed anew."""
     needs_matplotlib()
