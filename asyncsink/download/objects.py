@@ -1,8 +1,8 @@
-"""What a reader gives: entries of a listing, the answer of a HEAD, and content with its proof."""
+"""What a reader gives: entries of a listing, also by folder, the answer of a HEAD, and content with its proof."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import field
 from datetime import datetime
 
@@ -82,3 +82,54 @@ class ObjectContent:
     version_id: str = ""
     checksum: Checksum | None = None
     confirmed_by: ConfirmedBy = "nothing"
+
+
+# -- A listing by folder -----------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class FolderEntry:
+    """The objects of a listing that are in one folder of the first level, or in folders below it.
+
+    Attributes:
+        key: of the folder, with its "/".
+        objects_total: number of objects, without those that only stand for a folder.
+        size_bytes: sum over these objects.
+        modified: when the newest of them was stored, timezone-aware, or None.
+    """
+
+    key: str
+    objects_total: int = 0
+    size_bytes: int = 0
+    modified: datetime | None = None
+
+    def add(self, entry: ObjectEntry) -> None:
+        """Add an object of this folder."""
+        if entry.key.endswith("/") and not entry.size_bytes:
+            return
+        self.objects_total += 1
+        self.size_bytes += entry.size_bytes
+        if entry.modified is not None and (self.modified is None or entry.modified > self.modified):
+            self.modified = entry.modified
+
+
+async def in_folders(entries: AsyncIterator[ObjectEntry]) -> AsyncIterator[ObjectEntry | FolderEntry]:
+    """The objects that are in no folder, and in the place of the others their folders of the first level.
+
+    One folder is in memory at a time. S3 lists the objects of a folder one after another; on a server that does not, a
+    folder comes once for each run of its objects.
+    """
+    folder: FolderEntry | None = None
+    async for entry in entries:
+        name, slash, _ = entry.key.partition("/")
+        key = name + slash
+        if folder is not None and folder.key != key:
+            yield folder
+            folder = None
+        if not slash:
+            yield entry
+            continue
+        folder = FolderEntry(key=key) if folder is None else folder
+        folder.add(entry)
+    if folder is not None:
+        yield folder
