@@ -14,8 +14,9 @@ from asyncsink.options.schema import ObjectOptions, Overwrite
 from asyncsink.options.settings import ChecksumAlgorithm
 from asyncsink.value import dataclass
 
-ConfirmedBy = Literal["server-checksum", "etag", "size", "nothing"]
-"""The proof in the server's answer: our checksum, an ETag that is our MD5, the number of bytes, or nothing."""
+ConfirmedBy = Literal["receipt", "server-checksum", "etag", "size", "nothing"]
+"""What proves the bytes of an object: its exporter's receipt, or the server's answer, which has our checksum, an ETag
+that is our MD5, the number of bytes, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +326,7 @@ class Receipt:
         attempts: attempts of the request that needed most.
         seconds: from the first read to the last confirmation.
         local_copy: absolute path of the local copy, or "" where it was not requested or failed.
-        confirmed_by: the proof in the server's answer.
+        confirmed_by: what proves the bytes.
         entry: ordinal of the top-level source.
         attribute: with which `export`, `put` or `submit` got it ("contrasts.@con"), or "".
     """

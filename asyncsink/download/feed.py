@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -25,10 +27,19 @@ from asyncsink.download.receiver import download_failure
 from asyncsink.engine.recording.recorder import Recorder
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.small_files import WORKERS_USUAL
-from asyncsink.errors import AccessDenied, AsyncSinkError, InvalidKey, KeyCollision, ServerFault, SourceMissing
+from asyncsink.errors import (
+    AccessDenied,
+    AsyncSinkError,
+    InvalidKey,
+    KeyCollision,
+    ObjectMissing,
+    ServerFault,
+    SourceMissing,
+)
 from asyncsink.model import Skip
 from asyncsink.paths import as_native
 from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.report.promised_objects import PromisedObjects, unlisted
 from asyncsink.routing.keys import show
 from asyncsink.s3.listing import object_pages
 from asyncsink.s3.operations import ListedObject, ListObjects, ObjectPage
@@ -59,6 +70,7 @@ class GrabFeed:
         self._progress = resources.progress
         self._recorder = recorder
         self._transport = transport
+        self._promises: PromisedObjects | None = None
         self._secret = settings.settings.objects.sse_customer_key
         self._placeholders = Placeholders()
         self._listable = True
@@ -69,8 +81,13 @@ class GrabFeed:
         """Prove bucket and credentials with one request; find the templates' matches, or the one object that is named.
 
         Raises:
+            ConfigError: the manifest cannot be read, or is of another source; nothing was sent.
             SourceMissing, TransferError: as `run_grab`.
         """
+        if self._settings.manifest:
+            target = self._settings.target
+            read = partial(PromisedObjects.of, self._settings.manifest, target.bucket, target.prefix)
+            self._promises = await anyio.to_thread.run_sync(read)
         transport, secret = self._transport, self._secret
         with transport.fewer_attempts():
             try:
@@ -118,9 +135,28 @@ class GrabFeed:
         return is_marker(listed) or not listed.key.startswith(self._settings.base)
 
     async def feed(self, submit: SubmitItems) -> None:
-        """Queue all objects."""
-        await self._feed_found(submit)
-        await self._deliver_empty(submit)
+        """Queue all objects; those that the manifest lists, and the server does not, fail."""
+        try:
+            await self._feed_found(submit)
+            await self._deliver_empty(submit)
+            if self._promises is not None and self._listable:
+                await self._refuse_missing(self._promises)
+        finally:
+            if self._promises is not None:
+                self._promises.close()
+
+    async def _refuse_missing(self, promises: PromisedObjects) -> None:
+        patterns = [pattern for each in self._settings.fields for pattern in each.patterns]
+        keys = await anyio.to_thread.run_sync(promises.left, "")
+        while keys:
+            for key in keys:
+                if not patterns or any(pattern.matches(key) for pattern in patterns):
+                    if self._progress.objects_total is not None:
+                        self._progress.objects_total += 1
+                    told = f"{self._url(key)} is not there, and the manifest lists it; export it again."
+                    self._refuse(key, ObjectMissing(told, operation=ListObjects.name))
+                    await self._recorder.room()
+            keys = await anyio.to_thread.run_sync(promises.left, keys[-1])
 
     async def _feed_found(self, submit: SubmitItems) -> None:
         single, matches = self._single, self._matches
@@ -167,11 +203,11 @@ class GrabFeed:
     async def _deliver(self, submit: SubmitItems, prefix: str, page: Sequence[ListedObject]) -> None:
         """Queue a page of objects below `prefix`; waits while the queue is full (the backpressure)."""
         small: list[DownloadItem] = []
-        for listed in page:
-            wanted = await self._wanted(prefix, listed)
-            if wanted is None or self._placeholders.add(wanted):
+        found = [wanted for listed in page if (wanted := await self._wanted(prefix, listed)) is not None]
+        for wanted in found if self._promises is None else await self._listed_in(self._promises, page, found):
+            if self._placeholders.add(wanted):
                 continue
-            if listed.size_bytes > self._resources.limits.part_size_bytes:
+            if wanted.listed.size_bytes > self._resources.limits.part_size_bytes:
                 await submit([wanted])
             else:
                 small.append(wanted)
@@ -195,6 +231,22 @@ class GrabFeed:
 
     def _url(self, key: str) -> str:
         return f"s3://{self._settings.target.bucket}/{key}"
+
+    async def _listed_in(
+        self, promises: PromisedObjects, page: Sequence[ListedObject], found: Sequence[DownloadItem]
+    ) -> list[DownloadItem]:
+        """Those of a page's items that the manifest lists; the others are skipped."""
+        keys = [listed.key for listed in page]
+        receipts = dict(zip(keys, await anyio.to_thread.run_sync(promises.take, keys), strict=True))
+        items: list[DownloadItem] = []
+        for wanted in found:
+            key = wanted.listed.key
+            if (receipt := receipts[key]) is not None:
+                items.append(replace(wanted, receipt=receipt))
+                continue
+            self._recorder.add([unlisted(self._url(key), key, wanted.listed.size_bytes)])
+            await self._recorder.room()
+        return items
 
     async def _wanted(self, prefix: str, listed: ListedObject) -> DownloadItem | None:
         key, base = listed.key, self._settings.base

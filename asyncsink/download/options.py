@@ -27,6 +27,7 @@ class GrabSettings:
         fields: the outputs; () grabs everything below the prefix.
         with_arguments: fields whose output lists one entry for each argument list.
         raise_on_empty, sort_filelist: as in GrabOptions.
+        manifest: the receipt manifest that proves the bytes, or "".
         names_folder: whether the source ends with "/", so that it stands for the objects below it and for no object.
     """
 
@@ -37,6 +38,7 @@ class GrabSettings:
     raise_on_empty: bool
     sort_filelist: bool
     names_folder: bool = False
+    manifest: str = ""
 
     @property
     def target(self) -> S3Target:
@@ -65,7 +67,8 @@ def parse_grab(source: Any, directory: Any, options: GrabOptions | Mapping[str, 
     check_option_names(given, GRAB_OPTIONS, what="a grab")
     if given.get("sse") is not None and not isinstance(given["sse"], (bytes, bytearray)):
         raise ConfigError("sse is no key; a grab takes a customer key of 32 bytes, and needs nothing for other kinds.")
-    exported = {name: value for name, value in given.items() if name in OPTIONS}
+    # An export writes the manifest that a grab reads.
+    exported = {name: value for name, value in given.items() if name in OPTIONS and name != "manifest"}
     settings = parse_options(parse_source(source, "a grab"), exported)
     if not isinstance(settings.target, S3Target):
         raise ConfigError(f"The source {settings.target.url!r} is a local directory; expected s3://bucket/prefix.")
@@ -78,6 +81,7 @@ def parse_grab(source: Any, directory: Any, options: GrabOptions | Mapping[str, 
         raise_on_empty=value_of(given, "raise_on_empty", GRAB_OPTIONS),
         sort_filelist=value_of(given, "sort_filelist", GRAB_OPTIONS),
         names_folder=os.fspath(source).endswith("/"),
+        manifest=value_of(given, "manifest", GRAB_OPTIONS),
     )
 
 

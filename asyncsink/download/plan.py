@@ -27,6 +27,7 @@ from asyncsink.errors import (
     SourceMissing,
     TransferError,
 )
+from asyncsink.integrity.promises import promised
 from asyncsink.integrity.sameness import Existing
 from asyncsink.options.settings import Secret
 from asyncsink.routing.keys import PATH_BYTES_MAX, show
@@ -51,10 +52,20 @@ class DownloadItem:
     Attributes:
         listed: its entry in a listing, or what a HEAD gave.
         relative: its path below the target directory.
+        receipt: what its receipt says of it, or None without a manifest.
     """
 
     listed: ListedObject
     relative: str
+    receipt: Existing | None = None
+
+    def described(self, existing: Existing, url: str) -> Existing:
+        """What its bytes have to be: what the server says, or its receipt.
+
+        Raises:
+            IntegrityError: it is not the object of its receipt.
+        """
+        return existing if self.receipt is None else promised(existing, self.receipt, url)
 
 
 def is_marker(listed: ListedObject) -> bool:

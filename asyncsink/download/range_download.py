@@ -301,6 +301,7 @@ async def fetch_in_ranges(context: DownloadContext, wanted: DownloadItem, *, rec
     existing = replace(existing, etag=existing.etag or wanted.listed.etag)
     if not existing.size_bytes:
         raise PreconditionFailed(f"{context.url(key)} was replaced by an empty object; grab it again.")
+    existing = wanted.described(existing, context.url(key))
     plan = plan_parts(existing.size_bytes, context.range_bytes)
     compare = comparison(existing)
     algorithm: ChecksumAlgorithm = "CRC64NVME"

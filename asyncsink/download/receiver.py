@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from functools import partial
+from typing import Literal
 
 import anyio.to_thread
 
@@ -28,7 +29,7 @@ from asyncsink.integrity.sameness import (
     conclude,
     decide,
 )
-from asyncsink.model import Failure, FailureStage, FirstAttempt, Outcome, Receipt, Skip
+from asyncsink.model import ConfirmedBy, Failure, FailureStage, FirstAttempt, Outcome, Receipt, Skip
 from asyncsink.options.settings import Secret
 from asyncsink.s3.get_object import GetObject, GetObjects, GetResult, ObjectData, ObjectToGet
 from asyncsink.s3.operations import ListedObject
@@ -110,14 +111,14 @@ class DownloadContext:
         """A Skip where the existing file has the object's content, else None."""
         if isinstance(there, AsyncSinkError):
             raise there
-        listed = wanted.listed
+        listed, url = wanted.listed, self.url(wanted.listed.key)
+        existing = wanted.described(existing_by_listing(listed, self.secret), url)
         if there != listed.size_bytes:
             return None
-        existing = existing_by_listing(listed, self.secret)
         path = self.file_writer.path(wanted.relative)
         for closely in (False, True):
             if closely:
-                existing = await look_closer(self.transport, listed.key, self.secret)
+                existing = wanted.described(await look_closer(self.transport, listed.key, self.secret), url)
             decision = decide(
                 existing,
                 policy="checksum",
@@ -131,7 +132,8 @@ class DownloadContext:
                 compare = partial(_compare, self.file_writer, wanted.relative, decision, existing)
                 decision = await anyio.to_thread.run_sync(compare, limiter=self.resources.threads)
             if isinstance(decision, SkipIt):
-                return Skip(self.url(listed.key), listed.key, path, there, decision.reason, etag=existing.etag)
+                proof: ConfirmedBy | Literal[""] = "receipt" if existing.described_by == "receipt" else ""
+                return Skip(url, listed.key, path, there, decision.reason, etag=existing.etag, confirmed_by=proof)
             if not isinstance(decision, LookCloser):
                 return None
         return None
@@ -208,8 +210,9 @@ class DownloadContext:
                     first=FirstAttempt(answer, batch) if answer is not None else None,
                 )
             )
-        existing = existing_by_answer(answer, listed)
-        body = Body(wanted.relative, answer.data, existing, self.url(listed.key))
+        url = self.url(listed.key)
+        existing = wanted.described(existing_by_answer(answer, listed), url)
+        body = Body(wanted.relative, answer.data, existing, url)
         return body, _Answered(answer.etag or listed.etag, answer.version_id, answer.attempts)
 
     async def _replaced(
@@ -228,7 +231,7 @@ class DownloadContext:
     async def _as_it_is_now(self, wanted: DownloadItem) -> DownloadItem:
         now = await look_closer(self.transport, wanted.listed.key, self.secret)
         modified = now.modified or wanted.listed.last_modified
-        return DownloadItem(ListedObject(wanted.listed.key, now.size_bytes, now.etag, modified), wanted.relative)
+        return replace(wanted, listed=ListedObject(wanted.listed.key, now.size_bytes, now.etag, modified))
 
     async def _grab_large(self, wanted: DownloadItem, started: float) -> Outcome:
         received_before = ""

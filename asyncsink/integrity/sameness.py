@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import assert_never
+from typing import Literal, assert_never
 
 from asyncsink.errors import IntegrityError
 from asyncsink.integrity.checksums import (
@@ -111,6 +111,7 @@ class Existing:
         part_size_bytes: size of the first part of a multipart object, or None where unknown.
         etag_is_md5: False where encryption makes the ETag something else (SSE-KMS, SSE-C).
         outdated: why the object has to be replaced even if its bytes are the same ("encryption differs"), or "".
+        described_by: who has the values: the server, or the object's receipt (integrity/promises.py).
         keeps_mtime: True where `modified` is the source's own time (local copies keep it), not the time of storing.
     """
 
@@ -124,6 +125,7 @@ class Existing:
     keeps_mtime: bool = False
     outdated: str = ""
     composites: Mapping[ChecksumAlgorithm, str] = field(default_factory=dict)
+    described_by: Literal["server", "receipt"] = "server"
 
 
 # -- Decision: to upload, to skip, or to compare first -----------------------------------------------------------------
@@ -555,7 +557,7 @@ def prove(existing: Existing, pieces: Iterable[ByteBody], where: str, *, receive
     """
     compare = comparison(existing)
     if compare is None:
-        return None, "size"
+        return None, "receipt" if existing.described_by == "receipt" and not existing.size_bytes else "size"
     digester = SamenessDigester(compare)
     for piece in pieces:
         digester.update(piece)
@@ -569,16 +571,18 @@ def conclude_proof(
     found = digests.checksums.get(compare.algorithms[0]) if compare.algorithms else digests.composite
     known = existing.composites if compare.composite else existing.checksums
     told = known.get(found.algorithm) if found is not None else None
+    by_receipt = existing.described_by == "receipt"
     if same(compare, existing, digests):
-        return found, "server-checksum" if told is not None else "etag"
+        return found, "receipt" if by_receipt else "server-checksum" if told is not None else "etag"
     expected = f"{found.algorithm}:{told}" if found is not None and told is not None else f"ETag {existing.etag}"
     actual = str(found) if found is not None else "ETag " + " or ".join(digests.etags.values())
     if found is None and not _part_sizes_are_sure(existing) and actual == received_before:
         # None of the tried part sizes gives this ETag, and bytes that arrived twice are those of the server.
         return None, "size"
+    described = "that the manifest lists" if by_receipt else "the server described"
     raise IntegrityError(
-        f"The bytes received for {where} are not those the server described: {expected} was expected, they have "
-        f"{actual}. Get it again; if that repeats, suspect the network, a proxy on the way, or the server's disks.",
+        f"The bytes received for {where} are not those {described}: {expected} was expected, they have {actual}. Get "
+        "it again; if that repeats, suspect the network, a proxy on the way, or the server's disks.",
         expected=expected,
         actual=actual,
     )

@@ -122,6 +122,7 @@ class GrabOptions(ConnectionOptions, total=False):
     match: Match
     raise_on_empty: bool
     sort_filelist: bool
+    manifest: StrPath | None
     sse: bytes | None
     observe: Callable[[Event], None] | None
 

@@ -92,7 +92,10 @@ def failure_line(failure: Failure, *, with_error: bool = True) -> str:
 
 # -- The sentences about a whole run -----------------------------------------------------------------------------------
 
+NOT_IN_MANIFEST = "is not in the manifest"
+"""The reason of a skip in a grab with a manifest that does not list the object."""
 _PROOFS: Mapping[str, str] = {
+    "receipt": "the exporter's receipt",
     "server-checksum": "the server's checksum",
     "etag": "an ETag that is the MD5",
     "size": "the size only",
@@ -235,7 +238,10 @@ def figures(counts: Counts, words: Words, *, elapsed_seconds: float, requests: i
         ("Left out", counts.not_published_total, counts.left_out_reasons),
     ):
         if number and why is counts.left_out_reasons and words.aside:
-            lines.append(f"{named}: {count(number, words.aside)}.")
+            unlisted = why[NOT_IN_MANIFEST]
+            parts = [count(number - unlisted, words.aside)] if number > unlisted else []
+            parts += [f"{count(unlisted, 'object')} that the manifest does not list"] if unlisted else []
+            lines.append(f"{named}: {', '.join(parts)}.")
         elif number:
             lines.append(f"{named}: {count(number, 'file')} ({reasons(why)}).")
     if counts.confirmed_by:
