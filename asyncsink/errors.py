@@ -32,7 +32,7 @@ source, the key, the expected and the actual value, and the remedy; they never h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from asyncsink.download.report import GrabReport
@@ -69,7 +69,30 @@ def _restored(kind: type[AsyncSinkError], args: tuple[Any, ...]) -> AsyncSinkErr
 
 
 class ConfigError(AsyncSinkError):
-    """An option, a destination or a source description is wrong; nothing was sent."""
+    """An option, a destination or a source description is wrong; nothing was sent.
+
+    Attributes:
+        option: the option that is wrong, by its name in Python, or "".
+        value: what was given, where it can be shown; else None.
+    """
+
+    option: str = ""
+    value: Any = None
+
+    def __init__(self, message: str = "", *, option: str = "", value: Any = None) -> None:
+        super().__init__(message)
+        if option:
+            self.option, self.value = option, value
+
+    @property
+    def expected(self) -> str:
+        """What is taken instead, as the sentence says it, or ""."""
+        return str(self).partition("; expected ")[2].removesuffix(".")
+
+    def about(self, option: str) -> Self:
+        """This error, with the option that it is about, unless it names one."""
+        self.option = self.option or option
+        return self
 
 
 class CredentialsError(ConfigError):

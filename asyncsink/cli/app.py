@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import click
 
+from asyncsink.cli.configured import origins_of
 from asyncsink.cli.flags import Flag, HelpPages
-from asyncsink.cli.output import usage_error
+from asyncsink.cli.output import Output, from_where, usage_error
+from asyncsink.errors import ConfigError
 
 EXIT_CODES = (
     "Exit codes: 0 all published (or grabbed) or already there; 1 something was not; 2 wrong usage or configuration, "
@@ -25,6 +27,7 @@ COMMANDS = {
     "recipe": ("split", "Print a script for Slurm, AWS Batch or Dask"),
     "merge": ("receipts", "Make one receipt manifest of several"),
     "abort-uploads": ("uploads", "Abort multipart uploads that nobody will finish"),
+    "config": ("shell.config", "Show each setting, and where it comes from"),
     "bench": ("trying.bench", "Measure a server"),
     "devserver": ("trying.servers", "Run an S3 server on this machine, to try things out"),
     "demo": ("trying.servers", "Show the whole story in half a minute"),
@@ -66,7 +69,13 @@ def run_app(arguments: Sequence[str]) -> int:
         return ended.exit_code
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else "asyncsink"
-        usage_error(_sentence(error.format_message()), f"Try: {path} --help", as_json="--json" in arguments)
+        hints = [f"Try: {path} -h"]
+        if origin := origins_of(error.ctx).get(getattr(getattr(error, "param", None), "name", None) or ""):
+            hints.insert(0, from_where(origin))
+        usage_error(_sentence(error.format_message()), hints, as_json="--json" in arguments)
+        return 2
+    except ConfigError as error:  # in a variable or a file of settings
+        Output(json="--json" in arguments).error(error)
         return 2
 
 

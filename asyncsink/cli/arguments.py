@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from asyncsink.cli.flags import parameter_of
+from asyncsink.cli.configured import parameter_of
 from asyncsink.errors import ConfigError
 from asyncsink.options.schema import PANELS, Option, Settings
-from asyncsink.options.values import check_choice
 from asyncsink.sources.base import Source, exclusion_of, open_description
 from asyncsink.sources.opening import source_at
 
@@ -91,7 +90,10 @@ def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name in by_parameter and value not in (None, False, [], ()):
             option = by_parameter[name]
-            options[option.name] = _READERS.get(option.kind, _as_written)(value, option)
+            try:
+                options[option.name] = _READERS.get(option.kind, _as_written)(value, option)
+            except ConfigError as error:
+                raise error.about(option.name) from error.__cause__
     for option in _OPTIONS:
         if option.off and given.get(parameter_of(option.off)):
             if options.get(option.name):
@@ -102,12 +104,6 @@ def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_written(value: Any, option: Option) -> Any:
     return value if option.sets is None else option.sets
-
-
-def _choice(value: Any, option: Option) -> Any:
-    if option.sets is None:
-        check_choice(option.switch, value, option.choices)
-    return _as_written(value, option)
 
 
 def _sse(value: str, _: Option) -> str | bytes:
@@ -154,8 +150,6 @@ def _arguments(text: str, option: Option) -> dict[str, Any]:
 
 
 _READERS: dict[str, Callable[[Any, Option], Any]] = {
-    "choice": _choice,
-    "transport": _choice,
     "sse": _sse,
     "pairs": _pairs,
     "mapping": _mapping,

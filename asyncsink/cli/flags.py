@@ -12,7 +12,10 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from asyncsink.cli.configured import parameter_of, setting_of, url_in
+from asyncsink.options.configuration import Takes
 from asyncsink.options.schema import PANELS, Command, Option
 
 _REPEATED = {"pairs", "mapping", "texts", "templates", "infields"}
@@ -46,13 +49,29 @@ OWN_PANEL = "Options"
 
 
 class Argument(click.Argument):
-    """A word of the command line that stands without a flag; as many as there are where its name ends in "..."."""
+    """A word of the command line that stands without a flag; as many as there are where its name ends in "...".
 
-    def __init__(self, metavar: str, text: str, *, required: bool = True) -> None:
+    Args:
+        place: whether the name of a destination in it, as "study:sub", is replaced by its URL.
+    """
+
+    def __init__(self, metavar: str, text: str, *, required: bool = True, place: bool = True) -> None:
         many = metavar.endswith("...")
         name = metavar.removesuffix("...").lower()
         super().__init__([name], metavar=metavar, required=required, nargs=-1 if many else 1)
         self.text = text
+        self._place = place
+
+    def make_metavar(self, ctx: click.Context) -> str:  # noqa: ARG002 - click's own method
+        """The word in the line of usage."""
+        return str(self.metavar) if self.required else f"[{self.metavar}]"
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        """The word; the URL of a destination that it names."""
+        value, source = super().consume_value(ctx, opts)
+        if self._place and isinstance(value, str) and not ctx.resilient_parsing:
+            value = url_in(ctx, value, needs_place=self.metavar == "DESTINATION")
+        return value, source
 
 
 class Flag(click.Option):
@@ -87,6 +106,24 @@ class Flag(click.Option):
             super().__init__(flags, help=text, is_flag=True, default=False, **more)
         self.panel = panel
         self.everyday = everyday or EVERYDAY.get(flag, "")
+
+    @property
+    def takes(self) -> Takes:
+        """What follows the flag."""
+        if self.count or self.is_flag:
+            return "count" if self.count else "nothing"
+        if self.metavar in ("FILE", "DIR"):
+            return "files" if self.multiple else "file"
+        return "texts" if self.multiple else "text"
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        """The value of the command line, of a variable, of a file, or the default."""
+        value, source = super().consume_value(ctx, opts)
+        if source is ParameterSource.DEFAULT and not self.is_eager and not ctx.resilient_parsing:
+            setting = setting_of(ctx, self.name or "", opts)
+            if setting is not None:
+                return setting.value, ParameterSource.DEFAULT_MAP
+        return value, source
 
 
 class HelpPage(click.Command):
@@ -188,11 +225,6 @@ class HelpPages(HelpPage, click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's own method
         """The commands in their order here."""
         return list(self._commands_of)
-
-
-def parameter_of(flag: str) -> str:
-    """The parameter that gets the value of a flag."""
-    return flag[2:].replace("-", "_")
 
 
 def _options_of(name: Command) -> Iterator[Flag]:

@@ -28,7 +28,7 @@ def short_page(command: HelpPage, ctx: click.Context, commands: Texts) -> str:
     page = click.HelpFormatter(width=columns)
     pieces = " ".join(command.collect_usage_pieces(ctx))
     page.write(f"{_title('Usage:')} {ctx.command_path} {pieces}\n")
-    page.write(click.wrap_text((command.help or "").partition("\n\n")[0], columns) + "\n")
+    page.write(click.wrap_text(" ".join((command.help or "").partition("\n\n")[0].split()), columns) + "\n")
     parameters = command.get_params(ctx)
     words = [(each.metavar or "", each.text) for each in parameters if isinstance(each, Argument)]
     _write_rows(page, "", words)

@@ -15,12 +15,16 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
+from dataclasses import field
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from asyncsink.errors import AsyncSinkError, DestinationFull
+import click
+
+from asyncsink.cli.configured import notices_of, origins_of, parameter_of
+from asyncsink.errors import AsyncSinkError, ConfigError, DestinationFull
 from asyncsink.model import Finished, LimitChanged, Notice, Started
 from asyncsink.options.schema import OPTIONS
 from asyncsink.os_errors import shortage
@@ -87,11 +91,13 @@ class Output:
         json: whether stdout gets one JSON object, and nothing else.
         quiet: whether there is no summary: errors, failures and notices only.
         verbose: whether a bug shows its traceback, and the log goes to stderr.
+        origins: where the values of options come from that no flag gives, by parameter.
     """
 
     json: bool = False
     quiet: bool = False
     verbose: bool = False
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def say(self, text: str) -> None:
         """Print a result for people, on stdout; nothing with --json or --quiet."""
@@ -159,23 +165,40 @@ class Output:
         first, *more = in_flags(message).split("\n")
         problems = [str(p) for p in getattr(error, "problems", ()) if p is not error]
         lines = [f"asyncsink: error: {inert(first)}", *(f"  {inert(line)}" for line in more)]
+        if origin := self._origin(error):
+            lines.append(from_where(origin))
         lines += [f"  also: {inert(in_flags(problem))}" for problem in problems[:PROBLEMS_SHOWN]]
         _write(sys.stderr, "\n".join(lines) + "\n")
         if not ours and self.verbose:
             _write(sys.stderr, _inert_lines("".join(traceback.format_exception(error))))
         told = {"type": type(error).__name__, "message": message, "problems": problems}
+        if origin:
+            told["from"] = origin
         self.json_object({**(values or {}), "interrupted": False, "error": told})
+
+    def _origin(self, error: BaseException) -> str:
+        option = error.option if isinstance(error, ConfigError) else ""
+        return self.origins.get(parameter_of(FLAGS.get(option, f"--{option}")), "")
+
+
+def from_where(origin: str) -> str:
+    """The line that names the variable or the file of a wrong value."""
+    return f"  from {inert(origin)}"
 
 
 def output_of(given: Mapping[str, Any]) -> Output:
-    """The output that a command line asks for, with its logging set up."""
+    """The output that a command line asks for, with its logging set up. Says what there is to say about settings."""
+    context = click.get_current_context(silent=True)
     set_up_logging(given["verbose"] > 0)
-    return Output(json=given["json"], quiet=given["quiet"], verbose=given["verbose"] > 0)
+    output = Output(json=given["json"], quiet=given["quiet"], verbose=given["verbose"] > 0, origins=origins_of(context))
+    for notice in notices_of(context):
+        output.notice(notice)
+    return output
 
 
-def usage_error(message: str, hint: str, *, as_json: bool) -> None:
-    """Print an error in the words of a command line."""
-    _write(sys.stderr, f"asyncsink: error: {inert(message)}\n{inert(hint)}\n")
+def usage_error(message: str, hints: Iterable[str], *, as_json: bool) -> None:
+    """Print an error in the words of a command line, and lines that lead on."""
+    _write(sys.stderr, "".join(f"{inert(line)}\n" for line in (f"asyncsink: error: {message}", *hints)))
     told = {"type": "UsageError", "message": message, "problems": []}
     Output(json=as_json).json_object({"interrupted": False, "error": told})
 

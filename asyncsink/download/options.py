@@ -66,7 +66,9 @@ def parse_grab(source: Any, directory: Any, options: GrabOptions | Mapping[str, 
     given: dict[str, Any] = dict(options)
     check_option_names(given, GRAB_OPTIONS, what="a grab")
     if given.get("sse") is not None and not isinstance(given["sse"], (bytes, bytearray)):
-        raise ConfigError("sse is no key; a grab takes a customer key of 32 bytes, and needs nothing for other kinds.")
+        raise ConfigError(
+            "sse is no key; a grab takes a customer key of 32 bytes, and needs nothing for other kinds.", option="sse"
+        )
     # An export writes the manifest that a grab reads.
     exported = {name: value for name, value in given.items() if name in OPTIONS and name != "manifest"}
     settings = parse_options(parse_source(source, "a grab"), exported)
@@ -127,9 +129,11 @@ def _fields(given: Mapping[str, Any], prefix: str) -> tuple[tuple[Field, ...], f
     infields = _mapping(given, "infields")
     outfields = given.get("outfields") or ()
     if not _is_list(outfields) or not all(isinstance(name, str) for name in outfields):
-        raise ConfigError("outfields is no list of names; expected ['func', 'anat'].")
+        raise ConfigError("outfields is no list of names; expected ['func', 'anat'].", option="outfields")
     if given.get("template") is not None and not template and not field_template:
-        raise ConfigError("template is empty; leave it out to grab everything below the source, or give a pattern.")
+        raise ConfigError(
+            "template is empty; leave it out to grab everything below the source, or give a pattern.", option="template"
+        )
     if not template and not field_template:
         if arguments or infields or outfields:
             raise ConfigError("template_args, infields and outfields need a template; give template or field_template.")
@@ -138,7 +142,10 @@ def _fields(given: Mapping[str, Any], prefix: str) -> tuple[tuple[Field, ...], f
         if not _is_list(lists) or not all(_is_list(each) for each in lists):
             raise ConfigError(f"template_args[{field!r}] is no list of lists; expected [['sub-01', 'run-1'], …].")
     if not all(isinstance(text, str) for text in field_template.values()):
-        raise ConfigError("field_template holds something that is no text; expected {'func': 'sub-%s/func/.*'}.")
+        raise ConfigError(
+            "field_template holds something that is no text; expected {'func': 'sub-%s/func/.*'}.",
+            option="field_template",
+        )
     fields = plan_fields(
         prefix,
         template=template,
@@ -158,7 +165,7 @@ def _mapping(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise ConfigError(f"{name} is no mapping of names; expected {{'name': …}}.")
+        raise ConfigError(f"{name} is no mapping of names; expected {{'name': …}}.", option=name)
     return value
 
 

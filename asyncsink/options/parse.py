@@ -92,7 +92,8 @@ def parse_options(
     target = own if own is not None else parse_target(base_directory, given)
     if not isinstance(target, S3Target) and callable(given.get("transport")):
         raise ConfigError(
-            f"transport is a callable, but nothing is sent to S3: the destination is {target.url}; leave transport out."
+            f"transport is a callable, and nothing is sent to S3: the destination is {target.url}; leave it out.",
+            option="transport",
         )
     journal = parse_journal(given, target)
     shared = value_of(given, "limits")
@@ -123,10 +124,10 @@ def check_option_names(
         if name in known:
             continue
         if name in GONE and known is OPTIONS:
-            raise ConfigError(f"{name!r} is no option of asyncsink any more: {GONE[name]}.")
+            raise ConfigError(f"{name!r} is no option of asyncsink any more: {GONE[name]}.", option=name)
         near = difflib.get_close_matches(name, known, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{name!r} is no option of {what}.{hint}")
+        raise ConfigError(f"{name!r} is no option of {what}.{hint}", option=name)
 
 
 _READERS: dict[str, Callable[[Any, str], Any]] = {
@@ -152,10 +153,13 @@ def value_of(given: Mapping[str, Any], name: str, options: Mapping[str, Option] 
     option, value = options[name], given.get(name)
     if value is None:
         return option.default
-    if option.kind == "choice":
-        check_choice(name, value, option.choices)
-        return value
-    return _READERS[option.kind](value, name)
+    try:
+        if option.kind == "choice":
+            check_choice(name, value, option.choices)
+            return value
+        return _READERS[option.kind](value, name)
+    except ConfigError as error:
+        raise error.about(name) from error.__cause__
 
 
 def _part(part: type[SettingsPart], given: Mapping[str, Any], **own: Any) -> SettingsPart:
@@ -191,7 +195,11 @@ def parse_target(base_directory: Any, options: Mapping[str, Any]) -> S3Target | 
         bucket = _check_bucket(given["bucket"], f"bucket={_shown(given['bucket'])}")
     request_payer = given.get("request_payer")
     if request_payer not in (None, True, False, "requester"):
-        raise ConfigError(f"request_payer={request_payer!r} is not known; expected True, False or 'requester'.")
+        raise ConfigError(
+            f"request_payer={request_payer!r} is not known; expected True, False or 'requester'.",
+            option="request_payer",
+            value=request_payer,
+        )
     return _part(
         S3Target,
         given,
@@ -239,9 +247,12 @@ def _shown(text: str) -> str:
 def _anonymous(given: Mapping[str, Any]) -> bool:
     anonymous: bool = value_of(given, "anonymous")
     if anonymous and (given.get("creds_path") or given.get("profile")):
-        raise ConfigError("anonymous=True sends unsigned requests; leave creds_path and profile out, or anonymous.")
+        raise ConfigError(
+            "anonymous=True sends unsigned requests; leave creds_path and profile out, or anonymous.",
+            option="anonymous",
+        )
     if given.get("creds_path") and given.get("profile"):
-        raise ConfigError("creds_path and profile both name credentials; give one of them.")
+        raise ConfigError("creds_path and profile both name credentials; give one of them.", option="creds_path")
     return anonymous
 
 
@@ -261,7 +272,11 @@ def _limits(given: Mapping[str, Any], shared: SharedLimits | None) -> Limits:
     fixed = read_concurrency(given.get("concurrency"))
     part, memory = value_of(given, "part_size_bytes"), value_of(given, "memory_bytes")
     if not PART_SIZE_BYTES_MIN <= part <= PART_SIZE_BYTES_MAX:
-        raise ConfigError(f"part_size_bytes={part:,} is out of range; S3 takes parts of 5 MiB to 5 GiB.")
+        raise ConfigError(
+            f"part_size_bytes={part:,} is out of range; S3 takes parts of 5 MiB to 5 GiB.",
+            option="part_size_bytes",
+            value=part,
+        )
     bandwidth, where = read_bandwidth(given.get("bandwidth_bytes_per_second")), ""
     most, readers = requests_within(bandwidth), default.reader_threads
     if shared is not None:
@@ -293,7 +308,8 @@ def _transport(given: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(value, str):
         raise ConfigError(
             f"transport is of type {type(value).__name__}; expected 'auto', 'wire' or 'aioboto3', or a callable that "
-            "makes a transport around the one that it gets: transport=lambda inner: MyTransport(inner)."
+            "makes a transport around the one that it gets: transport=lambda inner: MyTransport(inner).",
+            option="transport",
         )
     check_choice("transport", value, OPTIONS["transport"].choices)
     return {"transport": value}
@@ -307,7 +323,9 @@ def _shard(given: Mapping[str, Any]) -> Shard:
     index, count = map(read_integer, parts) if isinstance(parts, (list, tuple)) and len(parts) == 2 else (-1, -1)
     if not 0 <= index < count:
         raise ConfigError(
-            f"shard={value!r:.60} is no part of a whole; expected 'I/N' with I from 0 to N - 1, as '0/4' to '3/4'."
+            f"shard={value!r:.60} is no part of a whole; expected 'I/N' with I from 0 to N - 1, as '0/4' to '3/4'.",
+            option="shard",
+            value=value,
         )
     return Shard(index, count)
 
@@ -316,7 +334,11 @@ def _retries(given: Mapping[str, Any]) -> int:
     value = given.get("retries")
     rounds: int = OPTIONS["retries"].default if value is None else read_integer(value)
     if not 0 <= rounds <= RETRIES_MAX:
-        raise ConfigError(f"retries={value!r:.60} is out of range; expected 0 to {RETRIES_MAX} further rounds.")
+        raise ConfigError(
+            f"retries={value!r:.60} is out of range; expected 0 to {RETRIES_MAX} further rounds.",
+            option="retries",
+            value=value,
+        )
     return rounds
 
 
@@ -325,7 +347,9 @@ def _retry(given: Mapping[str, Any]) -> RetryPolicy:
     if retry is None:
         return RetryPolicy()
     if not isinstance(retry, RetryPolicy):
-        raise ConfigError(f"retry is of type {type(retry).__name__}; expected asyncsink.RetryPolicy(…).")
+        raise ConfigError(
+            f"retry is of type {type(retry).__name__}; expected asyncsink.RetryPolicy(…).", option="retry"
+        )
     if retry.attempts < 1:
         raise ConfigError(f"retry.attempts={retry.attempts} must be at least 1.")
     if not retry.throttled_seconds >= 0:
@@ -361,10 +385,12 @@ def parse_journal(given: Mapping[str, Any], target: Target) -> JournalChoice:
     asked_for = given.get("overwrite") == "journal"
     if value is False:
         if asked_for:
-            raise ConfigError("overwrite='journal' needs a journal; leave journal=False out, or use 'checksum'.")
+            raise ConfigError(
+                "overwrite='journal' needs a journal; leave journal=False out, or use 'checksum'.", option="overwrite"
+            )
         return JournalChoice(enabled=False)
     if value is True:
-        raise ConfigError("journal=True names no file; expected the path of a file, None or False.")
+        raise ConfigError("journal=True names no file; expected the path of a file, None or False.", option="journal")
     if not isinstance(target, S3Target):
         if value is not None or asked_for:
             what = "journal is" if value is not None else "overwrite='journal' is"
@@ -375,7 +401,7 @@ def parse_journal(given: Mapping[str, Any], target: Target) -> JournalChoice:
         return JournalChoice(enabled=False)
     path = "" if value is None else read_path(value, "journal")
     if value is not None and not path.strip():
-        raise ConfigError("journal is empty; expected the path of a file, None or False.")
+        raise ConfigError("journal is empty; expected the path of a file, None or False.", option="journal")
     return JournalChoice(
         path=os.path.abspath(path) if path else "",
         required=bool(path) or asked_for,
@@ -396,13 +422,17 @@ def _local_copy(given: Mapping[str, Any], target: Target) -> LocalTarget | None:
     text = value_of(given, "local_copy")
     if not text.strip():
         raise ConfigError(
-            "local_copy is empty; expected a directory (rule 35: an empty one would be the current directory)."
+            "local_copy is empty; expected a directory (rule 35: an empty one would be the current directory).",
+            option="local_copy",
         )
     if _SCHEME.match(text) or text.lower().startswith("s3:"):
-        raise ConfigError("local_copy is a URL; expected a directory on this machine.")
+        raise ConfigError("local_copy is a URL; expected a directory on this machine.", option="local_copy")
     directory = _directory(text, "local_copy")
     if isinstance(target, LocalTarget) and target.directory == directory:
-        raise ConfigError(f"local_copy and the destination are the same directory, {directory}; leave local_copy out.")
+        raise ConfigError(
+            f"local_copy and the destination are the same directory, {directory}; leave local_copy out.",
+            option="local_copy",
+        )
     return LocalTarget(directory=directory, url=directory, mode=value_of(given, "local_copy_mode"))
 
 
@@ -436,21 +466,35 @@ def parse_objects(given: Mapping[str, Any]) -> ObjectOptions:
     elif sse not in ("", "AES256", "aws:kms", "aws:kms:dsse"):
         # The value may be a customer key that was given as text, so it is not repeated.
         raise ConfigError(
-            "sse is of no known kind; expected 'AES256', 'aws:kms', 'aws:kms:dsse', or a customer key of 32 bytes."
+            "sse is of no known kind; expected 'AES256', 'aws:kms', 'aws:kms:dsse', or a customer key of 32 bytes.",
+            option="sse",
         )
     if value_of(given, "encrypt_bucket_keys"):
         if customer_key is not None or sse not in ("", "AES256"):
-            raise ConfigError("encrypt_bucket_keys asks for AES256, and sse for something else; give one of them.")
+            raise ConfigError(
+                "encrypt_bucket_keys asks for AES256, and sse for something else; give one of them.",
+                option="encrypt_bucket_keys",
+            )
         sse = "AES256"
     kms_key = value_of(given, "sse_kms_key_id")
     if kms_key and sse not in ("aws:kms", "aws:kms:dsse"):
-        raise ConfigError("sse_kms_key_id is given but sse is not 'aws:kms' or 'aws:kms:dsse'; set sse too.")
+        raise ConfigError(
+            "sse_kms_key_id is given but sse is not 'aws:kms' or 'aws:kms:dsse'; set sse too.", option="sse_kms_key_id"
+        )
     content_type = value_of(given, "content_type") or "infer"
     if content_type != "infer" and "/" not in content_type:
-        raise ConfigError(f"content_type={content_type!r} is no media type; expected 'infer', or one as 'text/plain'.")
+        raise ConfigError(
+            f"content_type={content_type!r} is no media type; expected 'infer', or one as 'text/plain'.",
+            option="content_type",
+            value=content_type,
+        )
     storage_class = value_of(given, "storage_class")
     if storage_class and not re.fullmatch(r"[A-Z][A-Z0-9_-]*", storage_class):
-        raise ConfigError(f"storage_class={storage_class!r} is none; expected a name such as 'STANDARD_IA'.")
+        raise ConfigError(
+            f"storage_class={storage_class!r} is none; expected a name such as 'STANDARD_IA'.",
+            option="storage_class",
+            value=storage_class,
+        )
     acl = value_of(given, "acl")
     if acl:
         check_choice(
@@ -477,7 +521,8 @@ def _tags(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     for name, value in tags:
         if not 1 <= len(name) <= 128 or len(value) > 256:
             raise ConfigError(
-                f"The tag {name!r} is too long; S3 takes names of 1 to 128, values of up to 256 characters."
+                f"The tag {name!r} is too long; S3 takes names of 1 to 128, values of up to 256 characters.",
+                option="tags",
             )
     return tags
 
@@ -486,17 +531,25 @@ def _metadata(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     metadata: tuple[tuple[str, str], ...] = value_of(given, "metadata")
     for name, value in metadata:
         if name.lower() == WRITE_METADATA_NAME:
-            raise ConfigError(f"The metadata name {name!r} is asyncsink's own (its write token); choose another name.")
+            raise ConfigError(
+                f"The metadata name {name!r} is asyncsink's own (its write token); choose another name.",
+                option="metadata",
+            )
         if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
             raise ConfigError(
-                f"The metadata name {name!r} is not legal; expected letters, digits and '-' (an HTTP header name)."
+                f"The metadata name {name!r} is not legal; expected letters, digits and '-' (an HTTP header name).",
+                option="metadata",
             )
         if not value.isascii() or not value.isprintable():
-            raise ConfigError(f"The value of metadata {name!r} must be printable ASCII; S3 sends it as an HTTP header.")
+            raise ConfigError(
+                f"The value of metadata {name!r} must be printable ASCII; S3 sends it as an HTTP header.",
+                option="metadata",
+            )
     own_bytes = len(WRITE_METADATA_NAME) + WRITE_TOKEN_CHARACTERS
     if sum(len(name) + len(value) for name, value in metadata) > METADATA_BYTES_MAX - own_bytes:
         raise ConfigError(
             f"The metadata is too large: S3 takes {METADATA_BYTES_MAX} bytes of names and values per object, of which "
-            f"asyncsink needs {own_bytes}; shorten it."
+            f"asyncsink needs {own_bytes}; shorten it.",
+            option="metadata",
         )
     return metadata

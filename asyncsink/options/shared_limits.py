@@ -98,5 +98,5 @@ class SharedLimits:
 def read_shared_limits(value: Any, name: str) -> SharedLimits:
     """SharedLimits, or ConfigError."""
     if not isinstance(value, SharedLimits):
-        raise ConfigError(f"{name} is of type {type(value).__name__}; expected asyncsink.SharedLimits(…).")
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected asyncsink.SharedLimits(…).", option=name)
     return value

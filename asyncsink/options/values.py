@@ -41,18 +41,22 @@ def parse_size(value: int | str, name: str) -> int:
         ConfigError: the text is no size, or the size is not positive.
     """
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ConfigError(f"{name}={value!r} is no size; give bytes or a text such as '256MiB'.")
+        raise ConfigError(
+            f"{name}={value!r} is no size; give bytes or a text such as '256MiB'.", option=name, value=value
+        )
     if isinstance(value, int):
         size = value
     else:
         match = re.match(_SIZE, value)
         if match is None:
-            raise ConfigError(f"{name}={value!r} is no size; give bytes or a text such as '256MiB'.")
+            raise ConfigError(
+                f"{name}={value!r} is no size; give bytes or a text such as '256MiB'.", option=name, value=value
+            )
         number, unit, binary = match.groups()
         decimal = unit and not binary and value.strip().lower().endswith("b")
         size = int(float(number) * (1000 if decimal else 1024) ** _POWERS[unit.lower()])
     if size <= 0:
-        raise ConfigError(f"{name}={value!r} must be more than 0 bytes.")
+        raise ConfigError(f"{name}={value!r} must be more than 0 bytes.", option=name, value=value)
     return size
 
 
@@ -70,7 +74,11 @@ def parse_duration(value: str | float | timedelta, name: str) -> float:
     elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         seconds = float(value)
     if seconds < 0:
-        raise ConfigError(f"{name}={value!r:.60} is no duration; expected a number and a unit, as 90s, 15m, 24h or 7d.")
+        raise ConfigError(
+            f"{name}={value!r:.60} is no duration; expected a number and a unit, as 90s, 15m, 24h or 7d.",
+            option=name,
+            value=value,
+        )
     return seconds
 
 
@@ -91,7 +99,11 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         near = difflib.get_close_matches(str(value), choices, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.{hint}")
+        raise ConfigError(
+            f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.{hint}",
+            option=name,
+            value=value,
+        )
 
 
 def read_size(value: Any, name: str) -> int:
@@ -105,14 +117,16 @@ def read_size(value: Any, name: str) -> int:
     except OverflowError:
         size = SIZE_BYTES_MAX + 1
     if size > SIZE_BYTES_MAX:
-        raise ConfigError(f"{name} is more than any file or memory has; give bytes or a text such as '256MiB'.")
+        raise ConfigError(
+            f"{name} is more than any file or memory has; give bytes or a text such as '256MiB'.", option=name
+        )
     return size
 
 
 def read_text(value: Any, name: str) -> str:
     """A text, or ConfigError."""
     if not isinstance(value, str):
-        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a text.")
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a text.", option=name)
     return value
 
 
@@ -125,32 +139,34 @@ def read_path(value: Any, name: str) -> str:
     try:
         path = os.fspath(value)
     except TypeError:
-        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a path.") from None
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a path.", option=name) from None
     text = os.fsdecode(path)
     if name == "creds_path" and "\n" in text:
         # The text may be the content of a credentials file, so it is not repeated.
-        raise ConfigError(f"{name} has several lines; expected the path of a file.")
+        raise ConfigError(f"{name} has several lines; expected the path of a file.", option=name)
     if "\0" in text:
-        raise ConfigError(f"{name} holds a NUL character, which no file name can; expected a path.")
+        raise ConfigError(f"{name} holds a NUL character, which no file name can; expected a path.", option=name)
     return os.path.expanduser(text)
 
 
 def read_flag(value: Any, name: str) -> bool:
     """True or False, or ConfigError."""
     if not isinstance(value, bool):
-        raise ConfigError(f"{name} is of type {type(value).__name__}; expected True or False.")
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected True or False.", option=name)
     return value
 
 
 def read_pairs(value: Any, name: str) -> tuple[tuple[str, str], ...]:
     """Pairs of texts, or ConfigError."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise ConfigError(f"{name}={value!r} is no list of pairs; expected [(old, new), …].")
+        raise ConfigError(f"{name}={value!r} is no list of pairs; expected [(old, new), …].", option=name, value=value)
     pairs = []
     for pair in value:
         items = pair if isinstance(pair, (tuple, list)) else ()
         if len(items) != 2 or not all(isinstance(item, str) for item in items):
-            raise ConfigError(f"{name} holds {pair!r}; expected pairs of two texts, as in [('old', 'new')].")
+            raise ConfigError(
+                f"{name} holds {pair!r}; expected pairs of two texts, as in [('old', 'new')].", option=name
+            )
         pairs.append((items[0], items[1]))
     return tuple(pairs)
 
@@ -158,26 +174,32 @@ def read_pairs(value: Any, name: str) -> tuple[tuple[str, str], ...]:
 def read_mapping(value: Any, name: str) -> tuple[tuple[str, str], ...]:
     """The items of a mapping of texts, or ConfigError."""
     if not isinstance(value, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
-        raise ConfigError(f"{name} is no mapping of texts; expected {{'name': 'value'}}.")
+        raise ConfigError(f"{name} is no mapping of texts; expected {{'name': 'value'}}.", option=name)
     return tuple(value.items())
 
 
 def read_texts(value: Any, name: str) -> tuple[str, ...]:
     """Patterns, or ConfigError."""
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a list of patterns, ['*.tmp'].")
+        raise ConfigError(
+            f"{name} is of type {type(value).__name__}; expected a list of patterns, ['*.tmp'].", option=name
+        )
     found = tuple(value)
     if not all(isinstance(pattern, str) for pattern in found):
-        raise ConfigError(f"{name} holds something that is no text; expected a list of patterns, ['*.tmp'].")
+        raise ConfigError(
+            f"{name} holds something that is no text; expected a list of patterns, ['*.tmp'].", option=name
+        )
     return found
 
 
 def read_observer(value: Any, name: str) -> Any:
     """A function to call, or ConfigError."""
     if not callable(value):
-        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a function of one event.")
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a function of one event.", option=name)
     if inspect.iscoroutinefunction(value):
-        raise ConfigError(f"{name} is a coroutine function, which nobody would await; expected a plain function.")
+        raise ConfigError(
+            f"{name} is a coroutine function, which nobody would await; expected a plain function.", option=name
+        )
     return value
 
 
@@ -194,7 +216,11 @@ def read_concurrency(value: Any) -> int | None:
     except (TypeError, ValueError, OverflowError):
         fixed = 0
     if isinstance(value, bool) or not 1 <= fixed <= CONCURRENCY_MAX:
-        raise ConfigError(f"concurrency={value!r:.60} is out of range; expected 1 to {CONCURRENCY_MAX}, or 'auto'.")
+        raise ConfigError(
+            f"concurrency={value!r:.60} is out of range; expected 1 to {CONCURRENCY_MAX}, or 'auto'.",
+            option="concurrency",
+            value=value,
+        )
     return fixed
 
 
@@ -210,7 +236,9 @@ def read_bandwidth(value: Any, name: str = "bandwidth_bytes_per_second") -> int 
     if rate < BANDWIDTH_BYTES_PER_SECOND_MIN:
         raise ConfigError(
             f"{name}={rate:,} is too little: servers hang up where nothing comes for seconds; expected at least "
-            f"{BANDWIDTH_BYTES_PER_SECOND_MIN:,}."
+            f"{BANDWIDTH_BYTES_PER_SECOND_MIN:,}.",
+            option=name,
+            value=rate,
         )
     return rate
 
@@ -257,12 +285,15 @@ def check_endpoint(endpoint_url: str, name: str = "endpoint_url") -> str:
     if "@" in endpoint_url:
         raise ConfigError(
             f"{name} holds an '@', and perhaps a user name or password; expected an endpoint such as "
-            "'https://s3.example.org', and credentials by creds_path or profile."
+            "'https://s3.example.org', and credentials by creds_path or profile.",
+            option=name,
         )
     malformed = port == 0 or any(c in endpoint_url for c in "?#\\") or re.search(r"\s", endpoint_url)
     if parts.scheme not in ("http", "https") or not host or malformed:
         raise ConfigError(
             f"{name}={endpoint_url!r:.300} is malformed; expected an endpoint such as 'https://s3.example.org', "
-            "'http://127.0.0.1:8333' or 'https://example.org/storage/v1/s3', without a query."
+            "'http://127.0.0.1:8333' or 'https://example.org/storage/v1/s3', without a query.",
+            option=name,
+            value=endpoint_url,
         )
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")

@@ -82,7 +82,13 @@ def cli(seaweed: DevServer, tmp_path: Path, keep_secret: Callable[[str], str]) -
     temporary.mkdir()
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "TERM")}
     # Colours and terminal tricks of the machine that runs the tests must not change what is told.
-    environment |= seaweed.environment | {"TMPDIR": str(temporary), "NO_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}
+    environment |= seaweed.environment | {
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "TMPDIR": str(temporary),
+        "NO_COLOR": "1",
+        "TERM": "xterm",
+        "COLUMNS": "100",
+    }
     cli = Cli(environment, tmp_path, [seaweed.secret_access_key, keep_secret("wrong/secret+not-to-be-shown-000000000")])
     yield cli
     for process in cli.started:

@@ -19,7 +19,8 @@ from asyncsink.cli.commands.export import export
 from asyncsink.cli.commands.grab import grab
 from asyncsink.cli.commands.receipts import verify
 from asyncsink.cli.commands.trying.bench import bench
-from asyncsink.cli.flags import Argument, Flag, parameter_of
+from asyncsink.cli.configured import parameter_of
+from asyncsink.cli.flags import Argument, Flag
 from asyncsink.cli.output import FLAGS, in_flags
 from asyncsink.cli.tally import Tally
 from asyncsink.engine.recording.events import Progress

@@ -11,7 +11,7 @@ import pytest
 
 import asyncsink
 from asyncsink.cli.arguments import options_of
-from asyncsink.cli.flags import parameter_of
+from asyncsink.cli.configured import parameter_of
 from asyncsink.download.options import parse_grab
 from asyncsink.download.reader_options import parse_reader
 from asyncsink.errors import ConfigError

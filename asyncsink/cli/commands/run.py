@@ -17,7 +17,7 @@ class _PartsOutput(Output):
     """An Output whose JSON object is a list of those of all parts."""
 
     def __init__(self, output: Output) -> None:
-        super().__init__(json=output.json, quiet=output.quiet, verbose=output.verbose)
+        super().__init__(json=output.json, quiet=output.quiet, verbose=output.verbose, origins=output.origins)
         self.told: list[dict[str, Any]] = []
 
     def json_object(self, values: Mapping[str, Any], *, long: str = "", items: Iterable[Any] = ()) -> None:

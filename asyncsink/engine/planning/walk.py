@@ -26,7 +26,8 @@ def check_bucket_given(settings: Settings) -> None:
     """Refuse a `bucket` beside a local destination: it would be ignored."""
     if settings.caller_bucket is not None and not isinstance(settings.target, S3Target):
         raise ConfigError(
-            f"bucket is given, but the destination {settings.target.url} is no bucket; expected s3://bucket/prefix."
+            f"bucket is given, but the destination {settings.target.url} is no bucket; expected s3://bucket/prefix.",
+            option="bucket",
         )
 
 
@@ -43,11 +44,17 @@ def check_shard(settings: Settings, *, walks: bool = True) -> None:
     if shard.count == 1:
         return
     if not walks:
-        raise ConfigError(f"shard={shard} divides a walk, and an AsyncSink walks nothing; submit less, or use export.")
+        raise ConfigError(
+            f"shard={shard} divides a walk, and an AsyncSink walks nothing; submit less, or use export.",
+            option="shard",
+            value=shard,
+        )
     if settings.remove_dest_dir:
         raise ConfigError(
             f"shard={shard} and remove_dest_dir contradict each other: every shard would remove what the others have "
-            "written; remove the directories yourself before the first one starts."
+            "written; remove the directories yourself before the first one starts.",
+            option="shard",
+            value=shard,
         )
 
 
@@ -134,7 +141,8 @@ def clear_destinations(discovery: Discovery, roots: tuple[str, str]) -> None:
             if is_inside(entry.path, target):
                 raise ConfigError(
                     f"remove_dest_dir would remove {target}, which holds the source {entry.path}; publish to another "
-                    "directory."
+                    "directory.",
+                    option="remove_dest_dir",
                 )
     for root, target in targets:
         remove_directory(root, target)

@@ -1,0 +1,88 @@
+"""The command with variables, files of settings and named destinations, and `asyncsink config`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Any
+
+
+@pytest.fixture
+def home(tmp_path: Path, cli: Cli) -> Path:
+    """The user's folder of settings."""
+    folder = Path(cli.environment["XDG_CONFIG_HOME"])
+    folder.mkdir()
+    return folder
+
+
+def test_a_named_destination_is_published_to(
+    inside: Cli, home: Path, results: Path, tmp_path: Path, bucket: str, s3: Any, keys: Any
+) -> None:
+    (home / "asyncsink.toml").write_text(f'[destinations.study]\nurl = "s3://{bucket}/study"\ntag = {{a = "b"}}\n')
+    (tmp_path / "asyncsink.toml").write_text('exclude = ["*.par"]\n')
+    ended = inside("export", "results", "study:first/")
+    assert ended.code == 0, ended
+    assert f"study: is s3://{bucket}/study" in ended.stderr
+    assert keys() == [f"study/first/{name}" for name in ("a.txt", "sub/b=1.nii", "sub/deep/c.json")]
+    tags = s3.get_object_tagging(Bucket=bucket, Key="study/first/a.txt")["TagSet"]
+    assert tags == [{"Key": "a", "Value": "b"}]
+    assert inside("grab", "study:first", "back", "-q").code == 0
+    assert (tmp_path / "back" / "a.txt").read_text() == "alpha"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "origin"),
+    [
+        (["plan", "results", "out"], ["--part-size", "8 apples"], "asyncsink.toml, line 1"),
+        (["grab", "s3://b", "out"], ["--part-size", "8 apples"], "asyncsink.toml, line 1"),
+        (["plan", "results", "out", "--part-size", "8MiB"], ["--overwrite nver", "'never'"], "ASYNCSINK_OVERWRITE"),
+        (["devserver"], ["--port", "high"], "ASYNCSINK_DEVSERVER_PORT"),
+    ],
+)
+def test_a_wrong_value_names_where_it_comes_from(
+    inside: Cli, home: Path, results: Path, tmp_path: Path, arguments: list[str], words: list[str], origin: str
+) -> None:
+    (tmp_path / "asyncsink.toml").write_text('part_size = "8 apples"\n')
+    ended = inside(*arguments, ASYNCSINK_OVERWRITE="nver", ASYNCSINK_DEVSERVER_PORT="high")
+    first, second = ended.stderr.splitlines()[:2]
+    assert ended.code == 2
+    assert all(word in first for word in words), first
+    assert second.startswith("  from ")
+    assert second.endswith(origin)
+
+
+def test_help_is_given_with_broken_settings_too(inside: Cli, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "asyncsink.toml").write_text("x = [")
+    assert inside("export", "-h").code == inside("export", "--help").code == inside("--version").code == 0
+    refused = inside("plan", ".", "out", "--json")
+    assert (refused.code, refused.json["error"]["type"]) == (2, "ConfigError")
+
+
+def test_an_unknown_destination_makes_no_local_folder(inside: Cli, home: Path, results: Path, tmp_path: Path) -> None:
+    (home / "asyncsink.toml").write_text('[destinations.study]\nurl = "s3://b"\n')
+    ended = inside("export", "results", "stduy:x")
+    assert ended.code == 2
+    assert "no destination 'stduy'; settings files name: study:" in ended.stderr
+    assert not (tmp_path / "stduy:x").exists()
+    assert inside("export", "results", "./stduy:x", "-q").code == 0
+
+
+def test_config_shows_each_value_and_where_it_comes_from(inside: Cli, home: Path, tmp_path: Path) -> None:
+    (home / "asyncsink.toml").write_text('profile = "lab"\n[destinations.study]\nurl = "s3://b"\n')
+    (tmp_path / "asyncsink.toml").write_text("concurrency = 7\n[grab]\nglob = true\n")
+    told = inside("config", "grab", "--json", ASYNCSINK_SSE="c2VjcmV0").json
+    assert told["values"]["concurrency"] == {"value": "7", "from": f"{tmp_path}/asyncsink.toml, line 1"}
+    assert told["values"]["glob"] == {"value": True, "from": f"{tmp_path}/asyncsink.toml, line 3"}
+    assert told["values"]["sse"] == {"value": "(not shown)", "from": "ASYNCSINK_SSE"}
+    assert told["variables_of_amazon"]["creds_path"]["value"] == "(not shown)"
+    assert told["destinations"]["study"]["url"] == "s3://b"
+    text = inside("config", "export", "study:", "--all").stdout
+    assert "profile" in text
+    assert "ASYNCSINK_PART_SIZE" in text
+    assert inside("config", "nope").code == inside("config", "export", "nope:").code == 2
+    (tmp_path / "asyncsink.toml").write_text("[grab]\nglobe = true\n")
+    wrong = inside("config")
+    assert (wrong.code, "'globe'" in wrong.stderr, "line 2" in wrong.stderr) == (2, True, True)
