@@ -142,5 +142,5 @@ def help(topic: str | None) -> int:  # noqa: A001 - the command's name
         return 0
     near = get_close_matches(wanted, [*names, *parent.command.list_commands(parent)], cutoff=0.6)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    usage_error(f"The guide has no page {topic!r}.{hint}", "The list of pages: asyncsink help", as_json=False)
+    usage_error(f"The guide has no page {topic!r}.{hint}", ["The list of pages: asyncsink help"], as_json=False)
     return 2
