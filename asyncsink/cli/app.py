@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from asyncsink.cli.configured import origins_of
-from asyncsink.cli.flags import Flag, HelpPages
+from asyncsink.cli.flags import Flag, HelpPage, HelpPages
 from asyncsink.cli.output import Output, from_where, usage_error
 from asyncsink.errors import ConfigError
 
@@ -69,7 +69,11 @@ def run_app(arguments: Sequence[str]) -> int:
         return ended.exit_code
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else "asyncsink"
-        hints = [f"Try: {path} -h"]
+        hints = [f"  {hint}" for hint in getattr(error, "hints", ())]
+        command = error.ctx.command if error.ctx is not None else None
+        if isinstance(error, click.MissingParameter) and isinstance(command, HelpPage):
+            hints = [f"  for example: asyncsink {command.examples[0].partition('  #')[0].rstrip()}"]
+        hints = hints or [f"Try: {path} -h"]
         if origin := origins_of(error.ctx).get(getattr(getattr(error, "param", None), "name", None) or ""):
             hints.insert(0, from_where(origin))
         usage_error(_sentence(error.format_message()), hints, as_json="--json" in arguments)

@@ -110,6 +110,8 @@ def url_in(ctx: click.Context, word: str, *, needs_place: bool) -> str:
         UsageError: there is no destination of this name.
     """
     match = _NAMED.fullmatch(word)
+    if needs_place and _looks_like_a_bucket(word):
+        notices_of(ctx).append(f"{word!r} is a directory of this machine; the bucket is s3://{word}.")
     if match is None or match[1].lower() == "s3" or os.path.lexists(word):
         return word
     configuration = configuration_of(ctx)
@@ -127,6 +129,12 @@ def url_in(ctx: click.Context, word: str, *, needs_place: bool) -> str:
     url = f"{named[0].url.rstrip('/')}/{rest}" if rest else named[0].url
     notices_of(ctx).append(f"{named[0].name}: is {named[0].url} ({named[0].origin}).")
     return url
+
+
+def _looks_like_a_bucket(word: str) -> bool:
+    """Whether a destination without a scheme has the form of bucket/prefix, and is no path that people write."""
+    first, _, rest = word.partition("/")
+    return bool(rest) and re.fullmatch(r"[a-z0-9][a-z0-9.-]{2,62}", first) is not None and not os.path.lexists(first)
 
 
 def origins_of(ctx: click.Context | None) -> dict[str, str]:

@@ -46,6 +46,12 @@ EVERYDAY = {
 """The flags that `-h` shows, in this order, with a text that fits into a line. A flag of one command only has its text
 where it is declared (`everyday`)."""
 OWN_PANEL = "Options"
+_FROM_BUCKET = {"export": False, "plan": False, "grab": True}
+"""Whether SOURCE is a bucket."""
+
+
+def _is_bucket(word: str) -> bool:
+    return word.lower().startswith("s3:")
 
 
 class Argument(click.Argument):
@@ -72,6 +78,11 @@ class Argument(click.Argument):
         if self._place and isinstance(value, str) and not ctx.resilient_parsing:
             value = url_in(ctx, value, needs_place=self.metavar == "DESTINATION")
         return value, source
+
+    def words(self, ctx: click.Context) -> list[str]:
+        """What the command line has for it."""
+        value = ctx.params.get(self.name or "")
+        return [value] if isinstance(value, str) else list(value or ())
 
 
 class Flag(click.Option):
@@ -154,6 +165,32 @@ class HelpPage(click.Command):
         *others, long = super().get_params(ctx)
         return [*others, short, long]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words of the command line.
+
+        Raises:
+            UsageError: one is wrong; it names what leads on.
+        """
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from asyncsink.cli.foreign_words import unknown_option
+
+            raise unknown_option(error.option_name, ctx) from None
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # click's parser leaves it out
+            raise
+        places = [word for each in self.params if isinstance(each, Argument) for word in each.words(ctx)]
+        from_bucket = _FROM_BUCKET.get(str(self.name))
+        if from_bucket is None or len(places) < 2:
+            return rest
+        first, last = _is_bucket(places[0]), _is_bucket(places[-1])
+        if (first and not from_bucket) or (last and from_bucket and not first):
+            from asyncsink.cli.foreign_words import wrong_direction
+
+            raise wrong_direction(ctx, places)
+        return rest
+
     def get_help(self, ctx: click.Context) -> str:
         """The help page, as wide as the terminal; without colours where it does not go to one."""
         from asyncsink.cli.help_pages import long_page
@@ -201,10 +238,12 @@ class HelpPages(HelpPage, click.Group):
         """The command that the first word names.
 
         Raises:
-            NoSuchCommand: none; click's own method would look for near ones among those that are loaded.
+            UsageError: there is none; it names what other tools' word for it is here.
         """
         if args[0] not in self._commands_of and not args[0].startswith("-"):
-            raise click.exceptions.NoSuchCommand(args[0], possibilities=self._commands_of, ctx=ctx)
+            from asyncsink.cli.foreign_words import unknown_command
+
+            raise unknown_command(args[0], args[1:], ctx, self._commands_of)
         return super().resolve_command(ctx, args)
 
     def get_help(self, ctx: click.Context) -> str:

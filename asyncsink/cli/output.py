@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from functools import cache
 from itertools import islice
@@ -196,10 +196,10 @@ def output_of(given: Mapping[str, Any]) -> Output:
     return output
 
 
-def usage_error(message: str, hints: Iterable[str], *, as_json: bool) -> None:
+def usage_error(message: str, hints: Sequence[str], *, as_json: bool) -> None:
     """Print an error in the words of a command line, and lines that lead on."""
     _write(sys.stderr, "".join(f"{inert(line)}\n" for line in (f"asyncsink: error: {message}", *hints)))
-    told = {"type": "UsageError", "message": message, "problems": []}
+    told = {"type": "UsageError", "message": " ".join([message, *map(str.strip, hints)]), "problems": []}
     Output(json=as_json).json_object({"interrupted": False, "error": told})
 
 

@@ -72,10 +72,10 @@ def refused(ended: Any, *words: str) -> None:
         (["export", "results", "out", "--manifest", "no/such/folder"], ["manifest", "no/such/folder"]),
         (["export", "results", "s3://bucket", "--parameterization", "--no-parameterization"], ["contradict"]),
         (["export", "results", "--bucket", "bucket", "out"], ["out", "s3://"]),
-        (["export", "results", "s3://bucket", "--overwrit", "never"], ["--overwrit", "--overwrite"]),
+        (["export", "results", "s3://bucket", "--overwrit", "never"], ["--overwrit"]),
         (["export", "results", "s3://bucket", "more"], ["more"]),
         (["export", "results"], ["DESTINATION"]),
-        (["exprot", "results", "s3://bucket"], ["exprot", "export"]),
+        (["exprot", "results", "s3://bucket"], ["exprot"]),
         (["verify", "gone.jsonl"], ["gone.jsonl"]),
         (["verify", "results/a.txt"], ["a.txt", "line 1"]),
         (["devserver", "--port", "x"], ["--port"]),
@@ -95,7 +95,7 @@ def test_wrong_words(inside: Cli, results: Path, tmp_path: Path, arguments: list
         (["export", "results", "s3:/bucket"], ["s3:/bucket", "expected s3://bucket/prefix"]),
         (["export", "gone", "s3://bucket"], ["SOURCE 'gone'", "No such file"]),
         (["export", "results", "s3://bucket", "--overwrite", "chekcsum"], ["--overwrite", "Did you mean 'checksum'?"]),
-        (["export", "results", "s3://bucket", "--overwrit", "never"], ["--overwrit", "--overwrite"]),
+        (["export", "results", "s3://bucket", "--overwrit", "never"], ["--overwrit"]),
     ],
 )
 def test_wrong_words_end_the_process_with_2(cli: Cli, results: Path, arguments: list[str], words: list[str]) -> None:

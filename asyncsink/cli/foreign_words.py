@@ -1,0 +1,229 @@
+"""Words of other tools, mistyped words, and words in the wrong place: what asyncsink has instead. Loaded for errors.
+
+A hint that is not close is worse than none: it is given from a ratio of `CLOSE` on.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+
+import click
+
+from asyncsink.cli.flags import HelpPage
+
+CLOSE = 0.75
+"""The least ratio of difflib between a word and the one that is proposed."""
+
+_UP = "asyncsink export DIR s3://bucket/prefix"
+_DOWN = "asyncsink grab s3://bucket/prefix DIR"
+_NO_DELETE = "No object is deleted here; the AWS CLI does it: aws s3 rm s3://bucket/key"
+
+COMMANDS_ELSEWHERE = {
+    **dict.fromkeys(
+        ("cp", "copy", "copyto", "sync", "upload", "put", "push", "send", "publish", "up", "rsync", "backup"), _UP
+    ),
+    **dict.fromkeys(("mv", "move", "moveto"), f"{_UP}, and remove the files when asyncsink verify has proved them"),
+    **dict.fromkeys(("download", "get", "pull", "fetch", "down", "restore", "cat", "head", "copyurl"), _DOWN),
+    **dict.fromkeys(("rm", "delete", "deletefile", "purge", "del", "remove", "rb", "rmdir"), _NO_DELETE),
+    **dict.fromkeys(
+        ("lsf", "lsl", "lsd", "lsjson", "list", "dir", "tree", "du", "size", "ncdu"), "asyncsink ls s3://…"
+    ),
+    **dict.fromkeys(
+        ("compare", "diff", "cryptcheck", "checksum", "md5sum", "sha1sum", "hashsum"),
+        "asyncsink check DIR s3://bucket/prefix, or with a receipt: asyncsink verify FILE",
+    ),
+    **dict.fromkeys(("validate", "audit", "prove"), "asyncsink verify FILE"),
+    **dict.fromkeys(("dry-run", "dryrun", "preview", "simulate"), "asyncsink plan DIR s3://bucket/prefix"),
+    **dict.fromkeys(
+        ("mb", "mkdir", "make-bucket"), "No bucket is made here; the AWS CLI does it: aws s3 mb s3://bucket"
+    ),
+    **dict.fromkeys(
+        ("pipe", "rcat", "stdin"), f"{_UP}; JSON lines of files come from stdin: asyncsink export - s3://…"
+    ),
+    **dict.fromkeys(("serve", "server", "minio", "dev-server"), "asyncsink devserver"),
+    **dict.fromkeys(("configure", "settings", "options", "env"), "asyncsink config"),
+    **dict.fromkeys(("benchmark", "test", "perf", "speedtest"), "asyncsink bench s3://bucket/prefix"),
+    **dict.fromkeys(
+        ("cleanup", "abort", "abort-multipart", "list-multipart"), "asyncsink abort-uploads s3://… --older-than 7d"
+    ),
+    **dict.fromkeys(
+        ("submit", "slurm", "sbatch", "array"), "asyncsink split SOURCE s3://… DIR, then: asyncsink recipe slurm DIR"
+    ),
+    **dict.fromkeys(("man", "docs", "guide", "manual", "tutorial"), "asyncsink help"),
+    **dict.fromkeys(("version", "about"), "asyncsink --version"),
+    **dict.fromkeys(
+        ("presign", "link", "select", "mount", "bisync", "dedupe"),
+        "There is nothing like it here: files are published, and grabbed.",
+    ),
+    **dict.fromkeys(("s3", "s3api", "aws"), _UP),
+}
+"""Commands of rclone, s5cmd, the AWS CLI and others, and what does their work here."""
+
+_THREADS = "--concurrency N, or -j N (default: as many as help)"
+_FOLLOW = "--symlinks follow"
+_KEYS = "--creds-path FILE, or --profile NAME: a command line shows keys to others"
+
+OPTIONS_ELSEWHERE = {
+    # rclone
+    "--bwlimit": "--bandwidth 10MB",
+    **dict.fromkeys(("--transfers", "--checkers", "--multi-thread-streams", "--s3-upload-concurrency"), _THREADS),
+    **dict.fromkeys(
+        ("--progress", "-P", "--stats", "--stats-one-line"),
+        "It is not needed: progress is shown on a terminal by itself.",
+    ),
+    **dict.fromkeys(("--log-level", "--dump"), "-v, or -vv"),
+    **dict.fromkeys(("--s3-chunk-size", "--multipart-chunksize", "--chunk-size"), "--part-size 16MiB"),
+    "--s3-storage-class": "--storage-class CLASS",
+    "--s3-endpoint": "--endpoint-url URL",
+    "--s3-region": "--region NAME",
+    "--s3-acl": "--acl ACL",
+    "--s3-profile": "--profile NAME",
+    "--s3-server-side-encryption": "--sse KIND",
+    "--s3-sse-kms-key-id": "--sse-kms-key-id ID",
+    **dict.fromkeys(("--s3-access-key-id", "--s3-secret-access-key", "--access-key", "--secret-key"), _KEYS),
+    **dict.fromkeys(("--aws-access-key-id", "--aws-secret-access-key", "--key", "--secret"), _KEYS),
+    **dict.fromkeys(("--fast-list", "--no-traverse", "--s3-no-check-bucket", "--s3-no-head"), "It is not needed."),
+    **dict.fromkeys(("--ignore-existing", "--immutable", "--no-clobber", "--no-overwrite"), "--overwrite never"),
+    **dict.fromkeys(("--update", "-u", "--if-source-newer", "--exact-timestamps"), "--overwrite size-mtime"),
+    **dict.fromkeys(
+        ("--size-only", "--if-size-differ", "--ignore-times", "-I"), "--overwrite size, or --overwrite always"
+    ),
+    **dict.fromkeys(("--copy-links", "-L", "--follow-symlinks", "--follow"), _FOLLOW),
+    **dict.fromkeys(("--skip-links", "--no-follow-symlinks", "--links", "-l"), "--symlinks skip"),
+    **dict.fromkeys(("--delete", "--delete-after", "--delete-during", "--delete-excluded", "--del"), _NO_DELETE),
+    **dict.fromkeys(("--low-level-retries", "--retry-count", "--retries-sleep", "--max-retries"), "--retries N"),
+    **dict.fromkeys(("--timeout", "--contimeout", "--cli-read-timeout", "--max-duration"), "--give-up-after 10m"),
+    "--buffer-size": "--memory 512MiB",
+    **dict.fromkeys(("--use-json-log", "--output-format", "--format"), "--json"),
+    "--header-upload": "--metadata NAME=VALUE, or --content-type TYPE",
+    **dict.fromkeys(("--ca-cert", "--no-check-certificate", "--no-verify-ssl", "--insecure"), "--ca-bundle FILE"),
+    # s5cmd
+    **dict.fromkeys(("--numworkers", "--workers", "--threads", "--jobs", "--parallel", "--num-threads"), _THREADS),
+    **dict.fromkeys(("--no-sign-request", "--unsigned", "--no-sign"), "--anonymous"),
+    "--credentials-file": "--creds-path FILE",
+    "--stat": "It is not needed: the summary has it.",
+    "--log": "-v, or -vv",
+    # the AWS CLI, s3cmd
+    **dict.fromkeys(("--dryrun", "--simulate", "--plan", "--check-only"), "--dry-run, or -n"),
+    **dict.fromkeys(("--recursive", "-r", "-R", "-a", "--archive"), "It is not needed: a directory goes as a whole."),
+    **dict.fromkeys(("--endpoint", "--host", "--endpoint_url"), "--endpoint-url URL"),
+    **dict.fromkeys(("--only-show-errors", "--no-progress", "--silent", "-s"), "--quiet, or -q"),
+    "--debug": "-v, or -vv",
+    "--output": "--json",
+    "--checksum-algorithm": "--checksum CRC64NVME",
+    "--sse-c": "--sse file:KEY",
+    "--sse-c-key": "--sse file:KEY",
+    "--grants": "--acl ACL",
+    "--requester-pays": "--request-payer",
+    **dict.fromkeys(("--force", "-f", "--force-upload"), "--overwrite always"),
+    **dict.fromkeys(
+        ("--yes", "-y", "--no-confirm", "--interactive", "-i"), "It is not needed: no question is asked here."
+    ),
+    **dict.fromkeys(
+        ("--resume", "--partial", "--continue", "-c", "--append"),
+        "It is not needed: the next run goes on where this one was stopped.",
+    ),
+    **dict.fromkeys(
+        ("--compress", "-z", "--gzip"), "There is nothing like it here: files are published byte for byte."
+    ),
+    **dict.fromkeys(("--rename", "--sed", "--transform"), "--substitute OLD=NEW"),
+    **dict.fromkeys(("--prefix", "--folder"), "s3://bucket/prefix as DESTINATION, or --container NAME"),
+    **dict.fromkeys(("--tags", "--tagging"), "--tag NAME=VALUE"),
+    **dict.fromkeys(("--limit-rate", "--rate-limit", "--limit-upload", "--max-bandwidth"), "--bandwidth 10MB"),
+    "--receipt": "--manifest FILE",
+}
+"""Options of rclone, s5cmd, the AWS CLI, s3cmd and rsync, and asyncsink's own."""
+
+
+class Hinted(click.UsageError):
+    """A wrong word, with lines that lead on."""
+
+    def __init__(self, message: str, ctx: click.Context | None, hints: Iterable[str] = ()) -> None:
+        super().__init__(message, ctx)
+        self.hints = [f"try: {hint}" if hint.startswith(("-", "asyncsink ")) else hint for hint in hints]
+
+
+def unknown_command(word: str, words: Sequence[str], ctx: click.Context, commands: Iterable[str]) -> Hinted:
+    """The error for a first word that is no command.
+
+    Args:
+        words: those behind it.
+    """
+    message = f"There is no command {word!r}."
+    found = COMMANDS_ELSEWHERE.get(word.lower())
+    if found is not None:
+        return Hinted(message, ctx, [_with_own_words(found, words)])
+    near = _near(word, [*commands])
+    places = [each for each in (word, *words) if not each.startswith("-")]
+    if not near and len(places) == 2 and any(map(_is_place, places)):  # the command was left out
+        return Hinted(message, ctx, [f"asyncsink {_direction(places)} {shlex.join(places)}"])
+    return Hinted(message, ctx, [f"asyncsink {each}" for each in near])
+
+
+def unknown_option(option: str, ctx: click.Context | None) -> Hinted:
+    """The error for an option that the command has not."""
+    command = ctx.command if ctx is not None else None
+    message = f"There is no option {option}."
+    if ctx is None or not isinstance(command, HelpPage):
+        return Hinted(message, ctx)
+    if isinstance(command, click.Group) and any(option in flags for _, flags in _flags_of_others(ctx)):
+        return Hinted(f"The option {option} stands behind the command.", ctx, [f"asyncsink COMMAND {option}"])
+    own = _flags(command, ctx)
+    meant = OPTIONS_ELSEWHERE.get(option)
+    if meant is not None and _exists(meant, own):
+        return Hinted(message, ctx, [meant])
+    others = [name for name, flags in _flags_of_others(ctx) if option in flags]
+    if others:
+        where = f"asyncsink {' or '.join(others[:3])} {'has' if len(others) == 1 else 'have'} it"
+        return Hinted(f"asyncsink {command.name} has no option {option}; {where}.", ctx, _near(option, own))
+    return Hinted(message, ctx, _near(option, own))
+
+
+def wrong_direction(ctx: click.Context, places: Sequence[str]) -> Hinted:
+    """The error for an export from a bucket, or a grab from this machine."""
+    command = str(ctx.command.name)
+    what = "brings objects from S3" if command == "grab" else "publishes files of this machine"
+    hint = f"asyncsink {_direction(places)} {shlex.join(places)}"
+    return Hinted(f"asyncsink {command} {what}, and SOURCE is {places[0]!r}.", ctx, [hint])
+
+
+def _direction(places: Sequence[str]) -> str:
+    return "grab" if places[0].lower().startswith("s3:") else "export"
+
+
+def _is_place(word: str) -> bool:
+    return "://" in word or "/" in word or word.lower().startswith("s3:") or word in (".", "..")
+
+
+def _with_own_words(found: str, words: Sequence[str]) -> str:
+    """The command line with the user's own words, where these are its two places and nothing else."""
+    places = [word for word in words if not word.startswith("-")]
+    if found not in (_UP, _DOWN) or len(places) != 2 or not any(place.lower().startswith("s3://") for place in places):
+        return found
+    return f"asyncsink {_direction(places)} {shlex.join(places)}"
+
+
+def _exists(meant: str, flags: Iterable[str]) -> bool:
+    word = meant.replace(",", " ").split(maxsplit=1)[0]
+    return not word.startswith("-") or word in set(flags)
+
+
+def _near(word: str, known: Sequence[str]) -> list[str]:
+    begun = [each for each in known if each.startswith(word) and len(word) > 3]
+    return begun[:3] or difflib.get_close_matches(word, known, 2, CLOSE)
+
+
+def _flags(command: click.Command, ctx: click.Context) -> list[str]:
+    found = [each for each in command.get_params(ctx) if isinstance(each, click.Option) and not each.hidden]
+    return [name for each in found for name in each.opts]
+
+
+def _flags_of_others(ctx: click.Context) -> Iterator[tuple[str, list[str]]]:
+    app = ctx.find_root().command
+    if isinstance(app, click.Group):
+        for name in app.list_commands(ctx):
+            other = app.get_command(ctx, name)
+            if other is not None and other is not ctx.command:
+                yield name, _flags(other, click.Context(other, info_name=name))
