@@ -161,6 +161,7 @@ _OPTIONS = (
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
     "-s3.autoCreateBucket=false",  # a missing bucket is an error, as on S3
+    "-s3.iam.readOnly=false",  # users with policies can be made, to try what these allow
     "-master.telemetry=false",
     "-master.volumeSizeLimitMB=1024",
     # Every bucket has volumes of its own, which take no space before they are written to, so the count is no
