@@ -7,7 +7,7 @@ BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup slurm demo demo-nipype test test-all check bench bench-quick devserver options docs clean
+.PHONY: help setup slurm demo demo-nipype test test-all check bench bench-quick devserver options servers docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ check: $(STAMP) ## Style, types and the walls between the rooms
 options: $(STAMP) ## The guide's pages of all options and commands, from where they are declared
 	@$(BIN)/python -c 'from tests.support.options_page import reference; print(reference(), end="")' > asyncsink/guide/options.md
 	@$(BIN)/python -c 'from tests.support.commands_page import reference; print(reference(), end="")' > asyncsink/guide/commands.md
+
+servers: $(STAMP) ## The guide's table of servers, by running asyncsink against each
+	@$(BIN)/python -W ignore -c 'from tests.support.servers_page import write; write()'
 
 docs: $(STAMP) ## The guide as a site, into build/site; a broken link is an error
 	$(BIN)/python -m mkdocs build --quiet --strict --config-file .ci/mkdocs.yml
