@@ -247,11 +247,19 @@ def _bug(error: BaseException) -> str:
     )
 
 
+def locale_is_utf8() -> bool:
+    """Whether the locale's characters are UTF-8: this process may write UTF-8 in any locale, and a terminal of another
+    one would not show it."""
+    named = next(filter(None, (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))), "")
+    return not named or "utf8" in named.lower().replace("-", "")
+
+
 def _write(stream: TextIO | None, text: str, *, flush: bool = True) -> None:
     if stream is None:
         return  # the process was started with it closed
     # The proxy of a display's stream has no encoding of its own.
-    if not (getattr(stream, "rich_proxied_file", stream).encoding or "utf-8").lower().startswith("utf"):
+    encoding = getattr(stream, "rich_proxied_file", stream).encoding or "utf-8"
+    if not encoding.lower().startswith("utf") or not locale_is_utf8():
         text = text.replace("…", "...")
     try:
         stream.write(text)
@@ -268,3 +276,8 @@ def _write(stream: TextIO | None, text: str, *, flush: bool = True) -> None:
                 f"The run is over, but its result cannot be written to standard output ({error.strerror}).",
                 operation="stdout",
             ) from error
+
+
+def write_line(stream: TextIO | None, text: str) -> None:
+    """Print a line, with what a terminal does not print as itself escaped."""
+    _write(stream, f"{inert(text)}\n")

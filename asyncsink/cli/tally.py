@@ -38,6 +38,7 @@ class Tally:
         progress: has the number of objects, once they are counted, and the counts of outcomes.
         on_notice: prints a notice.
         destination: the destination, once it is checked to hold no secret.
+        live: whether a display shows that the server is gone.
         held: a list in which notices wait until the result is printed; None where they are printed as they come.
     """
 
@@ -48,6 +49,7 @@ class Tally:
     transport: str = ""
     failures: list[Failure] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    live: bool = False
     held: list[str] | None = None
 
     @property
@@ -72,7 +74,8 @@ class Tally:
         elif isinstance(event, LimitChanged):
             log.info("concurrency %d -> %d: %s", event.before, event.after, event.reason)
         elif isinstance(event, (Paused, Resumed, GaveUp)):
-            self.on_notice(f"{event}.")
+            if not (self.live and isinstance(event, Paused)):
+                self.on_notice(f"{event}.")
         elif isinstance(event, Notice):
             self.notices.append(event.message)
             if self.held is None:

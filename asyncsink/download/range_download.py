@@ -313,7 +313,7 @@ async def fetch_in_ranges(context: DownloadContext, wanted: DownloadItem, *, rec
     file = PartialFile(
         context.staging, file_writer, wanted.relative, etag=existing.etag, plan=plan, algorithm=algorithm
     )
-    under_way = UnderWay(context.resources.progress)
+    under_way = UnderWay(context.resources.progress, wanted.relative, plan.size_bytes)
     try:
         await anyio.to_thread.run_sync(file.open, limiter=context.resources.threads)
         resumed_bytes = sum(plan.part(number).length for number in file.done)

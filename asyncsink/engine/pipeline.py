@@ -65,7 +65,10 @@ class Pipeline(ABC, Generic[E, T]):
         self.progress = resources.progress
         self.halt = resources.halt
         self.recorder = recorder
-        self._controller = None if stack is None else ConcurrencyController(stack.pacer, limits, events.emit)
+        traffic = resources.progress.traffic
+        self._controller = (
+            None if stack is None else ConcurrencyController(stack.pacer, limits, events.emit, traffic=traffic)
+        )
         self._share = resources.share
         self._events = events
         self._recording = Recording(recorder, resources.settings.retry.abort_seconds)

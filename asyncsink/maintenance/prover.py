@@ -122,7 +122,7 @@ class Prover:
         return "read-back"
 
     async def _read_ranges(self, transport: Transport, promise: Promise, head: ObjectHead, digester: Digester) -> None:
-        under_way = UnderWay(self.progress)
+        under_way = UnderWay(self.progress, promise.key, promise.size_bytes)
         try:
             for offset in range(0, promise.size_bytes, PIECE_BYTES):
                 length = min(PIECE_BYTES, promise.size_bytes - offset)

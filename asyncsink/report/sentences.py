@@ -32,14 +32,22 @@ def size(size_bytes: float) -> str:
 
 
 def share_of_size(done_bytes: int, total_bytes: int) -> str:
-    """A part of a number of bytes, in the unit of the total: "34.8/215.1 MiB"; never rounded up to more than is
-    done."""
+    """A part of a number of bytes, in the unit of the total: "3.8/21.1 MiB", "34/215 MiB"; never rounded up to more
+    than is done."""
     value, unit = float(total_bytes), 0
     while value >= 1024 and unit < len(_SIZES) - 1:
         value, unit = value / 1024, unit + 1
+    if unit == 0 or (value >= 100 and unit < _SIZES.index("GiB")):
+        return f"{done_bytes // 1024**unit:,}/{value:,.0f} {_SIZES[unit]}"
     tenths = done_bytes * 10 // 1024**unit
-    done = f"{done_bytes:,}" if unit == 0 else f"{tenths // 10}.{tenths % 10}"
-    return f"{done}/{value:,.0f} {_SIZES[unit]}" if unit == 0 else f"{done}/{value:.1f} {_SIZES[unit]}"
+    return f"{tenths // 10}.{tenths % 10}/{value:.1f} {_SIZES[unit]}"
+
+
+def rate(bytes_per_second: float) -> str:
+    """A rate: "512 bytes/s", "1.5 MiB/s", "38 MiB/s"."""
+    text = size(bytes_per_second)
+    number, _, unit = text.partition(" ")
+    return f"{number.partition('.')[0] if len(number) > 3 else number} {unit}/s"
 
 
 def count(number: int, noun: str) -> str:
@@ -57,6 +65,13 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def clock_time(seconds: float) -> str:
+    """A time that is left: "0:07", "12:34", "3:05:00"."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
 def goes_on(left: Iterable[Resumable]) -> str:

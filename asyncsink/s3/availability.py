@@ -46,7 +46,7 @@ from asyncsink.errors import (
 )
 from asyncsink.model import Event, GaveUp, Paused, Resumed
 from asyncsink.s3.operations import HeadObject, ListObjects
-from asyncsink.s3.transport import Traffic
+from asyncsink.s3.transport import Outage, Traffic
 from asyncsink.value import dataclass
 
 PAUSE_AFTER_SECONDS: Final = 5.0
@@ -214,7 +214,10 @@ class Availability:
         self._waiting[key] += 1
         try:
             async with self._lock:
-                verdict = await self._wait(error, now)
+                try:
+                    verdict = await self._wait(error, now)
+                finally:
+                    self._traffic.outage = None
             if verdict is Verdict.OVER:
                 # Delivers the cancellation of a stopped run, rather than this request's own failure.
                 await anyio.lowlevel.checkpoint()
@@ -254,7 +257,11 @@ class Availability:
             if now - self._since >= next_tell:
                 next_tell, told = now - self._since + TOLD_SECONDS, True
                 self._tell_pause(error, now - self._since, left)
-            await self._sleep(min(pause, left))
+            pause = min(pause, left)
+            self._traffic.outage = Outage(
+                self._endpoint, trouble_of(error), self._since, now + pause, now + left, self._files_waiting
+            )
+            await self._sleep(pause)
             pause = min(2 * pause, PROBE_SECONDS_MAX)
 
     async def _answers(self, seconds: float) -> bool:
@@ -270,9 +277,12 @@ class Availability:
             self._alive_at = self._clock()
         return answered
 
+    @property
+    def _files_waiting(self) -> int:
+        return sum(1 for key in self._waiting if key)
+
     def _tell_pause(self, error: RetryableError, seconds: float, left: float) -> None:
-        files = sum(1 for key in self._waiting if key)
-        event = Paused(self._endpoint, trouble_of(error), seconds, files, left)
+        event = Paused(self._endpoint, trouble_of(error), seconds, self._files_waiting, left)
         log.warning("%s", event)
         self._watch.tell(event)
 

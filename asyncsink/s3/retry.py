@@ -350,11 +350,13 @@ class RetryingTransport:
 
     def _repeats(self, operation: Operation[Any], attempt: int, error: AsyncSinkError, pause_seconds: float) -> None:
         """Count, log and report that a request is sent again."""
-        self._traffic.retries += 1
+        traffic, failed = self._traffic, without_frames(error)
+        traffic.retries += 1
+        traffic.last_retry_at, traffic.last_error = self._clock(), failed
         level = logging.DEBUG
         if isinstance(error, Throttled) and self._clock() - self._throttled_logged_at >= THROTTLED_LOG_SECONDS:
             self._throttled_logged_at, level = self._clock(), logging.INFO
-        told = Retried(operation.name, getattr(operation, "key", ""), attempt, without_frames(error), pause_seconds)
+        told = Retried(operation.name, getattr(operation, "key", ""), attempt, failed, pause_seconds)
         said = "attempt %d failed, the next one is in %.2f s: %s"
         log.log(level, said, attempt, pause_seconds, error, extra={"event": told})
         if self._availability is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
-from asyncsink.errors import ConfigError, TransferError
+from asyncsink.errors import AsyncSinkError, ConfigError, TransferError
 from asyncsink.model import Requested
 from asyncsink.s3.operations import Operation, Response
 from asyncsink.value import dataclass
@@ -153,18 +154,47 @@ async def measured(
 # -- Request counts for the report and displays ------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A server that is gone. Moments are in seconds of time.monotonic().
+
+    Attributes:
+        endpoint: "127.0.0.1:9000".
+        cause: its symptom ("refuses connections").
+        since: the first failure. next_try_at: the next probe. give_up_at: the end of the run's patience.
+        files: number of files that wait.
+    """
+
+    endpoint: str
+    cause: str
+    since: float
+    next_try_at: float
+    give_up_at: float
+    files: int
+
+
 @dataclass(slots=True)
 class Traffic:
-    """Requests to S3.
+    """Requests to S3. Moments are in seconds of time.monotonic(); -inf is never.
 
     Attributes:
         requests: sent so far, including repeated ones.
         retries: requests that repeat an earlier one.
         small_stored, small_received: small files stored, and small objects received, in batches of the lanes, counted
             as answers arrive. Concurrent lanes may lose a count; it always grows.
+        outage: while requests wait for a server that is gone; else None.
+        last_retry_at, last_error: the last request that is sent again, and its failure.
+        throttled_at: the last SlowDown. limit_before: requests in flight that were allowed before the first of the
+            SlowDowns that followed each other; limit: those that are allowed now.
     """
 
     requests: int = 0
     retries: int = 0
     small_stored: int = 0
     small_received: int = 0
+    outage: Outage | None = None
+    last_retry_at: float = -math.inf
+    last_error: AsyncSinkError | None = None
+    throttled_at: float = -math.inf
+    limit_before: int = 0
+    limit: int = 0

@@ -141,7 +141,7 @@ def test_progress_is_shown_on_a_terminal_and_removed_at_ctrl_c(
     )
     cli.started.append(process)
     os.close(theirs)
-    seen = read_terminal(ours, b"0/1 files")
+    seen = read_terminal(ours, b"0 of 1 file")
     assert "looking at" in seen.decode()
     assert stalling.stalled.wait(60)
     process.send_signal(signal.SIGINT)

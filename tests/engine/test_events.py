@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import anyio
 import pytest
 
-from asyncsink.engine.recording.events import QUEUE_EVENTS, Events, Progress, Rate, Speedometer, Subscription, UnderWay
+from asyncsink.engine.progress.speed import Rate, Speedometer
+from asyncsink.engine.recording.events import QUEUE_EVENTS, Events, Progress, Subscription, UnderWay
 from asyncsink.errors import AsyncSinkError
 from asyncsink.model import Event, LimitChanged
 from asyncsink.report.outcomes import Counts
@@ -198,7 +199,7 @@ def test_failed_bytes_are_neither_done_nor_left() -> None:
 
 def test_bytes_of_an_attempt_that_ended_are_taken_back_and_what_moved_never_falls() -> None:
     progress = Progress(objects_total=1, bytes_total=100)
-    attempt = UnderWay(progress)
+    attempt = UnderWay(progress, "sub-01/bold.nii", 10)
     attempt.there(30)
     attempt.moved(20)
     assert (progress.bytes_under_way, progress.bytes_moved, progress.bytes_done, progress.bytes_left) == (50, 20, 0, 50)

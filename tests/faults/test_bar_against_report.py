@@ -34,7 +34,7 @@ SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 20
 HASTY = RetryPolicy(attempts=2, backoff_seconds_base=0.01, backoff_seconds_max=0.02, abort_seconds=2.0)
 UNITS = {"bytes": 1, "byte": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 AMOUNT = re.compile(r"([\d.,]+)/([\d.,]+) (bytes?|[KMG]iB)\b")
-FILES = re.compile(r"([\d,]+)/([\d,]+) files\b")
+FILES = re.compile(r"([\d,]+) of ([\d,]+) files\b")
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from asyncsink.cli.arguments import open_source, options_of
 from asyncsink.cli.flags import Argument, Flag, command
 from asyncsink.cli.output import Output, output_of
-from asyncsink.cli.screen.display import progress_display
+from asyncsink.cli.screen.display import note_printer, progress_display
 from asyncsink.cli.signals import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError
-from asyncsink.model import Event, GaveUp, Notice, Paused, Resumed
 from asyncsink.report.sentences import count, inert
 
 if TYPE_CHECKING:
@@ -36,18 +35,13 @@ def check_command(
     progress = Progress()
     known = {"source": source, "destination": destination, "ok": False}
 
-    def observe(event: Event) -> None:
-        if isinstance(event, Notice):
-            output.notice(event.message)
-        elif isinstance(event, (Paused, Resumed, GaveUp)):
-            output.notice(f"{event}.")
-
     try:
         settings = check_settings(destination, options_of(given), size_only=size_only)
         found, give_up = open_source(source, settings)
 
         async def main() -> CheckReport:
-            with progress_display(f"looking at {source}…", progress, quiet=output.quiet):
+            title, observe = f"check {source} against {destination}", note_printer(output)
+            with progress_display(title, f"looking at {source}…", progress, quiet=output.quiet):
                 return await check_source(settings, found, source, one_way=one_way, observe=observe, progress=progress)
 
         report = run_until_signalled(main, give_up)

@@ -13,7 +13,7 @@ from typing import Any
 from asyncsink.cli.arguments import open_source, options_of
 from asyncsink.cli.flags import Argument, Flag, command
 from asyncsink.cli.output import Output, output_of
-from asyncsink.cli.screen.display import progress_display
+from asyncsink.cli.screen.display import progress_display, tells_trouble
 from asyncsink.cli.signals import Interrupted, run_until_signalled
 from asyncsink.cli.tally import Tally
 from asyncsink.errors import AsyncSinkError, ConfigError
@@ -42,7 +42,7 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
         found, give_up = open_source(source, settings)
         return Prepared(settings.target.url, partial(run_source, settings, found, dry_run=dry_run), give_up)
 
-    return publish(prepare, f"looking at {source}…", dry_run=dry_run, output=output)
+    return publish(prepare, f"{source} → {destination}", f"looking at {source}…", dry_run=dry_run, output=output)
 
 
 def export_on_cluster(
@@ -67,7 +67,7 @@ def export_on_cluster(
         found, give_up = open_source(source, settings)
         return Prepared(settings.target.url, partial(run_on_cluster, cluster, settings, found), give_up)
 
-    return publish(prepare, f"looking at {source}…", output=output)
+    return publish(prepare, f"{source} → {destination}", f"looking at {source}…", output=output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +85,14 @@ class Prepared:
     give_up: Callable[[], None] = lambda: None
 
 
-def publish(prepare: Callable[[], Prepared], opening: str, *, dry_run: bool = False, output: Output) -> int:
-    """Publish what `prepare` has opened, print the result, and return the exit code."""
+def publish(prepare: Callable[[], Prepared], title: str, opening: str, *, dry_run: bool = False, output: Output) -> int:
+    """Publish what `prepare` has opened, print the result, and return the exit code; `title` and `opening` are those of
+    its screen."""
     from asyncsink.engine.recording.events import Progress
 
     started = time.monotonic()
     progress = Progress()
-    tally = Tally(dry_run, progress, output.notice)
+    tally = Tally(dry_run, progress, output.notice, live=tells_trouble(quiet=output.quiet))
 
     def so_far(*, interrupted: bool = False) -> dict[str, Any]:
         return tally.as_dict(elapsed_seconds=time.monotonic() - started, interrupted=interrupted)
@@ -101,7 +102,7 @@ def publish(prepare: Callable[[], Prepared], opening: str, *, dry_run: bool = Fa
         tally.destination = prepared.destination
 
         async def main() -> Report:
-            with progress_display(opening, progress, quiet=output.quiet):
+            with progress_display(title, opening, progress, quiet=output.quiet):
                 return await prepared.run(
                     observe=tally.observe,
                     failures_only=tally.failures_only,

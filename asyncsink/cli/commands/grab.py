@@ -9,10 +9,9 @@ from typing import Any
 from asyncsink.cli.arguments import options_of
 from asyncsink.cli.flags import Argument, command
 from asyncsink.cli.output import Output, output_of
-from asyncsink.cli.screen.display import progress_display
+from asyncsink.cli.screen.display import note_printer, progress_display
 from asyncsink.cli.signals import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError
-from asyncsink.model import Event, GaveUp, Notice, Paused, Resumed
 from asyncsink.report.sentences import GRAB, early_end, goes_on
 
 _IN_FLAGS = (
@@ -29,13 +28,7 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
     from asyncsink.grabber import S3Grabber
 
     progress = Progress()
-    counts = progress.counts
-
-    def observe(event: Event) -> None:
-        if isinstance(event, Notice):
-            output.notice(event.message)
-        elif isinstance(event, (Paused, Resumed, GaveUp)):
-            output.notice(f"{event}.")
+    counts, observe = progress.counts, note_printer(output)
 
     def partial(*, interrupted: bool = False) -> dict[str, Any]:
         resumable = [asdict(each) for each in progress.resumable.values()]
@@ -45,7 +38,8 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
         grabber = S3Grabber(source, directory, **options_of(given))
 
         async def main() -> GrabReport:
-            with progress_display(f"looking at {source}…", progress, quiet=output.quiet):
+            title, opening = f"{source} → {directory}", f"looking at {source}…"
+            with progress_display(title, opening, progress, quiet=output.quiet):
                 return await grabber.run(observe=observe, progress=progress)
 
         report = run_until_signalled(main)

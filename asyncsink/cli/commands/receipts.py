@@ -8,7 +8,7 @@ from typing import Any
 from asyncsink.cli.arguments import options_of
 from asyncsink.cli.flags import Argument, Flag, command
 from asyncsink.cli.output import Output, output_of
-from asyncsink.cli.screen.display import progress_display
+from asyncsink.cli.screen.display import note_printer, progress_display
 from asyncsink.cli.signals import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.report.sentences import are, count, inert
@@ -35,14 +35,15 @@ def verify_command(
         options = options_of(given)
 
         async def main() -> VerifyReport:
-            with progress_display(f"reading {manifest}…", progress, noun="object", quiet=output.quiet):
+            title, opening = f"verify {manifest}", f"reading {manifest}…"
+            with progress_display(title, opening, progress, noun="object", quiet=output.quiet):
                 return await verify_manifest(
                     manifests,
                     read_back=read_back,
                     options=options,
                     progress=progress,
                     manifest_endpoint=manifest_endpoint,
-                    tell=lambda event: output.notice(f"{event}."),
+                    tell=note_printer(output),
                 )
 
         report = run_until_signalled(main)

@@ -54,7 +54,8 @@ def run_command(directory: str, part: str, roots: list[str], given: Mapping[str,
     for done, number in enumerate(numbers):
         if len(numbers) > 1:
             output.say(f"Part {number}:")
-        ended = publish(partial(prepare, number), f"reading part {number}…", output=each)
+        title = f"part {number} of {directory}"
+        ended = publish(partial(prepare, number), title, f"reading part {number}…", output=each)
         if ended not in (0, 1):  # the next part would end so too
             code = 1 if ended == 2 and done else ended
             break

@@ -39,7 +39,8 @@ def split_command(
             raise ConfigError("SOURCE is -, which can be read only once, by one machine; give a file of its lines.")
 
         async def main() -> SplitReport:
-            with progress_display(f"looking at {source}…", progress, quiet=output.quiet):
+            title, opening = f"{source} → {directory}", f"looking at {source}…"
+            with progress_display(title, opening, progress, quiet=output.quiet):
                 return await split_source(settings, source, directory, how, progress)
 
         report = run_until_signalled(main)

@@ -51,7 +51,7 @@ class StreamParts:
         self._plan = plan
         self._group = group
         self._algorithm = resources.policies.algorithm
-        self._under_way = UnderWay(resources.progress)
+        self._under_way = UnderWay(resources.progress, transfer.key, None)
         self._writers: dict[int, PartWriter] = {}
         self._checksums: dict[int, Checksum | None] = {}
         self._scopes: set[anyio.CancelScope] = set()

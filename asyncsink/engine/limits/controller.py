@@ -14,17 +14,25 @@ from asyncsink.engine.limits.concurrency import Sample, State, next_state
 from asyncsink.model import Event, LimitChanged
 from asyncsink.options.schema import Limits
 from asyncsink.s3.pacing import Pacer, usable_cores
+from asyncsink.s3.transport import Traffic
 
 BEAT_SECONDS = 0.025
 """Seconds between samples: short, since a run of a few seconds has time for many steps only where a round trip is seen
 soon after it has ended."""
+THROTTLED_SECONDS = 30.0
+"""Seconds without a SlowDown after which the next one begins another time of throttling."""
 IDLE_AFTER_SECONDS = 1.0
 """Seconds with nothing in flight after which no samples are taken until the next request: an idle service should not
 wake a processor."""
 
 
 class ConcurrencyController:
-    """Samples the pacer, and applies the pure policy of `engine.limits.concurrency` to its limit."""
+    """Samples the pacer, and applies the pure policy of `engine.limits.concurrency` to its limit.
+
+    Args:
+        emit: gets the changes.
+        traffic: of the run; SlowDowns and limits are noted in it.
+    """
 
     def __init__(
         self,
@@ -32,12 +40,14 @@ class ConcurrencyController:
         limits: Limits,
         emit: Callable[[Event], Awaitable[None]],
         *,
+        traffic: Traffic | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self._pacer = pacer
         self._limit_max = limits.concurrency_max
         self._emit = emit
+        self._traffic = traffic if traffic is not None else Traffic()
         self._clock = clock
         self._sleep = sleep
         self._state = State(limit=pacer.limit)
@@ -109,6 +119,13 @@ class ConcurrencyController:
         limit_max = self._limit_max if most is None else min(self._limit_max, most)
         state = next_state(self._state, sample, limit_min=1, limit_max=limit_max)
         before, self._state = self._state, state
+        traffic = self._traffic
+        traffic.limit = state.limit
+        if sample.throttled:
+            now = self._clock()
+            if now - traffic.throttled_at > THROTTLED_SECONDS:
+                traffic.limit_before = before.limit
+            traffic.throttled_at = now
         if state.limit != before.limit:
             self._pacer.limit = state.limit
             await self._emit(LimitChanged(before.limit, state.limit, state.reason))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import weakref
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import Context
 from dataclasses import field
@@ -300,16 +300,10 @@ def _close_both(send: MemoryObjectSendStream[Event], receive: MemoryObjectReceiv
     receive.close()
 
 
-# -- Progress: counts that the engine changes and displays poll, and their rates ---------------------------------------
+# -- Progress: counts that the engine changes and displays poll --------------------------------------------------------
 # An object is done when its outcome is recorded: `Progress.counts` is the very object that the report reads, so that no
 # display is ever ahead of the report. Bytes of files without an outcome are counted apart, and subtracted when the
 # attempt ends.
-
-WINDOW_SECONDS = 12.0
-"""Seconds over which rates are measured: long enough for parts of some MiB on a slow line, short enough to show that a
-server has stopped answering."""
-SAMPLE_SECONDS = 0.25
-"""Seconds between the samples of a window, however often the rate is read."""
 
 
 @dataclass(slots=True)
@@ -326,6 +320,7 @@ class Progress:
         objects_in_hand: transfers that a worker has taken and that have no outcome yet.
         bytes_under_way: bytes of the transferred parts or ranges of objects that have no outcome yet; parts that an
             earlier run transferred are among them. Subtracted when the object's attempt ends, however it ends.
+        files: those of the objects that are transferred one by one, and not in a batch of small ones.
         bytes_failed: sizes of the files that failed.
         bytes_moved: bytes that this run transferred, part by part. Never falls; what had to be sent again counts again.
     """
@@ -339,6 +334,7 @@ class Progress:
     traffic: Traffic = field(default_factory=Traffic)
     objects_in_hand: int = 0
     bytes_under_way: int = 0
+    files: set[UnderWay] = field(default_factory=set)
     bytes_failed: int = 0
     bytes_moved: int = 0
 
@@ -383,18 +379,29 @@ class Progress:
 
 
 class UnderWay:
-    """Transferred bytes of one object that has no outcome yet; its maker owes a `take_back` in the end."""
+    """Transferred bytes of one object that has no outcome yet; its maker owes a `take_back` in the end.
 
-    __slots__ = ("_bytes", "_progress")
+    Attributes:
+        name: of the file or object, for people.
+        size_bytes: of the whole object; None where it is not known.
+        began: seconds of time.monotonic().
+        bytes: transferred so far.
+    """
 
-    def __init__(self, progress: Progress) -> None:
+    __slots__ = ("_progress", "began", "bytes", "name", "size_bytes")
+
+    def __init__(self, progress: Progress, name: str, size_bytes: int | None) -> None:
         """Count nothing yet; later bytes count in `progress`."""
         self._progress = progress
-        self._bytes = 0
+        self.name = name
+        self.size_bytes = size_bytes
+        self.began = time.monotonic()
+        self.bytes = 0
+        progress.files.add(self)
 
     def there(self, length: int) -> None:
         """Count `length` bytes that an earlier run transferred."""
-        self._bytes += length
+        self.bytes += length
         self._progress.bytes_under_way += length
 
     def moved(self, length: int) -> None:
@@ -404,70 +411,6 @@ class UnderWay:
 
     def take_back(self) -> None:
         """Subtract all of them: the object has failed, or is about to be recorded."""
-        self._progress.bytes_under_way -= self._bytes
-        self._bytes = 0
-
-
-class Rate:
-    """Growth of a number, in units per second over the last `window_seconds`. Pure: the time is an argument."""
-
-    def __init__(self, window_seconds: float = WINDOW_SECONDS) -> None:
-        self._window_seconds = window_seconds
-        self._samples: deque[tuple[float, int]] = deque()
-
-    def at(self, now: float, value: int) -> float:
-        """The rate at `now`, in seconds of a monotonic clock, when the number is `value`.
-
-        0.0 where the number has not grown for the whole window. `now` must not fall from call to call.
-        """
-        samples = self._samples
-        while len(samples) > 1 and samples[1][0] <= now - self._window_seconds:
-            samples.popleft()
-        if not samples or now - samples[-1][0] >= SAMPLE_SECONDS:
-            samples.append((now, value))
-        since, before = samples[0]
-        # Over a second at least: the first bytes of a run say little about its speed.
-        return max(0, value - before) / max(now - since, 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """The speed of a run at one moment.
-
-    Attributes:
-        bytes_per_second: transferred, over the last seconds. objects_per_second: ended in whatever way but failure.
-        seconds_left: at this speed, or None where nothing moves, or no total is known.
-    """
-
-    bytes_per_second: float = 0.0
-    objects_per_second: float = 0.0
-    seconds_left: float | None = None
-
-
-class Speedometer:
-    """Measures the speed of a run whenever it is read.
-
-    Args:
-        clock: seconds, never falling.
-    """
-
-    def __init__(self, progress: Progress, clock: Callable[[], float]) -> None:
-        self._progress = progress
-        self._clock = clock
-        self._moved, self._handled, self._objects = Rate(), Rate(), Rate()
-
-    def read(self) -> Speed:
-        """The speed now; to be read several times a second, so that the window is full."""
-        now, progress = self._clock(), self._progress
-        counts = progress.counts
-        moved = self._moved.at(now, progress.bytes_moved)
-        # The time left depends on comparisons too: a file that is there already needs no transfer.
-        handled = self._handled.at(now, progress.bytes_moved + counts.bytes_skipped + counts.bytes_planned)
-        objects = self._objects.at(now, progress.objects_done)
-        bytes_left, objects_left = progress.bytes_left, progress.objects_left
-        if bytes_left is None or objects_left is None:
-            return Speed(moved, objects)
-        left, rate = (bytes_left, handled) if bytes_left else (objects_left, objects)
-        if not left:
-            return Speed(moved, objects, 0.0)
-        return Speed(moved, objects, left / rate if rate > 0 else None)
+        self._progress.bytes_under_way -= self.bytes
+        self.bytes = 0
+        self._progress.files.discard(self)

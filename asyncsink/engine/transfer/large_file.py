@@ -184,7 +184,7 @@ class LargeFileUpload:
         self._runners_max = resources.limits.parts_held
         self._slots = resources.senders
         self._progress = progress = resources.progress
-        self._under_way = UnderWay(progress)
+        self._under_way = UnderWay(progress, transfer.source.relative or transfer.key, plan.size_bytes)
         self._writers: dict[int, PartWriter] = {}
         self._kept: dict[int, Mapping[int, Checksum | None]] = {}
         self._unproven: set[int] = set()

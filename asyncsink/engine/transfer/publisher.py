@@ -16,6 +16,7 @@ from functools import partial
 import anyio.to_thread
 
 from asyncsink.destinations.base import Destination
+from asyncsink.engine.recording.events import UnderWay
 from asyncsink.engine.recording.recorder import Completion, until_withdrawn
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.destination_state import (
@@ -159,6 +160,14 @@ class Publisher:
         transfer, states = ending.transfer, ending.states
         if self._nothing_to_read(states):
             return
+        under_way = UnderWay(self._progress, transfer.source.relative or transfer.key, transfer.source.size_bytes)
+        try:
+            await self._send_whole(ending)
+        finally:
+            under_way.take_back()
+
+    async def _send_whole(self, ending: Ending) -> None:
+        transfer, states = ending.transfer, ending.states
         await self._threaded_upload.send(ending)
         size, content = transfer.source.size_bytes, in_memory(transfer.source)
         needed = any(state.alive or state.comparing is not None for state in states)

@@ -178,7 +178,8 @@ class _Story:
         from asyncsink.sources.outputs import OutputsSource
 
         progress = Progress()
-        with progress_display("looking at the cohort…", progress, quiet=False):
+        title, opening = f"the cohort → {settings.target.url}", "looking at the cohort…"
+        with progress_display(title, opening, progress, quiet=False):
             report = await run_source(settings, OutputsSource(outputs, symlinks="follow"), progress=progress)
         for failure in report.failures:
             raise Broken(f"{failure.source} was not published: {failure.message}")
@@ -204,7 +205,8 @@ class _Story:
         assert isinstance(settings.target, S3Target)
         progress = Progress()
         options = {"creds_path": settings.target.creds_path, "endpoint_url": settings.target.endpoint_url}
-        with progress_display("reading the manifest…", progress, noun="object", quiet=False):
+        title, opening = f"verify {self._manifest}", "reading the manifest…"
+        with progress_display(title, opening, progress, noun="object", quiet=False):
             report = await verify_manifest(self._manifest, read_back=True, options=options, progress=progress)
         if not report.ok or report.confirmed_by != {"read-back": report.checked}:
             raise Broken(f"expected every object to be read back intact. {report.summary()}")
