@@ -62,7 +62,9 @@ if TYPE_CHECKING:
     )
     from asyncsink.grabber import S3Grabber, grab, grab_sync
     from asyncsink.maintenance.abort_uploads import AbandonedUpload, AbortReport, abort_uploads
+    from asyncsink.maintenance.explaining import Explanation
     from asyncsink.maintenance.merge import MergeReport, merge_manifests
+    from asyncsink.maintenance.planner import explain, plan, plan_sync
     from asyncsink.maintenance.verify import verify_manifest
     from asyncsink.maintenance.verify_report import VerifyReport
     from asyncsink.model import (
@@ -91,7 +93,9 @@ if TYPE_CHECKING:
     from asyncsink.reader import S3Reader
     from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ReceiptManifest, read_manifest
     from asyncsink.report.outcomes import Counts
+    from asyncsink.report.plan import PlanFigures
     from asyncsink.report.report import Report, SinkStats
+    from asyncsink.routing.tracing import RouteStep
     from asyncsink.sink import AsyncSink, export, export_directory, export_sync
     from asyncsink.splitting.publish import run_part
     from asyncsink.splitting.split import split
@@ -120,6 +124,7 @@ __all__ = [
     "EntityTooLarge",
     "Event",
     "ExpiredCredentials",
+    "Explanation",
     "ExportFailed",
     "ExportOptions",
     "Failure",
@@ -147,6 +152,7 @@ __all__ = [
     "PartsRefused",
     "Paused",
     "PermanentError",
+    "PlanFigures",
     "Planned",
     "PreconditionFailed",
     "PutFailed",
@@ -162,6 +168,7 @@ __all__ = [
     "Retried",
     "RetryPolicy",
     "RetryableError",
+    "RouteStep",
     "RoutingError",
     "S3Grabber",
     "S3Reader",
@@ -187,12 +194,15 @@ __all__ = [
     "VerifyReport",
     "WrongRegion",
     "abort_uploads",
+    "explain",
     "export",
     "export_directory",
     "export_sync",
     "grab",
     "grab_sync",
     "merge_manifests",
+    "plan",
+    "plan_sync",
     "read_manifest",
     "run_part",
     "split",
@@ -204,6 +214,7 @@ _HOMES = {
     "asyncsink.download.objects": ("ObjectContent", "ObjectEntry", "ObjectInfo"),
     "asyncsink.download.report": ("GrabReport",),
     "asyncsink.engine.content.object_writer": ("AsyncReader", "ObjectWriter"),
+    "asyncsink.maintenance.explaining": ("Explanation",),
     "asyncsink.errors": (
         "AccessDenied",
         "AlreadyThere",
@@ -270,11 +281,14 @@ _HOMES = {
     ),
     "asyncsink.options.settings": ("RetryPolicy",),
     "asyncsink.options.typed": ("ExportOptions", "GrabOptions", "PutOptions", "ReaderOptions"),
+    "asyncsink.maintenance.planner": ("explain", "plan", "plan_sync"),
     "asyncsink.reader": ("S3Reader",),
     "asyncsink.options.shared_limits": ("SharedLimits",),
     "asyncsink.report.manifest": ("ManifestEnd", "ManifestHeader", "ReceiptManifest", "read_manifest"),
     "asyncsink.report.outcomes": ("Counts",),
+    "asyncsink.report.plan": ("PlanFigures",),
     "asyncsink.report.report": ("Report", "SinkStats"),
+    "asyncsink.routing.tracing": ("RouteStep",),
     "asyncsink.sink": ("AsyncSink", "export", "export_directory", "export_sync"),
     "asyncsink.splitting.publish": ("run_part",),
     "asyncsink.splitting.split": ("split",),

@@ -17,7 +17,7 @@ EXIT_CODES = (
 )
 COMMANDS = {
     "export": ("export", "Publish to S3, or to a local directory"),
-    "plan": ("export", "Show what export would do"),
+    "plan": ("plan", "Show what export would do"),
     "grab": ("grab", "Bring objects from S3 into a directory"),
     "ls": ("ls", "List objects and folders, with sizes, dates and totals"),
     "check": ("check", "Compare a source with a bucket, without a receipt"),

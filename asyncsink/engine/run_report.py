@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
 
 from asyncsink.engine.open_run import Run
 from asyncsink.engine.planning.survey import Discovery
+from asyncsink.engine.planning.walk import tops_of
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.outcomes import REPEATED
-from asyncsink.options.schema import LocalTarget, Settings, Target
+from asyncsink.options.schema import Limits, LocalTarget, S3Target, Settings, Target
 from asyncsink.paths import as_native, on_disk
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report, SinkStats
+from asyncsink.s3.multipart.parts import plan_parts
 from asyncsink.sources.base import SourceEntry
 from asyncsink.sources.directory import DirectorySource
+
+if TYPE_CHECKING:
+    from asyncsink.report.plan import PlanBasis
 
 
 def report_of(run: Run, discovery: Discovery | None) -> Report:
@@ -59,10 +67,30 @@ def report_on(
         target.url,
         resources.ended(lane, interrupted=interrupted),
         out_file=_out_file(resources.settings, log, target, discovery),
-        dry_run=resources.dry_run,
+        basis=_basis_of(resources, target, discovery) if resources.dry_run else None,
         unfinished=resources.accepted.unfinished() if resources.accepted is not None else (),
         objects_found=resources.progress.objects_total,
     )
+
+
+def _basis_of(resources: Resources, target: Target, discovery: Discovery | None) -> PlanBasis:
+    from asyncsink.report.plan import PlanBasis  # loaded by plans only
+
+    to_s3, traffic = isinstance(target, S3Target), resources.progress.traffic
+    looks = Counter(traffic.successes)
+    # What fails in a plan without ending it are looks at objects that are not there; S3 counts them as requests too.
+    looks["HeadObject"] += max(0, traffic.requests - traffic.retries - looks.total())
+    return PlanBasis(
+        destination=target.url,
+        tops=tops_of(discovery.source) if discovery is not None else (),
+        parts=partial(_parts_of, resources.limits) if to_s3 else None,
+        looks=looks if to_s3 else {},
+    )
+
+
+def _parts_of(limits: Limits, size_bytes: int) -> int:
+    """The parts of a file, as `Publisher` sends it; 0 where it goes whole."""
+    return plan_parts(size_bytes, limits.part_size_bytes).count if size_bytes >= limits.multipart_threshold_bytes else 0
 
 
 def _out_file(settings: Settings, log: OutcomeLog, target: Target, discovery: Discovery | None) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from asyncsink.errors import ExportFailed, GrabFailed
 from asyncsink.model import Failure, Planned, Receipt, Resumable, Skip, Unfinished
@@ -23,6 +23,9 @@ from asyncsink.report.sentences import (
     size,
 )
 from asyncsink.value import dataclass
+
+if TYPE_CHECKING:  # loaded by plans only
+    from asyncsink.report.plan import PlanBasis, PlanFigures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +243,7 @@ class Report(RunReport):
         out_file: Nipype's `out_file`: the URL, then the local copy, of every top-level source (rule 34).
         bytes_uploaded: content that was sent and confirmed; retries do not count.
         destination: "s3://bucket/prefix", or a directory.
-        dry_run: nothing was sent; see `planned`.
+        basis: of a plan: what its figures are computed with; None of an export.
         outcomes_dropped: outcomes that are in the counts, and not in the lists any more: those of a sink with
             `records_max`.
         unfinished: what a sink had accepted, and had not sent when it was stopped: keys, sources, attributes, and
@@ -249,7 +252,7 @@ class Report(RunReport):
             run was stopped.
     """
 
-    __slots__ = ("destination", "dry_run", "objects_unfinished", "out_file", "unfinished")
+    __slots__ = ("basis", "destination", "objects_unfinished", "out_file", "unfinished")
     _words = sentences.EXPORT
     _noun = "file"
 
@@ -260,7 +263,7 @@ class Report(RunReport):
         end: RunEnd,
         *,
         out_file: Iterable[str] = (),
-        dry_run: bool = False,
+        basis: PlanBasis | None = None,
         objects_found: int | None = None,
         unfinished: Iterable[Unfinished] = (),
     ) -> None:
@@ -268,7 +271,7 @@ class Report(RunReport):
         super().__init__(log, end)
         self.destination = destination
         self.out_file = list(out_file)
-        self.dry_run = dry_run
+        self.basis = basis
         self.unfinished: Sequence[Unfinished] = tuple(unfinished)
         left = len(self.unfinished) or max(0, (objects_found or 0) - log.counts.objects_total)
         self.objects_unfinished = left if end.interrupted else 0
@@ -280,6 +283,18 @@ class Report(RunReport):
     @property
     def _into(self) -> str:
         return self.destination
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether this is a plan: nothing was sent; see `planned`."""
+        return self.basis is not None
+
+    def figures(self) -> PlanFigures:
+        """The figures of a plan: what is new, changed and largest, by folder and kind, and the requests of the export.
+        Reads all of `planned`."""
+        from asyncsink.report.plan import PlanBasis, PlanFigures
+
+        return PlanFigures(self.basis or PlanBasis(destination=self.destination), self.planned)
 
     @property
     def planned(self) -> OutcomeView[Planned]:
@@ -334,12 +349,15 @@ class Report(RunReport):
             "objects_unfinished": self.objects_unfinished,
             **self.counts.as_dict(),
             **super().as_dict(),
+            **({"plan": self.figures().as_dict()} if self.dry_run else {}),
         }
 
     def brief(self) -> str:
         """The summary without its notes and failures, for those who tell them elsewhere."""
         if self.dry_run:
-            return self.headline()
+            from asyncsink.report.plan_lines import Paper, plan_rows
+
+            return "\n".join([self.headline(), *plan_rows(self.figures(), self.counts, Paper())])
         lines = [super().brief()]
         if dropped := self._log.dropped:
             lines.append(f"The lists have the newest outcomes; {dropped:,} older ones are counted alone (records_max).")
@@ -352,7 +370,7 @@ class Report(RunReport):
     def headline(self) -> str:
         """One sentence: what is at the destination now, or what is not."""
         if self.dry_run:
-            return sentences.plan(self.counts, self.destination, interrupted=self.interrupted)
+            return sentences.plan_outcome(self.counts, self.destination, interrupted=self.interrupted)
         return super().headline()
 
     def _failed_with(self, message: str) -> ExportFailed:

@@ -223,7 +223,7 @@ def stopped(reason: str) -> str:
     return f"Stopped: {reason.rstrip('.')}." if reason else "Interrupted"
 
 
-def plan(counts: Counts, place: str, *, interrupted: bool) -> str:
+def plan_outcome(counts: Counts, place: str, *, interrupted: bool) -> str:
     """The first sentence about a dry run."""
     place, there, failed = inert(place), counts.already_there, counts.objects_failed
     parts = [f"{count(failed, 'file')} cannot be sent to {place}"] if failed else []

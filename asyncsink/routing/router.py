@@ -17,7 +17,8 @@ from asyncsink.routing.attributes import End, SourceNames, make_end, parse_attri
 from asyncsink.routing.keys import check_key, join_key, show
 
 Pairs = Iterable[tuple[str, str]]
-_Step = tuple[str, Callable[[str], str]]
+_Step = tuple[str, str, tuple[str, str], Callable[[str], str]]
+"""The name in messages, the option, the pair, and what replaces."""
 
 
 class Router:
@@ -71,7 +72,7 @@ class Router:
                 return self._checked(source, self._datasink_names(source))
             if not self.plain:
                 return self._checked(source, self._export_names(source))
-            key = self.folder + (source.relative or _basename(source))
+            key = self.folder + (source.relative or basename_of(source))
         return self._checked(source, (key,))
 
     def check_attribute(self, attribute: str) -> None:
@@ -117,7 +118,7 @@ class Router:
         return tuple([self._file_name(end, head, source) for end, head in zip(self._ends, heads, strict=True)])
 
     def _export_names(self, source: SourceFile) -> tuple[str, ...]:
-        inside = source.relative or _basename(source)
+        inside = source.relative or basename_of(source)
         texts = [f"{end.container}/{inside}" if end.container else inside for end in self._ends]
         return tuple([self._file_name(end, text, source) for end, text in zip(self._ends, texts, strict=True)])
 
@@ -172,7 +173,8 @@ class Router:
         return name
 
 
-def _basename(source: SourceFile) -> str:
+def basename_of(source: SourceFile) -> str:
+    """The name of a source's top-level file or directory."""
     return (source.root or source.path).rstrip("/").rpartition("/")[2]
 
 
@@ -207,9 +209,15 @@ class Substitutions:
 
     def apply(self, text: str) -> str:
         """The text after all substitutions."""
-        for _, step in self._steps:
+        for _, _, _, step in self._steps:
             text = step(text)
         return text
+
+    def applied(self, text: str) -> Iterator[tuple[str, tuple[str, str], str, str]]:
+        """Each substitution in its order: the option, the pair, and the text before and after it."""
+        for _, option, pair, step in self._steps:
+            before, text = text, step(text)
+            yield option, pair, before, text
 
     def breaker(self, text: str, keeps: Callable[[str], bool]) -> str:
         """The substitution after which `keeps` stays false, as a user would write it; "" where it holds at the end.
@@ -217,7 +225,7 @@ class Substitutions:
         A later substitution may restore what an earlier one broke, so only the last break counts.
         """
         culprit, kept = "", keeps(text)
-        for name, step in self._steps:
+        for name, _, _, step in self._steps:
             text = step(text)
             still_kept = keeps(text)
             if kept and not still_kept:
@@ -227,16 +235,18 @@ class Substitutions:
 
 
 def _literal_steps(pairs: Pairs) -> Iterator[_Step]:
-    for name, old, new in _named_pairs("substitutions", pairs):
+    option = "substitutions"
+    for name, old, new in _named_pairs(option, pairs):
         if old:
-            yield name, _replacer(old, new)
+            yield name, option, (old, new), _replacer(old, new)
         elif new:
             raise ConfigError(f"{name} replaces an empty text, which would insert {show(new)} between all characters.")
 
 
 def _regexp_steps(pairs: Pairs) -> Iterator[_Step]:
-    for name, pattern, replacement in _named_pairs("regexp_substitutions", pairs):
-        yield name, _regexp_replacer(name, pattern, replacement)
+    option = "regexp_substitutions"
+    for name, pattern, replacement in _named_pairs(option, pairs):
+        yield name, option, (pattern, replacement), _regexp_replacer(name, pattern, replacement)
 
 
 def _named_pairs(option: str, pairs: Pairs) -> Iterator[tuple[str, str, str]]:

@@ -163,8 +163,6 @@ class Availability:
         self._clock = clock
         self._sleep = sleep
         self._lock = anyio.Lock()
-        self.successes: Counter[str] = Counter()
-        """Successful requests by operation name, without small files, which lanes count."""
         self._reached = False
         self._since = 0.0
         self._at_since = -1
@@ -188,7 +186,7 @@ class Availability:
     @property
     def succeeded(self) -> int:
         """Successful requests of all operations."""
-        return self.successes.total() + self._traffic.small_stored + self._traffic.small_received
+        return self._traffic.successes.total() + self._traffic.small_stored + self._traffic.small_received
 
     async def after(self, error: RetryableError, key: str, *, last: bool, succeeded_before: int) -> Verdict:
         """Decide whether the attempt for `key` that ended in `error` counts; waits while the server is gone.
@@ -314,7 +312,7 @@ class Availability:
         if code in _CODES_OF_ONE_OBJECT:
             return
         batched = {"PutObject": self._traffic.small_stored, "GetObject": self._traffic.small_received}
-        succeeded = self.successes[name] + batched.get(name, 0)
+        succeeded = self._traffic.successes[name] + batched.get(name, 0)
         streak = (name, type(error), code, status, succeeded)
         if streak != self._streak:
             self._streak = streak
@@ -335,7 +333,7 @@ class Availability:
         try:
             await self._probe()
         except (PermanentError, ConfigError):
-            return self.successes["ListObjectsV2"] > 0
+            return self._traffic.successes["ListObjectsV2"] > 0
         except AsyncSinkError:
             return False
         return False

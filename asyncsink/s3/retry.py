@@ -176,8 +176,7 @@ class RetryingTransport:
             await self._refused(operation, error)
             raise
         else:
-            if self._availability is not None:
-                self._availability.successes[operation.name] += response.successes
+            self._traffic.successes[operation.name] += response.successes
             return response
         try:
             return await self._send_again(operation, first, started)
@@ -268,8 +267,7 @@ class RetryingTransport:
             await self._refused(operation, error)
             raise
         response.attempts = number
-        if self._availability is not None:
-            self._availability.successes[operation.name] += response.successes
+        self._traffic.successes[operation.name] += response.successes
         return response
 
     async def _attempt(

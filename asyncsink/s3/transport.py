@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
+from dataclasses import field
 from typing import Any, Protocol, TypeVar
 
 from asyncsink.errors import AsyncSinkError, ConfigError, TransferError
@@ -180,6 +182,7 @@ class Traffic:
     Attributes:
         requests: sent so far, including repeated ones.
         retries: requests that repeat an earlier one.
+        successes: successful requests by operation, without small files that lanes store and receive in batches.
         small_stored, small_received: small files stored, and small objects received, in batches of the lanes, counted
             as answers arrive. Concurrent lanes may lose a count; it always grows.
         outage: while requests wait for a server that is gone; else None.
@@ -190,6 +193,7 @@ class Traffic:
 
     requests: int = 0
     retries: int = 0
+    successes: Counter[str] = field(default_factory=Counter)
     small_stored: int = 0
     small_received: int = 0
     outage: Outage | None = None

@@ -136,23 +136,38 @@ def test_plan_sends_nothing_and_says_what_would_be_sent(
         (results / f"n{number:02d}").write_text("1234")
     (tmp_path / "only.csv").write_text("source,key\nresults/a.txt,a.txt\n")
     assert inside("export", "only.csv", f"s3://{bucket}", "--no-journal").code == 0
-    plan = inside("plan", results, f"s3://{bucket}")
+    plan = inside("plan", "results", f"s3://{bucket}")
     assert plan.code == 0
     assert keys() == ["a.txt"]
-    lines = plan.stdout.splitlines()
-    assert lines[0] == (
-        f"Plan: 28 files (119 bytes) would be sent to s3://{bucket}; 1 file is there already. Nothing was sent."
-    )
-    assert [line.split() for line in lines[1:3]] == [
-        ["new", "or", "changed", "28", "files", "119", "bytes"],
-        ["there", "already", "1", "file", "5", "bytes", "(same", "checksum)"],
+    assert plan.stdout.splitlines()[1:5] == [
+        "  new                   28 files  119 bytes",
+        "  unchanged              1 file     5 bytes",
+        "  largest          12 bytes  sub/deep/c.json",
+        "                    4 bytes  n00",
     ]
-    assert sum(" -> s3://" in line for line in lines) == 20
-    assert "… and 8 more" in plan.stdout
-    assert "cannot be sent" not in plan.stdout
-    same = inside("export", results, f"s3://{bucket}", "--dry-run", "--json")
+    assert inside("export", "results", f"s3://{bucket}", "--dry-run").stdout == plan.stdout
+    prices = tmp_path / "prices.toml"
+    prices.write_text('put = 0.005\ncurrency = "EUR"\n')
+    same = inside("plan", results, f"s3://{bucket}", "--json", "--prices", prices)
     assert (same.code, same.stderr) == (0, "")
     assert (same.json["objects_planned"], same.json["objects_skipped"], len(same.json["planned"])) == (28, 1, 28)
+    figures = same.json["plan"]
+    assert figures["new"] == {"objects": 28, "bytes": 119}
+    assert figures["requests"]["PutObject"] == 28
+    # The plan has sent what it promises that an export will send again.
+    assert same.json["requests"] == sum(figures["requests"].values()) - 28
+    assert figures["cost"] == {
+        "requests": pytest.approx(sum(figures["requests"].values()) * 0.005 / 1000, abs=1e-4),
+        "storage_month": 0.0,
+        "currency": "EUR",
+    }
+    listed = inside("plan", results, f"s3://{bucket}/", "--list", "--container", "run").stdout.splitlines()
+    assert listed[:2] == [
+        "  new               5 bytes  a.txt → run/a.txt",
+        "  new               4 bytes  n00 → run/n00",
+    ]
+    assert listed[29] == ""
+    assert listed[30].startswith(f" {results}")
     assert keys() == ["a.txt"]
 
 

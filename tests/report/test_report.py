@@ -12,6 +12,7 @@ from asyncsink.errors import ExportFailed, GrabFailed
 from asyncsink.integrity.sameness import IS_THERE
 from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip
 from asyncsink.report.outcomes import OutcomeLog
+from asyncsink.report.plan import PlanBasis
 from asyncsink.report.report import Report, RunEnd
 from asyncsink.report.sentences import CAUSES_MAX, cause_lines, causes_of, duration, failure_line, inert, size
 
@@ -28,8 +29,10 @@ WANTED = Planned("/d/e", "p/e", "s3://b/p/e", 2048, "not there")
 def report_of(*outcomes: Outcome, **facts: Any) -> Report:
     log = OutcomeLog()
     log.extend(outcomes)
-    of_export = {name: facts.pop(name) for name in ("out_file", "dry_run", "objects_found") if name in facts}
+    of_export = {name: facts.pop(name) for name in ("out_file", "objects_found") if name in facts}
     destination = facts.pop("destination", "s3://b/p")
+    if facts.pop("dry_run", False):
+        of_export["basis"] = PlanBasis(destination=destination, tops=["/d"])
     return Report(log, destination, RunEnd(**{"elapsed_seconds": 2.0, "transport": "wire"} | facts), **of_export)
 
 
@@ -194,9 +197,12 @@ def test_the_first_sentence_about_a_grab(outcomes: tuple[Outcome, ...], headline
 
 def test_summary_of_a_dry_run_and_of_an_interrupted_one() -> None:
     dry = report_of(WANTED, SAME, dry_run=True)
-    assert dry.summary() == (
-        "Plan: 1 file (2.0 KiB) would be sent to s3://b/p; 1 file is there already. Nothing was sent."
-    )
+    assert dry.summary().splitlines()[:2] == [
+        "Plan: 1 file (2.0 KiB) would be sent to s3://b/p; 1 file is there already. Nothing was sent.",
+        "  new                    1 file     2.0 KiB",
+    ]
+    assert dry.as_dict()["plan"]["new"] == {"objects": 1, "bytes": 2048}
+    assert "plan" not in report_of(WANTED).as_dict()
     unchanged = report_of(SAME, SAME, dry_run=True)
     assert unchanged.headline() == (
         "Plan: nothing would be sent to s3://b/p; all 2 files are there already. Nothing was sent."

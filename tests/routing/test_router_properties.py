@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import posixpath
+import re
+from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +16,7 @@ from asyncsink.model import SourceFile
 from asyncsink.options.schema import RoutingOptions
 from asyncsink.routing.keys import check_key
 from asyncsink.routing.router import Router
+from asyncsink.routing.tracing import TracingRouter
 
 names = st.one_of(
     st.sampled_from(
@@ -189,3 +193,28 @@ def test_plain_exports_are_injective(root: list[str], relatives: list[str], cont
     ]
     assert keys == [f"{container}/{name}" if container else name for name in relatives]
     assert len(set(keys)) == len(relatives)
+
+
+@settings(max_examples=400)
+@given(options=all_options(), base=bases, local=locals_, files=st.lists(sources(), min_size=1, max_size=3))
+def test_a_trace_ends_in_the_route_and_each_step_goes_on_from_the_one_before(
+    options: RoutingOptions, base: str, local: str, files: list[SourceFile]
+) -> None:
+    try:
+        router = Router(options, base=base or "/", local_base=local)
+    except ConfigError:
+        return
+    tracer = TracingRouter(options, base=base or "/", local_base=local)
+    whole_urls = options.compat == "nipype"
+    for source in files:
+        trace = tracer.trace(source)
+        if trace.refused is not None:
+            with pytest.raises(RoutingError, match=f"^{re.escape(str(trace.refused))}$"):
+                router.route(source)
+            continue
+        route = router.route(source)
+        assert trace.route == route
+        assert trace.steps[-1].after == route.key
+        for step, later in pairwise(trace.steps):
+            if not (whole_urls and (step.pair is None) != (later.pair is None)):
+                assert step.after == later.before

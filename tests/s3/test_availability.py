@@ -30,6 +30,7 @@ from asyncsink.options.settings import RetryPolicy
 from asyncsink.s3.availability import EQUAL_ERRORS, Availability, Watch, says_gone, trouble_of
 from asyncsink.s3.operations import HeadObject, ObjectHead, ObjectPage, ObjectStored, PutObject
 from asyncsink.s3.retry import RetryingTransport
+from asyncsink.s3.transport import Traffic
 
 pytestmark = pytest.mark.anyio
 GIVE_UP = 600.0
@@ -44,10 +45,10 @@ class Server:
         self.events: list[Event] = []
         self.stopped: list[str] = []
         watch = Watch(give_up_after_seconds=give_up, tell=self._tell, stop=self.stopped.append)
-        self.health = Availability("here:9", watch, self.probe, stall_seconds=30, clock=self.clock, sleep=self.sleep)
-        self.transport = RetryingTransport(
-            self, RetryPolicy(**policy), availability=self.health, sleep=self.sleep, clock=self.clock
-        )
+        self.traffic = Traffic()
+        times: Any = {"sleep": self.sleep, "clock": self.clock, "traffic": self.traffic}
+        self.health = Availability("here:9", watch, self.probe, stall_seconds=30, **times)
+        self.transport = RetryingTransport(self, RetryPolicy(**policy), availability=self.health, **times)
 
     def clock(self) -> float:
         return self.now
@@ -325,7 +326,7 @@ async def test_after_successes_only_what_concerns_everything_stops_the_run(error
 async def test_rights_that_were_taken_from_the_whole_bucket_stop_it() -> None:
     denied = AccessDenied("denied", code="AccessDenied", status=403)
     server = Server(lambda now: denied if now else None)
-    server.health.successes["ListObjectsV2"] += 1
+    server.traffic.successes["ListObjectsV2"] += 1
     await put(server, 0, None)
     server.now = 1.0
     for number in range(1, 1 + EQUAL_ERRORS):

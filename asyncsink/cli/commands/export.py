@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from asyncsink.cli.arguments import open_source, options_of
@@ -17,12 +15,10 @@ from asyncsink.cli.screen.display import progress_display, tells_trouble
 from asyncsink.cli.signals import Interrupted, run_until_signalled
 from asyncsink.cli.tally import Tally
 from asyncsink.errors import AsyncSinkError, ConfigError
-from asyncsink.integrity.sameness import NOT_THERE
 from asyncsink.report.report import Report
-from asyncsink.report.sentences import count, inert, reasons, size
+from asyncsink.report.sentences import inert
 from asyncsink.value import dataclass
 
-PLANNED_SHOWN = 20
 SOURCE = (
     "A directory; an outputs file (.json, .yaml: {attribute: paths}); a manifest (.csv, .tsv, .jsonl: source, key); or "
     "- for JSON lines on stdin."
@@ -30,8 +26,20 @@ SOURCE = (
 DESTINATION = "s3://bucket/prefix, or a local directory."
 
 
-def export_command(source: str, destination: str, given: Mapping[str, Any], *, dry_run: bool, output: Output) -> int:
-    """Publish (or only look), print the result, and return the exit code. Ctrl-C and SIGTERM end it in order."""
+def export_command(
+    source: str,
+    destination: str,
+    given: Mapping[str, Any],
+    *,
+    dry_run: bool = False,
+    output: Output,
+    tell: Callable[[Report, Output], int] | None = None,
+) -> int:
+    """Publish (or only look), print the result, and return the exit code. Ctrl-C and SIGTERM end it in order.
+
+    Args:
+        tell: prints the report and returns the exit code; None prints that of an export.
+    """
     from asyncsink.engine.export import run_source
     from asyncsink.options.parse import parse_options
 
@@ -42,7 +50,8 @@ def export_command(source: str, destination: str, given: Mapping[str, Any], *, d
         found, give_up = open_source(source, settings)
         return Prepared(settings.target.url, partial(run_source, settings, found, dry_run=dry_run), give_up)
 
-    return publish(prepare, f"{source} → {destination}", f"looking at {source}…", dry_run=dry_run, output=output)
+    title, opening = f"{source} → {destination}", f"looking at {source}…"
+    return publish(prepare, title, opening, dry_run=dry_run, output=output, tell=tell)
 
 
 def export_on_cluster(
@@ -85,9 +94,21 @@ class Prepared:
     give_up: Callable[[], None] = lambda: None
 
 
-def publish(prepare: Callable[[], Prepared], title: str, opening: str, *, dry_run: bool = False, output: Output) -> int:
-    """Publish what `prepare` has opened, print the result, and return the exit code; `title` and `opening` are those of
-    its screen."""
+def publish(
+    prepare: Callable[[], Prepared],
+    title: str,
+    opening: str,
+    *,
+    dry_run: bool = False,
+    output: Output,
+    tell: Callable[[Report, Output], int] | None = None,
+) -> int:
+    """Publish what `prepare` has opened, print the result, and return the exit code.
+
+    Args:
+        title, opening: of its screen.
+        tell: prints the report and returns the exit code; None prints that of an export.
+    """
     from asyncsink.engine.recording.events import Progress
 
     started = time.monotonic()
@@ -132,7 +153,7 @@ def publish(prepare: Callable[[], Prepared], title: str, opening: str, *, dry_ru
     except Exception as error:  # noqa: BLE001 - a bug, reported as one
         output.error(error, so_far())
         return 1
-    return _tell(report, output)
+    return (tell or _tell)(report, output)
 
 
 def _was_sent(error: AsyncSinkError, started: bool, done: int) -> bool:
@@ -142,37 +163,15 @@ def _was_sent(error: AsyncSinkError, started: bool, done: int) -> bool:
 
 def _tell(report: Report, output: Output) -> int:
     # Notices were printed when they came; failures go to stderr.
-    if report.dry_run:
-        output.say("\n".join([report.headline(), *_plan_lines(report)]))
-        output.json_object(report.as_dict(), long="planned", items=(asdict(planned) for planned in report.planned))
-    else:
-        output.say(report.brief())
-        output.json_object(report.as_dict())
+    output.say(report.brief())
+    output.json_object(report.as_dict())
     output.causes(report.causes())
-    if report.objects_failed and not report.dry_run:
+    if report.objects_failed:
         output.note("Run the same command again to publish what is missing.")
     if not output.quiet:
         left_out = (f"{source}: not sent: {reason}" for source, reason in report.counts.not_published)
         output.failures(left_out, report.counts.not_published_total, more="--json lists the first 1,000")
     return 0 if report.ok else 1
-
-
-def _plan_lines(report: Report) -> Iterator[str]:
-    counts = report.counts
-    rows = [
-        ("new or changed", counts.objects_planned, size(counts.bytes_planned)),
-        ("there already", counts.already_there, f"{size(counts.bytes_skipped)} ({reasons(counts.there_reasons)})"),
-        ("left out", counts.not_published_total, f"({reasons(counts.left_out_reasons)})"),
-        ("cannot be sent", counts.objects_failed, ""),
-    ]
-    for what, number, text in rows:
-        if number:
-            yield f"  {what:<15}{count(number, 'file'):>16}  {text}".rstrip()
-    for planned in islice(report.planned, PLANNED_SHOWN):
-        why = "" if planned.reason == NOT_THERE else f" ({planned.reason})"
-        yield inert(f"  {planned.source} -> {planned.url}{why}")
-    if report.objects_planned > PLANNED_SHOWN:
-        yield f"  … and {report.objects_planned - PLANNED_SHOWN:,} more; --json lists all of them."
 
 
 # -- The command line ------------------------------------------------------------------------------------------------
@@ -199,19 +198,8 @@ def export(source: str, destination: str, dry_run: bool, dask: str | None, **giv
     """Publish SOURCE below DESTINATION. What is there already with the same checksum is not sent again."""
     if dask is not None:
         return export_on_cluster(source, destination, given, cluster=dask, dry_run=dry_run, output=output_of(given))
-    return export_command(source, destination, given, dry_run=dry_run, output=output_of(given))
+    if dry_run:
+        from asyncsink.cli.commands.plan import plan_command
 
-
-@command(
-    Argument("SOURCE", SOURCE),
-    Argument("DESTINATION", DESTINATION),
-    rows="export",
-    examples=(
-        "plan derivatives s3://my-bucket/study",
-        "plan outputs.yaml s3://my-bucket/study --substitute _subject_=sub-",
-        "plan derivatives s3://my-bucket/study --json    # every file",
-    ),
-)
-def plan(source: str, destination: str, **given: Any) -> int:
-    """Show what export would do, and send nothing."""
-    return export_command(source, destination, given, dry_run=True, output=output_of(given))
+        return plan_command(source, destination, given, output=output_of(given))
+    return export_command(source, destination, given, output=output_of(given))

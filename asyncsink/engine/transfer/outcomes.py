@@ -271,7 +271,7 @@ def forbids_run(problem: SourceProblem, policies: Policies) -> bool:
     return not is_skip(problem, policies) and not (problem.unreadable and policies.on_unreadable == "skip")
 
 
-def _phrase(problem: SourceProblem) -> str:
+def problem_reason(problem: SourceProblem) -> str:
     """Why a source was skipped, short enough to be counted."""
     if problem.reason:
         return problem.reason
@@ -289,7 +289,7 @@ def problem_outcome(problem: SourceProblem, policies: Policies) -> Outcome:
             key="",
             url="",
             size_bytes=0,
-            reason=_phrase(problem),
+            reason=problem_reason(problem),
             already_there=False,
             entry=problem.entry,
             attribute=problem.attribute,

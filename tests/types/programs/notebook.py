@@ -24,3 +24,12 @@ async def cells(where: PathLike[str]) -> None:
     cut: asyncsink.SplitReport = await asyncsink.split(where, "s3://bucket", "parts", parts=4)
     part = await asyncsink.run_part("parts", 1)
     print(tree.ok, grabbed.outputs, again.bytes_fetched, verified.ok, merged, aborted, cut, part.summary())
+
+
+def plans(where: PathLike[str]) -> None:
+    plan: asyncsink.Report = asyncsink.plan_sync(where, "s3://bucket/tree", exclude=["*.tmp"])
+    of_outputs = asyncsink.plan_sync({"raw": ["a.nii"]}, where, container="sub-01")
+    planned: Sequence[asyncsink.Planned] = plan.planned
+    requests: int = of_outputs.figures().requests["PutObject"]
+    steps: list[str] = [step.text for found in asyncsink.explain("a", where, where) for step in found.steps]
+    print(planned, requests, steps, plan.summary())

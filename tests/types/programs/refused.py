@@ -17,6 +17,9 @@ asyncsink.export_sync({}, "s3://bucket", overwrite="checksums")  # refused
 asyncsink.export_sync({}, "s3://bucket", concurency=4)  # refused
 asyncsink.export_sync({}, "s3://bucket", local_copy=True)  # refused
 asyncsink.export_sync({}, "s3://bucket", observe="print")  # refused
+asyncsink.plan_sync(5, "s3://bucket")  # refused
+asyncsink.plan_sync({"a": 5}, "s3://bucket")  # refused
+asyncsink.explain(b"a", "tree", "s3://bucket")  # refused
 sink = AsyncSink(None)  # refused
 
 

@@ -1,0 +1,133 @@
+"""`asyncsink plan`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from asyncsink.cli.commands.export import DESTINATION, SOURCE, export_command
+from asyncsink.cli.flags import Argument, Flag, command
+from asyncsink.cli.output import Output, output_of
+from asyncsink.errors import ConfigError
+from asyncsink.report.plan import PRICES, Prices, prices_of
+from asyncsink.report.plan_lines import Paper, list_line, plan_heading, plan_rows
+from asyncsink.report.report import Report
+
+HINT = "Add --list for every file, --prices for the cost, --json for scripts."
+
+
+def plan_command(
+    source: str,
+    destination: str,
+    given: Mapping[str, Any],
+    *,
+    output: Output,
+    lists: bool = False,
+    prices: Prices | None = None,
+) -> int:
+    """Look, print what an export would do, and return the exit code."""
+    tell = partial(tell_plan, title=source, lists=lists, prices=prices)
+    return export_command(source, destination, given, dry_run=True, output=output, tell=tell)
+
+
+def tell_plan(report: Report, output: Output, *, title: str, lists: bool, prices: Prices | None) -> int:
+    """Print a plan: every file first, where that is wanted, so that the figures stay on the screen."""
+    if output.json:
+        values = report.as_dict()
+        if prices is not None:
+            values["plan"]["cost"] = _cost_of(prices, values["plan"]["requests"], report.counts.bytes_planned)
+        output.json_object(values, long="planned", items=(asdict(planned) for planned in report.planned))
+    elif not output.quiet:
+        _print_plan(report, output, title=title, lists=lists, prices=prices)
+    output.causes(report.causes(), more="--list and --json list all of them")
+    return 0 if report.ok else 1
+
+
+def _print_plan(report: Report, output: Output, *, title: str, lists: bool, prices: Prices | None) -> None:
+    paper = paper_of_stdout()
+    if lists:
+        from asyncsink.report.plan_list import planned_files
+
+        for file in planned_files(report):
+            output.say(list_line(file, paper))
+        output.say("")
+    lines = [report.headline()] if report.interrupted else plan_heading(title, report.destination, paper)
+    lines += plan_rows(report.figures(), report.counts, paper, prices=prices)
+    if not report.objects_planned and report.ok:
+        lines.append("  An export would send nothing.")
+    elif not lists:
+        lines.append(f"  {HINT}")
+    output.say("\n".join(lines))
+
+
+def paper_of_stdout() -> Paper:
+    """Where results are printed. Names are shortened for a terminal only."""
+    stream = sys.stdout
+    utf8 = (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
+    terminal = stream is not None and stream.isatty()
+    return Paper(columns=shutil.get_terminal_size().columns, ascii_only=not utf8, whole_names=not terminal)
+
+
+def _cost_of(prices: Prices, requests: Mapping[str, int], size_bytes: int) -> dict[str, Any]:
+    return {
+        "requests": prices.requests(requests),
+        "storage_month": prices.month(size_bytes),
+        "currency": prices.currency,
+    }
+
+
+def read_prices(text: str) -> Prices:
+    """The prices of a command line: pairs, or a file of TOML with the same names.
+
+    Raises:
+        ConfigError: the file cannot be read, or something is no price.
+    """
+    if "=" in text:
+        pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+        return prices_of({name.strip(): value.strip() for name, _, value in pairs}, "--prices")
+    import tomllib
+
+    from asyncsink.sources.base import given_path, open_description
+
+    what = "The file of --prices"
+    with open_description(given_path(text, what), what) as file:
+        try:
+            found = tomllib.load(file)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{what}, {text!r}, is no TOML ({error}); expected lines such as put = 0.005, get = 0.0004 and "
+                "storage = 0.023."
+            ) from error
+    return prices_of(found, f"{what}, {text!r},")
+
+
+@command(
+    Argument("SOURCE", SOURCE),
+    Argument("DESTINATION", DESTINATION),
+    Flag("--list", "List every file, sorted by name: new, changed, unchanged, left out."),
+    Flag(
+        "--prices",
+        "Show the cost: prices of 1,000 PUT or LIST requests (put), of 1,000 others (get), and of a GiB in a month "
+        f"(storage), such as {PRICES}; or a TOML file with these names.",
+        metavar="PRICES|FILE",
+    ),
+    rows="export",
+    examples=(
+        "plan derivatives s3://my-bucket/study",
+        "plan outputs.yaml s3://my-bucket/study --substitute _subject_=sub-",
+        "plan derivatives s3://my-bucket/study --list    # every file",
+    ),
+)
+def plan(source: str, destination: str, prices: str | None, **given: Any) -> int:
+    """Show what export would do, and send nothing."""
+    output = output_of(given)
+    try:
+        asked = read_prices(prices) if prices is not None else None
+    except ConfigError as error:
+        output.error(error)
+        return 2
+    return plan_command(source, destination, given, output=output, lists=given["list"], prices=asked)

@@ -1,0 +1,258 @@
+"""Why a file gets its key, or is left out: what an export would do with single files, step by step. Nothing is sent."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from asyncsink.destinations.object_options import OptionsOf
+from asyncsink.engine.planning.survey import Discovery
+from asyncsink.engine.planning.walk import discovery_of, tops_of
+from asyncsink.engine.transfer.outcomes import forbids_run, problem_reason
+from asyncsink.errors import ConfigError
+from asyncsink.model import SourceFile, SourceProblem, Transfer
+from asyncsink.options.schema import LocalTarget, S3Target, Settings
+from asyncsink.paths import as_text, on_disk
+from asyncsink.report.sentences import inert
+from asyncsink.routing.tracing import RouteStep, TracingRouter
+from asyncsink.sources.base import Source, given_path
+from asyncsink.value import dataclass
+
+EXPLAINED_MAX = 3
+"""Most files below one directory that are explained; the others go the same way."""
+
+Worded = Callable[[str, tuple[str, str] | None], str]
+"""The words of a surface for an option, and for the pair that is one of its values."""
+
+
+def in_library_words(option: str, pair: tuple[str, str] | None) -> str:
+    """An option as Python writes it: "container", "substitutions ('old', 'new')"."""
+    return option if pair is None else f"{option} {pair!r}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What an export would do with one file.
+
+    Attributes:
+        source: absolute path of the file.
+        attribute: the DataSink attribute it arrives on, or "".
+        key, url: of its object, as in Receipt; "" where there will be none.
+        local_copy: absolute path of the copy, or "".
+        steps: how the source became the key, in order.
+        left_out: why it is not published, or "".
+        refuses_run: whether the whole export is refused because of it.
+        objects: what its object is given besides the bytes, as (name, value).
+    """
+
+    source: str
+    attribute: str = ""
+    key: str = ""
+    url: str = ""
+    local_copy: str = ""
+    steps: tuple[RouteStep, ...] = ()
+    left_out: str = ""
+    refuses_run: bool = False
+    objects: tuple[tuple[str, str], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The explanation as JSON-ready values."""
+        steps = [
+            {
+                "text": step.text,
+                "option": step.option,
+                "pair": step.pair,
+                "rules": step.rules,
+                "before": step.before,
+                "after": step.after,
+            }
+            for step in self.steps
+        ]
+        names = ("source", "attribute", "key", "url", "local_copy", "left_out", "refuses_run")
+        return {**{name: getattr(self, name) for name in names}, "steps": steps, "objects": dict(self.objects)}
+
+    def lines(self, columns: int = 80, *, ascii_only: bool = False, worded: Worded = in_library_words) -> Iterator[str]:
+        """The explanation for a person: the two ends, then the steps. Names are never cut, so that they can be copied.
+
+        Args:
+            columns: width of the sentences.
+            worded: the words of the surface for an option.
+        """
+        arrow = "->" if ascii_only else "→"
+        yield f" {inert(self.source)}"
+        if self.url:
+            yield f" {arrow} {inert(self.url)}"
+        yield ""
+        for number, step in enumerate(self.steps, 1):
+            yield from _step_lines(number, step, columns, arrow, worded)
+        if self.objects:
+            given = ", ".join(f"{name} {value}" for name, value in self.objects)
+            yield from _wrapped(f"its object is given: {given}", columns, "     ", "       ")
+        if self.local_copy:
+            yield f"     its local copy: {inert(self.local_copy)}"
+        if self.left_out:
+            what = "the export is refused" if self.refuses_run else "it is not sent"
+            yield from _wrapped(f"{what}: {self.left_out}", columns, "  ! ", "    ")
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+
+def _step_lines(number: int, step: RouteStep, columns: int, arrow: str, worded: Worded) -> Iterator[str]:
+    by = worded(step.option, step.pair) if step.option else ""
+    rules = f"{'rule' if len(step.rules) == 1 else 'rules'} {', '.join(map(str, step.rules))}" if step.rules else ""
+    aside = "; ".join(filter(None, ["" if step.pair is not None else by, rules]))
+    text = f"{by}: {step.text}" if step.pair is not None else step.text
+    yield from _wrapped(f"{text}{f' ({aside})' if aside else ''}", columns, f" {number:>2}  ", "     ")
+    if step.before != step.after:
+        if step.pair is not None:
+            yield f"     {inert(step.before)}"
+        yield f"   {arrow:>2} {inert(step.after)}" if len(arrow) == 2 else f"   {arrow} {inert(step.after)}"
+
+
+def _wrapped(text: str, columns: int, first: str, others: str) -> list[str]:
+    return textwrap.wrap(
+        inert(text),
+        max(columns, 40),
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def explained(source: Source, settings: Settings, paths: Sequence[str]) -> list[Explanation]:
+    """What an export of `source` would do with the files at `paths`. Blocking: walks the source until all are found.
+
+    Args:
+        paths: files or directories, relative to the current directory or to the source. Of a directory the first
+            `EXPLAINED_MAX` files are explained.
+
+    Raises:
+        ConfigError: the source has nothing at a path, or is a stream.
+    """
+    if not source.replayable:
+        raise ConfigError("A stream cannot be explained: its lines are read once; write them into a manifest.")
+    tops = tops_of(source)
+    wanted = {path: _places(path, tops) for path in paths}
+    found: dict[str, list[Explanation]] = {path: [] for path in paths}
+    explainer = _Explainer(discovery_of(settings, settings.target, source), settings)
+    for scanned in source.scan():
+        for path, places in wanted.items():
+            if len(found[path]) < EXPLAINED_MAX and _concerns(scanned, places):
+                found[path].append(explainer.of(scanned))
+        if source.injective and all(_is_whole(each, wanted[path]) for path, each in found.items()):
+            break
+    for path, explanations in found.items():
+        if not explanations:
+            raise _not_found(path, wanted[path])
+    return [explanation for path in paths for explanation in found[path]]
+
+
+class _Explainer:
+    """Explains single files by the run's own discovery."""
+
+    def __init__(self, discovery: Discovery, settings: Settings) -> None:
+        local = settings.local_copy.directory if settings.local_copy is not None else ""
+        self._discovery = discovery
+        self._settings = settings
+        self._router = TracingRouter(settings.routing, base=settings.target.url, local_base=local)
+        self._local_base = local
+
+    def of(self, scanned: SourceFile | SourceProblem) -> Explanation:
+        """The explanation of one entry of the walk."""
+        if isinstance(scanned, SourceProblem):
+            return self._problem(scanned, ())
+        trace = self._router.trace(scanned)
+        found = self._discovery.route(scanned)
+        if isinstance(found, SourceProblem):
+            return self._problem(found, trace.steps)
+        steps, prefix = trace.steps, self._discovery.prefix
+        if prefix:
+            last = steps[-1].after
+            steps = (*steps, RouteStep(text=f"the destination's prefix {prefix!r}", before=last, after=found.key))
+        shard = self._settings.shard
+        elsewhere = "" if shard.holds(found.key) else f"another shard than {shard} has it"
+        return Explanation(
+            source=scanned.path,
+            attribute=scanned.attribute,
+            key=found.key,
+            url=self._url(found),
+            local_copy=f"{self._local_base}/{found.local}" if self._local_base else "",
+            steps=steps,
+            left_out=elsewhere,
+            objects=self._objects(found),
+        )
+
+    def _problem(self, problem: SourceProblem, steps: tuple[RouteStep, ...]) -> Explanation:
+        refuses = forbids_run(problem, self._settings.policies)
+        return Explanation(
+            source=problem.path,
+            attribute=problem.attribute,
+            steps=steps,
+            left_out=str(problem.error) if refuses or problem.unreadable else problem_reason(problem),
+            refuses_run=refuses,
+        )
+
+    def _url(self, transfer: Transfer) -> str:
+        target = self._settings.target
+        if isinstance(target, S3Target):
+            return f"s3://{target.bucket}/{transfer.key}"
+        top = target.directory if isinstance(target, LocalTarget) else target.url
+        return f"{top}/{transfer.key}"
+
+    def _objects(self, transfer: Transfer) -> tuple[tuple[str, str], ...]:
+        target = self._settings.target
+        if not isinstance(target, S3Target):
+            return ()
+        given = OptionsOf(self._settings, target.bucket).attributes(transfer)
+        pairs = [
+            ("content type", given.content_type),
+            ("storage class", given.storage_class),
+            ("encryption", "a key of your own" if given.sse_customer_key is not None else given.sse),
+            ("ACL", given.acl),
+            ("tags", ", ".join(f"{name}={value}" for name, value in given.tags)),
+            ("metadata", ", ".join(f"{name}={value}" for name, value in given.metadata)),
+        ]
+        return tuple((name, value) for name, value in pairs if value)
+
+
+def _places(path: str, tops: Sequence[str]) -> tuple[str, ...]:
+    """The absolute paths that `path` may mean: from the current directory, or else below each top of the source."""
+    here = given_path(path, "The file") if path else ""
+    if not here:
+        raise ConfigError("A file to explain is ''; expected a path.")
+    if any(here == top or here.startswith(f"{top}/") or top.startswith(f"{here}/") for top in tops):
+        return (here,)
+    relative = as_text(os.path.normpath(path))
+    below = tuple(f"{top}/{relative}" for top in dict.fromkeys(tops))
+    return tuple(place for place in below if os.path.lexists(on_disk(place))) or (here,)
+
+
+def _concerns(scanned: SourceFile | SourceProblem, places: Sequence[str]) -> bool:
+    """Whether an entry of the walk is at one of the places, below it, or a directory above it that is left out."""
+    path = scanned.path
+    for place in places:
+        if path == place or path.startswith(f"{place}/"):
+            return True
+        if isinstance(scanned, SourceProblem) and place.startswith(f"{path}/"):
+            return True
+    return False
+
+
+def _is_whole(explanations: Sequence[Explanation], places: Sequence[str]) -> bool:
+    """Whether no other entry of the walk of a directory can concern these places."""
+    named = any(each.source in places or _is_above(each.source, places) for each in explanations)
+    return named or len(explanations) >= EXPLAINED_MAX
+
+
+def _is_above(path: str, places: Sequence[str]) -> bool:
+    return any(place.startswith(f"{path}/") for place in places)
+
+
+def _not_found(path: str, places: Sequence[str]) -> ConfigError:
+    if any(os.path.lexists(on_disk(place)) for place in places):
+        return ConfigError(f"{path!r} is not among the files of the source, so that no export of it sends it.")
+    return ConfigError(f"{path!r} does not exist; name a file, or a directory, of the source.")
