@@ -25,6 +25,7 @@ COMMANDS = {
     "split": ("split", "Cut a source into parts for many machines"),
     "run": ("run", "Publish parts of a split"),
     "recipe": ("split", "Print a script for Slurm, AWS Batch or Dask"),
+    "runs": ("runs", "List the journals and receipts of earlier runs"),
     "merge": ("receipts", "Make one receipt manifest of several"),
     "abort-uploads": ("uploads", "Abort multipart uploads that nobody will finish"),
     "config": ("shell.config", "Show each setting, and where it comes from"),

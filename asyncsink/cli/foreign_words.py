@@ -152,14 +152,14 @@ def unknown_command(word: str, words: Sequence[str], ctx: click.Context, command
         words: those behind it.
     """
     message = f"There is no command {word!r}."
-    found = COMMANDS_ELSEWHERE.get(word.lower())
+    found = COMMANDS_ELSEWHERE.get(word.lower()) if ctx.parent is None else None
     if found is not None:
         return Hinted(message, ctx, [_with_own_words(found, words)])
     near = _near(word, [*commands])
     places = [each for each in (word, *words) if not each.startswith("-")]
     if not near and len(places) == 2 and any(map(_is_place, places)):  # the command was left out
         return Hinted(message, ctx, [f"asyncsink {_direction(places)} {shlex.join(places)}"])
-    return Hinted(message, ctx, [f"asyncsink {each}" for each in near])
+    return Hinted(message, ctx, [f"{ctx.command_path} {each}" for each in near])
 
 
 def unknown_option(option: str, ctx: click.Context | None) -> Hinted:

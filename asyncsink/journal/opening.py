@@ -56,6 +56,11 @@ def fault_of(error: sqlite3.Error, path: str) -> AsyncSinkError:
     )
 
 
+def is_in_use(error: sqlite3.Error) -> bool:
+    """Whether another run has the file."""
+    return _code(error) in _IN_USE
+
+
 def _code(error: sqlite3.Error) -> int:
     # Errors of the Python module itself have no code.
     return getattr(error, "sqlite_errorcode", 0) & _PRIMARY
@@ -74,7 +79,8 @@ _ANYTHING: Final = "SELECT EXISTS (SELECT 1 FROM published) OR EXISTS (SELECT 1 
 SQLITE_HEADER_BYTES: Final = 100
 """The smallest database, other than an empty one (SQLite, "Database File Format", 1.3)."""
 
-_OPENING = threading.Lock()
+OPENING = threading.Lock()
+"""Held by the thread that opens a journal, or looks at one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +132,7 @@ def open_database(path: str, identity: Identity, *, dry_run: bool, rollback: boo
         JournalError: the file is not regular, not a journal, damaged, or of another version or destination.
         UnusableJournal: the journal is in use, or cannot be written.
     """
-    with _OPENING:
+    with OPENING:
         try:
             real = os.path.realpath(path)  # SQLite keeps its log beside the file itself, not beside a link to it
             found = _look(real)
@@ -134,7 +140,7 @@ def open_database(path: str, identity: Identity, *, dry_run: bool, rollback: boo
                 if dry_run:
                     return None
                 _make(real)
-            only_read = not _writable(real)
+            only_read = not writable(real)
             if only_read and not dry_run:
                 raise UnusableJournal(
                     JournalError(
@@ -156,7 +162,7 @@ def open_database(path: str, identity: Identity, *, dry_run: bool, rollback: boo
             ) from error
         except sqlite3.Error as error:
             fault = fault_of(error, path)
-            in_use = _code(error) in _IN_USE
+            in_use = is_in_use(error)
             raise (fault if is_damage(error) else UnusableJournal(fault, in_use=in_use)) from error
 
 
@@ -183,12 +189,13 @@ def _make(path: str) -> None:
         return  # another run was faster; the first to lock the file has it
 
 
-def _writable(path: str) -> bool:
+def writable(path: str) -> bool:
+    """Whether the file and its directory, which gets SQLite's log, are writable for this user."""
     return os.access(path, os.R_OK | os.W_OK) and os.access(os.path.dirname(path), os.W_OK | os.X_OK)
 
 
 def _open(path: str, identity: Identity, *, dry_run: bool, only_read: bool, rollback: bool) -> Opened | None:
-    database = _connect(path, only_read=only_read)
+    database = connect(path, only_read=only_read)
     try:
         salt = _checked(database, path, identity, dry_run=dry_run, rollback=rollback)
         blank = salt is not None and not database.execute(_ANYTHING).fetchone()[0]
@@ -202,7 +209,8 @@ def _open(path: str, identity: Identity, *, dry_run: bool, only_read: bool, roll
     return Opened(database, salt, blank, path, (found.st_dev, found.st_ino), dry_run)
 
 
-def _connect(path: str, *, only_read: bool, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+def connect(path: str, *, only_read: bool, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """A connection to a journal's file, neither locked nor checked."""
     # A read-only file cannot be locked either. Without a log beside it, no other process is writing to it.
     logs = [log for log in (f"{path}-wal", f"{path}-journal") if os.path.exists(log) and os.path.getsize(log)]
     still = only_read and not logs
@@ -308,52 +316,6 @@ def _set_up(database: sqlite3.Connection, identity: Identity) -> bytes:
         execute(f"PRAGMA application_id={APPLICATION_ID}")
         execute(f"PRAGMA user_version={FORMAT}")
     return salt
-
-
-RETENTION_SECONDS: Final = 180 * 24 * 3600
-"""Seconds after its last use for which a default journal is kept. A run without one compares with the server."""
-REMOVED_MAX: Final = 16
-"""Most journals that one run removes."""
-
-
-def remove_unused(directory: str, *, now_seconds: float, but: str) -> None:
-    """Remove default journals that no run has used for RETENTION_SECONDS. One that is in use, or that knows an open
-    upload, stays; so does every file that is no journal. Blocking.
-
-    Args:
-        directory: of default journals.
-        now_seconds: since the epoch.
-        but: the path of the journal of this run.
-    """
-    removed = 0
-    with _OPENING, contextlib.suppress(OSError), os.scandir(directory) as entries:
-        for entry in entries:
-            journal = entry.name.endswith(".sqlite") and entry.is_file(follow_symlinks=False) and entry.path != but
-            if journal and _last_used(entry.path) < now_seconds - RETENTION_SECONDS:
-                removed += _remove_unless_used(entry.path)
-            if removed == REMOVED_MAX:
-                return
-
-
-def _last_used(path: str) -> float:
-    # A run that was killed has left its last writes in the log beside the file.
-    return max(os.stat(name).st_mtime for name in (path, f"{path}-wal") if os.path.exists(name))
-
-
-def _remove_unless_used(path: str) -> bool:
-    """Remove a journal under its lock, so that no run opens it meanwhile."""
-    # Whatever is wrong with another destination's file is for that destination's runs to tell.
-    with (
-        contextlib.suppress(sqlite3.Error, OSError),
-        contextlib.closing(_connect(path, only_read=False, busy_seconds=0.0)) as database,
-    ):
-        database.execute("PRAGMA locking_mode=EXCLUSIVE")
-        database.execute("BEGIN EXCLUSIVE")
-        ours = database.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
-        if ours and not database.execute("SELECT EXISTS (SELECT 1 FROM upload)").fetchone()[0]:
-            remove_database(path)
-            return True
-    return False
 
 
 def used_now(path: str) -> None:

@@ -27,6 +27,7 @@ import anyio
 import anyio.to_thread
 
 from asyncsink.errors import JournalError
+from asyncsink.journal.at_rest import remove_unused
 from asyncsink.journal.base import Forgotten, Journal, OptionsDigests, PublishedRow, Rows, Writing
 from asyncsink.journal.file_systems import check_is_own, local_directory, network_file_system
 from asyncsink.journal.opening import (
@@ -36,7 +37,6 @@ from asyncsink.journal.opening import (
     fault_of,
     open_database,
     remove_database,
-    remove_unused,
     used_now,
 )
 from asyncsink.model import JournalEntry, Transfer, UploadCompleting, UploadCreating, UploadOpened, UploadStep

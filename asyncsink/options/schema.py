@@ -242,7 +242,18 @@ class Settings:
 # -- The rows ----------------------------------------------------------------------------------------------------------
 
 Command = Literal[
-    "export", "grab", "check", "ls", "verify", "merge", "abort-uploads", "split", "run", "bench", "reader"
+    "export",
+    "grab",
+    "check",
+    "ls",
+    "verify",
+    "merge",
+    "abort-uploads",
+    "split",
+    "run",
+    "runs",
+    "bench",
+    "reader",
 ]
 Kind = Literal[
     "text", "path", "flag", "choice", "size", "duration", "pairs", "mapping", "texts",

@@ -80,6 +80,7 @@ def test_names_and_choices_are_those_of_an_export(inside: Cli, results: Path, bu
     [
         (["results", "elsewhere"], "'elsewhere' is a directory, and a check compares with a bucket; expected s3://"),
         (["nowhere", "s3://tryout/x"], "SOURCE 'nowhere' cannot be read"),
+        (["s3://tryout/x", "results"], "a check names the folder first: asyncsink check results s3://tryout/x."),
         (["results", "s3://no-such-bucket-here/x"], "The specified bucket does not exist"),
     ],
 )

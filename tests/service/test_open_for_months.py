@@ -14,7 +14,7 @@ import pytest
 import asyncsink
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import ConfigError, KeyCollision
-from asyncsink.journal.opening import RETENTION_SECONDS
+from asyncsink.journal.at_rest import RETENTION_SECONDS
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
 from asyncsink.testing.toxics import Timeout

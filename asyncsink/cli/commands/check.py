@@ -11,7 +11,7 @@ from asyncsink.cli.flags import Argument, Flag, command
 from asyncsink.cli.output import Output, output_of
 from asyncsink.cli.screen.display import note_printer, progress_display
 from asyncsink.cli.signals import Interrupted, run_until_signalled
-from asyncsink.errors import AsyncSinkError
+from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.report.sentences import count, inert
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ def check_command(
     known = {"source": source, "destination": destination, "ok": False}
 
     try:
+        if source.lower().startswith("s3://"):
+            raise ConfigError(
+                f"SOURCE is {source!r}; a check names the folder first: asyncsink check {destination} {source}."
+            )
         settings = check_settings(destination, options_of(given), size_only=size_only)
         found, give_up = open_source(source, settings)
 
