@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import sys
 import traceback
@@ -19,12 +18,13 @@ from dataclasses import field
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from asyncsink.cli.configured import notices_of, origins_of, parameter_of
-from asyncsink.errors import AsyncSinkError, ConfigError, DestinationFull
+from asyncsink.cli.printer import write, write_lines
+from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.model import Finished, LimitChanged, Notice, Started
 from asyncsink.options.schema import OPTIONS
 from asyncsink.os_errors import shortage
@@ -99,38 +99,46 @@ class Output:
     verbose: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
 
-    def say(self, text: str) -> None:
-        """Print a result for people, on stdout; nothing with --json or --quiet."""
-        if not self.json and not self.quiet:
-            _write(sys.stdout, f"{text}\n")
+    def say(self, text: str, *, exact: bool = False) -> None:
+        """Print a result for people, on stdout; nothing with --json or --quiet.
+
+        Args:
+            exact: whether the lines are for a shell or a table, and are not wrapped.
+        """
+        if self.json or self.quiet:
+            return
+        if exact:
+            write(sys.stdout, f"{text}\n")
+        else:
+            write_lines(sys.stdout, text)
 
     def note(self, text: str) -> None:
         """Print a line beside the result, on stderr; nothing with --quiet."""
         if not self.quiet:
-            _write(sys.stderr, f"{text}\n")
+            write_lines(sys.stderr, text)
 
     def notice(self, text: str) -> None:
         """Print a sentence about what is no failure, on stderr, always."""
-        _write(sys.stderr, f"asyncsink: note: {inert(in_flags(text))}\n")
+        write_lines(sys.stderr, f"asyncsink: note: {inert(in_flags(text))}")
 
     def failures(
         self, lines: Iterable[str], total: int, *, more: str = "--json and --manifest list all of them"
     ) -> None:
         """Print the first lines of a list of `total`, on stderr, and how many more there are."""
         for line in islice(lines, FAILURES_SHOWN):
-            _write(sys.stderr, f"  {inert(line)}\n")
+            write_lines(sys.stderr, f"  {inert(line)}")
         if total > FAILURES_SHOWN:
-            _write(sys.stderr, f"  … and {total - FAILURES_SHOWN:,} more; {more}.\n")
+            write_lines(sys.stderr, f"  … and {total - FAILURES_SHOWN:,} more; {more}.")
 
     def causes(
         self, causes: list[Cause], *, noun: str = "file", more: str = "--json and --manifest list all of them"
     ) -> None:
         """Print the failures, grouped by cause, on stderr."""
         for line in cause_lines(causes, noun=noun, shown=FAILURES_SHOWN, word=in_flags):
-            _write(sys.stderr, f"  {line}\n")
+            write_lines(sys.stderr, f"  {line}")
         failures = sum(cause.failures for cause in causes)
         if failures > sum(len(cause.examples) for cause in causes[:FAILURES_SHOWN]):
-            _write(sys.stderr, f"  ({more}.)\n")
+            write_lines(sys.stderr, f"  ({more}.)")
 
     def report(self, report: BaseReport, noun: str = "object") -> int:
         """Print a report: its notices, its summary or its object, its failures. Returns the exit code."""
@@ -147,12 +155,12 @@ class Output:
             return
         text = json.dumps(values)
         if not long:
-            _write(sys.stdout, text + "\n")
+            write(sys.stdout, text + "\n")
             return
-        _write(sys.stdout, f'{text[:-1]}, "{long}": [')
+        write(sys.stdout, f'{text[:-1]}, "{long}": [')
         for number, item in enumerate(items):
-            _write(sys.stdout, f"{', ' if number else ''}{json.dumps(item)}", flush=False)
-        _write(sys.stdout, "]}\n")
+            write(sys.stdout, f"{', ' if number else ''}{json.dumps(item)}", flush=False)
+        write(sys.stdout, "]}\n")
 
     def error(self, error: BaseException, values: Mapping[str, Any] | None = None) -> None:
         """Print the error that ended the command, as one sentence on stderr, and as "error" with --json.
@@ -168,9 +176,9 @@ class Output:
         if origin := self._origin(error):
             lines.append(from_where(origin))
         lines += [f"  also: {inert(in_flags(problem))}" for problem in problems[:PROBLEMS_SHOWN]]
-        _write(sys.stderr, "\n".join(lines) + "\n")
+        write_lines(sys.stderr, "\n".join(lines))
         if not ours and self.verbose:
-            _write(sys.stderr, _inert_lines("".join(traceback.format_exception(error))))
+            write(sys.stderr, _inert_lines("".join(traceback.format_exception(error))))
         told = {"type": type(error).__name__, "message": message, "problems": problems}
         if origin:
             told["from"] = origin
@@ -198,7 +206,7 @@ def output_of(given: Mapping[str, Any]) -> Output:
 
 def usage_error(message: str, hints: Sequence[str], *, as_json: bool) -> None:
     """Print an error in the words of a command line, and lines that lead on."""
-    _write(sys.stderr, "".join(f"{inert(line)}\n" for line in (f"asyncsink: error: {message}", *hints)))
+    write_lines(sys.stderr, "\n".join(map(inert, (f"asyncsink: error: {message}", *hints))))
     told = {"type": "UsageError", "message": " ".join([message, *map(str.strip, hints)]), "problems": []}
     Output(json=as_json).json_object({"interrupted": False, "error": told})
 
@@ -228,7 +236,7 @@ class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
         # Only a traceback keeps its line breaks; those in a file's name are escaped.
-        _write(sys.stderr, (_inert_lines(text) if record.exc_info else inert(text)) + "\n")
+        write(sys.stderr, (_inert_lines(text) if record.exc_info else inert(text)) + "\n")
 
 
 def _inert_lines(text: str) -> str:
@@ -245,39 +253,3 @@ def _bug(error: BaseException) -> str:
         f"An unexpected {type(error).__name__} in {place} ended the run; this is a bug of asyncsink: please report it, "
         "with what --verbose shows."
     )
-
-
-def locale_is_utf8() -> bool:
-    """Whether the locale's characters are UTF-8: this process may write UTF-8 in any locale, and a terminal of another
-    one would not show it."""
-    named = next(filter(None, (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))), "")
-    return not named or "utf8" in named.lower().replace("-", "")
-
-
-def _write(stream: TextIO | None, text: str, *, flush: bool = True) -> None:
-    if stream is None:
-        return  # the process was started with it closed
-    # The proxy of a display's stream has no encoding of its own.
-    encoding = getattr(stream, "rich_proxied_file", stream).encoding or "utf-8"
-    if not encoding.lower().startswith("utf") or not locale_is_utf8():
-        text = text.replace("…", "...")
-    try:
-        stream.write(text)
-        if flush:
-            stream.flush()
-    except OSError as error:
-        # From here on nothing more is written to the stream, not even the rest of its buffer at the end of the process.
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, stream.fileno())
-        os.close(devnull)
-        # A closed pipe (head, a pager) needs no error; a closed terminal cannot show one.
-        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
-            raise DestinationFull(
-                f"The run is over, but its result cannot be written to standard output ({error.strerror}).",
-                operation="stdout",
-            ) from error
-
-
-def write_line(stream: TextIO | None, text: str) -> None:
-    """Print a line, with what a terminal does not print as itself escaped."""
-    _write(stream, f"{inert(text)}\n")

@@ -74,7 +74,7 @@ def _tell(report: CheckReport, *, combined: bool, output: Output) -> int:
     elif not output.quiet:
         for each in files:
             why = f"  ({each.reason})" if each.reason and not combined else ""
-            output.say(inert(f"{each.marker} {each.key}{why}"))
+            output.say(inert(f"{each.marker} {each.key}{why}"), exact=True)
     if combined:
         output.note(report.summary())  # stdout has the list alone, for other programs
     else:

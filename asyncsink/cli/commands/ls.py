@@ -56,7 +56,9 @@ class Listed:
             self._kept.write(json.dumps(told) + "\n")
             return
         inside = f"  ({count(objects, 'object')})" if hasattr(entry, "objects_total") else ""
-        self._output.say(inert(f"{_date(entry.modified):16}  {size(entry.size_bytes):>11}  {entry.key}{inside}"))
+        self._output.say(
+            inert(f"{_date(entry.modified):16}  {size(entry.size_bytes):>11}  {entry.key}{inside}"), exact=True
+        )
 
     def json_object(self, **more: Any) -> None:
         """Print the one object, with --json."""

@@ -81,7 +81,7 @@ def recipe_command(kind: str, directory: str | None) -> int:
     except AsyncSinkError as error:
         output.error(error)
         return 2
-    output.say(recipe)
+    output.say(recipe, exact=True)
     return 0
 
 

@@ -32,7 +32,7 @@ def abort_uploads_command(
             output.notice(f"{upload.key} may still be open, upload id {upload.upload_id}: {upload.problem}")
         else:
             done = {"open": "would abort", "gone": "was gone"}.get(upload.outcome, "aborted")
-            output.say(inert(f"{done}  {where}"))
+            output.say(inert(f"{done}  {where}"), exact=True)
 
     known = {"destination": destination, "dry_run": dry_run, "ok": False}
     try:

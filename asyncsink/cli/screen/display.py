@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from asyncsink.cli.output import Output, locale_is_utf8
+from asyncsink.cli.output import Output
+from asyncsink.cli.printer import locale_is_utf8
 from asyncsink.cli.screen.lines import PLAIN_SECONDS, PlainLines
 from asyncsink.engine.progress.lines import Headings, ScreenLine, screen_lines
 from asyncsink.engine.progress.snapshot import ProgressReader

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from asyncsink.cli.output import write_line
+from asyncsink.cli.printer import write_line
 from asyncsink.engine.progress.lines import plain_line
 from asyncsink.engine.progress.snapshot import ProgressReader
 

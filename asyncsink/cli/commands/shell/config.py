@@ -96,7 +96,7 @@ def config(command: str | None, name: str | None, all: bool, json: bool) -> int:
     for notice in configuration.notices:
         output.notice(notice)
     output.json_object(told)
-    output.say("\n".join(_lines(told, wanted, everything=all)))
+    output.say("\n".join(_lines(told, wanted, everything=all)), exact=True)
     return 0
 
 

@@ -27,7 +27,7 @@ def bench_command(
 
     def show(rows: Iterable[tuple[str, ...]]) -> None:
         for line in as_lines(rows):
-            output.say(line)
+            output.say(line, exact=True)
 
     def step_ended(step: StepResult) -> None:
         show(table_rows(step))

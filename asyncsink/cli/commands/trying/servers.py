@@ -40,7 +40,7 @@ def devserver_command(port: int, directory: str | None, buckets: list[str]) -> i
         signal.signal(number, end)
     try:
         with DevServer(directory=directory, port=port, buckets=buckets) as server:
-            output.say(_welcome(server, directory, buckets[0]))
+            output.say(_welcome(server, directory, buckets[0]), exact=True)
             server.wait()
     except _End:
         output.note("stopped")
