@@ -18,6 +18,7 @@ EXIT_CODES = (
 COMMANDS = {
     "export": ("export", "Publish to S3, or to a local directory"),
     "plan": ("plan", "Show what export would do"),
+    "explain": ("explain", "Show how a file gets its key, or why it is left out"),
     "grab": ("grab", "Bring objects from S3 into a directory"),
     "ls": ("ls", "List objects and folders, with sizes, dates and totals"),
     "check": ("check", "Compare a source with a bucket, without a receipt"),

@@ -142,11 +142,21 @@ class HelpPage(click.Command):
 
     Args:
         examples: command lines without "asyncsink", each with a comment where it does not speak for itself.
+        aside: flags of every day that this command takes and has no use for; `-h` does not show them.
     """
 
-    def __init__(self, name: str, *, rows: Command | None = None, examples: tuple[str, ...] = (), **more: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        rows: Command | None = None,
+        examples: tuple[str, ...] = (),
+        aside: tuple[str, ...] = (),
+        **more: Any,
+    ) -> None:
         super().__init__(name, context_settings={"help_option_names": ["--help"]}, **more)
         self.examples = examples
+        self.aside = aside
         self._rows = rows
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -287,13 +297,18 @@ def _flags_of(option: Option, panel: str) -> Iterator[Flag]:
 
 
 def command(
-    *parameters: click.Parameter, examples: tuple[str, ...], rows: Command | None = None, name: str = ""
+    *parameters: click.Parameter,
+    examples: tuple[str, ...],
+    rows: Command | None = None,
+    aside: tuple[str, ...] = (),
+    name: str = "",
 ) -> Callable[[Callable[..., int]], HelpPage]:
     """Make a command of a function, which gets the values of `parameters`, and of the options of `rows`, by name. Its
     docstring is the help.
 
     Args:
         examples: three command lines without "asyncsink", the simplest first; "# why" behind one explains it.
+        aside: as in HelpPage.
     """
 
     def made(function: Callable[..., int]) -> HelpPage:
@@ -304,6 +319,7 @@ def command(
             params=list(parameters),
             help=inspect.cleandoc(function.__doc__ or ""),
             examples=examples,
+            aside=aside,
         )
 
     return made

@@ -34,6 +34,7 @@ COMMANDS_ELSEWHERE = {
         ("compare", "diff", "cryptcheck", "checksum", "md5sum", "sha1sum", "hashsum"),
         "asyncsink check DIR s3://bucket/prefix, or with a receipt: asyncsink verify FILE",
     ),
+    **dict.fromkeys(("why", "which", "route", "trace"), "asyncsink explain PATH… s3://bucket/prefix --source DIR"),
     **dict.fromkeys(("validate", "audit", "prove"), "asyncsink verify FILE"),
     **dict.fromkeys(("dry-run", "dryrun", "preview", "simulate"), "asyncsink plan DIR s3://bucket/prefix"),
     **dict.fromkeys(

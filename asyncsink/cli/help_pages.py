@@ -34,6 +34,7 @@ def short_page(command: HelpPage, ctx: click.Context, commands: Texts) -> str:
     _write_rows(page, "", words)
     _write_rows(page, "Commands", commands)
     shown = [each for each in parameters if isinstance(each, Flag) and each.everyday and not each.hidden]
+    shown = [flag for flag in shown if _long(flag) not in command.aside]
     order = list(EVERYDAY)
     shown.sort(key=lambda flag: order.index(long) if (long := _long(flag)) in order else -1)
     _write_rows(page, "Options of every day", [(_names(flag), flag.everyday) for flag in shown])

@@ -21,7 +21,7 @@ from asyncsink.sources.base import Source, given_path
 from asyncsink.value import dataclass
 
 EXPLAINED_MAX = 3
-"""Most files below one directory that are explained; the others go the same way."""
+"""Most files below one directory that are explained."""
 
 Worded = Callable[[str, tuple[str, str] | None], str]
 """The words of a surface for an option, and for the pair that is one of its values."""
@@ -73,18 +73,26 @@ class Explanation:
         names = ("source", "attribute", "key", "url", "local_copy", "left_out", "refuses_run")
         return {**{name: getattr(self, name) for name in names}, "steps": steps, "objects": dict(self.objects)}
 
-    def lines(self, columns: int = 80, *, ascii_only: bool = False, worded: Worded = in_library_words) -> Iterator[str]:
+    def lines(
+        self,
+        columns: int = 80,
+        *,
+        ascii_only: bool = False,
+        worded: Worded = in_library_words,
+        sentence: Callable[[str], str] = str,
+    ) -> Iterator[str]:
         """The explanation for a person: the two ends, then the steps. Names are never cut, so that they can be copied.
 
         Args:
             columns: width of the sentences.
-            worded: the words of the surface for an option.
+            worded: the words of the surface for an option. sentence: those for a sentence of the library.
         """
         arrow = "->" if ascii_only else "→"
         yield f" {inert(self.source)}"
         if self.url:
             yield f" {arrow} {inert(self.url)}"
-        yield ""
+        if self.steps:
+            yield ""
         for number, step in enumerate(self.steps, 1):
             yield from _step_lines(number, step, columns, arrow, worded)
         if self.objects:
@@ -94,7 +102,7 @@ class Explanation:
             yield f"     its local copy: {inert(self.local_copy)}"
         if self.left_out:
             what = "the export is refused" if self.refuses_run else "it is not sent"
-            yield from _wrapped(f"{what}: {self.left_out}", columns, "  ! ", "    ")
+            yield from _wrapped(f"{what}: {sentence(self.left_out)}", columns, "  ! ", "    ")
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

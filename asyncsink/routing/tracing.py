@@ -21,7 +21,7 @@ class RouteStep:
             have the whole URL.
         option: the option that decides the step ("container"), or "".
         pair: of a substitution, what is replaced and by what; else None.
-        rules: numbers of DataSink's rules, as in guide/names.md.
+        rules: numbers of DataSink's rules, as in guide/nipype.md.
     """
 
     text: str
@@ -101,7 +101,7 @@ class TracingRouter(Router):
             self._step(text, name, option="parameterization", rules=(16,))
         elif "/".join(found) == kept:
             text = f'folders of its path that begin with "_" are kept: {", ".join(found)}'
-            self._step(text, name, option="parameterization", rules=(14,))
+            self._step(text, name, rules=(14,))
         else:
             cut = "strip_dir" if options.strip_dir else "parameterization_root"
             there = f": {kept.replace('/', ', ')} of {', '.join(found)}" if kept else f", so none of {', '.join(found)}"

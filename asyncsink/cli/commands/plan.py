@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from asyncsink.cli.commands.export import DESTINATION, SOURCE, export_command
@@ -17,6 +18,8 @@ from asyncsink.report.plan import PRICES, Prices, prices_of
 from asyncsink.report.plan_lines import Paper, list_line, plan_heading, plan_rows
 from asyncsink.report.report import Report
 
+LINES_AT_ONCE = 500
+"""Lines of the list that are written together."""
 HINT = "Add --list for every file, --prices for the cost, --json for scripts."
 
 
@@ -52,16 +55,17 @@ def _print_plan(report: Report, output: Output, *, title: str, lists: bool, pric
     if lists:
         from asyncsink.report.plan_list import planned_files
 
-        for file in planned_files(report):
-            output.say(list_line(file, paper))
-        output.say("")
+        files = planned_files(report)
+        while lines := [list_line(file, paper) for file in islice(files, LINES_AT_ONCE)]:
+            output.say("\n".join(lines), exact=True)
+        output.say("", exact=True)
     lines = [report.headline()] if report.interrupted else plan_heading(title, report.destination, paper)
     lines += plan_rows(report.figures(), report.counts, paper, prices=prices)
     if not report.objects_planned and report.ok:
         lines.append("  An export would send nothing.")
     elif not lists:
         lines.append(f"  {HINT}")
-    output.say("\n".join(lines))
+    output.say("\n".join(lines), exact=True)
 
 
 def paper_of_stdout() -> Paper:
@@ -108,14 +112,20 @@ def read_prices(text: str) -> Prices:
 @command(
     Argument("SOURCE", SOURCE),
     Argument("DESTINATION", DESTINATION),
-    Flag("--list", "List every file, sorted by name: new, changed, unchanged, left out."),
+    Flag(
+        "--list",
+        "List every file, sorted by name: new, changed, unchanged, left out.",
+        everyday="every file, sorted by name",
+    ),
     Flag(
         "--prices",
         "Show the cost: prices of 1,000 PUT or LIST requests (put), of 1,000 others (get), and of a GiB in a month "
         f"(storage), such as {PRICES}; or a TOML file with these names.",
         metavar="PRICES|FILE",
+        everyday="the cost, by prices such as put=0.005,storage=0.023",
     ),
     rows="export",
+    aside=("--manifest",),
     examples=(
         "plan derivatives s3://my-bucket/study",
         "plan outputs.yaml s3://my-bucket/study --substitute _subject_=sub-",

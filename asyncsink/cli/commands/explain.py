@@ -1,0 +1,102 @@
+"""`asyncsink explain`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from asyncsink.cli.arguments import open_source, options_of
+from asyncsink.cli.commands.export import DESTINATION
+from asyncsink.cli.commands.plan import paper_of_stdout
+from asyncsink.cli.flags import Argument, Flag, command
+from asyncsink.cli.output import FLAGS, Output, in_flags, output_of
+from asyncsink.errors import AsyncSinkError, ConfigError
+
+if TYPE_CHECKING:
+    from asyncsink.options.schema import Settings
+    from asyncsink.sources.base import Source
+
+
+def explain_command(
+    paths: Sequence[str],
+    destination: str,
+    given: Mapping[str, Any],
+    *,
+    source: str | None,
+    attribute: str | None,
+    output: Output,
+) -> int:
+    """Print how each file gets its key; the exit code is 1 where an export would not send one of them."""
+    from asyncsink.maintenance.explaining import explained
+    from asyncsink.options.parse import parse_options
+
+    try:
+        settings = parse_options(destination, options_of(given))
+        found = explained(_source(paths, settings, source, attribute), settings, paths)
+    except AsyncSinkError as error:
+        output.error(error)
+        return 2
+    paper = paper_of_stdout()
+    for number, each in enumerate(found):
+        lines = each.lines(paper.width, ascii_only=paper.ascii_only, worded=_in_flags, sentence=in_flags)
+        output.say("\n".join([*([""] if number else []), *lines]), exact=True)
+    output.json_object({"explained": [each.as_dict() for each in found], "interrupted": False})
+    return 1 if any(each.left_out for each in found) else 0
+
+
+def _source(paths: Sequence[str], settings: Settings, source: str | None, attribute: str | None) -> Source:
+    """What is exported: the named source, paths on an attribute, or the one directory that is to be explained."""
+    from asyncsink.sources.opening import directory_source, outputs_source
+
+    if source == "-":
+        raise ConfigError("--source - is a stream, whose lines are read once; name the files with --attribute instead.")
+    if attribute is not None:
+        return outputs_source({attribute: list(paths) if source is None else source}, settings)
+    if source is not None:
+        return open_source(source, settings)[0]
+    if len(paths) == 1 and os.path.isdir(paths[0]):
+        return directory_source(paths[0], settings)
+    raise ConfigError(
+        "What is exported is not named; add --source, the SOURCE of your export (a directory, an outputs file or a "
+        "manifest), or --attribute NAME for files that arrive on a DataSink attribute."
+    )
+
+
+def _in_flags(option: str, pair: tuple[str, str] | None) -> str:
+    if pair is None:
+        return "--no-parameterization" if option == "parameterization" else FLAGS.get(option, option)
+    old, new = (text.replace("=", r"\=") for text in pair)
+    return f"{FLAGS[option]} {old}={new}"
+
+
+@command(
+    Argument("PATH...", "Files of the source, or a directory in it: then its first files.", place=False),
+    Argument("DESTINATION", DESTINATION),
+    Flag(
+        "--source",
+        "What is exported, as SOURCE of asyncsink export; may be left out where PATH is that directory.",
+        metavar="SOURCE",
+        everyday="the SOURCE of the export",
+    ),
+    Flag(
+        "--attribute",
+        "The files arrive on this DataSink attribute, such as contrasts.@con.",
+        metavar="NAME",
+        everyday="the DataSink attribute of the files",
+    ),
+    rows="export",
+    aside=("--manifest", "--profile", "--endpoint-url", "--anonymous", "--concurrency", "--bandwidth"),
+    examples=(
+        "explain work/sub-01/T1w.nii s3://my-bucket/study --source work",
+        "explain con_1.nii s3://my-bucket/study --attribute contrasts.@con",
+        "explain work s3://my-bucket/study    # its first files",
+    ),
+)
+def explain(path: tuple[str, ...], destination: str, source: str | None, attribute: str | None, **given: Any) -> int:
+    """Show how a file gets its key, step by step, or why it is left out. Nothing is sent, and no server is asked.
+
+    The numbers of rules are those of `asyncsink help nipype`. Repeat the options of your export. Exit code 1: an export
+    would not send one of the files.
+    """
+    return explain_command(path, destination, given, source=source, attribute=attribute, output=output_of(given))
