@@ -25,7 +25,17 @@ def reference() -> str:
     """The page, in Markdown."""
     with click.Context(app, info_name="asyncsink") as ctx:
         found = [(name, app.get_command(ctx, name)) for name in app.list_commands(ctx)]
-        return "\n".join([_HEAD, *(_section(name, each, ctx) for name, each in found if each and not each.hidden)])
+        return "\n".join([_HEAD, *(_sections(name, each, ctx) for name, each in found if each and not each.hidden)])
+
+
+def _sections(name: str, command: click.Command, parent: click.Context) -> str:
+    """The section of a command, and those of the commands below it."""
+    sections = [_section(name, command, parent)]
+    if isinstance(command, click.Group):
+        with click.Context(command, info_name=name, parent=parent) as ctx:
+            below = [(each, command.get_command(ctx, each)) for each in command.list_commands(ctx)]
+            sections += [_sections(each, found, ctx) for each, found in below if found is not None]
+    return "\n".join(sections)
 
 
 def _section(name: str, command: click.Command, parent: click.Context) -> str:
@@ -36,7 +46,7 @@ def _section(name: str, command: click.Command, parent: click.Context) -> str:
     rows = [each for each in parameters if isinstance(each, click.Option) and _is_of_a_row(each)]
     words = [(f"`{each.metavar}`", each.text) for each in parameters if isinstance(each, Argument)]
     words += [(_flags(each), each.help or "") for each in own if not {"--help", "-h"} & set(each.opts)]
-    pieces = [f"## {name}", f"```text\n{usage}\n```", command.help or ""]
+    pieces = [f"## {ctx.command_path.partition(' ')[2]}", f"```text\n{usage}\n```", command.help or ""]
     if words:
         pieces.append(_table(words))
     if rows:
