@@ -24,7 +24,7 @@ from asyncsink.adapters.dask_dealing import Dealer
 from asyncsink.adapters.dask_worker import SampleFile
 from asyncsink.engine.planning.producer import last_only
 from asyncsink.engine.planning.survey import Discovery, Survey, take_survey
-from asyncsink.engine.planning.walk import discovery_of, with_places_outside
+from asyncsink.engine.planning.walk import check_together, discovery_of, with_places_outside
 from asyncsink.engine.recording.events import Events, Progress
 from asyncsink.engine.recording.recorder import Passed, Recorder, Recording
 from asyncsink.engine.resources import Resources, open_resources
@@ -58,6 +58,7 @@ def check_travels(settings: Settings, source: Source) -> None:
     Raises:
         ConfigError: one sentence, about the first of it.
     """
+    check_together(settings, ends=False)
     target = settings.target
     if not isinstance(target, S3Target):
         raise ConfigError(

@@ -1,22 +1,26 @@
-"""The destinations of a run besides S3: a directory, the stand-in for an unreachable bucket, the local copy, and a
+"""The destinations of a run: a bucket, a directory, the stand-in for an unreachable bucket, the local copy, and a
 caller's own."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 from anyio import CapacityLimiter
 
-from asyncsink.destinations.base import Destination
+from asyncsink.destinations.base import Destination, UploadLog
+from asyncsink.destinations.existing_objects import ExistingObjects
 from asyncsink.destinations.local.destination import LocalDestination
 from asyncsink.destinations.local.places import PlacesBelow
+from asyncsink.destinations.s3 import S3Destination
 from asyncsink.errors import AccessDenied, ConfigError
 from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import LocalTarget, OwnTarget, S3Target, Settings
 from asyncsink.options.typed import ExportOptions
 from asyncsink.paths import SEARCH, as_text
+from asyncsink.s3.stack import S3Stack
 
 
 def local_destination(
@@ -26,6 +30,22 @@ def local_destination(
     # A directory that stands in for a bucket gets the bucket's objects, and no companions.
     related = settings.policies.related_files and not target.stands_in
     return LocalDestination(target, limiter=threads, use_local_key=use_local_key, related_files=related)
+
+
+def s3_destination(
+    stack: S3Stack,
+    settings: Settings,
+    existing: ExistingObjects,
+    *,
+    notice: Callable[[str], None],
+    log: UploadLog | None,
+) -> Destination:
+    """The bucket and prefix of the settings, with the completion marker that they name."""
+    if settings.together.complete_marker:
+        from asyncsink.destinations.completion import MarkedS3Destination  # most runs have none
+
+        return MarkedS3Destination(stack, settings, existing, notice=notice, log=log)
+    return S3Destination(stack, settings, existing, notice=notice, log=log)
 
 
 def stand_in_directory(target: S3Target) -> LocalTarget:

@@ -10,12 +10,14 @@ from functools import partial
 import anyio
 import anyio.to_thread
 
+from asyncsink.engine.closing.ending import end_run
 from asyncsink.engine.open_run import RunBuilder
 from asyncsink.engine.planning.producer import feed_discovery
 from asyncsink.engine.planning.survey import Survey, take_survey
 from asyncsink.engine.planning.walk import (
     check_bucket_given,
     check_shard,
+    check_together,
     clear_destinations,
     discovery_of,
     open_end,
@@ -23,7 +25,6 @@ from asyncsink.engine.planning.walk import (
 )
 from asyncsink.engine.recording.events import Events, Progress
 from asyncsink.engine.resources import open_resources
-from asyncsink.engine.run_report import report_of
 from asyncsink.event_loops import refuse_trio, surface
 from asyncsink.model import Event, Started
 from asyncsink.options.schema import LocalTarget, Settings
@@ -57,6 +58,7 @@ async def run_source(
     refuse_trio()
     check_bucket_given(settings)
     check_shard(settings)
+    check_together(settings)
     events = Events(settings.observe, observe, failures_only=failures_only)
     survey = Survey()
     try:
@@ -109,9 +111,7 @@ async def run_source(
                     journal=run.journal,
                 )
                 await run.pipeline.run(feed)
-                if not resources.halt.reason:
-                    await run.end()
-                return report_of(run, discovery)
+                return await end_run(run, discovery)
     except BaseExceptionGroup as group:
         raise surface(group) from None
     finally:

@@ -12,8 +12,7 @@ import anyio
 
 from asyncsink.destinations.base import Destination, RunForecast, UploadLog
 from asyncsink.destinations.existing_objects import ExistingObjects
-from asyncsink.destinations.opening import local_destination, stand_in_directory
-from asyncsink.destinations.s3 import S3Destination
+from asyncsink.destinations.opening import local_destination, s3_destination, stand_in_directory
 from asyncsink.engine.pipeline import UploadPipeline
 from asyncsink.engine.recording.recorder import Recorder
 from asyncsink.engine.recording.run_journal import RunJournal
@@ -260,7 +259,7 @@ class RunBuilder:
             unknown_total = await anyio.to_thread.run_sync(count, limiter=resources.threads)
             forecast = replace(forecast, unknown_total=unknown_total)
         log = self._uploads or (None if self._dry_run else journal)
-        destination = S3Destination(stack, settings, existing, notice=self._notice, log=log)
+        destination = s3_destination(stack, settings, existing, notice=self._notice, log=log)
         if self._lasting is not None:
             # Other runs have requests under way, whose attempts stay as they are.
             exits.callback(existing.close)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.outcomes import REPEATED
 from asyncsink.options.schema import Limits, LocalTarget, S3Target, Settings, Target
 from asyncsink.paths import as_native, on_disk
+from asyncsink.report.closing import Closing
 from asyncsink.report.outcomes import OutcomeLog
 from asyncsink.report.report import Report, SinkStats
 from asyncsink.s3.multipart.parts import plan_parts
@@ -23,11 +25,19 @@ from asyncsink.sources.directory import DirectorySource
 if TYPE_CHECKING:
     from asyncsink.report.plan import PlanBasis
 
+NOT_CLOSED = Closing()
 
-def report_of(run: Run, discovery: Discovery | None) -> Report:
+
+def report_of(run: Run, discovery: Discovery | None, closing: Closing = NOT_CLOSED) -> Report:
     """The report of a run that has ended. `discovery` is None where there was no walk."""
     return report_on(
-        run.resources, run.log, run.target, discovery, lane=run.destination.lane, interrupted=run.interrupted
+        run.resources,
+        run.log,
+        run.target,
+        discovery,
+        lane=run.destination.lane,
+        interrupted=run.interrupted,
+        closing=closing,
     )
 
 
@@ -60,12 +70,13 @@ def report_on(
     *,
     lane: str,
     interrupted: bool,
+    closing: Closing = NOT_CLOSED,
 ) -> Report:
     """As `report_of`, of a run that was carried out elsewhere: arguments as the attributes of Run."""
     return Report(
         log,
         target.url,
-        resources.ended(lane, interrupted=interrupted),
+        replace(resources.ended(lane, interrupted=interrupted), closing=closing),
         out_file=_out_file(resources.settings, log, target, discovery),
         basis=_basis_of(resources, target, discovery) if resources.dry_run else None,
         unfinished=resources.accepted.unfinished() if resources.accepted is not None else (),

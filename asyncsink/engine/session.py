@@ -21,7 +21,7 @@ from asyncsink.engine.calls import Call, Calls, Patience
 from asyncsink.engine.content.contents import Contents
 from asyncsink.engine.intake import Intake
 from asyncsink.engine.open_run import Run, RunBuilder
-from asyncsink.engine.planning.walk import check_bucket_given, check_shard, open_end
+from asyncsink.engine.planning.walk import check_bucket_given, check_shard, check_together, open_end
 from asyncsink.engine.recording.events import Events
 from asyncsink.engine.resources import open_resources
 from asyncsink.engine.run_report import report_of, stats_of
@@ -54,6 +54,7 @@ class Session:
         """Raises ConfigError where a sink cannot have these settings."""
         check_bucket_given(settings)
         check_shard(settings, walks=False)
+        check_together(settings, ends=False)
         if records_max is not None and (type(records_max) is not int or records_max < 1):
             raise ConfigError(f"records_max={records_max!r:.60} is no number of records; expected 1 or more, or None.")
         self.settings = replace(settings, records_max=records_max)

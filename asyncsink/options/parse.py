@@ -26,6 +26,7 @@ from asyncsink.options.schema import (
     S3Target,
     Settings,
     Target,
+    Together,
 )
 from asyncsink.options.settings import (
     GIB,
@@ -61,6 +62,7 @@ from asyncsink.options.values import (
 from asyncsink.paths import as_text
 
 RETRIES_MAX = 100
+INDEX_SUFFIXES = (".csv", ".json", ".jsonl")
 PART_SIZE_BYTES_MIN, PART_SIZE_BYTES_MAX = 5 * MIB, 5 * GIB
 
 _BUCKET = re.compile(r"(?!\.+$)[A-Za-z0-9._-]{1,255}")
@@ -105,6 +107,7 @@ def parse_options(
         shared=shared,
         retry=_retry(given),
         policies=_policies(given, journal),
+        together=_together(given, target),
         local_copy=_local_copy(given, target),
         manifest=value_of(given, "manifest"),
         journal=journal,
@@ -373,6 +376,21 @@ def _policies(given: Mapping[str, Any], journal: JournalChoice) -> Policies:
         checksum=cast("ChecksumChoice | None", checksum),
         retries=_retries(given),
     )
+
+
+def _together(given: Mapping[str, Any], target: Target) -> Together:
+    together = _part(Together, given)
+    index = together.index
+    for name, value in (("index", index), ("complete_marker", together.complete_marker)):
+        if value and not isinstance(target, S3Target):
+            raise ConfigError(
+                f"{name} is given, but the destination {target.url} is no bucket; expected s3://bucket/prefix."
+            )
+    if index and not index.lower().endswith(INDEX_SUFFIXES):
+        raise ConfigError(f"index={index!r} is of no known kind; expected a name that ends with .csv, .json or .jsonl.")
+    if index and index == together.complete_marker:
+        raise ConfigError(f"index and complete_marker both name {index!r}; give them different names.")
+    return together
 
 
 def parse_journal(given: Mapping[str, Any], target: Target) -> JournalChoice:

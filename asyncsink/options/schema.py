@@ -81,6 +81,10 @@ class S3Target:
     sign_payload: SignPayload = "auto"
     ca_bundle: str = ""
 
+    def key_of(self, name: str) -> str:
+        """The key of an object below the prefix."""
+        return f"{self.prefix}/{name}" if self.prefix else name
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalTarget:
@@ -201,6 +205,18 @@ class Policies:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Together:
+    """What makes the objects of one export one publication, after all of them are published.
+
+    Attributes:
+        index, complete_marker: names of objects below the prefix, or "".
+    """
+
+    index: str = ""
+    complete_marker: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """The validated options of a run, in parts.
 
@@ -219,6 +235,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     policies: Policies = field(default_factory=Policies)
+    together: Together = Together()
     local_copy: LocalTarget | None = None
     manifest: str = ""
     journal: JournalChoice = JournalChoice(enabled=False)
@@ -377,6 +394,16 @@ PANELS: dict[str, tuple[Option, ...]] = {
                None, _WITH_RUN, metavar="FILE", off="--no-journal", variables="XDG_STATE_HOME, XDG_RUNTIME_DIR",
                off_help="Remember nothing: each run compares everything with the server.",
                shown="a file per destination in ~/.local/state/asyncsink"),
+    ),
+    "Published together": (
+        Option("index", "text",
+               "Then publish a list of what is there, with size, checksum, ETag and version: NAME below DESTINATION, "
+               ".csv, .json or .jsonl.",
+               Together, metavar="NAME"),
+        Option("complete_marker", "text",
+               "At the very end publish NAME below DESTINATION, if everything succeeded; it is removed before a run "
+               "changes an object.",
+               Together, metavar="NAME"),
     ),
     "What to do when": (
         Option("overwrite", "choice",

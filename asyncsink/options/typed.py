@@ -103,6 +103,8 @@ class ExportOptions(ConnectionOptions, total=False):
     related_files: bool
     remove_dest_dir: bool
     manifest: StrPath | None
+    index: str | None
+    complete_marker: str | None
     journal: StrPath | Literal[False] | None
     bandwidth_bytes_per_second: int | str | None
     shard: str | tuple[int, int] | None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from asyncsink.errors import ExportFailed, GrabFailed
 from asyncsink.model import Failure, Planned, Receipt, Resumable, Skip, Unfinished
 from asyncsink.report import sentences
+from asyncsink.report.closing import Closing
 from asyncsink.report.outcomes import OutcomeLog, OutcomeView, failure_as_dict
 from asyncsink.report.sentences import (
     Cause,
@@ -40,6 +41,7 @@ class RunEnd:
     interrupted: bool = False
     stop_reason: str = ""
     resumable: Iterable[Resumable] = ()
+    closing: Closing = Closing()
 
 
 class BaseReport(ABC):
@@ -243,6 +245,7 @@ class Report(RunReport):
         out_file: Nipype's `out_file`: the URL, then the local copy, of every top-level source (rule 34).
         bytes_uploaded: content that was sent and confirmed; retries do not count.
         destination: "s3://bucket/prefix", or a directory.
+        closing: the index and the completion marker, where the run has them.
         basis: of a plan: what its figures are computed with; None of an export.
         outcomes_dropped: outcomes that are in the counts, and not in the lists any more: those of a sink with
             `records_max`.
@@ -252,7 +255,7 @@ class Report(RunReport):
             run was stopped.
     """
 
-    __slots__ = ("basis", "destination", "objects_unfinished", "out_file", "unfinished")
+    __slots__ = ("basis", "closing", "destination", "objects_unfinished", "out_file", "unfinished")
     _words = sentences.EXPORT
     _noun = "file"
 
@@ -270,6 +273,7 @@ class Report(RunReport):
         """Put a report over a log that gets no more outcomes. Arguments: see the class."""
         super().__init__(log, end)
         self.destination = destination
+        self.closing = end.closing
         self.out_file = list(out_file)
         self.basis = basis
         self.unfinished: Sequence[Unfinished] = tuple(unfinished)
@@ -347,6 +351,7 @@ class Report(RunReport):
             "destination": self.destination,
             "dry_run": self.dry_run,
             "objects_unfinished": self.objects_unfinished,
+            **self.closing.as_dict(),
             **self.counts.as_dict(),
             **super().as_dict(),
             **({"plan": self.figures().as_dict()} if self.dry_run else {}),
@@ -358,7 +363,7 @@ class Report(RunReport):
             from asyncsink.report.plan_lines import Paper, plan_rows
 
             return "\n".join([self.headline(), *plan_rows(self.figures(), self.counts, Paper())])
-        lines = [super().brief()]
+        lines = [super().brief(), *self.closing.lines()]
         if dropped := self._log.dropped:
             lines.append(f"The lists have the newest outcomes; {dropped:,} older ones are counted alone (records_max).")
         if self.unfinished:

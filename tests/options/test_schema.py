@@ -57,6 +57,7 @@ OTHER_VALUES: dict[str, Any] = {
     "acl": "private",
     "storage_class": "GLACIER_IR",
     "content_type": "text/plain",
+    "index": "index.csv",
 }
 NEEDED: dict[str, dict[str, Any]] = {
     "sse_kms_key_id": {"sse": "aws:kms"},

@@ -20,7 +20,7 @@ from asyncsink.engine.planning.key_ledger import AlikeKeys, Kept, KeyLedger
 from asyncsink.engine.recording.events import Progress
 from asyncsink.engine.transfer.destination_state import too_large_for_memory, unreadable
 from asyncsink.engine.transfer.outcomes import forbids_run
-from asyncsink.errors import AsyncSinkError, ConfigError, InvalidKey, RoutingError
+from asyncsink.errors import AsyncSinkError, ConfigError, InvalidKey, KeyCollision, RoutingError
 from asyncsink.event_loops import batches
 from asyncsink.model import SourceFile, SourceProblem, Transfer
 from asyncsink.options.schema import ObjectOptions, Overwrite, Policies, Settings
@@ -42,11 +42,13 @@ class Discovery:
         prefix: the destination's prefix inside its bucket, or "".
         records: absolute paths of the files that the run keeps its records in; they are not published.
         leaves_out_unreadable: whether files that may not be read are problems; else the survey refuses them.
+        reserved: keys that no file may have.
         admits: whether an entry is one of the run's; None admits all.
         key, objects, overwrite: see `of`.
     """
 
     admits: Callable[[Transfer | SourceProblem], bool] | None = None
+    reserved: frozenset[str] = frozenset()
     key: str | None = None
     objects: ObjectOptions | None = None
     overwrite: Overwrite | None = None
@@ -124,6 +126,12 @@ class Discovery:
                 file.path, denied, entry=file.entry, attribute=file.attribute, skippable=False, unreadable=True
             )
         key = f"{self.prefix}/{route.key}" if self.prefix else route.key
+        if key in self.reserved:
+            taken = KeyCollision(
+                f"{file.path!r} would have the key {show(key)}, where the run publishes its index or its completion "
+                "marker; give that another name, or leave the file out."
+            )
+            return SourceProblem(file.path, taken, entry=file.entry, attribute=file.attribute, skippable=False)
         if self.objects is None and self.overwrite is None:
             return Transfer(file, key, route.local)
         return Transfer(file, key, route.local, objects=self.objects, overwrite=self.overwrite)

@@ -17,6 +17,7 @@ from asyncsink.options.schema import LocalTarget, S3Target, Settings, Target
 from asyncsink.options.settings import JournalChoice
 from asyncsink.paths import as_text, is_below, on_disk, real_path
 from asyncsink.report.manifest_file import PARTIAL
+from asyncsink.routing.keys import KEY_BYTES_MAX, given_key
 from asyncsink.routing.router import Router
 from asyncsink.sources.base import Source
 from asyncsink.sources.directory import DirectorySource
@@ -58,6 +59,39 @@ def check_shard(settings: Settings, *, walks: bool = True) -> None:
         )
 
 
+def check_together(settings: Settings, *, ends: bool = True) -> None:
+    """Refuse an index or completion marker where no run publishes everything, or whose name makes no key.
+
+    Args:
+        ends: whether one run publishes everything; False for a program's calls, and for one of several processes.
+
+    Raises:
+        ConfigError: the settings do not fit the run.
+    """
+    together, target = settings.together, settings.target
+    for option, name in (("index", together.index), ("complete_marker", together.complete_marker)):
+        if not name:
+            continue
+        if not ends:
+            raise ConfigError(
+                f"{option} is published when one export has published everything, and here is none; leave it out, or "
+                "use export in one process."
+            )
+        if settings.shard.count > 1:
+            raise ConfigError(
+                f"{option} is about everything, and shard={settings.shard} publishes a part of it; leave it out."
+            )
+        assert isinstance(target, S3Target)  # parse_options has refused others
+        given_key(name, bytes_max=KEY_BYTES_MAX - len(target.key_of("").encode()))
+
+
+def _reserved(settings: Settings) -> frozenset[str]:
+    """The keys that no source may have."""
+    together, target = settings.together, settings.target
+    names = [name for name in (together.index, together.complete_marker) if name]
+    return frozenset(map(target.key_of, names)) if isinstance(target, S3Target) else frozenset()
+
+
 def discovery_of(settings: Settings, target: Target, source: Source, *, in_shard: bool = False) -> Discovery:
     """The files of `source`, routed to `target`: all of them, or those in the run's shard."""
     local = settings.local_copy.directory if settings.local_copy is not None else ""
@@ -66,6 +100,7 @@ def discovery_of(settings: Settings, target: Target, source: Source, *, in_shard
     # A local directory that stands in for the bucket has the bucket's keys.
     leave_out = settings.policies.on_unreadable == "skip"
     discovery = Discovery(source, router, prefix, records=_records_of(settings), leaves_out_unreadable=leave_out)
+    discovery.reserved = _reserved(settings)
     if in_shard and settings.shard.count > 1:
         discovery.admits = lambda found: settings.shard.holds(shard_key(found))
     return discovery
