@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import click
@@ -30,6 +31,7 @@ COMMANDS = {
     "merge": ("receipts", "Make one receipt manifest of several"),
     "abort-uploads": ("uploads", "Abort multipart uploads that nobody will finish"),
     "config": ("shell.config", "Show each setting, and where it comes from"),
+    "completion": ("shell.completion", "Complete commands and options in bash, zsh or fish"),
     "bench": ("trying.bench", "Measure a server"),
     "devserver": ("trying.servers", "Run an S3 server on this machine, to try things out"),
     "demo": ("trying.servers", "Show the whole story in half a minute"),
@@ -62,6 +64,10 @@ app = HelpPages(
 
 def run_app(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
+    if asked := os.environ.get("_ASYNCSINK_COMPLETE"):
+        from asyncsink.cli.completion import answer
+
+        return answer(app, asked)
     try:
         # Not `main` of click, which makes another error of KeyboardInterrupt.
         with app.make_context("asyncsink", list(arguments) or ["-h"]) as ctx:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -17,6 +17,9 @@ from click.core import ParameterSource
 from asyncsink.cli.configured import parameter_of, setting_of, url_in
 from asyncsink.options.configuration import Takes
 from asyncsink.options.schema import PANELS, Command, Option
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _REPEATED = {"pairs", "mapping", "texts", "templates", "infields"}
 _OUTPUT = {
@@ -79,6 +82,12 @@ class Argument(click.Argument):
             value = url_in(ctx, value, needs_place=self.metavar == "DESTINATION")
         return value, source
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's own
+        """Named destinations, files and directories."""
+        from asyncsink.cli.completion import of_word
+
+        return of_word(str(self.metavar), incomplete) if self._place else []
+
     def words(self, ctx: click.Context) -> list[str]:
         """What the command line has for it."""
         value = ctx.params.get(self.name or "")
@@ -126,6 +135,12 @@ class Flag(click.Option):
         if self.metavar in ("FILE", "DIR"):
             return "files" if self.multiple else "file"
         return "texts" if self.multiple else "text"
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's own
+        """The known values, files or directories."""
+        from asyncsink.cli.completion import of_flag
+
+        return of_flag(self.opts, str(self.metavar), incomplete)
 
     def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
         """The value of the command line, of a variable, of a file, or the default."""
@@ -190,6 +205,8 @@ class HelpPage(click.Command):
         except click.UsageError as error:
             error.ctx = error.ctx or ctx  # click's parser leaves it out
             raise
+        if ctx.resilient_parsing:  # for completion
+            return rest
         places = [word for each in self.params if isinstance(each, Argument) for word in each.words(ctx)]
         from_bucket = _FROM_BUCKET.get(str(self.name))
         if from_bucket is None or len(places) < 2:
@@ -270,6 +287,13 @@ class HelpPages(HelpPage, click.Group):
 
     def _texts(self) -> list[tuple[str, str]]:
         return [(name, text) for name, (_, text) in self._commands_of.items()]
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands and options that begin so; no command is loaded."""
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(name, help=text) for name, text in self._texts() if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's own method
         """The commands in their order here."""
