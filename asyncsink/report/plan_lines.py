@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # needs SQLite
 COLUMNS_MIN, COLUMNS_MAX = 50, 100
 LABEL_COLUMNS = 15
 FOLDERS_SHOWN = 5
-NO_FOLDER = "(no folder)"
-NO_SUFFIX = "(no suffix)"
+NO_FOLDER = "(top)"
+NO_SUFFIX = "(none)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

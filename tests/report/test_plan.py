@@ -105,10 +105,8 @@ def test_the_screen_of_a_plan_at_80_columns() -> None:
   largest          20.0 MiB  sub-02/func/bold.nii.gz
                     8.0 MiB  sub-01/func/bold.nii.gz
                   300 bytes  sub-01/anat/T1w.json
-  by folder      sub-02 1 · 20.0 MiB   sub-01 2 · 8.0 MiB
-                 (no folder) 1 · 5 bytes
-  by kind        .nii.gz 2 · 28.0 MiB   .json 1 · 300 bytes
-                 (no suffix) 1 · 5 bytes
+  by folder      sub-02 1 · 20.0 MiB   sub-01 2 · 8.0 MiB   (top) 1 · 5 bytes
+  by kind        .nii.gz 2 · 28.0 MiB   .json 1 · 300 bytes   (none) 1 · 5 bytes
   for example    sub-02/func/bold.nii.gz → study/sub-02/func/bold.nii.gz
   requests       2 PutObject · 2 CreateMultipartUpload · 4 UploadPart
                  2 CompleteMultipartUpload · 2 ListObjectsV2 · 12 in all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 from asyncsink.cli.commands.export import DESTINATION, SOURCE, export_command
 from asyncsink.cli.flags import Argument, Flag, command
 from asyncsink.cli.output import Output, output_of
+from asyncsink.cli.printer import locale_is_utf8
 from asyncsink.errors import ConfigError
 from asyncsink.report.plan import PRICES, Prices, prices_of
 from asyncsink.report.plan_lines import Paper, list_line, plan_heading, plan_rows
@@ -64,14 +66,14 @@ def _print_plan(report: Report, output: Output, *, title: str, lists: bool, pric
     if not report.objects_planned and report.ok:
         lines.append("  An export would send nothing.")
     elif not lists:
-        lines.append(f"  {HINT}")
+        lines += textwrap.wrap(HINT, paper.width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     output.say("\n".join(lines), exact=True)
 
 
 def paper_of_stdout() -> Paper:
     """Where results are printed. Names are shortened for a terminal only."""
     stream = sys.stdout
-    utf8 = (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
+    utf8 = (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf") and locale_is_utf8()
     terminal = stream is not None and stream.isatty()
     return Paper(columns=shutil.get_terminal_size().columns, ascii_only=not utf8, whole_names=not terminal)
 
