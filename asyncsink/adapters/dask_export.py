@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -24,7 +25,7 @@ from asyncsink.adapters.dask_dealing import Dealer
 from asyncsink.adapters.dask_worker import SampleFile
 from asyncsink.engine.planning.producer import last_only
 from asyncsink.engine.planning.survey import Discovery, Survey, take_survey
-from asyncsink.engine.planning.walk import check_together, discovery_of, with_places_outside
+from asyncsink.engine.planning.walk import check_together, discovery_of, page_of_export, with_places_outside
 from asyncsink.engine.recording.events import Events, Progress
 from asyncsink.engine.recording.recorder import Passed, Recorder, Recording
 from asyncsink.engine.resources import Resources, open_resources
@@ -110,6 +111,9 @@ async def run_on_cluster(
     refuse_trio()
     check_travels(settings, source)
     settings = replace(settings, journal=JournalChoice(enabled=False))
+    page = page_of_export(settings, source)
+    if page is not None:
+        observe, failures_only = page.beside(observe), failures_only or observe is None
     events = Events(settings.observe, observe, failures_only=failures_only)
     survey = Survey()
     try:
@@ -130,7 +134,10 @@ async def run_on_cluster(
             for notice in survey.notices(settings):
                 events.notice(notice)
             cutter = ByLimits(part_bytes, part_objects)
-            return await _ClusterRun(resources, client, discovery, survey, cutter).run()
+            run = _ClusterRun(resources, client, discovery, survey, cutter)
+            async with page.following(resources, None, run.report) if page is not None else nullcontext():
+                await run.run()
+            return run.report()
     except BaseExceptionGroup as group:
         raise surface(group) from None
     finally:
@@ -153,20 +160,30 @@ class _ClusterRun:
         self._cutter = cutter
         self._log = OutcomeLog(resources.progress.counts)
         self._recorder: Recorder
+        self._lane = ""
+        self._interrupted = True
 
-    async def run(self) -> Report:
-        """Publish everything, and report."""
+    def report(self) -> Report:
+        """What is published."""
+        target = self._resources.settings.target
+        return report_on(
+            self._resources, self._log, target, self._discovery, lane=self._lane, interrupted=self._interrupted
+        )
+
+    async def run(self) -> None:
+        """Publish everything."""
         settings = self._resources.settings
         samples = await anyio.to_thread.run_sync(_samples_of, self._found(), limiter=self._threads)
         if not samples:  # nothing is to be sent
-            return await self._publish(None, ("", "", ""))
+            await self._publish(None, ("", "", ""))
+            return
         # Nobody would go on with an upload that a cancelled worker leaves.
         policies = replace(settings.policies, abort_on_interrupt=True)
-        travelling = replace(settings, manifest="", policies=policies, observe=None)
+        travelling = replace(settings, manifest="", report="", policies=policies, observe=None)
         name = f"asyncsink-{secrets.token_hex(6)}"
         dealer = Dealer(self._client, name, travelling, samples, self._events.notice)
         try:
-            return await self._publish(dealer, await dealer.begin())
+            await self._publish(dealer, await dealer.begin())
         finally:
             await dealer.end()
 
@@ -188,18 +205,18 @@ class _ClusterRun:
         )
         return ManifestWriter(settings.manifest, header, self._events.notice)
 
-    async def _publish(self, dealer: Dealer | None, place: tuple[str, str, str]) -> Report:
+    async def _publish(self, dealer: Dealer | None, place: tuple[str, str, str]) -> None:
         resources, halt, progress = self._resources, self._resources.halt, self._resources.progress
-        endpoint_url, region, lane = place
+        endpoint_url, region, self._lane = place
         manifest = self._manifest(endpoint_url, region)
         self._recorder = recorder = Recorder(self._log, manifest, self._events)
         recording = Recording(recorder, resources.settings.retry.abort_seconds)
-        spool, interrupted = Spool(), True
+        spool = Spool()
         if manifest is not None:
             await manifest.open()
         try:
             progress.started = True
-            await self._events.emit(Started(progress.objects_total, progress.bytes_total, lane))
+            await self._events.emit(Started(progress.objects_total, progress.bytes_total, self._lane))
             async with anyio.create_task_group() as group:
                 group.start_soon(recording.run)
                 try:
@@ -214,13 +231,11 @@ class _ClusterRun:
                     raise
                 finally:
                     recorder.finish()
-            interrupted = bool(halt.reason)
+            self._interrupted = bool(halt.reason)
         finally:
             spool.close()
             if manifest is not None:
-                await manifest.close(interrupted=interrupted)
-        target = resources.settings.target
-        return report_on(resources, self._log, target, self._discovery, lane=lane, interrupted=interrupted)
+                await manifest.close(interrupted=self._interrupted)
 
     async def _fill(self, spool: Spool) -> None:
         """Give the files to the spool, and record what is not published."""

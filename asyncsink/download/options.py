@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from asyncsink.engine.run_page import RunPage, page_of_run
 from asyncsink.errors import ConfigError
 from asyncsink.options.parse import check_option_names, parse_options, value_of
 from asyncsink.options.schema import GRAB_OPTIONS, OPTIONS, S3Target, Settings
@@ -85,6 +86,11 @@ def parse_grab(source: Any, directory: Any, options: GrabOptions | Mapping[str, 
         names_folder=os.fspath(source).endswith("/"),
         manifest=value_of(given, "manifest", GRAB_OPTIONS),
     )
+
+
+def page_of_grab(settings: GrabSettings) -> RunPage | None:
+    """The page of a grab, or None where none was asked for."""
+    return page_of_run(settings.settings, verb="grab", sources=(settings.target.url,), prefix=settings.base)
 
 
 def parse_source(source: Any, what: str) -> str:

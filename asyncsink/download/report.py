@@ -52,11 +52,6 @@ class GrabReport(RunReport):
         return GrabFailed(message, report=self)
 
     @property
-    def log(self) -> OutcomeLog:
-        """Every outcome."""
-        return self._log
-
-    @property
     def outputs(self) -> Mapping[str, Any]:
         """{field: path | [paths] | nested list | None} in S3DataGrabber's shapes; None stands for an object that was
         not found or not grabbed. {} without templates: `receipts` and `skips` name the files then.

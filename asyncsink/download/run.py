@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +12,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from asyncsink.download.feed import GrabFeed
-from asyncsink.download.options import GrabSettings
+from asyncsink.download.options import GrabSettings, page_of_grab
 from asyncsink.download.placement import FileWriter, FileWriterBatcher, StagingDirectory
 from asyncsink.download.plan import DownloadItem
 from asyncsink.download.receiver import DownloadContext
@@ -38,12 +39,16 @@ async def run_grab(
 
     Cancelled, it waits for the threads at work and records the outcomes; a later run continues large objects.
     """
-    events = Events(settings.settings.observe, observe)
+    page = page_of_grab(settings)
+    follow = page.following if page is not None else lambda *_: nullcontext()
+    events = Events(settings.settings.observe, observe if page is None else page.beside(observe))
     try:
+        if page is not None:
+            await page.check()
         own, _ = await with_callers_bucket(settings.settings)
         settings = replace(settings, settings=own)
         async with open_resources(settings.settings, events=events, progress=progress) as resources:
-            return await GrabRun(settings, resources).run()
+            return await GrabRun(settings, resources, follow).run()
     except BaseExceptionGroup as group:
         raise surface(group) from None
     finally:
@@ -105,10 +110,15 @@ class DownloadPipeline(Pipeline[list[DownloadItem], DownloadItem]):
         self.recorder.add(outcomes)
 
 
+Follow = Callable[[Resources, S3Stack, Callable[[], GrabReport]], AbstractAsyncContextManager[None]]
+"""`RunPage.following`, or a block like any other."""
+
+
 class GrabRun:
     """One grab with its parts; `run` it once."""
 
-    def __init__(self, settings: GrabSettings, resources: Resources) -> None:
+    def __init__(self, settings: GrabSettings, resources: Resources, follow: Follow) -> None:
+        self._follow = follow
         self._settings = settings
         self._resources = resources
         self._events = resources.events
@@ -117,6 +127,7 @@ class GrabRun:
         self._recorder = Recorder(self._log, None, self._events)
         self._staging = StagingDirectory(settings.directory)
         self._secret = settings.settings.objects.sse_customer_key
+        self._ended = False
 
     async def run(self) -> GrabReport:
         """See `run_grab`."""
@@ -125,7 +136,8 @@ class GrabRun:
             await feed.find()
             try:
                 await anyio.to_thread.run_sync(self._staging.open)
-                await self._fetch_all(stack, feed)
+                async with self._follow(self._resources, stack, partial(self._report, stack, feed)):
+                    await self._fetch_all(stack, feed)
             finally:
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(self._staging.close)
@@ -144,6 +156,7 @@ class GrabRun:
         )
         try:
             await pipeline.run(feed.feed)
+            self._ended = True
         finally:
             pipeline.close()
 
@@ -160,6 +173,6 @@ class GrabRun:
         )
 
     def _report(self, stack: S3Stack, feed: GrabFeed) -> GrabReport:
-        end = self._resources.ended(stack.lane, interrupted=bool(self._resources.halt.reason))
+        end = self._resources.ended(stack.lane, interrupted=not self._ended or bool(self._resources.halt.reason))
         settings, log = self._settings, self._log
         return GrabReport(settings.target.url, settings.directory, log, end, find_outputs=lambda: feed.outputs(log))

@@ -10,7 +10,7 @@ from functools import partial
 import anyio
 import anyio.to_thread
 
-from asyncsink.engine.closing.ending import end_run
+from asyncsink.engine.closing.ending import publish_all
 from asyncsink.engine.open_run import RunBuilder
 from asyncsink.engine.planning.producer import feed_discovery
 from asyncsink.engine.planning.survey import Survey, take_survey
@@ -21,6 +21,7 @@ from asyncsink.engine.planning.walk import (
     clear_destinations,
     discovery_of,
     open_end,
+    page_of_export,
     with_places_outside,
 )
 from asyncsink.engine.recording.events import Events, Progress
@@ -59,7 +60,9 @@ async def run_source(
     check_bucket_given(settings)
     check_shard(settings)
     check_together(settings)
-    events = Events(settings.observe, observe, failures_only=failures_only)
+    page = page_of_export(settings, source)
+    heard = page.beside(observe) if page is not None else observe
+    events = Events(settings.observe, heard, failures_only=failures_only or observe is None)
     survey = Survey()
     try:
         settings = await with_places_outside(settings, source, events.notice, dry_run=dry_run)
@@ -110,8 +113,7 @@ async def run_source(
                     resources=resources,
                     journal=run.journal,
                 )
-                await run.pipeline.run(feed)
-                return await end_run(run, discovery)
+                return await publish_all(run, discovery, feed, page)
     except BaseExceptionGroup as group:
         raise surface(group) from None
     finally:

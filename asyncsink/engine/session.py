@@ -21,7 +21,14 @@ from asyncsink.engine.calls import Call, Calls, Patience
 from asyncsink.engine.content.contents import Contents
 from asyncsink.engine.intake import Intake
 from asyncsink.engine.open_run import Run, RunBuilder
-from asyncsink.engine.planning.walk import check_bucket_given, check_shard, check_together, open_end
+from asyncsink.engine.planning.walk import (
+    check_bucket_given,
+    check_page,
+    check_shard,
+    check_together,
+    open_end,
+    page_of_export,
+)
 from asyncsink.engine.recording.events import Events
 from asyncsink.engine.resources import open_resources
 from asyncsink.engine.run_report import report_of, stats_of
@@ -58,7 +65,10 @@ class Session:
         if records_max is not None and (type(records_max) is not int or records_max < 1):
             raise ConfigError(f"records_max={records_max!r:.60} is no number of records; expected 1 or more, or None.")
         self.settings = replace(settings, records_max=records_max)
-        self.events = Events(settings.observe)
+        self._page = page_of_export(settings, None)
+        self.events = Events(
+            settings.observe, None if self._page is None else self._page.beside(None), failures_only=True
+        )
         self.run: Run | None = None
         self.intake: Intake | None = None
         self._contents: Contents | None = None
@@ -131,8 +141,12 @@ class Session:
                     self._contents = Contents(run)
                     self.intake = intake
                     self._opened.set_result(None)
-                    await self._publish(run, intake, self._contents)
-                    await run.end()
+                    page, showing = self._page, partial(report_of, run, None)
+                    async with (
+                        page.following(run.resources, run.stack, showing, run.journal) if page else nullcontext()
+                    ):
+                        await self._publish(run, intake, self._contents)
+                        await run.end()
         except Exception as error:  # noqa: BLE001 - raised by `start`, or by `close`
             self.fault = self.fault or (surface(error) if isinstance(error, BaseExceptionGroup) else error)
         finally:
@@ -145,6 +159,7 @@ class Session:
         exits.callback(self.events.close)
         resources = await exits.enter_async_context(open_resources(self.settings, events=self.events, lasting=True))
         assert resources.accepted is not None  # it is lasting
+        await check_page(self.settings, (), threads=resources.threads)
         forecast = open_end(self.settings.target, lasting=True)
         self.run = run = await exits.enter_async_context(RunBuilder(resources).open(forecast))
         intake = Intake(

@@ -110,6 +110,7 @@ def parse_options(
         together=_together(given, target),
         local_copy=_local_copy(given, target),
         manifest=value_of(given, "manifest"),
+        report=value_of(given, "report"),
         journal=journal,
         remove_dest_dir=value_of(given, "remove_dest_dir"),
         **_transport(given),

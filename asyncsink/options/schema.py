@@ -238,6 +238,7 @@ class Settings:
     together: Together = Together()
     local_copy: LocalTarget | None = None
     manifest: str = ""
+    report: str = ""
     journal: JournalChoice = JournalChoice(enabled=False)
     remove_dest_dir: bool = False
     transport: LaneChoice = "auto"
@@ -388,6 +389,8 @@ PANELS: dict[str, tuple[Option, ...]] = {
                Settings, no_flag=True),
         Option("manifest", "path", "Write a record of every object, for `asyncsink verify`.",
                Settings, metavar="FILE"),
+        Option("report", "path", "Write a page about the run when it ends: .html for a browser, or .json.",
+               Settings, _BOTH, metavar="FILE"),
         Option("journal", "journal",
                "Remember what is published here, so that a re-run skips it unread and goes on where it was stopped; "
                "local destinations have none.",

@@ -105,6 +105,7 @@ class ExportOptions(ConnectionOptions, total=False):
     manifest: StrPath | None
     index: str | None
     complete_marker: str | None
+    report: StrPath | None
     journal: StrPath | Literal[False] | None
     bandwidth_bytes_per_second: int | str | None
     shard: str | tuple[int, int] | None
@@ -125,6 +126,7 @@ class GrabOptions(ConnectionOptions, total=False):
     raise_on_empty: bool
     sort_filelist: bool
     manifest: StrPath | None
+    report: StrPath | None
     sse: bytes | None
     observe: Callable[[Event], None] | None
 

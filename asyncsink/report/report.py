@@ -25,7 +25,9 @@ from asyncsink.report.sentences import (
 )
 from asyncsink.value import dataclass
 
-if TYPE_CHECKING:  # loaded by plans only
+if TYPE_CHECKING:  # loaded by plans and tables only
+    import pandas as pd
+
     from asyncsink.report.plan import PlanBasis, PlanFigures
 
 
@@ -123,6 +125,21 @@ class RunReport(BaseReport):
         """Where the objects are."""
 
     @property
+    def log(self) -> OutcomeLog:
+        """Every outcome."""
+        return self._log
+
+    @property
+    def words(self) -> sentences.Words:
+        """The words of this kind of run."""
+        return self._words
+
+    @property
+    def target(self) -> str:
+        """Where the objects or files are."""
+        return self._into
+
+    @property
     def receipts(self) -> OutcomeView[Receipt]:
         """What was transferred, in the order in which it was confirmed."""
         return self._log.receipts
@@ -189,6 +206,25 @@ class RunReport(BaseReport):
             "notices": list(self.notices),
             "failures": [failure_as_dict(failure) for failure in self.failures],
         }
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A pandas DataFrame with a row for each outcome; `record` is receipt, skip, failure or planned.
+
+        All rows are in memory.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from asyncsink.report.page.frames import frame_of
+
+        return frame_of(self.log)
+
+    def _repr_html_(self) -> str:
+        """The first block of the page (option `report`), for a notebook."""
+        from asyncsink.report.page.content import outcome_of_run  # loads jinja2
+        from asyncsink.report.page.rendering import outcome_html
+
+        return outcome_html(outcome_of_run(self), self.target)
 
     def summary(self) -> str:
         """A few lines for a person who knows nothing of the run; no line break at the end."""

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import anyio.to_thread
+from anyio import CapacityLimiter
 
 from asyncsink.destinations.base import RunForecast
 from asyncsink.destinations.opening import remove_directory
 from asyncsink.engine.planning.survey import Discovery, shard_key
+from asyncsink.engine.run_page import RunPage, check_page_file, page_of_run
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.journal.sqlite import default_place, without_journal
 from asyncsink.options.schema import LocalTarget, S3Target, Settings, Target
@@ -110,7 +112,7 @@ def _records_of(settings: Settings) -> tuple[str, ...]:
     """The files that hold the records of this run, as far as they are named."""
     manifest, journal = settings.manifest, settings.journal.path if settings.journal.enabled else ""
     partial = os.path.abspath(manifest) + PARTIAL if manifest else ""
-    return tuple(as_text(os.path.abspath(path)) for path in (manifest, partial, journal) if path)
+    return tuple(as_text(os.path.abspath(path)) for path in (manifest, partial, journal, settings.report) if path)
 
 
 def tops_of(source: Source) -> list[str]:
@@ -133,12 +135,14 @@ async def with_places_outside(
     with a notice.
 
     Raises:
-        ConfigError: a local destination, local copy, manifest or named journal lies inside a source.
+        ConfigError: a local destination, local copy, manifest, report or named journal lies inside a source; or the
+            report cannot be written.
         JournalError: so does a default journal, and overwrite="journal" needs one.
     """
     sources = tops_of(source)
     await anyio.to_thread.run_sync(check_not_nested, sources, local_places(settings))
-    await anyio.to_thread.run_sync(check_manifest_outside, sources, settings.manifest)
+    await anyio.to_thread.run_sync(check_record_outside, sources, settings.manifest)
+    await check_page(settings, sources)
     inside = await anyio.to_thread.run_sync(check_journal_outside, sources, settings.journal)
     if inside is None:
         return settings
@@ -146,6 +150,29 @@ async def with_places_outside(
         raise inside
     notice(without_journal(inside, dry_run=dry_run))
     return replace(settings, journal=JournalChoice(enabled=False))
+
+
+def page_of_export(settings: Settings, source: Source | None) -> RunPage | None:
+    """The page of an export of `source`, or of a sink; None where none was asked for."""
+    target = settings.target
+    prefix = f"{target.prefix}/" if isinstance(target, S3Target) and target.prefix else ""
+    sources = tops_of(source) if settings.report and source is not None else ()
+    return page_of_run(settings, verb="export", sources=sources, prefix=prefix)
+
+
+async def check_page(settings: Settings, sources: Iterable[str], *, threads: CapacityLimiter | None = None) -> None:
+    """Refuse a page that would be published itself, or that cannot be written.
+
+    Args:
+        threads: of the run, or None.
+
+    Raises:
+        ConfigError: so it is; nothing was sent.
+    """
+    if not settings.report:
+        return
+    await anyio.to_thread.run_sync(check_record_outside, sources, settings.report, "report", limiter=threads)
+    await anyio.to_thread.run_sync(check_page_file, settings.report, limiter=threads)
 
 
 def open_end(target: Target, *, lasting: bool = False) -> RunForecast:
@@ -226,17 +253,17 @@ def check_journal_outside(sources: Iterable[str], journal: JournalChoice) -> Jou
     return None
 
 
-def check_manifest_outside(sources: Iterable[str], manifest: str) -> None:
-    """Refuse a manifest that would be published itself. Blocks.
+def check_record_outside(sources: Iterable[str], path: str, what: str = "manifest") -> None:
+    """Refuse a manifest, or another record of the run, that would be published itself. Blocks.
 
     Raises:
         ConfigError: it lies inside a source, or is one.
     """
-    place = as_text(os.path.abspath(manifest))
-    for source in sources if manifest else ():
+    place = as_text(os.path.abspath(path))
+    for source in sources if path else ():
         if os.path.lexists(on_disk(source)) and _would_be_found(place, source):
             raise ConfigError(
-                f"The manifest {manifest} lies inside the source {source}, so that it would be published itself; name "
+                f"The {what} {path} lies inside the source {source}, so that it would be published itself; name "
                 "a file outside."
             )
 

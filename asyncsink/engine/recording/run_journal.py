@@ -91,6 +91,11 @@ class RunJournal:
         return f"<RunJournal {self._journal.path!r}, {len(self._uploads)} uploads under way>"
 
     @property
+    def path(self) -> str:
+        """Its file."""
+        return self._journal.path
+
+    @property
     def blank(self) -> bool:
         """Whether the journal held nothing when it was opened; see `Journal.blank`. A key that comes only once has no
         row."""
