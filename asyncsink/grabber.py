@@ -10,7 +10,7 @@ from typing import Unpack
 from asyncsink.download.options import parse_grab
 from asyncsink.download.report import GrabReport
 from asyncsink.download.run import run_grab
-from asyncsink.engine.recording.events import Progress
+from asyncsink.engine.recording.events import Progress, TakesLines
 from asyncsink.errors import ConfigError
 from asyncsink.event_loops import run_to_end
 from asyncsink.model import Event
@@ -36,19 +36,24 @@ class S3Grabber:
         return f"<S3Grabber {self._settings.target.url} -> {self._settings.directory}>"
 
     async def run(
-        self, *, observe: Callable[[Event], None] | None = None, progress: Progress | None = None
+        self,
+        *,
+        observe: Callable[[Event], None] | None = None,
+        recorded: TakesLines | None = None,
+        progress: Progress | None = None,
     ) -> GrabReport:
         """Grab all files; see `grab` for the result and the errors.
 
         Args:
             observe: called with every event, on the event loop; it must return quickly.
+            recorded: called with the lines of recorded outcomes; `observe` gets no outcomes but failures then.
             progress: counts for a display to poll.
         """
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             raise ConfigError("asyncsink runs on asyncio; run it with asyncio, not with trio.") from None
-        return await run_grab(self._settings, observe=observe, progress=progress)
+        return await run_grab(self._settings, observe=observe, recorded=recorded, progress=progress)
 
 
 S3Grabber.__doc__ = with_options(S3Grabber.__doc__, GrabOptions, "grab")

@@ -26,7 +26,7 @@ from asyncsink.adapters.dask_worker import SampleFile
 from asyncsink.engine.planning.producer import last_only
 from asyncsink.engine.planning.survey import Discovery, Survey, take_survey
 from asyncsink.engine.planning.walk import check_together, discovery_of, page_of_export, with_places_outside
-from asyncsink.engine.recording.events import Events, Progress
+from asyncsink.engine.recording.events import Events, Progress, TakesLines
 from asyncsink.engine.recording.recorder import Passed, Recorder, Recording
 from asyncsink.engine.resources import Resources, open_resources
 from asyncsink.engine.run_report import report_on
@@ -103,6 +103,7 @@ async def run_on_cluster(
     *,
     observe: Callable[[Event], None] | None = None,
     failures_only: bool = False,
+    recorded: TakesLines | None = None,
     progress: Progress | None = None,
     part_bytes: int = PART_BYTES,
     part_objects: int = PART_OBJECTS,
@@ -114,7 +115,7 @@ async def run_on_cluster(
     page = page_of_export(settings, source)
     if page is not None:
         observe, failures_only = page.beside(observe), failures_only or observe is None
-    events = Events(settings.observe, observe, failures_only=failures_only)
+    events = Events(settings.observe, observe, failures_only=failures_only, recorded=recorded)
     survey = Survey()
     try:
         await with_places_outside(settings, source, events.notice, dry_run=False)

@@ -35,7 +35,7 @@ def shared_names() -> list[str]:
     """The options that mean the same in every command that has them."""
     rows = [option for options in PANELS.values() for option in options]
     flags = [flag for option in rows for flag in (option.switch, option.off) if flag]
-    return [*map(parameter_of, flags), "json", "quiet", "verbose"]
+    return [*map(parameter_of, flags), "json", "quiet", "verbose", "log_file", "events"]
 
 
 def takes_of(command: HelpPage, ctx: click.Context) -> dict[str, Takes]:

@@ -27,6 +27,7 @@ _OUTPUT = {
     "--quiet": "No progress and no summary; errors and notes only.",
     "--verbose": "Log what happens to stderr; -vv logs more.",
 }
+_WITH_EVENTS = ("export", "run", "grab", "verify", "check")
 SHORT = {"--dry-run": "-n", "--quiet": "-q", "--verbose": "-v", "--version": "-V", "--concurrency": "-j"}
 """One letter for a flag: the same in every command. -j is the number of requests at the same time, as make(1) has it;
 --json has no letter."""
@@ -307,6 +308,11 @@ def _options_of(name: Command) -> Iterator[Flag]:
                 yield from _flags_of(option, panel)
     for flag, text in _OUTPUT.items():
         yield Flag(flag, text, panel="Output", count=flag == "--verbose")
+    log_file = "Append the log to FILE, as -v shows it; with -vv, as that."
+    yield Flag("--log-file", log_file, metavar="FILE", panel="Output")
+    if name in _WITH_EVENTS:
+        events = "Write the events of the run to FILE as JSON lines; - is standard output."
+        yield Flag("--events", events, metavar="FILE", panel="Output")
 
 
 def _flags_of(option: Option, panel: str) -> Iterator[Flag]:

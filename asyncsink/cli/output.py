@@ -9,11 +9,10 @@ library's names.
 from __future__ import annotations
 
 import json
-import logging
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from functools import cache
 from itertools import islice
@@ -25,14 +24,17 @@ import click
 from asyncsink.cli.configured import notices_of, origins_of, parameter_of
 from asyncsink.cli.printer import write, write_lines
 from asyncsink.errors import AsyncSinkError, ConfigError
-from asyncsink.model import Finished, LimitChanged, Notice, Started
 from asyncsink.options.schema import OPTIONS
 from asyncsink.os_errors import shortage
 from asyncsink.report.sentences import Cause, cause_lines, inert
 from asyncsink.value import dataclass
 
 if TYPE_CHECKING:
+    from asyncsink.cli.logs.event_lines import EventLines
+    from asyncsink.model import Event
+    from asyncsink.report.outcomes import OutcomeLines
     from asyncsink.report.report import BaseReport
+    from asyncsink.sources.base import Source
 
 PROBLEMS_SHOWN = 10
 FAILURES_SHOWN = 10
@@ -92,25 +94,50 @@ class Output:
         quiet: whether there is no summary: errors, failures and notices only.
         verbose: whether a bug shows its traceback, and the log goes to stderr.
         origins: where the values of options come from that no flag gives, by parameter.
+        events: gets the events of the run, or None.
+        files: the files that the command writes beside its result, by flag; "" where there is none.
     """
 
     json: bool = False
     quiet: bool = False
     verbose: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
+    events: EventLines | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def watch(self, observe: Callable[[Event], None]) -> Callable[[Event], None]:
+        """An observer that calls `observe`, and writes the events where that is asked for."""
+        return observe if self.events is None else self.events.watch(observe)
+
+    def check_outside(self, source: Source) -> None:
+        """Refuse `files` that the source would publish while they are written.
+
+        Raises:
+            ConfigError: one lies inside the source.
+        """
+        if any(self.files.values()):
+            from asyncsink.engine.planning.walk import check_files_outside
+
+            check_files_outside(source, self.files)
+
+    @property
+    def recorded(self) -> Callable[[OutcomeLines], None] | None:
+        """Called with recorded outcomes, where events are written."""
+        return None if self.events is None else self.events.recorded
 
     def say(self, text: str, *, exact: bool = False) -> None:
-        """Print a result for people, on stdout; nothing with --json or --quiet.
+        """Print a result for people, on stdout, or on stderr where stdout has events; nothing with --json or --quiet.
 
         Args:
             exact: whether the lines are for a shell or a table, and are not wrapped.
         """
         if self.json or self.quiet:
             return
+        stream = sys.stderr if self.events is not None and self.events.on_stdout else sys.stdout
         if exact:
-            write(sys.stdout, f"{text}\n")
+            write(stream, f"{text}\n")
         else:
-            write_lines(sys.stdout, text)
+            write_lines(stream, text)
 
     def note(self, text: str) -> None:
         """Print a line beside the result, on stderr; nothing with --quiet."""
@@ -150,7 +177,10 @@ class Output:
         return 0 if report.ok else 1
 
     def json_object(self, values: Mapping[str, Any], *, long: str = "", items: Iterable[Any] = ()) -> None:
-        """Print the one object, with --json. `items` become the list named `long`, written one by one."""
+        """Print the one object, with --json. `items` become the list named `long`, written one by one. Without them, it
+        is the last event too."""
+        if self.events is not None:
+            self.events.end(values)
         if not self.json:
             return
         text = json.dumps(values)
@@ -178,7 +208,7 @@ class Output:
         lines += [f"  also: {inert(in_flags(problem))}" for problem in problems[:PROBLEMS_SHOWN]]
         write_lines(sys.stderr, "\n".join(lines))
         if not ours and self.verbose:
-            write(sys.stderr, _inert_lines("".join(traceback.format_exception(error))))
+            write(sys.stderr, "\n".join(map(inert, "".join(traceback.format_exception(error)).split("\n"))))
         told = {"type": type(error).__name__, "message": message, "problems": problems}
         if origin:
             told["from"] = origin
@@ -197,11 +227,34 @@ def from_where(origin: str) -> str:
 def output_of(given: Mapping[str, Any]) -> Output:
     """The output that a command line asks for, with its logging set up. Says what there is to say about settings."""
     context = click.get_current_context(silent=True)
-    set_up_logging(given["verbose"] > 0)
-    output = Output(json=given["json"], quiet=given["quiet"], verbose=given["verbose"] > 0, origins=origins_of(context))
+    from asyncsink.cli.logs.levels import set_up_logging
+
+    log_file, events = given.get("log_file"), given.get("events")
+    if given["json"] and events == "-":
+        raise ConfigError("--json and --events - both write to standard output; give one of them, or --events FILE.")
+    stop = set_up_logging(given["verbose"], log_file)
+    if context is not None:
+        context.call_on_close(stop)
+    output = Output(
+        json=given["json"],
+        quiet=given["quiet"],
+        verbose=given["verbose"] > 0,
+        origins=origins_of(context),
+        events=_events(context, events) if events else None,
+        files={"--log-file": log_file or "", "--events": "" if events == "-" else events or ""},
+    )
     for notice in notices_of(context):
         output.notice(notice)
     return output
+
+
+def _events(context: click.Context | None, name: str) -> EventLines:
+    from asyncsink.cli.logs.event_lines import EventLines  # not loaded without --events
+
+    lines = EventLines.open(name)
+    if context is not None:
+        context.call_on_close(lines.close)
+    return lines
 
 
 def usage_error(message: str, hints: Sequence[str], *, as_json: bool) -> None:
@@ -209,38 +262,6 @@ def usage_error(message: str, hints: Sequence[str], *, as_json: bool) -> None:
     write_lines(sys.stderr, "\n".join(map(inert, (f"asyncsink: error: {message}", *hints))))
     told = {"type": "UsageError", "message": " ".join([message, *map(str.strip, hints)]), "problems": []}
     Output(json=as_json).json_object({"interrupted": False, "error": told})
-
-
-def set_up_logging(verbose: bool) -> None:
-    """Send asyncsink's log to stderr with --verbose; without it, no log at all, since a log can have tracebacks."""
-    if not verbose:
-        logging.getLogger().addHandler(logging.NullHandler())
-        return
-    handler = _StderrHandler()
-    handler.addFilter(_is_said_by_nobody_else)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("asyncsink")
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
-    logging.getLogger("asyncio").addHandler(handler)
-
-
-def _is_said_by_nobody_else(record: logging.LogRecord) -> bool:
-    """Whether a record is no event, which the command words itself."""
-    return not isinstance(getattr(record, "event", None), (Finished, LimitChanged, Notice, Started))
-
-
-class _StderrHandler(logging.Handler):
-    """Writes to the present sys.stderr, so that lines are printed above a progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        # Only a traceback keeps its line breaks; those in a file's name are escaped.
-        write(sys.stderr, (_inert_lines(text) if record.exc_info else inert(text)) + "\n")
-
-
-def _inert_lines(text: str) -> str:
-    return "\n".join(map(inert, text.split("\n")))
 
 
 def _bug(error: BaseException) -> str:

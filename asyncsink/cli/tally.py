@@ -13,7 +13,6 @@ from asyncsink.model import (
     Failure,
     Finished,
     GaveUp,
-    LimitChanged,
     Notice,
     Outcome,
     Paused,
@@ -70,9 +69,6 @@ class Tally:
             log.debug("%s", _Told(event.outcome))
         elif isinstance(event, Started):
             self.transport = event.transport
-            log.info("sending by %s", event.transport)
-        elif isinstance(event, LimitChanged):
-            log.info("concurrency %d -> %d: %s", event.before, event.after, event.reason)
         elif isinstance(event, (Paused, Resumed, GaveUp)):
             if not (self.live and isinstance(event, Paused)):
                 self.on_notice(f"{event}.")

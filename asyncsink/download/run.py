@@ -18,7 +18,7 @@ from asyncsink.download.plan import DownloadItem
 from asyncsink.download.receiver import DownloadContext
 from asyncsink.download.report import GrabReport
 from asyncsink.engine.pipeline import Feed, Pipeline
-from asyncsink.engine.recording.events import Events, Progress
+from asyncsink.engine.recording.events import Events, Progress, TakesLines
 from asyncsink.engine.recording.recorder import Recorder
 from asyncsink.engine.resources import Resources, open_resources, with_callers_bucket
 from asyncsink.event_loops import surface
@@ -30,9 +30,13 @@ from asyncsink.s3.stack import S3Stack
 
 @words_shortages
 async def run_grab(
-    settings: GrabSettings, *, observe: Callable[[Event], None] | None = None, progress: Progress | None = None
+    settings: GrabSettings,
+    *,
+    observe: Callable[[Event], None] | None = None,
+    recorded: TakesLines | None = None,
+    progress: Progress | None = None,
 ) -> GrabReport:
-    """Grab the objects of `settings` into their directory.
+    """Grab the objects of `settings` into their directory; arguments as in `engine.export.run_source`.
 
     Raises:
         ConfigError, SourceMissing, TransferError: the grab could not start, or its objects not be listed to the end.
@@ -41,7 +45,8 @@ async def run_grab(
     """
     page = page_of_grab(settings)
     follow = page.following if page is not None else lambda *_: nullcontext()
-    events = Events(settings.settings.observe, observe if page is None else page.beside(observe))
+    heard = observe if page is None else page.beside(observe)
+    events = Events(settings.settings.observe, heard, failures_only=recorded is not None, recorded=recorded)
     try:
         if page is not None:
             await page.check()

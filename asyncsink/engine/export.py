@@ -24,7 +24,7 @@ from asyncsink.engine.planning.walk import (
     page_of_export,
     with_places_outside,
 )
-from asyncsink.engine.recording.events import Events, Progress
+from asyncsink.engine.recording.events import Events, Progress, TakesLines
 from asyncsink.engine.resources import open_resources
 from asyncsink.event_loops import refuse_trio, surface
 from asyncsink.model import Event, Started
@@ -44,6 +44,7 @@ async def run_source(
     dry_run: bool = False,
     observe: Callable[[Event], None] | None = None,
     failures_only: bool = False,
+    recorded: TakesLines | None = None,
     progress: Progress | None = None,
     keys: KeyRange | None = None,
 ) -> Report:
@@ -53,6 +54,7 @@ async def run_source(
         dry_run: look and compare, but send nothing; what would be sent is in `report.planned`.
         observe: called with every event but Requested, on the event loop; it must return quickly.
         failures_only: `observe` gets no outcomes but failures; the others are in `progress.counts` and the report.
+        recorded: called with the lines of recorded outcomes, on the event loop.
         progress: counts for a display to poll.
         keys: the range of the source's keys, where they are those of a part: what is there is listed for it alone.
     """
@@ -62,7 +64,7 @@ async def run_source(
     check_together(settings)
     page = page_of_export(settings, source)
     heard = page.beside(observe) if page is not None else observe
-    events = Events(settings.observe, heard, failures_only=failures_only or observe is None)
+    events = Events(settings.observe, heard, failures_only=failures_only or observe is None, recorded=recorded)
     survey = Survey()
     try:
         settings = await with_places_outside(settings, source, events.notice, dry_run=dry_run)

@@ -172,7 +172,7 @@ def test_every_flag_that_is_named_exists() -> None:
 
 def test_a_grab_shows_no_flag_that_it_does_not_take() -> None:
     flags = {flag for option in GRAB_OPTIONS.values() for flag in (option.switch, option.off) if flag}
-    own = {"source", "directory", "json", "quiet", "verbose"}
+    own = {"source", "directory", "json", "quiet", "verbose", "log_file", "events"}
     assert parameters_of(grab) - own == {parameter_of(flag) for flag in flags}
 
 

@@ -59,7 +59,7 @@ def test_quiet_tells_nothing(inside: Cli, results: Path, bucket: str) -> None:
 
 
 def test_verbose_logs_to_stderr_and_leaves_stdout_alone(inside: Cli, results: Path, bucket: str) -> None:
-    ended = inside("export", results, f"s3://{bucket}", "--verbose", "--json")
+    ended = inside("export", results, f"s3://{bucket}", "-vv", "--json")
     assert ended.code == 0
     assert ended.json["objects_uploaded"] == 4
     assert f"-> s3://{bucket}/a.txt" in ended.stderr

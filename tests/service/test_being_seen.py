@@ -151,7 +151,7 @@ def test_the_command_says_everything_once(verbose: bool, tree: Path, bucket: str
     once = Rule(INTERNAL_ERROR, operation="PutObject", key="sub/b*", nth=1)
     with FaultProxy(options["endpoint_url"], refused, once) as proxy:
         words = [sys.executable, "-m", "asyncsink.cli.main", "export", tree, f"s3://{bucket}"]
-        words += ["--endpoint-url", proxy.endpoint_url, *(["--verbose"] if verbose else [])]
+        words += ["--endpoint-url", proxy.endpoint_url, *(["-vv"] if verbose else [])]
         done = run(words)
     lines = done.stderr.splitlines()
     assert done.returncode == 1, done.stderr

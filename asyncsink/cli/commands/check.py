@@ -44,8 +44,8 @@ def check_command(
         found, give_up = open_source(source, settings)
 
         async def main() -> CheckReport:
-            title, observe = f"check {source} against {destination}", note_printer(output)
-            with progress_display(title, f"looking at {source}…", progress, quiet=output.quiet):
+            title, observe = f"check {source} against {destination}", output.watch(note_printer(output))
+            with progress_display(title, f"looking at {source}…", progress, output=output):
                 return await check_source(settings, found, source, one_way=one_way, observe=observe, progress=progress)
 
         report = run_until_signalled(main, give_up)
@@ -68,10 +68,10 @@ def check_command(
 def _tell(report: CheckReport, *, combined: bool, output: Output) -> int:
     report.incomplete = report.incomplete.replace("one_way=True", "--one-way")
     files = report.files.each(differing=not combined)
-    if output.json:
+    if output.json or output.events is not None:
         values = {**report.as_dict(), "interrupted": False}
         output.json_object(values, long="files", items=(asdict(each) for each in files))
-    elif not output.quiet:
+    if not output.json and not output.quiet:
         for each in files:
             why = f"  ({each.reason})" if each.reason and not combined else ""
             output.say(inert(f"{each.marker} {each.key}{why}"), exact=True)

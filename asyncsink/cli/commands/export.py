@@ -48,6 +48,7 @@ def export_command(
             raise ConfigError("plan writes no manifest: nothing is published; leave --manifest out, or use export.")
         settings = parse_options(destination, options_of(given))
         found, give_up = open_source(source, settings)
+        output.check_outside(found)
         return Prepared(settings.target.url, partial(run_source, settings, found, dry_run=dry_run), give_up)
 
     title, opening = f"{source} → {destination}", f"looking at {source}…"
@@ -74,6 +75,7 @@ def export_on_cluster(
             logging.getLogger("distributed").setLevel(logging.CRITICAL)
         settings = parse_options(destination, options_of(given))
         found, give_up = open_source(source, settings)
+        output.check_outside(found)
         return Prepared(settings.target.url, partial(run_on_cluster, cluster, settings, found), give_up)
 
     return publish(prepare, f"{source} → {destination}", f"looking at {source}…", output=output)
@@ -123,10 +125,11 @@ def publish(
         tally.destination = prepared.destination
 
         async def main() -> Report:
-            with progress_display(title, opening, progress, quiet=output.quiet):
+            with progress_display(title, opening, progress, output=output):
                 return await prepared.run(
-                    observe=tally.observe,
+                    observe=output.watch(tally.observe),
                     failures_only=tally.failures_only,
+                    recorded=output.recorded,
                     progress=progress,
                 )
 

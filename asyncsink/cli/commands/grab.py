@@ -39,8 +39,8 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
 
         async def main() -> GrabReport:
             title, opening = f"{source} → {directory}", f"looking at {source}…"
-            with progress_display(title, opening, progress, quiet=output.quiet):
-                return await grabber.run(observe=observe, progress=progress)
+            with progress_display(title, opening, progress, output=output):
+                return await grabber.run(observe=output.watch(observe), recorded=output.recorded, progress=progress)
 
         report = run_until_signalled(main)
     except (Interrupted, KeyboardInterrupt) as stop:

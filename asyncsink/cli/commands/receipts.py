@@ -36,14 +36,14 @@ def verify_command(
 
         async def main() -> VerifyReport:
             title, opening = f"verify {manifest}", f"reading {manifest}…"
-            with progress_display(title, opening, progress, noun="object", quiet=output.quiet):
+            with progress_display(title, opening, progress, noun="object", output=output):
                 return await verify_manifest(
                     manifests,
                     read_back=read_back,
                     options=options,
                     progress=progress,
                     manifest_endpoint=manifest_endpoint,
-                    tell=note_printer(output),
+                    tell=output.watch(note_printer(output)),
                 )
 
         report = run_until_signalled(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ class _PartsOutput(Output):
     """An Output whose JSON object is a list of those of all parts."""
 
     def __init__(self, output: Output) -> None:
-        super().__init__(json=output.json, quiet=output.quiet, verbose=output.verbose, origins=output.origins)
+        super().__init__(**{each.name: getattr(output, each.name) for each in fields(output)})
         self.told: list[dict[str, Any]] = []
 
     def json_object(self, values: Mapping[str, Any], *, long: str = "", items: Iterable[Any] = ()) -> None:

@@ -40,7 +40,7 @@ def split_command(
 
         async def main() -> SplitReport:
             title, opening = f"{source} → {directory}", f"looking at {source}…"
-            with progress_display(title, opening, progress, quiet=output.quiet):
+            with progress_display(title, opening, progress, output=output):
                 return await split_source(settings, source, directory, how, progress)
 
         report = run_until_signalled(main)

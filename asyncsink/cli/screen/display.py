@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -27,21 +27,28 @@ MARGIN = 3
 would stay above it."""
 
 
+@contextmanager
 def progress_display(
-    title: str, opening: str, progress: Progress, *, quiet: bool, noun: str = "file"
-) -> AbstractContextManager[object]:
-    """The display of a run, for a block on its event loop; an empty context with `quiet`, or without stderr.
+    title: str, opening: str, progress: Progress, *, output: Output, noun: str = "file"
+) -> Iterator[None]:
+    """The display of a run, for a block on its event loop: nothing where the output is quiet, or without stderr. The
+    progress is among the output's events.
 
     Args:
         title, opening, noun: as in `Headings`.
     """
-    # sys.stderr is None in a process that was started with its stderr closed.
-    if quiet or sys.stderr is None:
-        return nullcontext()
-    reader, console = ProgressReader(progress), terminal()
-    if console is not None:
-        return Display(console, Headings(title, opening, noun), reader)
-    return Ticker(PLAIN_SECONDS, PlainLines(reader, noun))
+    with ExitStack() as exits:
+        if (events := output.events) is not None:
+            machine = ProgressReader(progress)
+            exits.enter_context(Ticker(events.progress_seconds, lambda: events.progress(machine.read())))
+        # sys.stderr is None in a process that was started with its stderr closed.
+        if not output.quiet and sys.stderr is not None:
+            reader, console = ProgressReader(progress), terminal()
+            if console is not None:
+                exits.enter_context(Display(console, Headings(title, opening, noun), reader))
+            else:
+                exits.enter_context(Ticker(PLAIN_SECONDS, PlainLines(reader, noun)))
+        yield
 
 
 def terminal() -> Console | None:

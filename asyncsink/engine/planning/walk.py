@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import anyio.to_thread
@@ -251,6 +251,20 @@ def check_journal_outside(sources: Iterable[str], journal: JournalChoice) -> Jou
                 raise ConfigError(f"{said}; name a file outside, or use journal=False.")
             return JournalError(f"{said}; name one outside with journal=.")
     return None
+
+
+def check_files_outside(source: Source, files: Mapping[str, str]) -> None:
+    """Refuse files that would be published while they are written. Blocks.
+
+    Args:
+        files: by the flag that names them; "" where there is none.
+
+    Raises:
+        ConfigError: one lies inside a source, or is one.
+    """
+    tops = tops_of(source)
+    for flag, file in files.items():
+        check_record_outside(tops, file, f"file of {flag},")
 
 
 def check_record_outside(sources: Iterable[str], path: str, what: str = "manifest") -> None:

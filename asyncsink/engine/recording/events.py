@@ -16,7 +16,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from asyncsink.errors import AsyncSinkError
 from asyncsink.event_loops import OwnerLoop
 from asyncsink.model import Event, Failure, Finished, LimitChanged, Notice, Requested, Resumable, Started
-from asyncsink.report.outcomes import Counts
+from asyncsink.report.outcomes import Counts, OutcomeLines
 from asyncsink.report.sentences import inert
 from asyncsink.s3.transport import Traffic
 from asyncsink.value import dataclass
@@ -29,6 +29,8 @@ CLOSING_SECONDS = 5.0
 NOTICES_MAX = 100
 """Most notices that the report keeps: a fault that repeats for every file needs no more."""
 
+TakesLines = Callable[[OutcomeLines], None]
+"""Takes the lines of recorded outcomes, on the event loop."""
 _GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError)
 log = logging.getLogger("asyncsink.engine")
 # Without it, Python would print warnings of a program that has set up no logging.
@@ -49,6 +51,7 @@ class Events:
         watch: Callable[[Event], None] | None = None,
         *,
         failures_only: bool = False,
+        recorded: TakesLines | None = None,
     ) -> None:
         """Begin without subscribers.
 
@@ -56,10 +59,12 @@ class Events:
             observe: is called with every event; None is nobody.
             watch: is called with every event but Requested.
             failures_only: `watch` gets no outcomes but failures either.
+            recorded: is called with the lines of recorded outcomes, which costs little for each of them.
         """
         self._observe = observe
         self._watch = watch
         self._failures_only = failures_only
+        self._recorded = recorded
         self._hears_requests = observe is not None
         self._unread: list[Notice] = []
         self._channels: list[_Channel] = []
@@ -106,6 +111,11 @@ class Events:
     def hears_requests(self) -> bool:
         """See `s3.transport.Listener`."""
         return self._hears_requests
+
+    def recorded(self, lines: OutcomeLines) -> None:
+        """Deliver the lines of recorded outcomes to who takes lines."""
+        if self._recorded is not None:
+            self._recorded(lines)
 
     def _listen(self) -> None:
         """Note whether anybody hears requests: asked for each of them."""

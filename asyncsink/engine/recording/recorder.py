@@ -397,6 +397,7 @@ class Recorder:
         if self._manifest is not None:
             await self._manifest.write(written)
         self._log.extend(written)
+        self._events.recorded(written)
         self._end_turns(batch, passed)
         waiting = [(completion, group) for group, _, completion in batch if completion is not None]
         waiting += [(completion, (receipt,)) for each in passed for completion, receipt in each.completions]

@@ -179,7 +179,7 @@ class _Story:
 
         progress = Progress()
         title, opening = f"the cohort → {settings.target.url}", "looking at the cohort…"
-        with progress_display(title, opening, progress, quiet=False):
+        with progress_display(title, opening, progress, output=Output()):
             report = await run_source(settings, OutputsSource(outputs, symlinks="follow"), progress=progress)
         for failure in report.failures:
             raise Broken(f"{failure.source} was not published: {failure.message}")
@@ -206,7 +206,7 @@ class _Story:
         progress = Progress()
         options = {"creds_path": settings.target.creds_path, "endpoint_url": settings.target.endpoint_url}
         title, opening = f"verify {self._manifest}", "reading the manifest…"
-        with progress_display(title, opening, progress, noun="object", quiet=False):
+        with progress_display(title, opening, progress, noun="object", output=Output()):
             report = await verify_manifest(self._manifest, read_back=True, options=options, progress=progress)
         if not report.ok or report.confirmed_by != {"read-back": report.checked}:
             raise Broken(f"expected every object to be read back intact. {report.summary()}")
