@@ -52,6 +52,7 @@ pytest_plugins = ["tests.support.fixtures"]
 SIGNED_BY_BOTOCORE = "s3v4-of-botocore"
 """Where awscrt is installed, botocore signs with it, and one request among many fails with "Unknown error" there."""
 auth.AUTH_TYPE_MAPS[SIGNED_BY_BOTOCORE] = auth.S3SigV4Auth
+auth.AUTH_TYPE_MAPS[f"{SIGNED_BY_BOTOCORE}-query"] = auth.S3SigV4QueryAuth
 
 _SECRETS = pytest.StashKey[set[str]]()
 _BUCKETS = pytest.StashKey[Buckets]()

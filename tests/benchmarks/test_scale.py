@@ -100,6 +100,7 @@ def test_the_orders_begin_where_they_should() -> None:
 # -- The policy on one partition ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_partition_that_is_shared_is_used_up_and_refuses_more_the_more_share_it() -> None:
     measured = contention(SLOW, Machines(latency_seconds=0.02), 1e6)
     assert (measured.served > 0.8).all()
@@ -110,6 +111,7 @@ def test_a_partition_that_is_shared_is_used_up_and_refuses_more_the_more_share_i
     assert measured.refused[-1] > 10
 
 
+@pytest.mark.long
 def test_who_is_not_throttled_refuses_nothing() -> None:
     course = simulate(Bucket(), Machines(count=3, objects_per_second=100.0, ramp_seconds=1.0), parts_of(30, 1000.0))
     assert course.refused == 0
@@ -121,7 +123,7 @@ def test_who_is_not_throttled_refuses_nothing() -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("count", [1, 5, 40])
+@pytest.mark.parametrize("count", [*(pytest.param(each, marks=pytest.mark.long) for each in (1, 5)), 40])
 def test_objects_done_are_objects_given(order: Order, count: int) -> None:
     for bucket in (SLOW, Bucket(per_second=300.0, split_seconds=20.0, cut="stored")):
         parts = cohort_parts(20_000)
@@ -132,6 +134,7 @@ def test_objects_done_are_objects_given(order: Order, count: int) -> None:
         assert float((rates * np.diff([0.0, *course.times])).sum()) == pytest.approx(20_000)
 
 
+@pytest.mark.long
 def test_longer_ticks_change_little() -> None:
     bucket, machines, parts = Bucket(split_seconds=300.0), Machines(count=16), small_parts(3e6)
     short, usual = simulate(bucket, machines, parts, tick_seconds=0.5), simulate(bucket, machines, parts)
@@ -139,6 +142,7 @@ def test_longer_ticks_change_little() -> None:
     assert usual.seconds == pytest.approx(short.seconds, rel=0.1)
 
 
+@pytest.mark.long
 def test_lockstep_gains_nothing_from_splits_and_spread_parts_do() -> None:
     bucket, parts = Bucket(split_seconds=60.0), small_parts(5e6)
     seconds = {order: simulate(bucket, Machines(count=32, order=order), parts).seconds for order in ORDERS}
@@ -151,6 +155,7 @@ def test_lockstep_gains_nothing_from_splits_and_spread_parts_do() -> None:
 # -- Checked request by request ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", ORDERS)
 def test_requests_one_by_one_agree(order: Order) -> None:
     bucket, parts = Bucket(split_seconds=20.0), parts_of(60, 2500.0)
@@ -187,6 +192,7 @@ def test_parts_are_dealt_to_whoever_is_free() -> None:
     assert evenness([3, 1]) == 1.5
 
 
+@pytest.mark.long
 def test_sixteen_parts_for_each_machine_are_even() -> None:
     rows = {(row["machines"], row["way"]): row for row in balance()}
     for machines in (4, 7):
@@ -216,6 +222,7 @@ def test_a_split_is_measured_from_outside(tmp_path: Path) -> None:
     assert row["directory_bytes"] > 1100 * 200
 
 
+@pytest.mark.long
 def test_the_check_keeps_its_rows_beside_those_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "CHECKED_COUNTS", (2,))
     monkeypatch.setattr(sweep, "SEEDS", (1,))
@@ -239,6 +246,7 @@ def test_the_committed_result_is_whole_and_was_fast() -> None:
     assert taken["many"]["together"] < 300
 
 
+@pytest.mark.long
 def test_the_cost_of_dask_is_measured_over_all_its_processes() -> None:
     told: list[str] = []
     result = dask_cost.measure_dask_cost(files=300, rounds=1, tell=told.append)
