@@ -7,7 +7,7 @@ BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup slurm demo demo-nipype test test-all check bench bench-quick devserver options servers docs clean
+.PHONY: help setup slurm demo demo-nipype test test-all check bench bench-quick devserver options servers screenshots docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ options: $(STAMP) ## The guide's pages of all options and commands, from where t
 
 servers: $(STAMP) ## The guide's table of servers, by running asyncsink against each
 	@$(BIN)/python -W ignore -c 'from tests.support.servers_page import write; write()'
+
+screenshots: $(STAMP) ## The guide's pictures of the command at work, from real runs
+	@$(BIN)/python -m tests.support.screenshots
 
 docs: $(STAMP) ## The guide as a site, into build/site; a broken link is an error
 	$(BIN)/python -m mkdocs build --quiet --strict --config-file .ci/mkdocs.yml
