@@ -140,9 +140,9 @@ def _infields(texts: Iterable[str], option: Option) -> dict[str, str | list[str]
 def _arguments(text: str, option: Option) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError):
         raise ConfigError(
-            f"""{option.switch} is no JSON ({error}); expected '{{"func": [["sub-01", "run-1"]]}}'."""
+            f"""{option.switch} {text:.60} is no JSON; expected '{{"func": [["sub-01", "run-1"]]}}'."""
         ) from None
     if not isinstance(found, dict):
         raise ConfigError(f"""{option.switch} is no JSON object; expected '{{"func": [["sub-01", "run-1"]]}}'.""")

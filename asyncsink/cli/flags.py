@@ -316,12 +316,12 @@ def _options_of(name: Command) -> Iterator[Flag]:
 
 
 def _flags_of(option: Option, panel: str) -> Iterator[Flag]:
+    variables = f" [{option.variables.replace(', ', ' or ')}]" if option.variables else ""
     if option.switch:
         hidden = option.kind == "flag" and option.default is True
         repeated = option.kind in _REPEATED
-        yield Flag(
-            option.switch, option.sentence, metavar=option.metavar, panel=panel, repeated=repeated, hidden=hidden
-        )
+        text = option.sentence + variables
+        yield Flag(option.switch, text, metavar=option.metavar, panel=panel, repeated=repeated, hidden=hidden)
     if option.off:
         yield Flag(option.off, option.off_help, panel=panel)
 

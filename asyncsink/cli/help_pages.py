@@ -18,6 +18,11 @@ if TYPE_CHECKING:  # only the complete page needs rich
 COLUMNS_MAX = 100
 """Widest short page: longer lines are hard to read."""
 
+SETTINGS = (
+    "Options can come from variables and files too: --part-size from ASYNCSINK_PART_SIZE, or from asyncsink.toml. See: "
+    "asyncsink help shell."
+)
+
 Texts = Sequence[tuple[str, str]]
 """Commands, each with what it does in a few words."""
 
@@ -101,6 +106,8 @@ def long_page(command: HelpPage, ctx: click.Context, commands: Texts) -> str:
         examples = [Text.assemble(("Examples", "bold"))]
         examples += [Text(f"  asyncsink {example}") for example in command.examples]
         console.print(Padding(Text("\n").join(examples), (1, 1, 0, 1)))
+    if any(isinstance(each, Flag) and not each.is_eager for each in parameters):
+        console.print(Padding(Text(SETTINGS), (1, 1, 0, 1)))
     if command.epilog:
         console.print(Padding(Text(command.epilog), (1, 1, 0, 1)))
     return written.getvalue()

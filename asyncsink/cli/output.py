@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 import traceback
+from ast import literal_eval
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from functools import cache
@@ -24,7 +26,7 @@ import click
 from asyncsink.cli.configured import notices_of, origins_of, parameter_of
 from asyncsink.cli.printer import write, write_lines
 from asyncsink.errors import AsyncSinkError, ConfigError
-from asyncsink.options.schema import OPTIONS
+from asyncsink.options.schema import PANELS
 from asyncsink.os_errors import shortage
 from asyncsink.report.sentences import Cause, cause_lines, inert
 from asyncsink.value import dataclass
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
 PROBLEMS_SHOWN = 10
 FAILURES_SHOWN = 10
 
-FLAGS = {name: option.switch for name, option in OPTIONS.items() if option.switch} | {
+_ROWS = {option.name: option for options in PANELS.values() for option in options if option.switch or option.off}
+FLAGS = {name: option.switch or option.off for name, option in _ROWS.items()} | {
     "manifest_endpoint": "--manifest-endpoint",
     **{name: f"--{name}" for name in ("mix", "sizes", "ramp", "seconds", "rate", "seed")},
 }
@@ -74,13 +77,18 @@ def _in_flags(found: re.Match[str]) -> str:
         return found[0]
     flag = FLAGS[name]
     if pair is not None:
-        return f"{flag} {pair.replace(', ', '=')}"
+        old, new = literal_eval(f"({pair})")
+        escaped = old.replace("=", r"\=")
+        return f"{flag} {shlex.quote(f'{escaped}={new}')}"
     if name == "sse" and value in ("", "…"):
         return f"{flag} file:KEY"
-    if value is None or value in ("", "…", "True"):
+    row = _ROWS.get(name)
+    if value == "…" and row is not None:
+        return f"{flag} {row.metavar}".rstrip()
+    if value is None or value in ("", "…", "True") or (row is not None and value == repr(row.sets)):
         return flag
     if value == "False":
-        return f"--no-{name}"
+        return row.off if row is not None and row.off else f"--no-{name}"
     plain = value.strip("'\"")
     return f"{flag} {plain if _PLAIN.fullmatch(plain) else value}"
 

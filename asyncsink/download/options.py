@@ -141,12 +141,19 @@ def _fields(given: Mapping[str, Any], prefix: str) -> tuple[tuple[Field, ...], f
             "template is empty; leave it out to grab everything below the source, or give a pattern.", option="template"
         )
     if not template and not field_template:
-        if arguments or infields or outfields:
-            raise ConfigError("template_args, infields and outfields need a template; give template or field_template.")
+        for name in ("template_args", "infields", "outfields"):
+            if given.get(name):
+                raise ConfigError(
+                    f"{name}= is given without a pattern for it; give template= or field_template=.",
+                    option=name,
+                )
         return (), frozenset()
     for field, lists in arguments.items():
         if not _is_list(lists) or not all(_is_list(each) for each in lists):
-            raise ConfigError(f"template_args[{field!r}] is no list of lists; expected [['sub-01', 'run-1'], …].")
+            raise ConfigError(
+                f"template_args[{field!r}] is no list of lists; expected [['sub-01', 'run-1'], …].",
+                option="template_args",
+            )
     if not all(isinstance(text, str) for text in field_template.values()):
         raise ConfigError(
             "field_template holds something that is no text; expected {'func': 'sub-%s/func/.*'}.",

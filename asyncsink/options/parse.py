@@ -252,11 +252,11 @@ def _anonymous(given: Mapping[str, Any]) -> bool:
     anonymous: bool = value_of(given, "anonymous")
     if anonymous and (given.get("creds_path") or given.get("profile")):
         raise ConfigError(
-            "anonymous=True sends unsigned requests; leave creds_path and profile out, or anonymous.",
+            "anonymous=True sends unsigned requests; leave creds_path= and profile= out, or anonymous=.",
             option="anonymous",
         )
     if given.get("creds_path") and given.get("profile"):
-        raise ConfigError("creds_path and profile both name credentials; give one of them.", option="creds_path")
+        raise ConfigError("creds_path= and profile= both name credentials; give one of them.", option="creds_path")
     return anonymous
 
 

@@ -262,12 +262,14 @@ def _lines(name: str) -> Generator[tuple[int, dict[str, Any]], None, None]:
                 number += 1
                 try:
                     record = json.loads(line)
-                except (ValueError, RecursionError) as error:
+                except (ValueError, RecursionError):
                     if not line.endswith(b"\n") and len(line) < LINE_BYTES_MAX and number > 1:
                         return  # the writer was killed within this line
-                    raise ConfigError(f"{name!r}, line {number}: expected a JSON object; {error}.") from error
+                    record = None
                 if not isinstance(record, dict):
-                    raise ConfigError(f"{name!r}, line {number}: expected a JSON object.")
+                    raise ConfigError(
+                        f"{name!r}, line {number}: this is no JSON object; expected the manifest of an export."
+                    )
                 yield number, record
     except FileNotFoundError as error:
         left = f"; an interrupted run left {name + PARTIAL!r}" if os.path.exists(name + PARTIAL) else ""

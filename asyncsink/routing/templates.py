@@ -129,7 +129,7 @@ def _filled(field: str, template: str, arguments: Sequence[Any], infields: Mappi
         if (unfilled := _UNFILLED.search(template)) is not None:
             raise RoutingError(
                 f"The template {show(template)} of field {show(field)} has {unfilled[1]}, and nothing fills it; give "
-                "infields, or template_args; where keys have a % of their own, write it as [%]."
+                "infields=… or template_args=…; where keys have a % of their own, write it as [%]."
             )
         return [template]
     return [

@@ -244,7 +244,7 @@ async def test_a_missing_bucket(options: dict[str, Any], tmp_path: Path) -> None
         ("s3://bucket", "s3://other", {}, "is a URL"),
         ("s3://bucket", "", {}, "is empty"),
         ("s3://bucket", "t", {"tempalte": "x"}, "Did you mean 'template'"),
-        ("s3://bucket", "t", {"infields": {"a": 1}}, "need a template"),
+        ("s3://bucket", "t", {"infields": {"a": 1}}, "without a pattern for it"),
         ("s3://bucket", "t", {"template": "*"}, "template_syntax='glob'"),
         ("s3://bucket", "t", {"template": "%s", "template_args": {"f": ["x"]}}, "list of lists"),
         ("s3://bucket", "t", {"template": "a", "match": "end"}, "match='end' is not known"),

@@ -141,7 +141,7 @@ DENIED = Failure("/d/d", "p/d", "s3://b/p/d", "AccessDenied", "no permission", "
         ("part_size_bytes='8 apples' is no size", "--part-size '8 apples' is no size"),
         ("leave creds_path and profile out", "leave --creds-path and profile out"),
         ("only with that key (sse=…).", "only with that key (--sse file:KEY)."),
-        ("regexp_substitutions[0]=('(', 'x'): bad", "--regexp-substitute '('='x': bad"),
+        ("regexp_substitutions[0]=('(', 'x'): bad", "--regexp-substitute '(=x': bad"),
         ("substitutions[12] changes", "--substitute changes"),
         ("Source '/d/my region=eu/x' is", "Source '/d/my region=eu/x' is"),
         ("s3://b/region=eu/x and /d/local_copy/x", "s3://b/region=eu/x and /d/local_copy/x"),
@@ -161,13 +161,17 @@ def parameters_of(command: click.Command) -> set[str]:
 
 
 def test_every_flag_that_is_named_exists() -> None:
-    named = set().union(*map(parameters_of, (export, verify, bench)))
+    named = set().union(*map(parameters_of, (export, grab, verify, bench)))
     assert {parameter_of(flag) for flag in FLAGS.values()} <= named
     # One that only verify_manifest has is no option of an export.
-    without_flag = {name for name, option in OPTIONS.items() if option.no_flag}
+    rows = {**OPTIONS, **GRAB_OPTIONS}
+    without_flag = {name for name, option in rows.items() if option.no_flag and not option.off}
     measuring = {"mix", "sizes", "ramp", "seconds", "rate", "seed"}
-    assert {*OPTIONS, "manifest_endpoint", *measuring} == FLAGS.keys() | without_flag
-    assert without_flag == {"remove_dest_dir", "parameterization_root", "retry", "observe", "limits"}
+    assert {*rows, "manifest_endpoint", *measuring} == FLAGS.keys() | without_flag
+    assert without_flag == {"remove_dest_dir", "parameterization_root", "retry", "observe", "limits"} | {
+        "outfields",
+        "sort_filelist",
+    }
 
 
 def test_a_grab_shows_no_flag_that_it_does_not_take() -> None:

@@ -68,10 +68,10 @@ def test_what_ends_with_2_before_anything_is_received(run: Run, bucket: str, put
         (("--template", "*"), "say --glob where"),
         (("--template", "none"), "or give --allow-empty"),
         (("--template", "*.json", "--glob"), "(* stays within one folder, '**/*.json' finds its names in all below)"),
-        (("--template", "%s/anat/.*"), "has %s, and nothing fills it; give --infield NAME=VALUE, or --template-args"),
-        (("--template-args", "{"), "--template-args is no JSON"),
+        (("--template", "%s/anat/.*"), "has %s, and nothing fills it; give --infield NAME=VALUE or --template-args"),
+        (("--template-args", "{"), "is no JSON"),
         (("--infield", "subject"), "--infield 'subject' is malformed"),
-        (("--template-args", "[" * 100_000), "--template-args is no JSON"),
+        (("--template-args", "[" * 100_000), "is no JSON"),
         (("--template", "%d", "--template-args", '{"f": [[1e999]]}'), "cannot be filled with 1 value"),
         (("--template", "%999999999999s", "--infield", "a=b"), "cannot be filled with 1 value"),
     ):

@@ -196,17 +196,17 @@ async def test_a_line_that_was_being_written_when_the_writer_was_killed_is_left_
     [
         ([], "line 1: expected the header"),
         (["{}"], "line 1: expected the header"),
-        (["source,key"], "line 1: expected a JSON object"),
+        (["source,key"], "line 1: this is no JSON object"),
         (['{"record":"run","destination":"s3://b"}'], "line 1: the header has no endpoint_url"),
-        (["HEADER", "nonsense", "END"], "line 2: expected a JSON object"),
-        (["HEADER", "[]", "END"], "line 2: expected a JSON object"),
-        (["HEADER", "[" * 100_000, "END"], "line 2: expected a JSON object"),
+        (["HEADER", "nonsense", "END"], "line 2: this is no JSON object"),
+        (["HEADER", "[]", "END"], "line 2: this is no JSON object"),
+        (["HEADER", "[" * 100_000, "END"], "line 2: this is no JSON object"),
         (["HEADER", '{"record":"planned","source":""}'], "line 2: key is missing"),
         (["HEADER", '{"record":"dance"}'], "line 2: record 'dance' is not one of"),
         (["HEADER", '{"record":"end"}'], "line 2: the end record"),
         (["HEADER", '{"record":"end","interrupted":false}'], "line 2: the end record lacks"),
         (["HEADER", "END", "END"], "line 3: expected nothing after the end record"),
-        (["HEADER", '"' + "x" * (2 << 20)], "line 2: expected a JSON object"),
+        (["HEADER", '"' + "x" * (2 << 20)], "line 2: this is no JSON object"),
     ],
 )
 async def test_malformed_manifests(tmp_path: Path, lines: list[str], fault: str) -> None:

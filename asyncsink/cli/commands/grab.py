@@ -14,12 +14,6 @@ from asyncsink.cli.signals import Interrupted, run_until_signalled
 from asyncsink.errors import AsyncSinkError
 from asyncsink.report.sentences import GRAB, early_end, goes_on
 
-_IN_FLAGS = (
-    ("template_syntax='glob'", "--glob"),
-    ("raise_on_empty=False", "--allow-empty"),
-    ("give infields, or template_args", "give --infield NAME=VALUE, or --template-args"),
-)
-
 
 def grab_command(source: str, directory: str, given: Mapping[str, Any], *, output: Output) -> int:
     """Grab, print the result, and return the exit code. Ctrl-C and SIGTERM end it in order."""
@@ -50,7 +44,6 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
         output.json_object(partial(interrupted=True))
         return getattr(stop, "exit_code", 130)
     except AsyncSinkError as error:
-        _word(error)
         output.error(error, partial())
         return 1 if progress.started else 2
     except Exception as error:  # noqa: BLE001 - a bug, reported as one
@@ -60,15 +53,6 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
     output.json_object(report.as_dict())
     output.causes(report.causes(), noun="object", more="--json lists all of them")
     return 0 if report.ok else 1
-
-
-def _word(error: AsyncSinkError) -> None:
-    """Put an error's sentences into the words of this command."""
-    for each in (error, *error.problems):
-        text = str(each)
-        for name, flag in _IN_FLAGS:
-            text = text.replace(name, flag)
-        each.args = (text,)
 
 
 # -- The command line ------------------------------------------------------------------------------------------------
