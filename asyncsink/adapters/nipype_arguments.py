@@ -8,21 +8,18 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import timedelta
-from typing import Any, get_args
+from typing import Any
 
 from nipype import config
-from nipype.interfaces import io as nio
-from nipype.interfaces.base import isdefined, traits
+from nipype.interfaces.base import isdefined
 from nipype.utils.misc import str2bool
 
+from asyncsink.adapters.nipype_inputs import DATASINK_OPTIONS, OUR_OPTIONS, check_no_output
 from asyncsink.destinations.local.files import make_directories
 from asyncsink.destinations.local.places import PlacesBelow, translated
 from asyncsink.errors import ConfigError
-from asyncsink.options.parse import check_option_names, parse_options
-from asyncsink.options.schema import GONE, OPTIONS, LaneChoice, LocalTarget, Option
-from asyncsink.options.settings import RetryPolicy
-from asyncsink.options.shared_limits import SharedLimits
+from asyncsink.options.parse import parse_options
+from asyncsink.options.schema import LocalTarget
 from asyncsink.paths import SEARCH, as_native, as_text, on_disk
 from asyncsink.routing.router import Router
 from asyncsink.sources.outputs import OutputsSource
@@ -30,52 +27,10 @@ from asyncsink.value import dataclass
 
 log = logging.getLogger("nipype.interface")
 
-_THEIRS = nio.DataSinkInputSpec().copyable_trait_names()
-DATASINK_OPTIONS = tuple(name for name in OPTIONS if name in _THEIRS)
-"""Inputs of DataSink that are options of an export."""
-
-OUR_OPTIONS = tuple(name for name in OPTIONS if name not in DATASINK_OPTIONS)
-"""Options of an export that asyncsink adds."""
-
-_UNHASHED = ("journal", "manifest", "observe", "limits")
-"""Inputs that do not decide what is published."""
 _OF_S3 = ("creds_path", "encrypt_bucket_keys", "bucket", "local_copy")
-_PATHS = tuple(name for name in OUR_OPTIONS if OPTIONS[name].kind in ("path", "journal"))
 _EVENTS = ("trait_added", "trait_modified")
 """Events of traits, which DataSink takes for outputs where a node with `infields` is copied: on S3 its export then
 fails."""
-_SSE_KINDS = ("", "AES256", "aws:kms", "aws:kms:dsse")
-
-
-_TRAITS: dict[str, tuple[Any, ...]] = {
-    "text": (traits.Str(),),
-    "path": (traits.Str(), traits.Instance(os.PathLike)),
-    "flag": (traits.Bool(),),
-    "size": (traits.Int(), traits.Str()),
-    "duration": (traits.Float(), traits.Str(), traits.Instance(timedelta)),
-    "mapping": (traits.Dict(traits.Str(), traits.Str()),),
-    "texts": (traits.List(traits.Str()), traits.Tuple()),
-    "payer": (traits.Bool(), traits.Enum("requester")),
-    "concurrency": (traits.Int(), traits.Str()),
-    "count": (traits.Int(), traits.Str()),
-    "retry": (traits.Instance(RetryPolicy),),
-    "shard": (traits.Str(), traits.Tuple(traits.Int(), traits.Int())),
-    "journal": (traits.Bool(), traits.Str(), traits.Instance(os.PathLike)),
-    "sse": (traits.Enum("AES256", "aws:kms", "aws:kms:dsse", ""),),
-    "checksum": (traits.Str(),),
-    "observer": (traits.Callable(),),
-    "limits": (traits.Instance(SharedLimits),),
-    "transport": (traits.Enum(*get_args(LaneChoice)),),
-}
-"""The values that an input takes besides None, by the kind of its option."""
-
-
-def trait_of(option: Option) -> Any:
-    """The input (a trait) for an option."""
-    kinds = (traits.Enum(*option.choices),) if option.kind == "choice" else _TRAITS[option.kind]
-    if option.name in _UNHASHED:  # Nipype ignores `nohash` of an Either
-        return traits.Union(None, *kinds, desc=option.sentence, nohash=True)
-    return traits.Either(None, *kinds, desc=option.sentence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +40,6 @@ class ExportArguments:
     outputs: dict[str, Any]
     base_directory: str
     options: dict[str, Any]
-
-
-def check_option(name: str, value: object) -> None:
-    """Refuse values that must not become an input: Nipype writes inputs to hash files, result files and crash files.
-
-    Raises:
-        ConfigError: `value` is a customer key, which the message does not repeat; or `name` was an option once, and
-            would become an output.
-    """
-    if name in GONE:
-        check_option_names([name])
-    if name == "sse" and isdefined(value) and value is not None and value not in _SSE_KINDS:
-        raise ConfigError(
-            "sse takes 'AES256', 'aws:kms' or 'aws:kms:dsse' here; a customer key would be written to Nipype's hash "
-            "and crash files; use asyncsink.export for that."
-        )
 
 
 def export_arguments(inputs: Any, installed: Mapping[str, Any]) -> ExportArguments:
@@ -159,19 +98,6 @@ def _as_list(value: object) -> object:
     """Any other iterable as a list of paths, as by Nipype's ensure_list (rule 5)."""
     plain = isinstance(value, (str, bytes, bytearray, os.PathLike, list, tuple, Mapping))
     return list(value) if isinstance(value, Iterable) and not plain else value
-
-
-def check_no_output(name: str, value: object) -> None:
-    """Refuse an absolute path for an option that takes none: it was meant as an output of that name.
-
-    Raises:
-        ConfigError: with the way to publish under that name.
-    """
-    if name not in _PATHS and isinstance(value, (str, os.PathLike)) and os.path.isabs(value):
-        raise ConfigError(
-            f"The input {name!r} is an option of asyncsink's, and holds the path {os.fspath(value)!r}; to publish "
-            f"files under that name, make the sink with DataSink(infields=[{name!r}])."
-        )
 
 
 def _drop_what_is_not_there(options: dict[str, Any]) -> None:

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nipype.interfaces import io as nio
-from nipype.interfaces.base import TraitError, isdefined
+from nipype.interfaces.base import isdefined
 
-from asyncsink.adapters.nipype_arguments import (
+from asyncsink.adapters.nipype_arguments import ExportArguments, export_arguments, make_empty_directories
+from asyncsink.adapters.nipype_inputs import (
     OUR_OPTIONS,
-    ExportArguments,
     check_no_output,
     check_option,
-    export_arguments,
-    make_empty_directories,
+    check_value,
+    help_page,
+    shown_help,
     trait_of,
 )
+from asyncsink.destinations.opening import settings_of
+from asyncsink.engine.export import run_source
+from asyncsink.engine.progress.logged import ProgressLog
 from asyncsink.errors import AsyncSinkError, ConfigError, CredentialsError
+from asyncsink.event_loops import run_to_end
+from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import OPTIONS
 from asyncsink.report.report import Report
 from asyncsink.report.sentences import inert
-from asyncsink.sink import export_sync
+from asyncsink.sources.opening import given_source
+
+if TYPE_CHECKING:
+    from asyncsink.options.typed import ExportOptions
 
 SKIPS_SHOWN = 5
+_MORE_HELP = """What happens is in Nipype's log (nipype.interface): notices, a line every 30 seconds while it runs, and
+the result. After a run in this process, sink.interface.report is the Report, with a receipt of every object.
+
+Often used: manifest="…/sub-01.jsonl" writes the receipts to a file, for `asyncsink verify`; exclude=["*.tmp"] leaves
+files out; endpoint_url="https://…" is for servers other than Amazon's."""
 NipypeDataSink = nio.DataSink
 """Nipype's own class, also after `install()` has replaced it."""
 
@@ -86,16 +102,14 @@ class DataSinkInputSpec(nio.DataSinkInputSpec):
 
         Raises:
             ConfigError: a customer key is given for `sse`, or a path to an option that takes none.
-            TraitError: the value is of no type that the option takes.
+            InputRefused: the option does not take this value; a ConfigError and a TraitError.
         """
         if key not in self._outputs:
             check_option(key, value)
-        try:
-            super().__setattr__(key, value)
-        except TraitError:
             if key in OUR_OPTIONS:
                 check_no_output(key, value)
-            raise
+                check_value(key, value, partial(parse_options, "s3://bucket/prefix"))
+        super().__setattr__(key, value)
 
 
 for _name in OUR_OPTIONS:
@@ -117,25 +131,58 @@ class DataSink(Exporting, nio.DataSink):
 
     input_spec = DataSinkInputSpec
 
+    @classmethod
+    def help(cls, returnhelp: bool = False) -> str | None:
+        """Print, or return, what the interface does, its inputs by subject, and an example."""
+        page = help_page(
+            f"{inspect.cleandoc(DataSink.__doc__ or '')}\n\n{_MORE_HELP}",
+            {
+                "base_directory": (
+                    "text",
+                    "Where to: s3://bucket/prefix, or a local directory (default the current one).",
+                ),
+                "any other name": (
+                    "path, or a list of paths",
+                    'An output: sink.inputs.motion = files, or a connection to "motion". In "a.b.@c", dots are '
+                    "folders, and a part that begins with @ is left out.",
+                ),
+            },
+            OPTIONS,
+            "out_file: list of texts. For each source its URL on S3, then the path of its local copy.",
+        )
+        return shown_help(page, returnhelp=returnhelp)
+
 
 def _export(arguments: ExportArguments) -> Report:
     options = arguments.options
     try:
-        return export_sync(arguments.outputs, arguments.base_directory, **options)
+        return _logged_export(arguments, options)
     except CredentialsError as error:
         if any(options.get(name) for name in ("anonymous", "creds_path", "profile", "bucket")):
             raise
         log.warning("%s The bucket is tried without, as DataSink does (rule 45).", error)
         try:
-            return export_sync(arguments.outputs, arguments.base_directory, **{**options, "anonymous": True})
+            return _logged_export(arguments, {**options, "anonymous": True})
         except AsyncSinkError:
             raise error from None
 
 
+def _logged_export(arguments: ExportArguments, options: Mapping[str, Any]) -> Report:
+    """`export_sync`, with its notices and its progress in Nipype's log."""
+    settings = settings_of(arguments.base_directory, None, cast("ExportOptions", options))
+    source = given_source(arguments.outputs, None, settings)
+
+    async def run() -> Report:
+        with ProgressLog(log) as logged:
+            return await run_source(
+                settings, source, observe=logged.observe, failures_only=True, progress=logged.progress
+            )
+
+    return run_to_end(run)
+
+
 def _tell(report: Report) -> None:
     log.info("%s", report.headline())
-    for notice in report.notices:
-        log.info("%s", notice)
     left_out = list(islice((skip for skip in report.skips if not skip.already_there), SKIPS_SHOWN + 1))
     for skip in left_out[:SKIPS_SHOWN]:
         log.warning("Not published: %r (%s).", skip.source, inert(skip.reason))

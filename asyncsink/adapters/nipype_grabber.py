@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from nipype.interfaces import io as nio
 from nipype.interfaces.base import Directory, Str, isdefined
 
-from asyncsink.adapters.nipype_arguments import trait_of
+from asyncsink.adapters.nipype_inputs import check_value, help_page, shown_help, trait_of
+from asyncsink.download.options import parse_grab
 from asyncsink.download.report import GrabReport
+from asyncsink.engine.progress.logged import ProgressLog
 from asyncsink.errors import ConfigError
-from asyncsink.grabber import grab_sync
+from asyncsink.event_loops import run_to_end
+from asyncsink.grabber import S3Grabber
 from asyncsink.options.schema import GRAB_OPTIONS
 
 NipypeS3DataGrabber = nio.S3DataGrabber
@@ -53,11 +57,9 @@ class Grabbing:
             GrabFailed: an object was not grabbed; the message names the first.
         """
         source, directory, options = grab_arguments(self.inputs, self._infields or [], self._installed)
-        report = self.report = grab_sync(source, directory, **options)
+        report = self.report = _logged_grab(S3Grabber(source, directory, **options))
         for line in report.brief().splitlines():
             log.info("%s", line)
-        for notice in report.notices:
-            log.info("%s", notice)
         report.raise_for_failures()
         return dict(report.outputs)
 
@@ -65,6 +67,16 @@ class Grabbing:
         """The state of a copy or pickle of the interface, without the report, which reads from a file of this
         process."""
         return {name: value for name, value in self.__dict__.items() if name != "report"}
+
+
+def _logged_grab(grabber: S3Grabber) -> GrabReport:
+    """`grab_sync`, with its notices and its progress in Nipype's log."""
+
+    async def run() -> GrabReport:
+        with ProgressLog(log) as logged:
+            return await grabber.run(observe=logged.observe, progress=logged.progress)
+
+    return run_to_end(run)
 
 
 def grab_arguments(inputs: Any, infields: list[str], installed: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
@@ -129,6 +141,16 @@ class S3DataGrabberInputSpec(nio.S3DataGrabberInputSpec):
     A name that `infields` lists is an input of the templates, also where it is the name of an option of asyncsink.
     """
 
+    def __setattr__(self, key: str, value: Any) -> None:
+        """As Nipype's.
+
+        Raises:
+            InputRefused: an option does not take this value; a ConfigError and a TraitError.
+        """
+        if key in OUR_GRAB_OPTIONS and key not in (getattr(self, "_infields", None) or ()):
+            check_value(key, value, partial(parse_grab, "s3://bucket/prefix", "/grabbed"))
+        super().__setattr__(key, value)
+
     region = Str(desc="Region of the bucket; where it is not given, what the environment or the profile says")
     local_directory = Directory(desc="Directory that the files are grabbed into; made where it is missing")
 
@@ -154,3 +176,21 @@ class S3DataGrabber(Grabbing, nio.S3DataGrabber):
     """
 
     input_spec = S3DataGrabberInputSpec
+
+    @classmethod
+    def help(cls, returnhelp: bool = False) -> str | None:
+        """Print, or return, what the interface does, its inputs by subject, and an example."""
+        theirs = {
+            "bucket": ("text", "Name of the bucket."),
+            "bucket_path": ("text", "Prefix in the bucket, to which templates are relative (default none)."),
+            "local_directory": ("path of a directory", "Where the files go; made where it is missing."),
+            "anon": ("True or False", "Send unsigned requests: for public buckets (default False)."),
+            "any name of infields": ("text, or a list of texts", "What fills the %s of templates, by template_args."),
+        }
+        result = (
+            "One for each name of outfields: a path, a list of paths, or a list of these for each subject; None where "
+            "nothing was found and raise_on_empty is False."
+        )
+        names = [*OUR_GRAB_OPTIONS, "template", "field_template", "template_args", "raise_on_empty", "sort_filelist"]
+        options = {name: option for name, option in GRAB_OPTIONS.items() if name in (*names, "region")}
+        return shown_help(help_page(S3DataGrabber.__doc__ or "", theirs, options, result), returnhelp=returnhelp)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Unpack
 
 from nipype.interfaces import io as nio
 
-from asyncsink.adapters.nipype_arguments import OUR_OPTIONS, check_option
 from asyncsink.adapters.nipype_datasink import Exporting, NipypeDataSink
 from asyncsink.adapters.nipype_grabber import Grabbing, NipypeS3DataGrabber
+from asyncsink.adapters.nipype_inputs import OUR_OPTIONS, check_option, check_value
 from asyncsink.errors import ConfigError
-from asyncsink.options.parse import check_option_names
+from asyncsink.options.parse import check_option_names, parse_options
 from asyncsink.options.schema import GRAB_OPTIONS
 from asyncsink.options.typed import ExportOptions
 
@@ -67,6 +68,7 @@ def install(**options: Unpack[ExportOptions]) -> None:
         if name not in OUR_OPTIONS:
             raise ConfigError(f"install takes no {name!r}: it is an input of DataSink; set it on each sink.")
         check_option(name, value)
+        check_value(name, value, partial(parse_options, "s3://bucket/prefix"))
     DataSink._options = dict(options)
     # The kinds of `sse` that are allowed here need nothing for reading.
     S3DataGrabber._options = {n: value for n, value in options.items() if n in GRAB_OPTIONS and n != "sse"}

@@ -536,7 +536,7 @@ def parse_objects(given: Mapping[str, Any]) -> ObjectOptions:
 def _tags(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     tags: tuple[tuple[str, str], ...] = value_of(given, "tags")
     if len(tags) > TAGS_MAX:
-        raise ConfigError(f"{len(tags)} tags are given; S3 takes at most {TAGS_MAX} per object.")
+        raise ConfigError(f"{len(tags)} tags are given; S3 takes at most {TAGS_MAX} per object.", option="tags")
     for name, value in tags:
         if not 1 <= len(name) <= 128 or len(value) > 256:
             raise ConfigError(

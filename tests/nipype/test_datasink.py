@@ -20,7 +20,8 @@ from nipype.interfaces import io as nio
 from nipype.interfaces.base import TraitError, Undefined
 
 import asyncsink
-from asyncsink.adapters.nipype import DataSink
+from asyncsink.adapters.nipype import DataSink, S3DataGrabber
+from asyncsink.adapters.nipype_inputs import sentence_of
 from asyncsink.devserver.seaweedfs import REGION, DevServer
 from asyncsink.options.schema import OPTIONS
 from tests.support.files import content_of
@@ -103,16 +104,8 @@ def test_the_event_of_traits_itself_is_no_output(scan: Path, tmp_path: Path) -> 
     assert ds.run().outputs.out_file == [str(tmp_path / "out" / "motion" / scan.name)]
 
 
-def test_a_path_given_to_an_option_is_refused(scan: Path, tmp_path: Path) -> None:
-    ds = sink_of(tmp_path / "out", motion=str(scan))
-    ds.inputs.content_type = str(scan)
-    with pytest.raises(asyncsink.ConfigError, match=r"'content_type' is an option of asyncsink's.*infields"):
-        ds.run()
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name", ["metadata", "overwrite", "anonymous"])
-def test_a_path_connected_to_an_option_of_another_type_is_refused_in_the_same_words(scan: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["metadata", "overwrite", "anonymous", "content_type"])
+def test_a_path_connected_to_an_option_is_refused_with_the_way_to_publish_it(scan: Path, name: str) -> None:
     with pytest.raises(asyncsink.ConfigError, match=rf"'{name}' is an option of asyncsink's.*infields"):
         setattr(DataSink().inputs, name, str(scan))
 
@@ -120,7 +113,7 @@ def test_a_path_connected_to_an_option_of_another_type_is_refused_in_the_same_wo
 def test_inputs_have_the_options_types_choices_and_sentences() -> None:
     inputs = DataSink().inputs
     for name in set(OPTIONS) - set(nio.DataSink().inputs.copyable_trait_names()):
-        assert inputs.trait(name).desc == OPTIONS[name].sentence
+        assert inputs.trait(name).desc == sentence_of(OPTIONS[name])
         assert getattr(inputs, name) is Undefined
         setattr(inputs, name, None)
     inputs.trait_set(overwrite="size", part_size_bytes="8MiB", memory_bytes=1 << 30, shard=(0, 4), exclude=["*.tmp"])
@@ -128,6 +121,58 @@ def test_inputs_have_the_options_types_choices_and_sentences() -> None:
     for name, value in (("overwrite", "sometimes"), ("related_files", "yes"), ("metadata", ["a"]), ("retry", 3)):
         with pytest.raises(TraitError, match=name):
             setattr(inputs, name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("overwrite", "chekcsum", r"overwrite='chekcsum' is not known; .* Did you mean 'checksum'\?"),
+        ("memory_bytes", "lots", "memory_bytes='lots' is no size; give bytes or a text such as '256MiB'"),
+        ("part_size_bytes", "1MiB", "S3 takes parts of 5 MiB to 5 GiB"),
+        ("concurrency", "many", "expected 1 to .* or 'auto'"),
+        ("retries", -1, "expected 0 to 100 further rounds"),
+        ("shard", "4/4", "expected 'I/N' with I from 0 to N - 1"),
+        ("checksum", "crc99", "checksum='CRC99' is not known"),
+        ("give_up_after_seconds", "soon", "give_up_after_seconds"),
+        ("storage_class", "cheap", "expected a name such as 'STANDARD_IA'"),
+        ("tags", {str(number): "" for number in range(11)}, "tags"),
+        ("manifest", 3, "manifest is of type int; expected a path"),
+        ("exclude", "*.tmp", r"expected a list of patterns, \['\*.tmp'\]"),
+        ("journal", True, "journal=True names no file"),
+    ],
+)
+def test_a_wrong_value_is_refused_where_it_is_given(name: str, value: Any, said: str) -> None:
+    """Not when the node runs, hours later. Nipype's own inputs raise a TraitError; so does it."""
+    for given in (lambda: DataSink(**{name: value}), lambda: setattr(DataSink().inputs, name, value)):
+        with pytest.raises(asyncsink.ConfigError, match=said) as refused:
+            given()
+        assert isinstance(refused.value, TraitError)
+        assert refused.value.option == name
+
+
+def test_inputs_that_belong_together_come_in_any_order() -> None:
+    inputs = DataSink(sse_kms_key_id="alias/lab", part_size_bytes="1GiB").inputs
+    inputs.trait_set(sse="aws:kms", memory_bytes="4GiB")
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    """An example, every input once, below its subject, with its type and a sentence."""
+    page = DataSink.help(returnhelp=True)
+    assert page is not None
+    DataSink.help()
+    assert capsys.readouterr().out == f"{page}\n"
+    assert 'workflow.connect(realigner, "realigned_files", sink, "motion")' in page
+    for name in [*OPTIONS, "base_directory"]:
+        assert page.count(f"\n    {name}: ") == 1, name
+    assert "\n    overwrite: 'never', 'always', 'size', 'size-mtime', 'checksum' or 'journal'\n" in page
+    assert "(default nipype)" in page, "the defaults are DataSink's ways"
+    assert "; repeatable" not in page
+    assert page.index("Connection and credentials:") < page.index("endpoint_url:") < page.index("What every object is")
+    grabs = S3DataGrabber.help(returnhelp=True)
+    assert grabs is not None
+    assert all(
+        f"\n    {name}: " in grabs for name in ("bucket", "local_directory", "template", "match", "memory_bytes")
+    )
 
 
 def test_an_option_that_is_gone_is_refused_and_becomes_no_output() -> None:
