@@ -6,7 +6,7 @@ import inspect
 import os
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, get_args
 
 from nipype.interfaces import io as nio
@@ -30,7 +30,8 @@ OUR_OPTIONS = tuple(name for name in OPTIONS if name not in DATASINK_OPTIONS)
 _UNHASHED = ("journal", "manifest", "observe", "limits")
 """Inputs that do not decide what is published."""
 _DIRECTORIES = ("parameterization_root", "strip_dir", "local_copy")
-_PATHS = tuple(name for name in OUR_OPTIONS if OPTIONS[name].kind in ("path", "journal"))
+_PATH_KINDS = ("path", "journal", "paths", "listing")
+_PATHS = tuple(name for name in OUR_OPTIONS if OPTIONS[name].kind in _PATH_KINDS)
 _SSE_KINDS = ("", "AES256", "aws:kms", "aws:kms:dsse")
 _COMPANIONS: Mapping[str, Mapping[str, Any]] = {"sse_kms_key_id": {"sse": "aws:kms"}}
 """Options without which others are refused: each input is checked alone, since they come in any order."""
@@ -62,6 +63,10 @@ _TRAITS: dict[str, tuple[Any, ...]] = {
     "duration": (traits.Float(), traits.Str(), traits.Instance(timedelta)),
     "mapping": (traits.Dict(traits.Str(), traits.Str()),),
     "texts": (traits.List(traits.Str()), traits.Tuple()),
+    "moment": (traits.Float(), traits.Str(), traits.Instance(timedelta), traits.Instance(datetime)),
+    "paths": (traits.Str(), traits.List(), traits.Instance(os.PathLike)),
+    "listing": (traits.Str(), traits.List(traits.Str()), traits.Instance(os.PathLike)),
+    "object_options": (traits.Dict(traits.Str(), traits.Dict(traits.Str())),),
     "payer": (traits.Bool(), traits.Enum("requester")),
     "concurrency": (traits.Int(), traits.Str()),
     "count": (traits.Int(), traits.Str()),
@@ -170,6 +175,10 @@ _WORDS = {
     "pairs": "list of pairs of texts: [(old, new), …]",
     "mapping": "dictionary of texts: {name: value}",
     "texts": "list of texts",
+    "moment": "age such as '7d', a timedelta, or a time",
+    "paths": "path of a file, or a list of them",
+    "listing": "path of a file, or a list of paths",
+    "object_options": "dictionary: {pattern: {option: value}}",
     "bucket": "name, or a boto3 or aioboto3 Bucket",
     "payer": "True, or 'requester'",
     "concurrency": "number, or 'auto'",

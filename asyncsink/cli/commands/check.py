@@ -67,12 +67,11 @@ def check_command(
 
 def _tell(report: CheckReport, *, combined: bool, output: Output) -> int:
     report.incomplete = report.incomplete.replace("one_way=True", "--one-way")
-    files = report.files.each(differing=not combined)
     if output.json or output.events is not None:
         values = {**report.as_dict(), "interrupted": False}
-        output.json_object(values, long="files", items=(asdict(each) for each in files))
+        output.json_object(values, long="files", items=map(asdict, report.files.each(differing=not combined)))
     if not output.json and not output.quiet:
-        for each in files:
+        for each in report.files.each(differing=not combined):
             why = f"  ({each.reason})" if each.reason and not combined else ""
             output.say(inert(f"{each.marker} {each.key}{why}"), exact=True)
     if combined:
