@@ -87,6 +87,7 @@ if TYPE_CHECKING:
         Started,
         Unfinished,
     )
+    from asyncsink.options.progress import FileInProgress, ProgressSnapshot
     from asyncsink.options.settings import RetryPolicy
     from asyncsink.options.shared_limits import SharedLimits
     from asyncsink.options.typed import ExportOptions, GrabOptions, PutOptions, ReaderOptions
@@ -128,6 +129,7 @@ __all__ = [
     "ExportFailed",
     "ExportOptions",
     "Failure",
+    "FileInProgress",
     "Finished",
     "GaveUp",
     "GrabFailed",
@@ -155,6 +157,7 @@ __all__ = [
     "PlanFigures",
     "Planned",
     "PreconditionFailed",
+    "ProgressSnapshot",
     "PutFailed",
     "PutOptions",
     "ReaderOptions",
@@ -214,6 +217,7 @@ _HOMES = {
     "asyncsink.download.objects": ("ObjectContent", "ObjectEntry", "ObjectInfo"),
     "asyncsink.download.report": ("GrabReport",),
     "asyncsink.engine.content.object_writer": ("AsyncReader", "ObjectWriter"),
+    "asyncsink.options.progress": ("FileInProgress", "ProgressSnapshot"),
     "asyncsink.maintenance.explaining": ("Explanation",),
     "asyncsink.errors": (
         "AccessDenied",

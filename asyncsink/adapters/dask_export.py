@@ -180,7 +180,7 @@ class _ClusterRun:
             return
         # Nobody would go on with an upload that a cancelled worker leaves.
         policies = replace(settings.policies, abort_on_interrupt=True)
-        travelling = replace(settings, manifest="", report="", policies=policies, observe=None)
+        travelling = replace(settings, manifest="", report="", policies=policies, observe=None, progress=False)
         name = f"asyncsink-{secrets.token_hex(6)}"
         dealer = Dealer(self._client, name, travelling, samples, self._events.notice)
         try:

@@ -27,7 +27,7 @@ DATASINK_OPTIONS = tuple(name for name in OPTIONS if name in _THEIRS)
 OUR_OPTIONS = tuple(name for name in OPTIONS if name not in DATASINK_OPTIONS)
 """Options of an export that asyncsink adds."""
 
-_UNHASHED = ("journal", "manifest", "observe", "limits")
+_UNHASHED = ("journal", "manifest", "observe", "progress", "limits")
 """Inputs that do not decide what is published."""
 _DIRECTORIES = ("parameterization_root", "strip_dir", "local_copy")
 _PATH_KINDS = ("path", "journal", "paths", "listing")
@@ -76,6 +76,7 @@ _TRAITS: dict[str, tuple[Any, ...]] = {
     "sse": (traits.Enum("AES256", "aws:kms", "aws:kms:dsse", ""),),
     "checksum": (traits.Str(),),
     "observer": (traits.Callable(),),
+    "progress": (traits.Bool(), traits.Callable()),
     "limits": (traits.Instance(SharedLimits),),
     "transport": (traits.Enum(*get_args(LaneChoice)),),
 }
@@ -185,6 +186,7 @@ _WORDS = {
     "count": "number",
     "retry": "asyncsink.RetryPolicy",
     "observer": "function of one event",
+    "progress": "True, False or function of one ProgressSnapshot",
     "limits": "asyncsink.SharedLimits",
     "shard": "'I/N', or the tuple (I, N)",
     "journal": "path of a file, or False",

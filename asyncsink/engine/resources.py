@@ -11,6 +11,7 @@ import anyio.to_thread
 
 from asyncsink.engine.limits.descriptors import ACCOUNT, Share
 from asyncsink.engine.limits.pools import SHARING, Pools
+from asyncsink.engine.progress.shown import progress_shown
 from asyncsink.engine.recording.accepted import Accepted
 from asyncsink.engine.recording.events import Events, Progress
 from asyncsink.engine.recording.recorder import Halt, KeyTurns
@@ -155,7 +156,11 @@ async def open_resources(
             # At the opening, where a pause of the whole process does the least harm, and not by the first put.
             await anyio.to_thread.run_sync(load_checksums, algorithm)
         own = replace(settings, limits=share.limits)
-        with SHARING.pools(own.limits, own.shared) as pools:
+        progress = progress if progress is not None else Progress()
+        with (
+            SHARING.pools(own.limits, own.shared) as pools,
+            progress_shown(own.progress, progress, own.target.url, events.notice),
+        ):
             yield Resources(own, share, pools, events=events, progress=progress, dry_run=dry_run, lasting=lasting)
     finally:
         share.close()

@@ -53,6 +53,7 @@ from asyncsink.options.values import (
     read_observer,
     read_pairs,
     read_path,
+    read_progress,
     read_size,
     read_text,
     read_texts,
@@ -117,6 +118,7 @@ def parse_options(
         shard=_shard(given),
         caller_bucket=given.get("bucket"),
         observe=value_of(given, "observe"),
+        progress=value_of(given, "progress") or False,
     )
 
 
@@ -144,6 +146,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "mapping": read_mapping,
     "texts": read_texts,
     "observer": read_observer,
+    "progress": read_progress,
     "limits": read_shared_limits,
 }
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from asyncsink.options.progress import ProgressSnapshot
 from asyncsink.options.settings import (
     MIB,
     WORKERS_MAX,
@@ -224,6 +225,7 @@ class Settings:
         caller_bucket: a boto3 or aioboto3 Bucket whose client settings are taken over (rule 47), or None.
         wrap_transport: makes the caller's own transport around that of asyncsink, or None.
         observe: called with every event, or None.
+        progress: called with snapshots of the progress, or whether it is shown.
         shared: the limits that this run keeps together with others, or None; `limits` are its own within them.
         records_max: how many of its newest outcomes of each kind, and of its newest keys, a sink keeps; None: all.
         attempt: a name of this run, where other machines may write the manifest at the same time; else "".
@@ -244,6 +246,7 @@ class Settings:
     transport: LaneChoice = "auto"
     wrap_transport: Callable[[Any], Any] | None = None
     observe: Callable[[Event], None] | None = None
+    progress: Callable[[ProgressSnapshot], object] | bool = False
     shared: SharedLimits | None = None
     shard: Shard = Shard()
     caller_bucket: Any = None
@@ -275,8 +278,8 @@ Command = Literal[
 ]
 Kind = Literal[
     "text", "path", "flag", "choice", "size", "duration", "pairs", "mapping", "texts",
-    "bucket", "payer", "concurrency", "count", "retry", "observer", "limits", "shard", "journal", "sse", "checksum",
-    "transport", "templates", "arguments", "infields", "names",
+    "bucket", "payer", "concurrency", "count", "retry", "observer", "progress", "limits", "shard", "journal", "sse",
+    "checksum", "transport", "templates", "arguments", "infields", "names",
 ]  # fmt: skip
 """How a value is written and checked: the first row serves many options, the others one each."""
 
@@ -441,6 +444,10 @@ PANELS: dict[str, tuple[Option, ...]] = {
         Option("observe", "observer",
                "A function to call with every event (asyncsink.Event), on the event loop; it must return quickly.",
                Settings, _WITH_READER, no_flag=True),
+        Option("progress", "progress",
+               "True shows the progress in a notebook, on a terminal, or as lines on stderr; a function is called "
+               "every half second with an asyncsink.ProgressSnapshot, on the event loop.",
+               Settings, ("export", "grab"), no_flag=True),
     ),
     "Connection and credentials": (
         Option("endpoint_url", "text", "S3 server other than Amazon's.",

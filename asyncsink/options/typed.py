@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from asyncsink.options.progress import ProgressSnapshot
 from asyncsink.options.schema import (
     GRAB_OPTIONS,
     OPTIONS,
@@ -109,6 +110,7 @@ class ExportOptions(ConnectionOptions, total=False):
     journal: StrPath | Literal[False] | None
     bandwidth_bytes_per_second: int | str | None
     shard: str | tuple[int, int] | None
+    progress: Callable[[ProgressSnapshot], object] | bool
     observe: Callable[[Event], None] | None
 
 
@@ -128,6 +130,7 @@ class GrabOptions(ConnectionOptions, total=False):
     manifest: StrPath | None
     report: StrPath | None
     sse: bytes | None
+    progress: Callable[[ProgressSnapshot], object] | bool
     observe: Callable[[Event], None] | None
 
 

@@ -203,6 +203,23 @@ def read_observer(value: Any, name: str) -> Any:
     return value
 
 
+def read_progress(value: Any, name: str) -> Any:
+    """True, False, or a function to call.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(value, bool):
+        return value
+    if not callable(value) or inspect.iscoroutinefunction(value):
+        raise ConfigError(
+            f"{name}={value!r:.60} is neither True nor a plain function; expected progress=True, or a function of one "
+            "ProgressSnapshot.",
+            option=name,
+        )
+    return value
+
+
 def read_concurrency(value: Any) -> int | None:
     """Requests at the same time; None for "auto" and None.
 

@@ -168,7 +168,7 @@ def test_every_flag_that_is_named_exists() -> None:
     without_flag = {name for name, option in rows.items() if option.no_flag and not option.off}
     measuring = {"mix", "sizes", "ramp", "seconds", "rate", "seed"}
     assert {*rows, "manifest_endpoint", *measuring} == FLAGS.keys() | without_flag
-    assert without_flag == {"remove_dest_dir", "parameterization_root", "retry", "observe", "limits"} | {
+    assert without_flag == {"remove_dest_dir", "parameterization_root", "retry", "observe", "progress", "limits"} | {
         "outfields",
         "sort_filelist",
     }

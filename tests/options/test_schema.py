@@ -40,6 +40,7 @@ VALUES: dict[str, Any] = {
     "concurrency": 4,
     "count": 2,
     "observer": print,
+    "progress": print,
     "retry": RetryPolicy(attempts=1),
     "limits": asyncsink.SharedLimits(),
     "shard": "0/4",

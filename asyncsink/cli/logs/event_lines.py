@@ -15,9 +15,9 @@ from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from asyncsink.engine.progress.snapshot import ProgressSnapshot
 from asyncsink.errors import ConfigError, DestinationFull
 from asyncsink.model import Event, Finished
+from asyncsink.options.progress import ProgressSnapshot
 from asyncsink.report.outcomes import OutcomeLines
 
 PROGRESS_SECONDS = 5.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from asyncsink.engine.progress.snapshot import FILES_SHOWN, FileInProgress, ProgressSnapshot
+from asyncsink.options.progress import FileInProgress, ProgressSnapshot
 from asyncsink.report.sentences import clock_time, count, duration, inert, rate, share_of_size, size
 from asyncsink.value import dataclass
 
@@ -12,6 +12,7 @@ Span = tuple[str, str]
 """A text and its style in rich's words ("yellow", "dim"), or ""."""
 ScreenLine = Sequence[Span]
 
+FILES_SHOWN = 3
 BAR_WIDTH_MIN = 6
 BAR_WIDTH_MAX = 60
 NAME_WIDTH_WITH_HEAD = 40
