@@ -7,7 +7,7 @@ BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup slurm demo demo-nipype test test-all check bench bench-quick devserver options servers screenshots docs clean
+.PHONY: help setup slurm chromium page-shots demo demo-nipype test test-all check bench bench-quick devserver options servers screenshots docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,6 +26,8 @@ $(STAMP): pyproject.toml
 # Downloaded first, so that a network that does not answer leaves no package half installed.
 SLURM := slurm-wlm slurmd slurmctld slurm-client munge parallel
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=10
+BROWSER := chromium fonts-dejavu-core
+FETCH_BROWSER := timeout 180 env $(APT) install -y --no-install-recommends --download-only $(BROWSER)
 FETCH := timeout 90 env $(APT) install -y --no-install-recommends --download-only $(SLURM)
 
 slurm: ## Debian's Slurm and GNU parallel, which the tests of the recipes run on where they are installed
@@ -36,6 +38,18 @@ slurm: ## Debian's Slurm and GNU parallel, which the tests of the recipes run on
 	if { $(FETCH) || { timeout 90 env $(APT) update && $(FETCH); }; } >/dev/null 2>&1 && \
 	  env $(APT) install -y --no-install-recommends $(SLURM) >/dev/null 2>&1; \
 	then :; else echo "apt cannot install Slurm: tests/slurm is skipped"; fi
+
+chromium: ## Debian's Chromium, in which the tests open the page of a run where it is installed
+	@if command -v chromium >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "Chromium is not installed, and needs root and apt: tests/report/test_page_in_browser.py is skipped"; exit 0; fi; \
+	echo "Installing Debian's Chromium ..."; \
+	if { $(FETCH_BROWSER) || { timeout 90 env $(APT) update && $(FETCH_BROWSER); }; } >/dev/null 2>&1 && \
+	  env $(APT) install -y --no-install-recommends $(BROWSER) >/dev/null 2>&1; \
+	then :; else echo "apt cannot install Chromium: tests/report/test_page_in_browser.py is skipped"; fi
+
+page-shots: $(STAMP) chromium ## The pictures of the page of a run, from a run of 5,000 files with faults (two minutes)
+	@$(BIN)/python -m tests.support.page_pictures asyncsink/guide/images
 
 demo: $(STAMP) ## A real cohort into a real S3 server: export, verify, re-run
 	@$(BIN)/asyncsink demo

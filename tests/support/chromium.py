@@ -78,6 +78,7 @@ class Tab:
         """Open a file in a window of this size, and wait until it is loaded."""
         for domain in ("Page", "Network", "Runtime", "Log"):
             await self.send(f"{domain}.enable")
+        await self.send("Log.clear")
         await self.send("Emulation.setScriptExecutionDisabled", value=not script)
         await self.send(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
@@ -86,6 +87,7 @@ class Tab:
         await self.send("Emulation.setEmulatedMedia", features=[scheme])
         self._loaded = False
         self.requests.clear()
+        self.messages.clear()
         await self.send("Page.navigate", url=page.resolve().as_uri())
         while not self._loaded:
             await self._next()
