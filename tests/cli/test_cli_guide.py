@@ -59,3 +59,8 @@ def test_a_page_on_a_terminal_is_laid_out_in_the_pager(cli: Cli) -> None:
     assert any("How names are made" in line and "#" not in line for line in lines)
     assert "asyncsink help nipype" in shown.decode()
     assert all(len(line) <= 60 for line in lines if "\x1b" not in line)
+
+
+def test_the_shell_completes_topics(inside: Callable[..., Any]) -> None:
+    asked = {"_ASYNCSINK_COMPLETE": "bash_complete", "COMP_WORDS": "asyncsink help tro", "COMP_CWORD": "2"}
+    assert inside(**asked).stdout == "plain,troubleshooting\n"

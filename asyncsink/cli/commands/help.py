@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from importlib.resources import files
 
 import click
+from click.shell_completion import CompletionItem
 
 from asyncsink.cli.flags import Argument, command
 from asyncsink.cli.output import usage_error
@@ -42,6 +43,18 @@ def topics_of_the_guide() -> list[Topic]:
         elif row := _TOPIC.match(line):
             found.append(Topic(row["name"], row["text"].replace("`", ""), section))
     return found
+
+
+class _TopicArgument(Argument):
+    """The word TOPIC, which the shell completes."""
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's own
+        """The pages that begin so."""
+        return [
+            CompletionItem(each.name, help=each.text)
+            for each in topics_of_the_guide()
+            if each.name.startswith(incomplete)
+        ]
 
 
 def for_a_terminal(page: str) -> str:
@@ -115,7 +128,9 @@ def _list(topics: Iterable[Topic]) -> Iterator[str]:
 
 
 @command(
-    Argument("TOPIC", "A page of the guide, or a command. Without it, the list of pages.", required=False),
+    _TopicArgument(
+        "TOPIC", "A page of the guide, or a command. Without it, the list of pages.", required=False, place=False
+    ),
     examples=("help    # the list of pages", "help tutorial", "help verify    # a command"),
 )
 def help(topic: str | None) -> int:  # noqa: A001 - the command's name
