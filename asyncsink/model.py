@@ -96,6 +96,7 @@ class SourceProblem:
             device in a directory.
         unreadable: True where `on_unreadable="skip"` makes it a Failure, and the rest is published.
         reason: why it is skipped, as one phrase; "" for the message of `error`.
+        unmatched: True where a pattern chose so: one that excludes it, or none that includes it.
     """
 
     path: str
@@ -106,6 +107,7 @@ class SourceProblem:
     skipped: bool = False
     unreadable: bool = False
     reason: str = ""
+    unmatched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

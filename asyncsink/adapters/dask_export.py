@@ -24,7 +24,7 @@ from asyncsink.adapters.dask_cluster import connected, is_private
 from asyncsink.adapters.dask_dealing import Dealer
 from asyncsink.adapters.dask_worker import SampleFile
 from asyncsink.engine.planning.producer import last_only
-from asyncsink.engine.planning.survey import Discovery, Survey, take_survey
+from asyncsink.engine.planning.survey import Survey, take_survey
 from asyncsink.engine.planning.walk import check_together, discovery_of, page_of_export, with_places_outside
 from asyncsink.engine.recording.events import Events, Progress, TakesLines
 from asyncsink.engine.recording.recorder import Passed, Recorder, Recording
@@ -135,7 +135,7 @@ async def run_on_cluster(
             for notice in survey.notices(settings):
                 events.notice(notice)
             cutter = ByLimits(part_bytes, part_objects)
-            run = _ClusterRun(resources, client, discovery, survey, cutter)
+            run = _ClusterRun(resources, client, survey, cutter)
             async with page.following(resources, None, run.report) if page is not None else nullcontext():
                 await run.run()
             return run.report()
@@ -149,14 +149,11 @@ async def run_on_cluster(
 class _ClusterRun:
     """An export whose source was looked at."""
 
-    def __init__(
-        self, resources: Resources, client: Client, discovery: Discovery, survey: Survey, cutter: Cutter
-    ) -> None:
+    def __init__(self, resources: Resources, client: Client, survey: Survey, cutter: Cutter) -> None:
         self._resources = resources
         self._events = resources.events
         self._threads = CapacityLimiter(1)  # the spool is for one thread at a time
         self._client = client
-        self._discovery = discovery
         self._survey = survey
         self._cutter = cutter
         self._log = OutcomeLog(resources.progress.counts)
@@ -168,7 +165,7 @@ class _ClusterRun:
         """What is published."""
         target = self._resources.settings.target
         return report_on(
-            self._resources, self._log, target, self._discovery, lane=self._lane, interrupted=self._interrupted
+            self._resources, self._log, target, self._survey.discovery, lane=self._lane, interrupted=self._interrupted
         )
 
     async def run(self) -> None:
@@ -189,8 +186,9 @@ class _ClusterRun:
             await dealer.end()
 
     def _found(self) -> Iterator[Found]:
-        kept = self._survey.kept
-        return iter(kept if kept.whole else self._discovery)
+        kept, discovery = self._survey.kept, self._survey.discovery
+        assert discovery is not None  # the survey is over
+        return iter(kept if kept.whole else discovery)
 
     def _manifest(self, endpoint_url: str, region: str) -> ManifestWriter | None:
         settings = self._resources.settings

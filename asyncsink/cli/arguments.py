@@ -1,4 +1,4 @@
-"""From the words of a command line to the library's options and sources.
+"""From the words of a command line to the library's options.
 
 Messages name an option as a command line writes it. No message shows a key or a secret.
 """
@@ -7,71 +7,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import json
-import os
 import re
-import selectors
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from asyncsink.cli.configured import parameter_of
 from asyncsink.errors import ConfigError
-from asyncsink.options.schema import PANELS, Option, Settings
-from asyncsink.sources.base import Source, exclusion_of, open_description
-from asyncsink.sources.opening import source_at
-
-# -- Standard input that can be given up, so that a thread which waits for the next line does not delay Ctrl-C ---------
-
-
-class InterruptibleStdin(io.RawIOBase):
-    """A descriptor whose readers get an end of file from `give_up` on. It is never closed here."""
-
-    def __init__(self, descriptor: int) -> None:
-        """Read from `descriptor`, which must be open for reading."""
-        super().__init__()
-        self._descriptor = descriptor
-        self._wake, self._waker = os.pipe()
-
-    @classmethod
-    def open(cls) -> Self:
-        """The process's standard input.
-
-        Raises:
-            ConfigError: the process has none.
-        """
-        try:
-            return cls(sys.stdin.fileno())
-        except (AttributeError, ValueError, OSError) as error:
-            raise ConfigError("SOURCE is -, but standard input is closed; pipe JSON lines into the command.") from error
-
-    def give_up(self) -> None:
-        """Let every present and later read return an end of file."""
-        os.write(self._waker, b"x")
-
-    def fileno(self) -> int:
-        """The descriptor that is read."""
-        return self._descriptor
-
-    def readable(self) -> bool:
-        """True: the descriptor is open for reading."""
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        """Wait for bytes; 0 at the end, and after `give_up`. A regular file is always ready."""
-        target = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        with selectors.SelectSelector() as selector:
-            selector.register(self._descriptor, selectors.EVENT_READ)
-            selector.register(self._wake, selectors.EVENT_READ)
-            ready = {key.fd for key, _ in selector.select()}
-        if self._wake in ready:
-            return 0
-        return os.readv(self._descriptor, [target])
-
-
-# -- Options and sources -----------------------------------------------------------------------------------------------
+from asyncsink.options.schema import PANELS, Option
+from asyncsink.sources.base import open_description
 
 CUSTOMER_KEY_BYTES = 32
 
@@ -149,7 +94,41 @@ def _arguments(text: str, option: Option) -> dict[str, Any]:
     return found
 
 
+_SET = re.compile(r"(?s)(.+?):(storage[_-]class|content[_-]type|acl|sse[_-]kms[_-]key[_-]id|sse|tag|metadata)=(.*)")
+_OF_MANY = {"tag": "tags", "metadata": "metadata"}
+
+
+def _object_options(texts: Iterable[str], option: Option) -> dict[str, dict[str, Any]]:
+    """{pattern: {name: value}}; a pattern that comes again adds to its values."""
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        match = _SET.fullmatch(text)
+        if match is None:
+            raise ConfigError(
+                f"{option.switch} {text!r} is malformed; expected PATTERN:NAME=VALUE, as '*.nii.gz:storage_class="
+                "GLACIER_IR'; NAME is storage_class, content_type, acl, sse, sse_kms_key_id, tag or metadata."
+            )
+        pattern, name, value = match[1], match[2].replace("-", "_"), match[3]
+        said = found.setdefault(pattern, {})
+        if name in _OF_MANY:
+            inner, inner_value = split_pair(value, f"{option.switch} {pattern}:{name}", "NAME=VALUE")
+            said.setdefault(_OF_MANY[name], {})[inner] = inner_value
+        elif name in said:
+            raise ConfigError(f"{option.switch} gives {pattern!r} two values of {name}; give it one.")
+        else:
+            said[name] = value
+    return found
+
+
+def _listing(value: str, option: Option) -> str:
+    if value == "-":
+        raise ConfigError(f"{option.switch} is -, and a list is read more than once; give a file of paths.")
+    return value
+
+
 _READERS: dict[str, Callable[[Any, Option], Any]] = {
+    "object_options": _object_options,
+    "listing": _listing,
     "sse": _sse,
     "pairs": _pairs,
     "mapping": _mapping,
@@ -197,19 +176,3 @@ def read_customer_key(path: str) -> bytes:
             "base64; make one with: openssl rand -out FILE 32."
         )
     return key
-
-
-def open_source(text: str, settings: Settings) -> tuple[Source, Callable[[], None]]:
-    """The source that SOURCE names, and a function that ends a wait for its next line. An outputs file is read here,
-    other sources in the run.
-
-    Raises:
-        ConfigError: SOURCE does not exist, or is of no known kind.
-    """
-    symlinks, exclude = settings.policies.symlinks, exclusion_of(settings.policies.exclude)
-    if text == "-":
-        from asyncsink.sources.records import StreamSource
-
-        stdin = InterruptibleStdin.open()
-        return StreamSource(io.BufferedReader(stdin), symlinks=symlinks, exclude=exclude), stdin.give_up
-    return source_at(text, settings), lambda: None

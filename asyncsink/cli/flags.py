@@ -21,7 +21,7 @@ from asyncsink.options.schema import PANELS, Command, Option
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-_REPEATED = {"pairs", "mapping", "texts", "templates", "infields"}
+_REPEATED = {"pairs", "mapping", "texts", "paths", "object_options", "templates", "infields"}
 _OUTPUT = {
     "--json": "Write one JSON object to stdout, and nothing else.",
     "--quiet": "No progress and no summary; errors and notes only.",

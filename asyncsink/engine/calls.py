@@ -17,9 +17,9 @@ from asyncsink.options.schema import Policies, Settings, Target
 from asyncsink.options.typed import PutOptions
 from asyncsink.options.values import check_choice, deadline_of
 from asyncsink.routing.keys import given_key
-from asyncsink.sources.base import exclusion_of
 from asyncsink.sources.opening import outputs_source
 from asyncsink.sources.outputs import OutputsSource
+from asyncsink.sources.selection import Selection
 from asyncsink.value import dataclass
 
 
@@ -144,7 +144,7 @@ class Calls:
     def __init__(self, settings: Settings, target: Target) -> None:
         self._discovery = discovery_of(settings, target, outputs_source({}, settings))
         self._settings = settings
-        self._exclude = exclusion_of(settings.policies.exclude)
+        self._selection = Selection(settings.policies)
 
     def of(
         self, attribute: str, paths: Any, *, alone: str = "", key: str | None = None, options: PutOptions = NO_OPTIONS
@@ -163,7 +163,7 @@ class Calls:
             key = given_key(key, bytes_max=self._discovery.router.bytes_max)
         own = parse_put_options(options, self._settings)
         policies, compat = self._settings.policies, self._settings.walk_compat
-        source = OutputsSource({attribute: paths}, symlinks=policies.symlinks, compat=compat, exclude=self._exclude)
+        source = OutputsSource({attribute: paths}, symlinks=policies.symlinks, compat=compat, selection=self._selection)
         discovery = self._discovery.of(source, key=key, objects=own.objects, overwrite=own.overwrite)
         return Call(_admitted(discovery, policies), alone)
 

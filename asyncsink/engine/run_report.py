@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from asyncsink.engine.open_run import Run
-from asyncsink.engine.planning.survey import Discovery
+from asyncsink.engine.planning.discovery import Discovery
 from asyncsink.engine.planning.walk import tops_of
 from asyncsink.engine.resources import Resources
 from asyncsink.engine.transfer.outcomes import REPEATED
@@ -21,6 +21,7 @@ from asyncsink.report.report import Report, SinkStats
 from asyncsink.s3.multipart.parts import plan_parts
 from asyncsink.sources.base import SourceEntry
 from asyncsink.sources.directory import DirectorySource
+from asyncsink.sources.listed import ListedSource
 
 if TYPE_CHECKING:
     from asyncsink.report.plan import PlanBasis
@@ -112,7 +113,7 @@ def _out_file(settings: Settings, log: OutcomeLog, target: Target, discovery: Di
     if discovery is None:
         return []
     entries = discovery.source.entries
-    if entries is None and isinstance(discovery.source, DirectorySource):
+    if entries is None and isinstance(discovery.source, (DirectorySource, ListedSource)):
         entries = [SourceEntry("", discovery.source.directory)]
     if entries is None:
         return []

@@ -28,7 +28,7 @@ from asyncsink.report.report import Report
 from asyncsink.s3.listing import object_pages
 from asyncsink.s3.operations import ObjectPage
 from asyncsink.s3.stack import open_stack
-from asyncsink.sources.base import Source, exclusion_of
+from asyncsink.sources.base import Source
 
 
 def check_settings(destination: str, options: Mapping[str, Any], *, size_only: bool) -> Settings:
@@ -95,14 +95,14 @@ async def check_source(
         discovery = discovery_of(settings, target, source)
         below = discovery.known_prefix
         # What the options leave out of a directory is no difference there either, where its names are those of keys.
-        exclusion = exclusion_of(settings.policies.exclude) if discovery.router.plain else None
+        selection = getattr(source, "selection", None) if discovery.router.plain else None
         stack = open_stack(target, settings.retry, settings.limits, caller_bucket=settings.caller_bucket)
         try:
             async with stack as opened, aclosing(object_pages(opened.transport, below)) as pages:
                 async for page in pages:
                     found = _listed(page, below)
-                    if exclusion is not None:
-                        found = [each for each in found if not exclusion.pattern(each[0].removeprefix(below))]
+                    if selection is not None:
+                        found = [each for each in found if not selection.leaves_out(each[0].removeprefix(below))]
                     named = [(key.removeprefix(prefix), size_bytes) for key, size_bytes in found]
                     await anyio.to_thread.run_sync(files.add_listed, named)
         except AccessDenied:

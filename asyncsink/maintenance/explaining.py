@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from asyncsink.destinations.object_options import OptionsOf
-from asyncsink.engine.planning.survey import Discovery
+from asyncsink.engine.planning.discovery import Discovery
 from asyncsink.engine.planning.walk import discovery_of, tops_of
 from asyncsink.engine.transfer.outcomes import forbids_run, problem_reason
 from asyncsink.errors import ConfigError

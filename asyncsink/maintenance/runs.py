@@ -15,7 +15,7 @@ from asyncsink.errors import ConfigError
 from asyncsink.file_locks import lock
 from asyncsink.journal.at_rest import JournalAtRest, Removal, journals_in, look_at, remove_journal
 from asyncsink.journal.sqlite import default_place
-from asyncsink.options.parse import parse_journal
+from asyncsink.options.journal_choice import parse_journal
 from asyncsink.options.schema import S3Target
 from asyncsink.report.manifest import ManifestEnd, ManifestHeader, read_manifest
 from asyncsink.value import dataclass

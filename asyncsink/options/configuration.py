@@ -31,7 +31,8 @@ PROJECT_MAY_SET = frozenset(
         "container", "parameterization", "no_parameterization", "strip_dir", "substitute", "regexp_substitute",
         "compat",
         # what is published, and what every object is given
-        "include", "exclude", "exclude_from", "preset", "shard", "parts", "part_bytes", "part_objects",
+        "include", "exclude", "exclude_from", "preset", "min_size", "max_size", "newer_than",
+        "older_than", "shard", "parts", "part_bytes", "part_objects",
         "encrypt_bucket_keys", "storage_class", "content_type", "tag", "metadata", "checksum",
         # what is received
         "template", "field_template", "template_args", "infield", "glob", "match_start", "allow_empty",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 from asyncsink.errors import ConfigError
+from asyncsink.options.journal_choice import parse_journal
 from asyncsink.options.schema import (
     GONE,
     OPTIONS,
@@ -21,12 +22,12 @@ from asyncsink.options.schema import (
     ObjectOptions,
     Option,
     OwnTarget,
+    PatternOptions,
     Policies,
     RoutingOptions,
     S3Target,
     Settings,
     Target,
-    Together,
 )
 from asyncsink.options.settings import (
     GIB,
@@ -37,6 +38,7 @@ from asyncsink.options.settings import (
     RetryPolicy,
     Secret,
     Shard,
+    Together,
 )
 from asyncsink.options.shared_limits import SharedLimits, read_shared_limits
 from asyncsink.options.typed import ExportOptions
@@ -49,10 +51,13 @@ from asyncsink.options.values import (
     read_concurrency,
     read_flag,
     read_integer,
+    read_listing,
     read_mapping,
+    read_moment,
     read_observer,
     read_pairs,
     read_path,
+    read_paths,
     read_progress,
     read_size,
     read_text,
@@ -145,6 +150,9 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "pairs": read_pairs,
     "mapping": read_mapping,
     "texts": read_texts,
+    "moment": read_moment,
+    "paths": read_paths,
+    "listing": read_listing,
     "observer": read_observer,
     "progress": read_progress,
     "limits": read_shared_limits,
@@ -374,6 +382,7 @@ def _policies(given: Mapping[str, Any], journal: JournalChoice) -> Policies:
     # Nipype follows every link, and its working directories have many.
     defaults = {"overwrite": "journal" if journal.path else None, "symlinks": "follow" if nipype else None}
     defaults["on_unreadable"] = value_of(given, "on_missing")
+    _check_window(given)
     return _part(
         Policies,
         {**given, **{name: value for name, value in defaults.items() if given.get(name) is None}},
@@ -397,45 +406,13 @@ def _together(given: Mapping[str, Any], target: Target) -> Together:
     return together
 
 
-def parse_journal(given: Mapping[str, Any], target: Target) -> JournalChoice:
-    """The choice of a journal, as `journal` and `overwrite` of `given` ask for it.
-
-    Raises:
-        ConfigError: they contradict each other, or the target.
-    """
-    value = given.get("journal")
-    asked_for = given.get("overwrite") == "journal"
-    if value is False:
-        if asked_for:
-            raise ConfigError(
-                "overwrite='journal' needs a journal; leave journal=False out, or use 'checksum'.", option="overwrite"
-            )
-        return JournalChoice(enabled=False)
-    if value is True:
-        raise ConfigError("journal=True names no file; expected the path of a file, None or False.", option="journal")
-    if not isinstance(target, S3Target):
-        if value is not None or asked_for:
-            what = "journal is" if value is not None else "overwrite='journal' is"
-            raise ConfigError(
-                f"{what} given, but the destination {target.url} is no bucket, and has none; expected "
-                "s3://bucket/prefix."
-            )
-        return JournalChoice(enabled=False)
-    path = "" if value is None else read_path(value, "journal")
-    if value is not None and not path.strip():
-        raise ConfigError("journal is empty; expected the path of a file, None or False.", option="journal")
-    return JournalChoice(
-        path=os.path.abspath(path) if path else "",
-        required=bool(path) or asked_for,
-        state_directory=_xdg_directory("XDG_STATE_HOME") or JournalChoice().state_directory,
-        runtime_directory=_xdg_directory("XDG_RUNTIME_DIR"),
-    )
-
-
-def _xdg_directory(variable: str) -> str:
-    """The directory of the variable, unless it is relative (XDG Base Directory Specification)."""
-    said = os.environ.get(variable, "")
-    return said if os.path.isabs(said) else ""
+def _check_window(given: Mapping[str, Any]) -> None:
+    least, most = value_of(given, "min_size_bytes"), value_of(given, "max_size_bytes")
+    if least is not None and most is not None and least > most:
+        raise ConfigError(f"min_size_bytes={least:,} is more than max_size_bytes={most:,}, so that no file is left.")
+    since, until = value_of(given, "newer_than"), value_of(given, "older_than")
+    if since is not None and until is not None and since >= until:
+        raise ConfigError("newer_than is a later time than older_than, so that no file is left; exchange them.")
 
 
 def _local_copy(given: Mapping[str, Any], target: Target) -> LocalTarget | None:
@@ -534,6 +511,37 @@ def parse_objects(given: Mapping[str, Any]) -> ObjectOptions:
         metadata=_metadata(given),
         content_type=content_type,
     )
+
+
+OF_A_PATTERN = ("storage_class", "content_type", "acl", "sse", "sse_kms_key_id", "tags", "metadata")
+
+
+def read_object_options(value: Any, name: str) -> tuple[PatternOptions, ...]:
+    """The fields of ObjectOptions by pattern, from {pattern: {option: value}}.
+
+    Raises:
+        ConfigError: it is no such mapping, or a value is wrong.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(each, Mapping) for each in value.values()):
+        raise ConfigError(f"{name} is no mapping; expected {{'*.nii.gz': {{'storage_class': 'GLACIER_IR'}}}}.")
+    found: list[PatternOptions] = []
+    for pattern, given in value.items():
+        if not isinstance(pattern, str) or not pattern.strip("!/ "):
+            raise ConfigError(f"{name} has the pattern {pattern!r}; expected one as in .gitignore, as '*.nii.gz'.")
+        if pattern.startswith("!"):
+            raise ConfigError(f"{name} has the pattern {pattern!r}, which chooses nothing; write one without a '!'.")
+        check_option_names(given, {each: OPTIONS[each] for each in OF_A_PATTERN}, what=f"a pattern of {name}")
+        if isinstance(given.get("sse"), (bytes, bytearray)):
+            raise ConfigError(f"{name} has a customer key, which is one for all objects; give it to sse.")
+        objects = parse_objects(given)
+        fields = {each: getattr(objects, each) for each in given}
+        if "sse" in fields:
+            fields |= {"sse_kms_key_id": objects.sse_kms_key_id, "sse_customer_key": None}
+        found.append((pattern, tuple(fields.items())))
+    return tuple(found)
+
+
+_READERS["object_options"] = read_object_options
 
 
 def _tags(given: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from asyncsink.options.parse import check_option_names, parse_journal, parse_objects, value_of
+from asyncsink.options.journal_choice import parse_journal
+from asyncsink.options.parse import check_option_names, parse_objects, value_of
 from asyncsink.options.schema import ObjectOptions, Overwrite, S3Target, Settings
 from asyncsink.options.typed import PUT_OPTIONS, PutOptions
 from asyncsink.value import dataclass

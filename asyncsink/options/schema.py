@@ -22,6 +22,7 @@ from asyncsink.options.settings import (
     RetryPolicy,
     Secret,
     Shard,
+    Together,
 )
 from asyncsink.options.shared_limits import SharedLimits
 from asyncsink.value import dataclass
@@ -35,6 +36,7 @@ OnMissing = Literal["error", "skip"]
 OnUnreadable = Literal["error", "skip"]
 OnCollision = Literal["error", "last"]
 OnUnreachable = Literal["error", "local"]
+Preset = Literal["none", "bids", "datalad"]
 Symlinks = Literal["inside", "follow", "skip", "error"]
 AddressingStyle = Literal["auto", "path", "virtual"]
 SignPayload = Literal["auto", "always", "never"]
@@ -177,11 +179,18 @@ class Limits:
         return max(1, min(self.workers, self.memory_bytes // self.part_size_bytes))
 
 
+PatternOptions = tuple[str, tuple[tuple[str, Any], ...]]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policies:
     """The choices between reasonable behaviours.
 
     Attributes:
+        files_from: the path of a file of paths, or the paths.
+        newer_than, older_than: seconds since the epoch.
+        object_options: by pattern of a key below the destination, the fields of ObjectOptions that its objects have in
+            the place of the run's; later ones go over earlier ones.
         checksum: the algorithm for the request header, or "none"; None is the default, CRC64NVME, unless environment
             and profile have another setting.
     """
@@ -189,7 +198,16 @@ class Policies:
     overwrite: Overwrite = "checksum"
     on_missing: OnMissing = "error"
     on_unreadable: OnUnreadable = "error"
+    include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    exclude_from: tuple[str, ...] = ()
+    files_from: str | tuple[str, ...] = ()
+    preset: Preset = "none"
+    min_size_bytes: int | None = None
+    max_size_bytes: int | None = None
+    newer_than: float | None = None
+    older_than: float | None = None
+    object_options: tuple[PatternOptions, ...] = ()
     on_collision: OnCollision = "error"
     on_unreachable: OnUnreachable = "error"
     symlinks: Symlinks = "inside"
@@ -203,18 +221,6 @@ class Policies:
     def algorithm(self) -> ChecksumAlgorithm | None:
         """The checksum's algorithm, or None where checksums are off."""
         return None if self.checksum == "none" else self.checksum or "CRC64NVME"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Together:
-    """What makes the objects of one export one publication, after all of them are published.
-
-    Attributes:
-        index, complete_marker: names of objects below the prefix, or "".
-    """
-
-    index: str = ""
-    complete_marker: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,9 +283,9 @@ Command = Literal[
     "reader",
 ]
 Kind = Literal[
-    "text", "path", "flag", "choice", "size", "duration", "pairs", "mapping", "texts",
-    "bucket", "payer", "concurrency", "count", "retry", "observer", "progress", "limits", "shard", "journal", "sse",
-    "checksum", "transport", "templates", "arguments", "infields", "names",
+    "text", "path", "flag", "choice", "size", "duration", "pairs", "mapping", "texts", "moment", "paths", "listing",
+    "object_options", "bucket", "payer", "concurrency", "count", "retry", "observer", "progress", "limits", "shard",
+    "journal", "sse", "checksum", "transport", "templates", "arguments", "infields", "names",
 ]  # fmt: skip
 """How a value is written and checked: the first row serves many options, the others one each."""
 
@@ -381,6 +387,32 @@ PANELS: dict[str, tuple[Option, ...]] = {
         Option("sort_filelist", "flag", "Sort what a template found, run-2 before run-10.",
                None, _GRAB, preset=True, no_flag=True),
     ),
+    "Which files of SOURCE": (
+        Option("include", "texts",
+               "Publish only what matches in a directory, as in .gitignore; repeatable. What is excluded stays out.",
+               Policies, _WITH_SPLIT, metavar="PATTERN"),
+        Option("exclude", "texts",
+               "Leave out (and report) what matches in a directory, as in .gitignore; repeatable. !PATTERN undoes it.",
+               Policies, _WITH_SPLIT, metavar="PATTERN"),
+        Option("exclude_from", "paths", "The same with the patterns of a file; repeatable.",
+               Policies, _WITH_SPLIT, metavar="FILE"),
+        Option("files_from", "listing",
+               "Publish only these files and folders: a list of paths below SOURCE, one a line (in Python also the "
+               "paths themselves).",
+               Policies, _WITH_SPLIT, metavar="FILE"),
+        Option("preset", "choice",
+               "Leave out what a kind of dataset has besides its data: datalad (.git, .datalad), bids (these, work "
+               "folders, .DS_Store and the like), or none.",
+               Policies, _WITH_SPLIT, get_args(Preset), metavar="NAME"),
+        Option("min_size_bytes", "size", "Leave out smaller files.",
+               Policies, _WITH_SPLIT, flag="--min-size", metavar="SIZE"),
+        Option("max_size_bytes", "size", "Leave out larger files.",
+               Policies, _WITH_SPLIT, flag="--max-size", metavar="SIZE"),
+        Option("newer_than", "moment", "Leave out files that were changed earlier: 7d (ago), or a date.",
+               Policies, _WITH_SPLIT, metavar="WHEN"),
+        Option("older_than", "moment", "Leave out files that were changed later: 1h (ago), or a date.",
+               Policies, _WITH_SPLIT, metavar="WHEN"),
+    ),
     "Local copy and records": (
         Option("local_copy", "path", "Also write everything here, from the same bytes.",
                Settings, metavar="DIR"),
@@ -419,8 +451,6 @@ PANELS: dict[str, tuple[Option, ...]] = {
                shown="checksum; journal where one is named"),
         Option("on_missing", "choice", "A source is missing or no regular file: error, or skip and report it.",
                Policies, _WITH_SPLIT, choices=get_args(OnMissing), metavar="POLICY"),
-        Option("exclude", "texts", "Leave out (and report) what matches in a directory, as in .gitignore; repeatable.",
-               Policies, _WITH_SPLIT, metavar="PATTERN"),
         Option("on_unreadable", "choice",
                "A file or folder cannot be read, or its name makes no legal key: error (nothing is sent), or skip: "
                "report it as a failure (exit code 1) and send the rest.",
@@ -513,6 +543,10 @@ PANELS: dict[str, tuple[Option, ...]] = {
                ObjectOptions, _OBJECTS, metavar="NAME=VALUE"),
         Option("content_type", "text", "Media type: infer (from the name), or one type for all.",
                ObjectOptions, _OBJECTS, metavar="TYPE", shown="infer"),
+        Option("object_options", "object_options",
+               "Other values for keys that match a pattern (as in .gitignore): '*.json:content_type=text/plain'; also "
+               "storage_class, acl, sse, sse_kms_key_id, tag, metadata; repeatable, the last one wins.",
+               Policies, _OBJECTS, flag="--set", metavar="RULE"),
         Option("checksum", "checksum", "What proves an object: CRC64NVME, CRC32C, CRC32, SHA256, MD5 or none.",
                Policies, (*_OBJECTS, "bench"), choices=get_args(ChecksumChoice), metavar="NAME", shown="CRC64NVME",
                variables="AWS_REQUEST_CHECKSUM_CALCULATION"),

@@ -159,3 +159,15 @@ class JournalChoice:
     state_directory: str = "~/.local/state"
     runtime_directory: str = ""
     attempt: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Together:
+    """What makes the objects of one export one publication, after all of them are published.
+
+    Attributes:
+        index, complete_marker: names of objects below the prefix, or "".
+    """
+
+    index: str = ""
+    complete_marker: str = ""

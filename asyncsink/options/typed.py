@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from asyncsink.options.progress import ProgressSnapshot
@@ -25,6 +25,7 @@ from asyncsink.options.schema import (
     OnUnreachable,
     OnUnreadable,
     Overwrite,
+    Preset,
     SignPayload,
     Symlinks,
     TemplateSyntax,
@@ -94,7 +95,16 @@ class ExportOptions(ConnectionOptions, total=False):
     overwrite: Overwrite
     on_missing: OnMissing
     on_unreadable: OnUnreadable
+    include: Iterable[str]
     exclude: Iterable[str]
+    exclude_from: StrPath | Iterable[StrPath]
+    files_from: StrPath | Iterable[str] | None
+    preset: Preset
+    min_size_bytes: int | str | None
+    max_size_bytes: int | str | None
+    newer_than: datetime | timedelta | float | str | None
+    older_than: datetime | timedelta | float | str | None
+    object_options: Mapping[str, PutOptions] | None
     on_collision: OnCollision
     on_unreachable: OnUnreachable
     symlinks: Symlinks

@@ -8,8 +8,9 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -190,6 +191,56 @@ def read_texts(value: Any, name: str) -> tuple[str, ...]:
             f"{name} holds something that is no text; expected a list of patterns, ['*.tmp'].", option=name
         )
     return found
+
+
+def read_paths(value: Any, name: str) -> tuple[str, ...]:
+    """One path or several, as `read_path`."""
+    if isinstance(value, (str, os.PathLike)):
+        value = (value,)
+    elif not isinstance(value, Iterable):
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected a path, or a list of paths.")
+    return tuple(read_path(path, name) for path in value)
+
+
+def read_listing(value: Any, name: str) -> str | tuple[str, ...]:
+    """The path of a file of paths, or the paths themselves.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(value, (str, os.PathLike)):
+        path = read_path(value, name)
+        if not path.strip():
+            raise ConfigError(f"{name} is empty; expected the path of a file of paths.")
+        return path
+    if not isinstance(value, Iterable) or isinstance(value, (bytes, Mapping)):
+        raise ConfigError(f"{name} is of type {type(value).__name__}; expected the path of a file, or a list of paths.")
+    paths = tuple(os.fspath(path) if isinstance(path, os.PathLike) else path for path in value)
+    if not paths or not all(isinstance(path, str) for path in paths):
+        raise ConfigError(f"{name} holds no path, or something else; expected a list of paths below the source.")
+    return paths
+
+
+def read_moment(value: Any, name: str) -> float:
+    """A time in seconds since the epoch: so long ago ("7d", as `parse_duration`), or a date ("2026-11-30",
+    "2026-11-30T12:00+01:00", a datetime); without a zone it is local time.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        date = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if isinstance(date, datetime):
+            return date.timestamp()
+    except (ValueError, OverflowError, OSError):
+        pass
+    try:
+        return time.time() - parse_duration(value, name)
+    except ConfigError:
+        raise ConfigError(
+            f"{name}={value!r:.60} is no time; expected how long ago, as 90s, 15m, 24h or 7d, or a date, as 2026-11-30 "
+            "or 2026-11-30T12:00."
+        ) from None
 
 
 def read_observer(value: Any, name: str) -> Any:

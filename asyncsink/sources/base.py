@@ -1,4 +1,4 @@
-"""The Source protocol, the paths that describe sources, and the patterns that exclude files."""
+"""The Source protocol, and the paths that describe sources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Protocol
 
-from asyncsink.errors import ConfigError, SourceUnreadable
+from asyncsink.errors import ConfigError
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.paths import as_text, current_directory, on_disk
 from asyncsink.value import dataclass
@@ -115,43 +115,3 @@ def open_description(path: str, what: str) -> BinaryIO:
     except ValueError as error:
         why = str(error)
     raise ConfigError(f"{what} {path!r} cannot be read ({why}); expected a readable file; check the path.")
-
-
-# -- Exclude patterns, as in a .gitignore file, relative to each published directory -----------------------------------
-
-
-class Exclusion:
-    """Exclude patterns in order: the last match decides, and a pattern that begins with "!" includes again. The
-    contents of an excluded directory are not examined."""
-
-    def __init__(self, patterns: Sequence[str]) -> None:
-        """Compile the patterns.
-
-        Raises:
-            ConfigError: a pattern is malformed.
-        """
-        from pathspec import GitIgnoreSpec  # imported only by runs that exclude files
-
-        self._patterns = tuple(patterns)
-        try:
-            self._spec = GitIgnoreSpec.from_lines(self._patterns)
-        except ValueError as error:
-            raise ConfigError(
-                f"exclude has a malformed pattern ({error}); expected patterns as in .gitignore."
-            ) from error
-
-    def pattern(self, relative: str) -> str:
-        """The pattern that excludes a path ("sub/" is a directory), or ""."""
-        found = self._spec.check_file(relative)
-        return self._patterns[found.index] if found.include and found.index is not None else ""
-
-
-def exclusion_of(patterns: Sequence[str]) -> Exclusion | None:
-    """An `Exclusion`, or None for no patterns."""
-    return Exclusion(patterns) if patterns else None
-
-
-def excluded(path: str, pattern: str, *, entry: int = 0, attribute: str = "") -> SourceProblem:
-    """The problem that reports an excluded path as a Skip."""
-    error = SourceUnreadable(f"Source {path!r} is left out by exclude={pattern!r}; take the pattern out to publish it.")
-    return SourceProblem(path, error, entry, attribute, skipped=True, reason=f"excluded by {pattern!r}")

@@ -15,13 +15,17 @@ import stat
 from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
+from typing import Final
 
 from asyncsink.errors import ConfigError, SourceError
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.options.schema import Compat, Symlinks
 from asyncsink.paths import IS_UTF8, LIST, as_text, is_below, on_disk, open_directory, real_path
-from asyncsink.sources.base import Exclusion, SourceEntry, excluded, given_path
+from asyncsink.sources.base import SourceEntry, given_path
+from asyncsink.sources.patterns import IGNORE_FILE
 from asyncsink.sources.problems import (
+    ANNEX,
+    absent_content,
     again_if_stale,
     broken_link,
     impossible_name,
@@ -31,6 +35,15 @@ from asyncsink.sources.problems import (
     refused_link,
     took_its_place,
     unusable,
+)
+from asyncsink.sources.selection import (
+    NOT_INCLUDED,
+    OWN_FILE,
+    FolderRules,
+    Selection,
+    left_out,
+    read_ignore_file,
+    rules_below,
 )
 from asyncsink.value import dataclass
 
@@ -57,14 +70,14 @@ class DirectorySource:
     entries: Sequence[SourceEntry] | None = None
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, symlinks: Symlinks, exclude: Exclusion | None = None
+        self, directory: str | os.PathLike[str], *, symlinks: Symlinks, selection: Selection | None = None
     ) -> None:
         """Describe the walk; the file system is not accessed before `scan`.
 
         Args:
             directory: relative paths count from the current directory.
             symlinks: "inside", "follow", "skip" or "error".
-            exclude: patterns of files to leave out.
+            selection: which files are published; None: all.
 
         Raises:
             ConfigError: `directory` is empty.
@@ -74,7 +87,8 @@ class DirectorySource:
             raise ConfigError("The source directory is ''; expected a path; use '.' for the current directory.")
         self.directory = given_path(given, "Source directory")
         self._symlinks = symlinks
-        self._exclude = exclude
+        self.selection = selection
+        self.tops = (self.directory,)
         # The second scan walks the directory of the first, even if its name leads elsewhere by then.
         self._real_root = ""
 
@@ -94,7 +108,7 @@ class DirectorySource:
         except ValueError as error:
             raise ConfigError(f"Source directory {self.directory!r} can be no path ({error}); correct it.") from error
         self._real_root = self._real_root or real_path(self.directory)
-        yield from walk_files(self.directory, self._symlinks, real_root=self._real_root, exclude=self._exclude)
+        yield from walk_files(self.directory, self._symlinks, real_root=self._real_root, selection=self.selection)
 
 
 def walk_files(
@@ -105,7 +119,9 @@ def walk_files(
     entry: int = 0,
     compat: Compat = "strict",
     real_root: str = "",
-    exclude: Exclusion | None = None,
+    selection: Selection | None = None,
+    at: str = "",
+    above: FolderRules | None = None,
 ) -> Generator[SourceFile | SourceProblem, None, None]:
     """Every regular file below `root`, and a problem for every other entry.
 
@@ -116,13 +132,14 @@ def walk_files(
         compat: with "nipype", links to directories are reported and not followed, links to files are followed (rule
             27).
         real_root: `root` with its links followed, as found by an earlier walk; "" where there was none.
-        exclude: patterns of files that are left out and reported.
+        selection: which files are published, the others are reported; None: all, and .asyncsinkignore means nothing.
+        at, above: path below `root` of the directory where the walk starts, and the rules of the one above it.
 
     Blocking. Does not raise for entries: a directory that cannot be listed (never skippable), or vanishes, is one
     problem. Closing the iterator early releases every descriptor.
     """
-    walk = _Walk(root, symlinks, attribute, entry, compat, real_root=real_root or real_path(root), exclude=exclude)
-    top = walk.start()
+    walk = _Walk(root, symlinks, attribute, entry, compat, real_root=real_root or real_path(root), selection=selection)
+    top = walk.start(at, above)
     if isinstance(top, SourceProblem):
         yield top
         return
@@ -148,6 +165,7 @@ class _Level:
         prefix: leads the relative paths of its entries.
         identity: device and inode.
         descriptor: open while entries remain to be examined; else -1.
+        rules: which entries are published; None: all.
     """
 
     lead: str
@@ -155,6 +173,7 @@ class _Level:
     prefix: str
     identity: _Identity
     descriptor: int
+    rules: FolderRules | None = None
     steps: Generator[_Step, None, None] | None = None
 
     def close(self) -> None:
@@ -193,9 +212,10 @@ class _Walk:
         compat: Compat,
         *,
         real_root: str,
-        exclude: Exclusion | None,
+        selection: Selection | None,
     ) -> None:
-        self._exclude = exclude
+        self._selection = selection
+        self._annexed = selection is not None and selection.annexed
         self.stack: list[_Level] = []
         self._root = root
         self._real_root = real_root
@@ -206,11 +226,13 @@ class _Walk:
         self._above: frozenset[_Identity] | None = None
         self._user = os.geteuid()
 
-    def start(self) -> _Level | SourceProblem:
-        """Descend into the root."""
-        return self.descend(self._root, self._real_root, "")
+    def start(self, at: str, above: FolderRules | None) -> _Level | SourceProblem:
+        """Descend into the root, or into a directory below it."""
+        if not at:
+            return self.descend(self._root, self._real_root, "", None)
+        return self.descend(_lead(self._root) + at, real_path(_lead(self._real_root) + at), f"{at}/", above)
 
-    def descend(self, path: str, real: str, prefix: str) -> _Level | SourceProblem:
+    def descend(self, path: str, real: str, prefix: str, above: FolderRules | None) -> _Level | SourceProblem:
         """Push a directory onto the stack, unless it is there already: then links form a loop."""
         try:
             descriptor, identity = again_if_stale(lambda: _opened(real))
@@ -221,7 +243,16 @@ class _Walk:
         if any(level.identity == identity for level in self.stack):
             os.close(descriptor)
             return self._loop(path)
-        level = _Level(_lead(path), _lead(real), prefix, identity, descriptor)
+        rules = None
+        if self._selection is not None:
+            try:
+                own = read_ignore_file(path, descriptor)
+            except ConfigError as error:
+                os.close(descriptor)
+                where = _lead(path) + IGNORE_FILE
+                return SourceProblem(where, error, self._entry, self._attribute, skippable=False)
+            rules = rules_below(self._selection, above, prefix.removesuffix("/"), own)
+        level = _Level(_lead(path), _lead(real), prefix, identity, descriptor, rules)
         level.steps = self._steps(level)
         self.stack.append(level)
         return level
@@ -265,12 +296,18 @@ class _Walk:
         # The most frequent case comes first and makes one system call: scandir already gave the type.
         name = found.name if IS_UTF8 else as_text(found.name)
         try:
-            if self._exclude is not None:
-                slash = "/" if found.is_dir(follow_symlinks=False) else ""
-                if pattern := self._exclude.pattern(f"{level.prefix}{name}{slash}"):
-                    return excluded(level.lead + name, pattern, entry=self._entry, attribute=self._attribute)
+            if (rules := level.rules) is not None:
+                is_directory = found.is_dir(follow_symlinks=False)
+                if pattern := rules.excluding(level.prefix + name, is_directory=is_directory):
+                    return self._left_out(level.lead + name, pattern.reason)
+            if name == IGNORE_FILE and self._selection is not None:
+                return self._left_out(level.lead + name, OWN_FILE)
             if found.is_file(follow_symlinks=False):
                 path = level.lead + name
+                if rules is not None and not rules.includes(level.prefix + name):
+                    return self._left_out(path, NOT_INCLUDED)
+                if self._annexed and _is_annex_pointer(found, level.descriptor):
+                    return self._problem(path, absent_content(path))
                 real = "" if level.real_lead == level.lead else level.real_lead + name
                 return self._source(path, real, found.stat(follow_symlinks=False), level.prefix + name)
             if found.is_dir(follow_symlinks=False):
@@ -287,13 +324,13 @@ class _Walk:
     def _come_to(self, below: _Below, level: _Level) -> _Step:
         path, real, relative = level.lead + below.name, level.real_lead + below.name, level.prefix + below.name
         if not below.is_link:
-            return self.descend(path, real, f"{relative}/")
+            return self.descend(path, real, f"{relative}/", level.rules)
         try:
-            return self._look_through(path, real, relative)
+            return self._look_through(path, real, relative, level.rules)
         except OSError as error:
             return unusable(path, error, entry=self._entry, attribute=self._attribute)
 
-    def _look_through(self, path: str, link: str, relative: str) -> _Step:
+    def _look_through(self, path: str, link: str, relative: str, rules: FolderRules | None) -> _Step:
         """The result for a symbolic link; `link` is its path with the links above it followed."""
         if self._symlinks in ("skip", "error"):
             return refused_link(path, self._symlinks, entry=self._entry, attribute=self._attribute)
@@ -301,8 +338,13 @@ class _Walk:
         try:
             status = again_if_stale(lambda: os.stat(on_disk(real)))
         except FileNotFoundError:
-            return self._problem(path, broken_link(path))
-        if self._symlinks == "inside" and not is_below(real, self._real_root):
+            status = None
+        if rules is not None and (status is None or stat.S_ISREG(status.st_mode)) and not rules.includes(relative):
+            return self._left_out(path, NOT_INCLUDED)
+        if status is None:
+            return self._problem(path, broken_link(path, real))
+        inside = self._symlinks != "inside" or is_below(real, self._real_root) or (self._annexed and ANNEX in real)
+        if not inside:
             return leaving_link(path, self._root, entry=self._entry, attribute=self._attribute)
         if stat.S_ISREG(status.st_mode):
             return self._source(path, real, status, relative)
@@ -314,7 +356,7 @@ class _Walk:
             self._above = _identities_above(self._real_root)
         if (status.st_dev, status.st_ino) in self._above:
             return self._loop(path)
-        return self.descend(path, real, f"{relative}/")
+        return self.descend(path, real, f"{relative}/", rules)
 
     def _source(self, path: str, real: str, status: os.stat_result, relative: str) -> SourceFile:
         return SourceFile(
@@ -343,6 +385,9 @@ class _Walk:
             return SourceProblem(path, error_now, self._entry, self._attribute, skippable=False, unreadable=True)
         return unusable(path, error, entry=self._entry, attribute=self._attribute)
 
+    def _left_out(self, path: str, reason: str) -> SourceProblem:
+        return left_out(path, reason, entry=self._entry, attribute=self._attribute)
+
     def _special(self, path: str, mode: int) -> SourceProblem:
         return met_in_walk(path, mode, entry=self._entry, attribute=self._attribute)
 
@@ -352,6 +397,24 @@ class _Walk:
 
 def _lead(path: str) -> str:
     return path if path.endswith("/") else f"{path}/"
+
+
+_POINTER: Final = b"/annex/objects/"
+_POINTER_BYTES_MAX: Final = 4096
+
+
+def _is_annex_pointer(found: os.DirEntry[str], directory: int) -> bool:
+    """Whether a file has git-annex's pointer in the place of its content, which is not on this machine."""
+    if found.stat(follow_symlinks=False).st_size > _POINTER_BYTES_MAX:
+        return False
+    try:
+        descriptor = os.open(found.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return False  # whoever publishes it says so
+    try:
+        return os.read(descriptor, len(_POINTER)) == _POINTER
+    finally:
+        os.close(descriptor)
 
 
 def _opened(real: str) -> tuple[int, _Identity]:

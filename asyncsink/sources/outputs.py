@@ -18,9 +18,10 @@ from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.options.schema import Compat, Symlinks
 from asyncsink.options.settings import MIB
 from asyncsink.paths import as_native, as_text
-from asyncsink.sources.base import Exclusion, SourceEntry, absolute, given_path, open_description
+from asyncsink.sources.base import SourceEntry, absolute, given_path, open_description
 from asyncsink.sources.directory import walk_files
 from asyncsink.sources.problems import examine
+from asyncsink.sources.selection import Selection
 from asyncsink.value import dataclass
 
 NO_ENTRY = -1
@@ -44,7 +45,7 @@ class OutputsSource:
         *,
         symlinks: Symlinks,
         compat: Compat = "strict",
-        exclude: Exclusion | None = None,
+        selection: Selection | None = None,
     ) -> None:
         """Flatten `outputs` in its own order; the file system is not accessed before `scan`.
 
@@ -52,7 +53,7 @@ class OutputsSource:
             outputs: relative paths count from the directory that is current now.
             symlinks: for these paths and for files below directories.
             compat: with "nipype", links to directories below a directory are reported and not followed (rule 27).
-            exclude: patterns of files to leave out of directories.
+            selection: which files of directories are published; None: all.
 
         Raises:
             ConfigError: a value is of another type, holds itself, or is "", "/" or no possible path.
@@ -63,7 +64,7 @@ class OutputsSource:
             )
         self._symlinks = symlinks
         self._compat: Compat = compat
-        self._exclude = exclude
+        self._selection = selection
         # The second scan walks the directories of the first, even if a name leads elsewhere by then.
         self._real_roots: dict[str, str] = {}
         self._named: list[SourceEntry | SourceProblem] = []
@@ -109,7 +110,7 @@ class OutputsSource:
                 entry=ordinal,
                 compat=self._compat,
                 real_root=real_root,
-                exclude=self._exclude,
+                selection=self._selection,
             )
         else:
             yield seen.file(path, attribute=attribute, entry=ordinal)

@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from asyncsink.errors import SourceChanged, SourceError, SourceMissing, SourceUnreadable
 from asyncsink.model import SourceFile, SourceProblem
@@ -19,6 +19,9 @@ from asyncsink.paths import on_disk, open_directory, real_path
 from asyncsink.value import dataclass
 
 _T = TypeVar("_T")
+
+ANNEX: Final = "/.git/annex/objects/"
+"""In the path of every file that git-annex keeps."""
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO (named pipe)",
@@ -95,11 +98,21 @@ def impossible_name(path: str, error: ValueError) -> SourceMissing:
     return SourceMissing(f"Source {path!r} can be no file's path ({error}); expected a path; correct it.")
 
 
-def broken_link(path: str) -> SourceMissing:
-    """The error for a symbolic link to nothing."""
+def broken_link(path: str, target: str) -> SourceMissing:
+    """The error for a symbolic link to nothing; `target` is where it leads to."""
+    if ANNEX in target:
+        return absent_content(path)
     return SourceMissing(
         f"Source {path!r} is a symbolic link to something that does not exist; expected a link to a file; "
         "repair or remove the link, or use on_missing='skip'."
+    )
+
+
+def absent_content(path: str) -> SourceMissing:
+    """The error for a file of a git-annex whose content is on another machine."""
+    return SourceMissing(
+        f"Source {path!r} is a file of git-annex whose content is not on this machine; run datalad get (or git annex "
+        "get) for it first, or use on_missing='skip'."
     )
 
 
@@ -185,7 +198,7 @@ def examine(path: str, symlinks: Symlinks, *, entry: int = 0, attribute: str = "
             try:
                 status = os.stat(on_disk(real))
             except FileNotFoundError:
-                return SourceProblem(path, broken_link(path), entry, attribute)
+                return SourceProblem(path, broken_link(path, real), entry, attribute)
     except OSError as error:
         return unusable(path, error, entry=entry, attribute=attribute)
     except ValueError as error:

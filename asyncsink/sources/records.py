@@ -13,9 +13,10 @@ from typing import IO
 from asyncsink.errors import ConfigError
 from asyncsink.model import SourceFile, SourceProblem
 from asyncsink.options.schema import Symlinks
-from asyncsink.sources.base import Exclusion, SourceEntry, absolute, given_path, open_description
+from asyncsink.sources.base import SourceEntry, absolute, given_path, open_description
 from asyncsink.sources.directory import walk_files
 from asyncsink.sources.problems import examine, is_directory
+from asyncsink.sources.selection import Selection
 from asyncsink.value import dataclass
 
 _EXAMPLE = '{"source": "sub-01/anat.nii.gz", "key": "raw/sub-01/anat.nii.gz"}'
@@ -73,7 +74,7 @@ def parse_record(text: str, where: str, directory: str = "") -> Record:
 
 
 def look_up(
-    record: Record, entry: int, symlinks: Symlinks, exclude: Exclusion | None = None
+    record: Record, entry: int, symlinks: Symlinks, selection: Selection | None = None
 ) -> Iterator[SourceFile | SourceProblem]:
     """The files and problems of a record's source. Blocking; raises nothing.
 
@@ -87,7 +88,7 @@ def look_up(
     elif not stat.S_ISDIR(seen.status.st_mode):
         yield seen.file(path, attribute=attribute, entry=entry, key=record.key)
     elif attribute:
-        yield from walk_files(path, symlinks, attribute=attribute, entry=entry, exclude=exclude)
+        yield from walk_files(path, symlinks, attribute=attribute, entry=entry, selection=selection)
     else:
         yield SourceProblem(path, is_directory(path), entry)
 
@@ -187,14 +188,14 @@ class ManifestSource:
     entries: Sequence[SourceEntry] | None = None
 
     def __init__(
-        self, path: str | os.PathLike[str], *, symlinks: Symlinks = "follow", exclude: Exclusion | None = None
+        self, path: str | os.PathLike[str], *, symlinks: Symlinks = "follow", selection: Selection | None = None
     ) -> None:
         """Describe the manifest; it is not opened before `scan`.
 
         Args:
             path: relative paths count from the current directory.
             symlinks: for the sources that the manifest names.
-            exclude: patterns of files to leave out of the directories among them.
+            selection: which files of the directories among them are published; None: all.
 
         Raises:
             ConfigError: the name does not end in .csv, .tsv or .jsonl.
@@ -203,7 +204,7 @@ class ManifestSource:
         self._directory = os.path.dirname(self.path)
         self._suffix = os.path.splitext(self.path)[1].lower()
         self._symlinks = symlinks
-        self._exclude = exclude
+        self._selection = selection
         if self._suffix not in (*_DELIMITERS, ".jsonl"):
             raise ConfigError(f"Manifest {self.path!r} is of no known kind; expected a name in .csv, .tsv or .jsonl.")
 
@@ -213,10 +214,11 @@ class ManifestSource:
         Raises:
             ConfigError: the manifest cannot be read, or a row is malformed; the message names the file and the line.
         """
-        for entry, record in enumerate(self._records()):
-            yield from look_up(record, entry, self._symlinks, self._exclude)
+        for entry, record in enumerate(self.records()):
+            yield from look_up(record, entry, self._symlinks, self._selection)
 
-    def _records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[Record]:
+        """The rows, in order. Blocking; raises as `scan`."""
         with open_description(self.path, "Manifest") as stream:
             lines = (self._checked(line) for line in bounded_lines(stream))
             if self._suffix == ".jsonl":
@@ -278,6 +280,15 @@ class ManifestSource:
         return make_record(where, self._directory, source, key)
 
 
+def first_record(path: str) -> Record | None:
+    """The first record of a source manifest, or None where it has none. Blocking.
+
+    Raises:
+        ConfigError: it is no source manifest.
+    """
+    return next(ManifestSource(path).records(), None)
+
+
 # -- Streams as sources: JSON lines from another program, one object per line ------------------------------------------
 
 
@@ -299,19 +310,19 @@ class StreamSource:
         *,
         symlinks: Symlinks = "follow",
         name: str = "stdin",
-        exclude: Exclusion | None = None,
+        selection: Selection | None = None,
     ) -> None:
         """Describe the stream; nothing is read before `scan`, and the caller closes it.
 
         Args:
             stream: binary (UTF-8) or text. Prefer sys.stdin.buffer: a text stream ends at a byte it cannot decode.
             symlinks: for the sources that the lines name.
-            exclude: patterns of files to leave out of the directories among them.
+            selection: which files of the directories among them are published; None: all.
             name: for messages: "stdin line 7".
         """
         self._stream = stream
         self._symlinks = symlinks
-        self._exclude = exclude
+        self._selection = selection
         self._name = name
         self._read = False
 
@@ -341,7 +352,7 @@ class StreamSource:
             except ConfigError as error:
                 yield SourceProblem(where, error, entry, skippable=False)
             else:
-                yield from look_up(record, entry, self._symlinks, self._exclude)
+                yield from look_up(record, entry, self._symlinks, self._selection)
 
 
 def _is_non_blocking(stream: IO[str] | IO[bytes]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from hashlib import sha256
 from typing import Any
@@ -85,7 +85,17 @@ def recorded_options(settings: Settings) -> dict[str, Any]:
         for name, option in SPLIT_OPTIONS.items()
         if option.part in homes and getattr(homes[option.part], name) != option.default
     }
-    return {name: dict(value) if SPLIT_OPTIONS[name].kind == "mapping" else value for name, value in said.items()}
+    as_json: dict[str, Callable[[Any], Any]] = {
+        "mapping": dict,
+        "object_options": lambda rules: {pattern: _as_given(dict(fields)) for pattern, fields in rules},
+    }
+    return {name: as_json.get(SPLIT_OPTIONS[name].kind, lambda same: same)(value) for name, value in said.items()}
+
+
+def _as_given(fields: dict[str, Any]) -> dict[str, Any]:
+    """The options of a pattern as a caller writes them."""
+    said = {name: dict(value) if name in ("tags", "metadata") else value for name, value in fields.items()}
+    return {name: value for name, value in said.items() if name != "sse_customer_key" and value != ""}
 
 
 # -- Writing -----------------------------------------------------------------------------------------------------------

@@ -22,13 +22,13 @@ from asyncsink.engine.resources import Resources, open_resources, with_callers_b
 from asyncsink.errors import AccessDenied
 from asyncsink.event_loops import surface
 from asyncsink.model import Found, JournalEntry
-from asyncsink.options.schema import Settings
+from asyncsink.options.schema import S3Target, Settings
 from asyncsink.report.outcomes import OutcomeLines
 from asyncsink.s3.operations import ListObjects
 from asyncsink.s3.retry import PREPARE_ATTEMPTS_MAX
 from asyncsink.s3.stack import S3Stack
 from asyncsink.splitting.known_uploads import KnownUploads, Pending, end_uploads
-from asyncsink.splitting.part_of_run import PartOfRun
+from asyncsink.splitting.part_of_run import PartOfRun, rules_of
 from asyncsink.value import dataclass
 
 BATCH = 128
@@ -61,6 +61,9 @@ class PartEngine:
     def __init__(self, resources: Resources, stack: S3Stack) -> None:
         self._resources = resources
         self._stack = stack
+        settings = resources.settings
+        self._rules = rules_of(settings)
+        self._prefix = settings.target.prefix if isinstance(settings.target, S3Target) else ""
         self._told = (0, 0)
         self._notices_told = 0
 
@@ -92,7 +95,7 @@ class PartEngine:
 
         Cancelled, or at the end, it leaves no multipart upload open that it can end.
         """
-        transfers = part.transfers()
+        transfers = part.transfers(self._rules, self._prefix)
         resources = self._of_part(len(transfers))
         settings, pending = resources.settings, uploads.pending
         if pending:

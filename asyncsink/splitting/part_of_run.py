@@ -6,6 +6,7 @@ import marshal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from asyncsink.destinations.base import RunForecast
+from asyncsink.engine.planning.object_rules import ObjectRules
 from asyncsink.model import SourceFile, Transfer
 from asyncsink.options.schema import S3Target, Settings
 from asyncsink.routing.key_range import RangeFinder
@@ -35,15 +36,17 @@ class PartOfRun:
     alike: Mapping[str, tuple[str, ...]]
     twins: frozenset[int]
 
-    def transfers(self) -> list[Transfer]:
-        """The files, published as they were found or not at all."""
+    def transfers(self, rules: ObjectRules | None = None, prefix: str = "") -> list[Transfer]:
+        """The files, published as they were found or not at all; `rules` say what each object is given, by its key
+        below `prefix`."""
         found: list[Transfer] = []
         for key, path, size, mtime, ctime, inode, real, entry in marshal.loads(self.rows):  # noqa: S302 - plain values
             source = SourceFile(
                 path, size, mtime, entry=entry, root=path, ctime_ns=ctime, inode=inode, real_path=real, readable=True,
                 pinned=True,
             )  # fmt: skip
-            found.append(Transfer(source, key, key))
+            transfer = Transfer(source, key, key)
+            found.append(transfer if rules is None else rules.applied(transfer, prefix))
         return found
 
     def forecast(self, transfers: Sequence[Transfer], settings: Settings) -> RunForecast:
@@ -60,6 +63,11 @@ class PartOfRun:
             alike=self.twins,
             keys=keys if listed else None,
         )
+
+
+def rules_of(settings: Settings) -> ObjectRules | None:
+    """What objects are given by their keys, or None."""
+    return ObjectRules(settings) if settings.policies.object_options else None
 
 
 def parts_of_run(

@@ -27,7 +27,10 @@ from asyncsink.splitting.numbers import numbers_of
 from asyncsink.splitting.part_source import SplitPartSource
 from asyncsink.value import dataclass
 
-_FOR_OBJECTS = frozenset(name for name, option in SPLIT_OPTIONS.items() if option.part is ObjectOptions) | {"checksum"}
+_FOR_OBJECTS = frozenset(name for name, option in SPLIT_OPTIONS.items() if option.part is ObjectOptions) | {
+    "checksum",
+    "object_options",
+}
 
 
 @dataclass(frozen=True, slots=True)

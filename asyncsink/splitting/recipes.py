@@ -189,8 +189,8 @@ def _dask_slurm(plan: SplitPlan | None) -> str:
     """Dask cuts the source itself, so that only source, destination and options of a split are of use."""
     if plan is not None and not plan.source:
         raise ConfigError(
-            "The split is of outputs of a Python program; call asyncsink.adapters.dask.export there, with the cluster "
-            "of: asyncsink recipe dask-slurm."
+            "The split is not of one directory; call asyncsink.adapters.dask.export in a Python program, with the "
+            "cluster of: asyncsink recipe dask-slurm."
         )
     if plan is not None and "://" not in plan.destination:
         raise ConfigError(

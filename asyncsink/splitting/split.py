@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -23,8 +22,8 @@ from asyncsink.options.parse import check_option_names, parse_options
 from asyncsink.options.schema import SPLIT_OPTIONS, Settings
 from asyncsink.options.typed import ExportOptions, Paths, StrPath
 from asyncsink.os_errors import words_shortages
-from asyncsink.sources.base import given_path
-from asyncsink.sources.opening import outputs_source, source_at
+from asyncsink.sources.base import Source, given_path
+from asyncsink.sources.opening import source_of_split
 from asyncsink.splitting.cutting import Cutting
 from asyncsink.splitting.files import (
     SplitPlan,
@@ -40,10 +39,11 @@ from asyncsink.splitting.spool import Spool, SpooledDiscovery
 
 
 async def split(
-    source: StrPath | Mapping[str, Paths | None],
+    source: StrPath | Sequence[StrPath] | Mapping[str, Paths | None] | None,
     destination: StrPath,
     directory: StrPath,
     *,
+    source_manifest: StrPath | None = None,
     parts: int | None = None,
     part_bytes: int | str | None = None,
     part_objects: int | None = None,
@@ -54,9 +54,10 @@ async def split(
     Nothing is sent, and no server is asked.
 
     Args:
-        source: a directory, an outputs file, a source manifest, or outputs as `export` takes them.
+        source: a directory; a file; several of both, each under its own name; or outputs as `export` takes them.
         destination: "s3://bucket/prefix", or a local directory.
         directory: where the parts go: a new one, or an empty one.
+        source_manifest: in the place of `source` (None): a table of sources and keys, .csv, .tsv or .jsonl.
         parts: how many; without, a part is closed before it exceeds one of the limits.
         part_bytes, part_objects: the limits of a part (default 4 GiB, 10,000 files).
         options: those of an export that name keys and objects.
@@ -66,8 +67,8 @@ async def split(
     """
     settings = split_settings(destination, options)
     cutting = Cutting.of(parts, part_bytes, part_objects)
-    walked = source if isinstance(source, Mapping) else os.fspath(source)
-    return await split_source(settings, walked, directory, cutting)
+    opening = partial(source_of_split, source, source_manifest, settings)
+    return await split_source(settings, await anyio.to_thread.run_sync(opening), directory, cutting)
 
 
 def split_settings(destination: Any, options: ExportOptions | Mapping[str, Any]) -> Settings:
@@ -85,16 +86,15 @@ def split_settings(destination: Any, options: ExportOptions | Mapping[str, Any])
 @words_shortages
 async def split_source(
     settings: Settings,
-    source: str | Mapping[str, Any],
+    walked: Source,
     directory: Any,
     cutting: Cutting,
     progress: Progress | None = None,
 ) -> SplitReport:
-    """As `split`; `progress` grows meanwhile."""
+    """As `split`, of a source that was opened; `progress` grows meanwhile."""
     refuse_trio()
     began = time.monotonic()
-    walked = source_at(source, settings) if isinstance(source, str) else outputs_source(source, settings)
-    name = given_path(source, "Source") if isinstance(source, str) else ""
+    name: str = getattr(walked, "directory", "")
     place = directory_of_split(directory)
     limiter = CapacityLimiter(1)
     places = [*local_places(settings), given_path(place, "The directory of the split")]

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import IO, Any, Final
 
-from asyncsink.engine.planning.survey import Discovery
+from asyncsink.engine.planning.discovery import Discovery
 from asyncsink.engine.transfer.outcomes import SUPERSEDED, problem_outcome
 from asyncsink.errors import JournalError
 from asyncsink.model import Skip, SourceFile, SourceProblem, Transfer
@@ -137,7 +137,13 @@ class SpooledDiscovery(Discovery):
     """
 
     def __init__(self, whole: Discovery, spool: Spool, policies: Policies) -> None:
-        super().__init__(whole.source, whole.router, whole.prefix, leaves_out_unreadable=whole.leaves_out_unreadable)
+        super().__init__(
+            whole.source,
+            whole.router,
+            whole.prefix,
+            leaves_out_unreadable=whole.leaves_out_unreadable,
+            bounds=whole.bounds,
+        )
         self._policies = policies
         self.spool = spool
         self.left_out: Counter[str] = Counter()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncsink.cli.arguments import InterruptibleStdin, options_of, read_customer_key, split_pair
+from asyncsink.cli.arguments import options_of, read_customer_key, split_pair
 from asyncsink.cli.commands.export import export
 from asyncsink.cli.commands.grab import grab
 from asyncsink.cli.commands.receipts import verify
@@ -23,6 +23,7 @@ from asyncsink.cli.configured import parameter_of
 from asyncsink.cli.flags import Argument, Flag
 from asyncsink.cli.output import FLAGS, in_flags
 from asyncsink.cli.tally import Tally
+from asyncsink.cli.words.sources import InterruptibleStdin
 from asyncsink.engine.recording.events import Progress
 from asyncsink.errors import ConfigError
 from asyncsink.model import Failure, Finished, Notice, Outcome, Planned, Receipt, Skip, Started

@@ -34,9 +34,26 @@ def refused(ended: Any, *words: str) -> None:
         (["export", "results", "s3://bucket/../p"], ["'..'"]),
         (["export", "results", ""], ["destination"]),
         (["export", "gone", "s3://bucket"], ["SOURCE 'gone'", "No such file"]),
-        (["export", "results/a.txt", "s3://bucket"], ["no known kind", ".jsonl"]),
-        (["export", "broken.yaml", "s3://bucket"], ["broken.yaml", "line 1"]),
-        (["export", "broken.csv", "s3://bucket"], ["broken.csv", "columns"]),
+        (["export", "results/a.txt", "s3://bucket/p/a.txt"], ["name of the file", "write s3://bucket/p/"]),
+        (["export", "results"], ["Only one of SOURCE and DESTINATION", "'results'"]),
+        (["export", "results", "--outputs", "o.json", "s3://bucket"], ["--outputs and SOURCE"]),
+        (
+            ["export", "--outputs", "o.json", "--source-manifest", "m.csv", "s3://bucket"],
+            ["--source-manifest both say"],
+        ),
+        (["export", "results", "-", "s3://bucket"], ["SOURCE -", "stands alone"]),
+        (["export", "results", "s3://bucket", "--exclude-from", "gone"], ["--exclude-from", "gone'", "No such file"]),
+        (["export", "results", "s3://bucket", "--include", "["], ["--include '[' is a malformed pattern"]),
+        (["export", "results", "s3://bucket", "--files-from", "leaving"], ["line 1 is '../x'", "not below"]),
+        (["export", "results", "results", "s3://bucket", "--files-from", "results/a.txt"], ["one directory"]),
+        (["export", "results", "s3://bucket", "--files-from", "-"], ["--files-from is -"]),
+        (["export", "results", "s3://bucket", "--preset", "bidz"], ["--preset", "Did you mean 'bids'?"]),
+        (["export", "results", "s3://bucket", "--newer-than", "monday"], ["--newer-than", "2026-11-30"]),
+        (["export", "results", "s3://bucket", "--min-size", "2M", "--max-size", "1M"], ["--min-size", "no file"]),
+        (["export", "results", "s3://bucket", "--set", "*.nii"], ["--set '*.nii'", "PATTERN:NAME=VALUE"]),
+        (["export", "results", "s3://bucket", "--set", "*.nii:storage_class=cold"], ["storage", "STANDARD_IA"]),
+        (["export", "--outputs", "broken.yaml", "s3://bucket"], ["broken.yaml", "line 1"]),
+        (["export", "--source-manifest", "broken.csv", "s3://bucket"], ["broken.csv", "columns"]),
         (["export", "results", "s3://bucket", "--overwrite", "chekcsum"], ["--overwrite", "Did you mean 'checksum'?"]),
         (["export", "results", "s3://bucket", "--symlinks", "folow"], ["--symlinks", "Did you mean 'follow'?"]),
         (["export", "results", "s3://bucket", "--compat", "x"], ["--compat", "'nipype'"]),
@@ -84,7 +101,7 @@ def refused(ended: Any, *words: str) -> None:
         (["export", "results", "s3://bucket", "--parameterization", "--no-parameterization"], ["contradict"]),
         (["export", "results", "--bucket", "bucket", "out"], ["out", "s3://"]),
         (["export", "results", "s3://bucket", "--overwrit", "never"], ["--overwrit"]),
-        (["export", "results", "s3://bucket", "more"], ["more"]),
+        (["export", "results", "s3://bucket", "more"], ["s3://bucket"]),
         (["export", "results"], ["DESTINATION"]),
         (["exprot", "results", "s3://bucket"], ["exprot"]),
         (["verify", "gone.jsonl"], ["gone.jsonl"]),
@@ -97,6 +114,7 @@ def refused(ended: Any, *words: str) -> None:
 def test_wrong_words(inside: Cli, results: Path, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
     (tmp_path / "broken.yaml").write_text("[1, 2")
     (tmp_path / "broken.csv").write_text("from,to\na,b\n")
+    (tmp_path / "leaving").write_text("../x\n")
     refused(inside(*arguments), *words)
 
 
@@ -150,13 +168,13 @@ def test_credentials_in_the_destination_are_not_repeated(inside: Cli, results: P
 
 def test_a_collision(inside: Cli, results: Path, tmp_path: Path, bucket: str, s3: Any) -> None:
     (tmp_path / "m.csv").write_text("source,key\nresults/a.txt,same\nresults/é.par,same\n")
-    refused(inside("export", "m.csv", f"s3://{bucket}"), "same", "a.txt", "é.par")
+    refused(inside("export", "--source-manifest", "m.csv", f"s3://{bucket}"), "same", "a.txt", "é.par")
     assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
 
 
 def test_an_illegal_key(inside: Cli, results: Path, tmp_path: Path, bucket: str) -> None:
     (tmp_path / "m.csv").write_text("source,key\nresults/a.txt,../up\n")
-    refused(inside("export", "m.csv", f"s3://{bucket}"), "../up")
+    refused(inside("export", "--source-manifest", "m.csv", f"s3://{bucket}"), "../up")
 
 
 def test_several_problems_are_listed_and_nothing_is_sent(
@@ -164,7 +182,7 @@ def test_several_problems_are_listed_and_nothing_is_sent(
 ) -> None:
     rows = "".join(f"gone-{number:02d},k{number}\n" for number in range(15))
     (tmp_path / "m.csv").write_text(f"source,key\nresults/a.txt,a\n{rows}")
-    ended = inside("export", "m.csv", f"s3://{bucket}")
+    ended = inside("export", "--source-manifest", "m.csv", f"s3://{bucket}")
     refused(ended, "gone-00", "14 more problems")
     assert ended.stderr.count("\n  also: ") == 10
     assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
@@ -173,7 +191,7 @@ def test_several_problems_are_listed_and_nothing_is_sent(
 def test_a_source_that_is_no_file(inside: Cli, tmp_path: Path, bucket: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "m.csv").write_text("source,key\npipe,a\n")
-    refused(inside("export", "m.csv", f"s3://{bucket}"), "pipe", "FIFO")
+    refused(inside("export", "--source-manifest", "m.csv", f"s3://{bucket}"), "pipe", "FIFO")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -187,7 +205,7 @@ def test_an_unreadable_source(inside: Cli, results: Path) -> None:
 
 def test_a_refusal_is_one_json_object_too(inside: Cli, results: Path, tmp_path: Path, bucket: str) -> None:
     (tmp_path / "m.csv").write_text("source,key\ngone,a\ngone-too,b\n")
-    ended = inside("export", "m.csv", f"s3://{bucket}", "--json")
+    ended = inside("export", "--source-manifest", "m.csv", f"s3://{bucket}", "--json")
     assert ended.code == 2
     assert ended.stderr.startswith("asyncsink: error: ")
     assert ended.json["error"]["type"] == "SourceMissing"

@@ -31,10 +31,10 @@ def test_the_source_of_the_export_decides(inside: Cli, results: Path, tmp_path: 
     key = {
         ("results/sub/b=1.nii", "--source", "results"): "p/sub/b-one.nii",
         ("sub/b=1.nii", "--source", "results"): "p/sub/b-one.nii",
-        ("results/sub/b=1.nii", "--source", "o.yaml"): "p/qc/sub/b=1.nii",
+        ("results/sub/b=1.nii", "--outputs", "o.yaml"): "p/qc/sub/b=1.nii",
         ("results/sub/b=1.nii", "--attribute", "x.@y"): "p/x/b-one.nii",
         ("results/sub/b=1.nii", "--attribute", "x", "--source", "results/sub"): "p/x/sub/b=1.nii",
-        ("results/a.txt", "--source", "m.csv"): "p/raw/first",
+        ("results/a.txt", "--source-manifest", "m.csv"): "p/raw/first",
     }
     for (path, *how), expected in key.items():
         ended = inside("explain", path, "s3://b/p", *how, "--substitute", r"b\=1=b-one", "--json")

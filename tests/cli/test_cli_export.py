@@ -98,7 +98,7 @@ def test_an_outputs_file_follows_datasinks_rules(
     outputs = tmp_path / f"outputs.{suffix}"
     outputs.write_text('{"motion.@par": ["results/a.txt", "results/sub/b=1.nii"], "qc": "results/sub/deep"}')
     ended = inside(
-        "export", outputs, f"s3://{bucket}/study", "--container", "run", "--no-parameterization",
+        "export", "--outputs", outputs, f"s3://{bucket}/study", "--container", "run", "--no-parameterization",
         "--substitute", r"b\=1=b-one", "--regexp-substitute", r"\.(txt)$=.\1.old",
     )  # fmt: skip
     assert (ended.code, ended.stderr) == (0, "")
@@ -117,7 +117,7 @@ def test_a_manifest_names_sources_and_keys(
     inside: Cli, results: Path, tmp_path: Path, bucket: str, keys: Keys, name: str, content: str
 ) -> None:
     (tmp_path / name).write_text(content)
-    assert inside("export", name, f"s3://{bucket}/p").code == 0
+    assert inside("export", "--source-manifest", name, f"s3://{bucket}/p").code == 0
     assert keys() == ["p/b=1.nii", "p/raw/first"]
 
 
@@ -135,7 +135,7 @@ def test_plan_sends_nothing_and_says_what_would_be_sent(
     for number in range(25):
         (results / f"n{number:02d}").write_text("1234")
     (tmp_path / "only.csv").write_text("source,key\nresults/a.txt,a.txt\n")
-    assert inside("export", "only.csv", f"s3://{bucket}", "--no-journal").code == 0
+    assert inside("export", "--source-manifest", "only.csv", f"s3://{bucket}", "--no-journal").code == 0
     plan = inside("plan", "results", f"s3://{bucket}")
     assert plan.code == 0
     assert keys() == ["a.txt"]
@@ -217,11 +217,11 @@ def test_credentials_from_a_file(inside: Cli, results: Path, seaweed: Any, bucke
 
 def test_missing_sources_may_be_skipped(inside: Cli, bucket: str, results: Path, keys: Keys, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("source,key\nresults/a.txt,a\nresults/gone,b\n")
-    ended = inside("export", "m.csv", f"s3://{bucket}", "--on-missing", "skip", "--json")
+    ended = inside("export", "--source-manifest", "m.csv", f"s3://{bucket}", "--on-missing", "skip", "--json")
     assert (ended.code, ended.json["objects_skipped"], keys()) == (0, 1, ["a"])
     assert ended.json["not_published"] == [{"source": f"{results}/gone", "reason": "source is missing"}]
     assert ended.stderr == f"  {results}/gone: not sent: source is missing\n"
-    quiet = inside("export", "m.csv", f"s3://{bucket}", "--on-missing", "skip", "--quiet")
+    quiet = inside("export", "--source-manifest", "m.csv", f"s3://{bucket}", "--on-missing", "skip", "--quiet")
     assert (quiet.code, quiet.stdout, quiet.stderr) == (0, "", "")
 
 

@@ -92,7 +92,16 @@ def test_what_was_published_before_is_told(
     rows = [f"{path},{path.name}" for path in (*sorted(files_below(results)), large / "bold.nii")]
     (tmp_path / "m.csv").write_text("\n".join(["source,key", *rows]))
     process = cli.start(
-        "export", "m.csv", f"s3://{bucket}", "--concurrency", "1", "--endpoint-url", stalling.url, "--manifest", "sent"
+        "export",
+        "--source-manifest",
+        "m.csv",
+        f"s3://{bucket}",
+        "--concurrency",
+        "1",
+        "--endpoint-url",
+        stalling.url,
+        "--manifest",
+        "sent",
     )
     assert stalling.stalled.wait(60)
     process.send_signal(signal.SIGINT)

@@ -37,8 +37,8 @@ from asyncsink.model import (
     Transfer,
 )
 from asyncsink.options.parse import parse_options
-from asyncsink.sources.base import exclusion_of
 from asyncsink.sources.directory import DirectorySource
+from asyncsink.sources.selection import Selection
 from asyncsink.temporary import TemporaryDatabase
 from tests.support.quirky_s3 import quirky_s3
 
@@ -154,7 +154,7 @@ async def test_a_run_that_ends_before_it_begins_leaves_no_file_open(
     with pytest.raises(ZeroDivisionError):
         await run_source(
             settings,
-            DirectorySource(tmp_path, symlinks="inside", exclude=exclusion_of(settings.policies.exclude)),
+            DirectorySource(tmp_path, symlinks="inside", selection=Selection(settings.policies)),
             observe=stop,
         )
     assert [file.closed for file in opened] == [True]

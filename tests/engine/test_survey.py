@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncsink.engine.planning.survey import shard_key
+from asyncsink.engine.planning.discovery import shard_key
 from asyncsink.engine.planning.walk import check_shard
 from asyncsink.errors import ConfigError, SourceMissing
 from asyncsink.model import SourceFile, SourceProblem, Transfer

@@ -85,12 +85,12 @@ async def test_outputs_and_manifests_can_be_split(cohort: Path, tmp_path: Path) 
     assert keys_of(tmp_path / "outputs") == [expected]
     manifest = tmp_path / "rows.csv"
     manifest.write_text(f"source,key\n{cohort}/sub-01.html,b\n{cohort}/sub-00.html,a\n")
-    await asyncsink.split(manifest, DESTINATION, tmp_path / "rows")
+    await asyncsink.split(None, DESTINATION, tmp_path / "rows", source_manifest=manifest)
     assert keys_of(tmp_path / "rows") == [["study/a", "study/b"]]
     described = tmp_path / "outputs.json"
     described.write_text(json.dumps({"@t": str(cohort / "sub-02.html")}))
-    await asyncsink.split(described, DESTINATION, tmp_path / "described")
-    assert keys_of(tmp_path / "described") == [["study/sub-02.html"]]
+    await asyncsink.split([described, cohort / "sub-02.html"], DESTINATION, tmp_path / "files")
+    assert keys_of(tmp_path / "files") == [["study/outputs.json", "study/sub-02.html"]], "files are data"
 
 
 async def test_the_last_of_two_sources_has_the_key(tmp_path: Path) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from asyncsink.cli.arguments import open_source, options_of
+from asyncsink.cli.arguments import options_of
 from asyncsink.cli.flags import Argument, Flag, command
 from asyncsink.cli.output import Output, output_of
 from asyncsink.cli.screen.display import note_printer, progress_display
 from asyncsink.cli.signals import Interrupted, run_until_signalled
+from asyncsink.cli.words.sources import SOURCE, SourceWords, list_flags, words_of
 from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.report.sentences import count, inert
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_command(
-    source: str,
+    source: SourceWords,
     destination: str,
     given: Mapping[str, Any],
     *,
@@ -33,20 +34,23 @@ def check_command(
     from asyncsink.maintenance.check import check_settings, check_source
 
     progress = Progress()
-    known = {"source": source, "destination": destination, "ok": False}
+    known = {"source": str(source), "destination": destination, "ok": False}
 
     try:
-        if source.lower().startswith("s3://"):
+        if source.paths and source.paths[0].lower().startswith("s3://"):
             raise ConfigError(
-                f"SOURCE is {source!r}; a check names the folder first: asyncsink check {destination} {source}."
+                f"SOURCE is {str(source)!r}; a check names the folder first: asyncsink check {destination} {source}."
             )
+        source.check(destination)
         settings = check_settings(destination, options_of(given), size_only=size_only)
-        found, give_up = open_source(source, settings)
+        found, give_up = source.open(settings)
 
         async def main() -> CheckReport:
             title, observe = f"check {source} against {destination}", output.watch(note_printer(output))
             with progress_display(title, f"looking at {source}…", progress, output=output):
-                return await check_source(settings, found, source, one_way=one_way, observe=observe, progress=progress)
+                return await check_source(
+                    settings, found, str(source), one_way=one_way, observe=observe, progress=progress
+                )
 
         report = run_until_signalled(main, give_up)
     except (Interrupted, KeyboardInterrupt) as stop:
@@ -85,8 +89,9 @@ def _tell(report: CheckReport, *, combined: bool, output: Output) -> int:
 
 
 @command(
-    Argument("SOURCE", "What was published, as in asyncsink export."),
+    SOURCE,
     Argument("DESTINATION", "s3://bucket/prefix."),
+    *list_flags(),
     Flag(
         "--combined",
         "List every file, in the form of rclone check --combined; the summary goes to stderr.",
@@ -105,7 +110,17 @@ def _tell(report: CheckReport, *, combined: bool, output: Output) -> int:
         "check derivatives s3://my-bucket/study --combined > all.txt",
     ),
 )
-def check(source: str, destination: str, combined: bool, one_way: bool, size_only: bool, **given: Any) -> int:
+def check(
+    source: Sequence[str],
+    destination: str,
+    *,
+    outputs: str | None,
+    source_manifest: str | None,
+    combined: bool,
+    one_way: bool,
+    size_only: bool,
+    **given: Any,
+) -> int:
     """Compare SOURCE with what is in the bucket, without a receipt. Nothing is sent or changed.
 
     What differs is listed: + only in SOURCE, - only at DESTINATION, * different, ! could not be
@@ -113,7 +128,7 @@ def check(source: str, destination: str, combined: bool, one_way: bool, size_onl
     Give the same options for names as to asyncsink export. Exit code 1 where anything differs.
     """
     return check_command(
-        source,
+        words_of(source, outputs, source_manifest),
         destination,
         given,
         size_only=size_only,

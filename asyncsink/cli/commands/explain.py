@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from asyncsink.cli.arguments import open_source, options_of
-from asyncsink.cli.commands.export import DESTINATION
+from asyncsink.cli.arguments import options_of
 from asyncsink.cli.commands.plan import paper_of_stdout
 from asyncsink.cli.flags import Argument, Flag, command
 from asyncsink.cli.output import FLAGS, Output, in_flags, output_of
+from asyncsink.cli.words.sources import DESTINATION, SourceWords, list_flags, words_of
 from asyncsink.errors import AsyncSinkError, ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def explain_command(
     destination: str,
     given: Mapping[str, Any],
     *,
-    source: str | None,
+    source: SourceWords,
     attribute: str | None,
     output: Output,
 ) -> int:
@@ -45,21 +45,21 @@ def explain_command(
     return 1 if any(each.left_out for each in found) else 0
 
 
-def _source(paths: Sequence[str], settings: Settings, source: str | None, attribute: str | None) -> Source:
+def _source(paths: Sequence[str], settings: Settings, source: SourceWords, attribute: str | None) -> Source:
     """What is exported: the named source, paths on an attribute, or the one directory that is to be explained."""
     from asyncsink.sources.opening import directory_source, outputs_source
 
-    if source == "-":
+    if source.paths == ("-",):
         raise ConfigError("--source - is a stream, whose lines are read once; name the files with --attribute instead.")
     if attribute is not None:
-        return outputs_source({attribute: list(paths) if source is None else source}, settings)
-    if source is not None:
-        return open_source(source, settings)[0]
+        return outputs_source({attribute: list(source.paths or paths)}, settings)
+    if str(source):
+        return source.open(settings)[0]
     if len(paths) == 1 and os.path.isdir(paths[0]):
         return directory_source(paths[0], settings)
     raise ConfigError(
-        "What is exported is not named; add --source, the SOURCE of your export (a directory, an outputs file or a "
-        "manifest), or --attribute NAME for files that arrive on a DataSink attribute."
+        "What is exported is not named; add --source, the SOURCE of your export (or its --outputs or "
+        "--source-manifest), or --attribute NAME for files that arrive on a DataSink attribute."
     )
 
 
@@ -72,13 +72,14 @@ def _in_flags(option: str, pair: tuple[str, str] | None) -> str:
 
 @command(
     Argument("PATH...", "Files of the source, or a directory in it: then its first files.", place=False),
-    Argument("DESTINATION", DESTINATION),
+    DESTINATION,
     Flag(
         "--source",
         "What is exported, as SOURCE of asyncsink export; may be left out where PATH is that directory.",
         metavar="SOURCE",
         everyday="the SOURCE of the export",
     ),
+    *list_flags(),
     Flag(
         "--attribute",
         "The files arrive on this DataSink attribute, such as contrasts.@con.",
@@ -93,10 +94,20 @@ def _in_flags(option: str, pair: tuple[str, str] | None) -> str:
         "explain work s3://my-bucket/study    # its first files",
     ),
 )
-def explain(path: tuple[str, ...], destination: str, source: str | None, attribute: str | None, **given: Any) -> int:
+def explain(
+    path: tuple[str, ...],
+    destination: str,
+    *,
+    source: str | None,
+    outputs: str | None,
+    source_manifest: str | None,
+    attribute: str | None,
+    **given: Any,
+) -> int:
     """Show how a file gets its key, step by step, or why it is left out. Nothing is sent, and no server is asked.
 
     The numbers of rules are those of `asyncsink help nipype`. Repeat the options of your export. Exit code 1: an export
     would not send one of the files.
     """
-    return explain_command(path, destination, given, source=source, attribute=attribute, output=output_of(given))
+    words = words_of([] if source is None else [source], outputs, source_manifest)
+    return explain_command(path, destination, given, source=words, attribute=attribute, output=output_of(given))

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from asyncsink.cli.arguments import open_source, options_of
-from asyncsink.cli.flags import Argument, Flag, command
+from asyncsink.cli.flags import Flag, command
 from asyncsink.cli.output import Output, output_of
 from asyncsink.cli.screen.display import progress_display, tells_trouble
 from asyncsink.cli.signals import Interrupted, run_until_signalled
 from asyncsink.cli.tally import Tally
+from asyncsink.cli.words.sources import DESTINATION, SOURCE, SourceWords, list_flags, open_words, words_of
 from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.report.report import Report
 from asyncsink.report.sentences import inert
 from asyncsink.value import dataclass
 
-SOURCE = (
-    "A directory; an outputs file (.json, .yaml: {attribute: paths}); a manifest (.csv, .tsv, .jsonl: source, key); or "
-    "- for JSON lines on stdin."
-)
-DESTINATION = "s3://bucket/prefix, or a local directory."
-
 
 def export_command(
-    source: str,
+    source: SourceWords,
     destination: str,
     given: Mapping[str, Any],
     *,
@@ -41,13 +35,11 @@ def export_command(
         tell: prints the report and returns the exit code; None prints that of an export.
     """
     from asyncsink.engine.export import run_source
-    from asyncsink.options.parse import parse_options
 
     def prepare() -> Prepared:
         if dry_run and given.get("manifest"):
             raise ConfigError("plan writes no manifest: nothing is published; leave --manifest out, or use export.")
-        settings = parse_options(destination, options_of(given))
-        found, give_up = open_source(source, settings)
+        settings, found, give_up = open_words(source, destination, given, output)
         output.check_outside(found)
         return Prepared(settings.target.url, partial(run_source, settings, found, dry_run=dry_run), give_up)
 
@@ -56,10 +48,9 @@ def export_command(
 
 
 def export_on_cluster(
-    source: str, destination: str, given: Mapping[str, Any], *, cluster: str, dry_run: bool, output: Output
+    source: SourceWords, destination: str, given: Mapping[str, Any], *, cluster: str, dry_run: bool, output: Output
 ) -> int:
     """As `export_command`, with the workers of a Dask cluster sending the files."""
-    from asyncsink.options.parse import parse_options
 
     def prepare() -> Prepared:
         if dry_run:
@@ -73,8 +64,7 @@ def export_on_cluster(
         if not output.verbose:
             # A worker that is lost is no error here: its parts go to the others.
             logging.getLogger("distributed").setLevel(logging.CRITICAL)
-        settings = parse_options(destination, options_of(given))
-        found, give_up = open_source(source, settings)
+        settings, found, give_up = open_words(source, destination, given, output)
         output.check_outside(found)
         return Prepared(settings.target.url, partial(run_on_cluster, cluster, settings, found), give_up)
 
@@ -181,8 +171,9 @@ def _tell(report: Report, output: Output) -> int:
 
 
 @command(
-    Argument("SOURCE", SOURCE),
-    Argument("DESTINATION", DESTINATION),
+    SOURCE,
+    DESTINATION,
+    *list_flags(),
     Flag("--dry-run", "Look and compare, but send nothing (as asyncsink plan)."),
     Flag(
         "--dask",
@@ -197,12 +188,22 @@ def _tell(report: Report, output: Output) -> int:
         "export derivatives /mnt/backup/study    # a local directory",
     ),
 )
-def export(source: str, destination: str, dry_run: bool, dask: str | None, **given: Any) -> int:
+def export(
+    source: Sequence[str],
+    destination: str,
+    *,
+    outputs: str | None,
+    source_manifest: str | None,
+    dry_run: bool,
+    dask: str | None,
+    **given: Any,
+) -> int:
     """Publish SOURCE below DESTINATION. What is there already with the same checksum is not sent again."""
+    words = words_of(source, outputs, source_manifest)
     if dask is not None:
-        return export_on_cluster(source, destination, given, cluster=dask, dry_run=dry_run, output=output_of(given))
+        return export_on_cluster(words, destination, given, cluster=dask, dry_run=dry_run, output=output_of(given))
     if dry_run:
         from asyncsink.cli.commands.plan import plan_command
 
-        return plan_command(source, destination, given, output=output_of(given))
-    return export_command(source, destination, given, output=output_of(given))
+        return plan_command(words, destination, given, output=output_of(given))
+    return export_command(words, destination, given, output=output_of(given))

@@ -5,16 +5,17 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from typing import Any
 
-from asyncsink.cli.commands.export import DESTINATION, SOURCE, export_command
-from asyncsink.cli.flags import Argument, Flag, command
+from asyncsink.cli.commands.export import export_command
+from asyncsink.cli.flags import Flag, command
 from asyncsink.cli.output import Output, output_of
 from asyncsink.cli.printer import locale_is_utf8
+from asyncsink.cli.words.sources import DESTINATION, SOURCE, SourceWords, list_flags, words_of
 from asyncsink.errors import ConfigError
 from asyncsink.report.plan import PRICES, Prices, prices_of
 from asyncsink.report.plan_lines import Paper, list_line, plan_heading, plan_rows
@@ -26,7 +27,7 @@ HINT = "Add --list for every file, --prices for the cost, --json for scripts."
 
 
 def plan_command(
-    source: str,
+    source: SourceWords,
     destination: str,
     given: Mapping[str, Any],
     *,
@@ -35,7 +36,7 @@ def plan_command(
     prices: Prices | None = None,
 ) -> int:
     """Look, print what an export would do, and return the exit code."""
-    tell = partial(tell_plan, title=source, lists=lists, prices=prices)
+    tell = partial(tell_plan, title=str(source), lists=lists, prices=prices)
     return export_command(source, destination, given, dry_run=True, output=output, tell=tell)
 
 
@@ -112,8 +113,9 @@ def read_prices(text: str) -> Prices:
 
 
 @command(
-    Argument("SOURCE", SOURCE),
-    Argument("DESTINATION", DESTINATION),
+    SOURCE,
+    DESTINATION,
+    *list_flags(),
     Flag(
         "--list",
         "List every file, sorted by name: new, changed, unchanged, left out.",
@@ -130,11 +132,19 @@ def read_prices(text: str) -> Prices:
     aside=("--manifest",),
     examples=(
         "plan derivatives s3://my-bucket/study",
-        "plan outputs.yaml s3://my-bucket/study --substitute _subject_=sub-",
+        "plan --outputs outputs.yaml s3://my-bucket/study",
         "plan derivatives s3://my-bucket/study --list    # every file",
     ),
 )
-def plan(source: str, destination: str, prices: str | None, **given: Any) -> int:
+def plan(
+    source: Sequence[str],
+    destination: str,
+    *,
+    outputs: str | None,
+    source_manifest: str | None,
+    prices: str | None,
+    **given: Any,
+) -> int:
     """Show what export would do, and send nothing."""
     output = output_of(given)
     try:
@@ -142,4 +152,5 @@ def plan(source: str, destination: str, prices: str | None, **given: Any) -> int
     except ConfigError as error:
         output.error(error)
         return 2
-    return plan_command(source, destination, given, output=output, lists=given["list"], prices=asked)
+    words = words_of(source, outputs, source_manifest)
+    return plan_command(words, destination, given, output=output, lists=given["list"], prices=asked)

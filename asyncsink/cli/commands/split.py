@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asyncsink.cli.arguments import options_of
-from asyncsink.cli.commands.export import DESTINATION, SOURCE
 from asyncsink.cli.flags import Argument, Flag, command
 from asyncsink.cli.output import Output, output_of
 from asyncsink.cli.screen.display import progress_display
 from asyncsink.cli.signals import Interrupted, run_until_signalled
+from asyncsink.cli.words.sources import DESTINATION, SOURCE, SourceWords, list_flags, words_of
 from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.options.values import check_choice
 
 
 def split_command(
-    source: str,
+    source: SourceWords,
     destination: str,
     directory: str,
     given: Mapping[str, Any],
@@ -31,17 +31,22 @@ def split_command(
     from asyncsink.splitting.split_report import SplitReport
 
     progress = Progress()
-    known = {"source": source, "directory": directory, "ok": False}
+    known = {"source": str(source), "directory": directory, "ok": False}
     try:
+        source.check(destination)
         settings = split_settings(destination, options_of(given))
         how = Cutting.of(*cutting)
-        if source == "-":
+        if source.paths == ("-",):
             raise ConfigError("SOURCE is -, which can be read only once, by one machine; give a file of its lines.")
+
+        walked, _ = source.open(settings)
+        if hint := source.hint():
+            output.note(hint)
 
         async def main() -> SplitReport:
             title, opening = f"{source} → {directory}", f"looking at {source}…"
             with progress_display(title, opening, progress, output=output):
-                return await split_source(settings, source, directory, how, progress)
+                return await split_source(settings, walked, directory, how, progress)
 
         report = run_until_signalled(main)
     except Interrupted as stop:
@@ -89,9 +94,10 @@ def recipe_command(kind: str, directory: str | None) -> int:
 
 
 @command(
-    Argument("SOURCE", SOURCE),
-    Argument("DESTINATION", DESTINATION),
+    SOURCE,
+    DESTINATION,
     Argument("DIR", "Where the parts go: a new or empty directory."),
+    *list_flags(),
     Flag("--parts", "As many parts, of about equal bytes and files.", metavar="N", everyday="how many parts"),
     Flag("--part-bytes", "Most bytes of a part (default 4GiB).", metavar="SIZE", everyday="most bytes of a part"),
     Flag("--part-objects", "Most files of a part (default 10,000).", metavar="N"),
@@ -103,10 +109,12 @@ def recipe_command(kind: str, directory: str | None) -> int:
     ),
 )
 def split(
-    source: str,
+    source: Sequence[str],
     destination: str,
     dir: str,  # noqa: A002 - as the help page has it
     *,
+    outputs: str | None,
+    source_manifest: str | None,
     parts: str | None,
     part_bytes: str | None,
     part_objects: str | None,
@@ -117,7 +125,8 @@ def split(
     Nothing is sent.
     """
     cutting = (parts, part_bytes, part_objects)
-    return split_command(source, destination, dir, given, cutting=cutting, output=output_of(given))
+    words = words_of(source, outputs, source_manifest)
+    return split_command(words, destination, dir, given, cutting=cutting, output=output_of(given))
 
 
 @command(

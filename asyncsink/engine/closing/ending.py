@@ -8,7 +8,7 @@ from functools import partial
 
 from asyncsink.engine.open_run import Run
 from asyncsink.engine.pipeline import Feed
-from asyncsink.engine.planning.survey import Discovery
+from asyncsink.engine.planning.discovery import Discovery
 from asyncsink.engine.queue_entries import Entry
 from asyncsink.engine.run_page import RunPage
 from asyncsink.engine.run_report import NOT_CLOSED, report_of

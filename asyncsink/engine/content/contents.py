@@ -20,6 +20,7 @@ from asyncsink.engine.content.promised import PromisedContent
 from asyncsink.engine.content.publication import StreamPublication
 from asyncsink.engine.content.streams import StreamCalls
 from asyncsink.engine.open_run import Run
+from asyncsink.engine.planning.object_rules import ObjectRules
 from asyncsink.engine.queue_entries import Submit
 from asyncsink.engine.transfer.destination_state import too_large_for_memory
 from asyncsink.model import STREAM, Checksum, Receipt, Skip, SourceFile, Transfer
@@ -42,6 +43,7 @@ class Contents:
         assert accepted is not None  # a sink's
         self._settings = settings = run.resources.settings
         self._limits = settings.limits
+        self._rules = ObjectRules(settings)
         target = run.target
         self._prefix = f"{target.prefix}/" if isinstance(target, S3Target) and target.prefix else ""
         bases = [target.url, *([run.copy.name] if run.copy is not None else [])]
@@ -83,7 +85,8 @@ class Contents:
     def _transfer(self, key: str, content: SourceFile, options: PutOptions) -> Transfer:
         key = given_key(key, bytes_max=self._key_bytes_max)
         own = parse_put_options(options, self._settings)
-        return Transfer(content, self._prefix + key, key, objects=own.objects, overwrite=own.overwrite)
+        objects = own.objects or (self._rules.of(key) if self._rules else None)
+        return Transfer(content, self._prefix + key, key, objects=objects, overwrite=own.overwrite)
 
     # -- The life of the room -----------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from typing import IO, Any, Final
 
 from asyncsink import errors
 from asyncsink.model import SourceFile, SourceProblem, Transfer
+from asyncsink.options.schema import ObjectOptions
 from asyncsink.paths import decoded_name, encoded_name
 from asyncsink.routing.keys import fingerprint
 from asyncsink.temporary import TemporaryDatabase, file_fault
@@ -196,6 +197,8 @@ class Kept:
         self._recent: list[Transfer | SourceProblem] = []
         self._file: IO[bytes] | None = None
         self._pieces: list[int] = []
+        self._objects: list[ObjectOptions | None] = [None]
+        """The object options that transfers in the file have of their own: few, as patterns are."""
 
     def __repr__(self) -> str:
         return f"<Kept {len(self._recent)} entries in memory, {sum(self._pieces):,} bytes in a file>"
@@ -227,7 +230,7 @@ class Kept:
             except OSError as error:
                 raise file_fault("The files that were found", error) from error
             for row in marshal.loads(piece):  # noqa: S302 - written by this process
-                yield _found(row)
+                yield _found(row, self._objects)
             start += size
         yield from self._recent
 
@@ -241,15 +244,21 @@ class Kept:
     def _write_out(self) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="asyncsink-", buffering=0)  # noqa: SIM115 - see close
-        piece = marshal.dumps([_row(found) for found in self._recent])
+        piece = marshal.dumps([self._row(found) for found in self._recent])
         written = 0
         while written < len(piece):
             written += self._file.write(piece[written:])
         self._pieces.append(len(piece))
         self._recent.clear()
 
+    def _row(self, found: Transfer | SourceProblem) -> tuple[Any, ...]:
+        objects = found.objects if isinstance(found, Transfer) else None
+        if objects not in self._objects:
+            self._objects.append(objects)
+        return _row(found, self._objects.index(objects))
 
-def _row(found: Transfer | SourceProblem) -> tuple[Any, ...]:
+
+def _row(found: Transfer | SourceProblem, objects: int) -> tuple[Any, ...]:
     if isinstance(found, SourceProblem):
         return (
             None,
@@ -262,11 +271,13 @@ def _row(found: Transfer | SourceProblem) -> tuple[Any, ...]:
             found.skipped,
             found.unreadable,
             found.reason,
+            found.unmatched,
         )
     file = found.source
     return (
         found.key,
         found.local,
+        objects,
         file.path,
         file.size_bytes,
         file.mtime_ns,
@@ -283,9 +294,9 @@ def _row(found: Transfer | SourceProblem) -> tuple[Any, ...]:
     )
 
 
-def _found(row: tuple[Any, ...]) -> Transfer | SourceProblem:
+def _found(row: tuple[Any, ...], objects: Sequence[ObjectOptions | None]) -> Transfer | SourceProblem:
     if row[0] is None:
         _, kind, message, path, *rest = row
         return SourceProblem(path, getattr(errors, kind)(message), *rest)
-    key, local, *file = row
-    return Transfer(SourceFile(*file), key, local)
+    key, local, own, *file = row
+    return Transfer(SourceFile(*file), key, local, objects=objects[own])

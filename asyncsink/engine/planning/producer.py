@@ -15,8 +15,8 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 
 from asyncsink.engine.limits.memory import SMALL_BYTES
+from asyncsink.engine.planning.discovery import Discovery
 from asyncsink.engine.planning.key_ledger import Kept, KeyLedger
-from asyncsink.engine.planning.survey import Discovery
 from asyncsink.engine.queue_entries import Batch, Entry, Skipped, Submit, Work
 from asyncsink.engine.recording.recorder import KeyTurns
 from asyncsink.engine.recording.run_journal import RunJournal

@@ -9,146 +9,26 @@ from __future__ import annotations
 import os
 import os.path
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 from functools import partial
 
 import anyio.to_thread
 from anyio import CapacityLimiter
 
 from asyncsink.destinations.base import RunForecast
+from asyncsink.engine.planning.discovery import Discovery, shard_key
 from asyncsink.engine.planning.key_ledger import AlikeKeys, Kept, KeyLedger
 from asyncsink.engine.recording.events import Progress
 from asyncsink.engine.transfer.destination_state import too_large_for_memory, unreadable
 from asyncsink.engine.transfer.outcomes import forbids_run
-from asyncsink.errors import AsyncSinkError, ConfigError, InvalidKey, KeyCollision, RoutingError
+from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.event_loops import batches
-from asyncsink.model import SourceFile, SourceProblem, Transfer
-from asyncsink.options.schema import ObjectOptions, Overwrite, Policies, Settings
-from asyncsink.paths import real_path
+from asyncsink.model import SourceProblem, Transfer
+from asyncsink.options.schema import Policies, Settings
+from asyncsink.report.outcomes import OTHER_REASONS, REASONS_MAX
 from asyncsink.report.sentences import count
 from asyncsink.routing.keys import collision_error, show
-from asyncsink.routing.router import Router
-from asyncsink.sources.base import Source
 from asyncsink.value import dataclass
-
-# -- Discovery: from a source to routed transfers, in one blocking iterator, batch by batch in a thread ----------------
-
-
-class Discovery:
-    """The routed files of a source. Iterating blocks; each iteration walks the source again.
-
-    Attributes:
-        source, router: what is walked, and what gives the keys.
-        prefix: the destination's prefix inside its bucket, or "".
-        records: absolute paths of the files that the run keeps its records in; they are not published.
-        leaves_out_unreadable: whether files that may not be read are problems; else the survey refuses them.
-        reserved: keys that no file may have.
-        admits: whether an entry is one of the run's; None admits all.
-        key, objects, overwrite: see `of`.
-    """
-
-    admits: Callable[[Transfer | SourceProblem], bool] | None = None
-    reserved: frozenset[str] = frozenset()
-    key: str | None = None
-    objects: ObjectOptions | None = None
-    overwrite: Overwrite | None = None
-
-    def __init__(
-        self,
-        source: Source,
-        router: Router,
-        prefix: str,
-        *,
-        records: tuple[str, ...] = (),
-        leaves_out_unreadable: bool = False,
-    ) -> None:
-        self.source = source
-        self.router = router
-        self.prefix = prefix
-        self.records = records
-        self.leaves_out_unreadable = leaves_out_unreadable
-        # Many paths may lead to one file; only those that end with its name are resolved.
-        self._record_names = tuple(f"/{os.path.basename(path)}" for path in records)
-
-    def of(
-        self,
-        source: Source,
-        *,
-        key: str | None = None,
-        objects: ObjectOptions | None = None,
-        overwrite: Overwrite | None = None,
-    ) -> Discovery:
-        """The discovery of another source, otherwise the same.
-
-        Args:
-            key: of the source's only file, exactly; None where routing derives keys.
-            objects, overwrite: of its transfers, as in Transfer.
-        """
-        other = object.__new__(type(self))
-        vars(other).update(vars(self))  # `copy` takes five times as long
-        other.source, other.key, other.objects, other.overwrite = source, key, objects, overwrite
-        return other
-
-    @property
-    def may_collide(self) -> bool:
-        """Whether two files can get one key."""
-        return not (self.source.injective and self.router.plain)
-
-    @property
-    def known_prefix(self) -> str:
-        """The beginning of every key, as far as it is known before the walk."""
-        inside = self.router.folder if self.router.plain else ""
-        return f"{self.prefix}/{inside}" if self.prefix else inside
-
-    def route(self, file: SourceFile) -> Transfer | SourceProblem:
-        """The transfer of one file, or the problem that forbids one."""
-        if self.key is not None:
-            file = replace(file, key=self.key)
-        if self._record_names and file.path.endswith(self._record_names) and self._is_record(file.path):
-            error: ConfigError = ConfigError(
-                f"{file.path!r} is where this run keeps its own records, so it is not published; leave it out, or name "
-                "another file for them."
-            )
-            return SourceProblem(file.path, error, entry=file.entry, attribute=file.attribute, skippable=False)
-        try:
-            route = self.router.route(file)
-        except RoutingError as unroutable:
-            return SourceProblem(
-                file.path,
-                unroutable,
-                entry=file.entry,
-                attribute=file.attribute,
-                skippable=False,
-                unreadable=isinstance(unroutable, InvalidKey),
-            )
-        if self.leaves_out_unreadable and (denied := unreadable(file)) is not None:
-            return SourceProblem(
-                file.path, denied, entry=file.entry, attribute=file.attribute, skippable=False, unreadable=True
-            )
-        key = f"{self.prefix}/{route.key}" if self.prefix else route.key
-        if key in self.reserved:
-            taken = KeyCollision(
-                f"{file.path!r} would have the key {show(key)}, where the run publishes its index or its completion "
-                "marker; give that another name, or leave the file out."
-            )
-            return SourceProblem(file.path, taken, entry=file.entry, attribute=file.attribute, skippable=False)
-        if self.objects is None and self.overwrite is None:
-            return Transfer(file, key, route.local)
-        return Transfer(file, key, route.local, objects=self.objects, overwrite=self.overwrite)
-
-    def _is_record(self, path: str) -> bool:
-        real = real_path(path)
-        return any(real == real_path(record) for record in self.records)
-
-    def __iter__(self) -> Iterator[Transfer | SourceProblem]:
-        admits = self.admits
-        for scanned in self.source.scan():
-            found = scanned if isinstance(scanned, SourceProblem) else self.route(scanned)
-            if admits is None or admits(found):
-                yield found
-
-
-# -- The survey --------------------------------------------------------------------------------------------------------
 
 LOCAL_CLAIM = "\0local:"
 PROBLEMS_KEPT = 20
@@ -161,6 +41,7 @@ class Survey:
     """The result of the walk.
 
     Attributes:
+        discovery: what was walked.
         objects_total: files and reported skips of the run's shard.
         bytes_total: bytes of all these files.
         kept: everything that was found in the run's shard. The caller closes it.
@@ -169,6 +50,7 @@ class Survey:
         alike: as in RunForecast.
     """
 
+    discovery: Discovery | None = None
     objects_total: int = 0
     bytes_total: int = 0
     kept: Kept = field(default_factory=Kept)
@@ -181,6 +63,7 @@ class Survey:
     _problems: list[AsyncSinkError] = field(default_factory=list)
     _problems_total: int = 0
     _unreadable_total: int = 0
+    _unmatched: int = 0
 
     @property
     def forecast(self) -> RunForecast:
@@ -206,8 +89,12 @@ class Survey:
             if forbids_run(found, settings.policies):
                 self.refuse(found.error, unreadable=found.unreadable)
             elif found.reason:
-                number, first = self.left_out.get(found.reason, (0, found.path))
-                self.left_out[found.reason] = number + 1, first
+                # Files of patterns may have any number of them.
+                known = found.reason in self.left_out or len(self.left_out) < REASONS_MAX
+                reason = found.reason if known else OTHER_REASONS
+                number, first = self.left_out.get(reason, (0, found.path))
+                self.left_out[reason] = number + 1, first
+                self._unmatched += found.unmatched
             return
         if (too_large := too_large_for_memory(found.source, settings.limits.memory_bytes)) is not None:
             self.refuse(too_large)
@@ -237,6 +124,20 @@ class Survey:
         if len(self._problems) < PROBLEMS_KEPT:
             self._problems.append(error)
 
+    def check_chosen(self) -> None:
+        """Refuse patterns that leave nothing: they are mistyped more often than meant.
+
+        Raises:
+            ConfigError: nothing is left of files that are there. Sizes and ages may leave nothing.
+        """
+        found = sum(number for number, _ in self.left_out.values())
+        if self._least is None and not self._problems_total and self._unmatched and self._unmatched == found:
+            reasons = "; ".join(f"{reason}: {number:,}" for reason, (number, _) in self.left_out.items())
+            raise ConfigError(
+                f"Nothing is left to publish: all files are left out ({reasons}); correct the patterns, or take them "
+                "out."
+            )
+
     def raise_problems(self) -> None:
         """Raise the first problem, if any; its `problems` holds all that were kept."""
         if not self._problems:
@@ -253,11 +154,6 @@ class Survey:
         raise first
 
 
-def shard_key(found: Transfer | SourceProblem) -> str:
-    """What decides the shard: the key, or, where there is none, the path."""
-    return found.key if isinstance(found, Transfer) else found.path
-
-
 async def take_survey(
     discovery: Discovery, settings: Settings, *, limiter: CapacityLimiter, progress: Progress
 ) -> Survey:
@@ -269,8 +165,8 @@ async def take_survey(
     """
     if not discovery.source.replayable:
         collides = discovery.may_collide and settings.policies.on_collision == "error"
-        return Survey(ledger=KeyLedger() if collides else None)
-    survey, spellings, shard = Survey(), AlikeKeys(), settings.shard
+        return Survey(discovery, ledger=KeyLedger() if collides else None)
+    survey, spellings, shard = Survey(discovery), AlikeKeys(), settings.shard
     for attribute in {entry.attribute: None for entry in discovery.source.entries or () if entry.attribute}:
         # Before the walk: a wrong name is refused first, also where its sources are missing.
         discovery.router.check_attribute(attribute)
@@ -292,6 +188,8 @@ async def take_survey(
                 claim = partial(_claim, survey, batch, ordinal, settings.policies)
                 ordinal = await anyio.to_thread.run_sync(claim, limiter=limiter)
         survey.raise_problems()
+        if discovery.source.entries is None:  # a node of a workflow may have nothing but what is left out
+            survey.check_chosen()
         survey.alike = frozenset(spellings.found)
     except BaseException:
         survey.close()

@@ -11,7 +11,8 @@ from anyio import CapacityLimiter
 
 from asyncsink.destinations.base import RunForecast
 from asyncsink.destinations.opening import remove_directory
-from asyncsink.engine.planning.survey import Discovery, shard_key
+from asyncsink.engine.planning.discovery import Discovery, shard_key
+from asyncsink.engine.planning.object_rules import ObjectRules
 from asyncsink.engine.run_page import RunPage, check_page_file, page_of_run
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.journal.sqlite import default_place, without_journal
@@ -22,7 +23,7 @@ from asyncsink.report.manifest_file import PARTIAL
 from asyncsink.routing.keys import KEY_BYTES_MAX, given_key
 from asyncsink.routing.router import Router
 from asyncsink.sources.base import Source
-from asyncsink.sources.directory import DirectorySource
+from asyncsink.sources.selection import size_and_age
 
 
 def check_bucket_given(settings: Settings) -> None:
@@ -100,8 +101,16 @@ def discovery_of(settings: Settings, target: Target, source: Source, *, in_shard
     router = Router(settings.routing, base=target.url, local_base=local)
     prefix = settings.target.prefix if isinstance(settings.target, S3Target) else ""
     # A local directory that stands in for the bucket has the bucket's keys.
-    leave_out = settings.policies.on_unreadable == "skip"
-    discovery = Discovery(source, router, prefix, records=_records_of(settings), leaves_out_unreadable=leave_out)
+    policies = settings.policies
+    discovery = Discovery(
+        source,
+        router,
+        prefix,
+        records=_records_of(settings),
+        leaves_out_unreadable=policies.on_unreadable == "skip",
+        bounds=size_and_age(policies),
+        rules=ObjectRules(settings) if policies.object_options else None,
+    )
     discovery.reserved = _reserved(settings)
     if in_shard and settings.shard.count > 1:
         discovery.admits = lambda found: settings.shard.holds(shard_key(found))
@@ -117,8 +126,9 @@ def _records_of(settings: Settings) -> tuple[str, ...]:
 
 def tops_of(source: Source) -> list[str]:
     """The directories and files that a run starts from."""
-    if isinstance(source, DirectorySource):
-        return [source.directory]
+    tops = getattr(source, "tops", None)  # of directories and files that are named by their paths
+    if tops is not None:
+        return list(tops)
     return [entry.path for entry in source.entries or ()]
 
 
