@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from asyncsink.cli.configured import notices_of, origins_of, parameter_of
-from asyncsink.cli.printer import write, write_lines
+from asyncsink.cli.printer import columns_of, locale_is_utf8, write, write_lines
 from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.options.schema import PANELS
 from asyncsink.os_errors import shortage
@@ -147,6 +147,14 @@ class Output:
         else:
             write_lines(stream, text)
 
+    def result(self, text: str, *, ok: bool) -> None:
+        """Print the result of a run, as `say` does; on a terminal, with a mark that shows at a glance whether all is
+        well."""
+        if columns_of(sys.stdout) and locale_is_utf8():
+            first, *others = text.split("\n")
+            text = "\n".join([f"{'✔' if ok else '✘'} {first}", *(f"  {line}" for line in others)])
+        self.say(text)
+
     def note(self, text: str) -> None:
         """Print a line beside the result, on stderr; nothing with --quiet."""
         if not self.quiet:
@@ -179,7 +187,7 @@ class Output:
         """Print a report: its notices, its summary or its object, its failures. Returns the exit code."""
         for notice in report.notices:
             self.notice(notice)
-        self.say(report.summary())
+        self.result(report.summary(), ok=report.ok)
         self.json_object({**report.as_dict(), "interrupted": False})
         self.causes(report.causes(), noun=noun, more="--json lists the first 1,000")
         return 0 if report.ok else 1

@@ -11,13 +11,13 @@ from asyncsink.errors import DestinationFull
 from asyncsink.report.sentences import inert
 
 COLUMNS_MIN = 20
-RED, YELLOW, CYAN = "\x1b[31m", "\x1b[33m", "\x1b[36m"
+RED, GREEN, YELLOW, CYAN = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"
 _END = "\x1b[0m"
 
 _BLANK = "\x00"
 """Stands for a blank that no line is broken at; text from outside holds no control character here."""
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`")
-_LABEL = re.compile(r"asyncsink: (?P<kind>error|note):|(?P<hint>  try:|  for example:|Try:)")
+_LABEL = re.compile(r"asyncsink: (?P<kind>error|note):|(?P<hint>  try:|  for example:|Try:)|(?P<mark>[✔✘])")
 _COLOURS = {"error": RED, "note": YELLOW}
 
 
@@ -115,6 +115,8 @@ def _coloured(text: str, label: re.Match[str] | None) -> str:
     """The text with its label in its colour, and with the cure of an error in cyan."""
     if label is None:
         return text
+    if label["mark"]:
+        return f"{GREEN if text[0] == '✔' else RED}{text[0]}{_END}{text[1:]}"
     if label["hint"]:
         return f"{CYAN}{text}{_END}"
     start, rest = text[: label.end()], text[label.end() :]

@@ -93,6 +93,7 @@ class Resources:
             transport=lane,
             requests=progress.traffic.requests,
             retries=progress.traffic.retries,
+            retry_causes=progress.traffic.retry_causes,
             notices=self.events.notices,
             interrupted=interrupted,
             stop_reason=self.halt.reason,

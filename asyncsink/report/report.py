@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from asyncsink.errors import ExportFailed, GrabFailed
@@ -39,6 +39,7 @@ class RunEnd:
     transport: str = ""
     requests: int = 0
     retries: int = 0
+    retry_causes: Mapping[str, int] = field(default_factory=dict)
     notices: Iterable[str] = ()
     interrupted: bool = False
     stop_reason: str = ""
@@ -81,7 +82,8 @@ class RunReport(BaseReport):
         counts: the numbers of outcomes and bytes.
         elapsed_seconds: from the first look to the last confirmation.
         transport: the lane that was used ("wire", "aioboto3", "local", "memory").
-        requests: requests sent, retries included. retries: those that repeated another one.
+        requests: requests sent, retries included. retries: those that repeated another one; retry_causes: their numbers
+            by the class of the error before.
         interrupted: the run was stopped before everything was tried.
         stop_reason: why it stopped by itself, or "".
         resumable: large files whose parts stay at the server and in the journal, or whose ranges stay here: the next
@@ -90,7 +92,7 @@ class RunReport(BaseReport):
 
     __slots__ = (
         "_log", "counts", "elapsed_seconds", "interrupted", "notices", "requests", "resumable", "retries",
-        "stop_reason", "transport",
+        "retry_causes", "stop_reason", "transport",
     )  # fmt: skip
     _words: ClassVar[sentences.Words]
     _noun: ClassVar[str]
@@ -103,6 +105,7 @@ class RunReport(BaseReport):
         self.transport = end.transport
         self.requests = end.requests
         self.retries = end.retries
+        self.retry_causes = dict(end.retry_causes)
         self.notices = tuple(end.notices)
         self.interrupted = end.interrupted
         self.stop_reason = end.stop_reason
@@ -240,6 +243,7 @@ class RunReport(BaseReport):
             elapsed_seconds=self.elapsed_seconds,
             requests=self.requests,
             retries=self.retries,
+            retry_causes=self.retry_causes,
         )
         going_on = [goes_on(self.resumable)] if self.resumable and not self.interrupted else []
         return "\n".join([self.headline(), *figures, *going_on])

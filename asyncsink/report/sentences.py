@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from asyncsink.integrity.sameness import IS_THERE
@@ -241,7 +242,27 @@ def plan_outcome(counts: Counts, place: str, *, interrupted: bool) -> str:
     return f"{looked}{'; '.join(parts)}. Nothing was sent."
 
 
-def figures(counts: Counts, words: Words, *, elapsed_seconds: float, requests: int, retries: int) -> list[str]:
+_CAUSES: Mapping[str, str] = {
+    "Throttled": "the server asked to slow down",
+    "ServerFault": "the server failed",
+    "ConnectionLost": "connections broke",
+    "Stalled": "nothing moved for too long",
+    "RequestTimeout": "the server had waited too long",
+    "ExpiredCredentials": "the credentials had expired",
+    "ClockSkew": "the clocks differed",
+    "WrongRegion": "the bucket is in another region",
+}
+
+
+def figures(
+    counts: Counts,
+    words: Words,
+    *,
+    elapsed_seconds: float,
+    requests: int,
+    retries: int,
+    retry_causes: Mapping[str, int] = MappingProxyType({}),
+) -> list[str]:
     """The lines below the first one: objects transferred, objects not transferred and why, and the proofs."""
     lines = []
     if counts.objects_uploaded:
@@ -266,7 +287,9 @@ def figures(counts: Counts, words: Words, *, elapsed_seconds: float, requests: i
     if counts.local_copies:
         lines.append(f"Local copies in place: {counts.local_copies:,}.")
     if retries:
-        lines.append(f"Requests: {requests:,}, of which {retries:,} repeated an earlier one.")
+        causes = [f"{_CAUSES.get(name, name)} ({times:,})" for name, times in Counter(retry_causes).most_common()]
+        because = f": {', '.join(causes)}" if causes else ""
+        lines.append(f"Requests: {requests:,}, of which {retries:,} repeated an earlier one{because}.")
     return lines
 
 

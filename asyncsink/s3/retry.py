@@ -350,6 +350,7 @@ class RetryingTransport:
         """Count, log and report that a request is sent again."""
         traffic, failed = self._traffic, without_frames(error)
         traffic.retries += 1
+        traffic.retry_causes[type(error).__name__] += 1
         traffic.last_retry_at, traffic.last_error = self._clock(), failed
         level = logging.DEBUG
         if isinstance(error, Throttled) and self._clock() - self._throttled_logged_at >= THROTTLED_LOG_SECONDS:

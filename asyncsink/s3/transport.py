@@ -186,6 +186,7 @@ class Traffic:
         small_stored, small_received: small files stored, and small objects received, in batches of the lanes, counted
             as answers arrive. Concurrent lanes may lose a count; it always grows.
         outage: while requests wait for a server that is gone; else None.
+        retry_causes: `retries` by the class of the error that preceded each.
         last_retry_at, last_error: the last request that is sent again, and its failure.
         throttled_at: the last SlowDown. limit_before: requests in flight that were allowed before the first of the
             SlowDowns that followed each other; limit: those that are allowed now.
@@ -197,6 +198,7 @@ class Traffic:
     small_stored: int = 0
     small_received: int = 0
     outage: Outage | None = None
+    retry_causes: Counter[str] = field(default_factory=Counter)
     last_retry_at: float = -math.inf
     last_error: AsyncSinkError | None = None
     throttled_at: float = -math.inf

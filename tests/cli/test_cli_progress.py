@@ -8,17 +8,20 @@ import pty
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from asyncsink.cli.output import Output
 from asyncsink.cli.screen.display import MARGIN
 from asyncsink.engine.progress.lines import Headings, plain_line, screen_lines
 from asyncsink.engine.progress.snapshot import ProgressReader
 from asyncsink.engine.recording.events import Progress, UnderWay
 from asyncsink.errors import ServerFault
 from asyncsink.report.outcomes import Counts
+from asyncsink.report.sentences import EXPORT, figures
 from asyncsink.s3.transport import Outage, Traffic
 from tests.support.terminal import Screen
 
@@ -268,3 +271,32 @@ def test_a_terminal_without_utf_8(cli: Cli, large: Path, stalling: Any, bucket: 
     assert "\\u" not in shown
     assert any("looking at" in line for line in screen.shown)
     assert len(screen.lines) < 10, "one frame is drawn over the other"
+
+
+@pytest.mark.parametrize(("ok", "mark"), [(True, "✔"), (False, "✘")])
+def test_a_result_on_a_terminal_shows_at_a_glance_whether_all_is_well(
+    ok: bool, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    text = "All 2 files (2 bytes) are in s3://b.\nSent: 2 files."
+    ours, theirs = pty.openpty()
+    with open(theirs, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        Output().result(text, ok=ok)
+        monkeypatch.setenv("LC_ALL", "C")
+        Output().result(text, ok=ok)
+        monkeypatch.undo()
+    shown = os.read(ours, 65536).decode().replace("\r", "")
+    os.close(ours)
+    first, second, plain, _ = re.sub(r"\x1b\[\d*m", "", shown).splitlines()
+    assert (first, second) == (f"{mark} All 2 files (2 bytes) are in s3://b.", "  Sent: 2 files.")
+    assert plain == "All 2 files (2 bytes) are in s3://b."
+
+
+def test_a_result_says_why_requests_were_repeated() -> None:
+    lines = figures(
+        Counts(), EXPORT, elapsed_seconds=1.0, requests=9, retries=4, retry_causes={"Stalled": 1, "Throttled": 3}
+    )
+    why = "the server asked to slow down (3), nothing moved for too long (1)"
+    assert lines == [f"Requests: 9, of which 4 repeated an earlier one: {why}."]

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from asyncsink.cli.flags import Flag, command
@@ -43,6 +44,8 @@ def export_command(
         output.check_outside(found)
         return Prepared(settings.target.url, partial(run_source, settings, found, dry_run=dry_run), give_up)
 
+    if tell is None:
+        tell = partial(_tell, files={"Receipt": given.get("manifest"), "page": given.get("report")})
     title, opening = f"{source} → {destination}", f"looking at {source}…"
     return publish(prepare, title, opening, dry_run=dry_run, output=output, tell=tell)
 
@@ -154,9 +157,10 @@ def _was_sent(error: AsyncSinkError, started: bool, done: int) -> bool:
     return done > 0 or (started and not isinstance(error, ConfigError))
 
 
-def _tell(report: Report, output: Output) -> int:
+def _tell(report: Report, output: Output, files: Mapping[str, str | None] = MappingProxyType({})) -> int:
     # Notices were printed when they came; failures go to stderr.
-    output.say(report.brief())
+    written = [f"{what}: {file}" for what, file in files.items() if file]
+    output.result("\n".join([report.brief(), *([inert(f"{' · '.join(written)}.")] if written else [])]), ok=report.ok)
     output.json_object(report.as_dict())
     output.causes(report.causes())
     if report.objects_failed:

@@ -49,7 +49,7 @@ def grab_command(source: str, directory: str, given: Mapping[str, Any], *, outpu
     except Exception as error:  # noqa: BLE001 - a bug, reported as one
         output.error(error, partial())
         return 1
-    output.say(report.brief())
+    output.result(report.brief(), ok=report.ok)
     output.json_object(report.as_dict())
     output.causes(report.causes(), noun="object", more="--json lists all of them")
     return 0 if report.ok else 1
