@@ -62,10 +62,17 @@ S3Grabber.__doc__ = with_options(S3Grabber.__doc__, GrabOptions, "grab")
 async def grab(source: StrPath, directory: StrPath, **options: Unpack[GrabOptions]) -> GrabReport:
     """Download objects from S3 into a directory, as S3DataGrabber does.
 
+        report = await asyncsink.grab("s3://my-bucket/study", "data")
+        report = await asyncsink.grab(
+            "s3://my-bucket/study", "data", template="sub-*/func/*_bold.nii.gz", template_syntax="glob"
+        )
+        report.raise_for_failures()
+
     Args:
         source: "s3://bucket/prefix"; templates and paths are relative to it. Also a single object.
         directory: of the files; created where it is missing.
-        options: see `GrabOptions`. Without a template, all objects below the source are grabbed.
+        options: help(asyncsink.GrabOptions) explains them. Without a template, all objects below the source are
+            grabbed.
 
     Returns:
         A GrabReport, also where single objects failed; its `raise_for_failures()` raises then.

@@ -37,12 +37,16 @@ async def export(
 ) -> Report:
     """Publish workflow outputs by DataSink's rules.
 
+        outputs = {"motion": ["/work/rp_run1.txt", "/work/rp_run2.txt"], "contrasts.@con": "/work/con_0001.nii"}
+        report = await asyncsink.export(outputs, "s3://my-bucket/study", container="sub-01", manifest="sub-01.jsonl")
+        report.raise_for_failures()
+
     Args:
         outputs: {attribute: path | [paths] | nested lists}; a directory is published with everything inside it.
         base_directory: "s3://bucket/prefix" or a local directory.
         source: one of your own in the place of `outputs`, see guide/extending.md.
         destination: one of your own in the place of `base_directory`; it is closed at the end.
-        options: see `ExportOptions`.
+        options: help(asyncsink.ExportOptions) explains them.
 
     Returns:
         A Report, also where single files failed; its `raise_for_failures()` raises then.
@@ -64,7 +68,11 @@ async def export_directory(
     destination: Destination | None = None,
     **options: Unpack[ExportOptions],
 ) -> Report:
-    """Publish a directory tree; keys keep the path relative to `directory`. Otherwise as `export`."""
+    """Publish a directory tree; keys keep the path relative to `directory`. Otherwise as `export`.
+
+    report = await asyncsink.export_directory("derivatives", "s3://my-bucket/study", exclude=["*.tmp"])
+    print(report.summary())
+    """
     settings = settings_of(base_directory, destination, options)
     return await run_source(settings, directory_source(directory, settings))
 
@@ -78,6 +86,8 @@ def export_sync(
     **options: Unpack[ExportOptions],
 ) -> Report:
     """`export` for synchronous code; inside a running event loop (Jupyter) it uses a thread of its own.
+
+        report = asyncsink.export_sync({"motion": "/work/rp_run1.txt"}, "s3://my-bucket/study")
 
     KeyboardInterrupt cancels the export, waits for its clean-up, and is raised.
     """

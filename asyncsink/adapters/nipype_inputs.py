@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, get_args
 
@@ -17,6 +17,7 @@ from asyncsink.options.parse import check_option_names
 from asyncsink.options.schema import GONE, OPTIONS, PANELS, LaneChoice, Option
 from asyncsink.options.settings import RetryPolicy
 from asyncsink.options.shared_limits import SharedLimits
+from asyncsink.options.typed import DIRECTORIES, one_of, type_in_words
 
 # -- Types -------------------------------------------------------------------------------------------------------------
 
@@ -29,7 +30,6 @@ OUR_OPTIONS = tuple(name for name in OPTIONS if name not in DATASINK_OPTIONS)
 
 _UNHASHED = ("journal", "manifest", "observe", "progress", "limits")
 """Inputs that do not decide what is published."""
-_DIRECTORIES = ("parameterization_root", "strip_dir", "local_copy")
 _PATH_KINDS = ("path", "journal", "paths", "listing")
 _PATHS = tuple(name for name in OUR_OPTIONS if OPTIONS[name].kind in _PATH_KINDS)
 _SSE_KINDS = ("", "AES256", "aws:kms", "aws:kms:dsse")
@@ -88,7 +88,7 @@ def trait_of(option: Option) -> Any:
     kinds = _TRAITS.get(option.kind, ())
     if option.kind == "choice":
         kinds = (traits.Enum(*option.choices),)
-    elif option.name in _DIRECTORIES:
+    elif option.name in DIRECTORIES:
         kinds = (Directory(),)
     if option.name in _UNHASHED:  # Nipype ignores `nohash` of an Either
         return traits.Union(None, *kinds, desc=sentence_of(option), nohash=True)
@@ -167,48 +167,12 @@ def check_no_output(name: str, value: object) -> None:
 # -- Help --------------------------------------------------------------------------------------------------------------
 
 HELP_COLUMNS = 80
-_WORDS = {
-    "text": "text",
-    "path": "path of a file",
-    "flag": "True or False",
-    "size": "number of bytes, or a text such as '64MiB'",
-    "duration": "seconds, a text such as '10m', or a timedelta",
-    "pairs": "list of pairs of texts: [(old, new), …]",
-    "mapping": "dictionary of texts: {name: value}",
-    "texts": "list of texts",
-    "moment": "age such as '7d', a timedelta, or a time",
-    "paths": "path of a file, or a list of them",
-    "listing": "path of a file, or a list of paths",
-    "object_options": "dictionary: {pattern: {option: value}}",
-    "bucket": "name, or a boto3 or aioboto3 Bucket",
-    "payer": "True, or 'requester'",
-    "concurrency": "number, or 'auto'",
-    "count": "number",
-    "retry": "asyncsink.RetryPolicy",
-    "observer": "function of one event",
-    "progress": "True, False or function of one ProgressSnapshot",
-    "limits": "asyncsink.SharedLimits",
-    "shard": "'I/N', or the tuple (I, N)",
-    "journal": "path of a file, or False",
-    "templates": "dictionary of texts: {output: template}",
-    "arguments": "dictionary: {output: [[names or values]]}",
-    "names": "list of texts",
-}
-"""The types of inputs in words, by the kind of their option."""
 
 
-def type_in_words(option: Option) -> str:
-    """The values that an input takes."""
+def _type_in_words(option: Option) -> str:
     if option.name == "sse":
-        return _one_of([kind for kind in _SSE_KINDS if kind])
-    if option.kind in ("choice", "transport", "checksum"):
-        return _one_of(option.choices)
-    return "path of a directory" if option.name in _DIRECTORIES else _WORDS[option.kind]
-
-
-def _one_of(choices: Iterable[str]) -> str:
-    *others, last = map(repr, choices)
-    return f"{', '.join(others)} or {last}"
+        return one_of([kind for kind in _SSE_KINDS if kind])
+    return type_in_words(option)
 
 
 def help_page(document: str, inputs: Mapping[str, tuple[str, str]], options: Mapping[str, Option], result: str) -> str:
@@ -232,7 +196,7 @@ def help_page(document: str, inputs: Mapping[str, tuple[str, str]], options: Map
         if own:
             lines += ["", f"{panel.partition(' (')[0]}:"]
         for option in own:
-            lines += _entry(option.name, type_in_words(option), sentence_of(option))
+            lines += _entry(option.name, _type_in_words(option), sentence_of(option))
     return "\n".join([*lines, "", "Output", "------", *_wrapped(result, 4), ""])
 
 

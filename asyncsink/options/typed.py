@@ -24,6 +24,7 @@ from asyncsink.options.schema import (
     OnMissing,
     OnUnreachable,
     OnUnreadable,
+    Option,
     Overwrite,
     Preset,
     SignPayload,
@@ -161,14 +162,74 @@ class PutOptions(TypedDict, total=False):
 
 PUT_OPTIONS = {name: OPTIONS[name] for name in PutOptions.__annotations__}
 
+# -- The options in words, for `help` ----------------------------------------------------------------------------------
+
+DIRECTORIES = ("parameterization_root", "strip_dir", "local_copy")
+"""Options of the kind "path" that name a directory."""
+
+_WORDS = {
+    "text": "text",
+    "path": "path of a file",
+    "flag": "True or False",
+    "size": "number of bytes, or a text such as '64MiB'",
+    "duration": "seconds, a text such as '10m', or a timedelta",
+    "sse": "'AES256', 'aws:kms', 'aws:kms:dsse', or a key of 32 bytes",
+    "pairs": "list of pairs of texts: [(old, new), …]",
+    "mapping": "dictionary of texts: {name: value}",
+    "texts": "list of texts",
+    "moment": "age such as '7d', a timedelta, or a time",
+    "paths": "path of a file, or a list of them",
+    "listing": "path of a file, or a list of paths",
+    "object_options": "dictionary: {pattern: {option: value}}",
+    "bucket": "name, or a boto3 or aioboto3 Bucket",
+    "payer": "True, or 'requester'",
+    "concurrency": "number, or 'auto'",
+    "count": "number",
+    "retry": "asyncsink.RetryPolicy",
+    "observer": "function of one event",
+    "progress": "True, False or function of one ProgressSnapshot",
+    "limits": "asyncsink.SharedLimits",
+    "shard": "'I/N', or the tuple (I, N)",
+    "journal": "path of a file, or False",
+    "templates": "dictionary of texts: {output: template}",
+    "infields": "dictionary: {name: value, or list of values}",
+    "arguments": "dictionary: {output: [[names or values]]}",
+    "names": "list of texts",
+}
+"""The types of values, by the kind of their option."""
+
+
+def type_in_words(option: Option) -> str:
+    """The values that an option takes."""
+    if option.kind in ("choice", "transport", "checksum"):
+        return one_of(option.choices)
+    return "path of a directory" if option.name in DIRECTORIES else _WORDS[option.kind]
+
+
+def one_of(choices: Iterable[str]) -> str:
+    """The choices as Python writes them: "'a', 'b' or 'c'"."""
+    *others, last = map(repr, choices)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _explained(options: Mapping[str, Option]) -> str:
+    """The options by subject, each with its type and its sentence."""
+    lines = []
+    for heading, rows in PANELS.items():
+        own = [option for option in rows if options.get(option.name) is option]
+        if own:
+            lines += ["", f"    {heading.partition(' (')[0]}:"]
+        lines += [f"        {option.name} ({type_in_words(option)}): {option.sentence}" for option in own]
+    return "\n".join(lines)
+
+
 for _typed, _options in (
     (ExportOptions, OPTIONS),
     (GrabOptions, GRAB_OPTIONS),
     (ReaderOptions, READER_OPTIONS),
     (PutOptions, PUT_OPTIONS),
 ):
-    _lines = "\n".join(f"    {option.name}: {option.sentence}" for option in _options.values())
-    _typed.__doc__ = f"{_typed.__doc__}\n\n{_lines}\n"
+    _typed.__doc__ = f"{_typed.__doc__}\n{_explained(_options)}\n"
 
 
 def with_options(documentation: str | None, typed: type, command: Command) -> str:
