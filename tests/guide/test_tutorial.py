@@ -24,8 +24,10 @@ PROGRAMS = {
 
 
 def type_in(page: str, place: str, server: DevServer, folder: Path) -> int:
-    """Run the blocks of a page one after another in `folder`, with the server's bucket in the place of the page's; their
-    number. What a block of text shows was told by the block before it."""
+    """Run the blocks of a page one after another in `folder`, with the server's bucket in the place of the page's.
+
+    What a block of text shows was told by the block before it. Returns the number of blocks that were run.
+    """
     environment = {**os.environ, **server.environment, "NO_COLOR": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     named, bucket = place.split("=")
