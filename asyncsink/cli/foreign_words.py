@@ -35,6 +35,10 @@ COMMANDS_ELSEWHERE = {
         "asyncsink check DIR s3://bucket/prefix, or with a receipt: asyncsink verify FILE",
     ),
     **dict.fromkeys(("why", "which", "route", "trace"), "asyncsink explain PATH… s3://bucket/prefix --source DIR"),
+    **dict.fromkeys(
+        ("log", "logs", "history", "status", "journal", "journals", "receipts", "resume"), "asyncsink runs"
+    ),
+    **dict.fromkeys(("failures", "failed", "errors"), "asyncsink runs show FILE"),
     **dict.fromkeys(("validate", "audit", "prove"), "asyncsink verify FILE"),
     **dict.fromkeys(("dry-run", "dryrun", "preview", "simulate"), "asyncsink plan DIR s3://bucket/prefix"),
     **dict.fromkeys(
@@ -134,6 +138,12 @@ OPTIONS_ELSEWHERE = {
     **dict.fromkeys(("--tags", "--tagging"), "--tag NAME=VALUE"),
     **dict.fromkeys(("--limit-rate", "--rate-limit", "--limit-upload", "--max-bandwidth"), "--bandwidth 10MB"),
     "--receipt": "--manifest FILE",
+    # of listings and comparisons
+    **dict.fromkeys(("--summarize", "--human-readable", "-H"), "It is not needed: sizes and totals are shown."),
+    **dict.fromkeys(
+        ("--differ", "--match-on-dst", "--missing-on-dst", "--missing-on-src", "--differ-on-dst"), "--combined"
+    ),
+    "--download": "asyncsink verify FILE --read-back",
 }
 """Options of rclone, s5cmd, the AWS CLI, s3cmd and rsync, and asyncsink's own."""
 

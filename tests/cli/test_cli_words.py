@@ -41,6 +41,10 @@ TO = "results s3://bucket/x"
         ("preview a s3://b", "try: asyncsink plan"),
         ("configure", "try: asyncsink config"),
         ("version", "try: asyncsink --version"),
+        ("history", "try: asyncsink runs"),
+        ("failures k1.jsonl", "try: asyncsink runs show FILE"),
+        ("ls s3://bucket --summarize --human-readable", "sizes and totals are shown"),
+        (f"check {TO} --missing-on-dst list", "try: --combined"),
         ("man", "try: asyncsink help"),
         ("mount s3://b /mnt", "nothing like it here"),
         # mistyped commands, and none
