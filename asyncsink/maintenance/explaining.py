@@ -14,6 +14,7 @@ from asyncsink.engine.transfer.outcomes import forbids_run, problem_reason
 from asyncsink.errors import ConfigError
 from asyncsink.model import SourceFile, SourceProblem, Transfer
 from asyncsink.options.schema import LocalTarget, S3Target, Settings
+from asyncsink.options.values import split_bucket
 from asyncsink.paths import as_text, on_disk
 from asyncsink.report.sentences import inert
 from asyncsink.routing.tracing import RouteStep, TracingRouter
@@ -135,28 +136,93 @@ def explained(source: Source, settings: Settings, paths: Sequence[str]) -> list[
     """What an export of `source` would do with the files at `paths`. Blocking: walks the source until all are found.
 
     Args:
-        paths: files or directories, relative to the current directory or to the source. Of a directory the first
-            `EXPLAINED_MAX` files are explained.
+        paths: files or directories, relative to the current directory or to the source (of a directory the first
+            `EXPLAINED_MAX` files are explained); or URLs of objects, whose files are looked for.
 
     Raises:
-        ConfigError: the source has nothing at a path, or is a stream.
+        ConfigError: the source has nothing at a path, or for a URL, or is a stream.
     """
     if not source.replayable:
         raise ConfigError("A stream cannot be explained: its lines are read once; write them into a manifest.")
     tops = tops_of(source)
-    wanted = {path: _places(path, tops) for path in paths}
-    found: dict[str, list[Explanation]] = {path: [] for path in paths}
+    wanted = {path: _Wanted(path, tops, settings) for path in paths}
     explainer = _Explainer(discovery_of(settings, settings.target, source), settings)
+    by_key = any(each.key for each in wanted.values())
     for scanned in source.scan():
-        for path, places in wanted.items():
-            if len(found[path]) < EXPLAINED_MAX and _concerns(scanned, places):
-                found[path].append(explainer.of(scanned))
-        if source.injective and all(_is_whole(each, wanted[path]) for path, each in found.items()):
+        key = explainer.key_of(scanned) if by_key else ""
+        for each in wanted.values():
+            if each.concerns(scanned, key):
+                each.found.append(explainer.of(scanned))
+        if source.injective and all(each.is_whole for each in wanted.values()):
             break
-    for path, explanations in found.items():
-        if not explanations:
-            raise _not_found(path, wanted[path])
-    return [explanation for path in paths for explanation in found[path]]
+    for each in wanted.values():
+        each.check_found()
+    return [explanation for path in paths for explanation in wanted[path].found]
+
+
+class _Wanted:
+    """A path or URL that is to be explained.
+
+    Attributes:
+        key: of a URL, the whole key; "" for a path.
+        found: the explanations so far.
+    """
+
+    def __init__(self, path: str, tops: Sequence[str], settings: Settings) -> None:
+        self._path = path
+        self.key = _key_in(path, settings)
+        self._places = () if self.key else _places(path, tops)
+        self.found: list[Explanation] = []
+
+    def concerns(self, scanned: SourceFile | SourceProblem, key: str) -> bool:
+        """Whether an entry of the walk, with its key, has the key, is at the path, below it, or a directory above it
+        that is left out."""
+        if len(self.found) >= EXPLAINED_MAX:
+            return False
+        if self.key:
+            return key == self.key
+        path = scanned.path
+        for place in self._places:
+            if path == place or path.startswith(f"{place}/"):
+                return True
+            if isinstance(scanned, SourceProblem) and place.startswith(f"{path}/"):
+                return True
+        return False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no other entry of the walk of a directory can concern it."""
+        if len(self.found) >= EXPLAINED_MAX or (self.key and self.found):
+            return True
+        ends = {each.source for each in self.found}
+        return any(place in ends or any(place.startswith(f"{end}/") for end in ends) for place in self._places)
+
+    def check_found(self) -> None:
+        """Raise ConfigError where nothing was found."""
+        if self.found:
+            return
+        if self.key:
+            raise ConfigError(f"No file of the source gets the key {self.key!r}, with these options.")
+        if any(os.path.lexists(on_disk(place)) for place in self._places):
+            raise ConfigError(f"{self._path!r} is not among the files of the source, so that no export of it sends it.")
+        raise ConfigError(f"{self._path!r} does not exist; name a file, or a directory, of the source.")
+
+
+def _key_in(path: str, settings: Settings) -> str:
+    """The key in the URL of an object; "" for a path.
+
+    Raises:
+        ConfigError: it has no key, or the destination is another bucket.
+    """
+    if not path.lower().startswith("s3://"):
+        return ""
+    bucket, key = split_bucket(path[len("s3://") :])
+    target = settings.target
+    if not isinstance(target, S3Target) or bucket != target.bucket or not key:
+        raise ConfigError(
+            f"{path!r} is no object below the destination {target.url}; name one, or a file of the source."
+        )
+    return key
 
 
 class _Explainer:
@@ -168,6 +234,11 @@ class _Explainer:
         self._settings = settings
         self._router = TracingRouter(settings.routing, base=settings.target.url, local_base=local)
         self._local_base = local
+
+    def key_of(self, scanned: SourceFile | SourceProblem) -> str:
+        """The whole key of an entry of the walk, or ""."""
+        found = self._discovery.route(scanned) if isinstance(scanned, SourceFile) else scanned
+        return found.key if isinstance(found, Transfer) else ""
 
     def of(self, scanned: SourceFile | SourceProblem) -> Explanation:
         """The explanation of one entry of the walk."""
@@ -237,30 +308,3 @@ def _places(path: str, tops: Sequence[str]) -> tuple[str, ...]:
     relative = as_text(os.path.normpath(path))
     below = tuple(f"{top}/{relative}" for top in dict.fromkeys(tops))
     return tuple(place for place in below if os.path.lexists(on_disk(place))) or (here,)
-
-
-def _concerns(scanned: SourceFile | SourceProblem, places: Sequence[str]) -> bool:
-    """Whether an entry of the walk is at one of the places, below it, or a directory above it that is left out."""
-    path = scanned.path
-    for place in places:
-        if path == place or path.startswith(f"{place}/"):
-            return True
-        if isinstance(scanned, SourceProblem) and place.startswith(f"{path}/"):
-            return True
-    return False
-
-
-def _is_whole(explanations: Sequence[Explanation], places: Sequence[str]) -> bool:
-    """Whether no other entry of the walk of a directory can concern these places."""
-    named = any(each.source in places or _is_above(each.source, places) for each in explanations)
-    return named or len(explanations) >= EXPLAINED_MAX
-
-
-def _is_above(path: str, places: Sequence[str]) -> bool:
-    return any(place.startswith(f"{path}/") for place in places)
-
-
-def _not_found(path: str, places: Sequence[str]) -> ConfigError:
-    if any(os.path.lexists(on_disk(place)) for place in places):
-        return ConfigError(f"{path!r} is not among the files of the source, so that no export of it sends it.")
-    return ConfigError(f"{path!r} does not exist; name a file, or a directory, of the source.")

@@ -71,7 +71,7 @@ def explain(
 
     Args:
         paths: one or several files of the source, relative to the current directory or to the source; of a directory
-            the first files below it.
+            the first files below it. Or URLs of objects: the files that get these keys.
         outputs_or_directory, base_directory, options: as in `plan`.
 
     Returns:

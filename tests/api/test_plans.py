@@ -144,6 +144,12 @@ def test_paths_are_those_of_the_source_or_relative_to_it(tmp_path: Path, monkeyp
         assert (found.key, found.attribute) == ("p/masks/brain.nii", "")
     assert len(asyncsink.explain("masks", "tree", "s3://b")) == 2
     assert len(asyncsink.explain("tree", "tree", "s3://b")) == 3  # of four
+    (found,) = asyncsink.explain("s3://b/p/m/masks/brain.nii", {"m": "tree/masks"}, "s3://b/p")
+    assert found.source == f"{tmp_path}/tree/masks/brain.nii"
+    with pytest.raises(ConfigError, match="No file of the source gets the key 'p/none'"):
+        asyncsink.explain("s3://b/p/none", "tree", "s3://b/p")
+    with pytest.raises(ConfigError, match="is no object below the destination s3://b/p"):
+        asyncsink.explain("s3://c/p/none", "tree", "s3://b/p")
     with pytest.raises(ConfigError, match="'tree/none' does not exist"):
         asyncsink.explain("tree/none", "tree", "s3://b")
     with pytest.raises(ConfigError, match="is not among the files of the source"):

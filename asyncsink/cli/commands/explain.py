@@ -71,7 +71,11 @@ def _in_flags(option: str, pair: tuple[str, str] | None) -> str:
 
 
 @command(
-    Argument("PATH...", "Files of the source, or a directory in it: then its first files.", place=False),
+    Argument(
+        "PATH...",
+        "Files of the source; a directory in it (its first files); or the s3:// URL of an object.",
+        place=False,
+    ),
     DESTINATION,
     Flag(
         "--source",
