@@ -94,10 +94,17 @@ def _basis_of(resources: Resources, target: Target, discovery: Discovery | None)
     looks["HeadObject"] += max(0, traffic.requests - traffic.retries - looks.total())
     return PlanBasis(
         destination=target.url,
-        tops=tops_of(discovery.source) if discovery is not None else (),
+        folder=_shared_folder(tops_of(discovery.source)) if discovery is not None else "",
         parts=partial(_parts_of, resources.limits) if to_s3 else None,
         looks=looks if to_s3 else {},
     )
+
+
+def _shared_folder(tops: list[str]) -> str:
+    """The only top-level source, or the directory that holds all of them; "" where there is none but the root."""
+    if len(tops) == 1:
+        return tops[0]
+    return os.path.commonpath([os.path.dirname(top) for top in tops]).rstrip("/") if tops else ""
 
 
 def _parts_of(limits: Limits, size_bytes: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 from operator import itemgetter
 from typing import Any
@@ -33,22 +33,24 @@ class PlanBasis:
 
     Attributes:
         destination: its URL, without a trailing "/".
-        tops: absolute paths of the top-level sources, by entry; empty where each file is one.
+        folder: the absolute path below which files are named: the source's directory, or the one that all top-level
+            sources share; "" where there is none.
         parts: in how many parts the export sends a file of so many bytes, 0 for one PutObject; None where it sends no
             requests.
         looks: successful requests of the plan by operation; its export begins with the same.
     """
 
     destination: str = ""
-    tops: Sequence[str] = ()
+    folder: str = ""
     parts: Callable[[int], int] | None = None
     looks: Mapping[str, int] = field(default_factory=dict)
 
-    def below(self, path: str, entry: int) -> str:
-        """The part of a file's path below its top-level source; the whole path of a source that is a file."""
-        tops = self.tops
-        top = tops[0] if len(tops) == 1 else tops[entry] if 0 <= entry < len(tops) else ""
-        return path[len(top) + 1 :] if top and path.startswith(f"{top}/") else path
+    def below(self, path: str) -> str:
+        """The part of a file's path below the folder."""
+        folder = self.folder
+        if folder and path.startswith(f"{folder}/"):
+            return path[len(folder) + 1 :]
+        return path.rpartition("/")[2] if path == folder else path
 
     def name(self, planned: Planned) -> str:
         """The name of the object below the destination."""
@@ -182,9 +184,7 @@ class PlanFigures:
             # By key where sizes are equal: outcomes come in no order.
             insort(self._largest, (-size, planned.key, planned.source, planned), key=itemgetter(0, 1, 2))
             del self._largest[LARGEST_KEPT:]
-        if name != self.basis.below(planned.source, planned.entry) and (
-            self._renamed is None or planned.key < self._renamed.key
-        ):
+        if name != self.basis.below(planned.source) and (self._renamed is None or planned.key < self._renamed.key):
             self._renamed = planned
         if self.basis.parts is not None:
             self._add_requests(self.basis.parts(size))

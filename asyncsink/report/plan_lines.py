@@ -139,14 +139,14 @@ def _largest(figures: PlanFigures, paper: Paper) -> list[str]:
     for number, planned in enumerate(figures.largest):
         label = "largest" if not number else ""
         start = f"  {label:<{LABEL_COLUMNS}}{size(planned.size_bytes):>10}  "
-        path = figures.basis.below(planned.source, planned.entry)
+        path = figures.basis.below(planned.source)
         lines.append(start + paper.name(path, paper.width - len(start)))
     return lines
 
 
 def _example(figures: PlanFigures, planned: Planned, paper: Paper) -> list[str]:
     start = f"  {'for example':<{LABEL_COLUMNS}}"
-    path, key = inert(figures.basis.below(planned.source, planned.entry)), inert(planned.key)
+    path, key = inert(figures.basis.below(planned.source)), inert(planned.key)
     if len(start) + len(path) + len(key) + 2 + len(paper.arrow) <= paper.width:
         return [f"{start}{path} {paper.arrow} {key}"]
     room = paper.width - len(start)

@@ -63,7 +63,7 @@ def planned_files(report: Report) -> Iterator[PlannedFile]:
 
 
 def _row(basis: PlanBasis, number: int, outcome: Planned | Skip | Failure) -> _Row:
-    name = basis.below(outcome.source, outcome.entry) or outcome.key
+    name = basis.below(outcome.source) or outcome.key
     its = outcome.url.removeprefix(f"{basis.destination}/") if outcome.url else ""
     size_bytes, why = 0, ""
     if isinstance(outcome, Planned):

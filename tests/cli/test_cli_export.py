@@ -166,6 +166,13 @@ def test_plan_sends_nothing_and_says_what_would_be_sent(
         "  new               5 bytes  a.txt → run/a.txt",
         "  new               4 bytes  n00 → run/n00",
     ]
+    (tmp_path / "o.json").write_text('{"x": "results/a.txt", "y": ["results/sub"]}')
+    outputs = inside("plan", "o.json", f"s3://{bucket}/p", "--list").stdout.splitlines()
+    assert outputs[0] == "  new               5 bytes  a.txt → x/a.txt"
+    assert outputs[2] == "  new              12 bytes  sub/deep/c.json → y/sub/deep/c.json"
+    refused = inside("plan", "results", f"s3://{bucket}", "--prices", "put0.005")
+    assert (refused.code, refused.stdout) == (2, "")
+    assert "--prices 'put0.005' is neither prices nor a file; expected some of put=0.005" in refused.stderr
     assert listed[29] == ""
     assert listed[30].startswith(f" {results}")
     assert keys() == ["a.txt"]

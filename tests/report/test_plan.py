@@ -20,7 +20,7 @@ from asyncsink.report.report import Report, RunEnd
 
 BASIS = PlanBasis(
     destination="s3://b/study",
-    tops=["/work/derivatives"],
+    folder="/work/derivatives",
     parts=lambda size_bytes: -(-size_bytes // (8 * MIB)) if size_bytes >= 8 * MIB else 0,
     looks={"ListObjectsV2": 2},
 )

@@ -32,7 +32,7 @@ def report_of(*outcomes: Outcome, **facts: Any) -> Report:
     of_export = {name: facts.pop(name) for name in ("out_file", "objects_found") if name in facts}
     destination = facts.pop("destination", "s3://b/p")
     if facts.pop("dry_run", False):
-        of_export["basis"] = PlanBasis(destination=destination, tops=["/d"])
+        of_export["basis"] = PlanBasis(destination=destination, folder="/d")
     return Report(log, destination, RunEnd(**{"elapsed_seconds": 2.0, "transport": "wire"} | facts), **of_export)
 
 

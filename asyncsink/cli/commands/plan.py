@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
@@ -63,11 +64,13 @@ def _print_plan(report: Report, output: Output, *, title: str, lists: bool, pric
             output.say("\n".join(lines), exact=True)
         output.say("", exact=True)
     lines = [report.headline()] if report.interrupted else plan_heading(title, report.destination, paper)
-    lines += plan_rows(report.figures(), report.counts, paper, prices=prices)
+    figures = report.figures()
+    lines += plan_rows(figures, report.counts, paper, prices=prices)
     if not report.objects_planned and report.ok:
         lines.append("  An export would send nothing.")
     elif not lists:
-        lines += textwrap.wrap(HINT, paper.width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+        hint = HINT if figures.requests else HINT.replace(" --prices for the cost,", "")
+        lines += textwrap.wrap(hint, paper.width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     output.say("\n".join(lines), exact=True)
 
 
@@ -96,6 +99,10 @@ def read_prices(text: str) -> Prices:
     if "=" in text:
         pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
         return prices_of({name.strip(): value.strip() for name, _, value in pairs}, "--prices")
+    if not os.path.lexists(text):
+        raise ConfigError(
+            f"--prices {text!r} is neither prices nor a file; expected some of {PRICES}, or a TOML file of these."
+        )
     import tomllib
 
     from asyncsink.sources.base import given_path, open_description
