@@ -91,7 +91,8 @@ def _basis_of(resources: Resources, target: Target, discovery: Discovery | None)
     to_s3, traffic = isinstance(target, S3Target), resources.progress.traffic
     looks = Counter(traffic.successes)
     # What fails in a plan without ending it are looks at objects that are not there; S3 counts them as requests too.
-    looks["HeadObject"] += max(0, traffic.requests - traffic.retries - looks.total())
+    if (missing := traffic.requests - traffic.retries - looks.total()) > 0:
+        looks["HeadObject"] += missing
     return PlanBasis(
         destination=target.url,
         folder=_shared_folder(tops_of(discovery.source)) if discovery is not None else "",
