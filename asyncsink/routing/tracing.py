@@ -72,8 +72,10 @@ class TracingRouter(Router):
             self._step("the key is given with the source; no rule changes it", source.key)
         elif not source.attribute:
             name = source.relative or basename_of(source)
-            below = "a directory's files keep their path below it" if source.relative else "a file keeps its own name"
-            self._step(below, name, rules=(26,) if source.relative else (13,))
+            if "/" in name:
+                self._step("a directory's files keep their path below it", name, rules=(26,))
+            else:
+                self._step("a file keeps its own name", name, rules=(13,))
             if self.folder:
                 self._into_container(self.folder + name)
         return super().route(source)

@@ -40,6 +40,13 @@ def test_the_source_of_the_export_decides(inside: Cli, results: Path, tmp_path: 
         ended = inside("explain", path, "s3://b/p", *how, "--substitute", r"b\=1=b-one", "--json")
         assert (ended.code, ended.stderr) == (0, "")
         assert [each["key"] for each in ended.json["explained"]] == [expected]
+    alone = inside("explain", "results/sub/b=1.nii", "results/a.txt", "s3://b/p", "--json")
+    assert [each["key"] for each in alone.json["explained"]] == ["p/b=1.nii", "p/a.txt"]
+    assert "As asyncsink export PATH… DESTINATION has it; --source names" in alone.stderr
+    both = inside(
+        "explain", "results/a.txt", "s3://b", "--source", "results/sub", "--source", "results/a.txt", "--json"
+    )
+    assert [each["key"] for each in both.json["explained"]] == ["a.txt"]
     whole = inside("explain", "results", "s3://b/p", "--substitute", r"b\=1=b-one", "--exclude", "*.txt")
     assert whole.code == 1
     assert whole.stdout.startswith(
@@ -51,7 +58,10 @@ def test_the_source_of_the_export_decides(inside: Cli, results: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["results/a.txt", "s3://b"], "What is exported is not named; add --source"),
+        (["s3://b/a.txt", "s3://b"], "What is exported is not named; add --source"),
+        (["results/a.txt", "s3://b", "--outputs", "o.yaml", "--attribute", "x"], "a list of files has its own"),
+        (["results/a.txt", "s3://b", "--outputs", "o.yaml", "--source", "x"], "--outputs and SOURCE both say"),
+        (["nowhere", "s3://b"], "'nowhere' cannot be read"),
         (["results/none", "s3://b", "--source", "results"], "'results/none' does not exist"),
         (["o.yaml", "s3://b", "--source", "results"], "is not among the files of the source"),
         (["results/a.txt", "s3://b", "--source", "-"], "--source - is a stream"),
@@ -64,3 +74,19 @@ def test_what_cannot_be_explained(inside: Cli, results: Path, tmp_path: Path, wo
     ended = inside("explain", *words)
     assert (ended.code, ended.stdout) == (2, "")
     assert said in ended.stderr
+
+
+def test_what_chose_a_file_and_its_options_is_said(inside: Cli, results: Path) -> None:
+    (results / ".git").mkdir()
+    (results / ".git/HEAD").write_text("x")
+    (results / "sub/.asyncsinkignore").write_text("deep/\n")
+    options = ("--source", "results", "--preset", "bids", "--max-size", "4B", "--set", "*.nii:storage_class=GLACIER_IR")
+    said = {
+        name: inside("explain", name, "s3://b", *options).stdout
+        for name in (".git/HEAD", "sub/deep/c.json", "a.txt", "sub/b=1.nii")
+    }
+    assert "! it is not sent: " in said[".git/HEAD"]
+    assert "of the preset bids" in said[".git/HEAD"]
+    assert ".asyncsinkignore" in said["sub/deep/c.json"]
+    assert "larger than 4 bytes" in said["a.txt"]
+    assert "storage class GLACIER_IR" in said["sub/b=1.nii"]

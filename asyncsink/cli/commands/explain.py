@@ -33,7 +33,7 @@ def explain_command(
 
     try:
         settings = parse_options(destination, options_of(given))
-        found = explained(_source(paths, settings, source, attribute), settings, paths)
+        found = explained(_source(paths, settings, source, attribute, output), settings, paths)
     except AsyncSinkError as error:
         output.error(error)
         return 2
@@ -45,22 +45,28 @@ def explain_command(
     return 1 if any(each.left_out for each in found) else 0
 
 
-def _source(paths: Sequence[str], settings: Settings, source: SourceWords, attribute: str | None) -> Source:
-    """What is exported: the named source, paths on an attribute, or the one directory that is to be explained."""
-    from asyncsink.sources.opening import directory_source, outputs_source
+def _source(
+    paths: Sequence[str], settings: Settings, source: SourceWords, attribute: str | None, output: Output
+) -> Source:
+    """What is exported: what is named, paths on an attribute, or the paths themselves."""
+    from asyncsink.sources.opening import outputs_source
 
     if source.paths == ("-",):
         raise ConfigError("--source - is a stream, whose lines are read once; name the files with --attribute instead.")
     if attribute is not None:
+        if source.outputs or source.source_manifest:
+            raise ConfigError("--attribute is for files that are named here; a list of files has its own.")
         return outputs_source({attribute: list(source.paths or paths)}, settings)
     if str(source):
+        source.check("")
         return source.open(settings)[0]
-    if len(paths) == 1 and os.path.isdir(paths[0]):
-        return directory_source(paths[0], settings)
-    raise ConfigError(
-        "What is exported is not named; add --source, the SOURCE of your export (or its --outputs or "
-        "--source-manifest), or --attribute NAME for files that arrive on a DataSink attribute."
-    )
+    if any(path.lower().startswith("s3:") for path in paths):
+        raise ConfigError("What is exported is not named; add --source, the SOURCE of your export, to look there.")
+    found = SourceWords(tuple(paths)).open(settings)[0]
+    if len(paths) > 1 or not os.path.isdir(paths[0]):
+        words = "PATH" if len(paths) == 1 else "PATH…"
+        output.note(f"As asyncsink export {words} DESTINATION has it; --source names the SOURCE of another export.")
+    return found
 
 
 def _in_flags(option: str, pair: tuple[str, str] | None) -> str:
@@ -79,8 +85,9 @@ def _in_flags(option: str, pair: tuple[str, str] | None) -> str:
     DESTINATION,
     Flag(
         "--source",
-        "What is exported, as SOURCE of asyncsink export; may be left out where PATH is that directory.",
+        "What is exported, as SOURCE of asyncsink export; repeatable. Without it, PATH itself is.",
         metavar="SOURCE",
+        repeated=True,
         everyday="the SOURCE of the export",
     ),
     *list_flags(),
@@ -102,7 +109,7 @@ def explain(
     path: tuple[str, ...],
     destination: str,
     *,
-    source: str | None,
+    source: Sequence[str],
     outputs: str | None,
     source_manifest: str | None,
     attribute: str | None,
@@ -113,5 +120,5 @@ def explain(
     The numbers of rules are those of `asyncsink help nipype`. Repeat the options of your export. Exit code 1: an export
     would not send one of the files.
     """
-    words = words_of([] if source is None else [source], outputs, source_manifest)
+    words = words_of(source, outputs, source_manifest)
     return explain_command(path, destination, given, source=words, attribute=attribute, output=output_of(given))
