@@ -119,8 +119,9 @@ def _amounts(figures: PlanFigures, counts: Counts, paper: Paper) -> list[str]:
         # What is left out may be a directory, whose files nobody has counted.
         noun = "file" if size_bytes is not None or label == "cannot be sent" else "path"
         files = f"{number:>9,} {noun if number == 1 else f'{noun}s':<5}"
-        amount = f"{size(size_bytes) if size_bytes is not None else '':>10}"
-        text = f"  {label:<{LABEL_COLUMNS}}{files} {amount}"
+        text = f"  {label:<{LABEL_COLUMNS}}{files}"
+        if size_bytes is not None:
+            text += f" {size(size_bytes):>10}"
         if why and len(text) + 2 + len(inert(why)) <= paper.width:
             lines.append(f"{text}  {inert(why)}")
             continue

@@ -100,7 +100,7 @@ def test_the_screen_of_a_plan_at_80_columns() -> None:
   new                    3 files   20.0 MiB
   changed                1 file     8.0 MiB  size differs
   unchanged              1 file     7 bytes
-  left out               1 path              excluded by '.git'
+  left out               1 path   excluded by '.git'
   cannot be sent         1 file
   largest          20.0 MiB  sub-02/func/bold.nii.gz
                     8.0 MiB  sub-01/func/bold.nii.gz
