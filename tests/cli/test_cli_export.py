@@ -167,7 +167,7 @@ def test_plan_sends_nothing_and_says_what_would_be_sent(
         "  new               4 bytes  n00 → run/n00",
     ]
     (tmp_path / "o.json").write_text('{"x": "results/a.txt", "y": ["results/sub"]}')
-    outputs = inside("plan", "o.json", f"s3://{bucket}/p", "--list").stdout.splitlines()
+    outputs = inside("plan", "--outputs", "o.json", f"s3://{bucket}/p", "--list").stdout.splitlines()
     assert outputs[0] == "  new               5 bytes  a.txt → x/a.txt"
     assert outputs[2] == "  new              12 bytes  sub/deep/c.json → y/sub/deep/c.json"
     refused = inside("plan", "results", f"s3://{bucket}", "--prices", "put0.005")

@@ -131,8 +131,8 @@ def read_prices(text: str) -> Prices:
     Flag(
         "--prices",
         "Show the cost: prices of 1,000 PUT or LIST requests (put), of 1,000 others (get), and of a GiB in a month "
-        f"(storage), such as {PRICES}; or a TOML file with these names.",
-        metavar="PRICES|FILE",
+        "(storage), such as put=0.005,storage=0.023; or a TOML file with these names.",
+        metavar="PRICES",
         everyday="the cost, by prices such as put=0.005,storage=0.023",
     ),
     rows="export",
