@@ -2,13 +2,15 @@
 the largest and the slowest, and the first files.
 
 The outcomes are read back from the run's log when it has ended, block by block; nothing is counted for runs without a
-page. A block is decoded by one call of `json.loads`: an `Outcome` for each line would take three times as long.
+page.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from heapq import heappush, heappushpop
 from operator import itemgetter
@@ -46,6 +48,41 @@ def short(text: str, length: int = TEXT_MAX) -> str:
     """A text from outside, inert, and of bounded length."""
     text = inert(text)
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+_LINE: Final = r'\{"record":"\w+","source":"[^"\\]*","key":"([^"\\]+)","url":"[^"\\]*","size_bytes":(\d+),%s[^\n]*\n?'
+_PLAIN: Final = re.compile(_LINE % "")
+_PLAIN_RECEIPT: Final = re.compile(
+    _LINE % r'"checksum":[^,]*,"etag":"[^"\\]*","version_id":"[^"\\]*","attempts":\d+,"seconds":([^,]+),'
+)
+
+
+def _columns_of(kind: type[Outcome], lines: Sequence[bytes]) -> tuple[Sequence[str], Sequence[int], Sequence[float]]:
+    """Keys (sources of files without one) and sizes, and of receipts the seconds.
+
+    Most lines have no escaped character: a regular expression finds these values in a fifth of the time that decoding
+    takes. Where it does not find all of them, the lines are decoded.
+    """
+    text = b"".join(lines).decode("ascii")
+    found = (_PLAIN_RECEIPT if kind is Receipt else _PLAIN).findall(text)
+    if len(found) == len(lines):
+        columns = list(zip(*found, strict=True))
+        return columns[0], list(map(int, columns[1])), list(map(float, columns[2])) if kind is Receipt else []
+    records = _decoded(lines)
+    keys = [record["key"] or record["source"] for record in records]
+    sizes = [record.get("size_bytes", 0) for record in records]
+    return keys, sizes, [record["seconds"] for record in records] if kind is Receipt else []
+
+
+def _decoded(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    decoded: list[dict[str, Any]] = json.loads(b"[%b]" % b",".join(lines))
+    return decoded
+
+
+def _written_bytes(rows: list[list[Any]]) -> int:
+    """The size of rows in the page."""
+    text = json.dumps(rows, ensure_ascii=False)
+    return len(text.encode()) + 5 * text.count("<")
 
 
 def kind_in_bids(name: str) -> str:
@@ -86,15 +123,16 @@ class Aggregates:
         self._moved = moved
         self.folders: dict[str, Group] = {}
         self.kinds: dict[str, Group] = {}
-        self.sizes: dict[int, int] = {}
-        self.times: dict[int, int] = {}
+        self.sizes: Counter[int] = Counter()
+        self.times: Counter[int] = Counter()
         self.files: list[list[Any]] = []
         self.files_full = False
         self.objects = 0
         self._files_bytes = 0
-        # The second value, which no two have, decides between equals: records cannot be compared.
-        self._largest: list[tuple[int, int, dict[str, Any]]] = []
-        self._slowest: list[tuple[float, int, dict[str, Any]]] = []
+        self._endings: dict[str, Group] = {}
+        # The second value, which no two have, keeps the first of equals.
+        self._largest: list[tuple[float, int, bytes]] = []
+        self._slowest: list[tuple[float, int, bytes]] = []
 
     def __repr__(self) -> str:
         return f"<Aggregates of {self.objects:,} outcomes>"
@@ -105,56 +143,61 @@ class Aggregates:
             number, total = log.first(kind), log.count(kind)
             while number < total:
                 start, lines = log.read(kind, number)
-                records = json.loads(b"[%b]" % b",".join(lines))[number - start :]
-                self._count(kind, records)
-                if kind is not Failure or len(self.files) < FAILURES_FIRST:
-                    self._show(kind, records)
-                number = start + len(lines)
+                lines = lines[number - start :]
+                number += len(lines)
+                self._count(kind, lines)
+                if not self.files_full and (kind is not Failure or len(self.files) < FAILURES_FIRST):
+                    self._show(kind, lines)
 
-    def _count(self, kind: type[Outcome], records: Sequence[dict[str, Any]]) -> None:
-        folders, kinds, sizes, times = self.folders, self.kinds, self.sizes, self.times
-        failed, timed = int(kind is Failure), kind is Receipt
-        largest, slowest = self._largest, self._slowest
-        for number, record in enumerate(records, self.objects):
-            folder, _, name = (record["key"] or record["source"]).rpartition("/")
-            size = record.get("size_bytes", 0)
-            its_kind = kind_in_bids(name)
-            for groups, its in ((folders, folder), (kinds, its_kind)):
-                group = groups.get(its)
-                if group is None:
-                    group = groups.setdefault(its if len(groups) < GROUPS_MAX else OTHERS, Group())
-                group.objects += 1
-                group.bytes += size
-                group.failed += failed
-            if failed:
-                continue
-            bits = size.bit_length()
-            sizes[bits] = sizes.get(bits, 0) + 1
-            if len(largest) < TOP:
-                heappush(largest, (size, -number, record))
-            elif size > largest[0][0]:
-                heappushpop(largest, (size, -number, record))
-            if timed:
-                seconds = record["seconds"]
-                step = step_of_seconds(seconds)
-                times[step] = times.get(step, 0) + 1
-                if len(slowest) < TOP:
-                    heappush(slowest, (seconds, -number, record))
-                elif seconds > slowest[0][0]:
-                    heappushpop(slowest, (seconds, -number, record))
-        self.objects += len(records)
-
-    def _show(self, kind: type[Outcome], records: Sequence[dict[str, Any]]) -> None:
-        """Add rows to the table, as long as there is room."""
-        if self.files_full:
+    def _count(self, kind: type[Outcome], lines: Sequence[bytes]) -> None:
+        keys, sizes, seconds = _columns_of(kind, lines)
+        self._group(keys, sizes, failed=int(kind is Failure))
+        first, self.objects = self.objects, self.objects + len(lines)
+        if kind is Failure:
             return
-        for record in records:
-            row = self.row(kind, record)
-            self._files_bytes += len(json.dumps(row, ensure_ascii=False).encode()) + 2
-            self.files_full = len(self.files) == FILES_MAX or self._files_bytes > FILES_BYTES_MAX
-            if self.files_full:
-                return
-            self.files.append(row)
+        self.sizes.update(map(int.bit_length, sizes))
+        self.times.update(map(step_of_seconds, seconds))
+        for heap, values in ((self._largest, sizes), (self._slowest, seconds)):
+            if values and (len(heap) < TOP or max(values) > heap[0][0]):
+                for number, value in enumerate(values):
+                    if len(heap) < TOP:
+                        heappush(heap, (value, -first - number, lines[number]))
+                    elif value > heap[0][0]:
+                        heappushpop(heap, (value, -first - number, lines[number]))
+
+    def _group(self, keys: Sequence[str], sizes: Sequence[int], *, failed: int) -> None:
+        folders, kinds, endings = self.folders, self.kinds, self._endings
+        for key, size in zip(keys, sizes, strict=True):
+            folder, _, name = key.rpartition("/")
+            group = folders.get(folder)
+            if group is None:
+                group = folders.setdefault(folder if len(folders) < GROUPS_MAX else OTHERS, Group())
+            group.objects += 1
+            group.bytes += size
+            group.failed += failed
+            # A study has few endings, and many names.
+            ending = name[name.rfind("_") :] if name.startswith("sub-") else name
+            group = endings.get(ending)
+            if group is None:
+                kind = kind_in_bids(name)
+                group = kinds.get(kind)
+                if group is None:
+                    group = kinds.setdefault(kind if len(kinds) < GROUPS_MAX else OTHERS, Group())
+                if len(endings) < GROUPS_MAX:
+                    endings[ending] = group
+            group.objects += 1
+            group.bytes += size
+            group.failed += failed
+
+    def _show(self, kind: type[Outcome], lines: Sequence[bytes]) -> None:
+        """Add rows to the table, as long as there is room."""
+        rows = [self.row(kind, record) for record in _decoded(lines[: FILES_MAX - len(self.files)])]
+        self._files_bytes += _written_bytes(rows)
+        while rows and self._files_bytes > FILES_BYTES_MAX:
+            self._files_bytes -= _written_bytes([rows.pop()])
+            self.files_full = True
+        self.files += rows
+        self.files_full = self.files_full or len(self.files) == FILES_MAX
 
     def row(self, kind: type[Outcome], record: dict[str, Any]) -> list[Any]:
         """The values of COLUMNS."""
@@ -172,9 +215,9 @@ class Aggregates:
             record.get("size_bytes"),
             None if seconds is None else round(seconds, 4),
             record.get("attempts", 0),
-            short(checksum),
+            short(checksum) if checksum else "",
             record.get("confirmed_by", ""),
-            short(note),
+            short(note) if note else "",
         ]
 
     def name(self, record: dict[str, Any]) -> str:
@@ -184,13 +227,14 @@ class Aggregates:
 
     def largest(self) -> list[dict[str, Any]]:
         """The largest files, the largest first."""
-        return [self._top(record) for _, _, record in sorted(self._largest, key=itemgetter(0, 1), reverse=True)]
+        return [self._top(line) for _, _, line in sorted(self._largest, key=itemgetter(0, 1), reverse=True)]
 
     def slowest(self) -> list[dict[str, Any]]:
         """The files that took longest, from the first read to the last confirmation, the slowest first."""
-        return [self._top(record) for _, _, record in sorted(self._slowest, key=itemgetter(0, 1), reverse=True)]
+        return [self._top(line) for _, _, line in sorted(self._slowest, key=itemgetter(0, 1), reverse=True)]
 
-    def _top(self, record: dict[str, Any]) -> dict[str, Any]:
+    def _top(self, line: bytes) -> dict[str, Any]:
+        record = json.loads(line)
         seconds = record.get("seconds")
         return {
             "key": self.name(record),

@@ -138,8 +138,8 @@ def content_of(
         "percentiles": {str(percent): sums.percentile(percent) for percent in PERCENTS if sums.times},
         "slowest": sums.slowest(),
         "largest": sums.largest(),
-        "causes": list(_causes(report)),
-        "left_out": _left_out(report),
+        "causes": list(_causes(report, facts)),
+        "left_out": _left_out(report, facts),
         "check": _check(report.target, facts, receipt),
         "files": {
             "prefix": inert(facts.prefix),
@@ -158,7 +158,7 @@ def _groups(groups: list[tuple[str, Group]]) -> list[dict[str, Any]]:
     ]
 
 
-def _causes(report: RunReport) -> Iterator[dict[str, Any]]:
+def _causes(report: RunReport, facts: RunFacts) -> Iterator[dict[str, Any]]:
     stages: dict[str, str] = {}
 
     def lines() -> Iterator[tuple[str, str, str]]:
@@ -175,21 +175,26 @@ def _causes(report: RunReport) -> Iterator[dict[str, Any]]:
             "sentence": short(sentence or "other causes"),
             "cure": cure_of(error, stages.get(cause.sentence, "")),
             "failures": cause.failures,
-            "examples": [short(example) for example in cause.examples],
+            "examples": [_below(example, facts) for example in cause.examples],
         }
 
 
-def _left_out(report: RunReport) -> list[dict[str, Any]]:
+def _left_out(report: RunReport, facts: RunFacts) -> list[dict[str, Any]]:
     examples: dict[str, list[str]] = {}
     for source, reason in report.counts.not_published:
         some = examples.setdefault(reason, [])
         if len(some) < LEFT_OUT_SHOWN:
-            some.append(short(source))
+            some.append(_below(source, facts))
     reasons: Counter[str] = report.counts.left_out_reasons
     return [
         {"reason": short(reason), "objects": number, "examples": examples.get(reason, [])}
         for reason, number in reasons.most_common()
     ]
+
+
+def _below(path: str, facts: RunFacts) -> str:
+    """The path of a file, below the only source where there is one."""
+    return short(path.removeprefix(f"{facts.sources[0]}/") if len(facts.sources) == 1 else path)
 
 
 def _check(target: str, facts: RunFacts, receipt: KeptReceipt | None) -> dict[str, str]:

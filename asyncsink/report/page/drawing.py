@@ -98,7 +98,9 @@ def chart_of(time: dict[str, Any]) -> Chart | None:
     strips = []
     if most_bytes:
         top = nice_size(most_bytes)
-        strips.append(Strip("Throughput", "bytes", f"{size(top)}/s", _area(across, byte_rates, top)))
+        strips.append(
+            Strip("Throughput", "bytes", f"{size(top).replace('.0 ', ' ')}/s", _area(across, byte_rates, top))
+        )
     if most_objects:
         top = nice(most_objects)
         strips.append(Strip("Files", "objects", f"{top:,.4g} /s", _area(across, object_rates, top)))
