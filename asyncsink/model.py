@@ -395,7 +395,7 @@ class _Caused:
         return self
 
 
-FailureStage = Literal["source", "routing", "upload", "local copy", "download"]
+FailureStage = Literal["source", "routing", "upload", "local copy", "download", "delete"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,7 @@ class GrabFeed:
             if (receipt := receipts[key]) is not None:
                 items.append(replace(wanted, receipt=receipt))
                 continue
-            self._recorder.add([unlisted(self._url(key), key, wanted.listed.size_bytes)])
+            self._recorder.add([unlisted(self._url(key), key)])
             await self._recorder.room()
         return items
 

@@ -10,7 +10,7 @@ from functools import partial
 import anyio
 import anyio.to_thread
 
-from asyncsink.engine.closing.ending import publish_all
+from asyncsink.engine.closing.ending import WholeRun
 from asyncsink.engine.open_run import RunBuilder
 from asyncsink.engine.planning.producer import feed_discovery
 from asyncsink.engine.planning.survey import Survey, take_survey
@@ -97,6 +97,8 @@ async def run_source(
             found = survey.kept if source.replayable and survey.kept.in_memory else None
             async with builder.open(forecast, found) as run:
                 discovery = discovery_of(settings, run.target, source, in_shard=True)
+                whole = WholeRun(run, discovery, survey)
+                await whole.prepare(exits)
                 await run.begin()
                 if settings.remove_dest_dir and not dry_run:
                     local = settings.local_copy.directory if settings.local_copy is not None else ""
@@ -115,7 +117,7 @@ async def run_source(
                     resources=resources,
                     journal=run.journal,
                 )
-                return await publish_all(run, discovery, feed, page)
+                return await whole.publish(feed, page)
     except BaseExceptionGroup as group:
         raise surface(group) from None
     finally:

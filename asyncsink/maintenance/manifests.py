@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 
 from asyncsink.errors import ConfigError
-from asyncsink.model import Failure, Planned, Receipt, Skip
+from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip
 from asyncsink.options.typed import StrPath
+from asyncsink.report.closing import Deletion
 from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, read_manifest
 from asyncsink.report.manifest_file import PARTIAL
 from asyncsink.splitting.files import SPLIT_FILE, read_plan
@@ -51,14 +52,16 @@ class ManifestInput:
     failed: int = 0
     copies_failed: int = 0
 
-    def read(self) -> Iterator[ManifestRecord]:
-        """Its records, which are counted as they pass. Blocking.
+    def read(self) -> Iterator[Outcome | ManifestEnd]:
+        """Its outcomes and its end, which are counted as they pass. Blocking.
 
         Raises:
             ConfigError: as `read_manifest`.
         """
         self.ended, self.found, self.failed, self.copies_failed = None, {}, 0, 0
         for record in read_manifest(self.path).records():
+            if isinstance(record, Deletion):
+                continue
             if isinstance(record, ManifestEnd):
                 self.ended = record
             else:

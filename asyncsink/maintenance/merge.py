@@ -38,7 +38,7 @@ from asyncsink.model import Failure, Outcome, Receipt, Skip, promise_of
 from asyncsink.options.parse import parse_target
 from asyncsink.options.schema import LocalTarget, S3Target
 from asyncsink.paths import encoded_name
-from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestRecord, ManifestWriter
+from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ManifestWriter
 from asyncsink.report.manifest_file import PARTIAL
 from asyncsink.report.outcomes import Counts, decode, encode
 from asyncsink.report.report import BaseReport
@@ -204,7 +204,7 @@ class Merger:
         """Close the database."""
         self._database.close()
 
-    def add(self, number: int, records: Iterable[ManifestRecord]) -> None:
+    def add(self, number: int, records: Iterable[Outcome | ManifestEnd]) -> None:
         """Add records of the manifest with this number; a higher number began later, and is added later."""
         with self._database.at_once():
             for record in records:

@@ -68,6 +68,7 @@ from asyncsink.options.values import (
 from asyncsink.paths import as_text
 
 RETRIES_MAX = 100
+_DELETE_MAX = re.compile(r"[0-9]{1,12}|[0-9]{1,2}(\.[0-9]+)?%|100%")
 INDEX_SUFFIXES = (".csv", ".json", ".jsonl")
 PART_SIZE_BYTES_MIN, PART_SIZE_BYTES_MAX = 5 * MIB, 5 * GIB
 
@@ -392,7 +393,21 @@ def _policies(given: Mapping[str, Any], journal: JournalChoice) -> Policies:
 
 
 def _together(given: Mapping[str, Any], target: Target) -> Together:
-    together = _part(Together, given)
+    most = given.get("delete_max")
+    together = _part(Together, {**given, "delete_max": None if most is None else str(most)})
+    if together.delete_max and not _DELETE_MAX.fullmatch(together.delete_max):
+        raise ConfigError(f"delete_max={most!r} is no number of objects; expected one such as 500, or 5% of them.")
+    if together.delete_max and not together.delete_extraneous:
+        raise ConfigError("delete_max bounds delete_extraneous, which is not given; give both, or neither.")
+    if together.delete_extraneous and given.get("files_from") is not None:
+        raise ConfigError(
+            "delete_extraneous and files_from contradict each other: the list names some of the files, and the objects "
+            "of all others would be extraneous; give one of them."
+        )
+    if together.delete_extraneous and not isinstance(target, S3Target):
+        raise ConfigError(
+            f"delete_extraneous is given, but the destination {target.url} is no bucket; expected s3://bucket/prefix."
+        )
     index = together.index
     for name, value in (("index", index), ("complete_marker", together.complete_marker)):
         if value and not isinstance(target, S3Target):

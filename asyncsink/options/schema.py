@@ -442,6 +442,12 @@ PANELS: dict[str, tuple[Option, ...]] = {
                "At the very end publish NAME below DESTINATION, if everything succeeded; it is removed before a run "
                "changes an object.",
                Together, metavar="NAME"),
+        Option("delete_extraneous", "flag",
+               "When all is published, delete objects below DESTINATION that no source has and exclude does not match.",
+               Together),
+        Option("delete_max", "text",
+               "Most objects to delete: a number, or a share of those that are there (5%); else nothing is sent.",
+               Together, metavar="N|P%", shown="10%, at least 10 and at most 1,000"),
     ),
     "What to do when": (
         Option("overwrite", "choice",

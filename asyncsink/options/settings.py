@@ -167,7 +167,11 @@ class Together:
 
     Attributes:
         index, complete_marker: names of objects below the prefix, or "".
+        delete_extraneous: whether objects below the prefix that no source maps to are deleted.
+        delete_max: most of these objects: a number, a share ("10%"), or "" for the default.
     """
 
     index: str = ""
     complete_marker: str = ""
+    delete_extraneous: bool = False
+    delete_max: str = ""

@@ -118,6 +118,8 @@ class ExportOptions(ConnectionOptions, total=False):
     index: str | None
     complete_marker: str | None
     report: StrPath | None
+    delete_extraneous: bool
+    delete_max: int | str | None
     journal: StrPath | Literal[False] | None
     bandwidth_bytes_per_second: int | str | None
     shard: str | tuple[int, int] | None

@@ -70,6 +70,10 @@ class EarlierProofs:
             for outcome, promise in zip(outcomes, promises, strict=True)
         ]
 
+    def drop(self, keys: Sequence[str]) -> None:
+        """Remove the proofs of objects that were deleted."""
+        self._taken(keys)
+
     def left(self) -> dict[int, int]:
         """The number of proofs of each manifest that were not carried over; manifests without any are omitted."""
         if self._disk is None:

@@ -2,6 +2,7 @@
 
     {"record": "run", …}                                  first line: what was run, see ManifestHeader
     {"record": "receipt" | "skip" | "failure" | "planned", …}     one per outcome, see asyncsink.model
+    {"record": "deletion", …}                             one per deleted extraneous object, see report/closing.py
     {"record": "end", …}                                  last line: see ManifestEnd; missing where a run was killed
 
 A batch of outcomes is in the file before any of them is reported, so the file of a killed run is correct. It keeps the
@@ -29,6 +30,7 @@ import anyio.to_thread
 
 from asyncsink.errors import AsyncSinkError, ConfigError, DestinationFull, JournalError
 from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip, promise_of
+from asyncsink.report.closing import Deletion
 from asyncsink.report.earlier_proofs import EarlierProofs
 from asyncsink.report.manifest_file import PARTIAL, ManifestFiles, open_files, open_regular_descriptor
 from asyncsink.report.outcomes import OutcomeLines, encoded, outcome_of
@@ -36,7 +38,7 @@ from asyncsink.value import dataclass
 
 R = TypeVar("R", Receipt, Skip, Failure)
 
-_HEADER_RECORD, _END_RECORD = "run", "end"
+_HEADER_RECORD, _DELETION_RECORD, _END_RECORD = "run", "deletion", "end"
 _END_BYTES_MAX = 4096
 """Bytes in which an end record has room."""
 _KINDS: dict[type, str] = {Receipt: "receipts", Skip: "skips", Failure: "failures", Planned: "planned"}
@@ -90,7 +92,7 @@ class ManifestEnd:
     ended: str = ""
 
 
-ManifestRecord = Outcome | ManifestEnd
+ManifestRecord = Outcome | Deletion | ManifestEnd
 
 
 # -- Reading -----------------------------------------------------------------------------------------------------------
@@ -132,7 +134,7 @@ class ReceiptManifest:
 
     def __iter__(self) -> Iterator[Outcome]:
         """The outcomes, without the end."""
-        return (record for record in self.records() if not isinstance(record, ManifestEnd))
+        return (record for record in self.records() if not isinstance(record, ManifestEnd | Deletion))
 
     @property
     def receipts(self) -> RecordsOf[Receipt]:
@@ -148,6 +150,11 @@ class ReceiptManifest:
     def failures(self) -> RecordsOf[Failure]:
         """The objects that were not published, and the local copies that were not made."""
         return RecordsOf(self, Failure)
+
+    @property
+    def deletions(self) -> Iterator[Deletion]:
+        """The extraneous objects that the run deleted."""
+        return (record for record in self.records() if isinstance(record, Deletion))
 
     @property
     def end(self) -> ManifestEnd | None:
@@ -238,9 +245,20 @@ def _records(name: str, lines: Iterator[tuple[int, dict[str, Any]]]) -> Iterator
             raise ConfigError(f"{name!r}, line {number}: expected nothing after the end record.")
         try:
             ended = record.get("record") == _END_RECORD
-            yield _end_of(record) if ended else outcome_of(record)
+            if record.get("record") == _DELETION_RECORD:
+                yield _deletion_of(record)
+            else:
+                yield _end_of(record) if ended else outcome_of(record)
         except ValueError as error:
             raise ConfigError(f"{name!r}, line {number}: {error}.") from error
+
+
+def _deletion_of(record: dict[str, Any]) -> Deletion:
+    values = {each.name: record.get(each.name, each.default) for each in fields(Deletion)}
+    for name, value in values.items():
+        if type(value) is not (int if name == "size_bytes" else str):
+            raise ValueError(f"{name} is missing, or has another kind of value")
+    return Deletion(**values)
 
 
 def _end_of(record: dict[str, Any]) -> ManifestEnd:
@@ -391,6 +409,13 @@ class ManifestWriter:
         await self._append(batch.text)
         for run in batch.runs:
             self._counts[_KINDS[run.kind]] += run.count
+
+    async def write_deletions(self, deletions: Sequence[Deletion]) -> None:
+        """Append deletions; what earlier manifests prove of these objects holds no longer. Raises as `write`."""
+        if self._earlier is not None:
+            await anyio.to_thread.run_sync(self._earlier.drop, [deletion.key for deletion in deletions])
+        lines = [json.dumps({"record": _DELETION_RECORD, **asdict(deletion)}) for deletion in deletions]
+        await self._append("".join(f"{line}\n" for line in lines).encode("ascii"))
 
     async def close(self, *, interrupted: bool, merged: bool = False) -> None:
         """Write the last line and fsync the file; unless the run was interrupted, rename it to NAME. Harmless when

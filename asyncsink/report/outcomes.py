@@ -34,7 +34,8 @@ class Counts:
     """Numbers of outcomes by kind, and related sums.
 
     Attributes:
-        objects_failed: without failures of local copies: their objects are published, or counted already.
+        objects_failed: without failures of local copies, whose objects are published, or counted already, and without
+            extraneous objects that were not deleted.
         bytes_uploaded, bytes_skipped, bytes_planned: sums of size_bytes over the receipts, skips and planned transfers.
         bytes_resumed: bytes of large files that earlier runs had sent or received, and this run did not transfer again.
         local_copies: receipts and skips with a local copy.
@@ -73,7 +74,7 @@ class Counts:
             self._add_skip(outcome)
         elif isinstance(outcome, Failure):
             self.local_copies_failed += outcome.stage == "local copy"
-            self.objects_failed += outcome.stage != "local copy"
+            self.objects_failed += outcome.stage not in ("local copy", "delete")
         else:
             self.objects_planned += 1
             self.bytes_planned += outcome.size_bytes

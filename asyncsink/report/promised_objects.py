@@ -20,9 +20,9 @@ _TABLE = "CREATE TABLE promise (key BLOB PRIMARY KEY, line TEXT, taken INTEGER D
 KEYS_AT_ONCE = 1000
 
 
-def unlisted(url: str, key: str, size_bytes: int) -> Skip:
-    """The Skip of an object that the manifest does not list."""
-    return Skip(url, key, "", size_bytes, NOT_IN_MANIFEST, already_there=False)
+def unlisted(url: str, key: str) -> Skip:
+    """The Skip of an object that the manifest does not list; its bytes count nowhere."""
+    return Skip(url, key, "", 0, NOT_IN_MANIFEST, already_there=False)
 
 
 class PromisedObjects:

@@ -402,7 +402,8 @@ class Report(RunReport):
         if self.dry_run:
             from asyncsink.report.plan_lines import Paper, plan_rows
 
-            return "\n".join([self.headline(), *plan_rows(self.figures(), self.counts, Paper())])
+            rows = plan_rows(self.figures(), self.counts, Paper())
+            return "\n".join([self.headline(), *rows, *self.closing.lines(dry_run=True)])
         lines = [super().brief(), *self.closing.lines()]
         if dropped := self._log.dropped:
             lines.append(f"The lists have the newest outcomes; {dropped:,} older ones are counted alone (records_max).")
@@ -431,7 +432,9 @@ class Report(RunReport):
         """What was not published, and what was not copied."""
         copies = self.local_copies_failed
         copied = [f"{copies:,} local {'copy' if copies == 1 else 'copies'} not written"] if copies else []
-        return [*super()._failed(), *copied]
+        left = self.closing.extraneous.failed if self.closing.extraneous is not None else 0
+        kept = [f"{count(left, 'extraneous object')} not deleted"] if left else []
+        return [*super()._failed(), *copied, *kept]
 
     def __repr__(self) -> str:
         """The counts, on one line."""

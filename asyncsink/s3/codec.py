@@ -19,7 +19,7 @@ from asyncsink.model import Checksum
 from asyncsink.options.settings import WRITE_METADATA_NAME, ChecksumAlgorithm, Secret
 from asyncsink.s3 import operations as o
 from asyncsink.s3.errors_map import kept, keys_hold_secret, one_line
-from asyncsink.s3.get_object import GetObject, ObjectData
+from asyncsink.s3.get_object import DeleteObjects, GetObject, ObjectData, deletion_parameters, deletion_told
 from asyncsink.s3.operations import OBJECT_SIZE_BYTES_MAX, PART_SIZE_BYTES_MAX, PARTS_MAX
 from asyncsink.value import dataclass
 
@@ -589,5 +589,6 @@ CALLS: Final[dict[type[Any], ClientCall]] = {
     o.ListObjects: ClientCall("list_objects_v2", _list, _without_secrets(_listed)),
     o.ListParts: ClientCall("list_parts", _list_parts, _without_secrets(_parts_listed)),
     o.ListMultipartUploads: ClientCall("list_multipart_uploads", _list_uploads, _without_secrets(_uploads_listed)),
+    DeleteObjects: ClientCall("delete_objects", lambda op, _: deletion_parameters(op), _without_secrets(deletion_told)),
     o.DeleteObject: ClientCall("delete_object", _delete, _without_secrets(lambda _, __: o.Done())),
 }

@@ -1,6 +1,7 @@
-"""GetObject as an operation: an object, or a range of it, received where the caller wants it; and its checked answer.
+"""GetObject and DeleteObjects as operations: an object, or a range of it, received where the caller wants it, with its
+checked answer; and up to 1,000 objects deleted by one request, with an answer for each of them.
 
-Source: Amazon S3 API Reference, GetObject.
+Source: Amazon S3 API Reference, GetObject and DeleteObjects.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from asyncsink.errors import AsyncSinkError, PermanentError, PreconditionFailed,
 from asyncsink.integrity.checksums import ByteBody
 from asyncsink.model import FirstAttempt
 from asyncsink.options.settings import ChecksumAlgorithm
-from asyncsink.s3.errors_map import one_line
+from asyncsink.s3.errors_map import kept, one_line
 from asyncsink.s3.operations import Operation, Response
 from asyncsink.value import dataclass
 
@@ -277,3 +278,54 @@ def check_received(operation: GetObject, bucket: str, expected: int | None, rece
 
 def _where(operation: GetObject, bucket: str) -> str:
     return f"{operation.name} of s3://{bucket}/{one_line(operation.key, 1200)} failed"
+
+
+# -- DeleteObjects -----------------------------------------------------------------------------------------------------
+
+KEYS_MAX: Final = 1000
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\t\n\r]")
+"""Characters that XML 1.0 cannot carry, or that its readers change."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectsDeleted(Response):
+    """Answer to DeleteObjects, by key. A key that is in neither was not answered.
+
+    Attributes:
+        versions: the version of the delete marker, or "", of each deleted object.
+        errors: S3's code and message for each object that was not deleted.
+    """
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class DeleteObjects(Operation[ObjectsDeleted]):
+    """Delete objects, given as (key, ETag) pairs. A server that knows conditional deletes keeps an object whose ETag is
+    another one; others ignore it. A missing object counts as deleted."""
+
+    name: ClassVar[str] = "DeleteObjects"
+    objects: tuple[tuple[str, str], ...]
+
+
+def has_xml_name(key: str) -> bool:
+    """Whether a key can stand in the body of DeleteObjects."""
+    return _NOT_IN_XML.search(key) is None
+
+
+def deletion_parameters(operation: DeleteObjects) -> dict[str, Any]:
+    """The parameters of the SDK's call."""
+    objects = [{"Key": key, **({"ETag": f'"{etag}"'} if etag else {})} for key, etag in operation.objects]
+    return {"Delete": {"Objects": objects, "Quiet": False}}
+
+
+def deletion_told(_: Any, answer: Mapping[str, Any]) -> ObjectsDeleted:
+    """The answer by boto3's names."""
+    deleted, errors = answer.get("Deleted") or (), answer.get("Errors") or ()
+    return ObjectsDeleted(
+        versions={str(each.get("Key")): kept(str(each.get("DeleteMarkerVersionId") or "")) for each in deleted},
+        errors={
+            str(each.get("Key")): (kept(str(each.get("Code"))), kept(str(each.get("Message") or ""))) for each in errors
+        },
+    )

@@ -37,7 +37,7 @@ from asyncsink.errors import (
 )
 from asyncsink.integrity.checksums import checksum_of
 from asyncsink.options.settings import MIB, ChecksumAlgorithm, Secret
-from asyncsink.s3.get_object import GetObject
+from asyncsink.s3.get_object import DeleteObjects, GetObject
 from asyncsink.s3.operations import (
     AbortMultipartUpload,
     CompletedPart,
@@ -155,6 +155,15 @@ class TransportSuite(TransportConditionSuite, TransportFaultSuite, GetSuite):
             await transport.send(DeleteObject(key="k"))
             with pytest.raises(ObjectMissing):
                 await transport.send(HeadObject(key="k"))
+
+    async def test_many_are_deleted_by_one_request(self, open_transport: OpenTransport) -> None:
+        async with open_transport() as transport:
+            keys = ["k", "a b/c+%&<é>", "gone"]
+            stored = [await transport.send(PutObject(key=key, body=b"x")) for key in keys[:2]]
+            objects = ((keys[0], stored[0].etag), (keys[1], stored[1].etag), (keys[2], ""))
+            answer = await transport.send(DeleteObjects(objects=objects))
+            assert (set(answer.versions), answer.errors) == (set(keys), {})
+            assert not (await transport.send(ListObjects())).objects
 
     async def test_a_missing_bucket(self, open_transport: OpenTransport) -> None:
         async with open_transport(bucket="no-such-bucket-anywhere") as transport:

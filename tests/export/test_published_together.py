@@ -140,6 +140,6 @@ async def test_what_cannot_have_them_is_refused_before_anything_is_sent(
             await export(tree, bucket, options, **given)
     with pytest.raises(asyncsink.ConfigError, match="is no bucket; expected s3://bucket/prefix"):
         await asyncsink.export_directory(tree, tmp_path / "to", index="index.csv")
-    with pytest.raises(asyncsink.ConfigError, match="index is published when one export has published everything"):
+    with pytest.raises(asyncsink.ConfigError, match="index is for the end of one export that has published everything"):
         asyncsink.AsyncSink(f"s3://{bucket}/p", index="index.csv", **options)
     assert stored() == {}

@@ -63,9 +63,11 @@ OTHER_VALUES: dict[str, Any] = {
     "storage_class": "GLACIER_IR",
     "content_type": "text/plain",
     "index": "index.csv",
+    "delete_max": "5%",
 }
 NEEDED: dict[str, dict[str, Any]] = {
     "sse_kms_key_id": {"sse": "aws:kms"},
+    "delete_max": {"delete_extraneous": True},
     "outfields": {"template": "a"},
     "infields": {"template": "%s"},
     "template_args": {"template": "%s"},

@@ -185,6 +185,7 @@ def _tell(report: Report, output: Output, files: Mapping[str, str | None] = Mapp
         "processes of this machine.",
         metavar="CLUSTER",
     ),
+    Flag("--yes", "Delete extraneous objects without asking (with --delete-extraneous)."),
     rows="export",
     examples=(
         "export derivatives s3://my-bucket/study --manifest study.jsonl",
@@ -200,6 +201,7 @@ def export(
     source_manifest: str | None,
     dry_run: bool,
     dask: str | None,
+    yes: bool,
     **given: Any,
 ) -> int:
     """Publish SOURCE below DESTINATION. What is there already with the same checksum is not sent again."""
@@ -210,4 +212,11 @@ def export(
         from asyncsink.cli.commands.plan import plan_command
 
         return plan_command(words, destination, given, output=output_of(given))
+    if given.get("delete_extraneous") and not yes:
+        from asyncsink.cli.commands.plan import confirmed
+
+        asked = confirmed(words, destination, given, output=output_of(given))
+        if isinstance(asked, int):
+            return asked
+        given = dict(asked)
     return export_command(words, destination, given, output=output_of(given))

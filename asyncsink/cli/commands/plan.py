@@ -1,4 +1,4 @@
-"""`asyncsink plan`."""
+"""`asyncsink plan`, and the question before an export that deletes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import click
+
 from asyncsink.cli.commands.export import export_command
 from asyncsink.cli.flags import Flag, command
 from asyncsink.cli.output import Output, output_of
-from asyncsink.cli.printer import locale_is_utf8
+from asyncsink.cli.printer import locale_is_utf8, write_lines
 from asyncsink.cli.words.sources import DESTINATION, SOURCE, SourceWords, list_flags, words_of
 from asyncsink.errors import ConfigError
 from asyncsink.report.plan import PRICES, Prices, prices_of
@@ -66,6 +68,7 @@ def _print_plan(report: Report, output: Output, *, title: str, lists: bool, pric
     lines = [report.headline()] if report.interrupted else plan_heading(title, report.destination, paper)
     figures = report.figures()
     lines += plan_rows(figures, report.counts, paper, prices=prices)
+    lines += (f"  {line}" for line in report.closing.lines(dry_run=True))
     if not report.objects_planned and report.ok:
         lines.append("  An export would send nothing.")
     elif not lists:
@@ -117,6 +120,50 @@ def read_prices(text: str) -> Prices:
                 "storage = 0.023."
             ) from error
     return prices_of(found, f"{what}, {text!r},")
+
+
+# -- The question before extraneous objects are deleted ----------------------------------------------------------------
+
+_NOT_ASKED = (
+    "--delete-extraneous deletes objects, and there is no terminal to ask at; look at what it would delete with "
+    "asyncsink plan, and then give --yes."
+)
+
+
+def confirmed(
+    source: SourceWords, destination: str, given: Mapping[str, Any], *, output: Output
+) -> Mapping[str, Any] | int:
+    """Look what would be deleted, and ask. Returns the options of the export, which then deletes no more objects than
+    were shown; or an exit code, where nothing is to be sent."""
+    if output.json or not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
+        output.error(ConfigError(_NOT_ASKED), {})
+        return 2
+    plans: list[Report] = []
+
+    def keep(report: Report, _: Output) -> int:
+        plans.append(report)
+        return 0 if report.ok else 1
+
+    # Contents need not be compared to know which keys the sources have.
+    looking = {**given, "overwrite": "never", "manifest": None, "report": None}
+    if code := export_command(source, destination, looking, dry_run=True, output=output, tell=keep):
+        return code
+    extraneous = plans[0].closing.extraneous
+    if extraneous is None or not extraneous.objects:
+        return given
+    if extraneous.excess:
+        output.error(ConfigError(extraneous.excess), {})
+        return 2
+    write_lines(sys.stderr, "\n".join(extraneous.lines(dry_run=True)))
+    try:
+        meant, code = click.confirm("Delete them when everything is published?", err=True), 2
+    except click.Abort:  # Ctrl-C, or the end of the input
+        click.echo(err=True)
+        meant, code = False, 130
+    if not meant:
+        output.note("Nothing was sent, and nothing deleted.")
+        return code
+    return {**given, "delete_max": str(extraneous.objects)}
 
 
 @command(

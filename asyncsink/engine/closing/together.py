@@ -1,4 +1,4 @@
-"""The index of an export that succeeded, and then its completion marker."""
+"""Of an export that succeeded: extraneous objects are deleted, then come the index and the completion marker."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ import anyio
 import anyio.to_thread
 
 from asyncsink.destinations.completion import MarkedS3Destination
+from asyncsink.engine.closing.extraneous import ExtraneousObjects
 from asyncsink.engine.closing.index import IndexFile, write_index
 from asyncsink.engine.open_run import Run
 from asyncsink.engine.transfer.publisher import Publisher
+from asyncsink.errors import TransferError
 from asyncsink.model import Failure, Receipt, Skip, Transfer
 from asyncsink.options.schema import S3Target
 from asyncsink.report.closing import Closing
@@ -30,8 +32,9 @@ INDEX = "index"
 """The source of the index in reports and manifests: it is made of the run's own outcomes."""
 
 
-async def publish_together(run: Run) -> Closing:
-    """Publish the index and the completion marker that the settings name, where everything succeeded.
+async def publish_together(run: Run, extraneous: ExtraneousObjects | None) -> Closing:
+    """Delete extraneous objects, and publish the index and the completion marker that the settings name, where
+    everything succeeded.
 
     What fails is recorded as a failure of the run. Cancelled, nothing more is published.
 
@@ -42,13 +45,19 @@ async def publish_together(run: Run) -> Closing:
     together, counts = resources.settings.together, run.log.counts
     wanted = (("index", together.index), ("completion marker", together.complete_marker))
     what = " and ".join([what for what, name in wanted if name])
-    if not isinstance(run.target, S3Target):
-        resources.events.notice(f"The {what} cannot be published: nothing is on S3.")
-        return closing
-    if failed := counts.objects_failed + counts.local_copies_failed:
-        resources.events.notice(f"The {what} cannot be published: {count(failed, 'file')} failed.")
+    not_done = [f"The {what} cannot be published"] if what else []
+    not_done += ["Nothing is deleted"] if extraneous is not None else []
+    failed = counts.objects_failed + counts.local_copies_failed
+    if failed or not isinstance(run.target, S3Target):
+        why = f"{count(failed, 'file')} failed" if failed else "nothing is on S3"
+        for sentence in not_done:
+            resources.events.notice(f"{sentence}: {why}.")
         return closing
     with resources.halt.bounds():
+        if extraneous is not None and not await _delete(run, extraneous):
+            if what:
+                resources.events.notice(f"The {what} cannot be published: extraneous objects could not be deleted.")
+            return closing
         facts: dict[str, Any] = {"objects": counts.objects_uploaded + counts.already_there}
         if together.index:
             async with _index(run) as index:
@@ -64,6 +73,22 @@ async def publish_together(run: Run) -> Closing:
         if isinstance(run.destination, MarkedS3Destination):
             closing = replace(closing, complete_marker=await _publish_marker(run, run.destination, facts))
     return closing
+
+
+async def _delete(run: Run, extraneous: ExtraneousObjects) -> bool:
+    """Delete them; returns whether all are deleted, but for those that were replaced meanwhile."""
+
+    async def before() -> None:
+        if isinstance(run.destination, MarkedS3Destination):
+            await run.destination.marker.remove()
+
+    try:
+        await extraneous.delete(before)
+    except TransferError as error:
+        url = run.destination.name
+        run.log.append(Failure("", "", url, type(error).__name__, f"Extraneous objects are left: {error}", "delete"))
+        return False
+    return not extraneous.found.failed
 
 
 @asynccontextmanager

@@ -72,13 +72,15 @@ def check_together(settings: Settings, *, ends: bool = True) -> None:
         ConfigError: the settings do not fit the run.
     """
     together, target = settings.together, settings.target
-    for option, name in (("index", together.index), ("complete_marker", together.complete_marker)):
+    deleting = "extraneous" if together.delete_extraneous else ""
+    wanted = (("index", together.index), ("complete_marker", together.complete_marker), ("delete_extraneous", deleting))
+    for option, name in wanted:
         if not name:
             continue
         if not ends:
             raise ConfigError(
-                f"{option} is published when one export has published everything, and here is none; leave it out, or "
-                "use export in one process."
+                f"{option} is for the end of one export that has published everything, and here is none; leave it out, "
+                "or use export in one process."
             )
         if settings.shard.count > 1:
             raise ConfigError(
