@@ -178,7 +178,7 @@ class CheckReport(BaseReport):
                 ("!", "not compared"),
             )
             found = [f"{counts[marker]:,} {words}" for marker, words in said if counts[marker] or marker == "="]
-            lines.append(f"  {', '.join(found)} ({duration(self.elapsed_seconds)}).")
+            lines.append(f"{', '.join(found)} ({duration(self.elapsed_seconds)}).")
         elif not counts["="]:
             lines = [
                 f"{source} has no files to compare" + (f", nor has {destination} any." if not self.one_way else ".")
@@ -193,10 +193,10 @@ class CheckReport(BaseReport):
         else:
             how = "by content: a checksum, or an ETag that is an MD5"
         if counts["="]:
-            lines.append(f"  Compared {how}.")
+            lines.append(f"Compared {how}.")
         if self.left_out:
-            lines.append(f"  Left out: {count(self.left_out, 'file')}.")
-        lines += [f"  {inert(self.incomplete)}"] if self.incomplete else []
+            lines.append(f"Left out: {count(self.left_out, 'file')}.")
+        lines += [inert(self.incomplete)] if self.incomplete else []
         return "\n".join(lines)
 
     def close(self) -> None:

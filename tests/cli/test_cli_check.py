@@ -26,7 +26,7 @@ def test_the_same_everywhere(inside: Cli, results: Path, published: str) -> None
     assert (same.code, same.stderr) == (0, "")
     first, how = same.stdout.splitlines()
     assert first.startswith(f"All 4 files (24 bytes) of {results} are in {published}, and nothing else (")
-    assert how == "  Compared by content: a checksum, or an ETag that is an MD5."
+    assert how == "Compared by content: a checksum, or an ETag that is an MD5."
 
 
 def test_each_difference_has_its_marker(inside: Cli, results: Path, published: str, s3: Any, bucket: str) -> None:
@@ -46,7 +46,7 @@ def test_each_difference_has_its_marker(inside: Cli, results: Path, published: s
         "* sub/deep/c.json  (size differs)",
         "",
         f"{results} and {published} differ in 4 files.",
-        f"  2 the same, 2 different, 1 only in {results}, 1 only in {published} "
+        f"2 the same, 2 different, 1 only in {results}, 1 only in {published} "
         + found.stdout.splitlines()[6].rpartition(" (")[2].join(["(", ""]),
     ]
     listed = inside("check", results, published, "--combined")
@@ -72,7 +72,7 @@ def test_names_and_choices_are_those_of_an_export(inside: Cli, results: Path, bu
     assert inside("export", results, f"s3://{bucket}/plain", "--quiet").code == 0
     left_out = inside("check", results, f"s3://{bucket}/plain", "--exclude", "deep", "--exclude", "*.par")
     assert left_out.code == 0, "what is left out of the folder is no difference in the bucket"
-    assert "  Left out: 2 files.\n" in left_out.stdout
+    assert "\nLeft out: 2 files.\n" in left_out.stdout
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,9 @@ def _tell(report: CheckReport, *, combined: bool, output: Output) -> int:
     if combined:
         output.note(report.summary())  # stdout has the list alone, for other programs
     else:
-        output.say(f"\n{report.summary()}" if report.differing else report.summary())
+        if report.differing:
+            output.say("")
+        output.result(report.summary(), ok=report.ok)
     return 0 if report.ok else 1
 
 
