@@ -106,17 +106,6 @@ def test_tests_and_results_that_a_page_names_exist(page: Path) -> None:
     assert sorted(name for name in named if not list(ROOT.parent.glob(name))) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_of_a_page_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
-        path, _, anchor = target.partition("#")
-        linked = page.parent / path
-        assert linked.is_file(), target
-        if anchor:
-            titles = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
-            assert anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], target
-
-
 def test_the_names_to_know_are_few_and_stand_where_the_page_says() -> None:
     lines = re.findall(r"^\d+\. (`.*?): [^(]*\(`(.*)`\)\.$", section("Names to know"), re.MULTILINE)
     assert 1 <= len(lines) == len(re.findall(r"^\d+\. ", section("Names to know"), re.MULTILINE)) <= NAMES_MAX

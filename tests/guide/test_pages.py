@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import asyncsink
-from asyncsink.cli.commands.help import for_a_terminal, topics_of_the_guide
+from asyncsink.cli.commands.help import for_a_terminal, topics_of_the_guide, with_docstrings
 from tests.support.commands_page import reference
 from tests.support.guide import GUIDE
 
@@ -90,5 +90,12 @@ def test_a_page_for_a_terminal_has_no_links_and_keeps_its_code() -> None:
     )
 
 
+def test_a_wide_table_is_a_list_in_a_terminal() -> None:
+    table = "| name | b | c | d | e |\n| --- | --- | --- | --- | --- |\n| one | 1 \\| 2 |  | 4 | 5 |\n"
+    assert for_a_terminal(f"{table}\nend\n") == "- one · *b* 1 \\| 2 · *d* 4 · *e* 5\n\nend\n"
+    narrow = "| a | b |\n|---|---|\n| 1 | 2 |\n"
+    assert for_a_terminal(narrow) == narrow
+
+
 def test_a_public_name_has_its_docstring_in_a_terminal() -> None:
-    assert "Base of every error" in for_a_terminal("::: asyncsink.AsyncSinkError\n")
+    assert "Base of every error" in for_a_terminal(with_docstrings("::: asyncsink.AsyncSinkError\n"))

@@ -22,6 +22,8 @@ _CODE = re.compile(r"^(```.*?^```[^\S\n]*)$", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)
 _PICTURE = re.compile(r"!\[([^\]]*)\]\([^)]*\)")
 _LINK = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<page>[\w-]+)\.md(?:#[^)]*)?\)")
+_WIDE_TABLE = re.compile(r"(?:^\|(?:[^\n]*(?<!\\)\|){5,}\n)+", re.MULTILINE)
+"""Of five columns or more."""
 _PUBLIC_NAME = re.compile(r"^::: (asyncsink\.\w+)$", re.MULTILINE)
 
 
@@ -58,21 +60,39 @@ class _TopicArgument(Argument):
 
 
 def for_a_terminal(page: str) -> str:
-    """A page in Markdown without what only a site or a repository can show: links to other pages name their topic, a
-    picture is its caption, a public name has its docstring. Code stays as it is. Pure but for the docstrings."""
+    """A page in Markdown without what only a site or a repository can show. Pure.
+
+    Links to other pages name their topic, a picture is its caption, and a table too wide for columns is a list. Code
+    stays as it is.
+    """
     pieces = _CODE.split(page)
-    pieces[::2] = map(_without_links, pieces[::2])
+    pieces[::2] = (_WIDE_TABLE.sub(_as_list, _without_links(piece)) for piece in pieces[::2])
     return "".join(pieces)
+
+
+def _as_list(table: re.Match[str]) -> str:
+    head, _, *rows = (re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in table[0].splitlines())
+    items = []
+    for first, *others in rows:
+        named = zip(head[1:], others, strict=False)
+        told = " · ".join(f"*{name.strip()}* {cell.strip()}" for name, cell in named if cell.strip())
+        items.append(f"- {first.strip()} · {told}\n")
+    return "".join(items)
 
 
 def _without_links(text: str) -> str:
     text = _PICTURE.sub(r"(Picture: \1)", _COMMENT.sub("", text)).replace("<br>", ", ")
-    return _PUBLIC_NAME.sub(_documented, _LINK.sub(_named, text))
+    return _LINK.sub(_named, text)
 
 
 def _named(link: re.Match[str]) -> str:
     text, topic = link["text"], f"`asyncsink help {link['page']}`"
     return topic if text in (link["page"], f"{link['page']}.md") else f"{text} ({topic})"
+
+
+def with_docstrings(page: str) -> str:
+    """A page whose public names (`::: asyncsink.export`, for the site) have their docstrings."""
+    return _PUBLIC_NAME.sub(_documented, page)
 
 
 def _documented(name: re.Match[str]) -> str:
@@ -93,6 +113,7 @@ def _read(name: str) -> str:
 
 
 def _show(page: str) -> None:
+    page = with_docstrings(page)
     if not sys.stdout.isatty():
         print(page, end="")
         return
