@@ -34,6 +34,7 @@ SHORT = {"--dry-run": "-n", "--quiet": "-q", "--verbose": "-v", "--version": "-V
 EVERYDAY = {
     "--dry-run": "look and compare, but send nothing",
     "--exclude": "leave out what matches, as in .gitignore",
+    "--preset": "bids or datalad: no .git, no work folders",
     "--manifest": "write a receipt of every object, for verify",
     "--template": "regular expression of the keys below SOURCE",
     "--glob": "the template is a glob: 'sub-*/func/*.nii.gz'",

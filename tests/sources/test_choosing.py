@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 
 import asyncsink
 from asyncsink.errors import ConfigError
-from asyncsink.model import SourceFile, SourceProblem
+from asyncsink.model import SourceFile, SourceProblem, Transfer
+from asyncsink.options.parse import parse_options
 from asyncsink.options.schema import Policies
 from asyncsink.sources.directory import DirectorySource
 from asyncsink.sources.listed import ListedSource
 from asyncsink.sources.patterns import IGNORE_FILE, PRESETS, Patterns
 from asyncsink.sources.selection import Selection
 from asyncsink.sources.several import SeveralSources
+from asyncsink.splitting.cutting import ByLimits
+from asyncsink.splitting.part_of_run import parts_of_run, rules_of
 from tests.support.guide import GUIDE
 
 Found = SourceFile | SourceProblem
@@ -270,6 +273,21 @@ def test_several_sources_go_under_their_own_names(tmp_path: Path) -> None:
     assert why == {"a/x/2.tmp": "excluded by '*.tmp'", "c.tmp": "excluded by '*.tmp'"}
     assert source.injective
     assert not SeveralSources([paths[0], paths[0]], symlinks="inside", selection=selection).injective
+
+
+def test_a_part_that_travels_has_the_options_of_its_keys() -> None:
+    rules = {
+        "*.nii": {"storage_class": "GLACIER_IR"},
+        "sub/": {"tags": {"a": "b"}},
+        "x.nii": {"storage_class": "GLACIER"},
+    }
+    settings = parse_options("s3://bucket/p", {"object_options": rules, "acl": "private"})
+    transfers = [Transfer(SourceFile(f"/{name}", 1, 1), f"p/{name}", name) for name in ("a.txt", "sub/x.nii", "y.nii")]
+    (part,) = parts_of_run(transfers, ByLimits(1 << 20, 10), {})
+    given = [each.objects for each in part.transfers(rules_of(settings), "p")]
+    assert [each and (each.storage_class, each.tags, each.acl) for each in given] == [
+        None, ("COLD", (("a", "b"),), "private"), ("GLACIER_IR", (), "private"),
+    ]  # fmt: skip
 
 
 # -- Whole exports -----------------------------------------------------------------------------------------------------
