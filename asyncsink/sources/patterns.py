@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from asyncsink.errors import ConfigError
 from asyncsink.value import dataclass
-
-if TYPE_CHECKING:
-    from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 PATTERNS_BYTES_MAX: Final = 1 << 20
 """Largest file of patterns."""
@@ -46,6 +43,7 @@ class IgnorePattern:
         includes_again: whether it begins with "!".
         directories_only: whether it ends with "/".
         slashes: how many a path has that it can match; None: any number ("**"); -1: the name alone is compared.
+        search: pathspec's regular expression for it.
         origin: what it came from, for reasons: "" for an option, else "the preset bids" or ".asyncsinkignore".
     """
 
@@ -53,7 +51,7 @@ class IgnorePattern:
     includes_again: bool
     directories_only: bool
     slashes: int | None
-    translated: GitIgnoreSpecPattern
+    search: Callable[[str], re.Match[str] | None]
     origin: str = ""
 
     def matches(self, path: str, *, is_directory: bool) -> bool:
@@ -62,11 +60,11 @@ class IgnorePattern:
             return False
         # Counted here, because pathspec lets a set such as [!a] match a "/".
         if self.slashes == -1:
-            path = path.rpartition("/")[2]
+            path = path[path.rfind("/") + 1 :]
         elif self.slashes is not None and path.count("/") != self.slashes:
             return False
-        found = self.translated.match_file(path)
-        return found is not None and not found.match.groupdict().get("ps_d")
+        found = self.search(path)
+        return found is not None and not found.groupdict().get("ps_d")
 
     def covers(self, path: str) -> bool:
         """Whether it matches a file, or a directory above it."""
@@ -104,8 +102,14 @@ class Patterns:
 
     def deciding(self, path: str, *, is_directory: bool) -> IgnorePattern | None:
         """The last pattern that matches a path relative to the directory of the patterns, or None. Pure."""
+        name = path[path.rfind("/") + 1 :]
         for pattern in reversed(self.items):
-            if pattern.matches(path, is_directory=is_directory):
+            if pattern.directories_only and not is_directory:
+                continue
+            if pattern.slashes == -1:  # most are: a call less for each
+                if pattern.search(name) is not None:
+                    return pattern
+            elif pattern.matches(path, is_directory=is_directory):
                 return pattern
         return None
 
@@ -136,11 +140,11 @@ def _pattern(line: str, where: str, origin: str) -> IgnorePattern | None:
         translated = GitIgnoreSpecPattern(body)
     except (ValueError, re.error) as error:
         raise _malformed(where, text, str(error)) from error
-    if translated.include is None:
+    if translated.regex is None:
         raise _malformed(where, text, "a set of characters in it has no end or no order")
     segments = body.split("/")
     slashes = None if "**" in segments else -1 if len(segments) == 1 else len(segments) - 1 - (not segments[0])
-    return IgnorePattern(text, includes_again, directories_only, slashes, translated, origin)
+    return IgnorePattern(text, includes_again, directories_only, slashes, translated.regex.search, origin)
 
 
 def _malformed(where: str, text: str, why: str) -> ConfigError:

@@ -286,7 +286,7 @@ def test_a_part_that_travels_has_the_options_of_its_keys() -> None:
     (part,) = parts_of_run(transfers, ByLimits(1 << 20, 10), {})
     given = [each.objects for each in part.transfers(rules_of(settings), "p")]
     assert [each and (each.storage_class, each.tags, each.acl) for each in given] == [
-        None, ("COLD", (("a", "b"),), "private"), ("GLACIER_IR", (), "private"),
+        None, ("GLACIER", (("a", "b"),), "private"), ("GLACIER_IR", (), "private"),
     ]  # fmt: skip
 
 
