@@ -158,6 +158,36 @@ def test_axes_have_round_numbers_and_few_marks() -> None:
     assert [nice(value) for value in (0, 0.07, 1, 41, 950)] == [1.0, pytest.approx(0.08), 1, 50, 1000]
 
 
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        ({}, "asyncsink check {} s3://b/p"),
+        ({"endpoint_url": "http://h:1"}, "asyncsink check {} s3://b/p --endpoint-url http://h:1"),
+        ({"exclude": "*.log"}, ""),
+        ({"substitutions": "a=b"}, ""),
+    ],
+)
+def test_without_a_receipt_a_folder_that_keeps_its_names_is_checked(
+    tmp_path: Path, options: dict[str, str], command: str
+) -> None:
+    facts = RunFacts(verb="export", sources=(str(tmp_path),), prefix="p/", options=options)
+    said = content_of(Report(OutcomeLog(), "s3://b/p", RunEnd()), facts, Timeline(), receipt=None)
+    assert said["check"]["command"] == command.format(tmp_path)
+
+
+def test_plain_lines_and_escaped_ones_are_counted_alike() -> None:
+    plain, escaped = Aggregates("p/"), Aggregates("p/")
+    for sums, name in ((plain, "a"), (escaped, "ä")):
+        log = OutcomeLog()
+        log.extend([receipt(f"sub-{name}/{name}{i}.json", i, i / 10) for i in range(700)])
+        log.extend([Skip("/d/x", f"p/{name}.json", "s3://b/p/x", 3, "same checksum")])
+        sums.read(log)
+    assert (plain.sizes, plain.times) == (escaped.sizes, escaped.times)
+    assert [each["size_bytes"] for each in plain.largest()] == [each["size_bytes"] for each in escaped.largest()]
+    assert [group for _, group in plain.by_folder(9)] == [group for _, group in escaped.by_folder(9)]
+    assert (plain.objects, plain.kinds) == (escaped.objects, escaped.kinds)
+
+
 def test_folders_are_told_apart_where_they_differ() -> None:
     sums, log = Aggregates("p/"), OutcomeLog()
     log.extend([receipt(f"derivatives/fmriprep/sub-{i:02}/func/x_bold.json", i) for i in range(3)])

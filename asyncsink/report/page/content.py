@@ -5,12 +5,14 @@ All texts from outside (names, messages) are inert, and of bounded length.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from asyncsink.options.schema import OPTIONS, Policies, RoutingOptions, Settings
 from asyncsink.report.page.aggregates import COLUMNS, FAILURES_FIRST, Aggregates, Group, seconds_of_step, short
 from asyncsink.report.page.cures import cure_of
 from asyncsink.report.page.facts import RunFacts, machine
@@ -30,6 +32,8 @@ from asyncsink.report.sentences import (
 from asyncsink.value import dataclass
 
 FORMAT: Final = 1
+_SHAPE: Final = (RoutingOptions, Policies, Settings)
+"""The parts of the settings that may decide which files are published, and under which names."""
 GROUPS_SHOWN: Final = 12
 CAUSES_SHOWN: Final = 30
 NOTICES_SHOWN: Final = 20
@@ -207,11 +211,14 @@ def _check(target: str, facts: RunFacts, receipt: KeptReceipt | None) -> dict[st
     if facts.verb == "grab":
         again = f"asyncsink grab {shlex.quote(inert(facts.sources[0]))} {shlex.quote(inert(target))}"
         return {"command": again, "says": "It compares what is here with the objects, and receives what differs."}
-    if len(facts.sources) == 1:
-        source, target = (shlex.quote(inert(each)) for each in (facts.sources[0], target))
+    shaping = [name for name in facts.options if name in OPTIONS and OPTIONS[name].part in _SHAPE]
+    if len(facts.sources) == 1 and os.path.isdir(facts.sources[0]) and "://" in target and not shaping:
+        source, place = (shlex.quote(inert(each)) for each in (facts.sources[0], target))
+        endpoint_url = facts.options.get("endpoint_url", "")
+        server = f" --endpoint-url {shlex.quote(endpoint_url)}" if endpoint_url else ""
         return {
-            "command": f"asyncsink plan {source} {target}",
-            "says": "It compares every file with its object, and sends nothing. A run with --manifest also leaves a "
-            "receipt, which proves the objects without the files.",
+            "command": f"asyncsink check {source} {place}{server}",
+            "says": "It compares every file with its object. A run with a manifest also leaves a receipt, which proves "
+            "the objects without the files.",
         }
     return {"command": "", "says": "A run with a manifest leaves a receipt, which proves the objects later."}
