@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from asyncsink.options.shared_limits import SharedLimits
     from asyncsink.options.typed import ExportOptions, GrabOptions, PutOptions, ReaderOptions
     from asyncsink.reader import S3Reader
+    from asyncsink.report.closing import Closing, Deletion, Extraneous
     from asyncsink.report.manifest import ManifestEnd, ManifestHeader, ReceiptManifest, read_manifest
     from asyncsink.report.outcomes import Counts
     from asyncsink.report.plan import PlanFigures
@@ -116,11 +117,13 @@ __all__ = [
     "BucketMissing",
     "Checksum",
     "ClockSkew",
+    "Closing",
     "ConfigError",
     "ConnectionLost",
     "Counts",
     "CredentialsError",
     "DeadlinePassed",
+    "Deletion",
     "DestinationFull",
     "EntityTooLarge",
     "Event",
@@ -128,6 +131,7 @@ __all__ = [
     "Explanation",
     "ExportFailed",
     "ExportOptions",
+    "Extraneous",
     "Failure",
     "FileInProgress",
     "Finished",
@@ -288,6 +292,7 @@ _HOMES = {
     "asyncsink.maintenance.planner": ("explain", "plan", "plan_sync"),
     "asyncsink.reader": ("S3Reader",),
     "asyncsink.options.shared_limits": ("SharedLimits",),
+    "asyncsink.report.closing": ("Closing", "Deletion", "Extraneous"),
     "asyncsink.report.manifest": ("ManifestEnd", "ManifestHeader", "ReceiptManifest", "read_manifest"),
     "asyncsink.report.outcomes": ("Counts",),
     "asyncsink.report.plan": ("PlanFigures",),

@@ -10,7 +10,6 @@ import pytest
 
 import asyncsink
 from asyncsink.options.parse import parse_options
-from asyncsink.report.closing import Extraneous
 from asyncsink.testing.fault_proxy import FaultProxy, Rule
 from asyncsink.testing.s3_toxics import Meanwhile, Status
 
@@ -55,7 +54,7 @@ async def test_what_no_source_maps_to_is_deleted_and_nothing_else(
     assert [path.name for path in tmp_path.glob("m.jsonl*")] == ["m.jsonl"]  # no receipt of a deleted object is needed
     assert (await asyncsink.verify_manifest(manifest, options=options)).ok
     again = await export(folder, bucket, options, index="index.csv", complete_marker="done")
-    assert again.closing.extraneous == Extraneous(listed=6)
+    assert again.closing.extraneous == asyncsink.Extraneous(listed=6)
 
 
 async def test_too_many_are_refused_before_anything_is_sent(

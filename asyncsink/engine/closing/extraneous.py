@@ -220,9 +220,9 @@ class ExtraneousObjects:
             else:
                 failed += 1
                 why = f"{code}: {message}" if code else "the server's answer does not name it"
-                error = code if code.isidentifier() else "PermanentError"
+                error = "ServerFault" if not code else code if code.isidentifier() else "PermanentError"
                 message = f"The extraneous object {url} was not deleted: {why}"
-                run.log.append(Failure("", listed.key, url, error or "ServerFault", message, "delete"))
+                run.log.append(Failure("", listed.key, url, error, message, "delete"))
         if deletions and run.manifest is not None:
             await run.manifest.write_deletions(deletions)
         self.found = replace(
