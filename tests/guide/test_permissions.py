@@ -138,6 +138,19 @@ def test_the_policy_of_an_export_is_enough_and_each_action_is_for_what_the_page_
         assert (code, "may be written to but not listed" in told) == (0, True), told
 
 
+def test_a_deletion_needs_its_own_action_besides(lab: Lab) -> None:
+    more = lab.policy("Export")
+    more["Statement"][0]["Action"].append("s3:DeleteObject")
+    assert lab.export(more, "one")[0] == 0
+    (lab.folder / "source" / "small.txt").unlink()
+    words = ("export", "source", f"s3://{lab.bucket}/study/one", "--no-journal", "--delete-extraneous", "--yes")
+    code, told = lab(lab.policy("Export"), *words)
+    assert (code, "AccessDenied" in told) == (1, True), told
+    if lab.name != "moto":  # which asks for the action on the bucket, not on the keys
+        code, told = lab(more, *words)
+        assert code == 0, told
+
+
 def test_to_put_is_enough_for_a_drop_box_and_not_outside_of_its_prefix(lab: Lab) -> None:
     if lab.name == "moto":
         pytest.skip("moto answers 500 to a part of an unknown upload, by which asyncsink asks whether it may write")
