@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from typing import Any, TypeVar
 
 from anyio.from_thread import BlockingPortal
@@ -35,6 +34,7 @@ from asyncsink.splitting.known_uploads import KnownUploads, Pending
 from asyncsink.splitting.part_engine import PartEngine, PartOutcome, open_engine
 from asyncsink.splitting.part_of_run import PartOfRun
 from asyncsink.value import dataclass
+from asyncsink.version import VERSION
 
 CALLER_SECONDS = 2.0
 """Seconds between two questions whether the caller is still there."""
@@ -262,7 +262,7 @@ class PartDone:
 
 def here() -> str:
     """What has to be the same for the caller and all workers."""
-    return f"asyncsink {version('asyncsink')} on Python {sys.version_info[0]}.{sys.version_info[1]}"
+    return f"asyncsink {VERSION} on Python {sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def present() -> None:

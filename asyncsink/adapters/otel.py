@@ -20,7 +20,6 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import field
-from importlib.metadata import version
 from typing import Final
 
 from opentelemetry import context, metrics, trace
@@ -31,6 +30,7 @@ from asyncsink.model import Event, Failure, Finished, Outcome, Receipt, Requeste
 from asyncsink.report.report import SinkStats
 from asyncsink.sink import AsyncSink
 from asyncsink.value import dataclass
+from asyncsink.version import VERSION
 
 Attributes = dict[str, str | int | bool | float]
 DURATION_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -61,7 +61,7 @@ def instrument(
     Args:
         tracer_provider, meter_provider: None is the global one.
     """
-    name, number = "asyncsink", version("asyncsink")
+    name, number = "asyncsink", VERSION
     tracer = trace.get_tracer(name, number, tracer_provider)
     return Instrumentation(tracer, metrics.get_meter(name, number, meter_provider))
 

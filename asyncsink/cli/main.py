@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from asyncsink.paths import IS_UTF8
+from asyncsink.version import VERSION
 
 OPEN_FILES = 8192
 """Open files that the process asks for: enough for 1,024 requests in flight, with their files."""
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that cannot show a character of a file's name must not end the run.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if given in (["--version"], ["-V"]):  # asked for by scripts and bug reports; needs no parser
+        print(f"asyncsink {VERSION}")
+        return 0
     try:
         _load_what_threads_end_with()
         from asyncsink.cli.app import run_app  # here, so that Ctrl-C during the import ends in order too

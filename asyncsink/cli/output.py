@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import sys
 import traceback
-from ast import literal_eval
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from functools import cache
@@ -77,6 +75,9 @@ def _in_flags(found: re.Match[str]) -> str:
         return found[0]
     flag = FLAGS[name]
     if pair is not None:
+        import shlex
+        from ast import literal_eval
+
         old, new = literal_eval(f"({pair})")
         escaped = old.replace("=", r"\=")
         return f"{flag} {shlex.quote(f'{escaped}={new}')}"

@@ -19,6 +19,7 @@ from urllib.parse import quote
 from asyncsink.errors import AsyncSinkError, DestinationFull, JournalError
 from asyncsink.journal.base import SCHEMA
 from asyncsink.value import dataclass
+from asyncsink.version import VERSION
 
 # -- SQLite's errors as errors of a journal: one table (sqlite.org/rescode.html) ---------------------------------------
 
@@ -299,14 +300,12 @@ def _is_empty(database: sqlite3.Connection, path: str) -> bool:
 
 def _set_up(database: sqlite3.Connection, identity: Identity) -> bytes:
     """Create the tables, and return the salt. One transaction: after a kill, the next run finds an empty file."""
-    from importlib.metadata import version  # imported only to create a journal, because it takes milliseconds to load
-
     execute = database.execute
     salt = os.urandom(SALT_BYTES)
     meta = {
         "destination": json.dumps([identity.endpoint_url, identity.bucket, identity.prefix]),
         "salt": salt,
-        "asyncsink": version("asyncsink"),
+        "asyncsink": VERSION,
     }
     with database:
         execute("BEGIN IMMEDIATE")

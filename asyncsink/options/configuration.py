@@ -9,7 +9,6 @@ files elsewhere (`PROJECT_MAY_SET`); the others are refused, unless the user nam
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -294,6 +293,8 @@ def _key(name: str) -> str:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
+    import difflib  # only for an error
+
     near = difflib.get_close_matches(name, list(known), 1, 0.75)
     return f" Did you mean {near[0]!r}?" if near else ""
 

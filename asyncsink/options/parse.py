@@ -5,7 +5,6 @@ The kind of a row in `schema` checks most values; the functions here check what 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -137,6 +136,8 @@ def check_option_names(
             continue
         if name in GONE and known is OPTIONS:
             raise ConfigError(f"{name!r} is no option of asyncsink any more: {GONE[name]}.", option=name)
+        import difflib  # only for an error
+
         near = difflib.get_close_matches(name, known, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"{name!r} is no option of {what}.{hint}", option=name)

@@ -84,8 +84,6 @@ def read_file(path: str, *, trusted: bool) -> SettingsFile | None:
     Raises:
         ConfigError: it cannot be read, or is no TOML.
     """
-    import tomllib  # loaded only where there is a file
-
     try:
         with open(path, "rb") as file:
             content = file.read(FILE_BYTES_MAX + 1)
@@ -93,6 +91,8 @@ def read_file(path: str, *, trusted: bool) -> SettingsFile | None:
         return None
     except OSError as error:
         raise ConfigError(f"The settings in {path} cannot be read ({error.strerror}).") from error
+    import tomllib  # only where there is a file
+
     if len(content) > FILE_BYTES_MAX:
         raise ConfigError(f"{path} is larger than {FILE_BYTES_MAX:,} bytes; settings are not.")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import os
@@ -98,6 +97,8 @@ def deadline_of(value: float | None) -> float | None:
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise ConfigError, with the nearest choice named, unless `value` is one of `choices`."""
     if value not in choices:
+        import difflib  # only for an error
+
         near = difflib.get_close_matches(str(value), choices, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(

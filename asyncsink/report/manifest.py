@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, field, fields
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -35,6 +34,7 @@ from asyncsink.report.earlier_proofs import EarlierProofs
 from asyncsink.report.manifest_file import PARTIAL, ManifestFiles, open_files, open_regular_descriptor
 from asyncsink.report.outcomes import OutcomeLines, encoded, outcome_of
 from asyncsink.value import dataclass
+from asyncsink.version import VERSION
 
 R = TypeVar("R", Receipt, Skip, Failure)
 
@@ -65,7 +65,7 @@ class ManifestHeader:
     endpoint_url: str = ""
     region: str = ""
     addressing_style: str = ""
-    asyncsink: str = field(default_factory=lambda: version("asyncsink"))
+    asyncsink: str = VERSION
     started: str = field(default_factory=_now)
 
     @property

@@ -39,8 +39,8 @@ from asyncsink.testing.peers import CannedPeer, canned
 pytestmark = pytest.mark.anyio
 
 HEAVY = ("aioboto3", "aiobotocore", "aiohttp", "boto3", "botocore", "http.client", "rich")
-AT_TIMES = ("aiofiles", "tenacity", "asyncsink.report.manifest")
-"""Of a manifest, and of what is sent again: no plain run needs them."""
+AT_TIMES = ("aiofiles", "tenacity", "asyncsink.report.manifest", "difflib", "logging.handlers", "shlex", "tomllib")
+"""Of a manifest, of what is sent again, and of settings and errors: no plain run needs them."""
 CHECKSUMS = "_awscrt"
 WATCHED = (*HEAVY, *AT_TIMES, CHECKSUMS)
 TELL = f"""

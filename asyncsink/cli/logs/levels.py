@@ -6,12 +6,15 @@ import logging
 import queue
 import sys
 from collections.abc import Callable
-from logging.handlers import QueueHandler, QueueListener
+from typing import TYPE_CHECKING
 
 from asyncsink.cli.printer import write
 from asyncsink.errors import ConfigError
 from asyncsink.model import Finished, Notice
 from asyncsink.report.sentences import inert
+
+if TYPE_CHECKING:
+    from logging.handlers import QueueListener
 
 FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -38,6 +41,8 @@ def set_up_logging(verbose: int, log_file: str | None) -> Callable[[], None]:
         on_stderr.addFilter(_is_said_by_nobody_else)
         handlers.append(on_stderr)
     if log_file:
+        from logging.handlers import QueueHandler, QueueListener  # only for a file
+
         in_file = _LogFile(log_file)
         # A thread writes: a slow disk does not hold back the event loop.
         listener = QueueListener(waiting := queue.SimpleQueue[logging.LogRecord](), in_file)

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import anyio
@@ -27,6 +26,7 @@ from asyncsink.options.schema import S3Target
 from asyncsink.report.closing import Closing
 from asyncsink.report.sentences import count
 from asyncsink.sources.content import MemoryFile
+from asyncsink.version import VERSION
 
 INDEX = "index"
 """The source of the index in reports and manifests: it is made of the run's own outcomes."""
@@ -120,7 +120,7 @@ async def _publish_marker(run: Run, destination: MarkedS3Destination, facts: dic
     if await marker.says(facts):
         return marker.url
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    told = {"destination": destination.name, **facts, "completed": now, "asyncsink": version("asyncsink")}
+    told = {"destination": destination.name, **facts, "completed": now, "asyncsink": VERSION}
     content = MemoryFile(f"{json.dumps(told, indent=2)}\n".encode(), copied_bytes_max=0, what="The marker")
     outcome = await _publish(run, Transfer(content, marker.key, marker.key, overwrite="always"))
     return "" if isinstance(outcome, Failure) else marker.url

@@ -7,12 +7,12 @@ import pwd
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, fields, is_dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from asyncsink.options.schema import PANELS, LocalTarget, Settings
 from asyncsink.options.settings import RetryPolicy, Secret
 from asyncsink.value import dataclass
+from asyncsink.version import VERSION
 
 _OWN_PLACE: Final = frozenset(("manifest", "report"))
 """Options that have places of their own on the page."""
@@ -89,17 +89,9 @@ def machine() -> dict[str, str]:
     except KeyError:  # a container's user without a name
         user = str(os.getuid())
     return {
-        "asyncsink": package_version("asyncsink"),
+        "asyncsink": VERSION,
         "Python": sys.version.partition(" ")[0],
         "system": f"{system.sysname} {system.release} {system.machine}",
         "host": system.nodename,
         "user": user,
     }
-
-
-def package_version(name: str) -> str:
-    """The version of an installed package, or "unknown": a checkout need not be installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"
