@@ -96,7 +96,7 @@ class _ShownLines:
         marked = f"<pre>{'<br>'.join(map(_as_html, lines))}</pre>"
         shown = {"text/plain": plain, "text/html": marked}
         if self._handle is None:
-            self._handle = display(shown, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._handle = display(shown, raw=True, display_id=True)  # type: ignore[no-untyped-call, unused-ignore]
         else:
             self._handle.update(shown, raw=True)
 
