@@ -28,13 +28,13 @@ from asyncsink.engine.transfer.outcomes import failure_of
 from asyncsink.errors import AsyncSinkError, JournalError
 from asyncsink.model import Failure, PendingUpload
 from asyncsink.options.schema import Settings
+from asyncsink.options.version import VERSION
 from asyncsink.os_errors import shortage
 from asyncsink.paths import on_disk
 from asyncsink.splitting.known_uploads import KnownUploads, Pending
 from asyncsink.splitting.part_engine import PartEngine, PartOutcome, open_engine
 from asyncsink.splitting.part_of_run import PartOfRun
 from asyncsink.value import dataclass
-from asyncsink.version import VERSION
 
 CALLER_SECONDS = 2.0
 """Seconds between two questions whether the caller is still there."""

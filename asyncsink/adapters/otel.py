@@ -27,10 +27,10 @@ from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observa
 from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
 
 from asyncsink.model import Event, Failure, Finished, Outcome, Receipt, Requested, Retried, Skip
+from asyncsink.options.version import VERSION
 from asyncsink.report.report import SinkStats
 from asyncsink.sink import AsyncSink
 from asyncsink.value import dataclass
-from asyncsink.version import VERSION
 
 Attributes = dict[str, str | int | bool | float]
 DURATION_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)

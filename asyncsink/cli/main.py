@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from asyncsink.options.version import VERSION
 from asyncsink.paths import IS_UTF8
-from asyncsink.version import VERSION
 
 OPEN_FILES = 8192
 """Open files that the process asks for: enough for 1,024 requests in flight, with their files."""

@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 from asyncsink.errors import AsyncSinkError, DestinationFull, JournalError
 from asyncsink.journal.base import SCHEMA
+from asyncsink.options.version import VERSION
 from asyncsink.value import dataclass
-from asyncsink.version import VERSION
 
 # -- SQLite's errors as errors of a journal: one table (sqlite.org/rescode.html) ---------------------------------------
 

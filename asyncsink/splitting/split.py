@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Unpack
 
 import anyio
@@ -35,7 +36,6 @@ from asyncsink.splitting.files import (
 )
 from asyncsink.splitting.split_report import SplitReport
 from asyncsink.splitting.spool import Spool, SpooledDiscovery
-from asyncsink.version import VERSION
 
 
 async def split(
@@ -135,7 +135,7 @@ def _write(
     objects_total, bytes_total = found.totals()
     cutter = cutting.cutter(objects_total, bytes_total)
     plan = SplitPlan(
-        asyncsink=VERSION,
+        asyncsink=version("asyncsink"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         source=source,
         destination=settings.target.url,

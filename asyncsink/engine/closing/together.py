@@ -23,10 +23,10 @@ from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.errors import TransferError
 from asyncsink.model import Failure, Receipt, Skip, Transfer
 from asyncsink.options.schema import S3Target
+from asyncsink.options.version import VERSION
 from asyncsink.report.closing import Closing
 from asyncsink.report.sentences import count
 from asyncsink.sources.content import MemoryFile
-from asyncsink.version import VERSION
 
 INDEX = "index"
 """The source of the index in reports and manifests: it is made of the run's own outcomes."""

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from asyncsink.options.schema import PANELS, LocalTarget, Settings
 from asyncsink.options.settings import RetryPolicy, Secret
+from asyncsink.options.version import VERSION
 from asyncsink.value import dataclass
-from asyncsink.version import VERSION
 
 _OWN_PLACE: Final = frozenset(("manifest", "report"))
 """Options that have places of their own on the page."""
