@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from asyncsink.options.version import VERSION
+from asyncsink.options.settings import VERSION
 
 
 def test_the_version_is_that_of_the_package() -> None:

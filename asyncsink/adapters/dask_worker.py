@@ -28,7 +28,7 @@ from asyncsink.engine.transfer.outcomes import failure_of
 from asyncsink.errors import AsyncSinkError, JournalError
 from asyncsink.model import Failure, PendingUpload
 from asyncsink.options.schema import Settings
-from asyncsink.options.version import VERSION
+from asyncsink.options.settings import VERSION
 from asyncsink.os_errors import shortage
 from asyncsink.paths import on_disk
 from asyncsink.splitting.known_uploads import KnownUploads, Pending

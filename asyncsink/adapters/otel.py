@@ -27,7 +27,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observa
 from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
 
 from asyncsink.model import Event, Failure, Finished, Outcome, Receipt, Requested, Retried, Skip
-from asyncsink.options.version import VERSION
+from asyncsink.options.settings import VERSION
 from asyncsink.report.report import SinkStats
 from asyncsink.sink import AsyncSink
 from asyncsink.value import dataclass

@@ -11,7 +11,7 @@ from asyncsink.cli.configured import origins_of
 from asyncsink.cli.flags import Flag, HelpPage, HelpPages
 from asyncsink.cli.output import Output, from_where, usage_error
 from asyncsink.errors import ConfigError
-from asyncsink.options.version import VERSION
+from asyncsink.options.settings import VERSION
 
 EXIT_CODES = (
     "Exit codes: 0 all published (or grabbed) or already there; 1 something was not; 2 wrong usage or configuration, "

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from asyncsink.options.version import VERSION
+from asyncsink.options.settings import VERSION
 from asyncsink.paths import IS_UTF8
 
 OPEN_FILES = 8192

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from asyncsink.errors import AsyncSinkError, DestinationFull, JournalError
 from asyncsink.journal.base import SCHEMA
-from asyncsink.options.version import VERSION
+from asyncsink.options.settings import VERSION
 from asyncsink.value import dataclass
 
 # -- SQLite's errors as errors of a journal: one table (sqlite.org/rescode.html) ---------------------------------------

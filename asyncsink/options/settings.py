@@ -8,6 +8,9 @@ from typing import Literal
 
 from asyncsink.value import dataclass
 
+VERSION = "0.1.0"
+"""Of this package: known without its metadata, whose reading takes as long as all of a short command."""
+
 ChecksumAlgorithm = Literal["CRC64NVME", "CRC32C", "CRC32", "SHA256", "MD5"]
 """S3's names of checksum algorithms; MD5 travels as Content-MD5 and comes back as the ETag."""
 

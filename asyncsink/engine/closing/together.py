@@ -23,7 +23,7 @@ from asyncsink.engine.transfer.publisher import Publisher
 from asyncsink.errors import TransferError
 from asyncsink.model import Failure, Receipt, Skip, Transfer
 from asyncsink.options.schema import S3Target
-from asyncsink.options.version import VERSION
+from asyncsink.options.settings import VERSION
 from asyncsink.report.closing import Closing
 from asyncsink.report.sentences import count
 from asyncsink.sources.content import MemoryFile

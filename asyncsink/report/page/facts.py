@@ -10,8 +10,7 @@ from dataclasses import field, fields, is_dataclass
 from typing import Any, Final
 
 from asyncsink.options.schema import PANELS, LocalTarget, Settings
-from asyncsink.options.settings import RetryPolicy, Secret
-from asyncsink.options.version import VERSION
+from asyncsink.options.settings import VERSION, RetryPolicy, Secret
 from asyncsink.value import dataclass
 
 _OWN_PLACE: Final = frozenset(("manifest", "report"))
