@@ -29,8 +29,8 @@ import anyio.to_thread
 
 from asyncsink.errors import AsyncSinkError, ConfigError, DestinationFull, JournalError
 from asyncsink.model import Failure, Outcome, Planned, Receipt, Skip, promise_of
-from asyncsink.report.closing import Deletion
 from asyncsink.options.settings import VERSION
+from asyncsink.report.closing import Deletion
 from asyncsink.report.earlier_proofs import EarlierProofs
 from asyncsink.report.manifest_file import PARTIAL, ManifestFiles, open_files, open_regular_descriptor
 from asyncsink.report.outcomes import OutcomeLines, encoded, outcome_of
