@@ -45,6 +45,7 @@ from asyncsink.options.values import (
     ARN,
     check_choice,
     check_endpoint,
+    did_you_mean,
     parse_duration,
     read_bandwidth,
     read_concurrency,
@@ -136,10 +137,7 @@ def check_option_names(
             continue
         if name in GONE and known is OPTIONS:
             raise ConfigError(f"{name!r} is no option of asyncsink any more: {GONE[name]}.", option=name)
-        import difflib  # only for an error
-
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known)
         raise ConfigError(f"{name!r} is no option of {what}.{hint}", option=name)
 
 

@@ -94,13 +94,18 @@ def deadline_of(value: float | None) -> float | None:
     return value
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A sentence with the known word that is nearest to this one, or ""."""
+    import difflib  # only for an error
+
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise ConfigError, with the nearest choice named, unless `value` is one of `choices`."""
     if value not in choices:
-        import difflib  # only for an error
-
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(str(value), choices)
         raise ConfigError(
             f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.{hint}",
             option=name,
