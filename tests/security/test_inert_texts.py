@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncsink.cli.logs.levels import set_up_logging
 from asyncsink.cli.main import main
-from asyncsink.cli.output import Output, set_up_logging
+from asyncsink.cli.output import Output
 from asyncsink.report.sentences import inert
 
 NAMES = [
@@ -98,7 +99,7 @@ def test_the_log_and_a_traceback_are_inert(monkeypatch: pytest.MonkeyPatch, capf
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logging.getLogger("asyncio"), "handlers", [])
     monkeypatch.setattr(logger, "level", logging.DEBUG)
-    set_up_logging(True)
+    set_up_logging(2, None)
     try:
         raise RuntimeError("bad\x1b[2Jname")
     except RuntimeError as error:
