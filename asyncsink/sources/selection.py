@@ -176,6 +176,14 @@ def _unusable(where: str, why: str) -> ConfigError:
     )
 
 
+_CHOSEN: Final = ("excluded by ", NOT_INCLUDED, OWN_FILE, "smaller than ", "larger than ", "older than ", "newer than ")
+
+
+def was_chosen(reason: str) -> bool:
+    """Whether a file was left out by an option or a pattern, as this module words it, and not for a fault."""
+    return reason.startswith(_CHOSEN)
+
+
 # -- Problems ----------------------------------------------------------------------------------------------------------
 
 

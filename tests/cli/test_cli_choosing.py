@@ -58,6 +58,10 @@ def test_what_is_left_out_is_counted_with_its_reason(inside: Cli, results: Path,
     words = ("--preset", "datalad", "--exclude-from", "patterns", "--max-size", "4", "--json")
     plan = inside("plan", "results", f"s3://{bucket}/x", "--no-journal", *words, "--files-from", "list")
     assert [each["key"] for each in plan.json["planned"]] == ["x/sub/b=1.nii"]
+    told = inside("export", "results", tmp_path / "out", "--exclude", "*.par")
+    assert told.code == 0
+    assert "note: Left out (excluded by '*.par')" in told.stderr
+    assert "not sent" not in told.stderr, "what was chosen is no fault"
     assert plan.json["skip_reasons"] == {
         "larger than 4 bytes": 1,
         "excluded by 'deep/' of .asyncsinkignore": 1,

@@ -14,7 +14,7 @@ from asyncsink.cli.output import Output, output_of
 from asyncsink.cli.screen.display import progress_display, tells_trouble
 from asyncsink.cli.signals import Interrupted, run_until_signalled
 from asyncsink.cli.tally import Tally
-from asyncsink.cli.words.sources import DESTINATION, SOURCE, SourceWords, list_flags, open_words, words_of
+from asyncsink.cli.words.sources import DESTINATION, SOURCE, SourceWords, list_flags, open_words, unwanted, words_of
 from asyncsink.errors import AsyncSinkError, ConfigError
 from asyncsink.report.report import Report
 from asyncsink.report.sentences import inert
@@ -166,8 +166,9 @@ def _tell(report: Report, output: Output, files: Mapping[str, str | None] = Mapp
     if report.objects_failed:
         output.note("Run the same command again to publish what is missing.")
     if not output.quiet:
-        left_out = (f"{source}: not sent: {reason}" for source, reason in report.counts.not_published)
-        output.failures(left_out, report.counts.not_published_total, more="--json lists the first 1,000")
+        first, total = unwanted(report.counts)
+        left_out = (f"{source}: not sent: {reason}" for source, reason in first)
+        output.failures(left_out, total, more="--json lists the first 1,000")
     return 0 if report.ok else 1
 
 

@@ -14,8 +14,9 @@ from asyncsink.cli.flags import Argument, Flag
 from asyncsink.cli.output import Output
 from asyncsink.errors import ConfigError
 from asyncsink.options.schema import Settings
+from asyncsink.report.outcomes import Counts
 from asyncsink.sources.base import Source
-from asyncsink.sources.selection import Selection
+from asyncsink.sources.selection import Selection, was_chosen
 from asyncsink.value import dataclass
 
 SOURCE = Argument(
@@ -109,6 +110,13 @@ class SourceWords:
             f"{self.paths[0]} is published as a file; it looks like {'an' if kind[0] == 'o' else 'a'} {kind}: to "
             f"publish what it names, write {flag} {self.paths[0]} in its place."
         )
+
+
+def unwanted(counts: Counts) -> tuple[list[tuple[str, str]], int]:
+    """What was left out though nobody chose so: the first sources with their reasons, and the number of all."""
+    first = [(source, reason) for source, reason in counts.not_published if not was_chosen(reason)]
+    chosen = sum(number for reason, number in counts.left_out_reasons.items() if was_chosen(reason))
+    return first, counts.not_published_total - chosen if first else 0
 
 
 def words_of(source: Sequence[str], outputs: str | None, source_manifest: str | None) -> SourceWords:
