@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # loaded where a page is made
     from asyncsink.report.page.content import KeptReceipt
     from asyncsink.report.page.facts import RunFacts
 
+log = logging.getLogger("asyncsink.engine")
 CLOSING_SECONDS_MAX: Final = 60.0
 """Seconds that a run which ended in order waits for the disk of its page."""
 
@@ -125,6 +127,10 @@ class RunPage:
             return error.strerror or str(error)
         except AsyncSinkError as error:
             return str(error).rstrip(".")
+        except Exception as error:
+            # Its fault is not the run's, whose report is worth more than its page.
+            log.exception("The page of the run could not be made")
+            return f"{type(error).__name__}: {error}; the log has more"
         return ""
 
 

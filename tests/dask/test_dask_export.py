@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from collections.abc import Callable
@@ -41,11 +42,11 @@ async def test_everything_is_published_and_recorded_as_by_one_process(
     tmp_path: Path,
 ) -> None:
     outputs = {"small": str(many), "tree.@one": [str(tree), str(tree / "a.txt")], "other": str(tree / "empty")}
-    manifest = tmp_path / "m.jsonl"
+    manifest, page = tmp_path / "m.jsonl", tmp_path / "page.json"
     alone = await asyncsink.export(outputs, f"s3://{bucket}/study", on_collision="last", **options)
     there = stored()
     other = await dask.export(client, outputs, f"s3://{bucket}/study", on_collision="last", overwrite="always",
-                              manifest=manifest, **options)  # fmt: skip
+                              manifest=manifest, report=page, **options)  # fmt: skip
 
     assert other.ok
     assert other.objects_uploaded == alone.objects_uploaded
@@ -62,6 +63,11 @@ async def test_everything_is_published_and_recorded_as_by_one_process(
     assert header.endpoint_url == options["endpoint_url"]
     keys = [record.key for record in found if isinstance(record, asyncsink.Receipt)]
     assert sorted(keys) == sorted(receipt.key for receipt in alone.receipts)
+
+    shown = json.loads(page.read_text())
+    assert shown["counts"]["objects_uploaded"] == other.objects_uploaded
+    assert shown["outcome"]["state"] == "complete"
+    assert shown["run"]["receipt"]["size_bytes"] == manifest.stat().st_size
 
     again = await dask.export(client, outputs, f"s3://{bucket}/study", on_collision="last", **options)
     assert again.objects_uploaded == 0

@@ -16,6 +16,7 @@ from asyncsink.cli.main import main
 from asyncsink.devserver.seaweedfs import DevServer
 from asyncsink.errors import ConfigError, JournalError
 from asyncsink.model import Event, Started
+from asyncsink.report.page import rendering
 from asyncsink.testing import s3_toxics as s
 from asyncsink.testing.fault_proxy import Rule
 from tests.faults.conftest import IMPATIENT, OpenProxy
@@ -144,6 +145,15 @@ async def test_a_disk_that_fills_up_is_a_notice(
     assert place.read_text() == "somebody else's"
 
 
+async def test_a_bug_of_the_page_is_no_fault_of_the_run(
+    tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendering, "chart_of", lambda time: 1 / 0)
+    report = await asyncsink.export_directory(tree, f"s3://{bucket}/p", report=tmp_path / "page.html", **options)
+    assert report.objects_uploaded == 4
+    assert any("ZeroDivisionError" in notice for notice in report.notices)
+
+
 async def test_sinks_and_grabs_have_pages(tree: Path, tmp_path: Path, bucket: str, options: dict[str, Any]) -> None:
     of_sink, of_grab = tmp_path / "sink.json", tmp_path / "grab.json"
     async with asyncsink.AsyncSink(f"s3://{bucket}/p", report=of_sink, **options) as sink:
@@ -163,5 +173,7 @@ def test_the_command_writes_a_page(
     page = tmp_path / "page.html"
     assert main(["export", str(tree), f"s3://{bucket}/p", "--report", str(page), "--quiet"]) == 0
     assert "All 4 files" in page.read_text()
+    assert seaweed.secret_access_key not in page.read_text()
+    assert seaweed.access_key_id not in page.read_text()
     assert main(["plan", str(tree), f"s3://{bucket}/p", "--report", str(page), "--quiet"]) == 0
     assert "nothing would be sent" in page.read_text()

@@ -138,6 +138,20 @@ def test_a_timeline_keeps_every_sum_whatever_it_joins() -> None:
     assert sum(said["seconds"]) == pytest.approx(500.1, abs=0.2)
 
 
+def test_the_last_moment_of_a_run_is_no_peak() -> None:
+    timeline = Timeline()
+    for now in (0.1, 0.2, 0.3):
+        timeline.add(now, Moment(bytes_moved=int(now * 1000)))
+    timeline.add(0.3002, Moment(bytes_moved=900))
+    timeline.add(0.30021, Moment(bytes_moved=901))
+    assert timeline.as_dict()["bytes"] == [100, 100, 701]
+    alone = Timeline()
+    alone.add(0.00001, Moment())
+    alone.add(0.0004, Moment(objects_done=1))
+    assert chart_of(alone.as_dict()) is not None
+    assert chart_of(Timeline().as_dict()) is None
+
+
 def test_outages_begin_with_their_first_failure_and_end_when_the_server_is_back() -> None:
     timeline = Timeline()
     for now in (10.0, 40.0):

@@ -14,6 +14,8 @@ SAMPLES_MAX: Final = 240
 """Samples kept: more lines than a phone is wide show nothing more."""
 SAMPLE_SECONDS_MIN: Final = 0.1
 """Seconds between the samples of a short run; doubled whenever there are too many of them."""
+_MOMENT_SECONDS: Final = 1e-4
+"""The shortest interval: a rate needs some time."""
 OUTAGES_MAX: Final = 50
 TROUBLES: Final = ("slow_down", "stalled", "lost", "other")
 """Why requests were sent again: the server asked to slow down, gave no byte, broke off, or anything else."""
@@ -82,9 +84,8 @@ class Timeline:
 
     def add(self, now: float, moment: Moment) -> None:
         """Add a sample, `now` seconds after the start."""
+        now = max(now, self._last_seconds + _MOMENT_SECONDS)
         seconds = now - self._last_seconds
-        if seconds <= 0:
-            return
         last, self._last, self._last_seconds = self._last, moment, now
         troubles, self._troubles = self._troubles, Counter()
         self.intervals.append(
@@ -99,6 +100,10 @@ class Timeline:
                 troubles=troubles,
             )
         )
+        if seconds < self.sample_seconds / 2 and len(self.intervals) > 1:
+            # The last sample comes when the run ends: a rate over a moment would tower above all others.
+            last_one = self.intervals.pop()
+            self.intervals[-1] = _joined(self.intervals[-1], last_one)
         if len(self.intervals) > SAMPLES_MAX:
             self._halve()
 
@@ -128,8 +133,8 @@ class Timeline:
         """The samples as JSON-ready columns."""
         some = self.intervals
         columns: dict[str, list[Any]] = {
-            "end_seconds": [round(each.end_seconds, 2) for each in some],
-            "seconds": [round(each.seconds, 3) for each in some],
+            "end_seconds": [round(each.end_seconds, 6) for each in some],
+            "seconds": [round(each.seconds, 6) for each in some],
             "bytes": [each.bytes for each in some],
             "objects": [each.objects for each in some],
             "requests": [each.requests for each in some],
